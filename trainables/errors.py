@@ -1,0 +1,17 @@
+"""The two ways things go wrong: the user can mend it, or one trial is lost."""
+
+
+class UserError(Exception):
+    """Wrong use or bad input. The message is one line that names the value and the remedy; the command line prints it and exits with 2."""
+
+
+class TrialFailed(Exception):
+    """This trial cannot go on. `reason` is a short word for the record (`nan`, `collapse`, `oom`, `data`)."""
+
+    def __init__(self, reason: str, message: str = ""):
+        super().__init__(message or reason)
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return (type(self), (self.reason, self.message))
