@@ -1,0 +1,172 @@
+"""The event log of a study: append-only JSON lines, on disk before anything else hears of them.
+
+Every event is {"t": milliseconds since the epoch, "event": name, ...}:
+
+    study     name, experiment, objective, direction, config {flat}, searched [names], data {name, fingerprint, path, images}, tags {}
+    start     trial, config {flat}, attempt, resumed_epoch (null: from the beginning)
+    report    trial, epoch (from 1), metrics {name: float}
+    artifact  trial (null: the study), path (relative to the study's folder), to (artifact sub-folder)
+    end       trial, state COMPLETE|PRUNED|FAIL, value, reason, metrics {final}, error (traceback)
+    summary   metrics {}, tags {}  (of the whole study)
+    finish    state FINISHED|INTERRUPTED
+
+`start`, `report`, `artifact` and `end` may carry `repeat` (a seed): the run then repeats that trial under another seed.
+"""
+
+import json
+import math
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import UserError
+
+__all__ = ["EventLog"]
+
+_NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
+
+
+class EventLog:
+    """Appends events to a file and reads them back. One process writes; its threads may share the log.
+
+    Opening removes a torn last line, which is what a kill or a full disk in the middle of a write leaves.
+    Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that hold a log.
+
+    Raises:
+        UserError: the folder or the file cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._fd = -1
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._cut_torn_line(self._open())
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Write one event and return when it is on disk.
+
+        Raises:
+            UserError: the disk is full or not writable; the log then ends with the last whole event.
+        """
+        line = _encode({"t": int(time.time() * 1000), "event": event, **fields}) + b"\n"
+        with self._lock:
+            try:
+                fd = self._open()
+                end = os.fstat(fd).st_size
+                try:
+                    _write_all(fd, line)
+                    os.fsync(fd)
+                except OSError:
+                    os.ftruncate(fd, end)
+                    raise
+            except OSError as error:
+                raise self._failure(error) from error
+
+    @staticmethod
+    def read(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[dict[str, Any]], int]:
+        """Whole events from byte `offset` on, and the offset of the next one; a last line that is still being written is left.
+
+        Args:
+            limit: read about this many bytes at most (always at least one event, where there is one).
+
+        Raises:
+            UserError: a line is not JSON, which no crash of the writer can leave.
+        """
+        lines: list[bytes] = []
+        size = 0
+        try:
+            with Path(path).open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    lines.append(line)
+                    size += len(line)
+                    if limit is not None and size >= limit:
+                        break
+        except FileNotFoundError:
+            return [], offset
+        try:
+            return [_decode(line) for line in lines], offset + size
+        except ValueError as error:
+            raise UserError(f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line") from error
+
+    def close(self) -> None:
+        """Give the file back; a later `append` opens it again."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.path = state["path"]
+        self._lock = threading.Lock()
+        self._fd = -1
+
+    def _open(self) -> int:
+        if self._fd < 0:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        return self._fd
+
+    def _cut_torn_line(self, fd: int) -> None:
+        size = end = os.fstat(fd).st_size
+        while end > 0:
+            start = max(0, end - 65536)
+            newline = os.pread(fd, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            os.ftruncate(fd, end)
+            os.fsync(fd)
+
+    def _failure(self, error: OSError) -> UserError:
+        return UserError(f"cannot write {self.path}: {error.strerror}; mend that and run the same command again, nothing recorded is lost")
+
+
+def _write_all(fd: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(fd, line) :]
+
+
+def _encode(record: dict[str, Any]) -> bytes:
+    try:
+        text = json.dumps(record, allow_nan=False, separators=(",", ":"), default=_plain)
+    except ValueError:
+        text = json.dumps(_without_non_finite(record), allow_nan=False, separators=(",", ":"))
+    return text.encode()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):  # a number of NumPy or torch
+        return value.item()
+    return os.fspath(value)
+
+
+def _without_non_finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_non_finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_non_finite(item) for item in value]
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if not isinstance(value, float):
+        return _without_non_finite(_plain(value))
+    return value if math.isfinite(value) else {_NON_FINITE: repr(float(value))}
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    record = json.loads(line, object_hook=lambda item: float(item[_NON_FINITE]) if item.keys() == {_NON_FINITE} else item)
+    if not isinstance(record, dict) or "event" not in record or "t" not in record:
+        raise ValueError(f"not an event: {line[:60]!r}")
+    return record
