@@ -1,0 +1,252 @@
+"""Optimizers and schedules against torch's own, NumPy, and closed forms."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from trainables.config import build
+from trainables.errors import UserError
+from trainables.optim import LARS, OptimConfig, ScheduleConfig, build_optimizer, lr_at, param_groups
+
+STEPS = 6
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+
+
+def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = STEPS, seed: int = 1) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(torch.randn(8, 3, 8, 8, generator=generator)).square().mean().backward()
+        optimizer.step()
+    return [p.detach().clone() for p in net.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("config", "reference", "arguments"),
+    [
+        (
+            OptimConfig(name="sgd", lr=0.1, momentum=0.8, nesterov=True),
+            torch.optim.SGD,
+            {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.02},
+        ),
+        (OptimConfig(name="sgd", lr=0.1, momentum=0.0), torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.02}),
+        (
+            OptimConfig(name="adam", lr=0.01, beta1=0.8, beta2=0.95),
+            torch.optim.Adam,
+            {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.02},
+        ),
+        (
+            OptimConfig(name="adamw", lr=0.01, beta1=0.8, beta2=0.95),
+            torch.optim.AdamW,
+            {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.02},
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, OptimConfig) else "",
+)
+def test_same_as_torch(config, reference, arguments):
+    ours, theirs = small_net(), small_net()
+    kernels = [theirs[0].weight, theirs[4].weight]
+    exempt = [theirs[0].bias, theirs[1].weight, theirs[1].bias, theirs[4].bias]
+    expected = train(theirs, reference([{"params": kernels}, {"params": exempt, "weight_decay": 0.0}], **arguments))
+    actual = train(ours, build_optimizer(param_groups(ours, 0.02), config))
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def lars_numpy(weights, grads, lr, momentum, weight_decay, trust, adapted):
+    """Algorithm 1 of You et al. 2017 with BYOL's order of operations, one tensor at a time, in float64."""
+    weights = [w.astype(np.float64) for w in weights]
+    velocity = [np.zeros_like(w) for w in weights]
+    for step_grads, rate in zip(grads, lr, strict=True):
+        for i, gradient in enumerate(step_grads):
+            update = gradient + (weight_decay * weights[i] if adapted[i] else 0)
+            if adapted[i]:
+                weight_norm, update_norm = np.sqrt((weights[i] ** 2).sum()), np.sqrt((update**2).sum())
+                if weight_norm > 0 and update_norm > 0:
+                    update = update * (trust * weight_norm / update_norm)
+            velocity[i] = momentum * velocity[i] + update
+            weights[i] = weights[i] - rate * velocity[i]
+    return weights
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_lars_same_as_numpy(momentum, weight_decay):
+    rng = np.random.default_rng(0)
+    shapes = [(4, 3, 3, 3), (5, 7), (2, 6), (3, 4), (5,), (4,)]
+    adapted = [True, True, True, True, False, False]
+    weights = [rng.normal(size=s).astype(np.float32) for s in shapes]
+    weights[2][:] = 0  # |w| = 0: plain step
+    grads = [[rng.normal(size=s).astype(np.float32) for s in shapes] for _ in range(STEPS)]
+    for step_grads in grads:
+        step_grads[3][:] = 0  # |g| = 0
+    rates = [0.5, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+    module = nn.ParameterList(torch.from_numpy(w.copy()) for w in weights)
+    config = OptimConfig(name="lars", lr=rates[0], momentum=momentum, trust=0.02)
+    optimizer = build_optimizer(param_groups(module, weight_decay), config)
+    for step_grads, rate in zip(grads, rates, strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for p, g in zip(module, step_grads, strict=True):
+            p.grad = torch.from_numpy(g.copy())
+        optimizer.step()
+
+    expected = lars_numpy(weights, grads, rates, momentum, weight_decay, 0.02, adapted)
+    for p, e in zip(module, expected, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), e, rtol=2e-5, atol=2e-6)
+
+
+def test_lars_excluded_group_is_sgd_and_frozen_parameters_stay():
+    ours, theirs = small_net(), small_net()
+    for net in (ours, theirs):
+        net[0].weight.requires_grad_(False)
+    groups = [{"params": list(ours.parameters()), "weight_decay": 0.1, "lars_adapt": False}]
+    actual = train(ours, LARS(groups, lr=0.1))
+    expected = train(theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1))
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b)
+    assert torch.equal(actual[0], small_net()[0].weight)
+
+
+def test_lars_in_channels_last_equals_contiguous():
+    plain, last = small_net(), small_net().to(memory_format=torch.channels_last)
+    results = [train(net, build_optimizer(param_groups(net, 0.01), OptimConfig(name="lars", lr=1.0))) for net in (plain, last)]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "adam"])
+def test_resumed_equals_uninterrupted(name, tmp_path):
+    config = OptimConfig(name=name, lr=0.05)
+    net = small_net()
+    optimizer = build_optimizer(param_groups(net, 0.01), config)
+    train(net, optimizer, seed=1)
+    torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "c.pt")
+    expected = train(net, optimizer, seed=2)
+
+    saved = torch.load(tmp_path / "c.pt", weights_only=True)
+    resumed = small_net()
+    resumed.load_state_dict(saved["net"])
+    resumed_optimizer = build_optimizer(param_groups(resumed, 0.01), config)
+    resumed_optimizer.load_state_dict(saved["optimizer"])
+    for a, b in zip(train(resumed, resumed_optimizer, seed=2), expected, strict=True):
+        assert torch.equal(a, b)
+    again = resumed_optimizer.state_dict()
+    assert again["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert again["state"].keys() == saved["optimizer"]["state"].keys()
+
+
+def test_param_groups_exempt_vectors_skip_frozen_and_shared():
+    net = small_net()
+    net.add_module("shared", net[4])
+    net.temperature = nn.Parameter(torch.tensor(10.0))
+    net[0].weight.requires_grad_(False)
+    decayed, exempt = param_groups(net, 0.3)
+    assert [id(p) for p in decayed["params"]] == [id(net[4].weight)]
+    assert {id(p) for p in exempt["params"]} == {id(p) for p in (net.temperature, net[0].bias, net[1].weight, net[1].bias, net[4].bias)}
+    assert len(exempt["params"]) == 5
+    assert (decayed["weight_decay"], decayed["lars_adapt"]) == (0.3, True)
+    assert (exempt["weight_decay"], exempt["lars_adapt"]) == (0.0, False)
+
+
+def test_param_groups_without_vectors_is_one_group():
+    assert [g["lars_adapt"] for g in param_groups(nn.Linear(2, 2, bias=False), 0.1)] == [True]
+
+
+def test_lr_scale_stays_with_its_group_and_the_callers_groups_are_untouched():
+    net = small_net()
+    groups = param_groups(net, 0.0)
+    groups[1]["lr_scale"] = 10.0
+    before = copy.copy(groups[1])
+    optimizer = build_optimizer(groups, OptimConfig(name="adamw", lr=0.01))
+    assert [g["lr"] for g in optimizer.param_groups] == [0.01, pytest.approx(0.1)]
+    assert optimizer.param_groups[1]["lr_scale"] == 10.0
+    assert groups[1].keys() == before.keys()
+
+
+def torch_rates(total: int, peak: float, make) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=peak)
+    scheduler = make(optimizer)
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def warmup_cosine(optimizer, total, warmup, final):
+    rise = lr_scheduler.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup)
+    fall = lr_scheduler.CosineAnnealingLR(optimizer, T_max=total - warmup, eta_min=final)
+    return lr_scheduler.SequentialLR(optimizer, [rise, fall], milestones=[warmup])
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("total", [7, 100])
+@pytest.mark.parametrize(
+    ("schedule", "make"),
+    [
+        (ScheduleConfig(name="constant"), lambda o, n: lr_scheduler.ConstantLR(o, factor=1)),
+        (ScheduleConfig(name="cosine", final_frac=0.05), lambda o, n: lr_scheduler.CosineAnnealingLR(o, T_max=n, eta_min=0.05 * 0.4)),
+        (
+            ScheduleConfig(name="warmup_cosine", warmup_frac=0.3, final_frac=0.1),
+            lambda o, n: warmup_cosine(o, n, round(0.3 * n), 0.1 * 0.4),
+        ),
+        (
+            ScheduleConfig(name="step", step_gamma=0.3, step_every_frac=0.25),
+            lambda o, n: lr_scheduler.StepLR(o, step_size=round(0.25 * n), gamma=0.3),
+        ),
+        (ScheduleConfig(name="polynomial", power=0.9), lambda o, n: lr_scheduler.PolynomialLR(o, total_iters=n, power=0.9)),
+    ],
+    ids=lambda value: value.name if isinstance(value, ScheduleConfig) else "",
+)
+def test_schedule_same_as_torch(schedule, make, total):
+    expected = torch_rates(total, 0.4, lambda o: make(o, total))
+    actual = [lr_at(step, total, 0.4, schedule) for step in range(total)]
+    assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_schedule_closed_forms():
+    cosine = ScheduleConfig(name="cosine", final_frac=0.2)
+    assert lr_at(0, 10, 3.0, cosine) == 3.0
+    assert lr_at(5, 10, 3.0, cosine) == pytest.approx(3.0 * 0.6)
+    assert lr_at(10, 10, 3.0, cosine) == pytest.approx(3.0 * 0.2)
+    polynomial = ScheduleConfig(name="polynomial", final_frac=0.5, power=2)
+    assert lr_at(5, 10, 1.0, polynomial) == pytest.approx(0.5 + 0.5 * 0.25)
+    warmup = ScheduleConfig(name="warmup_cosine", warmup_frac=0.5)
+    assert [lr_at(s, 4, 1.0, warmup) for s in range(5)] == pytest.approx([1 / 3, 2 / 3, 1, (1 + math.cos(math.pi / 2)) / 2, 0])
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"])
+@pytest.mark.parametrize("total", [1, 2, 3])
+def test_very_short_runs_have_positive_rates(name, total):
+    schedule = ScheduleConfig(name=name, warmup_frac=0.5, step_every_frac=0.01)
+    assert all(0 < lr_at(step, total, 1.0, schedule) <= 1 for step in range(total))
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "named"),
+    [
+        (OptimConfig, {"lr": 0}, "lr=0"),
+        (OptimConfig, {"lr": "nan"}, "lr="),
+        (OptimConfig, {"momentum": 1.0}, "momentum=1.0"),
+        (OptimConfig, {"weight_decay": -1}, "weight_decay=-1"),
+        (OptimConfig, {"name": "adamax"}, "'adamw'"),
+        (OptimConfig, {"name": "adamw", "nesterov": True}, "nesterov=True"),
+        (ScheduleConfig, {"warmup_frac": 0.6}, "warmup_frac=0.6"),
+        (ScheduleConfig, {"final_frac": 2}, "final_frac=2"),
+    ],
+)
+def test_bad_values_are_named(cls, values, named):
+    with pytest.raises(UserError, match=named):
+        build(cls, values)

@@ -1,0 +1,187 @@
+"""Optimizers, learning-rate schedules, and which parameters are decayed.
+
+A training step, as the engine writes it:
+
+    optimizer = build_optimizer(param_groups(model, config.weight_decay), config)
+    for group in optimizer.param_groups:
+        group["lr"] = lr_at(step, total_steps, config.lr, schedule) * group.get("lr_scale", 1)
+    optimizer.step()
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainables.config import Annotated, Field, config
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@config
+class OptimConfig:
+    """One optimizer. `momentum`, `nesterov` and `trust` are read by sgd and lars, `beta1` and `beta2` by adam and adamw."""
+
+    name: Literal["sgd", "adamw", "lars", "adam"] = "adamw"
+    """sgd, adam: weight decay is an L2 term of the gradient; adamw: decoupled; lars: L2 term, then scaled layer by layer."""
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate, > 0, at the batch size used: nothing scales it behind the scenes."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """>= 0; biases and norm parameters are exempt (see `param_groups`)."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """sgd and lars, in [0, 1)."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """adam and adamw: decay of the first moment, in [0, 1)."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """adam and adamw: decay of the second moment, in [0, 1)."""
+    nesterov: bool = False
+    """sgd only: Nesterov's momentum."""
+    trust: Annotated[float, Field(gt=0)] = 0.001
+    """lars: trust coefficient, > 0 (eta of You et al. 2017; BYOL uses 0.001)."""
+    clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest global L2 norm of the gradient, >= 0; 0 = off."""
+
+    def __post_init__(self) -> None:
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError(f"nesterov=True needs name='sgd' and momentum > 0, got name={self.name!r}, momentum={self.momentum}")
+
+
+@config
+class ScheduleConfig:
+    """Learning rate over a run, as a fraction of the peak. Every length is a fraction of all steps, so a schedule fits any run."""
+
+    name: Literal["constant", "cosine", "warmup_cosine", "step", "polynomial"] = "warmup_cosine"
+    """Shape; see `lr_at`."""
+    warmup_frac: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """warmup_cosine: share of the steps that rise linearly to the peak, in [0, 0.5]."""
+    final_frac: Fraction = 0.0
+    """cosine, warmup_cosine, polynomial: rate at the end of the run over the peak, in [0, 1]."""
+    step_gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """step: factor of every drop, in (0, 1]."""
+    step_every_frac: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """step: share of the steps between two drops, in (0, 1]."""
+    power: Annotated[float, Field(gt=0)] = 0.9
+    """polynomial: exponent, > 0 (0.9 is usual in segmentation)."""
+
+
+def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) -> float:
+    """Learning rate of optimizer step `step`, counted from 0, of a run of `total_steps`.
+
+    With t = step / total_steps, and f the final fraction, the rate over the peak is
+        constant       1
+        cosine         f + (1 - f) (1 + cos(pi t)) / 2       (Loshchilov & Hutter 2017, eq. 5, one period)
+        warmup_cosine  (step + 1) / (W + 1) for step < W, the warm-up; then a cosine over the other steps
+        step           gamma ^ floor(step / every)
+        polynomial     f + (1 - f) (1 - t) ^ power
+    Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR and PolynomialLR. `step` is in [0, total_steps];
+    a warm-up starts above 0, and step W is the peak.
+    """
+    if schedule.name == "constant":
+        return peak
+    if schedule.name == "step":
+        every = max(1, round(schedule.step_every_frac * total_steps))
+        return peak * schedule.step_gamma ** (step // every)
+    warmup = round(schedule.warmup_frac * total_steps) if schedule.name == "warmup_cosine" else 0
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    t = (step - warmup) / (total_steps - warmup)
+    if schedule.name == "polynomial":
+        shape = (1 - t) ** schedule.power
+    else:
+        shape = (1 + math.cos(math.pi * t)) / 2
+    return peak * (schedule.final_frac + (1 - schedule.final_frac) * shape)
+
+
+def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in at most two groups: matrices and kernels, and the exempt ones (ndim <= 1: biases, norm scales, temperatures).
+
+    Exempt parameters are neither decayed nor adapted by LARS (BYOL, Grill et al. 2020, section 3.3). A shared parameter appears once.
+    """
+    params = [p for p in module.parameters() if p.requires_grad]
+    kernels = [p for p in params if p.ndim > 1]
+    exempt = [p for p in params if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": kernels, "weight_decay": weight_decay, "lars_adapt": True},
+        {"params": exempt, "weight_decay": 0.0, "lars_adapt": False},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
+    """Optimizer over the groups of `param_groups`; a group may carry its own `weight_decay`, `lr_scale` and `lars_adapt`.
+
+    Clipping (`config.clip_grad_norm`) is left to the training step, which knows when the gradients are unscaled and complete.
+    """
+    groups = [{**group, "lr": config.lr * group.get("lr_scale", 1)} for group in groups]
+    decay = config.weight_decay
+    # torch's default is foreach on GPUs and a plain loop on CPUs. Not fused=True: its CPU kernels ignore strides, so a gradient or a
+    # restored moment in another memory format than its parameter (channels_last) is silently applied to the wrong elements.
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, nesterov=config.nesterov)
+    if config.name == "lars":
+        return LARS(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, trust=config.trust)
+    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    return adam(groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=decay)
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1), in the order of operations of BYOL's code (Grill et al. 2020).
+
+    For every tensor w with gradient g:
+        u = g + weight_decay w
+        u = u trust |w| / |u|      where both norms are > 0, and in groups with lars_adapt (the default)
+        m = momentum m + u
+        w = w - lr m
+    A group with lars_adapt=False is thus SGD with momentum. The rate multiplies m, not u: a new rate acts at once on the whole update.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust: float = 0.001,
+    ):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "lars_adapt": True})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self._update([p for p in group["params"] if p.grad is not None], group)
+        return loss
+
+    def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        if not params:
+            return
+        updates = [p.grad for p in params if p.grad is not None]
+        if group["weight_decay"]:
+            updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
+        if group["lars_adapt"]:
+            updates = list(torch._foreach_mul(updates, _trust_ratios(params, updates, group["trust"])))
+        if group["momentum"]:
+            buffers = [self._buffer(p) for p in params]
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_add_(buffers, updates)
+            updates = buffers
+        torch._foreach_add_(params, updates, alpha=-group["lr"])
+
+    def _buffer(self, param: Tensor) -> Tensor:
+        state = self.state[param]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(param)
+        return state["momentum_buffer"]
+
+
+def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
+    """trust |w| / |u| for every tensor, 1 where either norm is 0. Stays on the device: nothing waits for it."""
+    weight_norms = torch.stack(torch._foreach_norm(params))
+    update_norms = torch.stack(torch._foreach_norm(updates))
+    ratios = trust * weight_norms / update_norms
+    return list(torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios)).unbind())
