@@ -1,0 +1,171 @@
+"""Backbones against torchvision's, and the exported file."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from trainables.backbones import BackboneConfig, build_backbone, load_backbone_meta, load_backbone_state, save_backbone
+from trainables.config import build
+from trainables.errors import UserError
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(("name", "dim"), [("resnet18", 512), ("resnet50", 2048)])
+def test_same_network_as_torchvision_without_its_head(name, dim):
+    reference = getattr(torchvision.models, name)(weights=None)
+    backbone = build_backbone(BackboneConfig(name=name))
+    assert backbone.feature_dim == dim
+    assert parameters(backbone) == parameters(reference) - parameters(reference.fc)
+    backbone.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}, strict=True)
+    reference.fc = nn.Identity()
+    images = torch.rand(2, 3, 65, 65)
+    with torch.no_grad():
+        assert torch.equal(backbone.eval()(images), reference.eval()(images))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_small_stem_of_a_resnet(name):
+    torch.manual_seed(0)
+    plain, small = (build_backbone(BackboneConfig(name=name, small_stem=flag)) for flag in (False, True))
+    assert parameters(plain) - parameters(small) == 3 * 64 * (49 - 9)
+    maps = []
+    small.layer4.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
+    with torch.no_grad():
+        assert small.eval()(torch.rand(2, 3, 32, 32)).shape == (2, small.feature_dim)
+    assert maps == [(2, small.feature_dim, 4, 4)]
+    # He et al. 2015, fan_out: std = sqrt(2 / (9 * 64)); 1,728 draws leave 1.7 % of noise
+    assert small.conv1.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.08)
+
+
+@pytest.mark.parametrize(("small_stem", "last_map"), [(False, 4), (True, 7)])
+@pytest.mark.parametrize("width", [8, 32])
+def test_tiny_shapes_and_parameters(width, small_stem, last_map):
+    backbone = build_backbone(BackboneConfig(width=width, small_stem=small_stem))
+    maps = []
+    backbone.layer3.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
+    assert backbone(torch.rand(2, 3, 28, 28)).shape == (2, 4 * width)
+    assert backbone.feature_dim == 4 * width
+    assert maps == [(2, 4 * width, last_map, last_map)]
+    w = width
+    kernels = 27 * w + 9 * (w * w + w * w) + 9 * (2 * w * w + 4 * w * w) + 2 * w * w + 9 * (8 * w * w + 16 * w * w) + 8 * w * w
+    norms = 2 * (w + 2 * w + 3 * 2 * w + 3 * 4 * w)
+    assert parameters(backbone) == kernels + norms
+
+
+@pytest.mark.parametrize("size", [1, 8, 27, 33])
+@pytest.mark.parametrize("cfg", [BackboneConfig(width=8), BackboneConfig(width=8, small_stem=True), BackboneConfig(name="resnet18")])
+def test_odd_sizes_and_one_image(cfg, size):
+    backbone = build_backbone(cfg).eval()
+    with torch.no_grad():
+        features = backbone(torch.rand(1, 3, size, size))
+    assert features.shape == (1, backbone.feature_dim)
+    assert features.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet50"])
+@pytest.mark.parametrize("small_stem", [False, True])
+def test_in_channels(name, small_stem):
+    backbone = build_backbone(BackboneConfig(name=name, width=8, small_stem=small_stem), in_channels=1).eval()
+    with torch.no_grad():
+        assert backbone(torch.rand(2, 1, 32, 32)).shape == (2, backbone.feature_dim)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("tiny", 3), ("resnet18", 8), ("resnet50", 16)])
+def test_zero_init_residual(name, blocks):
+    for flag, expected in ((False, 0), (True, blocks)):
+        backbone = build_backbone(BackboneConfig(name=name, width=8, zero_init_residual=flag))
+        zeroed = [n for n, p in backbone.named_parameters() if n.endswith("weight") and not p.any()]
+        assert len(zeroed) == expected
+
+
+def test_initialisation_is_a_function_of_the_seed():
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        states.append(build_backbone(BackboneConfig(width=8)).state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    assert not torch.equal(states[0]["conv1.weight"], states[2]["conv1.weight"])
+
+
+@pytest.mark.parametrize("cfg", [BackboneConfig(width=8), BackboneConfig(name="resnet18")])
+def test_saved_and_loaded_backbone_gives_equal_features(cfg, tmp_path):
+    backbone = build_backbone(cfg).to(memory_format=torch.channels_last)
+    backbone(torch.rand(4, 3, 32, 32))  # moves the running statistics
+    meta = {"trial": 3, "metrics": {"val/knn_top1": 0.25}, "classes": ["a", "b"]}
+    save_backbone(tmp_path / "b.pt", backbone, meta)
+
+    state = load_backbone_state(tmp_path / "b.pt")
+    assert all(value.is_contiguous() and value.device.type == "cpu" for value in state.values())
+    fresh = build_backbone(cfg)
+    fresh.load_state_dict(state, strict=True)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(fresh.eval()(images), backbone.eval()(images), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in fresh.state_dict().items())
+    assert load_backbone_meta(tmp_path / "b.pt") == meta
+    assert [p.name for p in tmp_path.iterdir()] == ["b.pt"]
+
+
+def test_a_head_is_left_out(tmp_path):
+    net = torchvision.models.resnet18(weights=None)
+    save_backbone(tmp_path / "b.pt", net, {})
+    assert load_backbone_state(tmp_path / "b.pt").keys() == {k for k in net.state_dict() if not k.startswith("fc.")}
+
+
+def test_plain_state_dict_of_torchvision(tmp_path):
+    net = torchvision.models.resnet18(weights=None)
+    torch.save(net.state_dict(), tmp_path / "plain.pth")
+    backbone = build_backbone(BackboneConfig(name="resnet18"))
+    backbone.load_state_dict(load_backbone_state(tmp_path / "plain.pth"), strict=True)
+    assert torch.equal(backbone.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+    assert load_backbone_meta(tmp_path / "plain.pth") == {}
+
+
+def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "b.pt"
+    backbone = build_backbone(BackboneConfig(width=8))
+    save_backbone(path, backbone, {"epoch": 1})
+
+    def full_disk(payload, file):
+        file.write(b"half a file")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_backbone(path, backbone, {"epoch": 2})
+    assert load_backbone_meta(path) == {"epoch": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["b.pt"]
+
+
+def test_meta_that_json_cannot_hold_is_refused_before_writing(tmp_path):
+    with pytest.raises(TypeError):
+        save_backbone(tmp_path / "b.pt", build_backbone(BackboneConfig(width=8)), {"path": tmp_path})
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_files_are_named(tmp_path):
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "text.pt").write_text(json.dumps({"a": 1}))
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"epoch": 3}, tmp_path / "other.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    torch.save({"w": torch.rand(1000)}, tmp_path / "torn.pt")
+    (tmp_path / "torn.pt").write_bytes((tmp_path / "torn.pt").read_bytes()[:2000])
+    for name in ("missing.pt", "empty.pt", "text.pt", "list.pt", "other.pt", "module.pt", "torn.pt", "."):
+        with pytest.raises(UserError, match="give a backbone") as caught:
+            load_backbone_state(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_bad_values_are_named():
+    with pytest.raises(UserError, match="width=4"):
+        build(BackboneConfig, {"width": 4})
+    with pytest.raises(UserError, match="'resnet18'"):
+        build(BackboneConfig, {"name": "resnet34"})
