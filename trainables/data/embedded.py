@@ -1,0 +1,102 @@
+"""Sets that ship inside installed packages, so that nothing is downloaded: `glyphs` (matplotlib's fonts), `digits` (scikit-learn)."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from trainables.data import glyphs
+from trainables.data.glyphs import GlyphPlan
+from trainables.data.images import square
+from trainables.data.splits import DataSet, Split, carve
+from trainables.data.store import Source, digest, existing_extra, open_store
+
+EMBEDDED = {
+    "glyphs": "letters of matplotlib's fonts: pre-training on Latin and Greek, judged on Cyrillic, Armenian and Georgian",
+    "digits": "scikit-learn's 1,797 handwritten digits, 8x8 pixels, enlarged",
+}
+
+DIGITS_CARVED = 0.2
+"""Fraction of each class for val, and again for test."""
+
+
+def fingerprint(name: str, seed: int) -> str:
+    """Of everything that decides the images of an embedded set."""
+    return glyphs.fingerprint(seed) if name == "glyphs" else digest("digits", load_digits().data.tobytes())
+
+
+def load_glyphs(
+    size: int,  # S, pixels
+    seed: int,
+    task: str,
+    cache_dir: Path | None = None,
+    progress: bool = False,
+) -> DataSet:
+    """See `glyphs` for letters, faces and splits.
+
+    For "classify" the classes are the test letters alone: train on their sans faces, select on mono faces, judge on the serif faces, which
+    are the test queries that no self-supervised search has seen.
+    """
+    key = glyphs.fingerprint(seed)
+    store = open_store("glyphs", key, size, lambda: glyphs.source(seed), cache_dir, progress)
+    plan = GlyphPlan.from_json(store.extra["plan"])
+    letter, face = store.labels, np.array(plan.face)
+    held_out, in_test = letter < plan.held_out, np.isin(letter, plan.test_letters)
+    sans, mono, serif = _faces(face, glyphs.SANS), _faces(face, glyphs.MONO), _faces(face, (*glyphs.SERIF, *glyphs.STIX))
+
+    def split(rows: np.ndarray, labels: np.ndarray) -> Split:
+        return Split(store.images, labels, np.flatnonzero(rows))
+
+    if task == "classify":
+        classes = tuple(plan.classes[label] for label in plan.test_letters)
+        labels = np.where(in_test, np.searchsorted(plan.test_letters, letter), -1)
+        train, val, test = (split(in_test & family, labels) for family in (sans, mono, serif))
+        notes = ("train: sans faces, val: mono faces, test: serif faces of the test letters",)
+        return DataSet("glyphs", key, classes, train, train, val, test, (), notes)
+    return DataSet(
+        name="glyphs",
+        fingerprint=key,
+        classes=plan.classes,
+        train=split(~held_out, letter),
+        gallery=split(held_out & (sans | mono), letter),
+        val=split(held_out & ~in_test & serif, letter),
+        test=split(held_out & in_test & serif, letter),
+        skipped=(),
+        notes=(f"queries are classified among all {plan.held_out} held-out letters, whose gallery is drawn in other faces",),
+    )
+
+
+def load_scikit_digits(size: int, seed: int, task: str, cache_dir: Path | None = None, progress: bool = False) -> DataSet:
+    """Train, val and test are carved by seed, stratified, 60/20/20; the gallery is train."""
+    key = fingerprint("digits", seed)
+    store = open_store("digits", key, size, _digits_source, cache_dir, progress)
+    rest, test = carve(np.arange(len(store.labels)), store.labels, store.groups, DIGITS_CARVED, seed)
+    train, val = carve(rest, store.labels, store.groups, DIGITS_CARVED / (1 - DIGITS_CARVED), seed)
+    classes = tuple(str(digit) for digit in range(10))
+    train_, val_, test_ = (Split(store.images, store.labels, rows) for rows in (train, val, test))
+    return DataSet("digits", key, classes, train_, train_, val_, test_, (), ("val and test are carved by seed, 20 % each",))
+
+
+def counts(name: str, size: int, seed: int, cache_dir: Path | None) -> tuple[int, dict[str, int]]:
+    """Number of classes (of `glyphs`: held-out letters) and images of each kind, without drawing any."""
+    if name == "digits":
+        return 10, {"images": len(load_digits().target)}
+    kept = existing_extra("glyphs", glyphs.fingerprint(seed), size, cache_dir)
+    plan = GlyphPlan.from_json(kept["plan"]) if kept else glyphs.make_plan(seed)
+    held_out = sum(label < plan.held_out for label in plan.letter)
+    return plan.held_out, {"train": len(plan.letter) - held_out, "gallery and queries": held_out}
+
+
+def _faces(face: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    return np.isin(face, [glyphs.FACES.index(name) for name in names])
+
+
+def _digits_source() -> Source:
+    digits = load_digits()
+    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8); 0..16 in the package
+
+    def read(row: int, size: int) -> np.ndarray:
+        return square(Image.fromarray(pixels[row]), size)
+
+    return Source(len(pixels), read, lambda row: f"digit {row}", digits.target.astype(np.int64))
