@@ -1,0 +1,217 @@
+"""Evaluation metrics against NumPy loops, scikit-learn, SciPy and closed forms."""
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, mean_interval, rankme
+
+
+def clouds(n, d, classes, seed, spread=1.5):
+    """Overlapping Gaussian classes: a classifier is neither at chance nor perfect."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(classes, d))
+    labels = rng.integers(classes, size=n)
+    features = (centres[labels] + spread * rng.normal(size=(n, d))).astype(np.float32)
+    return torch.from_numpy(features), torch.from_numpy(labels)
+
+
+def knn_numpy(gallery, gallery_labels, queries, query_labels, k, temperature):
+    """Wu et al. 2018, section 3.4, one query at a time in float64."""
+    gallery = gallery.astype(np.float64) / np.linalg.norm(gallery, axis=1, keepdims=True)
+    right = 0
+    for query, label in zip(queries.astype(np.float64), query_labels, strict=True):
+        similarity = gallery @ (query / np.linalg.norm(query))
+        votes = np.zeros(gallery_labels.max() + 1)
+        for i in np.argsort(-similarity)[:k]:
+            votes[gallery_labels[i]] += np.exp(similarity[i] / temperature)
+        right += votes.argmax() == label
+    return right / len(queries)
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (5, 0.1), (50, 0.05), (200, 0.1), (1000, 1.0)])
+@pytest.mark.parametrize("chunk", [7, 512])
+def test_knn_same_as_numpy(k, temperature, chunk):
+    gallery, gallery_labels = clouds(300, 8, 6, seed=0)
+    queries, query_labels = clouds(100, 8, 6, seed=1)
+    expected = knn_numpy(*(t.numpy() for t in (gallery, gallery_labels, queries, query_labels)), k, temperature)
+    assert 0.3 < expected < 0.95
+    assert knn_top1(gallery, gallery_labels, queries, query_labels, k, temperature, chunk) == expected
+
+
+def test_nearest_neighbour_same_as_scikit_learn():
+    gallery, gallery_labels = clouds(300, 8, 6, seed=2)
+    queries, query_labels = clouds(100, 8, 6, seed=3)
+    reference = KNeighborsClassifier(1, metric="cosine").fit(gallery, gallery_labels)
+    assert knn_top1(gallery, gallery_labels, queries, query_labels, k=1) == reference.score(queries, query_labels)
+
+
+def test_knn_low_temperature_is_the_nearest_neighbour():
+    gallery, gallery_labels = clouds(300, 8, 6, seed=2)
+    queries, query_labels = clouds(100, 8, 6, seed=3)
+    cold = knn_top1(gallery, gallery_labels, queries, query_labels, k=200, temperature=1e-5)
+    assert cold == knn_top1(gallery, gallery_labels, queries, query_labels, k=1)
+
+
+def test_knn_class_missing_in_the_gallery_is_wrong_and_votes_outweigh_the_nearest():
+    gallery = torch.tensor([[1.0, 0.0], [0.99, 0.14], [0.99, -0.14]])
+    labels = torch.tensor([0, 1, 1])
+    query = torch.tensor([[1.0, 0.0]])
+    assert knn_top1(gallery, labels, query, torch.tensor([1]), k=3) == 1.0
+    assert knn_top1(gallery, labels, query, torch.tensor([0]), k=1) == 1.0
+    assert knn_top1(gallery, labels, query, torch.tensor([7]), k=3) == 0.0
+
+
+def test_embedding_std():
+    torch.manual_seed(0)
+    assert embedding_std(torch.randn(20_000, 64)) == pytest.approx(1, abs=0.01)
+    assert embedding_std(torch.randn(20_000, 64) * torch.rand(20_000, 1)) == pytest.approx(1, abs=0.01)  # lengths do not matter
+    assert embedding_std(torch.rand(1, 64).expand(100, 64)) == pytest.approx(0, abs=1e-5)
+    z = np.random.default_rng(0).normal(1, 2, size=(50, 7)).astype(np.float32)
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    assert embedding_std(torch.from_numpy(z)) == pytest.approx(unit.std(0).mean() * 7**0.5, rel=1e-5)
+
+
+def test_rankme_closed_forms():
+    assert rankme(torch.eye(32)) == pytest.approx(32, rel=1e-4)
+    assert rankme(5 * torch.eye(64)[:, :10]) == pytest.approx(10, rel=1e-4)
+    assert rankme(torch.outer(torch.rand(100), torch.rand(32))) == pytest.approx(1, abs=1e-3)
+    assert rankme(torch.zeros(10, 4)) == pytest.approx(1, abs=1e-3)
+    assert np.isnan(rankme(torch.tensor([[1.0, float("nan")], [0.0, 1.0]])))
+
+
+@pytest.mark.parametrize("shape", [(200, 16), (16, 200)])
+def test_rankme_same_as_numpy(shape):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=shape) * np.logspace(0, -3, shape[1])
+    sigma = np.linalg.svd(z, compute_uv=False)
+    p = sigma / sigma.sum() + 1e-7
+    assert rankme(torch.from_numpy(z)) == pytest.approx(np.exp(-(p * np.log(p)).sum()), rel=1e-4)
+
+
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    fit = np.arange(len(images)) % 3 > 0
+    features, labels = torch.from_numpy(images).float(), torch.from_numpy(labels).long()
+    return features[fit], labels[fit], features[~fit], labels[~fit]
+
+
+def test_probe_reaches_logistic_regression():
+    x, y, test_x, test_y = digits()
+    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x, y).score(test_x, test_y)
+    probe = OnlineProbe(64, 10)
+    assert probe.accuracy(test_x, test_y) == pytest.approx(0.1, abs=0.03)  # zero weights: one class for all
+    probe.fit(x, y, steps=300, lr=0.1, generator=torch.Generator().manual_seed(0))
+    assert probe.accuracy(test_x, test_y) == pytest.approx(reference, abs=0.015)
+    assert probe.accuracy(test_x, test_y, chunk=11) == probe.accuracy(test_x, test_y)
+
+
+def test_probe_standardises():
+    x, y, test_x, _ = digits()
+    probe = OnlineProbe(64, 10)
+    probe.fit(x, y, steps=1, lr=0.1, generator=torch.Generator())
+    alive = x.numpy().std(0) > 0.1
+    expected = StandardScaler().fit(x.numpy()).transform(test_x.numpy())[:, alive]
+    actual = ((test_x - probe.mean) / probe.scale).numpy()[:, alive]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_probe_is_deterministic_and_continues_from_its_state():
+    x, y, *_ = digits()
+    straight, resumed = OnlineProbe(64, 10), OnlineProbe(64, 10)
+    straight.fit(x, y, 20, 0.1, torch.Generator().manual_seed(1))
+    resumed.load_state_dict(straight.state_dict())
+    loss_after_one = nn.functional.cross_entropy(straight(x), y).item()
+    for probe in (straight, resumed):
+        probe.fit(x, y, 20, 0.1, torch.Generator().manual_seed(2))
+    assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert nn.functional.cross_entropy(straight(x), y).item() < loss_after_one
+
+
+def test_probe_is_out_of_reach_of_optimizers_and_of_gradients():
+    probe = OnlineProbe(4, 2)
+    assert not list(probe.parameters())
+    features = torch.randn(32, 4, requires_grad=True)
+    with torch.no_grad():
+        probe.fit(features, torch.arange(32) % 2, 5, 0.1, torch.Generator())
+    assert probe.weight.any()
+    assert features.grad is None
+    assert not any(buffer.requires_grad for buffer in probe.buffers())
+
+
+def test_probe_survives_dead_dimensions():
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long()
+    x[:, 3] = 0
+    probe = OnlineProbe(4, 2)
+    probe.fit(x, y, 100, 0.1, torch.Generator().manual_seed(0))
+    assert probe.accuracy(x, y) > 0.95
+    collapsed = torch.full((64, 4), 3.0)
+    probe.fit(collapsed, y, 10, 0.1, torch.Generator().manual_seed(0))
+    assert probe(collapsed).isfinite().all()
+
+
+def test_calibrated_statistics_same_as_numpy():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5)
+    )
+    net[1].momentum, net[6].momentum = 0.3, 0.01
+    net[2].eval()  # a mode that differs from its parent's comes back too
+    net(torch.randn(8, 3, 8, 8))  # statistics and counters to be forgotten
+    batches = [3 * torch.randn(n, 3, 8, 8) + 1 for n in (16, 16, 10)]
+    modes = [m.training for m in net.modules()]
+    weights = [p.clone() for p in net.parameters()]
+
+    calibrate_batchnorm(net, iter(batches))
+
+    assert [m.training for m in net.modules()] == modes
+    assert (net[1].momentum, net[6].momentum) == (0.3, 0.01)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), weights, strict=True))
+    with torch.no_grad():
+        first = [net[0](b).numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(4, -1) for b in batches]
+    np.testing.assert_allclose(net[1].running_mean, np.mean([a.mean(1) for a in first], axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(net[1].running_var, np.mean([a.var(1, ddof=1) for a in first], axis=0), rtol=1e-4)
+
+    def second(activations):  # the deeper layer sees activations that the first one normalised by their own batch
+        mean, var = activations.mean(1)[:, None], activations.var(1)[:, None]
+        x = np.maximum((activations - mean) / np.sqrt(var + 1e-5), 0)
+        x = x.reshape(4, -1, 36).transpose(1, 0, 2).reshape(-1, 144)
+        return x @ net[5].weight.detach().numpy().T + net[5].bias.detach().numpy()
+
+    outputs = [second(a) for a in first]
+    np.testing.assert_allclose(net[6].running_mean, np.mean([o.mean(0) for o in outputs], axis=0), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(net[6].running_var, np.mean([o.var(0, ddof=1) for o in outputs], axis=0), rtol=1e-3)
+
+
+def test_calibration_restores_after_a_failure_and_needs_a_batch():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    with pytest.raises(RuntimeError):
+        calibrate_batchnorm(net, [torch.rand(4, 5, 8, 8)])
+    assert net.training
+    assert net[1].training
+    assert net[1].momentum == 0.1
+    with pytest.raises(ValueError, match="no batch"):
+        calibrate_batchnorm(net, [])
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_interval_same_as_scipy(n, confidence):
+    values = np.random.default_rng(n).normal(0.7, 0.1, size=n)
+    mean, low, high = mean_interval(list(values), confidence)
+    expected = scipy.stats.t.interval(confidence, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx(expected)
+
+
+def test_interval_of_one_value_is_unbounded():
+    assert mean_interval([0.5]) == (0.5, -np.inf, np.inf)
+    assert mean_interval([0.5, 0.5, 0.5]) == (0.5, 0.5, 0.5)

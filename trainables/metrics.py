@@ -1,0 +1,197 @@
+"""What a representation is worth: kNN, linear probe, spread and rank of embeddings; and intervals over repeated runs.
+
+Features are float32 tensors (n, d) on any device; labels int64 (n,). Results are Python floats: each call waits for the device once.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.special import stdtrit
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@torch.no_grad()
+def knn_top1(
+    gallery: Tensor,  # (n, d)
+    gallery_labels: Tensor,  # (n,) in [0, C)
+    queries: Tensor,  # (m, d)
+    query_labels: Tensor,  # (m,)
+    k: int = 200,
+    temperature: float = 0.1,
+    chunk: int = 512,
+) -> float:
+    """Share in [0, 1] of queries that the weighted kNN classifier gets right (Wu et al. 2018, section 3.4).
+
+    Each of the k most cosine-similar gallery images votes for its class with weight exp(similarity / temperature).
+
+    Args:
+        k: neighbours, >= 1; the whole gallery votes where it is smaller.
+        chunk: queries at a time; memory is about 4 chunk (n + d + C) bytes.
+    """
+    gallery = F.normalize(gallery.float(), dim=1)
+    k = min(k, len(gallery))
+    num_classes = int(gallery_labels.max()) + 1
+    correct = torch.zeros((), dtype=torch.int64, device=gallery.device)
+    for some, labels in zip(queries.split(chunk), query_labels.split(chunk), strict=True):
+        similarity, index = (F.normalize(some.float(), dim=1) @ gallery.T).topk(k, dim=1)  # (b, k)
+        # Relative to the nearest neighbour: the same vote, and no overflow at a low temperature.
+        weight = ((similarity - similarity[:, :1]) / temperature).exp()
+        votes = weight.new_zeros(len(some), num_classes).scatter_add_(1, gallery_labels[index], weight)
+        correct += (votes.argmax(1) == labels).sum()
+    return correct.item() / len(queries)
+
+
+@torch.no_grad()
+def embedding_std(
+    z: Tensor,  # (n, d)
+) -> float:
+    """Standard deviation of each dimension of the L2-normalised embeddings, averaged, times sqrt(d).
+
+    In [0, 1]: 1 for a centred isotropic cloud, 0 where all embeddings point the same way (Chen & He 2021, section 4.1).
+    """
+    z = F.normalize(z.float(), dim=1)
+    return (z.std(0, correction=0).mean() * z.shape[1] ** 0.5).item()
+
+
+@torch.no_grad()
+def rankme(
+    z: Tensor,  # (n, d)
+    eps: float = 1e-7,
+) -> float:
+    """Effective rank: exp of the entropy of the singular values, normalised to sum 1 (Garrido et al. 2023, equation 1).
+
+    In [1, min(n, d)] up to `eps`, the paper's constant. Embeddings are not centred, as in the paper. NaN where any embedding is not finite.
+    """
+    if not z.isfinite().all():
+        return float("nan")
+    sigma = torch.linalg.svdvals(z.float())
+    p = sigma / sigma.sum().clamp_min(torch.finfo(sigma.dtype).tiny) + eps
+    return torch.exp(-(p * p.log()).sum()).item()
+
+
+class OnlineProbe(nn.Module):
+    """Linear softmax classifier on standardised, detached features: what is linearly readable in a representation that is still learning.
+
+    Weights and statistics are buffers: they go into the checkpoint, and no optimizer of the representation picks them up.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, num_classes: int):
+        super().__init__()
+        self.register_buffer("weight", torch.zeros(num_classes, dim))
+        self.register_buffer("bias", torch.zeros(num_classes))
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("scale", torch.ones(dim))
+
+    def forward(
+        self,
+        features: Tensor,  # (n, d)
+    ) -> Tensor:  # (n, C)
+        return F.linear((features.float() - self.mean) / self.scale, self.weight, self.bias)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        features: Tensor,  # (n, d)
+        labels: Tensor,  # (n,) in [0, C)
+        steps: int,
+        lr: float,
+        generator: torch.Generator,
+        batch_size: int = 512,
+    ) -> None:
+        """Continue from the present weights with `steps` of Nesterov SGD on the cross-entropy, the rate falling from `lr` to 0 as a cosine.
+
+        Args:
+            generator: of the CPU; draws the batches, with replacement. Equal state, equal result.
+        """
+        self._standardise(features.float())
+        weight, bias = self.weight.clone().requires_grad_(), self.bias.clone().requires_grad_()
+        optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=0.9, nesterov=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
+        for _ in range(steps):
+            some = torch.randint(len(features), (batch_size,), generator=generator).to(features.device)
+            x = (features[some].float() - self.mean) / self.scale
+            with torch.enable_grad():
+                loss = F.cross_entropy(F.linear(x, weight, bias), labels[some])
+            weight.grad, bias.grad = torch.autograd.grad(loss, (weight, bias))
+            optimizer.step()
+            schedule.step()
+        self.weight.copy_(weight)
+        self.bias.copy_(bias)
+
+    @torch.no_grad()
+    def accuracy(
+        self,
+        features: Tensor,  # (n, d)
+        labels: Tensor,  # (n,)
+        chunk: int = 8192,
+    ) -> float:
+        """Share in [0, 1] of features whose class is predicted."""
+        correct = torch.zeros((), dtype=torch.int64, device=features.device)
+        for some, truth in zip(features.split(chunk), labels.split(chunk), strict=True):
+            correct += (self(some).argmax(1) == truth).sum()
+        return correct.item() / len(features)
+
+    def _standardise(self, features: Tensor) -> None:
+        std, mean = torch.std_mean(features, dim=0, correction=0)
+        # A dimension that is dead here may be alive in a query: without a floor it would outweigh all others.
+        floor = 1e-3 * features.square().mean().sqrt() + torch.finfo(features.dtype).tiny
+        self.mean.copy_(mean)
+        self.scale.copy_(std.clamp_min(floor))
+
+
+@torch.no_grad()
+def calibrate_batchnorm(
+    module: nn.Module,
+    batches: Iterable[Tensor],  # each (b, C, H, W), b >= 2
+) -> None:
+    """Give BatchNorm layers the statistics of `batches`: the plain average of batch means and of unbiased batch variances.
+
+    An untrained network needs this before it is a fair baseline. All else runs in eval mode; modes and momenta are restored.
+
+    Raises:
+        ValueError: no batch.
+    """
+    modes = {m: m.training for m in module.modules()}
+    norms = [m for m in modes if isinstance(m, _BatchNorm) and m.track_running_stats]
+    momenta = [m.momentum for m in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # torch's spelling of a cumulative average
+        norm.training = True
+    empty = True
+    try:
+        for images in batches:
+            module(images)
+            empty = False
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for m, training in modes.items():
+            m.training = training
+    if empty:
+        raise ValueError("calibrate_batchnorm got no batch; give at least one")
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean and Student's t interval of independent repeats: (mean, low, high). For a paired comparison pass the differences.
+
+    One value has a mean and no interval: low and high are -inf and inf.
+
+    Args:
+        confidence: in (0, 1).
+    """
+    x = np.asarray(values, dtype=np.float64)
+    mean = float(x.mean())
+    if len(x) == 1:
+        return mean, -np.inf, np.inf
+    half = float(stdtrit(len(x) - 1, 0.5 + confidence / 2) * x.std(ddof=1) / np.sqrt(len(x)))
+    return mean, mean - half, mean + half
