@@ -1,0 +1,37 @@
+# The whole project through one .venv: `make run` and `make test` make it themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORAGE ?= runs
+export MPLBACKEND := Agg
+
+.PHONY: run test test-slow check ui bench clean
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vistune needs Python 3.11 or newer; name one with make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+run: $(VENV)/installed  ## a BYOL search on embedded data, minutes on two cores
+	$(BIN)/python tune/run.py ssl --storage $(STORAGE)
+
+test: $(VENV)/installed  ## the fast suite, under 8 minutes on two cores
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/installed  ## lint, types, fast tests
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+ui: $(VENV)/installed  ## MLflow on 127.0.0.1, with links that open on the trials
+	$(BIN)/python -m tune.ui --storage $(STORAGE)
+
+bench: $(VENV)/installed  ## every claim about speed, measured against its peer
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:  ## everything but studies
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,39 @@
+"""Blocks that the experiments share. A block asks an Optuna trial (or anything with its three `suggest_*` methods) and returns nothing:
+the names asked for are dotted config paths, so the answers are the config."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+
+class Suggest(Protocol):
+    """The part of `optuna.trial.Trial` that a search space needs."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+def lr_schedule(trial: Suggest, names: Sequence[str] = ("constant", "cosine", "warmup_cosine", "step", "polynomial")) -> None:
+    """Schedule by name; what a schedule does not use is not searched."""
+    name = trial.suggest_categorical("schedule.name", list(names))
+    if name == "warmup_cosine":
+        trial.suggest_float("schedule.warmup_frac", 0.01, 0.2)
+    elif name == "step":
+        trial.suggest_float("schedule.step_gamma", 0.1, 0.5, log=True)
+    elif name == "polynomial":
+        trial.suggest_float("schedule.power", 0.5, 2.0)
+
+
+def view_strengths(trial: Suggest, *, colour: bool, nadir: bool = False) -> None:
+    """How far the views of a policy are apart. `colour`: the images have some; `nadir`: seen from above, so that up means nothing."""
+    trial.suggest_float("aug.crop_scale_min", 0.08, 0.9)
+    trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
+    trial.suggest_float("aug.blur", 0.0, 1.0)
+    if colour:
+        trial.suggest_float("aug.strength", 0.2, 1.5)
+        trial.suggest_float("aug.grayscale", 0.0, 0.4)
+        trial.suggest_float("aug.solarize", 0.0, 0.2)
+    if nadir:
+        trial.suggest_float("aug.rot90", 0.0, 1.0)

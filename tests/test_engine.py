@@ -1,0 +1,160 @@
+"""The loop against an uninterrupted run, against one big batch, and against what must end it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.toy import Toy, ToyConfig
+from trainables.base import TrainConfig
+from trainables.engine import BEST, LAST, Fitted, Sampler, fit, generator
+from trainables.errors import TrialFailed
+
+
+class Recorder:
+    """A runtime that records, and that can be told to die or to stop the trial after a report."""
+
+    device, rank, world_size = torch.device("cpu"), 0, 1
+
+    def __init__(self, directory: Path, die_after: int | None = None, stop_after: int | None = None):
+        self.directory, self.die_after, self.stop_after = directory, die_after, stop_after
+        self.reports: list[tuple[int, dict[str, float]]] = []
+
+    def report(self, epoch: int, metrics: dict[str, float]) -> bool:
+        if epoch == self.die_after:
+            self.die_after = None
+            raise KeyboardInterrupt
+        self.reports.append((epoch, {k: v for k, v in metrics.items() if not k.startswith("time/")}))
+        return epoch != self.stop_after
+
+
+def train(config: ToyConfig, runtime: Recorder) -> tuple[Fitted, Toy]:
+    torch.manual_seed(config.seed)
+    toy = Toy(config, Toy.load_data(config.data))
+    return fit(toy, config, runtime), toy
+
+
+def equal_states(a: Toy, b: Toy) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("die_after", [1, 2, 3, 4])
+def test_killed_between_checkpoint_and_report_equals_uninterrupted(tmp_path: Path, die_after: int) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole, killed = Recorder(tmp_path / "a"), Recorder(tmp_path / "b", die_after)
+    fitted, expected = train(ToyConfig(), whole)
+    with pytest.raises(KeyboardInterrupt):
+        train(ToyConfig(), killed)
+    torch.randn(7)  # another process has another global state
+    resumed, got = train(ToyConfig(), killed)
+    assert killed.reports == whole.reports  # nothing twice, nothing missing, bit for bit
+    assert equal_states(got, expected)
+    assert (resumed.best, resumed.best_epoch) == (fitted.best, fitted.best_epoch)
+
+
+@pytest.mark.parametrize("die_at_step", range(1, 16, 2))
+def test_killed_at_any_step_equals_uninterrupted(tmp_path: Path, die_at_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    config = ToyConfig(train=TrainConfig(epochs=4, batch_size=20, checkpoint_minutes=1e-9))  # saves after every step
+    whole, killed = Recorder(tmp_path / "a"), Recorder(tmp_path / "b")
+    _, expected = train(config, whole)
+    step = 0
+
+    def die(self: Toy) -> None:
+        nonlocal step
+        step += 1
+        if step == die_at_step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "after_step", die)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, killed)
+    _, got = train(config, killed)
+    once = [r for i, r in enumerate(killed.reports) if r not in killed.reports[:i]]  # an epoch reported again is the same to the bit
+    assert once == whole.reports
+    assert equal_states(got, expected)
+
+
+def test_finished_run_only_reports_its_last_epoch_again(tmp_path: Path) -> None:
+    first = Recorder(tmp_path)
+    train(ToyConfig(), first)
+    again = Recorder(tmp_path)
+    fitted, _ = train(ToyConfig(), again)
+    assert again.reports == first.reports[-1:]
+    assert len(fitted.history) == 4
+    assert not fitted.stopped
+
+
+def test_stop_by_the_study(tmp_path: Path) -> None:
+    runtime = Recorder(tmp_path, stop_after=2)
+    fitted, _ = train(ToyConfig(), runtime)
+    assert fitted.stopped
+    assert [epoch for epoch, _ in runtime.reports] == [1, 2]
+
+
+@pytest.mark.parametrize("micro", [1, 3, 7, 20])
+def test_gradient_accumulation_equals_one_batch(tmp_path: Path, micro: int) -> None:
+    """Uneven micro-batches too: each weighs by its images."""
+    states = []
+    for name, size in (("whole", 0), ("micro", micro)):
+        (tmp_path / name).mkdir()
+        config = ToyConfig(normalized=False, train=TrainConfig(epochs=2, batch_size=20, micro_batch=size))
+        _, toy = train(config, Recorder(tmp_path / name))
+        states.append(torch.cat([p.detach().flatten() for p in toy.parameters()]))
+    torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-6)
+
+
+def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:
+    (tmp_path / "roomy").mkdir()
+    (tmp_path / "tight").mkdir()
+    roomy = ToyConfig(normalized=False, train=TrainConfig(epochs=2, batch_size=20))
+    _, expected = train(roomy, Recorder(tmp_path / "roomy"))
+    runtime = Recorder(tmp_path / "tight")
+    _, got = train(replace(roomy, memory=6), runtime)
+    assert got.largest == 5  # 20 -> 10 -> 5
+    assert [metrics["train/micro_batch"] for _, metrics in runtime.reports] == [5, 5]
+    a, b = (torch.cat([p.detach().flatten() for p in toy.parameters()]) for toy in (expected, got))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)  # the same effective batch
+
+
+@pytest.mark.parametrize("reason", ["oom", "nan", "collapse"])
+def test_ends_with_a_reason(tmp_path: Path, reason: str) -> None:
+    with pytest.raises(TrialFailed) as failure:
+        train(ToyConfig(fault=reason), Recorder(tmp_path))
+    assert failure.value.reason == reason
+
+
+def test_a_bug_is_not_taken_for_memory(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        train(ToyConfig(fault="raise"), Recorder(tmp_path))
+
+
+def test_every_pass_shows_every_image_once() -> None:
+    sampler = Sampler(90, 20, seed=3)
+    stream = np.concatenate([sampler.positions(step) for step in range(18)])  # 4 passes
+    for k in range(4):
+        assert sorted(stream[90 * k : 90 * (k + 1)]) == list(range(90))
+    assert not np.array_equal(stream[:90], stream[90:180])
+    np.testing.assert_array_equal(Sampler(90, 20, seed=3).positions(11), stream[220:240])  # no history needed
+    assert not np.array_equal(Sampler(90, 20, seed=4).positions(0), stream[:20])
+
+
+def test_a_batch_larger_than_the_set_goes_round() -> None:
+    assert np.bincount(Sampler(3, 10, seed=0).positions(0)).tolist() in ([3, 3, 4], [3, 4, 3], [4, 3, 3])
+
+
+def test_generators_of_different_places_differ() -> None:
+    draws = {torch.rand(1, generator=generator(0, *place)).item() for place in ((1, 2), (2, 1), (1, 3), (2,))}
+    assert len(draws) == 4
+
+
+def test_checkpoint_is_atomic_and_safe(tmp_path: Path) -> None:
+    train(ToyConfig(), Recorder(tmp_path))
+    torch.load(tmp_path / LAST, weights_only=True)
+    assert (tmp_path / BEST).exists()
+    assert not list(tmp_path.glob("*.partial"))

@@ -1,0 +1,143 @@
+"""What the training loop asks of a model, and what it asks of the place where it runs."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables.config import Annotated, Field, config
+from trainables.optim import param_groups
+
+Metrics = dict[str, float]
+
+
+@config
+class TrainConfig:
+    """Length, batch and numerics of the training loop."""
+
+    epochs: Annotated[int, Field(ge=1)] = 12
+    """Number of reports; schedules stretch over all of them."""
+    epoch_images: Annotated[int, Field(ge=0)] = 0
+    """Images that count as one epoch (0 = one pass over the training split). The pass goes on where the last epoch ended."""
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    """Effective batch over all workers and micro-batches, in images."""
+    micro_batch: Annotated[int, Field(ge=0)] = 0
+    """Largest forward pass, in images (0 = the whole batch); gradients are accumulated. Halved by itself when memory runs out."""
+    bf16: bool = False
+    """bfloat16 autocast: for GPUs; slower on CPUs without AMX."""
+    channels_last: bool = False
+    """NHWC memory format: for tensor cores."""
+    compile: bool = False
+    """torch.compile of the backbone: pays on GPUs only."""
+    threads: Annotated[int, Field(ge=1)] = 1
+    """CPU threads of one trial; part of the config because floating-point sums depend on it."""
+    checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
+    """Within an epoch the state is saved at least this often, in minutes (it is always saved at the end of one)."""
+
+
+class Batch(NamedTuple):
+    """One step's input: every member is indexed by image, so that a slice is a micro-batch."""
+
+    images: Tensor  # (B, 3, S, S) uint8
+    draws: tuple[Any, ...]  # drawn augmentation parameters, one member a view
+    targets: Tensor | None = None  # (B,) int64
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def slice(self, start: int, stop: int) -> "Batch":
+        targets = None if self.targets is None else self.targets[start:stop]
+        return Batch(self.images[start:stop], tuple(d[start:stop] for d in self.draws), targets)
+
+    def to(self, device: torch.device) -> "Batch":
+        if device.type == "cpu":
+            return self
+        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        return Batch(self.images.to(device, non_blocking=True), tuple(d.to(device) for d in self.draws), targets)
+
+
+class Trainable(nn.Module, ABC):
+    """A model that knows its data, its loss and its metrics; `engine.fit` trains it. See `byol.py` for an example.
+
+    Subclasses set `config` (with blocks `train`, `optim`, `schedule` and a `seed`) and `data` (a `DataSet`).
+    """
+
+    config: Any
+    data: Any
+
+    @classmethod
+    @abstractmethod
+    def load_data(cls, config: Any, progress: bool = False) -> Any:
+        """The data set of a data config, as this kind of model splits it."""
+
+    @classmethod
+    @abstractmethod
+    def objective_for(cls, data: Any) -> str:
+        """Name of the metric that selects on this data, `val/...`; larger is better."""
+
+    @property
+    def objective(self) -> str:
+        return self.objective_for(self.data)
+
+    @abstractmethod
+    def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
+        """The batch at these positions of the training split with freshly drawn augmentation, on the CPU."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean loss of the batch, a scalar."""
+
+    @abstractmethod
+    def validate(self) -> Metrics:
+        """Metrics on the validation split; the objective is among them."""
+
+    @abstractmethod
+    def test(self) -> Metrics:
+        """The same metrics on the test split, named `test/...`: for claims, never for choices."""
+
+    @abstractmethod
+    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features (n, D) float32 and labels (n,) of the validation split, for pictures."""
+
+    @abstractmethod
+    def export(self, path: Path, meta: dict[str, Any]) -> None:
+        """Write what a later trial can start from (a clean backbone state dict)."""
+
+    @abstractmethod
+    def load_export(self, path: Path) -> None:
+        """Read what `export` wrote."""
+
+    def calibrate(self) -> None:
+        """Give a random initialisation honest BatchNorm statistics, so that it is a fair baseline."""
+
+    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        return param_groups(self, weight_decay)
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        """Set what follows a schedule of its own, such as BYOL's momentum."""
+
+    def after_step(self) -> None:
+        """Called after the optimizer's step, such as BYOL's moving average."""
+
+    def check(self, history: list[Metrics]) -> None:
+        """Look at the epochs so far; raise `TrialFailed` where going on is pointless."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+class Runtime(Protocol):
+    """Where a trial runs: one process, a Tune actor, or a group of Train workers."""
+
+    directory: Path
+    """The trial's own folder: checkpoints and exports."""
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def report(self, epoch: int, metrics: Metrics) -> bool:
+        """Hand an epoch's metrics to the study. False: the study has stopped this trial."""

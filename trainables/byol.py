@@ -1,0 +1,289 @@
+"""Bootstrap your own latent (Grill et al. 2020, https://arxiv.org/abs/2006.07733) through the byol-pytorch package.
+
+    python tune/run.py ssl                    # glyphs of matplotlib's fonts, minutes on two cores
+    python tune/run.py ssl --data FOLDER      # ResNet50 at 128 px
+
+Never choose by the BYOL loss: easier augmentation, or collapse, lowers it. The objective is weighted kNN top-1 on held-out labels, or
+RankMe where a data set has no labels.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from byol_pytorch import BYOL as Learner
+from torch import Tensor, nn
+
+from trainables.augment import PRESETS, Augment, AugmentConfig, evaluation_view
+from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.base import Batch, Metrics, Trainable, TrainConfig
+from trainables.config import Annotated, Field, config
+from trainables.data import DataConfig, DataSet, Split, load_dataset
+from trainables.errors import TrialFailed
+from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
+from trainables.optim import OptimConfig, ScheduleConfig, param_groups
+
+EVAL_BATCH = 256  # images; bounds the memory of validation
+_PICTURE_POINTS = 1000
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+@config
+class HeadConfig:
+    """Projector and predictor, and the momentum of the target network (sections 3.1 and 3.2)."""
+
+    projection_size: Annotated[int, Field(ge=8, le=4096)] = 256
+    """Width of the projection, in units."""
+    hidden_size: Annotated[int, Field(ge=8, le=16384)] = 4096
+    """Hidden width of projector and predictor, in units."""
+    tau0: Annotated[float, Field(ge=0, lt=1)] = 0.996
+    """Momentum of the moving average at step 0; rises to 1 along a cosine. Short runs want less: .97."""
+    simplicial: bool = False
+    """Simplicial embeddings before the projector (Lavoie et al. 2022). Not in the BYOL paper; the package's default is True."""
+
+
+@config
+class ViewConfig:
+    """The two augmented views: a named policy, and what departs from it. `None` (`none` on the command line) keeps the policy's own value."""
+
+    policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "none"] = "byol"
+    """`byol` is the paper's asymmetric pair (table 6)."""
+    strength: Annotated[float, Field(ge=0, le=2)] = 1.0
+    """Factor on the policy's brightness, contrast, saturation and hue strengths (hue is capped at .5)."""
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Smallest area of the random resized crop, as a fraction of the image."""
+    crop_ratio: Annotated[float, Field(ge=1)] | None = None
+    """Largest aspect ratio of the crop; the smallest is its inverse."""
+    hflip: Probability | None = None
+    """Probability of a horizontal flip."""
+    vflip: Probability | None = None
+    """Probability of a vertical flip."""
+    rot90: Probability | None = None
+    """Probability of a turn by 90, 180 or 270 degrees."""
+    jitter: Probability | None = None
+    """Probability of colour jitter."""
+    brightness: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Strength of brightness jitter."""
+    contrast: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Strength of contrast jitter."""
+    saturation: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Strength of saturation jitter."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Strength of hue jitter, in turns of the colour wheel."""
+    grayscale: Probability | None = None
+    """Probability of dropping colour."""
+    blur: Probability | None = None
+    """Probability of Gaussian blur, in both views."""
+    blur_sigma_max: Annotated[float, Field(gt=0)] | None = None
+    """Largest standard deviation of the blur, in pixels."""
+    solarize: Probability | None = None
+    """Probability of solarization, in both views."""
+
+    def views(self) -> tuple[AugmentConfig, AugmentConfig]:
+        """The policy's two views with this config's departures."""
+        one, two = (self._depart(view) for view in PRESETS[self.policy])
+        return one, two
+
+    def _depart(self, view: AugmentConfig) -> AugmentConfig:
+        values = asdict(view)
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            values[name] *= self.strength
+        departures = {k: v for k, v in asdict(self).items() if k not in ("policy", "strength") and v is not None}
+        values |= departures
+        values["hue"] = min(values["hue"], 0.5)
+        values["blur_sigma_min"] = min(values["blur_sigma_min"], values["blur_sigma_max"])
+        return AugmentConfig(**values)
+
+
+@config
+class ValidationConfig:
+    """How representations are judged."""
+
+    knn_k: Annotated[int, Field(ge=1)] = 200
+    """Neighbours of the weighted kNN (capped at the gallery's size)."""
+    knn_temperature: Annotated[float, Field(gt=0)] = 0.1
+    """Temperature of its weights exp(cosine / temperature)."""
+    probe_steps: Annotated[int, Field(ge=0)] = 50
+    """Steps that the linear probe learns at each validation (0 = no probe)."""
+    probe_lr: Annotated[float, Field(gt=0)] = 0.1
+    """Its learning rate."""
+    collapse_std: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Collapsed where the std of normalised projections x sqrt(d) is below this (1 isotropic, 0 a point)."""
+    collapse_epochs: Annotated[int, Field(ge=1)] = 2
+    """End the trial after so many collapsed epochs in a row."""
+
+
+@config
+class BYOLConfig:
+    """A BYOL pre-training run."""
+
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    head: HeadConfig = HeadConfig()
+    aug: ViewConfig = ViewConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    val: ValidationConfig = ValidationConfig()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of initialisation, order and augmentation."""
+
+
+class DrawnView(nn.Module):
+    """The package calls `augment_fn(images)`; the parameters of the draw are laid ready beforehand, one set an image."""
+
+    def __init__(self, augment: Augment):
+        super().__init__()
+        self.augment = augment
+        self.draws: Any = None
+        self.channels_last = False
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.draws is None:  # the constructor's mock forward: a float image of the right size
+            return images
+        views = self.augment.apply(images, self.draws)
+        return views.contiguous(memory_format=torch.channels_last) if self.channels_last else views
+
+
+class BYOL(Trainable):
+    """BYOL on a `DataSet`; labels are used for validation alone."""
+
+    def __init__(self, config: BYOLConfig, data: DataSet):
+        super().__init__()
+        self.config, self.data = config, data
+        self.labelled = data.gallery is not None
+        size, head = config.data.image_size, config.head
+        backbone = build_backbone(config.backbone)
+        self.views = tuple(DrawnView(Augment(view, size)) for view in config.aug.views())
+        self.normalize = config.aug.views()[0].normalize
+        self.learner = Learner(
+            backbone,
+            image_size=size,
+            hidden_layer=-1,
+            projection_size=head.projection_size,
+            projection_hidden_size=head.hidden_size,
+            augment_fn=self.views[0],
+            augment_fn2=self.views[1],
+            use_simplicial_embeddings=head.simplicial,
+        )
+        # The package's constructor has run a random image through the network: forget those BatchNorm statistics.
+        for module in self.learner.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_running_stats()
+        self.probe = OnlineProbe(backbone.feature_dim, len(data.classes)) if self.labelled and config.val.probe_steps else None
+        if config.train.channels_last:
+            self.to(memory_format=torch.channels_last)
+            for view in self.views:
+                view.channels_last = True
+        if config.train.compile:
+            self.backbone.compile()
+            self.learner.target_encoder.net.compile()
+        self.tau = head.tau0
+
+    @classmethod
+    def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
+        return load_dataset(config, task="ssl", progress=progress)
+
+    @property
+    def backbone(self) -> nn.Module:
+        return self.learner.online_encoder.net
+
+    @classmethod
+    def objective_for(cls, data: DataSet) -> str:
+        return "val/knn_top1" if data.gallery is not None else "val/rankme"
+
+    def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
+        draws = tuple(view.augment.draw(len(positions), generator) for view in self.views)
+        return Batch(self.data.train.batch(positions), draws)
+
+    def forward(self, batch: Batch) -> Tensor:
+        for view, draws in zip(self.views, batch.draws, strict=True):
+            view.draws = draws
+        return self.learner(batch.images)
+
+    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        return param_groups(self.learner, weight_decay)  # the probe learns at validation, by itself
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        self.tau = momentum_at(step, total_steps, self.config.head.tau0)
+        self.learner.target_ema_updater.beta = self.tau
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        # The package's own update reallocates every parameter; the same average, in place and in one kernel (3 times quicker on a ResNet50).
+        target, online = self.learner.target_encoder, self.learner.online_encoder
+        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - self.tau)
+
+    def validate(self) -> Metrics:
+        return self._judge(self.data.val, "val")
+
+    def test(self) -> Metrics:
+        return self._judge(self.data.test, "test")
+
+    def _judge(self, split: Split, prefix: str) -> Metrics:
+        val = self.config.val
+        features, projections = self._embed(split)
+        metrics = {f"{prefix}/rankme": rankme(features), f"{prefix}/std": embedding_std(projections)}
+        if self.labelled:
+            gallery, _ = self._embed(self.data.gallery)
+            gallery_labels = torch.from_numpy(self.data.gallery.targets()).to(gallery.device)
+            labels = torch.from_numpy(split.targets()).to(gallery.device)
+            metrics[f"{prefix}/knn_top1"] = knn_top1(gallery, gallery_labels, features, labels, k=val.knn_k, temperature=val.knn_temperature)
+            if self.probe is not None:
+                if prefix == "val":
+                    generator = torch.Generator().manual_seed(self.config.seed)
+                    self.probe.fit(gallery, gallery_labels, steps=val.probe_steps, lr=val.probe_lr, generator=generator)
+                metrics[f"{prefix}/probe_top1"] = self.probe.accuracy(features, labels)
+        return metrics
+
+    @torch.no_grad()
+    def _embed(self, split: Split) -> tuple[Tensor, Tensor]:
+        """Backbone features (n, D) and projections (n, P), float32, in eval mode."""
+        self.eval()
+        features, projections = [], []
+        for images in self._eval_batches(split):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
+                projection, feature = self.learner.online_encoder(images)
+            features.append(feature.float())
+            projections.append(projection.float())
+        return torch.cat(features), torch.cat(projections)
+
+    def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
+        n = len(split) if limit is None else min(limit, len(split))
+        for start in range(0, n, EVAL_BATCH):
+            images = split.batch(np.arange(start, min(start + EVAL_BATCH, n))).to(self.device)
+            images = evaluation_view(images, self.config.data.image_size, self.normalize)
+            yield images.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else images
+
+    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
+        features, _ = self._embed(self.data.val)
+        labels = self.data.val.targets() if self.labelled else None
+        if len(features) <= _PICTURE_POINTS:
+            return features.cpu().numpy(), labels
+        chosen = np.random.default_rng(0).choice(len(features), _PICTURE_POINTS, replace=False)
+        return features.cpu().numpy()[chosen], None if labels is None else labels[chosen]
+
+    def calibrate(self) -> None:
+        calibrate_batchnorm(self.learner.online_encoder, self._eval_batches(self.data.train, limit=4096))
+
+    def check(self, history: list[Metrics]) -> None:
+        val = self.config.val
+        recent = [m["val/std"] for m in history[-val.collapse_epochs :]]
+        if len(recent) == val.collapse_epochs and max(recent) < val.collapse_std:
+            raise TrialFailed("collapse", f"std of the projections below {val.collapse_std} for {val.collapse_epochs} epochs: {recent}")
+
+    def export(self, path: Path, meta: dict[str, Any]) -> None:
+        save_backbone(path, self.backbone, meta)
+
+    def load_export(self, path: Path) -> None:
+        self.backbone.load_state_dict(load_backbone_state(path))
+
+
+def momentum_at(step: int, total_steps: int, tau0: float) -> float:
+    """1 - (1 - tau0) (cos(pi k / K) + 1) / 2: from tau0 at the first step to 1 at the end (section 3.2)."""
+    return 1 - (1 - tau0) * (math.cos(math.pi * step / total_steps) + 1) / 2

@@ -1,0 +1,252 @@
+"""The only training loop. Everything that is random in it is a function of (seed, epoch, step), so that a run which was killed and
+resumed equals the run which was not, bit for bit on a CPU."""
+
+import contextlib
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.base import Batch, Metrics, Runtime, Trainable
+from trainables.errors import TrialFailed
+from trainables.optim import build_optimizer, lr_at
+
+LAST = "last.pt"
+BEST = "best.pt"
+_CUDA_NAN_CHECK_STEPS = 10  # reading the loss stalls a GPU's queue; a CPU has none
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` hands back: the epoch-by-epoch metrics and the best of them."""
+
+    history: list[Metrics]
+    best_epoch: int  # 1-based
+    best: float
+    stopped: bool  # by the study, before the last epoch
+
+
+@dataclass
+class Progress:
+    """All of the loop's state that is not in the model or the optimizer."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    epoch_seconds: float = 0.0
+    micro_batch: int = 0
+    best: float = -math.inf
+    best_epoch: int = 0
+
+
+def steps_per_epoch(config: Any, train_images: int) -> int:
+    """Whole batches in an epoch, at least one."""
+    return max(1, (config.train.epoch_images or train_images) // config.train.batch_size)
+
+
+def generator(seed: int, *place: int) -> torch.Generator:
+    """A CPU generator that depends on nothing but (seed, place)."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1))
+
+
+class Sampler:
+    """The training images as one endless stream of shuffled passes; the batch of a step is a slice of it, known without history."""
+
+    def __init__(self, length: int, batch_size: int, seed: int):
+        if length < 1:
+            raise ValueError(f"`length >= 1` must hold, but got {length=}")
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self._passes: dict[int, np.ndarray] = {}
+
+    def positions(self, step: int) -> np.ndarray:
+        """Positions (batch_size,) int64 into the training split of global step `step`."""
+        first = step * self.batch_size
+        pieces = []
+        while len_left := self.batch_size - sum(map(len, pieces)):
+            number, offset = divmod(first + self.batch_size - len_left, self.length)
+            pieces.append(self._pass(number)[offset : offset + len_left])
+        return np.concatenate(pieces)
+
+    def _pass(self, number: int) -> np.ndarray:
+        if number not in self._passes:
+            self._passes = {k: v for k, v in self._passes.items() if k == number - 1}
+            self._passes[number] = torch.randperm(self.length, generator=generator(self.seed, 1, number)).numpy()
+        return self._passes[number]
+
+
+def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
+    """Train, validate and report epoch by epoch, going on from the checkpoint in `runtime.directory` where there is one.
+
+    Args:
+        trainable: built under `torch.manual_seed(config.seed)` and moved to `runtime.device`.
+        config: frozen config with blocks `train`, `optim`, `schedule` and `seed`.
+    Raises:
+        TrialFailed: `nan` (the loss is not finite), `oom` (out of memory at micro-batch 1), or what `trainable.check` finds.
+    """
+    train = config.train
+    per_epoch = steps_per_epoch(config, len(trainable.data.train))
+    total = per_epoch * train.epochs
+    sampler = Sampler(len(trainable.data.train), train.batch_size, config.seed)
+    optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
+    step_runner = StepRunner(trainable, config, runtime, total)
+    progress, history = Progress(micro_batch=step_runner.micro_batch), []
+    if (saved := load_checkpoint(runtime.directory / LAST)) is not None:
+        trainable.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        progress, history = Progress(**saved["progress"]), saved["history"]
+        step_runner.micro_batch = progress.micro_batch
+        # The kill may have come between the checkpoint and its report: report again, the study ignores what it has.
+        if history and progress.step == len(history) * per_epoch and not runtime.report(len(history), history[-1]):
+            return Fitted(history, progress.best_epoch, progress.best, stopped=len(history) < train.epochs)
+        trainable.check(history)
+
+    def save() -> None:
+        progress.loss_sum = float(loss_sum)
+        progress.epoch_seconds = time.perf_counter() - started
+        progress.micro_batch = step_runner.micro_batch
+        if runtime.rank == 0:
+            state = {"model": trainable.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress), "history": history}
+            save_checkpoint(runtime.directory / LAST, state)
+
+    loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=runtime.device)
+    started = saved_at = time.perf_counter()
+    started -= progress.epoch_seconds
+    while progress.step < total:
+        trainable.train()
+        loss_sum += step_runner.run(progress.step, sampler, optimizer)
+        progress.step += 1
+        if (runtime.device.type == "cpu" or progress.step % _CUDA_NAN_CHECK_STEPS == 0) and not torch.isfinite(loss_sum):
+            raise TrialFailed("nan", f"the loss is {float(loss_sum)} at step {progress.step} of {total}")
+        if progress.step % per_epoch == 0:
+            metrics = _epoch_metrics(float(loss_sum) / per_epoch, time.perf_counter() - started, per_epoch, config, progress.step, total)
+            if step_runner.micro_batch < step_runner.asked:
+                metrics["train/micro_batch"] = step_runner.micro_batch
+            metrics |= trainable.validate()
+            if not math.isfinite(metrics[trainable.objective]):
+                raise TrialFailed("nan", f"{trainable.objective} is {metrics[trainable.objective]} after epoch {len(history) + 1}")
+            history.append(metrics)
+            _keep_best(trainable, runtime, progress, history)
+            if runtime.rank == 0 and len(history) in (1, train.epochs):
+                _keep_embeddings(trainable, runtime.directory, len(history))
+            loss_sum.zero_()
+            started = saved_at = time.perf_counter()
+            save()
+            if not runtime.report(len(history), metrics):
+                return Fitted(history, progress.best_epoch, progress.best, stopped=len(history) < train.epochs)
+            trainable.check(history)
+        elif time.perf_counter() - saved_at > 60 * train.checkpoint_minutes:
+            save()
+            saved_at = time.perf_counter()
+    return Fitted(history, progress.best_epoch, progress.best, stopped=False)
+
+
+class StepRunner:
+    """One optimizer step on an effective batch, in as many micro-batches as memory asks for."""
+
+    def __init__(self, trainable: Trainable, config: Any, runtime: Runtime, total_steps: int):
+        self.trainable, self.config, self.runtime, self.total_steps = trainable, config, runtime, total_steps
+        self.per_worker = math.ceil(config.train.batch_size / runtime.world_size)
+        self.asked = self.micro_batch = min(config.train.micro_batch or self.per_worker, self.per_worker)
+        self.autocast = config.train.bf16
+
+    def run(self, step: int, sampler: Sampler, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Mean loss over this worker's share of the batch (scalar, detached), after the optimizer's step."""
+        config = self.config
+        lr = lr_at(step, self.total_steps, config.optim.lr, config.schedule)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
+        # Draws are made for the whole batch and shared out, so that the number of workers changes nothing.
+        batch = self.trainable.draw(sampler.positions(step), generator(config.seed, 2, step))
+        share = self.runtime.rank * self.per_worker
+        batch = batch.slice(share, share + self.per_worker).to(self.runtime.device)
+        self.trainable.before_step(step, self.total_steps)
+        while True:
+            torch.manual_seed(int(np.random.SeedSequence([config.seed, 3, self.runtime.rank, step]).generate_state(1)[0]))
+            optimizer.zero_grad(set_to_none=True)
+            if (loss := self._accumulate(batch)) is not None:
+                break
+            self._halve()
+        if config.optim.clip_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.trainable.parameters(), config.optim.clip_grad_norm)
+        optimizer.step()
+        self.trainable.after_step()
+        return loss
+
+    def _accumulate(self, batch: Batch) -> Tensor | None:
+        """Gradients of the mean loss, micro-batch by micro-batch; None when memory ran out."""
+        total = torch.zeros((), dtype=torch.float64, device=self.runtime.device)
+        try:
+            for start in range(0, len(batch), self.micro_batch):
+                micro = batch.slice(start, start + self.micro_batch)
+                with torch.autocast(self.runtime.device.type, torch.bfloat16, enabled=self.autocast):
+                    loss = self.trainable(micro) * (len(micro) / len(batch))
+                loss.backward()
+                total += loss.detach()
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return None  # the traceback, which holds the activations, ends here
+        return total
+
+    def _halve(self) -> None:
+        if self.micro_batch == 1:
+            raise TrialFailed("oom", f"out of memory on {self.runtime.device} even at micro-batch 1")
+        self.micro_batch = math.ceil(self.micro_batch / 2)
+        if self.runtime.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's own class; a CPU allocation that fails is a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _epoch_metrics(loss: float, seconds: float, steps: int, config: Any, step: int, total: int) -> Metrics:
+    return {
+        "train/loss": loss,
+        "train/lr": lr_at(step - 1, total, config.optim.lr, config.schedule),
+        "time/epoch_s": seconds,
+        "time/images_per_s": steps * config.train.batch_size / seconds,
+    }
+
+
+def _keep_best(trainable: Trainable, runtime: Runtime, progress: Progress, history: list[Metrics]) -> None:
+    value = history[-1][trainable.objective]
+    if value > progress.best:
+        progress.best, progress.best_epoch = value, len(history)
+        if runtime.rank == 0:
+            trainable.export(runtime.directory / BEST, {"epoch": len(history), trainable.objective: value})
+
+
+def _keep_embeddings(trainable: Trainable, directory: Path, epoch: int) -> None:
+    """For pictures, which another process draws."""
+    features, labels = trainable.embeddings()
+    labels = np.full(len(features), -1) if labels is None else labels
+    np.savez(directory / f"embeddings-{epoch:04d}.npz", features=features, labels=labels, epoch=epoch)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Atomic and durable: after a kill or a power cut the path holds the old state or the new one."""
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The state, on the CPU; None where there is none yet. Plain tensors and containers only: nothing in it can run code."""
+    if not path.exists():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,114 @@
+"""What a study may claim: the best trial against the untuned default on the test split, over seeds that no search has used; and what it
+does not know."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from trainables.metrics import mean_interval
+from tune.study import Study
+
+_EDGE = 0.02  # of a range: closer than this is "at the edge"
+FEW_TRIALS = 12
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean and 95 % confidence interval (Student t)."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`gain` is paired by seed; None where the default itself is the best trial."""
+
+    metric: str
+    best_number: int
+    seeds: int
+    best: Interval
+    default: Interval
+    gain: Interval | None
+    baseline: float | None
+
+    @property
+    def sentence(self) -> str:
+        untrained = "" if self.baseline is None else f"; the untrained network {self.baseline:.4f}"
+        if self.gain is None:
+            return f"No trial beat the default: {self.metric} {self.default} over {self.seeds} seeds{untrained}."
+        known = "Tuning helps" if self.gain.low > 0 else "Tuning hurts" if self.gain.high < 0 else "Not decided"
+        return (
+            f"{known}: {self.metric} of trial {self.best_number} is {self.best}, of the untuned default {self.default}, "
+            f"gain {self.gain} (95 % intervals, {self.seeds} fresh seeds){untrained}."
+        )
+
+    def metrics(self) -> dict[str, float]:
+        """For the study's run in MLflow."""
+        shown: dict[str, Interval] = {"best": self.best, "default": self.default}
+        if self.gain is not None:
+            shown["gain"] = self.gain
+        return {f"{self.metric}/{k}{e}": v for k, i in shown.items() for e, v in (("", i.mean), ("_low", i.low), ("_high", i.high))}
+
+
+def test_metric(objective: str) -> str:
+    """`val/knn_top1` -> `test/knn_top1`."""
+    return "test/" + objective.removeprefix("val/")
+
+
+def verdict(study: Study) -> Verdict | None:
+    """None where repeats are missing (too few finished trials, or repeats that failed)."""
+    metric = test_metric(study.objective)
+    number = study.best_number()
+    if number is None:
+        return None
+    best, default = (_by_seed(study, n, metric) for n in (number, 0))
+    seeds = sorted(best.keys() & default.keys() & set(study.repeat_seeds()))
+    if len(seeds) < 2:
+        return None
+    gain = None if number == 0 else Interval(*mean_interval([best[s] - default[s] for s in seeds]))
+    return Verdict(
+        metric, number, len(seeds), Interval(*mean_interval([best[s] for s in seeds])), Interval(*mean_interval([default[s] for s in seeds])),
+        gain, study.summary.get(f"baseline/{metric}"),
+    )  # fmt: skip
+
+
+def _by_seed(study: Study, number: int, metric: str) -> dict[int, float]:
+    return {seed: o.metrics[metric] for seed, o in study.repeat_outcomes(number).items() if metric in o.metrics}
+
+
+def doubts(study: Study) -> list[str]:
+    """What keeps this study from being the last word; each line says what to do."""
+    found = []
+    trials = [t for t in study.frozen_trials() if t.state.is_finished()]
+    if len(trials) < FEW_TRIALS:
+        found.append(f"only {len(trials)} trials: fewer than {FEW_TRIALS} say little; give more with --trials")
+    failed = sum(t.state == TrialState.FAIL for t in trials)
+    if trials and failed * 4 > len(trials):
+        found.append(f"{failed} of {len(trials)} trials failed; `python tune/report.py show {study.manifest.name}` has the reasons")
+    number = study.best_number()
+    if number is None:
+        return [*found, "no trial ran to the end, so there is no best one"]
+    best = study.frozen_trials()[number]
+    found += [
+        f"the best {name}={best.params[name]:g} lies at the edge of its range ({d.low:g} to {d.high:g}); widen the range or pin it beyond"
+        for name, d in best.distributions.items()
+        if isinstance(d, FloatDistribution | IntDistribution) and number and _at_edge(best.params[name], d)
+    ]
+    values = [v for _, v in sorted(best.intermediate_values.items())]
+    if len(values) >= 4 and values[-1] == max(values) and values[-1] - values[-2] > 0.02 * abs(values[-1]):
+        found.append("the best trial was still rising at its last epoch; give it more with --set train.epochs=...")
+    return found
+
+
+def _at_edge(value: Any, d: FloatDistribution | IntDistribution) -> bool:
+    import math
+
+    low, high, at = (math.log(x) for x in (d.low, d.high, value)) if d.log else (d.low, d.high, value)
+    return min(at - low, high - at) < _EDGE * (high - low)

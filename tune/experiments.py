@@ -1,0 +1,55 @@
+"""The registry. Adding a trainable: a file in trainables/, a file in search_spaces/, a line in EXPERIMENTS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from search_spaces.ssl import ssl
+from trainables.base import Trainable
+from trainables.byol import BYOL, BYOLConfig
+
+SearchSpace = Callable[[Any, str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What one word on the command line stands for."""
+
+    name: str
+    about: str
+    """One line for `--help`."""
+    trainable: type[Trainable]
+    config: type
+    space: SearchSpace
+    """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
+    presets: dict[str, dict[str, Any]]
+    """Preset -> flat config that departs from the dataclass defaults. This is trial 0: the untuned default."""
+
+
+# The untuned defaults are what a reader of the papers would start from: the optimizer that the package's own example uses (Adam 3e-4),
+# and the views, the momentum and the heads of Grill et al. 2020 (heads scaled to the tiny backbone).
+_UNTUNED: dict[str, Any] = {
+    "optim.name": "adam", "optim.lr": 3e-4, "optim.weight_decay": 1e-6, "schedule.name": "warmup_cosine", "schedule.warmup_frac": 0.1,
+    "head.tau0": 0.99, "head.simplicial": False, "aug.policy": "byol", "aug.crop_scale_min": 0.08, "aug.crop_ratio": 4 / 3, "aug.blur": 0.5,
+}  # fmt: skip
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "ssl": Experiment(
+        name="ssl",
+        about="BYOL pre-training, by kNN top-1 on held-out labels (by RankMe where there are none)",
+        trainable=BYOL,
+        config=BYOLConfig,
+        space=ssl,
+        presets={
+            "tiny": _UNTUNED | {
+                "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny", "head.projection_size": 128, "head.hidden_size": 512,
+                "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 128,
+            },
+            "full": _UNTUNED | {
+                "data.image_size": 128, "backbone.name": "resnet50", "head.projection_size": 256, "head.hidden_size": 4096,
+                "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.solarize": 0.1,
+                "train.epochs": 100, "train.batch_size": 256, "train.threads": 1,
+            },
+        },
+    ),
+}  # fmt: skip

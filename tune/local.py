@@ -1,0 +1,74 @@
+"""`--local`: the study in this very process, one trial after the other, and the replay of a recorded trial. Imports no Ray."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from trainables.base import Metrics
+from trainables.errors import UserError
+from tune.events import EventLog
+from tune.experiments import Experiment
+from tune.runtimes import LocalRuntime
+from tune.study import Outcome, Study, Work
+from tune.trial import run
+
+
+def search_locally(study: Study, experiment: Experiment) -> None:
+    """Run the study to its end, or until `study.stopping` (looked at after every epoch)."""
+    while (work := study.next_work()) is not None:
+        assert work != "wait"  # nothing runs beside us
+        study.started(work)
+        outcome = run(experiment, work, LocalRuntime(Path(work.directory), _reporter(study, work)))
+        if study.stopping:
+            study.suspended(work)
+        elif outcome.state == "PRUNED" and outcome.reason is None:
+            study.ended(work, study.pruned(work))
+        else:
+            study.ended(work, outcome)
+
+
+def _reporter(study: Study, work: Work) -> Callable[[int, Metrics], bool]:
+    def report(epoch: int, metrics: Metrics) -> bool:
+        return not study.stopping and study.reported(work, epoch, metrics) and not study.stopping
+
+    return report
+
+
+def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[[str], None]) -> bool:
+    """Run a recorded trial again, same config and seed, in a folder of its own; compare epoch by epoch. True: all equal.
+
+    Raises:
+        UserError: there is no such trial on record.
+    """
+    config, recorded = _recorded(study_dir, number)
+    if config is None:
+        raise UserError(f"no trial {number} on record in {study_dir}; `python tune/report.py show {study_dir.name}` lists its trials")
+    equal = True
+
+    def compare(epoch: int, metrics: Metrics) -> bool:
+        nonlocal equal
+        then = recorded.get(epoch, {})
+        differing = {k: (then[k], v) for k, v in metrics.items() if not k.startswith("time/") and k in then and then[k] != v}
+        equal &= not differing
+        tell(f"epoch {epoch}: " + ("; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in differing.items()) or "equal to the record"))
+        return epoch < max(recorded, default=0)
+
+    with tempfile.TemporaryDirectory(prefix="vistune-replay-") as scratch:
+        work = Work("trial", number, config["seed"], config, scratch)
+        outcome: Outcome = run(experiment, work, LocalRuntime(Path(scratch), compare))
+    if outcome.state == "FAIL" or (outcome.reason and not recorded):
+        tell(outcome.error or outcome.reason or "failed")
+    return equal
+
+
+def _recorded(study_dir: Path, number: int) -> tuple[dict | None, dict[int, Metrics]]:  # type: ignore[type-arg]
+    config, reports = None, {}
+    for event in EventLog.read(study_dir / "events.jsonl")[0]:
+        if event.get("trial") == number and "repeat" not in event:
+            if event["event"] == "start":
+                config = event["config"]
+            elif event["event"] == "report":
+                reports[event["epoch"]] = event["metrics"]
+    return config, reports
+
+

@@ -1,0 +1,55 @@
+"""Pictures of finished trials, drawn by a patient process of its own, off the training path."""
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tune.study import Study
+
+_TIMEOUT_S = 300
+
+
+class Pictures:
+    """An observer of the study: every completed trial's embeddings become t-SNE and PCA pictures, and `artifact` events."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self._queue: queue.Queue[int | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
+
+    def start(self) -> None:
+        """Begin with what an earlier start has left undrawn."""
+        for trial in self.study.frozen_trials():
+            if trial.state.name == "COMPLETE" and not any(self._folder(trial.number).glob("plots/*.png")):
+                self._queue.put(trial.number)
+        self._thread.start()
+
+    def on_event(self, event: dict[str, object]) -> None:
+        if event["event"] == "end" and event["state"] == "COMPLETE" and "repeat" not in event:
+            self._queue.put(event["trial"])  # type: ignore[arg-type]
+
+    def close(self, patience_s: float) -> None:
+        """Wait for the last pictures, at most so long; the next start draws what is left."""
+        self._queue.put(None)
+        self._thread.join(patience_s)
+
+    def _folder(self, number: int) -> Path:
+        return self.study.directory / "trials" / f"{number:04d}"
+
+    def _work(self) -> None:
+        while (number := self._queue.get()) is not None:
+            folder = self._folder(number)
+            embeddings = sorted(folder.glob("embeddings-*.npz"))
+            if not embeddings:
+                continue
+            command = [sys.executable, "-m", "trainables.plots", *map(str, embeddings), str(folder / "plots")]
+            try:
+                # Beside training, not before it: idle time of the machine only.
+                subprocess.run(command, preexec_fn=lambda: os.nice(19), capture_output=True, timeout=_TIMEOUT_S, check=True)
+            except (OSError, subprocess.SubprocessError):
+                continue  # a picture is not worth a study
+            for picture in sorted(folder.glob("plots/*.png")):
+                self.study.emit("artifact", trial=number, path=str(picture.relative_to(self.study.directory)), to="plots")

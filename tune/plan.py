@@ -1,0 +1,91 @@
+"""`--plan`: what would run, what it would cost, and not a thing more."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from trainables.engine import LAST, Sampler, StepRunner, save_checkpoint, steps_per_epoch
+from trainables.optim import build_optimizer
+from tune.experiments import Experiment
+from tune.manifest import Manifest
+from tune.runtimes import LocalRuntime
+from tune.space import describe, show
+from tune.study import REDUCTION_FACTOR, rungs
+
+_STEPS = 3  # timed, after one to warm up
+
+
+def show_plan(experiment: Experiment, manifest: Manifest, config: Any, data: Any, options: Any) -> None:
+    """Print the resolved config, the space, the rungs, the resources, and time and disk estimated from one profiled step."""
+    out = Console(highlight=False, soft_wrap=True)
+    out.print(f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, {options.trials} trials", markup=False)
+    out.print(f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; searched by {manifest.objective}", markup=False)
+    spaces = describe(experiment.space, manifest.preset, manifest.pins)
+    table = Table(box=None, pad_edge=False, header_style="bold", title="config of trial 0, and what is searched", title_justify="left")
+    for column in ("key", "trial 0", "searched"):
+        table.add_column(column, overflow="fold")
+    for key, value in manifest.base.items():
+        ranges = [f"{show(d)}{f'  ({c})' if c else ''}" for c, d in spaces.get(key, [])]
+        table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value), "pinned" if key in manifest.pins else "\n".join(ranges))
+    out.print(table)
+    all_rungs = rungs(config.train.epochs)
+    out.print(f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best third there; {config.train.epochs} epochs in all")
+    cost = profile(experiment, config, data)
+    expected = expected_epochs(all_rungs, config.train.epochs)
+    full = 1 + 2 * options.repeats  # trial 0, and the repeats of the verdict
+    epochs = full * config.train.epochs + max(0, options.trials - 1) * expected
+    out.print(f"resources: {'1 GPU' if cost['gpu'] else f'{config.train.threads} CPU thread(s)'} per trial, {cost['parameters'] / 1e6:.2f} M parameters")
+    out.print(
+        f"estimate from one profiled step ({cost['step_s'] * 1e3:.0f} ms) and one validation ({cost['validation_s']:.1f} s): "
+        f"{cost['epoch_s']:.1f} s an epoch, {epochs:.0f} epochs with pruning and {2 * options.repeats} repeats, "
+        f"{_time(epochs * cost['epoch_s'])} of one worker; disk {cost['checkpoint_mb'] * 2:.0f} MB per running trial, "
+        f"{cost['export_mb']:.1f} MB per completed one"
+    )
+
+
+def expected_epochs(all_rungs: list[int], epochs: int) -> float:
+    """Epochs of an average trial when each rung lets the best third through."""
+    reached, total, before = 1.0, 0.0, 0
+    for rung in [*all_rungs, epochs]:
+        total += reached * (rung - before)
+        reached, before = reached / REDUCTION_FACTOR, rung
+    return total
+
+
+def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
+    """Seconds of a training step and of a validation, megabytes of a checkpoint and of an export, of trial 0's config."""
+    with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
+        runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
+        torch.set_num_threads(config.train.threads)
+        torch.manual_seed(config.seed)
+        trainable = experiment.trainable(config, data).to(runtime.device)  # type: ignore[call-arg]
+        optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
+        sampler = Sampler(len(data.train), config.train.batch_size, config.seed)
+        per_epoch = steps_per_epoch(config, len(data.train))
+        runner = StepRunner(trainable, config, runtime, per_epoch * config.train.epochs)
+        trainable.train()
+        float(runner.run(0, sampler, optimizer))
+        started = time.perf_counter()
+        for step in range(1, 1 + _STEPS):
+            loss = runner.run(step, sampler, optimizer)
+        float(loss)  # a GPU's queue ends here
+        step_s = (time.perf_counter() - started) / _STEPS
+        started = time.perf_counter()
+        trainable.validate()
+        validation_s = time.perf_counter() - started
+        save_checkpoint(Path(scratch) / LAST, {"model": trainable.state_dict(), "optimizer": optimizer.state_dict()})
+        trainable.export(Path(scratch) / "best.pt", {})
+        sizes = [(Path(scratch) / name).stat().st_size / 1e6 for name in (LAST, "best.pt")]
+    return {
+        "step_s": step_s, "validation_s": validation_s, "epoch_s": per_epoch * step_s + validation_s, "checkpoint_mb": sizes[0],
+        "export_mb": sizes[1], "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad), "gpu": runtime.device.type == "cuda",
+    }  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"

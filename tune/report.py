@@ -1,0 +1,113 @@
+"""Look at studies: python tune/report.py show [STUDY] | sync [STUDY]. See README.md."""
+
+import sys
+from pathlib import Path
+
+# Python puts this file's folder first on the path, where `tune/search.py` would be a module `search`.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from typing import Annotated  # noqa: E402
+
+import optuna  # noqa: E402
+import typer  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from trainables.errors import UserError  # noqa: E402
+from tune.events import EventLog  # noqa: E402
+from tune.manifest import read_manifest  # noqa: E402
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
+Storage = Annotated[str, typer.Option(help="Where studies are kept.")]
+_TOP = 20
+
+
+def studies(storage: Path) -> list[Path]:
+    """Folders of the studies in a storage, newest first."""
+    found = [path.parent for path in storage.glob("*/study.json")]
+    return sorted(found, key=lambda folder: (folder / "study.json").stat().st_mtime, reverse=True)
+
+
+def _folder(storage: str, study: str) -> Path:
+    folder = Path(storage).expanduser().resolve() / study
+    if not (folder / "study.json").exists():
+        names = [path.name for path in studies(folder.parent)]
+        raise UserError(f"no study {study!r} in {folder.parent}; there {'are ' + ', '.join(names) if names else 'is none'}")
+    return folder
+
+
+@app.command()
+def show(study: Annotated[str | None, typer.Argument(help="Default: list the studies.")] = None, storage: Storage = "runs") -> None:
+    """The leaderboard of a study, what it may claim, and why trials failed."""
+    out = Console(highlight=False, soft_wrap=True)
+    if study is None:
+        for folder in studies(Path(storage).expanduser().resolve()):
+            manifest = read_manifest(folder / "study.json")
+            out.print(f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, begun {manifest.created}")
+        return
+    folder = _folder(storage, study)
+    manifest = read_manifest(folder / "study.json")
+    events, _ = EventLog.read(folder / "events.jsonl")
+    trials: dict[int, dict] = {}  # type: ignore[type-arg]
+    tags: dict[str, str] = {}
+    for event in events:
+        if event["event"] == "summary":
+            tags |= event["tags"]
+        elif event.get("trial") is not None and "repeat" not in event and event["event"] in ("start", "report", "end"):
+            trials.setdefault(event["trial"], {"state": "open", "epochs": 0, "value": None}).update(_known(event, manifest.objective))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    searched = list(manifest.space)
+    for column in ("trial", "state", "epochs", manifest.objective, *searched):
+        table.add_column(column, overflow="fold")
+    ranked = sorted(trials.items(), key=lambda item: (item[1]["state"] != "COMPLETE", -(item[1]["value"] if item[1]["value"] is not None else -1)))
+    for number, trial in ranked[:_TOP]:
+        value = "" if trial["value"] is None else f"{trial['value']:.4f}"
+        params = [_brief(trial["config"].get(name)) for name in searched] if "config" in trial else []
+        table.add_row(str(number), trial["state"], str(trial["epochs"]), value, *params)
+    out.print(f"study {study}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, seed {manifest.seed}")
+    out.print(table)
+    if len(ranked) > _TOP:
+        out.print(f"... and {len(ranked) - _TOP} more")
+    epochs = sum(trial["epochs"] for trial in trials.values())
+    out.print(f"{len(trials)} trials, {epochs} epochs; pruning saved {1 - epochs / (len(trials) * manifest.base['train.epochs']):.0%}" if trials else "no trial yet")
+    for number, trial in sorted(trials.items()):
+        if trial["state"] == "FAIL":
+            out.print(f"trial {number} failed: {trial['reason']}", markup=False)
+    if "verdict" in tags:
+        out.print(tags["verdict"], markup=False)
+
+
+def _known(event: dict, objective: str) -> dict:  # type: ignore[type-arg]
+    if event["event"] == "start":
+        return {"config": event["config"]}
+    if event["event"] == "report":
+        return {"epochs": event["epoch"]}
+    return {"state": event["state"], "value": event["value"], "reason": event["reason"]}
+
+
+def _brief(value: object) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def sync(study: Annotated[str | None, typer.Argument(help="Default: every study.")] = None, storage: Storage = "runs") -> None:
+    """Bring MLflow up to the studies' own record."""
+    from tune.tracking import Tracker
+
+    root = Path(storage).expanduser().resolve()
+    for folder in [_folder(storage, study)] if study else studies(root):
+        print(Tracker(folder).sync())
+
+
+def main() -> None:
+    try:
+        app(standalone_mode=True)
+    except UserError as error:
+        print(f"vistune: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

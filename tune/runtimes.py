@@ -1,0 +1,60 @@
+"""Where a trial runs. `engine.fit` sees one interface and knows none of this.
+
+| runtime      | when                     | how                                                                                        |
+|--------------|--------------------------|--------------------------------------------------------------------------------------------|
+| LocalRuntime | `--local`                | in this process; no Ray is imported, so `breakpoint()` stops in the terminal                |
+| TuneRuntime  | a trial with one worker  | in the Tune trial's own process, which stays warm and serves many trials                    |
+
+Trials of several workers (a `TorchTrainer` inside a Tune trial) take their place here as a third runtime.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.base import Metrics
+
+
+class LocalRuntime:
+    """In process: `on_report` is asked after every epoch whether to go on."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, directory: Path, on_report: Callable[[int, Metrics], bool]):
+        self.directory = directory
+        self.device = best_device()
+        self._on_report = on_report
+
+    def report(self, epoch: int, metrics: Metrics) -> bool:
+        return self._on_report(epoch, metrics)
+
+
+class TuneRuntime:
+    """In the process of a Ray Tune function trial. A stopped trial's thread ends inside `report`."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.device = best_device()
+
+    def report(self, epoch: int, metrics: Metrics) -> bool:
+        self.send("report", epoch=epoch, metrics=metrics)
+        return True
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Hand a message to the driver and wait until it has dealt with it."""
+        import ray.tune
+
+        # One string: Tune flattens dicts, and a metric's own name has slashes in it.
+        ray.tune.report({"message": json.dumps({"kind": kind, **fields})})
+
+
+def best_device() -> torch.device:
+    """The GPU that this process may see, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,173 @@
+"""Study -> Ray Tune. The study decides what runs and what stops; Tune brings it to free processes and notices when one dies.
+
+Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the study's folder holds all that must last.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+_ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+}
+os.environ |= {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
+
+import ray  # noqa: E402
+import ray.tune  # noqa: E402
+from ray.tune.experiment import Trial  # noqa: E402
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
+from ray.tune.search import ConcurrencyLimiter, Searcher  # noqa: E402
+
+from tune.experiments import Experiment  # noqa: E402
+from tune.runtimes import TuneRuntime  # noqa: E402
+from tune.study import Outcome, Study, Work  # noqa: E402
+from tune.trial import run  # noqa: E402
+
+LOST_PROCESSES = 3  # a trial whose process dies goes on in another one, so often
+
+
+class StudySearcher(Searcher):
+    """Hands out the study's work."""
+
+    def __init__(self, study: Study):
+        super().__init__(metric=None, mode=None)
+        self.study = study
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        work = self.study.next_work()
+        if work == "wait":
+            return None
+        return Searcher.FINISHED if work is None else {"work": json.dumps(asdict(work))}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The scheduler has told the study."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The study is its own storage."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a study is gone on with by opening it again")
+
+
+class StudyScheduler(FIFOScheduler):
+    """Passes on what processes say, and the study's decision back to them."""
+
+    def __init__(self, study: Study):
+        super().__init__()
+        self.study = study
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if self.study.stopping or "message" not in result:
+            return TrialScheduler.STOP
+        work, message = _work(trial.config), json.loads(result["message"])
+        kind = message.pop("kind")
+        if kind == "start":
+            self.study.started(work)
+        elif kind == "end":
+            self.study.ended(work, Outcome.from_dict(message))
+            return TrialScheduler.STOP
+        elif not self.study.reported(work, **message):
+            self.study.ended(work, self.study.pruned(work))
+            return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if not self.study.stopping:
+            error = str(trial.get_error() or "")
+            self.study.ended(_work(trial.config), Outcome("FAIL", reason="process lost", error=error[-4000:]))
+
+
+class _StopAll(ray.tune.Stopper):
+    """Ends the run when the study is told to stop (Ctrl-C, time budget)."""
+
+    def __init__(self, study: Study):
+        self.study = study
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.study.stopping
+
+
+def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus_per_worker: float | None) -> None:
+    """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on one of this machine's own."""
+    started_here = start_ray()
+    cpus = float(study.base.train.threads)
+    gpus = _gpus(gpus_per_worker)
+    fits = int(ray.cluster_resources().get("GPU", 0) // gpus if gpus else ray.cluster_resources()["CPU"] // cpus)
+    limit = max(1, concurrent or fits)
+
+    def work(config: dict[str, Any]) -> None:
+        run_in_tune(experiment, config)
+
+    scratch = Path(tempfile.mkdtemp(prefix="vistune-"))
+    try:
+        ray.tune.Tuner(
+            ray.tune.with_resources(work, {"cpu": cpus, "gpu": gpus}),
+            tune_config=ray.tune.TuneConfig(
+                search_alg=ConcurrencyLimiter(StudySearcher(study), max_concurrent=limit),
+                scheduler=StudyScheduler(study),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=ray.tune.RunConfig(
+                name=study.manifest.name,
+                storage_path=str(scratch),
+                failure_config=ray.tune.FailureConfig(max_failures=LOST_PROCESSES),
+                stop=_StopAll(study),
+                verbose=0,
+            ),
+        ).fit()
+    finally:
+        if started_here:
+            ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def start_ray() -> bool:
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1). True: started here."""
+    if ray.is_initialized():
+        return False
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(log_to_driver=False, logging_level="error")
+        return False
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
+    ray.init(
+        address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level="error",
+        object_store_memory=128 * 2**20, configure_logging=False,
+    )  # fmt: skip
+    return True
+
+
+def run_in_tune(experiment: Experiment, config: dict[str, Any]) -> None:
+    """What a Tune trial does. Everything it has to say goes through messages to `StudyScheduler`."""
+    work = _work(config)
+    runtime = TuneRuntime(Path(work.directory))
+    runtime.send("start")
+    runtime.send("end", **asdict(run(experiment, work, runtime)))
+
+
+def _work(config: dict[str, Any]) -> Work:
+    return Work(**json.loads(config["work"]))
+
+
+def _gpus(gpus_per_worker: float | None) -> float:
+    if gpus_per_worker is not None:
+        return gpus_per_worker
+    return 1.0 if ray.cluster_resources().get("GPU") else 0.0

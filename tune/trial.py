@@ -1,0 +1,84 @@
+"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome. Never raises for a trial's own failure."""
+
+import functools
+import math
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from trainables.base import Runtime, Trainable
+from trainables.config import build
+from trainables.engine import BEST, fit
+from trainables.errors import TrialFailed, UserError
+from tune.experiments import Experiment
+from tune.study import Outcome, Work
+
+BASELINE_SEEDS = 3
+
+
+def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
+    """Do the work and say how it ended. What stops a process (SystemExit, KeyboardInterrupt) passes through."""
+    try:
+        # A process that outlived a killed driver may still be writing here: wait until it is gone.
+        Path(work.directory).mkdir(parents=True, exist_ok=True)
+        with FileLock(Path(work.directory) / ".lock"):
+            if work.kind == "baseline":
+                return _baseline(experiment, work, runtime)
+            return _fit(experiment, work, runtime)
+    except TrialFailed as failure:
+        # Divergence and collapse are the configuration's fault, which the sampler is to learn; memory and data are not.
+        state = "PRUNED" if failure.reason in ("nan", "collapse") else "FAIL"
+        return Outcome(state, reason=failure.reason, error=failure.message or None)
+    except Exception as error:
+        return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
+
+
+def _fit(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
+    trainable = _build(experiment, work.config, runtime)
+    fitted = fit(trainable, trainable.config, runtime)
+    name = trainable.objective
+    metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
+    if work.kind == "repeat":
+        trainable.load_export(runtime.directory / BEST)
+        metrics |= trainable.test()
+    return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, metrics=metrics)
+
+
+def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
+    """Val and test metrics of the untrained network with calibrated BatchNorm: mean over seeds, and the sample standard deviation."""
+    runs = []
+    for seed in range(work.seed, work.seed + BASELINE_SEEDS):
+        trainable = _build(experiment, {**work.config, "seed": seed}, runtime)
+        trainable.calibrate()
+        runs.append(trainable.validate() | trainable.test())
+    metrics = {}
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        mean = sum(values) / len(values)
+        metrics[f"baseline/{name}"] = mean
+        metrics[f"baseline_std/{name}"] = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+    return Outcome("COMPLETE", metrics=metrics)
+
+
+def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable:
+    config = build(experiment.config, flat)
+    torch.set_num_threads(config.train.threads)
+    data = _dataset(experiment.trainable, config)
+    torch.manual_seed(config.seed)
+    return experiment.trainable(config, data).to(runtime.device)  # type: ignore[call-arg]
+
+
+@functools.lru_cache(maxsize=2)
+def _load(trainable: type[Trainable], data_config: Any) -> Any:
+    return trainable.load_data(data_config)
+
+
+def _dataset(trainable: type[Trainable], config: Any) -> Any:
+    """The data set, kept by a warm process from trial to trial."""
+    try:
+        return _load(trainable, config.data)
+    except UserError as error:
+        raise TrialFailed("data", str(error)) from error
