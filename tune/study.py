@@ -19,7 +19,8 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.storages import JournalStorage
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trainables.config import build
