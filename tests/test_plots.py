@@ -1,0 +1,160 @@
+"""Pictures of embeddings: what is drawn against NumPy and scikit-learn, and what is refused."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from trainables import plots
+from trainables.errors import UserError
+from trainables.plots import MAX_POINTS, embedding_pictures, load_embeddings, main
+
+
+def write(path, features, labels, epoch=3, **more):
+    np.savez(path, features=np.asarray(features, np.float32), labels=labels, epoch=epoch, **more)
+    return path
+
+
+def small(path, n=30, classes=3, **more):
+    rng = np.random.default_rng(0)
+    return write(path, rng.normal(size=(n, 8)), rng.integers(classes, size=n), **more)
+
+
+def drawings(monkeypatch):
+    """Record what reaches the canvas, and draw it."""
+    drawn, draw = [], plots._draw
+
+    def record(data, points, title, method, path, axes=None):
+        drawn.append((data, points, title, method, axes))
+        draw(data, points, title, method, path, axes)
+
+    monkeypatch.setattr(plots, "_draw", record)
+    return drawn
+
+
+def test_pca_same_as_numpy_and_tsne_keeps_neighbours(tmp_path, monkeypatch):
+    images, labels = load_digits(return_X_y=True)
+    npz = write(tmp_path / "embeddings-0003.npz", images[:500], labels[:500])
+    drawn = drawings(monkeypatch)
+    paths = embedding_pictures(npz, tmp_path / "plots", "trial 7")
+    assert [p.name for p in paths] == ["tsne_embeddings-0003.png", "pca_embeddings-0003.png"]
+    for path in paths:
+        height, width, _ = imread(path).shape
+        assert (width, height) == (960, 720)
+
+    (data, mapped, title, tsne, _), (_, projected, _, pca, axes) = drawn
+    unit = images[:500] / np.linalg.norm(images[:500], axis=1, keepdims=True)
+    centred = unit - unit.mean(0)
+    _, sigma, directions = np.linalg.svd(centred, full_matrices=False)
+    share = sigma**2 / (sigma**2).sum()
+    np.testing.assert_allclose(np.abs(projected), np.abs(centred @ directions[:2].T), atol=1e-5)
+    assert pca == f"PCA, explained variance {share[:2].sum():.0%}"
+    assert axes == (f"component 1 ({share[0]:.0%} of the variance)", f"component 2 ({share[1]:.0%})")
+
+    assert (title, data.epoch, tsne) == ("trial 7", 3, "t-SNE, perplexity 30")
+    np.testing.assert_array_equal(data.labels, labels[:500])
+    even = np.arange(500) % 2 == 0
+    in_plane = KNeighborsClassifier(5).fit(mapped[even], data.labels[even]).score(mapped[~even], data.labels[~even])
+    in_space = KNeighborsClassifier(5).fit(unit[even], data.labels[even]).score(unit[~even], data.labels[~even])
+    assert in_plane > in_space - 0.05
+
+
+def test_equal_input_gives_equal_pictures(tmp_path):
+    npz = small(tmp_path / "a.npz")
+    first, second = (embedding_pictures(npz, tmp_path / name, "t") for name in ("one", "two"))
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+
+
+def test_most_frequent_classes_are_coloured_and_rows_are_capped(tmp_path):
+    labels = np.repeat(np.arange(40), [20 + i for i in range(40)])  # 1,580 rows; 28 to 39 are the largest
+    features = np.random.default_rng(0).normal(size=(len(labels), 4))
+    features[:, 0] = labels  # a row can be told from its features
+    data = load_embeddings(write(tmp_path / "a.npz", features, labels))
+    assert data.coloured == tuple(range(28, 40))
+    assert len(data.features) == len(data.labels) == MAX_POINTS
+    assert data.total == 1580
+    assert np.isin(data.labels, data.coloured).sum() == MAX_POINTS * 2 // 3
+    assert np.linalg.norm(data.features, axis=1) == pytest.approx(1)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    for row, label in zip(data.features[::50], data.labels[::50], strict=True):
+        assert label in labels[np.abs(unit - row).max(1) < 1e-6]
+    assert plots._what(data) == "600 of 1580 images, 12 classes in colour, 28 others grey"
+
+
+def test_all_rows_of_few_classes(tmp_path):
+    labels = np.arange(900) % 3
+    data = load_embeddings(write(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(900, 4)), labels))
+    assert (data.coloured, len(data.features)) == ((0, 1, 2), MAX_POINTS)
+    assert plots._what(data) == "600 of 900 images, 3 classes"
+
+
+def test_names_of_classes(tmp_path):
+    assert load_embeddings(small(tmp_path / "a.npz")).names == ("class 0", "class 1", "class 2")
+    assert load_embeddings(small(tmp_path / "b.npz", names=np.array(["Ж", "Ա", "ა"]))).names == ("Ж", "Ա", "ა")
+
+
+@pytest.mark.parametrize("labels", [np.full(30, -1), np.zeros(0, np.int64)])
+def test_without_labels(tmp_path, labels):
+    npz = write(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(30, 8)), labels)
+    assert plots._what(load_embeddings(npz)) == "30 images, no labels"
+    assert all(path.stat().st_size for path in embedding_pictures(npz, tmp_path, "t"))
+
+
+def test_collapsed_embeddings_and_four_points(tmp_path, monkeypatch):
+    drawn = drawings(monkeypatch)
+    embedding_pictures(write(tmp_path / "a.npz", np.ones((30, 8)) * np.arange(1, 31)[:, None], np.arange(30) % 3), tmp_path, "t")
+    assert [method for _, _, _, method, _ in drawn] == ["t-SNE, collapsed to one point", "PCA, collapsed to one point"]
+    embedding_pictures(small(tmp_path / "b.npz", n=4), tmp_path, "t")
+    assert np.isfinite(drawn[2][1]).all()
+
+
+def test_refusals_name_the_file_and_the_remedy(tmp_path):
+    good = np.random.default_rng(0).normal(size=(10, 4))
+    bad = good.copy()
+    bad[3, 1] = np.nan
+    ten = np.arange(10)
+    (tmp_path / "text.npz").write_text("hello")
+    (tmp_path / "empty.npz").touch()
+    np.savez(tmp_path / "lacking.npz", features=good, epoch=1)
+    np.savez(tmp_path / "pickled.npz", features=good, labels=np.array([None] * 10), epoch=1)
+    np.save(tmp_path / "array.npy", good)
+    write(tmp_path / "nan.npz", bad, ten)
+    write(tmp_path / "few.npz", good[:3], ten[:3])
+    write(tmp_path / "flat.npz", good[:, 0], ten)
+    write(tmp_path / "short.npz", good, ten[:9])
+    write(tmp_path / "float.npz", good, ten / 2)
+    (tmp_path / "torn.npz").write_bytes((tmp_path / "short.npz").read_bytes()[:300])
+    names = ["text", "empty", "lacking", "pickled", "nan", "few", "flat", "short", "float", "torn", "missing"]
+    for file in [*(f"{name}.npz" for name in names), "array.npy"]:
+        with pytest.raises(UserError) as caught:
+            embedding_pictures(tmp_path / file, tmp_path / "plots", "t")
+        assert file in str(caught.value)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "plots").exists()
+
+
+def test_command_draws_what_it_can_and_reports_what_it_refuses(tmp_path, capsys):
+    one = small(tmp_path / "one.npz")
+    (tmp_path / "other").mkdir()
+    twin = small(tmp_path / "other" / "one.npz")
+    status = main([str(tmp_path / "missing.npz"), str(one), str(twin), str(tmp_path / "plots")])
+    output = capsys.readouterr()
+    assert status == 2
+    assert output.out.split() == [str(tmp_path / "plots" / f"{kind}_one.png") for kind in ("tsne", "pca")]
+    refused = output.err.splitlines()
+    assert len(refused) == 2
+    assert "missing.npz" in refused[0]
+    assert "would overwrite" in refused[1]
+
+
+def test_command_form(tmp_path):
+    npz = small(tmp_path / "a.npz")
+    command = [sys.executable, "-m", "trainables.plots", str(npz), str(tmp_path / "plots")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["pca_a.png", "tsne_a.png"]
+    assert done.stderr == ""
