@@ -35,15 +35,15 @@ def load_glyphs(
 ) -> DataSet:
     """See `glyphs` for letters, faces and splits.
 
-    For "classify" the classes are the test letters alone: train on their sans faces, select on mono faces, judge on the serif faces, which
-    are the test queries that no self-supervised search has seen.
+    For "classify" the classes are the test letters alone: train on their gallery faces, select on two of the query faces, judge on the
+    other two; no self-supervised search has seen any query of them.
     """
     key = glyphs.fingerprint(seed)
     store = open_store("glyphs", key, size, lambda: glyphs.source(seed), cache_dir, progress)
     plan = GlyphPlan.from_json(store.extra["plan"])
     letter, face = store.labels, np.array(plan.face)
     held_out, in_test = letter < plan.held_out, np.isin(letter, plan.test_letters)
-    sans, mono, serif = _faces(face, glyphs.SANS), _faces(face, glyphs.MONO), _faces(face, (*glyphs.SERIF, *glyphs.STIX))
+    gallery, selecting, judging = _faces(face, glyphs.GALLERY), _faces(face, glyphs.QUERIES[:2]), _faces(face, glyphs.QUERIES[2:])
 
     def split(rows: np.ndarray, labels: np.ndarray) -> Split:
         return Split(store.images, labels, np.flatnonzero(rows))
@@ -51,17 +51,17 @@ def load_glyphs(
     if task == "classify":
         classes = tuple(plan.classes[label] for label in plan.test_letters)
         labels = np.where(in_test, np.searchsorted(plan.test_letters, letter), -1)
-        train, val, test = (split(in_test & family, labels) for family in (sans, mono, serif))
-        notes = ("train: sans faces, val: mono faces, test: serif faces of the test letters",)
+        train, val, test = (split(in_test & family, labels) for family in (gallery, selecting, judging))
+        notes = ("train, val and test are drawn in different faces of the test letters",)
         return DataSet("glyphs", key, classes, train, train, val, test, (), notes)
     return DataSet(
         name="glyphs",
         fingerprint=key,
         classes=plan.classes,
         train=split(~held_out, letter),
-        gallery=split(held_out & (sans | mono), letter),
-        val=split(held_out & ~in_test & serif, letter),
-        test=split(held_out & in_test & serif, letter),
+        gallery=split(held_out & gallery, letter),
+        val=split(held_out & ~in_test & (selecting | judging), letter),
+        test=split(held_out & in_test & (selecting | judging), letter),
         skipped=(),
         notes=(f"queries are classified among all {plan.held_out} held-out letters, whose gallery is drawn in other faces",),
     )
