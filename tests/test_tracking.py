@@ -159,16 +159,16 @@ def test_replay_equals_the_log(storage):
     assert [row[0] for row in rows(storage / "mlflow.db", "SELECT start_time FROM runs ORDER BY name")][1:] == starts
 
 
-def test_data_set_is_an_input_of_the_study_and_of_each_trial(storage):
+def test_data_set_is_an_input_of_the_study_and_named_in_each_run(storage):
     from mlflow import MlflowClient
 
     log = study_of(storage, trials=1)
     Tracker(log.path.parent).sync()
-    client = MlflowClient(default_uri(storage))
-    for run in store(storage).values():
-        (data,) = client.get_run(run["id"]).inputs.dataset_inputs
-        assert (data.dataset.name, data.dataset.digest) == ("glyphs", "f00d")
-        assert json.loads(data.dataset.profile) == {"images": 1530}
+    runs = store(storage)
+    (data,) = MlflowClient(default_uri(storage)).get_run(runs["ssl-1"]["id"]).inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("glyphs", "f00d")
+    assert json.loads(data.dataset.profile) == {"images": 1530}
+    assert all(run["tags"]["data.name"] == "glyphs" and run["tags"]["data.fingerprint"] == "f00d" for run in runs.values())
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -184,7 +184,7 @@ def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkey
         fatal = rng.randrange(12)
         calls = iter(range(1000))
 
-        def dying(self, run, batch, fatal=fatal, calls=calls, send=tune.tracking.MlflowRuns._send_batch):
+        def dying(self, run, batch, fatal=fatal, calls=calls, send=tune.tracking.MlflowRuns._send):
             if next(calls) == fatal:
                 raise ConnectionError("killed")
             send(self, run, batch)
@@ -192,7 +192,7 @@ def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkey
                 raise ConnectionError("killed after it was written")
 
         with monkeypatch.context() as patch:
-            patch.setattr(tune.tracking.MlflowRuns, "_send_batch", dying)
+            patch.setattr(tune.tracking.MlflowRuns, "_send", dying)
             try:
                 Tracker(log.path.parent).sync()
             except UserError as error:
@@ -368,7 +368,7 @@ def test_refused_records_are_set_aside_and_the_rest_goes_on(storage):
     start(log, 0, lr=0.3, attempt=3)
     Tracker(log.path.parent).sync()
     refused = [json.loads(line) for line in (log.path.parent / "tracking-rejected.jsonl").read_text().splitlines()]
-    assert (refused[-1]["kind"], refused[-1]["name"], refused[-1]["value"]) == ("params", "optim.lr", "0.3")
+    assert (refused[-1]["kind"], refused[-1]["name"], refused[-1]["value"]) == ("param", "optim.lr", "0.3")
     assert "Changing param values is not allowed" in refused[-1]["reason"]
     assert "refused by MLflow" in store(storage)["ssl-1"]["tags"]["tracking.rejected"]
     assert (storage / "mlartifacts" / runs["ssl-1"]["id"] / "artifacts" / "plots" / "plot.png").read_bytes() == b"png"
@@ -709,3 +709,18 @@ def test_real_server_stopped_in_mid_study_is_bounded(storage, server):
     wait_until(lambda: not tracker._thread.is_alive(), 30)
     Tracker(log.path.parent, uri).sync()
     assert_equals_log(storage, log)
+
+
+def test_store_that_fails_each_time_is_given_up(storage, monkeypatch):
+    """An attempt that gets through the first checks and then fails, again and again, is no sign of life."""
+    import tune.tracking
+
+    def broken(self, name):
+        raise ValueError("broken\nfor good")
+
+    monkeypatch.setattr(tune.tracking.MlflowRuns, "_experiment", broken)
+    log = study_of(storage, trials=1)
+    tracker = Tracker(log.path.parent)
+    tracker.start()
+    close_within(tracker, 6)
+    assert tracker.problem == "ValueError: broken"

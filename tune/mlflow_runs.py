@@ -18,7 +18,7 @@ from tune.projection import Changes, Event, Run, shared_view
 __all__ = ["MlflowRuns", "Rejected"]
 
 RUN_TAG, OFFSET_TAG, NOTE_TAG = "run.key", "tracking.offset", "tracking.rejected"
-METRICS_PER_CALL, OTHERS_PER_CALL = 1000, 100  # MLflow's limits
+METRICS_PER_CALL, OTHERS_PER_CALL = 800, 100  # MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all
 PROBE_S = 2.0
 SETUP_S = 30.0  # importing MLflow and creating its tables may take this long without being hung
 QUIET = {
@@ -85,9 +85,12 @@ class MlflowRuns:
         """Bring one run up to date. May be repeated with the same or overlapping changes."""
         run_id, status = self._run_id(run), changes.status
         entities = self._mlflow.entities
-        self._send(run, [entities.Param(key, value) for key, value in changes.params.items()], OTHERS_PER_CALL)
-        self._send(run, [entities.Metric(*metric) for metric in changes.metrics], METRICS_PER_CALL)
-        self._send(run, [entities.RunTag(key, value) for key, value in changes.tags.items()], OTHERS_PER_CALL)
+        params = [entities.Param(key, value) for key, value in changes.params.items()]
+        metrics = [entities.Metric(*metric) for metric in changes.metrics]
+        tags = [entities.RunTag(key, value) for key, value in changes.tags.items()]
+        while params or metrics or tags:
+            self._send(run, [*params[:OTHERS_PER_CALL], *metrics[:METRICS_PER_CALL], *tags[:OTHERS_PER_CALL]])
+            params, metrics, tags = params[OTHERS_PER_CALL:], metrics[METRICS_PER_CALL:], tags[OTHERS_PER_CALL:]
         if changes.data:
             self._client.log_inputs(run_id, datasets=[self._dataset(changes.data)])
         for path, folder in changes.files:
@@ -105,7 +108,7 @@ class MlflowRuns:
         tags = {OFFSET_TAG: str(offset)}
         if count := self._rejected.count:
             tags[NOTE_TAG] = f"{count} records refused by MLflow: see {self._rejected.path}"
-        self._send(study, [self._mlflow.entities.RunTag(key, value) for key, value in tags.items()], OTHERS_PER_CALL)
+        self._send(study, [self._mlflow.entities.RunTag(key, value) for key, value in tags.items()])
 
     def check_same_file(self) -> None:
         """Raises where the SQLite file was deleted or replaced: MLflow would go on writing to the unlinked one."""
@@ -163,27 +166,25 @@ class MlflowRuns:
             self._deleted.discard(run_id)
         return run_id
 
-    def _send(self, run: Run, entities: Sequence[Any], limit: int) -> None:
-        """Log params, metrics or tags. What MLflow calls invalid is narrowed down by halves and rejected; other failures are raised."""
-        for start in range(0, len(entities), limit):
-            self._send_batch(run, entities[start : start + limit])
-
-    def _send_batch(self, run: Run, batch: Sequence[Any]) -> None:
-        kind = {"Param": "params", "Metric": "metrics", "RunTag": "tags"}[type(batch[0]).__name__]
+    def _send(self, run: Run, batch: Sequence[Any]) -> None:
+        """Log params, metrics and tags. What MLflow calls invalid is narrowed down by halves and rejected; other failures are raised."""
+        kinds: dict[str, list[Any]] = {"Param": [], "Metric": [], "RunTag": []}
+        for entity in batch:
+            kinds[type(entity).__name__].append(entity)
         self._beat(0)
         try:
-            self._client.log_batch(self.ids[run.key], **{kind: batch})
+            self._client.log_batch(self.ids[run.key], params=kinds["Param"], metrics=kinds["Metric"], tags=kinds["RunTag"])
         except self._mlflow.MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             if self._client.get_run(self.ids[run.key]).info.lifecycle_stage == "deleted":
                 raise ConnectionError(f"run {run.name} was deleted") from error
             if len(batch) == 1:
-                self._rejected.add(run.name, kind, batch[0].key, str(batch[0].value), error.message)
+                self._rejected.add(run.name, type(batch[0]).__name__.lower(), batch[0].key, str(batch[0].value), error.message)
             else:
                 middle = len(batch) // 2
-                self._send_batch(run, batch[:middle])
-                self._send_batch(run, batch[middle:])
+                self._send(run, batch[:middle])
+                self._send(run, batch[middle:])
 
     def _upload(self, run: Run, name: str, upload: Callable[[], None]) -> None:
         """A file that cannot be stored must not hold up the numbers: it is rejected, unless the whole store is gone."""

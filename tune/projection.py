@@ -82,7 +82,9 @@ class Projection:
         if not self.study_id:  # the time tells a study from an earlier one of the same name whose folder was deleted
             self.study_id = hashlib.sha256(f"{event['name']} {event['t']}".encode()).hexdigest()[:12]
         self.study = event
+        data = event.get("data") or {}
         self._tags = {"study": event["name"], "study.id": self.study_id} | _strings(event.get("tags"), TAG_LIMIT)
+        self._tags |= {f"data.{name}": str(data[name])[:TAG_LIMIT] for name in ("name", "fingerprint") if name in data}
         changes = self._run(STUDY, event)
         changes.params |= _strings(event["config"], PARAM_LIMIT)
         changes.tags |= self._tags | {"objective": event["objective"], "direction": event["direction"], "study.state": "RUNNING"}
@@ -101,7 +103,6 @@ class Projection:
         changes.tags |= {"trial.state": "RUNNING", "trial.attempt": str(event["attempt"])}
         if event.get("resumed_epoch") is not None:
             changes.tags["trial.resumed_epoch"] = str(event["resumed_epoch"])
-        changes.data = study.get("data")
         changes.status = ("RUNNING", event["t"])
         self._live[key] = None
 

@@ -22,7 +22,8 @@ from tune.projection import Projection
 
 __all__ = ["Tracker", "default_uri", "saved_state", "without_password"]
 
-POLL_S = 0.25
+POLL_S = 0.5
+REST = 2.0  # pause per second of work while the study runs: the driver shares its interpreter with this thread
 CHUNK_BYTES = 256 * 1024
 PATIENCE_S = 3.0  # `close` waits this long for a sign of life
 RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
@@ -83,7 +84,10 @@ class Tracker:
         if self._thread is None:
             return False
         limit = time.monotonic() + drain_s
-        self._alive_until = max(self._alive_until, time.monotonic() + (PATIENCE_S if self.problem is None else PATIENCE_S / 2))
+        if self.problem is None:
+            self._alive_until = max(self._alive_until, time.monotonic() + PATIENCE_S)
+        else:
+            self._alive_until = time.monotonic() + PATIENCE_S / 2
         self._closing.set()
         while self._thread.is_alive() and time.monotonic() < min(limit, self._alive_until):
             self._thread.join(0.02)
@@ -117,10 +121,12 @@ class Tracker:
     def _replay(self) -> None:
         pause = RETRY_S
         while not self._abandoned.is_set():
+            began = time.monotonic()
             try:
                 busy = self._step()
             except Exception as error:
                 self.problem = _one_line(error)
+                self._alive_until = min(self._alive_until, time.monotonic() + PATIENCE_S)
                 self._disconnect()
                 self._closing.wait(pause)
                 pause = min(2 * pause, LONGEST_RETRY_S)
@@ -130,8 +136,7 @@ class Tracker:
             self.problem, pause = None, RETRY_S
             if not busy and self._closing.is_set():
                 break
-            if not busy:
-                self._closing.wait(POLL_S)
+            self._closing.wait(max(POLL_S, REST * (time.monotonic() - began)))
         self._disconnect()
 
     def _step(self) -> bool:
@@ -176,7 +181,8 @@ class Tracker:
         self._lock.release()
 
     def _beat(self, seconds: float) -> None:
-        self._alive_until = time.monotonic() + max(PATIENCE_S, seconds)
+        if self.problem is None:  # trying again is not a sign of life
+            self._alive_until = time.monotonic() + max(PATIENCE_S, seconds)
 
     def _save(self, runs: MlflowRuns) -> None:
         states = _saved_states(self.study_dir)
