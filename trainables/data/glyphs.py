@@ -43,6 +43,7 @@ COMPARED = ("DejaVuSans", "DejaVuSerif")
 QUERY_DRAWINGS = 3  # of each (held-out letter, query face)
 _EM = 0.9  # natural size of a face, of the image's side
 _OVERSAMPLE = 3
+_RENDERING = 2  # raise it when the code draws otherwise than before
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class GlyphPlan:
 def fingerprint(seed: int) -> str:
     """Of the fonts and of every constant that shapes a drawing."""
     fonts = [_path(face).read_bytes() for face in FACES]
-    constants = (seed, QUERIES, ROTATION, SCALE, SHIFT, HOMOGLYPH, COMPARED, QUERY_DRAWINGS, _EM, _OVERSAMPLE, HELD_OUT)
+    constants = (seed, _RENDERING, QUERIES, ROTATION, SCALE, SHIFT, HOMOGLYPH, COMPARED, QUERY_DRAWINGS, _EM, _OVERSAMPLE, HELD_OUT)
     return digest("glyphs", repr(constants), *fonts)
 
 
@@ -98,17 +99,21 @@ def draw(
     size: int,  # S, pixels
     rng: np.random.Generator,
 ) -> np.ndarray:  # (S, S) uint8, white on black
-    """One jittered drawing, centred on its ink before the shift, made at three times the size and reduced by antialiased bicubic."""
+    """One jittered drawing, made at three times the size and reduced by antialiased bicubic.
+
+    The ink is centred before the shift, and shifted as far as it stays inside; wide letters are drawn smaller rather than cut.
+    """
     angle = rng.uniform(-ROTATION, ROTATION)
     scale = rng.uniform(*SCALE)
-    shift = rng.uniform(-SHIFT, SHIFT, 2) * size
     side = size * _OVERSAMPLE
+    shift = rng.uniform(-SHIFT, SHIFT, 2) * side
     ink = _ink(letter, face, max(1, round(_EM * side)))
     turned = ink.rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    scale *= min(1, 0.95 * side / max(turned.size))  # wide letters are drawn smaller rather than cut
+    scale = min(scale, 0.95 * side / max(turned.size))
     width, height = (max(1, round(length * scale)) for length in turned.size)
+    left, top = (round((side - length) / 2 + by) for length, by in zip((width, height), shift, strict=True))
     canvas = Image.new("L", (side, side))
-    corner = (round((side - width) / 2 + shift[0] * _OVERSAMPLE), round((side - height) / 2 + shift[1] * _OVERSAMPLE))
+    corner = (min(max(0, left), side - width), min(max(0, top), side - height))
     canvas.paste(turned.resize((width, height), Image.Resampling.BILINEAR), corner)
     return np.asarray(canvas.resize((size, size), Image.Resampling.BICUBIC))
 

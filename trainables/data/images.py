@@ -46,7 +46,7 @@ def decode(
     except CorruptImage:
         raise
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged files
-        raise CorruptImage(" ".join(str(error).split())[:120] or type(error).__name__) from None
+        raise CorruptImage("damaged: " + (" ".join(str(error).split())[:120] or type(error).__name__)) from None
 
 
 def square(

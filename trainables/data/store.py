@@ -172,9 +172,9 @@ def _fill(images: np.ndarray, size: int, source: Source, progress: bool) -> list
 
 @contextmanager
 def _bar(count: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
     columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal), transient=True) as bar:
+    shown = progress and sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
         task = bar.add_task("decoding", total=count)
         yield lambda rows: bar.advance(task, rows)
 

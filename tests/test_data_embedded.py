@@ -1,0 +1,204 @@
+"""The embedded sets, against fontTools, plain PIL drawings and scikit-learn."""
+
+import unicodedata
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from fontTools.ttLib import TTFont
+from PIL import Image, ImageDraw, ImageFont
+from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
+
+from trainables.data import DataConfig, DataSet, Split, glyphs, inspect, load_dataset
+from trainables.data.glyphs import FACES, GlyphPlan
+
+FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def plan() -> GlyphPlan:
+    return glyphs.make_plan(0)
+
+
+@pytest.fixture(scope="module")
+def letters(cache: Path) -> DataSet:
+    return load_dataset(DataConfig(name="glyphs"), cache_dir=cache)
+
+
+def faces(split: Split, plan: GlyphPlan) -> set[str]:
+    return {FACES[face] for face in np.array(plan.face)[split.indices]}
+
+
+def names(data: DataSet, split: Split) -> set[str]:
+    labels = split.targets()
+    assert labels is not None
+    return {data.classes[label] for label in labels}
+
+
+def pixels(split: Split) -> np.ndarray:  # (n, S * S), unit length
+    flat = split.batch(np.arange(len(split)))[:, 0].flatten(1).float()
+    return (flat / flat.norm(dim=1, keepdim=True)).numpy()
+
+
+def test_sizes(letters: DataSet) -> None:
+    assert letters.gallery is not None
+    assert 15_000 <= len(letters.train) <= 20_000
+    assert min(len(letters.val), len(letters.test)) >= 800
+    assert letters.train.images.shape[1:] == (3, 28, 28)
+    assert letters.chance == 1 / len(names(letters, letters.gallery))
+
+
+def test_alphabets_and_halves(letters: DataSet) -> None:
+    assert letters.gallery is not None
+    train, gallery, val, test = (names(letters, split) for split in (letters.train, letters.gallery, letters.val, letters.test))
+    assert not train & gallery
+    assert not val & test
+    assert val | test == gallery
+    assert abs(len(val) - len(test)) <= 10
+    held_out = ("CYRILLIC", "ARMENIAN", "GEORGIAN")
+    assert all(unicodedata.name(letter).startswith(held_out) for letter in gallery)
+    assert not any(unicodedata.name(letter).startswith(held_out) for letter in train)
+    for fold in (str.lower, str.upper, lambda letter: unicodedata.normalize("NFD", letter)[0]):
+        assert not {fold(letter) for letter in val} & {fold(letter) for letter in test}
+
+
+def test_gallery_and_queries_are_drawn_in_different_faces(letters: DataSet, plan: GlyphPlan) -> None:
+    assert letters.gallery is not None
+    for queries in (letters.val, letters.test):
+        assert len(faces(queries, plan)) >= 4
+        assert not faces(letters.gallery, plan) & faces(queries, plan)
+
+
+def test_every_drawn_letter_is_in_its_face(plan: GlyphPlan) -> None:
+    letter, face = np.array(plan.letter), np.array(plan.face)
+    for position, name in enumerate(FACES):
+        used = {plan.classes[label] for label in letter[face == position]}
+        covered = {chr(code) for table in TTFont(FONTS / f"{name}.ttf")["cmap"].tables if table.isUnicode() for code in table.cmap}
+        assert used
+        assert used <= covered
+
+
+@pytest.mark.parametrize("pair", ["АA", "ВB", "ЕE", "ЅS", "ІI", "ЈJ", "оo", "рp", "сc", "ёë", "օo", "աɯ"])
+def test_known_homoglyphs_are_removed(plan: GlyphPlan, pair: str) -> None:
+    """Pairs of Unicode's confusables table."""
+    held_out, rival = pair
+    assert rival in plan.classes
+    assert held_out not in plan.classes
+    assert held_out in plan.homoglyphs
+
+
+def test_distinct_letters_are_kept(plan: GlyphPlan) -> None:
+    assert set("ЖЩЫЮЯжбԱԳგდფ") <= set(plan.classes[: plan.held_out])
+
+
+@pytest.mark.parametrize("face", ["DejaVuSans", "DejaVuSerif"])
+def test_no_held_out_letter_is_drawn_like_a_training_letter(plan: GlyphPlan, face: str) -> None:
+    """Independent of the similarity used: plain drawings, cropped to their ink, compared byte by byte."""
+    font = ImageFont.truetype(FONTS / f"{face}.ttf", 40)
+
+    def plain(letter: str) -> bytes:
+        image = Image.new("1", (120, 120))
+        ImageDraw.Draw(image).text((30, 30), letter, fill=1, font=font)
+        ink = image.crop(image.getbbox())
+        return repr(ink.size).encode() + ink.tobytes()
+
+    known = {plain(letter) for letter in plan.classes[plan.held_out :]}
+    assert not [letter for letter in plan.classes[: plan.held_out] if plain(letter) in known]
+    alike = [letter for letter in plan.homoglyphs if plain(letter) in known]
+    assert len(alike) >= 30  # the comparison does find those that were removed
+
+
+def test_difficulty(letters: DataSet) -> None:
+    """Pixels alone find some letters, far from all: there is something to learn."""
+    assert letters.gallery is not None
+    nearest = KNeighborsClassifier(1).fit(pixels(letters.gallery), letters.gallery.targets())
+    for queries in (letters.val, letters.test):
+        assert 10 * letters.chance < nearest.score(pixels(queries), queries.targets()) < 0.5
+
+
+def test_drawings_are_bright_gray_images(letters: DataSet) -> None:
+    images = letters.train.images[::40]
+    assert images.max(axis=(1, 2, 3)).min() > 150
+    np.testing.assert_array_equal(images[:, 0], images[:, 2])
+
+
+@pytest.mark.parametrize("face", ["DejaVuSans-Bold", "DejaVuSerif-BoldItalic"])
+def test_shifts_cut_nothing_off(monkeypatch: pytest.MonkeyPatch, face: str) -> None:
+    """Shifted or not, a letter has the same amount of ink, and shifts do happen."""
+
+    def drawn() -> np.ndarray:
+        return np.stack([glyphs.draw(letter, face, 28, np.random.default_rng(seed)) for letter in "MŴΩlі" for seed in range(30)])
+
+    shifted = drawn()
+    monkeypatch.setattr(glyphs, "SHIFT", 0.0)
+    centred = drawn()
+    np.testing.assert_allclose(shifted.sum((1, 2)), centred.sum((1, 2)), rtol=0.03)
+    assert np.mean((shifted != centred).any((1, 2))) > 0.9
+
+
+def test_drawings_are_a_function_of_the_seed(letters: DataSet, plan: GlyphPlan) -> None:
+    first, second = glyphs.source(0), glyphs.source(1)
+    rows = range(0, first.count, 997)
+    np.testing.assert_array_equal([first.read(row, 28) for row in rows], letters.train.images[rows])
+    assert all((first.read(row, 28) != second.read(row, 28)).any() for row in rows)
+    assert glyphs.fingerprint(0) != glyphs.fingerprint(1)
+    assert first.extra["plan"] == plan.to_json()
+    assert first.extra["plan"]["test_letters"] != second.extra["plan"]["test_letters"]
+
+
+def test_jitter_stays_in_its_ranges() -> None:
+    """A long bar tells its own angle: the principal axis of the ink."""
+    angles, scales = [], []
+    for seed in range(200):
+        image = glyphs.draw("l", "DejaVuSans", 64, np.random.default_rng(seed)).astype(float)
+        y, x = np.nonzero(image > 128)
+        covariance = np.cov(np.stack([x, y]))
+        values, axes = np.linalg.eigh(covariance)
+        angles.append(np.degrees(np.arctan2(axes[0, 1], axes[1, 1])))
+        scales.append(values[1] ** 0.5)
+    angles = (np.array(angles) + 90) % 180 - 90
+    assert np.abs(angles).max() <= glyphs.ROTATION + 1
+    assert angles.min() < -12 < 12 < angles.max()
+    assert max(scales) / min(scales) == pytest.approx(glyphs.SCALE[1] / glyphs.SCALE[0], rel=0.1)
+
+
+def test_classification_of_the_test_letters(letters: DataSet, plan: GlyphPlan, cache: Path) -> None:
+    data = load_dataset(DataConfig(name="glyphs"), "classify", cache)
+    assert set(data.classes) == names(letters, letters.test)
+    for split in (data.train, data.val, data.test):
+        expected = [data.classes.index(plan.classes[label]) for label in np.array(plan.letter)[split.indices]]
+        assert split.targets().tolist() == expected
+        assert names(data, split) == set(data.classes)
+    assert set(data.test.indices) < set(letters.test.indices)
+    families = [faces(split, plan) for split in (data.train, data.val, data.test)]
+    assert sum(map(len, families)) == len(set.union(*families))
+
+
+def test_digits_are_those_of_scikit_learn(cache: Path) -> None:
+    data = load_dataset(DataConfig(name="digits", image_size=8), cache_dir=cache)
+    digits = load_digits()
+    np.testing.assert_array_equal(data.train.images[:, 1], np.round(digits.images * 255 / 16))
+    np.testing.assert_array_equal(data.train.labels, digits.target)
+    rows = np.concatenate([data.train.indices, data.val.indices, data.test.indices])
+    assert sorted(rows) == list(range(1797))
+    for split, share in ((data.train, 0.6), (data.val, 0.2), (data.test, 0.2)):
+        np.testing.assert_allclose(np.bincount(split.targets()), share * np.bincount(digits.target), atol=2)
+    other = load_dataset(DataConfig(name="digits", image_size=8, seed=1), cache_dir=cache)
+    assert other.test.indices.tolist() != data.test.indices.tolist()
+
+
+def test_inspection_draws_nothing(tmp_path: Path, cache: Path) -> None:
+    for name in ("glyphs", "digits"):
+        found = inspect(DataConfig(name=name), cache_dir=tmp_path / "cache")
+        assert not (tmp_path / "cache").exists()
+        data = load_dataset(DataConfig(name=name), cache_dir=cache)
+        assert found.fingerprint == data.fingerprint
+        assert sum(found.counts.values()) == len(data.train.images)
+        assert found.store_bytes == data.train.images.nbytes
