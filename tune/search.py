@@ -4,6 +4,7 @@ Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the
 """
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -37,10 +38,20 @@ from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
 from tune.trial import run  # noqa: E402
 
+# Tune reads the log files that it was told not to write, and says at length that there are none.
+logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
+
 LOST_PROCESSES = 3  # a trial whose process dies goes on in another one, so often
 
 
-class StudySearcher(Searcher):
+class _Unpickled:
+    """Tune pickles what it is given, for a restore that is not used; a study is a live thing of this process."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(_Unpickled, Searcher):
     """Hands out the study's work."""
 
     def __init__(self, study: Study):
@@ -56,6 +67,9 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler has told the study."""
 
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """The study is its own storage."""
 
@@ -63,7 +77,7 @@ class StudySearcher(Searcher):
         raise NotImplementedError("a study is gone on with by opening it again")
 
 
-class StudyScheduler(FIFOScheduler):
+class StudyScheduler(_Unpickled, FIFOScheduler):
     """Passes on what processes say, and the study's decision back to them."""
 
     def __init__(self, study: Study):
@@ -91,7 +105,7 @@ class StudyScheduler(FIFOScheduler):
             self.study.ended(_work(trial.config), Outcome("FAIL", reason="process lost", error=error[-4000:]))
 
 
-class _StopAll(ray.tune.Stopper):
+class _StopAll(_Unpickled, ray.tune.Stopper):
     """Ends the run when the study is told to stop (Ctrl-C, time budget)."""
 
     def __init__(self, study: Study):

@@ -93,11 +93,9 @@ class Study:
             raise UserError(f"study {manifest.name!r} is being run by another process; wait for it, or choose another --study name") from None
         self._load_diary()
         self.log = EventLog(directory / "events.jsonl")
-        self._sampler = SeededTPE()
-        self._pruner = pruner(self.base.train.epochs)
         self.optuna = optuna.create_study(
             study_name=manifest.name, storage=open_storage(directory), direction="maximize", load_if_exists=True,
-            sampler=self._sampler, pruner=self._pruner,
+            sampler=SeededTPE(manifest.seed), pruner=pruner(self.base.train.epochs),
         )  # fmt: skip
         self._reconcile()
 
@@ -184,7 +182,6 @@ class Study:
             return self._trial_work(self._interrupted.pop(0))
         created = len(self.optuna.get_trials(deepcopy=False, states=None)) - self._waiting()
         if created < self.trials:
-            self._sampler.reseed(self.manifest.seed, created)
             return self._trial_work(self.optuna.ask())
         return self._next_repeat()
 

@@ -1,0 +1,225 @@
+"""The durable study on real Optuna storage: order of work, kills at every point, rungs, repeats, refusals."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.toy import TOY, ToyConfig
+from trainables.config import build, flatten
+from trainables.errors import UserError
+from tune.events import EventLog
+from tune.local import search_locally
+from tune.manifest import Manifest
+from tune.space import as_json, describe
+from tune.study import Outcome, Study, Work, rungs
+
+
+def manifest(**changes: Any) -> Manifest:
+    base = flatten(build(ToyConfig, TOY.presets["tiny"] | changes.pop("base", {})))
+    fields: dict[str, Any] = {
+        "name": "toy", "experiment": "toy", "preset": "tiny", "objective": "val/top1", "seed": 0, "base": base, "pins": {},
+        "space": as_json(describe(TOY.space, "tiny", {})), "data": {"name": "blobs", "fingerprint": "f", "path": "blobs", "images": 90},
+    }  # fmt: skip
+    return Manifest(**fields | changes)
+
+
+def open_study(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
+    return Study.open(root / "toy", TOY, manifest(**changes), trials=trials, repeats=repeats)
+
+
+def finish(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
+    study = open_study(root, trials, repeats, **changes)
+    search_locally(study, TOY)
+    study.close()
+    return study
+
+
+def events(root: Path) -> list[dict[str, Any]]:
+    return EventLog.read(root / "toy" / "events.jsonl")[0]
+
+
+def reports(root: Path) -> dict[tuple[int, int | None, int], dict[str, float]]:
+    found: dict[tuple[int, int | None, int], dict[str, float]] = {}
+    for event in events(root):
+        if event["event"] == "report":
+            key = event["trial"], event.get("repeat"), event["epoch"]
+            assert key not in found, f"reported twice: {key}"
+            found[key] = {k: v for k, v in event["metrics"].items() if not k.startswith("time/")}
+    return found
+
+
+def test_trials_in_total_and_extension(tmp_path: Path) -> None:
+    study = finish(tmp_path, 5)
+    assert [t.number for t in study.frozen_trials()] == [0, 1, 2, 3, 4]
+    assert all(t.state.is_finished() for t in study.frozen_trials())
+    assert len(finish(tmp_path, 5).frozen_trials()) == 5  # the same command: nothing more to do
+    assert len(finish(tmp_path, 8).frozen_trials()) == 8
+
+
+def test_trial_zero_is_the_default_and_runs_to_the_end(tmp_path: Path) -> None:
+    study = finish(tmp_path, 8, base={"train.epochs": 6})
+    first = study.frozen_trials()[0]
+    assert first.params == {"optim.lr": 0.01, "schedule.name": "constant"}
+    assert first.state == TrialState.COMPLETE
+    assert len(first.intermediate_values) == 6
+    assert json.loads((tmp_path / "toy/trials/0000/config.json").read_text())["optim.lr"] == 0.01
+
+
+def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storage(tmp_path: Path) -> None:
+    study = finish(tmp_path, 12, base={"train.epochs": 18})
+    pruned = [t for t in study.frozen_trials() if t.state == TrialState.PRUNED]
+    assert pruned
+    for trial in pruned:
+        assert max(trial.intermediate_values) in rungs(18)
+        assert sorted(trial.intermediate_values) == list(range(1, max(trial.intermediate_values) + 1))
+        assert "rung" in trial.user_attrs["reason"]
+        assert any(key.startswith("completed_rung_") for key in trial.system_attrs)
+
+
+def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
+    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/3)) (Li et al. 2020, algorithm 2)."""
+    study = open_study(tmp_path, 30, base={"train.epochs": 18})
+    seen: list[float] = []
+    values = [0.5, 0.3, 0.6, 0.55, 0.7, 0.1, 0.65, 0.62, 0.71, 0.4, 0.9]
+    assert isinstance(baseline := study.next_work(), Work)
+    study.ended(baseline, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.0}))
+    for number, value in enumerate(values):
+        work = study.next_work()
+        assert isinstance(work, Work)
+        study.started(work)
+        assert all(study.reported(work, epoch, {"val/top1": value}) for epoch in (1, 2))  # below the first rung
+        went_on = study.reported(work, 3, {"val/top1": value})
+        seen.append(value)
+        among_best = value >= sorted(seen, reverse=True)[max(1, len(seen) // 3) - 1]
+        assert went_on == (among_best or number == 0), (number, value)
+        study.ended(work, study.pruned(work))
+
+
+@pytest.mark.parametrize("die_at", range(1, 40, 3))
+def test_killed_at_any_event_goes_on_as_if_never_killed(tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process ends right after (odd) or right before (even) some event is written; the next one must know neither more nor less."""
+    whole = finish(tmp_path / "whole", 4, repeats=2)
+    append, count = EventLog.append, 0
+
+    def dying_append(self: EventLog, event: str, **fields: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == die_at and die_at % 2 == 0:
+            raise SystemExit("killed")
+        append(self, event, **fields)
+        if count == die_at:
+            raise SystemExit("killed")
+
+    study = None
+    with monkeypatch.context() as patch:
+        patch.setattr(EventLog, "append", dying_append)
+        try:
+            study = open_study(tmp_path / "killed", 4, 2)
+            search_locally(study, TOY)
+        except SystemExit:
+            pass
+    if study is not None:
+        study.close()
+    killed = finish(tmp_path / "killed", 4, repeats=2)
+    assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
+    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [(t.state, t.params, t.value) for t in whole.frozen_trials()]
+    ends = [(e["trial"], e.get("repeat")) for e in events(tmp_path / "killed") if e["event"] == "end"]
+    assert len(ends) == len(set(ends)) == len([e for e in events(tmp_path / "whole") if e["event"] == "end"])
+
+
+@pytest.mark.parametrize("call", ["report", "tell", "create_new_trial", "set_trial_param"])
+def test_killed_between_log_and_storage(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = finish(tmp_path / "whole", 4)
+    target: Any = {"report": optuna.trial.Trial, "tell": optuna.Study}.get(call, optuna.storages.JournalStorage)
+    original, count = getattr(target, call), 0
+
+    def dying(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 3:
+            raise SystemExit("killed")
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, call, dying)
+        study = open_study(tmp_path / "killed", 4)
+        with pytest.raises(SystemExit):
+            search_locally(study, TOY)
+    study.close()
+    killed = finish(tmp_path / "killed", 4)
+    assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
+    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [(t.state, t.params, t.value) for t in whole.frozen_trials()]
+
+
+def test_a_torn_journal_line_is_cut_off(tmp_path: Path) -> None:
+    finish(tmp_path, 2)
+    with (tmp_path / "toy" / "study.journal").open("ab") as file:
+        file.write(b'{"op_code":4,"wor')
+    assert len(finish(tmp_path, 4).frozen_trials()) == 4
+
+
+def test_suggestions_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
+    straight = finish(tmp_path / "straight", 6)
+    for trials in range(1, 7):  # a restart before every trial
+        stepwise = finish(tmp_path / "stepwise", trials)
+    assert [t.params for t in straight.frozen_trials()] == [t.params for t in stepwise.frozen_trials()]
+    assert len({t.params["optim.lr"] for t in straight.frozen_trials()}) == 6
+    other = finish(tmp_path / "other", 6, seed=1)
+    assert other.frozen_trials()[3].params != straight.frozen_trials()[3].params
+
+
+def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
+    study = finish(tmp_path, 5, repeats=2)
+    assert len(study.frozen_trials()) == 5
+    best = study.best_number()
+    assert best is not None
+    for number in {0, best}:
+        outcomes = study.repeat_outcomes(number)
+        assert sorted(outcomes) == study.repeat_seeds()
+        assert all("test/top1" in outcome.metrics for outcome in outcomes.values())
+        assert study.base.seed not in outcomes
+    for event in events(tmp_path):  # the search never looks at the test split
+        if event["event"] in ("report", "end") and "repeat" not in event:
+            assert not any(name.startswith("test/") for name in event["metrics"])
+
+
+@pytest.mark.parametrize(("fault", "state", "reason"), [("nan", "PRUNED", "nan"), ("collapse", "PRUNED", "collapse"), ("oom", "FAIL", "oom"), ("raise", "FAIL", "ZeroDivisionError")])
+def test_failed_trials_are_on_record_and_cost_only_themselves(tmp_path: Path, fault: str, state: str, reason: str) -> None:
+    study = finish(tmp_path, 3, base={"fault": fault})
+    assert [t.state.name for t in study.frozen_trials()] == [state] * 3
+    ends = [e for e in events(tmp_path) if e["event"] == "end"]
+    assert [e["reason"] for e in ends] == [reason] * 3
+    if fault == "raise":
+        assert "a bug in the model" in ends[0]["error"]
+
+
+def test_two_processes_on_one_study(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 3)
+    with pytest.raises(UserError, match="being run by another process"):
+        open_study(tmp_path, 3)
+    study.close()
+
+
+def test_a_changed_study_under_an_old_name(tmp_path: Path) -> None:
+    finish(tmp_path, 1)
+    with pytest.raises(UserError, match=r"train.epochs was 4, is 9.*--study toy-2"):
+        open_study(tmp_path, 1, base={"train.epochs": 9})
+    with pytest.raises(UserError, match=r"data was f, is g"):
+        open_study(tmp_path, 1, data={**manifest().data, "fingerprint": "g"})
+    with pytest.raises(UserError, match=r"space of optim.lr"):
+        open_study(tmp_path, 1, space={"schedule.name": ["one of a, b"]})
+    assert replace(manifest(), commit="elsewhere") != manifest()
+    open_study(tmp_path, 1, commit="elsewhere").close()  # code may move on; its commit is on record
+
+
+def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
+    study = finish(tmp_path, 8, base={"train.epochs": 18})
+    for trial in study.frozen_trials():
+        folder = tmp_path / "toy" / "trials" / f"{trial.number:04d}"
+        assert not (folder / "last.pt").exists()
+        assert (folder / "best.pt").exists() == (trial.state == TrialState.COMPLETE)
