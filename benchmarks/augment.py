@@ -23,7 +23,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trainables.augment import MEAN_STD, PRESETS, Augment, AugmentConfig
+from trainables.augment import PRESETS, Augment, AugmentConfig
+from trainables.image_ops import MEAN_STD
 
 Loader = Callable[[np.ndarray], Tensor]  # positions (B,) -> (B, 3, S, S) float32
 

@@ -13,9 +13,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from trainables import image_ops
-from trainables.augment import MEAN_STD, PRESETS, Augment, AugmentConfig, Draws, evaluation_view
+from trainables.augment import PRESETS, Augment, AugmentConfig, Draws, evaluation_view
 from trainables.config import build, flatten
 from trainables.errors import UserError
+from trainables.image_ops import MEAN_STD
 
 TOLERANCE = 2e-5
 """Largest difference of any value in [0, 1], float32 against torchvision's float32: a two-hundredth of a grey level."""

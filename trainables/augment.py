@@ -10,7 +10,6 @@ jitter, grayscale, blur, solarize, normalise. Parameters are drawn apart from th
 import math
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from pydantic import BeforeValidator
@@ -20,11 +19,15 @@ from torch.nn import functional
 from trainables.config import Annotated, Field, config
 from trainables.errors import UserError
 from trainables.image_ops import (
+    HUE,
+    Normalization,
     adjust_hue_,
     blend_,
+    blend_shares,
     crop_boxes,
     gaussian_blur,
     gray,
+    mean_std,
     on_chosen,
     resample,
     resize_taps,
@@ -34,13 +37,6 @@ from trainables.image_ops import (
 )
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-Normalization = Literal["imagenet", "half", "none"]
-
-MEAN_STD: dict[Normalization, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
 
 ATTEMPTS = 10
 """Tries for a crop that fits before the central one is taken, as in torchvision."""
@@ -159,9 +155,6 @@ class Draws:
         return torch.where(self.crop[:, None], boxes, torch.tensor([0, 0, *image_size]))
 
 
-_HUE = 3
-
-
 class Augment:
     """One view's augmentation of a batch. Pure: what comes out depends on the images and the draws alone.
 
@@ -224,10 +217,11 @@ class Augment:
         index = order.to(images.device, non_blocking=True)
         out = torch.empty(len(images), 3, self.image_size, self.image_size, device=images.device)
         slots = out.unbind()
+        mean, std = mean_std(self.config.normalize, images.device)
         step = self._chunk(images)
         for start in range(0, len(images), step):
             part = slice(start, start + step)
-            done = standardize_(plan.views(images.index_select(0, index[part]), part), *MEAN_STD[self.config.normalize])
+            done = standardize_(plan.views(images.index_select(0, index[part]), part), mean, std)
             torch._foreach_copy_([slots[i] for i in order[part].tolist()], done.unbind())
         return out
 
@@ -266,7 +260,7 @@ class _Plan:
         self.quarter = draws.turns % 2 == 1
         self.hue_ends = torch.bincount(hue_at, minlength=5).cumsum(0)[:4].tolist()
         self.shares = blend_shares(draws.order, draws.factors).to(device, non_blocking=True)
-        self.hue = draws.factors[:, _HUE].to(device, non_blocking=True)
+        self.hue = draws.factors[:, HUE].to(device, non_blocking=True)
         self.sigma = draws.sigma.to(device, non_blocking=True)
         self.blends = c.brightness + c.contrast + c.saturation > 0
 
@@ -303,16 +297,6 @@ class _Plan:
                 blend_(x[:jittered], *shares[:jittered, position].unbind(1))
 
 
-def blend_shares(
-    order: Tensor,  # (B, 4) permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue
-    factors: Tensor,  # (B, 4)
-) -> Tensor:
-    """Shares of `blend_` for what each image has first, second and third of brightness, contrast and saturation. (B, 3, 3)."""
-    kind = order[order != _HUE].view(-1, 3)
-    factor = factors.gather(1, kind)
-    return torch.stack([factor, (1 - factor) * (kind == 2), (1 - factor) * (kind == 1)], 2)
-
-
 def evaluation_view(
     images: Tensor,  # (B, 3, H, W) uint8, or float in [0, 1]
     image_size: int,
@@ -322,4 +306,4 @@ def evaluation_view(
     images = unit_float(images)
     if images.shape[-2:] != (image_size, image_size):
         images = functional.interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False, antialias=True)
-    return standardize_(images, *MEAN_STD[normalize])
+    return standardize_(images, *mean_std(normalize, images.device))

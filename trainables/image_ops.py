@@ -8,12 +8,23 @@ Names that end in `_` work in place on float images in [0, 1]. Nothing here read
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Normalization = Literal["imagenet", "half", "none"]
+
+MEAN_STD: dict[Normalization, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+"""What a number in the order of colour jitter means, as in torchvision."""
 GRAY = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a gray image: torchvision's, which add up to 0.9999."""
 
@@ -105,17 +116,21 @@ def gaussian_blur(
     kernel: int,  # odd, pixels
 ) -> Tensor:
     """Separable Gaussian blur, the edges reflected, with the axes SWAPPED: (B, C, W, H)."""
-    return _blur_rows(_blur_rows(images, sigma, kernel).mT.contiguous(), sigma, kernel)
+    height, width = images.shape[-2:]
+    vertical = blur_taps(sigma, kernel, height)
+    horizontal = vertical if width == height else blur_taps(sigma, kernel, width)
+    return weighted_rows(weighted_rows(images, *vertical).mT.contiguous(), *horizontal)
 
 
-def _blur_rows(images: Tensor, sigma: Tensor, kernel: int) -> Tensor:
-    half, height = kernel // 2, images.shape[-2]
-    offset = torch.arange(-half, half + 1, device=images.device)
+def blur_taps(sigma: Tensor, kernel: int, height: int) -> tuple[Tensor, Tensor]:
+    """Rows and weights, both (B, height, kernel), of one pass of the blur."""
+    half = kernel // 2
+    offset = torch.arange(-half, half + 1, device=sigma.device)
     exponent = -0.5 * (offset / sigma[:, None]) ** 2
-    weights = exponent.clamp_min_(-80).softmax(1)  # (B, kernel); below exp(-80) floats are denormal, which is slow
-    rows = (torch.arange(height, device=images.device)[:, None] + offset).abs_()
+    weights = exponent.clamp_min_(-80).softmax(1)  # below exp(-80) floats are denormal, which is slow
+    rows = (torch.arange(height, device=sigma.device)[:, None] + offset).abs_()
     rows = (height - 1 - (height - 1 - rows).abs_()).int()
-    return weighted_rows(images, rows.expand(len(images), -1, -1), weights[:, None].expand(-1, height, -1))
+    return rows.expand(len(sigma), -1, -1), weights[:, None].expand(-1, height, -1)
 
 
 def gray(images: Tensor) -> Tensor:
@@ -136,6 +151,16 @@ def blend_(
     average = towards.mean((1, 2, 3))
     towards.mul_(_each(pixel)).add_(_each(mean * average))
     return images.mul_(_each(own)).add_(towards).clamp_(0, 1)
+
+
+def blend_shares(
+    order: Tensor,  # (B, 4) a permutation of BRIGHTNESS, CONTRAST, SATURATION, HUE
+    factors: Tensor,  # (B, 4)
+) -> Tensor:
+    """Shares of `blend_` for what each image has first, second and third of brightness, contrast and saturation. (B, 3, 3)."""
+    kind = order[order != HUE].view(-1, 3)
+    factor = factors.gather(1, kind)
+    return torch.stack([factor, (1 - factor) * (kind == SATURATION), (1 - factor) * (kind == CONTRAST)], 2)
 
 
 def adjust_hue_(images: Tensor, factor: Tensor) -> Tensor:
@@ -163,12 +188,15 @@ def solarize_(images: Tensor, threshold: float) -> Tensor:
     return images.addcmul_(above, 1 - 2 * images)
 
 
-def standardize_(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(x - mean) / std per channel. `images` (B, 3, H, W)."""
-    scale = 1 / torch.tensor(std)
-    shift = -torch.tensor(mean) * scale
-    scale, shift = (t.view(3, 1, 1).to(images.device, non_blocking=True) for t in (scale, shift))
-    return images.mul_(scale).add_(shift)
+def mean_std(normalize: Normalization, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of each channel, (3, 1, 1) both."""
+    mean, std = (torch.tensor(v).view(3, 1, 1).to(device, non_blocking=True) for v in MEAN_STD[normalize])
+    return mean, std
+
+
+def standardize_(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """(x - mean) / std. `images` (B, 3, H, W); `mean`, `std` (3, 1, 1)."""
+    return images.sub_(mean).div_(std)
 
 
 def unit_float(images: Tensor) -> Tensor:
