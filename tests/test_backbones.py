@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -44,18 +45,29 @@ def test_small_stem_of_a_resnet(name):
 
 
 @pytest.mark.parametrize(("small_stem", "last_map"), [(False, 4), (True, 7)])
-@pytest.mark.parametrize("width", [8, 32])
-def test_tiny_shapes_and_parameters(width, small_stem, last_map):
-    backbone = build_backbone(BackboneConfig(width=width, small_stem=small_stem))
+@pytest.mark.parametrize(("width", "pool"), [(8, 1), (32, 4)])
+def test_tiny_shapes_and_parameters(width, pool, small_stem, last_map):
+    backbone = build_backbone(BackboneConfig(width=width, pool=pool, small_stem=small_stem))
     maps = []
     backbone.layer3.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
-    assert backbone(torch.rand(2, 3, 28, 28)).shape == (2, 4 * width)
-    assert backbone.feature_dim == 4 * width
+    assert backbone(torch.rand(2, 3, 28, 28)).shape == (2, 4 * width * pool**2)
+    assert backbone.feature_dim == 4 * width * pool**2
     assert maps == [(2, 4 * width, last_map, last_map)]
     w = width
     kernels = 27 * w + 9 * (w * w + w * w) + 9 * (2 * w * w + 4 * w * w) + 2 * w * w + 9 * (8 * w * w + 16 * w * w) + 8 * w * w
     norms = 2 * (w + 2 * w + 3 * 2 * w + 3 * 4 * w)
     assert parameters(backbone) == kernels + norms
+
+
+@pytest.mark.parametrize(("pool", "side"), [(1, 7), (7, 1)])
+def test_tiny_pools_cells_of_the_last_map(pool, side):
+    backbone = build_backbone(BackboneConfig(width=8, pool=pool, small_stem=True)).eval()
+    maps = []
+    backbone.layer3.register_forward_hook(lambda module, inputs, output: maps.append(output.numpy()))
+    with torch.no_grad():
+        features = backbone(torch.rand(2, 3, 28, 28)).numpy()
+    cells = maps[0].reshape(2, 32, pool, side, pool, side).mean((3, 5))
+    np.testing.assert_allclose(features, cells.reshape(2, -1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 8, 27, 33])

@@ -20,12 +20,14 @@ _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 @config
 class BackboneConfig:
-    """A residual network whose output is the globally averaged last feature map."""
+    """A residual network whose output is its averaged last feature map."""
 
     name: Literal["tiny", "resnet18", "resnet50"] = "tiny"
     """tiny: 3 basic blocks, for 28-32 px images on a CPU; resnet18, resnet50: torchvision's (He et al. 2016)."""
     width: Annotated[int, Field(ge=8, le=256)] = 32
     """tiny only: channels of the first block, in [8, 256]; the others have 2 and 4 times as many."""
+    pool: Annotated[int, Field(ge=1, le=8)] = 4
+    """tiny only: side of the pooled last map, in [1, 8]; D = 4 width pool^2. 1 is a global average, which loses the layout."""
     small_stem: bool = False
     """3x3 stem of stride 1 and no max-pool (He et al. 2016, section 4.2), for images up to 64 px.
     False: torchvision's 7x7 stem of stride 2 with max-pool; in tiny a 3x3 stem of stride 2, 4 times as fast as stride 1."""
@@ -38,20 +40,22 @@ class TinyResNet(nn.Module):
 
     Args:
         width: channels w of stem and first block.
+        pool: side of the grid to which the last map is averaged. Letters and digits differ by layout: a grid keeps it, as Conv-4 of
+            few-shot learning does by flattening its last map.
         stem_stride: 2 halves the image first: at 28 px the last map is 4x4. 1 leaves it 7x7 at 4 times the cost.
         in_channels: channels of the images.
     """
 
-    def __init__(self, width: int, stem_stride: int = 2, in_channels: int = 3):
+    def __init__(self, width: int, pool: int = 4, stem_stride: int = 2, in_channels: int = 3):
         super().__init__()
-        self.feature_dim = 4 * width
+        self.feature_dim = 4 * width * pool**2
         self.conv1 = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.layer1 = BasicBlock(width, width)
         self.layer2 = _halving_block(width, 2 * width)
         self.layer3 = _halving_block(2 * width, 4 * width)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.avgpool = nn.AdaptiveAvgPool2d(pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 _init_conv(module)
@@ -59,7 +63,7 @@ class TinyResNet(nn.Module):
     def forward(
         self,
         images: Tensor,  # (B, C, H, W)
-    ) -> Tensor:  # (B, 4 width)
+    ) -> Tensor:  # (B, 4 width pool^2)
         x = self.relu(self.bn1(self.conv1(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.avgpool(x).flatten(1)
@@ -68,7 +72,7 @@ class TinyResNet(nn.Module):
 def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
     """Randomly initialised backbone, (B, in_channels, H, W) images -> (B, D) pooled features; D is its attribute `feature_dim`."""
     if cfg.name == "tiny":
-        tiny = TinyResNet(cfg.width, stem_stride=1 if cfg.small_stem else 2, in_channels=in_channels)
+        tiny = TinyResNet(cfg.width, cfg.pool, stem_stride=1 if cfg.small_stem else 2, in_channels=in_channels)
         if cfg.zero_init_residual:
             for block in (tiny.layer1, tiny.layer2, tiny.layer3):
                 nn.init.zeros_(block.bn2.weight)
