@@ -134,12 +134,12 @@ def test_shifts_cut_nothing_off(monkeypatch: pytest.MonkeyPatch, face: str) -> N
     """Shifted or not, a letter has the same amount of ink, and shifts do happen."""
 
     def drawn() -> np.ndarray:
-        return np.stack([glyphs.draw(letter, face, 28, np.random.default_rng(seed)) for letter in "MŴΩlі" for seed in range(30)])
+        return np.stack([glyphs.draw(letter, face, 28, np.random.default_rng(seed)) for letter in "WŒǄĴ" for seed in range(30)])
 
     shifted = drawn()
     monkeypatch.setattr(glyphs, "SHIFT", 0.0)
     centred = drawn()
-    np.testing.assert_allclose(shifted.sum((1, 2)), centred.sum((1, 2)), rtol=0.03)
+    np.testing.assert_allclose(shifted.sum((1, 2)), centred.sum((1, 2)), rtol=0.02)
     assert np.mean((shifted != centred).any((1, 2))) > 0.9
 
 

@@ -21,8 +21,8 @@ def decode(
 ) -> np.ndarray:  # (3, S, S) uint8
     """Reads JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) in any colour mode.
 
-    EXIF orientation is applied, transparency is laid over white, CMYK goes to RGB, 16-bit grayscale is divided by 257, gray is repeated
-    over the channels. Cropping the largest centred square before resizing equals "shorter side to S, then centre crop" without its
+    EXIF orientation is applied, transparency is laid over white, CMYK goes to RGB, 16-bit grayscale is divided by 257 and rounded, gray
+    is repeated over the channels. Cropping the largest centred square before resizing equals "shorter side to S, then centre crop" without its
     rounding of the longer side.
 
     Raises:
@@ -66,7 +66,7 @@ def square(
 def _rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
-        upright = Image.fromarray((np.clip(np.asarray(upright).astype(np.int64), 0, 65535) // 257).astype(np.uint8))
+        upright = Image.fromarray(np.round(np.clip(np.asarray(upright).astype(np.int64), 0, 65535) / 257).astype(np.uint8))
     elif upright.mode == "F":
         raise CorruptImage("floating-point pixels have no defined range; convert it to 8 or 16 bits")
     if upright.has_transparency_data:
