@@ -1,6 +1,6 @@
 """What is searched in BYOL pre-training. Ranges contain the recipes of the literature (docs/architecture.md, "Search spaces").
 
-    python tune/run.py ssl --plan       # prints this space as it is resolved
+python tune/run.py ssl --plan       # prints this space as it is resolved
 """
 
 from search_spaces.common import Suggest, lr_schedule, view_strengths

@@ -188,7 +188,10 @@ def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
             assert not any(name.startswith("test/") for name in event["metrics"])
 
 
-@pytest.mark.parametrize(("fault", "state", "reason"), [("nan", "PRUNED", "nan"), ("collapse", "PRUNED", "collapse"), ("oom", "FAIL", "oom"), ("raise", "FAIL", "ZeroDivisionError")])
+@pytest.mark.parametrize(
+    ("fault", "state", "reason"),
+    [("nan", "PRUNED", "nan"), ("collapse", "PRUNED", "collapse"), ("oom", "FAIL", "oom"), ("raise", "FAIL", "ZeroDivisionError")],
+)
 def test_failed_trials_are_on_record_and_cost_only_themselves(tmp_path: Path, fault: str, state: str, reason: str) -> None:
     study = finish(tmp_path, 3, base={"fault": fault})
     assert [t.state.name for t in study.frozen_trials()] == [state] * 3

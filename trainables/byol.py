@@ -175,7 +175,8 @@ class BYOL(Trainable):
         for module in self.learner.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.reset_running_stats()
-        self.probe = OnlineProbe(backbone.feature_dim, len(data.classes)) if self.labelled and config.val.probe_steps else None
+        feature_dim: int = backbone.feature_dim  # type: ignore[assignment]
+        self.probe = OnlineProbe(feature_dim, len(data.classes)) if self.labelled and config.val.probe_steps else None
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
             for view in self.views:
@@ -233,7 +234,9 @@ class BYOL(Trainable):
             gallery, _ = self._embed(self.data.gallery)
             gallery_labels = torch.from_numpy(self.data.gallery.targets()).to(gallery.device)
             labels = torch.from_numpy(split.targets()).to(gallery.device)
-            metrics[f"{prefix}/knn_top1"] = knn_top1(gallery, gallery_labels, features, labels, k=val.knn_k, temperature=val.knn_temperature)
+            metrics[f"{prefix}/knn_top1"] = knn_top1(
+                gallery, gallery_labels, features, labels, k=val.knn_k, temperature=val.knn_temperature
+            )
             if self.probe is not None:
                 if prefix == "val":
                     generator = torch.Generator().manual_seed(self.config.seed)

@@ -71,7 +71,7 @@ def build(cls: type[C], flat: Mapping[str, Any]) -> C:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """"; did you mean 'optim.lr'?", or the valid names where nothing is near."""
+    """ "; did you mean 'optim.lr'?", or the valid names where nothing is near."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(known)}"

@@ -66,10 +66,12 @@ class Sampler:
     def positions(self, step: int) -> np.ndarray:
         """Positions (batch_size,) int64 into the training split of global step `step`."""
         first = step * self.batch_size
-        pieces = []
-        while len_left := self.batch_size - sum(map(len, pieces)):
-            number, offset = divmod(first + self.batch_size - len_left, self.length)
-            pieces.append(self._pass(number)[offset : offset + len_left])
+        pieces: list[np.ndarray] = []
+        missing = self.batch_size
+        while missing:
+            number, offset = divmod(first + self.batch_size - missing, self.length)
+            pieces.append(self._pass(number)[offset : offset + missing])
+            missing -= len(pieces[-1])
         return np.concatenate(pieces)
 
     def _pass(self, number: int) -> np.ndarray:

@@ -116,7 +116,7 @@ class Console:
         if best is not None:
             text += f", best trial {best.number} {best.best:.4f}"
         here = ended - self._ended_before
-        if 0 < here and ended < self.trials:
+        if here > 0 and ended < self.trials:
             text += f", about {_duration((time.time() - self.started) / here * (self.trials - ended))} left"
         return text
 

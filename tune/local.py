@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from trainables.base import Metrics
 from trainables.errors import UserError
@@ -61,7 +62,7 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
     return equal
 
 
-def _recorded(study_dir: Path, number: int) -> tuple[dict | None, dict[int, Metrics]]:  # type: ignore[type-arg]
+def _recorded(study_dir: Path, number: int) -> tuple[dict[str, Any] | None, dict[int, Metrics]]:
     config, reports = None, {}
     for event in EventLog.read(study_dir / "events.jsonl")[0]:
         if event.get("trial") == number and "repeat" not in event:
@@ -70,5 +71,3 @@ def _recorded(study_dir: Path, number: int) -> tuple[dict | None, dict[int, Metr
             elif event["event"] == "report":
                 reports[event["epoch"]] = event["metrics"]
     return config, reports
-
-

@@ -31,15 +31,21 @@ def show_plan(experiment: Experiment, manifest: Manifest, config: Any, data: Any
         table.add_column(column, overflow="fold")
     for key, value in manifest.base.items():
         ranges = [f"{show(d)}{f'  ({c})' if c else ''}" for c, d in spaces.get(key, [])]
-        table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value), "pinned" if key in manifest.pins else "\n".join(ranges))
+        table.add_row(
+            key, f"{value:.6g}" if isinstance(value, float) else str(value), "pinned" if key in manifest.pins else "\n".join(ranges)
+        )
     out.print(table)
     all_rungs = rungs(config.train.epochs)
-    out.print(f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best third there; {config.train.epochs} epochs in all")
+    out.print(
+        f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best third there; {config.train.epochs} epochs in all"
+    )
     cost = profile(experiment, config, data)
     expected = expected_epochs(all_rungs, config.train.epochs)
     full = 1 + 2 * options.repeats  # trial 0, and the repeats of the verdict
     epochs = full * config.train.epochs + max(0, options.trials - 1) * expected
-    out.print(f"resources: {'1 GPU' if cost['gpu'] else f'{config.train.threads} CPU thread(s)'} per trial, {cost['parameters'] / 1e6:.2f} M parameters")
+    out.print(
+        f"resources: {'1 GPU' if cost['gpu'] else f'{config.train.threads} CPU thread(s)'} per trial, {cost['parameters'] / 1e6:.2f} M parameters"
+    )
     out.print(
         f"estimate from one profiled step ({cost['step_s'] * 1e3:.0f} ms) and one validation ({cost['validation_s']:.1f} s): "
         f"{cost['epoch_s']:.1f} s an epoch, {epochs:.0f} epochs with pruning and {2 * options.repeats} repeats, "
@@ -63,7 +69,7 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
         runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(config.seed)
-        trainable = experiment.trainable(config, data).to(runtime.device)  # type: ignore[call-arg]
+        trainable = experiment.trainable(config, data).to(runtime.device)
         optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
         sampler = Sampler(len(data.train), config.train.batch_size, config.seed)
         per_epoch = steps_per_epoch(config, len(data.train))

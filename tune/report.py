@@ -6,7 +6,7 @@ from pathlib import Path
 # Python puts this file's folder first on the path, where `tune/search.py` would be a module `search`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from typing import Annotated  # noqa: E402
+from typing import Annotated, Any  # noqa: E402
 
 import optuna  # noqa: E402
 import typer  # noqa: E402
@@ -45,23 +45,27 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     if study is None:
         for folder in studies(Path(storage).expanduser().resolve()):
             manifest = read_manifest(folder / "study.json")
-            out.print(f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, begun {manifest.created}")
+            out.print(
+                f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, begun {manifest.created}"
+            )
         return
     folder = _folder(storage, study)
     manifest = read_manifest(folder / "study.json")
     events, _ = EventLog.read(folder / "events.jsonl")
-    trials: dict[int, dict] = {}  # type: ignore[type-arg]
+    trials: dict[int, dict[str, Any]] = {}
     tags: dict[str, str] = {}
     for event in events:
         if event["event"] == "summary":
             tags |= event["tags"]
         elif event.get("trial") is not None and "repeat" not in event and event["event"] in ("start", "report", "end"):
-            trials.setdefault(event["trial"], {"state": "open", "epochs": 0, "value": None}).update(_known(event, manifest.objective))
+            trials.setdefault(event["trial"], {"state": "open", "epochs": 0, "value": None}).update(_known(event))
     table = Table(box=None, pad_edge=False, header_style="bold")
     searched = list(manifest.space)
     for column in ("trial", "state", "epochs", manifest.objective, *searched):
         table.add_column(column, overflow="fold")
-    ranked = sorted(trials.items(), key=lambda item: (item[1]["state"] != "COMPLETE", -(item[1]["value"] if item[1]["value"] is not None else -1)))
+    ranked = sorted(
+        trials.items(), key=lambda item: (item[1]["state"] != "COMPLETE", -(item[1]["value"] if item[1]["value"] is not None else -1))
+    )
     for number, trial in ranked[:_TOP]:
         value = "" if trial["value"] is None else f"{trial['value']:.4f}"
         params = [_brief(trial["config"].get(name)) for name in searched] if "config" in trial else []
@@ -71,7 +75,11 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     if len(ranked) > _TOP:
         out.print(f"... and {len(ranked) - _TOP} more")
     epochs = sum(trial["epochs"] for trial in trials.values())
-    out.print(f"{len(trials)} trials, {epochs} epochs; pruning saved {1 - epochs / (len(trials) * manifest.base['train.epochs']):.0%}" if trials else "no trial yet")
+    out.print(
+        f"{len(trials)} trials, {epochs} epochs; pruning saved {1 - epochs / (len(trials) * manifest.base['train.epochs']):.0%}"
+        if trials
+        else "no trial yet"
+    )
     for number, trial in sorted(trials.items()):
         if trial["state"] == "FAIL":
             out.print(f"trial {number} failed: {trial['reason']}", markup=False)
@@ -79,7 +87,7 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
         out.print(tags["verdict"], markup=False)
 
 
-def _known(event: dict, objective: str) -> dict:  # type: ignore[type-arg]
+def _known(event: dict[str, Any]) -> dict[str, Any]:
     if event["event"] == "start":
         return {"config": event["config"]}
     if event["event"] == "report":

@@ -105,7 +105,7 @@ def execute(options: Options) -> int:
     if options.trial is not None:
         return _replay(options, experiment, storage)
     preset, base, pins = resolve(options, experiment)
-    config = build(experiment.config, base)
+    config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
     name = options.study or experiment.name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -174,7 +174,9 @@ def _conclude(study: Study, console: Console, pictures: Any) -> None:
     if number is not None:
         study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
         best = study.frozen_trials()[number]
-        console.line(f"best trial {number}: {study.objective} {best.value:.4f} with " + ", ".join(f"{k}={_brief(v)}" for k, v in best.params.items()))
+        console.line(
+            f"best trial {number}: {study.objective} {best.value:.4f} with " + ", ".join(f"{k}={_brief(v)}" for k, v in best.params.items())
+        )
     if found is not None:
         console.line(found.sentence)
         study.summarize(found.metrics(), verdict=found.sentence)
@@ -216,7 +218,7 @@ def parse_pins(settings: list[str], experiment: Experiment) -> dict[str, Any]:
 
 
 def parse_duration(text: str | None) -> float | None:
-    """"90s", "30m", "2h", "1.5h" -> seconds."""
+    """ "90s", "30m", "2h", "1.5h" -> seconds."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())

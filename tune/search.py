@@ -58,7 +58,7 @@ class StudySearcher(_Unpickled, Searcher):
         super().__init__(metric=None, mode=None)
         self.study = study
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         work = self.study.next_work()
         if work == "wait":
             return None
@@ -159,11 +159,11 @@ def start_ray() -> bool:
     if ray.is_initialized():
         return False
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level="error")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return False
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
     ray.init(
-        address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level="error",
+        address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         object_store_memory=128 * 2**20, configure_logging=False,
     )  # fmt: skip
     return True

@@ -70,7 +70,7 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Outcome":
-        return cls(**{k: fields.get(k) for k in ("state", "value", "reason", "error")}, metrics=fields.get("metrics") or {})
+        return cls(fields["state"], fields.get("value"), fields.get("reason"), fields.get("metrics") or {}, fields.get("error"))
 
 
 class Study:
@@ -80,7 +80,7 @@ class Study:
         self.directory, self.experiment, self.manifest = directory, experiment, manifest
         self.trials, self.repeats = trials, repeats
         self.objective = manifest.objective
-        self.base = build(experiment.config, manifest.base)
+        self.base: Any = build(experiment.config, manifest.base)
         self.pins = manifest.pins
         self.observers: list[Observer] = []
         self.stopping = False
@@ -90,7 +90,9 @@ class Study:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise UserError(f"study {manifest.name!r} is being run by another process; wait for it, or choose another --study name") from None
+            raise UserError(
+                f"study {manifest.name!r} is being run by another process; wait for it, or choose another --study name"
+            ) from None
         self._load_diary()
         self.log = EventLog(directory / "events.jsonl")
         self.optuna = optuna.create_study(
@@ -101,7 +103,14 @@ class Study:
 
     @classmethod
     def open(
-        cls, directory: Path, experiment: Experiment, manifest: Manifest, *, trials: int, repeats: int = 3, observers: list[Observer] | None = None
+        cls,
+        directory: Path,
+        experiment: Experiment,
+        manifest: Manifest,
+        *,
+        trials: int,
+        repeats: int = 3,
+        observers: list[Observer] | None = None,
     ) -> "Study":
         """Create the study in `directory`, or go on with the one that is there.
 
@@ -113,7 +122,9 @@ class Study:
             manifest = manifest.reconcile_with(directory / "study.json")
             study = cls(directory, experiment, manifest, trials=trials, repeats=repeats)
         except OSError as error:
-            raise UserError(f"cannot write to {error.filename or directory}: {error.strerror}; choose another place with --storage") from None
+            raise UserError(
+                f"cannot write to {error.filename or directory}: {error.strerror}; choose another place with --storage"
+            ) from None
         study.observers += observers or []
         if not study._diary_has_study:
             data = manifest.data
@@ -132,7 +143,7 @@ class Study:
         self._diary_has_study = False
         path = self.directory / "events.jsonl"
         for event in EventLog.read(path)[0] if path.exists() else []:
-            key = (event.get("trial"), event.get("repeat"))
+            key: Any = (event.get("trial"), event.get("repeat"))
             if event["event"] == "report":
                 self._epochs[key] = event["epoch"]
             elif event["event"] == "start":
@@ -171,7 +182,7 @@ class Study:
             else:
                 self._interrupted.append(trial)
 
-    def next_work(self) -> Work | None | Literal["wait"]:
+    def next_work(self) -> Work | Literal["wait"] | None:
         """The next fit to do; "wait" while running trials decide what is next; None when all is done."""
         if self.stopping:
             return None
@@ -195,7 +206,7 @@ class Study:
         self._running[trial.number, None] = trial
         return self._work("trial", trial.number, self.base.seed, config)
 
-    def _next_repeat(self) -> Work | None | Literal["wait"]:
+    def _next_repeat(self) -> Work | Literal["wait"] | None:
         """Trial 0's repeats fill the time until the last trial ends; then the best trial's."""
         searching = any(repeat is None and number != BASELINE for number, repeat in self._running)
         numbers = [0] if searching else list(dict.fromkeys([0, self.best_number()]))

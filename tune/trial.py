@@ -14,7 +14,7 @@ from trainables.config import build
 from trainables.engine import BEST, fit
 from trainables.errors import TrialFailed, UserError
 from tune.experiments import Experiment
-from tune.study import Outcome, Work
+from tune.study import Outcome, State, Work
 
 BASELINE_SEEDS = 3
 
@@ -30,7 +30,7 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
             return _fit(experiment, work, runtime)
     except TrialFailed as failure:
         # Divergence and collapse are the configuration's fault, which the sampler is to learn; memory and data are not.
-        state = "PRUNED" if failure.reason in ("nan", "collapse") else "FAIL"
+        state: State = "PRUNED" if failure.reason in ("nan", "collapse") else "FAIL"
         return Outcome(state, reason=failure.reason, error=failure.message or None)
     except Exception as error:
         return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
@@ -64,21 +64,17 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
 
 
 def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable:
-    config = build(experiment.config, flat)
+    config: Any = build(experiment.config, flat)
     torch.set_num_threads(config.train.threads)
-    data = _dataset(experiment.trainable, config)
+    data = _dataset(experiment.trainable, config.data)
     torch.manual_seed(config.seed)
-    return experiment.trainable(config, data).to(runtime.device)  # type: ignore[call-arg]
+    return experiment.trainable(config, data).to(runtime.device)
 
 
 @functools.lru_cache(maxsize=2)
-def _load(trainable: type[Trainable], data_config: Any) -> Any:
-    return trainable.load_data(data_config)
-
-
-def _dataset(trainable: type[Trainable], config: Any) -> Any:
+def _dataset(trainable: type[Trainable], data_config: Any) -> Any:
     """The data set, kept by a warm process from trial to trial."""
     try:
-        return _load(trainable, config.data)
+        return trainable.load_data(data_config)
     except UserError as error:
         raise TrialFailed("data", str(error)) from error
