@@ -22,8 +22,8 @@ def decode(
     """Reads JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) in any colour mode.
 
     EXIF orientation is applied, transparency is laid over white, CMYK goes to RGB, 16-bit grayscale is divided by 257 and rounded, gray
-    is repeated over the channels. Cropping the largest centred square before resizing equals "shorter side to S, then centre crop" without its
-    rounding of the longer side.
+    is repeated over the channels. Cropping the largest centred square before resizing equals "shorter side to S, then centre crop"
+    without its rounding of the longer side.
 
     Raises:
         CorruptImage: zero bytes, not an image, truncated, too large, or a mode without a defined conversion.
