@@ -233,6 +233,9 @@ def test_one_of_applies_exactly_one() -> None:
     applied = torch.stack([draws.crop, draws.hflip, draws.jitter])
     assert (applied.sum(0) == 1).all()
     assert chisquare(applied.sum(1).numpy()).pvalue > SIGNIFICANCE
+    boxes = draws.boxes((20, 30), 4 / 3)
+    assert (boxes[~draws.crop] == torch.tensor([0, 0, 20, 30])).all()
+    assert (boxes[draws.crop, 2:].float().prod(1) < 0.9 * 20 * 30).float().mean() > 0.5
 
 
 # ------------------------------------------------------------------ draws
@@ -297,6 +300,8 @@ def test_the_callers_images_are_not_written_to() -> None:
             out = Augment(policy, 32)(images, generator())
             assert torch.equal(images, before)
             assert out.data_ptr() != images.data_ptr()
+        evaluation_view(images, 32, "half")
+        assert torch.equal(images, before)
 
 
 def test_uint8_and_float_images_give_the_same_views() -> None:
