@@ -206,12 +206,13 @@ def shared_view(study: Event, study_id: str) -> str:
     """
     objective, best = mlflow_key(study["objective"]), f"best/{mlflow_key(study['objective'])}"
     searched = [mlflow_key(name) for name in study["searched"]]
-    rates = [name for name in searched if name.endswith("lr")]
+    logs = [f"log10/{name}" for name in searched if name.endswith(LOGARITHMIC)]
+    plain = [name for name in searched if not name.endswith(LOGARITHMIC)]
     ascending = study["direction"] == "minimize"
     section = "vistune"
     charts: list[dict[str, Any]] = [
-        {"type": "PARALLEL", "selectedParams": searched[:8], "selectedMetrics": [best], "showAllRuns": True},
-        *({"type": "SCATTER", "xaxis": _axis(f"log10/{name}"), "yaxis": _axis(best)} for name in rates[:2]),
+        {"type": "PARALLEL", "selectedParams": plain[:6], "selectedMetrics": [*logs[:3], best], "showAllRuns": True},
+        *({"type": "SCATTER", "xaxis": _axis(name), "yaxis": _axis(best)} for name in logs[:2]),
         {"type": "LINE", "metricKey": objective, "selectedMetricKeys": [objective], "xAxisKey": "step", "selectedXAxisMetricKey": ""}
         | {"xAxisScaleType": "linear", "scaleType": "linear", "lineSmoothness": 0},
         {"type": "BAR", "metricKey": best},

@@ -1,0 +1,164 @@
+"""`make ui`: MLflow in the browser, opened on the trials of a study.
+
+    python -m tune.ui [--storage runs] [--port 5000]
+
+MLflow's own start page shows one collapsed row per study; the links printed here open a view that was prepared for the study
+(`tune.projection.shared_view`): its trials, best first, with charts.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from urllib.parse import quote
+
+from trainables.errors import UserError
+from tune.events import EventLog
+from tune.tracking import Tracker, default_uri, saved_state, without_password
+
+__all__ = ["deep_link", "main", "serve", "study_links"]
+
+START_S = 120.0  # a server on a busy machine takes a while to import MLflow
+LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+
+
+def deep_link(base_url: str, experiment_id: str, study_id: str, charts: bool = True) -> str:
+    """Address of the prepared view of one study: charts beside the list of trials, or the table alone."""
+    view = f"viewStateShareKey={quote(study_id)}&workflowType=machine_learning" + ("&compareRunsMode=CHART" if charts else "")
+    return f"{base_url.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{view}"
+
+
+def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]:
+    """(study, deep link) of every study in `storage` that MLflow knows, newest first. Sends first what MLflow lacks."""
+    links = []
+    for log in sorted(storage.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True):
+        state = saved_state(log.parent, uri)
+        if EventLog.read(log, state.get("offset", 0), limit=1)[0]:
+            try:
+                Tracker(log.parent, uri).sync()
+            except UserError as error:  # a study that runs now sends its own events
+                print(f"{log.parent.name}: {error}", file=sys.stderr)
+            state = saved_state(log.parent, uri)
+        if state:
+            links.append((log.parent.name, deep_link(base_url, state["experiment_id"], state["study_id"])))
+    return links
+
+
+@contextmanager
+def serve(uri: str, storage: Path, port: int) -> Iterator[str]:
+    """A light MLflow server on 127.0.0.1 (one worker, no job runner, no telemetry); its address, once it answers. Ends with the block.
+
+    Raises:
+        UserError: the port is taken, or the server did not start.
+    """
+    _check_port(port)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "-w", "1"]
+    command += ["--artifacts-destination", (storage / "mlartifacts").as_uri()]
+    with tempfile.TemporaryFile("w+") as output:
+        server = subprocess.Popen(command, env=LIGHT | os.environ, stdout=output, stderr=output, start_new_session=True)
+        try:
+            _wait(server, f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        except _DidNotStart as error:
+            output.seek(0)
+            lines = output.read().strip().splitlines() or ["no output"]
+            raise UserError(f"the MLflow server did not start ({error}): {lines[-1]}") from None
+        finally:
+            _end(server)
+
+
+class _DidNotStart(Exception):
+    pass
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"port {port} cannot be used ({error}): choose another one with `python -m tune.ui --port {port + 1}`"
+            ) from None
+
+
+def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
+    limit = time.monotonic() + START_S
+    while time.monotonic() < limit:
+        if server.poll() is not None:
+            raise _DidNotStart(f"exit code {server.returncode}")
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise _DidNotStart(f"no answer in {START_S:.0f} s")
+
+
+def _end(server: "subprocess.Popen[bytes]") -> None:
+    """End the server and its worker: they are a process group of their own."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(server.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            server.wait(5)
+        except subprocess.TimeoutExpired:
+            continue
+    server.wait()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; the exit code is 0 after Ctrl-C and 2 for wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m tune.ui", description="MLflow in the browser, opened on the trials of each study.")
+    parser.add_argument("--storage", type=Path, default=Path("runs"), help="folder of the studies (default: runs)")
+    parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: 5000)")
+    options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _show(options.storage.absolute(), options.port)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 0
+
+
+def _show(storage: Path, port: int) -> int:
+    if not any(storage.glob("*/events.jsonl")):
+        raise UserError(f"no study in {storage}: run `python tune/run.py ssl`, or name the folder with --storage")
+    uri = default_uri(storage)
+    if uri.startswith("http"):
+        _print(study_links(storage, uri, without_password(uri)))
+        return 0
+    _check_port(port)
+    links = study_links(storage, uri, f"http://127.0.0.1:{port}")
+    with serve(uri, storage, port) as address:
+        _print(links)
+        print(f"MLflow is on {address}; Ctrl-C ends it", flush=True)
+        signal.pause()
+    return 0
+
+
+def _print(links: list[tuple[str, str]]) -> None:
+    width = max((len(name) for name, _ in links), default=0)
+    for name, link in links:
+        print(f"{name:<{width}}  {link}", flush=True)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
