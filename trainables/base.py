@@ -100,7 +100,7 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features (n, D) float32 and labels (n,) of the validation split, for pictures."""
+        """Features (n, D) float32 and labels (n,) of the validation split, for pictures; `data.classes` names the labels."""
 
     @abstractmethod
     def export(self, path: Path, meta: dict[str, Any]) -> None:

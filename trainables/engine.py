@@ -229,7 +229,8 @@ def _keep_embeddings(trainable: Trainable, directory: Path, epoch: int) -> None:
     """For pictures, which another process draws."""
     features, labels = trainable.embeddings()
     labels = np.full(len(features), -1) if labels is None else labels
-    np.savez(directory / f"embeddings-{epoch:04d}.npz", features=features, labels=labels, epoch=epoch)
+    names = np.array(getattr(trainable.data, "classes", ()), dtype=str)
+    np.savez(directory / f"embeddings-{epoch:04d}.npz", features=features, labels=labels, epoch=epoch, names=names)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

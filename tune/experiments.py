@@ -42,7 +42,11 @@ EXPERIMENTS: dict[str, Experiment] = {
         space=ssl,
         presets={
             "tiny": _UNTUNED | {
-                "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny", "head.projection_size": 128, "head.hidden_size": 512,
+                "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny",
+                "backbone.width": 24,
+                "backbone.pool": 2,
+                "val.knn_k": 20,
+                "train.channels_last": True, "head.projection_size": 128, "head.hidden_size": 512,
                 "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 128,
             },
             "full": _UNTUNED | {

@@ -48,7 +48,7 @@ class Pictures:
             command = [sys.executable, "-m", "trainables.plots", *map(str, embeddings), str(folder / "plots")]
             try:
                 # Beside training, not before it: idle time of the machine only.
-                subprocess.run(command, preexec_fn=lambda: os.nice(19), capture_output=True, timeout=_TIMEOUT_S, check=True)
+                subprocess.run(command, preexec_fn=lambda: os.nice(19), capture_output=True, timeout=_TIMEOUT_S, check=False)
             except (OSError, subprocess.SubprocessError):
                 continue  # a picture is not worth a study
             for picture in sorted(folder.glob("plots/*.png")):
