@@ -23,12 +23,13 @@ TOLERANCE = 2e-5
 SIGNIFICANCE = 1e-3
 """Of the distribution tests; seeds are fixed, so they pass or fail once and for all."""
 EVERYTHING = AugmentConfig(
-    crop_scale_min=0.1, crop_scale_max=0.9, crop_ratio=2.0, hflip=0.5, vflip=0.5, rot90=0.7, jitter=0.8, brightness=0.8, contrast=0.8,
+    crop_scale_min=0.1, crop_scale_max=0.9, crop_ratio=2.0, hflip=0.5, vflip=0.5, rot90=0.7, rotate=40.0, jitter=0.8, brightness=0.8, contrast=0.8,
     saturation=0.8, hue=0.5, grayscale=0.3, blur=0.6, solarize=0.4, solarize_threshold=0.6, normalize="half",
 )  # fmt: skip
 POLICIES = [(f"{name}-{view}", policy) for name, views in PRESETS.items() for view, policy in enumerate(views)] + [
     ("everything", EVERYTHING),
-    ("colour-only", replace(EVERYTHING, crop_scale_min=1.0, crop_scale_max=1.0, hflip=0.0, vflip=0.0, rot90=0.0)),
+    ("rotation-only", AugmentConfig(rotate=180.0)),
+    ("colour-only", replace(EVERYTHING, crop_scale_min=1.0, crop_scale_max=1.0, hflip=0.0, vflip=0.0, rot90=0.0, rotate=0.0)),
     ("no-hue", replace(EVERYTHING, hue=0.0)),
     ("hue-only", replace(EVERYTHING, brightness=0.0, contrast=0.0, saturation=0.0)),
 ]
@@ -65,6 +66,7 @@ def reference(image: Tensor, draws: Draws, i: int, policy: AugmentConfig, size: 
     x = F.horizontal_flip(x) if draws.hflip[i] else x
     x = F.vertical_flip(x) if draws.vflip[i] else x
     x = torch.rot90(x, int(draws.turns[i]), (-2, -1))
+    x = F.rotate(x, draws.angle[i].item(), F.InterpolationMode.BILINEAR) if policy.rotate else x
     if draws.jitter[i]:
         for kind in draws.order[i].tolist():
             factor = draws.factors[i, kind].item()
@@ -101,6 +103,16 @@ def test_crop_resize_flip_equal_torchvision(height: int, width: int, size: int) 
         theirs = F.resized_crop(images[i], int(top[i]), int(left[i]), int(h[i]), int(w[i]), [size, size], antialias=True)
         theirs = F.vertical_flip(theirs) if up[i] else theirs
         theirs = F.horizontal_flip(theirs) if right[i] else theirs
+        torch.testing.assert_close(ours[i], theirs, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (28, 40), (41, 7)])
+def test_rotation_equals_torchvision(height: int, width: int) -> None:
+    images = pictures(9, height, width).float() / 255
+    degrees = torch.tensor([0.0, 0.3, -15.0, 15.0, 45.0, -90.0, 133.0, 180.0, -180.0])
+    ours = image_ops.rotate(images, degrees)
+    for i in range(9):
+        theirs = F.rotate(images[i], degrees[i].item(), F.InterpolationMode.BILINEAR)
         torch.testing.assert_close(ours[i], theirs, rtol=0, atol=TOLERANCE)
 
 
@@ -212,6 +224,13 @@ def test_jitter_is_distributed_as_in_torchvision() -> None:
     codes, counts = np.unique(draws.order.numpy() @ [64, 16, 4, 1], return_counts=True)
     assert len(codes) == 24
     assert chisquare(counts).pvalue > SIGNIFICANCE
+
+
+def test_angles_are_distributed_as_in_torchvision() -> None:
+    angles = Augment(replace(EVERYTHING, rotate=30.0), 32).draw(4000, generator(8)).angle
+    torch.manual_seed(9)
+    theirs = v2.RandomRotation(30.0)
+    assert ks_2samp(angles, [theirs.make_params([])["angle"] for _ in range(4000)]).pvalue > SIGNIFICANCE
 
 
 def test_blur_and_turns_are_uniform_and_probabilities_hold() -> None:

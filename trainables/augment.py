@@ -3,8 +3,8 @@
 >>> views = [Augment(policy, image_size=128) for policy in PRESETS["byol"]]
 >>> first, second = (view(images, generator) for view in views)  # images (B, 3, H, W) uint8 -> 2 x (B, 3, 128, 128) float32
 
-The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B): crop and resize, flips, colour
-jitter, grayscale, blur, solarize, normalise. Parameters are drawn apart from their use, so that a batch can be split, moved or repeated.
+The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B): crop and resize, flips (then
+rotation, which neither paper has), colour jitter, grayscale, blur, solarize, normalise. Parameters are drawn apart from their use, so that a batch can be split, moved or repeated.
 """
 
 import math
@@ -31,6 +31,7 @@ from trainables.image_ops import (
     on_chosen,
     resample,
     resize_taps,
+    rotate,
     solarize_,
     standardize_,
     unit_float,
@@ -60,6 +61,8 @@ class AugmentConfig:
     """Probability of swapping top and bottom, [0, 1]."""
     rot90: Probability = 0.0
     """Probability of a turn by 90, 180 or 270 degrees (equally likely), [0, 1]."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Angle of a turn uniform in [-x, x], degrees, [0, 180]; the corners that come free are black."""
     jitter: Probability = 0.0
     """Probability of colour jitter: brightness, contrast, saturation and hue in random order, [0, 1]."""
     brightness: Annotated[float, Field(ge=0)] = 0.0
@@ -131,6 +134,7 @@ class Draws:
     hflip: Tensor  # (B,) bool
     vflip: Tensor  # (B,) bool
     turns: Tensor  # (B,) int64, quarter turns counter-clockwise, 0-3
+    angle: Tensor  # (B,) of the rotation, degrees counter-clockwise
     jitter: Tensor  # (B,) bool
     order: Tensor  # (B, 4) int64, a permutation of 0 brightness, 1 contrast, 2 saturation, 3 hue
     factors: Tensor  # (B, 4) of brightness, contrast, saturation, hue
@@ -177,10 +181,10 @@ class Augment:
         """Parameters for `batch_size` images from a CPU generator. Every policy consumes the same random numbers, so a change of one
         setting leaves the draws of all others as they were."""
         c = self.config
-        areas, ratios, at, order, factors, rest = torch.rand(batch_size, 2 * ATTEMPTS + 20, generator=generator).split(
-            (ATTEMPTS, ATTEMPTS, 2, 4, 4, 10), 1
+        areas, ratios, at, order, factors, rest = torch.rand(batch_size, 2 * ATTEMPTS + 21, generator=generator).split(
+            (ATTEMPTS, ATTEMPTS, 2, 4, 4, 11), 1
         )
-        hflip, vflip, rot90, turn, jitter, grayscale, blur, sigma, solarize, choice = rest.unbind(1)
+        hflip, vflip, rot90, turn, jitter, grayscale, blur, sigma, solarize, choice, angle = rest.unbind(1)
         third = (choice * 3).long() if c.one_of else None
         strengths = torch.tensor([c.brightness, c.contrast, c.saturation, c.hue])
         centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
@@ -193,6 +197,7 @@ class Augment:
             hflip=(hflip < c.hflip) if third is None else (third == 1) & (hflip < c.hflip),
             vflip=vflip < c.vflip,
             turns=torch.where(rot90 < c.rot90, 1 + (turn * 3).long(), 0),
+            angle=c.rotate * (2 * angle - 1),
             jitter=(jitter < c.jitter) if third is None else (third == 2) & (jitter < c.jitter),
             order=order.argsort(1),
             factors=low + (centre + strengths - low) * factors,
@@ -258,6 +263,7 @@ class _Plan:
                 *resize_taps(left, width, left_right, augment.image_size, image_size[1]),
             )
         self.quarter = draws.turns % 2 == 1
+        self.angle = draws.angle.to(device, non_blocking=True)
         self.hue_ends = torch.bincount(hue_at, minlength=5).cumsum(0)[:4].tolist()
         self.shares = blend_shares(draws.order, draws.factors).to(device, non_blocking=True)
         self.hue = draws.factors[:, HUE].to(device, non_blocking=True)
@@ -269,6 +275,8 @@ class _Plan:
         c, draws = self.augment.config, self.draws
         x = self._resample(images, part)  # axes swapped until the blur: (n, 3, x, y)
         x = on_chosen(x, self.quarter[part], lambda y, _: y.mT.contiguous())
+        if c.rotate:
+            x = rotate(x, -self.angle[part])  # counter-clockwise is clockwise where the axes are swapped
         self._jitter_(x, part)
         x = on_chosen(x, draws.grayscale[part], lambda y, _: y.copy_(gray(y)))
         sigma, blurred = self.sigma[part], draws.blur[part]

@@ -65,6 +65,8 @@ class ViewConfig:
     """Probability of a vertical flip."""
     rot90: Probability | None = None
     """Probability of a turn by 90, 180 or 270 degrees."""
+    rotate: Annotated[float, Field(ge=0, le=180)] | None = None
+    """Largest angle of a rotation either way, in degrees. Not in the BYOL paper."""
     jitter: Probability | None = None
     """Probability of colour jitter."""
     brightness: Annotated[float, Field(ge=0, le=1)] | None = None

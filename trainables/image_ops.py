@@ -110,6 +110,19 @@ def resample(
     return weighted_rows(weighted_rows(images, *vertical).mT.contiguous(), *horizontal)
 
 
+def rotate(
+    images: Tensor,  # (B, C, H, W) float
+    degrees: Tensor,  # (B,) counter-clockwise
+) -> Tensor:
+    """Turn each image about its centre, bilinear; what comes in from outside is black. (B, C, H, W)."""
+    height, width = images.shape[-2:]
+    cos, sin, zero = degrees.deg2rad().cos(), degrees.deg2rad().sin(), torch.zeros_like(degrees)
+    # Where an output pixel comes from, in coordinates that reach from -1 to 1 along both axes.
+    inverse = torch.stack([cos, -sin * (height / width), zero, sin * (width / height), cos, zero], 1).view(-1, 2, 3)
+    grid = functional.affine_grid(inverse, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
 def gaussian_blur(
     images: Tensor,  # (B, C, H, W)
     sigma: Tensor,  # (B,) standard deviation in pixels, > 0

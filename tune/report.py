@@ -60,16 +60,15 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
         elif event.get("trial") is not None and "repeat" not in event and event["event"] in ("start", "report", "end"):
             trials.setdefault(event["trial"], {"state": "open", "epochs": 0, "value": None}).update(_known(event))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    searched = list(manifest.space)
-    for column in ("trial", "state", "epochs", manifest.objective, *searched):
-        table.add_column(column, overflow="fold")
-    ranked = sorted(
-        trials.items(), key=lambda item: (item[1]["state"] != "COMPLETE", -(item[1]["value"] if item[1]["value"] is not None else -1))
-    )
+    for column in ("trial", "state", "epochs", manifest.objective):
+        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
+    table.add_column("departs from the default in", overflow="fold")
+    ranked = sorted(trials.items(), key=lambda item: (item[1]["state"] != "COMPLETE", -_value(item[1])))
     for number, trial in ranked[:_TOP]:
         value = "" if trial["value"] is None else f"{trial['value']:.4f}"
-        params = [_brief(trial["config"].get(name)) for name in searched] if "config" in trial else []
-        table.add_row(str(number), trial["state"], str(trial["epochs"]), value, *params)
+        config = trial.get("config", {})
+        departures = ", ".join(f"{k}={_brief(config[k])}" for k in manifest.space if k in config and config[k] != manifest.base[k])
+        table.add_row(str(number), trial["state"], str(trial["epochs"]), value, departures or "(the default)")
     out.print(f"study {study}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, seed {manifest.seed}")
     out.print(table)
     if len(ranked) > _TOP:
@@ -93,6 +92,10 @@ def _known(event: dict[str, Any]) -> dict[str, Any]:
     if event["event"] == "report":
         return {"epochs": event["epoch"]}
     return {"state": event["state"], "value": event["value"], "reason": event["reason"]}
+
+
+def _value(trial: dict[str, Any]) -> float:
+    return -1.0 if trial["value"] is None else float(trial["value"])
 
 
 def _brief(value: object) -> str:
