@@ -23,7 +23,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
 }
 os.environ |= {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
 
@@ -125,6 +124,8 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
     gpus = _gpus(gpus_per_worker)
     fits = int(ray.cluster_resources().get("GPU", 0) // gpus if gpus else ray.cluster_resources()["CPU"] // cpus)
     limit = max(1, concurrent or fits)
+    # All processes start at once. One at a time, the start of the second is called off whenever a short trial frees the first.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
 
     def work(config: dict[str, Any]) -> None:
         run_in_tune(experiment, config)
