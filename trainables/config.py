@@ -14,7 +14,8 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from types import NoneType
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as _pydantic_dataclass
@@ -63,11 +64,19 @@ def build(cls: type[C], flat: Mapping[str, Any]) -> C:
         node = tree
         for name in parents:
             node = node.setdefault(name, {})
-        node[leaf] = None if value == "none" else value
+        node[leaf] = None if value == "none" and _admits_none(cls, key) else value
     try:
         return cls(**tree)
     except ValidationError as error:
         raise UserError("; ".join(_one_line(e) for e in error.errors())) from None
+
+
+def _admits_none(cls: type, key: str) -> bool:
+    """Whether the word `none` stands for None here; elsewhere it may be a name."""
+    *parents, leaf = key.split(".")
+    for name in parents:
+        cls = get_type_hints(cls)[name]
+    return NoneType in get_args(get_type_hints(cls)[leaf])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

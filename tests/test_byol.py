@@ -1,0 +1,205 @@
+"""BYOL against the paper's formulas and against what the package gets wrong."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from byol_pytorch.byol_pytorch import EMA, update_moving_average
+from torch import nn
+from torch.nn import functional
+
+from trainables.augment import PRESETS
+from trainables.backbones import BackboneConfig, load_backbone_state
+from trainables.base import TrainConfig
+from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
+from trainables.data import DataConfig, DataSet, Split, load_dataset
+from trainables.engine import BEST, StepRunner, fit, generator
+from trainables.errors import TrialFailed
+from trainables.optim import OptimConfig, build_optimizer
+from tune.runtimes import LocalRuntime
+
+SMALL = BYOLConfig(
+    data=DataConfig(name="digits", image_size=16),
+    backbone=BackboneConfig(width=8),
+    head=HeadConfig(projection_size=16, hidden_size=32, tau0=0.9),
+    train=TrainConfig(epochs=3, epoch_images=128, batch_size=32),
+    val=ValidationConfig(knn_k=5, probe_steps=5),
+    optim=OptimConfig(name="sgd", lr=0.05),
+)
+
+
+def byol(config: BYOLConfig = SMALL, data: DataSet | None = None) -> BYOL:
+    torch.manual_seed(0)
+    return BYOL(config, data or load_dataset(config.data))
+
+
+def test_momentum_is_the_papers() -> None:
+    assert momentum_at(0, 100, 0.996) == pytest.approx(0.996)
+    assert momentum_at(100, 100, 0.996) == 1
+    assert momentum_at(50, 100, 0.99) == pytest.approx(1 - 0.01 * (math.cos(math.pi / 2) + 1) / 2)
+
+
+def test_moving_average_equals_the_packages() -> None:
+    model = byol()
+    for parameter in model.learner.online_encoder.parameters():
+        nn.init.normal_(parameter)
+    expected = copy.deepcopy(model.learner.target_encoder)
+    update_moving_average(EMA(0.97), expected, model.learner.online_encoder)
+    model.tau = 0.97
+    model.after_step()
+    for a, b in zip(model.learner.target_encoder.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_loss_is_equation_2() -> None:
+    """Both views through both networks: L = 2 - 2 cos(q(z), z'), symmetrised, averaged over images."""
+    model = byol()
+    model.eval()  # so that a second forward pass is the same
+    batch = model.draw(np.arange(8), generator(0, 1))
+    loss = model(batch)
+    one, two = (view.augment.apply(batch.images, draws) for view, draws in zip(model.views, batch.draws, strict=True))
+    learner = model.learner
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        return learner.online_predictor(learner.online_encoder(x)[0])
+
+    def target(x: torch.Tensor) -> torch.Tensor:
+        return learner.target_encoder(x)[0]
+
+    expected = (
+        4 - 2 * functional.cosine_similarity(predict(one), target(two)) - 2 * functional.cosine_similarity(predict(two), target(one))
+    ).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+def test_every_image_gets_views_of_its_own() -> None:
+    """The package's own augmentation draws once a batch: equal images would stay equal."""
+    model = byol()
+    batch = model.draw(np.zeros(16, dtype=int), generator(0, 1))
+    views = model.views[0].augment.apply(batch.images, batch.draws[0])
+    assert all(not torch.equal(views[0], view) for view in views[1:])
+
+
+def test_no_gradient_reaches_the_target_and_norms_do_not_decay() -> None:
+    model = byol()
+    groups = model.param_groups(0.1)
+    target = {id(p) for p in model.learner.target_encoder.parameters()}
+    assert not target & {id(p) for group in groups for p in group["params"]}
+    online = {id(p) for m in (model.learner.online_encoder, model.learner.online_predictor) for p in m.parameters()}
+    assert online == {id(p) for group in groups for p in group["params"]}
+    for group in groups:
+        assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
+
+
+def test_the_constructor_leaves_fresh_batchnorm_statistics() -> None:
+    for module in byol().modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert torch.equal(module.running_mean, torch.zeros_like(module.running_mean))  # type: ignore[arg-type]
+            assert module.num_batches_tracked == 0
+
+
+def test_package_defaults_that_are_not_byol_are_off() -> None:
+    model = byol()
+    assert not model.learner.online_encoder.use_simplicial_embeddings
+    assert model.learner.online_encoder.layer == -1
+    assert not model.learner.online_encoder.hook_registered
+    assert byol(
+        BYOLConfig(data=SMALL.data, backbone=SMALL.backbone, head=HeadConfig(simplicial=True))
+    ).learner.online_encoder.use_simplicial_embeddings
+
+
+def test_labels_do_not_reach_training(tmp_path: Path) -> None:
+    """The same images with shuffled labels give the same weights; without labels RankMe selects."""
+    data = load_dataset(SMALL.data)
+    labels = np.random.default_rng(0).permutation(data.train.labels)
+
+    def relabel(split: Split) -> Split:
+        return Split(split.images, labels, split.indices)
+
+    from dataclasses import replace
+
+    shuffled = replace(data, train=relabel(data.train), gallery=relabel(data.train), val=relabel(data.val), test=relabel(data.test))
+    bare = replace(data, gallery=None)
+    exports = []
+    for name, some in (("true", data), ("shuffled", shuffled), ("none", bare)):
+        (tmp_path / name).mkdir()
+        model = byol(data=some)
+        fit(model, SMALL, LocalRuntime(tmp_path / name, lambda epoch, metrics: True))
+        exports.append({k: v.clone() for k, v in model.backbone.state_dict().items()})
+        assert model.objective == ("val/rankme" if name == "none" else "val/knn_top1")
+    for other in exports[1:]:
+        assert all(torch.equal(other[k], v) for k, v in exports[0].items())
+
+
+def test_collapse_ends_the_trial() -> None:
+    model = byol()
+    fine, collapsed = {"val/std": 0.8}, {"val/std": 0.01}
+    model.check([fine, collapsed])
+    model.check([collapsed, fine, collapsed])
+    with pytest.raises(TrialFailed) as failure:
+        model.check([fine, collapsed, collapsed])
+    assert failure.value.reason == "collapse"
+
+
+def test_resume_is_exact_and_export_loads_into_a_clean_backbone(tmp_path: Path) -> None:
+    reports: dict[str, list[dict[str, float]]] = {"whole": [], "killed": []}
+
+    def run(name: str, die_after: int | None) -> BYOL:
+        def report(epoch: int, metrics: dict[str, float]) -> bool:
+            if epoch == die_after:
+                raise KeyboardInterrupt
+            reports[name].append({k: v for k, v in metrics.items() if not k.startswith("time/")})
+            return True
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        model = byol()
+        fit(model, SMALL, LocalRuntime(tmp_path / name, report))
+        return model
+
+    whole = run("whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", 2)
+    killed = run("killed", None)
+    assert reports["killed"] == reports["whole"]
+    for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    fresh = byol()
+    fresh.load_export(tmp_path / "whole" / BEST)
+    for key, value in load_backbone_state(tmp_path / "whole" / BEST).items():
+        assert torch.equal(fresh.backbone.state_dict()[key], value)
+
+
+def test_calibrated_baseline_follows_the_data() -> None:
+    model = byol()
+    model.calibrate()
+    features, _ = model._embed(model.data.train)
+    before = [m.running_mean.clone() for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]  # type: ignore[union-attr]
+    assert any(mean.abs().max() > 0.01 for mean in before)
+    assert torch.isfinite(features).all()
+
+
+def test_view_departures() -> None:
+    one, two = ViewConfig(policy="byol", crop_scale_min=0.5, strength=2.0, rot90=0.3).views()
+    paper_one, paper_two = PRESETS["byol"]
+    assert one.crop_scale_min == two.crop_scale_min == 0.5
+    assert one.brightness == 2 * paper_one.brightness
+    assert (one.blur, two.blur, two.solarize) == (paper_one.blur, paper_two.blur, paper_two.solarize)
+    assert one.rot90 == two.rot90 == 0.3
+    assert ViewConfig(policy="simclr", strength=2.0).views()[0].hue <= 0.5
+
+
+def test_one_step_lowers_the_loss_on_its_batch(tmp_path: Path) -> None:
+    model = byol()
+    optimizer = build_optimizer(model.param_groups(0.0), SMALL.optim)
+    runner = StepRunner(model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True), 100)
+
+    class Same:
+        def positions(self, step: int) -> np.ndarray:
+            return np.arange(32)
+
+    model.train()
+    losses = [float(runner.run(step, Same(), optimizer)) for step in range(30)]  # type: ignore[arg-type]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
