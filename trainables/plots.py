@@ -197,10 +197,11 @@ def _what(data: Embeddings) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Command form; the folder of each file is its picture's title. Returns 0, or 2 where a file was refused (the others are drawn)."""
+    """Command form. Returns 0, or 2 where a file was refused (the others are drawn)."""
     parser = argparse.ArgumentParser(prog="python -m trainables.plots", description="t-SNE and PCA pictures of embeddings files.")
     parser.add_argument("npz", nargs="+", type=Path, help="file with features (n, d), labels (n,), epoch")
     parser.add_argument("out_dir", type=Path, help="folder of the pictures; made if need be")
+    parser.add_argument("--title", help="default: the name of each file's folder")
     arguments = parser.parse_args(argv)
     status = 0
     drawn: dict[str, Path] = {}
@@ -209,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if npz.stem in drawn:
                 raise UserError(f"{str(npz)!r} would overwrite the pictures of {str(drawn[npz.stem])!r}; give each file a name of its own")
             drawn[npz.stem] = npz
-            for path in embedding_pictures(npz, arguments.out_dir, npz.resolve().parent.name):
+            for path in embedding_pictures(npz, arguments.out_dir, arguments.title or npz.resolve().parent.name):
                 print(path)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -117,7 +117,7 @@ class Console:
             text += f", best trial {best.number} {best.best:.4f}"
         here = ended - self._ended_before
         if here > 0 and ended < self.trials:
-            text += f", about {_duration((time.time() - self.started) / here * (self.trials - ended))} left"
+            text += f", about {_duration((time.time() - self.started) / here * (self.trials - ended))} of search left"
         return text
 
     def render(self) -> RenderableType:

@@ -45,7 +45,8 @@ class Pictures:
             embeddings = sorted(folder.glob("embeddings-*.npz"))
             if not embeddings:
                 continue
-            command = [sys.executable, "-m", "trainables.plots", *map(str, embeddings), str(folder / "plots")]
+            title = f"{self.study.manifest.name} trial {number}, validation images"
+            command = [sys.executable, "-m", "trainables.plots", "--title", title, *map(str, embeddings), str(folder / "plots")]
             try:
                 # Beside training, not before it: idle time of the machine only.
                 subprocess.run(command, preexec_fn=lambda: os.nice(19), capture_output=True, timeout=_TIMEOUT_S, check=False)
