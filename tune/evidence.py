@@ -1,6 +1,7 @@
 """What a study may claim: the best trial against the untuned default on the test split, over seeds that no search has used; and what it
 does not know."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +97,11 @@ def doubts(study: Study) -> list[str]:
     if number is None:
         return [*found, "no trial ran to the end, so there is no best one"]
     best = study.frozen_trials()[number]
+    untrained = study.summary.get(f"baseline/{study.objective}")
+    if untrained is not None and best.value is not None and best.value <= untrained:
+        found.append(
+            f"no trial beat the untrained network ({study.objective} {untrained:.4f}): nothing was learned; train longer or widen the space"
+        )
     found += [
         f"the best {name}={best.params[name]:g} lies at the edge of its range ({d.low:g} to {d.high:g}); widen the range or pin it beyond"
         for name, d in best.distributions.items()
@@ -108,7 +114,5 @@ def doubts(study: Study) -> list[str]:
 
 
 def _at_edge(value: Any, d: FloatDistribution | IntDistribution) -> bool:
-    import math
-
     low, high, at = (math.log(x) for x in (d.low, d.high, value)) if d.log else (d.low, d.high, value)
     return min(at - low, high - at) < _EDGE * (high - low)

@@ -129,7 +129,8 @@ def _run(study: Study, experiment: Experiment, options: Options, data: Any, budg
     from tune.tracking import Tracker
 
     console = Console(study.objective, study.base.train.epochs, options.trials)
-    console.line(f"study {study.manifest.name}: {data.summary()}; searched by {study.objective}, preset {study.manifest.preset}")
+    why = "" if data.gallery is not None else " (there are no labels)"
+    console.line(f"study {study.manifest.name}: {data.summary()}; searched by {study.objective}{why}, preset {study.manifest.preset}")
     for t in study.frozen_trials():
         if t.state.is_finished() or t.intermediate_values:
             best = t.value if t.value is not None else max(t.intermediate_values.values(), default=None)
