@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 from tests.toy import TOY, ToyConfig
@@ -15,8 +17,9 @@ from trainables.errors import UserError
 from tune.events import EventLog
 from tune.local import search_locally
 from tune.manifest import Manifest
+from tune.pruner import DurableHalving, rungs
 from tune.space import as_json, describe
-from tune.study import Outcome, Study, Work, rungs
+from tune.study import Outcome, Study, Work
 
 
 def manifest(**changes: Any) -> Manifest:
@@ -86,7 +89,8 @@ def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
     study = open_study(tmp_path, 30, base={"train.epochs": 18})
     seen: list[float] = []
     values = [0.5, 0.3, 0.6, 0.55, 0.7, 0.1, 0.65, 0.62, 0.71, 0.4, 0.9]
-    assert isinstance(baseline := study.next_work(), Work)
+    baseline = study.next_work()
+    assert isinstance(baseline, Work)
     study.ended(baseline, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.0}))
     for number, value in enumerate(values):
         work = study.next_work()
@@ -226,3 +230,44 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
         folder = tmp_path / "toy" / "trials" / f"{trial.number:04d}"
         assert not (folder / "last.pt").exists()
         assert (folder / "best.pt").exists() == (trial.state == TrialState.COMPLETE)
+
+
+def test_stops_equal_those_of_optunas_successive_halving() -> None:
+    """Same values in the same interleaved order; rungs 1 and 3 of 6 epochs."""
+    rng = np.random.default_rng(0)
+    ours = optuna.create_study(direction="maximize", pruner=DurableHalving(6))
+    peer = optuna.create_study(direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=3))
+    stops = 0
+    for _ in range(10):  # ten at a time, epoch by epoch
+        pairs = [(ours.ask(), peer.ask()) for _ in range(10)]
+        for epoch in range(1, 7):
+            for one, other in list(pairs):
+                value = float(rng.integers(20))  # with ties
+                one.report(value, epoch)
+                other.report(value, epoch)
+                stop = one.should_prune()
+                assert stop == other.should_prune()
+                if stop:
+                    stops += 1
+                    pairs.remove((one, other))
+    assert 30 < stops < 100
+
+
+def test_a_stop_is_a_stop_and_a_pass_a_pass_when_asked_again() -> None:
+    study = optuna.create_study(direction="maximize", pruner=DurableHalving(6))
+    first, worse, better = (study.ask() for _ in range(3))
+    for trial, value in ((first, 0.5), (worse, 0.4), (better, 0.9)):
+        trial.report(value, 1)
+    answers = [trial.should_prune() for trial in (first, worse, better)]
+    assert answers == [False, True, False]
+    assert [trial.should_prune() for trial in (first, worse, better)] == answers
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 6, 9, 12, 18, 100])
+def test_the_last_epoch_is_no_rung(epochs: int) -> None:
+    study = optuna.create_study(direction="maximize", pruner=DurableHalving(epochs))
+    for value in (0.9, 0.1):
+        trial = study.ask()
+        for epoch in range(1, epochs + 1):
+            trial.report(value if epoch == epochs else 1.0, epoch)
+            assert not trial.should_prune()

@@ -13,9 +13,9 @@ from trainables.engine import LAST, Sampler, StepRunner, save_checkpoint, steps_
 from trainables.optim import build_optimizer
 from tune.experiments import Experiment
 from tune.manifest import Manifest
+from tune.pruner import REDUCTION_FACTOR, rungs
 from tune.runtimes import LocalRuntime
 from tune.space import describe, show
-from tune.study import REDUCTION_FACTOR, rungs
 
 _STEPS = 3  # timed, after one to warm up
 
@@ -37,14 +37,16 @@ def show_plan(experiment: Experiment, manifest: Manifest, config: Any, data: Any
     out.print(table)
     all_rungs = rungs(config.train.epochs)
     out.print(
-        f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best third there; {config.train.epochs} epochs in all"
+        f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best third there; "
+        f"{config.train.epochs} epochs in all"
     )
     cost = profile(experiment, config, data)
     expected = expected_epochs(all_rungs, config.train.epochs)
     full = 1 + 2 * options.repeats  # trial 0, and the repeats of the verdict
     epochs = full * config.train.epochs + max(0, options.trials - 1) * expected
     out.print(
-        f"resources: {'1 GPU' if cost['gpu'] else f'{config.train.threads} CPU thread(s)'} per trial, {cost['parameters'] / 1e6:.2f} M parameters"
+        f"resources: {'1 GPU' if cost['gpu'] else f'{config.train.threads} CPU thread(s)'} per trial, "
+        f"{cost['parameters'] / 1e6:.2f} M parameters"
     )
     out.print(
         f"estimate from one profiled step ({cost['step_s'] * 1e3:.0f} ms) and one validation ({cost['validation_s']:.1f} s): "
@@ -89,7 +91,8 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
         sizes = [(Path(scratch) / name).stat().st_size / 1e6 for name in (LAST, "best.pt")]
     return {
         "step_s": step_s, "validation_s": validation_s, "epoch_s": per_epoch * step_s + validation_s, "checkpoint_mb": sizes[0],
-        "export_mb": sizes[1], "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad), "gpu": runtime.device.type == "cuda",
+        "export_mb": sizes[1], "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad),
+        "gpu": runtime.device.type == "cuda",
     }  # fmt: skip
 
 

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import optuna
 from filelock import FileLock, Timeout
-from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -28,12 +27,12 @@ from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import Experiment
 from tune.manifest import Manifest
+from tune.pruner import DurableHalving
 from tune.sampler import SeededTPE
 from tune.space import Pinned, asked_for
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-REDUCTION_FACTOR = 3
 BASELINE = -1  # stands for a trial number where work is no trial
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 Observer = Callable[[dict[str, Any]], None]
@@ -97,7 +96,7 @@ class Study:
         self.log = EventLog(directory / "events.jsonl")
         self.optuna = optuna.create_study(
             study_name=manifest.name, storage=open_storage(directory), direction="maximize", load_if_exists=True,
-            sampler=SeededTPE(manifest.seed), pruner=pruner(self.base.train.epochs),
+            sampler=SeededTPE(manifest.seed), pruner=DurableHalving(self.base.train.epochs),
         )  # fmt: skip
         self._reconcile()
 
@@ -320,24 +319,6 @@ class Study:
     def _outcome_state(self, number: int) -> str | None:
         outcome = self._outcomes.get((number, None))
         return None if outcome is None else outcome.state
-
-
-def pruner(epochs: int) -> BasePruner:
-    """ASHA's rule (Li et al. 2020) with rungs at 1/6, 1/2 of the epochs and so on up: a trial must be among the best third at each."""
-    return SuccessiveHalvingPruner(min_resource=first_rung(epochs), reduction_factor=REDUCTION_FACTOR)
-
-
-def first_rung(epochs: int) -> int:
-    return max(1, round(epochs / (2 * REDUCTION_FACTOR)))
-
-
-def rungs(epochs: int) -> list[int]:
-    """Epochs at which a trial is compared: first rung, x3, x9 ... below the last epoch."""
-    rung, all_rungs = first_rung(epochs), []
-    while rung < epochs:
-        all_rungs.append(rung)
-        rung *= REDUCTION_FACTOR
-    return all_rungs
 
 
 class _Flock(BaseJournalFileLock):
