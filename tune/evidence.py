@@ -73,11 +73,19 @@ def verdict(study: Study) -> Verdict | None:
     seeds = sorted(best.keys() & default.keys() & set(study.repeat_seeds()))
     if len(seeds) < 2:
         return None
-    gain = None if number == 0 else Interval(*mean_interval([best[s] - default[s] for s in seeds]))
+
+    def interval(values: list[float]) -> Interval:
+        return Interval(*mean_interval(values))
+
     return Verdict(
-        metric, number, len(seeds), Interval(*mean_interval([best[s] for s in seeds])), Interval(*mean_interval([default[s] for s in seeds])),
-        gain, study.summary.get(f"baseline/{metric}"),
-    )  # fmt: skip
+        metric=metric,
+        best_number=number,
+        seeds=len(seeds),
+        best=interval([best[s] for s in seeds]),
+        default=interval([default[s] for s in seeds]),
+        gain=None if number == 0 else interval([best[s] - default[s] for s in seeds]),
+        baseline=study.summary.get(f"baseline/{metric}"),
+    )
 
 
 def _by_seed(study: Study, number: int, metric: str) -> dict[int, float]:
