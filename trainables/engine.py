@@ -242,7 +242,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except (OSError, RuntimeError):  # torch makes a RuntimeError of a full disk
         with contextlib.suppress(OSError):
             partial.unlink()
         raise

@@ -15,7 +15,11 @@ from tune.trial import run
 
 
 def search_locally(study: Study, experiment: Experiment) -> None:
-    """Run the study to its end, or until `study.stopping` (looked at after every epoch)."""
+    """Run the study to its end, or until `study.stopping` (looked at after every epoch).
+
+    Raises:
+        UserError: the study's folder cannot be written any more.
+    """
     while (work := study.next_work()) is not None:
         assert work != "wait"  # nothing runs beside us
         study.started(work)
@@ -45,9 +49,11 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
     if config is None:
         raise UserError(f"no trial {number} on record in {study_dir}; `python tune/report.py show {study_dir.name}` lists its trials")
     equal = True
+    missing = set(recorded)
 
     def compare(epoch: int, metrics: Metrics) -> bool:
         nonlocal equal
+        missing.discard(epoch)
         then = recorded.get(epoch, {})
         differing = {k: (then[k], v) for k, v in metrics.items() if not k.startswith("time/") and k in then and then[k] != v}
         equal &= not differing
@@ -59,7 +65,9 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
         outcome: Outcome = run(experiment, work, LocalRuntime(Path(scratch), compare))
     if outcome.state == "FAIL" or (outcome.reason and not recorded):
         tell(outcome.error or outcome.reason or "failed")
-    return equal
+    if missing:
+        tell(f"on record but not reached again: epoch {', '.join(map(str, sorted(missing)))}")
+    return equal and not missing
 
 
 def _recorded(study_dir: Path, number: int) -> tuple[dict[str, Any] | None, dict[int, Metrics]]:

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+from trainables.errors import UserError
 from tune.study import Study
 
 _TIMEOUT_S = 300
@@ -52,5 +53,8 @@ class Pictures:
                 subprocess.run(command, preexec_fn=lambda: os.nice(19), capture_output=True, timeout=_TIMEOUT_S, check=False)
             except (OSError, subprocess.SubprocessError):
                 continue  # a picture is not worth a study
-            for picture in sorted(folder.glob("plots/*.png")):
-                self.study.emit("artifact", trial=number, path=str(picture.relative_to(self.study.directory)), to="plots")
+            try:
+                for picture in sorted(folder.glob("plots/*.png")):
+                    self.study.emit("artifact", trial=number, path=str(picture.relative_to(self.study.directory)), to="plots")
+            except UserError:
+                return  # the disk is full: the study's own next write says so

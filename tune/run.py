@@ -143,19 +143,22 @@ def _run(study: Study, experiment: Experiment, options: Options, data: Any, budg
     pictures.start()
     _stop_on_signals(study)
     out_of_time = _stop_after(study, budget_s)
-    with console:
-        if options.local:
-            from tune.local import search_locally
+    try:
+        with console:
+            if options.local:
+                from tune.local import search_locally
 
-            search_locally(study, experiment)
+                search_locally(study, experiment)
+            else:
+                from tune.search import search
+
+                search(study, experiment, concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker)
+        if study.stopping:
+            study.emit("finish", state="INTERRUPTED")
         else:
-            from tune.search import search
-
-            search(study, experiment, concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker)
-    if study.stopping:
-        study.emit("finish", state="INTERRUPTED")
-    else:
-        _conclude(study, console, pictures)
+            _conclude(study, console, pictures)
+    except (UserError, OSError) as error:
+        return _broken_off(study, tracker, error)
     up_to_date = tracker.close(_DRAIN_S)
     study.close()
     if not up_to_date:
@@ -166,6 +169,19 @@ def _run(study: Study, experiment: Experiment, options: Options, data: Any, budg
         return DONE if out_of_time.is_set() else INTERRUPTED
     console.line(f"compare the trials in MLflow: make ui    (or: python -m tune.ui --storage {options.storage})")
     return DONE if study.best_number() is not None else FAILED
+
+
+def _broken_off(study: Study, tracker: Any, error: UserError | OSError) -> int:
+    """The study's folder cannot be written: nothing more is, its trials stay open, and the same command goes on."""
+    from tune.trial import storage_failure
+
+    message = error if isinstance(error, UserError) else storage_failure(error, study.directory)
+    if message is None:
+        raise error
+    tracker.close(_DRAIN_S)
+    study.close()
+    print(f"vistune: {message}", file=sys.stderr)
+    return FAILED
 
 
 def _conclude(study: Study, console: Console, pictures: Any) -> None:

@@ -35,7 +35,7 @@ from ray.tune.search import ConcurrencyLimiter, Searcher  # noqa: E402
 from tune.experiments import Experiment  # noqa: E402
 from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
-from tune.trial import run  # noqa: E402
+from tune.trial import StorageFailed, run  # noqa: E402
 
 # Tune reads the log files that it was told not to write, and says at length that there are none.
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
@@ -88,6 +88,8 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
             return TrialScheduler.STOP
         work, message = _work(trial.config), json.loads(result["message"])
         kind = message.pop("kind")
+        if kind == "storage failed":
+            raise StorageFailed(message["error"])
         if kind == "start":
             self.study.started(work)
         elif kind == "end":
@@ -118,7 +120,11 @@ class _StopAll(_Unpickled, ray.tune.Stopper):
 
 
 def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus_per_worker: float | None) -> None:
-    """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on one of this machine's own."""
+    """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on one of this machine's own.
+
+    Raises:
+        UserError: the study's folder cannot be written any more.
+    """
     started_here = start_ray()
     cpus = float(study.base.train.threads)
     gpus = _gpus(gpus_per_worker)
@@ -175,7 +181,12 @@ def run_in_tune(experiment: Experiment, config: dict[str, Any]) -> None:
     work = _work(config)
     runtime = TuneRuntime(Path(work.directory))
     runtime.send("start")
-    runtime.send("end", **asdict(run(experiment, work, runtime)))
+    try:
+        outcome = run(experiment, work, runtime)
+    except StorageFailed as error:
+        runtime.send("storage failed", error=str(error))
+    else:
+        runtime.send("end", **asdict(outcome))
 
 
 def _work(config: dict[str, Any]) -> Work:

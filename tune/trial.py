@@ -1,5 +1,6 @@
 """One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome. Never raises for a trial's own failure."""
 
+import errno
 import functools
 import math
 import traceback
@@ -19,8 +20,28 @@ from tune.study import Outcome, State, Work
 BASELINE_SEEDS = 3
 
 
+class StorageFailed(UserError):
+    """The study's folder cannot be written. No trial's fault, and no trial could do better: the run ends, the trials stay open."""
+
+
+def storage_failure(error: BaseException | None, place: Path) -> StorageFailed | None:
+    """What to say where `error` comes from a disk that is full, read-only or failing (torch wraps such an error); else None."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            return StorageFailed(
+                f"cannot write {error.filename or place}: {error.strerror}; "
+                "mend that and run the same command again, nothing recorded is lost"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
-    """Do the work and say how it ended. What stops a process (SystemExit, KeyboardInterrupt) passes through."""
+    """Do the work and say how it ended. What stops a process (SystemExit, KeyboardInterrupt) passes through.
+
+    Raises:
+        StorageFailed: the disk is full, read-only or failing.
+    """
     try:
         # A process that outlived a killed driver may still be writing here: wait until it is gone.
         Path(work.directory).mkdir(parents=True, exist_ok=True)
@@ -33,6 +54,8 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
         state: State = "PRUNED" if failure.reason in ("nan", "collapse") else "FAIL"
         return Outcome(state, reason=failure.reason, error=failure.message or None)
     except Exception as error:
+        if (lost := storage_failure(error, Path(work.directory))) is not None:
+            raise lost from error
         return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
 
 
