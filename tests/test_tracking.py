@@ -396,8 +396,9 @@ def test_deleted_database_is_filled_again(storage, template):
     wait_until(lambda: "trial-001" in store(storage), 20)
     (storage / "mlflow.db").unlink()
     shutil.copy(template, storage / "mlflow.db")
+    wait_until(lambda: "trial-001" in store(storage), 30)  # although nothing new has happened
     log.append("finish", state="FINISHED")
-    wait_until(lambda: store(storage).get("ssl-1", {"status": ""})["status"] == "FINISHED", 30)
+    wait_until(lambda: store(storage)["ssl-1"]["status"] == "FINISHED", 30)
     assert tracker.close(20) is True
     assert_equals_log(storage, log)
 
@@ -429,6 +430,18 @@ def test_runs_and_experiments_deleted_in_the_ui(storage):
     Tracker(log.path.parent).sync()
     client.delete_experiment(client.get_experiment_by_name("ssl").experiment_id)
     report(log, 0, 7, 0.95)
+    Tracker(log.path.parent).sync()
+    assert_equals_log(storage, log)
+
+
+def test_run_that_was_deleted_for_good_is_written_again(storage):
+    """What `mlflow gc` leaves of a deleted run: nothing."""
+    log = study_of(storage, trials=2, finish=None)
+    Tracker(log.path.parent).sync()
+    gone = store(storage)["trial-000"]["id"]
+    with sqlite3.connect(storage / "mlflow.db") as connection:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = '{gone}'")
     Tracker(log.path.parent).sync()
     assert_equals_log(storage, log)
 
