@@ -23,16 +23,16 @@ from typing import Any
 
 from trainables.errors import UserError
 
-__all__ = ["EventLog"]
+__all__ = ["AppendOnlyFile", "EventLog"]
 
 _NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
 
 
-class EventLog:
-    """Appends events to a file and reads them back. One process writes; its threads may share the log.
+class AppendOnlyFile:
+    """A file of whole lines that are on disk when `append_lines` returns. One process writes; its threads may share it.
 
     Opening removes a torn last line, which is what a kill or a full disk in the middle of a write leaves.
-    Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that hold a log.
+    Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that hold one.
 
     Raises:
         UserError: the folder or the file cannot be written.
@@ -48,19 +48,18 @@ class EventLog:
         except OSError as error:
             raise self._failure(error) from error
 
-    def append(self, event: str, **fields: Any) -> None:
-        """Write one event and return when it is on disk.
+    def append_lines(self, lines: bytes) -> None:
+        """Write whole lines and return when they are on disk.
 
         Raises:
-            UserError: the disk is full or not writable; the log then ends with the last whole event.
+            UserError: the disk is full or not writable; the file is then as it was before.
         """
-        line = _encode({"t": int(time.time() * 1000), "event": event, **fields}) + b"\n"
         with self._lock:
             try:
                 fd = self._open()
                 end = os.fstat(fd).st_size
                 try:
-                    _write_all(fd, line)
+                    _write_all(fd, lines)
                     os.fsync(fd)
                 except OSError:
                     os.ftruncate(fd, end)
@@ -68,37 +67,8 @@ class EventLog:
             except OSError as error:
                 raise self._failure(error) from error
 
-    @staticmethod
-    def read(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[dict[str, Any]], int]:
-        """Whole events from byte `offset` on, and the offset of the next one; a last line that is still being written is left.
-
-        Args:
-            limit: read about this many bytes at most (always at least one event, where there is one).
-
-        Raises:
-            UserError: a line is not JSON, which no crash of the writer can leave.
-        """
-        lines: list[bytes] = []
-        size = 0
-        try:
-            with Path(path).open("rb") as file:
-                file.seek(offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    lines.append(line)
-                    size += len(line)
-                    if limit is not None and size >= limit:
-                        break
-        except FileNotFoundError:
-            return [], offset
-        try:
-            return [_decode(line) for line in lines], offset + size
-        except ValueError as error:
-            raise UserError(f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line") from error
-
     def close(self) -> None:
-        """Give the file back; a later `append` opens it again."""
+        """Give the file back; a later write opens it again."""
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
@@ -132,6 +102,47 @@ class EventLog:
 
     def _failure(self, error: OSError) -> UserError:
         return UserError(f"cannot write {self.path}: {error.strerror}; mend that and run the same command again, nothing recorded is lost")
+
+
+class EventLog(AppendOnlyFile):
+    """Appends events to a file and reads them back."""
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Write one event and return when it is on disk.
+
+        Raises:
+            UserError: the disk is full or not writable; the log then ends with the last whole event.
+        """
+        self.append_lines(_encode({"t": int(time.time() * 1000), "event": event, **fields}) + b"\n")
+
+    @staticmethod
+    def read(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[dict[str, Any]], int]:
+        """Whole events from byte `offset` on, and the offset of the next one; a last line that is still being written is left.
+
+        Args:
+            limit: read about this many bytes at most (always at least one event, where there is one).
+
+        Raises:
+            UserError: a line is not JSON, which no crash of the writer can leave.
+        """
+        lines: list[bytes] = []
+        size = 0
+        try:
+            with Path(path).open("rb") as file:
+                file.seek(offset)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    lines.append(line)
+                    size += len(line)
+                    if limit is not None and size >= limit:
+                        break
+        except FileNotFoundError:
+            return [], offset
+        try:
+            return [_decode(line) for line in lines], offset + size
+        except ValueError as error:
+            raise UserError(f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line") from error
 
 
 def _write_all(fd: int, line: bytes) -> None:

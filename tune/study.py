@@ -18,14 +18,13 @@ from typing import Any, Literal
 import optuna
 from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from trainables.config import build
 from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import Experiment
+from tune.journal import Journal
 from tune.manifest import Manifest
 from tune.pruner import DurableHalving
 from tune.sampler import SeededTPE
@@ -94,8 +93,9 @@ class Study:
             ) from None
         self._load_diary()
         self.log = EventLog(directory / "events.jsonl")
+        self._journal = Journal(directory / "study.journal")
         self.optuna = optuna.create_study(
-            study_name=manifest.name, storage=open_storage(directory), direction="maximize", load_if_exists=True,
+            study_name=manifest.name, storage=JournalStorage(self._journal), direction="maximize", load_if_exists=True,
             sampler=SeededTPE(manifest.seed), pruner=DurableHalving(self.base.train.epochs),
         )  # fmt: skip
         self._reconcile()
@@ -188,22 +188,21 @@ class Study:
         if f"baseline/{self.objective}" not in self.summary and (BASELINE, None) not in self._running:
             self._running[BASELINE, None] = None
             return Work("baseline", BASELINE, self.base.seed, self.manifest.base, str(self.directory / "baseline"))
-        if self._interrupted:
-            return self._trial_work(self._interrupted.pop(0))
-        created = len(self.optuna.get_trials(deepcopy=False, states=None)) - self._waiting()
-        if created < self.trials:
-            return self._trial_work(self.optuna.ask())
+        if self._interrupted or self._created() < self.trials:
+            with self._journal.together():
+                return self._trial_work(self._interrupted.pop(0) if self._interrupted else self.optuna.ask())
         return self._next_repeat()
 
-    def _waiting(self) -> int:
-        return len(self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
+    def _created(self) -> int:
+        return sum(t.state != TrialState.WAITING for t in self.optuna.get_trials(deepcopy=False))
 
     def _trial_work(self, trial: Trial) -> Work:
         # Also for an interrupted trial: what it has been given is handed out again, what the kill kept from it is drawn now.
         self.experiment.space(Pinned(trial, self.pins), self.manifest.preset)
-        config = {**self.manifest.base, **trial.params}
-        self._running[trial.number, None] = trial
-        return self._work("trial", trial.number, self.base.seed, config)
+        work = self._work("trial", trial.number, self.base.seed, {**self.manifest.base, **trial.params})
+        trial.set_user_attr("checkpoint", str((Path(work.directory) / "best.pt").relative_to(self.directory)))
+        self._running[work.key] = trial
+        return work
 
     def _next_repeat(self) -> Work | Literal["wait"] | None:
         """Trial 0's repeats fill the time until the last trial ends; then the best trial's."""
@@ -237,8 +236,6 @@ class Study:
         directory = Path(work.directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(json.dumps(work.config, indent=1) + "\n")
-        if (trial := self._running[work.key]) is not None and attempt == 1:
-            trial.set_user_attr("checkpoint", str(directory.relative_to(self.directory) / "best.pt"))
         self._emit_for("start", work, config=work.config, attempt=attempt, resumed_epoch=self._epochs.get(work.key))
 
     def reported(self, work: Work, epoch: int, metrics: dict[str, float]) -> bool:
@@ -249,10 +246,11 @@ class Study:
         trial = self._running[work.key]
         if trial is None:
             return True
-        if epoch not in self.optuna._storage.get_trial(trial._trial_id).intermediate_values:
-            trial.report(metrics[self.objective], epoch)
-        # The default configuration takes its places on the rungs, but always runs to the end.
-        return not trial.should_prune() or work.number == 0
+        with self._journal.together():
+            if epoch not in self.optuna._storage.get_trial(trial._trial_id).intermediate_values:
+                trial.report(metrics[self.objective], epoch)
+            # The default configuration takes its places on the rungs, but always runs to the end.
+            return not trial.should_prune() or work.number == 0
 
     def ended(self, work: Work, outcome: Outcome) -> None:
         """Record the end of a run. A second end of the same run is ignored."""
@@ -275,10 +273,11 @@ class Study:
         _clean(Path(work.directory), outcome.state)
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:
-        if outcome.reason:
-            trial.set_user_attr("reason", outcome.reason)
         state = TrialState[outcome.state]
-        self.optuna.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state)
+        with self._journal.together():
+            if outcome.reason:
+                trial.set_user_attr("reason", outcome.reason)
+            self.optuna.tell(trial, outcome.value if state == TrialState.COMPLETE else None, state)
 
     def pruned(self, work: Work) -> Outcome:
         """The outcome of a trial that `reported` has just stopped."""
@@ -319,26 +318,6 @@ class Study:
     def _outcome_state(self, number: int) -> str | None:
         outcome = self._outcomes.get((number, None))
         return None if outcome is None else outcome.state
-
-
-class _Flock(BaseJournalFileLock):
-    """The journal's lock as a flock: unlike the default link file, it does not outlive a killed process."""
-
-    def __init__(self, path: Path):
-        self._lock = FileLock(path)
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-
-def open_storage(directory: Path) -> JournalStorage:
-    """The Optuna storage of a study's folder. A line that a kill tore is cut off: Optuna would refuse all that follows it."""
-    EventLog(directory / "study.journal").close()
-    return JournalStorage(JournalFileBackend(str(directory / "study.journal"), lock_obj=_Flock(directory / ".journal.lock")))
 
 
 def _clean(directory: Path, state: State) -> None:

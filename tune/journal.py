@@ -1,0 +1,62 @@
+"""Optuna's journal file, kept by the one process that runs the study: what belongs together reaches the disk in one write.
+
+Optuna's own backend is for many writers: every parameter of a trial takes a lock, opens the file, waits for the disk and reads the file
+again. With 14 parameters that was two thirds of the driver's time. The file is the same; Optuna's backend reads it.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal._base import BaseJournalBackend
+
+from tune.events import AppendOnlyFile
+
+
+class Journal(BaseJournalBackend):
+    """Backend of an Optuna `JournalStorage` for one thread of one process; the study's lock keeps others out.
+
+    Opening cuts off a line that a kill tore, as Optuna would refuse all that follows it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self._file = AppendOnlyFile(path)
+        self._pending: list[bytes] = []
+        self._open_groups = 0
+        self._recent: list[dict[str, Any]] = []  # what the storage has written and may not have read yet
+        self._recent_from = 0
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is appended within is on disk when the block ends, by an exception too. A kill in it leaves a beginning, mostly nothing."""
+        self._open_groups += 1
+        try:
+            yield
+        finally:
+            self._open_groups -= 1
+            self._flush()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        for log in logs:
+            line = json.dumps(log, separators=(",", ":"))
+            self._pending.append(line.encode() + b"\n")
+            self._recent.append(json.loads(line))  # as a reader of the file would see it
+        self._flush()
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        if log_number_from == 0:  # a storage opens
+            lines = self._file.path.read_bytes().splitlines() + self._pending
+            self._recent_from, self._recent = 0, [json.loads(line) for line in lines]
+        del self._recent[: log_number_from - self._recent_from]
+        self._recent_from = log_number_from
+        return list(self._recent)
+
+    def _flush(self) -> None:
+        if self._pending and not self._open_groups:
+            self._file.append_lines(b"".join(self._pending))
+            self._pending.clear()
