@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -174,8 +175,13 @@ def _thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for start in range(0, len(images), 256):
         block = np.array(images[start : start + 256])
         thumbnails[start : start + 256] = F.adaptive_avg_pool2d((torch.from_numpy(block) * luminance).sum(1), 8).flatten(1).numpy()
-        exact[start : start + 256] = [hash(row.tobytes()) for row in block]
+        exact[start : start + 256] = [_hash(row.tobytes()) for row in block]
     return thumbnails, exact
+
+
+def _hash(pixels: bytes) -> int:
+    """The same in every process, unlike `hash`: the order of groups decides what is carved."""
+    return int.from_bytes(blake2b(pixels, digest_size=8).digest(), "little", signed=True)
 
 
 def _correlate(left: np.ndarray, right: np.ndarray) -> bool:
