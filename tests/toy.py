@@ -4,7 +4,7 @@ dropout, augmentation noise, momentum). Tests of loop and study use it; what the
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +92,8 @@ class Toy(Trainable):
         self.eval()
         with torch.no_grad():
             points = torch.from_numpy(self.data.train)
-            return {"val/top1": (self.net(points).argmax(1) == (points.sum(1) > 0)).double().mean().item()}
+            top1 = (self.net(points).argmax(1) == (points.sum(1) > 0)).double().mean().item()
+        return {"val/top1": top1, "time/pid": float(os.getpid())}
 
     def test(self) -> Metrics:
         return {"test/top1": self.validate()["val/top1"]}
@@ -122,7 +123,13 @@ def space(trial: Any, preset: str) -> None:
         trial.suggest_float("schedule.warmup_frac", 0.01, 0.5)
 
 
+def space_with_bugs(trial: Any, preset: str) -> None:
+    space(trial, preset)
+    trial.suggest_categorical("fault", ["", "raise"])
+
+
 TOY = Experiment(
     name="toy", about="logistic regression", trainable=Toy, config=ToyConfig, space=space,
     presets={"tiny": {"schedule.name": "constant", "optim.lr": 0.01}, "full": {}},
 )  # fmt: skip
+BUGGY = replace(TOY, space=space_with_bugs)

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 _ENVIRONMENT = {
@@ -32,6 +33,7 @@ from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import ConcurrencyLimiter, Searcher  # noqa: E402
 
+from trainables.errors import UserError  # noqa: E402
 from tune.experiments import Experiment  # noqa: E402
 from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
@@ -50,15 +52,35 @@ class _Unpickled:
         return {}
 
 
+class _Storage:
+    """Around every call to the study: Tune would take a disk that cannot be written for the fault of a trial, and go on."""
+
+    def __init__(self, study: Study):
+        self.study = study
+        self.error: UserError | OSError | None = None
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        if not isinstance(error, UserError | OSError):
+            return False
+        self.error = self.error or error
+        self.study.stopping = True
+        return True
+
+
 class StudySearcher(_Unpickled, Searcher):
     """Hands out the study's work."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study, storage: _Storage):
         super().__init__(metric=None, mode=None)
-        self.study = study
+        self.study, self.storage = study, storage
 
     def suggest(self, trial_id: str) -> Any:
-        work = self.study.next_work()
+        work = None
+        with self.storage:
+            work = self.study.next_work()
         if work == "wait":
             return None
         return Searcher.FINISHED if work is None else {"work": json.dumps(asdict(work))}
@@ -79,14 +101,18 @@ class StudySearcher(_Unpickled, Searcher):
 class StudyScheduler(_Unpickled, FIFOScheduler):
     """Passes on what processes say, and the study's decision back to them."""
 
-    def __init__(self, study: Study):
+    def __init__(self, study: Study, storage: _Storage):
         super().__init__()
-        self.study = study
+        self.study, self.storage = study, storage
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if self.study.stopping or "message" not in result:
             return TrialScheduler.STOP
-        work, message = _work(trial.config), json.loads(result["message"])
+        with self.storage:
+            return self._on_message(_work(trial.config), json.loads(result["message"]))
+        return TrialScheduler.STOP
+
+    def _on_message(self, work: Work, message: dict[str, Any]) -> str:
         kind = message.pop("kind")
         if kind == "storage failed":
             raise StorageFailed(message["error"])
@@ -101,8 +127,10 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        if not self.study.stopping:
-            error = str(trial.get_error() or "")
+        if self.study.stopping or trial.status == Trial.ERROR:  # Tune has ended this attempt and puts the trial into the queue again
+            return
+        error = str(trial.get_error() or "")
+        with self.storage:
             self.study.ended(_work(trial.config), Outcome("FAIL", reason="process lost", error=error[-4000:]))
 
 
@@ -136,13 +164,14 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
     def work(config: dict[str, Any]) -> None:
         run_in_tune(experiment, config)
 
+    storage = _Storage(study)
     scratch = Path(tempfile.mkdtemp(prefix="vistune-"))
     try:
         ray.tune.Tuner(
             ray.tune.with_resources(work, {"cpu": cpus, "gpu": gpus}),
             tune_config=ray.tune.TuneConfig(
-                search_alg=ConcurrencyLimiter(StudySearcher(study), max_concurrent=limit),
-                scheduler=StudyScheduler(study),
+                search_alg=ConcurrencyLimiter(StudySearcher(study, storage), max_concurrent=limit),
+                scheduler=StudyScheduler(study, storage),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -159,10 +188,16 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
         if started_here:
             ray.shutdown()
         shutil.rmtree(scratch, ignore_errors=True)
+    if storage.error is not None:
+        raise storage.error
 
 
-def start_ray() -> bool:
-    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1). True: started here."""
+def start_ray(cpus: int | None = None) -> bool:
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1). True: started here.
+
+    Args:
+        cpus: of a Ray started here; default: all.
+    """
     if ray.is_initialized():
         return False
     if "RAY_ADDRESS" in os.environ:
@@ -171,7 +206,7 @@ def start_ray() -> bool:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
     ray.init(
         address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        object_store_memory=128 * 2**20, configure_logging=False,
+        object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
     )  # fmt: skip
     return True
 
