@@ -58,7 +58,15 @@ def asked_for(space: SearchSpace, preset: str, config: Mapping[str, Any], pins: 
 def contains(space: SearchSpace, preset: str, config: Mapping[str, Any]) -> bool:
     """Whether the search can reach this flat (partial) config."""
     asked = asked_for(space, preset, config, {})
-    return all(asked[name]._contains(asked[name].to_internal_repr(config[name])) for name in asked if name in config)
+    return all(within(distribution, config[name]) for name, distribution in asked.items() if name in config)
+
+
+def within(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether `value` is one of the choices, or in the range."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:  # Optuna's word for a value that is no choice
+        return False
 
 
 def describe(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, list[tuple[str, BaseDistribution]]]:

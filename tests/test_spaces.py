@@ -1,0 +1,152 @@
+"""Search spaces: every point is a valid config, what does not apply is not asked, and the recipes of the literature are inside."""
+
+from functools import cache
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial
+
+from search_spaces.ssl import ssl
+from trainables.config import build, flatten
+from tune.experiments import EXPERIMENTS
+from tune.space import Pinned, asked_for, contains, describe, within
+
+POINTS = 200
+PRESETS = [(name, preset) for name, experiment in EXPERIMENTS.items() for preset in experiment.presets]
+CONDITIONAL = {"schedule.warmup_frac": "warmup_cosine", "schedule.step_gamma": "step", "schedule.power": "polynomial"}
+every_preset = pytest.mark.parametrize(("name", "preset"), PRESETS)
+
+
+@cache
+def points(name: str, preset: str) -> tuple[FrozenTrial, ...]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(POINTS):
+        EXPERIMENTS[name].space(study.ask(), preset)
+    return tuple(study.get_trials(deepcopy=False))
+
+
+def default(name: str, preset: str) -> dict[str, Any]:
+    experiment = EXPERIMENTS[name]
+    return flatten(build(experiment.config, experiment.presets[preset]))
+
+
+@every_preset
+def test_every_point_is_a_valid_config(name: str, preset: str) -> None:
+    base, experiment = default(name, preset), EXPERIMENTS[name]
+    for point in points(name, preset):
+        config: Any = build(experiment.config, base | point.params)
+        assert {key: flatten(config)[key] for key in point.params} == point.params  # asked for by the config's own names
+        if name == "ssl":
+            config.aug.views()
+
+
+@every_preset
+def test_the_default_is_inside(name: str, preset: str) -> None:
+    base, space = default(name, preset), EXPERIMENTS[name].space
+    asked = asked_for(space, preset, base, {})
+    assert asked.keys() <= base.keys()
+    for key, distribution in asked.items():
+        assert within(distribution, base[key]), f"{key}={base[key]} is outside {distribution}"
+    assert contains(space, preset, base)
+
+
+@every_preset
+def test_conditional_parameters_are_asked_only_where_they_apply(name: str, preset: str) -> None:
+    for point in points(name, preset):
+        for key, schedule in CONDITIONAL.items():
+            assert (key in point.params) == (point.params["schedule.name"] == schedule)
+    assert {p.params["schedule.name"] for p in points(name, preset)} >= set(CONDITIONAL.values())
+
+
+@every_preset
+def test_a_pinned_value_is_not_searched(name: str, preset: str) -> None:
+    pins = {"schedule.name": "step", "optim.lr": 0.123}
+    asked = asked_for(EXPERIMENTS[name].space, preset, default(name, preset), pins)
+    assert not asked.keys() & {"schedule.name", "optim.lr", "schedule.warmup_frac", "schedule.power"}
+    assert "schedule.step_gamma" in asked
+    described = describe(EXPERIMENTS[name].space, preset, pins)
+    assert described.keys() & {*pins, *CONDITIONAL} == {"schedule.step_gamma"}
+
+
+def holds(condition: str, params: dict[str, Any]) -> bool:
+    """`optim.name=adam|sgd`, or nothing, against a point."""
+    key, _, values = condition.partition("=")
+    return not condition or str(params.get(key)) in values.split("|")
+
+
+@every_preset
+def test_description_says_what_is_asked_and_when(name: str, preset: str) -> None:
+    described = describe(EXPERIMENTS[name].space, preset, {})
+    met: set[tuple[str, BaseDistribution]] = set()
+    for point in points(name, preset):
+        said = {(key, d) for key, variants in described.items() for condition, d in variants if holds(condition, point.params)}
+        asked = set(point.distributions.items())
+        assert said == asked
+        met |= asked
+    assert met == {(key, d) for key, variants in described.items() for _, d in variants}
+
+
+def test_description_of_a_known_space() -> None:
+    def space(trial: Any, preset: str) -> None:
+        if trial.suggest_categorical("kind", ["a", "b", "c"]) == "c":
+            trial.suggest_int("depth", 1, 5)
+            if trial.suggest_categorical("deep", [False, True]):
+                trial.suggest_float("rate", 0.0, 1.0)
+        else:
+            trial.suggest_float("rate", 1e-3, 1.0, log=True)
+
+    described = {key: [(condition, repr(d)) for condition, d in variants] for key, variants in describe(space, "tiny", {}).items()}
+    assert [condition for condition, _ in described["kind"]] == [""]
+    assert [condition for condition, _ in described["depth"]] == ["kind=c"]
+    assert [condition for condition, _ in described["deep"]] == ["kind=c"]
+    assert [condition for condition, _ in described["rate"]] == ["kind=a|b", "deep=True"]
+
+
+def test_pinned_answers_every_kind_of_question() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    pinned = Pinned(trial, {"a": 0.5, "b": 3, "c": "x"})
+    assert (pinned.suggest_float("a", 0, 1), pinned.suggest_int("b", 1, 2), pinned.suggest_categorical("c", ["y"])) == (0.5, 3, "x")
+    assert (pinned.suggest_categorical("d", ["z"]), trial.params) == ("z", {"d": "z"})
+
+
+# Of the literature and of the course reports (docs/architecture.md, "Search spaces"), each at the batch size it is for.
+LONG = {"schedule.name": "warmup_cosine", "schedule.warmup_frac": 0.1}  # 10 of 100 epochs
+BYOL_VIEWS = {"aug.policy": "byol", "aug.crop_scale_min": 0.08, "aug.crop_ratio": 4 / 3, "aug.strength": 1.0, "aug.grayscale": 0.2}
+LARS = {"optim.name": "lars", "head.tau0": 0.996, **LONG, **BYOL_VIEWS}
+SGD, ADAMW, ADAM = ({"optim.name": name} for name in ("sgd", "adamw", "adam"))
+RECIPES: dict[str, dict[str, Any]] = {
+    "BYOL, LARS .2 x B/256, B 256": LARS | {"optim.lr": 0.2, "optim.weight_decay": 1.5e-6, "train.batch_size": 256},
+    "BYOL, LARS .2 x B/256, B 64": LARS | {"optim.lr": 0.05, "optim.weight_decay": 1e-6, "train.batch_size": 64},
+    "BYOL, LARS 2 x B/256, B 256": LARS | {"optim.lr": 2.0, "optim.weight_decay": 1e-5, "train.batch_size": 256},
+    "SGD .03": SGD | LONG | {"optim.lr": 0.03, "optim.weight_decay": 1e-5, "head.tau0": 0.99},
+    "SGD .3": SGD | LONG | {"optim.lr": 0.3, "optim.weight_decay": 5e-4, "head.tau0": 0.996},
+    "AdamW 3e-4": ADAMW | LONG | {"optim.lr": 3e-4, "head.tau0": 0.97},
+    "AdamW 4e-3": ADAMW | LONG | {"optim.lr": 4e-3, "head.tau0": 0.996},
+    "report R0": ADAM | LONG | {"optim.lr": 1e-5, "train.batch_size": 256, "aug.policy": "reports-r0"},
+    "report R1, Adam 5e-4": ADAM | {"optim.lr": 5e-4, "train.batch_size": 128, "aug.policy": "reports-r1"},
+    "report R1, Adam 1e-2": ADAM | {"optim.lr": 1e-2, "train.batch_size": 256, "aug.policy": "reports-r1"},
+    "report R2, optimizer": ADAM | {"optim.lr": 1e-4, "train.batch_size": 64, "schedule.name": "constant"},
+    "report R3": ADAM | {"optim.lr": 3e-4, "train.batch_size": 64, "aug.policy": "simclr"},
+    "simplicial embeddings": {"head.simplicial": True},
+    "no simplicial embeddings": {"head.simplicial": False},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES.keys())
+def test_full_space_contains_the_recipe(recipe: dict[str, Any]) -> None:
+    asked = asked_for(ssl, "full", default("ssl", "full") | recipe, {})
+    assert recipe.keys() <= asked.keys()  # all of it is searched, so that `contains` has looked at all of it
+    for key, value in recipe.items():
+        assert within(asked[key], value), f"{key}={value} is outside {asked[key]}"
+    assert contains(ssl, "full", recipe)
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [{"optim.name": "sgd", "optim.lr": 4.0}, {"optim.name": "adam", "optim.lr": 0.3}, {"train.batch_size": 8}, {"aug.policy": "no such"}],
+)
+def test_contains_refuses(outside: dict[str, Any]) -> None:
+    assert not contains(ssl, "full", outside)
