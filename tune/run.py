@@ -81,6 +81,7 @@ def main(
         print(f"vistune: {error}", file=sys.stderr)
         code = WRONG_USE
     except KeyboardInterrupt:
+        print(f"vistune: interrupted; go on with: {resume_command()}", file=sys.stderr)
         code = INTERRUPTED
     sys.stdout.flush()
     sys.stderr.flush()
@@ -128,7 +129,9 @@ def _run(study: Study, experiment: Experiment, options: Options, data: Any, budg
     from tune.pictures import Pictures
     from tune.tracking import Tracker
 
-    console = Console(study.objective, study.base.train.epochs, options.trials)
+    # A live table would draw over the prompt of a debugger.
+    interactive = False if options.local else None
+    console = Console(study.objective, study.base.train.epochs, options.trials, interactive=interactive)
     why = "" if data.gallery is not None else " (there are no labels)"
     console.line(f"study {study.manifest.name}: {data.summary()}; searched by {study.objective}{why}, preset {study.manifest.preset}")
     for t in study.frozen_trials():
@@ -209,7 +212,7 @@ def resolve(options: Options, experiment: Experiment) -> tuple[str, dict[str, An
     Raises:
         UserError: unknown preset, unknown key, a value out of range.
     """
-    pins = parse_pins(options.set, experiment)
+    pins = parse_pins(options.set)
     preset = options.preset or ("full" if options.data and _is_folder(options.data) else "tiny")
     if preset not in experiment.presets:
         raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
@@ -220,8 +223,8 @@ def resolve(options: Options, experiment: Experiment) -> tuple[str, dict[str, An
     return preset, base, {key: base[key] for key in pins}
 
 
-def parse_pins(settings: list[str], experiment: Experiment) -> dict[str, Any]:
-    """["optim.lr=0.1"] -> {"optim.lr": "0.1"}; values are converted by `build`."""
+def parse_pins(settings: list[str]) -> dict[str, Any]:
+    """["optim.lr=0.1"] -> {"optim.lr": "0.1"}; names are checked and values converted by `build`."""
     pins = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -230,7 +233,6 @@ def parse_pins(settings: list[str], experiment: Experiment) -> dict[str, Any]:
         if key in ("data.name", "seed"):
             raise UserError(f"--set {key}: use --{'data' if key == 'data.name' else 'seed'} {value}")
         pins[key.strip()] = value.strip()
-    build(experiment.config, pins)  # names and single values; the whole is checked with the preset's values under it
     return pins
 
 
@@ -293,5 +295,16 @@ def _brief(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def command_line() -> None:
+    """argv -> `main`. Wrong use is one line, as everything else that goes wrong."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(main)
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        print(f"vistune: {error.format_message().rstrip('.')}; `python tune/run.py --help` lists the options", file=sys.stderr)
+        sys.exit(WRONG_USE)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    command_line()
