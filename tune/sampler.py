@@ -1,15 +1,33 @@
-"""Optuna's TPE, made repeatable after a restart and told that conditional ranges are different things."""
+"""Optuna's TPE, made repeatable after a restart, told that conditional ranges are different things, and of bounded cost."""
 
+import heapq
+import math
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
+from optuna.samplers._tpe.sampler import default_gamma
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 STARTUP_TRIALS = 6  # random ones before the model is asked; small studies cannot afford the usual 10
+LATEST_OTHERS = 225  # with the 25 good trials that TPE uses at most: 250, from where on its l(x) does not grow either
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the model needs of a trial. A finished trial is read once: to read all of them for every suggestion took longer than TPE."""
+
+    number: int
+    finished: bool
+    merit: tuple[float, float, float]
+    """Order among the finished, best first: completed by value, then pruned by how far they came and their last value."""
+    values: dict[int, float]
+    """Parameter in a distribution (see `SeededTPE._key`) -> value in Optuna's internal representation."""
 
 
 class SeededTPE(TPESampler):
@@ -20,34 +38,88 @@ class SeededTPE(TPESampler):
 
     A parameter whose range depends on another (`optim.lr` by `optim.name`) is modelled from the trials that had the same range: a rate
     of .3 that was good for SGD says nothing about AdamW.
+
+    Up to 250 trials the suggestions are Optuna's. Beyond, the density of the good trials, l(x), still is; that of the others, g(x), is
+    made of the latest, so that a suggestion does not cost more and more. Optuna's weights fade old trials out anyway.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__(n_startup_trials=STARTUP_TRIALS, multivariate=True)
         self._seed = seed
+        self._finished: dict[int, Observation] = {}
+        self._keys: dict[str, list[tuple[BaseDistribution, int]]] = {}
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         self._reseed(trial.number, "")
-        return super().sample_relative(study, trial, search_space)
+        return super().sample_relative(study, trial, search_space)  # which calls _sample
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         self._reseed(trial.number, param_name)
-        same_range: Any = _SameRange(study, param_name, param_distribution)
-        return super().sample_independent(same_range, trial, param_name, param_distribution)
+        space = {param_name: param_distribution}
+        observations = self._observations(study, trial, space)
+        if sum(o.finished for o in observations) < STARTUP_TRIALS:
+            return self._random_sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self._propose(observations, space)[param_name]
+
+    def _sample(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        return self._propose(self._observations(study, trial, search_space), search_space)
+
+    def _propose(self, observations: list[Observation], search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
+        """Of 24 draws from l(x) the one with the largest l(x) / g(x)."""
+        l_x, g_x = (self._density(part, search_space) for part in split(observations))
+        candidates = l_x.sample(self._rng.rng, self._n_ei_candidates)
+        best = np.argmax(l_x.log_pdf(candidates) - g_x.log_pdf(candidates))
+        return {name: distribution.to_external_repr(candidates[name][best].item()) for name, distribution in search_space.items()}
+
+    def _density(self, observations: list[Observation], search_space: dict[str, BaseDistribution]) -> _ParzenEstimator:
+        keys = {name: self._key(name, distribution) for name, distribution in search_space.items()}
+        values = {name: np.asarray([o.values[key] for o in observations]) for name, key in keys.items()}
+        return _ParzenEstimator(values, search_space, self._parzen_estimator_parameters)
+
+    def _observations(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> list[Observation]:
+        """The other trials, finished or running, that drew these parameters from these distributions; by number."""
+        wanted = {self._key(name, distribution) for name, distribution in search_space.items()}
+        trials = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+        observations = [self._finished.get(t.number) or self._observe(t) for t in trials if t.number != trial.number]
+        return [o for o in observations if wanted <= o.values.keys()]
+
+    def _observe(self, trial: FrozenTrial) -> Observation:
+        values = {}
+        for name, value in trial.params.items():
+            distribution = trial.distributions[name]
+            values[self._key(name, distribution)] = distribution.to_internal_repr(value)
+        o = Observation(trial.number, trial.state.is_finished(), _merit(trial), values)
+        if o.finished:
+            self._finished[trial.number] = o
+        return o
+
+    def _key(self, name: str, distribution: BaseDistribution) -> int:
+        """A number for each parameter in each distribution, as equality of distributions is slow."""
+        for known, key in self._keys.setdefault(name, []):
+            if known == distribution:
+                return key
+        key = sum(map(len, self._keys.values()))
+        self._keys[name].append((distribution, key))
+        return key
 
     def _reseed(self, number: int, name: str) -> None:
         for stream, rng in enumerate((self._rng, self._random_sampler._rng)):
             rng.rng.seed(np.random.SeedSequence([self._seed, number, zlib.crc32(name.encode()), stream]).generate_state(4))
 
 
-class _SameRange:
-    """A study of which only the trials show that drew `name` from this very distribution."""
+def split(observations: list[Observation]) -> tuple[list[Observation], list[Observation]]:
+    """The good trials that make l(x), a tenth and at most 25, and the latest of the others with those that still run; by number."""
+    finished = [o for o in observations if o.finished]
+    good = heapq.nsmallest(default_gamma(len(finished)), finished, key=lambda o: o.merit)
+    numbers = {o.number for o in good}
+    others = [o for o in finished if o.number not in numbers][-LATEST_OTHERS:] + [o for o in observations if not o.finished]
+    return sorted(good, key=lambda o: o.number), sorted(others, key=lambda o: o.number)
 
-    def __init__(self, study: Study, name: str, distribution: BaseDistribution):
-        self._study, self._name, self._distribution = study, name, distribution
 
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(self._study, attribute)
-
-    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return [t for t in self._study._get_trials(*args, **kwargs) if t.distributions.get(self._name) == self._distribution]
+def _merit(trial: FrozenTrial) -> tuple[float, float, float]:
+    if trial.state == TrialState.COMPLETE:
+        return 0, 0, -(trial.value or 0.0)
+    if not trial.intermediate_values:
+        return 2, 0, 0
+    step, value = max(trial.intermediate_values.items())
+    return 1, -step, math.inf if math.isnan(value) else -value
