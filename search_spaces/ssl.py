@@ -15,10 +15,10 @@ _FULL_RANGES = {
 }
 # A few hundred steps from scratch: the low ends of the long recipes do not move a network at all.
 _TINY_RANGES = {
-    "lars": ((0.3, 6.0), (1e-7, 1e-4)),
-    "sgd": ((0.03, 1.0), (1e-5, 5e-4)),
-    "adamw": ((3e-4, 1e-2), (1e-4, 0.1)),
-    "adam": ((1e-4, 1e-2), (1e-7, 1e-4)),
+    "lars": ((0.3, 3.0), (1e-7, 1e-4)),
+    "sgd": ((0.03, 0.5), (1e-5, 5e-4)),
+    "adamw": ((5e-4, 5e-3), (1e-4, 0.1)),
+    "adam": ((3e-4, 5e-3), (1e-7, 1e-4)),
 }
 
 
@@ -31,10 +31,12 @@ def ssl(trial: Suggest, preset: str) -> None:
     trial.suggest_float("optim.lr", low, high, log=True)
     trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
     lr_schedule(trial)
-    trial.suggest_float("head.tau0", 0.9 if tiny else 0.97, 0.999)
+    trial.suggest_float("head.tau0", 0.9 if tiny else 0.97, 0.995 if tiny else 0.999)
     trial.suggest_categorical("head.projection_size", [64, 128, 256] if tiny else [128, 256, 512])
-    trial.suggest_categorical("head.hidden_size", [256, 512, 1024] if tiny else [1024, 2048, 4096])
+    trial.suggest_categorical("head.hidden_size", [512, 1024, 2048] if tiny else [1024, 2048, 4096])
     trial.suggest_categorical("head.simplicial", [False, True])
     trial.suggest_categorical("aug.policy", ["byol", "glyphs", "simclr"] if tiny else ["byol", "simclr", "reports-r0", "reports-r1"])
     view_strengths(trial, colour=not tiny)
-    trial.suggest_categorical("train.batch_size", [64, 128] if tiny else [64, 128, 256])
+    if tiny:
+        trial.suggest_float("aug.rotate", 0.0, 30.0)  # letters lean
+    trial.suggest_categorical("train.batch_size", [32, 64, 128] if tiny else [64, 128, 256])

@@ -44,10 +44,10 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tiny": _UNTUNED | {
                 "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny",
                 "backbone.width": 24,
-                "backbone.pool": 2,
+                "backbone.pool": 1,
                 "val.knn_k": 20,
-                "train.channels_last": True, "head.projection_size": 128, "head.hidden_size": 512,
-                "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 128,
+                "train.channels_last": True, "head.projection_size": 128, "head.hidden_size": 1024,
+                "aug.rotate": 0.0, "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
             },
             "full": _UNTUNED | {
                 "data.image_size": 128, "backbone.name": "resnet50", "head.projection_size": 256, "head.hidden_size": 4096,
