@@ -3,6 +3,8 @@
 import errno
 import functools
 import math
+import os
+import shutil
 import traceback
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,20 @@ class StorageFailed(UserError):
     """The study's folder cannot be written. No trial's fault, and no trial could do better: the run ends, the trials stay open."""
 
 
-def storage_failure(error: BaseException | None, place: Path) -> StorageFailed | None:
+def storage_failure(error: BaseException, place: Path) -> StorageFailed | None:
     """What to say where `error` comes from a disk that is full, read-only or failing (torch wraps such an error); else None."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            return StorageFailed(
-                f"cannot write {error.filename or place}: {error.strerror}; "
-                "mend that and run the same command again, nothing recorded is lost"
-            )
-        error = error.__cause__ or error.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            return _not_written(cause.filename or place, cause.strerror)
+        cause = cause.__cause__ or cause.__context__
+    if shutil.disk_usage(place).free == 0:  # a torch.save to a path says "iostream error" and no more
+        return _not_written(place, os.strerror(errno.ENOSPC))
     return None
+
+
+def _not_written(place: str | Path, why: str) -> StorageFailed:
+    return StorageFailed(f"cannot write {place}: {why}; mend that and run the same command again, nothing recorded is lost")
 
 
 def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
