@@ -3,11 +3,14 @@
 Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the study's folder holds all that must last.
 """
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -201,14 +204,25 @@ def start_ray(cpus: int | None = None) -> bool:
     if ray.is_initialized():
         return False
     if "RAY_ADDRESS" in os.environ:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        with _own_signals():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return False
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
-    ray.init(
-        address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-        object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
-    )  # fmt: skip
+    with _own_signals():
+        ray.init(
+            address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
+        )  # fmt: skip
     return True
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray puts a handler of its own on SIGTERM, which prints a stack and aborts."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def run_in_tune(experiment: Experiment, config: dict[str, Any]) -> None:
