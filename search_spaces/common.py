@@ -37,3 +37,21 @@ def view_strengths(trial: Suggest, *, colour: bool, nadir: bool = False) -> None
         trial.suggest_float("aug.solarize", 0.0, 0.2)
     if nadir:
         trial.suggest_float("aug.rot90", 0.0, 1.0)
+
+
+def supervised_views(trial: Suggest, *, colour: bool) -> None:
+    """The one view of supervised training. `colour`: the images have some."""
+    trial.suggest_float("aug.crop_scale_min", 0.2, 1.0)
+    if colour:
+        trial.suggest_categorical("aug.policy", ["none", "reports-r0", "reports-r1", "simclr"])
+        trial.suggest_float("aug.strength", 0.2, 1.5)
+    else:
+        trial.suggest_float("aug.rotate", 0.0, 20.0)
+
+
+def supervised_loss(trial: Suggest, *, mixing: bool) -> None:
+    """Label smoothing and, where the backbone learns from the mixtures, mixup and CutMix."""
+    trial.suggest_float("loss.label_smoothing", 0.0, 0.2)
+    if mixing:
+        trial.suggest_categorical("loss.mixup", [0.0, 0.2, 0.8])
+        trial.suggest_categorical("loss.cutmix", [0.0, 1.0])

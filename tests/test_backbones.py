@@ -181,3 +181,42 @@ def test_bad_values_are_named():
         build(BackboneConfig, {"width": 4})
     with pytest.raises(UserError, match="'resnet18'"):
         build(BackboneConfig, {"name": "resnet34"})
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "dim"),
+    [
+        ("resnet101", torchvision.models.ResNet101_Weights.IMAGENET1K_V2, 2048),
+        ("vgg16", torchvision.models.VGG16_Weights.IMAGENET1K_V1, 4096),
+        ("vgg16_bn", torchvision.models.VGG16_BN_Weights.IMAGENET1K_V1, 4096),
+        ("vgg19", torchvision.models.VGG19_Weights.IMAGENET1K_V1, 4096),
+        ("convnext_base", torchvision.models.ConvNeXt_Base_Weights.IMAGENET1K_V1, 1024),
+    ],
+)
+def test_parameters_are_torchvisions_published_number(name, weights, dim):
+    with torch.device("meta"):  # shapes without memory
+        backbone = build_backbone(BackboneConfig(name=name))
+        features = backbone(torch.empty(2, 3, 64, 64))
+    assert parameters(backbone) == weights.meta["num_params"] - 1000 * (dim + 1)
+    assert features.shape == (2, dim) == (2, backbone.feature_dim)
+
+
+def test_small_networks_of_the_reports():
+    """cnn: 3 x 3 convolutions to w and 2w channels; conv4: four to w with BatchNorm (Snell et al. 2017)."""
+    cnn = build_backbone(BackboneConfig(name="cnn", width=32, pool=8))
+    assert parameters(cnn) == (27 * 32 + 32) + (9 * 32 * 64 + 64)
+    assert cnn(torch.rand(2, 3, 32, 32)).shape == (2, 64 * 8 * 8) == (2, cnn.feature_dim)
+    conv4 = build_backbone(BackboneConfig(name="conv4", width=64, pool=5))
+    assert parameters(conv4) == (27 * 64 + 3 * 64) + 3 * (9 * 64 * 64 + 3 * 64) == 113_088
+    images = torch.rand(2, 3, 84, 84)
+    with torch.no_grad():
+        reference = nn.Sequential(*(layer for block in conv4.blocks for layer in block), nn.Flatten()).eval()
+        assert torch.equal(conv4.eval()(images), reference(images))  # at 84 px the last map is 5x5: nothing is averaged
+    assert build_backbone(BackboneConfig(name="cnn", width=8), in_channels=1)(torch.rand(2, 1, 16, 16)).shape == (2, 256)
+
+
+def test_three_channels_where_torchvision_wants_them():
+    with pytest.raises(UserError, match="vgg16 takes images of 3 channels, not 1"):
+        build_backbone(BackboneConfig(name="vgg16"), in_channels=1)
+    with pytest.raises(UserError, match="small_stem and zero_init_residual are for tiny and the ResNets"):
+        build(BackboneConfig, {"name": "conv4", "small_stem": True})

@@ -181,6 +181,20 @@ def test_classification_of_the_test_letters(letters: DataSet, plan: GlyphPlan, c
     assert sum(map(len, families)) == len(set.union(*families))
 
 
+def test_pre_training_on_the_pre_training_letters(letters: DataSet, plan: GlyphPlan, cache: Path) -> None:
+    data = load_dataset(DataConfig(name="glyphs"), "pretrain", cache)
+    assert data.classes == plan.classes[plan.held_out :]
+    splits = (data.train, data.val, data.test)
+    rows = np.concatenate([split.indices for split in splits])
+    assert sorted(rows) == sorted(letters.train.indices)  # what ssl sees without labels, each drawing once
+    for split in splits:
+        assert [data.classes[label] for label in split.targets()] == [plan.classes[label] for label in np.array(plan.letter)[split.indices]]
+        assert names(data, split) == set(data.classes)
+        assert faces(split, plan) == faces(letters.train, plan)
+    drawn = {(plan.letter[row], plan.face[row]) for row in data.train.indices}
+    assert not drawn & {(plan.letter[row], plan.face[row]) for row in np.concatenate([data.val.indices, data.test.indices])}
+
+
 def test_digits_are_those_of_scikit_learn(cache: Path) -> None:
     data = load_dataset(DataConfig(name="digits", image_size=8), cache_dir=cache)
     digits = load_digits()

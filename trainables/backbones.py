@@ -1,4 +1,4 @@
-"""Backbones without their classification head, and the file a trained one is exported to."""
+"""Backbones without their classification head, their stages, and the file a trained one is exported to."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18, resnet50
+from torchvision.models import convnext_base, resnet18, resnet50, resnet101, vgg16, vgg16_bn, vgg19
 from torchvision.models.resnet import BasicBlock
 
 from trainables.config import Annotated, Field, config
@@ -18,21 +18,32 @@ from trainables.errors import UserError
 _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
+_RESNETS = {"resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}
+_VGGS = {"vgg16": vgg16, "vgg16_bn": vgg16_bn, "vgg19": vgg19}
+
+
 @config
 class BackboneConfig:
-    """A residual network whose output is its averaged last feature map."""
+    """A network whose output is its last representation before a classification head."""
 
-    name: Literal["tiny", "resnet18", "resnet50"] = "tiny"
-    """tiny: 3 basic blocks, for 28-32 px images on a CPU; resnet18, resnet50: torchvision's (He et al. 2016)."""
+    name: Literal["tiny", "cnn", "conv4", "resnet18", "resnet50", "resnet101", "vgg16", "vgg16_bn", "vgg19", "convnext_base"] = "tiny"
+    """tiny: 3 residual blocks, for 28-32 px images on a CPU; cnn: 2 convolutions (the reports'); conv4: the 4 blocks of few-shot learning
+    (Snell et al. 2017, section 3.1); the others are torchvision's (He et al. 2016; Simonyan & Zisserman 2015; Liu et al. 2022)."""
     width: Annotated[int, Field(ge=8, le=256)] = 32
-    """tiny only: channels of the first block, in [8, 256]; the others have 2 and 4 times as many."""
+    """tiny, cnn, conv4: channels of the first block, in [8, 256]. The others have 2 and 4 times as many (tiny), twice (cnn), or
+    the same (conv4; 64 in the literature)."""
     pool: Annotated[int, Field(ge=1, le=8)] = 4
-    """tiny only: side of the pooled last map, in [1, 8]; D = 4 width pool^2. 1 is a global average, which loses the layout."""
+    """tiny, cnn, conv4: side of the grid to which the last map is averaged, in [1, 8]. 1 is a global average, which loses the layout."""
     small_stem: bool = False
-    """3x3 stem of stride 1 and no max-pool (He et al. 2016, section 4.2), for images up to 64 px.
+    """tiny and ResNets: 3x3 stem of stride 1 and no max-pool (He et al. 2016, section 4.2), for images up to 64 px.
     False: torchvision's 7x7 stem of stride 2 with max-pool; in tiny a 3x3 stem of stride 2, 4 times as fast as stride 1."""
     zero_init_residual: bool = False
-    """Start every residual branch at zero (Goyal et al. 2017, section 5.1)."""
+    """tiny and ResNets: start every residual branch at zero (Goyal et al. 2017, section 5.1)."""
+
+    def __post_init__(self) -> None:
+        residual = self.name == "tiny" or self.name in _RESNETS
+        if not residual and (self.small_stem or self.zero_init_residual):
+            raise ValueError(f"small_stem and zero_init_residual are for tiny and the ResNets, but name={self.name!r}; leave them out")
 
 
 class TinyResNet(nn.Module):
@@ -69,15 +80,93 @@ class TinyResNet(nn.Module):
         return self.avgpool(x).flatten(1)
 
 
+class ConvBlocks(nn.Module):
+    """Blocks of a 3x3 convolution, ReLU and max-pool that halves; the last map is averaged to a grid and flattened.
+
+    Args:
+        channels: of each block's output.
+        norm: BatchNorm before each ReLU.
+    """
+
+    def __init__(self, channels: tuple[int, ...], pool: int, norm: bool, in_channels: int = 3):
+        super().__init__()
+        self.feature_dim = channels[-1] * pool**2
+        self.blocks = nn.Sequential()
+        for number, (inputs, outputs) in enumerate(zip((in_channels, *channels), channels, strict=False), 1):
+            layers = [nn.Conv2d(inputs, outputs, 3, padding=1), *([nn.BatchNorm2d(outputs)] if norm else []), nn.ReLU(inplace=True)]
+            self.blocks.add_module(f"block{number}", nn.Sequential(*layers, nn.MaxPool2d(2)))
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+
+    def forward(
+        self,
+        images: Tensor,  # (B, C, H, W)
+    ) -> Tensor:  # (B, channels[-1] pool^2)
+        return self.pool(self.blocks(images)).flatten(1)
+
+
 def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
-    """Randomly initialised backbone, (B, in_channels, H, W) images -> (B, D) pooled features; D is its attribute `feature_dim`."""
+    """Randomly initialised backbone, (B, in_channels, H, W) images -> (B, D) features; D is its attribute `feature_dim`.
+
+    Features: averaged last map of ResNets and, normalised, of ConvNeXt; second hidden layer of VGG; last map on a grid of the small ones.
+
+    Raises:
+        UserError: torchvision's VGG or ConvNeXt with other than 3 channels.
+    """
     if cfg.name == "tiny":
-        tiny = TinyResNet(cfg.width, cfg.pool, stem_stride=1 if cfg.small_stem else 2, in_channels=in_channels)
-        if cfg.zero_init_residual:
-            for block in (tiny.layer1, tiny.layer2, tiny.layer3):
-                nn.init.zeros_(block.bn2.weight)
-        return tiny
-    net = {"resnet18": resnet18, "resnet50": resnet50}[cfg.name](weights=None, zero_init_residual=cfg.zero_init_residual)
+        return _tiny(cfg, in_channels)
+    if cfg.name == "cnn":
+        return ConvBlocks((cfg.width, 2 * cfg.width), cfg.pool, norm=False, in_channels=in_channels)
+    if cfg.name == "conv4":
+        return ConvBlocks((cfg.width,) * 4, cfg.pool, norm=True, in_channels=in_channels)
+    if cfg.name in _RESNETS:
+        return _resnet(cfg, in_channels)
+    if in_channels != 3:
+        raise UserError(f"backbone.name={cfg.name} takes images of 3 channels, not {in_channels}; use a ResNet")
+    net: Any = convnext_base(weights=None) if cfg.name == "convnext_base" else _VGGS[cfg.name](weights=None)
+    net.feature_dim = net.classifier[-1].in_features
+    net.classifier[-1] = nn.Identity()
+    return net
+
+
+def head_prefix(name: str) -> str:
+    """What the keys of the classification head begin with in torchvision's state_dict of this network."""
+    return "classifier.6." if name in _VGGS else "classifier.2." if name == "convnext_base" else "fc."
+
+
+def stages(backbone: Any) -> dict[str, list[nn.Module]]:
+    """The parts of a backbone in the order of the data, stem first; every parameter and buffer is in exactly one.
+
+    ResNets: stem, layer1 to layer4 (tiny: to layer3). VGG: block1 to block5, each up to its max-pool, then the hidden layers fc6 and fc7.
+    ConvNeXt: stem, stage1 to stage4, each with the downsampling before it; the last norm belongs to stage4. Small ones: block1, block2, ...
+
+    Raises:
+        TypeError: not a network of `build_backbone`.
+    """
+    if hasattr(backbone, "layer1"):
+        layers = [name for name in ("layer1", "layer2", "layer3", "layer4") if hasattr(backbone, name)]
+        return {"stem": [backbone.conv1, backbone.bn1]} | {name: [getattr(backbone, name)] for name in layers}
+    if isinstance(backbone, ConvBlocks):
+        return {name: [block] for name, block in backbone.blocks.named_children()}
+    if not hasattr(backbone, "features"):
+        raise TypeError(f"a {type(backbone).__name__} has no known stages; give a network of build_backbone")
+    parts, hidden = list(backbone.features), list(backbone.classifier)
+    if isinstance(parts[0], nn.Conv2d):  # VGG
+        ends = [i + 1 for i, part in enumerate(parts) if isinstance(part, nn.MaxPool2d)]
+        blocks = {f"block{n}": parts[a:b] for n, (a, b) in enumerate(zip([0, *ends], ends, strict=False), 1)}
+        return blocks | {"fc6": hidden[:3], "fc7": hidden[3:]}
+    return {"stem": parts[:1], "stage1": parts[1:2], "stage2": parts[2:4], "stage3": parts[4:6], "stage4": [*parts[6:], *hidden]}
+
+
+def _tiny(cfg: BackboneConfig, in_channels: int) -> TinyResNet:
+    tiny = TinyResNet(cfg.width, cfg.pool, stem_stride=1 if cfg.small_stem else 2, in_channels=in_channels)
+    if cfg.zero_init_residual:
+        for block in (tiny.layer1, tiny.layer2, tiny.layer3):
+            nn.init.zeros_(block.bn2.weight)
+    return tiny
+
+
+def _resnet(cfg: BackboneConfig, in_channels: int) -> nn.Module:
+    net: Any = _RESNETS[cfg.name](weights=None, zero_init_residual=cfg.zero_init_residual)
     net.feature_dim = net.fc.in_features
     net.fc = nn.Identity()
     if cfg.small_stem:
@@ -99,17 +188,16 @@ def _init_conv(conv: nn.Conv2d) -> None:
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's ResNet does
 
 
-def save_backbone(path: Path, backbone: nn.Module, meta: dict[str, Any]) -> None:
+def save_backbone(path: Path, backbone: nn.Module, meta: dict[str, Any], head: nn.Module | None = None) -> None:
     """Write {"state_dict": weights on the CPU, without a head `fc`, "meta": `meta`}; `path` holds the old file or all of the new one.
 
     Args:
         meta: anything JSON can hold: the config, the trial it comes from, its metrics.
+        head: written beside the backbone, as "head", for who trained it; `load_backbone_state` leaves it alone.
     """
     path = Path(path)
-    state = {
-        key: value.detach().to("cpu", copy=True).contiguous() for key, value in backbone.state_dict().items() if not key.startswith("fc.")
-    }
-    payload = {"state_dict": state, "meta": json.loads(json.dumps(meta))}
+    state = {key: value for key, value in _on_cpu(backbone).items() if not key.startswith("fc.")}
+    payload = {"state_dict": state, "meta": json.loads(json.dumps(meta))} | ({} if head is None else {"head": _on_cpu(head)})
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -121,6 +209,10 @@ def save_backbone(path: Path, backbone: nn.Module, meta: dict[str, Any]) -> None
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _on_cpu(module: nn.Module) -> dict[str, Tensor]:
+    return {key: value.detach().to("cpu", copy=True).contiguous() for key, value in module.state_dict().items()}
 
 
 def load_backbone_state(path: Path) -> dict[str, Tensor]:
@@ -141,6 +233,18 @@ def load_backbone_state(path: Path) -> dict[str, Tensor]:
 def load_backbone_meta(path: Path) -> dict[str, Any]:
     """The `meta` that `save_backbone` wrote; {} for a plain state_dict. Raises UserError as `load_backbone_state` does."""
     return dict(_read(path).get("meta", {}))
+
+
+def load_head_state(path: Path) -> dict[str, Tensor]:
+    """The `head` that `save_backbone` wrote.
+
+    Raises:
+        UserError: none in the file, or as `load_backbone_state` does.
+    """
+    head = _read(path).get("head")
+    if not isinstance(head, dict):
+        raise UserError(f"backbone file {str(path)!r} holds no classification head; give one exported by a classification trial")
+    return head
 
 
 def _read(path: Path) -> dict[str, Any]:

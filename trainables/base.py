@@ -78,6 +78,15 @@ class Trainable(nn.Module, ABC):
     def objective_for(cls, data: Any) -> str:
         """Name of the metric that selects on this data, `val/...`; larger is better."""
 
+    @classmethod
+    def prove(cls, config: Any, data: Any) -> str:
+        """Before any trial: one line about what trials start from, "" where there is nothing to say.
+
+        Raises:
+            UserError: trials of this config cannot start.
+        """
+        return ""
+
     @property
     def objective(self) -> str:
         return self.objective_for(self.data)

@@ -283,7 +283,7 @@ class BYOL(Trainable):
             raise TrialFailed("collapse", f"std of the projections below {val.collapse_std} for {val.collapse_epochs} epochs: {recent}")
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        save_backbone(path, self.backbone, meta)
+        save_backbone(path, self.backbone, meta | {"backbone": asdict(self.config.backbone), "normalize": self.normalize})
 
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))

@@ -1,12 +1,15 @@
 """The registry. Adding a trainable: a file in trainables/, a file in search_spaces/, a line in EXPERIMENTS."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from search_spaces.classify import SETTINGS, Setting, classify
+from search_spaces.pretrain import pretrain
 from search_spaces.ssl import ssl
 from trainables.base import Trainable
 from trainables.byol import BYOL, BYOLConfig
+from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 
 SearchSpace = Callable[[Any, str], None]
 
@@ -24,13 +27,26 @@ class Experiment:
     """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
     presets: dict[str, dict[str, Any]]
     """Preset -> flat config that departs from the dataclass defaults. This is trial 0: the untuned default."""
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    """What `--setting` chooses from; empty where there is nothing to choose."""
 
+
+# A backbone goes from one experiment to the next: all have the same.
+_TINY: dict[str, Any] = {
+    "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny", "backbone.width": 24, "backbone.pool": 1,
+    "train.channels_last": True,
+}  # fmt: skip
+_FULL: dict[str, Any] = {"data.image_size": 128, "backbone.name": "resnet50", "train.threads": 1}
 
 # The untuned defaults are what a reader of the papers would start from: the optimizer that the package's own example uses (Adam 3e-4),
 # and the views, the momentum and the heads of Grill et al. 2020 (heads scaled to the tiny backbone).
 _UNTUNED: dict[str, Any] = {
     "optim.name": "adam", "optim.lr": 3e-4, "optim.weight_decay": 1e-6, "schedule.name": "warmup_cosine", "schedule.warmup_frac": 0.1,
     "head.tau0": 0.99, "head.simplicial": False, "aug.policy": "byol", "aug.crop_scale_min": 0.08, "aug.crop_ratio": 4 / 3, "aug.blur": 0.5,
+}  # fmt: skip
+# Supervised: the reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
+_UNTUNED_SUPERVISED: dict[str, Any] = {
+    "optim.name": "adam", "optim.lr": 5e-4, "optim.weight_decay": 1e-6, "schedule.name": "cosine", "aug.policy": "none",
 }  # fmt: skip
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -41,19 +57,45 @@ EXPERIMENTS: dict[str, Experiment] = {
         config=BYOLConfig,
         space=ssl,
         presets={
-            "tiny": _UNTUNED | {
-                "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny",
-                "backbone.width": 24,
-                "backbone.pool": 1,
-                "val.knn_k": 20,
-                "train.channels_last": True, "head.projection_size": 128, "head.hidden_size": 1024,
-                "aug.rotate": 0.0, "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
+            "tiny": _UNTUNED | _TINY | {
+                "val.knn_k": 20, "head.projection_size": 128, "head.hidden_size": 1024, "aug.rotate": 0.0,
+                "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
             },
-            "full": _UNTUNED | {
-                "data.image_size": 128, "backbone.name": "resnet50", "head.projection_size": 256, "head.hidden_size": 4096,
-                "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.solarize": 0.1,
-                "train.epochs": 100, "train.batch_size": 256, "train.threads": 1,
+            "full": _UNTUNED | _FULL | {
+                "head.projection_size": 256, "head.hidden_size": 4096, "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.solarize": 0.1,
+                "train.epochs": 100, "train.batch_size": 256,
             },
         },
+    ),
+    "pretrain": Experiment(
+        name="pretrain",
+        about="supervised pre-training from scratch, by top-1",
+        trainable=Pretraining,
+        config=ClassifierConfig,
+        space=pretrain,
+        presets={
+            "tiny": _UNTUNED_SUPERVISED | _TINY | {
+                "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
+            },
+            "full": _UNTUNED_SUPERVISED | _FULL | {
+                "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 100, "train.batch_size": 128,
+            },
+        },
+    ),
+    "classify": Experiment(
+        name="classify",
+        about="classification in one of the settings A to E (--setting), by top-1",
+        trainable=Classifier,
+        config=ClassifierConfig,
+        space=classify,
+        presets={
+            "tiny": _UNTUNED_SUPERVISED | _TINY | {
+                "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "train.epochs": 12, "train.batch_size": 32,
+            },
+            "full": _UNTUNED_SUPERVISED | _FULL | {
+                "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 50, "train.batch_size": 64,
+            },
+        },
+        settings=SETTINGS,
     ),
 }  # fmt: skip

@@ -21,6 +21,7 @@ from trainables.errors import UserError  # noqa: E402
 from tune.console import Console  # noqa: E402
 from tune.evidence import doubts, verdict  # noqa: E402
 from tune.experiments import EXPERIMENTS, Experiment  # noqa: E402
+from tune.lineage import choose, in_setting, lineage_tags, start_values  # noqa: E402
 from tune.manifest import Manifest, resume_command  # noqa: E402
 from tune.space import as_json, describe  # noqa: E402
 from tune.study import Study  # noqa: E402
@@ -28,6 +29,9 @@ from tune.study import Study  # noqa: E402
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_TRIALS = 16
 _DRAIN_S = 60.0
+_FILE = dict.fromkeys(("init.file", "init.sha256", "init.origin"), "backbone")
+_OPTIONS = {"data.name": "data", "seed": "seed", "init.source": "setting"} | _FILE
+"""Config values that have an option of their own."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Options:
     concurrent: int | None
     repeats: int
     skip_corrupt: bool
+    setting: str | None
+    backbone: str | None
     local: bool
     trial: str | None
     plan: bool
@@ -68,13 +74,15 @@ def main(
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: what fits.")] = None,
     repeats: Annotated[int, typer.Option(min=0, help="Fresh seeds for the best trial and the default, on the test split.")] = 3,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")] = False,
+    setting: Annotated[str | None, typer.Option(help="classify: A, B, C, D or E, initialisation x what trains; see README.md.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="classify: PATH or STUDY[/TRIAL]. Default: best of study pretrain or ssl.")] = None,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")] = False,
     trial: Annotated[str | None, typer.Option(help="STUDY/N, with --local: run that trial again and compare.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, with estimates; run nothing.")] = False,
 ) -> None:
     """Search an experiment's hyperparameters. The same command again goes on where the last one ended, however it ended."""
     options = Options(experiment, data, trials, study, storage, seed, time_budget, set or [], preset, workers, gpus_per_worker,
-                      concurrent, repeats, skip_corrupt, local, trial, plan)  # fmt: skip
+                      concurrent, repeats, skip_corrupt, setting, backbone, local, trial, plan)  # fmt: skip
     try:
         code = execute(options)
     except UserError as error:
@@ -105,12 +113,18 @@ def execute(options: Options) -> int:
     storage = Path(options.storage).expanduser().resolve()
     if options.trial is not None:
         return _replay(options, experiment, storage)
-    preset, base, pins = resolve(options, experiment)
-    config: Any = build(experiment.config, base)
-    data = experiment.trainable.load_data(config.data, progress=True)
-    name = options.study or experiment.name
+    setting = choose(experiment, options.setting, options.backbone)
+    name = options.study or (experiment.name if setting is None else f"{experiment.name}-{options.setting}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"--study {name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    values = {}
+    if setting is not None:
+        experiment = in_setting(experiment, setting)
+        values = setting.values | start_values(setting, options.backbone, storage, storage / name, _before(options))
+    preset, base, pins = resolve(options, experiment, values)
+    config: Any = build(experiment.config, base)
+    data = experiment.trainable.load_data(config.data, progress=True)
+    start = experiment.trainable.prove(config, data)
     manifest = Manifest(
         name=name, experiment=experiment.name, preset=preset, objective=experiment.trainable.objective_for(data), seed=options.seed,
         base=base, pins=pins, space=as_json(describe(experiment.space, preset, pins)),
@@ -122,10 +136,10 @@ def execute(options: Options) -> int:
         show_plan(experiment, manifest, config, data, options)
         return DONE
     study = Study.open(storage / name, experiment, manifest, trials=options.trials, repeats=options.repeats)
-    return _run(study, experiment, options, data, budget_s)
+    return _run(study, experiment, options, data, budget_s, start)
 
 
-def _run(study: Study, experiment: Experiment, options: Options, data: Any, budget_s: float | None) -> int:
+def _run(study: Study, experiment: Experiment, options: Options, data: Any, budget_s: float | None, start: str) -> int:
     from tune.pictures import Pictures
     from tune.tracking import Tracker
 
@@ -134,6 +148,8 @@ def _run(study: Study, experiment: Experiment, options: Options, data: Any, budg
     console = Console(study.objective, study.base.train.epochs, options.trials, interactive=interactive)
     why = "" if data.gallery is not None else " (there are no labels)"
     console.line(f"study {study.manifest.name}: {data.summary()}; searched by {study.objective}{why}, preset {study.manifest.preset}")
+    if start:
+        console.line(start)
     for t in study.frozen_trials():
         if t.state.is_finished() or t.intermediate_values:
             best = t.value if t.value is not None else max(t.intermediate_values.values(), default=None)
@@ -144,6 +160,8 @@ def _run(study: Study, experiment: Experiment, options: Options, data: Any, budg
     tracker = Tracker(study.directory)
     tracker.start()
     pictures.start()
+    if start:
+        study.summarize({}, **lineage_tags(study.manifest.base))
     _stop_on_signals(study)
     out_of_time = _stop_after(study, budget_s)
     try:
@@ -206,20 +224,24 @@ def _conclude(study: Study, console: Console, pictures: Any) -> None:
     study.emit("finish", state="FINISHED")
 
 
-def resolve(options: Options, experiment: Experiment) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Preset, base config of trial 0 (flat, whole) and pins.
+def resolve(options: Options, experiment: Experiment, values: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Preset, base config of trial 0 (flat, whole) and pins. `values` are those of a setting.
 
     Raises:
-        UserError: unknown preset, unknown key, a value out of range.
+        UserError: unknown preset, unknown key, a value out of range, a pin against the setting.
     """
     pins = parse_pins(options.set)
+    if "freeze.policy" in values and "freeze.policy" in pins:
+        raise UserError(
+            f"--set freeze.policy: setting {options.setting} keeps the backbone frozen; leave it out, or choose another"
+        )
     preset = options.preset or ("full" if options.data and _is_folder(options.data) else "tiny")
     if preset not in experiment.presets:
         raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
     flat = {**experiment.presets[preset], "seed": options.seed, "data.skip_corrupt": options.skip_corrupt}
     if options.data is not None:
         flat["data.name"] = str(Path(options.data).expanduser().resolve()) if _is_folder(options.data) else options.data
-    base = flatten(build(experiment.config, flat | pins))
+    base = flatten(build(experiment.config, flat | values | pins))
     return preset, base, {key: base[key] for key in pins}
 
 
@@ -230,8 +252,8 @@ def parse_pins(settings: list[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"--set {setting!r} must be KEY=VALUE, such as --set optim.lr=0.1")
-        if key in ("data.name", "seed"):
-            raise UserError(f"--set {key}: use --{'data' if key == 'data.name' else 'seed'} {value}")
+        if key in _OPTIONS:
+            raise UserError(f"--set {key}: use --{_OPTIONS[key]}")
         pins[key.strip()] = value.strip()
     return pins
 
@@ -244,6 +266,12 @@ def parse_duration(text: str | None) -> float | None:
     if match is None or float(match[1]) == 0:
         raise UserError(f"--time-budget {text!r} must be a number with s, m or h, such as 90s, 30m or 2h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _before(options: Options) -> str:
+    """The options that the study whose backbone is missing should be run with."""
+    data = f" --data {options.data}" if options.data and _is_folder(options.data) else ""
+    return data + ("" if options.storage == "runs" else f" --storage {options.storage}")
 
 
 def _is_folder(data: str) -> bool:

@@ -15,9 +15,9 @@ from trainables.data.splits import DataSet, Split, limited
 from trainables.data.store import Store, default_cache_dir
 from trainables.errors import UserError
 
-__all__ = ["EMBEDDED", "DataConfig", "DataSet", "Inspection", "Split", "Store", "default_cache_dir", "inspect", "load_dataset"]
+__all__ = ["EMBEDDED", "DataConfig", "DataSet", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect", "load_dataset"]
 
-Task = Literal["ssl", "classify"]
+Task = Literal["ssl", "classify", "pretrain"]
 
 
 @config
@@ -54,7 +54,8 @@ class Inspection:
 def load_dataset(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None, progress: bool = False) -> DataSet:
     """Splits over a store, which is built first where there is none (a bar on a terminal if `progress`).
 
-    `cache_dir` defaults to $VISTUNE_CACHE or ~/.cache/vistune. For "ssl" train may be unlabeled; "classify" needs labels everywhere.
+    `cache_dir` defaults to $VISTUNE_CACHE or ~/.cache/vistune. For "ssl" train may be unlabeled; "classify" and "pretrain" need labels
+    everywhere. "pretrain" differs from "classify" where a set has classes for pre-training: in `glyphs`.
 
     Raises:
         UserError: unknown name, unusable folder, corrupt files, no room or no right to write the store.
@@ -65,9 +66,10 @@ def load_dataset(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = N
     elif cfg.name == "digits":
         data = load_scikit_digits(cfg.image_size, cfg.seed, task, cache_dir, progress)
     else:
-        listing = read_layout(Path(cfg.name), task)
-        data = load_folder(listing, cfg.image_size, cfg.seed, task, cfg.skip_corrupt, cache_dir, progress)
-    return limited(data, cfg.limit, cfg.seed, by_class=task == "classify")
+        kind = "ssl" if task == "ssl" else "classify"
+        listing = read_layout(Path(cfg.name), kind)
+        data = load_folder(listing, cfg.image_size, cfg.seed, kind, cfg.skip_corrupt, cache_dir, progress)
+    return limited(data, cfg.limit, cfg.seed, by_class=task != "ssl")
 
 
 def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) -> Inspection:
@@ -81,7 +83,7 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
         classes, found = counts(cfg.name, cfg.image_size, cfg.seed, cache_dir)
         key, layout, name = fingerprint(cfg.name, cfg.seed), EMBEDDED[cfg.name], cfg.name
     else:
-        listing = read_layout(Path(cfg.name), task)
+        listing = read_layout(Path(cfg.name), "ssl" if task == "ssl" else "classify")
         found = {part or "images": int(np.sum(listing.parts == part)) for part in ("", *PARTS) if part in listing.parts}
         key, layout, name, classes = listing.fingerprint, listing.layout, listing.root.resolve().name, len(listing.classes)
     return Inspection(name, layout, classes, found, key, math.prod((sum(found.values()), 3, cfg.image_size, cfg.image_size)))

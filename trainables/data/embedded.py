@@ -17,6 +17,8 @@ EMBEDDED = {
     "digits": "scikit-learn's 1,797 handwritten digits, 8x8 pixels, enlarged",
 }
 
+GLYPHS_CARVED = 0.125
+"""Fraction of each pre-training letter's drawings for val, and again for test, where letters are classes."""
 DIGITS_CARVED = 0.2
 """Fraction of each class for val, and again for test."""
 
@@ -37,6 +39,9 @@ def load_glyphs(
 
     For "classify" the classes are the test letters alone: train on their gallery faces, select on two of the query faces, judge on the
     other two; no self-supervised search has seen any query of them.
+
+    For "pretrain" they are the pre-training letters; of each, val and test get `GLYPHS_CARVED` in faces drawn for that letter by seed, so
+    that train still knows every face, as self-supervised training does.
     """
     key = glyphs.fingerprint(seed)
     store = open_store("glyphs", key, size, lambda: glyphs.source(seed), cache_dir, progress)
@@ -54,6 +59,13 @@ def load_glyphs(
         train, val, test = (split(in_test & family, labels) for family in (gallery, selecting, judging))
         notes = ("train, val and test are drawn in different faces of the test letters",)
         return DataSet("glyphs", key, classes, train, train, val, test, (), notes)
+    if task == "pretrain":
+        labels, rows = letter - plan.held_out, np.flatnonzero(~held_out)
+        rest, test_rows = carve(rows, labels, np.arange(len(letter)), GLYPHS_CARVED, seed)
+        train_rows, val_rows = carve(rest, labels, np.arange(len(letter)), GLYPHS_CARVED / (1 - GLYPHS_CARVED), seed)
+        train, val, test = (Split(store.images, labels, chosen) for chosen in (train_rows, val_rows, test_rows))
+        note = "val and test are drawn in faces that train lacks of that letter; letters of different alphabets can look the same"
+        return DataSet("glyphs", key, plan.classes[plan.held_out :], train, train, val, test, (), (note,))
     return DataSet(
         name="glyphs",
         fingerprint=key,

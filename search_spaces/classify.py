@@ -1,0 +1,72 @@
+"""What is searched in each of the settings A to E. What a setting freezes is not searched.
+
+python tune/run.py classify --setting C --plan       # prints this space as it is resolved
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from search_spaces.common import Suggest, lr_schedule, supervised_loss, supervised_views
+
+
+@dataclass(frozen=True)
+class Setting:
+    """An initialisation, and whether the backbone trains."""
+
+    init: Literal["scratch", "supervised", "ssl"]
+    trains: Literal["all", "head"]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Config values that make the setting; never searched."""
+        return {"init.source": self.init} | ({} if self.trains == "all" else {"freeze.policy": "all"})
+
+
+SETTINGS = {
+    "A": Setting("scratch", "all"),
+    "B": Setting("supervised", "all"),
+    "C": Setting("ssl", "all"),
+    "D": Setting("supervised", "head"),
+    "E": Setting("ssl", "head"),
+}
+
+# optimizer -> (learning rate low, high), (weight decay low, high). The rate is the head's; a loaded backbone learns at a fraction of it.
+_TRAINING = {
+    "sgd": ((3e-3, 0.3), (1e-5, 1e-2)),
+    "adamw": ((1e-4, 1e-2), (1e-4, 0.1)),
+    "adam": ((1e-5, 1e-2), (1e-7, 1e-3)),
+}
+_HEAD_ALONE = {
+    "sgd": ((1e-3, 1.0), (1e-7, 1e-2)),
+    "adamw": ((1e-4, 0.1), (1e-5, 0.1)),
+    "adam": ((1e-4, 0.1), (1e-7, 1e-2)),
+}
+
+
+def classify(trial: Suggest, preset: str, setting: Setting = SETTINGS["A"]) -> None:
+    """Optimizer and schedule, head, loss, views, batch size; of a loaded backbone that trains also how it thaws and how fast it learns."""
+    tiny = preset == "tiny"
+    ranges = _TRAINING if setting.trains == "all" else _HEAD_ALONE
+    name = trial.suggest_categorical("optim.name", sorted(ranges))
+    (low, high), (low_decay, high_decay) = ranges[name]
+    trial.suggest_float("optim.lr", low, high, log=True)
+    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
+    lr_schedule(trial)
+    if setting.init != "scratch" and setting.trains == "all":
+        _fine_tuning(trial)
+    if trial.suggest_categorical("head.kind", ["linear", "mlp"]) == "mlp":
+        trial.suggest_categorical("head.hidden", [128, 256] if tiny else [256, 512, 1024])
+        trial.suggest_float("head.dropout", 0.0, 0.6)
+    trial.suggest_categorical("head.zero_init", [False, True])
+    supervised_loss(trial, mixing=setting.trains == "all")
+    supervised_views(trial, colour=not tiny)
+    trial.suggest_categorical("train.batch_size", [32, 64] if tiny else [32, 64, 128])
+
+
+def _fine_tuning(trial: Suggest) -> None:
+    policy = trial.suggest_categorical("freeze.policy", ["none", "probe_first", "gradual"])
+    trial.suggest_float("freeze.backbone_lr", 0.01, 1.0, log=True)
+    trial.suggest_float("freeze.layer_decay", 0.5, 1.0)
+    trial.suggest_categorical("freeze.batchnorm", ["train", "frozen"])
+    if policy in ("probe_first", "gradual"):
+        trial.suggest_float("freeze.thaw_frac", 0.1, 0.6)

@@ -1,0 +1,262 @@
+"""The classifier against torch's own losses, a linear probe trained by hand, and an uninterrupted run."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from trainables.augment import evaluation_view
+from trainables.backbones import BackboneConfig, build_backbone, load_backbone_meta, save_backbone
+from trainables.base import TrainConfig
+from trainables.byol import ViewConfig
+from trainables.classifier import (
+    Classifier,
+    ClassifierConfig,
+    ClassifierHeadConfig,
+    InitConfig,
+    LossConfig,
+    build_head,
+    soft_loss,
+)  # fmt: skip
+from trainables.config import build
+from trainables.data import DataConfig
+from trainables.engine import BEST, LAST, Sampler, fit, generator
+from trainables.errors import UserError
+from trainables.freezing import FreezeConfig
+from trainables.metrics import calibrate_batchnorm
+from trainables.optim import OptimConfig, ScheduleConfig
+from tune.runtimes import LocalRuntime
+
+SMALL = ClassifierConfig(
+    data=DataConfig(name="digits", image_size=16),
+    backbone=BackboneConfig(width=8, pool=1),
+    train=TrainConfig(epochs=4, epoch_images=64, batch_size=32),
+    optim=OptimConfig(name="adamw", lr=3e-3, weight_decay=0.05),
+)
+
+
+def classifier(config: ClassifierConfig = SMALL) -> Classifier:
+    torch.manual_seed(config.seed)
+    return Classifier(config, Classifier.load_data(config.data))
+
+
+def trained(config: ClassifierConfig, directory: Path) -> Classifier:
+    model = classifier(config)
+    fit(model, config, LocalRuntime(directory, lambda epoch, metrics: True))
+    return model
+
+
+@pytest.fixture(scope="module")
+def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backbone of another seed with calibrated statistics."""
+    path = tmp_path_factory.mktemp("backbone") / "b.pt"
+    torch.manual_seed(99)
+    backbone = build_backbone(SMALL.backbone)
+    calibrate_batchnorm(backbone, classifier()._eval_batches(classifier().data.train))
+    save_backbone(path, backbone, {})
+    return path
+
+
+def from_file(path: Path, policy: str = "none", **freeze: Any) -> ClassifierConfig:
+    return replace(SMALL, init=InitConfig(source="ssl", file=str(path)), freeze=FreezeConfig(policy=policy, **freeze))  # type: ignore[arg-type]
+
+
+def test_cross_entropy_and_label_smoothing_are_torchs() -> None:
+    logits, labels = torch.randn(16, 7), torch.randint(7, (16,))
+    truth = functional.one_hot(labels, 7).float()
+    for smoothing in (0.0, 0.1, 0.5):
+        expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
+        torch.testing.assert_close(soft_loss(logits, truth, smoothing, 0.0), expected)
+    mixed = truth.roll(1, 0) * 0.3 + truth * 0.7
+    torch.testing.assert_close(soft_loss(logits, mixed, 0.1, 0.0), functional.cross_entropy(logits, mixed, label_smoothing=0.1))
+
+
+def test_focal_loss_is_equation_4() -> None:
+    logits, labels = torch.randn(16, 7, requires_grad=True), torch.randint(7, (16,))
+    p = logits.softmax(1)[torch.arange(16), labels]
+    for gamma in (0.5, 2.0):
+        loss = soft_loss(logits, functional.one_hot(labels, 7).float(), 0.0, gamma)
+        torch.testing.assert_close(loss, (-((1 - p) ** gamma) * p.log()).mean())
+    certain = torch.tensor([[60.0, 0.0]], requires_grad=True)
+    soft_loss(certain, torch.tensor([[1.0, 0.0]]), 0.0, 0.5).backward()
+    assert certain.grad is not None
+    assert certain.grad.isfinite().all()
+
+
+def test_a_head_on_a_frozen_backbone_is_a_linear_probe_on_its_features(backbone_file: Path, tmp_path: Path) -> None:
+    """The same batches through torch's SGD and cross-entropy on features computed once."""
+    config = replace(
+        from_file(backbone_file, "all"), optim=OptimConfig(name="sgd", lr=0.1, weight_decay=1e-3), loss=LossConfig(label_smoothing=0.1)
+    )
+    config = replace(config, schedule=ScheduleConfig(name="constant"))
+    model = classifier(config)
+    probe = nn.Linear(32, 10)
+    probe.load_state_dict({k.removeprefix("0."): v for k, v in model.head.state_dict().items()})
+    features, labels = model._features(model.data.train), torch.from_numpy(model.data.train.targets())
+    optimizer = torch.optim.SGD([{"params": [probe.weight], "weight_decay": 1e-3}, {"params": [probe.bias]}], lr=0.1, momentum=0.9)
+    sampler = Sampler(len(labels), 32, config.seed)
+    for step in range(8):
+        at = sampler.positions(step)
+        optimizer.zero_grad()
+        functional.cross_entropy(probe(features[at]), labels[at], label_smoothing=0.1).backward()
+        optimizer.step()
+    fit(model, config, LocalRuntime(tmp_path, lambda epoch, metrics: True))
+    torch.testing.assert_close(model.head[0].weight, probe.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.head[0].bias, probe.bias, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("policy", "until", "still"),
+    [("all", "", ("conv1", "bn1", "layer1", "layer2", "layer3")), ("until", "layer3", ("conv1", "bn1", "layer1", "layer2"))],
+)
+def test_frozen_bytes_do_not_change(backbone_file: Path, tmp_path: Path, policy: str, until: str, still: tuple[str, ...]) -> None:
+    config = from_file(backbone_file, policy, until=until)
+    before = {k: v.clone() for k, v in classifier(config).backbone.state_dict().items()}
+    model = trained(config, tmp_path)
+    changed = {k.split(".")[0] for k, v in model.backbone.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"conv1", "bn1", "layer1", "layer2", "layer3"} - set(still)
+    for name in ("weight", "bias"):
+        assert not torch.equal(getattr(model.head[0], name), getattr(classifier(config).head[0], name))
+
+
+def test_frozen_batchnorm_keeps_statistics_and_learns_scales(backbone_file: Path, tmp_path: Path) -> None:
+    config = from_file(backbone_file, batchnorm="frozen")
+    before = {k: v.clone() for k, v in classifier(config).backbone.state_dict().items()}
+    after = trained(config, tmp_path).backbone.state_dict()
+    same = {k for k in before if torch.equal(before[k], after[k])}
+    assert same == {k for k in before if k.rsplit(".", 1)[1] in ("running_mean", "running_var", "num_batches_tracked")}
+
+
+@pytest.mark.parametrize("policy", ["gradual", "probe_first"])
+def test_what_thaws_is_still_until_its_epoch(backbone_file: Path, tmp_path: Path, policy: str) -> None:
+    """4 epochs, thawed after half of them: gradual [0, 2, 4, 4] stages, probe_first [0, 0, 4, 4]."""
+    config = from_file(backbone_file, policy, thaw_frac=0.5)
+    model = classifier(config)
+    previous = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    moved = []
+
+    def report(epoch: int, metrics: dict[str, float]) -> bool:
+        state = model.backbone.state_dict()
+        moved.append({k.split(".")[0] for k in state if not torch.equal(state[k], previous[k])})
+        previous.update({k: v.clone() for k, v in state.items()})
+        return True
+
+    fit(model, config, LocalRuntime(tmp_path, report))
+    everything = {"conv1", "bn1", "layer1", "layer2", "layer3"}
+    assert moved == [set(), {"layer2", "layer3"} if policy == "gradual" else set(), everything, everything]
+
+
+@pytest.mark.parametrize("die_after", [1, 2, 3])
+def test_resume_is_exact_while_it_thaws(backbone_file: Path, tmp_path: Path, die_after: int) -> None:
+    mixed = LossConfig(label_smoothing=0.1, mixup=0.4, cutmix=1.0)
+    head = ClassifierHeadConfig(kind="mlp", hidden=16, dropout=0.3)
+    config = replace(
+        from_file(backbone_file, "gradual", thaw_frac=0.5, layer_decay=0.7), loss=mixed, head=head, aug=ViewConfig(policy="simclr")
+    )
+    reports: dict[str, list[dict[str, float]]] = {"whole": [], "killed": []}
+
+    def run(name: str, last: int | None) -> Classifier:
+        def report(epoch: int, metrics: dict[str, float]) -> bool:
+            if epoch == last:
+                raise KeyboardInterrupt
+            reports[name].append({k: v for k, v in metrics.items() if not k.startswith("time/")})
+            return True
+
+        (tmp_path / name).mkdir(exist_ok=True)
+        model = classifier(config)
+        fit(model, config, LocalRuntime(tmp_path / name, report))
+        return model
+
+    whole = run("whole", None)
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", die_after)
+    torch.randn(5)
+    killed = run("killed", None)
+    assert reports["killed"] == reports["whole"]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True))
+    assert (tmp_path / "killed" / LAST).exists()
+
+
+def test_micro_batches_of_mixtures_equal_the_whole_batch() -> None:
+    config = replace(SMALL, loss=LossConfig(mixup=0.4, cutmix=1.0))
+    model = classifier(config).eval()  # BatchNorm sees no batch
+    batch = model.draw(np.arange(12), generator(0, 1))
+    parts = sum(model(batch.slice(a, b)) * (b - a) / 12 for a, b in ((0, 5), (5, 12)))
+    torch.testing.assert_close(model(batch), parts)
+
+
+def test_metrics_are_counted_by_hand() -> None:
+    model = classifier()
+    metrics = model.validate()
+    with torch.no_grad():
+        images = evaluation_view(model.data.val.batch(np.arange(len(model.data.val))), 16, "imagenet")
+        p = model.head(model.backbone.eval()(images)).double().softmax(1).numpy()
+    labels = model.data.val.targets()
+    order = np.argsort(-p, axis=1)
+    assert metrics["val/top1"] == pytest.approx(np.mean(order[:, 0] == labels))
+    assert metrics["val/top5"] == pytest.approx(np.mean((order[:, :5] == labels[:, None]).any(1)))
+    assert metrics["val/loss"] == pytest.approx(-np.mean(np.log(p[np.arange(len(labels)), labels])), rel=1e-4)
+    assert model.test().keys() == {"test/top1", "test/loss", "test/top5"}
+
+
+def test_it_learns_and_its_export_restores_it(tmp_path: Path) -> None:
+    config = replace(SMALL, train=TrainConfig(epochs=4, batch_size=32), optim=OptimConfig(lr=5e-3))
+    model = classifier(config)
+    fitted = fit(model, config, LocalRuntime(tmp_path, lambda epoch, metrics: True))
+    assert fitted.best > 0.7  # chance .1
+    other = classifier(replace(config, seed=5))
+    other.load_export(tmp_path / BEST)
+    assert other.validate()["val/top1"] == fitted.best
+    started = classifier(replace(config, init=InitConfig(source="supervised", file=str(tmp_path / BEST))))
+    for key, value in started.backbone.state_dict().items():
+        assert torch.equal(value, other.backbone.state_dict()[key])
+    meta = load_backbone_meta(tmp_path / BEST)
+    assert (meta["normalize"], meta["backbone"]["width"], meta["epoch"]) == ("imagenet", 8, fitted.best_epoch)
+
+
+def test_heads() -> None:
+    linear, mlp = (build_head(ClassifierHeadConfig(kind=kind), 20, 5) for kind in ("linear", "mlp"))  # type: ignore[arg-type]
+    assert sum(p.numel() for p in linear.parameters()) == 20 * 5 + 5
+    assert sum(p.numel() for p in mlp.parameters()) == 20 * 256 + 256 + 256 * 5 + 5
+    zero = build_head(ClassifierHeadConfig(kind="mlp", zero_init=True), 20, 5)
+    assert not zero(torch.randn(3, 20)).any()
+
+
+def test_settings_start_with_the_same_head(backbone_file: Path) -> None:
+    scratch, loaded = classifier(), classifier(from_file(backbone_file, "all"))
+    assert torch.equal(scratch.head[0].weight, loaded.head[0].weight)
+    assert not torch.equal(scratch.backbone.conv1.weight, loaded.backbone.conv1.weight)
+
+
+def test_the_untrained_baseline_keeps_loaded_statistics(backbone_file: Path) -> None:
+    for config, moves in ((SMALL, True), (from_file(backbone_file), False)):
+        model = classifier(config)
+        before = model.backbone.bn1.running_mean.clone()
+        model.calibrate()
+        assert torch.equal(before, model.backbone.bn1.running_mean) != moves
+
+
+def test_normalisation_is_the_configs_in_every_policy() -> None:
+    for policy in ("none", "glyphs", "byol"):
+        model = classifier(replace(SMALL, aug=ViewConfig(policy=policy), normalize="half"))  # type: ignore[arg-type]
+        assert model.augment.config.normalize == "half"
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"init.source": "ssl"}, "every source but scratch needs a file"),
+        ({"init.file": "x.pt"}, "and scratch none"),
+        ({"backbone.name": "vgg16"}, "backbone.name=vgg16 needs data.image_size >= 32, but got 28"),
+        ({"backbone.name": "vgg16", "data.image_size": 32, "backbone.small_stem": True}, "are for tiny and the ResNets"),
+        ({"loss.mixup": -1}, "loss.mixup=-1"),
+    ],
+)
+def test_bad_values_are_named(flat: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(ClassifierConfig, flat)

@@ -1,0 +1,127 @@
+"""Freeze policies by hand: which stages, which parameter groups, which learning rates, for every backbone."""
+
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from torch import nn
+
+from trainables.backbones import BackboneConfig, build_backbone, stages
+from trainables.config import build
+from trainables.errors import UserError
+from trainables.freezing import FreezeConfig, frozen_modules, keep_still, set_frozen, stage_groups
+
+# Backbone -> {stage: (kernels, biases and norm parameters)}, counted from the papers' tables: a bottleneck has 3 convolutions with
+# 2 norm parameters each, and the first block of a layer one more on its shortcut; a ConvNeXt block has 3 weights with biases, a
+# LayerNorm, and a layer scale, which torchvision shapes (C, 1, 1).
+TENSORS = {
+    "tiny": {"stem": (1, 2), "layer1": (2, 4), "layer2": (3, 6), "layer3": (3, 6)},
+    "cnn": {"block1": (1, 1), "block2": (1, 1)},
+    "conv4": {f"block{n}": (1, 3) for n in (1, 2, 3, 4)},
+    "resnet18": {"stem": (1, 2), "layer1": (4, 8), "layer2": (5, 10), "layer3": (5, 10), "layer4": (5, 10)},
+    "resnet50": {"stem": (1, 2), "layer1": (10, 20), "layer2": (13, 26), "layer3": (19, 38), "layer4": (10, 20)},
+    "resnet101": {"stem": (1, 2), "layer1": (10, 20), "layer2": (13, 26), "layer3": (70, 140), "layer4": (10, 20)},
+    "vgg16": {f"block{n}": (c, c) for n, c in enumerate((2, 2, 3, 3, 3), 1)} | {"fc6": (1, 1), "fc7": (1, 1)},
+    "vgg16_bn": {f"block{n}": (c, 3 * c) for n, c in enumerate((2, 2, 3, 3, 3), 1)} | {"fc6": (1, 1), "fc7": (1, 1)},
+    "vgg19": {f"block{n}": (c, c) for n, c in enumerate((2, 2, 4, 4, 4), 1)} | {"fc6": (1, 1), "fc7": (1, 1)},
+    "convnext_base": {
+        "stem": (1, 3), "stage1": (12, 15), "stage2": (12 + 1, 15 + 3), "stage3": (27 * 4 + 1, 27 * 5 + 3), "stage4": (12 + 1, 15 + 3 + 2),
+    },
+}  # fmt: skip
+every_backbone = pytest.mark.parametrize("name", TENSORS)
+
+
+def backbone_of(name: str) -> nn.Module:
+    with torch.device("meta"):  # shapes without memory: VGG has half a gigabyte
+        return build_backbone(BackboneConfig(name=name, width=8))  # type: ignore[arg-type]
+
+
+def test_the_table_has_every_backbone() -> None:
+    assert set(TENSORS) == set(get_args(get_type_hints(BackboneConfig)["name"]))
+
+
+@every_backbone
+def test_stages_cover_the_backbone_once_and_in_order(name: str) -> None:
+    backbone = backbone_of(name)
+    parts = stages(backbone)
+    assert list(parts) == list(TENSORS[name])
+    in_stages = [id(t) for modules in parts.values() for m in modules for t in (*m.parameters(), *m.buffers())]
+    assert len(in_stages) == len(set(in_stages))
+    assert set(in_stages) == {id(t) for t in (*backbone.parameters(), *backbone.buffers())}
+    assert [id(p) for p in backbone.parameters()] == [id(p) for modules in parts.values() for m in modules for p in m.parameters()]
+
+
+@every_backbone
+def test_groups_by_hand(name: str) -> None:
+    parts = stages(backbone_of(name))
+    groups = stage_groups(parts, nn.Linear(4, 2), 0.01, FreezeConfig(backbone_lr=0.1, layer_decay=0.5))
+    found = [(g["name"], len(g["params"]), g["weight_decay"], g["lr_scale"]) for g in groups]
+    expected: list[tuple[str, int, float, float]] = [("head", 1, 0.01, 1.0), ("head", 1, 0.0, 1.0)]
+    scale = 0.1 * 0.5 ** (len(parts) - 1)
+    for stage, (kernels, exempt) in TENSORS[name].items():
+        expected += [(stage, kernels, 0.01, pytest.approx(scale)), (stage, exempt, 0.0, pytest.approx(scale))]
+        scale *= 2
+    assert found == expected
+
+
+@every_backbone
+def test_frozen_stages_leave_the_groups(name: str) -> None:
+    parts = stages(backbone_of(name))
+    last = list(TENSORS[name])[-1]
+    set_frozen(parts, frozen_modules(0, 10, list(parts), FreezeConfig(policy="until", until=last)))
+    groups = stage_groups(parts, nn.Linear(4, 2), 0.01, FreezeConfig(policy="until", until=last))
+    assert {g["name"] for g in groups} == {"head", last}
+    assert {g["lr_scale"] for g in groups} == {1.0}
+    set_frozen(parts, frozen_modules(0, 10, list(parts), FreezeConfig(policy="all")))
+    assert {g["name"] for g in stage_groups(parts, nn.Linear(4, 2), 0.01, FreezeConfig(policy="all"))} == {"head"}
+
+
+STAGES = ("stem", "layer1", "layer2", "layer3")
+
+
+@pytest.mark.parametrize(
+    ("config", "thawed_by_epoch"),
+    [
+        (FreezeConfig(), [4] * 10),
+        (FreezeConfig(policy="all"), [0] * 10),
+        (FreezeConfig(policy="until", until="layer2"), [2] * 10),
+        (FreezeConfig(policy="until", until="stem"), [4] * 10),
+        (FreezeConfig(policy="probe_first", thaw_frac=0.3), [0, 0, 0, 4, 4, 4, 4, 4, 4, 4]),
+        (FreezeConfig(policy="gradual", thaw_frac=0.4), [0, 1, 2, 3, 4, 4, 4, 4, 4, 4]),
+        (FreezeConfig(policy="gradual", thaw_frac=0.8), [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]),
+        (FreezeConfig(policy="gradual", thaw_frac=0.2), [0, 2, 4, 4, 4, 4, 4, 4, 4, 4]),
+        (FreezeConfig(policy="probe_first", thaw_frac=0.01), [0, 4, 4, 4, 4, 4, 4, 4, 4, 4]),
+    ],
+)
+def test_frozen_by_epoch(config: FreezeConfig, thawed_by_epoch: list[int]) -> None:
+    frozen = [frozen_modules(epoch, 10, STAGES, config) for epoch in range(10)]
+    assert frozen == [STAGES[: 4 - thawed] for thawed in thawed_by_epoch]
+
+
+def test_modes_and_gradients() -> None:
+    net = build_backbone(BackboneConfig(name="tiny", width=8))
+    parts = stages(net)
+    net(torch.rand(2, 3, 28, 28)).sum().backward()
+    set_frozen(parts, ("stem", "layer1"))
+    assert {n.split(".")[0] for n, p in net.named_parameters() if not p.requires_grad} == {"conv1", "bn1", "layer1"}
+    assert {n.split(".")[0] for n, p in net.named_parameters() if p.grad is not None} == {"layer2", "layer3"}
+    for batchnorm, training in (("train", {"layer2", "layer3"}), ("frozen", set())):
+        net.train()
+        keep_still(parts, ("stem", "layer1"), FreezeConfig(batchnorm=batchnorm))  # type: ignore[arg-type]
+        norms = {n.split(".")[0] for n, m in net.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training}
+        assert norms == training
+        assert net.layer2.training
+        assert not net.layer1.training
+    set_frozen(parts, ())
+    assert all(p.requires_grad for p in net.parameters())
+
+
+def test_bad_values_are_named() -> None:
+    with pytest.raises(UserError, match=r"freeze\.until='layer9' is no stage of this backbone; valid: stem, layer1, layer2, layer3"):
+        frozen_modules(0, 1, STAGES, FreezeConfig(policy="until", until="layer9"))
+    with pytest.raises(UserError, match="policy='until' and a stage in `until` go together"):
+        build(FreezeConfig, {"policy": "until"})
+    with pytest.raises(UserError, match="policy='none', until='layer3'"):
+        build(FreezeConfig, {"until": "layer3"})
+    with pytest.raises(TypeError, match="Linear has no known stages"):
+        stages(nn.Linear(2, 2))

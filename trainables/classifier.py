@@ -1,0 +1,282 @@
+"""Supervised image classification: a backbone, a head, and a policy of what stays frozen. `pretrain` and `classify` are both this.
+
+    python tune/run.py pretrain                       # supervised pre-training on the pre-training classes
+    python tune/run.py classify --setting C           # from the best backbone of the study `ssl`, all of it trained
+
+The objective is val/top1. The settings A to E are in `search_spaces/classify.py`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainables.augment import Augment, evaluation_view
+from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, load_head_state, save_backbone, stages
+from trainables.base import Batch, Metrics, Trainable, TrainConfig
+from trainables.byol import ViewConfig
+from trainables.config import Annotated, Field, config
+from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
+from trainables.freezing import FreezeConfig, frozen_modules, keep_still, set_frozen, stage_groups
+from trainables.image_ops import Normalization
+from trainables.metrics import calibrate_batchnorm
+from trainables.mixing import Mix, draw_mix, mix_views
+from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.weights import Loaded, load_backbone
+
+EVAL_BATCH = 256  # images; bounds the memory of validation
+_PICTURE_POINTS = 1000
+_CALIBRATION_IMAGES = 4096
+_TOP = 5
+_SMALLEST = {"cnn": 4, "conv4": 16, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "convnext_base": 32}  # px that survive every halving
+
+Alpha = Annotated[float, Field(ge=0, le=10)]
+
+
+@config
+class ClassifierHeadConfig:
+    """From features to logits."""
+
+    kind: Literal["linear", "mlp"] = "linear"
+    """linear: one layer; mlp: two, with ReLU and dropout between them."""
+    hidden: Annotated[int, Field(ge=8, le=8192)] = 256
+    """mlp only: hidden width, in units."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """mlp only: probability of dropping a hidden unit, in [0, 1)."""
+    zero_init: bool = False
+    """Start the last layer at zero: the first steps leave the backbone alone."""
+
+
+@config
+class InitConfig:
+    """Where the backbone's weights come from."""
+
+    source: Literal["scratch", "supervised", "ssl"] = "scratch"
+    """scratch: at random; supervised, ssl: from `file`, which labels, or no labels, have trained."""
+    file: str = ""
+    """Path of the weights."""
+    sha256: str = ""
+    """Of the file's content; "" is not compared."""
+    origin: str = ""
+    """STUDY/TRIAL that wrote the file, for the record."""
+
+    def __post_init__(self) -> None:
+        if (self.source == "scratch") != (not self.file):
+            raise ValueError(f"source={self.source!r} with file={self.file!r}: every source but scratch needs a file, and scratch none")
+
+
+@config
+class LossConfig:
+    """Cross-entropy and what departs from it."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread over all classes, in [0, 1) (Szegedy et al. 2016, section 7)."""
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Exponent that turns the loss away from what is known (Lin et al. 2017, equation 4); 0 = cross-entropy."""
+    mixup: Alpha = 0.0
+    """alpha of mixup, in [0, 10]; 0 = off. With cutmix too, each image takes one of the two."""
+    cutmix: Alpha = 0.0
+    """alpha of CutMix, in [0, 10]; 0 = off."""
+
+
+@config
+class ClassifierConfig:
+    """A supervised training run."""
+
+    data: DataConfig = DataConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    head: ClassifierHeadConfig = ClassifierHeadConfig()
+    init: InitConfig = InitConfig()
+    freeze: FreezeConfig = FreezeConfig()
+    aug: ViewConfig = ViewConfig(policy="none")
+    """The first view of a policy."""
+    normalize: Normalization = "imagenet"
+    """Mean and standard deviation taken off each channel, in every policy: those that a loaded backbone was trained with."""
+    loss: LossConfig = LossConfig()
+    optim: OptimConfig = OptimConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    train: TrainConfig = TrainConfig()
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of initialisation, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        if self.data.image_size < (least := _SMALLEST.get(self.backbone.name, 8)):
+            raise ValueError(f"backbone.name={self.backbone.name} needs data.image_size >= {least}, but got {self.data.image_size}")
+
+
+class Classifier(Trainable):
+    """A classifier on a `DataSet` whose images all have labels."""
+
+    task: ClassVar[Task] = "classify"
+
+    def __init__(self, config: ClassifierConfig, data: DataSet):
+        super().__init__()
+        self.config, self.data = config, data
+        self.backbone = build_backbone(config.backbone)
+        feature_dim: int = self.backbone.feature_dim  # type: ignore[assignment]
+        self.head = build_head(config.head, feature_dim, len(data.classes))
+        self.loaded: Loaded | None = None  # after every random draw: from all files the same head begins
+        if config.init.file:
+            self.loaded = load_backbone(self.backbone, config.backbone, Path(config.init.file), config.init.sha256)
+        self.stages = stages(self.backbone)
+        self.augment = Augment(replace(config.aug.views()[0], normalize=config.normalize), config.data.image_size)
+        self._freeze(0)
+        if config.train.channels_last:
+            self.to(memory_format=torch.channels_last)
+        if config.train.compile:
+            self.backbone.compile()
+
+    @classmethod
+    def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
+        return load_dataset(config, task=cls.task, progress=progress)
+
+    @classmethod
+    def prove(cls, config: ClassifierConfig, data: DataSet) -> str:
+        loaded, init = cls(config, data).loaded, config.init
+        return "" if loaded is None else f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {loaded}"
+
+    @classmethod
+    def objective_for(cls, data: DataSet) -> str:
+        return "val/top1"
+
+    def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
+        images = self.data.train.batch(positions)
+        targets = torch.from_numpy(self.data.train.labels[self.data.train.indices[positions]])
+        view = self.augment.draw(len(positions), generator)
+        loss = self.config.loss
+        if not loss.mixup and not loss.cutmix:
+            return Batch(images, (view,), targets)
+        return Batch(images, (view, draw_mix(images, view, targets, loss.mixup, loss.cutmix, generator)), targets)
+
+    def forward(self, batch: Batch) -> Tensor:
+        assert batch.targets is not None  # `draw` gives them
+        view, *mixes = batch.draws
+        views = self.augment.apply(batch.images, view)
+        truth = nn.functional.one_hot(batch.targets, len(self.data.classes)).float()
+        for mix in mixes:
+            views, truth = self._mixed(views, truth, mix)
+        logits = self.head(self.backbone(self._laid_out(views)))
+        return soft_loss(logits.float(), truth, self.config.loss.label_smoothing, self.config.loss.focal_gamma)
+
+    def _mixed(self, views: Tensor, truth: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
+        views, share = mix_views(views, self.augment.apply(mix.images, mix.draws), mix)
+        partners = nn.functional.one_hot(mix.targets, truth.shape[1])
+        return views, share[:, None] * truth + (1 - share[:, None]) * partners
+
+    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        self._freeze(self.config.train.epochs - 1)  # policies only thaw: what trains in the last epoch is all that ever trains
+        groups = stage_groups(self.stages, self.head, weight_decay, self.config.freeze)
+        self._freeze(0)
+        return groups
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        if self._freeze(step * self.config.train.epochs // total_steps):
+            self.train()
+
+    def _freeze(self, epoch: int) -> bool:
+        """Whether this has changed what trains."""
+        frozen = frozen_modules(epoch, self.config.train.epochs, tuple(self.stages), self.config.freeze)
+        if frozen == getattr(self, "frozen", None):
+            return False
+        self.frozen = frozen
+        set_frozen(self.stages, frozen)
+        return True
+
+    def train(self, mode: bool = True) -> "Classifier":
+        super().train(mode)
+        keep_still(self.stages, self.frozen, self.config.freeze)
+        return self
+
+    def validate(self) -> Metrics:
+        return self._judge(self.data.val, "val")
+
+    def test(self) -> Metrics:
+        return self._judge(self.data.test, "test")
+
+    @torch.no_grad()
+    def _judge(self, split: Split, prefix: str) -> Metrics:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
+            logits = self.head(self._features(split)).float()
+        targets = torch.from_numpy(split.targets()).to(logits.device)
+        metrics = {
+            f"{prefix}/top1": (logits.argmax(1) == targets).double().mean().item(),
+            f"{prefix}/loss": nn.functional.cross_entropy(logits, targets).item(),
+        }
+        if len(self.data.classes) > _TOP:
+            metrics[f"{prefix}/top{_TOP}"] = (logits.topk(_TOP).indices == targets[:, None]).any(1).double().mean().item()
+        return metrics
+
+    @torch.no_grad()
+    def _features(self, split: Split) -> Tensor:
+        """Penultimate features (n, D), float32, in eval mode."""
+        self.eval()
+        features = []
+        for images in self._eval_batches(split):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
+                features.append(self.backbone(images).float())
+        return torch.cat(features)
+
+    def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
+        n = len(split) if limit is None else min(limit, len(split))
+        for start in range(0, n, EVAL_BATCH):
+            images = split.batch(np.arange(start, min(start + EVAL_BATCH, n))).to(self.device)
+            yield self._laid_out(evaluation_view(images, self.config.data.image_size, self.config.normalize))
+
+    def _laid_out(self, views: Tensor) -> Tensor:
+        return views.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else views
+
+    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
+        features, labels = self._features(self.data.val).cpu().numpy(), self.data.val.targets()
+        if len(features) <= _PICTURE_POINTS:
+            return features, labels
+        chosen = np.random.default_rng(0).choice(len(features), _PICTURE_POINTS, replace=False)
+        return features[chosen], labels[chosen]
+
+    def calibrate(self) -> None:
+        if self.loaded is None:  # loaded statistics are part of what was trained
+            calibrate_batchnorm(self.backbone, self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES))
+
+    def export(self, path: Path, meta: dict[str, Any]) -> None:
+        about = {"backbone": asdict(self.config.backbone), "normalize": self.config.normalize}
+        save_backbone(path, self.backbone, meta | about, head=self.head)
+
+    def load_export(self, path: Path) -> None:
+        self.backbone.load_state_dict(load_backbone_state(path))
+        self.head.load_state_dict(load_head_state(path))
+
+
+class Pretraining(Classifier):
+    """The same, on the classes that are there for pre-training: in `glyphs` the letters that `ssl` sees without labels."""
+
+    task = "pretrain"
+
+
+def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> nn.Sequential:
+    """(B, feature_dim) -> (B, classes) logits."""
+    last = nn.Linear(config.hidden if config.kind == "mlp" else feature_dim, classes)
+    if config.zero_init:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    if config.kind == "linear":
+        return nn.Sequential(last)
+    return nn.Sequential(nn.Linear(feature_dim, config.hidden), nn.ReLU(inplace=True), nn.Dropout(config.dropout), last)
+
+
+def soft_loss(
+    logits: Tensor,  # (B, C) float32
+    truth: Tensor,  # (B, C) probabilities
+    label_smoothing: float,  # in [0, 1)
+    focal_gamma: float,  # >= 0
+) -> Tensor:  # scalar
+    """-sum_c q_c (1 - p_c)^gamma log p_c, mean over images, with q = (1 - smoothing) truth + smoothing / C and p = softmax(logits).
+
+    gamma = 0 is the cross-entropy; for hard labels without smoothing it is the focal loss (Lin et al. 2017, equation 4).
+    """
+    log_p = logits.log_softmax(1)
+    q = (1 - label_smoothing) * truth + label_smoothing / truth.shape[1]
+    weight = q if not focal_gamma else q * (-torch.expm1(log_p)).clamp_min(1e-12) ** focal_gamma
+    return -(weight * log_p).sum(1).mean()

@@ -1,0 +1,153 @@
+"""What a setting starts from: nothing, a file of weights, or the best trial of another study."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search_spaces.classify import Setting, classify
+from trainables.backbones import load_backbone_meta
+from trainables.config import nearest
+from trainables.engine import BEST
+from trainables.errors import UserError
+from trainables.weights import content_hash
+from tune.events import EventLog
+from tune.experiments import Experiment
+from tune.manifest import read_manifest
+
+DEFAULT_STUDY = {"supervised": "pretrain", "ssl": "ssl"}
+"""Source of a backbone -> the study whose best trial it is, where --backbone does not say otherwise."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A file of weights and where it came from."""
+
+    path: Path
+    study: str | None = None
+    trial: int | None = None
+
+    def config(self) -> dict[str, Any]:
+        """Flat config values of a classifier that starts from it, the content's hash and the images' normalisation among them.
+
+        Raises:
+            UserError: the file is missing, or not one of weights.
+        """
+        meta = load_backbone_meta(self.path)
+        found = {"init.file": str(self.path), "init.sha256": content_hash(self.path), "init.origin": str(self)}
+        return found | ({"normalize": meta["normalize"]} if "normalize" in meta else {})
+
+    def __str__(self) -> str:
+        return self.path.name if self.study is None else f"{self.study}/{self.trial}"
+
+
+def choose(experiment: Experiment, setting: str | None, backbone: str | None) -> Setting | None:
+    """The setting by its letter; None for an experiment that has none.
+
+    Raises:
+        UserError: a setting is missing, unknown or out of place, or a backbone is.
+    """
+    if not experiment.settings:
+        for option, value in (("--setting", setting), ("--backbone", backbone)):
+            if value is not None:
+                raise UserError(f"{option} {value}: {experiment.name} always starts from scratch; {option} is for classify")
+        return None
+    shown = ", ".join(f"{k} ({s.init}, trains {s.trains})" for k, s in experiment.settings.items())
+    if setting is None:
+        raise UserError(f"{experiment.name} runs one setting at a time: give --setting, one of {shown}")
+    if setting not in experiment.settings:
+        raise UserError(f"unknown --setting {setting!r}{nearest(setting, experiment.settings)}")
+    if backbone is not None and experiment.settings[setting].init == "scratch":
+        raise UserError(f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or choose one of {shown}")
+    return experiment.settings[setting]
+
+
+def in_setting(experiment: Experiment, setting: Setting) -> Experiment:
+    """The experiment with the search space of one of its settings."""
+
+    def space(trial: Any, preset: str) -> None:
+        classify(trial, preset, setting)
+
+    return replace(experiment, space=space)
+
+
+def start_values(setting: Setting, backbone: str | None, storage: Path, study: Path, before: str) -> dict[str, Any]:
+    """Flat config values of what the setting starts from. A study that is there already goes on with what it has.
+
+    Args:
+        backbone: PATH or STUDY[/TRIAL]; None: the best trial of the usual study.
+        study: folder of the study that is to start.
+        before: options for the command to run first, where the usual study is missing.
+    Raises:
+        UserError: there is no such backbone.
+    """
+    if setting.init == "scratch":
+        return {}
+    if (values := recorded(study, backbone)) is not None:
+        return values
+    return (default(setting.init, storage, before) if backbone is None else find(backbone, storage)).config()
+
+
+def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
+    """For the study's run in MLflow."""
+    return {f"lineage.{key}": base[f"init.{key}"] for key in ("origin", "file", "sha256") if base.get(f"init.{key}")}
+
+
+def find(wanted: str, storage: Path) -> Origin:
+    """PATH, STUDY (its best completed trial) or STUDY/TRIAL.
+
+    Raises:
+        UserError: none of them, or a study or trial without a backbone.
+    """
+    match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*?)(?:/(\d+))?", wanted)
+    if match and (storage / match[1] / "study.json").exists():
+        return _of_study(storage / match[1], None if match[2] is None else int(match[2]))
+    path = Path(wanted).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"--backbone {wanted!r} is neither a file nor a study in {storage}; `python tune/report.py show` lists the studies")
+    return Origin(path)
+
+
+def default(source: str, storage: Path, options: str) -> Origin:
+    """The best backbone of the source's usual study; `options` is what the command to run first should carry.
+
+    Raises:
+        UserError: it has not been run.
+    """
+    study = DEFAULT_STUDY[source]
+    first = f"run `python tune/run.py {study}{options}` first, or give --backbone PATH|STUDY[/TRIAL]"
+    if not (storage / study / "study.json").exists():
+        raise UserError(f"a backbone of study {study!r} is needed, and there is no such study in {storage}: {first}")
+    if not _completed(storage / study):
+        raise UserError(f"a backbone of study {study!r} is needed, and none of its trials has been completed: {first}")
+    return find(study, storage)
+
+
+def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
+    """What an earlier start of this study has taken: the same command goes on with it though the other study may have a better one now."""
+    if not (study / "study.json").exists():
+        return None
+    base = read_manifest(study / "study.json").base
+    if not base.get("init.file") or (wanted is not None and wanted != base["init.origin"].rpartition("/")[0]):
+        return None
+    return {key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}
+
+
+def _of_study(folder: Path, trial: int | None) -> Origin:
+    completed = _completed(folder)
+    if trial is None:
+        if not completed:
+            raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it, or give --backbone PATH")
+        trial = max(completed, key=lambda number: (completed[number], -number))
+    path = folder / "trials" / f"{trial:04d}" / BEST
+    if trial not in completed or not path.exists():
+        valid = ", ".join(map(str, sorted(completed))) or "none"
+        raise UserError(f"trial {trial} of study {folder.name!r} has no backbone; completed trials: {valid}")
+    return Origin(path, folder.name, trial)
+
+
+def _completed(folder: Path) -> dict[int, float]:
+    """Completed trials -> objective."""
+    path = folder / "events.jsonl"
+    ends = [e for e in (EventLog.read(path)[0] if path.exists() else []) if e["event"] == "end" and "repeat" not in e]
+    return {e["trial"]: e["value"] for e in ends if e["state"] == "COMPLETE" and e["value"] is not None}
