@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.disks import fill, small_disk
 from tests.test_study import reports
 from tests.toy import TOY
 from tune import run
@@ -227,40 +227,22 @@ def test_a_storage_that_cannot_be_written(call: Call, tmp_path: Path, storage: s
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "vistune-test", str(place)]
-    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk") as place:
+        yield place
 
 
-def fill(disk: Path) -> None:
-    with (disk / "filler").open("ab", buffering=0) as file:
-        for size in (65536, 4096, 512):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
-
-
-def test_a_disk_that_is_full_at_the_start(call: Call, small_disk: Path) -> None:
-    fill(small_disk)
-    said = call(*LOCAL_TOY, "2", "--storage", str(small_disk))
+def test_a_disk_that_is_full_at_the_start(call: Call, disk: Path) -> None:
+    fill(disk)
+    said = call(*LOCAL_TOY, "2", "--storage", str(disk))
     assert "No space left on device" in said.line
     assert (said.code, said.out) == (2, "")
-    (small_disk / "filler").unlink()
-    assert call(*LOCAL_TOY, "2", "--storage", str(small_disk)).code == 0
+    (disk / "filler").unlink()
+    assert call(*LOCAL_TOY, "2", "--storage", str(disk)).code == 0
 
 
 @pytest.mark.parametrize("after", [2, 3, 5, 12])
-def test_a_disk_that_fills_up_in_the_middle(
-    call: Call, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
-) -> None:
+def test_a_disk_that_fills_up_in_the_middle(call: Call, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     append, count = EventLog.append, 0
 
     def appended(self: EventLog, event: str, **fields: Any) -> None:
@@ -268,22 +250,22 @@ def test_a_disk_that_fills_up_in_the_middle(
         append(self, event, **fields)
         count += 1
         if count == after:
-            fill(small_disk)
+            fill(disk)
 
-    command = (*LOCAL_TOY, "6", "--storage", str(small_disk))
+    command = (*LOCAL_TOY, "6", "--storage", str(disk))
     with monkeypatch.context() as patch:
         patch.setattr(EventLog, "append", appended)
         said = call(*command)
     assert "No space left on device; mend that and run the same command again, nothing recorded is lost" in said.line
     assert said.code == 1
-    assert not any(e["event"] == "end" and e["state"] == "FAIL" for e in EventLog.read(small_disk / "toy/events.jsonl")[0])
+    assert not any(e["event"] == "end" and e["state"] == "FAIL" for e in EventLog.read(disk / "toy/events.jsonl")[0])
     again = call(*command)  # still full
     assert "No space left on device" in again.line
     assert again.code in (1, 2)
-    (small_disk / "filler").unlink()
+    (disk / "filler").unlink()
     assert call(*command).code == 0
     assert call(*LOCAL_TOY, "6", "--storage", str(tmp_path / "roomy")).code == 0
-    assert reports(small_disk) == reports(tmp_path / "roomy")
+    assert reports(disk) == reports(tmp_path / "roomy")
 
 
 def test_failed_trials_are_no_failure_of_the_command_unless_all_are(call: Call) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from tests.disks import fill, small_disk
 from tests.test_study import manifest
 from tests.toy import BUGGY, TOY
+from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import Experiment
 from tune.local import replay
@@ -38,8 +40,10 @@ def _two_processes() -> Iterator[None]:
 def run(folder: Path, experiment: Experiment, trials: int, base: dict[str, Any], observers: list[Any] | None = None) -> Study:
     about = manifest(base=base, space=as_json(describe(experiment.space, "tiny", {})))
     study = Study.open(folder, experiment, about, trials=trials, repeats=0, observers=observers)
-    search(study, experiment, concurrent=2, gpus_per_worker=None)
-    study.close()
+    try:
+        search(study, experiment, concurrent=2, gpus_per_worker=None)
+    finally:
+        study.close()
     return study
 
 
@@ -141,3 +145,28 @@ def test_a_bug_costs_its_trials_and_no_others(unlucky: tuple[Study, Killer]) -> 
         assert "a bug in the model" in end["error"]
         assert "Traceback" in end["error"]
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in sound)
+
+
+@pytest.mark.usefixtures("_two_processes")
+@pytest.mark.parametrize("after", [4, pytest.param(9, marks=pytest.mark.slow)])
+def test_a_full_disk_ends_the_search_and_loses_nothing(tmp_path: Path, after: int) -> None:
+    count = 0
+
+    def fill_up(event: Event) -> None:
+        nonlocal count
+        count += 1
+        if count == after:
+            fill(tmp_path / "disk")
+
+    with small_disk(tmp_path / "disk") as disk:
+        base = {"train.epochs": 6, "sleep_s": 0.01}
+        with pytest.raises((UserError, OSError), match="No space left on device"):
+            run(disk / "toy", TOY, 6, base, [fill_up])
+        (disk / "filler").unlink()
+        study = run(disk / "toy", TOY, 6, base)
+        assert [t.number for t in study.frozen_trials()] == list(range(6))
+        assert {t.state for t in study.frozen_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+        for number in range(6):
+            epochs = [e["epoch"] for e in of_trial(study, number, "report")]
+            assert epochs == list(range(1, len(epochs) + 1))
+            assert replay(study.directory, TOY, number, print)
