@@ -49,7 +49,7 @@ class HeadConfig:
 
 @config
 class ViewConfig:
-    """The two augmented views: a named policy, and what departs from it. `None` (`none` on the command line) keeps the policy's own value."""
+    """The two augmented views: a named policy, and what departs from it. `None` (`--set KEY=none`) keeps the policy's own value."""
 
     policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "none"] = "byol"
     """`byol` is the paper's asymmetric pair (table 6)."""
@@ -218,7 +218,7 @@ class BYOL(Trainable):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        # The package's own update reallocates every parameter; the same average, in place and in one kernel (3 times quicker on a ResNet50).
+        # The package's own update reallocates every parameter; this is the same average, in place and in one call.
         target, online = self.learner.target_encoder, self.learner.online_encoder
         torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - self.tau)
 

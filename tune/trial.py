@@ -31,7 +31,7 @@ def storage_failure(error: BaseException, place: Path) -> StorageFailed | None:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            return _not_written(cause.filename or place, cause.strerror)
+            return _not_written(cause.filename or place, cause.strerror or str(cause))
         cause = cause.__cause__ or cause.__context__
     if shutil.disk_usage(place).free == 0:  # a torch.save to a path says "iostream error" and no more
         return _not_written(place, os.strerror(errno.ENOSPC))
