@@ -129,6 +129,11 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The first that waits, of the live trials; Tune's own rule looks at all there have ever been, several times a trial."""
+        waiting = [t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING]
+        return min(waiting, key=lambda t: _work(t.config).number, default=None)
+
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         if self.study.stopping or trial.status == Trial.ERROR:  # Tune has ended this attempt and puts the trial into the queue again
             return
