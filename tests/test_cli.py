@@ -321,7 +321,7 @@ def test_help_names_every_option_on_a_narrow_terminal(call: Call, monkeypatch: p
     assert said.code == 0
     assert max(map(len, said.out.splitlines())) <= 80
     for option in ("data", "trials", "study", "storage", "seed", "time-budget", "set", "preset", "workers", "gpus-per-worker", "concurrent",
-                   "local", "trial", "plan"):  # fmt: skip
+                   "setting", "backbone", "local", "trial", "plan"):  # fmt: skip
         assert f"--{option} " in said.out
     assert "ssl: BYOL pre-training" in said.out
 

@@ -75,7 +75,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=0, help="Fresh seeds for the best trial and the default, on the test split.")] = 3,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")] = False,
     setting: Annotated[str | None, typer.Option(help="classify: A, B, C, D or E, initialisation x what trains; see README.md.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="classify: PATH or STUDY[/TRIAL]. Default: best of study pretrain or ssl.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="classify: PATH, STUDY or STUDY/TRIAL. Default: best of pretrain or ssl.")] = None,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")] = False,
     trial: Annotated[str | None, typer.Option(help="STUDY/N, with --local: run that trial again and compare.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, with estimates; run nothing.")] = False,
@@ -232,9 +232,7 @@ def resolve(options: Options, experiment: Experiment, values: dict[str, Any]) ->
     """
     pins = parse_pins(options.set)
     if "freeze.policy" in values and "freeze.policy" in pins:
-        raise UserError(
-            f"--set freeze.policy: setting {options.setting} keeps the backbone frozen; leave it out, or choose another"
-        )
+        raise UserError(f"--set freeze.policy: setting {options.setting} keeps the backbone frozen; leave it out, or choose another")
     preset = options.preset or ("full" if options.data and _is_folder(options.data) else "tiny")
     if preset not in experiment.presets:
         raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
@@ -253,7 +251,7 @@ def parse_pins(settings: list[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set {setting!r} must be KEY=VALUE, such as --set optim.lr=0.1")
         if key in _OPTIONS:
-            raise UserError(f"--set {key}: use --{_OPTIONS[key]}")
+            raise UserError(f"--set {key}: use --{_OPTIONS[key]} {value}")
         pins[key.strip()] = value.strip()
     return pins
 
