@@ -85,7 +85,7 @@ def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storag
 
 
 def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
-    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/3)) (Li et al. 2020, algorithm 2)."""
+    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/4)) (Li et al. 2020, algorithm 2)."""
     study = open_study(tmp_path, 30, base={"train.epochs": 18})
     seen: list[float] = []
     values = [0.5, 0.3, 0.6, 0.55, 0.7, 0.1, 0.65, 0.62, 0.71, 0.4, 0.9]
@@ -96,10 +96,10 @@ def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
         work = study.next_work()
         assert isinstance(work, Work)
         study.started(work)
-        assert all(study.reported(work, epoch, {"val/top1": value}) for epoch in (1, 2))  # below the first rung
-        went_on = study.reported(work, 3, {"val/top1": value})
+        assert all(study.reported(work, epoch, {"val/top1": value}) for epoch in (1, 2, 3))  # below the first rung
+        went_on = study.reported(work, 4, {"val/top1": value})
         seen.append(value)
-        among_best = value >= sorted(seen, reverse=True)[max(1, len(seen) // 3) - 1]
+        among_best = value >= sorted(seen, reverse=True)[max(1, len(seen) // 4) - 1]
         assert went_on == (among_best or number == 0), (number, value)
         study.ended(work, study.pruned(work))
 
@@ -233,14 +233,14 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
 
 
 def test_stops_equal_those_of_optunas_successive_halving() -> None:
-    """Same values in the same interleaved order; rungs 1 and 3 of 6 epochs."""
+    """Same values in the same interleaved order; rungs 1 and 4 of 5 epochs."""
     rng = np.random.default_rng(0)
-    ours = optuna.create_study(direction="maximize", pruner=DurableHalving(6))
-    peer = optuna.create_study(direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=3))
+    ours = optuna.create_study(direction="maximize", pruner=DurableHalving(5))
+    peer = optuna.create_study(direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=4))
     stops = 0
     for _ in range(10):  # ten at a time, epoch by epoch
         pairs = [(ours.ask(), peer.ask()) for _ in range(10)]
-        for epoch in range(1, 7):
+        for epoch in range(1, 6):
             for one, other in list(pairs):
                 value = float(rng.integers(20))  # with ties
                 one.report(value, epoch)
@@ -254,7 +254,7 @@ def test_stops_equal_those_of_optunas_successive_halving() -> None:
 
 
 def test_a_stop_is_a_stop_and_a_pass_a_pass_when_asked_again() -> None:
-    study = optuna.create_study(direction="maximize", pruner=DurableHalving(6))
+    study = optuna.create_study(direction="maximize", pruner=DurableHalving(5))
     first, worse, better = (study.ask() for _ in range(3))
     for trial, value in ((first, 0.5), (worse, 0.4), (better, 0.9)):
         trial.report(value, 1)

@@ -59,7 +59,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         presets={
             "tiny": _UNTUNED | _TINY | {
                 "val.knn_k": 20, "head.projection_size": 128, "head.hidden_size": 1024, "aug.rotate": 0.0,
-                "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
+                "train.epochs": 12, "train.epoch_images": 2560, "train.batch_size": 64,
             },
             "full": _UNTUNED | _FULL | {
                 "head.projection_size": 256, "head.hidden_size": 4096, "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.solarize": 0.1,
@@ -75,7 +75,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         space=pretrain,
         presets={
             "tiny": _UNTUNED_SUPERVISED | _TINY | {
-                "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "train.epochs": 12, "train.epoch_images": 2560, "train.batch_size": 64,
+                "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
             },
             "full": _UNTUNED_SUPERVISED | _FULL | {
                 "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 100, "train.batch_size": 128,

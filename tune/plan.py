@@ -37,7 +37,7 @@ def show_plan(experiment: Experiment, manifest: Manifest, config: Any, data: Any
     out.print(table)
     all_rungs = rungs(config.train.epochs)
     out.print(
-        f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best third there; "
+        f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best {1 / REDUCTION_FACTOR:.0%} there; "
         f"{config.train.epochs} epochs in all"
     )
     cost = profile(experiment, config, data)
@@ -57,7 +57,7 @@ def show_plan(experiment: Experiment, manifest: Manifest, config: Any, data: Any
 
 
 def expected_epochs(all_rungs: list[int], epochs: int) -> float:
-    """Epochs of an average trial when each rung lets the best third through."""
+    """Epochs of an average trial when each rung lets its share through."""
     reached, total, before = 1.0, 0.0, 0
     for rung in [*all_rungs, epochs]:
         total += reached * (rung - before)

@@ -6,7 +6,8 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-REDUCTION_FACTOR = 3
+REDUCTION_FACTOR = 4
+"""Eta of the paper, and its choice there."""
 _STOPPED = "stopped_at_rung"
 
 
@@ -16,7 +17,7 @@ def first_rung(epochs: int) -> int:
 
 
 def rungs(epochs: int) -> list[int]:
-    """Epochs at which a trial is compared: first rung, x3, x9 ... below the last epoch."""
+    """Epochs at which a trial is compared: first rung, x4, x16 ... below the last epoch."""
     rung, all_rungs = first_rung(epochs), []
     while rung < epochs:
         all_rungs.append(rung)
@@ -25,7 +26,7 @@ def rungs(epochs: int) -> list[int]:
 
 
 class DurableHalving(BasePruner):
-    """At every rung a trial must be among the best third of those that have reached it; the first two must be the best so far.
+    """At every rung a trial must be among the best quarter of those that have reached it; the first seven must be the best so far.
 
     Optuna's `SuccessiveHalvingPruner` notes that a trial has been at a rung before it decides. Killed in between, it takes the trial for
     one that was let through. Here the stop is noted first, so that asking again gives the first answer, whoever has come since.
@@ -51,7 +52,7 @@ class DurableHalving(BasePruner):
 
 
 def _among_best(value: float, others: list[float]) -> bool:
-    """Whether `value` is among the best third (at least one) of itself and the others; larger is better."""
+    """Whether `value` is among the best quarter (at least one) of itself and the others; larger is better."""
     if math.isnan(value):
         return False
     places = max(1, (len(others) + 1) // REDUCTION_FACTOR)
