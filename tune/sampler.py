@@ -48,6 +48,7 @@ class SeededTPE(TPESampler):
         self._seed = seed
         self._finished: dict[int, Observation] = {}
         self._keys: dict[str, list[tuple[BaseDistribution, int]]] = {}
+        self._others_of: tuple[int, list[Observation]] = (-1, [])
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         self._reseed(trial.number, "")
@@ -78,10 +79,12 @@ class SeededTPE(TPESampler):
 
     def _observations(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> list[Observation]:
         """The other trials, finished or running, that drew these parameters from these distributions; by number."""
+        if self._others_of[0] != trial.number:  # all parameters of a trial are drawn at once: the others do not change meanwhile
+            trials = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
+            others = [self._finished.get(t.number) or self._observe(t) for t in trials if t.number != trial.number]
+            self._others_of = trial.number, others
         wanted = {self._key(name, distribution) for name, distribution in search_space.items()}
-        trials = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-        observations = [self._finished.get(t.number) or self._observe(t) for t in trials if t.number != trial.number]
-        return [o for o in observations if wanted <= o.values.keys()]
+        return [o for o in self._others_of[1] if wanted <= o.values.keys()]
 
     def _observe(self, trial: FrozenTrial) -> Observation:
         values = {}
