@@ -30,11 +30,11 @@ def view_strengths(trial: Suggest, *, colour: bool, nadir: bool = False) -> None
     """How far the views of a policy are apart. `colour`: the images have some; `nadir`: seen from above, so that up means nothing."""
     trial.suggest_float("aug.crop_scale_min", 0.08, 0.9)
     trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
-    trial.suggest_float("aug.blur", 0.0, 1.0)
-    if colour:
+    if colour:  # blur and solarize stay the policy's own: they differ from view to view, which one number for both would undo
         trial.suggest_float("aug.strength", 0.2, 1.5)
         trial.suggest_float("aug.grayscale", 0.0, 0.4)
-        trial.suggest_float("aug.solarize", 0.0, 0.2)
+    else:
+        trial.suggest_float("aug.blur", 0.0, 1.0)
     if nadir:
         trial.suggest_float("aug.rot90", 0.0, 1.0)
 

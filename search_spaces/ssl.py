@@ -35,8 +35,9 @@ def ssl(trial: Suggest, preset: str) -> None:
     trial.suggest_categorical("head.projection_size", [64, 128, 256] if tiny else [128, 256, 512])
     trial.suggest_categorical("head.hidden_size", [512, 1024, 2048] if tiny else [1024, 2048, 4096])
     trial.suggest_categorical("head.simplicial", [False, True])
-    trial.suggest_categorical("aug.policy", ["byol", "glyphs", "simclr"] if tiny else ["byol", "simclr", "reports-r0", "reports-r1"])
-    view_strengths(trial, colour=not tiny)
+    policies = ["byol", "glyphs", "simclr"] if tiny else ["byol", "simclr", "reports-r0", "reports-r1", "none"]
+    if trial.suggest_categorical("aug.policy", policies) != "none":
+        view_strengths(trial, colour=not tiny)
     if tiny:
         trial.suggest_float("aug.rotate", 0.0, 30.0)  # letters lean
     trial.suggest_categorical("train.batch_size", [32, 64, 128] if tiny else [64, 128, 256])

@@ -128,7 +128,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "report R0": ADAM | LONG | {"optim.lr": 1e-5, "train.batch_size": 256, "aug.policy": "reports-r0"},
     "report R1, Adam 5e-4": ADAM | {"optim.lr": 5e-4, "train.batch_size": 128, "aug.policy": "reports-r1"},
     "report R1, Adam 1e-2": ADAM | {"optim.lr": 1e-2, "train.batch_size": 256, "aug.policy": "reports-r1"},
-    "report R2, optimizer": ADAM | {"optim.lr": 1e-4, "train.batch_size": 64, "schedule.name": "constant"},
+    "report R2, optimizer": ADAM | {"optim.lr": 1e-4, "train.batch_size": 64, "schedule.name": "constant", "aug.policy": "none"},
     "report R3": ADAM | {"optim.lr": 3e-4, "train.batch_size": 64, "aug.policy": "simclr"},
     "simplicial embeddings": {"head.simplicial": True},
     "no simplicial embeddings": {"head.simplicial": False},
@@ -150,3 +150,12 @@ def test_full_space_contains_the_recipe(recipe: dict[str, Any]) -> None:
 )
 def test_contains_refuses(outside: dict[str, Any]) -> None:
     assert not contains(ssl, "full", outside)
+
+
+def test_the_asymmetric_views_of_byol_are_not_overridden() -> None:
+    """Grill et al. 2020, table 6: blur 1 / .1, solarize 0 / .2."""
+    flat = default("ssl", "full") | BYOL_VIEWS
+    assert not {"aug.blur", "aug.solarize"} & asked_for(ssl, "full", flat, {}).keys()
+    config: Any = build(EXPERIMENTS["ssl"].config, flat)
+    one, two = config.aug.views()
+    assert (one.blur, two.blur, one.solarize, two.solarize) == (1.0, 0.1, 0.0, 0.2)

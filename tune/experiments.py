@@ -62,7 +62,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "train.epochs": 12, "train.epoch_images": 2560, "train.batch_size": 64,
             },
             "full": _UNTUNED | _FULL | {
-                "head.projection_size": 256, "head.hidden_size": 4096, "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.solarize": 0.1,
+                "head.projection_size": 256, "head.hidden_size": 4096, "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.blur": None,
                 "train.epochs": 100, "train.batch_size": 256,
             },
         },

@@ -146,7 +146,7 @@ def _run(study: Study, experiment: Experiment, options: Options, data: Any, budg
     # A live table would draw over the prompt of a debugger.
     interactive = False if options.local else None
     console = Console(study.objective, study.base.train.epochs, options.trials, interactive=interactive)
-    why = "" if data.gallery is not None else " (there are no labels)"
+    why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
     console.line(f"study {study.manifest.name}: {data.summary()}; searched by {study.objective}{why}, preset {study.manifest.preset}")
     if start:
         console.line(start)
