@@ -3,9 +3,9 @@
 >>> views = [Augment(policy, image_size=128) for policy in PRESETS["byol"]]
 >>> first, second = (view(images, generator) for view in views)  # images (B, 3, H, W) uint8 -> 2 x (B, 3, 128, 128) float32
 
-The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B): crop and resize, flips (then
-rotation, which neither paper has), colour jitter, grayscale, blur, solarize, normalise. Parameters are
-drawn apart from their use, so that a batch can be split, moved or repeated.
+The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B): crop and resize, flips, colour
+jitter, grayscale, blur, solarize, normalise; rotation, which neither has, follows the flips. Parameters are drawn apart from their use,
+so that a batch can be split, moved or repeated.
 """
 
 import math
