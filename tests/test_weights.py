@@ -110,9 +110,16 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_another_architecture_of_the_same_shapes_is_refused(tmp_path: Path) -> None:
-    saved(tmp_path / "b.pt", BackboneConfig(width=8, pool=2), {"backbone": asdict(BackboneConfig(width=8, pool=2))})
+    stride_1 = BackboneConfig(width=8, pool=1, small_stem=True)
+    saved(tmp_path / "b.pt", stride_1, {"backbone": asdict(stride_1)})
     message = refusal(TINY, tmp_path / "b.pt")
-    assert "was trained with backbone.pool=2, this run has backbone.pool=1; add --set backbone.pool=2" in message
+    assert "was trained with backbone.small_stem=True, this run has backbone.small_stem=False; add --set backbone.small_stem=True" in message
+
+
+def test_pooling_is_the_readers_choice(tmp_path: Path) -> None:
+    saved(tmp_path / "b.pt", TINY, {"backbone": asdict(TINY)})
+    grid = BackboneConfig(width=8, pool=2)
+    assert load_backbone(build_backbone(grid), grid, tmp_path / "b.pt").matched == 54
 
 
 def test_heads_travel_beside_the_backbone(tmp_path: Path) -> None:
