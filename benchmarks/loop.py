@@ -32,8 +32,9 @@ from trainables.backbones import build_backbone
 from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.config import build
-from trainables.engine import Sampler, fit, generator
+from trainables.engine import fit
 from trainables.optim import build_optimizer, param_groups
+from trainables.sampling import Sampler, generator
 from tune.experiments import EXPERIMENTS
 from tune.runtimes import LocalRuntime
 

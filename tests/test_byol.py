@@ -16,9 +16,10 @@ from trainables.backbones import BackboneConfig, load_backbone_state
 from trainables.base import TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
-from trainables.engine import BEST, StepRunner, fit, generator
+from trainables.engine import BEST, StepRunner, fit
 from trainables.errors import TrialFailed
 from trainables.optim import OptimConfig, build_optimizer
+from trainables.sampling import generator
 from tune.runtimes import LocalRuntime
 
 SMALL = BYOLConfig(
@@ -194,12 +195,14 @@ def test_view_departures() -> None:
 def test_one_step_lowers_the_loss_on_its_batch(tmp_path: Path) -> None:
     model = byol()
     optimizer = build_optimizer(model.param_groups(0.0), SMALL.optim)
-    runner = StepRunner(model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True), 100)
 
     class Same:
+        batch_size, unit = 32, 1
+
         def positions(self, step: int) -> np.ndarray:
             return np.arange(32)
 
+    runner = StepRunner(model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True), 100, Same())
     model.train()
-    losses = [float(runner.run(step, Same(), optimizer)) for step in range(30)]  # type: ignore[arg-type]
+    losses = [float(runner.run(step, optimizer)) for step in range(30)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])

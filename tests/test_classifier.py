@@ -25,11 +25,12 @@ from trainables.classifier import (
 )  # fmt: skip
 from trainables.config import build
 from trainables.data import DataConfig
-from trainables.engine import BEST, LAST, Sampler, fit, generator
+from trainables.engine import BEST, LAST, fit
 from trainables.errors import UserError
 from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.sampling import Sampler, generator
 from tune.runtimes import LocalRuntime
 
 SMALL = ClassifierConfig(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from trainables.config import Annotated, Field, config
 from trainables.optim import param_groups
+from trainables.sampling import BatchSampler, Sampler
 
 Metrics = dict[str, float]
 
@@ -90,6 +91,10 @@ class Trainable(nn.Module, ABC):
     @property
     def objective(self) -> str:
         return self.objective_for(self.data)
+
+    def sampler(self) -> BatchSampler:
+        """Which images make the batch of a step."""
+        return Sampler(len(self.data.train), self.config.train.batch_size, self.config.seed)
 
     @abstractmethod
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:

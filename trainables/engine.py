@@ -16,6 +16,7 @@ from torch import Tensor
 from trainables.base import Batch, Metrics, Runtime, Trainable
 from trainables.errors import TrialFailed
 from trainables.optim import build_optimizer, lr_at
+from trainables.sampling import BatchSampler, generator
 
 LAST = "last.pt"
 BEST = "best.pt"
@@ -44,41 +45,9 @@ class Progress:
     best_epoch: int = 0
 
 
-def steps_per_epoch(config: Any, train_images: int) -> int:
+def steps_per_epoch(config: Any, train_images: int, batch_size: int) -> int:
     """Whole batches in an epoch, at least one."""
-    return max(1, (config.train.epoch_images or train_images) // config.train.batch_size)
-
-
-def generator(seed: int, *place: int) -> torch.Generator:
-    """A CPU generator that depends on nothing but (seed, place)."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1))
-
-
-class Sampler:
-    """The training images as one endless stream of shuffled passes; the batch of a step is a slice of it, known without history."""
-
-    def __init__(self, length: int, batch_size: int, seed: int):
-        if length < 1:
-            raise ValueError(f"`length >= 1` must hold, but got {length=}")
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self._passes: dict[int, np.ndarray] = {}
-
-    def positions(self, step: int) -> np.ndarray:
-        """Positions (batch_size,) int64 into the training split of global step `step`."""
-        first = step * self.batch_size
-        pieces: list[np.ndarray] = []
-        missing = self.batch_size
-        while missing:
-            number, offset = divmod(first + self.batch_size - missing, self.length)
-            pieces.append(self._pass(number)[offset : offset + missing])
-            missing -= len(pieces[-1])
-        return np.concatenate(pieces)
-
-    def _pass(self, number: int) -> np.ndarray:
-        if number not in self._passes:
-            self._passes = {k: v for k, v in self._passes.items() if k == number - 1}
-            self._passes[number] = torch.randperm(self.length, generator=generator(self.seed, 1, number)).numpy()
-        return self._passes[number]
+    return max(1, (config.train.epoch_images or train_images) // batch_size)
 
 
 def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
@@ -91,11 +60,11 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
         TrialFailed: `nan` (the loss is not finite), `oom` (out of memory at micro-batch 1), or what `trainable.check` finds.
     """
     train = config.train
-    per_epoch = steps_per_epoch(config, len(trainable.data.train))
+    sampler = trainable.sampler()
+    per_epoch = steps_per_epoch(config, len(trainable.data.train), sampler.batch_size)
     total = per_epoch * train.epochs
-    sampler = Sampler(len(trainable.data.train), train.batch_size, config.seed)
     optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
-    step_runner = StepRunner(trainable, config, runtime, total)
+    step_runner = StepRunner(trainable, config, runtime, total, sampler)
     progress, history = Progress(micro_batch=step_runner.micro_batch), []
     if (saved := load_checkpoint(runtime.directory / LAST)) is not None:
         trainable.load_state_dict(saved["model"])
@@ -120,12 +89,13 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
     started -= progress.epoch_seconds
     while progress.step < total:
         trainable.train()
-        loss_sum += step_runner.run(progress.step, sampler, optimizer)
+        loss_sum += step_runner.run(progress.step, optimizer)
         progress.step += 1
         if (runtime.device.type == "cpu" or progress.step % _CUDA_NAN_CHECK_STEPS == 0) and not torch.isfinite(loss_sum):
             raise TrialFailed("nan", f"the loss is {float(loss_sum)} at step {progress.step} of {total}")
         if progress.step % per_epoch == 0:
-            metrics = _epoch_metrics(float(loss_sum) / per_epoch, time.perf_counter() - started, per_epoch, config, progress.step, total)
+            seconds, images = time.perf_counter() - started, per_epoch * sampler.batch_size
+            metrics = _epoch_metrics(float(loss_sum) / per_epoch, seconds, images, config, progress.step, total)
             if step_runner.micro_batch < step_runner.asked:
                 metrics["train/micro_batch"] = step_runner.micro_batch
             metrics |= trainable.validate()
@@ -150,20 +120,22 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
 class StepRunner:
     """One optimizer step on an effective batch, in as many micro-batches as memory asks for."""
 
-    def __init__(self, trainable: Trainable, config: Any, runtime: Runtime, total_steps: int):
+    def __init__(self, trainable: Trainable, config: Any, runtime: Runtime, total_steps: int, sampler: BatchSampler):
         self.trainable, self.config, self.runtime, self.total_steps = trainable, config, runtime, total_steps
-        self.per_worker = math.ceil(config.train.batch_size / runtime.world_size)
-        self.asked = self.micro_batch = min(config.train.micro_batch or self.per_worker, self.per_worker)
+        self.sampler, self.unit = sampler, sampler.unit
+        self.per_worker = math.ceil(sampler.batch_size / self.unit / runtime.world_size) * self.unit
+        micro_batch = min(config.train.micro_batch or self.per_worker, self.per_worker)
+        self.asked = self.micro_batch = max(1, micro_batch // self.unit) * self.unit
         self.autocast = config.train.bf16
 
-    def run(self, step: int, sampler: Sampler, optimizer: torch.optim.Optimizer) -> Tensor:
+    def run(self, step: int, optimizer: torch.optim.Optimizer) -> Tensor:
         """Mean loss over this worker's share of the batch (scalar, detached), after the optimizer's step."""
         config = self.config
         lr = lr_at(step, self.total_steps, config.optim.lr, config.schedule)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)
         # Draws are made for the whole batch and shared out, so that the number of workers changes nothing.
-        batch = self.trainable.draw(sampler.positions(step), generator(config.seed, 2, step))
+        batch = self.trainable.draw(self.sampler.positions(step), generator(config.seed, 2, step))
         share = self.runtime.rank * self.per_worker
         batch = batch.slice(share, share + self.per_worker).to(self.runtime.device)
         self.trainable.before_step(step, self.total_steps)
@@ -196,9 +168,9 @@ class StepRunner:
         return total
 
     def _halve(self) -> None:
-        if self.micro_batch == 1:
-            raise TrialFailed("oom", f"out of memory on {self.runtime.device} even at micro-batch 1")
-        self.micro_batch = math.ceil(self.micro_batch / 2)
+        if self.micro_batch == self.unit:
+            raise TrialFailed("oom", f"out of memory on {self.runtime.device} even at micro-batch {self.unit}")
+        self.micro_batch = math.ceil(self.micro_batch / self.unit / 2) * self.unit
         if self.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -208,12 +180,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _epoch_metrics(loss: float, seconds: float, steps: int, config: Any, step: int, total: int) -> Metrics:
+def _epoch_metrics(loss: float, seconds: float, images: int, config: Any, step: int, total: int) -> Metrics:
     return {
         "train/loss": loss,
         "train/lr": lr_at(step - 1, total, config.optim.lr, config.schedule),
         "time/epoch_s": seconds,
-        "time/images_per_s": steps * config.train.batch_size / seconds,
+        "time/images_per_s": images / seconds,
     }
 
 

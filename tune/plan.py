@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trainables.engine import LAST, Sampler, StepRunner, save_checkpoint, steps_per_epoch
+from trainables.engine import LAST, StepRunner, save_checkpoint, steps_per_epoch
 from trainables.optim import build_optimizer
 from tune.experiments import Experiment
 from tune.manifest import Manifest
@@ -73,14 +73,14 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
         torch.manual_seed(config.seed)
         trainable = experiment.trainable(config, data).to(runtime.device)
         optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
-        sampler = Sampler(len(data.train), config.train.batch_size, config.seed)
-        per_epoch = steps_per_epoch(config, len(data.train))
-        runner = StepRunner(trainable, config, runtime, per_epoch * config.train.epochs)
+        sampler = trainable.sampler()
+        per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
+        runner = StepRunner(trainable, config, runtime, per_epoch * config.train.epochs, sampler)
         trainable.train()
-        float(runner.run(0, sampler, optimizer))
+        float(runner.run(0, optimizer))
         started = time.perf_counter()
         for step in range(1, 1 + _STEPS):
-            loss = runner.run(step, sampler, optimizer)
+            loss = runner.run(step, optimizer)
         float(loss)  # a GPU's queue ends here
         step_s = (time.perf_counter() - started) / _STEPS
         started = time.perf_counter()
