@@ -50,7 +50,7 @@ class Unvalidated(BYOL):
         self.validations += 1
         return {self.objective: float(self.validations), "val/std": 1.0}
 
-    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def embeddings(self, part: str) -> tuple[np.ndarray, np.ndarray | None]:
         return np.zeros((1, 1), np.float32), None
 
 

@@ -87,7 +87,7 @@ class Instant(Trainable):
     def test(self) -> Metrics:
         return {"test/score": 0.0}
 
-    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def embeddings(self, part: str) -> tuple[np.ndarray, np.ndarray | None]:
         return np.zeros((1, 1), np.float32), None
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:

@@ -159,3 +159,14 @@ def test_checkpoint_is_atomic_and_safe(tmp_path: Path) -> None:
     torch.load(tmp_path / LAST, weights_only=True)
     assert (tmp_path / BEST).exists()
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(("epochs", "looked_at"), [(1, {1}), (2, {1, 2}), (5, {1, 3, 5}), (12, {1, 6, 12})])
+def test_first_middle_and_last_epoch_leave_snapshots(tmp_path: Path, epochs: int, looked_at: set[int]) -> None:
+    _, toy = train(ToyConfig(train=TrainConfig(epochs=epochs, batch_size=20)), Recorder(tmp_path))
+    names = {f"embeddings-{part}-{epoch:04d}.npz" for part in ("train", "val") for epoch in looked_at}
+    assert {path.name for path in tmp_path.glob("*.npz")} == names
+    with np.load(tmp_path / f"embeddings-train-{epochs:04d}.npz") as file:
+        np.testing.assert_array_equal(file["features"], toy.data.train)
+        assert (file["labels"] == -1).all()
+        assert (int(file["epoch"]), str(file["part"])) == (epochs, "train")

@@ -10,8 +10,10 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from trainables import plots
+from trainables.draw import main
 from trainables.errors import UserError
-from trainables.plots import MAX_POINTS, embedding_pictures, load_embeddings, main
+from trainables.plots import embedding_pictures, load_embeddings
+from trainables.snapshots import MAX_POINTS
 
 
 def write(path, features, labels, epoch=3, **more):
@@ -98,6 +100,11 @@ def test_names_of_classes(tmp_path):
     assert load_embeddings(small(tmp_path / "b.npz", names=np.array(["Ж", "Ա", "ა"]))).names == ("Ж", "Ա", "ა")
 
 
+def test_the_split_is_named(tmp_path):
+    named = [plots._what(load_embeddings(small(tmp_path / "a.npz", part=part))) for part in ("train", "val")]
+    assert named == ["30 training images, 3 classes", "30 validation images, 3 classes"]
+
+
 @pytest.mark.parametrize("labels", [np.full(30, -1), np.zeros(0, np.int64)])
 def test_without_labels(tmp_path, labels):
     npz = write(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(30, 8)), labels)
@@ -139,22 +146,25 @@ def test_refusals_name_the_file_and_the_remedy(tmp_path):
 
 
 def test_command_draws_what_it_can_and_reports_what_it_refuses(tmp_path, capsys):
-    one = small(tmp_path / "one.npz")
+    one = small(tmp_path / "embeddings-1.npz")
     (tmp_path / "other").mkdir()
-    twin = small(tmp_path / "other" / "one.npz")
-    status = main([str(tmp_path / "missing.npz"), str(one), str(twin), str(tmp_path / "plots")])
+    twin = small(tmp_path / "other" / "embeddings-1.npz")
+    strange = small(tmp_path / "features-1.npz")
+    status = main([str(tmp_path / "embeddings-missing.npz"), str(one), str(twin), str(strange), str(tmp_path / "plots")])
     output = capsys.readouterr()
     assert status == 2
-    assert output.out.split() == [str(tmp_path / "plots" / f"{kind}_one.png") for kind in ("tsne", "pca")]
+    assert output.out.split() == [str(tmp_path / "plots" / f"{kind}_embeddings-1.png") for kind in ("tsne", "pca")]
     refused = output.err.splitlines()
-    assert len(refused) == 2
-    assert "missing.npz" in refused[0]
+    assert len(refused) == 3
+    assert "embeddings-missing.npz" in refused[0]
     assert "would overwrite" in refused[1]
+    assert "features-1.npz" in refused[2]
+    assert "embeddings" in refused[2]
 
 
 def test_command_form(tmp_path):
-    npz = small(tmp_path / "a.npz")
-    command = [sys.executable, "-m", "trainables.plots", str(npz), str(tmp_path / "plots")]
+    npz = small(tmp_path / "embeddings-2.npz")
+    command = [sys.executable, "-m", "trainables.draw", str(npz), str(tmp_path / "plots")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["pca_a.png", "tsne_a.png"]
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["pca_embeddings-2.png", "tsne_embeddings-2.png"]
     assert done.stderr == ""

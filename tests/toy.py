@@ -98,7 +98,7 @@ class Toy(Trainable):
     def test(self) -> Metrics:
         return {"test/top1": self.validate()["val/top1"]}
 
-    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
+    def embeddings(self, part: str) -> tuple[np.ndarray, np.ndarray | None]:
         return self.data.train, None
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trainables.config import Annotated, Field, config
 from trainables.optim import param_groups
 from trainables.sampling import BatchSampler, Sampler
+from trainables.snapshots import Part, write_arrays
 
 Metrics = dict[str, float]
 
@@ -113,8 +114,25 @@ class Trainable(nn.Module, ABC):
         """The same metrics on the test split, named `test/...`: for claims, never for choices."""
 
     @abstractmethod
-    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features (n, D) float32 and labels (n,) of the validation split, for pictures; `data.classes` names the labels."""
+    def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
+        """Features (n, D) float32 and labels (n,), -1 where unknown, of some images of a split (`snapshots.shown_rows`), for pictures."""
+
+    def snapshot(self, directory: Path, epoch: int) -> None:
+        """Write what pictures of this epoch are drawn from: `<kind>-....npz`, whose kind is in `draw.KINDS`. Called by rank 0 alone, after
+        `validate`, at the first, the middle and the last epoch (counted from 1).
+
+        Here: `embeddings-train-0001.npz` and `embeddings-val-0001.npz`; `data.classes` names the labels.
+        """
+        names = np.array(getattr(self.data, "classes", ()), dtype=str)
+        parts: tuple[Part, ...] = ("train", "val")
+        for part in parts:
+            features, labels = self.embeddings(part)
+            labels = np.full(len(features), -1) if labels is None else labels
+            file = directory / f"embeddings-{part}-{epoch:04d}.npz"
+            write_arrays(file, features=features, labels=labels, epoch=epoch, names=names, part=part)
+
+    def snapshot_best(self, directory: Path, epoch: int) -> None:
+        """The same of a completed trial's best epoch, whose export has been loaded. Called once, by rank 0 alone."""
 
     @abstractmethod
     def export(self, path: Path, meta: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ RankMe where a data set has no labels.
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,9 +26,9 @@ from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.errors import TrialFailed
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
+from trainables.snapshots import Part, shown_rows
 
 EVAL_BATCH = 256  # images; bounds the memory of validation
-_PICTURE_POINTS = 1000
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -265,13 +265,12 @@ class BYOL(Trainable):
             images = evaluation_view(images, self.config.data.image_size, self.normalize)
             yield images.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else images
 
-    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
-        features, _ = self._embed(self.data.val)
-        labels = self.data.val.targets() if self.labelled else None
-        if len(features) <= _PICTURE_POINTS:
-            return features.cpu().numpy(), labels
-        chosen = np.random.default_rng(0).choice(len(features), _PICTURE_POINTS, replace=False)
-        return features.cpu().numpy()[chosen], None if labels is None else labels[chosen]
+    def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
+        split = self.data.train if part == "train" else self.data.val
+        labels = split.targets() if self.labelled else None
+        rows = shown_rows(np.full(len(split), -1) if labels is None else labels)
+        features, _ = self._embed(replace(split, indices=split.indices[rows]))
+        return features.cpu().numpy(), None if labels is None else labels[rows]
 
     def calibrate(self) -> None:
         calibrate_batchnorm(self.learner.online_encoder, self._eval_batches(self.data.train, limit=4096))

@@ -26,10 +26,10 @@ from trainables.image_ops import Normalization
 from trainables.metrics import calibrate_batchnorm
 from trainables.mixing import Mix, draw_mix, mix_views
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.snapshots import Part, shown_rows
 from trainables.weights import Loaded, load_backbone
 
 EVAL_BATCH = 256  # images; bounds the memory of validation
-_PICTURE_POINTS = 1000
 _CALIBRATION_IMAGES = 4096
 _TOP = 5
 _SMALLEST = {"cnn": 4, "conv4": 16, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "convnext_base": 32}  # px that survive every halving
@@ -229,12 +229,10 @@ class Classifier(Trainable):
     def _laid_out(self, views: Tensor) -> Tensor:
         return views.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else views
 
-    def embeddings(self) -> tuple[np.ndarray, np.ndarray | None]:
-        features, labels = self._features(self.data.val).cpu().numpy(), self.data.val.targets()
-        if len(features) <= _PICTURE_POINTS:
-            return features, labels
-        chosen = np.random.default_rng(0).choice(len(features), _PICTURE_POINTS, replace=False)
-        return features[chosen], labels[chosen]
+    def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
+        split = self.data.train if part == "train" else self.data.val
+        rows = shown_rows(split.targets())
+        return self._features(replace(split, indices=split.indices[rows])).cpu().numpy(), split.targets()[rows]
 
     def calibrate(self) -> None:
         if self.loaded is None:  # loaded statistics are part of what was trained

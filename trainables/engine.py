@@ -17,6 +17,7 @@ from trainables.base import Batch, Metrics, Runtime, Trainable
 from trainables.errors import TrialFailed
 from trainables.optim import build_optimizer, lr_at
 from trainables.sampling import BatchSampler, generator
+from trainables.snapshots import snapshot_epochs
 
 LAST = "last.pt"
 BEST = "best.pt"
@@ -103,8 +104,8 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
                 raise TrialFailed("nan", f"{trainable.objective} is {metrics[trainable.objective]} after epoch {len(history) + 1}")
             history.append(metrics)
             _keep_best(trainable, runtime, progress, history)
-            if runtime.rank == 0 and len(history) in (1, train.epochs):
-                _keep_embeddings(trainable, runtime.directory, len(history))
+            if runtime.rank == 0 and len(history) in snapshot_epochs(train.epochs):
+                trainable.snapshot(runtime.directory, len(history))
             loss_sum.zero_()
             started = saved_at = time.perf_counter()
             save()
@@ -195,14 +196,6 @@ def _keep_best(trainable: Trainable, runtime: Runtime, progress: Progress, histo
         progress.best, progress.best_epoch = value, len(history)
         if runtime.rank == 0:
             trainable.export(runtime.directory / BEST, {"epoch": len(history), trainable.objective: value})
-
-
-def _keep_embeddings(trainable: Trainable, directory: Path, epoch: int) -> None:
-    """For pictures, which another process draws."""
-    features, labels = trainable.embeddings()
-    labels = np.full(len(features), -1) if labels is None else labels
-    names = np.array(getattr(trainable.data, "classes", ()), dtype=str)
-    np.savez(directory / f"embeddings-{epoch:04d}.npz", features=features, labels=labels, epoch=epoch, names=names)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -1,10 +1,5 @@
-"""Pictures of embeddings, t-SNE and PCA, made off the training path in a process of their own.
+"""Pictures of embeddings: t-SNE and PCA. `draw.py` is the command."""
 
-python -m trainables.plots EMBEDDINGS.npz... OUT_DIR
-"""
-
-import argparse
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,12 +16,10 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from trainables.errors import UserError
+from trainables.snapshots import coloured_classes, shown_rows
 
-MAX_POINTS = 600
-"""Points of a picture: t-SNE takes seconds, and single points can still be told apart."""
-MAX_CLASSES = 12
-"""Classes with a colour of their own; more cannot be told apart."""
 _MIN_POINTS = 4
+_PARTS = {"train": "training images", "val": "validation images"}
 _GREY = "#c4c4c4"
 # Ten hues of Tableau without its grey, then three that differ from them in hue or lightness.
 _COLOURS = (
@@ -45,6 +38,7 @@ class Embeddings:
     names: tuple[str, ...]  # their names
     epoch: int
     total: int  # rows of the file
+    what: str  # "training images"
 
 
 def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
@@ -52,7 +46,7 @@ def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
     Args:
         npz: `features` (n, d) float, n >= 4; `labels` (n,) int, negative or an empty array where there are none; `epoch` int;
-            and, optional, `names` (C,) str, the classes' names.
+            and, optional, `names` (C,) str, the classes' names, and `part`, "train" or "val".
         title: first line of the picture, such as the trial's name.
 
     Returns:
@@ -74,7 +68,7 @@ def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
 def load_embeddings(npz: Path) -> Embeddings:
     """Read and check an embeddings file, choose the classes to colour (the most frequent) and the rows to show (seeded)."""
-    features, labels, epoch, names = _read(npz)
+    features, labels, epoch, names, what = _read(npz)
     if features.ndim != 2 or len(features) < _MIN_POINTS or features.shape[1] < 2:
         raise UserError(
             f"{str(npz)!r}: features of shape {features.shape} are not a table (n >= {_MIN_POINTS}, d >= 2); write one row an image"
@@ -87,20 +81,19 @@ def load_embeddings(npz: Path) -> Embeddings:
         raise UserError(
             f"{str(npz)!r}: labels {labels.dtype} {labels.shape} do not fit {len(features)} features; write one integer an image"
         )
-    classes, counts = np.unique(labels[labels >= 0], return_counts=True)
-    coloured = np.sort(classes[np.argsort(-counts, kind="stable")][:MAX_CLASSES])
-    rows = _choose(np.isin(labels, coloured))
+    coloured, rows = coloured_classes(labels), shown_rows(labels)
     shown = features[rows].astype(np.float64)
     shown /= np.linalg.norm(shown, axis=1, keepdims=True).clip(1e-12)
     captions = tuple(str(names[c]) if c < len(names) else f"class {c}" for c in coloured)
-    return Embeddings(shown, labels[rows], tuple(int(c) for c in coloured), captions, epoch, len(features))
+    return Embeddings(shown, labels[rows], tuple(int(c) for c in coloured), captions, epoch, len(features), what)
 
 
-def _read(npz: Path) -> tuple[np.ndarray, np.ndarray, int, Sequence[str]]:
+def _read(npz: Path) -> tuple[np.ndarray, np.ndarray, int, Sequence[str], str]:
     try:
         with np.load(npz) as file:
             names = file["names"] if "names" in file.files else ()
-            return file["features"], file["labels"], int(file["epoch"]), names
+            what = _PARTS[str(file["part"])] if "part" in file.files else "images"
+            return file["features"], file["labels"], int(file["epoch"]), names, what
     except FileNotFoundError:
         raise UserError(f"no embeddings file {str(npz)!r}; a trial writes it into its folder") from None
     except KeyError as error:
@@ -108,14 +101,6 @@ def _read(npz: Path) -> tuple[np.ndarray, np.ndarray, int, Sequence[str]]:
     except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"cannot read embeddings {str(npz)!r}: {reason}; write it with numpy.savez(features=, labels=, epoch=)") from None
-
-
-def _choose(coloured: np.ndarray) -> np.ndarray:
-    """At most `MAX_POINTS` rows, two thirds of them of coloured classes where there are as many."""
-    shuffled = np.random.default_rng(0).permutation(len(coloured))
-    front, back = shuffled[coloured[shuffled]], shuffled[~coloured[shuffled]]
-    front = front[: max(MAX_POINTS - len(back), MAX_POINTS * 2 // 3)]
-    return np.sort(np.concatenate([front, back[: MAX_POINTS - len(front)]]))
 
 
 def _tsne(features: np.ndarray) -> tuple[np.ndarray, str]:
@@ -189,34 +174,8 @@ def _frame(ax: plt.Axes, axes: tuple[str, str] | None) -> None:
 
 def _what(data: Embeddings) -> str:
     n = len(data.features)
-    images = f"{n} images" if n == data.total else f"{n} of {data.total} images"
+    images = f"{n} {data.what}" if n == data.total else f"{n} of {data.total} {data.what}"
     if not data.coloured:
         return f"{images}, no labels"
     others = len(np.unique(data.labels[(data.labels >= 0) & ~np.isin(data.labels, data.coloured)]))
     return f"{images}, {len(data.coloured)} classes" + (f" in colour, {others} others grey" if others else "")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command form. Returns 0, or 2 where a file was refused (the others are drawn)."""
-    parser = argparse.ArgumentParser(prog="python -m trainables.plots", description="t-SNE and PCA pictures of embeddings files.")
-    parser.add_argument("npz", nargs="+", type=Path, help="file with features (n, d), labels (n,), epoch")
-    parser.add_argument("out_dir", type=Path, help="folder of the pictures; made if need be")
-    parser.add_argument("--title", help="default: the name of each file's folder")
-    arguments = parser.parse_args(argv)
-    status = 0
-    drawn: dict[str, Path] = {}
-    for npz in arguments.npz:
-        try:
-            if npz.stem in drawn:
-                raise UserError(f"{str(npz)!r} would overwrite the pictures of {str(drawn[npz.stem])!r}; give each file a name of its own")
-            drawn[npz.stem] = npz
-            for path in embedding_pictures(npz, arguments.out_dir, arguments.title or npz.resolve().parent.name):
-                print(path)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
-    return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

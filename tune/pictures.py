@@ -14,7 +14,7 @@ _TIMEOUT_S = 300
 
 
 class Pictures:
-    """An observer of the study: every completed trial's embeddings become t-SNE and PCA pictures, and `artifact` events."""
+    """An observer of the study: what a completed trial leaves behind (`*.npz`) becomes pictures, and `artifact` events."""
 
     def __init__(self, study: Study):
         self.study = study
@@ -43,11 +43,11 @@ class Pictures:
     def _work(self) -> None:
         while (number := self._queue.get()) is not None:
             folder = self._folder(number)
-            embeddings = sorted(folder.glob("embeddings-*.npz"))
-            if not embeddings:
+            snapshots = sorted(folder.glob("*.npz"))
+            if not snapshots:
                 continue
-            title = f"{self.study.manifest.name} trial {number}, validation images"
-            command = [sys.executable, "-m", "trainables.plots", "--title", title, *map(str, embeddings), str(folder / "plots")]
+            title = f"{self.study.manifest.name} trial {number}"
+            command = [sys.executable, "-m", "trainables.draw", "--title", title, *map(str, snapshots), str(folder / "plots")]
             try:
                 # Beside training, not before it: idle time of the machine only.
                 subprocess.run(command, preexec_fn=lambda: os.nice(19), capture_output=True, timeout=_TIMEOUT_S, check=False)

@@ -73,6 +73,9 @@ def _fit(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
     if work.kind == "repeat":
         trainable.load_export(runtime.directory / BEST)
         metrics |= trainable.test()
+    elif not fitted.stopped and runtime.rank == 0:
+        trainable.load_export(runtime.directory / BEST)
+        trainable.snapshot_best(runtime.directory, fitted.best_epoch)
     return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, metrics=metrics)
 
 
