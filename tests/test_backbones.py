@@ -7,8 +7,9 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn import functional
 
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_meta, load_backbone_state, save_backbone
+from trainables.backbones import BackboneConfig, build_backbone, load_backbone_meta, load_backbone_state, save_backbone, stages
 from trainables.config import build
 from trainables.errors import UserError
 
@@ -213,6 +214,29 @@ def test_small_networks_of_the_reports():
         reference = nn.Sequential(*(layer for block in conv4.blocks for layer in block), nn.Flatten()).eval()
         assert torch.equal(conv4.eval()(images), reference(images))  # at 84 px the last map is 5x5: nothing is averaged
     assert build_backbone(BackboneConfig(name="cnn", width=8), in_channels=1)(torch.rand(2, 1, 16, 16)).shape == (2, 256)
+
+
+def test_resnet12_of_few_shot_learning():
+    """12.4 M parameters at width 64 (Lee et al. 2019); 84 px leave a 5x5 map; a block is what torch's own functions make of its weights."""
+    with torch.device("meta"):
+        net = build_backbone(BackboneConfig(name="resnet12", width=64, pool=1))
+        features = net(torch.empty(2, 3, 84, 84))
+    widths = (3, 64, 160, 320, 640)
+    blocks = zip(widths, widths[1:], strict=False)
+    assert parameters(net) == sum(9 * (a * b + 2 * b * b) + a * b + 4 * 2 * b for a, b in blocks) == 12_424_320
+    assert features.shape == (2, 640) == (2, net.feature_dim)
+    assert list(stages(net)) == ["block1", "block2", "block3", "block4"]
+    block = build_backbone(BackboneConfig(name="resnet12", width=8)).blocks.block1.eval()
+    x = torch.randn(2, 3, 9, 9)
+    w = [m.weight for m in block.branch if isinstance(m, nn.Conv2d)]
+    scale = (1 + 1e-5) ** -0.5  # BatchNorm before it has seen anything
+    y = x
+    for number, kernel in enumerate(w):
+        y = functional.conv2d(y, kernel, padding=1) * scale
+        y = functional.leaky_relu(y, 0.1) if number < 2 else y
+    y = functional.max_pool2d(functional.leaky_relu(y + functional.conv2d(x, block.shortcut[0].weight) * scale, 0.1), 2)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x), y)
 
 
 def test_three_channels_where_torchvision_wants_them():

@@ -18,6 +18,7 @@ TENSORS = {
     "tiny": {"stem": (1, 2), "layer1": (2, 4), "layer2": (3, 6), "layer3": (3, 6)},
     "cnn": {"block1": (1, 1), "block2": (1, 1)},
     "conv4": {f"block{n}": (1, 3) for n in (1, 2, 3, 4)},
+    "resnet12": {f"block{n}": (4, 8) for n in (1, 2, 3, 4)},
     "resnet18": {"stem": (1, 2), "layer1": (4, 8), "layer2": (5, 10), "layer3": (5, 10), "layer4": (5, 10)},
     "resnet50": {"stem": (1, 2), "layer1": (10, 20), "layer2": (13, 26), "layer3": (19, 38), "layer4": (10, 20)},
     "resnet101": {"stem": (1, 2), "layer1": (10, 20), "layer2": (13, 26), "layer3": (70, 140), "layer4": (10, 20)},

@@ -26,14 +26,18 @@ _VGGS = {"vgg16": vgg16, "vgg16_bn": vgg16_bn, "vgg19": vgg19}
 class BackboneConfig:
     """A network whose output is its last representation before a classification head."""
 
-    name: Literal["tiny", "cnn", "conv4", "resnet18", "resnet50", "resnet101", "vgg16", "vgg16_bn", "vgg19", "convnext_base"] = "tiny"
+    name: Literal[
+        "tiny", "cnn", "conv4", "resnet12", "resnet18", "resnet50", "resnet101", "vgg16", "vgg16_bn", "vgg19", "convnext_base"
+    ] = "tiny"  # fmt: skip
     """tiny: 3 residual blocks, for 28-32 px images on a CPU; cnn: 2 convolutions (the reports'); conv4: the 4 blocks of few-shot learning
-    (Snell et al. 2017, section 3.1); the others are torchvision's (He et al. 2016; Simonyan & Zisserman 2015; Liu et al. 2022)."""
+    (Snell et al. 2017, section 3.1); resnet12: its residual successor (Lee et al. 2019, section 4.2); the others are torchvision's (He et
+    al. 2016; Simonyan & Zisserman 2015; Liu et al. 2022)."""
     width: Annotated[int, Field(ge=8, le=256)] = 32
-    """tiny, cnn, conv4: channels of the first block, in [8, 256]. The others have 2 and 4 times as many (tiny), twice (cnn), or
-    the same (conv4; 64 in the literature)."""
+    """tiny, cnn, conv4, resnet12: channels of the first block, in [8, 256]. The others have 2 and 4 times as many (tiny), twice (cnn),
+    2.5, 5 and 10 times (resnet12), or the same (conv4). conv4 and resnet12 have 64 in the literature."""
     pool: Annotated[int, Field(ge=1, le=8)] = 4
-    """tiny, cnn, conv4: side of the grid to which the last map is averaged, in [1, 8]. 1 is a global average, which loses the layout."""
+    """tiny, cnn, conv4, resnet12: side of the grid to which the last map is averaged, in [1, 8]. 1 is a global average, which loses the
+    layout."""
     small_stem: bool = False
     """tiny and ResNets: 3x3 stem of stride 1 and no max-pool (He et al. 2016, section 4.2), for images up to 64 px.
     False: torchvision's 7x7 stem of stride 2 with max-pool; in tiny a 3x3 stem of stride 2, 4 times as fast as stride 1."""
@@ -104,6 +108,51 @@ class ConvBlocks(nn.Module):
         return self.pool(self.blocks(images)).flatten(1)
 
 
+class ResNet12(nn.Module):
+    """The residual network of few-shot learning (Lee et al. 2019, section 4.2): 4 blocks of three 3x3 convolutions with BatchNorm and
+    LeakyReLU .1, a 1x1 shortcut and a max-pool that halves, of w, 2.5 w, 5 w and 10 w channels. Without the paper's DropBlock.
+
+    Args:
+        width: channels w of the first block.
+        pool: side of the grid to which the last map is averaged; 1 is the paper's global average.
+    """
+
+    def __init__(self, width: int, pool: int = 1, in_channels: int = 3):
+        super().__init__()
+        channels = (width, 5 * width // 2, 5 * width, 10 * width)
+        self.feature_dim = channels[-1] * pool**2
+        self.blocks = nn.Sequential()
+        for number, (inputs, outputs) in enumerate(zip((in_channels, *channels), channels, strict=False), 1):
+            self.blocks.add_module(f"block{number}", ResNet12Block(inputs, outputs))
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, 0.1, mode="fan_out", nonlinearity="leaky_relu")
+
+    def forward(
+        self,
+        images: Tensor,  # (B, C, H, W)
+    ) -> Tensor:  # (B, 10 width pool^2)
+        return self.pool(self.blocks(images)).flatten(1)
+
+
+class ResNet12Block(nn.Module):
+    """(B, inputs, H, W) -> (B, outputs, H // 2, W // 2)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs, outputs):
+            layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1, inplace=True)]
+        self.branch = nn.Sequential(*layers[:-1])
+        self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.activation = nn.LeakyReLU(0.1, inplace=True)
+        self.halve = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.halve(self.activation(self.branch(x) + self.shortcut(x)))
+
+
 def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
     """Randomly initialised backbone, (B, in_channels, H, W) images -> (B, D) features; D is its attribute `feature_dim`.
 
@@ -118,6 +167,8 @@ def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
         return ConvBlocks((cfg.width, 2 * cfg.width), cfg.pool, norm=False, in_channels=in_channels)
     if cfg.name == "conv4":
         return ConvBlocks((cfg.width,) * 4, cfg.pool, norm=True, in_channels=in_channels)
+    if cfg.name == "resnet12":
+        return ResNet12(cfg.width, cfg.pool, in_channels)
     if cfg.name in _RESNETS:
         return _resnet(cfg, in_channels)
     if in_channels != 3:
@@ -137,7 +188,7 @@ def stages(backbone: Any) -> dict[str, list[nn.Module]]:
     """The parts of a backbone in the order of the data, stem first; every parameter and buffer is in exactly one.
 
     ResNets: stem, layer1 to layer4 (tiny: to layer3). VGG: block1 to block5, each up to its max-pool, then the hidden layers fc6 and fc7.
-    ConvNeXt: stem, stage1 to stage4, each with the downsampling before it; the last norm belongs to stage4. Small ones: block1, block2, ...
+    ConvNeXt: stem, stage1 to stage4, each with the downsampling before it; the last norm belongs to stage4. The others: block1, block2, ...
 
     Raises:
         TypeError: not a network of `build_backbone`.
@@ -145,7 +196,7 @@ def stages(backbone: Any) -> dict[str, list[nn.Module]]:
     if hasattr(backbone, "layer1"):
         layers = [name for name in ("layer1", "layer2", "layer3", "layer4") if hasattr(backbone, name)]
         return {"stem": [backbone.conv1, backbone.bn1]} | {name: [getattr(backbone, name)] for name in layers}
-    if isinstance(backbone, ConvBlocks):
+    if isinstance(backbone, ConvBlocks | ResNet12):
         return {name: [block] for name, block in backbone.blocks.named_children()}
     if not hasattr(backbone, "features"):
         raise TypeError(f"a {type(backbone).__name__} has no known stages; give a network of build_backbone")

@@ -32,7 +32,8 @@ from trainables.weights import Loaded, load_backbone
 EVAL_BATCH = 256  # images; bounds the memory of validation
 _CALIBRATION_IMAGES = 4096
 _TOP = 5
-_SMALLEST = {"cnn": 4, "conv4": 16, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "convnext_base": 32}  # px that survive every halving
+# Side in px that survives every halving.
+_SMALLEST = {"cnn": 4, "conv4": 16, "resnet12": 16, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "convnext_base": 32}
 
 Alpha = Annotated[float, Field(ge=0, le=10)]
 

@@ -72,7 +72,7 @@ def content_hash(path: Path) -> str:
 def _check_architecture(config: BackboneConfig, trained: Mapping[str, Any], path: Path) -> None:
     """The stride of a stem leaves every shape as it is, and the features others than were learned. `pool` belongs to the reader: a head may
     look at another grid of the same maps."""
-    keys = ("name", "small_stem", "width") if config.name in ("tiny", "cnn", "conv4") else ("name", "small_stem")
+    keys = ("name", "small_stem", "width") if config.name in ("tiny", "cnn", "conv4", "resnet12") else ("name", "small_stem")
     differing = [key for key in keys if key in trained and trained[key] != getattr(config, key)]
     if differing:
         was, now = (", ".join(f"backbone.{key}={value(key)}" for key in differing) for value in (trained.get, lambda k: getattr(config, k)))
