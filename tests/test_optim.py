@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
+from torchvision.models import convnext_base
 
 from trainables.config import build
 from trainables.errors import UserError
@@ -60,6 +61,17 @@ def test_same_as_torch(config, reference, arguments):
     actual = train(ours, build_optimizer(param_groups(ours, 0.02), config))
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_layer_scale_of_convnext_is_exempt():
+    with torch.device("meta"):
+        net = convnext_base()
+    names = {id(p): name for name, p in net.named_parameters()}
+    kernels, exempt = ({names[id(p)] for p in group["params"]} for group in param_groups(net, 0.05))
+    types = {f"{n}.{p}": type(m) for n, m in net.named_modules() for p, _ in m.named_parameters(recurse=False)}
+    assert kernels == {n for n, t in types.items() if n.endswith("weight") and issubclass(t, nn.Linear | nn.Conv2d)}
+    assert sum(name.endswith("layer_scale") for name in exempt) == 36
+    assert kernels | exempt == set(names.values())
 
 
 def lars_numpy(weights, grads, lr, momentum, weight_decay, trust, adapted):

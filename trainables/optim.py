@@ -95,18 +95,23 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
 
 
 def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in at most two groups: matrices and kernels, and the exempt ones (ndim <= 1: biases, norm scales, temperatures).
+    """Trainable parameters in at most two groups: matrices and kernels, and the exempt ones (biases, scales of norms and layers).
 
     Exempt parameters are neither decayed nor adapted by LARS (BYOL, Grill et al. 2020, section 3.3). A shared parameter appears once.
     """
     params = [p for p in module.parameters() if p.requires_grad]
-    kernels = [p for p in params if p.ndim > 1]
-    exempt = [p for p in params if p.ndim <= 1]
+    kernels = [p for p in params if not _is_vector(p)]
+    exempt = [p for p in params if _is_vector(p)]
     groups: list[dict[str, Any]] = [
         {"params": kernels, "weight_decay": weight_decay, "lars_adapt": True},
         {"params": exempt, "weight_decay": 0.0, "lars_adapt": False},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _is_vector(param: Tensor) -> bool:
+    """(C,), or (C, 1, 1) as the layer scale of ConvNeXt is stored: one number a channel, or one in all."""
+    return param.ndim <= 1 or (param.ndim == 3 and param.shape[1:] == (1, 1))
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
