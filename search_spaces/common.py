@@ -43,8 +43,9 @@ def supervised_views(trial: Suggest, *, colour: bool) -> None:
     """The one view of supervised training. `colour`: the images have some."""
     trial.suggest_float("aug.crop_scale_min", 0.2, 1.0)
     if colour:
-        trial.suggest_categorical("aug.policy", ["none", "reports-r0", "reports-r1", "simclr"])
-        trial.suggest_float("aug.strength", 0.2, 1.5)
+        policy = trial.suggest_categorical("aug.policy", ["none", "reports-r0", "reports-r1", "simclr", "trivial"])
+        if policy not in ("none", "trivial"):
+            trial.suggest_float("aug.strength", 0.2, 1.5)
     else:
         trial.suggest_float("aug.rotate", 0.0, 20.0)
 

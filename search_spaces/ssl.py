@@ -35,8 +35,11 @@ def ssl(trial: Suggest, preset: str) -> None:
     trial.suggest_categorical("head.projection_size", [64, 128, 256] if tiny else [128, 256, 512])
     trial.suggest_categorical("head.hidden_size", [512, 1024, 2048] if tiny else [1024, 2048, 4096])
     trial.suggest_categorical("head.simplicial", [False, True])
-    policies = ["byol", "glyphs", "simclr"] if tiny else ["byol", "simclr", "reports-r0", "reports-r1", "none"]
-    if trial.suggest_categorical("aug.policy", policies) != "none":
+    # Not for letters: mirrored or turned by 135 degrees they are other letters, or none.
+    policies = ["byol", "glyphs", "simclr"] if tiny else ["byol", "simclr", "reports-r0", "reports-r1", "trivial", "none"]
+    if trial.suggest_categorical("aug.policy", policies) in ("trivial", "none"):
+        trial.suggest_categorical("aug.exact", [True])  # no strengths: one is made to need no tuning, the other has nothing to tune
+    else:
         view_strengths(trial, colour=not tiny)
     if tiny:
         trial.suggest_float("aug.rotate", 0.0, 30.0)  # letters lean

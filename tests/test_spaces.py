@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
 from search_spaces.ssl import ssl
+from trainables.augment import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
 from tune.experiments import EXPERIMENTS
 from tune.space import Pinned, asked_for, contains, describe, within
@@ -117,6 +118,8 @@ LONG = {"schedule.name": "warmup_cosine", "schedule.warmup_frac": 0.1}  # 10 of 
 BYOL_VIEWS = {"aug.policy": "byol", "aug.crop_scale_min": 0.08, "aug.crop_ratio": 4 / 3, "aug.strength": 1.0, "aug.grayscale": 0.2}
 LARS = {"optim.name": "lars", "head.tau0": 0.996, **LONG, **BYOL_VIEWS}
 SGD, ADAMW, ADAM = ({"optim.name": name} for name in ("sgd", "adamw", "adam"))
+R0_STRENGTHS = {"aug.crop_scale_min": 0.08, "aug.crop_ratio": 4 / 3, "aug.strength": 1.0, "aug.grayscale": 0.2}
+R1_STRENGTHS = R0_STRENGTHS | {"aug.grayscale": 0.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "BYOL, LARS .2 x B/256, B 256": LARS | {"optim.lr": 0.2, "optim.weight_decay": 1.5e-6, "train.batch_size": 256},
     "BYOL, LARS .2 x B/256, B 64": LARS | {"optim.lr": 0.05, "optim.weight_decay": 1e-6, "train.batch_size": 64},
@@ -125,11 +128,13 @@ RECIPES: dict[str, dict[str, Any]] = {
     "SGD .3": SGD | LONG | {"optim.lr": 0.3, "optim.weight_decay": 5e-4, "head.tau0": 0.996},
     "AdamW 3e-4": ADAMW | LONG | {"optim.lr": 3e-4, "head.tau0": 0.97},
     "AdamW 4e-3": ADAMW | LONG | {"optim.lr": 4e-3, "head.tau0": 0.996},
-    "report R0": ADAM | LONG | {"optim.lr": 1e-5, "train.batch_size": 256, "aug.policy": "reports-r0"},
-    "report R1, Adam 5e-4": ADAM | {"optim.lr": 5e-4, "train.batch_size": 128, "aug.policy": "reports-r1"},
-    "report R1, Adam 1e-2": ADAM | {"optim.lr": 1e-2, "train.batch_size": 256, "aug.policy": "reports-r1"},
-    "report R2, optimizer": ADAM | {"optim.lr": 1e-4, "train.batch_size": 64, "schedule.name": "constant", "aug.policy": "none"},
-    "report R3": ADAM | {"optim.lr": 3e-4, "train.batch_size": 64, "aug.policy": "simclr"},
+    "report R0": ADAM | LONG | {"optim.lr": 1e-5, "train.batch_size": 256, "aug.policy": "reports-r0"} | R0_STRENGTHS,
+    "report R1, Adam 5e-4": ADAM | {"optim.lr": 5e-4, "train.batch_size": 128, "aug.policy": "reports-r1"} | R1_STRENGTHS,
+    "report R1, Adam 1e-2": ADAM | {"optim.lr": 1e-2, "train.batch_size": 256, "aug.policy": "reports-r1"} | R1_STRENGTHS,
+    "report R1, TrivialAugment": ADAM | {"optim.lr": 5e-4, "train.batch_size": 256, "aug.policy": "trivial", "aug.exact": True},
+    "report R2": ADAM
+    | {"optim.lr": 1e-4, "train.batch_size": 64, "schedule.name": "constant", "aug.policy": "none", "aug.exact": True},
+    "report R3": ADAM | {"optim.lr": 3e-4, "train.batch_size": 64, "aug.policy": "reports-r0"} | R0_STRENGTHS,
     "simplicial embeddings": {"head.simplicial": True},
     "no simplicial embeddings": {"head.simplicial": False},
 }
@@ -142,6 +147,13 @@ def test_full_space_contains_the_recipe(recipe: dict[str, Any]) -> None:
     for key, value in recipe.items():
         assert within(asked[key], value), f"{key}={value} is outside {asked[key]}"
     assert contains(ssl, "full", recipe)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("report")])
+def test_the_views_of_a_report_are_its_policy(name: str) -> None:
+    """Whatever the untuned default says of crops, blur and so on must not leak into them."""
+    config: Any = build(EXPERIMENTS["ssl"].config, default("ssl", "full") | RECIPES[name])
+    assert config.aug.views() == AUGMENTATIONS[config.aug.policy]
 
 
 @pytest.mark.parametrize(

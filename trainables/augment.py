@@ -4,8 +4,8 @@
 >>> first, second = (view(images, generator) for view in views)  # images (B, 3, H, W) uint8 -> 2 x (B, 3, 128, 128) float32
 
 The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B): crop and resize, flips, colour
-jitter, grayscale, blur, solarize, normalise; rotation, which neither has, follows the flips. Parameters are drawn apart from their use,
-so that a batch can be split, moved or repeated.
+jitter, grayscale, blur, solarize, normalise. Two that neither has: rotation follows the flips, TrivialAugment solarize. Parameters are
+drawn apart from their use, so that a batch can be split, moved or repeated.
 """
 
 import math
@@ -37,6 +37,7 @@ from trainables.image_ops import (
     standardize_,
     unit_float,
 )
+from trainables.trivial_augment import IDENTITY, TrivialPlan, draw_trivial
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -90,6 +91,8 @@ class AugmentConfig:
     """Brightness from which solarize inverts, [0, 1]."""
     one_of: bool = False
     """Exactly one of {crop, horizontal flip, jitter} per image, equally likely; the chosen one keeps its own probability."""
+    trivial: bool = False
+    """One operation of TrivialAugment's wide space per image, after all others (see `trivial_augment.py`)."""
     # `build` reads the text "none" as None, which here is a name.
     normalize: Annotated[Normalization, BeforeValidator(lambda value: "none" if value is None else value)] = "imagenet"
     """Mean and standard deviation taken off each channel: of ImageNet, 0.5 and 0.5, or nothing."""
@@ -111,6 +114,7 @@ _SIMCLR = replace(_BYOL, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, 
 _R0 = replace(_SIMCLR, jitter=0.3, blur=0.2, blur_sigma_min=1.0, blur_sigma_max=2.0, blur_kernel=3)
 _R1 = AugmentConfig(one_of=True, crop_scale_min=0.08, hflip=1.0, jitter=1.0, brightness=0.5, contrast=0.5, hue=0.5)
 _NONE = AugmentConfig()
+_TRIVIAL = AugmentConfig(trivial=True)
 _GLYPHS = AugmentConfig(crop_scale_min=0.6, normalize="half")
 
 PRESETS: dict[str, tuple[AugmentConfig, AugmentConfig]] = {
@@ -118,10 +122,13 @@ PRESETS: dict[str, tuple[AugmentConfig, AugmentConfig]] = {
     "byol": (_BYOL, replace(_BYOL, blur=0.1, solarize=0.2)),
     "reports-r0": (_R0, _R0),
     "reports-r1": (_R1, _R1),
+    "trivial": (_TRIVIAL, _TRIVIAL),
     "none": (_NONE, _NONE),
     "glyphs": (_GLYPHS, _GLYPHS),
 }
-"""Named policies of the two views: SimCLR (appendix A, strength 1), BYOL (table 6), the reports', nothing, and crops only for letters."""
+"""Named policies of the two views: SimCLR (appendix A, strength 1), BYOL (table 6), TrivialAugment (wide), nothing, and crops only for
+letters. Of the reports: `reports-r0` is R0's and R3's, `reports-r1` the one-of-three choice of R1 and `trivial` its other variant, `none`
+R2's; R4 trained without self-supervision and names none."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,8 @@ class Draws:
     blur: Tensor  # (B,) bool
     sigma: Tensor  # (B,) of the blur, pixels
     solarize: Tensor  # (B,) bool
+    operation: Tensor  # (B,) int64, of TrivialAugment; 0 leaves the image alone
+    magnitude: Tensor  # (B,) its strength
 
     def __len__(self) -> int:
         return len(self.crop)
@@ -182,11 +191,12 @@ class Augment:
         """Parameters for `batch_size` images from a CPU generator. Every policy consumes the same random numbers, so a change of one
         setting leaves the draws of all others as they were."""
         c = self.config
-        areas, ratios, at, order, factors, rest = torch.rand(batch_size, 2 * ATTEMPTS + 21, generator=generator).split(
-            (ATTEMPTS, ATTEMPTS, 2, 4, 4, 11), 1
+        areas, ratios, at, order, factors, rest, trivial = torch.rand(batch_size, 2 * ATTEMPTS + 24, generator=generator).split(
+            (ATTEMPTS, ATTEMPTS, 2, 4, 4, 11, 3), 1
         )
         hflip, vflip, rot90, turn, jitter, grayscale, blur, sigma, solarize, choice, angle = rest.unbind(1)
         third = (choice * 3).long() if c.one_of else None
+        operation, magnitude = draw_trivial(trivial)
         strengths = torch.tensor([c.brightness, c.contrast, c.saturation, c.hue])
         centre = torch.tensor([1.0, 1.0, 1.0, 0.0])
         low = torch.maximum(centre - strengths, torch.tensor([0.0, 0.0, 0.0, -0.5]))
@@ -206,6 +216,8 @@ class Augment:
             blur=blur < c.blur,
             sigma=c.blur_sigma_min + (c.blur_sigma_max - c.blur_sigma_min) * sigma,
             solarize=solarize < c.solarize,
+            operation=operation if c.trivial else torch.full_like(operation, IDENTITY),
+            magnitude=magnitude,
         )
 
     @torch.no_grad()
@@ -270,6 +282,8 @@ class _Plan:
         self.hue = draws.factors[:, HUE].to(device, non_blocking=True)
         self.sigma = draws.sigma.to(device, non_blocking=True)
         self.blends = c.brightness + c.contrast + c.saturation > 0
+        square = (augment.image_size, augment.image_size)
+        self.trivial = TrivialPlan(draws.operation, draws.magnitude, square, device) if c.trivial else None
 
     def views(self, images: Tensor, part: slice) -> Tensor:
         """The part of the batch that is `images`, augmented, in [0, 1]: (n, 3, S, S)."""
@@ -286,7 +300,8 @@ class _Plan:
         else:
             x = x.mT.contiguous()
             x = on_chosen(x, blurred, lambda y, index: gaussian_blur(y, sigma[index], self.augment.kernel).mT)
-        return on_chosen(x, draws.solarize[part], lambda y, _: solarize_(y, c.solarize_threshold))
+        x = on_chosen(x, draws.solarize[part], lambda y, _: solarize_(y, c.solarize_threshold))
+        return self.trivial.apply(x, part) if self.trivial else x
 
     def _resample(self, images: Tensor, part: slice) -> Tensor:
         if not self.taps:

@@ -51,8 +51,10 @@ class HeadConfig:
 class ViewConfig:
     """The two augmented views: a named policy, and what departs from it. `None` (`--set KEY=none`) keeps the policy's own value."""
 
-    policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "none"] = "byol"
-    """`byol` is the paper's asymmetric pair (table 6)."""
+    policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "trivial", "none"] = "byol"
+    """`byol` is the paper's asymmetric pair (table 6); `trivial` is TrivialAugment. See `augment.PRESETS`."""
+    exact: bool = False
+    """The policy as it is: nothing below departs from it."""
     strength: Annotated[float, Field(ge=0, le=2)] = 1.0
     """Factor on the policy's brightness, contrast, saturation and hue strengths (hue is capped at .5)."""
     crop_scale_min: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -92,10 +94,12 @@ class ViewConfig:
         return one, two
 
     def _depart(self, view: AugmentConfig) -> AugmentConfig:
+        if self.exact:
+            return view
         values = asdict(view)
         for name in ("brightness", "contrast", "saturation", "hue"):
             values[name] *= self.strength
-        departures = {k: v for k, v in asdict(self).items() if k not in ("policy", "strength") and v is not None}
+        departures = {k: v for k, v in asdict(self).items() if k not in ("policy", "exact", "strength") and v is not None}
         values |= departures
         values["hue"] = min(values["hue"], 0.5)
         values["blur_sigma_min"] = min(values["blur_sigma_min"], values["blur_sigma_max"])

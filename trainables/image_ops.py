@@ -195,8 +195,8 @@ def adjust_hue_(images: Tensor, factor: Tensor) -> Tensor:
     return torch.clamp(distance.add_(low).sub_(side), low, high, out=images)
 
 
-def solarize_(images: Tensor, threshold: float) -> Tensor:
-    """Invert what is not below `threshold`, in [0, 1]. `images` (B, 3, H, W)."""
+def solarize_(images: Tensor, threshold: float | Tensor) -> Tensor:
+    """Invert what is not below `threshold`, in [0, 1], one for all or (B, 1, 1, 1). `images` (B, 3, H, W)."""
     above = images.sub(threshold).sign_().add_(1).clamp_max_(1)  # 0 or 1; a comparison and `where` take ten times as long on a CPU
     return images.addcmul_(above, 1 - 2 * images)
 
