@@ -54,7 +54,7 @@ def classify(trial: Suggest, preset: str, setting: Setting = SETTINGS["A"]) -> N
     lr_schedule(trial)
     if setting.init != "scratch" and setting.trains == "all":
         _fine_tuning(trial)
-    if trial.suggest_categorical("head.kind", ["linear", "mlp"]) == "mlp":
+    if trial.suggest_categorical("head.kind", ["linear", "mlp"] if tiny else ["linear", "mlp", "fc1000"]) == "mlp":
         trial.suggest_categorical("head.hidden", [128, 256] if tiny else [256, 512, 1024])
         trial.suggest_float("head.dropout", 0.0, 0.6)
     trial.suggest_categorical("head.zero_init", [False, True])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional
 
@@ -226,6 +227,40 @@ def test_heads() -> None:
     assert sum(p.numel() for p in mlp.parameters()) == 20 * 256 + 256 + 256 * 5 + 5
     zero = build_head(ClassifierHeadConfig(kind="mlp", zero_init=True), 20, 5)
     assert not zero(torch.randn(3, 20)).any()
+
+
+def test_a_head_on_the_1000_units_of_imagenet() -> None:
+    head = build_head(ClassifierHeadConfig(kind="fc1000"), 2048, 65)
+    assert head(torch.zeros(3, 2048)).shape == (3, 65)
+    reference = nn.Sequential(torchvision.models.resnet50(weights=None).fc, nn.Linear(1000, 65))  # report R2's
+    assert [p.shape for p in head.parameters()] == [p.shape for p in reference.parameters()]
+    assert sum(p.numel() for p in head.parameters()) == 2048 * 1000 + 1000 + 1000 * 65 + 65
+
+
+@pytest.mark.parametrize("with_fc", [True, False])
+def test_the_1000_units_are_frozen_with_the_weights_they_came_with(with_fc: bool, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = torchvision.models.resnet18(weights=None)
+    torch.save({k: v for k, v in net.state_dict().items() if with_fc or not k.startswith("fc.")}, tmp_path / "weights.pth")
+    config = replace(
+        from_file(tmp_path / "weights.pth", "all"),
+        backbone=BackboneConfig(name="resnet18", small_stem=False),
+        head=ClassifierHeadConfig(kind="fc1000"),
+        train=TrainConfig(epochs=1, epoch_images=64, batch_size=32),
+    )
+    before = classifier(config).head.state_dict()
+    model = trained(config, tmp_path)
+    after = model.head.state_dict()
+    assert torch.equal(before["0.weight"], net.fc.weight) == with_fc
+    assert torch.equal(before["0.weight"], after["0.weight"]) == with_fc
+    assert torch.equal(before["0.bias"], after["0.bias"]) == with_fc
+    assert not torch.equal(before["1.weight"], after["1.weight"])
+    assert list(model.stages)[-1] == ("fc" if with_fc else "layer4")
+    groups = model.param_groups(0.1)
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in (model.head[1:] if with_fc else model.head).parameters()}
+    thawing = classifier(replace(config, freeze=FreezeConfig(policy="none", backbone_lr=0.1)))
+    own = [p for group in thawing.param_groups(0.1) for p in group["params"]]
+    assert len(own) == len({id(p) for p in own}) == len(list(thawing.parameters()))
 
 
 def test_settings_start_with_the_same_head(backbone_file: Path) -> None:

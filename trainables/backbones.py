@@ -15,6 +15,8 @@ from torchvision.models.resnet import BasicBlock
 from trainables.config import Annotated, Field, config
 from trainables.errors import UserError
 
+FC_UNITS = 1000
+"""Outputs of the classification layer `fc` of ImageNet's networks."""
 _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
@@ -296,6 +298,18 @@ def load_head_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(head, dict):
         raise UserError(f"backbone file {str(path)!r} holds no classification head; give one exported by a classification trial")
     return head
+
+
+def load_fc_state(path: Path, name: str) -> dict[str, Tensor] | None:
+    """`weight` (1000, D) and `bias` (1000,) of ImageNet's classification layer, where a state_dict of torchvision's network `name` has it.
+
+    Raises:
+        UserError: as `load_backbone_state` does.
+    """
+    payload, prefix = _read(path), head_prefix(name)
+    state = payload.get("state_dict", payload)
+    layer = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return layer if layer.keys() == {"weight", "bias"} and len(layer["bias"]) == FC_UNITS else None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -16,11 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from trainables.augment import Augment, evaluation_view
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, load_head_state, save_backbone, stages
+from trainables.backbones import (
+    FC_UNITS,
+    BackboneConfig,
+    build_backbone,
+    load_backbone_state,
+    load_fc_state,
+    load_head_state,
+    save_backbone,
+    stages,
+)
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.byol import ViewConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
+from trainables.errors import UserError
 from trainables.freezing import FreezeConfig, frozen_modules, keep_still, set_frozen, stage_groups
 from trainables.image_ops import Normalization
 from trainables.metrics import calibrate_batchnorm
@@ -42,8 +52,10 @@ Alpha = Annotated[float, Field(ge=0, le=10)]
 class ClassifierHeadConfig:
     """From features to logits."""
 
-    kind: Literal["linear", "mlp"] = "linear"
-    """linear: one layer; mlp: two, with ReLU and dropout between them."""
+    kind: Literal["linear", "mlp", "fc1000"] = "linear"
+    """linear: one layer; mlp: two, with ReLU and dropout between them; fc1000: the layer of 1000 units that ImageNet's networks end in, and
+    one layer on it. Those units come with the weights where their file has them, and are then the last stage, `fc`, of what a policy
+    freezes; otherwise they start at random and always train."""
     hidden: Annotated[int, Field(ge=8, le=8192)] = 256
     """mlp only: hidden width, in units."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -124,12 +136,25 @@ class Classifier(Trainable):
         if config.init.file:
             self.loaded = load_backbone(self.backbone, config.backbone, Path(config.init.file), config.init.sha256)
         self.stages = stages(self.backbone)
+        if self.loaded is not None and config.head.kind == "fc1000":
+            self._take_fc(self.loaded)
         self.augment = Augment(replace(config.aug.views()[0], normalize=config.normalize), config.data.image_size)
         self._freeze(0)
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
         if config.train.compile:
             self.backbone.compile()
+
+    def _take_fc(self, loaded: Loaded) -> None:
+        """The file's 1000 units, where it has them, become the last stage."""
+        init = self.config.init
+        if (state := load_fc_state(Path(init.file), self.config.backbone.name)) is None:
+            return
+        if not all(value.isfinite().all() for value in state.values()):
+            raise UserError(f"backbone file {init.file}: its layer of {FC_UNITS} units holds values that are not finite; give another file")
+        self.head[0].load_state_dict(state)
+        self.stages["fc"] = [self.head[0]]
+        self.loaded = replace(loaded, ignored=())
 
     @classmethod
     def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
@@ -170,7 +195,8 @@ class Classifier(Trainable):
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         self._freeze(self.config.train.epochs - 1)  # policies only thaw: what trains in the last epoch is all that ever trains
-        groups = stage_groups(self.stages, self.head, weight_decay, self.config.freeze)
+        head = self.head[1:] if "fc" in self.stages else self.head
+        groups = stage_groups(self.stages, head, weight_decay, self.config.freeze)
         self._freeze(0)
         return groups
 
@@ -256,12 +282,14 @@ class Pretraining(Classifier):
 
 def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> nn.Sequential:
     """(B, feature_dim) -> (B, classes) logits."""
-    last = nn.Linear(config.hidden if config.kind == "mlp" else feature_dim, classes)
+    last = nn.Linear({"linear": feature_dim, "mlp": config.hidden, "fc1000": FC_UNITS}[config.kind], classes)
     if config.zero_init:
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
     if config.kind == "linear":
         return nn.Sequential(last)
+    if config.kind == "fc1000":
+        return nn.Sequential(nn.Linear(feature_dim, FC_UNITS), last)
     return nn.Sequential(nn.Linear(feature_dim, config.hidden), nn.ReLU(inplace=True), nn.Dropout(config.dropout), last)
 
 
