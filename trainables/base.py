@@ -43,7 +43,7 @@ class TrainConfig:
 class Batch(NamedTuple):
     """One step's input: every member is indexed by image, so that a slice is a micro-batch."""
 
-    images: Tensor  # (B, 3, S, S) uint8
+    images: Tensor  # (B, 3, S, S) uint8; or what stands for them, such as features (B, D)
     draws: tuple[Any, ...]  # drawn augmentation parameters, one member a view
     targets: Tensor | None = None  # (B,) int64
 
@@ -109,6 +109,10 @@ class Trainable(nn.Module, ABC):
     def validate(self) -> Metrics:
         """Metrics on the validation split; the objective is among them."""
 
+    def costs(self) -> Metrics:
+        """What the epoch that ends here has cost beside steps and validation, or has saved; asked once an epoch."""
+        return {}
+
     @abstractmethod
     def test(self) -> Metrics:
         """The same metrics on the test split, named `test/...`: for claims, never for choices."""
@@ -141,6 +145,14 @@ class Trainable(nn.Module, ABC):
     @abstractmethod
     def load_export(self, path: Path) -> None:
         """Read what `export` wrote."""
+
+    def changing_state(self) -> dict[str, Tensor]:
+        """The state that training changes: what a checkpoint has to hold of the model."""
+        return self.state_dict()
+
+    def load_changing_state(self, state: dict[str, Tensor]) -> None:
+        """Into a model that was built from the same config: all that `changing_state` gave."""
+        self.load_state_dict(state)
 
     def calibrate(self) -> None:
         """Give a random initialisation honest BatchNorm statistics, so that it is a fair baseline."""

@@ -6,7 +6,7 @@
 The objective is val/top1. The settings A to E are in `search_spaces/classify.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -31,6 +31,8 @@ from trainables.byol import ViewConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
 from trainables.errors import UserError
+from trainables.feature_store import Features
+from trainables.features import FeaturesConfig, FixedViews, FrozenFeatures
 from trainables.freezing import FreezeConfig, frozen_modules, keep_still, set_frozen, stage_groups
 from trainables.image_ops import Normalization
 from trainables.metrics import calibrate_batchnorm
@@ -105,6 +107,7 @@ class ClassifierConfig:
     head: ClassifierHeadConfig = ClassifierHeadConfig()
     init: InitConfig = InitConfig()
     freeze: FreezeConfig = FreezeConfig()
+    features: FeaturesConfig = FeaturesConfig()
     aug: ViewConfig = ViewConfig(policy="none")
     """The first view of a policy."""
     normalize: Normalization = "imagenet"
@@ -139,6 +142,7 @@ class Classifier(Trainable):
         if self.loaded is not None and config.head.kind == "fc1000":
             self._take_fc(self.loaded)
         self.augment = Augment(replace(config.aug.views()[0], normalize=config.normalize), config.data.image_size)
+        self.features = FrozenFeatures(config, data, self.augment)
         self._freeze(0)
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
@@ -162,16 +166,22 @@ class Classifier(Trainable):
 
     @classmethod
     def prove(cls, config: ClassifierConfig, data: DataSet) -> str:
-        loaded, init = cls(config, data).loaded, config.init
-        return "" if loaded is None else f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {loaded}"
+        model, init = cls(config, data), config.init
+        start = "" if model.loaded is None else f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {model.loaded}"
+        return "; ".join(filter(None, (start, model.features.describe(model.backbone))))
 
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
         return "val/top1"
 
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
-        images = self.data.train.batch(positions)
         targets = torch.from_numpy(self.data.train.labels[self.data.train.indices[positions]])
+        if (views := self.features.views) is not None:
+            rows = views.choose(positions, generator)
+            if (kept := self._kept(views)) is not None:
+                return self.features.batch(kept, rows, targets)
+            return Batch(self.data.train.batch(positions), (views.draws[torch.from_numpy(rows)],), targets)
+        images = self.data.train.batch(positions)
         view = self.augment.draw(len(positions), generator)
         loss = self.config.loss
         if not loss.mixup and not loss.cutmix:
@@ -180,12 +190,15 @@ class Classifier(Trainable):
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.targets is not None  # `draw` gives them
-        view, *mixes = batch.draws
-        views = self.augment.apply(batch.images, view)
         truth = nn.functional.one_hot(batch.targets, len(self.data.classes)).float()
-        for mix in mixes:
-            views, truth = self._mixed(views, truth, mix)
-        logits = self.head(self.backbone(self._laid_out(views)))
+        features = batch.images  # where nothing was drawn
+        if batch.draws:
+            view, *mixes = batch.draws
+            views = self.augment.apply(batch.images, view)
+            for mix in mixes:
+                views, truth = self._mixed(views, truth, mix)
+            features = self.backbone(self._laid_out(views))
+        logits = self.head(features)
         return soft_loss(logits.float(), truth, self.config.loss.label_smoothing, self.config.loss.focal_gamma)
 
     def _mixed(self, views: Tensor, truth: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
@@ -221,11 +234,15 @@ class Classifier(Trainable):
     def validate(self) -> Metrics:
         return self._judge(self.data.val, "val")
 
+    def costs(self) -> Metrics:
+        return self.features.costs()
+
     def test(self) -> Metrics:
         return self._judge(self.data.test, "test")
 
     @torch.no_grad()
     def _judge(self, split: Split, prefix: str) -> Metrics:
+        self.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
             logits = self.head(self._features(split)).float()
         targets = torch.from_numpy(split.targets()).to(logits.device)
@@ -237,15 +254,24 @@ class Classifier(Trainable):
             metrics[f"{prefix}/top{_TOP}"] = (logits.topk(_TOP).indices == targets[:, None]).any(1).double().mean().item()
         return metrics
 
-    @torch.no_grad()
     def _features(self, split: Split) -> Tensor:
-        """Penultimate features (n, D), float32, in eval mode."""
-        self.eval()
-        features = []
-        for images in self._eval_batches(split):
+        """Penultimate features (n, D), float32, of the evaluation view."""
+        if (kept := self._kept(split)) is not None:
+            return torch.from_numpy(kept.rows).to(self.device)
+        return torch.cat(list(self._through(self._eval_batches(split))))
+
+    def _kept(self, what: Split | FixedViews) -> Features | None:
+        batches = what.batches(self.device) if isinstance(what, FixedViews) else self._eval_batches(what)
+        return self.features.kept(what, self.backbone, lambda: self._through(batches))
+
+    @torch.no_grad()
+    def _through(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Penultimate features (b, D), float32, in eval mode, of views (b, 3, S, S)."""
+        self.backbone.eval()
+        for views in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
-                features.append(self.backbone(images).float())
-        return torch.cat(features)
+                features = self.backbone(self._laid_out(views)).float()
+            yield features
 
     def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
         n = len(split) if limit is None else min(limit, len(split))
@@ -264,6 +290,14 @@ class Classifier(Trainable):
     def calibrate(self) -> None:
         if self.loaded is None:  # loaded statistics are part of what was trained
             calibrate_batchnorm(self.backbone, self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES))
+            self.features.forget()
+
+    def changing_state(self) -> dict[str, Tensor]:
+        """A wholly frozen backbone is what the config makes it: hundreds of megabytes that no checkpoint needs."""
+        return self.head.state_dict() if self.config.freeze.policy == "all" else self.state_dict()
+
+    def load_changing_state(self, state: dict[str, Tensor]) -> None:
+        (self.head if self.config.freeze.policy == "all" else self).load_state_dict(state)
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
         about = {"backbone": asdict(self.config.backbone), "normalize": self.config.normalize}
@@ -272,6 +306,7 @@ class Classifier(Trainable):
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))
         self.head.load_state_dict(load_head_state(path))
+        self.features.forget()
 
 
 class Pretraining(Classifier):

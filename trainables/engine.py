@@ -68,7 +68,7 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
     step_runner = StepRunner(trainable, config, runtime, total, sampler)
     progress, history = Progress(micro_batch=step_runner.micro_batch), []
     if (saved := load_checkpoint(runtime.directory / LAST)) is not None:
-        trainable.load_state_dict(saved["model"])
+        trainable.load_changing_state(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         progress, history = Progress(**saved["progress"]), saved["history"]
         step_runner.micro_batch = progress.micro_batch
@@ -82,7 +82,8 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
         progress.epoch_seconds = time.perf_counter() - started
         progress.micro_batch = step_runner.micro_batch
         if runtime.rank == 0:
-            state = {"model": trainable.state_dict(), "optimizer": optimizer.state_dict(), "progress": vars(progress), "history": history}
+            model = trainable.changing_state()
+            state = {"model": model, "optimizer": optimizer.state_dict(), "progress": vars(progress), "history": history}
             save_checkpoint(runtime.directory / LAST, state)
 
     loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=runtime.device)
@@ -100,6 +101,7 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
             if step_runner.micro_batch < step_runner.asked:
                 metrics["train/micro_batch"] = step_runner.micro_batch
             metrics |= trainable.validate()
+            metrics |= trainable.costs()
             if not math.isfinite(metrics[trainable.objective]):
                 raise TrialFailed("nan", f"{trainable.objective} is {metrics[trainable.objective]} after epoch {len(history) + 1}")
             history.append(metrics)

@@ -144,7 +144,7 @@ def _build(final: Path, size: int, source: Source, progress: bool) -> None:
         (building / SKIPPED).write_text(lines, encoding="utf-8", errors="surrogateescape")
         meta = {"version": VERSION, "count": source.count, "size": size, "skipped": named, "extra": source.extra}
         (building / "meta.json").write_text(json.dumps(meta))
-        _sync(building)
+        sync(building)
         building.rename(final)
     finally:
         shutil.rmtree(building, ignore_errors=True)
@@ -202,7 +202,8 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return images
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Everything in the folder, and its list of names, to the disk."""
     for path in (*folder.iterdir(), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
