@@ -1,0 +1,178 @@
+"""Segmentation networks against torchvision, hand-counted parameters, and bilinear interpolation."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models import resnet50
+from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet101
+
+from trainables.backbones import BackboneConfig
+from trainables.config import build
+from trainables.fcn import FCN32s, _conv2, _deconv5, copy_hidden, upsampling
+from trainables.segmentation_models import (
+    DeepLabV3,
+    ModelConfig,
+    Segmenter,
+    UNet,
+    _NormOfOne,
+    build_backbone_of,
+    build_segmenter,
+    decoder,
+    dilate,
+    segmenter_stages,
+)  # fmt: skip
+
+CLASSES = 7
+TINY = BackboneConfig(width=8, pool=1)
+VGGS = ("fcn32s-vgg16", "fcn32s-vgg16_bn", "fcn32s-vgg19")
+DEEPLABS = ("deeplabv3-resnet50", "deeplabv3-resnet101")
+EVERY = [("unet", "conv7"), *((name, head) for name in VGGS for head in ("conv7", "deconv5", "conv2")), *((d, "conv7") for d in DEEPLABS)]
+# Convolutions of VGG by torchvision's cfgs: 3x3 kernels and biases.
+VGG16 = 14_714_688
+VGG19 = 20_024_384
+
+
+def segmenter(name: str = "unet", head: str = "conv7", backbone: BackboneConfig = TINY, auxiliary: bool = True) -> Segmenter:
+    model = build(ModelConfig, {"name": name, "head": head})
+    return build_segmenter(model, build_backbone_of(model, backbone), CLASSES, auxiliary=auxiliary, loaded=False)
+
+
+def count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+@pytest.mark.parametrize(("name", "head"), EVERY)
+def test_output_has_the_size_of_the_input(name: str, head: str) -> None:
+    with torch.device("meta"):
+        net = segmenter(name, head)
+        for size in ((32, 32), (33, 47), (65, 130), (512, 512)):
+            logits, auxiliary = net(torch.zeros(2, 3, *size))
+            assert logits.shape == (2, CLASSES, *size)
+            assert (auxiliary is None) == (name not in DEEPLABS)
+            assert auxiliary is None or auxiliary.shape == logits.shape
+    assert net.eval()(torch.zeros(1, 3, 32, 32, device="meta"))[1] is None
+
+
+@pytest.mark.parametrize("backbone", ["tiny", "resnet18", "resnet50", "resnet101"])
+@pytest.mark.parametrize("small_stem", [False, True])
+def test_unet_goes_around_every_residual_backbone(backbone: str, small_stem: bool) -> None:
+    with torch.device("meta"):
+        net = segmenter(backbone=BackboneConfig(name=backbone, small_stem=small_stem))  # type: ignore[arg-type]
+        assert net(torch.zeros(1, 3, 45, 70))[0].shape == (1, CLASSES, 45, 70)
+
+
+def test_unet_has_no_decoder_for_others() -> None:
+    with pytest.raises(ValueError, match=r"backbone\.name to be one of tiny, resnet18, resnet50, resnet101, but got 'cnn'"):
+        ModelConfig().encoder(BackboneConfig(name="cnn"))
+
+
+@pytest.mark.parametrize(("name", "reference"), [(DEEPLABS[0], deeplabv3_resnet50), (DEEPLABS[1], deeplabv3_resnet101)])
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_deeplab_has_torchvisions_parameters(name: str, reference: object, auxiliary: bool) -> None:
+    with torch.device("meta"):
+        net = segmenter(name, auxiliary=auxiliary)
+        expected = reference(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=auxiliary)  # type: ignore[operator]
+    assert count(net) == count(expected)
+    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
+    assert count(net.backbone) + count(decoder(net)) == count(net)
+
+
+def test_deeplab_computes_what_torchvision_computes() -> None:
+    torch.manual_seed(0)
+    expected = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True).eval()
+    net = segmenter(DEEPLABS[0])
+    net.load_state_dict(expected.state_dict())
+    images = torch.randn(1, 3, 32, 41)
+    with torch.no_grad():
+        torch.testing.assert_close(net.eval()(images)[0], expected(images)["out"])
+
+
+def test_dilation_is_torchvisions() -> None:
+    with torch.device("meta"):
+        net = resnet50(weights=None)
+        dilate(net)
+        expected = resnet50(weights=None, replace_stride_with_dilation=[False, True, True])
+    for (name, ours), theirs in zip(net.named_modules(), expected.modules(), strict=True):
+        if isinstance(ours, nn.Conv2d):
+            assert (ours.stride, ours.dilation, ours.padding) == (theirs.stride, theirs.dilation, theirs.padding), name
+
+
+def test_a_batch_of_one_trains() -> None:
+    """torch refuses it in training: one value a channel has no variance."""
+    norm, reference = _NormOfOne(4), nn.BatchNorm2d(4)
+    pooled = torch.randn(3, 4, 1, 1)
+    torch.testing.assert_close(norm(pooled), reference(pooled))
+    one = torch.randn(1, 4, 1, 1)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        reference(one)
+    torch.testing.assert_close(norm(one), reference.eval()(one))
+    torch.testing.assert_close(norm.running_mean, reference.running_mean)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "parameters"),
+    [
+        # fc6 + fc7 + score + x32
+        ("fcn32s-vgg16", "conv7", VGG16 + (512 * 49 + 1) * 4096 + 4097 * 4096 + 4097 * 7 + 7 * 7 * 64**2),
+        ("fcn32s-vgg16", "conv2", VGG16 + (512 * 4 + 1) * 4096 + 4097 * 4096 + 4097 * 7 + 7 * 7 * 64**2),
+        ("fcn32s-vgg19", "conv2", VGG19 + (512 * 4 + 1) * 4096 + 4097 * 4096 + 4097 * 7 + 7 * 7 * 64**2),
+        # two 1x1, five x2 of 4x4 kernels, scale and shift of the norms, score
+        (
+            "fcn32s-vgg16", "deconv5",
+            VGG16 + 2 * 513 * 512 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 32) + 2 * (256 + 128 + 64 + 32 + 32) + 33 * 7,
+        ),
+    ],
+)  # fmt: skip
+def test_fcn_has_the_parameters_counted_by_hand(name: str, head: str, parameters: int) -> None:
+    with torch.device("meta"):
+        net = segmenter(name, head)
+    assert count(net) == parameters
+    assert list(segmenter_stages(net)) == ["block1", "block2", "block3", "block4", "block5"]
+    assert count(nn.ModuleList(m for part in segmenter_stages(net).values() for m in part)) == count(net.backbone)
+
+
+@pytest.mark.parametrize("factor", [2, 8, 32])
+def test_upsampling_begins_as_bilinear_interpolation(factor: int) -> None:
+    x = torch.randn(1, 3, 5, 6)
+    enlarged = upsampling(3, 3, factor, padding=factor // 2)(x)
+    expected = functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    inside = (..., slice(factor, -factor), slice(factor, -factor))
+    assert enlarged.shape == expected.shape
+    torch.testing.assert_close(enlarged[inside], expected[inside])
+
+
+def test_upsampling_of_other_channels_is_a_mixture_enlarged() -> None:
+    x, layer = torch.randn(2, 5, 4, 4), upsampling(5, 3, 2, padding=1)
+    mixture = layer.weight[:, :, 1, 1] / 0.75**2
+    expected = functional.interpolate(torch.einsum("bihw,io->bohw", x, mixture), scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(layer(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+
+
+@pytest.mark.parametrize("head", [_conv2, _deconv5])
+def test_heads_enlarge_32_times(head: object) -> None:
+    with torch.device("meta"):
+        assert head(CLASSES, 0.0)(torch.zeros(2, 512, 3, 4)).shape == (2, CLASSES, 96, 128)  # type: ignore[operator]
+
+
+def test_hidden_layers_become_convolutions() -> None:
+    hidden = [nn.Linear(2 * 49, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 5), nn.ReLU()]
+    head = nn.Sequential(nn.Conv2d(2, 5, 7, padding=3), nn.ReLU(), nn.Conv2d(5, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1))
+    copy_hidden(hidden, head)
+    x = torch.randn(4, 2, 7, 7)
+    expected = nn.Sequential(*hidden).eval()(x.flatten(1))
+    torch.testing.assert_close(head[:4](x)[:, :, 3, 3], expected)
+
+
+def test_padding_changes_nothing_where_sides_are_multiples_of_32() -> None:
+    torch.manual_seed(0)
+    net = segmenter("fcn32s-vgg16", "deconv5").eval()
+    assert isinstance(net, FCN32s)
+    images = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(net(images)[0], net.head(net.backbone.features(images)))
+
+
+def test_kinds() -> None:
+    with torch.device("meta"):
+        assert [type(segmenter(name)) for name in ("unet", "fcn32s-vgg16", "deeplabv3-resnet50")] == [UNet, FCN32s, DeepLabV3]
