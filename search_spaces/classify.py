@@ -59,8 +59,20 @@ def classify(trial: Suggest, preset: str, setting: Setting = SETTINGS["A"]) -> N
         trial.suggest_float("head.dropout", 0.0, 0.6)
     trial.suggest_categorical("head.zero_init", [False, True])
     supervised_loss(trial, mixing=setting.trains == "all")
-    supervised_views(trial, colour=not tiny)
+    if setting.trains == "all":
+        supervised_views(trial, colour=not tiny)
+    else:
+        _kept_views(trial, tiny)
     trial.suggest_categorical("train.batch_size", [32, 64] if tiny else [32, 64, 128])
+
+
+def _kept_views(trial: Suggest, tiny: bool) -> None:
+    """A handful of policies: the features of each are computed once, and looked up by every later trial that has it."""
+    trial.suggest_categorical("aug.crop_scale_min", [0.5, 0.8, 1.0] if tiny else [0.25, 0.6, 1.0])
+    if tiny:
+        trial.suggest_categorical("aug.rotate", [0.0, 10.0])
+    else:
+        trial.suggest_categorical("aug.policy", ["none", "reports-r0", "reports-r1", "simclr", "trivial"])
 
 
 def _fine_tuning(trial: Suggest) -> None:

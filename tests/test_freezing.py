@@ -13,7 +13,7 @@ from trainables.freezing import FreezeConfig, frozen_modules, keep_still, set_fr
 
 # Backbone -> {stage: (kernels, biases and norm parameters)}, counted from the papers' tables: a bottleneck has 3 convolutions with
 # 2 norm parameters each, and the first block of a layer one more on its shortcut; a ConvNeXt block has 3 weights with biases, a
-# LayerNorm, and a layer scale, which torchvision shapes (C, 1, 1).
+# LayerNorm, and a layer scale, which is exempt though torchvision shapes it (C, 1, 1).
 TENSORS = {
     "tiny": {"stem": (1, 2), "layer1": (2, 4), "layer2": (3, 6), "layer3": (3, 6)},
     "cnn": {"block1": (1, 1), "block2": (1, 1)},
@@ -26,7 +26,7 @@ TENSORS = {
     "vgg16_bn": {f"block{n}": (c, 3 * c) for n, c in enumerate((2, 2, 3, 3, 3), 1)} | {"fc6": (1, 1), "fc7": (1, 1)},
     "vgg19": {f"block{n}": (c, c) for n, c in enumerate((2, 2, 4, 4, 4), 1)} | {"fc6": (1, 1), "fc7": (1, 1)},
     "convnext_base": {
-        "stem": (1, 3), "stage1": (12, 15), "stage2": (12 + 1, 15 + 3), "stage3": (27 * 4 + 1, 27 * 5 + 3), "stage4": (12 + 1, 15 + 3 + 2),
+        "stem": (1, 3), "stage1": (9, 18), "stage2": (9 + 1, 18 + 3), "stage3": (27 * 3 + 1, 27 * 6 + 3), "stage4": (9 + 1, 18 + 3 + 2),
     },
 }  # fmt: skip
 every_backbone = pytest.mark.parametrize("name", TENSORS)
@@ -75,6 +75,84 @@ def test_frozen_stages_leave_the_groups(name: str) -> None:
     assert {g["lr_scale"] for g in groups} == {1.0}
     set_frozen(parts, frozen_modules(0, 10, list(parts), FreezeConfig(policy="all")))
     assert {g["name"] for g in stage_groups(parts, nn.Linear(4, 2), 0.01, FreezeConfig(policy="all"))} == {"head"}
+
+
+Parts = dict[str, list[nn.Module]]
+
+
+def trained_at(parts: Parts, name: str, epoch: int, config: FreezeConfig) -> list[tuple[str, int, int, float]]:
+    """(stage, kernels, exempt tensors, learning rate over the head's) of what trains in an epoch of 10: its gradients, its groups."""
+    set_frozen(parts, frozen_modules(epoch, 10, list(parts), config))
+    found: dict[str, tuple[str, int, int, float]] = {}
+    for group in stage_groups(parts, nn.Linear(4, 2), 0.01, config)[2:]:
+        assert all(p.requires_grad for p in group["params"])
+        _, kernels, exempt, _ = found.get(group["name"], ("", 0, 0, 0.0))
+        kernels, exempt = (len(group["params"]), exempt) if group["weight_decay"] else (kernels, len(group["params"]))
+        found[group["name"]] = (group["name"], kernels, exempt, group["lr_scale"])
+    still = [p for modules in parts.values() for m in modules for p in m.parameters() if not p.requires_grad]
+    assert len(still) == sum(k + e for stage, (k, e) in TENSORS[name].items() if stage not in found)
+    return list(found.values())
+
+
+def by_hand(name: str, thawed: int) -> list[tuple[str, int, int, float]]:
+    """The last `thawed` stages; the last at .5 of the head's rate, each below at .8 of the one above."""
+    rows = [(stage, *counts) for stage, counts in TENSORS[name].items()]
+    return [(*row, pytest.approx(0.5 * 0.8**below)) for below, row in list(enumerate(reversed(rows)))[:thawed][::-1]]  # type: ignore[misc]
+
+
+@every_backbone
+def test_until_any_stage_by_hand(name: str) -> None:
+    parts = stages(backbone_of(name))
+    for place, until in enumerate(TENSORS[name]):
+        config = FreezeConfig(policy="until", until=until, backbone_lr=0.5, layer_decay=0.8)
+        assert trained_at(parts, name, 0, config) == trained_at(parts, name, 9, config) == by_hand(name, len(TENSORS[name]) - place)
+
+
+# Stages of a network -> how many of them train in epochs 0 to 5 of 10, where all do after half of the epochs.
+GRADUAL = {2: (0, 0, 0, 1, 1, 2), 4: (0, 0, 1, 2, 3, 4), 5: (0, 1, 2, 3, 4, 5), 7: (0, 1, 2, 4, 5, 7)}
+
+
+@every_backbone
+def test_gradual_thawing_by_hand(name: str) -> None:
+    parts = stages(backbone_of(name))
+    gradual = FreezeConfig(policy="gradual", thaw_frac=0.5, backbone_lr=0.5, layer_decay=0.8)
+    for epoch, thawed in enumerate(GRADUAL[len(TENSORS[name])]):
+        assert trained_at(parts, name, epoch, gradual) == by_hand(name, thawed)
+
+
+@every_backbone
+def test_probe_first_by_hand(name: str) -> None:
+    parts = stages(backbone_of(name))
+    probe = FreezeConfig(policy="probe_first", thaw_frac=0.3, backbone_lr=0.5, layer_decay=0.8)
+    assert trained_at(parts, name, 2, probe) == []
+    assert trained_at(parts, name, 3, probe) == by_hand(name, len(TENSORS[name]))
+
+
+# BatchNorm layers of every stage. One follows each convolution of a ResNet, ResNet12, Conv-4 or VGG-BN; the others have none.
+NORMS = {
+    "tiny": (1, 2, 3, 3), "cnn": (0, 0), "conv4": (1, 1, 1, 1), "resnet12": (4, 4, 4, 4), "resnet18": (1, 4, 5, 5, 5),
+    "resnet50": (1, 10, 13, 19, 10), "resnet101": (1, 10, 13, 70, 10), "vgg16": (0,) * 7, "vgg16_bn": (2, 2, 3, 3, 3, 0, 0),
+    "vgg19": (0,) * 7, "convnext_base": (0,) * 5,
+}  # fmt: skip
+
+
+@every_backbone
+def test_batchnorm_by_hand(name: str) -> None:
+    """The first stage frozen: its layers are still. The others follow `batchnorm`; nothing but BatchNorm does."""
+    net = backbone_of(name)
+    parts = stages(net)
+    for batchnorm in ("train", "frozen"):
+        net.train()
+        keep_still(parts, list(parts)[:1], FreezeConfig(batchnorm=batchnorm))  # type: ignore[arg-type]
+        modules = {stage: [m for top in tops for m in top.modules()] for stage, tops in parts.items()}
+        norms = {stage: [m.training for m in of if isinstance(m, nn.BatchNorm2d)] for stage, of in modules.items()}
+        assert tuple(len(found) for found in norms.values()) == NORMS[name]
+        first, *others = (set(found) for found in norms.values())
+        assert first <= {False}
+        assert all(found <= {batchnorm == "train"} for found in others)
+        rest = [[m.training for m in of if not isinstance(m, nn.BatchNorm2d)] for of in modules.values()]
+        assert not any(rest[0])
+        assert all(all(found) for found in rest[1:])
 
 
 STAGES = ("stem", "layer1", "layer2", "layer3")

@@ -227,8 +227,14 @@ class Classifier(Trainable):
         return True
 
     def train(self, mode: bool = True) -> "Classifier":
+        if self.config.freeze.policy == "all" and not self.backbone.training:  # to walk it at every step takes as long as the step
+            self.training = mode
+            self.head.train(mode)
+            return self
         super().train(mode)
         keep_still(self.stages, self.frozen, self.config.freeze)
+        if self.config.freeze.policy == "all":
+            self.backbone.eval()
         return self
 
     def validate(self) -> Metrics:

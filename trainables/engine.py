@@ -143,7 +143,7 @@ class StepRunner:
         batch = batch.slice(share, share + self.per_worker).to(self.runtime.device)
         self.trainable.before_step(step, self.total_steps)
         while True:
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, 3, self.runtime.rank, step]).generate_state(1)[0]))
+            _seed(self.runtime.device, int(np.random.SeedSequence([config.seed, 3, self.runtime.rank, step]).generate_state(1)[0]))
             optimizer.zero_grad(set_to_none=True)
             if (loss := self._accumulate(batch)) is not None:
                 break
@@ -176,6 +176,15 @@ class StepRunner:
         self.micro_batch = math.ceil(self.micro_batch / self.unit / 2) * self.unit
         if self.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """The generators that a forward pass draws from. Without an accelerator `torch.manual_seed` notes the seed for each kind of one with a
+    formatted traceback, which takes as long as a step on kept features."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
