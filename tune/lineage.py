@@ -1,4 +1,4 @@
-"""What a setting starts from: nothing, a file of weights, or the best trial of another study."""
+"""What a setting starts from: nothing, a file of weights, the best trial of another study, or what `sources.py` fetches."""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,6 +14,7 @@ from trainables.weights import content_hash
 from tune.events import EventLog
 from tune.experiments import Experiment
 from tune.manifest import read_manifest
+from tune.sources import MLFLOW, TORCHVISION, from_mlflow, from_torchvision
 
 DEFAULT_STUDY = {"supervised": "pretrain", "ssl": "ssl"}
 """Source of a backbone -> the study whose best trial it is, where --backbone does not say otherwise."""
@@ -26,6 +27,8 @@ class Origin:
     path: Path
     study: str | None = None
     trial: int | None = None
+    source: str = ""
+    """What it was asked for by, where that is neither a file nor a study."""
 
     def config(self) -> dict[str, Any]:
         """Flat config values of a classifier that starts from it, the content's hash and the images' normalisation among them.
@@ -35,10 +38,12 @@ class Origin:
         """
         meta = load_backbone_meta(self.path)
         found = {"init.file": str(self.path), "init.sha256": content_hash(self.path), "init.origin": str(self)}
+        if self.source.startswith(TORCHVISION):
+            meta = {"normalize": "imagenet"}
         return found | ({"normalize": meta["normalize"]} if "normalize" in meta else {})
 
     def __str__(self) -> str:
-        return self.path.name if self.study is None else f"{self.study}/{self.trial}"
+        return self.source or (self.path.name if self.study is None else f"{self.study}/{self.trial}")
 
 
 def choose(experiment: Experiment, setting: str | None, backbone: str | None) -> Setting | None:
@@ -71,13 +76,16 @@ def in_setting(experiment: Experiment, setting: Setting) -> Experiment:
     return replace(experiment, space=space)
 
 
-def start_values(setting: Setting, backbone: str | None, storage: Path, study: Path, before: str) -> dict[str, Any]:
+def start_values(
+    setting: Setting, backbone: str | None, storage: Path, study: Path, before: str, architecture: str = ""
+) -> dict[str, Any]:
     """Flat config values of what the setting starts from. A study that is there already goes on with what it has.
 
     Args:
-        backbone: PATH or STUDY[/TRIAL]; None: the best trial of the usual study.
+        backbone: as for `find`; None: the best trial of the usual study.
         study: folder of the study that is to start.
         before: options for the command to run first, where the usual study is missing.
+        architecture: `backbone.name` of the run.
     Raises:
         UserError: there is no such backbone.
     """
@@ -85,7 +93,7 @@ def start_values(setting: Setting, backbone: str | None, storage: Path, study: P
         return {}
     if (values := recorded(study, backbone)) is not None:
         return values
-    return (default(setting.init, storage, before) if backbone is None else find(backbone, storage)).config()
+    return (default(setting.init, storage, before) if backbone is None else find(backbone, storage, architecture)).config()
 
 
 def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
@@ -93,18 +101,26 @@ def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
     return {f"lineage.{key}": base[f"init.{key}"] for key in ("origin", "file", "sha256") if base.get(f"init.{key}")}
 
 
-def find(wanted: str, storage: Path) -> Origin:
-    """PATH, STUDY (its best completed trial) or STUDY/TRIAL.
+def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
+    """PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `sources.py` knows: torchvision[:WEIGHTS], models:/..., runs:/...
 
     Raises:
         UserError: none of them, or a study or trial without a backbone.
     """
+    if wanted.partition(":")[0] == TORCHVISION:
+        path, name = from_torchvision(wanted, architecture)
+        return Origin(path, source=name)
+    if wanted.startswith(MLFLOW):
+        return Origin(from_mlflow(wanted, storage), source=wanted)
     match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*?)(?:/(\d+))?", wanted)
     if match and (storage / match[1] / "study.json").exists():
         return _of_study(storage / match[1], None if match[2] is None else int(match[2]))
     path = Path(wanted).expanduser().resolve()
     if not path.is_file():
-        raise UserError(f"--backbone {wanted!r} is neither a file nor a study in {storage}; `python tune/report.py show` lists the studies")
+        raise UserError(
+            f"--backbone {wanted!r} is neither a file nor a study in {storage} (`python tune/report.py show` lists them), nor torchvision, "
+            "models:/NAME/VERSION or runs:/RUN_ID/PATH"
+        )
     return Origin(path)
 
 
@@ -128,7 +144,10 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
     if not (study / "study.json").exists():
         return None
     base = read_manifest(study / "study.json").base
-    if not base.get("init.file") or (wanted is not None and wanted != base["init.origin"].rpartition("/")[0]):
+    if not base.get("init.file"):
+        return None
+    origin = base["init.origin"]  # an alias in MLflow may point elsewhere by now
+    if wanted is not None and wanted != (origin if wanted.startswith(MLFLOW) else origin.rpartition("/")[0]):
         return None
     return {key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}
 

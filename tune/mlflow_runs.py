@@ -15,7 +15,7 @@ from typing import Any
 
 from tune.projection import Changes, Event, Run, shared_view
 
-__all__ = ["MlflowRuns", "Rejected"]
+__all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "sqlite_path"]
 
 RUN_TAG, OFFSET_TAG, NOTE_TAG = "run.key", "tracking.offset", "tracking.rejected"
 METRICS_PER_CALL, OTHERS_PER_CALL = 800, 100  # MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all
@@ -65,12 +65,12 @@ class MlflowRuns:
     def __init__(self, uri: str, study_dir: Path, first: Event, study_id: str, rejected: Rejected, beat: Callable[[float], None]):
         self._uri, self._study_dir, self.study_id = uri, study_dir, study_id
         self._rejected, self._beat = rejected, beat
-        _probe(uri)
+        probe(uri)
         beat(SETUP_S)
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         self._mlflow = importlib.import_module("mlflow")
-        beat(SETUP_S if _sqlite_path(uri) else 0)
+        beat(SETUP_S if sqlite_path(uri) else 0)
         self._client = self._mlflow.MlflowClient(_pool_uri(uri))
         self.experiment_id = self._experiment(first["experiment"])
         _remember_inode(uri)
@@ -119,7 +119,7 @@ class MlflowRuns:
         experiment = self._client.get_experiment_by_name(name)
         if experiment is None:
             # A location of our own keeps artifacts beside the database; a server knows better where its own go.
-            folder = _sqlite_path(self._uri)
+            folder = sqlite_path(self._uri)
             location = (folder.parent / "mlartifacts").as_uri() if folder else None
             return str(self._client.create_experiment(name, artifact_location=location))
         if experiment.lifecycle_stage == "deleted":
@@ -222,9 +222,9 @@ class MlflowRuns:
         return entities.DatasetInput(dataset, tags=[entities.InputTag("mlflow.data.context", "training")])
 
 
-def _probe(uri: str) -> None:
+def probe(uri: str) -> None:
     """Raise within PROBE_S seconds where the store is down, hung or locked; MLflow's own calls take up to minutes to notice."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if path and path.exists():
         connection = sqlite3.connect(path, timeout=PROBE_S, isolation_level=None)
         try:
@@ -243,24 +243,24 @@ def _probe(uri: str) -> None:
                 raise ConnectionError(str(error.reason)) from None
 
 
-def _sqlite_path(uri: str) -> Path | None:
+def sqlite_path(uri: str) -> Path | None:
     prefix = "sqlite:///"
     return Path(uri.removeprefix(prefix).split("?")[0]).absolute() if uri.startswith(prefix) else None
 
 
 def _inode(uri: str) -> int:
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     return path.stat().st_ino if path and path.exists() else 0
 
 
 def _remember_inode(uri: str) -> None:
-    if _sqlite_path(uri):
+    if sqlite_path(uri):
         _opened[uri] = (_inode(uri), _opened.get(uri, (0, 0))[1])
 
 
 def _pool_uri(uri: str) -> str:
     """MLflow keeps one connection pool per URI while the process lives: a replaced file gets a new one by another spelling of its path."""
-    path = _sqlite_path(uri)
+    path = sqlite_path(uri)
     if not path or uri not in _opened:
         return uri
     inode, replaced = _opened[uri]

@@ -75,7 +75,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=0, help="Fresh seeds for the best trial and the default, on the test split.")] = 3,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")] = False,
     setting: Annotated[str | None, typer.Option(help="classify: A, B, C, D or E, initialisation x what trains; see README.md.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="classify: PATH, STUDY or STUDY/TRIAL. Default: best of pretrain or ssl.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="classify: PATH, STUDY, STUDY/TRIAL, torchvision, models:/..., runs:/...")] = None,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")] = False,
     trial: Annotated[str | None, typer.Option(help="STUDY/N, with --local: run that trial again and compare.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, with estimates; run nothing.")] = False,
@@ -120,7 +120,8 @@ def execute(options: Options) -> int:
     values = {}
     if setting is not None:
         experiment = in_setting(experiment, setting)
-        values = setting.values | start_values(setting, options.backbone, storage, storage / name, _before(options))
+        architecture = _architecture(options, experiment)
+        values = setting.values | start_values(setting, options.backbone, storage, storage / name, _before(options), architecture)
     preset, base, pins = resolve(options, experiment, values)
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
@@ -233,14 +234,24 @@ def resolve(options: Options, experiment: Experiment, values: dict[str, Any]) ->
     pins = parse_pins(options.set)
     if "freeze.policy" in values and "freeze.policy" in pins:
         raise UserError(f"--set freeze.policy: setting {options.setting} keeps the backbone frozen; leave it out, or choose another")
-    preset = options.preset or ("full" if options.data and _is_folder(options.data) else "tiny")
-    if preset not in experiment.presets:
-        raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
+    preset = _preset(options, experiment)
     flat = {**experiment.presets[preset], "seed": options.seed, "data.skip_corrupt": options.skip_corrupt}
     if options.data is not None:
         flat["data.name"] = str(Path(options.data).expanduser().resolve()) if _is_folder(options.data) else options.data
     base = flatten(build(experiment.config, flat | values | pins))
     return preset, base, {key: base[key] for key in pins}
+
+
+def _preset(options: Options, experiment: Experiment) -> str:
+    preset = options.preset or ("full" if options.data and _is_folder(options.data) else "tiny")
+    if preset not in experiment.presets:
+        raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
+    return preset
+
+
+def _architecture(options: Options, experiment: Experiment) -> str:
+    """`backbone.name`, before the config can be built: what it starts from is part of it."""
+    return str(parse_pins(options.set).get("backbone.name", experiment.presets[_preset(options, experiment)]["backbone.name"]))
 
 
 def parse_pins(settings: list[str]) -> dict[str, Any]:
