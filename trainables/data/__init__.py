@@ -9,15 +9,18 @@ import numpy as np
 
 from trainables.config import Annotated, Field, config, nearest
 from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs, load_scikit_digits
+from trainables.data.episodes import FewShotData, with_given_episodes
 from trainables.data.folders import load_folder
 from trainables.data.layouts import PARTS, read_layout
 from trainables.data.splits import DataSet, Split, limited
 from trainables.data.store import Store, default_cache_dir
 from trainables.errors import UserError
 
-__all__ = ["EMBEDDED", "DataConfig", "DataSet", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect", "load_dataset"]
+__all__ = [
+    "EMBEDDED", "DataConfig", "DataSet", "FewShotData", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect", "load_dataset",
+]  # fmt: skip
 
-Task = Literal["ssl", "classify", "pretrain"]
+Task = Literal["ssl", "classify", "pretrain", "fewshot"]
 
 
 @config
@@ -55,21 +58,24 @@ def load_dataset(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = N
     """Splits over a store, which is built first where there is none (a bar on a terminal if `progress`).
 
     `cache_dir` defaults to $VISTUNE_CACHE or ~/.cache/vistune. For "ssl" train may be unlabeled; "classify" and "pretrain" need labels
-    everywhere. "pretrain" differs from "classify" where a set has classes for pre-training: in `glyphs`.
+    everywhere. "pretrain" differs from "classify" where a set has classes for pre-training: in `glyphs`. "fewshot" gives `FewShotData`,
+    whose val and test classes train lacks.
 
     Raises:
         UserError: unknown name, unusable folder, corrupt files, no room or no right to write the store.
     """
     _check_name(cfg.name)
+    listing = None
     if cfg.name == "glyphs":
         data = load_glyphs(cfg.image_size, cfg.seed, task, cache_dir, progress)
     elif cfg.name == "digits":
         data = load_scikit_digits(cfg.image_size, cfg.seed, task, cache_dir, progress)
     else:
-        kind = "ssl" if task == "ssl" else "classify"
+        kind = "classify" if task == "pretrain" else task
         listing = read_layout(Path(cfg.name), kind)
         data = load_folder(listing, cfg.image_size, cfg.seed, kind, cfg.skip_corrupt, cache_dir, progress)
-    return limited(data, cfg.limit, cfg.seed, by_class=task != "ssl")
+    data = limited(data, cfg.limit, cfg.seed, by_class=task != "ssl")
+    return with_given_episodes(data, listing) if task == "fewshot" else data
 
 
 def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) -> Inspection:
@@ -83,7 +89,7 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
         classes, found = counts(cfg.name, cfg.image_size, cfg.seed, cache_dir)
         key, layout, name = fingerprint(cfg.name, cfg.seed), EMBEDDED[cfg.name], cfg.name
     else:
-        listing = read_layout(Path(cfg.name), "ssl" if task == "ssl" else "classify")
+        listing = read_layout(Path(cfg.name), "classify" if task == "pretrain" else task)
         found = {part or "images": int(np.sum(listing.parts == part)) for part in ("", *PARTS) if part in listing.parts}
         key, layout, name, classes = listing.fingerprint, listing.layout, listing.root.resolve().name, len(listing.classes)
     return Inspection(name, layout, classes, found, key, math.prod((sum(found.values()), 3, cfg.image_size, cfg.image_size)))

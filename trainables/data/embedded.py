@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from trainables.data import glyphs
 from trainables.data.glyphs import GlyphPlan
 from trainables.data.images import square
-from trainables.data.splits import DataSet, Split, carve
+from trainables.data.splits import CARVED_CLASSES, DataSet, Split, carve, carve_classes
 from trainables.data.store import Source, digest, existing_extra, open_store
 
 EMBEDDED = {
@@ -42,6 +42,8 @@ def load_glyphs(
 
     For "pretrain" they are the pre-training letters; of each, val and test get `GLYPHS_CARVED` in faces drawn for that letter by seed, so
     that train still knows every face, as self-supervised training does.
+
+    For "fewshot" train has the pre-training letters, val the held-out letters of `ssl`'s val and test those of its test, in all faces.
     """
     key = glyphs.fingerprint(seed)
     store = open_store("glyphs", key, size, lambda: glyphs.source(seed), cache_dir, progress)
@@ -66,6 +68,10 @@ def load_glyphs(
         train, val, test = (Split(store.images, labels, chosen) for chosen in (train_rows, val_rows, test_rows))
         note = "val and test are drawn in faces that train lacks of that letter; letters of different alphabets can look the same"
         return DataSet("glyphs", key, plan.classes[plan.held_out :], train, train, val, test, (), (note,))
+    if task == "fewshot":
+        train, val, test = (split(rows, letter) for rows in (~held_out, held_out & ~in_test, in_test))
+        note = "every letter is drawn in 8 to 16 faces, of which support and query are any; letters of train, val and test are others"
+        return DataSet("glyphs", key, plan.classes, train, None, val, test, (), (note,))
     return DataSet(
         name="glyphs",
         fingerprint=key,
@@ -80,12 +86,17 @@ def load_glyphs(
 
 
 def load_scikit_digits(size: int, seed: int, task: str, cache_dir: Path | None = None, progress: bool = False) -> DataSet:
-    """Train, val and test are carved by seed, stratified, 60/20/20; the gallery is train."""
+    """Train, val and test are carved by seed, stratified, 60/20/20; the gallery is train. For "fewshot" classes are: 6, 2 and 2."""
     key = fingerprint("digits", seed)
     store = open_store("digits", key, size, _digits_source, cache_dir, progress)
+    classes = tuple(str(digit) for digit in range(10))
+    if task == "fewshot":
+        rest, test = carve_classes(np.arange(len(store.labels)), store.labels, CARVED_CLASSES, seed)
+        train, val = carve_classes(rest, store.labels, CARVED_CLASSES / (1 - CARVED_CLASSES), seed)
+        train_, val_, test_ = (Split(store.images, store.labels, rows) for rows in (train, val, test))
+        return DataSet("digits", key, classes, train_, None, val_, test_, (), ("2 digits each are chosen by seed for val and test",))
     rest, test = carve(np.arange(len(store.labels)), store.labels, store.groups, DIGITS_CARVED, seed)
     train, val = carve(rest, store.labels, store.groups, DIGITS_CARVED / (1 - DIGITS_CARVED), seed)
-    classes = tuple(str(digit) for digit in range(10))
     train_, val_, test_ = (Split(store.images, store.labels, rows) for rows in (train, val, test))
     return DataSet("digits", key, classes, train_, train_, val_, test_, (), ("val and test are carved by seed, 20 % each",))
 

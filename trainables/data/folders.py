@@ -7,7 +7,18 @@ import numpy as np
 
 from trainables.data.images import decode
 from trainables.data.layouts import Listing
-from trainables.data.splits import CARVED, GALLERY, UNLABELED, DataSet, Split, balanced, carve, near_duplicates
+from trainables.data.splits import (
+    CARVED,
+    CARVED_CLASSES,
+    GALLERY,
+    UNLABELED,
+    DataSet,
+    Split,
+    balanced,
+    carve,
+    carve_classes,
+    near_duplicates,
+)  # fmt: skip
 from trainables.data.store import SKIPPED, Source, Store, open_store
 from trainables.errors import UserError
 
@@ -45,7 +56,7 @@ def load_folder(
     _check_corrupt(listing, store, skip_corrupt)
     usable = np.ones(len(store.labels), bool)
     usable[store.skipped_rows] = False
-    rows = _split(listing, store, usable, seed, task)
+    rows = _split_classes(listing, store, usable, seed) if task == "fewshot" else _split(listing, store, usable, seed, task)
     labels = store.labels if listing.classes else None
     _check_size(listing, rows, task)
 
@@ -57,7 +68,7 @@ def load_folder(
         fingerprint=listing.fingerprint,
         classes=listing.classes,
         train=split(rows.train),
-        gallery=split(rows.gallery) if listing.classes else None,
+        gallery=split(rows.gallery) if listing.classes and task != "fewshot" else None,
         val=split(rows.val),
         test=split(rows.test),
         skipped=store.skipped,
@@ -94,6 +105,24 @@ def _split(listing: Listing, store: Store, usable: np.ndarray, seed: int, task: 
     if shared:
         notes.append(f"{shared:,} images of val and test have a near-duplicate in train")
     return _Rows(train, val, test, balanced(gallery, labels, GALLERY, seed), tuple(notes))
+
+
+def _split_classes(listing: Listing, store: Store, usable: np.ndarray, seed: int) -> _Rows:
+    """For few-shot learning: train, val and test have no class in common. Without a test part the layout's val classes are the test."""
+    train = np.flatnonzero(usable & np.isin(listing.parts, ("", "train")))
+    val, test = (np.flatnonzero(usable & (listing.parts == part)) for part in ("val", "test"))
+    notes: list[str] = []
+    if len(val) and not len(test):
+        val, test = test, val
+        notes.append("the layout's val classes are the test classes")
+    missing = int(not len(val)) + int(not len(test))
+    if not len(test):
+        train, test = carve_classes(train, store.labels, CARVED_CLASSES, seed)
+        notes.append(f"{len(np.unique(store.labels[test]))} test classes are chosen from train by seed {seed}")
+    if not len(val):
+        train, val = carve_classes(train, store.labels, CARVED_CLASSES / (1 - CARVED_CLASSES * (missing - 1)), seed)
+        notes.append(f"{len(np.unique(store.labels[val]))} val classes are chosen from train by seed {seed}")
+    return _Rows(train, val, test, train[:0], tuple(notes))
 
 
 def _novel(

@@ -60,7 +60,8 @@ class Listing:
 
 
 def read_layout(root: Path, task: str = "ssl") -> Listing:
-    """Recognises the layout of `root` and checks it for `task` ("classify" needs a label for every image and every class in train).
+    """Recognises the layout of `root` and checks it for `task`: "classify" needs a label for every image and every class in train,
+    "fewshot" labels too, and no class in two of train, val and test.
 
     Raises:
         UserError: no such folder, no images, a csv that cannot be used, files without labels or labels without files.
@@ -77,8 +78,8 @@ def read_layout(root: Path, task: str = "ssl") -> Listing:
     layout, entries, notes = _from_tables(root, tables, files, task) if tables else _from_folders(root, files)
     entries = sorted(entries, key=lambda entry: entry.path)
     labels = sorted({entry.label for entry in entries if entry.label is not None}, key=_natural)
-    if task == "classify":
-        _check_labels(root, layout, entries)
+    if task != "ssl":
+        _check_labels(root, layout, entries, task)
     number = {label: i for i, label in enumerate(labels)} | {None: -1}
     return Listing(
         root,
@@ -143,7 +144,7 @@ def _from_tables(root: Path, tables: dict[str, Path], files: list[str], task: st
             )
     unlisted = [file for file in files if file not in entries and str(Path(file).parent) in used]
     left_out = len(files) - len(entries) - len(unlisted)
-    if unlisted and task == "classify":
+    if unlisted and task != "ssl":
         raise UserError(f"{len(unlisted):,} images in {root} have no line in a csv ({some(unlisted)}); add their labels or move them away")
     notes = [f"{left_out:,} images outside the folders that the csv files use are left out"] if left_out else []
     return "csv", [*entries.values(), *(Entry(file, "train") for file in unlisted)], notes
@@ -187,16 +188,29 @@ def _part_folders(root: Path, paths: list[list[str]]) -> dict[str, str]:
     return parts
 
 
-def _check_labels(root: Path, layout: str, entries: list[Entry]) -> None:
+def _check_labels(root: Path, layout: str, entries: list[Entry], task: str) -> None:
     bare = [entry.path for entry in entries if entry.label is None]
     if len(bare) == len(entries):
         raise UserError(f"data folder {root} has no labels ({layout}), classification needs them; looked for: {_LOOKED_FOR}")
     if bare:
         raise UserError(f"{len(bare):,} images in {root} have no label ({layout}): {some(bare)}; label them or move them away")
+    if task == "fewshot":
+        _check_new_classes(root, entries)
+        return
     known = {entry.label for entry in entries if entry.part in ("", "train")}
     for entry in entries:
         if entry.label not in known:
             raise UserError(f"class {entry.label!r} of {root} occurs in {entry.part} but not in train; add training images or remove it")
+
+
+def _check_new_classes(root: Path, entries: list[Entry]) -> None:
+    part_of: dict[str | None, str] = {}
+    for entry in entries:
+        if (other := part_of.setdefault(entry.label, entry.part)) != entry.part:
+            raise UserError(
+                f"class {entry.label!r} of {root} occurs in {other} and in {entry.part}: few-shot classes of val and test must be new; "
+                "move it to one of them, or give all classes without train and val, which are then chosen by seed"
+            )
 
 
 def _fingerprint(root: Path, entries: list[Entry]) -> str:

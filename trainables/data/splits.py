@@ -14,6 +14,8 @@ from torch import Tensor
 
 CARVED = 0.15
 """Fraction of each class that is carved for validation, and again for test, where the layout has none."""
+CARVED_CLASSES = 0.2
+"""Fraction of the classes that is carved for few-shot validation, and again for test, where the layout has none."""
 GALLERY = 10_000
 """At most so many labelled images, class-balanced, serve kNN and the linear probe."""
 UNLABELED = 5_000
@@ -111,6 +113,19 @@ def carve(
                 taken[group] = True
                 left -= sizes[group]
     return rows[~taken[group_of]], rows[taken[group_of]]
+
+
+def carve_classes(
+    rows: np.ndarray,  # (n,) rows to carve from
+    labels: np.ndarray,  # (N,) int64
+    fraction: float,  # in (0, 1), of the classes
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
+    """Whole classes, at least one."""
+    classes = np.unique(labels[rows])
+    chosen = np.random.default_rng([seed, len(classes)]).permutation(classes)[: max(1, round(fraction * len(classes)))]
+    taken = np.isin(labels[rows], chosen)
+    return np.sort(rows[~taken]), np.sort(rows[taken])
 
 
 def balanced(

@@ -1,4 +1,4 @@
-"""Label files: csv with columns filename, label and, ignored, id."""
+"""Label files: csv with columns filename, label and id, which only episodes need."""
 
 import csv
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ class Row:
     filename: str
     label: str | None
     line: int
+    id: str = ""
 
 
 def read_table(path: Path) -> list[Row]:
@@ -33,10 +34,28 @@ def read_table(path: Path) -> list[Row]:
             if missing:
                 found = ", ".join(columns) or "none"
                 raise UserError(f"{path} lacks the columns {', '.join(missing)} (found: {found}); its first line must be id,filename,label")
-            rows = [Row((line["filename"] or "").strip(), (line["label"] or "").strip() or None, reader.line_num) for line in reader]
+            rows = [Row(_word(line["filename"]), _word(line["label"]) or None, reader.line_num, _word(line.get("id"))) for line in reader]
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as csv ({' '.join(str(error).split())}); save it as UTF-8 text, comma-separated") from None
     for row in rows:
         if not row.filename:
             raise UserError(f"{path} line {row.line} has no file name; every line needs filename and label")
     return rows
+
+
+def read_ids(path: Path) -> dict[str, str]:
+    """Id -> file name of a label file.
+
+    Raises:
+        UserError: as `read_table`, or an id is missing or occurs twice.
+    """
+    names: dict[str, str] = {}
+    for row in read_table(path):
+        if not row.id or row.id in names:
+            raise UserError(f"{path} line {row.line}: id {row.id!r} is missing or there twice; episodes need an id for every image")
+        names[row.id] = row.filename
+    return names
+
+
+def _word(cell: str | None) -> str:
+    return (cell or "").strip()
