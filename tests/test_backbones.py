@@ -1,6 +1,7 @@
 """Backbones against torchvision's, and the exported file."""
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -222,8 +223,7 @@ def test_resnet12_of_few_shot_learning():
         net = build_backbone(BackboneConfig(name="resnet12", width=64, pool=1))
         features = net(torch.empty(2, 3, 84, 84))
     widths = (3, 64, 160, 320, 640)
-    blocks = zip(widths, widths[1:], strict=False)
-    assert parameters(net) == sum(9 * (a * b + 2 * b * b) + a * b + 4 * 2 * b for a, b in blocks) == 12_424_320
+    assert parameters(net) == sum(9 * (a * b + 2 * b * b) + a * b + 4 * 2 * b for a, b in pairwise(widths)) == 12_424_320
     assert features.shape == (2, 640) == (2, net.feature_dim)
     assert list(stages(net)) == ["block1", "block2", "block3", "block4"]
     block = build_backbone(BackboneConfig(name="resnet12", width=8)).blocks.block1.eval()

@@ -19,7 +19,6 @@ from trainables.classifier import (
     Classifier,
     ClassifierConfig,
     ClassifierHeadConfig,
-    InitConfig,
     LossConfig,
     build_head,
     soft_loss,
@@ -28,6 +27,7 @@ from trainables.config import build
 from trainables.data import DataConfig
 from trainables.engine import BEST, LAST, fit
 from trainables.errors import UserError
+from trainables.finetune import InitConfig
 from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig

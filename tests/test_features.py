@@ -20,13 +20,14 @@ from trainables.augment import Augment, AugmentConfig, evaluation_view
 from trainables.backbones import BackboneConfig, build_backbone, save_backbone
 from trainables.base import TrainConfig
 from trainables.byol import ViewConfig
-from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, InitConfig, LossConfig
+from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
 from trainables.data import DataConfig
 from trainables.data.splits import Split
 from trainables.engine import LAST, fit
 from trainables.errors import UserError
 from trainables.feature_store import Features, limit_bytes, open_features
 from trainables.features import FeaturesConfig, FixedViews, why_not
+from trainables.finetune import InitConfig
 from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig

@@ -132,8 +132,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "report R1, Adam 5e-4": ADAM | {"optim.lr": 5e-4, "train.batch_size": 128, "aug.policy": "reports-r1"} | R1_STRENGTHS,
     "report R1, Adam 1e-2": ADAM | {"optim.lr": 1e-2, "train.batch_size": 256, "aug.policy": "reports-r1"} | R1_STRENGTHS,
     "report R1, TrivialAugment": ADAM | {"optim.lr": 5e-4, "train.batch_size": 256, "aug.policy": "trivial", "aug.exact": True},
-    "report R2": ADAM
-    | {"optim.lr": 1e-4, "train.batch_size": 64, "schedule.name": "constant", "aug.policy": "none", "aug.exact": True},
+    "report R2": ADAM | {"optim.lr": 1e-4, "train.batch_size": 64, "schedule.name": "constant", "aug.policy": "none", "aug.exact": True},
     "report R3": ADAM | {"optim.lr": 3e-4, "train.batch_size": 64, "aug.policy": "reports-r0"} | R0_STRENGTHS,
     "simplicial embeddings": {"head.simplicial": True},
     "no simplicial embeddings": {"head.simplicial": False},

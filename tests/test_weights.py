@@ -113,7 +113,9 @@ def test_another_architecture_of_the_same_shapes_is_refused(tmp_path: Path) -> N
     stride_1 = BackboneConfig(width=8, pool=1, small_stem=True)
     saved(tmp_path / "b.pt", stride_1, {"backbone": asdict(stride_1)})
     message = refusal(TINY, tmp_path / "b.pt")
-    assert "was trained with backbone.small_stem=True, this run has backbone.small_stem=False; add --set backbone.small_stem=True" in message
+    assert (
+        "was trained with backbone.small_stem=True, this run has backbone.small_stem=False; add --set backbone.small_stem=True" in message
+    )
 
 
 def test_pooling_is_the_readers_choice(tmp_path: Path) -> None:

@@ -6,46 +6,30 @@
 The objective is val/top1. The settings A to E are in `search_spaces/classify.py`.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.augment import Augment, evaluation_view
-from trainables.backbones import (
-    FC_UNITS,
-    BackboneConfig,
-    build_backbone,
-    load_backbone_state,
-    load_fc_state,
-    load_head_state,
-    save_backbone,
-    stages,
-)
-from trainables.base import Batch, Metrics, Trainable, TrainConfig
+from trainables.backbones import FC_UNITS, BackboneConfig, load_fc_state
+from trainables.base import Batch, Metrics, TrainConfig
 from trainables.byol import ViewConfig
 from trainables.config import Annotated, Field, config
-from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
+from trainables.data import DataConfig, DataSet, Split, Task
 from trainables.errors import UserError
 from trainables.feature_store import Features
 from trainables.features import FeaturesConfig, FixedViews, FrozenFeatures
-from trainables.freezing import FreezeConfig, frozen_modules, keep_still, set_frozen, stage_groups
+from trainables.finetune import FineTuned, InitConfig, check_image_size
+from trainables.freezing import FreezeConfig
 from trainables.image_ops import Normalization
-from trainables.metrics import calibrate_batchnorm
 from trainables.mixing import Mix, draw_mix, mix_views
 from trainables.optim import OptimConfig, ScheduleConfig
-from trainables.snapshots import Part, shown_rows
-from trainables.weights import Loaded, load_backbone
+from trainables.weights import Loaded
 
-EVAL_BATCH = 256  # images; bounds the memory of validation
-_CALIBRATION_IMAGES = 4096
 _TOP = 5
-# Side in px that survives every halving.
-_SMALLEST = {"cnn": 4, "conv4": 16, "resnet12": 16, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "convnext_base": 32}
 
 Alpha = Annotated[float, Field(ge=0, le=10)]
 
@@ -64,24 +48,6 @@ class ClassifierHeadConfig:
     """mlp only: probability of dropping a hidden unit, in [0, 1)."""
     zero_init: bool = False
     """Start the last layer at zero: the first steps leave the backbone alone."""
-
-
-@config
-class InitConfig:
-    """Where the backbone's weights come from."""
-
-    source: Literal["scratch", "supervised", "ssl"] = "scratch"
-    """scratch: at random; supervised, ssl: from `file`, which labels, or no labels, have trained."""
-    file: str = ""
-    """Path of the weights."""
-    sha256: str = ""
-    """Of the file's content; "" is not compared."""
-    origin: str = ""
-    """STUDY/TRIAL that wrote the file, for the record."""
-
-    def __post_init__(self) -> None:
-        if (self.source == "scratch") != (not self.file):
-            raise ValueError(f"source={self.source!r} with file={self.file!r}: every source but scratch needs a file, and scratch none")
 
 
 @config
@@ -120,34 +86,23 @@ class ClassifierConfig:
     """Seed of initialisation, order and augmentation."""
 
     def __post_init__(self) -> None:
-        if self.data.image_size < (least := _SMALLEST.get(self.backbone.name, 8)):
-            raise ValueError(f"backbone.name={self.backbone.name} needs data.image_size >= {least}, but got {self.data.image_size}")
+        check_image_size(self)
 
 
-class Classifier(Trainable):
+class Classifier(FineTuned):
     """A classifier on a `DataSet` whose images all have labels."""
 
     task: ClassVar[Task] = "classify"
+    head: nn.Sequential
 
     def __init__(self, config: ClassifierConfig, data: DataSet):
-        super().__init__()
-        self.config, self.data = config, data
-        self.backbone = build_backbone(config.backbone)
-        feature_dim: int = self.backbone.feature_dim  # type: ignore[assignment]
-        self.head = build_head(config.head, feature_dim, len(data.classes))
-        self.loaded: Loaded | None = None  # after every random draw: from all files the same head begins
-        if config.init.file:
-            self.loaded = load_backbone(self.backbone, config.backbone, Path(config.init.file), config.init.sha256)
-        self.stages = stages(self.backbone)
+        super().__init__(config, data)
         if self.loaded is not None and config.head.kind == "fc1000":
             self._take_fc(self.loaded)
-        self.augment = Augment(replace(config.aug.views()[0], normalize=config.normalize), config.data.image_size)
         self.features = FrozenFeatures(config, data, self.augment)
-        self._freeze(0)
-        if config.train.channels_last:
-            self.to(memory_format=torch.channels_last)
-        if config.train.compile:
-            self.backbone.compile()
+
+    def make_head(self, feature_dim: int) -> nn.Sequential:
+        return build_head(self.config.head, feature_dim, len(self.data.classes))
 
     def _take_fc(self, loaded: Loaded) -> None:
         """The file's 1000 units, where it has them, become the last stage."""
@@ -159,16 +114,12 @@ class Classifier(Trainable):
         self.head[0].load_state_dict(state)
         self.stages["fc"] = [self.head[0]]
         self.loaded = replace(loaded, ignored=())
-
-    @classmethod
-    def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
-        return load_dataset(config, task=cls.task, progress=progress)
+        self._freeze(0)
 
     @classmethod
     def prove(cls, config: ClassifierConfig, data: DataSet) -> str:
-        model, init = cls(config, data), config.init
-        start = "" if model.loaded is None else f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {model.loaded}"
-        return "; ".join(filter(None, (start, model.features.describe(model.backbone))))
+        model = cls(config, data)
+        return "; ".join(filter(None, (model.describe_start(), model.features.describe(model.backbone))))
 
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
@@ -206,45 +157,11 @@ class Classifier(Trainable):
         partners = nn.functional.one_hot(mix.targets, truth.shape[1])
         return views, share[:, None] * truth + (1 - share[:, None]) * partners
 
-    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        self._freeze(self.config.train.epochs - 1)  # policies only thaw: what trains in the last epoch is all that ever trains
-        head = self.head[1:] if "fc" in self.stages else self.head
-        groups = stage_groups(self.stages, head, weight_decay, self.config.freeze)
-        self._freeze(0)
-        return groups
-
-    def before_step(self, step: int, total_steps: int) -> None:
-        if self._freeze(step * self.config.train.epochs // total_steps):
-            self.train()
-
-    def _freeze(self, epoch: int) -> bool:
-        """Whether this has changed what trains."""
-        frozen = frozen_modules(epoch, self.config.train.epochs, tuple(self.stages), self.config.freeze)
-        if frozen == getattr(self, "frozen", None):
-            return False
-        self.frozen = frozen
-        set_frozen(self.stages, frozen)
-        return True
-
-    def train(self, mode: bool = True) -> "Classifier":
-        if self.config.freeze.policy == "all" and not self.backbone.training:  # to walk it at every step takes as long as the step
-            self.training = mode
-            self.head.train(mode)
-            return self
-        super().train(mode)
-        keep_still(self.stages, self.frozen, self.config.freeze)
-        if self.config.freeze.policy == "all":
-            self.backbone.eval()
-        return self
-
-    def validate(self) -> Metrics:
-        return self._judge(self.data.val, "val")
+    def own_head(self) -> nn.Module:
+        return self.head[1:] if "fc" in self.stages else self.head
 
     def costs(self) -> Metrics:
         return self.features.costs()
-
-    def test(self) -> Metrics:
-        return self._judge(self.data.test, "test")
 
     @torch.no_grad()
     def _judge(self, split: Split, prefix: str) -> Metrics:
@@ -264,54 +181,18 @@ class Classifier(Trainable):
         """Penultimate features (n, D), float32, of the evaluation view."""
         if (kept := self._kept(split)) is not None:
             return torch.from_numpy(kept.rows).to(self.device)
-        return torch.cat(list(self._through(self._eval_batches(split))))
+        return super()._features(split)
 
     def _kept(self, what: Split | FixedViews) -> Features | None:
         batches = what.batches(self.device) if isinstance(what, FixedViews) else self._eval_batches(what)
         return self.features.kept(what, self.backbone, lambda: self._through(batches))
 
-    @torch.no_grad()
-    def _through(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Penultimate features (b, D), float32, in eval mode, of views (b, 3, S, S)."""
-        self.backbone.eval()
-        for views in batches:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
-                features = self.backbone(self._laid_out(views)).float()
-            yield features
-
-    def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
-        n = len(split) if limit is None else min(limit, len(split))
-        for start in range(0, n, EVAL_BATCH):
-            images = split.batch(np.arange(start, min(start + EVAL_BATCH, n))).to(self.device)
-            yield self._laid_out(evaluation_view(images, self.config.data.image_size, self.config.normalize))
-
-    def _laid_out(self, views: Tensor) -> Tensor:
-        return views.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else views
-
-    def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
-        split = self.data.train if part == "train" else self.data.val
-        rows = shown_rows(split.targets())
-        return self._features(replace(split, indices=split.indices[rows])).cpu().numpy(), split.targets()[rows]
-
     def calibrate(self) -> None:
-        if self.loaded is None:  # loaded statistics are part of what was trained
-            calibrate_batchnorm(self.backbone, self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES))
-            self.features.forget()
-
-    def changing_state(self) -> dict[str, Tensor]:
-        """A wholly frozen backbone is what the config makes it: hundreds of megabytes that no checkpoint needs."""
-        return self.head.state_dict() if self.config.freeze.policy == "all" else self.state_dict()
-
-    def load_changing_state(self, state: dict[str, Tensor]) -> None:
-        (self.head if self.config.freeze.policy == "all" else self).load_state_dict(state)
-
-    def export(self, path: Path, meta: dict[str, Any]) -> None:
-        about = {"backbone": asdict(self.config.backbone), "normalize": self.config.normalize}
-        save_backbone(path, self.backbone, meta | about, head=self.head)
+        super().calibrate()
+        self.features.forget()
 
     def load_export(self, path: Path) -> None:
-        self.backbone.load_state_dict(load_backbone_state(path))
-        self.head.load_state_dict(load_head_state(path))
+        super().load_export(path)
         self.features.forget()
 
 

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search_spaces.classify import SETTINGS, Setting, classify
+from search_spaces.fewshot import fewshot
 from search_spaces.pretrain import pretrain
 from search_spaces.ssl import ssl
 from trainables.base import Trainable
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
+from trainables.protonet import ProtoNet, ProtoNetConfig
 
 SearchSpace = Callable[[Any, str], None]
 
@@ -48,6 +50,12 @@ _UNTUNED: dict[str, Any] = {
 # Supervised: the reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
 _UNTUNED_SUPERVISED: dict[str, Any] = {
     "optim.name": "adam", "optim.lr": 5e-4, "optim.weight_decay": 1e-6, "schedule.name": "cosine", "aug.policy": "none",
+}  # fmt: skip
+
+# Few-shot: Adam 1e-3, halved on the way (Snell et al. 2017, section 3), and the reports' Conv-4.
+_UNTUNED_FEWSHOT: dict[str, Any] = {
+    "optim.name": "adam", "optim.lr": 1e-3, "optim.weight_decay": 1e-6, "schedule.name": "step", "schedule.step_gamma": 0.5,
+    "schedule.step_every_frac": 0.2, "aug.policy": "none",
 }  # fmt: skip
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -99,5 +107,24 @@ EXPERIMENTS: dict[str, Experiment] = {
             },
         },
         settings=SETTINGS,
+    ),
+    "fewshot": Experiment(
+        name="fewshot",
+        about="prototypical networks, by accuracy over episodes of new classes",
+        trainable=ProtoNet,
+        config=ProtoNetConfig,
+        space=fewshot,
+        presets={
+            "tiny": _UNTUNED_FEWSHOT | _TINY | _LAYOUT | {
+                "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "episode.way": 20, "episode.query": 5,
+                "val.query": 8,  # letters have 18 images: 10 support images leave 8
+                "train.epochs": 12, "train.epoch_images": 3600, "train.batch_size": 120,
+            },
+            "full": _UNTUNED_FEWSHOT | {
+                "data.image_size": 84, "backbone.name": "conv4", "backbone.width": 64, "backbone.pool": 5, "episode.way": 20,
+                "episode.query": 15, "aug.crop_scale_min": 0.8, "aug.hflip": 0.5, "aug.strength": 1.0,
+                "train.epochs": 100, "train.batch_size": 320,
+            },
+        },
     ),
 }  # fmt: skip

@@ -17,7 +17,8 @@ from trainables.data.store import Store, default_cache_dir
 from trainables.errors import UserError
 
 __all__ = [
-    "EMBEDDED", "DataConfig", "DataSet", "FewShotData", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect", "load_dataset",
+    "EMBEDDED", "DataConfig", "DataSet", "FewShotData", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect",
+    "load_dataset",
 ]  # fmt: skip
 
 Task = Literal["ssl", "classify", "pretrain", "fewshot"]

@@ -62,7 +62,7 @@ class FewShotData(DataSet):
         return draw_episodes(targets, way, shot, query, count, seed, split)
 
     def summary(self) -> str:
-        splits = {"train": self.train, "val": self.val, "test": self.test}
+        splits: dict[str, Any] = {"train": self.train, "val": self.val, "test": self.test}
         parts = [f"{len(split):,} {name} of {len(np.unique(split.targets()))} classes" for name, split in splits.items()]
         skipped = f", {len(self.skipped)} corrupt files skipped" if self.skipped else ""
         return f"{self.name}: {', '.join(parts)}, images of {self.train.images.shape[-1]} px{skipped} [{self.fingerprint[:8]}]"
