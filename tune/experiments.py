@@ -37,7 +37,7 @@ class Experiment:
 # has no weights): BYOL learns most through a global average; a classifier of letters needs their layout.
 _LAYOUT: dict[str, Any] = {"backbone.pool": 2}
 _TINY: dict[str, Any] = {
-    "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny", "backbone.width": 24, "train.channels_last": True,
+    "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny", "backbone.width": 16, "train.channels_last": True,
 }  # fmt: skip
 _FULL: dict[str, Any] = {"data.image_size": 128, "backbone.name": "resnet50", "train.threads": 1}
 
@@ -69,7 +69,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tiny": _UNTUNED | _TINY | {
                 "val.knn_k": 5,  # the gallery has 9 or 12 images of a letter: more neighbours are mostly other letters
                 "backbone.pool": 1, "head.projection_size": 128, "head.hidden_size": 1024, "aug.rotate": 0.0,
-                "train.epochs": 12, "train.epoch_images": 2560, "train.batch_size": 64,
+                "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
             },
             "full": _UNTUNED | _FULL | {
                 "head.projection_size": 256, "head.hidden_size": 4096, "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.blur": None,
