@@ -233,7 +233,7 @@ def options(experiment: str, storage: Path, **changes: Any) -> Options:
 
 
 def test_refused_before_anything_is_written(tmp_path: Path) -> None:
-    saved(tmp_path / "b.pt", BackboneConfig(width=16))
+    saved(tmp_path / "b.pt", BackboneConfig(width=8))
     file = str(tmp_path / "b.pt")
     for changes, message in (
         ({}, "one setting at a time"),
