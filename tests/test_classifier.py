@@ -277,6 +277,17 @@ def test_the_untrained_baseline_keeps_loaded_statistics(backbone_file: Path) -> 
         assert torch.equal(before, model.backbone.bn1.running_mean) != moves
 
 
+@pytest.mark.parametrize(("source", "policy"), [("supervised", "none"), ("ssl", "none"), ("supervised", "all"), ("ssl", "all")])
+def test_settings_b_to_e_refuse_a_wrong_file(tmp_path: Path, source: str, policy: str) -> None:
+    config = replace(SMALL, init=InitConfig(source=source, file=str(tmp_path / "b.pt")), freeze=FreezeConfig(policy=policy))  # type: ignore[arg-type]
+    data = Classifier.load_data(SMALL.data)
+    with pytest.raises(UserError, match="no backbone file"):
+        Classifier.prove(config, data)
+    save_backbone(tmp_path / "b.pt", build_backbone(BackboneConfig(width=16, pool=1)), {})
+    with pytest.raises(UserError, match=r"does not fit backbone\.name=tiny"):
+        Classifier.prove(config, data)
+
+
 def test_normalisation_is_the_configs_in_every_policy() -> None:
     for policy in ("none", "glyphs", "byol"):
         model = classifier(replace(SMALL, aug=ViewConfig(policy=policy), normalize="half"))  # type: ignore[arg-type]

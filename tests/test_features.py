@@ -17,13 +17,13 @@ from torch.nn import functional
 
 from tests.disks import fill, small_disk
 from trainables.augment import Augment, AugmentConfig, evaluation_view
-from trainables.backbones import BackboneConfig, build_backbone, save_backbone
+from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
 from trainables.byol import ViewConfig
 from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
 from trainables.data import DataConfig
 from trainables.data.splits import Split
-from trainables.engine import LAST, fit
+from trainables.engine import BEST, LAST, fit
 from trainables.errors import UserError
 from trainables.feature_store import Features, limit_bytes, open_features
 from trainables.features import FeaturesConfig, FixedViews, why_not
@@ -253,6 +253,13 @@ def test_it_is_said_before_any_trial(config: ClassifierConfig, monkeypatch: pyte
     monkeypatch.setenv("VISTUNE_FEATURES_GB", "ten")
     with pytest.raises(UserError, match="VISTUNE_FEATURES_GB='ten' is not a number of gigabytes; unset it for 20"):
         Classifier.prove(config, data)
+
+
+def test_the_backbone_leaves_as_it_came(config: ClassifierConfig, tmp_path: Path) -> None:
+    run(config, tmp_path / "t")
+    came, left = load_backbone_state(Path(config.init.file)), load_backbone_state(tmp_path / "t" / BEST)
+    assert came.keys() == left.keys()
+    assert all(torch.equal(left[key], value) for key, value in came.items())
 
 
 # the key
