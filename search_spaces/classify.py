@@ -6,7 +6,7 @@ python tune/run.py classify --setting C --plan       # prints this space as it i
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from search_spaces.common import Suggest, lr_schedule, supervised_loss, supervised_views
+from search_spaces.common import Suggest, fine_tuning, lr_schedule, supervised_loss, supervised_views
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def classify(trial: Suggest, preset: str, setting: Setting = SETTINGS["A"]) -> N
     trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
     lr_schedule(trial)
     if setting.init != "scratch" and setting.trains == "all":
-        _fine_tuning(trial)
+        fine_tuning(trial)
     if trial.suggest_categorical("head.kind", ["linear", "mlp"] if tiny else ["linear", "mlp", "fc1000"]) == "mlp":
         trial.suggest_categorical("head.hidden", [128, 256] if tiny else [256, 512, 1024])
         trial.suggest_float("head.dropout", 0.0, 0.6)
@@ -73,12 +73,3 @@ def _kept_views(trial: Suggest, tiny: bool) -> None:
         trial.suggest_categorical("aug.rotate", [0.0, 10.0])
     else:
         trial.suggest_categorical("aug.policy", ["none", "reports-r0", "reports-r1", "simclr", "trivial"])
-
-
-def _fine_tuning(trial: Suggest) -> None:
-    policy = trial.suggest_categorical("freeze.policy", ["none", "probe_first", "gradual"])
-    trial.suggest_float("freeze.backbone_lr", 0.01, 1.0, log=True)
-    trial.suggest_float("freeze.layer_decay", 0.5, 1.0)
-    trial.suggest_categorical("freeze.batchnorm", ["train", "frozen"])
-    if policy in ("probe_first", "gradual"):
-        trial.suggest_float("freeze.thaw_frac", 0.1, 0.6)

@@ -56,3 +56,13 @@ def supervised_loss(trial: Suggest, *, mixing: bool) -> None:
     if mixing:
         trial.suggest_categorical("loss.mixup", [0.0, 0.2, 0.8])
         trial.suggest_categorical("loss.cutmix", [0.0, 1.0])
+
+
+def fine_tuning(trial: Suggest) -> None:
+    """How a loaded backbone thaws, and how fast it learns."""
+    policy = trial.suggest_categorical("freeze.policy", ["none", "probe_first", "gradual"])
+    trial.suggest_float("freeze.backbone_lr", 0.01, 1.0, log=True)
+    trial.suggest_float("freeze.layer_decay", 0.5, 1.0)
+    trial.suggest_categorical("freeze.batchnorm", ["train", "frozen"])
+    if policy in ("probe_first", "gradual"):
+        trial.suggest_float("freeze.thaw_frac", 0.1, 0.6)

@@ -3,7 +3,7 @@
 python tune/run.py fewshot --plan       # prints this space as it is resolved
 """
 
-from search_spaces.common import Suggest, lr_schedule, supervised_views
+from search_spaces.common import Suggest, fine_tuning, lr_schedule, supervised_views
 
 # optimizer -> (learning rate low, high), (weight decay low, high); Adam 1e-3 is Snell et al. 2017.
 _RANGES = {
@@ -29,3 +29,9 @@ def fewshot(trial: Suggest, preset: str) -> None:
     trial.suggest_categorical("episode.way", [5, 10, 20])
     trial.suggest_categorical("episode.query", [2, 5] if tiny else [5, 10, 15])
     supervised_views(trial, colour=not tiny)
+
+
+def fewshot_from_backbone(trial: Suggest, preset: str) -> None:
+    """The same and, of the loaded backbone, how it thaws and how fast it learns."""
+    fewshot(trial, preset)
+    fine_tuning(trial)

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
-from trainables.config import build
+from trainables.config import build, flatten
 from trainables.data import DataConfig, FewShotData, load_dataset
 from trainables.data.episodes import EpisodeSampler, draw_episodes
 from trainables.engine import BEST, StepRunner, fit
@@ -24,7 +24,10 @@ from trainables.freezing import FreezeConfig
 from trainables.optim import OptimConfig
 from trainables.protonet import EvaluationConfig, Metric, MetricConfig, ProtoNet, ProtoNetConfig, TrainEpisodeConfig, evaluate
 from trainables.sampling import generator
+from tune.experiments import EXPERIMENTS
+from tune.lineage import choose, from_backbone
 from tune.runtimes import LocalRuntime
+from tune.space import asked_for, within
 
 SMALL = ProtoNetConfig(
     data=DataConfig(name="digits", image_size=16),
@@ -266,6 +269,25 @@ def test_the_scale_is_learned_and_not_decayed() -> None:
     assert group["weight_decay"] == 0.0
     model(model.draw(model.sampler().positions(0), generator(0, 2, 0))).backward()
     assert model.head.scale.grad.abs() > 0
+
+
+def test_a_study_may_start_from_a_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    path = tmp_path / "b.pt"
+    save_backbone(path, build_backbone(SMALL.backbone), {"normalize": "half"})
+    experiment = EXPERIMENTS["fewshot"]
+    assert choose(experiment, None, str(path)) is None
+    loaded, values = from_backbone(experiment, str(path), tmp_path, tmp_path / "study")
+    flat = experiment.presets["tiny"] | {"data.name": "digits", "backbone.width": 8, "backbone.pool": 1, "val.way": 2, "episode.way": 5}
+    config: Any = build(ProtoNetConfig, flat | values)
+    assert (config.init.origin, config.normalize, config.freeze.policy) == ("b.pt", "half", "none")
+    assert "tensors matched" in ProtoNet.prove(config, ProtoNet.load_data(config.data))
+    asked = asked_for(loaded.space, "tiny", flatten(config), {})
+    assert {"freeze.policy", "freeze.backbone_lr", "head.distance"} <= asked.keys()
+    assert all(within(distribution, flatten(config)[key]) for key, distribution in asked.items())
+    for name, setting in (("ssl", None), ("fewshot", "A")):
+        with pytest.raises(UserError, match=f"{name} always starts from scratch|--setting A"):
+            choose(EXPERIMENTS[name], setting, str(path))
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ _SMALLEST = {"cnn": 4, "conv4": 16, "resnet12": 16, "vgg16": 32, "vgg16_bn": 32,
 class InitConfig:
     """Where the backbone's weights come from."""
 
-    source: Literal["scratch", "supervised", "ssl"] = "scratch"
-    """scratch: at random; supervised, ssl: from `file`, which labels, or no labels, have trained."""
+    source: Literal["scratch", "supervised", "ssl", "given"] = "scratch"
+    """scratch: at random; supervised, ssl: from `file`, which labels, or no labels, have trained; given: from `file`, however trained."""
     file: str = ""
     """Path of the weights."""
     sha256: str = ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search_spaces.classify import SETTINGS, Setting, classify
-from search_spaces.fewshot import fewshot
+from search_spaces.fewshot import fewshot, fewshot_from_backbone
 from search_spaces.pretrain import pretrain
 from search_spaces.ssl import ssl
 from trainables.base import Trainable
@@ -29,6 +29,8 @@ class Experiment:
     """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
     presets: dict[str, dict[str, Any]]
     """Preset -> flat config that departs from the dataclass defaults. This is trial 0: the untuned default."""
+    loaded_space: SearchSpace | None = None
+    """The space where `--backbone` gives what it starts from; None: it does not take one, or a setting chooses it."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """What `--setting` chooses from; empty where there is nothing to choose."""
 
@@ -114,6 +116,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         trainable=ProtoNet,
         config=ProtoNetConfig,
         space=fewshot,
+        loaded_space=fewshot_from_backbone,
         presets={
             "tiny": _UNTUNED_FEWSHOT | _TINY | _LAYOUT | {
                 "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "episode.way": 20, "episode.query": 5,

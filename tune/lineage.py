@@ -52,6 +52,8 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
     Raises:
         UserError: a setting is missing, unknown or out of place, or a backbone is.
     """
+    if not experiment.settings and experiment.loaded_space is not None and setting is None:
+        return None
     if not experiment.settings:
         for option, value in (("--setting", setting), ("--backbone", backbone)):
             if value is not None:
@@ -76,9 +78,20 @@ def in_setting(experiment: Experiment, setting: Setting) -> Experiment:
     return replace(experiment, space=space)
 
 
-def start_values(
-    setting: Setting, backbone: str | None, storage: Path, study: Path, before: str, architecture: str = ""
-) -> dict[str, Any]:
+def from_backbone(
+    experiment: Experiment, backbone: str, storage: Path, study: Path, architecture: str = ""
+) -> tuple[Experiment, dict[str, Any]]:
+    """The experiment with its space for a loaded backbone, and the flat config values of that; arguments as for `start_values`.
+
+    Raises:
+        UserError: there is no such backbone.
+    """
+    assert experiment.loaded_space is not None  # `choose` has refused the others
+    values = recorded(study, backbone) or find(backbone, storage, architecture).config()
+    return replace(experiment, space=experiment.loaded_space), {"init.source": "given"} | values
+
+
+def start_values(setting: Setting, backbone: str | None, storage: Path, study: Path, before: str, architecture: str = "") -> dict[str, Any]:
     """Flat config values of what the setting starts from. A study that is there already goes on with what it has.
 
     Args:

@@ -21,7 +21,7 @@ from trainables.errors import UserError  # noqa: E402
 from tune.console import Console  # noqa: E402
 from tune.evidence import doubts, verdict  # noqa: E402
 from tune.experiments import EXPERIMENTS, Experiment  # noqa: E402
-from tune.lineage import choose, in_setting, lineage_tags, start_values  # noqa: E402
+from tune.lineage import choose, from_backbone, in_setting, lineage_tags, start_values  # noqa: E402
 from tune.manifest import Manifest, resume_command  # noqa: E402
 from tune.space import as_json, describe  # noqa: E402
 from tune.study import Study  # noqa: E402
@@ -75,7 +75,7 @@ def main(
     repeats: Annotated[int, typer.Option(min=0, help="Fresh seeds for the best trial and the default, on the test split.")] = 3,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")] = False,
     setting: Annotated[str | None, typer.Option(help="classify: A, B, C, D or E, initialisation x what trains; see README.md.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="classify: PATH, STUDY, STUDY/TRIAL, torchvision, models:/..., runs:/...")] = None,
+    backbone: Annotated[str | None, typer.Option(help="PATH, STUDY, STUDY/TRIAL, torchvision, models:/..., runs:/...")] = None,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")] = False,
     trial: Annotated[str | None, typer.Option(help="STUDY/N, with --local: run that trial again and compare.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, with estimates; run nothing.")] = False,
@@ -122,6 +122,9 @@ def execute(options: Options) -> int:
         experiment = in_setting(experiment, setting)
         architecture = _architecture(options, experiment)
         values = setting.values | start_values(setting, options.backbone, storage, storage / name, _before(options), architecture)
+    elif options.backbone is not None:
+        architecture = _architecture(options, experiment)
+        experiment, values = from_backbone(experiment, options.backbone, storage, storage / name, architecture)
     preset, base, pins = resolve(options, experiment, values)
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
