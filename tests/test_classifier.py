@@ -307,3 +307,15 @@ def test_normalisation_is_the_configs_in_every_policy() -> None:
 def test_bad_values_are_named(flat: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(ClassifierConfig, flat)
+
+
+def test_predictions_of_the_best_epoch_are_left_for_pictures(tmp_path: Path) -> None:
+    model = trained(SMALL, tmp_path)
+    model.load_export(tmp_path / BEST)
+    model.snapshot_best(tmp_path, 3)
+    with np.load(tmp_path / "predictions-val.npz") as file:
+        labels, predicted, mistakes = file["labels"], file["predicted"], file["mistakes"]
+        assert (labels == predicted).mean() == pytest.approx(model.validate()["val/top1"])
+        assert (labels[mistakes] != predicted[mistakes]).all()
+        np.testing.assert_array_equal(file["images"], model.data.val.batch(mistakes).numpy())
+        assert (file["names"].tolist(), int(file["epoch"])) == ([str(digit) for digit in range(10)], 3)

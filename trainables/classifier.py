@@ -27,6 +27,7 @@ from trainables.freezing import FreezeConfig
 from trainables.image_ops import Normalization
 from trainables.mixing import Mix, draw_mix, mix_views
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.snapshots import confident_mistakes, write_arrays
 from trainables.weights import Loaded
 
 _TOP = 5
@@ -186,6 +187,18 @@ class Classifier(FineTuned):
     def _kept(self, what: Split | FixedViews) -> Features | None:
         batches = what.batches(self.device) if isinstance(what, FixedViews) else self._eval_batches(what)
         return self.features.kept(what, self.backbone, lambda: self._through(batches))
+
+    @torch.no_grad()
+    def snapshot_best(self, directory: Path, epoch: int) -> None:
+        """`predictions-val.npz`, from which the confusion matrix and the most confident mistakes are drawn."""
+        self.eval()
+        labels = self.data.val.targets()
+        top = self.head(self._features(self.data.val)).softmax(1).max(1)
+        confidence, predicted = (values.cpu().numpy() for values in top)
+        mistakes = confident_mistakes(labels, predicted, confidence)
+        arrays = {"labels": labels, "predicted": predicted, "confidence": confidence, "names": np.array(self.data.classes), "epoch": epoch}
+        images = self.data.val.batch(mistakes).numpy()
+        write_arrays(directory / "predictions-val.npz", mistakes=mistakes, images=images, **arrays)
 
     def calibrate(self) -> None:
         super().calibrate()

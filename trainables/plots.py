@@ -5,27 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from trainables.errors import UserError
+from trainables.plot_style import COLOURS, GREY, INK, heading, plt, quiet_frame
 from trainables.snapshots import coloured_classes, shown_rows
 
 _MIN_POINTS = 4
 _PARTS = {"train": "training images", "val": "validation images"}
-_GREY = "#c4c4c4"
-# Ten hues of Tableau without its grey, then three that differ from them in hue or lightness.
-_COLOURS = (
-    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"),
-    *("#e377c2", "#bcbd22", "#17becf", "#000000", "#7fc97f", "#f0b2a0"),
-)
 
 
 @dataclass(frozen=True)
@@ -142,7 +132,7 @@ def _draw(
         points[grey, 0],
         points[grey, 1],
         s=14,
-        color="#4c72b0" if all_grey else _GREY,
+        color="#4c72b0" if all_grey else GREY,
         alpha=0.8 if all_grey else 0.7,
         linewidths=0,
         zorder=1,
@@ -150,11 +140,10 @@ def _draw(
     for i, (label, name) in enumerate(zip(data.coloured, data.names, strict=True)):
         some = points[data.labels == label]
         ax.scatter(
-            some[:, 0], some[:, 1], s=30, color=_COLOURS[i], marker="osD^"[i % 4], label=name, edgecolors="white", linewidths=0.4, zorder=2
+            some[:, 0], some[:, 1], s=30, color=COLOURS[i], marker="osD^"[i % 4], label=name, edgecolors="white", linewidths=0.4, zorder=2
         )
     _frame(ax, axes)
-    ax.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
-    ax.text(0, 1.015, f"epoch {data.epoch} · {method} · {_what(data)}", transform=ax.transAxes, fontsize=9, color="#444444")
+    heading(ax, title, f"epoch {data.epoch} · {method} · {_what(data)}")
     if data.coloured:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9, handletextpad=0.2)
     figure.savefig(path, dpi=120)
@@ -163,13 +152,10 @@ def _draw(
 
 def _frame(ax: plt.Axes, axes: tuple[str, str] | None) -> None:
     ax.set_aspect("equal", adjustable="datalim")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_color("#cccccc")
+    quiet_frame(ax)
     if axes:
-        ax.set_xlabel(axes[0], fontsize=9, color="#444444")
-        ax.set_ylabel(axes[1], fontsize=9, color="#444444")
+        ax.set_xlabel(axes[0], fontsize=9, color=INK)
+        ax.set_ylabel(axes[1], fontsize=9, color=INK)
 
 
 def _what(data: Embeddings) -> str:

@@ -16,6 +16,9 @@ MAX_POINTS = 600
 MAX_CLASSES = 12
 """Classes with a colour of their own; more cannot be told apart."""
 
+MISTAKES = 24
+"""Images of the most confident mistakes."""
+
 
 def snapshot_epochs(epochs: int) -> set[int]:
     """Epochs, counted from 1, after which a trial is looked at: the first, the middle and the last."""
@@ -37,6 +40,12 @@ def shown_rows(
     front, back = shuffled[coloured], shuffled[~coloured]
     front = front[: max(MAX_POINTS - len(back), MAX_POINTS * 2 // 3)]
     return np.sort(np.concatenate([front, back[: MAX_POINTS - len(front)]]))
+
+
+def confident_mistakes(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+    """Rows (m,) of at most `MISTAKES` wrong predictions, the most confident first."""
+    wrong = np.flatnonzero(labels != predicted)
+    return wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:

@@ -1,0 +1,125 @@
+"""Pictures of predictions and learning curves: what reaches the canvas against scikit-learn and NumPy, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from sklearn.metrics import confusion_matrix
+
+from trainables import curve_plots, prediction_plots
+from trainables.curve_plots import bands, curves_picture
+from trainables.draw import draw
+from trainables.errors import UserError
+from trainables.snapshots import MISTAKES, confident_mistakes, write_arrays
+
+
+def predictions(path: Path, classes: int = 5, n: int = 120, accuracy: float = 0.7, **more: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    labels = np.arange(n) % classes
+    predicted = np.where(rng.random(n) < accuracy, labels, rng.integers(classes, size=n))
+    confidence = rng.random(n).astype(np.float32)
+    mistakes = confident_mistakes(labels, predicted, confidence)
+    arrays: dict[str, Any] = {
+        "labels": labels, "predicted": predicted, "confidence": confidence, "names": np.array([f"class {c}" for c in range(classes)]),
+        "epoch": 4, "mistakes": mistakes, "images": np.zeros((len(mistakes), 3, 8, 8), np.uint8),
+    }  # fmt: skip
+    write_arrays(path, **arrays | more)
+    return arrays | more
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[plt.Figure]:
+    """The figures, after they were saved."""
+    kept: list[plt.Figure] = []
+    for module in (prediction_plots, curve_plots):
+        monkeypatch.setattr(module.plt, "close", kept.append)
+    return kept
+
+
+def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(tmp_path: Path, figures: list[plt.Figure]) -> None:
+    data = predictions(tmp_path / "predictions-val.npz")
+    paths = draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
+    assert [path.name for path in paths] == ["confusion_predictions-val.png", "mistakes_predictions-val.png"]
+    assert all(imread(path).ndim == 3 for path in paths)
+    counts = confusion_matrix(data["labels"], data["predicted"])
+    matrix, beside = figures[0].axes[:2]
+    np.testing.assert_allclose(matrix.images[0].get_array(), counts / counts.sum(1, keepdims=True))
+    assert [label.get_text() for label in matrix.get_yticklabels()] == list(data["names"])
+    texts = [text.get_text() for text in beside.texts]
+    off = counts - np.diag(np.diag(counts))
+    a, b = np.unravel_index(off.argmax(), off.shape)
+    assert texts[1:3] == [f"class {a} → class {b}", f"{off.max()} of {counts[a].sum()}"]
+    accuracy = (data["labels"] == data["predicted"]).mean()
+    assert f"epoch 4 · 120 validation images, 5 classes, {accuracy:.1%} right" in [text.get_text() for text in matrix.texts]
+
+
+def test_the_most_confident_mistakes_come_first(tmp_path: Path, figures: list[plt.Figure]) -> None:
+    data = predictions(tmp_path / "predictions-val.npz", n=300)
+    wrong = [i for i in range(300) if data["labels"][i] != data["predicted"][i]]
+    expected = sorted(wrong, key=lambda i: -data["confidence"][i])[:MISTAKES]
+    assert data["mistakes"].tolist() == expected
+    draw(tmp_path / "predictions-val.npz", tmp_path, "t")
+    first = figures[1].axes[0].get_title().split()
+    assert float(first[-1]) == pytest.approx(data["confidence"][expected[0]], abs=0.005)
+    assert len(figures[1].axes) == MISTAKES
+
+
+def test_without_a_mistake_there_is_only_the_matrix(tmp_path: Path) -> None:
+    predictions(tmp_path / "predictions-val.npz", accuracy=1.0)
+    assert [path.name for path in draw(tmp_path / "predictions-val.npz", tmp_path, "t")] == ["confusion_predictions-val.png"]
+
+
+def test_of_very_many_classes_the_most_confused_are_shown(tmp_path: Path, figures: list[plt.Figure]) -> None:
+    labels, predicted = np.arange(1000), np.arange(1000)
+    predicted[600:640] = np.roll(predicted[600:640], 1)
+    names = np.array([str(c) for c in range(1000)])
+    predictions(tmp_path / "predictions-val.npz", labels=labels, predicted=predicted, confidence=np.ones(1000), names=names)
+    draw(tmp_path / "predictions-val.npz", tmp_path, "t")
+    shown = [int(label.get_text()) for label in figures[0].axes[0].get_yticklabels()]
+    assert len(shown) == 70
+    assert set(range(600, 640)) <= set(shown)
+
+
+def test_refusals_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "predictions-torn.npz").write_bytes(b"PK")
+    np.savez(tmp_path / "predictions-lacking.npz", labels=np.zeros(3, int))
+    predictions(tmp_path / "predictions-outside.npz", predicted=np.full(120, 5))
+    for name in ("torn", "lacking", "outside", "missing"):
+        with pytest.raises(UserError, match=f"predictions-{name}.npz") as caught:
+            draw(tmp_path / f"predictions-{name}.npz", tmp_path / "plots", "t")
+        assert "\n" not in str(caught.value)
+
+
+# -- learning curves
+
+
+def test_bands_are_numpys_over_the_epochs_that_all_runs_have() -> None:
+    mean, low, high = bands([[0.1, 0.4, 0.9], [0.3, 0.2], [0.2, 0.3, 0.5]])
+    np.testing.assert_allclose(mean, [0.2, 0.3])
+    np.testing.assert_allclose(low, [0.1, 0.2])
+    np.testing.assert_allclose(high, [0.3, 0.4])
+
+
+def test_every_label_has_a_line_and_a_name_of_its_own(tmp_path: Path, figures: list[plt.Figure]) -> None:
+    curves = {label: [[0.1, 0.2 + i / 100], [0.2, 0.3 + i / 100]] for i, label in enumerate("ABCDE")}
+    curves_picture(curves, "val/top1", "Settings", tmp_path / "curves.png", chance=0.05)
+    (ax,) = figures[0].axes
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+    for line, runs in zip(lines, curves.values(), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), np.mean(runs, 0))
+    names = {text.get_text(): text.xy[1] for text in ax.texts if text.get_text()[:1] in curves and "  " in text.get_text()}
+    assert sorted(names) == [f"{label}  {np.mean(curves[label], 0)[-1]:.3f}" for label in "ABCDE"]
+    low, high = ax.get_ylim()
+    assert min(np.diff(sorted(names.values()))) > 0.03 * (high - low)
+    assert low <= min(names.values())
+    assert max(names.values()) <= high
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize("curves", [{}, {"A": []}, {"A": [[0.1], []]}])
+def test_a_label_without_a_run_is_refused(curves: dict[str, list[list[float]]], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="every label needs runs"):
+        curves_picture(curves, "val/top1", "t", tmp_path / "curves.png")
