@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from trainables.plot_style import COLOURS, INK, heading, plt
 
@@ -42,7 +43,7 @@ def curves_picture(curves: Curves, metric: str, title: str, path: Path, chance: 
     for spine in ("top", "right"):
         ax.spines[spine].set_visible(False)
     ax.set_xlim(1 - 0.02 * longest, longest + 0.02 * longest)
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", color="#eeeeee")
     ax.set_axisbelow(True)
     ax.set_xlabel("epoch", color=INK)

@@ -92,7 +92,7 @@ def confusion_picture(
     ax.set_ylabel("true", color=INK)
     heading(ax, title, subtitle)
     bar = figure.colorbar(image, ax=ax, shrink=0.6, aspect=40, pad=0.01, format=PercentFormatter(1))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     _list_pairs(beside, counts, names)
     figure.savefig(path, dpi=120 if len(shown) <= 100 else 160, bbox_inches="tight", pad_inches=0.15)
     plt.close(figure)
@@ -108,8 +108,8 @@ def _list_pairs(ax: plt.Axes, counts: np.ndarray, names: tuple[str, ...]) -> Non
     ax.text(0, 1, "most often confused", transform=ax.transAxes, va="top", fontsize=9, fontweight="bold", color=INK)
     for number, (line, (a, b)) in enumerate(zip(lines, rows, strict=True), 1):
         for x, side, text in ((0, "left", line), (1, "right", f"{off[a, b]} of {counts[a].sum()}")):
-            place = {"xytext": (0, -16 * number), "textcoords": "offset points"}
-            ax.annotate(text, (x, 1), xycoords=ax.transAxes, va="top", ha=side, fontsize=9, color=INK, **place)
+            down, at = (0, -16 * number), ax.transAxes
+            ax.annotate(text, (x, 1), down, xycoords=at, textcoords="offset points", va="top", ha=side, fontsize=9, color=INK)
 
 
 def _draw_mistakes(data: Predictions, title: str, path: Path) -> None:
