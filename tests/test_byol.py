@@ -16,10 +16,11 @@ from trainables.backbones import BackboneConfig, load_backbone_state
 from trainables.base import TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
-from trainables.engine import BEST, StepRunner, fit
+from trainables.engine import BEST, fit
 from trainables.errors import TrialFailed
 from trainables.optim import OptimConfig, build_optimizer
 from trainables.sampling import generator
+from trainables.steps import StepRunner
 from tune.runtimes import LocalRuntime
 
 SMALL = BYOLConfig(

@@ -39,6 +39,7 @@ class ToyConfig:
     memory: Annotated[int, Field(ge=0)] = 10_000
     """Largest micro-batch that "fits", in images."""
     normalized: bool = True
+    dropout: float = 0.2
     sleep_s: float = 0.0
     seed: int = 0
 
@@ -60,7 +61,7 @@ class Toy(Trainable):
         self.config, self.data = config, data
         self.net = nn.Sequential(
             nn.Linear(2, 8), nn.BatchNorm1d(8) if config.normalized else nn.Identity(), nn.ReLU(),
-            nn.Dropout(0.2 if config.normalized else 0.0), nn.Linear(8, 2),
+            nn.Dropout(config.dropout if config.normalized else 0.0), nn.Linear(8, 2),
         )  # fmt: skip
         self.largest = 0
 

@@ -13,11 +13,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import byol_pytorch.byol_pytorch as package
 import numpy as np
 import torch
 from byol_pytorch import BYOL as Learner
 from torch import Tensor, nn
 
+from trainables import distributed
 from trainables.augment import PRESETS, Augment, AugmentConfig, evaluation_view
 from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
@@ -27,6 +29,9 @@ from trainables.errors import TrialFailed
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.snapshots import Part, shown_rows
+
+# With several workers the package takes SyncBatchNorm, which refuses a CPU, for some of its layers; the engine synchronises them all.
+package.MaybeSyncBatchnorm = lambda is_distributed=None: nn.BatchNorm1d
 
 EVAL_BATCH = 256  # images; bounds the memory of validation
 
@@ -260,12 +265,13 @@ class BYOL(Trainable):
                 projection, feature = self.learner.online_encoder(images)
             features.append(feature.float())
             projections.append(projection.float())
-        return torch.cat(features), torch.cat(projections)
+        return distributed.gather_rows(torch.cat(features), len(split)), distributed.gather_rows(torch.cat(projections), len(split))
 
     def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
-        n = len(split) if limit is None else min(limit, len(split))
-        for start in range(0, n, EVAL_BATCH):
-            images = split.batch(np.arange(start, min(start + EVAL_BATCH, n))).to(self.device)
+        """This worker's share of the split."""
+        mine = distributed.shard(len(split) if limit is None else min(limit, len(split)))
+        for start in range(mine.start, mine.stop, EVAL_BATCH):
+            images = split.batch(np.arange(start, min(start + EVAL_BATCH, mine.stop))).to(self.device)
             images = evaluation_view(images, self.config.data.image_size, self.normalize)
             yield images.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else images
 

@@ -1,4 +1,4 @@
-"""The two ways things go wrong: the user can mend it, or one trial is lost."""
+"""How things go wrong: the user can mend it, one trial is lost, or its workers must start again."""
 
 
 class UserError(Exception):
@@ -15,3 +15,7 @@ class TrialFailed(Exception):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return (type(self), (self.reason, self.message))
+
+
+class StartAgain(Exception):
+    """The workers of this trial are out of step and are to be started again, from the checkpoint. No fault of the trial's."""

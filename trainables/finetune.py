@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables import distributed
 from trainables.augment import Augment, evaluation_view
 from trainables.backbones import build_backbone, load_backbone_state, load_head_state, save_backbone, stages
 from trainables.base import Metrics, Trainable
@@ -134,7 +135,7 @@ class FineTuned(Trainable):
 
     def _features(self, split: Split) -> Tensor:
         """Penultimate features (n, D), float32, of the evaluation view."""
-        return torch.cat(list(self._through(self._eval_batches(split))))
+        return distributed.gather_rows(torch.cat(list(self._through(self._eval_batches(split, shared=True)))), len(split))
 
     @torch.no_grad()
     def _through(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -145,10 +146,12 @@ class FineTuned(Trainable):
                 features = self.backbone(self._laid_out(views)).float()
             yield features
 
-    def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
+    def _eval_batches(self, split: Split, limit: int | None = None, shared: bool = False) -> Iterator[Tensor]:
+        """Of the whole split, or of this worker's share of it."""
         n = len(split) if limit is None else min(limit, len(split))
-        for start in range(0, n, EVAL_BATCH):
-            images = split.batch(np.arange(start, min(start + EVAL_BATCH, n))).to(self.device)
+        mine = distributed.shard(n) if shared else range(n)
+        for start in range(mine.start, mine.stop, EVAL_BATCH):
+            images = split.batch(np.arange(start, min(start + EVAL_BATCH, mine.stop))).to(self.device)
             yield self._laid_out(evaluation_view(images, self.config.data.image_size, self.config.normalize))
 
     def _laid_out(self, views: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from trainables.engine import LAST, StepRunner, save_checkpoint, steps_per_epoch
+from trainables.engine import LAST, save_checkpoint, steps_per_epoch
 from trainables.optim import build_optimizer
+from trainables.steps import StepRunner
 from tune.experiments import Experiment
 from tune.manifest import Manifest
 from tune.pruner import REDUCTION_FACTOR, rungs
