@@ -1,5 +1,6 @@
 """Kept features against the backbone itself, a head trained by hand, an uninterrupted run; entries on disk under kills and full disks."""
 
+import json
 import os
 import signal
 import threading
@@ -32,6 +33,8 @@ from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.sampling import Sampler, generator
+from tune.experiments import EXPERIMENTS
+from tune.plan import profile
 from tune.runtimes import LocalRuntime
 
 FROZEN = ClassifierConfig(
@@ -260,6 +263,18 @@ def test_the_backbone_leaves_as_it_came(config: ClassifierConfig, tmp_path: Path
     came, left = load_backbone_state(Path(config.init.file)), load_backbone_state(tmp_path / "t" / BEST)
     assert came.keys() == left.keys()
     assert all(torch.equal(left[key], value) for key, value in came.items())
+
+
+def test_a_plan_computes_no_more_than_it_times(config: ClassifierConfig, cache: Path) -> None:
+    config = replace(config, train=replace(config.train, batch_size=10))
+    data = Classifier.load_data(config.data)
+    for _ in range(2):  # what is there already makes no other estimate
+        cost = profile(EXPERIMENTS["classify"], config, data)
+        sizes = sorted(len(np.load(cache / key / "features.npy", mmap_mode="r")) for key in entries(cache))
+        assert sizes == sorted([3 * 4 * 10, len(data.val)])
+        seconds = [json.loads((cache / key / "meta.json").read_text())["seconds"] for key in entries(cache)]
+        assert cost["once_s"] > max(seconds)
+        assert cost["once_s"] < 10 * sum(seconds)  # 600 views instead of 120, and val
 
 
 # the key

@@ -89,6 +89,15 @@ class Trainable(nn.Module, ABC):
         """
         return ""
 
+    @classmethod
+    def profiled_data(cls, config: Any, data: Any) -> Any:
+        """What is enough of the data to tell the cost of a step, where the first step would prepare all of it."""
+        return data
+
+    def once_s(self, data: Any) -> float:
+        """Seconds to prepare all of `data` for the first trial, as a step and a validation on `profiled_data` tell."""
+        return 0.0
+
     @property
     def objective(self) -> str:
         return self.objective_for(self.data)

@@ -21,7 +21,7 @@ from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task
 from trainables.errors import UserError
 from trainables.feature_store import Features
-from trainables.features import FeaturesConfig, FixedViews, FrozenFeatures
+from trainables.features import FeaturesConfig, FixedViews, FrozenFeatures, why_not
 from trainables.finetune import FineTuned, InitConfig, check_image_size
 from trainables.freezing import FreezeConfig
 from trainables.image_ops import Normalization
@@ -31,6 +31,7 @@ from trainables.snapshots import confident_mistakes, write_arrays
 from trainables.weights import Loaded
 
 _TOP = 5
+_PROFILED_BATCHES = 4
 
 Alpha = Annotated[float, Field(ge=0, le=10)]
 
@@ -125,6 +126,15 @@ class Classifier(FineTuned):
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
         return "val/top1"
+
+    @classmethod
+    def profiled_data(cls, config: ClassifierConfig, data: DataSet) -> DataSet:
+        if why_not(config.freeze, bool(config.loss.mixup or config.loss.cutmix), config.features):
+            return data
+        return replace(data, train=replace(data.train, indices=data.train.indices[: _PROFILED_BATCHES * config.train.batch_size]))
+
+    def once_s(self, data: DataSet) -> float:
+        return self.features.once_s(data)
 
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
         targets = torch.from_numpy(self.data.train.labels[self.data.train.indices[positions]])

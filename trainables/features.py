@@ -152,13 +152,23 @@ class FrozenFeatures:
         """Of the epoch: whether it has looked features up, seconds spent on having them, and what the backbone would have taken."""
         if self.config.freeze.policy != "all":
             return {}
-        train, val = (None if what is None else self._opened.get(_name(what)) for what in (self.views, self.data.val))
-        metrics = {"features/cached": float(train is not None)}
+        train, val = self._train_and_val()
+        metrics = {"features/cached": float(train is not None), "time/features_s": self._seconds}
         if train is not None and val is not None:
-            saved = self._rows_drawn * train.row_seconds + len(val.rows) * val.row_seconds
-            metrics |= {"time/features_s": self._seconds, "time/saved_s": saved}
+            metrics["time/saved_s"] = self._rows_drawn * train.row_seconds + len(val.rows) * val.row_seconds
         self._seconds, self._rows_drawn = 0.0, 0
         return metrics
+
+    def once_s(self, data: DataSet) -> float:
+        """Seconds that the features of `data` (train and val) take, judged by those that are open."""
+        train, val = self._train_and_val()
+        if self.views is None or train is None or val is None:
+            return 0.0
+        return self.views.count * len(data.train) * train.row_seconds + len(data.val) * val.row_seconds
+
+    def _train_and_val(self) -> tuple[Features | None, Features | None]:
+        train = None if self.views is None else self._opened.get(_name(self.views))
+        return train, self._opened.get(_name(self.data.val))
 
     def describe(self, backbone: nn.Module) -> str:
         """One clause about a frozen backbone's features; "" where it trains."""

@@ -55,6 +55,8 @@ def show_plan(experiment: Experiment, manifest: Manifest, config: Any, data: Any
         f"{_time(epochs * cost['epoch_s'])} of one worker; disk {cost['checkpoint_mb'] * 2:.0f} MB per running trial, "
         f"{cost['export_mb']:.1f} MB per completed one"
     )
+    if cost["once_s"]:
+        out.print(f"and once for each augmentation policy the features of the frozen backbone: {cost['once_s']:.0f} s")
 
 
 def expected_epochs(all_rungs: list[int], epochs: int) -> float:
@@ -67,12 +69,14 @@ def expected_epochs(all_rungs: list[int], epochs: int) -> float:
 
 
 def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
-    """Seconds of a training step and of a validation, megabytes of a checkpoint and of an export, of trial 0's config."""
+    """Seconds of a training step, of a validation and of what is prepared once, megabytes of a checkpoint and of an export, of trial 0's
+    config."""
     with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
         runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(config.seed)
-        trainable = experiment.trainable(config, data).to(runtime.device)
+        some = experiment.trainable.profiled_data(config, data)
+        trainable = experiment.trainable(config, some).to(runtime.device)
         optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
         sampler = trainable.sampler()
         per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
@@ -84,16 +88,17 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
             loss = runner.run(step, optimizer)
         float(loss)  # a GPU's queue ends here
         step_s = (time.perf_counter() - started) / _STEPS
+        trainable.costs()
         started = time.perf_counter()
         trainable.validate()
-        validation_s = time.perf_counter() - started
-        save_checkpoint(Path(scratch) / LAST, {"model": trainable.state_dict(), "optimizer": optimizer.state_dict()})
+        validation_s = time.perf_counter() - started - trainable.costs().get("time/features_s", 0.0)
+        save_checkpoint(Path(scratch) / LAST, {"model": trainable.changing_state(), "optimizer": optimizer.state_dict()})
         trainable.export(Path(scratch) / "best.pt", {})
         sizes = [(Path(scratch) / name).stat().st_size / 1e6 for name in (LAST, "best.pt")]
     return {
         "step_s": step_s, "validation_s": validation_s, "epoch_s": per_epoch * step_s + validation_s, "checkpoint_mb": sizes[0],
         "export_mb": sizes[1], "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad),
-        "gpu": runtime.device.type == "cuda",
+        "once_s": trainable.once_s(data), "gpu": runtime.device.type == "cuda",
     }  # fmt: skip
 
 
