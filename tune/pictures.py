@@ -11,6 +11,8 @@ from trainables.errors import UserError
 from tune.study import Study
 
 _TIMEOUT_S = 300
+_RECORDED = "plots/.recorded"
+"""In a trial's folder: all its pictures are drawn, and in the event log. Without it they are drawn again."""
 
 
 class Pictures:
@@ -24,7 +26,7 @@ class Pictures:
     def start(self) -> None:
         """Begin with what an earlier start has left undrawn."""
         for trial in self.study.frozen_trials():
-            if trial.state.name == "COMPLETE" and not any(self._folder(trial.number).glob("plots/*.png")):
+            if trial.state.name == "COMPLETE" and not (self._folder(trial.number) / _RECORDED).exists():
                 self._queue.put(trial.number)
         self._thread.start()
 
@@ -56,5 +58,6 @@ class Pictures:
             try:
                 for picture in sorted(folder.glob("plots/*.png")):
                     self.study.emit("artifact", trial=number, path=str(picture.relative_to(self.study.directory)), to="plots")
-            except UserError:
+                (folder / _RECORDED).touch()
+            except (UserError, OSError):
                 return  # the disk is full: the study's own next write says so
