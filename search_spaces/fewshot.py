@@ -8,8 +8,8 @@ from search_spaces.common import Suggest, fine_tuning, lr_schedule, supervised_v
 # optimizer -> (learning rate low, high), (weight decay low, high); Adam 1e-3 is Snell et al. 2017.
 _RANGES = {
     "sgd": ((1e-3, 0.3), (1e-5, 1e-2)),
-    "adamw": ((1e-4, 1e-2), (1e-4, 0.1)),
-    "adam": ((1e-4, 1e-2), (1e-7, 1e-3)),
+    "adamw": ((1e-4, 3e-2), (1e-4, 0.1)),
+    "adam": ((1e-4, 3e-2), (1e-7, 1e-3)),
 }
 
 
@@ -23,7 +23,7 @@ def fewshot(trial: Suggest, preset: str) -> None:
     lr_schedule(trial)
     distance = trial.suggest_categorical("head.distance", ["euclidean", "cosine", "parametric"])
     if distance == "cosine":
-        trial.suggest_float("head.scale", 5.0, 30.0, log=True)
+        trial.suggest_float("head.scale", 5.0, 80.0, log=True)
     elif distance == "parametric":
         trial.suggest_categorical("head.hidden", [32, 64] if tiny else [64, 128, 256])
     trial.suggest_categorical("episode.way", [5, 10, 20])
