@@ -26,8 +26,8 @@ from trainables.backbones import save_backbone
 from trainables.base import Metrics
 from trainables.classifier import Classifier, ClassifierConfig, InitConfig
 from trainables.config import build
-from trainables.engine import StepRunner
 from trainables.optim import build_optimizer
+from trainables.steps import StepRunner
 from tune.experiments import EXPERIMENTS
 from tune.runtimes import LocalRuntime
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.disks import fill, small_disk
+from tests.ranks import on_ranks
 from trainables.augment import Augment, AugmentConfig, evaluation_view
 from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
@@ -349,6 +350,37 @@ def test_resume_is_exact(config: ClassifierConfig, tmp_path: Path, cache: Path, 
     killed, got = run(config, tmp_path / "killed")
     assert without_times(got) == without_times(expected)[die_after - 1 :]
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_two_workers_train_the_head_that_one_does(
+    config: ClassifierConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
+) -> None:
+    """Each has the whole batch's features and takes its share; one that cannot keep features computes them, and nobody waits for it."""
+
+    class Worker:
+        device, world_size = torch.device("cpu"), 2
+
+        def __init__(self, rank: int):
+            self.rank, self.directory = rank, tmp_path / "two"
+
+        def report(self, epoch: int, metrics: dict[str, float]) -> bool:
+            return True
+
+    def worker(rank: int) -> tuple[Reports, dict[str, Tensor]]:
+        if rank == 1 and not room:
+            monkeypatch.setattr("trainables.feature_store.default_cache_dir", lambda: tmp_path / "other machine")
+            monkeypatch.setenv("VISTUNE_FEATURES_GB", "0")
+        model = classifier(config)
+        return fit(model, config, Worker(rank)).history, model.head.state_dict()
+
+    (tmp_path / "two").mkdir()
+    one, reports = run(config, tmp_path / "one")
+    for history, head in on_ranks(2, worker):
+        for a, b in zip(without_times(history), without_times(reports), strict=True):
+            assert a == pytest.approx(b, rel=1e-4)
+        for key, value in head.items():
+            torch.testing.assert_close(value, one.head.state_dict()[key], rtol=1e-3, atol=1e-5)
 
 
 def rows_of(value: float, n: int = 100) -> Callable[[], Iterator[Tensor]]:

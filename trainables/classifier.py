@@ -190,9 +190,12 @@ class Classifier(FineTuned):
 
     def _features(self, split: Split) -> Tensor:
         """Penultimate features (n, D), float32, of the evaluation view."""
+        if self.features.reason:
+            return super()._features(split)
         if (kept := self._kept(split)) is not None:
             return torch.from_numpy(kept.rows).to(self.device)
-        return super()._features(split)
+        # For want of room, which the other workers may have: an exchange with them would wait for ever.
+        return torch.cat(list(self._through(self._eval_batches(split))))
 
     def _kept(self, what: Split | FixedViews) -> Features | None:
         batches = what.batches(self.device) if isinstance(what, FixedViews) else self._eval_batches(what)
