@@ -12,16 +12,16 @@ from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs,
 from trainables.data.episodes import FewShotData, with_given_episodes
 from trainables.data.folders import load_folder
 from trainables.data.layouts import PARTS, read_layout
-from trainables.data.splits import DataSet, Split, limited
+from trainables.data.splits import IGNORE, DataSet, Split, limited
 from trainables.data.store import Store, default_cache_dir
 from trainables.errors import UserError
 
 __all__ = [
-    "EMBEDDED", "DataConfig", "DataSet", "FewShotData", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect",
+    "EMBEDDED", "IGNORE", "DataConfig", "DataSet", "FewShotData", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect",
     "load_dataset",
 ]  # fmt: skip
 
-Task = Literal["ssl", "classify", "pretrain", "fewshot"]
+Task = Literal["ssl", "classify", "pretrain", "fewshot", "segment"]
 
 
 @config

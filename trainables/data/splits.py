@@ -20,6 +20,8 @@ GALLERY = 10_000
 """At most so many labelled images, class-balanced, serve kNN and the linear probe."""
 UNLABELED = 5_000
 """At most so many images are carved from unlabeled data for each of val and test."""
+IGNORE = 255
+"""In masks: a pixel without class. In a store its class is unknown; an augmented mask has it also where there is no image (padding)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class Split:
     images: np.ndarray  # (N, 3, S, S) uint8, memory-mapped
     labels: np.ndarray | None  # (N,) int64 of the whole store, -1 = unlabeled
     indices: np.ndarray  # (n,) int64 rows of this split
+    mask_images: np.ndarray | None = None  # (N, S, S) uint8, memory-mapped: [0, C) or IGNORE; None for data without masks
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -40,6 +43,15 @@ class Split:
         """One gather from the memory map."""
         rows = self.indices[np.asarray(positions)]
         return torch.from_numpy(self.images[rows])
+
+    def masks(
+        self,
+        positions: np.ndarray | Tensor,  # (B,) int, positions within this split
+    ) -> Tensor:  # (B, S, S) uint8, a copy: [0, C) or IGNORE
+        """The masks of `batch(positions)`; of data with masks only."""
+        assert self.mask_images is not None
+        rows = self.indices[np.asarray(positions)]
+        return torch.from_numpy(self.mask_images[rows])
 
     def targets(self) -> np.ndarray | None:  # (n,) int64, -1 = unlabeled
         """Labels of this split's rows, in its order; None for data without labels."""
@@ -66,6 +78,8 @@ class DataSet:
     """(path, reason) of files left out by skip_corrupt."""
     notes: tuple[str, ...] = ()
     """How the splits came about, and what a reader of the results should know, one sentence each."""
+    colors: tuple[tuple[int, int, int], ...] = ()
+    """Of data with masks: red, green, blue (0-255) of each class, for pictures."""
 
     @cached_property
     def chance(self) -> float:
@@ -151,7 +165,7 @@ def limited(data: DataSet, limit: int, seed: int, by_class: bool) -> DataSet:
         return data
     labels = train.labels if by_class and train.labels is not None else np.zeros(len(train.images), np.int64)
     rows = balanced(train.indices, labels, limit, seed)
-    return replace(data, train=Split(train.images, train.labels, rows), notes=(*data.notes, f"training images limited to {limit:,}"))
+    return replace(data, train=replace(train, indices=rows), notes=(*data.notes, f"training images limited to {limit:,}"))
 
 
 def near_duplicates(
