@@ -87,7 +87,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         space=pretrain,
         presets={
             "tiny": _UNTUNED_SUPERVISED | _TINY | {
-                **_LAYOUT, "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
+                **_LAYOUT, "aug.crop_scale_min": 0.8, "aug.rotate": 0.0,
+                "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
             },
             "full": _UNTUNED_SUPERVISED | _FULL | {
                 "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 100, "train.batch_size": 128,
