@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STORAGE ?= runs
 export MPLBACKEND := Agg
 
-.PHONY: run test test-slow check ui bench clean
+.PHONY: run table test test-slow check ui bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vistune needs Python 3.11 or newer; name one with make PYTHON=...")'
@@ -15,6 +15,11 @@ $(VENV)/installed: pyproject.toml
 
 run: $(VENV)/installed  ## a BYOL search on embedded data, minutes on two cores
 	$(BIN)/python tune/run.py ssl --storage $(STORAGE)
+
+table: $(VENV)/installed  ## settings A to E on embedded data, from pre-training to the verdict: half an hour on two cores
+	$(BIN)/python tune/run.py ssl --storage $(STORAGE)
+	$(BIN)/python tune/run.py pretrain --storage $(STORAGE)
+	$(BIN)/python tune/run.py classify --storage $(STORAGE)
 
 test: $(VENV)/installed  ## the fast suite, under 8 minutes on two cores
 	$(BIN)/python -m pytest

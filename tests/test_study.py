@@ -18,6 +18,7 @@ from tune.events import EventLog
 from tune.local import search_locally
 from tune.manifest import Manifest
 from tune.pruner import DurableHalving, rungs
+from tune.record import read_record
 from tune.space import as_json, describe
 from tune.study import Outcome, Study, Work
 
@@ -182,14 +183,26 @@ def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
     assert len(study.frozen_trials()) == 5
     best = study.best_number()
     assert best is not None
-    for number in {0, best}:
-        outcomes = study.repeat_outcomes(number)
-        assert sorted(outcomes) == study.repeat_seeds()
-        assert all("test/top1" in outcome.metrics for outcome in outcomes.values())
-        assert study.base.seed not in outcomes
+    assert set(study.finals()) == {(number, seed) for number in (0, best) for seed in study.repeat_seeds()}
+    assert all("test/top1" in metrics for metrics in study.finals().values())
+    assert study.base.seed not in study.repeat_seeds()
     for event in events(tmp_path):  # the search never looks at the test split
         if event["event"] in ("report", "end") and "repeat" not in event:
             assert not any(name.startswith("test/") for name in event["metrics"])
+
+
+def test_the_best_few_are_repeated_and_the_best_on_average_is_the_answer(tmp_path: Path) -> None:
+    three = replace(TOY, top=3)
+    study = Study.open(tmp_path / "toy", three, manifest(), trials=6, repeats=2)
+    search_locally(study, three)
+    study.close()
+    record = read_record(tmp_path / "toy")
+    assert record.completed == study.completed()
+    first = sorted(record.completed, key=lambda n: (-record.completed[n], n))[:3]
+    assert study.leaders() == first
+    assert set(study.finals()) == {(number, seed) for number in {0, *first} for seed in study.repeat_seeds()} == set(record.repeats)
+    means = {n: np.mean([study.finals()[n, seed]["best/val/top1"] for seed in study.repeat_seeds()]) for n in first}
+    assert study.best_number() == max(first, key=lambda n: means[n])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Every event is {"t": milliseconds since the epoch, "event": name, ...}:
 
-    study     name, experiment, objective, direction, config {flat}, searched [names], data {name, fingerprint, path, images}, tags {}
+    study     name, experiment, objective, direction, config {flat}, searched [names], data {name, fingerprint, path, images}, tags {},
+              group {name, id} or null; kind "group": what follows is said of several studies
     start     trial, config {flat}, attempt, resumed_epoch (null: from the beginning)
     report    trial, epoch (from 1), metrics {name: float}
     artifact  trial (null: the study), path (relative to the study's folder), to (artifact sub-folder)

@@ -8,7 +8,8 @@ from typing import Any
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from trainables.metrics import mean_interval
+from tune.intervals import Interval, difference, mean_of
+from tune.record import table_of
 from tune.study import Study
 
 _EDGE = 0.02  # of a range: closer than this is "at the edge"
@@ -16,20 +17,8 @@ FEW_TRIALS = 12
 
 
 @dataclass(frozen=True)
-class Interval:
-    """Mean and 95 % confidence interval (Student t)."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
-
-
-@dataclass(frozen=True)
 class Verdict:
-    """`gain` is paired by seed; None where the default itself is the best trial."""
+    """`gain` is paired by seed (`tune/intervals.py`); None where the default itself is the best trial."""
 
     metric: str
     best_number: int
@@ -69,27 +58,19 @@ def verdict(study: Study) -> Verdict | None:
     number = study.best_number()
     if number is None:
         return None
-    best, default = (_by_seed(study, n, metric) for n in (number, 0))
-    seeds = sorted(best.keys() & default.keys() & set(study.repeat_seeds()))
-    if len(seeds) < 2:
+    rows, scores = table_of(study.finals(), [0, *study.leaders()], metric)
+    if not {0, number} <= set(rows) or scores.shape[1] < 2:
         return None
-
-    def interval(values: list[float]) -> Interval:
-        return Interval(*mean_interval(values))
-
+    best, default = rows.index(number), rows.index(0)
     return Verdict(
         metric=metric,
         best_number=number,
-        seeds=len(seeds),
-        best=interval([best[s] for s in seeds]),
-        default=interval([default[s] for s in seeds]),
-        gain=None if number == 0 else interval([best[s] - default[s] for s in seeds]),
+        seeds=scores.shape[1],
+        best=mean_of(scores[[best]], 0),
+        default=mean_of(scores[[default]], 0),
+        gain=None if number == 0 else difference(scores, best, default),
         baseline=study.summary.get(f"baseline/{metric}"),
     )
-
-
-def _by_seed(study: Study, number: int, metric: str) -> dict[int, float]:
-    return {seed: o.metrics[metric] for seed, o in study.repeat_outcomes(number).items() if metric in o.metrics}
 
 
 def doubts(study: Study) -> list[str]:

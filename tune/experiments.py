@@ -31,6 +31,8 @@ class Experiment:
     """Preset -> flat config that departs from the dataclass defaults. This is trial 0: the untuned default."""
     loaded_space: SearchSpace | None = None
     """The space where `--backbone` gives what it starts from; None: it does not take one, or a setting chooses it."""
+    top: int = 1
+    """How many of the best configurations are trained again on fresh seeds; the answer is the best of them on average."""
     settings: Mapping[str, Setting] = field(default_factory=dict)
     """What `--setting` chooses from; empty where there is nothing to choose."""
 
@@ -109,6 +111,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 50, "train.batch_size": 64,
             },
         },
+        top=3,
         settings=SETTINGS,
     ),
     "fewshot": Experiment(

@@ -11,9 +11,9 @@ from trainables.config import nearest
 from trainables.engine import BEST
 from trainables.errors import UserError
 from trainables.weights import content_hash
-from tune.events import EventLog
 from tune.experiments import Experiment
 from tune.manifest import read_manifest
+from tune.record import read_record
 from tune.sources import MLFLOW, TORCHVISION, from_mlflow, from_torchvision
 
 DEFAULT_STUDY = {"supervised": "pretrain", "ssl": "ssl"}
@@ -52,18 +52,15 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
     Raises:
         UserError: a setting is missing, unknown or out of place, or a backbone is.
     """
-    if not experiment.settings and experiment.loaded_space is not None and setting is None:
-        return None
     if not experiment.settings:
-        for option, value in (("--setting", setting), ("--backbone", backbone)):
-            if value is not None:
-                raise UserError(f"{option} {value}: {experiment.name} always starts from scratch; {option} is for classify")
+        if setting is not None:
+            raise UserError(f"--setting {setting}: {experiment.name} has no settings; --setting is for classify")
+        if backbone is not None and experiment.loaded_space is None:
+            raise UserError(f"--backbone {backbone}: {experiment.name} always starts from scratch; --backbone is for classify and others")
         return None
     shown = ", ".join(f"{k} ({s.init}, trains {s.trains})" for k, s in experiment.settings.items())
-    if setting is None:
-        raise UserError(f"{experiment.name} runs one setting at a time: give --setting, one of {shown}")
-    if setting not in experiment.settings:
-        raise UserError(f"unknown --setting {setting!r}{nearest(setting, experiment.settings)}")
+    if setting is None or setting not in experiment.settings:
+        raise UserError(f"unknown --setting {setting!r}{nearest(str(setting), experiment.settings)}")
     if backbone is not None and experiment.settings[setting].init == "scratch":
         raise UserError(f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or choose one of {shown}")
     return experiment.settings[setting]
@@ -147,7 +144,7 @@ def default(source: str, storage: Path, options: str) -> Origin:
     first = f"run `python tune/run.py {study}{options}` first, or give --backbone PATH|STUDY[/TRIAL]"
     if not (storage / study / "study.json").exists():
         raise UserError(f"a backbone of study {study!r} is needed, and there is no such study in {storage}: {first}")
-    if not _completed(storage / study):
+    if not read_record(storage / study).completed:
         raise UserError(f"a backbone of study {study!r} is needed, and none of its trials has been completed: {first}")
     return find(study, storage)
 
@@ -166,7 +163,7 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
 
 
 def _of_study(folder: Path, trial: int | None) -> Origin:
-    completed = _completed(folder)
+    completed = read_record(folder).completed
     if trial is None:
         if not completed:
             raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it, or give --backbone PATH")
@@ -176,10 +173,3 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
         valid = ", ".join(map(str, sorted(completed))) or "none"
         raise UserError(f"trial {trial} of study {folder.name!r} has no backbone; completed trials: {valid}")
     return Origin(path, folder.name, trial)
-
-
-def _completed(folder: Path) -> dict[int, float]:
-    """Completed trials -> objective."""
-    path = folder / "events.jsonl"
-    ends = [e for e in (EventLog.read(path)[0] if path.exists() else []) if e["event"] == "end" and "repeat" not in e]
-    return {e["trial"]: e["value"] for e in ends if e["state"] == "COMPLETE" and e["value"] is not None}

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tune.projection import Changes, Event, Run, shared_view
+from tune.projection import GROUP, Changes, Event, Run, shared_view
 
 __all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "sqlite_path"]
 
@@ -80,6 +80,8 @@ class MlflowRuns:
         self._deleted: set[str] = set()
         self._location_refuses = False
         self.offset = self._find_runs()
+        if group := first.get("group"):
+            self.ids[GROUP] = self._find_group(group)
 
     def apply(self, run: Run, changes: Changes) -> None:
         """Bring one run up to date. May be repeated with the same or overlapping changes."""
@@ -152,6 +154,14 @@ class MlflowRuns:
             elif not deleted:
                 self._client.delete_run(run_id)
         return offset
+
+    def _find_group(self, group: dict[str, str]) -> str:
+        """The run of the group, which a tracker of its own creates."""
+        wanted = f"tags.`study.id` = '{group['id']}' and tags.`{RUN_TAG}` = 'study'"
+        found = self._client.search_runs([self.experiment_id], filter_string=wanted, max_results=1)
+        if not found:
+            raise ConnectionError(f"the run of the group {group['name']} is not there yet")
+        return str(found[0].info.run_id)
 
     def _run_id(self, run: Run) -> str:
         if run.key not in self.ids:

@@ -13,7 +13,7 @@ from trainables.engine import LAST, save_checkpoint, steps_per_epoch
 from trainables.optim import build_optimizer
 from trainables.steps import StepRunner
 from tune.experiments import Experiment
-from tune.manifest import Manifest
+from tune.options import Options, Prepared
 from tune.pruner import REDUCTION_FACTOR, rungs
 from tune.runtimes import LocalRuntime
 from tune.space import describe, show
@@ -21,8 +21,9 @@ from tune.space import describe, show
 _STEPS = 3  # timed, after one to warm up
 
 
-def show_plan(experiment: Experiment, manifest: Manifest, config: Any, data: Any, options: Any) -> None:
+def show_plan(prepared: Prepared, options: Options) -> None:
     """Print the resolved config, the space, the rungs, the resources, and time and disk estimated from one profiled step."""
+    experiment, manifest, config, data = prepared.experiment, prepared.manifest, prepared.config, prepared.data
     out = Console(highlight=False, soft_wrap=True)
     out.print(f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, {options.trials} trials", markup=False)
     out.print(f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; searched by {manifest.objective}", markup=False)

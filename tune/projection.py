@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Changes", "Projection", "Run", "mlflow_key", "shared_view"]
+__all__ = ["GROUP", "Changes", "Projection", "Run", "mlflow_key", "shared_view", "study_id"]
 
-STUDY = "study"
+STUDY, GROUP = "study", "group"
 PARAM_LIMIT, TAG_LIMIT, KEY_LIMIT = 6000, 8000, 250  # characters that MLflow keeps
 LOGARITHMIC = ("lr", "weight_decay")  # last words of parameters searched on a log scale: MLflow's axes are linear
 
@@ -27,7 +27,7 @@ class Run:
 
     key: str
     name: str
-    parent: str | None
+    parent: str | None  # GROUP: the run of another log
     started: int  # ms since the epoch
     tags: dict[str, str]
 
@@ -79,11 +79,13 @@ class Projection:
         return dict(sorted(changes.items(), key=lambda item: item[0].count("/")))
 
     def _on_study(self, event: Event) -> None:
-        if not self.study_id:  # the time tells a study from an earlier one of the same name whose folder was deleted
-            self.study_id = hashlib.sha256(f"{event['name']} {event['t']}".encode()).hexdigest()[:12]
+        if not self.study_id:
+            self.study_id = study_id(event)
         self.study = event
         data = event.get("data") or {}
         self._tags = {"study": event["name"], "study.id": self.study_id} | _strings(event.get("tags"), TAG_LIMIT)
+        if group := event.get("group"):
+            self._tags |= {"group": group["name"], "group.id": group["id"]}
         self._tags |= {f"data.{name}": str(data[name])[:TAG_LIMIT] for name in ("name", "fingerprint") if name in data}
         changes = self._run(STUDY, event)
         changes.params |= _strings(event["config"], PARAM_LIMIT)
@@ -160,7 +162,8 @@ class Projection:
     def _run(self, key: str, event: Event) -> Changes:
         """Changes of a run, which is put on record with all runs above it when it is new."""
         if key not in self.runs:
-            name, tags, parent = self._studied()["name"], {"kind": STUDY}, None
+            study = self._studied()
+            name, tags, parent = study["name"], {"kind": study.get("kind", STUDY)}, GROUP if study.get("group") else None
             if key != STUDY:
                 trial, repeat = event["trial"], event.get("repeat")
                 name, tags, parent = f"trial-{trial:03d}", {"kind": "trial", "trial.number": str(trial)}, STUDY
@@ -187,6 +190,11 @@ class Projection:
                 self._log(run, name, float(value), t, max(self._epoch.get(run, 0), step + 1))
 
 
+def study_id(first: Event) -> str:
+    """Of the study (or group) whose log begins with this event. The time tells it from an earlier one of the same name that was deleted."""
+    return hashlib.sha256(f"{first['name']} {first['t']}".encode()).hexdigest()[:12]
+
+
 def mlflow_key(name: str) -> str:
     """`name` with what MLflow forbids in keys replaced by `_`: characters such as `[` and `@`, and a path that is not normal.
 
@@ -200,7 +208,7 @@ def mlflow_key(name: str) -> str:
 
 
 def shared_view(study: Event, study_id: str) -> str:
-    """State of MLflow's run table and charts that shows the trials of one study, best first, as the JSON of a shared view.
+    """State of MLflow's run table and charts that shows the trials of one study or group, best first, as the JSON of a shared view.
 
     The format is the UI's own and not documented; it was read from MLflow 3.17.
     """
@@ -218,9 +226,11 @@ def shared_view(study: Event, study_id: str) -> str:
         {"type": "BAR", "metricKey": best},
     ]
     common = {"runsCountToCompare": 100, "metricSectionId": section, "deleted": False, "isGenerated": False}
-    columns = [f"metrics.`{best}`", *(f"params.`{name}`" for name in searched), "tags.`trial.state`", "tags.`trial.reason`"]
+    group = study.get("kind") == GROUP
+    columns = [f"metrics.`{best}`", *["tags.study"] * group, *(f"params.`{name}`" for name in searched)]
+    columns += ["tags.`trial.state`", "tags.`trial.reason`"]
     state = {
-        "searchFilter": f"tags.kind = 'trial' and tags.`study.id` = '{study_id}'",
+        "searchFilter": f"tags.kind = 'trial' and tags.`{'group' if group else 'study'}.id` = '{study_id}'",
         "orderByKey": f"metrics.`{best}`",
         "orderByAsc": ascending,
         "startTime": "ALL",

@@ -1,4 +1,4 @@
-"""Look at studies: python tune/report.py show [STUDY] | sync [STUDY]. See README.md."""
+"""Look at studies: python tune/report.py show [STUDY] | table [GROUP] | sync [STUDY]. See README.md."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 # Python puts this file's folder first on the path, where `tune/search.py` would be a module `search`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from typing import Annotated, Any  # noqa: E402
+from typing import Annotated  # noqa: E402
 
 import optuna  # noqa: E402
 import typer  # noqa: E402
@@ -14,8 +14,8 @@ from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
-from tune.events import EventLog  # noqa: E402
 from tune.manifest import read_manifest  # noqa: E402
+from tune.record import Run, read_record  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -50,56 +50,45 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
             )
         return
     folder = _folder(storage, study)
-    manifest = read_manifest(folder / "study.json")
-    events, _ = EventLog.read(folder / "events.jsonl")
-    trials: dict[int, dict[str, Any]] = {}
-    tags: dict[str, str] = {}
-    for event in events:
-        if event["event"] == "summary":
-            tags |= event["tags"]
-        elif event.get("trial") is not None and "repeat" not in event and event["event"] in ("start", "report", "end"):
-            trials.setdefault(event["trial"], {"state": "open", "epochs": 0, "value": None}).update(_known(event))
+    record = read_record(folder)
+    manifest, trials = record.manifest, record.trials
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("trial", "state", "epochs", manifest.objective):
         table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
     table.add_column("departs from the default in", overflow="fold")
-    ranked = sorted(trials.items(), key=lambda item: (item[1]["state"] != "COMPLETE", -_value(item[1])))
+    ranked = sorted(trials.items(), key=lambda item: (item[1].state != "COMPLETE", -_value(item[1])))
     for number, trial in ranked[:_TOP]:
-        value = "" if trial["value"] is None else f"{trial['value']:.4f}"
-        config = trial.get("config", {})
-        departures = ", ".join(f"{k}={_brief(config[k])}" for k in manifest.space if k in config and config[k] != manifest.base[k])
-        table.add_row(str(number), trial["state"], str(trial["epochs"]), value, departures or "(the default)")
+        value = "" if trial.value is None else f"{trial.value:.4f}"
+        departures = ", ".join(f"{k}={_brief(v)}" for k, v in record.departures(number).items())
+        table.add_row(str(number), trial.state, str(len(trial.history)), value, departures or "(the default)")
     out.print(f"study {study}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, seed {manifest.seed}")
     out.print(table)
     if len(ranked) > _TOP:
         out.print(f"... and {len(ranked) - _TOP} more")
-    epochs = sum(trial["epochs"] for trial in trials.values())
-    out.print(
-        f"{len(trials)} trials, {epochs} epochs; pruning saved {1 - epochs / (len(trials) * manifest.base['train.epochs']):.0%}"
-        if trials
-        else "no trial yet"
-    )
+    out.print(f"{len(trials)} trials, {record.epochs} epochs; pruning saved {record.saved:.0%}" if trials else "no trial yet")
     for number, trial in sorted(trials.items()):
-        if trial["state"] == "FAIL":
-            out.print(f"trial {number} failed: {trial['reason']}", markup=False)
-    if "verdict" in tags:
-        out.print(tags["verdict"], markup=False)
+        if trial.state == "FAIL":
+            out.print(f"trial {number} failed: {trial.reason}", markup=False)
+    if "verdict" in record.tags:
+        out.print(record.tags["verdict"], markup=False)
 
 
-def _known(event: dict[str, Any]) -> dict[str, Any]:
-    if event["event"] == "start":
-        return {"config": event["config"]}
-    if event["event"] == "report":
-        return {"epochs": event["epoch"]}
-    return {"state": event["state"], "value": event["value"], "reason": event["reason"]}
-
-
-def _value(trial: dict[str, Any]) -> float:
-    return -1.0 if trial["value"] is None else float(trial["value"])
+def _value(trial: Run) -> float:
+    return -1.0 if trial.value is None else trial.value
 
 
 def _brief(value: object) -> str:
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+@app.command()
+def table(
+    group: Annotated[str, typer.Argument(help="Name that the settings' studies have in common.")] = "classify", storage: Storage = "runs"
+) -> None:
+    """Settings A to E side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder."""
+    from tune.settings import publish_table
+
+    publish_table(Path(storage).expanduser().resolve() / group)
 
 
 @app.command()

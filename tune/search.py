@@ -200,6 +200,17 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
         raise storage.error
 
 
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray for several searches in a row."""
+    started_here = start_ray()
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
 def start_ray(cpus: int | None = None) -> bool:
     """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1). True: started here.
 

@@ -24,9 +24,11 @@ from trainables.config import build
 from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import Experiment
+from tune.group import Group
 from tune.journal import Journal
 from tune.manifest import Manifest
 from tune.pruner import DurableHalving
+from tune.record import chosen, leaders
 from tune.sampler import SeededTPE
 from tune.space import Pinned, asked_for
 
@@ -110,9 +112,12 @@ class Study:
         trials: int,
         repeats: int = 3,
         observers: list[Observer] | None = None,
+        group: Group | None = None,
     ) -> "Study":
         """Create the study in `directory`, or go on with the one that is there.
 
+        Args:
+            group: that a new study belongs to.
         Raises:
             UserError: the study there has another config, space or data set; or another process runs it; or the place is not writable.
         """
@@ -128,7 +133,8 @@ class Study:
         if not study._diary_has_study:
             data = manifest.data
             study.emit("study", name=manifest.name, experiment=experiment.name, objective=manifest.objective, direction="maximize",
-                       config=manifest.base, searched=sorted(manifest.space), data=data, tags={"preset": manifest.preset})  # fmt: skip
+                       config=manifest.base, searched=sorted(manifest.space), data=data, tags={"preset": manifest.preset},
+                       group=None if group is None else group.event)  # fmt: skip
         return study
 
     # -- the diary
@@ -205,11 +211,11 @@ class Study:
         return work
 
     def _next_repeat(self) -> Work | Literal["wait"] | None:
-        """Trial 0's repeats fill the time until the last trial ends; then the best trial's."""
+        """Trial 0's repeats fill the time until the last trial ends; then those of the best trials."""
         searching = any(repeat is None and number != BASELINE for number, repeat in self._running)
-        numbers = [0] if searching else list(dict.fromkeys([0, self.best_number()]))
+        numbers = [0] if searching else list(dict.fromkeys([0, *self.leaders()]))
         for number in numbers:
-            if number is None or self._outcome_state(number) != "COMPLETE":
+            if self._outcome_state(number) != "COMPLETE":
                 continue
             for seed in self.repeat_seeds():
                 if (number, seed) not in self._outcomes and (number, seed) not in self._running:
@@ -302,18 +308,28 @@ class Study:
     def frozen_trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
 
+    def completed(self) -> dict[int, float]:
+        """Completed trials -> objective."""
+        done = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return {t.number: t.value for t in done if t.value is not None}
+
+    def leaders(self) -> list[int]:
+        """The trials that are repeated: the best, best first."""
+        return leaders(self.completed(), self.experiment.top)
+
     def best_number(self) -> int | None:
-        """The finished trial with the largest objective."""
-        done = [t for t in self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if t.value is not None]
-        return max(done, key=lambda t: (t.value, -t.number)).number if done else None
+        """The finished trial that is the study's answer: the best, or of several that were repeated the best on average."""
+        return chosen(self.completed(), self.experiment.top, self.finals(), self.objective)
 
     def finished(self) -> int:
         """Trials that have ended, in whatever state."""
         return sum(t.state.is_finished() for t in self.optuna.get_trials(deepcopy=False))
 
-    def repeat_outcomes(self, number: int) -> dict[int, Outcome]:
-        """Seed -> outcome of the repeats of a trial."""
-        return {repeat: o for (n, repeat), o in self._outcomes.items() if n == number and repeat is not None}
+    def finals(self) -> dict[tuple[int, int], dict[str, float]]:
+        """(trial, seed) -> final metrics of the repeats that ran to the end."""
+        done = {key: o for key, o in self._outcomes.items() if o.state == "COMPLETE"}
+        seeds = set(self.repeat_seeds())
+        return {(number, seed): o.metrics for (number, seed), o in done.items() if seed is not None and seed in seeds}
 
     def _outcome_state(self, number: int) -> str | None:
         outcome = self._outcomes.get((number, None))

@@ -103,6 +103,7 @@ class Tracker:
         if not self._log.exists():
             raise UserError(f"{self.study_dir} is not a study: it has no events.jsonl; give a study's folder below {self.study_dir.parent}")
         shown = without_password(self.uri)
+        self._sync_group()
         try:
             while self._step():
                 pass
@@ -117,6 +118,12 @@ class Tracker:
             self._disconnect()
         refused = f"; {self._rejected.count} records refused, see {self._rejected.path}" if self._rejected.count else ""
         return f"{self.study_dir.name}: {self._sent} events sent to {shown}{refused}"
+
+    def _sync_group(self) -> None:
+        """A study's run is below that of its group."""
+        first, _ = EventLog.read(self._log, 0, limit=1)
+        if first and (group := first[0].get("group")) and (self.study_dir.parent / group["name"] / "events.jsonl").exists():
+            Tracker(self.study_dir.parent / group["name"], self.uri).sync()
 
     def _replay(self) -> None:
         pause = RETRY_S

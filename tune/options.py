@@ -1,0 +1,156 @@
+"""What was typed on the command line, checked and resolved: options -> everything that a study needs to begin."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainables.config import build, flatten, nearest
+from trainables.errors import UserError
+from tune.experiments import Experiment
+from tune.lineage import choose, from_backbone, in_setting, start_values
+from tune.manifest import Manifest
+from tune.space import as_json, describe
+
+_FILE = dict.fromkeys(("init.file", "init.sha256", "init.origin"), "backbone")
+_OPTIONS = {"data.name": "data", "seed": "seed", "init.source": "setting"} | _FILE
+"""Config values that have an option of their own."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed."""
+
+    experiment: str
+    data: str | None
+    trials: int
+    study: str | None
+    storage: str
+    seed: int
+    time_budget: str | None
+    set: list[str]
+    preset: str | None
+    workers: int
+    gpus_per_worker: float | None
+    concurrent: int | None
+    repeats: int
+    skip_corrupt: bool
+    setting: str | None
+    backbone: str | None
+    local: bool
+    trial: str | None
+    plan: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that could begin: all that can be refused has been looked at."""
+
+    directory: Path
+    experiment: Experiment
+    """With the space of its setting."""
+    manifest: Manifest
+    config: Any
+    data: Any
+    start: str
+    """What trials start from, in one line; "" for a random initialisation."""
+
+
+def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared:
+    """Resolve the options, read the data and prove the backbone.
+
+    Raises:
+        UserError: wrong use.
+    """
+    setting = choose(experiment, options.setting, options.backbone)
+    name = study_name(options, experiment)
+    values = {}
+    if setting is not None:
+        experiment = in_setting(experiment, setting)
+        architecture = _architecture(options, experiment)
+        values = setting.values | start_values(setting, options.backbone, storage, storage / name, _before(options), architecture)
+    elif options.backbone is not None:
+        architecture = _architecture(options, experiment)
+        experiment, values = from_backbone(experiment, options.backbone, storage, storage / name, architecture)
+    preset, base, pins = resolve(options, experiment, values)
+    config: Any = build(experiment.config, base)
+    data = experiment.trainable.load_data(config.data, progress=True)
+    start = experiment.trainable.prove(config, data)
+    manifest = Manifest(
+        name=name, experiment=experiment.name, preset=preset, objective=experiment.trainable.objective_for(data), seed=options.seed,
+        base=base, pins=pins, space=as_json(describe(experiment.space, preset, pins)),
+        data={"name": data.name, "fingerprint": data.fingerprint, "path": str(config.data.name), "images": len(data.train)},
+    )  # fmt: skip
+    return Prepared(storage / name, experiment, manifest, config, data, start)
+
+
+def study_name(options: Options, experiment: Experiment) -> str:
+    """--study, or the experiment's name; a setting adds its letter to the latter."""
+    name = options.study or (experiment.name if options.setting is None else f"{experiment.name}-{options.setting}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"--study {name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit")
+    return name
+
+
+def resolve(options: Options, experiment: Experiment, values: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Preset, base config of trial 0 (flat, whole) and pins. `values` are those of a setting.
+
+    Raises:
+        UserError: unknown preset, unknown key, a value out of range, a pin against the setting.
+    """
+    pins = parse_pins(options.set)
+    if "freeze.policy" in values and "freeze.policy" in pins:
+        raise UserError(f"--set freeze.policy: setting {options.setting} keeps the backbone frozen; leave it out, or choose another")
+    preset = _preset(options, experiment)
+    flat = {**experiment.presets[preset], "seed": options.seed, "data.skip_corrupt": options.skip_corrupt}
+    if options.data is not None:
+        flat["data.name"] = str(Path(options.data).expanduser().resolve()) if _is_folder(options.data) else options.data
+    base = flatten(build(experiment.config, flat | values | pins))
+    return preset, base, {key: base[key] for key in pins}
+
+
+def _preset(options: Options, experiment: Experiment) -> str:
+    preset = options.preset or ("full" if options.data and _is_folder(options.data) else "tiny")
+    if preset not in experiment.presets:
+        raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
+    return preset
+
+
+def _architecture(options: Options, experiment: Experiment) -> str:
+    """`backbone.name`, before the config can be built: what it starts from is part of it."""
+    return str(parse_pins(options.set).get("backbone.name", experiment.presets[_preset(options, experiment)]["backbone.name"]))
+
+
+def parse_pins(settings: list[str]) -> dict[str, Any]:
+    """["optim.lr=0.1"] -> {"optim.lr": "0.1"}; names are checked and values converted by `build`."""
+    pins = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting!r} must be KEY=VALUE, such as --set optim.lr=0.1")
+        if key in _OPTIONS:
+            raise UserError(f"--set {key}: use --{_OPTIONS[key]} {value}")
+        pins[key.strip()] = value.strip()
+    return pins
+
+
+def parse_duration(text: str | None) -> float | None:
+    """ "90s", "30m", "2h", "1.5h" -> seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--time-budget {text!r} must be a number with s, m or h, such as 90s, 30m or 2h")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _before(options: Options) -> str:
+    """The options that the study whose backbone is missing should be run with."""
+    data = f" --data {options.data}" if options.data and _is_folder(options.data) else ""
+    return data + ("" if options.storage == "runs" else f" --storage {options.storage}")
+
+
+def _is_folder(data: str) -> bool:
+    from trainables.data import EMBEDDED
+
+    return data not in EMBEDDED

@@ -1,0 +1,167 @@
+"""One study from its opening to its verdict, with everything that watches it: console, MLflow, pictures, Ctrl-C and the time budget."""
+
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from trainables.errors import UserError
+from tune.console import Console
+from tune.evidence import doubts, verdict
+from tune.group import Group
+from tune.lineage import lineage_tags
+from tune.manifest import resume_command
+from tune.options import Options, Prepared
+from tune.study import Study
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+DRAIN_S = 60.0
+
+
+class Stop:
+    """Ctrl-C, SIGTERM and the time budget, for one study after another.
+
+    Attributes:
+        reason: why to stop, as it is told; "" while nothing is to stop.
+    """
+
+    def __init__(self, budget_s: float | None):
+        self.reason = ""
+        self._study: Study | None = None
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        if budget_s is not None:
+            self._deadline = time.monotonic() + budget_s
+            threading.Thread(target=self._wait, name="time budget", daemon=True).start()
+
+    @property
+    def code(self) -> int:
+        """Exit code."""
+        return DONE if self.reason == "time budget spent" else INTERRUPTED
+
+    def watch(self, study: Study) -> None:
+        """From now on it is this study that is stopped."""
+        self._study = study
+        if self.reason:
+            study.stopping = True
+
+    def now(self, reason: str) -> None:
+        """The first reason stays."""
+        self.reason = self.reason or reason
+        if self._study is not None:
+            self._study.stopping = True
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        """The first ends the run in order, the second at once."""
+        self.now("interrupted")
+        print("\nstopping; the state is safe (Ctrl-C again to leave at once)", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _wait(self) -> None:
+        time.sleep(max(0.0, self._deadline - time.monotonic()))
+        self.now("time budget spent")
+
+
+def run(prepared: Prepared, options: Options, stop: Stop, group: Group | None = None) -> int:
+    """Open the study, or go on with it, to its end or until `stop`; returns the exit code.
+
+    Raises:
+        UserError: the study cannot be opened.
+    """
+    from tune.pictures import Pictures
+    from tune.tracking import Tracker
+
+    experiment = prepared.experiment
+    study = Study.open(
+        prepared.directory, experiment, prepared.manifest, trials=options.trials, repeats=options.repeats, group=group
+    )
+    # A live table would draw over the prompt of a debugger.
+    interactive = False if options.local else None
+    console = Console(study.objective, study.base.train.epochs, options.trials, interactive=interactive)
+    why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
+    searched = f"searched by {study.objective}{why}, preset {study.manifest.preset}"
+    console.line(f"study {study.manifest.name}: {prepared.data.summary()}; {searched}")
+    if prepared.start:
+        console.line(prepared.start)
+    for t in study.frozen_trials():
+        if t.state.is_finished() or t.intermediate_values:
+            best = t.value if t.value is not None else max(t.intermediate_values.values(), default=None)
+            state = t.state.name.lower() if t.state.is_finished() else "running"
+            console.know(t.number, state, max(t.intermediate_values, default=0), best, t.user_attrs.get("reason", ""))
+    pictures = Pictures(study)
+    study.observers += [console.on_event, pictures.on_event]
+    tracker = Tracker(study.directory)
+    tracker.start()
+    pictures.start()
+    if prepared.start:
+        study.summarize({}, **lineage_tags(study.manifest.base))
+    stop.watch(study)
+    try:
+        with console:
+            if options.local:
+                from tune.local import search_locally
+
+                search_locally(study, experiment)
+            else:
+                from tune.search import search
+
+                search(study, experiment, concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker)
+        if study.stopping:
+            study.emit("finish", state="INTERRUPTED")
+        else:
+            _conclude(study, console, pictures)
+    except (UserError, OSError) as error:
+        stop.now("broken off")
+        return _broken_off(study, tracker, error)
+    up_to_date = tracker.close(DRAIN_S)
+    study.close()
+    if not up_to_date:
+        console.line("MLflow is behind; the record is safe in the study's folder: `python tune/report.py sync` fills MLflow in")
+    if study.stopping:
+        ended = f"{study.finished()} of {options.trials} trials ended"
+        console.line(f"{stop.reason}: {ended}, nothing is lost. Go on with: {resume_command()}")
+        return stop.code
+    return DONE if study.best_number() is not None else FAILED
+
+
+def say_where(options: Options, code: int) -> None:
+    """The last line of a run that came to its end."""
+    if code in (DONE, FAILED):
+        print(f"compare the trials in MLflow: make ui    (or: python -m tune.ui --storage {options.storage})")
+
+
+def _broken_off(study: Study, tracker: Any, error: UserError | OSError) -> int:
+    """The study's folder cannot be written: nothing more is, its trials stay open, and the same command goes on."""
+    from tune.trial import storage_failure
+
+    message = error if isinstance(error, UserError) else storage_failure(error, study.directory)
+    if message is None:
+        raise error
+    tracker.close(DRAIN_S)
+    study.close()
+    print(f"vistune: {message}", file=sys.stderr)
+    return FAILED
+
+
+def _conclude(study: Study, console: Console, pictures: Any) -> None:
+    """Say what was found, and write it down."""
+    found = verdict(study)
+    number = study.best_number()
+    if number is not None:
+        study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
+        best = study.frozen_trials()[number]
+        console.line(
+            f"best trial {number}: {study.objective} {best.value:.4f} with " + ", ".join(f"{k}={_brief(v)}" for k, v in best.params.items())
+        )
+    if found is not None:
+        console.line(found.sentence)
+        study.summarize(found.metrics(), verdict=found.sentence)
+    for doubt in doubts(study):
+        console.line(f"note: {doubt}")
+    pictures.close(DRAIN_S)
+    study.emit("finish", state="FINISHED")
+
+
+def _brief(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
