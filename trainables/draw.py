@@ -10,10 +10,12 @@ from pathlib import Path
 
 from trainables.errors import UserError
 from trainables.plots import embedding_pictures
+from trainables.plots_masks import mask_pictures
 from trainables.prediction_plots import prediction_pictures
 
 KINDS: dict[str, Callable[[Path, Path, str], list[Path]]] = {
     "embeddings": embedding_pictures,
+    "masks": mask_pictures,
     "predictions": prediction_pictures,
 }
 """What a file's name begins with, up to the first "-" -> (file, folder of the pictures, title) -> the pictures' paths."""

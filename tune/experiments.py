@@ -7,11 +7,13 @@ from typing import Any
 from search_spaces.classify import SETTINGS, Setting, classify
 from search_spaces.fewshot import fewshot, fewshot_from_backbone
 from search_spaces.pretrain import pretrain
+from search_spaces.segment import segment, segment_from_backbone
 from search_spaces.ssl import ssl
 from trainables.base import Trainable
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 from trainables.protonet import ProtoNet, ProtoNetConfig
+from trainables.segmentation import Segmentation, SegmentationConfig
 
 SearchSpace = Callable[[Any, str], None]
 
@@ -61,6 +63,9 @@ _UNTUNED_FEWSHOT: dict[str, Any] = {
     "optim.name": "adam", "optim.lr": 1e-3, "optim.weight_decay": 1e-6, "schedule.name": "step", "schedule.step_gamma": 0.5,
     "schedule.step_every_frac": 0.2, "aug.policy": "none",
 }  # fmt: skip
+
+# Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain cross-entropy, flips.
+_UNTUNED_SEGMENT: dict[str, Any] = {"schedule.name": "polynomial", "schedule.power": 0.9, "aug.hflip": 0.5}
 
 EXPERIMENTS: dict[str, Experiment] = {
     "ssl": Experiment(
@@ -131,6 +136,24 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "data.image_size": 84, "backbone.name": "conv4", "backbone.width": 64, "backbone.pool": 5, "episode.way": 20,
                 "episode.query": 15, "aug.crop_scale_min": 0.8, "aug.hflip": 0.5, "aug.strength": 1.0,
                 "train.epochs": 100, "train.batch_size": 320,
+            },
+        },
+    ),
+    "segment": Experiment(
+        name="segment",
+        about="semantic segmentation, by mIoU",
+        trainable=Segmentation,
+        config=SegmentationConfig,
+        space=segment,
+        loaded_space=segment_from_backbone,
+        presets={
+            "tiny": _TINY | _UNTUNED_SEGMENT | {
+                "data.name": "earth", "data.image_size": 64, "optim.name": "adam", "optim.lr": 1e-3, "optim.weight_decay": 1e-6,
+                "train.epochs": 12, "train.epoch_images": 640, "train.batch_size": 16,
+            },
+            "full": _UNTUNED_SEGMENT | {
+                "data.image_size": 512, "model.name": "deeplabv3-resnet50", "optim.name": "sgd", "optim.lr": 0.01,
+                "optim.weight_decay": 1e-4, "train.epochs": 50, "train.batch_size": 8,
             },
         },
     ),

@@ -101,6 +101,18 @@ def sync(study: Annotated[str | None, typer.Argument(help="Default: every study.
         print(Tracker(folder).sync())
 
 
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(help="STUDY (its best trial) or STUDY/TRIAL.")],
+    storage: Storage = "runs",
+    out: Annotated[Path | None, typer.Option(help="Folder of the model; default: `model` in the study's.")] = None,
+) -> None:
+    """Write a trial's model for `mlflow.pyfunc.load_model`; colour masks of a folder: `python -m tune.export MODEL IMAGES OUT`."""
+    from tune.export import export_model
+
+    print(export_model(study, Path(storage).expanduser().resolve(), out))
+
+
 def main() -> None:
     try:
         app(standalone_mode=True)

@@ -19,11 +19,16 @@ def decode(
     path: Path,
     size: int,  # S, pixels
 ) -> np.ndarray:  # (3, S, S) uint8
-    """Reads JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) in any colour mode.
+    """`read_rgb`, then `square`: cropping the largest centred square before resizing equals "shorter side to S, then centre crop" without
+    its rounding of the longer side. Raises CorruptImage as `read_rgb` does."""
+    return square(read_rgb(path), size)
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Reads JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) in any colour mode, upright, as RGB.
 
     EXIF orientation is applied, transparency is laid over white, CMYK goes to RGB, 16-bit grayscale is divided by 257 and rounded, gray
-    is repeated over the channels. Cropping the largest centred square before resizing equals "shorter side to S, then centre crop"
-    without its rounding of the longer side.
+    is repeated over the channels.
 
     Raises:
         CorruptImage: zero bytes, not an image, truncated, too large, or a mode without a defined conversion.
@@ -38,7 +43,7 @@ def decode(
         with Image.open(io.BytesIO(content)) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise CorruptImage(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: a decompression bomb?")
-            return square(_rgb(image), size)
+            return _rgb(image)
     except UnidentifiedImageError:
         raise CorruptImage("not an image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

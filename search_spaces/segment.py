@@ -1,0 +1,64 @@
+"""What is searched in segmentation. The recipes of the field and of the reports are inside (docs/segment.md).
+
+python tune/run.py segment --plan       # prints this space as it is resolved
+"""
+
+from search_spaces.common import Suggest, fine_tuning, lr_schedule
+
+# optimizer -> (learning rate low, high), (weight decay low, high)
+_FULL_RANGES = {"sgd": ((1e-3, 0.05), (1e-5, 1e-3)), "adamw": ((3e-5, 3e-3), (1e-4, 0.1)), "adam": ((1e-5, 1e-2), (1e-7, 1e-3))}
+# A few hundred steps from scratch: the low ends of the long recipes do not move a network at all.
+_TINY_RANGES = {"sgd": ((0.01, 0.5), (1e-5, 1e-3)), "adamw": ((5e-4, 2e-2), (1e-4, 0.1)), "adam": ((5e-4, 2e-2), (1e-7, 1e-3))}
+_MODELS = ["fcn32s-vgg16", "fcn32s-vgg19", "deeplabv3-resnet50", "deeplabv3-resnet101"]
+
+
+def segment(trial: Suggest, preset: str) -> None:
+    """Optimizer and schedule, loss, joint augmentation, batch size; `full`: the network, and whether its backbone learns more slowly."""
+    model = None
+    if preset != "tiny":
+        model = trial.suggest_categorical("model.name", _MODELS)
+        if model.startswith("fcn32s"):
+            trial.suggest_categorical("model.head", ["conv7", "deconv5", "conv2"])
+        trial.suggest_categorical("freeze.backbone_lr", [0.1, 1.0])
+    _training(trial, preset, auxiliary=model is not None and model.startswith("deeplabv3"))
+
+
+def segment_from_backbone(trial: Suggest, preset: str) -> None:
+    """Of one network, whose backbone has been loaded: how that thaws and how fast it learns, and the same but for the network."""
+    fine_tuning(trial)
+    _training(trial, preset, auxiliary=preset != "tiny")
+
+
+def _training(trial: Suggest, preset: str, *, auxiliary: bool) -> None:
+    tiny = preset == "tiny"
+    ranges = _TINY_RANGES if tiny else _FULL_RANGES
+    name = trial.suggest_categorical("optim.name", sorted(ranges))
+    (low, high), (low_decay, high_decay) = ranges[name]
+    trial.suggest_float("optim.lr", low, high, log=True)
+    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
+    lr_schedule(trial)
+    _loss(trial, auxiliary=auxiliary)
+    _views(trial, tiny=tiny)
+    trial.suggest_categorical("train.batch_size", [16, 32] if tiny else [8, 16])
+
+
+def _loss(trial: Suggest, *, auxiliary: bool) -> None:
+    name = trial.suggest_categorical("loss.name", ["ce", "weighted_ce", "ce_dice", "focal", "lovasz"])
+    if name == "weighted_ce":
+        trial.suggest_float("loss.class_power", 0.1, 1.0)
+    elif name == "ce_dice":
+        trial.suggest_float("loss.dice_weight", 0.3, 3.0, log=True)
+    elif name == "focal":
+        trial.suggest_float("loss.focal_gamma", 0.5, 3.0)
+    if auxiliary:
+        trial.suggest_categorical("loss.aux_weight", [0.0, 0.4, 0.5])
+
+
+def _views(trial: Suggest, *, tiny: bool) -> None:
+    """Of images from above, where up means nothing."""
+    trial.suggest_float("aug.scale_min", 0.5, 1.0)
+    trial.suggest_float("aug.scale_max", 1.0, 2.0)
+    trial.suggest_categorical("aug.hflip", [0.0, 0.5])
+    trial.suggest_categorical("aug.vflip", [0.0, 0.5])
+    trial.suggest_float("aug.rot90", 0.0, 0.75)
+    trial.suggest_float("aug.jitter", 0.0, 0.5 if tiny else 0.8)

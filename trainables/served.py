@@ -1,0 +1,126 @@
+"""A trained model outside of any study: a folder of weights and config that answers for images. Nothing in it is unpickled but tensors.
+
+    <folder>/weights.pt    what the trial exported
+    <folder>/model.json    kind of trainable, flat config, classes and their colours, the metric and the trial it comes from
+
+`_load_pyfunc` is what `mlflow.pyfunc.load_model` calls (a model with `loader_module: trainables.served`).
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainables.augment import evaluation_view
+from trainables.byol import BYOL, BYOLConfig
+from trainables.classifier import Classifier, ClassifierConfig, Pretraining
+from trainables.config import build
+from trainables.errors import UserError
+from trainables.protonet import ProtoNet, ProtoNetConfig
+from trainables.segmentation import Segmentation, SegmentationConfig
+
+WEIGHTS, DESCRIPTION = "weights.pt", "model.json"
+_BATCH = 32  # images; bounds the memory
+
+
+def _masks(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) uint8, in the size of the images."""
+    logits = functional.interpolate(model.net(images)[0].float(), size=size, mode="bilinear", align_corners=False)
+    return logits.argmax(1).to(torch.uint8)
+
+
+def _probabilities(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, C) float32."""
+    return model.head(model.backbone(images)).float().softmax(1)
+
+
+def _features(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, D) float32: the backbone's."""
+    return model.backbone(images).float()
+
+
+Answer = Callable[[Any, Tensor, tuple[int, int]], Tensor]
+KINDS: dict[str, tuple[type, type, Answer]] = {
+    "BYOL": (BYOL, BYOLConfig, _features),
+    "Pretraining": (Pretraining, ClassifierConfig, _probabilities),
+    "Classifier": (Classifier, ClassifierConfig, _probabilities),
+    "ProtoNet": (ProtoNet, ProtoNetConfig, _features),
+    "Segmentation": (Segmentation, SegmentationConfig, _masks),
+}
+"""Name of a trainable -> (class, config, what it answers)."""
+
+# Where the weights began, what froze on the way and how the loss weighed belong to training.
+_UNTRAINED = {
+    "init.source": "scratch", "init.file": "", "init.sha256": "", "init.origin": "", "freeze.policy": "none", "freeze.until": "",
+    "train.compile": False,
+}  # fmt: skip
+
+
+class Served:
+    """Images in, answers out.
+
+    Raises:
+        UserError: the folder holds no such model.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | None = None):
+        try:
+            about = json.loads((Path(folder) / DESCRIPTION).read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{str(folder)!r} holds no exported model ({error}); write one with `python tune/report.py export STUDY`"
+            ) from None
+        kind, config_type, self._answer = KINDS[about["kind"]]
+        self.classes: tuple[str, ...] = tuple(about["classes"])
+        self.colors = np.array(about["colors"], np.uint8).reshape(-1, 3)
+        self.segments = kind is Segmentation
+        flat = about["config"] | {key: value for key, value in _UNTRAINED.items() if key in about["config"]}
+        if self.segments:
+            flat["loss.name"] = "ce"  # weights of classes come from training data
+        config: Any = build(config_type, flat)
+        self._size = config.data.image_size
+        data = SimpleNamespace(classes=self.classes, colors=about["colors"], gallery=() if about["labelled"] else None)
+        self.model = kind(config, data).to(device or torch.device("cpu"))
+        self._normalize = self.model.normalize if kind is BYOL else config.normalize
+        self.model.load_export(Path(folder) / WEIGHTS)
+        self.model.eval()
+
+    @torch.no_grad()
+    def predict(
+        self,
+        images: np.ndarray,  # (B, H, W, 3) uint8
+    ) -> np.ndarray:
+        """Of a classifier probabilities (B, C), of a segmentation network class numbers (B, H, W) uint8, of others features (B, D).
+
+        Raises:
+            UserError: images of another shape or type.
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+            raise UserError(f"images must be (B, H, W, 3) uint8, but got {images.shape} {images.dtype}; stack them, and convert to RGB")
+        answers = []
+        for start in range(0, len(images), _BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + _BATCH])).permute(0, 3, 1, 2).to(self.model.device)
+            views = evaluation_view(batch, self._size, self._normalize)
+            answers.append(self._answer(self.model, views, (images.shape[1], images.shape[2])).cpu().numpy())
+        return np.concatenate(answers)
+
+
+class _PyFunc:
+    """What `mlflow.pyfunc` calls `predict` of: with parameters, which there are none of."""
+
+    def __init__(self, folder: Path):
+        self.served = Served(folder)
+
+    def predict(self, model_input: Any, params: Any = None) -> np.ndarray:
+        return self.served.predict(model_input)
+
+
+def _load_pyfunc(data_path: str) -> _PyFunc:
+    return _PyFunc(Path(data_path))
