@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from trainables.config import Annotated, Field, config, nearest
+from trainables.data.earth import load_earth
 from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs, load_scikit_digits
 from trainables.data.episodes import FewShotData, with_given_episodes
 from trainables.data.folders import load_folder
@@ -29,7 +30,7 @@ class DataConfig:
     """Which images, at which size."""
 
     name: Annotated[str, Field(min_length=1)] = "glyphs"
-    """An embedded set ("glyphs", "digits") or the path of a folder; a folder that is called like an embedded set is `./glyphs`."""
+    """An embedded set ("glyphs", "digits", "earth") or the path of a folder; a folder that is called like an embedded set is `./glyphs`."""
     image_size: Annotated[int, Field(ge=8, le=512)] = 28
     """Side S of the square images, in pixels, 8 to 512."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -71,10 +72,14 @@ def load_dataset(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = N
         data = load_glyphs(cfg.image_size, cfg.seed, task, cache_dir, progress)
     elif cfg.name == "digits":
         data = load_scikit_digits(cfg.image_size, cfg.seed, task, cache_dir, progress)
+    elif cfg.name == "earth":
+        data = load_earth(cfg.image_size, cfg.seed, cache_dir, progress)
     else:
         kind = "classify" if task == "pretrain" else task
         listing = read_layout(Path(cfg.name), kind)
         data = load_folder(listing, cfg.image_size, cfg.seed, kind, cfg.skip_corrupt, cache_dir, progress)
+    if task == "segment" and data.train.mask_images is None:
+        raise UserError(f"data {cfg.name!r} has no masks, segmentation needs them; use --data earth")
     data = limited(data, cfg.limit, cfg.seed, by_class=task != "ssl")
     return with_given_episodes(data, listing) if task == "fewshot" else data
 

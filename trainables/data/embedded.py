@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from trainables.data import glyphs
+from trainables.data import earth, glyphs
 from trainables.data.glyphs import GlyphPlan
 from trainables.data.images import square
 from trainables.data.splits import CARVED_CLASSES, DataSet, Split, carve, carve_classes
@@ -14,6 +14,7 @@ from trainables.data.store import Source, digest, existing_extra, open_store
 
 EMBEDDED = {
     "glyphs": "letters of matplotlib's fonts: pre-training on Latin and Greek, judged on Cyrillic, Armenian and Georgian",
+    "earth": "NASA Blue Marble, 64 x 64 tiles with Köppen's climates as masks, split by geographic block",
     "digits": "scikit-learn's 1,797 handwritten digits, 8x8 pixels, enlarged",
 }
 
@@ -25,6 +26,8 @@ DIGITS_CARVED = 0.2
 
 def fingerprint(name: str, seed: int) -> str:
     """Of everything that decides the images of an embedded set."""
+    if name == "earth":
+        return earth.fingerprint()
     return glyphs.fingerprint(seed) if name == "glyphs" else digest("digits", load_digits().data.tobytes())
 
 
@@ -105,6 +108,8 @@ def counts(name: str, size: int, seed: int, cache_dir: Path | None) -> tuple[int
     """Number of classes (of `glyphs`: held-out letters) and images of each kind, without drawing any."""
     if name == "digits":
         return 10, {"images": len(load_digits().target)}
+    if name == "earth":
+        return len(earth.CLASSES), {"tiles": earth.tile_count(existing_extra("earth", earth.fingerprint(), size, cache_dir))}
     kept = existing_extra("glyphs", glyphs.fingerprint(seed), size, cache_dir)
     plan = GlyphPlan.from_json(kept["plan"]) if kept else glyphs.make_plan(seed)
     held_out = sum(label < plan.held_out for label in plan.letter)

@@ -1,6 +1,7 @@
 """Decode once, train many trials: a memory-mapped uint8 array on disk, shared by every process of the machine.
 
     <cache>/<name>-<fingerprint>-<S>px-v1/   images.npy (N, 3, S, S) uint8   labels.npy (N,) int64   groups.npy (N,) int64   meta.json
+    and, of data with masks, masks.npy (N, S, S) uint8
 
 A store is built in `<...>.building` under a file lock and renamed when it is complete and synced: whatever bears the final name is whole.
 """
@@ -52,6 +53,8 @@ class Source:
     """(N, 3, S, S) uint8 -> (N,) int64: rows of one group must never be split between training and evaluation. None: every row alone."""
     extra: dict[str, Any] = field(default_factory=dict)
     """JSON that is kept with the store."""
+    read_mask: Callable[[int, int], np.ndarray] | None = None
+    """(row, S) -> (S, S) uint8; raises CorruptImage. None: data without masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +68,7 @@ class Store:
     skipped: tuple[tuple[str, str], ...]  # (path, reason)
     skipped_rows: np.ndarray  # (n,) int64
     extra: dict[str, Any]
+    masks: np.ndarray | None = None  # (N, S, S) uint8, memory-mapped
 
 
 def default_cache_dir() -> Path:
@@ -130,19 +134,23 @@ def _locked(final: Path, progress: bool) -> Iterator[None]:
 def _build(final: Path, size: int, source: Source, progress: bool) -> None:
     building = final.with_name(final.name + ".building")
     shutil.rmtree(building, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it
-    _check_room(final.parent, source.count * 3 * size * size)
+    _check_room(final.parent, source.count * (3 + bool(source.read_mask)) * size * size)
     building.mkdir()
     try:
         images = _allocate(building / "images.npy", (source.count, 3, size, size))
-        skipped = _fill(images, size, source, progress)
+        masks = _allocate(building / "masks.npy", (source.count, size, size)) if source.read_mask else None
+        skipped = _fill(images, masks, size, source, progress)
         groups = source.group(images) if source.group else np.arange(source.count)
         images.flush()
+        if masks is not None:
+            masks.flush()
         np.save(building / "labels.npy", source.labels.astype(np.int64))
         np.save(building / "groups.npy", groups.astype(np.int64))
         named = [(row, source.describe(row), reason) for row, reason in skipped]
         lines = "".join(f"{path}\t{reason}\n" for _, path, reason in named)
         (building / SKIPPED).write_text(lines, encoding="utf-8", errors="surrogateescape")
         meta = {"version": VERSION, "count": source.count, "size": size, "skipped": named, "extra": source.extra}
+        meta["masks"] = masks is not None
         (building / "meta.json").write_text(json.dumps(meta))
         sync(building)
         building.rename(final)
@@ -150,12 +158,14 @@ def _build(final: Path, size: int, source: Source, progress: bool) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _fill(images: np.ndarray, size: int, source: Source, progress: bool) -> list[tuple[int, str]]:
+def _fill(images: np.ndarray, masks: np.ndarray | None, size: int, source: Source, progress: bool) -> list[tuple[int, str]]:
     """Decodes every row into `images`; returns the (row, reason) of those that could not be."""
     skipped: list[tuple[int, str]] = []
 
     def read(row: int) -> str | None:
         try:
+            if masks is not None and source.read_mask:
+                masks[row] = source.read_mask(row, size)  # first: of a pair without a usable mask the image stays black
             images[row] = source.read(row, size)
         except CorruptImage as error:
             return str(error)
@@ -187,11 +197,14 @@ def _open(path: Path) -> Store:
         shape = (meta["count"], 3, meta["size"], meta["size"])
         if images.shape != shape:
             raise ValueError(f"images have shape {images.shape}, not {shape}")
+        masks = np.load(path / "masks.npy", mmap_mode="r") if meta.get("masks") else None
+        if masks is not None and masks.shape != (shape[0], *shape[2:]):
+            raise ValueError(f"masks have shape {masks.shape}, not {(shape[0], *shape[2:])}")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"the image store {path} is damaged ({error}); remove that folder and run again to build it anew") from None
     skipped = tuple((name, reason) for _, name, reason in meta["skipped"])
     rows = np.array([row for row, _, _ in meta["skipped"]], np.int64)
-    return Store(path, images, labels, groups, skipped, rows, meta["extra"])
+    return Store(path, images, labels, groups, skipped, rows, meta["extra"], masks)
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
