@@ -313,7 +313,7 @@ def test_unknown_name() -> None:
     message = error_of("glyfs")
     assert "'glyfs'" in message
     assert "did you mean 'glyphs'?" in message
-    assert "valid: digits, glyphs" in error_of("/no/such/folder")
+    assert "valid: digits, earth, glyphs" in error_of("/no/such/folder")
 
 
 def test_file_instead_of_folder(tmp_path: Path) -> None:
