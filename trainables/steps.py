@@ -4,6 +4,7 @@ import contextlib
 import gc
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ class StepRunner:
         self.per_worker = math.ceil(sampler.batch_size / self.unit / runtime.world_size) * self.unit
         micro_batch = min(config.train.micro_batch or self.per_worker, self.per_worker)
         self.asked = self.micro_batch = max(1, micro_batch // self.unit) * self.unit
-        if runtime.world_size > 1 and (runtime.directory / _MICRO).exists():
-            self.micro_batch = min(self.asked, int((runtime.directory / _MICRO).read_text()))
+        if runtime.world_size > 1:
+            self.micro_batch = min(self.asked, found_micro_batch(runtime.directory) or self.asked)
         self.autocast = config.train.bf16
         self._wrapped: nn.Module | None = None
         self._trains: list[bool] = []
@@ -107,6 +108,11 @@ class StepRunner:
             raise StartAgain(f"out of memory on rank {self.runtime.rank}: micro-batches of {self.micro_batch} from now on")
         if self.runtime.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def found_micro_batch(directory: Path) -> int | None:
+    """What several workers wrote down when one of them ran out of memory; None where none has."""
+    return int((directory / _MICRO).read_text()) if (directory / _MICRO).exists() else None
 
 
 def _exchange(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:

@@ -75,6 +75,8 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     preset, base, pins = resolve(options, experiment, values)
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
+    if options.workers > 1 and (few := min(config.train.batch_size // 2, len(data.val))) < options.workers:
+        raise UserError(f"--workers {options.workers}: each needs 2 images of a batch and 1 of the validation split; use at most {few}")
     start = experiment.trainable.prove(config, data)
     manifest = Manifest(
         name=name, experiment=experiment.name, preset=preset, objective=experiment.trainable.objective_for(data), seed=options.seed,

@@ -67,8 +67,10 @@ def execute(options: Options) -> int:
     if options.experiment not in EXPERIMENTS:
         raise UserError(f"unknown experiment {options.experiment!r}{nearest(options.experiment, EXPERIMENTS)}")
     experiment = EXPERIMENTS[options.experiment]
-    if options.workers > 1:
-        raise UserError(f"--workers {options.workers}: trials of several workers are not supported yet; use --workers 1")
+    if options.workers > 1 and options.local:
+        raise UserError(f"--workers {options.workers} with --local, which is one process: leave one of them out")
+    if options.workers > 1 and options.gpus_per_worker and options.gpus_per_worker < 1:
+        raise UserError(f"--gpus-per-worker {options.gpus_per_worker:g}: each of --workers {options.workers} needs a GPU of its own (NCCL)")
     if "://" in options.storage:
         raise UserError(f"--storage {options.storage}: object storage is not supported yet; use a folder")
     budget_s = parse_duration(options.time_budget)

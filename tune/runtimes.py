@@ -4,8 +4,7 @@
 |--------------|--------------------------|--------------------------------------------------------------------------------------------|
 | LocalRuntime | `--local`                | in this process; no Ray is imported, so `breakpoint()` stops in the terminal                |
 | TuneRuntime  | a trial with one worker  | in the Tune trial's own process, which stays warm and serves many trials                    |
-
-Trials of several workers (a `TorchTrainer` inside a Tune trial) take their place here as a third runtime.
+| TrainRuntime | a trial with N workers   | in one of N processes of Ray Train, under a Tune trial: see `workers.py`                    |
 """
 
 import json
@@ -53,6 +52,29 @@ class TuneRuntime:
 
         # One string: Tune flattens dicts, and a metric's own name has slashes in it.
         ray.tune.report({"message": json.dumps({"kind": kind, **fields})})
+
+
+class TrainRuntime:
+    """In a worker of Ray Train. `said` and `heard` are queues to and from the Tune trial that started it (`ray.util.queue.Queue`)."""
+
+    def __init__(self, directory: Path, rank: int, world_size: int, said: Any, heard: Any):
+        self.directory, self.rank, self.world_size = directory, rank, world_size
+        self.device = best_device()
+        self._said, self._heard = said, heard
+        if self.device.type == "cuda":  # Train has given this worker a GPU of those that its process sees
+            from ray.train.torch import get_device
+
+            self.device = get_device()
+            torch.cuda.set_device(self.device)
+
+    def report(self, epoch: int, metrics: Metrics) -> bool:
+        self.send("report", epoch=epoch, metrics=metrics)
+        return True
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Hand a message to the driver and wait until it has dealt with it; a stopped trial's process is killed meanwhile."""
+        self._said.put(json.dumps({"kind": kind, **fields}))
+        self._heard.get()
 
 
 def best_device() -> torch.device:

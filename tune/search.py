@@ -6,11 +6,14 @@ Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -32,20 +35,23 @@ os.environ |= {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
 
 import ray  # noqa: E402
 import ray.tune  # noqa: E402
+import ray.util.state  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
-from ray.tune.search import ConcurrencyLimiter, Searcher  # noqa: E402
+from ray.tune.search import Searcher  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
 from tune.experiments import Experiment  # noqa: E402
 from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
 from tune.trial import StorageFailed, run  # noqa: E402
+from tune.workers import Group, run_with_workers  # noqa: E402
 
 # Tune reads the log files that it was told not to write, and says at length that there are none.
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
 
 LOST_PROCESSES = 3  # a trial whose process dies goes on in another one, so often
+_LOOK_S = 5.0
 
 
 class _Unpickled:
@@ -74,22 +80,29 @@ class _Storage:
 
 
 class StudySearcher(_Unpickled, Searcher):
-    """Hands out the study's work."""
+    """Hands out the study's work, as much at a time as `limit` says at that moment."""
 
-    def __init__(self, study: Study, storage: _Storage):
+    def __init__(self, study: Study, storage: _Storage, limit: Callable[[], int]):
         super().__init__(metric=None, mode=None)
-        self.study, self.storage = study, storage
+        self.study, self.storage, self.limit = study, storage, limit
+        self._out: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
         work = None
+        if len(self._out) >= self.limit() and not self.study.stopping:
+            return None
         with self.storage:
             work = self.study.next_work()
         if work == "wait":
             return None
-        return Searcher.FINISHED if work is None else {"work": json.dumps(asdict(work))}
+        if work is None:
+            return Searcher.FINISHED
+        self._out.add(trial_id)
+        return {"work": json.dumps(asdict(work))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The scheduler has told the study."""
+        self._out.discard(trial_id)
 
     def get_state(self) -> dict[str, Any]:
         return {}
@@ -155,33 +168,51 @@ class _StopAll(_Unpickled, ray.tune.Stopper):
         return self.study.stopping
 
 
-def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus_per_worker: float | None) -> None:
+class _Room:
+    """How many trials the cluster holds, which grows and shrinks; asked for often, so looked up every few seconds."""
+
+    def __init__(self, group: Group, concurrent: int | None):
+        self.group, self.concurrent = group, concurrent
+        self._looked_at, self._trials = -math.inf, 1
+
+    def __call__(self) -> int:
+        if self.concurrent is None and time.monotonic() - self._looked_at > _LOOK_S:
+            have, group = ray.cluster_resources(), self.group
+            fits = have.get("GPU", 0) // group.gpus if group.gpus else have.get("CPU", 0) // group.cpus
+            self._looked_at, self._trials = time.monotonic(), max(1, int(fits) // group.workers)
+        return self.concurrent or self._trials
+
+
+def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus_per_worker: float | None, workers: int = 1) -> None:
     """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on one of this machine's own.
 
     Raises:
-        UserError: the study's folder cannot be written any more.
+        UserError: the cluster has no room for one trial; the study's folder cannot be written any more.
     """
-    started_here = start_ray()
-    cpus = float(study.base.train.threads)
-    gpus = _gpus(gpus_per_worker)
-    fits = int(ray.cluster_resources().get("GPU", 0) // gpus if gpus else ray.cluster_resources()["CPU"] // cpus)
-    limit = max(1, concurrent or fits)
+    started_here = start_ray(dashboard=workers > 1)
+    group = Group(workers, float(study.base.train.threads), _gpus(gpus_per_worker))
+    _refuse_what_never_fits(group)
     # All processes start at once. One at a time, the start of the second is called off whenever a short trial frees the first.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(limit)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
 
     def work(config: dict[str, Any]) -> None:
-        run_in_tune(experiment, config)
+        if group.workers > 1:
+            run_with_workers(experiment, _work(config), group, LOST_PROCESSES)
+        else:
+            run_in_tune(experiment, config)
 
+    # With several workers it is they who hold processors: a Tune trial that held one could keep it from its own workers.
+    holds = {"cpu": group.cpus, "gpu": group.gpus} if workers == 1 else {"cpu": 0, "node:__internal_head__": 0.001}
     storage = _Storage(study)
     scratch = Path(tempfile.mkdtemp(prefix="vistune-"))
     try:
         ray.tune.Tuner(
-            ray.tune.with_resources(work, {"cpu": cpus, "gpu": gpus}),
+            ray.tune.with_resources(work, holds),
             tune_config=ray.tune.TuneConfig(
-                search_alg=ConcurrencyLimiter(StudySearcher(study, storage), max_concurrent=limit),
+                search_alg=StudySearcher(study, storage, _Room(group, concurrent)),
                 scheduler=StudyScheduler(study, storage),
                 num_samples=-1,
-                reuse_actors=True,
+                reuse_actors=workers == 1,  # a process that has run a trainer hangs in the next trial
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=ray.tune.RunConfig(
@@ -201,9 +232,9 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
 
 
 @contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """Ray for several searches in a row."""
-    started_here = start_ray()
+def ray_session(workers: int = 1) -> Iterator[None]:
+    """Ray for several searches in a row, of trials with so many workers."""
+    started_here = start_ray(dashboard=workers > 1)
     try:
         yield
     finally:
@@ -211,12 +242,39 @@ def ray_session() -> Iterator[None]:
             ray.shutdown()
 
 
-def start_ray(cpus: int | None = None) -> bool:
+def _refuse_what_never_fits(group: Group) -> None:
+    have = ray.cluster_resources()
+    for name, each in (("CPU", group.cpus), ("GPU", group.gpus)):
+        if group.workers > 1 and each * group.workers > have.get(name, 0):
+            raise UserError(
+                f"--workers {group.workers} need {each * group.workers:g} {name}s, and Ray has {have.get(name, 0):g}; "
+                f"use --workers {int(have.get(name, 0) // each) or 1}, or a larger cluster"
+            )
+
+
+def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
     """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1). True: started here.
 
     Args:
         cpus: of a Ray started here; default: all.
+        dashboard: with the State API, through which Ray Train frees what a stopped trial's workers held.
+
+    Raises:
+        UserError: the State API does not answer.
     """
+    started = _start_ray(cpus, dashboard)
+    if dashboard:
+        try:
+            ray.util.state.list_actors(limit=1)
+        except Exception as error:
+            raise UserError(
+                f"trials of several workers need Ray's State API, which does not answer ({str(error).splitlines()[0][:200]}); "
+                "install ray[default], start the cluster with its dashboard, or use --workers 1"
+            ) from None
+    return started
+
+
+def _start_ray(cpus: int | None, dashboard: bool) -> bool:
     if ray.is_initialized():
         return False
     if "RAY_ADDRESS" in os.environ:
@@ -224,12 +282,21 @@ def start_ray(cpus: int | None = None) -> bool:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         return False
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
+    port = _free_port()
+    if dashboard:  # the address of this one, whichever others run on the machine
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     with _own_signals():
         ray.init(
-            address="local", _node_ip_address="127.0.0.1", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-            object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
+            address="local", _node_ip_address="127.0.0.1", include_dashboard=dashboard, dashboard_port=port, log_to_driver=False,
+            logging_level=logging.ERROR, object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
         )  # fmt: skip
     return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def run(prepared: Prepared, options: Options, stop: Stop, group: Group | None = 
             else:
                 from tune.search import search
 
-                search(study, experiment, concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker)
+                search(study, experiment, concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker, workers=options.workers)
         if study.stopping:
             study.emit("finish", state="INTERRUPTED")
         else:

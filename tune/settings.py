@@ -83,4 +83,4 @@ def _one_ray(options: Options) -> AbstractContextManager[None]:
         return nullcontext()
     from tune.search import ray_session
 
-    return ray_session()
+    return ray_session(options.workers)

@@ -1,5 +1,6 @@
 """One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome. Never raises for a trial's own failure."""
 
+import contextlib
 import errno
 import functools
 import math
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from trainables import distributed
 from trainables.base import Runtime, Trainable
 from trainables.config import build
 from trainables.engine import BEST, fit
-from trainables.errors import TrialFailed, UserError
+from trainables.errors import StartAgain, TrialFailed, UserError
 from tune.experiments import Experiment
 from tune.study import Outcome, State, Work
 
@@ -47,19 +49,25 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
 
     Raises:
         StorageFailed: the disk is full, read-only or failing.
+        StartAgain, or an error of an exchange: the group of workers is to be started again.
     """
     try:
         # A process that outlived a killed driver may still be writing here: wait until it is gone.
         Path(work.directory).mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(work.directory) / ".lock"):
+        with FileLock(Path(work.directory) / ".lock") if runtime.rank == 0 else contextlib.nullcontext():
+            distributed.from_first(None)  # the other workers read nothing before rank 0 has the folder
             if work.kind == "baseline":
                 return _baseline(experiment, work, runtime)
             return _fit(experiment, work, runtime)
+    except StartAgain:
+        raise
     except TrialFailed as failure:
         # Divergence and collapse are the configuration's fault, which the sampler is to learn; memory and data are not.
         state: State = "PRUNED" if failure.reason in ("nan", "collapse") else "FAIL"
         return Outcome(state, reason=failure.reason, error=failure.message or None)
     except Exception as error:
+        if runtime.world_size > 1 and distributed.lost_peer(error):
+            raise
         if (lost := storage_failure(error, Path(work.directory))) is not None:
             raise lost from error
         return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
@@ -75,7 +83,8 @@ def _fit(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
         metrics |= trainable.test()
     elif not fitted.stopped and runtime.rank == 0:
         trainable.load_export(runtime.directory / BEST)
-        trainable.snapshot_best(runtime.directory, fitted.best_epoch)
+        with distributed.alone():
+            trainable.snapshot_best(runtime.directory, fitted.best_epoch)
     return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, metrics=metrics)
 
 
