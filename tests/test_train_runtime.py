@@ -14,7 +14,6 @@ from optuna.trial import TrialState
 from tests.test_ray import of_trial
 from tests.test_study import manifest
 from tests.toy import TOY
-from tune.events import EventLog
 from tune.local import search_locally
 from tune.pruner import rungs
 from tune.search import search, start_ray
@@ -142,4 +141,4 @@ def test_begun_by_one_worker_and_finished_by_two(tmp_path: Path) -> None:
     assert epochs(study, 0) == list(range(1, 7))
     pids = [e["metrics"]["time/pid"] for e in of_trial(study, 0, "report")]
     assert len(set(pids)) == 2
-    assert [e for e in EventLog.read(study.directory / "events.jsonl")[0] if e["event"] == "end"][0]["state"] == "COMPLETE"
+    assert of_trial(study, 0, "end")[0]["state"] == "COMPLETE"
