@@ -218,6 +218,14 @@ def test_failed_trials_are_on_record_and_cost_only_themselves(tmp_path: Path, fa
         assert "a bug in the model" in ends[0]["error"]
 
 
+def test_a_repeat_that_collapses_is_judged_by_its_best_epoch(tmp_path: Path) -> None:
+    study = finish(tmp_path, 2, repeats=2, base={"fault": "collapse repeat"})
+    assert set(study.finals()) == {(number, seed) for number in {0, study.best_number()} for seed in study.repeat_seeds()}
+    ends = [e for e in events(tmp_path) if e["event"] == "end" and "repeat" in e]
+    assert {(e["state"], e["reason"]) for e in ends} == {("COMPLETE", "collapse")}
+    assert all(e["metrics"]["best/epoch"] <= 2 and "test/top1" in e["metrics"] for e in ends)
+
+
 def test_two_processes_on_one_study(tmp_path: Path) -> None:
     study = open_study(tmp_path, 3)
     with pytest.raises(UserError, match="being run by another process"):

@@ -35,7 +35,7 @@ class ToyConfig:
     schedule: ScheduleConfig = ScheduleConfig(name="cosine")
     train: TrainConfig = TrainConfig(epochs=4, batch_size=20)
     fault: str = ""
-    """What goes wrong: nan, raise, oom, exit (once)."""
+    """What goes wrong: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once)."""
     memory: Annotated[int, Field(ge=0)] = 10_000
     """Largest micro-batch that "fits", in images."""
     normalized: bool = True
@@ -109,7 +109,8 @@ class Toy(Trainable):
         self.load_state_dict(torch.load(path, weights_only=True))
 
     def check(self, history: list[Metrics]) -> None:
-        if self.config.fault == "collapse" and len(history) == 2:
+        repeated = self.config.seed >= 1000
+        if (self.config.fault == "collapse" or (self.config.fault == "collapse repeat" and repeated)) and len(history) == 2:
             raise TrialFailed("collapse", "as told")
         if self.config.fault == "exit" and len(history) == 2:
             marker = Path(os.environ["VISTUNE_TEST_MARKER"])

@@ -292,6 +292,7 @@ def draw(found: Verdict, path: Path) -> bytes:
     left.invert_yaxis()
     left.set_xlabel("test accuracy, 95 % interval; bar: untuned default")
     right.set_xlabel("epoch")
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.set_ylabel("validation accuracy over the repeats")
     if right.get_lines():
         right.legend(fontsize=8, frameon=False)

@@ -16,12 +16,13 @@ from filelock import FileLock
 from trainables import distributed
 from trainables.base import Runtime, Trainable
 from trainables.config import build
-from trainables.engine import BEST, fit
+from trainables.engine import BEST, LAST, Fitted, fit, load_checkpoint
 from trainables.errors import StartAgain, TrialFailed, UserError
 from tune.experiments import Experiment
 from tune.study import Outcome, State, Work
 
 BASELINE_SEEDS = 3
+DIVERGED = ("nan", "collapse")
 
 
 class StorageFailed(UserError):
@@ -63,7 +64,7 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
         raise
     except TrialFailed as failure:
         # Divergence and collapse are the configuration's fault, which the sampler is to learn; memory and data are not.
-        state: State = "PRUNED" if failure.reason in ("nan", "collapse") else "FAIL"
+        state: State = "PRUNED" if failure.reason in DIVERGED else "FAIL"
         return Outcome(state, reason=failure.reason, error=failure.message or None)
     except Exception as error:
         if runtime.world_size > 1 and distributed.lost_peer(error):
@@ -75,7 +76,7 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
 
 def _fit(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
     trainable = _build(experiment, work.config, runtime)
-    fitted = fit(trainable, trainable.config, runtime)
+    fitted, reason = _fitted(trainable, work, runtime)
     name = trainable.objective
     metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
     if work.kind == "repeat":
@@ -85,7 +86,19 @@ def _fit(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
         trainable.load_export(runtime.directory / BEST)
         with distributed.alone():
             trainable.snapshot_best(runtime.directory, fitted.best_epoch)
-    return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, metrics=metrics)
+    return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, reason, metrics)
+
+
+def _fitted(trainable: Trainable, work: Work, runtime: Runtime) -> tuple[Fitted, str | None]:
+    """`fit`. A repeat that diverges is judged by its best epoch, as its user would keep that: evidence without it would flatter."""
+    try:
+        return fit(trainable, trainable.config, runtime), None
+    except TrialFailed as failure:
+        saved = load_checkpoint(runtime.directory / LAST) if work.kind == "repeat" and failure.reason in DIVERGED else None
+        if saved is None or not saved["history"]:
+            raise
+        progress = saved["progress"]
+        return Fitted(saved["history"], progress["best_epoch"], progress["best"], stopped=False), failure.reason
 
 
 def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
