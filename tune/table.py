@@ -7,6 +7,7 @@ import base64
 import csv
 import html
 import io
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ REPORTS = {
     "D": (26.0, 53.9, 22.66, 36.0), "E": (47.9, 34.0, 22.91, 44.0),
 }  # fmt: skip
 """Office-Home accuracy in percent of four course reports (R0 to R3; R4 has none), each one run per setting."""
+_FILE_WIDTH = 150  # columns, where the output is no terminal
 FILES = ("table.md", "table.csv", "table.html", "table.png")
 
 
@@ -206,7 +208,7 @@ def publish(group: Path | Group) -> Verdict:
     write_atomically(folder / "table.md", markdown(found))
     write_atomically(folder / "table.csv", as_csv(found))
     write_atomically(folder / "table.html", as_html(found, figure))
-    show(found, Console(highlight=False, soft_wrap=True))
+    show(found, Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH))
     if isinstance(group, Group):
         for name in FILES:
             group.say("artifact", trial=None, path=name, to="table")
@@ -240,7 +242,7 @@ def as_csv(found: Verdict) -> str:
     return text.getvalue()
 
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1c1c1c}
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#1c1c1c}
 table{border-collapse:collapse;margin:1rem 0;font-size:.92rem}th,td{padding:.35rem .7rem;border-bottom:1px solid #ddd;text-align:left}
 th{border-bottom:2px solid #888}td{font-variant-numeric:tabular-nums}.wide{overflow-x:auto}img{max-width:100%}
 li{margin:.25rem 0}small{color:#555}"""
