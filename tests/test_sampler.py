@@ -1,6 +1,7 @@
 """The sampler against Optuna's own TPE, of which it is a faster reading."""
 
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,25 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution
 from optuna.samplers import TPESampler
+from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 import tune.sampler
 from tune.experiments import EXPERIMENTS
 from tune.sampler import LATEST_OTHERS, STARTUP_TRIALS, SeededTPE, split
+
+
+def test_scipys_normal_distribution_is_optunas() -> None:
+    """Read from the installed source, as importing `tune.sampler` has put SciPy's in its place."""
+    names: dict[str, Any] = {"__name__": "optunas"}
+    exec(compile(Path(_truncnorm.__file__).read_text(), _truncnorm.__file__, "exec"), names)
+    x = np.linspace(-12, 6, 500)
+    np.testing.assert_allclose(_truncnorm._ndtr(x), names["_ndtr"](x), rtol=1e-9, atol=1e-15)
+    np.testing.assert_allclose(_truncnorm._log_ndtr(x), names["_log_ndtr"](x), rtol=1e-9, atol=1e-15)
+    y = np.linspace(-60, -1e-6, 500)
+    np.testing.assert_allclose(_truncnorm._ndtri_exp(y), names["_ndtri_exp"](y), rtol=1e-6)
+    assert _truncnorm._log_ndtr is not names["_log_ndtr"]
 
 
 class Reference(TPESampler):

@@ -155,6 +155,17 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
             self.study.ended(_work(trial.config), Outcome("FAIL", reason="process lost", error=error[-4000:]))
 
 
+class _Starts(_Unpickled, ray.tune.Callback):
+    """Tells the study which trial has a process now; a message from there would cost the driver as much as a report does."""
+
+    def __init__(self, study: Study, storage: _Storage):
+        self.study, self.storage = study, storage
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        with self.storage:
+            self.study.started(_work(trial.config))
+
+
 class _StopAll(_Unpickled, ray.tune.Stopper):
     """Ends the run when the study is told to stop (Ctrl-C, time budget)."""
 
@@ -220,6 +231,7 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
                 storage_path=str(scratch),
                 failure_config=ray.tune.FailureConfig(max_failures=LOST_PROCESSES),
                 stop=_StopAll(study),
+                callbacks=[_Starts(study, storage)] if workers == 1 else [],  # of several workers, rank 0 says so
                 verbose=0,
             ),
         ).fit()
@@ -312,7 +324,6 @@ def run_in_tune(experiment: Experiment, config: dict[str, Any]) -> None:
     """What a Tune trial does. Everything it has to say goes through messages to `StudyScheduler`."""
     work = _work(config)
     runtime = TuneRuntime(Path(work.directory))
-    runtime.send("start")
     try:
         outcome = run(experiment, work, runtime)
     except StorageFailed as error:
