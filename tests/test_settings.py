@@ -1,16 +1,34 @@
 """`classify` whole, on the command line: the layouts of the reports, and what is refused."""
 
+import contextlib
+import csv
+import io
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from tests.test_cli import Call, call  # noqa: F401
 from tests.test_data_layouts import make, paint, write_csv
+from trainables.classifier import ClassifierConfig
+from trainables.config import build, flatten
+from trainables.errors import UserError
 from tune.events import EventLog
+from tune.experiments import EXPERIMENTS
+from tune.manifest import Manifest
+from tune.table import as_csv, as_html, markdown, verdict
 
-SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
+SMPRETRAINED = ("--data", "digits", "--trials", "1", "--repeats", "0", *SMALL, "--set", "train.epoch_images=96")
+BYOL = ("--set", "val.probe_steps=0", "--set", "head.hidden_size=32", "--set", "head.projection_size=16")
+ALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
 TINY_FOLDER = ("--data", "data", "--preset", "tiny", *SMALL, "--set", "train.epoch_images=32")
 ALL = ("classify", "--data", "digits", *SMALL, "--set", "train.epoch_images=96", "--trials", "3", "--repeats", "2")
 
@@ -80,3 +98,116 @@ def test_a_backbone_for_all_settings_is_refused(call: Call, tmp_path: Path) -> N
     assert (said.code, said.out) == (2, "")
     assert "--setting" in said.line
     assert not (tmp_path / "runs").exists()
+
+
+def whole(storage: Path, *words: str, kill_after: float | None = None) -> int:
+    """The command line in a process of its own, which is killed so many seconds after it has put something on record."""
+    command = [sys.executable, str(Path(__file__).parent.parent / "tune/run.py"), *words, "--storage", str(storage)]
+    before = on_record(storage)
+    with (storage.parent / "out.txt").open("w") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        if kill_after is None:
+            return process.wait()
+        while process.poll() is None and on_record(storage) == before:
+            time.sleep(0.02)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(kill_after)
+        process.kill()
+        return process.wait()
+
+
+def on_record(storage: Path) -> int:
+    return sum(path.stat().st_size for path in storage.glob("*/events.jsonl"))
+
+
+def estimates(storage: Path) -> list[list[str]]:
+    """The table without what depends on the clock."""
+    rows = list(csv.DictReader((storage / "classify/table.csv").open()))
+    return [[value for name, value in row.items() if name != "minutes"] for row in rows]
+
+
+_KINDS = """SELECT kind.value, count(*) FROM tags kind JOIN tags study ON kind.run_uuid = study.run_uuid
+            WHERE kind.key = 'kind' AND study.key = 'study' AND study.value LIKE 'classify%' GROUP BY kind.value"""
+_BELOW = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_all_settings_killed_and_gone_on_with_end_with_the_same_table(tmp_path: Path) -> None:
+    whole(tmp_path / "straight", "ssl", *PRETRAINED, *BYOL)
+    whole(tmp_path / "straight", "pretrain", *PRETRAINED)
+    shutil.copytree(tmp_path / "straight", tmp_path / "killed")
+    assert whole(tmp_path / "straight", *ALL) == 0, (tmp_path / "out.txt").read_text()
+    rng, kills, code = random.Random(1), 0, -9
+    while code:
+        code = whole(tmp_path / "killed", *ALL, kill_after=rng.uniform(0, 12))
+        kills += code == -9
+        assert code in (0, -9), (tmp_path / "out.txt").read_text()
+        assert kills < 40
+    assert kills >= 2
+    assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")
+    for storage in (tmp_path / "straight", tmp_path / "killed"):
+        with sqlite3.connect(storage / "mlflow.db") as database:
+            kinds = dict(database.execute(_KINDS))
+            parent = database.execute("SELECT run_uuid FROM runs WHERE name = 'classify'").fetchall()
+            below = database.execute(_BELOW, parent[0]).fetchone()
+        assert (len(parent), below[0], kinds["study"], kinds["trial"], kinds["group"]) == (1, 5, 5, 15, 1)
+
+
+def study(folder: Path, letter: str, scores: dict[int, list[float]]) -> None:
+    """A finished study of one setting whose trials were repeated with these test accuracies; its values fall with the trial's number."""
+    base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"]))
+    manifest = Manifest(
+        name=folder.name, experiment="classify", preset="tiny", objective="val/top1", seed=0, base=base, pins={},
+        space={"optim.lr": ["a range"]}, data={"name": "letters", "fingerprint": "f", "path": "letters", "images": 9},
+    )  # fmt: skip
+    folder.mkdir()
+    manifest.reconcile_with(folder / "study.json")
+    log = EventLog(folder / "events.jsonl")
+    for trial, tests in scores.items():
+        for seed, test in [(None, 0.0), *enumerate(tests)]:
+            repeat = {} if seed is None else {"repeat": seed}
+            log.append("start", trial=trial, config=base | {"optim.lr": 0.1 + trial}, attempt=1, resumed_epoch=None, **repeat)
+            log.append("report", trial=trial, epoch=1, metrics={"val/top1": 0.9 - trial / 10, "time/epoch_s": 30.0}, **repeat)
+            metrics = {"best/val/top1": 0.9 - trial / 10, "test/top1": test}
+            log.append("end", trial=trial, state="COMPLETE", value=0.9 - trial / 10, reason=None, metrics=metrics, error=None, **repeat)
+
+
+def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
+    a, c = {0: [0.50, 0.52, 0.48]}, {0: [0.60, 0.63, 0.57]}
+    study(tmp_path / "classify-A", "A", a)
+    study(tmp_path / "classify-C", "C", c)
+    found = verdict(tmp_path / "classify")
+    expected = stats.ttest_rel(c[0], a[0])
+    [comparison] = found.comparisons
+    interval = expected.confidence_interval()
+    assert (comparison.name, comparison.verdict) == ("C-A", "C is better")
+    assert [comparison.gain.low, comparison.gain.high, comparison.gain.p] == pytest.approx([interval.low, interval.high, expected.pvalue])
+    assert comparison.p_holm == pytest.approx(expected.pvalue)
+    assert found.missing == ["B", "D", "E"]
+    [row, _] = found.rows
+    assert row.accuracy is not None
+    assert row.accuracy.mean == pytest.approx(0.5)
+    assert (len(row.record.trials), row.record.epochs, row.minutes) == (1, 1, 2.0)
+    text, page = markdown(found), as_html(found, b"png")
+    assert "| A: scratch, all trains | 0.500 | 0.450 to 0.550 |" in text
+    assert "C is better" in text
+    assert "C is better" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
+    study(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48], 1: [0.60, 0.40, 0.5]})
+    study(tmp_path / "classify-C", "C", {0: [0.50, 0.53, 0.48], 1: [0.2, 0.3, 0.1], 2: [0.3, 0.2, 0.1], 3: [0.9, 0.9, 0.9]})
+    found = verdict(tmp_path / "classify")
+    assert [row.number for row in found.rows] == [0, 0]  # by validation; trial 3 is no leader, however good its test accuracy
+    [comparison] = found.comparisons
+    assert comparison.verdict == "not decided"
+    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [line["row"] for line in lines] == ["A", "C", "C-A"]
+    assert float(lines[2]["estimate"]) == pytest.approx(1 / 300)
+
+
+def test_a_group_without_studies(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no setting of 'nothing' in"):
+        verdict(tmp_path / "nothing")
