@@ -26,10 +26,10 @@ from tune.experiments import EXPERIMENTS
 from tune.manifest import Manifest
 from tune.table import as_csv, as_html, markdown, verdict
 
-SMPRETRAINED = ("--data", "digits", "--trials", "1", "--repeats", "0", *SMALL, "--set", "train.epoch_images=96")
-BYOL = ("--set", "val.probe_steps=0", "--set", "head.hidden_size=32", "--set", "head.projection_size=16")
-ALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
+SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
 TINY_FOLDER = ("--data", "data", "--preset", "tiny", *SMALL, "--set", "train.epoch_images=32")
+PRETRAINED = ("--data", "digits", "--trials", "1", "--repeats", "0", *SMALL, "--set", "train.epoch_images=96")
+BYOL = ("--set", "val.probe_steps=0", "--set", "head.hidden_size=32", "--set", "head.projection_size=16")
 ALL = ("classify", "--data", "digits", *SMALL, "--set", "train.epoch_images=96", "--trials", "3", "--repeats", "2")
 
 
