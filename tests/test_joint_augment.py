@@ -1,101 +1,146 @@
-"""Joint augmentation against torchvision, pair by pair."""
+"""Joint augmentation against torchvision, pair by pair, on the same drawn parameters."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as tv
+from torchvision.transforms.v2 import functional as TF
 
 from trainables.data import IGNORE
-from trainables.image_ops import mean_std
-from trainables.joint_augment import JointAugment, JointAugmentConfig
+from trainables.image_ops import MEAN_STD
+from trainables.joint_augment import JointAugment, JointAugmentConfig, JointDraws
 
-S = 16
-
-
-def pairs(n: int = 24) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (n, 3, S, S), generator=generator, dtype=torch.uint8)
-    masks = torch.randint(6, (n, S, S), generator=generator, dtype=torch.uint8)
-    masks[:, 0, :3] = IGNORE
-    return images, masks
+FULL = JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, vflip=0.5, rot90=0.75, jitter=0.8)
+CLASSES = 6
 
 
-def applied(config: JointAugmentConfig, n: int = 24) -> tuple[Tensor, Tensor, Tensor, Tensor, object]:
-    images, masks = pairs(n)
-    augment = JointAugment(config, S, "none")
-    draws = augment.draw(n, torch.Generator().manual_seed(1))
-    return images, masks, *augment.apply(images, masks, draws), draws  # type: ignore[return-value]
+def pairs(count: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    masks = torch.randint(0, CLASSES, (count, size, size), generator=generator, dtype=torch.uint8)
+    return images, torch.where(masks == CLASSES - 1, IGNORE, masks)
 
 
-def test_flips_and_turns_are_torchvisions() -> None:
-    images, masks, views, moved, draws = applied(JointAugmentConfig(hflip=0.5, vflip=0.5, rot90=0.75))
-    seen = set()
-    for i in range(len(images)):
-        hflip, vflip, turns = *draws.flips[i].tolist(), int(draws.turns[i])  # type: ignore[attr-defined]
-        seen.add((hflip, vflip, turns))
-        image, mask = images[i].float() / 255, masks[i][None]
-        expected = []
-        for x in (image, mask):
-            y = tv.rotate(x, 90.0 * turns) if turns else x
-            y = tv.horizontal_flip(y) if hflip else y
-            expected.append(tv.vertical_flip(y) if vflip else y)
-        torch.testing.assert_close(views[i], expected[0], rtol=0, atol=1e-5)
-        assert torch.equal(moved[i], expected[1][0])
-    assert len(seen) > 8
+def reference(image: Tensor, mask: Tensor, draws: JointDraws, index: int, size: int) -> tuple[Tensor, Tensor]:
+    """One pair by torchvision: resize, pad, crop, flips, turn, jitter, normalise."""
+    side = max(1, round(float(draws.scale[index]) * size))
+    spare = abs(side - size)
+    top, left = (min(int(at * (spare + 1)), spare) for at in draws.at[index])
+    image, mask = image.float()[None] / 255, mask[None, None]
+    image = TF.resize(image, [side, side], v2.InterpolationMode.BILINEAR, antialias=True)
+    mask = TF.resize(mask, [side, side], v2.InterpolationMode.NEAREST_EXACT)
+    if side < size:
+        border = [left, top, spare - left, spare - top]
+        image, mask = TF.pad(image, border, fill=0), TF.pad(mask, border, fill=IGNORE)
+    else:
+        image, mask = TF.crop(image, top, left, size, size), TF.crop(mask, top, left, size, size)
+    for flip, operation in ((draws.hflip, TF.horizontal_flip), (draws.vflip, TF.vertical_flip)):
+        if flip[index]:
+            image, mask = operation(image), operation(mask)
+    turn = 90 * int(draws.turns[index])
+    image, mask = TF.rotate(image, turn), TF.rotate(mask, turn)
+    if draws.colour.jitter[index]:
+        changes = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+        for number in draws.colour.order[index].tolist():
+            image = changes[number](image, float(draws.colour.factors[index, number]))
+    return TF.normalize(image, *MEAN_STD["imagenet"])[0], mask[0, 0]
 
 
-def test_a_crop_is_torchs_resize_inside_and_masks_stay_exact() -> None:
-    config = JointAugmentConfig(scale_min=2.0, scale_max=2.0)
-    images, masks, views, moved, draws = applied(config)
-    at = (1 - 0.5) * draws.at  # type: ignore[attr-defined]
-    for i in range(len(images)):
-        # Places of the view's pixel centres in the image, in pixels, by the definition of the crop.
-        centres = ((torch.arange(S) + 0.5) / S * 2 - 1) * 0.5
-        x, y = (((centres + at[i, k] + 1) * S - 1) / 2 for k in (0, 1))
-        nearest = masks[i][y.round().long().clamp(0, S - 1)][:, x.round().long().clamp(0, S - 1)]
-        assert (nearest == moved[i]).double().mean() > 0.98  # but for ties of rounding
-        assert set(moved[i].unique().tolist()) <= set(masks[i].unique().tolist())
-        left, top = x.floor().long(), y.floor().long()
-        inside_x, inside_y = (left >= 0) & (left < S - 1), (top >= 0) & (top < S - 1)
-        left, top, fx, fy = left[inside_x], top[inside_y], (x - x.floor())[inside_x], (y - y.floor())[inside_y]
-        image = images[i].float() / 255
-        rows = image[:, top] * (1 - fy)[:, None] + image[:, top + 1] * fy[:, None]
-        expected = rows[:, :, left] * (1 - fx) + rows[:, :, left + 1] * fx
-        torch.testing.assert_close(views[i][:, inside_y][:, :, inside_x], expected, rtol=0, atol=1e-4)
+@pytest.mark.parametrize("size", [17, 31])  # odd: no centre lies between two pixels, where torch's nearest depends on rounding
+def test_equals_torchvision_pair_by_pair(size: int):
+    images, masks = pairs(48, size)
+    augment = JointAugment(FULL, size)
+    draws = augment.draw(len(images), torch.Generator().manual_seed(1))
+    views, moved = augment.apply(images, masks, draws)
+    assert (draws.scale < 1).any()
+    assert (draws.scale > 1).any()
+    assert set(draws.turns.tolist()) == {0, 1, 2, 3}
+    for index in range(len(images)):
+        view, mask = reference(images[index], masks[index], draws, index, size)
+        torch.testing.assert_close(views[index], view, atol=2e-4, rtol=0)
+        torch.testing.assert_close(moved[index], mask, atol=0, rtol=0)
 
 
-def test_a_reduction_is_padded_and_ignored() -> None:
-    _, masks, views, moved, _ = applied(JointAugmentConfig(scale_min=0.5, scale_max=0.5))
-    assert ((moved != IGNORE).flatten(1).sum(1) <= (S // 2 + 1) ** 2).all()
-    border = torch.ones(S, S, dtype=torch.bool)
-    for view, mask in zip(views, moved, strict=True):
-        rows, columns = (mask != IGNORE).any(1), (mask != IGNORE).any(0)
-        assert rows.sum() <= S // 2 + 1
-        outside = border & ~(functional.max_pool2d((rows[:, None] & columns).float()[None, None], 5, 1, 2)[0, 0] > 0)
-        assert not view[:, outside].any()
-    assert masks.shape == moved.shape
+def test_every_side_rounds_as_torchvision_does():
+    size = 23
+    sides = torch.arange(12, 47)
+    images, masks = pairs(len(sides), size)
+    augment = JointAugment(JointAugmentConfig(scale_min=0.5, scale_max=2.0), size)
+    draws = replace(augment.draw(len(sides), torch.Generator().manual_seed(0)), scale=sides / size)
+    views, moved = augment.apply(images, masks, draws)
+    for index in range(len(sides)):
+        view, mask = reference(images[index], masks[index], draws, index, size)
+        torch.testing.assert_close(views[index], view, atol=5e-5, rtol=0)
+        assert torch.equal(moved[index], mask), f"side {sides[index]}"
 
 
-def test_nothing_changes_by_default_but_normalisation() -> None:
-    images, masks = pairs()
-    augment = JointAugment(JointAugmentConfig(), S)
-    views, moved = augment.apply(images, masks, augment.draw(len(images), torch.Generator().manual_seed(0)))
-    mean, std = mean_std("imagenet", images.device)
-    expected = v2.functional.normalize(images.float() / 255, mean.flatten().tolist(), std.flatten().tolist())
-    torch.testing.assert_close(views, expected, rtol=0, atol=2e-5)
+def test_centres_between_two_pixels_take_the_later_one():
+    size, side = 24, 37  # 18.5 * 24 / 37 is 12
+    images, masks = pairs(1, size)
+    augment = JointAugment(JointAugmentConfig(scale_max=2.0), size)
+    draws = replace(augment.draw(1, torch.Generator().manual_seed(0)), scale=torch.tensor([side / size]), at=torch.zeros(1, 2))
+    places = [(2 * place + 1) * size // (2 * side) for place in range(size)]
+    assert places[18] == 12
+    assert torch.equal(augment.apply(images, masks, draws)[1][0], masks[0][places][:, places])
+
+
+def test_defaults_change_nothing():
+    images, masks = pairs(5, 16)
+    views, moved = JointAugment(JointAugmentConfig(), 16, "none").apply(
+        images, masks, JointAugment(JointAugmentConfig(), 16).draw(5, torch.Generator().manual_seed(0))
+    )
+    torch.testing.assert_close(views, images / 255, atol=1e-6, rtol=0)
     assert torch.equal(moved, masks)
 
 
-def test_a_part_of_a_batch_is_treated_as_in_the_batch() -> None:
-    config = JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, rot90=0.5, jitter=0.8)
-    images, masks, views, moved, draws = applied(config)
-    part = JointAugment(config, S, "none").apply(images[5:9], masks[5:9], draws[5:9])  # type: ignore[index]
-    torch.testing.assert_close(part[0], views[5:9], rtol=0, atol=1e-5)
-    assert torch.equal(part[1], moved[5:9])
+def test_padding_is_black_and_ignored_and_nothing_else_is():
+    size = 16
+    images, masks = torch.full((64, 3, size, size), 255, dtype=torch.uint8), torch.full((64, size, size), 3, dtype=torch.uint8)
+    augment = JointAugment(JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, rot90=0.75), size, "none")
+    draws = augment.draw(64, torch.Generator().manual_seed(2))
+    views, moved = augment.apply(images, masks, draws)
+    black = views.amax(1) == 0
+    assert torch.equal(black, moved == IGNORE)
+    assert torch.equal((~black).flatten(1).sum(1), draws.windows(size)[0].clamp_max(size) ** 2)
+    assert set(moved.unique().tolist()) == {3, IGNORE}
 
 
-def test_scales_are_in_order() -> None:
-    with pytest.raises(ValueError, match=r"`scale_min <= scale_max` must hold, but got \(scale_min=1\.5, scale_max=1\.0\)"):
-        JointAugmentConfig(scale_min=1.5)
+def test_a_part_of_the_batch_is_the_same_as_the_whole():
+    images, masks = pairs(12, 16)
+    augment = JointAugment(FULL, 16)
+    draws = augment.draw(12, torch.Generator().manual_seed(3))
+    views, moved = augment.apply(images, masks, draws)
+    for part in (slice(0, 5), slice(5, 12)):
+        view, mask = augment.apply(images[part], masks[part], draws[part])
+        torch.testing.assert_close(view, views[part], atol=1e-6, rtol=0)
+        assert torch.equal(mask, moved[part])
+
+
+def test_scales_are_log_uniform_and_places_reach_both_edges():
+    augment = JointAugment(replace(FULL, jitter=0.0), 16)
+    draws = augment.draw(20_000, torch.Generator().manual_seed(4))
+    logs = draws.scale.log2()
+    assert logs.min() >= -1 - 1e-6
+    assert logs.max() <= 1 + 1e-6
+    assert abs(logs.mean().item()) < 0.02
+    assert abs(logs.var().item() - 4 / 12) < 0.02
+    sides, offsets = draws.windows(16)
+    spare = (sides - 16)[:, None]
+    assert ((offsets * spare.sign() >= 0) & (offsets.abs() <= spare.abs())).all()
+    assert (offsets == spare)[spare[:, 0] != 0].float().mean() > 0.05
+    assert abs(draws.hflip.float().mean().item() - 0.5) < 0.02
+    assert abs((draws.turns > 0).float().mean().item() - 0.75) < 0.02
+
+
+def test_one_setting_leaves_the_other_draws_as_they_were():
+    one, other = (JointAugment(c, 16).draw(32, torch.Generator().manual_seed(5)) for c in (FULL, replace(FULL, rot90=0.0)))
+    assert torch.equal(one.scale, other.scale)
+    assert torch.equal(one.hflip, other.hflip)
+    assert torch.equal(one.colour.factors, other.colour.factors)
+
+
+def test_bounds_the_wrong_way_round_are_refused():
+    with pytest.raises(ValueError, match=r"scale_min <= scale_max.*scale_min=2.0, scale_max=0.5"):
+        JointAugmentConfig(scale_min=2.0, scale_max=0.5)

@@ -1,7 +1,11 @@
-"""Augmentation of images and their masks together, batched, every pair with parameters of its own.
+"""Augmentation of images together with their masks, batched, every pair with parameters of its own.
 
->>> augment = JointAugment(JointAugmentConfig(hflip=0.5), image_size=64)
+>>> augment = JointAugment(JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5), image_size=64)
 >>> views, masks = augment.apply(images, masks, augment.draw(len(images), generator))
+
+The order is that of torchvision's segmentation references: scale (a crop above 1, padding below), flips, quarter turns, colour jitter,
+normalise. Images are resampled bilinearly with antialiasing, masks by the nearest pixel, so that no class is ever invented; where there is
+no image the view is black and the mask `IGNORE`.
 """
 
 import math
@@ -9,14 +13,13 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from trainables.augment import Augment, AugmentConfig, Draws
+from trainables.augment import Augment, AugmentConfig, Draws, Probability
 from trainables.config import Annotated, Field, config
-from trainables.data import IGNORE
-from trainables.image_ops import Normalization, unit_float
+from trainables.data.splits import IGNORE
+from trainables.image_ops import Normalization, on_chosen, resample
 
-Probability = Annotated[float, Field(ge=0, le=1)]
+_CHUNK_BYTES = 3 << 20  # of float32 images worked on at a time on a CPU, so that they stay in cache
 
 
 @config
@@ -24,8 +27,8 @@ class JointAugmentConfig:
     """Geometry of both, colour of the image. The defaults change nothing."""
 
     scale_min: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Smallest enlargement, log-uniform up to `scale_max`, in (0, 4]. Below 1 the image leaves a border, which is padding: black, and
-    ignored in the mask. Above 1 it is a crop at a random place."""
+    """Smallest enlargement, in (0, 4], log-uniform up to `scale_max`. Below 1 the image leaves a border, which is padding: black, and
+    ignored in the mask. Above 1 a crop at a random place is left."""
     scale_max: Annotated[float, Field(gt=0, le=4)] = 1.0
     """Largest enlargement, in (0, 4], not below `scale_min`."""
     hflip: Probability = 0.0
@@ -54,45 +57,55 @@ class JointAugmentConfig:
 class JointDraws:
     """The parameters of B pairs. `draws[a:b]` is a part of the batch."""
 
-    scale: Tensor  # (B,)
-    at: Tensor  # (B, 2) place, horizontal and vertical, in [-1, 1]
-    flips: Tensor  # (B, 2) bool, horizontal and vertical
-    turns: Tensor  # (B,) int64, quarter turns, 0-3
-    colour: Draws
+    scale: Tensor  # (B,) enlargement
+    at: Tensor  # (B, 2) place of the crop or of the padded image, vertical and horizontal, in [0, 1)
+    hflip: Tensor  # (B,) bool
+    vflip: Tensor  # (B,) bool
+    turns: Tensor  # (B,) int64, quarter turns counter-clockwise, 0-3
+    colour: Draws  # of B images
 
     def __len__(self) -> int:
         return len(self.scale)
 
-    def __getitem__(self, part: slice) -> "JointDraws":
+    def __getitem__(self, part: slice | Tensor) -> "JointDraws":
         return JointDraws(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> "JointDraws":
-        """Itself: `apply` moves the few numbers it needs."""
+        """Itself: draws stay on the CPU; `apply` moves the few numbers it needs."""
         return self
+
+    def windows(self, image_size: int) -> tuple[Tensor, Tensor]:
+        """Side (B,) of the scaled image, and (B, 2) top and left of the view in it, negative where it is padded; int64, pixels."""
+        sides = (self.scale * image_size).round().long().clamp_min(1)
+        spare = sides - image_size
+        steps = spare.abs()[:, None]
+        offset = torch.minimum((self.at * (steps + 1)).long(), steps)  # the product can round up to a whole
+        return sides, offset * spare.sign()[:, None]
 
 
 class JointAugment:
     """Pure: what comes out depends on the pairs and the draws alone.
 
     Args:
-        image_size: S, of images and masks, which are square.
+        image_size: S, of images and masks, which are square, and of the views.
         normalize: of the views.
     """
 
     def __init__(self, config: JointAugmentConfig, image_size: int, normalize: Normalization = "imagenet"):
         self.config, self.image_size = config, image_size
-        colour = {name: getattr(config, name) for name in ("jitter", "brightness", "contrast", "saturation", "hue")}
-        self.colour = Augment(AugmentConfig(**colour, normalize=normalize), image_size)
+        strengths = {name: getattr(config, name) for name in ("jitter", "brightness", "contrast", "saturation", "hue")}
+        self.colour = Augment(AugmentConfig(**strengths, normalize=normalize), image_size)
 
     def draw(self, batch_size: int, generator: torch.Generator) -> JointDraws:
-        """Parameters from a CPU generator; every policy consumes the same random numbers."""
+        """Parameters for `batch_size` pairs from a CPU generator. Every policy consumes the same random numbers."""
         c = self.config
-        scale, x, y, hflip, vflip, rot90, turn = torch.rand(batch_size, 7, generator=generator).unbind(1)
+        scale, top, left, hflip, vflip, rot90, turn = torch.rand(batch_size, 7, generator=generator).unbind(1)
         low, high = math.log(c.scale_min), math.log(c.scale_max)
         return JointDraws(
             scale=torch.exp(low + (high - low) * scale),
-            at=2 * torch.stack([x, y], 1) - 1,
-            flips=torch.stack([hflip < c.hflip, vflip < c.vflip], 1),
+            at=torch.stack([top, left], 1),
+            hflip=hflip < c.hflip,
+            vflip=vflip < c.vflip,
             turns=torch.where(rot90 < c.rot90, 1 + (turn * 3).long(), 0),
             colour=self.colour.draw(batch_size, generator),
         )
@@ -100,24 +113,77 @@ class JointAugment:
     @torch.no_grad()
     def apply(
         self,
-        images: Tensor,  # (B, 3, S, S) uint8, or float in [0, 1]
-        masks: Tensor,  # (B, S, S) uint8
-        draws: JointDraws,
-    ) -> tuple[Tensor, Tensor]:  # (B, 3, S, S) float32, normalised; (B, S, S) uint8
-        """Images bilinear, masks nearest: a mask's values are never mixed."""
-        grid = functional.affine_grid(self._matrices(draws).to(images.device), [len(images), 1, self.image_size, self.image_size], False)
-        moved = functional.grid_sample(unit_float(images), grid, mode="bilinear", align_corners=False)
-        # Outside is 0 there; so the values are counted from 1.
-        shifted = functional.grid_sample(masks[:, None].float() + 1, grid, mode="nearest", align_corners=False)[:, 0]
-        masks = torch.where(shifted > 0, shifted - 1, IGNORE).to(torch.uint8)
-        return self.colour.apply(moved, draws.colour), masks
+        images: Tensor,  # (B, 3, S, S) uint8, or float in [0, 1], on any device
+        masks: Tensor,  # (B, S, S) uint8, on the same device
+        draws: JointDraws,  # of B pairs
+    ) -> tuple[Tensor, Tensor]:  # (B, 3, S, S) float32, normalised; (B, S, S) uint8 of the classes in `masks`, or IGNORE
+        """Both moved alike; the colours of the images changed and normalised."""
+        step = len(images) or 1
+        if images.device.type == "cpu":
+            step = max(4, _CHUNK_BYTES // (12 * self.image_size**2))
+        parts = [slice(start, start + step) for start in range(0, max(1, len(images)), step)]
+        done = [self._apply(images[part], masks[part], draws[part]) for part in parts]
+        views, moved = zip(*done, strict=True)
+        return torch.cat(views), torch.cat(moved)
 
-    def _matrices(self, draws: JointDraws) -> Tensor:
-        """(B, 2, 3) from places in the view, [-1, 1], to places in the image."""
-        zoom = 1 / draws.scale  # side of the window in the image
-        shift = (1 - zoom)[:, None] * draws.at
-        quarter = math.pi / 2 * draws.turns
-        cos, sin = quarter.cos().round(), quarter.sin().round()
-        turn = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
-        flip = torch.diag_embed(1.0 - 2.0 * draws.flips.float())
-        return torch.cat([zoom[:, None, None] * (turn @ flip), shift[:, :, None]], 2)
+    def _apply(self, images: Tensor, masks: Tensor, draws: JointDraws) -> tuple[Tensor, Tensor]:
+        size, device = self.image_size, images.device
+        sides, offsets = (numbers.to(device, non_blocking=True) for numbers in draws.windows(size))
+        # A turn by 90 degrees is one flip, then the axes swapped; by 270 the other flip, by 180 both.
+        upside_down = (draws.vflip ^ (draws.turns >= 2)).to(device, non_blocking=True)
+        left_right = (draws.hflip ^ ((draws.turns == 1) | (draws.turns == 2))).to(device, non_blocking=True)
+        rows, columns = (
+            _places(sides, offset, flip, size) for offset, flip in zip(offsets.unbind(1), (upside_down, left_right), strict=True)
+        )
+        straight = draws.turns % 2 == 0
+        largest = size / max(1, round(self.config.scale_min * size))
+        vertical, horizontal = (_taps(places, sides, size, largest) for places in (rows, columns))
+        if images.dtype == torch.uint8:
+            vertical = (vertical[0], vertical[1] / 255)
+        views = resample(images.float(), vertical, horizontal)  # axes swapped
+        views = on_chosen(views, straight, lambda x, _: x.mT.contiguous())
+        moved = _nearest(masks, rows, columns, sides)
+        moved = on_chosen(moved, ~straight, lambda x, _: x.mT.contiguous())
+        return self.colour.apply(views, draws.colour), moved
+
+
+def _places(sides: Tensor, offset: Tensor, flip: Tensor, size: int) -> Tensor:
+    """(B, S) int64: where in the scaled image each pixel of the view's axis lies; outside of [0, side) is padding."""
+    out = torch.arange(size, device=sides.device)
+    return torch.where(flip[:, None], size - 1 - out, out) + offset[:, None]
+
+
+def _taps(places: Tensor, sides: Tensor, size: int, largest: float) -> tuple[Tensor, Tensor]:
+    """Rows and weights, both (B, S, K), of a bilinear resize with antialiasing from S to `sides` pixels; padding weighs nothing.
+
+    As `image_ops.resize_taps`, whose output is the whole of a box, not a window into it. `largest` bounds S / side and fixes K.
+    """
+    scale = (size / sides)[:, None]
+    support = scale.clamp_min(1.0)
+    centre = scale * (places + 0.5)
+    first = (centre - support + 0.5).floor().clamp_min_(0.0)
+    rows = first[..., None] + torch.arange(math.ceil(2 * max(largest, 1.0)), device=places.device)
+    weights = (1 - ((rows - centre[..., None] + 0.5) / support[..., None]).abs_()).clamp_min_(0.0)
+    weights *= rows <= size - 1
+    weights /= weights.sum(-1, keepdim=True).clamp_min_(1e-6)
+    weights *= _inside(places, sides)[..., None]
+    return rows.clamp_max_(size - 1).int(), weights
+
+
+def _nearest(masks: Tensor, rows: Tensor, columns: Tensor, sides: Tensor) -> Tensor:
+    """(B, S, S) uint8: the mask's pixel under the centre of each pixel of the view.
+
+    torch's "nearest-exact" in whole numbers: where a centre lies between two pixels, its choice depends on rounding, this one's does not.
+    """
+    size = masks.shape[-1]
+    row, column = (
+        ((2 * places + 1) * size).div_(2 * sides[:, None], rounding_mode="floor").clamp_(0, size - 1) for places in (rows, columns)
+    )
+    first = torch.arange(0, masks.numel(), size * size, device=masks.device).view(-1, 1, 1)
+    moved = masks.reshape(-1).take(first + row[:, :, None] * size + column[:, None])
+    known = _inside(rows, sides)[:, :, None] & _inside(columns, sides)[:, None]
+    return moved.masked_fill_(~known, IGNORE)
+
+
+def _inside(places: Tensor, sides: Tensor) -> Tensor:
+    return (places >= 0) & (places < sides[:, None])
