@@ -13,6 +13,7 @@ from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs,
 from trainables.data.episodes import FewShotData, with_given_episodes
 from trainables.data.folders import load_folder
 from trainables.data.layouts import PARTS, read_layout
+from trainables.data.pairs import load_pairs, read_pairs
 from trainables.data.splits import IGNORE, DataSet, Split, limited
 from trainables.data.store import Store, default_cache_dir
 from trainables.errors import UserError
@@ -74,12 +75,14 @@ def load_dataset(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = N
         data = load_scikit_digits(cfg.image_size, cfg.seed, task, cache_dir, progress)
     elif cfg.name == "earth":
         data = load_earth(cfg.image_size, cfg.seed, cache_dir, progress)
+    elif task == "segment":
+        data = load_pairs(read_pairs(Path(cfg.name)), cfg.image_size, cfg.seed, cfg.skip_corrupt, cache_dir, progress)
     else:
         kind = "classify" if task == "pretrain" else task
         listing = read_layout(Path(cfg.name), kind)
         data = load_folder(listing, cfg.image_size, cfg.seed, kind, cfg.skip_corrupt, cache_dir, progress)
     if task == "segment" and data.train.mask_images is None:
-        raise UserError(f"data {cfg.name!r} has no masks, segmentation needs them; use --data earth")
+        raise UserError(f"data {cfg.name!r} has no masks, segmentation needs them; use --data earth or a folder of images and masks")
     data = limited(data, cfg.limit, cfg.seed, by_class=task != "ssl")
     return with_given_episodes(data, listing) if task == "fewshot" else data
 
@@ -95,10 +98,12 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
         classes, found = counts(cfg.name, cfg.image_size, cfg.seed, cache_dir)
         key, layout, name = fingerprint(cfg.name, cfg.seed), EMBEDDED[cfg.name], cfg.name
     else:
-        listing = read_layout(Path(cfg.name), "classify" if task == "pretrain" else task)
+        pairs = read_pairs(Path(cfg.name)) if task == "segment" else None
+        listing = pairs.listing if pairs else read_layout(Path(cfg.name), "classify" if task == "pretrain" else task)
         found = {part or "images": int(np.sum(listing.parts == part)) for part in ("", *PARTS) if part in listing.parts}
-        key, layout, name, classes = listing.fingerprint, listing.layout, listing.root.resolve().name, len(listing.classes)
-    return Inspection(name, layout, classes, found, key, math.prod((sum(found.values()), 3, cfg.image_size, cfg.image_size)))
+        key, layout, name, classes = listing.fingerprint, listing.layout, listing.root.resolve().name, len((pairs or listing).classes)
+    channels = 4 if task == "segment" else 3  # a mask is one more
+    return Inspection(name, layout, classes, found, key, math.prod((sum(found.values()), channels, cfg.image_size, cfg.image_size)))
 
 
 def _check_name(name: str) -> None:

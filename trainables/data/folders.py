@@ -53,12 +53,12 @@ def load_folder(
     """
     name = listing.root.resolve().name
     store = open_store(name, listing.fingerprint, size, lambda: _source(listing), cache_dir, progress)
-    _check_corrupt(listing, store, skip_corrupt)
+    check_corrupt(listing, store, skip_corrupt)
     usable = np.ones(len(store.labels), bool)
     usable[store.skipped_rows] = False
-    rows = _split_classes(listing, store, usable, seed) if task == "fewshot" else _split(listing, store, usable, seed, task)
+    rows = _split_classes(listing, store, usable, seed) if task == "fewshot" else split_rows(listing, store, usable, seed, task)
     labels = store.labels if listing.classes else None
-    _check_size(listing, rows, task)
+    check_size(listing, rows, task)
 
     def split(chosen: np.ndarray) -> Split:
         return Split(store.images, labels, chosen)
@@ -76,7 +76,7 @@ def load_folder(
     )
 
 
-def _split(listing: Listing, store: Store, usable: np.ndarray, seed: int, task: str) -> _Rows:
+def split_rows(listing: Listing, store: Store, usable: np.ndarray, seed: int, task: str) -> _Rows:
     labels, groups = store.labels, store.groups
     labelled = labels >= 0
     answerable = usable & (labelled | (not listing.classes))  # unlabeled images cannot be queries where others have labels
@@ -145,7 +145,7 @@ def _source(listing: Listing) -> Source:
     )
 
 
-def _check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
+def check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
     if not store.skipped:
         return
     shown = "; ".join(f"{path}: {reason}" for path, reason in store.skipped[:_SHOWN])
@@ -157,7 +157,7 @@ def _check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
         raise UserError(f"{found}{more}); full list in {store.path / SKIPPED}; mend them, or leave them out with --skip-corrupt")
 
 
-def _check_size(listing: Listing, rows: _Rows, task: str) -> None:
+def check_size(listing: Listing, rows: _Rows, task: str) -> None:
     for name, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
         if not len(chosen):
             raise UserError(f"data folder {listing.root} is too small: no images are left for {name} of {len(listing.files)}; add images")

@@ -71,10 +71,10 @@ def read_layout(root: Path, task: str = "ssl") -> Listing:
         raise UserError(f"data folder {root} does not exist; give an existing folder of images or an embedded set")
     if not root.is_dir():
         raise UserError(f"data {root} is a file, not a folder; give the folder that holds the images")
-    files = _find_images(root)
+    files = _without_masks(find_images(root))
     if not files:
         raise UserError(f"data folder {root} holds no images ({' '.join(EXTENSIONS)}); looked for: {_LOOKED_FOR}")
-    tables = {part: path for path in sorted(root.glob("*.csv")) if (part := _part(path.stem))}
+    tables = {part: path for path in sorted(root.glob("*.csv")) if (part := part_of(path.stem))}
     layout, entries, notes = _from_tables(root, tables, files, task) if tables else _from_folders(root, files)
     entries = sorted(entries, key=lambda entry: entry.path)
     labels = sorted({entry.label for entry in entries if entry.label is not None}, key=_natural)
@@ -88,7 +88,7 @@ def read_layout(root: Path, task: str = "ssl") -> Listing:
         np.array([entry.part for entry in entries]),
         np.array([number[entry.label] for entry in entries], np.int64),
         tuple(labels),
-        _fingerprint(root, entries),
+        fingerprint_of(root, entries),
         tuple(notes),
     )
 
@@ -99,7 +99,13 @@ def some(paths: Sequence[str], most: int = 3) -> str:
     return ", ".join(paths[:most]) + more
 
 
-def _find_images(root: Path) -> list[str]:
+def _without_masks(files: list[str]) -> list[str]:
+    """Masks of the satellite layout (`pairs.py`) are no images."""
+    pictured = {file.rpartition("_sat.")[0] for file in files if "_sat." in file}
+    return [file for file in files if "_mask." not in file or file.rpartition("_mask.")[0] not in pictured]
+
+
+def find_images(root: Path) -> list[str]:
     """Relative paths, sorted. Symbolic links are followed, each real folder once."""
     found: list[str] = []
     seen: set[str] = set()
@@ -119,7 +125,7 @@ def _from_tables(root: Path, tables: dict[str, Path], files: list[str], task: st
     if "train" not in tables:
         raise UserError(f"{next(iter(tables.values()))} has no train.csv beside it; add train.csv with columns {', '.join(LABEL_COLUMNS)}")
     known = set(files)
-    folders = {part: [name for name in _top_folders(files) if _part(name) == part] for part in PARTS}
+    folders = {part: [name for name in _top_folders(files) if part_of(name) == part] for part in PARTS}
     entries: dict[str, Entry] = {}
     used: set[str] = set()
     for part, path in tables.items():
@@ -170,13 +176,13 @@ def _enter(files: list[str]) -> int:
     """How many folders contain everything and are no part: root/images/*.jpg is as good as root/*.jpg."""
     first, last = (file.split("/")[:-1] for file in (files[0], files[-1]))  # sorted, so these two differ the most
     common = [a for a, b in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
-    return next((depth for depth, name in enumerate(common) if _part(name)), len(common))
+    return next((depth for depth, name in enumerate(common) if part_of(name)), len(common))
 
 
 def _part_folders(root: Path, paths: list[list[str]]) -> dict[str, str]:
     """{"train_50": "train", ...}; empty where the top folders are no parts."""
     tops = sorted({path[0] for path in paths if len(path) > 1})
-    parts = {name: part for name in tops if (part := _part(name))}
+    parts = {name: part for name in tops if (part := part_of(name))}
     found = set(parts.values())
     alone = len(parts) == len(tops) and all(len(path) > 1 for path in paths)
     if not parts or not (alone or ("train" in found and len(found) > 1)):
@@ -213,7 +219,7 @@ def _check_new_classes(root: Path, entries: list[Entry]) -> None:
             )
 
 
-def _fingerprint(root: Path, entries: list[Entry]) -> str:
+def fingerprint_of(root: Path, entries: list[Entry]) -> str:
     """Of paths, labels, parts, sizes and samples of the content: equal for a copied folder, whatever its dates and place."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         paths = [f"{root}/{entry.path}" for entry in entries]
@@ -247,7 +253,7 @@ def _sample(path: str) -> str:
         return f"unreadable: {error.strerror}"
 
 
-def _part(name: str) -> str | None:
+def part_of(name: str) -> str | None:
     match = _PART.fullmatch(name)
     return match[1].lower() if match else None
 

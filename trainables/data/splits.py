@@ -93,7 +93,10 @@ class DataSet:
         sizes = [f"{len(self.train):,} train", f"{len(self.val):,} val", f"{len(self.test):,} test"]
         if self.gallery is not None:
             sizes.insert(1, f"{len(self.gallery):,} gallery")
-        labels = f"{round(1 / self.chance)} classes (chance {self.chance:.2g})" if self.classes else "no labels"
+        if self.train.mask_images is not None:
+            labels = f"{len(self.classes)} classes of pixels"
+        else:
+            labels = f"{round(1 / self.chance)} classes (chance {self.chance:.2g})" if self.classes else "no labels"
         skipped = f", {len(self.skipped)} corrupt files skipped" if self.skipped else ""
         side = self.train.images.shape[-1]
         return f"{self.name}: {', '.join(sizes)} images of {side} px, {labels}{skipped} [{self.fingerprint[:8]}]"
