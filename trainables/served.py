@@ -106,7 +106,7 @@ class Served:
             raise UserError(f"images must be (B, H, W, 3) uint8, but got {images.shape} {images.dtype}; stack them, and convert to RGB")
         answers = []
         for start in range(0, len(images), _BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + _BATCH])).permute(0, 3, 1, 2).to(self.model.device)
+            batch = torch.from_numpy(np.array(images[start : start + _BATCH])).permute(0, 3, 1, 2).to(self.model.device)
             views = evaluation_view(batch, self._size, self._normalize)
             answers.append(self._answer(self.model, views, (images.shape[1], images.shape[2])).cpu().numpy())
         return np.concatenate(answers)
