@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from optuna.trial import TrialState
 
@@ -54,6 +55,18 @@ def of_trial(study: Study, number: int, kind: str) -> list[Event]:
 @pytest.fixture(scope="module")
 def healthy(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return run(tmp_path_factory.mktemp("ray") / "toy", TOY, 10, {"train.epochs": 6, "sleep_s": 0.01})
+
+
+def test_nothing_listens_outside_of_this_machine(_two_processes: None) -> None:
+    me = psutil.Process()
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in (me, *me.children(recursive=True))
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 4  # gcs, raylet, agents, workers
+    assert {ip.removeprefix("::ffff:") for _, ip in listening} == {"127.0.0.1"}, listening
 
 
 def test_ends_with_exactly_the_trials_asked_for(healthy: Study) -> None:

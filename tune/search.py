@@ -36,6 +36,7 @@ os.environ |= {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
 import ray  # noqa: E402
 import ray.tune  # noqa: E402
 import ray.util.state  # noqa: E402
+from ray._private import services  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
@@ -297,12 +298,24 @@ def _start_ray(cpus: int | None, dashboard: bool) -> bool:
     port = _free_port()
     if dashboard:  # the address of this one, whichever others run on the machine
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    with _own_signals():
+    with _own_signals(), _loopback():
         ray.init(
             address="local", _node_ip_address="127.0.0.1", include_dashboard=dashboard, dashboard_port=port, log_to_driver=False,
             logging_level=logging.ERROR, object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
         )  # fmt: skip
     return True
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Ray replaces 127.0.0.1 by the machine's address in the network, where anyone could run code in it. The name is one of Ray's private
+    ones: tests/test_ray.py looks at the sockets."""
+    replaced = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = replaced
 
 
 def _free_port() -> int:
