@@ -57,7 +57,8 @@ def healthy(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> S
     return run(tmp_path_factory.mktemp("ray") / "toy", TOY, 10, {"train.epochs": 6, "sleep_s": 0.01})
 
 
-def test_nothing_listens_outside_of_this_machine(_two_processes: None) -> None:
+@pytest.mark.usefixtures("_two_processes")
+def test_nothing_listens_outside_of_this_machine() -> None:
     me = psutil.Process()
     listening = [
         (process.name(), connection.laddr.ip)
