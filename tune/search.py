@@ -298,11 +298,15 @@ def _start_ray(cpus: int | None, dashboard: bool) -> bool:
     port = _free_port()
     if dashboard:  # the address of this one, whichever others run on the machine
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
-    with _own_signals(), _loopback():
-        ray.init(
-            address="local", _node_ip_address="127.0.0.1", include_dashboard=dashboard, dashboard_port=port, log_to_driver=False,
-            logging_level=logging.ERROR, object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
-        )  # fmt: skip
+    try:
+        with _own_signals(), _loopback():
+            ray.init(
+                address="local", _node_ip_address="127.0.0.1", include_dashboard=dashboard, dashboard_port=port, log_to_driver=False,
+                logging_level=logging.ERROR, object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
+            )  # fmt: skip
+    except Exception as error:  # Ray raises bare ones
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"Ray did not start on this machine ({why}); run the same command again, or add --local") from error
     return True
 
 
