@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 STORAGE ?= runs
 export MPLBACKEND := Agg
 
-.PHONY: run table test test-slow check ui bench clean
+CLUSTER ?= cluster.yaml
+
+.PHONY: run table test test-slow check ui cluster-check cluster-up bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vistune needs Python 3.11 or newer; name one with make PYTHON=...")'
@@ -34,6 +36,12 @@ check: $(VENV)/installed  ## lint, types, fast tests
 
 ui: $(VENV)/installed  ## MLflow on 127.0.0.1, with links that open on the trials
 	$(BIN)/python -m tune.ui --storage $(STORAGE)
+
+cluster-check: $(VENV)/installed  ## what is wrong with cluster.yaml (or CLUSTER=...), before `ray up`
+	@$(BIN)/python -m tune.cluster_check $(CLUSTER)
+
+cluster-up: cluster-check  ## the check, then `ray up`; on-prem without autoscaler v2, which starts one worker too few there
+	RAY_UP_enable_autoscaler_v2=$$(grep -q 'type: local' $(CLUSTER) && echo 0 || echo 1) $(BIN)/ray up -y --disable-usage-stats $(CLUSTER)
 
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,194 @@
+"""`make cluster-check`: what is wrong with a cluster file, before `ray up` spends money or opens a port.
+
+    python -m tune.cluster_check [cluster.yaml | cluster-onprem.yaml]
+
+One line per problem, with the value and the remedy; exit code 2. Ray's own schema is one of the checks. It accepts much that fails
+later: an image of another region, a key that is not there, a dashboard on 0.0.0.0, a head that was never started.
+"""
+
+import logging
+import re
+import stat
+import sys
+from collections.abc import Iterator
+from copy import deepcopy
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+Config = dict[str, Any]
+
+PLACEHOLDER = "CHANGE"
+TOKEN = "~/.ray/auth_token"
+_IDS = {"ImageId": r"ami-[0-9a-f]{8,17}", "SubnetIds": r"subnet-[0-9a-f]{8,17}", "SecurityGroupIds": r"sg-[0-9a-f]{8,17}"}
+_REGION = r"[a-z]{2}(-[a-z]+)+-\d"
+_HOST = re.compile(r"(?!-)[A-Za-z0-9.-]+")
+
+
+def problems(path: Path) -> list[str]:
+    """What keeps `ray up` with this file from bringing up a cluster that works and is closed; [] if nothing."""
+    try:
+        text = path.read_text()
+        config = yaml.safe_load(text)
+    except OSError as error:
+        return [f"cannot be read ({error.strerror}): name a cluster file, as in make cluster-check CLUSTER=cluster-onprem.yaml"]
+    except yaml.YAMLError as error:
+        return [f"is no YAML: {' '.join(str(error).split())}"]
+    if not isinstance(config, dict) or not isinstance(config.get("provider"), dict):
+        return ["has no section `provider`: begin from the cluster.yaml of this project"]
+    found = _placeholders(text)
+    kind = {"aws": _aws, "local": _onprem}.get(config["provider"].get("type"))
+    if kind is None:
+        return [*found, f"provider.type {config['provider'].get('type')!r} is not known here: aws or local"]
+    if refusal := _schema(config):
+        return [*found, refusal]  # what follows relies on the schema
+    return list(dict.fromkeys([*found, *_files(config), *_commands(config), *kind(config)]))
+
+
+def _placeholders(text: str) -> list[str]:
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        value, _, remedy = line.partition("# CHANGE")
+        words = [word.strip("[]',\"") for word in value.partition(" #")[0].split() if PLACEHOLDER in word]
+        if words and not value.lstrip().startswith("#"):
+            found.append(f"line {number}: {words[0]} is a placeholder; put in{remedy or ': your own value'}")
+    return found
+
+
+def _schema(config: Config) -> str | None:
+    logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # what it fills in
+    try:
+        validate_config(prepare_config(deepcopy(config)))
+    except Exception as error:  # jsonschema's, Ray's, and KeyErrors of files that lack a section
+        message = str(getattr(error, "message", "")) or str(error) or repr(error)
+        return f"Ray refuses it: {message.splitlines()[0][:300]}"
+    return None
+
+
+def _files(config: Config) -> Iterator[str]:
+    key = config["auth"].get("ssh_private_key", "")
+    if not key:
+        yield "auth.ssh_private_key is not set: name a key made for this cluster; without one Ray makes its own"
+    else:
+        yield from _private(f"auth.ssh_private_key {key}", Path(key), "docs/cluster.md says how to make it")
+    mounts = config.get("file_mounts", {})
+    if mounts.get(TOKEN) != TOKEN:
+        yield f"file_mounts lacks `{TOKEN}: {TOKEN}`: without the token nodes do not let each other in"
+    else:
+        yield from _private(f"the token {TOKEN}", Path(TOKEN), f"make it with `ray get-auth-token --generate && chmod 600 {TOKEN}`")
+    for there, here in mounts.items():
+        if there != TOKEN and not Path(here).expanduser().exists():
+            yield f"file_mounts {there}: {here} does not exist on this machine"
+
+
+def _private(what: str, path: Path, remedy: str) -> Iterator[str]:
+    path = path.expanduser()
+    if not path.is_file():
+        yield f"{what} does not exist: {remedy}"
+    elif stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield f"{what} can be read by others: chmod 600 {path}"
+
+
+def _commands(config: Config) -> Iterator[str]:
+    """What Ray's schema does not look into: how nodes start."""
+    heads, workers = config.get("head_start_ray_commands", []), config.get("worker_start_ray_commands", [])
+    head, worker = (next((c for c in commands if "ray start" in c), "") for commands in (heads, workers))
+    for name, command, needed in (
+        ("head_start_ray_commands", head, ("--head", "--autoscaling-config=~/ray_bootstrap_config.yaml", "--dashboard-host=127.0.0.1")),
+        ("worker_start_ray_commands", worker, ("--address=$RAY_HEAD_IP:6379",)),
+    ):
+        if not command:
+            yield f"{name} has no `ray start`"
+            continue
+        for option in (*needed, "--disable-usage-stats"):
+            if option not in command.split():
+                yield f"{name}: `ray start` lacks {option}"
+    for name in (name for name in config if name.endswith("_commands")):
+        for command in config[name]:
+            if "0.0.0.0" in command:
+                yield f"{name}: `{command[:60]}...` listens on 0.0.0.0, on all networks: use 127.0.0.1 and a tunnel"
+    if not any("cluster/env.sh" in c or "RAY_AUTH_MODE=token" in c for c in config.get("setup_commands", [])):
+        yield "setup_commands do not set RAY_AUTH_MODE=token: copy cluster/env.sh as cluster.yaml does"
+
+
+def _aws(config: Config) -> Iterator[str]:
+    provider, types = config["provider"], config["available_node_types"]
+    region = str(provider.get("region", ""))
+    if not _filled(region, _REGION):
+        yield f"provider.region {region!r} is no region such as eu-central-1"
+    if "security_group" in provider:
+        yield "provider.security_group makes a group that opens port 22 to the world: remove it, and name your own in SecurityGroupIds"
+    if not provider.get("use_internal_ips"):
+        yield "provider.use_internal_ips is not true: nodes would be reached by public addresses"
+    if types[config["head_node_type"]]["resources"].get("CPU") != 0:
+        yield f"available_node_types.{config['head_node_type']}.resources must be {{CPU: 0}}: trials would crowd the driver out"
+    for name, node_type in types.items():
+        if node_type.get("min_workers", 0) > node_type.get("max_workers", config["max_workers"]):
+            yield f"available_node_types.{name}: min_workers {node_type['min_workers']} is more than max_workers {node_type['max_workers']}"
+        yield from _instance(f"available_node_types.{name}.node_config", node_type["node_config"])
+    for command in config.get("setup_commands", []):
+        for system, there in re.findall(r"(fs-\S+?)\.efs\.([a-z0-9-]+)\.amazonaws", command):
+            if PLACEHOLDER not in system and there != region:
+                yield f"setup_commands mount {system} of {there}, but provider.region is {region}: they must be the same"
+
+
+def _instance(where: str, node: Config) -> Iterator[str]:
+    for key, pattern in _IDS.items():
+        values = node.get(key) or []
+        for value in [values] if isinstance(values, str) else values:
+            if not _filled(str(value), pattern):
+                yield f"{key} {value!r} is no {pattern.partition('-')[0]}-... id"
+        if not values:
+            yield f"{where}.{key} is not set: Ray's default is an old image, any subnet, or a group open to the world"
+    if not node.get("IamInstanceProfile"):
+        yield f"{where}.IamInstanceProfile is not set: use {{Name: vistune-head}} or {{Name: vistune-worker}} of cluster/aws.cfn.yaml"
+    if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
+        yield f"{where}.MetadataOptions must be {{HttpTokens: required}}: otherwise a hijacked request reads the profile's credentials"
+
+
+def _onprem(config: Config) -> Iterator[str]:
+    provider = config["provider"]
+    head, workers = str(provider.get("head_ip", "")), [str(w) for w in provider.get("worker_ips") or []]
+    if not workers:
+        yield "provider.worker_ips is empty: name at least one machine, as in [10.0.0.2]"
+    for address in (head, *workers):
+        if not _address(address):
+            yield f"provider: {address!r} is no address or host name"
+    for address in sorted({a for a in (head, *workers) if (head, *workers).count(a) > 1}):
+        yield f"provider: {address} is there twice; each machine is one address, and the head is no worker"
+
+
+def _address(text: str) -> bool:
+    if not re.fullmatch(r"[0-9.]+", text) and ":" not in text:
+        return PLACEHOLDER in text or _HOST.fullmatch(text) is not None
+    try:
+        return not ip_address(text).is_unspecified
+    except ValueError:
+        return False
+
+
+def _filled(value: str, pattern: str) -> bool:
+    """Whether `value` is such an id; a placeholder has its own line already."""
+    return PLACEHOLDER in value or re.fullmatch(pattern, value) is not None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; the exit code is 0 if the file is fit for `ray up`, otherwise 2."""
+    names = (sys.argv[1:] if arguments is None else arguments) or ["cluster.yaml"]
+    code = 0
+    for name in names:
+        found = problems(Path(name))
+        for problem in found:
+            print(f"{name}: {problem}", file=sys.stderr)
+        if found:
+            code = 2
+        else:
+            print(f"{name}: ready for ray up")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
