@@ -1,8 +1,10 @@
 """An exported model answers as the trained one does, and paints a folder of images."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +15,17 @@ from tests.shapes import CLASSES, COLORS, SIZE, Shapes, shapes, shapes_config
 from trainables.augment import evaluation_view
 from trainables.config import flatten
 from trainables.errors import UserError
+from trainables.segmentation import Segmentation
 from trainables.segmentation_loss import SegmentationLossConfig
 from trainables.served import DESCRIPTION, WEIGHTS, Served
+from tune import report
+from tune.events import EventLog
+from tune.experiments import EXPERIMENTS
 from tune.export import paint
+from tune.local import search_locally
+from tune.manifest import Manifest
+from tune.space import as_json, describe
+from tune.study import Study
 
 
 def test_served_and_painted(tmp_path: Path) -> None:
@@ -41,6 +51,42 @@ def test_served_and_painted(tmp_path: Path) -> None:
     assert paint(tmp_path, folder, tmp_path / "out") == ["bad.png: not an image"]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "one_mask.png")), np.array(COLORS, np.uint8)[expected[0]])
     assert Image.open(tmp_path / "out" / "two_mask.png").size == (45, 70)
+
+
+def search_shapes(root: Path) -> None:
+    """A study `shapes` of one trial of `segment`."""
+    experiment, base = EXPERIMENTS["segment"], flatten(shapes_config())
+    manifest = Manifest(
+        name="shapes", experiment="segment", preset="tiny", objective="val/miou", seed=0, base=base, pins={},
+        space=as_json(describe(experiment.space, "tiny", {})), data={"name": "shapes", "fingerprint": "5", "path": "shapes", "images": 48},
+    )  # fmt: skip
+    study = Study.open(root / "shapes", experiment, manifest, trials=1, repeats=0)
+    search_locally(study, experiment)
+    study.close()
+
+
+def test_a_study_is_exported_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(Segmentation, "load_data", Shapes.load_data)
+    search_shapes(tmp_path)
+    trial = tmp_path / "shapes" / "trials" / "0000"
+    artifacts: list[dict[str, Any]] = [e for e in EventLog.read(tmp_path / "shapes/events.jsonl")[0] if e["event"] == "artifact"]
+    assert [(e["trial"], e["path"], e["to"]) for e in artifacts] == [(0, "trials/0000/architecture.txt", "")]
+    assert "[1, 3, 32, 32]" in (trial / "architecture.txt").read_text()  # the scores: as many as classes, in the image's size
+    monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes", "--storage", str(tmp_path)])
+    report.main()
+    folder = tmp_path / "shapes" / "model"
+    assert capsys.readouterr().out.replace("\n", "") == str(folder)
+    model = Shapes(shapes_config(), shapes())
+    model.load_export(trial / "best.pt")
+    images = model.data.val.batch(np.arange(2))
+    with torch.no_grad():
+        expected = model.eval().net(evaluation_view(images, SIZE, "imagenet"))[0].argmax(1).numpy()
+    served = Served(next(folder.rglob(DESCRIPTION)).parent)
+    np.testing.assert_array_equal(served.predict(images.permute(0, 2, 3, 1).numpy()), expected)
+    monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes/7", "--storage", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        report.main()
+    assert "7" in capsys.readouterr().err
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial
 
+from search_spaces.segment import segment
 from search_spaces.ssl import ssl
 from trainables.augment import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
@@ -146,6 +147,43 @@ def test_full_space_contains_the_recipe(recipe: dict[str, Any]) -> None:
     for key, value in recipe.items():
         assert within(asked[key], value), f"{key}={value} is outside {asked[key]}"
     assert contains(ssl, "full", recipe)
+
+
+# DeepLab's recipe (Chen et al. 2017, section 4.1), and the networks of the reports, which give neither rate nor augmentation of theirs.
+NADIR = {"aug.scale_min": 0.5, "aug.scale_max": 2.0, "aug.hflip": 0.5, "aug.vflip": 0.5, "aug.rot90": 0.75}
+POLY = SGD | {"optim.weight_decay": 1e-4, "schedule.name": "polynomial", "schedule.power": 0.9}
+FCN = {"loss.name": "ce", "train.batch_size": 8} | SGD
+SEGMENT_RECIPES: dict[str, dict[str, Any]] = {
+    "DeepLab, backbone x.1": POLY | NADIR | {
+        "model.name": "deeplabv3-resnet101", "optim.lr": 0.01, "loss.name": "ce", "loss.aux_weight": 0.4, "freeze.backbone_lr": 0.1,
+    },
+    "DeepLab, lr .02, weighted": POLY | NADIR | {
+        "model.name": "deeplabv3-resnet50", "optim.lr": 0.02, "loss.name": "weighted_ce", "loss.class_power": 0.5, "loss.aux_weight": 0.5,
+        "freeze.backbone_lr": 1.0,
+    },
+    "DeepLab, no auxiliary head, Dice": POLY | {
+        "model.name": "deeplabv3-resnet50", "optim.lr": 0.03, "loss.name": "ce_dice", "loss.dice_weight": 1.0, "loss.aux_weight": 0.0,
+    },
+    "report R0, R1: 7x7 convolution": FCN | {"model.name": "fcn32s-vgg16", "model.head": "conv7"},
+    "report R2: five doublings": FCN | {"model.name": "fcn32s-vgg16", "model.head": "deconv5"},
+    "report R4, baseline": FCN | {"model.name": "fcn32s-vgg16", "model.head": "conv2"},
+    "report R4, VGG19": FCN | {"model.name": "fcn32s-vgg19", "model.head": "conv7"},
+    "report R1, DeepLabV3": SGD | {"model.name": "deeplabv3-resnet50", "optim.lr": 1e-3},
+    "report R2, DeepLabV3": SGD | {"model.name": "deeplabv3-resnet101", "optim.lr": 1e-3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", SEGMENT_RECIPES.values(), ids=SEGMENT_RECIPES.keys())
+def test_full_space_of_segmentation_contains_the_recipe(recipe: dict[str, Any]) -> None:
+    flat = default("segment", "full") | recipe
+    config: Any = build(EXPERIMENTS["segment"].config, flat)
+    asked = asked_for(segment, "full", flat, {})
+    assert recipe.keys() <= asked.keys()
+    for key, value in recipe.items():
+        assert within(asked[key], value), f"{key}={value} is outside {asked[key]}"
+    assert ("model.head" in asked) == config.model.name.startswith("fcn32s")
+    assert ("loss.aux_weight" in asked) == config.model.name.startswith("deeplabv3")
+    assert contains(segment, "full", recipe)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("report")])

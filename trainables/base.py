@@ -126,6 +126,11 @@ class Trainable(nn.Module, ABC):
     def test(self) -> Metrics:
         """The same metrics on the test split, named `test/...`: for claims, never for choices."""
 
+    def network(self) -> nn.Module | None:
+        """What takes views (B, 3, S, S) to what the loss looks at, made of this trainable's own modules, for the printed architecture; None
+        where there is no such thing."""
+        return None
+
     @abstractmethod
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
         """Features (n, D) float32 and labels (n,), -1 where unknown, of some images of a split (`snapshots.shown_rows`), for pictures."""

@@ -8,6 +8,7 @@ RankMe where a data set has no labels.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -204,6 +205,11 @@ class BYOL(Trainable):
     @property
     def backbone(self) -> nn.Module:
         return self.learner.online_encoder.net
+
+    def network(self) -> nn.Module:
+        """The online network; the target has the same backbone and projector, and neither trains."""
+        encoder, predictor = self.learner.online_encoder, self.learner.online_predictor
+        return nn.Sequential(OrderedDict(backbone=encoder.net, projector=encoder.projector, predictor=predictor))
 
     @classmethod
     def objective_for(cls, data: DataSet) -> str:

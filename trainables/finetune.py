@@ -1,6 +1,7 @@
 """What trainables share that put a head on a backbone: where its weights come from, what of it trains when, and its features."""
 
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -83,6 +84,9 @@ class FineTuned(Trainable):
     @classmethod
     def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
         return load_dataset(config, task=cls.task, progress=progress)
+
+    def network(self) -> nn.Module:
+        return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
 
     def describe_start(self) -> str:
         """What was loaded, "" from scratch."""

@@ -126,6 +126,9 @@ class ProtoNet(FineTuned):
     def make_head(self, feature_dim: int) -> nn.Module:
         return Metric(self.config.head, feature_dim)
 
+    def network(self) -> nn.Module:
+        return _Compared(self.backbone, self.head)
+
     def sampler(self) -> EpisodeSampler:
         episode, train = self.config.episode, self.config.train
         return EpisodeSampler(
@@ -188,6 +191,18 @@ class Metric(nn.Module):
         from features laid side by side a network would have to discover that they are to be compared."""
         pairs = torch.cat([(query - prototype).abs(), query * prototype], dim=3)  # (E, M, N, 2 H)
         return self.score(pairs).squeeze(3)
+
+
+class _Compared(nn.Module):
+    """Backbone and metric as one network: every image (B, 3, S, S) against every image, as if each were a prototype -> (1, B, B)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)[None]
+        return self.head(features, features)
 
 
 @torch.no_grad()

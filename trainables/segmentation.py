@@ -116,6 +116,9 @@ class Segmentation(FineTuned):
         """What is not the backbone; `build_segmenter` has made it."""
         return decoder(self.net)
 
+    def network(self) -> nn.Module:
+        return self.net
+
     @classmethod
     def prove(cls, config: SegmentationConfig, data: DataSet) -> str:
         return cls(config, data).describe_start()

@@ -30,7 +30,7 @@ _REPO = Path(__file__).resolve().parent.parent
 # What `trainables` imports.
 _REQUIRED = (
     *("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "matplotlib", "pydantic", "filelock", "rich"),
-    *("byol-pytorch", "fonttools", "threadpoolctl"),
+    *("byol-pytorch", "fonttools", "threadpoolctl", "torchinfo"),
 )
 
 

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from trainables.architecture import ARCHITECTURE
 from trainables.config import build
 from trainables.errors import UserError
 from tune.events import EventLog
@@ -247,6 +248,9 @@ class Study:
     def reported(self, work: Work, epoch: int, metrics: dict[str, float]) -> bool:
         """Record an epoch; a step that is on record already is ignored. False: stop this trial now."""
         if epoch > self._epochs.get(work.key, 0):
+            # Before the report: after a kill between the two the artifact is on record twice, not never.
+            if epoch == 1 and work.kind == "trial" and (Path(work.directory) / ARCHITECTURE).exists():
+                self.emit("artifact", trial=work.number, path=f"trials/{work.number:04d}/{ARCHITECTURE}", to="")
             self._epochs[work.key] = epoch
             self._emit_for("report", work, epoch=epoch, metrics=metrics)
         trial = self._running[work.key]

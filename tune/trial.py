@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 
 from trainables import distributed
+from trainables.architecture import write_architecture
 from trainables.base import Runtime, Trainable
 from trainables.config import build
 from trainables.engine import BEST, LAST, Fitted, fit, load_checkpoint
@@ -76,6 +77,8 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
 
 def _fit(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
     trainable = _build(experiment, work.config, runtime)
+    if work.kind == "trial" and runtime.rank == 0:
+        write_architecture(trainable, runtime.directory)
     fitted, reason = _fitted(trainable, work, runtime)
     name = trainable.objective
     metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
