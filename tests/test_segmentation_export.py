@@ -55,10 +55,11 @@ def test_served_and_painted(tmp_path: Path) -> None:
 
 def search_shapes(root: Path) -> None:
     """A study `shapes` of one trial of `segment`."""
-    experiment, base = EXPERIMENTS["segment"], flatten(shapes_config())
+    experiment, base, pins = EXPERIMENTS["segment"], flatten(shapes_config()), {"train.batch_size": 8}
     manifest = Manifest(
-        name="shapes", experiment="segment", preset="tiny", objective="val/miou", seed=0, base=base, pins={},
-        space=as_json(describe(experiment.space, "tiny", {})), data={"name": "shapes", "fingerprint": "5", "path": "shapes", "images": 48},
+        name="shapes", experiment="segment", preset="tiny", objective="val/miou", seed=0, base=base, pins=pins,
+        space=as_json(describe(experiment.space, "tiny", pins)),
+        data={"name": "shapes", "fingerprint": "5", "path": "shapes", "images": 48},
     )  # fmt: skip
     study = Study.open(root / "shapes", experiment, manifest, trials=1, repeats=0)
     search_locally(study, experiment)

@@ -64,8 +64,11 @@ _UNTUNED_FEWSHOT: dict[str, Any] = {
     "schedule.step_every_frac": 0.2, "aug.policy": "none",
 }  # fmt: skip
 
-# Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain cross-entropy, flips.
-_UNTUNED_SEGMENT: dict[str, Any] = {"schedule.name": "polynomial", "schedule.power": 0.9, "aug.hflip": 0.5}
+# Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain cross-entropy, and
+# the eight views of an image from above, where up means nothing.
+_UNTUNED_SEGMENT: dict[str, Any] = {
+    "schedule.name": "polynomial", "schedule.power": 0.9, "aug.hflip": 0.5, "aug.vflip": 0.5, "aug.rot90": 0.75,
+}  # fmt: skip
 
 EXPERIMENTS: dict[str, Experiment] = {
     "ssl": Experiment(
@@ -148,7 +151,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         loaded_space=segment_from_backbone,
         presets={
             "tiny": _TINY | _UNTUNED_SEGMENT | {
-                "data.name": "earth", "data.image_size": 64, "optim.name": "adam", "optim.lr": 1e-3, "optim.weight_decay": 1e-6,
+                "data.name": "earth", "data.image_size": 64, "optim.name": "adam", "optim.lr": 3e-3, "optim.weight_decay": 1e-6,
                 "train.epochs": 12, "train.epoch_images": 640, "train.batch_size": 16,
             },
             "full": _UNTUNED_SEGMENT | {
