@@ -37,7 +37,7 @@ def write_architecture(trainable: Trainable, directory: Path) -> None:
 
 def layer_table(network: nn.Module, image_size: int) -> str:
     """Of one image (1, 3, image_size, image_size), in eval mode."""
-    hollow = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
+    hollow: dict[int, torch.Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
     hollow |= {id(b): b.to("meta") for b in network.buffers()}
     table = summary(
         copy.deepcopy(network, hollow), input_data=torch.empty(1, 3, image_size, image_size, device="meta"), device="meta", mode="eval",
