@@ -74,7 +74,7 @@ def test_a_study_is_exported_by_command(tmp_path: Path, monkeypatch: pytest.Monk
     assert [(e["trial"], e["path"], e["to"]) for e in artifacts] == [(0, "trials/0000/architecture.txt", "")]
     assert "[1, 3, 32, 32]" in (trial / "architecture.txt").read_text()  # the scores: as many as classes, in the image's size
     monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes", "--storage", str(tmp_path)])
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         report.main()
     folder = tmp_path / "shapes" / "model"
     assert capsys.readouterr().out.replace("\n", "") == str(folder)
@@ -86,7 +86,7 @@ def test_a_study_is_exported_by_command(tmp_path: Path, monkeypatch: pytest.Monk
     served = Served(next(folder.rglob(DESCRIPTION)).parent)
     np.testing.assert_array_equal(served.predict(images.permute(0, 2, 3, 1).numpy()), expected)
     monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes/7", "--storage", str(tmp_path)])
-    with pytest.raises(SystemExit, match="^2$"):
+    with pytest.raises(SystemExit, match=r"^2$"):
         report.main()
     assert "7" in capsys.readouterr().err
 
