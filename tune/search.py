@@ -121,6 +121,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
     def __init__(self, study: Study, storage: _Storage):
         super().__init__()
         self.study, self.storage = study, storage
+        self._chosen: set[str] = set()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if self.study.stopping or "message" not in result:
@@ -144,9 +145,14 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         return TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first that waits, of the live trials; Tune's own rule looks at all there have ever been, several times a trial."""
-        waiting = [t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING]
-        return min(waiting, key=lambda t: _work(t.config).number, default=None)
+        """The first of the live trials that waits and has not been chosen yet; Tune's own rule looks at all there have ever been. A trial
+        that has been chosen has a process starting: to choose it again would call that off whenever a short trial frees another process."""
+        waiting = [t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING and t.trial_id not in self._chosen]
+        if not waiting:
+            return None
+        first = min(waiting, key=lambda t: _work(t.config).number)
+        self._chosen.add(first.trial_id)
+        return first
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         if self.study.stopping or trial.status == Trial.ERROR:  # Tune has ended this attempt and puts the trial into the queue again
