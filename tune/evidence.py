@@ -3,17 +3,31 @@ does not know."""
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tune.intervals import Interval, difference, mean_of
+from tune.manifest import Manifest
 from tune.record import table_of
-from tune.study import Study
 
 _EDGE = 0.02  # of a range: closer than this is "at the edge"
 FEW_TRIALS = 12
+
+
+class Known(Protocol):
+    """A study: the one that is being run (`tune.study.Study`), or what is on record of it (`tune.record.Record`)."""
+
+    manifest: Manifest
+    summary: dict[str, float]
+
+    @property
+    def objective(self) -> str: ...
+    def frozen_trials(self) -> list[FrozenTrial]: ...
+    def leaders(self) -> list[int]: ...
+    def best_number(self) -> int | None: ...
+    def finals(self) -> dict[tuple[int, int], dict[str, float]]: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +66,7 @@ def test_metric(objective: str) -> str:
     return "test/" + objective.removeprefix("val/")
 
 
-def verdict(study: Study) -> Verdict | None:
+def verdict(study: Known) -> Verdict | None:
     """None where repeats are missing (too few finished trials, or repeats that failed)."""
     metric = test_metric(study.objective)
     number = study.best_number()
@@ -73,7 +87,7 @@ def verdict(study: Study) -> Verdict | None:
     )
 
 
-def doubts(study: Study) -> list[str]:
+def doubts(study: Known) -> list[str]:
     """What keeps this study from being the last word; each line says what to do."""
     found = []
     trials = [t for t in study.frozen_trials() if t.state.is_finished()]
@@ -96,6 +110,12 @@ def doubts(study: Study) -> list[str]:
         for name, d in best.distributions.items()
         if isinstance(d, FloatDistribution | IntDistribution) and number and _at_edge(best.params[name], d)
     ]
+    shown = verdict(study)
+    if shown is not None and shown.gain is not None and not shown.gain.decided:
+        found.append(
+            f"the gain over the default ({shown.gain}) is smaller than the noise between seeds; "
+            f"{shown.seeds} fresh seeds cannot tell, give more with --repeats {2 * shown.seeds}"
+        )
     values = [v for _, v in sorted(best.intermediate_values.items())]
     if len(values) >= 4 and values[-1] == max(values) and values[-1] - values[-2] > 0.02 * abs(values[-1]):
         found.append("the best trial was still rising at its last epoch; give it more with --set train.epochs=...")

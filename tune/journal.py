@@ -10,9 +10,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import JournalStorage
 from optuna.storages.journal._base import BaseJournalBackend
+from optuna.trial import FrozenTrial
 
 from tune.events import AppendOnlyFile
+
+
+def read_trials(path: Path, study: str) -> list[FrozenTrial]:
+    """The trials in a journal, beside the process that writes it: no lock, nothing written, a line that is still being written is left.
+
+    Empty where the study has not been written yet.
+    """
+    storage = JournalStorage(_Reader(path))
+    try:
+        return storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
+    except KeyError:  # Optuna's word for a study that is not there
+        return []
+
+
+class _Reader(BaseJournalBackend):
+    def __init__(self, path: Path):
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        self._logs = [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise RuntimeError("a journal that is only read was written to")
 
 
 class Journal(BaseJournalBackend):

@@ -1,13 +1,16 @@
 """A study as its event log tells it: for reading beside a run, and after it. Nothing is locked and nothing is written."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
+from tune.journal import read_trials
 from tune.manifest import Manifest, read_manifest
 
 K = TypeVar("K")  # what names a configuration
@@ -54,6 +57,10 @@ class Record:
         return EXPERIMENTS[self.manifest.experiment].top if self.manifest.experiment in EXPERIMENTS else 1
 
     @property
+    def objective(self) -> str:
+        return self.manifest.objective
+
+    @property
     def completed(self) -> dict[int, float]:
         """Completed trials -> objective."""
         return {n: run.value for n, run in sorted(self.trials.items()) if run.state == "COMPLETE" and run.value is not None}
@@ -68,6 +75,22 @@ class Record:
         """Share of the epochs that pruning has saved."""
         whole = len(self.trials) * int(self.manifest.base["train.epochs"])
         return 1 - self.epochs / whole if whole else 0.0
+
+    @cached_property
+    def _frozen(self) -> list[FrozenTrial]:
+        return read_trials(self.folder / "study.journal", self.manifest.name)
+
+    def frozen_trials(self) -> list[FrozenTrial]:
+        """As Optuna keeps them, with the ranges that their parameters were drawn from."""
+        return self._frozen
+
+    def leaders(self) -> list[int]:
+        """The trials that are repeated: the best, best first."""
+        return leaders(self.completed, self.top)
+
+    def best_number(self) -> int | None:
+        """The study's answer (`chosen`)."""
+        return chosen(self.completed, self.top, self.finals(), self.objective)
 
     def finals(self) -> dict[tuple[int, int], dict[str, float]]:
         """(trial, seed) -> final metrics of the repeats that ran to the end."""

@@ -1,4 +1,4 @@
-"""Look at studies: python tune/report.py show [STUDY] | table [GROUP] | sync [STUDY]. See README.md."""
+"""Look at studies: python tune/report.py show [STUDY] | table [GROUP] | html STUDY | export STUDY[/TRIAL] | sync [STUDY]. See README.md."""
 
 import sys
 from pathlib import Path
@@ -89,6 +89,20 @@ def table(
     from tune.settings import publish_table
 
     publish_table(Path(storage).expanduser().resolve() / group)
+
+
+@app.command("html")
+def html_page(study: Annotated[str, typer.Argument(help="A study, or settings of one name.")], storage: Storage = "runs") -> None:
+    """Write report.html: one file, readable without a network, of all that a study found."""
+    root = Path(storage).expanduser().resolve()
+    if not (root / study / "study.json").exists() and any(root.glob(f"{study}-[A-E]/study.json")):
+        from tune.html_group import write_group_report
+
+        print(write_group_report(root / study))
+        return
+    from tune.html_report import write_report
+
+    print(write_report(_folder(storage, study)))
 
 
 @app.command()
