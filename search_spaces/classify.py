@@ -6,7 +6,7 @@ python tune/run.py classify --setting C --plan       # prints this space as it i
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from search_spaces.common import Suggest, fine_tuning, lr_schedule, supervised_loss, supervised_views
+from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer, supervised_loss, supervised_views
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,7 @@ _HEAD_ALONE = {
 def classify(trial: Suggest, preset: str, setting: Setting = SETTINGS["A"]) -> None:
     """Optimizer and schedule, head, loss, views, batch size; of a loaded backbone that trains also how it thaws and how fast it learns."""
     tiny = preset == "tiny"
-    ranges = _TRAINING if setting.trains == "all" else _HEAD_ALONE
-    name = trial.suggest_categorical("optim.name", sorted(ranges))
-    (low, high), (low_decay, high_decay) = ranges[name]
-    trial.suggest_float("optim.lr", low, high, log=True)
-    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
+    optimizer(trial, _TRAINING if setting.trains == "all" else _HEAD_ALONE)
     lr_schedule(trial)
     if setting.init != "scratch" and setting.trains == "all":
         fine_tuning(trial)

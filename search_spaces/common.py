@@ -1,7 +1,7 @@
 """Blocks that the experiments share. A block asks an Optuna trial (or anything with its three `suggest_*` methods) and returns nothing:
 the names asked for are dotted config paths, so the answers are the config."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -13,6 +13,18 @@ class Suggest(Protocol):
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+
+
+Ranges = Mapping[str, tuple[tuple[float, float], tuple[float, float]]]
+"""Optimizer -> (learning rate low, high), (weight decay low, high)."""
+
+
+def optimizer(trial: Suggest, ranges: Ranges) -> None:
+    """Optimizer by name; learning rate and weight decay in its own ranges, on log scales."""
+    name = trial.suggest_categorical("optim.name", sorted(ranges))
+    (low, high), (low_decay, high_decay) = ranges[name]
+    trial.suggest_float("optim.lr", low, high, log=True)
+    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
 
 
 def lr_schedule(trial: Suggest, names: Sequence[str] = ("constant", "cosine", "warmup_cosine", "step", "polynomial")) -> None:

@@ -3,7 +3,7 @@
 python tune/run.py fewshot --plan       # prints this space as it is resolved
 """
 
-from search_spaces.common import Suggest, fine_tuning, lr_schedule, supervised_views
+from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer, supervised_views
 
 # optimizer -> (learning rate low, high), (weight decay low, high); Adam 1e-3 is Snell et al. 2017.
 _RANGES = {
@@ -16,10 +16,7 @@ _RANGES = {
 def fewshot(trial: Suggest, preset: str) -> None:
     """Optimizer and schedule, distance, training episodes, views. Way and shot of the evaluation are the question, not searched."""
     tiny = preset == "tiny"
-    name = trial.suggest_categorical("optim.name", sorted(_RANGES))
-    (low, high), (low_decay, high_decay) = _RANGES[name]
-    trial.suggest_float("optim.lr", low, high, log=True)
-    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
+    optimizer(trial, _RANGES)
     lr_schedule(trial)
     distance = trial.suggest_categorical("head.distance", ["euclidean", "cosine", "parametric"])
     if distance == "cosine":

@@ -3,7 +3,7 @@
 python tune/run.py pretrain --plan       # prints this space as it is resolved
 """
 
-from search_spaces.common import Suggest, lr_schedule, supervised_loss, supervised_views
+from search_spaces.common import Suggest, lr_schedule, optimizer, supervised_loss, supervised_views
 
 # optimizer -> (learning rate low, high), (weight decay low, high)
 _RANGES = {
@@ -16,10 +16,7 @@ _RANGES = {
 def pretrain(trial: Suggest, preset: str) -> None:
     """Optimizer and schedule, loss, views, batch size."""
     tiny = preset == "tiny"
-    name = trial.suggest_categorical("optim.name", sorted(_RANGES))
-    (low, high), (low_decay, high_decay) = _RANGES[name]
-    trial.suggest_float("optim.lr", low, high, log=True)
-    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
+    optimizer(trial, _RANGES)
     lr_schedule(trial)
     supervised_loss(trial, mixing=True)
     supervised_views(trial, colour=not tiny)

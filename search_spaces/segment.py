@@ -3,7 +3,7 @@
 python tune/run.py segment --plan       # prints this space as it is resolved
 """
 
-from search_spaces.common import Suggest, fine_tuning, lr_schedule
+from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer
 
 # optimizer -> (learning rate low, high), (weight decay low, high)
 _FULL_RANGES = {"sgd": ((1e-3, 0.05), (1e-5, 1e-3)), "adamw": ((3e-5, 3e-3), (1e-4, 0.1)), "adam": ((1e-5, 1e-2), (1e-7, 1e-3))}
@@ -31,11 +31,7 @@ def segment_from_backbone(trial: Suggest, preset: str) -> None:
 
 def _training(trial: Suggest, preset: str, *, auxiliary: bool) -> None:
     tiny = preset == "tiny"
-    ranges = _TINY_RANGES if tiny else _FULL_RANGES
-    name = trial.suggest_categorical("optim.name", sorted(ranges))
-    (low, high), (low_decay, high_decay) = ranges[name]
-    trial.suggest_float("optim.lr", low, high, log=True)
-    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
+    optimizer(trial, _TINY_RANGES if tiny else _FULL_RANGES)
     lr_schedule(trial)
     _loss(trial, auxiliary=auxiliary)
     _views(trial, tiny=tiny)

@@ -3,7 +3,7 @@
 python tune/run.py ssl --plan       # prints this space as it is resolved
 """
 
-from search_spaces.common import Suggest, lr_schedule, view_strengths
+from search_spaces.common import Suggest, lr_schedule, optimizer, view_strengths
 
 # optimizer -> (learning rate low, high), (weight decay low, high); rates are for the batch as it is.
 # Grill et al. 2020 (LARS .2 x B/256), Susmelj et al. 2020 (SGD), and the Adam settings of common practice, 1e-5 to 1e-2.
@@ -25,11 +25,7 @@ _TINY_RANGES = {
 def ssl(trial: Suggest, preset: str) -> None:
     """BYOL: optimizer and schedule, momentum, heads, views, batch size."""
     tiny = preset == "tiny"
-    ranges = _TINY_RANGES if tiny else _FULL_RANGES
-    name = trial.suggest_categorical("optim.name", sorted(ranges))
-    (low, high), (low_decay, high_decay) = ranges[name]
-    trial.suggest_float("optim.lr", low, high, log=True)
-    trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
+    optimizer(trial, _TINY_RANGES if tiny else _FULL_RANGES)
     lr_schedule(trial)
     trial.suggest_float("head.tau0", 0.9 if tiny else 0.97, 0.995 if tiny else 0.999)
     trial.suggest_categorical("head.projection_size", [64, 128, 256] if tiny else [128, 256, 512])
