@@ -1,7 +1,10 @@
 """Tests use one thread of torch each, a cache of their own per session, and no stray settings of the person who runs them."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -16,3 +19,21 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """A headless Chromium, driven by selenium; its console is kept (`get_log("browser")`)."""
+    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no browser: apt-get install -y chromium chromium-driver")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    # The software renderer: parallel coordinates are drawn by WebGL.
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader", "--window-size=1700,1500"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    window = selenium.Chrome(service=selenium.ChromeService(driver), options=options)
+    yield window
+    window.quit()

@@ -2,9 +2,7 @@
 
 import json
 import re
-import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,22 +186,6 @@ def test_a_thousand_trials_in_half_a_minute_and_ten_megabytes(tmp_path: Path) ->
     path = write_report(tmp_path / "toy")
     assert time.monotonic() - begun < 30
     assert path.stat().st_size < 10_000_000
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no browser: apt-get install -y chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    window = selenium.Chrome(service=selenium.ChromeService(driver), options=options)
-    yield window
-    window.quit()
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Pictures of predictions and learning curves: what reaches the canvas against scikit-learn and NumPy, and what is refused."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import confusion_matrix
 
-from trainables import curve_plots, prediction_plots
-from trainables.curve_plots import bands, curves_picture
+from trainables import prediction_plots
+from trainables.curve_plots import bands, draw_curves
 from trainables.draw import draw
 from trainables.errors import UserError
+from trainables.plot_style import COLOURS
 from trainables.snapshots import MISTAKES, confident_mistakes, write_arrays
 
 
@@ -34,8 +36,7 @@ def predictions(path: Path, classes: int = 5, n: int = 120, accuracy: float = 0.
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[plt.Figure]:
     """The figures, after they were saved."""
     kept: list[plt.Figure] = []
-    for module in (prediction_plots, curve_plots):
-        monkeypatch.setattr(module.plt, "close", kept.append)
+    monkeypatch.setattr(prediction_plots.plt, "close", kept.append)
     return kept
 
 
@@ -103,10 +104,16 @@ def test_bands_are_numpys_over_the_epochs_that_all_runs_have() -> None:
     np.testing.assert_allclose(high, [0.3, 0.4])
 
 
-def test_every_label_has_a_line_and_a_name_of_its_own(tmp_path: Path, figures: list[plt.Figure]) -> None:
+@pytest.fixture
+def ax() -> Iterator[plt.Axes]:
+    figure, ax = plt.subplots()
+    yield ax
+    plt.close(figure)
+
+
+def test_every_label_has_a_line_and_a_name_of_its_own(ax: plt.Axes) -> None:
     curves = {label: [[0.1, 0.2 + i / 100], [0.2, 0.3 + i / 100]] for i, label in enumerate("ABCDE")}
-    curves_picture(curves, "val/top1", "Settings", tmp_path / "curves.png", chance=0.05)
-    (ax,) = figures[0].axes
+    draw_curves(ax, curves, "val/top1", dict(zip(curves, COLOURS, strict=False)), chance=0.05)
     lines = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
     for line, runs in zip(lines, curves.values(), strict=True):
         np.testing.assert_allclose(line.get_ydata(), np.mean(runs, 0))
@@ -116,10 +123,9 @@ def test_every_label_has_a_line_and_a_name_of_its_own(tmp_path: Path, figures: l
     assert min(np.diff(sorted(names.values()))) > 0.03 * (high - low)
     assert low <= min(names.values())
     assert max(names.values()) <= high
-    assert (tmp_path / "curves.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize("curves", [{}, {"A": []}, {"A": [[0.1], []]}])
-def test_a_label_without_a_run_is_refused(curves: dict[str, list[list[float]]], tmp_path: Path) -> None:
+def test_a_label_without_a_run_is_refused(curves: dict[str, list[list[float]]], ax: plt.Axes) -> None:
     with pytest.raises(ValueError, match="every label needs runs"):
-        curves_picture(curves, "val/top1", "t", tmp_path / "curves.png")
+        draw_curves(ax, curves, "val/top1", {"A": "C0"})

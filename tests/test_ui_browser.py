@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -127,22 +126,6 @@ def test_command_prints_a_link_per_study_and_ends_its_server(tmp_path, free_port
     assert (process.returncode, out, err) == (0, "", "")
     assert not server_processes(free_port)
     assert second.path.exists()
-
-
-@pytest.fixture
-def browser():
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no browser: apt-get install -y chromium chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1700,1500"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    window = selenium.Chrome(service=selenium.ChromeService(driver), options=options)
-    yield window
-    window.quit()
 
 
 def wait_for(condition, what, seconds=90):

@@ -1,25 +1,25 @@
 """Learning curves of several studies or settings in one figure."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from trainables.plot_style import COLOURS, INK, heading, plt
+from trainables.plot_style import INK, plt
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 """Label -> runs, such as the seeds of a setting's best configuration -> the metric at epochs 1, 2, ..."""
 
 
-def curves_picture(curves: Curves, metric: str, title: str, path: Path, chance: float | None = None) -> None:
-    """One line a label, the mean of its runs, in a band from the lowest to the highest of them.
+def draw_curves(ax: plt.Axes, curves: Curves, metric: str, colours: Mapping[str, str], chance: float | None = None) -> None:
+    """One line a label, the mean of its runs, in a band from the lowest to the highest of them; named at its end, with its last mean.
 
     Where runs are of unequal length (stopped early), a line ends where the shortest of its runs does: a mean over those that went on would
     be one over the better ones.
 
     Args:
         metric: name of the axis, such as `val/top1`.
+        colours: label -> colour.
         chance: drawn as a dotted line.
     Raises:
         ValueError: no label, or a label without a run of at least one epoch.
@@ -27,33 +27,26 @@ def curves_picture(curves: Curves, metric: str, title: str, path: Path, chance: 
     lengths = {label: [len(run) for run in runs] for label, runs in curves.items()}
     if not lengths or not all(each and min(each) for each in lengths.values()):
         raise ValueError(f"every label needs runs of at least one epoch, but got lengths {lengths}")
-    figure, ax = plt.subplots(figsize=(8, 5), layout="constrained")
     ends = []
-    for number, (label, runs) in enumerate(curves.items()):
+    for label, runs in curves.items():
         mean, low, high = bands(runs)
         epochs = np.arange(1, len(mean) + 1)
-        colour = COLOURS[number % len(COLOURS)]
-        ax.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.plot(epochs, mean, color=colour, marker="o" if len(mean) == 1 else None, markersize=4, linewidth=1.8)
-        ends.append((float(mean[-1]), len(mean), f"{label}  {mean[-1]:.3f}", colour))
+        ax.fill_between(epochs, low, high, color=colours[label], alpha=0.15, linewidth=0)
+        ax.plot(epochs, mean, color=colours[label], marker="o" if len(mean) == 1 else None, markersize=4, linewidth=1.8)
+        ends.append((float(mean[-1]), f"{label}  {mean[-1]:.3f}", colours[label]))
     if chance is not None:
         ax.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
         ax.annotate("chance", (1, chance), xytext=(2, 2), textcoords="offset points", fontsize=8, color=INK)
-    longest = max(length for _, length, _, _ in ends)
-    for spine in ("top", "right"):
-        ax.spines[spine].set_visible(False)
+    longest = max(max(each) for each in lengths.values())
     ax.set_xlim(1 - 0.02 * longest, longest + 0.02 * longest)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", color="#eeeeee")
     ax.set_axisbelow(True)
     ax.set_xlabel("epoch", color=INK)
-    ax.set_ylabel(metric, color=INK)
-    _name_ends(ax, ends)
     counts = sorted({len(runs) for runs in curves.values()})
-    runs_each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    heading(ax, title, f"mean of {runs_each} run{'' if counts == [1] else 's'} each; band: lowest to highest run; number: last mean")
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    ax.set_ylabel(f"{metric}, mean and range of {each} run{'' if counts == [1] else 's'}", color=INK)
+    _name_ends(ax, ends)
 
 
 def bands(runs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -62,12 +55,12 @@ def bands(runs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.n
     return table.mean(0), table.min(0), table.max(0)
 
 
-def _name_ends(ax: plt.Axes, ends: list[tuple[float, int, str, str]]) -> None:
+def _name_ends(ax: plt.Axes, ends: list[tuple[float, str, str]]) -> None:
     """Labels right of the lines' ends, moved apart so that none covers another."""
     low, high = ax.get_ylim()
     apart = (high - low) * 0.055
     floor = -np.inf
-    for value, _, text, colour in sorted(ends):
+    for value, text, colour in sorted(ends):
         at = max(value, floor + apart)
         floor = at
         ax.annotate(text, (1.01, at), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=colour, annotation_clip=False)

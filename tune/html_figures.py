@@ -13,6 +13,7 @@ from tune.html_page import Figure
 from tune.importances import Importances
 from tune.pruner import rungs
 from tune.record import Record, Run
+from tune.wording import brief
 
 _ENDED, _STOPPED, _FAILED, _BEST, _DEFAULT = "#6b9fd4", "#b5b5b5", "#c0392b", "#14508c", "#d97706"
 _CURVE_POINTS = 60  # of one curve at most: 1,000 curves stay light
@@ -148,7 +149,7 @@ def _dimension(axis: Axis, values: list[Any]) -> dict[str, Any]:
     if axis.choices is not None:
         places = list(range(len(axis.choices)))
         at: list[float | None] = [None if v is None else float(axis.choices.index(v)) for v in values]
-        low, high, ticks, texts = 0.0, float(places[-1]), [float(p) for p in places], [_name(c) for c in axis.choices]
+        low, high, ticks, texts = 0.0, float(places[-1]), [float(p) for p in places], [brief(c) for c in axis.choices]
     else:
         low, high = _place(axis, axis.low), _place(axis, axis.high)
         high = high if high > low else low + 1
@@ -177,13 +178,13 @@ def slices(points: list[Point], axis: Axis, objective: str, best: int | None) ->
             data.append({
                 "type": "scatter", "mode": "markers", "name": name, "showlegend": False, "marker": marker,
                 "x": [_short(_spread(axis, p)) for p in group], "y": [_short(p.reached) for p in group],
-                "text": [f"trial {p.number}, {_name(p.params[axis.name])}" for p in group],
+                "text": [f"trial {p.number}, {brief(p.params[axis.name])}" for p in group],
                 "hovertemplate": "%{text}: %{y}<extra></extra>",
             })  # fmt: skip
     x: dict[str, Any] = {"title": {"text": axis.name}, "type": "log" if axis.log else "linear"}
     if axis.choices is not None:
         last = len(axis.choices) - 1
-        x |= {"tickvals": list(range(last + 1)), "ticktext": [_name(c) for c in axis.choices], "range": [-0.5, last + 0.5]}
+        x |= {"tickvals": list(range(last + 1)), "ticktext": [brief(c) for c in axis.choices], "range": [-0.5, last + 0.5]}
     elif axis.log:
         x |= {"dtick": 1, "exponentformat": "power"} if math.log10(axis.high / axis.low) > 1.5 else {"nticks": 6}
     return {"data": data, "layout": {"xaxis": x, "yaxis": {"title": {"text": objective}}, "margin": {"l": 50, "r": 10, "t": 10, "b": 45}}}
@@ -252,10 +253,6 @@ def _finite(value: Any) -> float | None:
 def _short(value: float | None) -> float | None:
     """Five digits: what a screen can show."""
     return None if value is None else float(f"{value:.5g}")
-
-
-def _name(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "none" if value is None else str(value)
 
 
 def _margin(below: int) -> dict[str, int]:

@@ -1,13 +1,12 @@
 """`python tune/report.py html GROUP`: settings A to E in one HTML file: the table that compares them, then what each of them found."""
 
-import base64
 from pathlib import Path
 
 from tune.evidence import verdict
-from tune.html_page import escape, page, table
+from tune.html_page import escape, page
 from tune.html_report import against_default, budget, failures, health, learning_curves, opening, reproduction
 from tune.manifest import write_atomically
-from tune.table import COMPARED, as_cells, comparison_cells, draw, notes
+from tune.table import COMPARED, draw, html_body
 from tune.table import verdict as compare
 
 
@@ -19,15 +18,11 @@ def write_group_report(folder: Path) -> Path:
     """
     found = compare(folder)
     folder.mkdir(exist_ok=True)
-    picture = base64.b64encode(draw(found, folder / "table.png")).decode()
     title = f"{found.group}: settings A to E"
     parts = [f"<h1>{escape(title)}</h1>"]
     for c in found.comparisons:
         parts.append(f"<p class=verdict>{escape(f'{c.name}, {COMPARED[c.name]}? {c.verdict}: {c.gain}')}</p>")
-    parts.append(table(*as_cells(found), long=(8,)))
-    parts.append(f'<img alt="test accuracy with intervals, and learning curves" src="data:image/png;base64,{picture}">')
-    parts += ["<h2>Differences, paired by seed</h2>", table(*comparison_cells(found))]
-    parts.append("<ul>" + "".join(f"<li><small>{escape(note)}</small></li>" for note in notes(found)) + "</ul>")
+    parts.append(html_body(found, draw(found, folder / "table.png")))
     for row in found.rows:
         record, number, claim = row.record, row.number, verdict(row.record)
         parts += [f"<h2>{escape(row.setting)}</h2>", opening(record, claim), health(record)]

@@ -18,6 +18,7 @@ from tune.html_page import escape, page, plot, table
 from tune.importances import FEW, METHOD, importances
 from tune.manifest import write_atomically
 from tune.record import Record, Run, read_record
+from tune.wording import DEFAULT, assignments, brief
 
 _TOP, _MORE = 10, 100  # trials of the leaderboard that are in sight, and that are in the page
 _WIDEST = 1000  # pixels of a picture
@@ -96,7 +97,7 @@ def leaderboard(record: Record) -> str:
     rows = []
     for number, run in order[:_MORE]:
         value = figures.reached(run, record.objective)
-        departures = ", ".join(f"{k}={_brief(v)}" for k, v in record.departures(number).items()) or "(the default)"
+        departures = assignments(record.departures(number)) or DEFAULT
         rows.append([str(number), run.state.lower(), str(len(run.history)), "" if value is None else f"{value:.4f}", departures])
     best = next((i for i, (number, _) in enumerate(order[:_TOP]) if number == record.best_number()), -1)
     header = ["trial", "state", "epochs", record.objective, "departs from the default in"]
@@ -111,7 +112,7 @@ def leaderboard(record: Record) -> str:
 def against_default(record: Record, number: int, found: Verdict | None) -> str:
     """Configurations side by side, and scores on the test split."""
     config, base, space = record.trials[number].config, record.manifest.base, record.manifest.space
-    rows = [[name, _brief(base[name]), _brief(value), "; ".join(space[name])] for name, value in sorted(record.departures(number).items())]
+    rows = [[name, brief(base[name]), brief(value), "; ".join(space[name])] for name, value in sorted(record.departures(number).items())]
     same = [name for name in sorted(space) if name not in record.departures(number) and name in config]
     header = ["parameter", "default", f"trial {number}", "searched over"]
     parts = [table(header, rows, long=(3,)) if rows else "<p>The default is the best.</p>"]
@@ -258,16 +259,16 @@ def reproduction(record: Record, number: int | None) -> str:
         ["commit", manifest.commit or "not on record"],
         ["data", f"{data['name']}, {data['images']} training images, fingerprint {data['fingerprint']}, from {data['path']}"],
         ["seeds", f"search and trials {manifest.seed}; repeats {', '.join(map(str, sorted({s for _, s in record.repeats}))) or 'none'}"],
-        ["pinned", ", ".join(f"{k}={_brief(v)}" for k, v in manifest.pins.items()) or "nothing"],
+        ["pinned", assignments(manifest.pins) or "nothing"],
         ["versions", ", ".join(f"{name} {version}" for name, version in manifest.versions.items())],
     ]
     parts.append(table(["", ""], rows, long=(1,)))
-    space = [[name, "; ".join(ranges), _brief(manifest.base[name])] for name, ranges in manifest.space.items()]
-    whole = [[name, _brief(value)] for name, value in manifest.base.items()]
+    space = [[name, "; ".join(ranges), brief(manifest.base[name])] for name, ranges in manifest.space.items()]
+    whole = [[name, brief(value)] for name, value in manifest.base.items()]
     parts.append(f"<details><summary>Search space</summary>{table(['parameter', 'searched over', 'default'], space, long=(1,))}</details>")
     if number is not None:
         config = record.trials[number].config
-        whole = [[*row, _brief(config.get(row[0]))] for row in whole]
+        whole = [[*row, brief(config.get(row[0]))] for row in whole]
     header = ["key", "default", *([] if number is None else [f"trial {number}"])]
     parts.append(f"<details><summary>All of the configuration</summary>{table(header, whole)}</details>")
     return "".join(parts)
@@ -280,7 +281,3 @@ def _score(run: Run, record: Record) -> float:
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
-
-
-def _brief(value: object) -> str:
-    return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -16,6 +16,7 @@ from rich.table import Table  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from tune.manifest import read_manifest  # noqa: E402
 from tune.record import Run, read_record  # noqa: E402
+from tune.wording import DEFAULT, assignments  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -59,8 +60,7 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     ranked = sorted(trials.items(), key=lambda item: (item[1].state != "COMPLETE", -_value(item[1])))
     for number, trial in ranked[:_TOP]:
         value = "" if trial.value is None else f"{trial.value:.4f}"
-        departures = ", ".join(f"{k}={_brief(v)}" for k, v in record.departures(number).items())
-        table.add_row(str(number), trial.state, str(len(trial.history)), value, departures or "(the default)")
+        table.add_row(str(number), trial.state, str(len(trial.history)), value, assignments(record.departures(number)) or DEFAULT)
     out.print(f"study {study}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, seed {manifest.seed}")
     out.print(table)
     if len(ranked) > _TOP:
@@ -75,10 +75,6 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
 
 def _value(trial: Run) -> float:
     return -1.0 if trial.value is None else trial.value
-
-
-def _brief(value: object) -> str:
-    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from tune.lineage import lineage_tags
 from tune.manifest import resume_command
 from tune.options import Options, Prepared
 from tune.study import Study
+from tune.wording import assignments
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 DRAIN_S = 60.0
@@ -151,9 +152,7 @@ def _conclude(study: Study, console: Console, pictures: Any) -> None:
     if number is not None:
         study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
         best = study.frozen_trials()[number]
-        console.line(
-            f"best trial {number}: {study.objective} {best.value:.4f} with " + ", ".join(f"{k}={_brief(v)}" for k, v in best.params.items())
-        )
+        console.line(f"best trial {number}: {study.objective} {best.value:.4f} with {assignments(best.params)}")
     if found is not None:
         console.line(found.sentence)
         study.summarize(found.metrics(), verdict=found.sentence)
@@ -161,7 +160,3 @@ def _conclude(study: Study, console: Console, pictures: Any) -> None:
         console.line(f"note: {doubt}")
     pictures.close(DRAIN_S)
     study.emit("finish", state="FINISHED")
-
-
-def _brief(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

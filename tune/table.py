@@ -5,24 +5,26 @@
 
 import base64
 import csv
-import html
 import io
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from search_spaces.classify import SETTINGS
+from trainables.curve_plots import draw_curves
 from trainables.errors import UserError
+from trainables.plot_style import COLOURS
 from tune.evidence import test_metric
 from tune.group import Group
+from tune.html_page import escape, page
+from tune.html_page import table as html_table
 from tune.intervals import Interval, difference, holm, mean_of
 from tune.manifest import write_atomically
 from tune.record import Record, chosen, leaders, read_record, table_of
+from tune.wording import DEFAULT, assignments
 
 COMPARED = {
     "C-A": "does pre-training without labels help",
@@ -59,7 +61,7 @@ class Row:
     def configuration(self) -> str:
         if self.number is None:
             return ""
-        return ", ".join(f"{k}={_brief(v)}" for k, v in self.record.departures(self.number).items()) or "(the default)"
+        return assignments(self.record.departures(self.number)) or DEFAULT
 
     @property
     def backbone(self) -> str:
@@ -242,31 +244,26 @@ def as_csv(found: Verdict) -> str:
     return text.getvalue()
 
 
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:76rem;padding:0 1rem;color:#1c1c1c}
-table{border-collapse:collapse;margin:1rem 0;font-size:.92rem}th,td{padding:.35rem .7rem;border-bottom:1px solid #ddd;text-align:left}
-th{border-bottom:2px solid #888}td{font-variant-numeric:tabular-nums}.wide{overflow-x:auto}img{max-width:100%}
-li{margin:.25rem 0}small{color:#555}"""
-
-
 def as_html(found: Verdict, figure: bytes) -> str:
     """One self-contained page."""
+    return page(f"{found.group}: settings A to E", f"<h1>{escape(found.group)}: settings A to E</h1>{html_body(found, figure)}")
 
-    def table(header: list[str], rows: list[list[str]]) -> str:
-        head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
+def html_body(found: Verdict, figure: bytes) -> str:
+    """Tables, picture, what was chosen, and how to read it.
+
+    Args:
+        figure: what `draw` returned.
+    """
     picture = base64.b64encode(figure).decode()
     known = [row for row in found.rows if row.number is not None]
-    chosen_ones = "".join(f"<li><b>{row.letter}</b>: trial {row.number}, {html.escape(row.configuration)}</li>" for row in known)
-    said = "".join(f"<li>{html.escape(note)}</li>" for note in notes(found))
-    title = html.escape(f"{found.group}: settings A to E")
+    choices = "".join(f"<li><b>{row.letter}</b>: trial {row.number}, {escape(row.configuration)}</li>" for row in known)
+    said = "".join(f"<li><small>{escape(note)}</small></li>" for note in notes(found))
     return (
-        f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">'
-        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{table(*as_cells(found))}"
+        f"{html_table(*as_cells(found), long=(8,))}"
         f'<img alt="test accuracy with intervals, and learning curves" src="data:image/png;base64,{picture}">'
-        f"<h2>Differences, paired by seed</h2>{table(*comparison_cells(found))}"
-        f"<h2>Chosen configurations</h2><ul>{chosen_ones}</ul><h2>How to read it</h2><ul><small>{said}</small></ul></html>\n"
+        f"<h2>Differences, paired by seed</h2>{html_table(*comparison_cells(found))}"
+        f"<h2>Chosen configurations</h2><ul>{choices}</ul><h2>How to read it</h2><ul>{said}</ul>"
     )
 
 
@@ -278,44 +275,33 @@ def draw(found: Verdict, path: Path) -> bytes:
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
+    curves = {row.setting: runs for row in found.rows if (runs := _curves(row))}
+    colours = {row.setting: COLOURS[list(SETTINGS).index(row.letter)] for row in found.rows}
     for y, row in enumerate(found.rows):
-        colour = f"C{list(SETTINGS).index(row.letter)}"
+        colour = colours[row.setting]
         if row.accuracy is not None:
             bounds = [[max(0.0, row.accuracy.mean - row.accuracy.low)], [row.accuracy.high - row.accuracy.mean]]
             left.errorbar(row.accuracy.mean, y, xerr=bounds, fmt="o", color=colour, capsize=4)
         if row.default is not None:
             left.plot(row.default.mean, y, "|", color="0.45", markersize=13)
-        curves = _curves(row)
-        if curves.size:
-            epochs = np.arange(1, curves.shape[1] + 1)
-            right.plot(epochs, curves.mean(axis=0), color=colour, label=row.setting)
-            right.fill_between(epochs, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, lw=0)
     left.set_yticks(range(len(found.rows)), [row.setting for row in found.rows])
     left.invert_yaxis()
     left.set_xlabel("test accuracy, 95 % interval; bar: untuned default")
-    right.set_xlabel("epoch")
-    right.xaxis.get_major_locator().set_params(integer=True)
-    right.set_ylabel("validation accuracy over the repeats")
-    if right.get_lines():
-        right.legend(fontsize=8, frameon=False)
+    if curves:
+        draw_curves(right, curves, found.rows[0].record.objective, colours)
+    else:
+        right.set_axis_off()
     for ax in (left, right):
         ax.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
     return path.read_bytes()
 
 
-def _curves(row: Row) -> np.ndarray:
-    """Validation metric of the chosen configuration's repeats by epoch: (seeds, epochs)."""
-    objective = row.record.manifest.objective
+def _curves(row: Row) -> list[list[float]]:
+    """Validation metric of the chosen configuration's repeats by epoch."""
     runs = [run for (number, _), run in row.record.repeats.items() if number == row.number and run.state == "COMPLETE"]
-    curves = [[metrics[objective] for metrics in run.history] for run in runs]
-    shortest = min(map(len, curves), default=0)
-    return np.array([curve[:shortest] for curve in curves]).reshape(len(curves), shortest)
+    return [[metrics[row.record.objective] for metrics in run.history] for run in runs if run.history]
 
 
 def _range(interval: Interval) -> str:
     return f"{interval.low:.3f} to {interval.high:.3f}"
-
-
-def _brief(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
