@@ -86,7 +86,7 @@ def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storag
 
 
 def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
-    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/4)) (Li et al. 2020, algorithm 2)."""
+    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/5)) (Li et al. 2020, algorithm 2)."""
     study = open_study(tmp_path, 30, base={"train.epochs": 18})
     seen: list[float] = []
     values = [0.5, 0.3, 0.6, 0.55, 0.7, 0.1, 0.65, 0.62, 0.71, 0.4, 0.9]
@@ -100,7 +100,7 @@ def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
         assert all(study.reported(work, epoch, {"val/top1": value}) for epoch in (1, 2, 3))  # below the first rung
         went_on = study.reported(work, 4, {"val/top1": value})
         seen.append(value)
-        among_best = value >= sorted(seen, reverse=True)[max(1, len(seen) // 4) - 1]
+        among_best = value >= sorted(seen, reverse=True)[max(1, len(seen) // 5) - 1]
         assert went_on == (among_best or number == 0), (number, value)
         study.ended(work, study.pruned(work))
 
@@ -254,24 +254,29 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
 
 
 def test_stops_equal_those_of_optunas_successive_halving() -> None:
-    """Same values in the same interleaved order; rungs 1 and 4 of 5 epochs."""
+    """Same values in the same interleaved order; rungs 1 and 2 of 4 epochs, each with a peer of its own, whose next rung is far."""
     rng = np.random.default_rng(0)
-    ours = optuna.create_study(direction="maximize", pruner=DurableHalving(5))
-    peer = optuna.create_study(direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=4))
-    stops = 0
+    ours = optuna.create_study(direction="maximize", pruner=DurableHalving(4))
+    peers = {
+        rung: optuna.create_study(direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=rung, reduction_factor=5))
+        for rung in rungs(4)
+    }
+    stops = dict.fromkeys(range(1, 5), 0)
     for _ in range(10):  # ten at a time, epoch by epoch
-        pairs = [(ours.ask(), peer.ask()) for _ in range(10)]
-        for epoch in range(1, 6):
-            for one, other in list(pairs):
+        running = [(ours.ask(), {rung: peer.ask() for rung, peer in peers.items()}) for _ in range(10)]
+        for epoch in range(1, 5):
+            for one, others in list(running):
                 value = float(rng.integers(20))  # with ties
-                one.report(value, epoch)
-                other.report(value, epoch)
+                for trial in (one, *others.values()):
+                    trial.report(value, epoch)
                 stop = one.should_prune()
-                assert stop == other.should_prune()
+                assert stop == (epoch in others and others[epoch].should_prune())
                 if stop:
-                    stops += 1
-                    pairs.remove((one, other))
-    assert 30 < stops < 100
+                    stops[epoch] += 1
+                    running.remove((one, others))
+    assert stops[1] > 30
+    assert stops[2] > 3
+    assert stops[3] == stops[4] == 0
 
 
 def test_a_stop_is_a_stop_and_a_pass_a_pass_when_asked_again() -> None:

@@ -76,11 +76,12 @@ def verdict(study: Known) -> Verdict | None:
     if not {0, number} <= set(rows) or scores.shape[1] < 2:
         return None
     best, default = rows.index(number), rows.index(0)
+    leaders = [row for row, n in enumerate(rows) if n in study.leaders()]  # alike in their noise, the default perhaps not
     return Verdict(
         metric=metric,
         best_number=number,
         seeds=scores.shape[1],
-        best=mean_of(scores[[best]], 0),
+        best=mean_of(scores[leaders], leaders.index(best)),
         default=mean_of(scores[[default]], 0),
         gain=None if number == 0 else difference(scores, best, default),
         baseline=study.summary.get(f"baseline/{metric}"),

@@ -88,6 +88,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "train.epochs": 100, "train.batch_size": 256,
             },
         },
+        top=3,
     ),
     "pretrain": Experiment(
         name="pretrain",
@@ -104,6 +105,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 100, "train.batch_size": 128,
             },
         },
+        top=3,
     ),
     "classify": Experiment(
         name="classify",

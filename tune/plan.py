@@ -44,15 +44,15 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     )
     cost = profile(experiment, config, data)
     expected = expected_epochs(all_rungs, config.train.epochs)
-    full = 1 + 2 * options.repeats  # trial 0, and the repeats of the verdict
-    epochs = full * config.train.epochs + max(0, options.trials - 1) * expected
+    repeats = (1 + experiment.top) * options.repeats  # of trial 0 and of the leaders
+    epochs = (1 + repeats) * config.train.epochs + max(0, options.trials - 1) * expected
     out.print(
         f"resources: {'1 GPU' if cost['gpu'] else f'{config.train.threads} CPU thread(s)'} per trial, "
         f"{cost['parameters'] / 1e6:.2f} M parameters"
     )
     out.print(
         f"estimate from one profiled step ({cost['step_s'] * 1e3:.0f} ms) and one validation ({cost['validation_s']:.1f} s): "
-        f"{cost['epoch_s']:.1f} s an epoch, {epochs:.0f} epochs with pruning and {2 * options.repeats} repeats, "
+        f"{cost['epoch_s']:.1f} s an epoch, {epochs:.0f} epochs with pruning and {repeats} repeats, "
         f"{_time(epochs * cost['epoch_s'])} of one worker; disk {cost['checkpoint_mb'] * 2:.0f} MB per running trial, "
         f"{cost['export_mb']:.1f} MB per completed one"
     )

@@ -6,8 +6,10 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-REDUCTION_FACTOR = 4
-"""Eta of the paper, and its choice there."""
+REDUCTION_FACTOR = 5
+"""Eta of the paper: one in so many goes on."""
+_SPACING = 2
+"""The next rung is so many times as far. In the paper it is eta as well, which leaves a short training one rung and no second look."""
 _STOPPED = "stopped_at_rung"
 
 
@@ -17,16 +19,16 @@ def first_rung(epochs: int) -> int:
 
 
 def rungs(epochs: int) -> list[int]:
-    """Epochs at which a trial is compared: first rung, x4, x16 ... below the last epoch."""
+    """Epochs at which a trial is compared: first rung, x2, x4 ... below the last epoch."""
     rung, all_rungs = first_rung(epochs), []
     while rung < epochs:
         all_rungs.append(rung)
-        rung *= REDUCTION_FACTOR
+        rung *= _SPACING
     return all_rungs
 
 
 class DurableHalving(BasePruner):
-    """At every rung a trial must be among the best quarter of those that have reached it; the first seven must be the best so far.
+    """At every rung a trial must be among the best fifth of those that have reached it; the first nine must be the best so far.
 
     Optuna's `SuccessiveHalvingPruner` notes that a trial has been at a rung before it decides. Killed in between, it takes the trial for
     one that was let through. Here the stop is noted first, so that asking again gives the first answer, whoever has come since.
@@ -52,7 +54,7 @@ class DurableHalving(BasePruner):
 
 
 def _among_best(value: float, others: list[float]) -> bool:
-    """Whether `value` is among the best quarter (at least one) of itself and the others; larger is better."""
+    """Whether `value` is among the best fifth (at least one) of itself and the others; larger is better."""
     if math.isnan(value):
         return False
     places = max(1, (len(others) + 1) // REDUCTION_FACTOR)

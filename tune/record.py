@@ -1,5 +1,6 @@
 """A study as its event log tells it: for reading beside a run, and after it. Nothing is locked and nothing is written."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -137,8 +138,10 @@ def _tell(run: Run, event: dict[str, Any]) -> None:
 
 
 def leaders(completed: dict[int, float], top: int) -> list[int]:
-    """The `top` best of the completed trials, best first; of equal ones the earlier."""
-    return sorted(completed, key=lambda number: (-completed[number], number))[:top]
+    """The `top` best of the completed trials, best first; of equal ones the earlier. Beside the best none that is below the default: a search
+    that stops early leaves few to choose from, and to train a poor one again says nothing."""
+    ranked = sorted(completed, key=lambda number: (-completed[number], number))
+    return [n for n in ranked[:top] if n == ranked[0] or completed[n] > completed.get(0, -math.inf)]
 
 
 def table_of(finals: dict[tuple[K, int], dict[str, float]], numbers: list[K], metric: str) -> tuple[list[K], np.ndarray]:
