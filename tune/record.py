@@ -138,8 +138,8 @@ def _tell(run: Run, event: dict[str, Any]) -> None:
 
 
 def leaders(completed: dict[int, float], top: int) -> list[int]:
-    """The `top` best of the completed trials, best first; of equal ones the earlier. Beside the best none that is below the default: a search
-    that stops early leaves few to choose from, and to train a poor one again says nothing."""
+    """The `top` best of the completed trials, best first; of equal ones the earlier. Beside the best none that is below the default: where
+    most trials are stopped early few are left, and to train a poor one again says nothing."""
     ranked = sorted(completed, key=lambda number: (-completed[number], number))
     return [n for n in ranked[:top] if n == ranked[0] or completed[n] > completed.get(0, -math.inf)]
 
