@@ -7,7 +7,9 @@ export MPLBACKEND := Agg
 
 CLUSTER ?= cluster.yaml
 
-.PHONY: run table test test-slow check ui cluster-check cluster-up bench clean
+SHELL := bash
+
+.PHONY: run table table-ssl table-pretrain table-A table-B table-C table-D table-E test test-slow check ui cluster-check cluster-up bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vistune needs Python 3.11 or newer; name one with make PYTHON=...")'
@@ -18,10 +20,22 @@ $(VENV)/installed: pyproject.toml
 run: $(VENV)/installed  ## a BYOL search on embedded data, minutes on two cores
 	$(BIN)/python tune/run.py ssl --storage $(STORAGE)
 
+# One trial at a time in every study, so that nothing depends on which trial comes first: killed and gone on with, the table is the same.
+# Studies that do not need each other run side by side.
+JOBS ?= $(shell nproc)
+OPTIONS ?=
+STUDY = @set -o pipefail; $(BIN)/python tune/run.py $(1) --storage $(STORAGE) --concurrent 1 $(OPTIONS) | (trap '' INT; sed -u 's/^/$(2): /')
+
 table: $(VENV)/installed  ## settings A to E on embedded data, from pre-training to the verdict: half an hour on two cores
-	$(BIN)/python tune/run.py ssl --storage $(STORAGE)
-	$(BIN)/python tune/run.py pretrain --storage $(STORAGE)
-	$(BIN)/python tune/run.py classify --storage $(STORAGE)
+	@$(MAKE) --no-print-directory -j $(JOBS) table-ssl table-pretrain table-A table-B table-D table-C table-E
+	$(BIN)/python tune/run.py classify --storage $(STORAGE) --concurrent 1 $(OPTIONS)
+
+table-ssl table-pretrain:
+	$(call STUDY,$(@:table-%=%),$(@:table-%=%))
+table-A table-B table-C table-D table-E:
+	$(call STUDY,classify --setting $(@:table-%=%),$(@:table-%=%))
+table-B table-D: table-pretrain
+table-C table-E: table-ssl
 
 test: $(VENV)/installed  ## the fast suite, under 8 minutes on two cores
 	$(BIN)/python -m pytest
