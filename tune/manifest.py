@@ -35,7 +35,7 @@ def git_commit() -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """study.json. `experiment`, `preset`, `base`, `pins`, `space` and the data's fingerprint make the study what it is."""
+    """study.json. `experiment`, `preset`, `base`, `pins`, `space`, warm start and the data's fingerprint make the study what it is."""
 
     name: str
     experiment: str
@@ -50,6 +50,8 @@ class Manifest:
     """Searched parameter -> its ranges, with conditions."""
     data: dict[str, Any]
     """name, fingerprint, path, images."""
+    warm_start: dict[str, Any] | None = None
+    """Study and configurations that come after the default (`tune/warm_start.py`)."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -118,6 +120,7 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
         **plain["base"],
         **{f"space of {k}": v for k, v in plain["space"].items()},
         "data": plain["data"]["fingerprint"],
+        "warm start": (plain["warm_start"] or {}).get("study"),
     }
 
 

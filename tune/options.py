@@ -11,6 +11,7 @@ from tune.experiments import Experiment
 from tune.lineage import choose, from_backbone, in_setting, start_values
 from tune.manifest import Manifest
 from tune.space import as_json, describe
+from tune.warm_start import warm_start
 
 _FILE = dict.fromkeys(("init.file", "init.sha256", "init.origin"), "backbone")
 _OPTIONS = {"data.name": "data", "seed": "seed", "init.source": "setting"} | _FILE
@@ -40,6 +41,7 @@ class Options:
     local: bool
     trial: str | None
     plan: bool
+    warm_start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,13 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     if options.workers > 1 and (few := min(config.train.batch_size // 2, len(data.val))) < options.workers:
         raise UserError(f"--workers {options.workers}: each needs 2 images of a batch and 1 of the validation split; use at most {few}")
     start = experiment.trainable.prove(config, data)
+    earlier = options.warm_start
+    warm = None if earlier is None else warm_start(earlier, storage, storage / name, experiment, preset, base, pins)
     manifest = Manifest(
         name=name, experiment=experiment.name, preset=preset, objective=experiment.trainable.objective_for(data), seed=options.seed,
         base=base, pins=pins, space=as_json(describe(experiment.space, preset, pins)),
         data={"name": data.name, "fingerprint": data.fingerprint, "path": str(config.data.name), "images": len(data.train)},
+        warm_start=warm,
     )  # fmt: skip
     return Prepared(storage / name, experiment, manifest, config, data, start)
 

@@ -17,6 +17,7 @@ from tune.options import Options, Prepared
 from tune.pruner import REDUCTION_FACTOR, rungs
 from tune.runtimes import LocalRuntime
 from tune.space import describe, show
+from tune.warm_start import beginning
 
 _STEPS = 3  # timed, after one to warm up
 
@@ -37,6 +38,8 @@ def show_plan(prepared: Prepared, options: Options) -> None:
             key, f"{value:.6g}" if isinstance(value, float) else str(value), "pinned" if key in manifest.pins else "\n".join(ranges)
         )
     out.print(table)
+    for line in beginning(manifest.warm_start):
+        out.print(line, markup=False)
     all_rungs = rungs(config.train.epochs)
     out.print(
         f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best {1 / REDUCTION_FACTOR:.0%} there; "

@@ -69,8 +69,9 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     for number, trial in sorted(trials.items()):
         if trial.state == "FAIL":
             out.print(f"trial {number} failed: {trial.reason}", markup=False)
-    if "verdict" in record.tags:
-        out.print(record.tags["verdict"], markup=False)
+    for said in ("verdict", "warm_start"):
+        if said in record.tags:
+            out.print(record.tags[said], markup=False)
 
 
 def _value(trial: Run) -> float:

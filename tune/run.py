@@ -41,10 +41,11 @@ def main(
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")] = False,
     trial: Annotated[str | None, typer.Option(help="STUDY/N, with --local: run that trial again and compare.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, with estimates; run nothing.")] = False,
+    warm_start: Annotated[str | None, typer.Option(help="Earlier study whose best configurations come after the default.")] = None,
 ) -> None:
     """Search an experiment's hyperparameters. The same command again goes on where the last one ended, however it ended."""
     options = Options(experiment, data, trials, study, storage, seed, time_budget, set or [], preset, workers, gpus_per_worker,
-                      concurrent, repeats, skip_corrupt, setting, backbone, local, trial, plan)  # fmt: skip
+                      concurrent, repeats, skip_corrupt, setting, backbone, local, trial, plan, warm_start)  # fmt: skip
     try:
         code = execute(options)
     except UserError as error:

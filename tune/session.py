@@ -14,6 +14,7 @@ from tune.lineage import lineage_tags
 from tune.manifest import resume_command
 from tune.options import Options, Prepared
 from tune.study import Study
+from tune.warm_start import beginning, worth
 from tune.wording import assignments
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -83,8 +84,8 @@ def run(prepared: Prepared, options: Options, stop: Stop, group: Group | None = 
     why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
     searched = f"searched by {study.objective}{why}, preset {study.manifest.preset}"
     console.line(f"study {study.manifest.name}: {prepared.data.summary()}; {searched}")
-    if prepared.start:
-        console.line(prepared.start)
+    for line in filter(None, (prepared.start, *beginning(study.manifest.warm_start))):
+        console.line(line)
     for t in study.frozen_trials():
         if t.state.is_finished() or t.intermediate_values:
             best = t.value if t.value is not None else max(t.intermediate_values.values(), default=None)
@@ -156,6 +157,9 @@ def _conclude(study: Study, console: Console, pictures: Any) -> None:
     if found is not None:
         console.line(found.sentence)
         study.summarize(found.metrics(), verdict=found.sentence)
+    if (sentence := worth(study)) is not None:
+        console.line(sentence)
+        study.summarize({}, warm_start=sentence)
     for doubt in doubts(study):
         console.line(f"note: {doubt}")
     pictures.close(DRAIN_S)

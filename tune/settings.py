@@ -23,6 +23,8 @@ def run_settings(options: Options, experiment: Experiment, storage: Path, budget
         members = [replace(options, setting=letter, study=f"{options.study}-{letter}") for letter in experiment.settings]
     else:
         members = [replace(options, setting=letter) for letter in ([options.setting] if options.setting else experiment.settings)]
+    if options.setting is None and options.warm_start is not None:
+        members = [replace(member, warm_start=f"{options.warm_start}-{member.setting}") for member in members]
     prepared = [prepare(member, experiment, storage) for member in members]
     if options.plan:
         from tune.plan import show_plan

@@ -10,6 +10,7 @@ Order within every call: the event log first (appended and fsynced), then Optuna
 import json
 import math
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,7 +100,7 @@ class Study:
         self._journal = Journal(directory / "study.journal")
         self.optuna = optuna.create_study(
             study_name=manifest.name, storage=JournalStorage(self._journal), direction="maximize", load_if_exists=True,
-            sampler=SeededTPE(manifest.seed), pruner=DurableHalving(self.base.train.epochs),
+            sampler=SeededTPE(_seed_of_draws(manifest)), pruner=DurableHalving(self.base.train.epochs),
         )  # fmt: skip
         self._reconcile()
 
@@ -176,10 +177,11 @@ class Study:
     # -- what there is to do
 
     def _reconcile(self) -> None:
-        """Tell Optuna what the log knows and a kill kept from it; put the untuned default first."""
-        if not self.optuna.get_trials(deepcopy=False):
-            searched = asked_for(self.experiment.space, self.manifest.preset, self.manifest.base, self.pins)
-            self.optuna.enqueue_trial({name: self.manifest.base[name] for name in searched})
+        """Tell Optuna what the log knows and a kill kept from it; put the untuned default first, and what a warm start brings behind it."""
+        # A waiting trial is one line of the journal, and no trial is begun before all wait: what is there is the beginning of this list.
+        waiting = [self._default(), *(point["params"] for point in (self.manifest.warm_start or {}).get("points", []))]
+        for params in waiting[len(self.optuna.get_trials(deepcopy=False)) :]:
+            self.optuna.enqueue_trial(params)
         self._interrupted = []
         for frozen in self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             trial = Trial(self.optuna, frozen._trial_id)
@@ -187,6 +189,10 @@ class Study:
                 self._tell(trial, outcome)
             else:
                 self._interrupted.append(trial)
+
+    def _default(self) -> dict[str, Any]:
+        searched = asked_for(self.experiment.space, self.manifest.preset, self.manifest.base, self.pins)
+        return {name: self.manifest.base[name] for name in searched}
 
     def next_work(self) -> Work | Literal["wait"] | None:
         """The next fit to do; "wait" while running trials decide what is next; None when all is done."""
@@ -338,6 +344,12 @@ class Study:
     def _outcome_state(self, number: int) -> str | None:
         outcome = self._outcomes.get((number, None))
         return None if outcome is None else outcome.state
+
+
+def _seed_of_draws(manifest: Manifest) -> int:
+    """A warm-started study draws anew: under the earlier one's seed its random trials would be that one's again."""
+    start = manifest.warm_start
+    return manifest.seed if start is None else zlib.crc32(f"{manifest.seed} {start['study']}".encode())
 
 
 def _clean(directory: Path, state: State) -> None:
