@@ -156,7 +156,7 @@ def test_what_is_no_earlier_study_is_one_line(call: Call, tmp_path: Path) -> Non
     for name, shown in (("nothing", "is no study in "), ("broken", "none of its trials has been completed")):
         said = call(*LOCAL_TOY, "2", "--warm-start", name)
         assert (said.code, shown in said.line) == (2, True)
+    finish(tmp_path, 1)
     with pytest.raises(UserError, match="is a study of toy; name one of ssl"):
-        finish(tmp_path, 1)
         warm_start("toy", tmp_path, tmp_path / "new", replace(TOY, name="ssl"), "tiny", {}, {})
     assert not (tmp_path / "runs/toy").exists()
