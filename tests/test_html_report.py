@@ -22,7 +22,7 @@ from tune.local import search_locally
 from tune.record import read_record
 from tune.report import app
 from tune.space import as_json, describe
-from tune.study import Outcome, Study, Work
+from tune.study import Study
 
 
 def figures(html: str) -> list[dict[str, Any]]:
@@ -168,24 +168,6 @@ def test_no_text_can_break_the_page() -> None:
     )
     with pytest.raises(ValueError, match="JSON"):
         plot({"data": [{"x": [float("nan")]}], "layout": {}}, "", height=9)
-
-
-@pytest.mark.slow
-def test_a_thousand_trials_in_half_a_minute_and_ten_megabytes(tmp_path: Path) -> None:
-    study = open_study(tmp_path, 1000, base={"train.epochs": 16})
-    while isinstance(work := study.next_work(), Work):
-        study.started(work)
-        if work.kind == "baseline":
-            study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.1}))
-            continue
-        values = [1 - work.config["optim.lr"] ** 2 / epoch for epoch in range(1, 17)]
-        going = all(study.reported(work, epoch, {"val/top1": value}) for epoch, value in enumerate(values, 1))
-        study.ended(work, Outcome("COMPLETE", values[-1]) if going else study.pruned(work))
-    study.close()
-    begun = time.monotonic()
-    path = write_report(tmp_path / "toy")
-    assert time.monotonic() - begun < 30
-    assert path.stat().st_size < 10_000_000
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """An exported model answers as the trained one does, and paints a folder of images."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.one_trial import one_trial
 from tests.shapes import CLASSES, COLORS, SIZE, Shapes, shapes, shapes_config
 from trainables.augment import evaluation_view
 from trainables.config import flatten
@@ -20,12 +22,7 @@ from trainables.segmentation_loss import SegmentationLossConfig
 from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune import report
 from tune.events import EventLog
-from tune.experiments import EXPERIMENTS
 from tune.export import paint
-from tune.local import search_locally
-from tune.manifest import Manifest
-from tune.space import as_json, describe
-from tune.study import Study
 
 
 def test_served_and_painted(tmp_path: Path) -> None:
@@ -55,15 +52,7 @@ def test_served_and_painted(tmp_path: Path) -> None:
 
 def search_shapes(root: Path) -> None:
     """A study `shapes` of one trial of `segment`."""
-    experiment, base, pins = EXPERIMENTS["segment"], flatten(shapes_config()), {"train.batch_size": 8}
-    manifest = Manifest(
-        name="shapes", experiment="segment", preset="tiny", objective="val/miou", seed=0, base=base, pins=pins,
-        space=as_json(describe(experiment.space, "tiny", pins)),
-        data={"name": "shapes", "fingerprint": "5", "path": "shapes", "images": 48},
-    )  # fmt: skip
-    study = Study.open(root / "shapes", experiment, manifest, trials=1, repeats=0)
-    search_locally(study, experiment)
-    study.close()
+    one_trial(root, "shapes", "segment", replace(shapes_config(), train=replace(shapes_config().train, batch_size=8)))
 
 
 def test_a_study_is_exported_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +66,9 @@ def test_a_study_is_exported_by_command(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(SystemExit, match=r"^0$"):
         report.main()
     folder = tmp_path / "shapes" / "model"
-    assert capsys.readouterr().out.replace("\n", "") == str(folder)
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first == str(folder)
+    assert re.fullmatch(r"trial 0 of shapes: val/miou (\d\.\d{4}), on record \1", second)
     model = Shapes(shapes_config(), shapes())
     model.load_export(trial / "best.pt")
     images = model.data.val.batch(np.arange(2))

@@ -7,7 +7,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.augment import evaluation_view
+from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 from trainables.config import build
@@ -79,7 +80,9 @@ class Served:
         kind, config_type, self._answer = KINDS[about["kind"]]
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.colors = np.array(about["colors"], np.uint8).reshape(-1, 3)
-        self.segments = kind is Segmentation
+        self.segments, self.compares = kind is Segmentation, kind is ProtoNet
+        self.classifies = self._answer is _probabilities
+        self._threads = int(about["config"]["train.threads"])
         flat = about["config"] | {key: value for key, value in _UNTRAINED.items() if key in about["config"]}
         if self.segments:
             flat["loss.name"] = "ce"  # weights of classes come from training data
@@ -111,15 +114,49 @@ class Served:
             answers.append(self._answer(self.model, views, (images.shape[1], images.shape[2])).cpu().numpy())
         return np.concatenate(answers)
 
+    def compare(
+        self,
+        images: np.ndarray,  # (K + Q, H, W, 3) uint8: K examples, then Q queries
+        labels: Sequence[str],  # K, of the examples
+    ) -> tuple[list[str], np.ndarray]:  # N names in the order of their first examples; (Q, N) float32
+        """Few-shot classification: how probably a query is of each class that the examples show, classes that training never saw included.
+
+        Raises:
+            UserError: not a few-shot model, no query, or as `predict` does.
+        """
+        if not self.compares:
+            raise UserError(f"labels={list(labels)[:3]}...: this model needs no examples; labels are for models of `fewshot`")
+        if len(labels) >= len(images):
+            raise UserError(f"{len(labels)} labels for {len(images)} images leave no query; give the examples first, then the queries")
+        features, names = torch.from_numpy(self.predict(images)).to(self.model.device), list(dict.fromkeys(labels))
+        examples = features[: len(labels)]
+        prototypes = torch.stack([examples[[label == name for label in labels]].mean(0) for name in names])
+        with torch.no_grad():
+            logits = self.model.head(features[None, len(labels) :], prototypes[None])[0]
+        return names, logits.softmax(1).cpu().numpy()
+
+    def judge(self, data: Any) -> Metrics:
+        """`val/...` metrics on the data set of the model's study, as its trial computed them."""
+        torch.set_num_threads(self._threads)  # floating-point sums depend on it
+        self.model.data = data
+        return self.model.validate()
+
 
 class _PyFunc:
-    """What `mlflow.pyfunc` calls `predict` of: with parameters, which there are none of."""
+    """What `mlflow.pyfunc` calls `predict` of. Probabilities become a table with a column a class, so that an answer names its classes."""
 
     def __init__(self, folder: Path):
         self.served = Served(folder)
 
-    def predict(self, model_input: Any, params: Any = None) -> np.ndarray:
-        return self.served.predict(model_input)
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        import pandas
+
+        labels = (params or {}).get("labels", ())
+        if len(labels):
+            names, probabilities = self.served.compare(model_input, list(labels))
+            return pandas.DataFrame(probabilities, columns=names)
+        answer = self.served.predict(model_input)
+        return pandas.DataFrame(answer, columns=list(self.served.classes)) if self.served.classifies else answer
 
 
 def _load_pyfunc(data_path: str) -> _PyFunc:

@@ -1,14 +1,16 @@
-"""A trial's best model as a folder that `mlflow.pyfunc.load_model` serves, and colour masks of a folder of images.
+"""A trial's model, checked against its record, as a folder that `mlflow.pyfunc.load_model` serves; and colour masks of a folder of images.
 
-python tune/report.py export segment                 # the best trial, to runs/segment/model; or segment/3
+python tune/report.py export segment                 # the best trial, to runs/segment/model and MLflow's registry; or segment/3
 python -m tune.export runs/segment/model IMAGES OUT  # a colour mask OUT/<name>_mask.png of every image in IMAGES
 """
 
 import json
+import math
 import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,31 +21,49 @@ from PIL import Image
 from trainables.config import build
 from trainables.data.images import EXTENSIONS, CorruptImage, read_rgb
 from trainables.errors import UserError
-from trainables.served import DESCRIPTION, KINDS, WEIGHTS, Served
+from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune.experiments import EXPERIMENTS
 from tune.lineage import find
-from tune.manifest import read_manifest
+from tune.mlflow_runs import quieten
+from tune.record import read_record
 
 MODEL = "model"
 """Folder of a study's exported model."""
 _REPO = Path(__file__).resolve().parent.parent
 # What `trainables` imports.
 _REQUIRED = (
-    *("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pillow", "matplotlib", "pydantic", "filelock", "rich"),
+    *("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "pillow", "matplotlib", "pydantic", "filelock", "rich"),
     *("byol-pytorch", "fonttools", "threadpoolctl", "torchinfo"),
 )
+# Another machine may round otherwise, and so a few images fall on the other side.
+_RELATIVE, _ABSOLUTE = 0.01, 0.005
+_EXAMPLE, _EXAMPLE_SIDE = 2, 64  # images of the input example, and their largest side in px: it is kept as JSON
 
 
-def export_model(wanted: str, storage: Path, out: Path | None = None) -> Path:
-    """Write the model of STUDY (its best trial) or STUDY/TRIAL, code and pinned requirements included; returns its folder.
+@dataclass(frozen=True)
+class Exported:
+    """A model that was checked."""
+
+    folder: Path
+    study: Path
+    trial: int
+    objective: str
+    recorded: float
+    measured: float
+    """The objective, by the exported weights."""
+
+    def __str__(self) -> str:
+        return f"trial {self.trial} of {self.study.name}: {self.objective} {self.measured:.4f}, on record {self.recorded:.4f}"
+
+
+def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exported:
+    """Write the model of STUDY (its best trial) or STUDY/TRIAL, code and pinned requirements included, once it has shown its metric again.
 
     Args:
         out: default `<storage>/<study>/model`. An earlier export there is replaced.
     Raises:
-        UserError: no such study or completed trial, or `out` holds something else.
+        UserError: no such study or completed trial, `out` holds something else, or the exported weights do not reach the metric on record.
     """
-    import mlflow.pyfunc
-
     origin = find(wanted, storage)
     if origin.study is None or origin.trial is None:
         raise UserError(f"export {wanted!r} must be STUDY or STUDY/TRIAL; `python tune/report.py show` lists the studies")
@@ -52,32 +72,70 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Path:
     if final.exists() and not (final / "MLmodel").exists():
         raise UserError(f"{final} is there already and is no exported model; give another --out")
     final.parent.mkdir(parents=True, exist_ok=True)
+    record = read_record(study)
+    experiment, run = EXPERIMENTS[record.manifest.experiment], record.trials[origin.trial]
+    config: Any = build(experiment.config, run.config)
+    data = experiment.trainable.load_data(config.data)
     with tempfile.TemporaryDirectory(prefix=f"{final.name}.", dir=final.parent) as scratch:
-        data, whole = Path(scratch) / "data", Path(scratch) / "model"
-        data.mkdir()
-        shutil.copy(origin.path, data / WEIGHTS)
-        (data / DESCRIPTION).write_text(json.dumps(_describe(study, origin.trial), indent=1))
-        pins = [f"{name}=={version(name)}" for name in _REQUIRED]
-        code = [str(_REPO / "trainables")]
-        mlflow.pyfunc.save_model(str(whole), loader_module="trainables.served", data_path=str(data), code_paths=code, pip_requirements=pins)
+        folder, whole = Path(scratch) / "data", Path(scratch) / "model"
+        folder.mkdir()
+        shutil.copy(origin.path, folder / WEIGHTS)
+        about = {
+            "kind": experiment.trainable.__name__, "config": run.config, "classes": list(data.classes),
+            "colors": [list(c) for c in data.colors], "labelled": data.gallery is not None, "origin": f"{study.name}/{origin.trial}",
+            "objective": record.objective,
+        }  # fmt: skip
+        (folder / DESCRIPTION).write_text(json.dumps(about, indent=1))
+        served = Served(folder)
+        exported = Exported(final, study, origin.trial, record.objective, run.value or 0.0, served.judge(data)[record.objective])
+        _check(exported)
+        _save(served, folder, whole, data)
         if final.exists():
             shutil.rmtree(final)
         whole.rename(final)
-    return final
+    return exported
 
 
-def _describe(study: Path, trial: int) -> dict[str, Any]:
-    manifest = read_manifest(study / "study.json")
-    experiment = EXPERIMENTS[manifest.experiment]
-    if experiment.trainable.__name__ not in KINDS:
-        raise UserError(f"models of {experiment.name} cannot be exported; valid: {', '.join(KINDS)}")
-    flat = json.loads((study / "trials" / f"{trial:04d}" / "config.json").read_text())
-    config: Any = build(experiment.config, flat)
-    data = experiment.trainable.load_data(config.data)
-    return {
-        "kind": experiment.trainable.__name__, "config": flat, "classes": list(data.classes), "colors": [list(c) for c in data.colors],
-        "labelled": data.gallery is not None, "origin": f"{study.name}/{trial}", "objective": manifest.objective,
-    }  # fmt: skip
+def _check(exported: Exported) -> None:
+    if not math.isclose(exported.measured, exported.recorded, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE):
+        raise UserError(
+            f"{exported}: not exported, as its weights do not do what is on record; the data or the code have changed since "
+            f"(`python tune/run.py ... --local --trial {exported.study.name}/{exported.trial}` trains it again)"
+        )
+
+
+def _save(served: Served, data_path: Path, to: Path, data: Any) -> None:
+    """The MLflow model: signature, input example, code, requirements. Nothing in it is pickled."""
+    quieten()
+    import mlflow.pyfunc
+
+    images = data.val.batch(np.arange(min(_EXAMPLE, len(data.val)))).permute(0, 2, 3, 1).numpy()
+    every = -(-images.shape[1] // _EXAMPLE_SIDE)
+    example = np.ascontiguousarray(images[:, ::every, ::every])
+    mlflow.pyfunc.save_model(
+        str(to), loader_module="trainables.served", data_path=str(data_path), code_paths=[str(_REPO / "trainables")],
+        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED], input_example=example,
+        signature=_signature(served, served.predict(example)),
+    )  # fmt: skip
+    for cache in to.rglob("__pycache__"):
+        shutil.rmtree(cache)
+
+
+def _signature(
+    served: Served,
+    answer: np.ndarray,  # of a batch of images
+) -> Any:
+    """Images (B, H, W, 3) uint8 to what the model answers. Of a few-shot model `labels` tell which classes the first images show."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+
+    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
+    if served.classifies:
+        outputs = Schema([ColSpec("float", name) for name in served.classes])
+    else:
+        shape = (-1, -1, -1) if served.segments else (-1, answer.shape[1])
+        outputs = Schema([TensorSpec(answer.dtype, shape)])
+    return ModelSignature(images, outputs, ParamSchema([ParamSpec("labels", "string", [], (-1,))] if served.compares else []))
 
 
 def paint(model: Path, images: Path, out: Path) -> list[str]:

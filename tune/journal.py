@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal._base import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
 from tune.events import AppendOnlyFile
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study and trial
 
 
 def read_trials(path: Path, study: str) -> list[FrozenTrial]:

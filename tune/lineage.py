@@ -163,11 +163,10 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
 
 
 def _of_study(folder: Path, trial: int | None) -> Origin:
-    completed = read_record(folder).completed
-    if trial is None:
-        if not completed:
-            raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it, or give --backbone PATH")
-        trial = max(completed, key=lambda number: (completed[number], -number))
+    record = read_record(folder)
+    completed = record.completed
+    if trial is None and (trial := record.best_number()) is None:
+        raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it, or give --backbone PATH")
     path = folder / "trials" / f"{trial:04d}" / BEST
     if trial not in completed or not path.exists():
         valid = ", ".join(map(str, sorted(completed))) or "none"

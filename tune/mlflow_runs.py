@@ -15,7 +15,7 @@ from typing import Any
 
 from tune.projection import GROUP, Changes, Event, Run, shared_view
 
-__all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "sqlite_path"]
+__all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "quieten", "sqlite_path"]
 
 RUN_TAG, OFFSET_TAG, NOTE_TAG = "run.key", "tracking.offset", "tracking.rejected"
 METRICS_PER_CALL, OTHERS_PER_CALL = 800, 100  # MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all
@@ -67,8 +67,7 @@ class MlflowRuns:
         self._rejected, self._beat = rejected, beat
         probe(uri)
         beat(SETUP_S)
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
+        quieten()
         self._mlflow = importlib.import_module("mlflow")
         beat(SETUP_S if sqlite_path(uri) else 0)
         self._client = self._mlflow.MlflowClient(_pool_uri(uri))
@@ -230,6 +229,12 @@ class MlflowRuns:
             profile=json.dumps({"images": data.get("images")}),
         )
         return entities.DatasetInput(dataset, tags=[entities.InputTag("mlflow.data.context", "training")])
+
+
+def quieten() -> None:
+    """Call it before MLflow is imported: neither telemetry nor chatter, and no retries for minutes."""
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def probe(uri: str) -> None:

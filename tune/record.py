@@ -4,15 +4,15 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from optuna.trial import FrozenTrial
 
 from tune.events import EventLog
-from tune.experiments import EXPERIMENTS
-from tune.journal import read_trials
 from tune.manifest import Manifest, read_manifest
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 K = TypeVar("K")  # what names a configuration
 
@@ -55,6 +55,8 @@ class Record:
     @property
     def top(self) -> int:
         """How many of the best configurations are repeated."""
+        from tune.experiments import EXPERIMENTS  # here, as it imports torch: a leaderboard needs none of that and is there at once
+
         return EXPERIMENTS[self.manifest.experiment].top if self.manifest.experiment in EXPERIMENTS else 1
 
     @property
@@ -78,10 +80,12 @@ class Record:
         return 1 - self.epochs / whole if whole else 0.0
 
     @cached_property
-    def _frozen(self) -> list[FrozenTrial]:
+    def _frozen(self) -> "list[FrozenTrial]":
+        from tune.journal import read_trials
+
         return read_trials(self.folder / "study.journal", self.manifest.name)
 
-    def frozen_trials(self) -> list[FrozenTrial]:
+    def frozen_trials(self) -> "list[FrozenTrial]":
         """As Optuna keeps them, with the ranges that their parameters were drawn from."""
         return self._frozen
 

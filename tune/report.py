@@ -8,7 +8,6 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from typing import Annotated  # noqa: E402
 
-import optuna  # noqa: E402
 import typer  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
@@ -17,8 +16,6 @@ from trainables.errors import UserError  # noqa: E402
 from tune.manifest import read_manifest  # noqa: E402
 from tune.record import Run, read_record  # noqa: E402
 from tune.wording import DEFAULT, assignments  # noqa: E402
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
 Storage = Annotated[str, typer.Option(help="Where studies are kept.")]
@@ -118,10 +115,19 @@ def export(
     storage: Storage = "runs",
     out: Annotated[Path | None, typer.Option(help="Folder of the model; default: `model` in the study's.")] = None,
 ) -> None:
-    """Write a trial's model for `mlflow.pyfunc.load_model`; colour masks of a folder: `python -m tune.export MODEL IMAGES OUT`."""
-    from tune.export import export_model
+    """Check a trial's model against its record, write it and register it in MLflow as `champion` of its study.
 
-    print(export_model(study, Path(storage).expanduser().resolve(), out))
+    Colour masks of a folder of images: `python -m tune.export MODEL IMAGES OUT`.
+    """
+    from tune.export import export_model
+    from tune.registry import register
+
+    exported = export_model(study, Path(storage).expanduser().resolve(), out)
+    print(exported.folder)
+    print(exported)
+    registered = register(exported)
+    print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")
+    print(f"    {registered.serve_command()}")
 
 
 def main() -> None:

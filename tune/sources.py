@@ -8,7 +8,6 @@
 
 import contextlib
 import importlib
-import os
 import re
 import socket
 import tempfile
@@ -23,7 +22,7 @@ from trainables.config import nearest
 from trainables.engine import BEST
 from trainables.errors import UserError
 from trainables.weights import content_hash
-from tune.mlflow_runs import QUIET, probe, sqlite_path
+from tune.mlflow_runs import probe, quieten, sqlite_path
 from tune.tracking import default_uri, without_password
 
 TORCHVISION = "torchvision"
@@ -102,8 +101,7 @@ def from_mlflow(wanted: str, storage: Path) -> Path:
 
 
 def _fetch(wanted: str, uri: str, folder: Path) -> Path:
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quieten()
     try:
         probe(uri)
         mlflow = importlib.import_module("mlflow")

@@ -34,8 +34,6 @@ from tune.record import chosen, leaders
 from tune.sampler import SeededTPE
 from tune.space import Pinned, asked_for
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
 BASELINE = -1  # stands for a trial number where work is no trial
 State = Literal["COMPLETE", "PRUNED", "FAIL"]
 Observer = Callable[[dict[str, Any]], None]

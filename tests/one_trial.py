@@ -1,0 +1,26 @@
+"""The smallest study: one trial, of which nothing is searched, in this process."""
+
+from pathlib import Path
+from typing import Any
+
+from trainables.config import flatten
+from tune.experiments import EXPERIMENTS
+from tune.local import search_locally
+from tune.manifest import Manifest
+from tune.space import as_json, describe
+from tune.study import Study
+
+
+def one_trial(root: Path, name: str, experiment_name: str, config: Any) -> Path:
+    """Search `root/name` to its end: one trial of `config`, no repeats. Returns the study's folder."""
+    experiment = EXPERIMENTS[experiment_name]
+    data, pins = experiment.trainable.load_data(config.data), flatten(config)
+    manifest = Manifest(
+        name=name, experiment=experiment_name, preset="tiny", objective=experiment.trainable.objective_for(data), seed=0,
+        base=pins, pins=pins, space=as_json(describe(experiment.space, "tiny", pins)),
+        data={"name": data.name, "fingerprint": data.fingerprint, "path": data.name, "images": len(data.train)},
+    )  # fmt: skip
+    study = Study.open(root / name, experiment, manifest, trials=1, repeats=0)
+    search_locally(study, experiment)
+    study.close()
+    return root / name

@@ -1,0 +1,99 @@
+"""An exported model in MLflow: logged with its trial's run and registered under its study's name, whose alias `champion` it gets."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from trainables.errors import UserError
+from tune.events import EventLog
+from tune.export import Exported
+from tune.mlflow_runs import RUN_TAG, quieten
+from tune.projection import study_id
+from tune.tracking import Tracker, default_uri, without_password
+
+ALIAS = "champion"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model."""
+
+    name: str
+    version: str
+    uri: str
+    """Of the MLflow store."""
+
+    @property
+    def model(self) -> str:
+        return f"models:/{self.name}@{ALIAS}"
+
+    def serve_command(self, port: int = 5001) -> str:
+        """What serves it over HTTP, in this very environment."""
+        where = f"MLFLOW_TRACKING_URI={without_password(self.uri)}"
+        return f"{where} mlflow models serve -m {self.model} --env-manager local --host 127.0.0.1 --port {port}"
+
+
+def register(exported: Exported) -> Registered:
+    """Log and register the model; an earlier champion of the study stays as an earlier version.
+
+    Raises:
+        UserError: MLflow does not take it.
+    """
+    uri = default_uri(exported.study.parent)
+    quieten()
+    try:
+        mlflow = importlib.import_module("mlflow")
+        client = mlflow.MlflowClient(uri, registry_uri=uri)
+        run = _run_of(client, exported, uri)
+        model = _log(mlflow, client, exported, run)
+        return Registered(exported.study.name, _champion(mlflow, client, exported, model), uri)
+    except UserError:
+        raise
+    except Exception as error:  # MLflow's, its database's or the network's
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"{exported.folder} is written, but MLflow at {without_password(uri)} does not take it ({why}); mend that and export again"
+        ) from None
+
+
+def _run_of(client: Any, exported: Exported, uri: str) -> Any:
+    """The run of the trial, which is sent first where MLflow lacks it."""
+    (first,), _ = EventLog.read(exported.study / "events.jsonl", 0, limit=1)
+    wanted = f"tags.`study.id` = '{study_id(first)}' and tags.`{RUN_TAG}` = 'trial/{exported.trial}'"
+    for sent in (False, True):
+        experiment = client.get_experiment_by_name(first["experiment"])
+        found = client.search_runs([experiment.experiment_id], filter_string=wanted, max_results=1) if experiment else []
+        if found:
+            return found[0]
+        if not sent:
+            Tracker(exported.study, uri).sync()
+    raise UserError(f"MLflow at {without_password(uri)} has no run of {exported}: `python tune/report.py sync` sends it")
+
+
+def _log(mlflow: Any, client: Any, exported: Exported, run: Any) -> Any:
+    """The logged model, with its metric. Through the client, as the fluent way would open the trial's run again."""
+    run_id = run.info.run_id
+    model = client.create_logged_model(run.info.experiment_id, name="model", source_run_id=run_id, model_type=exported.study.name)
+    described = mlflow.models.Model.load(str(exported.folder))
+    described.run_id, described.model_id, described.model_uuid = run_id, model.model_id, model.model_id
+    described.save(str(exported.folder / "MLmodel"))
+    client.log_model_artifacts(model.model_id, str(exported.folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
+    client.log_metric(run_id, f"export/{exported.objective}", exported.measured, model_id=model.model_id)
+    return model
+
+
+def _champion(mlflow: Any, client: Any, exported: Exported, model: Any) -> str:
+    """The new version."""
+    name = exported.study.name
+    try:
+        client.create_registered_model(name, tags={"study": name})
+    except mlflow.MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    tags = {"study": name, "trial": str(exported.trial), exported.objective: f"{exported.measured:.6g}"}
+    source, run_id = model.artifact_location, model.source_run_id
+    created = client.create_model_version(name, source, run_id, tags=tags, description=str(exported), model_id=model.model_id)
+    client.set_registered_model_alias(name, ALIAS, created.version)
+    return str(created.version)
