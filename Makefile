@@ -9,7 +9,7 @@ CLUSTER ?= cluster.yaml
 
 SHELL := bash
 
-.PHONY: run table table-ssl table-pretrain table-A table-B table-C table-D table-E test test-slow check ui cluster-check cluster-up bench clean
+.PHONY: run table table-ssl table-pretrain table-A table-B table-C table-D table-E test test-slow check ui cluster-check cluster-up cluster-lab bench clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vistune needs Python 3.11 or newer; name one with make PYTHON=...")'
@@ -56,6 +56,10 @@ cluster-check: $(VENV)/installed  ## what is wrong with cluster.yaml (or CLUSTER
 
 cluster-up: cluster-check  ## the check, then `ray up`; on-prem without autoscaler v2, which starts one worker too few there
 	RAY_UP_enable_autoscaler_v2=$$(grep -q 'type: local' $(CLUSTER) && echo 0 || echo 1) $(BIN)/ray up -y --disable-usage-stats $(CLUSTER)
+
+cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from `ray up` to `ray down`, five minutes; root of a Linux machine alone
+	$(BIN)/python -m pip install --quiet -e '.[dev,cluster]'
+	$(BIN)/python -m pytest -m slow -x -s -rs tests/test_cluster_lab.py
 
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

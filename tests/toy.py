@@ -1,6 +1,7 @@
 """A trainable that takes milliseconds: logistic regression on Gaussian blobs, with everything that makes exact resume hard (BatchNorm,
 dropout, augmentation noise, momentum). Tests of loop and study use it; what they test is real."""
 
+import ctypes
 import os
 import signal
 import time
@@ -35,7 +36,7 @@ class ToyConfig:
     schedule: ScheduleConfig = ScheduleConfig(name="cosine")
     train: TrainConfig = TrainConfig(epochs=4, batch_size=20)
     fault: str = ""
-    """What goes wrong: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once)."""
+    """What goes wrong: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once), hang (once)."""
     memory: Annotated[int, Field(ge=0)] = 10_000
     """Largest micro-batch that "fits", in images."""
     normalized: bool = True
@@ -112,11 +113,13 @@ class Toy(Trainable):
         repeated = self.config.seed >= 1000
         if (self.config.fault == "collapse" or (self.config.fault == "collapse repeat" and repeated)) and len(history) == 2:
             raise TrialFailed("collapse", "as told")
-        if self.config.fault == "exit" and len(history) == 2:
+        if self.config.fault in ("exit", "hang") and len(history) == 2:
             marker = Path(os.environ["VISTUNE_TEST_MARKER"])
             if not marker.exists():
                 marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+                if self.config.fault == "exit":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                ctypes.PyDLL(None).sleep(10_000)  # with the GIL held: no thread of Python gets to run
 
 
 def space(trial: Any, preset: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainables import distributed
+from trainables import distributed, watchdog
 from trainables.base import Metrics, Runtime, Trainable
 from trainables.errors import TrialFailed
 from trainables.optim import build_optimizer, lr_at
@@ -93,6 +93,7 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
     started -= progress.epoch_seconds
     look = 1 if runtime.device.type == "cpu" and runtime.world_size == 1 else _LOOK_STEPS
     while progress.step < total:
+        watchdog.beat()
         trainable.train()
         loss_sum += step_runner.run(progress.step, optimizer)
         progress.step += 1

@@ -22,6 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from trainables import watchdog
 from trainables.data.store import default_cache_dir, sync
 from trainables.errors import UserError
 
@@ -105,6 +106,7 @@ def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> Non
         with (building / "features.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
             for features in batches:
+                watchdog.beat()
                 file.write(features.float().cpu().numpy().tobytes())
         (building / "meta.json").write_text(json.dumps({"rows": shape[0], "seconds": time.perf_counter() - started}))
         sync(building)

@@ -208,6 +208,7 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
         UserError: the cluster has no room for one trial; the study's folder cannot be written any more.
     """
     started_here = start_ray(dashboard=workers > 1)
+    patience_s = _patience_s()
     group = Group(workers, float(study.base.train.threads), _gpus(gpus_per_worker))
     _refuse_what_never_fits(group)
     # All processes start at once. One at a time, the start of the second is called off whenever a short trial frees the first.
@@ -215,9 +216,9 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
 
     def work(config: dict[str, Any]) -> None:
         if group.workers > 1:
-            run_with_workers(experiment, _work(config), group, LOST_PROCESSES)
+            run_with_workers(experiment, _work(config), group, LOST_PROCESSES, patience_s)
         else:
-            run_in_tune(experiment, config)
+            run_in_tune(experiment, config, patience_s)
 
     # With several workers it is they who hold processors: a Tune trial that held one could keep it from its own workers.
     holds = {"cpu": group.cpus, "gpu": group.gpus} if workers == 1 else {"cpu": 0, "node:__internal_head__": 0.001}
@@ -343,12 +344,12 @@ def _own_signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def run_in_tune(experiment: Experiment, config: dict[str, Any]) -> None:
+def run_in_tune(experiment: Experiment, config: dict[str, Any], patience_s: float) -> None:
     """What a Tune trial does. Everything it has to say goes through messages to `StudyScheduler`."""
     work = _work(config)
     runtime = TuneRuntime(Path(work.directory))
     try:
-        outcome = run(experiment, work, runtime)
+        outcome = run(experiment, work, runtime, patience_s)
     except StorageFailed as error:
         runtime.send("storage failed", error=str(error))
     else:
@@ -357,6 +358,18 @@ def run_in_tune(experiment: Experiment, config: dict[str, Any]) -> None:
 
 def _work(config: dict[str, Any]) -> Work:
     return Work(**json.loads(config["work"]))
+
+
+def _patience_s() -> float:
+    """How long a trial may get no further before its process is taken to hang."""
+    text = os.environ.get("VISTUNE_HANG_MINUTES", "30")
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not minutes > 0:
+        raise UserError(f"VISTUNE_HANG_MINUTES={text!r} must be a number of minutes above 0, such as 30")
+    return 60 * minutes
 
 
 def _gpus(gpus_per_worker: float | None) -> float:

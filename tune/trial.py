@@ -19,6 +19,7 @@ from trainables.base import Runtime, Trainable
 from trainables.config import build
 from trainables.engine import BEST, LAST, Fitted, fit, load_checkpoint
 from trainables.errors import StartAgain, TrialFailed, UserError
+from trainables.watchdog import watching
 from tune.experiments import Experiment
 from tune.study import Outcome, State, Work
 
@@ -46,9 +47,11 @@ def _not_written(place: str | Path, why: str) -> StorageFailed:
     return StorageFailed(f"cannot write {place}: {why}; mend that and run the same command again, nothing recorded is lost")
 
 
-def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
+def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None = None) -> Outcome:
     """Do the work and say how it ended. What stops a process (SystemExit, KeyboardInterrupt) passes through.
 
+    Args:
+        patience_s: a fit that gets no further for so long ends this process.
     Raises:
         StorageFailed: the disk is full, read-only or failing.
         StartAgain, or an error of an exchange: the group of workers is to be started again.
@@ -60,7 +63,7 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
             distributed.from_first(None)  # the other workers read nothing before rank 0 has the folder
             if work.kind == "baseline":
                 return _baseline(experiment, work, runtime)
-            return _fit(experiment, work, runtime)
+            return _fit(experiment, work, runtime, patience_s)
     except StartAgain:
         raise
     except TrialFailed as failure:
@@ -75,11 +78,12 @@ def run(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
         return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
 
 
-def _fit(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
+def _fit(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None) -> Outcome:
     trainable = _build(experiment, work.config, runtime)
     if work.kind == "trial" and runtime.rank == 0:
         write_architecture(trainable, runtime.directory)
-    fitted, reason = _fitted(trainable, work, runtime)
+    with watching(patience_s, runtime.directory / f"hung-{runtime.rank}.txt"):
+        fitted, reason = _fitted(trainable, work, runtime)
     name = trainable.objective
     metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
     if work.kind == "repeat":

@@ -45,7 +45,7 @@ class Group:
     gpus: float
 
 
-def run_with_workers(experiment: Experiment, work: Work, group: Group, lost_processes: int) -> None:
+def run_with_workers(experiment: Experiment, work: Work, group: Group, lost_processes: int, patience_s: float) -> None:
     """Do the work in a group of workers, and in a fresh group, from the checkpoint, as often as one loses a process (`lost_processes` times
     at most) or runs out of memory (until micro-batches cannot be halved any more)."""
     os.environ |= _ENVIRONMENT
@@ -54,7 +54,7 @@ def run_with_workers(experiment: Experiment, work: Work, group: Group, lost_proc
         group = Group(1, group.cpus, group.gpus)
     while True:
         micro_batch = found_micro_batch(runtime.directory)
-        error = _Running(experiment, work, group).pass_on(runtime)
+        error = _Running(experiment, work, group, patience_s).pass_on(runtime)
         if error is None:
             return
         if found_micro_batch(runtime.directory) == micro_batch:
@@ -67,11 +67,12 @@ def run_with_workers(experiment: Experiment, work: Work, group: Group, lost_proc
 class _Running:
     """A trainer in a thread of its own; this one listens to what its workers say."""
 
-    def __init__(self, experiment: Experiment, work: Work, group: Group):
+    def __init__(self, experiment: Experiment, work: Work, group: Group, patience_s: float):
         self.said, self.heard = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
         self.error: BaseException | None = None
         self.scratch = Path(work.directory) / ".train"
-        self._fit = _trainer(experiment, work, group, (self.said, self.heard), self.scratch)
+        queues = self.said, self.heard  # not this object: the worker is sent what `train` names
+        self._fit = _trainer(lambda: _work_on_rank(experiment, work, queues, patience_s), group, self.scratch)
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
         self._thread.start()
 
@@ -103,12 +104,9 @@ class _Running:
         return self.error or RuntimeError("the workers ended without a word")
 
 
-def _trainer(experiment: Experiment, work: Work, group: Group, queues: tuple[Queue, Queue], scratch: Path) -> Callable[[], Any]:
+def _trainer(train: Callable[[], None], group: Group, scratch: Path) -> Callable[[], Any]:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
-
-    def train() -> None:
-        _work_on_rank(experiment, work, queues)
 
     return TorchTrainer(
         train,
@@ -126,7 +124,7 @@ def _trainer(experiment: Experiment, work: Work, group: Group, queues: tuple[Que
     ).fit
 
 
-def _work_on_rank(experiment: Experiment, work: Work, queues: tuple[Queue, Queue]) -> None:
+def _work_on_rank(experiment: Experiment, work: Work, queues: tuple[Queue, Queue], patience_s: float) -> None:
     """What every worker does. An exception that leaves here ends the group, which is then started again."""
     import ray.train
 
@@ -135,7 +133,7 @@ def _work_on_rank(experiment: Experiment, work: Work, queues: tuple[Queue, Queue
     if runtime.rank == 0:
         runtime.send("start")
     try:
-        outcome = run(experiment, work, runtime)
+        outcome = run(experiment, work, runtime, patience_s)
     except StorageFailed as error:
         runtime.send("storage failed", error=str(error))
         return

@@ -47,7 +47,8 @@ class Host:
         # Each dies with the one that started it: host -> unshare -> this process.
         unshare = ["setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--fork", "--mount-proc", "--kill-child=KILL"]
         self.console = lab / f"{name}.log"
-        self._process = subprocess.Popen([*unshare, *command], stdin=subprocess.DEVNULL, stdout=self.console.open("w"), stderr=subprocess.STDOUT)
+        out = self.console.open("w")
+        self._process = subprocess.Popen([*unshare, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         self.pid = self._first_process()
 
     def _first_process(self) -> int:
@@ -73,17 +74,17 @@ class Host:
             RuntimeError: it failed, if `check`.
         """
         done = subprocess.run(
-            self.command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout, check=False
-        )
+            self.command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+            check=False,
+        )  # fmt: skip
         if check and done.returncode:
             raise RuntimeError(f"{self.name}: `{script}` ended with {done.returncode}: {done.stdout[-4000:]}")
         return done.stdout
 
     def start(self, script: str) -> "subprocess.Popen[bytes]":
         """A line of bash that goes on in the background, for as long as this host and this process live."""
-        return subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", *self.command(script)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command, nothing = ["setpriv", "--pdeathsig", "KILL", *self.command(script)], subprocess.DEVNULL
+        return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
 
     def kill(self) -> None:
         """Pull the plug: everything here dies, and the memory that was its disk is gone."""
@@ -136,13 +137,11 @@ class Laboratory:
         host = self._hosts[name] = Host(name, self._addresses[name], self.folder)
         _refuse_to_see_others(host)
         if name == LAPTOP:
-            _ip(host, "link add bridge0 type bridge", f"addr add {host.address}/24 dev bridge0", "link set bridge0 up", "route add default dev bridge0")
+            _ip(host, "link add bridge0 type bridge", f"addr add {host.address}/24 dev bridge0", "link set bridge0 up")
+            _ip(host, "route add default dev bridge0")
             return
-        _ip(
-            self[LAPTOP],
-            f"link add plug-{name} type veth peer name eth0 netns {host.pid}",
-            f"link set plug-{name} master bridge0 up",
-        )
+        laptop = self[LAPTOP]
+        _ip(laptop, f"link add plug-{name} type veth peer name eth0 netns {host.pid}", f"link set plug-{name} master bridge0 up")
         # Ray takes for its own the address that packets to the world would leave by; none does.
         _ip(host, f"addr add {host.address}/24 dev eth0", "link set eth0 up", "route add default dev eth0")
 
