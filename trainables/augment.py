@@ -31,6 +31,7 @@ from trainables.image_ops import (
     mean_std,
     on_chosen,
     resample,
+    resample_each,
     resize_taps,
     rotate,
     solarize_,
@@ -239,15 +240,14 @@ class Augment:
         step = self._chunk(images)
         for start in range(0, len(images), step):
             part = slice(start, start + step)
-            done = standardize_(plan.views(images.index_select(0, index[part]), part), mean, std)
+            done = standardize_(plan.views(images, index[part], part), mean, std)
             torch._foreach_copy_([slots[i] for i in order[part].tolist()], done.unbind())
         return out
 
     def _chunk(self, images: Tensor) -> int:
         if images.device.type != "cpu":
             return max(1, len(images))
-        pixels = max(images.shape[-2] * images.shape[-1], self.image_size**2)
-        return max(4, _CHUNK_BYTES // (12 * pixels))
+        return max(4, _CHUNK_BYTES // (12 * self.image_size**2))
 
     @property
     def _crops(self) -> bool:
@@ -267,7 +267,8 @@ class _Plan:
         c = augment.config
         self.taps: tuple[Tensor, ...] = ()
         if augment.resizes(image_size):
-            top, left, height, width = draws.boxes(image_size, c.crop_ratio).to(device, non_blocking=True).unbind(1)
+            self.boxes = draws.boxes(image_size, c.crop_ratio)
+            top, left, height, width = self.boxes.to(device, non_blocking=True).unbind(1)
             # A turn by 90 degrees is one flip, then the axes swapped; by 270 the other flip, by 180 both.
             upside_down = (draws.vflip ^ (draws.turns >= 2)).to(device, non_blocking=True)
             left_right = (draws.hflip ^ ((draws.turns == 1) | (draws.turns == 2))).to(device, non_blocking=True)
@@ -285,10 +286,10 @@ class _Plan:
         square = (augment.image_size, augment.image_size)
         self.trivial = TrivialPlan(draws.operation, draws.magnitude, square, device) if c.trivial else None
 
-    def views(self, images: Tensor, part: slice) -> Tensor:
-        """The part of the batch that is `images`, augmented, in [0, 1]: (n, 3, S, S)."""
+    def views(self, images: Tensor, index: Tensor, part: slice) -> Tensor:
+        """The images of a part of the plan, which are at `index` (n,) of the batch, augmented, in [0, 1]: (n, 3, S, S)."""
         c, draws = self.augment.config, self.draws
-        x = self._resample(images, part)  # axes swapped until the blur: (n, 3, x, y)
+        x = self._resample(images, index, part)  # axes swapped until the blur: (n, 3, x, y)
         x = on_chosen(x, self.quarter[part], lambda y, _: y.mT.contiguous())
         if c.rotate:
             x = rotate(x, -self.angle[part])  # counter-clockwise is clockwise where the axes are swapped
@@ -303,13 +304,16 @@ class _Plan:
         x = on_chosen(x, draws.solarize[part], lambda y, _: solarize_(y, c.solarize_threshold))
         return self.trivial.apply(x, part) if self.trivial else x
 
-    def _resample(self, images: Tensor, part: slice) -> Tensor:
+    def _resample(self, images: Tensor, index: Tensor, part: slice) -> Tensor:
         if not self.taps:
-            return unit_float(images).mT
+            return unit_float(images.index_select(0, index)).mT
         rows, row_weights, columns, column_weights = (taps[part] for taps in self.taps)
         if images.dtype == torch.uint8:
             row_weights = row_weights / 255
-        return resample(images.float(), (rows, row_weights), (columns, column_weights))
+        if images.device.type == "cpu" and images[0, 0].numel() > self.augment.image_size**2:
+            chosen = [images[i] for i in index.tolist()]
+            return resample_each(chosen, self.boxes[part], (rows, row_weights), (columns, column_weights))
+        return resample(images.index_select(0, index).float(), (rows, row_weights), (columns, column_weights))
 
     def _jitter_(self, x: Tensor, part: slice) -> None:
         ends = [min(max(end - part.start, 0), len(x)) for end in self.hue_ends]

@@ -8,7 +8,7 @@ Names that end in `_` work in place on float images in [0, 1]. Nothing here read
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -83,7 +83,7 @@ def resize_taps(
     source: int,  # upper bound on `length`, known to the host: it fixes K
 ) -> tuple[Tensor, Tensor]:
     """Rows and weights, both (B, size, K), of a bilinear resize with antialiasing: a triangle as wide as two pixels of the coarser grid."""
-    taps = math.ceil(2 * max(source / size, 1.0))
+    taps = _tap_count(source, size)
     out = torch.arange(size, device=start.device)
     out = torch.where(flip[:, None], size - 1 - out, out)  # (B, size)
     scale = (length / size)[:, None]
@@ -98,6 +98,10 @@ def resize_taps(
     return (torch.minimum(rows, last) + start.view(-1, 1, 1)).int(), weights
 
 
+def _tap_count(source: int, size: int) -> int:
+    return math.ceil(2 * max(source / size, 1.0))
+
+
 def resample(
     images: Tensor,  # (B, C, H, W) float
     vertical: tuple[Tensor, Tensor],  # of `resize_taps`
@@ -108,6 +112,32 @@ def resample(
     Swapped, because the second pass needs the columns as rows, and so does the first pass of a blur that may follow.
     """
     return weighted_rows(weighted_rows(images, *vertical).mT.contiguous(), *horizontal)
+
+
+def resample_each(
+    images: Sequence[Tensor],  # B of (C, H, W), uint8 or float, on the CPU
+    boxes: Tensor,  # (B, 4) top, left, height, width: all that the taps read
+    vertical: tuple[Tensor, Tensor],
+    horizontal: tuple[Tensor, Tensor],
+) -> Tensor:
+    """What `resample` gives, bit for bit, one image after another: only what is inside the boxes is converted and read, with as few taps as
+    each needs, and the two buffers between stay in cache. Faster where images are larger than the result."""
+    (channels, height, width), size = images[0].shape, vertical[0].shape[1]
+    out = torch.empty(len(images), channels, size, size)
+    inside, turned = torch.empty(channels * height * width), torch.empty(channels * width * size)
+    for i, (image, (top, left, h, w)) in enumerate(zip(images, boxes.tolist(), strict=True)):
+        box = inside[: channels * h * w].view(1, channels, h, w).copy_(image[:, top : top + h, left : left + w])
+        low = weighted_rows(box, *_taps_of(vertical, i, top, h))
+        columns = turned[: channels * w * size].view(1, channels, w, size).copy_(low.mT)
+        out[i] = weighted_rows(columns, *_taps_of(horizontal, i, left, w))[0]
+    return out
+
+
+def _taps_of(taps: tuple[Tensor, Tensor], i: int, start: int, length: int) -> tuple[Tensor, Tensor]:
+    """Those of image i that are not 0, counted from the first pixel of its box."""
+    rows, weights = taps
+    count = _tap_count(length, rows.shape[1])
+    return rows[i : i + 1, :, :count] - start, weights[i : i + 1, :, :count]
 
 
 def rotate(
