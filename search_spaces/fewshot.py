@@ -4,6 +4,7 @@ python tune/run.py fewshot --plan       # prints this space as it is resolved
 """
 
 from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer, supervised_views
+from search_spaces.settings import Comparison, Fixed
 
 # optimizer -> (learning rate low, high), (weight decay low, high); Adam 1e-3 is Snell et al. 2017.
 _RANGES = {
@@ -11,6 +12,25 @@ _RANGES = {
     "adamw": ((1e-4, 3e-2), (1e-4, 0.1)),
     "adam": ((1e-4, 3e-2), (1e-7, 1e-3)),
 }
+
+SHOTS = Comparison(
+    title="1, 5 and 10 support images of a class",
+    settings={f"K{k}": Fixed(f"{k} support image{'s' if k > 1 else ''}", {"val.shot": k}) for k in (1, 5, 10)},
+    questions={"K5-K1": "what do 5 examples of a class gain over 1", "K10-K5": "what do 10 gain over 5"},
+)
+DISTANCES = Comparison(
+    title="how near a query is to a prototype",
+    settings={
+        "euclidean": Fixed("squared Euclidean distance", {"head.distance": "euclidean"}),
+        "cosine": Fixed("cosine with a learned scale", {"head.distance": "cosine"}),
+        "parametric": Fixed("a learned score of each pair", {"head.distance": "parametric"}),
+    },
+    questions={
+        "cosine-euclidean": "does cosine beat Euclidean",
+        "parametric-euclidean": "does a learned score beat Euclidean",
+        "parametric-cosine": "does it beat cosine",
+    },
+)
 
 
 def fewshot(trial: Suggest, preset: str) -> None:

@@ -23,7 +23,7 @@ from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
-from tune.manifest import Manifest
+from tune.manifest import Manifest, read_manifest
 from tune.table import as_csv, as_html, markdown, verdict
 
 SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
@@ -179,7 +179,7 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
     study(tmp_path / "classify-C", "C", c)
     found = verdict(tmp_path / "classify")
     expected = stats.ttest_rel(c[0], a[0])
-    [comparison] = found.comparisons
+    [comparison] = found.differences
     interval = expected.confidence_interval()
     assert (comparison.name, comparison.verdict) == ("C-A", "C is better")
     assert [comparison.gain.low, comparison.gain.high, comparison.gain.p] == pytest.approx([interval.low, interval.high, expected.pvalue])
@@ -201,7 +201,7 @@ def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
     study(tmp_path / "classify-C", "C", {0: [0.50, 0.53, 0.48], 1: [0.2, 0.3, 0.1], 2: [0.3, 0.2, 0.1], 3: [0.9, 0.9, 0.9]})
     found = verdict(tmp_path / "classify")
     assert [row.number for row in found.rows] == [0, 0]  # by validation; trial 3 is no leader, however good its test accuracy
-    [comparison] = found.comparisons
+    [comparison] = found.differences
     assert comparison.verdict == "not decided"
     lines = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert [line["row"] for line in lines] == ["A", "C", "C-A"]
@@ -211,3 +211,47 @@ def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
 def test_a_group_without_studies(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no setting of 'nothing' in"):
         verdict(tmp_path / "nothing")
+
+
+FEWSHOT = ("fewshot", "--data", "digits", *SMALL, "--set", "train.epoch_images=96", "--set", "episode.way=5", "--set", "val.way=2",
+           "--set", "episode.query=2", "--set", "train.batch_size=60", "--trials", "2", "--repeats", "2")  # fmt: skip
+
+
+@pytest.mark.parametrize(("compare", "names", "differing"), [
+    pytest.param("shots", ["K1", "K5", "K10"], ("val.shot", [1, 5, 10]), marks=pytest.mark.slow),
+    ("distance", ["euclidean", "cosine", "parametric"], ("head.distance", ["euclidean", "cosine", "parametric"])),
+])  # fmt: skip
+def test_ready_comparisons_of_fewshot(call: Call, tmp_path: Path, compare: str, names: list[str], differing: Any) -> None:  # noqa: F811
+    """One command: studies that differ in one value, which none of them searches, with at least 600 episodes and a table."""
+    said = call(*FEWSHOT, "--compare", compare)
+    assert said.code == 0, said.err
+    group = tmp_path / f"runs/fewshot-{compare}"
+    studies = [read_manifest(group.parent / f"{group.name}-{name}/study.json") for name in names]
+    key, values = differing
+    assert [study.base[key] for study in studies] == values
+    assert all(key not in study.space and study.base["val.episodes"] == 600 for study in studies)
+    changed = {k for study in studies for k, v in study.base.items() if v != studies[0].base[k]}
+    assert changed == {key}
+    found = verdict(group)
+    assert [row.name for row in found.rows] == names
+    assert all(row.accuracy is not None for row in found.rows)
+    assert {d.name for d in found.differences} == found.comparison.questions.keys()
+    assert (group / "table.html").exists()
+    assert "reports" not in markdown(found)
+    one = call(*FEWSHOT, "--setting", names[0])  # the same study: nothing more to do
+    assert (one.code, "trial 0 complete" in one.out) == (0, False)
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("fewshot --compare shot", "unknown --compare 'shot'; did you mean 'shots'?"),
+    ("ssl --compare shots", "unknown --compare 'shots'; ssl has none that needs a name"),
+    ("fewshot --compare shots --setting K1", "--compare shots with --setting K1, which is one of its sides"),
+    ("fewshot --setting K2", "unknown --setting 'K2'; valid: K1, K10, K5, cosine, euclidean, parametric"),
+    ("fewshot --setting K5 --set val.shot=3", "--set val.shot: setting K5 is val.shot=5; leave it out"),
+    ("ssl --setting A", "ssl has no settings"),
+])  # fmt: skip
+def test_comparisons_that_cannot_be(call: Call, tmp_path: Path, words: str, message: str) -> None:  # noqa: F811
+    said = call(*words.split())
+    assert (said.code, said.out) == (2, "")
+    assert message in said.line
+    assert not (tmp_path / "runs").exists()

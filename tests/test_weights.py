@@ -238,7 +238,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
         ({"backbone": file}, "the settings start from different backbones"),
         ({"setting": "E"}, "run `python tune/run.py ssl --storage"),
         ({"setting": "E", "backbone": file}, "does not fit backbone.name=tiny"),
-        ({"setting": "D", "backbone": file, "set": ["freeze.policy=none"]}, "setting D keeps the backbone frozen"),
+        ({"setting": "D", "backbone": file, "set": ["freeze.policy=none"]}, "--set freeze.policy: setting D is freeze.policy=all"),
         ({"setting": "A", "set": ["init.file=x"]}, "--set init.file: use --backbone"),
         ({"setting": "A", "set": ["init.source=ssl"]}, "--set init.source: use --setting"),
         ({"setting": "A", "set": ["freeze.policy=until", "freeze.until=layer7"]}, "freeze.until='layer7' is no stage"),

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search_spaces.classify import SETTINGS, Setting, classify
-from search_spaces.fewshot import fewshot, fewshot_from_backbone
+from search_spaces.classify import A_TO_E, classify
+from search_spaces.fewshot import DISTANCES, SHOTS, fewshot, fewshot_from_backbone
 from search_spaces.pretrain import pretrain
 from search_spaces.segment import segment, segment_from_backbone
+from search_spaces.settings import Comparison, Setting
 from search_spaces.ssl import ssl
 from trainables.base import Trainable
 from trainables.byol import BYOL, BYOLConfig
@@ -35,8 +36,13 @@ class Experiment:
     """The space where `--backbone` gives what it starts from; None: it does not take one, or a setting chooses it."""
     top: int = 1
     """How many of the best configurations are trained again on fresh seeds; the answer is the best of them on average."""
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    """What `--setting` chooses from; empty where there is nothing to choose."""
+    comparisons: Mapping[str, Comparison] = field(default_factory=dict)
+    """What `--compare` chooses from; "" is run where neither that nor a setting is named."""
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """What `--setting` chooses from, of all comparisons; empty where there is nothing to choose."""
+        return {name: setting for comparison in self.comparisons.values() for name, setting in comparison.settings.items()}
 
 
 # A backbone goes from one experiment to the next: all have the same. Only the grid at which its maps are read is each one's own (pooling
@@ -122,7 +128,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             },
         },
         top=3,
-        settings=SETTINGS,
+        comparisons={"": A_TO_E},
     ),
     "fewshot": Experiment(
         name="fewshot",
@@ -143,6 +149,8 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "train.epochs": 100, "train.batch_size": 320,
             },
         },
+        top=3,
+        comparisons={"shots": SHOTS, "distance": DISTANCES},
     ),
     "segment": Experiment(
         name="segment",

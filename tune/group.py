@@ -6,8 +6,11 @@ from typing import Any
 
 from filelock import FileLock
 
+from search_spaces.settings import Comparison
 from trainables.errors import UserError
 from tune.events import EventLog
+from tune.experiments import EXPERIMENTS
+from tune.manifest import read_manifest
 from tune.projection import study_id
 
 
@@ -56,3 +59,25 @@ class Group:
         """Append to the group's log."""
         with FileLock(self.folder / ".lock"):
             EventLog(self.folder / "events.jsonl").append(event, **fields)
+
+
+@dataclass(frozen=True)
+class Members:
+    """The studies of a comparison that have been begun."""
+
+    comparison: Comparison
+    command: str
+    """What goes on with them."""
+    folders: dict[str, Path]
+    """Setting -> folder, in the comparison's order."""
+
+
+def members(folder: Path) -> Members | None:
+    """The studies beside `folder` that bear its name and that of a setting; None where there are none."""
+    for experiment in EXPERIMENTS.values():
+        for key, comparison in experiment.comparisons.items():
+            folders = {setting: folder.parent / f"{folder.name}-{setting}" for setting in comparison.settings}
+            begun = {setting: path for setting, path in folders.items() if (path / "study.json").exists()}
+            if any(read_manifest(path / "study.json").experiment == experiment.name for path in begun.values()):
+                return Members(comparison, f"python tune/run.py {experiment.name}{f' --compare {key}' if key else ''}", begun)
+    return None

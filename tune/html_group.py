@@ -1,4 +1,4 @@
-"""`python tune/report.py html GROUP`: settings A to E in one HTML file: the table that compares them, then what each of them found."""
+"""`python tune/report.py html GROUP`: a comparison of settings in one HTML file: its table, then what each of them found."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from tune.evidence import verdict
 from tune.html_page import escape, page
 from tune.html_report import against_default, budget, failures, health, learning_curves, opening, reproduction
 from tune.manifest import write_atomically
-from tune.table import COMPARED, draw, html_body
+from tune.table import draw, html_body
 from tune.table import verdict as compare
 
 
@@ -18,10 +18,9 @@ def write_group_report(folder: Path) -> Path:
     """
     found = compare(folder)
     folder.mkdir(exist_ok=True)
-    title = f"{found.group}: settings A to E"
-    parts = [f"<h1>{escape(title)}</h1>"]
-    for c in found.comparisons:
-        parts.append(f"<p class=verdict>{escape(f'{c.name}, {COMPARED[c.name]}? {c.verdict}: {c.gain}')}</p>")
+    parts = [f"<h1>{escape(found.title)}</h1>"]
+    for d in found.differences:
+        parts.append(f"<p class=verdict>{escape(f'{d.name}, {found.comparison.questions[d.name]}? {d.verdict}: {d.gain}')}</p>")
     parts.append(html_body(found, draw(found, folder / "table.png")))
     for row in found.rows:
         record, number, claim = row.record, row.number, verdict(row.record)
@@ -31,5 +30,5 @@ def write_group_report(folder: Path) -> Path:
         inside = budget(record) + failures(record) + reproduction(record, number)
         parts.append(f"<details><summary>Budget, failures, how to repeat it</summary>{inside}</details>")
     path = folder / "report.html"
-    write_atomically(path, page(title, "".join(parts)))
+    write_atomically(path, page(found.title, "".join(parts)))
     return path

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search_spaces.classify import Setting, classify
+from search_spaces import classify
+from search_spaces.settings import Setting
 from trainables.backbones import load_backbone_meta
 from trainables.config import nearest
 from trainables.engine import BEST
@@ -47,30 +48,31 @@ class Origin:
 
 
 def choose(experiment: Experiment, setting: str | None, backbone: str | None) -> Setting | None:
-    """The setting by its letter; None for an experiment that has none.
+    """The setting by its name; None for a study that is in none.
 
     Raises:
         UserError: a setting is missing, unknown or out of place, or a backbone is.
     """
-    if not experiment.settings:
-        if setting is not None:
-            raise UserError(f"--setting {setting}: {experiment.name} has no settings; --setting is for classify")
+    if setting is None and "" not in experiment.comparisons:
         if backbone is not None and experiment.loaded_space is None:
             raise UserError(f"--backbone {backbone}: {experiment.name} always starts from scratch; --backbone is for classify and others")
         return None
-    shown = ", ".join(f"{k} ({s.init}, trains {s.trains})" for k, s in experiment.settings.items())
+    if not experiment.settings:
+        raise UserError(f"--setting {setting}: {experiment.name} has no settings; --setting is for classify and fewshot")
     if setting is None or setting not in experiment.settings:
         raise UserError(f"unknown --setting {setting!r}{nearest(str(setting), experiment.settings)}")
-    if backbone is not None and experiment.settings[setting].init == "scratch":
+    found = experiment.settings[setting]
+    if backbone is not None and isinstance(found, classify.Setting) and found.init == "scratch":
+        shown = ", ".join(f"{k} ({s.about})" for k, s in experiment.settings.items())
         raise UserError(f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or choose one of {shown}")
-    return experiment.settings[setting]
+    return found
 
 
-def in_setting(experiment: Experiment, setting: Setting) -> Experiment:
-    """The experiment with the search space of one of its settings."""
+def in_setting(experiment: Experiment, setting: classify.Setting) -> Experiment:
+    """The experiment with the search space of one of the settings A to E."""
 
     def space(trial: Any, preset: str) -> None:
-        classify(trial, preset, setting)
+        classify.classify(trial, preset, setting)
 
     return replace(experiment, space=space)
 
@@ -88,7 +90,9 @@ def from_backbone(
     return replace(experiment, space=experiment.loaded_space), {"init.source": "given"} | values
 
 
-def start_values(setting: Setting, backbone: str | None, storage: Path, study: Path, before: str, architecture: str = "") -> dict[str, Any]:
+def start_values(
+    setting: classify.Setting, backbone: str | None, storage: Path, study: Path, before: str, architecture: str = ""
+) -> dict[str, Any]:
     """Flat config values of what the setting starts from. A study that is there already goes on with what it has.
 
     Args:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search_spaces.classify import Setting
 from trainables.config import build, flatten, nearest
 from trainables.errors import UserError
 from tune.experiments import Experiment
@@ -42,6 +43,7 @@ class Options:
     trial: str | None
     plan: bool
     warm_start: str | None = None
+    compare: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,20 +68,19 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     """
     setting = choose(experiment, options.setting, options.backbone)
     name = study_name(options, experiment)
-    values = {}
-    if setting is not None:
+    fixed = {} if setting is None else setting.values
+    start: dict[str, Any] = {}
+    if isinstance(setting, Setting):
         experiment = in_setting(experiment, setting)
-        architecture = _architecture(options, experiment)
-        values = setting.values | start_values(setting, options.backbone, storage, storage / name, _before(options), architecture)
+        start = start_values(setting, options.backbone, storage, storage / name, _before(options), _architecture(options, experiment))
     elif options.backbone is not None:
-        architecture = _architecture(options, experiment)
-        experiment, values = from_backbone(experiment, options.backbone, storage, storage / name, architecture)
-    preset, base, pins = resolve(options, experiment, values)
+        experiment, start = from_backbone(experiment, options.backbone, storage, storage / name, _architecture(options, experiment))
+    preset, base, pins = resolve(options, experiment, fixed, start)
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
     if options.workers > 1 and (few := min(config.train.batch_size // 2, len(data.val))) < options.workers:
         raise UserError(f"--workers {options.workers}: each needs 2 images of a batch and 1 of the validation split; use at most {few}")
-    start = experiment.trainable.prove(config, data)
+    proof = experiment.trainable.prove(config, data)
     earlier = options.warm_start
     warm = None if earlier is None else warm_start(earlier, storage, storage / name, experiment, preset, base, pins)
     manifest = Manifest(
@@ -88,7 +89,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         data={"name": data.name, "fingerprint": data.fingerprint, "path": str(config.data.name), "images": len(data.train)},
         warm_start=warm,
     )  # fmt: skip
-    return Prepared(storage / name, experiment, manifest, config, data, start)
+    return Prepared(storage / name, experiment, manifest, config, data, proof)
 
 
 def study_name(options: Options, experiment: Experiment) -> str:
@@ -99,21 +100,26 @@ def study_name(options: Options, experiment: Experiment) -> str:
     return name
 
 
-def resolve(options: Options, experiment: Experiment, values: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Preset, base config of trial 0 (flat, whole) and pins. `values` are those of a setting.
+def resolve(
+    options: Options, experiment: Experiment, fixed: dict[str, Any], start: dict[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Preset, base config of trial 0 (flat, whole) and pins.
 
+    Args:
+        fixed: values that make the setting; pins too.
+        start: values of what trials start from.
     Raises:
         UserError: unknown preset, unknown key, a value out of range, a pin against the setting.
     """
     pins = parse_pins(options.set)
-    if "freeze.policy" in values and "freeze.policy" in pins:
-        raise UserError(f"--set freeze.policy: setting {options.setting} keeps the backbone frozen; leave it out, or choose another")
+    for key in sorted(fixed.keys() & pins.keys()):
+        raise UserError(f"--set {key}: setting {options.setting} is {key}={fixed[key]}; leave it out, or choose another setting")
     preset = _preset(options, experiment)
     flat = {**experiment.presets[preset], "seed": options.seed, "data.skip_corrupt": options.skip_corrupt}
     if options.data is not None:
         flat["data.name"] = str(Path(options.data).expanduser().resolve()) if _is_folder(options.data) else options.data
-    base = flatten(build(experiment.config, flat | values | pins))
-    return preset, base, {key: base[key] for key in pins}
+    base = flatten(build(experiment.config, flat | fixed | start | pins))
+    return preset, base, {key: base[key] for key in [*fixed, *pins]}
 
 
 def _preset(options: Options, experiment: Experiment) -> str:

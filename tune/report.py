@@ -79,7 +79,7 @@ def _value(trial: Run) -> float:
 def table(
     group: Annotated[str, typer.Argument(help="Name that the settings' studies have in common.")] = "classify", storage: Storage = "runs"
 ) -> None:
-    """Settings A to E side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder."""
+    """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder."""
     from tune.settings import publish_table
 
     publish_table(Path(storage).expanduser().resolve() / group)
@@ -89,11 +89,14 @@ def table(
 def html_page(study: Annotated[str, typer.Argument(help="A study, or settings of one name.")], storage: Storage = "runs") -> None:
     """Write report.html: one file, readable without a network, of all that a study found."""
     root = Path(storage).expanduser().resolve()
-    if not (root / study / "study.json").exists() and any(root.glob(f"{study}-[A-E]/study.json")):
-        from tune.html_group import write_group_report
+    if not (root / study / "study.json").exists():
+        from tune.group import members
 
-        print(write_group_report(root / study))
-        return
+        if members(root / study) is not None:
+            from tune.html_group import write_group_report
+
+            print(write_group_report(root / study))
+            return
     from tune.html_report import write_report
 
     print(write_report(_folder(storage, study)))

@@ -36,16 +36,17 @@ def main(
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time. Default: what fits.")] = None,
     repeats: Annotated[int, typer.Option(min=0, help="Fresh seeds for the best trial and the default, on the test split.")] = 3,
     skip_corrupt: Annotated[bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")] = False,
-    setting: Annotated[str | None, typer.Option(help="classify: A, B, C, D or E (README.md); default: all, in turn.")] = None,
+    setting: Annotated[str | None, typer.Option(help="classify: A to E (README.md); fewshot: K1, K5, K10, euclidean, ...")] = None,
     backbone: Annotated[str | None, typer.Option(help="PATH, STUDY, STUDY/TRIAL, torchvision, models:/..., runs:/...")] = None,
     local: Annotated[bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")] = False,
     trial: Annotated[str | None, typer.Option(help="STUDY/N, with --local: run that trial again and compare.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what would run, with estimates; run nothing.")] = False,
     warm_start: Annotated[str | None, typer.Option(help="Earlier study whose best configurations come after the default.")] = None,
+    compare: Annotated[str | None, typer.Option(help="fewshot: shots or distance; its settings in turn, and a table.")] = None,
 ) -> None:
     """Search an experiment's hyperparameters. The same command again goes on where the last one ended, however it ended."""
     options = Options(experiment, data, trials, study, storage, seed, time_budget, set or [], preset, workers, gpus_per_worker,
-                      concurrent, repeats, skip_corrupt, setting, backbone, local, trial, plan, warm_start)  # fmt: skip
+                      concurrent, repeats, skip_corrupt, setting, backbone, local, trial, plan, warm_start, compare)  # fmt: skip
     try:
         code = execute(options)
     except UserError as error:
@@ -78,7 +79,7 @@ def execute(options: Options) -> int:
     storage = Path(options.storage).expanduser().resolve()
     if options.trial is not None:
         return _replay(options, experiment, storage)
-    if experiment.settings:
+    if options.setting is not None or options.compare is not None or "" in experiment.comparisons:
         from tune.settings import run_settings
 
         return run_settings(options, experiment, storage, budget_s)

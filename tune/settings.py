@@ -1,31 +1,32 @@
-"""`classify` in its settings: one alone, or all five with the same budget, as studies of one group, and the table that compares them."""
+"""An experiment in its settings: one alone, or all of a comparison with the same budget, as studies of one group, and their table."""
 
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from search_spaces.settings import Comparison
+from trainables.config import nearest
 from trainables.errors import UserError
 from tune.experiments import Experiment
 from tune.group import Group
+from tune.lineage import choose
 from tune.options import Options, Prepared, prepare
 from tune.session import DONE, DRAIN_S, Stop, run, say_where
 
 
 def run_settings(options: Options, experiment: Experiment, storage: Path, budget_s: float | None) -> int:
-    """Run the setting that was chosen, or all of them one after another; returns the exit code.
+    """Run the setting that was chosen, or all of a comparison one after another; returns the exit code.
 
     Raises:
         UserError: wrong use, of any of the settings, before the first trial of the first.
     """
-    if options.setting is None and options.backbone is not None:
-        raise UserError(f"--backbone {options.backbone}: the settings start from different backbones; add --setting, one of A to E")
-    if options.setting is None and options.study is not None:
-        members = [replace(options, setting=letter, study=f"{options.study}-{letter}") for letter in experiment.settings]
-    else:
-        members = [replace(options, setting=letter) for letter in ([options.setting] if options.setting else experiment.settings)]
-    if options.setting is None and options.warm_start is not None:
-        members = [replace(member, warm_start=f"{options.warm_start}-{member.setting}") for member in members]
-    prepared = [prepare(member, experiment, storage) for member in members]
+    name, comparison = _comparison(options, experiment)
+    starts = {getattr(setting, "init", None) for setting in comparison.settings.values()}
+    if options.setting is None and options.backbone is not None and len(starts) > 1:
+        shown = ", ".join(comparison.settings)
+        raise UserError(f"--backbone {options.backbone}: the settings start from different backbones; add --setting, one of {shown}")
+    alone = options.setting is not None and options.study is not None  # under a name of its own
+    prepared = [prepare(member, experiment, storage) for member in ([options] if alone else _members(options, name, comparison))]
     if options.plan:
         from tune.plan import show_plan
 
@@ -33,12 +34,36 @@ def run_settings(options: Options, experiment: Experiment, storage: Path, budget
             show_plan(one, options)
         return DONE
     group = None
-    if options.setting is None or options.study is None:  # a setting under a name of its own stands alone
+    if not alone:
         searched = sorted({name for one in prepared for name in one.manifest.space})
-        group = Group.open(storage / (options.study or experiment.name), experiment.name, prepared[0].manifest.objective, searched)
+        group = Group.open(storage / name, experiment.name, prepared[0].manifest.objective, searched)
     code = _run_all(prepared, options, budget_s, group)
     say_where(options, code)
     return code
+
+
+def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparison]:
+    """The comparison that was asked for, or that the setting belongs to, and the name of its group."""
+    known = experiment.comparisons
+    if options.compare is not None and options.setting is not None:
+        raise UserError(f"--compare {options.compare} with --setting {options.setting}, which is one of its sides: leave one of them out")
+    if options.compare is not None and options.compare not in known:
+        named = [key for key in known if key]
+        why = nearest(options.compare, named) if named else f"; {experiment.name} has none that needs a name"
+        raise UserError(f"unknown --compare {options.compare!r}{why}")
+    if options.setting is not None:
+        choose(experiment, options.setting, options.backbone)
+    key = options.compare or next((key for key, comparison in known.items() if options.setting in comparison.settings), "")
+    return options.study or (f"{experiment.name}-{key}" if key else experiment.name), known[key]
+
+
+def _members(options: Options, group: str, comparison: Comparison) -> list[Options]:
+    """Options of the studies of a group. A warm start from a group is one from the study of the same setting."""
+    chosen = list(comparison.settings) if options.setting is None else [options.setting]
+    members = [replace(options, setting=setting, study=f"{group}-{setting}") for setting in chosen]
+    if options.setting is None and options.warm_start is not None:
+        return [replace(member, warm_start=f"{options.warm_start}-{member.setting}") for member in members]
+    return members
 
 
 def _run_all(prepared: list[Prepared], options: Options, budget_s: float | None, group: Group | None) -> int:

@@ -1,4 +1,4 @@
-"""The verdict on settings A to E: accuracy with intervals, paired differences, what it cost, and what each setting chose.
+"""The verdict on a comparison of settings: accuracy with intervals, paired differences, what it cost, and what each setting chose.
 
     python tune/report.py table [GROUP]          # prints it, and writes table.md, table.csv, table.html and table.png in the group's folder
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from search_spaces.classify import SETTINGS
+from search_spaces.settings import Comparison
 from trainables.curve_plots import draw_curves
 from trainables.errors import UserError
 from trainables.plot_style import COLOURS
 from tune.evidence import test_metric
-from tune.group import Group
+from tune.group import Group, members
 from tune.html_page import escape, page
 from tune.html_page import table as html_table
 from tune.intervals import Interval, difference, holm, mean_of
@@ -26,17 +26,6 @@ from tune.manifest import write_atomically
 from tune.record import Record, chosen, leaders, read_record, table_of
 from tune.wording import DEFAULT, assignments
 
-COMPARED = {
-    "C-A": "does pre-training without labels help",
-    "C-B": "does it beat pre-training with labels",
-    "E-D": "the same, backbone frozen",
-    "B-A": "does pre-training with labels help",
-}
-REPORTS = {
-    "A": (62.1, 41.0, 48.28, 23.0), "B": (61.3, 59.5, 49.26, 35.0), "C": (63.5, 49.6, 55.67, 46.0),
-    "D": (26.0, 53.9, 22.66, 36.0), "E": (47.9, 34.0, 22.91, 44.0),
-}  # fmt: skip
-"""Office-Home accuracy in percent of four course reports (R0 to R3; R4 has none), each one run per setting."""
 _FILE_WIDTH = 150  # columns, where the output is no terminal
 FILES = ("table.md", "table.csv", "table.html", "table.png")
 
@@ -45,7 +34,8 @@ FILES = ("table.md", "table.csv", "table.html", "table.png")
 class Row:
     """One setting. Accuracies are shares of the test split, over the repeats of the chosen configuration; None where there are none."""
 
-    letter: str
+    name: str
+    about: str
     record: Record
     number: int | None
     accuracy: Interval | None
@@ -54,8 +44,7 @@ class Row:
 
     @property
     def setting(self) -> str:
-        s = SETTINGS[self.letter]
-        return f"{self.letter}: {s.init}, {'all trains' if s.trains == 'all' else 'head alone'}"
+        return f"{self.name}: {self.about}"
 
     @property
     def configuration(self) -> str:
@@ -75,7 +64,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Difference:
     """One setting's accuracy minus another's."""
 
     name: str
@@ -95,10 +84,16 @@ class Verdict:
     """All of the table."""
 
     group: str
+    comparison: Comparison
+    command: str
     metric: str
     rows: list[Row]
-    comparisons: list[Comparison]
+    differences: list[Difference]
     missing: list[str]
+
+    @property
+    def title(self) -> str:
+        return f"{self.group}: {self.comparison.title}"
 
 
 def verdict(folder: Path) -> Verdict:
@@ -107,55 +102,60 @@ def verdict(folder: Path) -> Verdict:
     Raises:
         UserError: none of its settings has been begun.
     """
-    members = {letter: folder.parent / f"{folder.name}-{letter}" for letter in SETTINGS}
-    records = {letter: read_record(path) for letter, path in members.items() if (path / "study.json").exists()}
-    if not records:
+    begun = members(folder)
+    if begun is None:
         raise UserError(f"no setting of {folder.name!r} in {folder.parent}: run `python tune/run.py classify` first")
+    comparison = begun.comparison
+    records = {name: read_record(path) for name, path in begun.folders.items()}
     metric = test_metric(next(iter(records.values())).manifest.objective)
-    rows = [_row(letter, record, metric) for letter, record in records.items()]
-    found = {row.letter: row for row in rows if row.accuracy is not None}
+    rows = [_row(name, comparison.settings[name].about, record, metric) for name, record in records.items()]
+    found = {row.name: row for row in rows if row.accuracy is not None}
     gains = {}
-    for name in COMPARED:
+    for name in comparison.questions:
         first, _, second = name.partition("-")
         if first in found and second in found and (gain := _gain(found[first], found[second], metric)) is not None:
             gains[name] = gain
     adjusted = holm([gain.p for gain in gains.values()])
-    comparisons = [Comparison(name, gain, p) for (name, gain), p in zip(gains.items(), adjusted, strict=True)]
-    missing = [letter for letter in SETTINGS if letter not in found]
-    return Verdict(folder.name, metric, rows, comparisons, missing)
+    differences = [Difference(name, gain, p) for (name, gain), p in zip(gains.items(), adjusted, strict=True)]
+    missing = [name for name in comparison.settings if name not in found]
+    return Verdict(folder.name, comparison, begun.command, metric, rows, differences, missing)
 
 
-def _row(letter: str, record: Record, metric: str) -> Row:
+def _row(name: str, about: str, record: Record, metric: str) -> Row:
     number = chosen(record.completed, record.top, record.finals(), record.manifest.objective)
     numbers, scores = table_of(record.finals(), leaders(record.completed, record.top), metric)
     known = number in numbers and scores.shape[1] > 1
     _, default = table_of(record.finals(), [0], metric)
     return Row(
-        letter, record, number, mean_of(scores, numbers.index(number)) if known else None,  # type: ignore[arg-type]
+        name, about, record, number, mean_of(scores, numbers.index(number)) if known else None,  # type: ignore[arg-type]
         mean_of(default, 0) if default.shape[1:] > (1,) else None, scores.shape[1],
     )  # fmt: skip
 
 
 def _gain(first: Row, second: Row, metric: str) -> Interval | None:
     """Paired by seed; the noise is estimated from all configurations that were repeated in either setting."""
-    finals = {(f"{row.letter}{n}", seed): m for row in (first, second) for (n, seed), m in row.record.finals().items()}
-    names = [f"{row.letter}{n}" for row in (first, second) for n in leaders(row.record.completed, row.record.top)]
+    finals = {(f"{row.name}{n}", seed): m for row in (first, second) for (n, seed), m in row.record.finals().items()}
+    names = [f"{row.name}{n}" for row in (first, second) for n in leaders(row.record.completed, row.record.top)]
     rows, scores = table_of(finals, names, metric)
     if scores.shape[1] < 2:
         return None
-    return difference(scores, rows.index(f"{first.letter}{first.number}"), rows.index(f"{second.letter}{second.number}"))
+    return difference(scores, rows.index(f"{first.name}{first.number}"), rows.index(f"{second.name}{second.number}"))
 
 
 def as_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the first table, as text."""
     header = ["setting", "test accuracy", "95 % interval", "untuned default"]
-    header += ["trials", "epochs", "minutes", "backbone", "reports R0-R3 (%)"]
+    header += ["trials", "epochs", "minutes", "backbone"]
+    references = found.comparison.references
+    if references:
+        header.append(found.comparison.reference_title)
     rows = []
     for row in found.rows:
         accuracy = ("-", "-") if row.accuracy is None else (f"{row.accuracy.mean:.3f}", _range(row.accuracy))
         rows.append([
             row.setting, *accuracy, "-" if row.default is None else f"{row.default.mean:.3f}", str(len(row.record.trials)),
-            str(row.record.epochs), f"{row.minutes:.1f}", row.backbone, " / ".join(f"{x:g}" for x in REPORTS[row.letter]),
+            str(row.record.epochs), f"{row.minutes:.1f}", row.backbone,
+            *([" / ".join(f"{x:g}" for x in references[row.name])] if references else []),
         ])  # fmt: skip
     return header, rows
 
@@ -164,8 +164,8 @@ def comparison_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the second table."""
     header = ["difference", "question", "estimate", "95 % interval", "p", "p (Holm)", "verdict"]
     return header, [
-        [c.name, COMPARED[c.name], f"{c.gain.mean:+.3f}", _range(c.gain), f"{c.gain.p:.3g}", f"{c.p_holm:.3g}", c.verdict]
-        for c in found.comparisons
+        [d.name, found.comparison.questions[d.name], f"{d.gain.mean:+.3f}", _range(d.gain), f"{d.gain.p:.3g}", f"{d.p_holm:.3g}", d.verdict]
+        for d in found.differences
     ]
 
 
@@ -177,10 +177,10 @@ def notes(found: Verdict) -> list[str]:
         "test split has been looked at by nothing else.",
         "Intervals are about the randomness of training, paired by seed (two-way block design, Student t); they do not cover another draw "
         "of the test images. Holm's p-values hold for all differences at once.",
-        "The reports' figures are single runs on Office-Home, each with its own amount of tuning: beside, not to be compared with, these.",
+        *filter(None, [found.comparison.reference_note]),
     ]
     if found.missing:
-        said.append(f"Without repeats so far: {', '.join(found.missing)}. `python tune/run.py classify` goes on with them.")
+        said.append(f"Without repeats so far: {', '.join(found.missing)}. `{found.command}` goes on with them.")
     return said
 
 
@@ -196,7 +196,7 @@ def show(found: Verdict, out: Console) -> None:
         out.print()
     for row in found.rows:
         if row.number is not None:
-            out.print(f"{row.letter}: trial {row.number}, {row.configuration}", markup=False)
+            out.print(f"{row.name}: trial {row.number}, {row.configuration}", markup=False)
     for note in notes(found):
         out.print(f"note: {note}", markup=False)
 
@@ -214,18 +214,18 @@ def publish(group: Path | Group) -> Verdict:
     if isinstance(group, Group):
         for name in FILES:
             group.say("artifact", trial=None, path=name, to="table")
-        metrics = {f"{found.metric}/{row.letter}": row.accuracy.mean for row in found.rows if row.accuracy is not None}
-        metrics |= {f"{found.metric}/{c.name}": c.gain.mean for c in found.comparisons}
-        group.say("summary", metrics=metrics, tags={f"verdict.{c.name}": f"{c.verdict}: {c.gain}" for c in found.comparisons})
+        metrics = {f"{found.metric}/{row.name}": row.accuracy.mean for row in found.rows if row.accuracy is not None}
+        metrics |= {f"{found.metric}/{d.name}": d.gain.mean for d in found.differences}
+        group.say("summary", metrics=metrics, tags={f"verdict.{d.name}": f"{d.verdict}: {d.gain}" for d in found.differences})
     return found
 
 
 def markdown(found: Verdict) -> str:
     """Both tables in Markdown."""
-    parts = [f"# {found.group}: settings A to E", ""]
+    parts = [f"# {found.title}", ""]
     for header, rows in (as_cells(found), comparison_cells(found)):
         parts += [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows), ""]
-    parts += [f"- {row.letter}: trial {row.number}, {row.configuration}" for row in found.rows if row.number is not None]
+    parts += [f"- {row.name}: trial {row.number}, {row.configuration}" for row in found.rows if row.number is not None]
     return "\n".join([*parts, "", *(f"- {note}" for note in notes(found)), ""])
 
 
@@ -238,15 +238,15 @@ def as_csv(found: Verdict) -> str:
         a = row.accuracy
         estimate = ["", "", ""] if a is None else [a.mean, a.low, a.high]
         cost = [len(row.record.trials), row.record.epochs, row.minutes]
-        writer.writerow([row.letter, *estimate, "", "", row.seeds, *cost, row.number, row.backbone])
-    for c in found.comparisons:
-        writer.writerow([c.name, c.gain.mean, c.gain.low, c.gain.high, c.gain.p, c.p_holm, *[""] * 6])
+        writer.writerow([row.name, *estimate, "", "", row.seeds, *cost, row.number, row.backbone])
+    for d in found.differences:
+        writer.writerow([d.name, d.gain.mean, d.gain.low, d.gain.high, d.gain.p, d.p_holm, *[""] * 6])
     return text.getvalue()
 
 
 def as_html(found: Verdict, figure: bytes) -> str:
     """One self-contained page."""
-    return page(f"{found.group}: settings A to E", f"<h1>{escape(found.group)}: settings A to E</h1>{html_body(found, figure)}")
+    return page(found.title, f"<h1>{escape(found.title)}</h1>{html_body(found, figure)}")
 
 
 def html_body(found: Verdict, figure: bytes) -> str:
@@ -257,7 +257,7 @@ def html_body(found: Verdict, figure: bytes) -> str:
     """
     picture = base64.b64encode(figure).decode()
     known = [row for row in found.rows if row.number is not None]
-    choices = "".join(f"<li><b>{row.letter}</b>: trial {row.number}, {escape(row.configuration)}</li>" for row in known)
+    choices = "".join(f"<li><b>{row.name}</b>: trial {row.number}, {escape(row.configuration)}</li>" for row in known)
     said = "".join(f"<li><small>{escape(note)}</small></li>" for note in notes(found))
     return (
         f"{html_table(*as_cells(found), long=(8,))}"
@@ -276,7 +276,7 @@ def draw(found: Verdict, path: Path) -> bytes:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
     curves = {row.setting: runs for row in found.rows if (runs := _curves(row))}
-    colours = {row.setting: COLOURS[list(SETTINGS).index(row.letter)] for row in found.rows}
+    colours = {row.setting: COLOURS[list(found.comparison.settings).index(row.name)] for row in found.rows}
     for y, row in enumerate(found.rows):
         colour = colours[row.setting]
         if row.accuracy is not None:
