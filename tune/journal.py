@@ -25,19 +25,28 @@ def read_trials(path: Path, study: str) -> list[FrozenTrial]:
 
     Empty where the study has not been written yet.
     """
-    storage = JournalStorage(_Reader(path))
+    storage = JournalStorage(JournalReader(path))
     try:
         return storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
     except KeyError:  # Optuna's word for a study that is not there
         return []
 
 
-class _Reader(BaseJournalBackend):
+class JournalReader(BaseJournalBackend):
+    """Backend of an Optuna `JournalStorage` that follows a journal which another process writes."""
+
     def __init__(self, path: Path):
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        self._logs = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        self._path, self._offset = path, 0
+        self._logs: list[dict[str, Any]] = []
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+            whole = new[: new.rfind(b"\n") + 1]  # the writer is still at a line without an end
+            self._offset += len(whole)
+            self._logs += [json.loads(line) for line in whole.splitlines()]
         return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:

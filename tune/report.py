@@ -1,4 +1,4 @@
-"""Look at studies: python tune/report.py show [STUDY] | table [GROUP] | html STUDY | export STUDY[/TRIAL] | sync [STUDY]. See README.md."""
+"""Look at studies: show [STUDY] | table [GROUP] | html STUDY | export STUDY[/TRIAL] | dashboard STUDY | sync [STUDY]. See README.md."""
 
 import sys
 from pathlib import Path
@@ -110,6 +110,18 @@ def sync(study: Annotated[str | None, typer.Argument(help="Default: every study.
     root = Path(storage).expanduser().resolve()
     for folder in [_folder(storage, study)] if study else studies(root):
         print(Tracker(folder).sync())
+
+
+@app.command()
+def dashboard(
+    study: Annotated[str, typer.Argument(help="It may be running.")],
+    storage: Storage = "runs",
+    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8080,
+) -> None:
+    """optuna-dashboard on a study: only reads, also while the study runs."""
+    from tune.dashboard import serve
+
+    serve(_folder(storage, study), port)
 
 
 @app.command()
