@@ -16,7 +16,7 @@ from tests.test_study import events, finish, manifest, open_study
 from tests.toy import BUGGY
 from tune.evidence import doubts, verdict
 from tune.html_page import plot, table
-from tune.html_report import replay_command, write_report
+from tune.html_report import budget, replay_command, write_report
 from tune.importances import FEW, importances
 from tune.local import search_locally
 from tune.record import read_record
@@ -161,6 +161,30 @@ def test_importance_goes_to_what_matters_where_it_is_asked_for() -> None:
     assert importances(study.trials[: FEW - 1], 1) == []
 
 
+def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -> None:
+    """Two attempts with an hour of interruption between them, two workers with a GPU each, features looked up."""
+    open_study(tmp_path, 1, base={"train.threads": 2}).close()
+    config = {"train.threads": 2}
+    looked_up = {"features/cached": 1.0, "time/saved_s": 30.0, "time/epoch_s": 10.0, "time/features_s": 5.0}
+    told: list[dict[str, Any]] = [
+        {"event": "start", "t": 0, "trial": 0, "config": config},
+        {"event": "report", "t": 60_000, "trial": 0, "epoch": 1, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
+        {"event": "start", "t": 3_660_000, "trial": 0, "config": config},
+        {"event": "report", "t": 3_720_000, "trial": 0, "epoch": 2, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
+        {"event": "end", "t": 3_750_000, "trial": 0, "state": "COMPLETE", "value": 0.5, "reason": None, "metrics": {}},
+    ]
+    (tmp_path / "toy/events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
+    record = read_record(tmp_path / "toy")
+    assert record.trials[0].occupied_ms == 150_000
+    bill = budget(record)
+    for name, value in (
+        ("CPU time, cores that were kept", "10.0 min"), ("GPU time", "5.0 min"), ("epochs saved by pruning and failures", "2 (50%)"),
+        ("epochs saved by kept features", "1.5 of 2 that looked them up: 1.0 min of the frozen backbone&#x27;s, for 10.0 s spent on them"),
+        ("from the first start to the last end", "1.04 h, interruptions included"),
+    ):  # fmt: skip
+        assert f'<td>{name}</td><td class="long">{value}</td>' in bill
+
+
 def test_no_text_can_break_the_page() -> None:
     evil = "</script><b>&"
     assert "<b>" not in table(["x"], [[evil]]) + plot({"data": [{"type": "scatter", "name": evil}], "layout": {}}, evil, height=9).replace(
@@ -187,4 +211,7 @@ def test_page_in_a_browser(told: tuple[Path, Study, str], browser: Any, width: i
             assert time.monotonic() < limit
             time.sleep(0.1)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    hidden = "return [...document.querySelectorAll('.folds')].filter(t => t.scrollWidth > t.parentElement.clientWidth + 1).length"
+    assert browser.execute_script(hidden) == 0  # nothing of the leaderboard is beyond the edge
+    assert len(browser.find_elements("css selector", ".folds")) >= 4
     assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []

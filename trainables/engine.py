@@ -106,7 +106,7 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
             raise TrialFailed("nan", f"the loss is {loss} at step {progress.step} of {total}")
         if epoch_ends:
             seconds, images = time.perf_counter() - started, per_epoch * sampler.batch_size
-            metrics = _epoch_metrics(loss / per_epoch, seconds, images, config, progress.step, total)
+            metrics = _epoch_metrics(loss / per_epoch, seconds, images, config, progress.step, total) | _processors(runtime)
             if step_runner.micro_batch < step_runner.asked:
                 metrics["train/micro_batch"] = step_runner.micro_batch
             metrics = distributed.from_first(metrics | trainable.validate() | trainable.costs())  # the last bits of two GPUs may differ
@@ -141,6 +141,12 @@ def _epoch_metrics(loss: float, seconds: float, images: int, config: Any, step: 
         "time/epoch_s": seconds,
         "time/images_per_s": images / seconds,
     }
+
+
+def _processors(runtime: Runtime) -> Metrics:
+    """What an epoch keeps busy, where that is more than one process on the CPU: for the bill."""
+    metrics = {"time/workers": float(runtime.world_size)} if runtime.world_size > 1 else {}
+    return metrics | ({"time/gpus": float(runtime.world_size)} if runtime.device.type == "cuda" else {})
 
 
 def _keep_best(trainable: Trainable, runtime: Runtime, progress: Progress, history: list[Metrics]) -> None:

@@ -181,7 +181,7 @@ def slices(points: list[Point], axis: Axis, objective: str, best: int | None) ->
                 "text": [f"trial {p.number}, {brief(p.params[axis.name])}" for p in group],
                 "hovertemplate": "%{text}: %{y}<extra></extra>",
             })  # fmt: skip
-    x: dict[str, Any] = {"title": {"text": axis.name}, "type": "log" if axis.log else "linear"}
+    x: dict[str, Any] = {"title": {"text": axis.name}, "type": "log" if axis.log else "linear", "zeroline": False, "automargin": True}
     if axis.choices is not None:
         last = len(axis.choices) - 1
         x |= {"tickvals": list(range(last + 1)), "ticktext": [brief(c) for c in axis.choices], "range": [-0.5, last + 0.5]}

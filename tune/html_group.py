@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tune.evidence import verdict
 from tune.html_page import escape, page
-from tune.html_report import against_default, budget, failures, health, learning_curves, opening, reproduction
+from tune.html_report import against_default, budget, failures, health, learning_curves, of_parameters, opening, pictures, reproduction
 from tune.manifest import write_atomically
 from tune.table import draw, html_body
 from tune.table import verdict as compare
@@ -27,6 +27,10 @@ def write_group_report(folder: Path) -> Path:
         parts += [f"<h2>{escape(row.setting)}</h2>", opening(record, claim), health(record)]
         if number is not None:
             parts += [learning_curves(record), f"<h3>Best against default</h3>{against_default(record, number, claim)}"]
+            figures = "".join(f"<h3>{escape(name)}</h3>{content}" for name, content in of_parameters(record, number))
+            parts.append(f"<details><summary>Parameters: importance, all of them side by side, one at a time</summary>{figures}</details>")
+            if shown := pictures(record, number):
+                parts.append(f"<details><summary>Pictures of trial {number}</summary>{shown}</details>")
         inside = budget(record) + failures(record) + reproduction(record, number)
         parts.append(f"<details><summary>Budget, failures, how to repeat it</summary>{inside}</details>")
     path = folder / "report.html"

@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 Figure = dict[str, Any]
+_FOLDS = 4  # short columns beside each other on a phone, at most
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:68rem;padding:0 1rem;color:#1c1c1c;background:#fff}
 h1{font-size:1.6rem;margin-bottom:.3rem}h2{font-size:1.2rem;margin:2.2rem 0 .4rem;padding-top:.6rem;border-top:1px solid #ddd}
@@ -22,9 +23,13 @@ li{margin:.25rem 0}small,.said{color:#555}.verdict{font-size:1.1rem;border-left:
 .fine{border-left:4px solid #3a8a3a;background:#eff7ef;padding:.3rem .9rem}
 .slices{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:.4rem}
 .pictures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem}figure{margin:0;min-width:0}
-figcaption{color:#555;font-size:.9rem}pre{background:#f5f5f5;padding:.7rem;overflow-x:auto;border-radius:6px}
+figcaption{color:#555;font-size:.9rem}pre{background:#f5f5f5;padding:.7rem;white-space:pre-wrap;overflow-wrap:anywhere;border-radius:6px}
 nav{font-size:.92rem}nav a{margin-right:.9rem;white-space:nowrap}summary{cursor:pointer;color:#2b6cb0}
-@media(max-width:40rem){body{margin:1rem auto;padding:0 .8rem}th,td{padding:.3rem .45rem}h1{font-size:1.35rem}td.long{min-width:24rem}}
+@media(max-width:40rem){body{margin:1rem auto;padding:0 .8rem}th,td{padding:.3rem .45rem}h1{font-size:1.35rem}
+.folds,.folds thead,.folds tbody{display:block}.folds tr{display:grid;grid-template-columns:repeat(var(--short),minmax(0,1fr));
+border-bottom:1px solid #ddd}.folds th,.folds td{border:0;min-width:0;overflow-wrap:anywhere}.folds thead tr{border-bottom:2px solid #888}
+.folds th.long{display:none}.folds td.long{grid-column:1/-1;min-width:0;color:#555;padding-top:0}.folds td.long:empty{display:none}
+.folds td.long[data-of]::before{content:attr(data-of) ": "}}
 @media print{.wide{overflow:visible}}"""
 
 # A finger that drags across a figure scrolls the page; a mouse zooms.
@@ -44,21 +49,25 @@ def escape(value: object) -> str:
 
 
 def table(header: list[str], rows: list[list[str]], *, numeric: tuple[int, ...] = (), long: tuple[int, ...] = (), best: int = -1) -> str:
-    """A table of texts, which scrolls sideways where the screen is narrow.
+    """A table of texts. Where the screen is narrow it scrolls sideways; with few columns, its long ones go below the others.
 
     Args:
         numeric: columns set to the right.
-        long: columns whose text may break anywhere.
+        long: columns whose text may break anywhere, the last ones.
         best: the row that stands out.
     """
     kinds = ["num" if i in numeric else "long" if i in long else "" for i in range(len(header))]
     marks = [f' class="{kind}"' if kind else "" for kind in kinds]
-    head = "".join(f"<th{mark if kind == 'num' else ''}>{escape(cell)}</th>" for cell, kind, mark in zip(header, kinds, marks, strict=True))
+    names = [f' data-of="{escape(name)}"' if kind == "long" and name else "" for name, kind in zip(header, kinds, strict=True)]
+    cells = [mark + name for mark, name in zip(marks, names, strict=True)]
+    head = "".join(f"<th{mark}>{escape(cell)}</th>" for cell, mark in zip(header, marks, strict=True))
     body = "".join(
-        f"<tr{' class=best' if i == best else ''}>" + "".join(f"<td{m}>{escape(c)}</td>" for c, m in zip(row, marks, strict=True)) + "</tr>"
+        f"<tr{' class=best' if i == best else ''}>" + "".join(f"<td{m}>{escape(c)}</td>" for c, m in zip(row, cells, strict=True)) + "</tr>"
         for i, row in enumerate(rows)
     )
-    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    short = len(header) - len(long)
+    folds = f' class=folds style="--short:{short}"' if long and short <= _FOLDS else ""
+    return f"<div class=wide><table{folds}><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
 def plot(figure: Figure, label: str, *, height: int, min_width: int = 0) -> str:

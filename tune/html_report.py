@@ -54,7 +54,7 @@ def _sections(record: Record, found: Verdict | None) -> Iterator[tuple[str, str]
         yield "Best against default", against_default(record, number, found)
     if any(run.history for run in record.trials.values()):
         yield "Learning curves", learning_curves(record)
-        yield from _of_parameters(record, number)
+        yield from of_parameters(record, number)
     yield "Budget", budget(record)
     yield "Failures", failures(record)
     if number is not None and (shown := pictures(record, number)):
@@ -133,7 +133,7 @@ def learning_curves(record: Record) -> str:
     return plot(figure, f"{record.objective} by epoch of every trial", height=460) + "<p class=said>A cross: stopped there.</p>"
 
 
-def _of_parameters(record: Record, number: int | None) -> Iterator[tuple[str, str]]:
+def of_parameters(record: Record, number: int | None) -> Iterator[tuple[str, str]]:
     """Parallel coordinates, importances, slices."""
     points, axes, rung = figures.points_of(record), figures.axes_of(record), figures.first_rung_of(record)
     if not axes or len(points) < 2:
@@ -170,20 +170,31 @@ def budget(record: Record) -> str:
     states = Counter(run.state for run in record.trials.values())
     rows = [["trials", ", ".join(f"{n} {state.lower()}" for state, n in sorted(states.items())) or "none"]]
     whole = len(record.trials) * int(record.manifest.base["train.epochs"])
-    rows.append(["epochs of trials", f"{record.epochs} of {whole} (pruning and failures left out {record.saved:.0%})"])
+    rows.append(["epochs of trials", f"{record.epochs} of {whole}"])
+    rows.append(["epochs saved by pruning and failures", f"{whole - record.epochs} ({record.saved:.0%})"])
+    runs = [*record.trials.values(), *record.repeats.values()]
+    rows.append(["epochs saved by kept features", _saved_by_features(runs)])
     repeats = sum(len(run.history) for run in record.repeats.values())
     rows.append(["epochs of repeats on fresh seeds", f"{repeats} in {len(record.repeats)} runs"])
-    runs = [*record.trials.values(), *record.repeats.values()]
-    rows.append(["training time, summed over runs", _hours(sum(run.seconds for run in runs))])
+    gpu = sum(run.gpu_seconds for run in runs)
+    rows.append(["CPU time, cores that were kept", _hours(sum(run.cpu_seconds for run in runs))])
+    rows.append(["GPU time", _hours(gpu) if gpu else "none"])
     ends = [run.ended for run in runs if run.ended]
     if ends:
         first = min(run.started for run in runs if run.started)
         rows.append(["from the first start to the last end", _hours((max(ends) - first) / 1000) + ", interruptions included"])
-    saved = sum(m.get("time/saved_s") or 0.0 for run in runs for m in run.history)
-    spent = sum(m.get("time/features_s") or 0.0 for run in runs for m in run.history)
-    if saved or spent:
-        rows.append(["saved by kept features", f"{_hours(saved)} of the frozen backbone's time, for {_hours(spent)} spent on them"])
     return table(["", ""], rows, long=(1,))
+
+
+def _saved_by_features(runs: list[Run]) -> str:
+    """In epochs of a network whose backbone is computed at every step."""
+    epochs = [m for run in runs for m in run.history if m.get("features/cached")]
+    saved, spent = (sum(m.get(key) or 0.0 for m in epochs) for key in ("time/saved_s", "time/features_s"))
+    whole = saved + sum(m.get("time/epoch_s") or 0.0 for m in epochs)
+    if not saved:
+        return "none: nothing was looked up"
+    worth = saved / whole * len(epochs)
+    return f"{worth:.1f} of {len(epochs)} that looked them up: {_hours(saved)} of the frozen backbone's, for {_hours(spent)} spent on them"
 
 
 def failures(record: Record) -> str:

@@ -32,11 +32,26 @@ class Run:
     reason: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """Final ones."""
+    occupied_ms: int = 0
+    """From each start to the last that was heard of it: training, validation, checkpoints; no interruption."""
+    heard: int = 0
+    """When that was, ms since the epoch."""
 
     @property
     def seconds(self) -> float:
         """Time of its epochs, training alone."""
         return float(sum(m.get("time/epoch_s") or 0.0 for m in self.history))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Of CPU cores that it kept: its time, by threads and workers."""
+        workers = max((m.get("time/workers") or 1.0 for m in self.history), default=1.0)
+        return self.occupied_ms / 1000 * float(self.config.get("train.threads", 1)) * workers
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Of GPUs that it kept."""
+        return self.occupied_ms / 1000 * max((m.get("time/gpus") or 0.0 for m in self.history), default=0.0)
 
 
 @dataclass
@@ -133,8 +148,10 @@ def read_record(folder: Path) -> Record:
 
 def _tell(run: Run, event: dict[str, Any]) -> None:
     if event["event"] == "start":
-        run.config, run.started = event["config"], run.started or event["t"]
-    elif event["event"] == "report":
+        run.config, run.started, run.heard = event["config"], run.started or event["t"], event["t"]
+        return
+    run.occupied_ms, run.heard = run.occupied_ms + event["t"] - run.heard, event["t"]
+    if event["event"] == "report":
         run.history.append(event["metrics"])
     else:
         run.state, run.value, run.reason, run.ended = event["state"], event["value"], event["reason"], event["t"]

@@ -1,4 +1,4 @@
-"""Look at studies: show [STUDY] | table [GROUP] | html STUDY | export STUDY[/TRIAL] | dashboard STUDY | sync [STUDY]. See README.md."""
+"""Look at studies: show [STUDY] | table | html STUDY | export STUDY[/TRIAL] | dashboard STUDY | sam IMAGE... | sync. See README.md."""
 
 import sys
 from pathlib import Path
@@ -63,9 +63,13 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     if len(ranked) > _TOP:
         out.print(f"... and {len(ranked) - _TOP} more")
     out.print(f"{len(trials)} trials, {record.epochs} epochs; pruning saved {record.saved:.0%}" if trials else "no trial yet")
+    failed: dict[str | None, list[int]] = {}
     for number, trial in sorted(trials.items()):
         if trial.state == "FAIL":
-            out.print(f"trial {number} failed: {trial.reason}", markup=False)
+            failed.setdefault(trial.reason, []).append(number)
+    for reason, numbers in failed.items():
+        named = ", ".join(map(str, numbers[:_TOP])) + (", ..." if len(numbers) > _TOP else "")
+        out.print(f"{len(numbers)} failed: {reason} (trial {named})", markup=False)
     for said in ("verdict", "warm_start"):
         if said in record.tags:
             out.print(record.tags[said], markup=False)
@@ -122,6 +126,22 @@ def dashboard(
     from tune.dashboard import serve
 
     serve(_folder(storage, study), port)
+
+
+@app.command()
+def sam(
+    images: Annotated[list[Path], typer.Argument(help="Files of images.")],
+    checkpoint: Annotated[Path, typer.Option(help="Folder with config.json, preprocessor_config.json and model.safetensors.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; default: beside each image.")] = None,
+    points: Annotated[int, typer.Option(min=1, help="Prompts along each side of the image.")] = 32,
+    quality: Annotated[float, typer.Option(min=0, max=1, help="Least IoU that the model predicts for a mask; 0 keeps all.")] = 0.88,
+    stability: Annotated[float, typer.Option(min=0, max=1, help="Least stability of a mask; 0 keeps all.")] = 0.95,
+) -> None:
+    """Segment Anything: pictures of images under their automatic masks."""
+    from tune.sam import Thresholds, draw_masks
+
+    for line in draw_masks(images, checkpoint.expanduser(), out, Thresholds(points, quality, stability)):
+        print(line)
 
 
 @app.command()
