@@ -163,15 +163,15 @@ def test_importance_goes_to_what_matters_where_it_is_asked_for() -> None:
 
 def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -> None:
     """Two attempts with an hour of interruption between them, two workers with a GPU each, features looked up."""
-    open_study(tmp_path, 1, base={"train.threads": 2}).close()
+    open_study(tmp_path, 1, base={"train.threads": 2, "train.epochs": 4}).close()
     config = {"train.threads": 2}
     looked_up = {"features/cached": 1.0, "time/saved_s": 30.0, "time/epoch_s": 10.0, "time/features_s": 5.0}
     told: list[dict[str, Any]] = [
-        {"event": "start", "t": 0, "trial": 0, "config": config},
-        {"event": "report", "t": 60_000, "trial": 0, "epoch": 1, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
-        {"event": "start", "t": 3_660_000, "trial": 0, "config": config},
-        {"event": "report", "t": 3_720_000, "trial": 0, "epoch": 2, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
-        {"event": "end", "t": 3_750_000, "trial": 0, "state": "COMPLETE", "value": 0.5, "reason": None, "metrics": {}},
+        {"event": "start", "t": 1_000, "trial": 0, "config": config},
+        {"event": "report", "t": 61_000, "trial": 0, "epoch": 1, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
+        {"event": "start", "t": 3_661_000, "trial": 0, "config": config},
+        {"event": "report", "t": 3_721_000, "trial": 0, "epoch": 2, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
+        {"event": "end", "t": 3_751_000, "trial": 0, "state": "COMPLETE", "value": 0.5, "reason": None, "metrics": {}},
     ]
     (tmp_path / "toy/events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
     record = read_record(tmp_path / "toy")
