@@ -65,8 +65,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.setattr("tune.run.os._exit", leave)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
-    for method in ("start", "on_event", "close"):  # pictures have tests of their own, and each takes a process
-        monkeypatch.setattr(f"tune.pictures.Pictures.{method}", lambda *_: None)
+    monkeypatch.setattr("tune.pictures.Pictures.watch", lambda *_: None)  # pictures have tests of their own, and each takes a process
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield call

@@ -16,7 +16,7 @@ from trainables.errors import UserError  # noqa: E402
 from tune.experiments import EXPERIMENTS, Experiment  # noqa: E402
 from tune.manifest import resume_command  # noqa: E402
 from tune.options import Options, parse_duration, prepare  # noqa: E402
-from tune.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Stop, run, say_where  # noqa: E402
+from tune.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session, say_where  # noqa: E402
 
 DEFAULT_TRIALS = 16
 
@@ -89,7 +89,8 @@ def execute(options: Options) -> int:
 
         show_plan(prepared, options)
         return DONE
-    code = run(prepared, options, Stop(budget_s))
+    with Session(options, budget_s) as session:
+        code = session.run(prepared)
     say_where(options, code)
     return code
 

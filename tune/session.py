@@ -1,10 +1,12 @@
-"""One study from its opening to its verdict, with everything that watches it: console, MLflow, pictures, Ctrl-C and the time budget."""
+"""Studies from their opening to their verdict, with everything that watches them: console, MLflow, pictures, Ctrl-C, the time budget."""
 
 import signal
 import sys
 import threading
 import time
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 from trainables.errors import UserError
 from tune.console import Console
@@ -13,12 +15,14 @@ from tune.group import Group
 from tune.lineage import lineage_tags
 from tune.manifest import resume_command
 from tune.options import Options, Prepared
+from tune.pictures import Pictures
 from tune.study import Study
+from tune.tracking import Tracker
 from tune.warm_start import beginning, worth
 from tune.wording import assignments
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
-DRAIN_S = 60.0
+DRAIN_S = 60.0  # the end waits for pictures, and then for MLflow, at most so long
 
 
 class Stop:
@@ -65,19 +69,84 @@ class Stop:
         self.now("time budget spent")
 
 
-def run(prepared: Prepared, options: Options, stop: Stop, group: Group | None = None) -> int:
-    """Open the study, or go on with it, to its end or until `stop`; returns the exit code.
+class Session:
+    """Studies that run one after another, and one wait at the end for what they leave behind: pictures, and MLflow.
 
-    Raises:
-        UserError: the study cannot be opened.
+    Use as a context manager around the runs: meanwhile the pictures of one study are drawn while the next one searches.
+
+    Args:
+        budget_s: time for all of them; None: no limit.
     """
-    from tune.pictures import Pictures
-    from tune.tracking import Tracker
 
-    experiment = prepared.experiment
-    study = Study.open(
-        prepared.directory, experiment, prepared.manifest, trials=options.trials, repeats=options.repeats, group=group
-    )
+    def __init__(self, options: Options, budget_s: float | None):
+        self.options, self.stop = options, Stop(budget_s)
+        self._pictures = Pictures()
+        self._studies: list[Study] = []
+        self._trackers: list[Tracker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self.stop.now("broken off")
+        if kind is None or issubclass(kind, UserError):  # a second Ctrl-C means at once
+            self._close()
+
+    def track(self, folder: Path) -> None:
+        """Replay the event log of this folder into MLflow until the session ends."""
+        self._trackers.append(Tracker(folder))
+        self._trackers[-1].start()
+
+    def run(self, prepared: Prepared, group: Group | None = None) -> int:
+        """Open the study, or go on with it, to its end or until `stop`; returns the exit code.
+
+        Raises:
+            UserError: the study cannot be opened.
+        """
+        options = self.options
+        study = Study.open(
+            prepared.directory, prepared.experiment, prepared.manifest, trials=options.trials, repeats=options.repeats, group=group
+        )
+        self._studies.append(study)
+        console = _console(study, prepared, options)
+        study.observers.append(console.on_event)
+        self.track(study.directory)
+        self._pictures.watch(study)
+        if prepared.start:
+            study.summarize({}, **lineage_tags(study.manifest.base))
+        self.stop.watch(study)
+        try:
+            with console:
+                _search(study, prepared, options)
+            if study.stopping:
+                study.emit("finish", state="INTERRUPTED")
+            else:
+                _conclude(study, console)
+        except (UserError, OSError) as error:
+            self.stop.now("broken off")
+            return _broken_off(study, error)
+        if study.stopping:
+            ended = f"{study.finished()} of {options.trials} trials ended"
+            console.line(f"{self.stop.reason}: {ended}, nothing is lost. Go on with: {resume_command()}")
+            return self.stop.code
+        return DONE if study.best_number() is not None else FAILED
+
+    def _close(self) -> None:
+        undrawn = self._pictures.close(DRAIN_S, lambda: bool(self.stop.reason))
+        if undrawn and not self.stop.reason:
+            print(f"not all pictures are drawn yet ({undrawn} to go, by trial): the same command draws them")
+        for tracker in self._trackers:
+            tracker.last_call()
+        deadline = time.monotonic() + DRAIN_S
+        if [tracker for tracker in self._trackers if not tracker.close(deadline - time.monotonic())]:
+            print("MLflow is behind; the record is safe in the study's folder: `python tune/report.py sync` fills MLflow in")
+        for study in self._studies:
+            study.close()
+
+
+def _console(study: Study, prepared: Prepared, options: Options) -> Console:
+    """The console of this run, told what earlier ones have done."""
     # A live table would draw over the prompt of a debugger.
     interactive = False if options.local else None
     console = Console(study.objective, study.base.train.epochs, options.trials, interactive=interactive)
@@ -91,40 +160,21 @@ def run(prepared: Prepared, options: Options, stop: Stop, group: Group | None = 
             best = t.value if t.value is not None else max(t.intermediate_values.values(), default=None)
             state = t.state.name.lower() if t.state.is_finished() else "running"
             console.know(t.number, state, max(t.intermediate_values, default=0), best, t.user_attrs.get("reason", ""))
-    pictures = Pictures(study)
-    study.observers += [console.on_event, pictures.on_event]
-    tracker = Tracker(study.directory)
-    tracker.start()
-    pictures.start()
-    if prepared.start:
-        study.summarize({}, **lineage_tags(study.manifest.base))
-    stop.watch(study)
-    try:
-        with console:
-            if options.local:
-                from tune.local import search_locally
+    return console
 
-                search_locally(study, experiment)
-            else:
-                from tune.search import search
 
-                search(study, experiment, concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker, workers=options.workers)
-        if study.stopping:
-            study.emit("finish", state="INTERRUPTED")
-        else:
-            _conclude(study, console, pictures)
-    except (UserError, OSError) as error:
-        stop.now("broken off")
-        return _broken_off(study, tracker, error)
-    up_to_date = tracker.close(DRAIN_S)
-    study.close()
-    if not up_to_date:
-        console.line("MLflow is behind; the record is safe in the study's folder: `python tune/report.py sync` fills MLflow in")
-    if study.stopping:
-        ended = f"{study.finished()} of {options.trials} trials ended"
-        console.line(f"{stop.reason}: {ended}, nothing is lost. Go on with: {resume_command()}")
-        return stop.code
-    return DONE if study.best_number() is not None else FAILED
+def _search(study: Study, prepared: Prepared, options: Options) -> None:
+    if options.local:
+        from tune.local import search_locally
+
+        search_locally(study, prepared.experiment)
+    else:
+        from tune.search import search
+
+        search(
+            study, prepared.experiment,
+            concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker, workers=options.workers,
+        )  # fmt: skip
 
 
 def say_where(options: Options, code: int) -> None:
@@ -133,20 +183,18 @@ def say_where(options: Options, code: int) -> None:
         print(f"compare the trials in MLflow: make ui    (or: python -m tune.ui --storage {options.storage})")
 
 
-def _broken_off(study: Study, tracker: Any, error: UserError | OSError) -> int:
+def _broken_off(study: Study, error: UserError | OSError) -> int:
     """The study's folder cannot be written: nothing more is, its trials stay open, and the same command goes on."""
     from tune.trial import storage_failure
 
     message = error if isinstance(error, UserError) else storage_failure(error, study.directory)
     if message is None:
         raise error
-    tracker.close(DRAIN_S)
-    study.close()
     print(f"vistune: {message}", file=sys.stderr)
     return FAILED
 
 
-def _conclude(study: Study, console: Console, pictures: Any) -> None:
+def _conclude(study: Study, console: Console) -> None:
     """Say what was found, and write it down."""
     found = verdict(study)
     number = study.best_number()
@@ -162,5 +210,4 @@ def _conclude(study: Study, console: Console, pictures: Any) -> None:
         study.summarize({}, warm_start=sentence)
     for doubt in doubts(study):
         console.line(f"note: {doubt}")
-    pictures.close(DRAIN_S)
     study.emit("finish", state="FINISHED")

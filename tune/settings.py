@@ -11,7 +11,7 @@ from tune.experiments import Experiment
 from tune.group import Group
 from tune.lineage import choose
 from tune.options import Options, Prepared, prepare
-from tune.session import DONE, DRAIN_S, Stop, run, say_where
+from tune.session import DONE, Session, say_where
 
 
 def run_settings(options: Options, experiment: Experiment, storage: Path, budget_s: float | None) -> int:
@@ -68,22 +68,19 @@ def _members(options: Options, group: str, comparison: Comparison) -> list[Optio
 
 def _run_all(prepared: list[Prepared], options: Options, budget_s: float | None, group: Group | None) -> int:
     from tune.table import publish
-    from tune.tracking import Tracker
 
-    tracker = None if group is None else Tracker(group.folder)
-    if tracker is not None:
-        tracker.start()
-    stop, code = Stop(budget_s), DONE
-    with _one_ray(options):
-        for one in prepared:
-            code = max(code, run(one, options, stop, group))
-            if stop.reason:
-                break
-    if group is not None and len(prepared) > 1 and not stop.reason:
-        publish(group)
-        group.say("finish", state="FINISHED")
-    if tracker is not None:
-        tracker.close(DRAIN_S)
+    code = DONE
+    with Session(options, budget_s) as session:
+        if group is not None:
+            session.track(group.folder)
+        with _one_ray(options):
+            for one in prepared:
+                code = max(code, session.run(one, group))
+                if session.stop.reason:
+                    break
+        if group is not None and len(prepared) > 1 and not session.stop.reason:
+            publish(group)
+            group.say("finish", state="FINISHED")
     return code
 
 

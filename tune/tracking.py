@@ -79,16 +79,19 @@ class Tracker:
         self._thread = threading.Thread(target=self._replay, name="mlflow-replay", daemon=True)
         self._thread.start()
 
+    def last_call(self) -> None:
+        """Ask the thread to finish; returns at once."""
+        now = time.monotonic()
+        self._alive_until = max(self._alive_until, now + PATIENCE_S) if self.problem is None else now + PATIENCE_S / 2
+        self._closing.set()
+
     def close(self, drain_s: float = 30.0) -> bool:
         """Let the thread finish for as long as it gets on, at most `drain_s` seconds. True if MLflow has every event. Never raises."""
         if self._thread is None:
             return False
         limit = time.monotonic() + drain_s
-        if self.problem is None:
-            self._alive_until = max(self._alive_until, time.monotonic() + PATIENCE_S)
-        else:
-            self._alive_until = time.monotonic() + PATIENCE_S / 2
-        self._closing.set()
+        if not self._closing.is_set():
+            self.last_call()
         while self._thread.is_alive() and time.monotonic() < min(limit, self._alive_until):
             self._thread.join(0.02)
         self._abandoned.set()
