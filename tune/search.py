@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -43,6 +42,7 @@ from ray.tune.search import Searcher  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
 from tune.experiments import Experiment  # noqa: E402
+from tune.room import Room, gpus_of_a_worker, refuse_what_never_fits  # noqa: E402
 from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
 from tune.trial import StorageFailed, run  # noqa: E402
@@ -52,7 +52,6 @@ from tune.workers import Group, run_with_workers  # noqa: E402
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
 
 LOST_PROCESSES = 3  # a trial whose process dies goes on in another one, so often
-_LOOK_S = 5.0
 
 
 class _Unpickled:
@@ -186,21 +185,6 @@ class _StopAll(_Unpickled, ray.tune.Stopper):
         return self.study.stopping
 
 
-class _Room:
-    """How many trials the cluster holds, which grows and shrinks; asked for often, so looked up every few seconds."""
-
-    def __init__(self, group: Group, concurrent: int | None):
-        self.group, self.concurrent = group, concurrent
-        self._looked_at, self._trials = -math.inf, 1
-
-    def __call__(self) -> int:
-        if self.concurrent is None and time.monotonic() - self._looked_at > _LOOK_S:
-            have, group = ray.cluster_resources(), self.group
-            fits = have.get("GPU", 0) // group.gpus if group.gpus else have.get("CPU", 0) // group.cpus
-            self._looked_at, self._trials = time.monotonic(), max(1, int(fits) // group.workers)
-        return self.concurrent or self._trials
-
-
 def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus_per_worker: float | None, workers: int = 1) -> None:
     """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on one of this machine's own.
 
@@ -209,8 +193,8 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
     """
     started_here = start_ray(dashboard=workers > 1)
     patience_s = _patience_s()
-    group = Group(workers, float(study.base.train.threads), _gpus(gpus_per_worker))
-    _refuse_what_never_fits(group)
+    group = Group(workers, float(study.base.train.threads), gpus_of_a_worker(gpus_per_worker))
+    refuse_what_never_fits(group)
     # All processes start at once. One at a time, the start of the second is called off whenever a short trial frees the first.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
 
@@ -228,7 +212,7 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
         ray.tune.Tuner(
             ray.tune.with_resources(work, holds),
             tune_config=ray.tune.TuneConfig(
-                search_alg=StudySearcher(study, storage, _Room(group, concurrent)),
+                search_alg=StudySearcher(study, storage, Room(group, concurrent)),
                 scheduler=StudyScheduler(study, storage),
                 num_samples=-1,
                 reuse_actors=workers == 1,  # a process that has run a trainer hangs in the next trial
@@ -260,16 +244,6 @@ def ray_session(workers: int = 1) -> Iterator[None]:
     finally:
         if started_here:
             ray.shutdown()
-
-
-def _refuse_what_never_fits(group: Group) -> None:
-    have = ray.cluster_resources()
-    for name, each in (("CPU", group.cpus), ("GPU", group.gpus)):
-        if group.workers > 1 and each * group.workers > have.get(name, 0):
-            raise UserError(
-                f"--workers {group.workers} need {each * group.workers:g} {name}s, and Ray has {have.get(name, 0):g}; "
-                f"use --workers {int(have.get(name, 0) // each) or 1}, or a larger cluster"
-            )
 
 
 def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
@@ -370,9 +344,3 @@ def _patience_s() -> float:
     if not minutes > 0:
         raise UserError(f"VISTUNE_HANG_MINUTES={text!r} must be a number of minutes above 0, such as 30")
     return 60 * minutes
-
-
-def _gpus(gpus_per_worker: float | None) -> float:
-    if gpus_per_worker is not None:
-        return gpus_per_worker
-    return 1.0 if ray.cluster_resources().get("GPU") else 0.0

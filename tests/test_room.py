@@ -1,0 +1,50 @@
+"""What a cluster that grows may hold, by its file; what that says to trials is tried for real in tests/test_autoscaling.py."""
+
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+
+from trainables.errors import UserError
+from tune.room import Room, at_its_largest, gpus_of_a_worker, holds, refuse_what_never_fits
+from tune.workers import Group
+
+CONFIG = {
+    "max_workers": 8, "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "spot": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 6},
+        "large": {"resources": {"CPU": 2, "GPU": 4}, "max_workers": 3},
+    },
+}  # fmt: skip
+
+
+def test_each_kind_of_machine_up_to_its_number_and_all_up_to_the_cluster_s() -> None:
+    assert at_its_largest(CONFIG) == {"CPU": 6 * 4 + 2 * 2, "GPU": 3 * 4 + 5 * 1}
+    assert at_its_largest({**CONFIG, "max_workers": 100}) == {"CPU": 6 * 4 + 3 * 2, "GPU": 3 * 4 + 6 * 1}
+    assert at_its_largest({**CONFIG, "max_workers": 0}) == {"CPU": 0, "GPU": 0}
+
+
+def test_machines_of_one_s_own_are_counted_when_they_are_there() -> None:
+    """Their file says nothing of resources."""
+    config = {"max_workers": 2, "head_node_type": "n", "available_node_types": {"n": {"resources": {}, "max_workers": 2}}}
+    assert at_its_largest(config) == {"CPU": 0, "GPU": 0}
+
+
+def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"node:10.0.0.1": 1.0})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(CONFIG))
+    assert holds() == {"CPU": 0, "GPU": 0}  # not on a cluster: a file that lies about
+    assert Room(Group(1, 1.0, 0.0), None)() == 1
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert gpus_of_a_worker(None) == 1.0
+    assert gpus_of_a_worker(0.5) == 0.5
+    assert Room(Group(1, 1.0, 1.0), None)() == 17
+    assert Room(Group(2, 1.0, 1.0), None)() == 8
+    assert Room(Group(1, 1.0, 0.0), None)() == 28
+    assert Room(Group(1, 1.0, 1.0), 3)() == 3
+    refuse_what_never_fits(Group(16, 1.0, 1.0))
+    with pytest.raises(UserError, match="--workers 18 need 18 GPUs, and Ray has 17; use --workers 17"):
+        refuse_what_never_fits(Group(18, 1.0, 1.0))
