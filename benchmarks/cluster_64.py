@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 
 import numpy as np
+import ray
 import torch
 from ray.cluster_utils import Cluster
 
@@ -80,6 +81,7 @@ def main() -> None:
             show(meter, options.workers, options.epochs)
         finally:
             study.close()
+            ray.shutdown()
             cluster.shutdown()
 
 

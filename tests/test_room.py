@@ -1,4 +1,4 @@
-"""What a cluster that grows may hold, by its file; what that says to trials is tried for real in tests/test_autoscaling.py."""
+"""What a cluster that grows may hold, by its file."""
 
 from pathlib import Path
 
