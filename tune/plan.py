@@ -78,6 +78,7 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
         runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
         torch.set_num_threads(config.train.threads)
+        keep_freed_memory()
         torch.manual_seed(config.seed)
         some = experiment.trainable.profiled_data(config, data)
         trainable = experiment.trainable(config, some).to(runtime.device)

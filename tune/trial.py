@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 
 from trainables import distributed
+from trainables.allocator import keep_freed_memory
 from trainables.architecture import write_architecture
 from trainables.base import Runtime, Trainable
 from trainables.config import build
@@ -127,6 +128,7 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
 def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable:
     config: Any = build(experiment.config, flat)
     torch.set_num_threads(config.train.threads)
+    keep_freed_memory()
     data = _dataset(experiment.trainable, config.data)
     torch.manual_seed(config.seed)
     return experiment.trainable(config, data).to(runtime.device)
