@@ -226,15 +226,17 @@ class Augment:
         self,
         images: Tensor,  # (B, 3, H, W) uint8, or float in [0, 1], on any device
         draws: Draws,  # of B images
+        out: Tensor | None = None,  # (B, 3, S, S) float32, to be overwritten
     ) -> Tensor:
-        """(B, 3, S, S) float32, normalised, on the device of `images`. The arithmetic is in float32 throughout, without the rounding to
-        whole grey levels that torchvision does between operations on uint8."""
+        """(B, 3, S, S) float32, normalised, on the device of `images`: `out` where given. The arithmetic is in float32 throughout, without
+        the rounding to whole grey levels that torchvision does between operations on uint8."""
         # Sorted by when hue has its turn, the images that turn their hue together lie side by side.
         hue_at = torch.where(draws.jitter, draws.order.argmax(1), 4)
         order = hue_at.argsort(stable=True)
         plan = _Plan(self, draws[order], hue_at[order], (images.shape[-2], images.shape[-1]), images.device)
         index = order.to(images.device, non_blocking=True)
-        out = torch.empty(len(images), 3, self.image_size, self.image_size, device=images.device)
+        if out is None:
+            out = torch.empty(len(images), 3, self.image_size, self.image_size, device=images.device)
         slots = out.unbind()
         mean, std = mean_std(self.config.normalize, images.device)
         step = self._chunk(images)
@@ -306,7 +308,8 @@ class _Plan:
 
     def _resample(self, images: Tensor, index: Tensor, part: slice) -> Tensor:
         if not self.taps:
-            return unit_float(images.index_select(0, index)).mT
+            chosen = images.index_select(0, index)  # a copy, which may be worked on
+            return (chosen if chosen.is_floating_point() else unit_float(chosen)).mT
         rows, row_weights, columns, column_weights = (taps[part] for taps in self.taps)
         if images.dtype == torch.uint8:
             row_weights = row_weights / 255

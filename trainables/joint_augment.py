@@ -121,12 +121,14 @@ class JointAugment:
         step = len(images) or 1
         if images.device.type == "cpu":
             step = max(4, _CHUNK_BYTES // (12 * self.image_size**2))
-        parts = [slice(start, start + step) for start in range(0, max(1, len(images)), step)]
-        done = [self._apply(images[part], masks[part], draws[part]) for part in parts]
-        views, moved = zip(*done, strict=True)
-        return torch.cat(views), torch.cat(moved)
+        views, moved = torch.empty(images.shape, device=images.device), torch.empty_like(masks)
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            moved[part] = self._apply(images[part], masks[part], draws[part], views[part])
+        return views, moved
 
-    def _apply(self, images: Tensor, masks: Tensor, draws: JointDraws) -> tuple[Tensor, Tensor]:
+    def _apply(self, images: Tensor, masks: Tensor, draws: JointDraws, out: Tensor) -> Tensor:
+        """Masks moved; `out` (B, 3, S, S) becomes the views."""
         size, device = self.image_size, images.device
         sides, offsets = (numbers.to(device, non_blocking=True) for numbers in draws.windows(size))
         # A turn by 90 degrees is one flip, then the axes swapped; by 270 the other flip, by 180 both.
@@ -140,11 +142,12 @@ class JointAugment:
         vertical, horizontal = (_taps(places, sides, size, largest) for places in (rows, columns))
         if images.dtype == torch.uint8:
             vertical = (vertical[0], vertical[1] / 255)
-        views = resample(images.float(), vertical, horizontal)  # axes swapped
-        views = on_chosen(views, straight, lambda x, _: x.mT.contiguous())
+        scaled = resample(images.float(), vertical, horizontal)  # axes swapped
+        scaled = on_chosen(scaled, straight, lambda x, _: x.mT.contiguous())
         moved = _nearest(masks, rows, columns, sides)
         moved = on_chosen(moved, ~straight, lambda x, _: x.mT.contiguous())
-        return self.colour.apply(views, draws.colour), moved
+        self.colour.apply(scaled, draws.colour, out)
+        return moved
 
 
 def _places(sides: Tensor, offset: Tensor, flip: Tensor, size: int) -> Tensor:

@@ -162,6 +162,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         presets={
             "tiny": _TINY | _UNTUNED_SEGMENT | {
                 "data.name": "earth", "data.image_size": 64, "optim.name": "adam", "optim.lr": 3e-3, "optim.weight_decay": 1e-6,
+                "loss.name": "weighted_ce",  # two of six climates cover less than a twelfth of the pixels each, and mIoU counts all alike
                 "train.epochs": 12, "train.epoch_images": 640, "train.batch_size": 16,
             },
             "full": _UNTUNED_SEGMENT | {
@@ -169,5 +170,6 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "optim.weight_decay": 1e-4, "train.epochs": 50, "train.batch_size": 8,
             },
         },
+        top=3,  # one validation score of a trial moves by .03 with its seed
     ),
 }  # fmt: skip
