@@ -38,11 +38,14 @@ MARK = "VISTUNE_TEST_MARK"
 class Command:
     """`python tune/run.py ssl ...`, always the same, in a storage of its own; what it starts carries a mark in its environment."""
 
+    experiment, settings = "ssl", SMALL
+
     def __init__(self, storage: Path, *more: str, trials: int = TRIALS, **environment: str):
-        self.storage, self.log = storage, storage / "ssl" / "events.jsonl"
-        settings = [word for setting in SMALL for word in ("--set", setting)]
+        self.storage, self.folder = storage, storage / self.experiment
+        self.log = self.folder / "events.jsonl"
+        settings = [word for setting in self.settings for word in ("--set", setting)]
         counts = ["--trials", str(trials), "--repeats", str(REPEATS), "--concurrent", "2"]
-        self.argv = [sys.executable, str(REPO / "tune/run.py"), "ssl", "--storage", str(storage), *settings, *counts, *more]
+        self.argv = [sys.executable, str(REPO / "tune/run.py"), self.experiment, "--storage", str(storage), *settings, *counts, *more]
         self.mark = uuid.uuid4().hex
         self.environment = os.environ | environment | {MARK: self.mark}
         storage.mkdir(exist_ok=True)
@@ -87,8 +90,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 def check_study(command: Command, trials: int = TRIALS) -> None:
     """Optuna by its own backend, the log, and a replay of every trial that must say the same bit for bit."""
-    storage = JournalStorage(JournalFileBackend(str(command.storage / "ssl" / "study.journal")))
-    found = optuna.load_study(study_name="ssl", storage=storage).trials
+    storage = JournalStorage(JournalFileBackend(str(command.folder / "study.journal")))
+    found = optuna.load_study(study_name=command.experiment, storage=storage).trials
     assert [t.number for t in found] == list(range(trials))
     assert {t.state for t in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
     ends = Counter((e["trial"], e.get("repeat")) for e in command.events("end"))
@@ -98,7 +101,7 @@ def check_study(command: Command, trials: int = TRIALS) -> None:
         epochs = [e["epoch"] for e in command.events("report") if e["trial"] == trial.number and "repeat" not in e]
         assert epochs == sorted(trial.intermediate_values) == list(range(1, len(epochs) + 1))
         said: list[str] = []
-        assert replay(command.storage / "ssl", EXPERIMENTS["ssl"], trial.number, said.append), said
+        assert replay(command.folder, EXPERIMENTS[command.experiment], trial.number, said.append), said
         assert len(said) == len(epochs)
 
 
@@ -114,7 +117,7 @@ def check_mlflow(command: Command, trials: int = TRIALS) -> None:
         rows = runs[name]["metrics"]
         assert [row for row in rows if not row[0].startswith(("best/", "log10/", "test/"))] == wanted, name
         assert len({row[:2] for row in rows}) == len(rows), f"{name} has a step twice"
-        assert runs[name]["parent"] == (name.partition("-seed-")[0] if "-seed-" in name else "ssl")
+        assert runs[name]["parent"] == (name.partition("-seed-")[0] if "-seed-" in name else command.experiment)
 
 
 def test_driver_killed_at_five_random_moments(command: Command) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torchvision.models import resnet50
+from torchvision.models import resnet18, resnet50, resnet101, vgg16, vgg16_bn, vgg19
 from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet101
 
 from trainables.backbones import BackboneConfig
@@ -28,9 +28,16 @@ TINY = BackboneConfig(width=8, pool=1)
 VGGS = ("fcn32s-vgg16", "fcn32s-vgg16_bn", "fcn32s-vgg19")
 DEEPLABS = ("deeplabv3-resnet50", "deeplabv3-resnet101")
 EVERY = [("unet", "conv7"), *((name, head) for name in VGGS for head in ("conv7", "deconv5", "conv2")), *((d, "conv7") for d in DEEPLABS)]
-# Convolutions of VGG by torchvision's cfgs: 3x3 kernels and biases.
-VGG16 = 14_714_688
-VGG19 = 20_024_384
+REFERENCES = {"vgg16": vgg16, "vgg16_bn": vgg16_bn, "vgg19": vgg19, "resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}
+HEADS = {
+    # fc6 + fc7 + score + x32
+    "conv7": (512 * 49 + 1) * 4096 + 4097 * 4096 + 4097 * CLASSES + CLASSES * CLASSES * 64**2,
+    "conv2": (512 * 4 + 1) * 4096 + 4097 * 4096 + 4097 * CLASSES + CLASSES * CLASSES * 64**2,
+    # two 1x1, five x2 of 4x4 kernels, scale and shift of the norms, score
+    "deconv5": 2 * 513 * 512 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 32) + 2 * (256 + 128 + 64 + 32 + 32) + 33 * CLASSES,
+}
+# Of width 8: stem, a block of 8, and two that double and halve, each with a 1x1 shortcut; scale and shift of every norm.
+TINY_ENCODER = (27 * 8 + 16) + (2 * 72 * 8 + 32) + (72 * 16 + 144 * 16 + 8 * 16 + 3 * 32) + (144 * 32 + 288 * 32 + 16 * 32 + 3 * 64)
 
 
 def segmenter(name: str = "unet", head: str = "conv7", backbone: BackboneConfig = TINY, auxiliary: bool = True) -> Segmenter:
@@ -110,26 +117,37 @@ def test_a_batch_of_one_trains() -> None:
     torch.testing.assert_close(norm.running_mean, reference.running_mean)
 
 
-@pytest.mark.parametrize(
-    ("name", "head", "parameters"),
-    [
-        # fc6 + fc7 + score + x32
-        ("fcn32s-vgg16", "conv7", VGG16 + (512 * 49 + 1) * 4096 + 4097 * 4096 + 4097 * 7 + 7 * 7 * 64**2),
-        ("fcn32s-vgg16", "conv2", VGG16 + (512 * 4 + 1) * 4096 + 4097 * 4096 + 4097 * 7 + 7 * 7 * 64**2),
-        ("fcn32s-vgg19", "conv2", VGG19 + (512 * 4 + 1) * 4096 + 4097 * 4096 + 4097 * 7 + 7 * 7 * 64**2),
-        # two 1x1, five x2 of 4x4 kernels, scale and shift of the norms, score
-        (
-            "fcn32s-vgg16", "deconv5",
-            VGG16 + 2 * 513 * 512 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 32) + 2 * (256 + 128 + 64 + 32 + 32) + 33 * 7,
-        ),
-    ],
-)  # fmt: skip
-def test_fcn_has_the_parameters_counted_by_hand(name: str, head: str, parameters: int) -> None:
+@pytest.mark.parametrize("name", VGGS)
+@pytest.mark.parametrize("head", HEADS)
+def test_fcn_has_torchvisions_convolutions_and_a_head_counted_by_hand(name: str, head: str) -> None:
     with torch.device("meta"):
         net = segmenter(name, head)
-    assert count(net) == parameters
+        expected = REFERENCES[name.removeprefix("fcn32s-")](weights=None).features
+    assert [p.shape for p in net.backbone.features.parameters()] == [p.shape for p in expected.parameters()]  # type: ignore[union-attr]
+    assert count(net) == count(expected) + HEADS[head]
     assert list(segmenter_stages(net)) == ["block1", "block2", "block3", "block4", "block5"]
     assert count(nn.ModuleList(m for part in segmenter_stages(net).values() for m in part)) == count(net.backbone)
+
+
+@pytest.mark.parametrize(
+    ("name", "skips"),
+    [
+        ("tiny", (8, 16, 32)),
+        ("resnet18", (64, 64, 128, 256, 512)),
+        ("resnet50", (64, 256, 512, 1024, 2048)),
+        ("resnet101", (64, 256, 512, 1024, 2048)),
+    ],
+)
+def test_unet_has_its_backbone_and_a_decoder_counted_by_hand(name: str, skips: tuple[int, ...]) -> None:
+    with torch.device("meta"):
+        net = segmenter(backbone=BackboneConfig(name=name, width=8, pool=1))  # type: ignore[arg-type]
+        encoder = count(REFERENCES[name](weights=None)) - 1000 * (skips[-1] + 1) if name in REFERENCES else TINY_ENCODER
+    decoder_parameters, deep = 0, skips[-1]
+    for skip in reversed(skips[:-1]):  # 3x3 convolutions of what comes from below and from beside, with scale and shift
+        out = min(skip, 256)
+        decoder_parameters, deep = decoder_parameters + 9 * (deep + skip) * out + 2 * out, out
+    decoder_parameters += 9 * (deep + 3) * 16 + 2 * 16 + 17 * CLASSES
+    assert count(net) == encoder + decoder_parameters
 
 
 @pytest.mark.parametrize("factor", [2, 8, 32])
