@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from trainables.allocator import keep_freed_memory
 from trainables.engine import LAST, save_checkpoint, steps_per_epoch
 from trainables.optim import build_optimizer
 from trainables.steps import StepRunner
