@@ -308,8 +308,8 @@ class _Plan:
 
     def _resample(self, images: Tensor, index: Tensor, part: slice) -> Tensor:
         if not self.taps:
-            chosen = images.index_select(0, index)  # a copy, which may be worked on
-            return (chosen if chosen.is_floating_point() else unit_float(chosen)).mT
+            own = images.index_select(0, index)  # may be worked on
+            return (own if own.is_floating_point() else unit_float(own)).mT
         rows, row_weights, columns, column_weights = (taps[part] for taps in self.taps)
         if images.dtype == torch.uint8:
             row_weights = row_weights / 255
