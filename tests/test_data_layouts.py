@@ -339,6 +339,13 @@ def test_two_folders_of_one_part(tmp_path: Path) -> None:
     assert "several folders of one kind (train, train_50, val)" in error_of(tmp_path)
 
 
+def test_a_csv_that_cannot_be_opened(tmp_path: Path) -> None:
+    table(tmp_path, "train", 4)
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "train.csv").mkdir()  # permissions would not keep root out
+    assert "train.csv cannot be read (Is a directory); make it a file that you may read" in error_of(tmp_path, "classify")
+
+
 def test_csv_errors(tmp_path: Path) -> None:
     table(tmp_path, "train", 4)
     good = (tmp_path / "train.csv").read_text()

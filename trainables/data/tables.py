@@ -35,7 +35,9 @@ def read_table(path: Path) -> list[Row]:
                 found = ", ".join(columns) or "none"
                 raise UserError(f"{path} lacks the columns {', '.join(missing)} (found: {found}); its first line must be id,filename,label")
             rows = [Row(_word(line["filename"]), _word(line["label"]) or None, reader.line_num, _word(line.get("id"))) for line in reader]
-    except (OSError, UnicodeError, csv.Error) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it a file that you may read, or move it away") from None
+    except (UnicodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as csv ({' '.join(str(error).split())}); save it as UTF-8 text, comma-separated") from None
     for row in rows:
         if not row.filename:
