@@ -25,8 +25,11 @@ if [ -n "${MLFLOW_TRACKING_PASSWORD:-}" ]; then
   options=(--app-name basic-auth)
 fi
 unset MLFLOW_TRACKING_URI
-setsid nohup mlflow server --host 127.0.0.1 --port "$port" -w 1 "${options[@]}" \
-  --backend-store-uri "${VISTUNE_MLFLOW_DB:-sqlite:///$PWD/mlflow.db}" --artifacts-destination "file://$PWD/artifacts" \
+# Not as an argument: everyone on the machine can read those, and it may hold a password.
+database=${VISTUNE_MLFLOW_DB:-sqlite:///$PWD/mlflow.db}
+# The driver that is installed; which one SQLAlchemy takes by itself depends on its version.
+export MLFLOW_BACKEND_STORE_URI=${database/#postgresql:/postgresql+psycopg2:}
+setsid nohup mlflow server --host 127.0.0.1 --port "$port" -w 1 "${options[@]}" --artifacts-destination "file://$PWD/artifacts" \
   >> mlflow.log 2>&1 < /dev/null &
 echo $! > pid
 for _ in $(seq "${VISTUNE_MLFLOW_WAIT:-120}"); do

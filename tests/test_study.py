@@ -1,6 +1,7 @@
 """The durable study on real Optuna storage: order of work, kills at every point, rungs, repeats, refusals."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,23 @@ def test_the_last_epoch_is_no_rung(epochs: int) -> None:
         for epoch in range(1, epochs + 1):
             trial.report(value if epoch == epochs else 1.0, epoch)
             assert not trial.should_prune()
+
+
+def test_a_study_that_was_moved_goes_on_there(tmp_path: Path) -> None:
+    whole = finish(tmp_path / "whole", trials=6)
+    finish(tmp_path / "laptop", trials=3)
+    shutil.copytree(tmp_path / "laptop", tmp_path / "cluster")
+    moved = finish(tmp_path / "cluster", trials=6)
+    assert moved.completed() == whole.completed()
+    assert reports(tmp_path / "cluster") == reports(tmp_path / "whole")
+
+
+def test_where_data_and_backbone_are_is_no_part_of_what_a_study_is(tmp_path: Path) -> None:
+    there = {"name": "p", "fingerprint": "f", "path": "/laptop/p", "images": 1}
+    one = manifest(data=there, base={"data.name": "/laptop/p"})
+    path = tmp_path / "study.json"
+    one.reconcile_with(path)
+    moved = manifest(data=there | {"path": "/cluster/p"}, base={"data.name": "/cluster/p"})
+    assert moved.reconcile_with(path).base["data.name"] == "/cluster/p"
+    with pytest.raises(UserError, match=r"data\.name was /laptop/p, is /cluster/q; data was f, is g"):
+        manifest(data=there | {"fingerprint": "g"}, base={"data.name": "/cluster/q"}).reconcile_with(path)

@@ -504,6 +504,38 @@ def test_password_is_neither_stored_nor_shown(storage):
     assert "secret" not in str(error.value)
 
 
+def test_what_may_be_lost_is_not_told(storage):
+    log = study_of(storage, trials=1)
+    known = log.path.stat().st_size
+    tracker = Tracker(storage / "ssl-1")
+    tracker.known = lambda: known
+    start(log, 7)
+    tracker.sync()
+    assert "trial-007" not in store(storage)
+    assert saved_state(storage / "ssl-1", default_uri(storage))["offset"] == known
+    tracker.start()
+    assert not tracker.close(5)  # MLflow lacks something
+    tracker.known = lambda: math.inf
+    tracker.sync()
+    assert "trial-007" in store(storage)
+
+
+def test_a_storage_that_was_moved_takes_its_artifacts_along(storage, tmp_path):
+    log = study_of(storage, trials=1)
+    Tracker(storage / "ssl-1").sync()
+    moved = tmp_path / "elsewhere"
+    storage.rename(moved)
+    log = EventLog(moved / "ssl-1" / "events.jsonl")
+    start(log, 1)
+    end(log, 1, "FAIL", error="ValueError: loss is nan")
+    Tracker(moved / "ssl-1").sync()
+    failed = store(moved)["trial-001"]
+    assert (moved / "mlartifacts" / failed["id"] / "artifacts" / "error.txt").exists()
+    assert not storage.exists()
+    uris = {uri for (uri,) in rows(moved / "mlflow.db", "SELECT artifact_uri FROM runs")}
+    assert all(uri.startswith((moved / "mlartifacts").as_uri()) for uri in uris)
+
+
 def test_sync_of_no_study(storage):
     with pytest.raises(UserError, match=r"is not a study: it has no events\.jsonl"):
         Tracker(storage / "nothing").sync()

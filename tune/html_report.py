@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tune import html_figures as figures
+from tune import objects
 from tune.evidence import FEW_TRIALS, Verdict, doubts, verdict
 from tune.html_page import escape, page, plot, table
 from tune.importances import FEW, METHOD, importances
@@ -217,7 +218,7 @@ def _named(record: Record) -> Iterator[tuple[str, Run]]:
 def pictures(record: Record, number: int) -> str:
     """Of the trial's pictures: t-SNE at the first and the last epoch, masks at the first, middle and last, the others at the last."""
     kinds: dict[str, list[Path]] = {}
-    for path in sorted((record.folder / "trials" / f"{number:04d}" / "plots").glob("*.png")):
+    for path in sorted(objects.present_in(record.folder / "trials" / f"{number:04d}" / "plots").glob("*.png")):
         if match := _EPOCH.fullmatch(path.name):
             kinds.setdefault(match["kind"], []).append(path)
     chosen: list[Path] = []

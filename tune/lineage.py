@@ -1,6 +1,7 @@
 """What a setting starts from: nothing, a file of weights, the best trial of another study, or what `sources.py` fetches."""
 
 import re
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from trainables.config import nearest
 from trainables.engine import BEST
 from trainables.errors import UserError
 from trainables.weights import content_hash
+from tune import objects
 from tune.experiments import Experiment
 from tune.manifest import read_manifest
 from tune.record import read_record
@@ -163,7 +165,35 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
     origin = base["init.origin"]  # an alias in MLflow may point elsewhere by now
     if wanted is not None and wanted != (origin if wanted.startswith(MLFLOW) else origin.rpartition("/")[0]):
         return None
-    return {key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}
+    values = {key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}
+    return values | {"init.file": str(_where_it_is_now(values, study.parent))}
+
+
+def _where_it_is_now(values: dict[str, Any], storage: Path) -> Path:
+    """The file of weights of a study that was begun on another machine, or in another place, by its content."""
+    known, sha256 = Path(values["init.file"]), values["init.sha256"]
+    study, _, trial = values["init.origin"].rpartition("/")
+    copies = [storage / study / "trials" / f"{int(trial):04d}" / BEST] if study and trial.isdigit() else []
+    copies.append(_shelf(storage, sha256, known.suffix))
+    for path in [known, *copies]:
+        if (objects.present(path) if path in copies else path).is_file() and content_hash(path) == sha256:
+            return path
+    return known
+
+
+def for_every_machine(values: dict[str, Any], storage: Path) -> dict[str, Any]:
+    """With object storage a file of weights from elsewhere becomes one of the storage, which trials on other machines can fetch."""
+    known = Path(values.get("init.file", ""))
+    if objects.address(storage) is None or not known.is_file() or objects.address(known) is not None:
+        return values
+    kept = _shelf(storage, values["init.sha256"], known.suffix)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(known, kept)
+    return values | {"init.file": str(kept)}
+
+
+def _shelf(storage: Path, sha256: str, suffix: str) -> Path:
+    return storage / "backbones" / f"{sha256[:16]}{suffix}"
 
 
 def _of_study(folder: Path, trial: int | None) -> Origin:
@@ -171,8 +201,8 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
     completed = record.completed
     if trial is None and (trial := record.best_number()) is None:
         raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it, or give --backbone PATH")
-    path = folder / "trials" / f"{trial:04d}" / BEST
-    if trial not in completed or not path.exists():
+    path = objects.present(folder / "trials" / f"{trial:04d}" / BEST) if trial in completed else folder
+    if not path.is_file():
         valid = ", ".join(map(str, sorted(completed))) or "none"
         raise UserError(f"trial {trial} of study {folder.name!r} has no backbone; completed trials: {valid}")
     return Origin(path, folder.name, trial)

@@ -14,6 +14,8 @@ from typing import Any
 
 from trainables.errors import UserError
 
+PLACES = {"data.name": "data", "init.file": "init.sha256"}
+"""Config values that say where something is -> what says which it is. A study may be gone on with where both have other places."""
 _PACKAGES = ("ray", "torch", "torchvision", "optuna", "mlflow", "byol-pytorch", "numpy", "scikit-learn")
 
 
@@ -77,6 +79,10 @@ class Manifest:
     def _differences(self, there: "Manifest") -> list[str]:
         mine: dict[str, Any] = _identity(self)
         theirs: dict[str, Any] = _identity(there)
+        for place, content in PLACES.items():
+            if mine.get(content) == theirs.get(content):
+                mine.pop(place, None)
+                theirs.pop(place, None)
         keys = [*mine, *(k for k in theirs if k not in mine)]
         return [f"{k} was {_brief(theirs.get(k))}, is {_brief(mine.get(k))}" for k in keys if mine.get(k) != theirs.get(k)]
 

@@ -1,5 +1,6 @@
 """The runs of one study in an MLflow store: found or created, written in batches, all of it safe to repeat."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -118,13 +119,16 @@ class MlflowRuns:
 
     def _experiment(self, name: str) -> str:
         experiment = self._client.get_experiment_by_name(name)
+        # A location of our own keeps artifacts beside the database; a server knows better where its own go.
+        folder = sqlite_path(self._uri)
+        location = (folder.parent / "mlartifacts").as_uri() if folder else None
         if experiment is None:
-            # A location of our own keeps artifacts beside the database; a server knows better where its own go.
-            folder = sqlite_path(self._uri)
-            location = (folder.parent / "mlartifacts").as_uri() if folder else None
             return str(self._client.create_experiment(name, artifact_location=location))
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
+        before = experiment.artifact_location
+        if folder and location and before != location and before.startswith("file:") and before.endswith("/mlartifacts"):
+            _follow(folder, str(experiment.experiment_id), before, location)
         return str(experiment.experiment_id)
 
     def _find_runs(self) -> int:
@@ -235,6 +239,16 @@ def quieten() -> None:
     """Call it before MLflow is imported: neither telemetry nor chatter, and no retries for minutes."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+
+
+def _follow(database: Path, experiment_id: str, before: str, now: str) -> None:
+    """The storage was moved or copied, and its artifacts with it; MLflow, which has no call for that, would write to the old place."""
+    with contextlib.closing(sqlite3.connect(database, timeout=PROBE_S)) as connection, connection:
+        connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (now, experiment_id))
+        connection.execute(
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+            (now, len(before) + 1, experiment_id, len(before), before),
+        )
 
 
 def probe(uri: str) -> None:

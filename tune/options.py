@@ -9,7 +9,7 @@ from search_spaces.classify import Setting
 from trainables.config import build, flatten, nearest
 from trainables.errors import UserError
 from tune.experiments import Experiment
-from tune.lineage import choose, from_backbone, in_setting, start_values
+from tune.lineage import choose, for_every_machine, from_backbone, in_setting, start_values
 from tune.manifest import Manifest
 from tune.space import as_json, describe
 from tune.warm_start import warm_start
@@ -75,7 +75,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         start = start_values(setting, options.backbone, storage, storage / name, _before(options), _architecture(options, experiment))
     elif options.backbone is not None:
         experiment, start = from_backbone(experiment, options.backbone, storage, storage / name, _architecture(options, experiment))
-    preset, base, pins = resolve(options, experiment, fixed, start)
+    preset, base, pins = resolve(options, experiment, fixed, for_every_machine(start, storage))
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
     if options.workers > 1 and (few := min(config.train.batch_size // 2, len(data.val))) < options.workers:

@@ -1,5 +1,6 @@
 """Pictures of finished trials, drawn by a patient process of its own, off the training path."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.errors import UserError
+from tune import objects
 from tune.study import Study
 
 _TIMEOUT_S = 300
@@ -95,7 +97,10 @@ class Pictures:
 
     def _draw(self, undrawn: _Undrawn) -> None:
         folder, study = undrawn.folder, undrawn.study
-        snapshots = sorted(folder.glob("*.npz"))
+        try:
+            snapshots = sorted(objects.present_in(folder).glob("*.npz"))
+        except UserError:  # the next start draws them
+            return
         if not snapshots:
             return
         title = f"{study.manifest.name} trial {undrawn.number}"
@@ -106,6 +111,8 @@ class Pictures:
             for picture in sorted(folder.glob("plots/*.png")):
                 study.emit("artifact", trial=undrawn.number, path=str(picture.relative_to(study.directory)), to="plots")
             (folder / _RECORDED).touch()
+            with contextlib.suppress(UserError):
+                objects.copy(folder / _RECORDED)
         except (UserError, OSError):
             return  # the disk is full: the study's own next write says so
 

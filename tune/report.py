@@ -14,11 +14,13 @@ from rich.table import Table  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
 from tune.manifest import read_manifest  # noqa: E402
+from tune.objects import copy, local_folder  # noqa: E402
 from tune.record import Run, read_record  # noqa: E402
+from tune.study_copy import pull  # noqa: E402
 from tune.wording import DEFAULT, assignments  # noqa: E402
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
-Storage = Annotated[str, typer.Option(help="Where studies are kept.")]
+Storage = Annotated[str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")]
 _TOP = 20
 
 
@@ -28,8 +30,15 @@ def studies(storage: Path) -> list[Path]:
     return sorted(found, key=lambda folder: (folder / "study.json").stat().st_mtime, reverse=True)
 
 
-def _folder(storage: str, study: str) -> Path:
-    folder = Path(storage).expanduser().resolve() / study
+def _root(storage: str) -> Path:
+    """Where the studies are, with the records of an object store as they are now."""
+    root = local_folder(storage)
+    pull(root)
+    return root
+
+
+def _folder(root: Path, study: str) -> Path:
+    folder = root / study
     if not (folder / "study.json").exists():
         names = [path.name for path in studies(folder.parent)]
         raise UserError(f"no study {study!r} in {folder.parent}; there {'are ' + ', '.join(names) if names else 'is none'}")
@@ -41,13 +50,13 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     """The leaderboard of a study, what it may claim, and why trials failed."""
     out = Console(highlight=False, soft_wrap=True)
     if study is None:
-        for folder in studies(Path(storage).expanduser().resolve()):
+        for folder in studies(_root(storage)):
             manifest = read_manifest(folder / "study.json")
             out.print(
                 f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, begun {manifest.created}"
             )
         return
-    folder = _folder(storage, study)
+    folder = _folder(_root(storage), study)
     record = read_record(folder)
     manifest, trials = record.manifest, record.trials
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -86,24 +95,24 @@ def table(
     """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder."""
     from tune.settings import publish_table
 
-    publish_table(Path(storage).expanduser().resolve() / group)
+    publish_table(_root(storage) / group)
 
 
 @app.command("html")
 def html_page(study: Annotated[str, typer.Argument(help="A study, or settings of one name.")], storage: Storage = "runs") -> None:
     """Write report.html: one file, readable without a network, of all that a study found."""
-    root = Path(storage).expanduser().resolve()
+    root = _root(storage)
     if not (root / study / "study.json").exists():
         from tune.group import members
 
         if members(root / study) is not None:
             from tune.html_group import write_group_report
 
-            print(write_group_report(root / study))
+            print(copy(write_group_report(root / study)))
             return
     from tune.html_report import write_report
 
-    print(write_report(_folder(storage, study)))
+    print(copy(write_report(_folder(root, study))))
 
 
 @app.command()
@@ -111,8 +120,8 @@ def sync(study: Annotated[str | None, typer.Argument(help="Default: every study.
     """Bring MLflow up to the studies' own record."""
     from tune.tracking import Tracker
 
-    root = Path(storage).expanduser().resolve()
-    for folder in [_folder(storage, study)] if study else studies(root):
+    root = _root(storage)
+    for folder in [_folder(root, study)] if study else studies(root):
         print(Tracker(folder).sync())
 
 
@@ -125,7 +134,7 @@ def dashboard(
     """optuna-dashboard on a study: only reads, also while the study runs."""
     from tune.dashboard import serve
 
-    serve(_folder(storage, study), port)
+    serve(_folder(_root(storage), study), port)
 
 
 @app.command()
@@ -157,8 +166,8 @@ def export(
     from tune.export import export_model
     from tune.registry import register
 
-    exported = export_model(study, Path(storage).expanduser().resolve(), out)
-    print(exported.folder)
+    exported = export_model(study, _root(storage), out)
+    print(copy(exported.folder))
     print(exported)
     registered = register(exported)
     print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")

@@ -15,8 +15,10 @@ from trainables.config import nearest  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from tune.experiments import EXPERIMENTS, Experiment  # noqa: E402
 from tune.manifest import resume_command  # noqa: E402
+from tune.objects import local_folder  # noqa: E402
 from tune.options import Options, parse_duration, prepare  # noqa: E402
 from tune.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session, say_where  # noqa: E402
+from tune.study_copy import pull  # noqa: E402
 
 DEFAULT_TRIALS = 16
 
@@ -26,7 +28,7 @@ def main(
     data: Annotated[str | None, typer.Option(help="Embedded name (glyphs, digits) or a folder.")] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials in total; a larger number extends a finished study.")] = DEFAULT_TRIALS,
     study: Annotated[str | None, typer.Option(help="Name of the study; default: the experiment's.")] = None,
-    storage: Annotated[str, typer.Option(help="Where studies are kept.")] = "runs",
+    storage: Annotated[str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")] = "runs",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the search and of its trials.")] = 0,
     time_budget: Annotated[str | None, typer.Option(help="Stop after e.g. 90s, 30m, 2h; the same command goes on.")] = None,
     set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE pins a config value, which is then not searched. Repeatable.")] = None,
@@ -73,10 +75,9 @@ def execute(options: Options) -> int:
         raise UserError(f"--workers {options.workers} with --local, which is one process: leave one of them out")
     if options.workers > 1 and options.gpus_per_worker and options.gpus_per_worker < 1:
         raise UserError(f"--gpus-per-worker {options.gpus_per_worker:g}: each of --workers {options.workers} needs a GPU of its own (NCCL)")
-    if "://" in options.storage:
-        raise UserError(f"--storage {options.storage}: object storage is not supported yet; use a folder")
     budget_s = parse_duration(options.time_budget)
-    storage = Path(options.storage).expanduser().resolve()
+    storage = local_folder(options.storage)
+    pull(storage)
     if options.trial is not None:
         return _replay(options, experiment, storage)
     if options.setting is not None or options.compare is not None or "" in experiment.comparisons:

@@ -1,5 +1,6 @@
 """Studies from their opening to their verdict, with everything that watches them: console, MLflow, pictures, Ctrl-C, the time budget."""
 
+import contextlib
 import signal
 import sys
 import threading
@@ -8,7 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from trainables.engine import BEST
 from trainables.errors import UserError
+from tune import objects
 from tune.console import Console
 from tune.evidence import doubts, verdict
 from tune.group import Group
@@ -17,6 +20,7 @@ from tune.manifest import resume_command
 from tune.options import Options, Prepared
 from tune.pictures import Pictures
 from tune.study import Study
+from tune.study_copy import StudyCopy, opened
 from tune.tracking import Tracker
 from tune.warm_start import beginning, worth
 from tune.wording import assignments
@@ -83,6 +87,7 @@ class Session:
         self._pictures = Pictures()
         self._studies: list[Study] = []
         self._trackers: list[Tracker] = []
+        self._copies: list[StudyCopy] = []
 
     def __enter__(self) -> Self:
         return self
@@ -93,9 +98,11 @@ class Session:
         if kind is None or issubclass(kind, UserError):  # a second Ctrl-C means at once
             self._close()
 
-    def track(self, folder: Path) -> None:
-        """Replay the event log of this folder into MLflow until the session ends."""
+    def track(self, folder: Path, copy: StudyCopy | None = None) -> None:
+        """Replay the event log of this folder into MLflow until the session ends; of one with a copy, what that has."""
         self._trackers.append(Tracker(folder))
+        if copy is not None:
+            self._trackers[-1].known = copy.known
         self._trackers[-1].start()
 
     def run(self, prepared: Prepared, group: Group | None = None) -> int:
@@ -105,13 +112,20 @@ class Session:
             UserError: the study cannot be opened.
         """
         options = self.options
-        study = Study.open(
-            prepared.directory, prepared.experiment, prepared.manifest, trials=options.trials, repeats=options.repeats, group=group
-        )
+        with opened(prepared.directory, _tell, self.stop.now) as copy:
+            study = Study.open(
+                prepared.directory, prepared.experiment, prepared.manifest, trials=options.trials, repeats=options.repeats, group=group
+            )
+            if copy is not None:
+                copy.start(*_weights(prepared))
         self._studies.append(study)
         console = _console(study, prepared, options)
         study.observers.append(console.on_event)
-        self.track(study.directory)
+        if copy is not None:
+            self._copies.append(copy)
+            study.observers.append(copy.on_event)
+            console.line(f"record and checkpoints are copied to {objects.address(study.directory)} from {study.directory}")
+        self.track(study.directory, copy)
         self._pictures.watch(study)
         if prepared.start:
             study.summarize({}, **lineage_tags(study.manifest.base))
@@ -136,6 +150,10 @@ class Session:
         undrawn = self._pictures.close(DRAIN_S, lambda: bool(self.stop.reason))
         if undrawn and not self.stop.reason:
             print(f"not all pictures are drawn yet ({undrawn} to go, by trial): the same command draws them")
+        for copy in self._copies:
+            if not copy.close(DRAIN_S):
+                behind = f"{objects.address(copy.folder)} is behind; the record is safe in {copy.folder}"
+                print(f"{behind}: the same command on this machine brings it up")
         for tracker in self._trackers:
             tracker.last_call()
         deadline = time.monotonic() + DRAIN_S
@@ -183,6 +201,16 @@ def say_where(options: Options, code: int) -> None:
         print(f"compare the trials in MLflow: make ui    (or: python -m tune.ui --storage {options.storage})")
 
 
+def _tell(line: str) -> None:
+    print(f"vistune: {line}", file=sys.stderr, flush=True)
+
+
+def _weights(prepared: Prepared) -> list[Path]:
+    """What trials on other machines fetch, of the storage's own files."""
+    path = Path(prepared.manifest.base.get("init.file") or ".")
+    return [path] if path.is_file() and objects.address(path) is not None else []
+
+
 def _broken_off(study: Study, error: UserError | OSError) -> int:
     """The study's folder cannot be written: nothing more is, its trials stay open, and the same command goes on."""
     from tune.trial import storage_failure
@@ -199,6 +227,8 @@ def _conclude(study: Study, console: Console) -> None:
     found = verdict(study)
     number = study.best_number()
     if number is not None:
+        with contextlib.suppress(UserError):  # MLflow then lacks the file, and says so
+            objects.present(study.directory / "trials" / f"{number:04d}" / BEST)
         study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
         best = study.frozen_trials()[number]
         console.line(f"best trial {number}: {study.objective} {best.value:.4f} with {assignments(best.params)}")

@@ -10,6 +10,7 @@ from trainables.errors import UserError
 from tune.experiments import Experiment
 from tune.group import Group
 from tune.lineage import choose
+from tune.objects import copy
 from tune.options import Options, Prepared, prepare
 from tune.session import DONE, Session, say_where
 
@@ -37,6 +38,8 @@ def run_settings(options: Options, experiment: Experiment, storage: Path, budget
     if not alone:
         searched = sorted({name for one in prepared for name in one.manifest.space})
         group = Group.open(storage / name, experiment.name, prepared[0].manifest.objective, searched)
+    if group is not None:
+        copy(group.folder / "events.jsonl")  # before its members: they name it
     code = _run_all(prepared, options, budget_s, group)
     say_where(options, code)
     return code
@@ -81,6 +84,7 @@ def _run_all(prepared: list[Prepared], options: Options, budget_s: float | None,
         if group is not None and len(prepared) > 1 and not session.stop.reason:
             publish(group)
             group.say("finish", state="FINISHED")
+            _copy_table(group.folder)
     return code
 
 
@@ -95,10 +99,20 @@ def publish_table(folder: Path) -> None:
 
     if not (folder / "events.jsonl").exists():  # settings under names of their own
         publish(folder)
+        _copy_table(folder)
         return
     publish(Group.at(folder))
+    _copy_table(folder)
     with suppress(UserError):  # `python tune/report.py sync` says what is wrong there
         Tracker(folder).sync()
+
+
+def _copy_table(folder: Path) -> None:
+    from tune.table import FILES
+
+    for name in ("events.jsonl", *FILES):
+        if (folder / name).exists():
+            copy(folder / name)
 
 
 def _one_ray(options: Options) -> AbstractContextManager[None]:

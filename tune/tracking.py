@@ -6,9 +6,11 @@ of their own, and a metric that comes twice with the same time, step and value i
 """
 
 import json
+import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -56,12 +58,14 @@ class Tracker:
 
     Attributes:
         problem: why the last attempt failed, in one line; None when it succeeded.
+        known: how many bytes of the log outlive this machine; MLflow, which may, is told of no more.
     """
 
     def __init__(self, study_dir: Path, uri: str | None = None):
         self.study_dir = Path(study_dir).absolute()
         self.uri = uri or default_uri(self.study_dir.parent)
         self.problem: str | None = None
+        self.known: Callable[[], float] = lambda: math.inf
         self._log = self.study_dir / "events.jsonl"
         self._lock = FileLock(self.study_dir / "tracking.lock", thread_local=False)
         self._rejected = Rejected(self.study_dir / "tracking-rejected.jsonl")
@@ -72,6 +76,7 @@ class Tracker:
         self._thread: threading.Thread | None = None
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._alive_until = 0.0
+        self._complete = False
 
     def start(self) -> None:
         """Begin to replay in a daemon thread; returns at once."""
@@ -95,7 +100,7 @@ class Tracker:
         while self._thread.is_alive() and time.monotonic() < min(limit, self._alive_until):
             self._thread.join(0.02)
         self._abandoned.set()
-        return not self._thread.is_alive() and self.problem is None
+        return not self._thread.is_alive() and self.problem is None and self._complete
 
     def sync(self) -> str:
         """Replay now what MLflow lacks, and say in one line what was done.
@@ -145,6 +150,7 @@ class Tracker:
                 continue
             self.problem, pause = None, RETRY_S
             if not busy and self._closing.is_set():
+                self._complete = not self._log.exists() or self._offset >= self._log.stat().st_size
                 break
             self._closing.wait(max(POLL_S, REST * (time.monotonic() - began)))
         self._disconnect()
@@ -155,7 +161,8 @@ class Tracker:
         if runs is None:
             return False
         runs.check_same_file()
-        events, following = EventLog.read(self._log, self._offset, CHUNK_BYTES)
+        allowed = min(CHUNK_BYTES, self.known() - self._offset)
+        events, following = EventLog.read(self._log, self._offset, int(allowed)) if allowed > 0 else ([], self._offset)
         if not events:
             return False
         for event in events:

@@ -21,8 +21,11 @@ from trainables.config import build
 from trainables.engine import BEST, LAST, Fitted, fit, load_checkpoint
 from trainables.errors import StartAgain, TrialFailed, UserError
 from trainables.watchdog import watching
+from trainables.weights import content_hash
+from tune import objects
 from tune.experiments import Experiment
 from tune.study import Outcome, State, Work
+from tune.trial_copy import TrialCopy, copied
 
 BASELINE_SEEDS = 3
 DIVERGED = ("nan", "collapse")
@@ -64,7 +67,13 @@ def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float 
             distributed.from_first(None)  # the other workers read nothing before rank 0 has the folder
             if work.kind == "baseline":
                 return _baseline(experiment, work, runtime)
-            return _fit(experiment, work, runtime, patience_s)
+            with copied(Path(work.directory), work.config, runtime) as copy:
+                outcome = _fit(experiment, work, runtime, copy, patience_s)
+                if copy is not None:
+                    copy.complete = outcome.state == "COMPLETE"
+                return outcome
+    except objects.Refused as error:
+        raise StorageFailed(str(error)) from error
     except StartAgain:
         raise
     except TrialFailed as failure:
@@ -79,7 +88,7 @@ def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float 
         return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
 
 
-def _fit(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None) -> Outcome:
+def _fit(experiment: Experiment, work: Work, runtime: Runtime, copy: TrialCopy | None, patience_s: float | None) -> Outcome:
     trainable = _build(experiment, work.config, runtime)
     if work.kind == "trial" and runtime.rank == 0:
         write_architecture(trainable, runtime.directory)
@@ -88,6 +97,8 @@ def _fit(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float
     name = trainable.objective
     metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
     if work.kind == "repeat":
+        if copy is not None:
+            copy.share(BEST)
         trainable.load_export(runtime.directory / BEST)
         metrics |= trainable.test()
     elif not fitted.stopped and runtime.rank == 0:
@@ -126,12 +137,21 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
 
 
 def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable:
+    _bring_backbone(flat)
     config: Any = build(experiment.config, flat)
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
     data = _dataset(experiment.trainable, config.data)
     torch.manual_seed(config.seed)
     return experiment.trainable(config, data).to(runtime.device)
+
+
+def _bring_backbone(flat: dict[str, Any]) -> None:
+    """The file of weights that the trial starts from, where it is one of an object store."""
+    path = Path(flat.get("init.file") or ".")
+    if objects.address(path) is not None and not (path.is_file() and content_hash(path) == flat["init.sha256"]):
+        with objects.needed(path):
+            objects.download(path)
 
 
 @functools.lru_cache(maxsize=2)

@@ -23,6 +23,8 @@ from urllib.parse import quote
 
 from trainables.errors import UserError
 from tune.events import EventLog
+from tune.objects import local_folder
+from tune.study_copy import pull
 from tune.tracking import Tracker, default_uri, saved_state, without_password
 
 __all__ = ["deep_link", "main", "serve", "study_links"]
@@ -121,12 +123,14 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; the exit code is 0 after Ctrl-C and 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m tune.ui", description="MLflow in the browser, opened on the trials of each study.")
-    parser.add_argument("--storage", type=Path, default=Path("runs"), help="folder of the studies (default: runs)")
+    parser.add_argument("--storage", default="runs", help="folder of the studies, or s3://bucket/prefix (default: runs)")
     parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: 5000)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return _show(options.storage.absolute(), options.port)
+        storage = local_folder(options.storage)
+        pull(storage)
+        return _show(storage, options.port)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
