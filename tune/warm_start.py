@@ -19,7 +19,7 @@ from tune.record import leaders, read_record
 from tune.space import Pinned
 
 POINTS = 3
-"""Configurations taken over: with 16 trials, more would leave the search too little (docs/search.md)."""
+"""Configurations taken over: with 16 trials, more would leave the search too little."""
 
 
 def warm_start(
