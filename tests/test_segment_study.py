@@ -18,7 +18,7 @@ from tune.manifest import read_manifest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 SIDE, TRIALS = 32, 3
-DAMAGED = ("train/0003_mask.png", "train/0007_mask.png")
+DAMAGED = ("0003_mask.png", "0007_mask.png")
 
 
 class Segment(Command):
@@ -48,7 +48,7 @@ def pairs(tmp_path: Path) -> Path:
 
 def damage(root: Path) -> None:
     """One mask cut off, as by a full disk; one with the code that has no class."""
-    cut, red = (root / path for path in DAMAGED)
+    cut, red = (root / "train" / name for name in DAMAGED)
     cut.write_bytes(cut.read_bytes()[:60])
     Image.new("RGB", (SIDE, SIDE), (255, 0, 0)).save(red)
 
