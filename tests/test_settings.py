@@ -3,8 +3,10 @@
 import contextlib
 import csv
 import io
+import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from tune.experiments import EXPERIMENTS
 from tune.manifest import Manifest, read_manifest
 from tune.table import as_csv, as_html, markdown, verdict
 
+REPO = Path(__file__).parent.parent
 SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
 TINY_FOLDER = ("--data", "data", "--preset", "tiny", *SMALL, "--set", "train.epoch_images=32")
 PRETRAINED = ("--data", "digits", "--trials", "1", "--repeats", "0", *SMALL, "--set", "train.epoch_images=96")
@@ -152,6 +155,36 @@ def test_all_settings_killed_and_gone_on_with_end_with_the_same_table(tmp_path: 
             parent = database.execute("SELECT run_uuid FROM runs WHERE name = 'classify'").fetchall()
             below = database.execute(_BELOW, parent[0]).fetchone()
         assert (len(parent), below[0], kinds["study"], kinds["trial"], kinds["group"]) == (1, 5, 5, 15, 1)
+
+
+def make_table(storage: Path, kill_after: float | None = None) -> int:
+    """`make table` on small digits; all of its processes are killed so many seconds after it has put something on record."""
+    options = " ".join(("--data digits --trials 3 --repeats 2 --set train.epoch_images=96", *SMALL[1:]))
+    installed = f"{sys.prefix}/installed"
+    command = ["make", "-o", installed, "table", "JOBS=2", f"VENV={sys.prefix}", f"STORAGE={storage}", f"OPTIONS={options}"]
+    before = on_record(storage)
+    with (storage.parent / "out.txt").open("w") as out:
+        process = subprocess.Popen(command, cwd=REPO, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        if kill_after is None:
+            return process.wait()
+        while process.poll() is None and on_record(storage) == before:
+            time.sleep(0.02)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(kill_after)
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_make_table_killed_at_random_moments_ends_with_the_same_table(tmp_path: Path) -> None:
+    assert make_table(tmp_path / "straight") == 0, (tmp_path / "out.txt").read_text()
+    rng = random.Random(2)
+    for _ in range(4):
+        assert make_table(tmp_path / "killed", kill_after=rng.uniform(0, 10)) == -9, (tmp_path / "out.txt").read_text()
+    assert make_table(tmp_path / "killed") == 0, (tmp_path / "out.txt").read_text()
+    assert any(e["attempt"] > 1 for log in tmp_path.glob("killed/*/events.jsonl") for e in EventLog.read(log)[0] if e["event"] == "start")
+    assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")
 
 
 def study(folder: Path, letter: str, scores: dict[int, list[float]]) -> None:
