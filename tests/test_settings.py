@@ -104,18 +104,22 @@ def test_a_backbone_for_all_settings_is_refused(call: Call, tmp_path: Path) -> N
 
 
 def whole(storage: Path, *words: str, kill_after: float | None = None) -> int:
-    """The command line in a process of its own, which is killed so many seconds after it has put something on record."""
-    command = [sys.executable, str(Path(__file__).parent.parent / "tune/run.py"), *words, "--storage", str(storage)]
+    """The command line in processes of its own."""
+    return finished([sys.executable, str(REPO / "tune/run.py"), *words, "--storage", str(storage)], storage, kill_after)
+
+
+def finished(command: list[str], storage: Path, kill_after: float | None) -> int:
+    """Exit code. All of the command's processes are killed so many seconds after it has put something on record."""
     before = on_record(storage)
     with (storage.parent / "out.txt").open("w") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=REPO, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
         if kill_after is None:
             return process.wait()
         while process.poll() is None and on_record(storage) == before:
             time.sleep(0.02)
         with contextlib.suppress(subprocess.TimeoutExpired):
             return process.wait(kill_after)
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         return process.wait()
 
 
@@ -158,21 +162,11 @@ def test_all_settings_killed_and_gone_on_with_end_with_the_same_table(tmp_path: 
 
 
 def make_table(storage: Path, kill_after: float | None = None) -> int:
-    """`make table` on small digits; all of its processes are killed so many seconds after it has put something on record."""
+    """`make table` on small digits."""
     options = " ".join(("--data digits --trials 3 --repeats 2 --set train.epoch_images=96", *SMALL[1:]))
     installed = f"{sys.prefix}/installed"
     command = ["make", "-o", installed, "table", "JOBS=2", f"VENV={sys.prefix}", f"STORAGE={storage}", f"OPTIONS={options}"]
-    before = on_record(storage)
-    with (storage.parent / "out.txt").open("w") as out:
-        process = subprocess.Popen(command, cwd=REPO, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-        if kill_after is None:
-            return process.wait()
-        while process.poll() is None and on_record(storage) == before:
-            time.sleep(0.02)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(kill_after)
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
+    return finished(command, storage, kill_after)
 
 
 @pytest.mark.slow
