@@ -17,7 +17,9 @@ from tests.toy import TOY
 from trainables.engine import BEST, LAST, load_checkpoint
 from trainables.errors import UserError
 from tune import lease, objects, study_copy, trial_copy
+from tune.chain import Chain
 from tune.events import EventLog
+from tune.group import Group
 from tune.lease import Lease
 from tune.local import search_locally
 from tune.runtimes import LocalRuntime
@@ -178,10 +180,58 @@ def test_one_driver_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_an_answer_that_was_lost_is_no_loss_of_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine = Lease(machine(monkeypatch, tmp_path) / "toy")
     mine.take(print)
-    before = mine._etag
+    before = mine._chain.etag
     assert mine.renew()
-    mine._etag = before  # the write arrived, its answer did not
+    mine._chain.etag = before  # the write arrived, its answer did not
     assert mine.renew()
+
+
+def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = machine(monkeypatch, tmp_path) / "a"
+    first = Chain(path, None)
+    with pytest.raises(objects.Taken):
+        Chain(path, first.put(b"one") + "?").put(b"two")
+    second = Chain(path, first.etag)
+    first.etag = None  # the write arrived, its answer did not
+    first.put(b"two")
+    first.put(b"three")
+    with pytest.raises(objects.Taken):
+        second.put(b"four")
+    objects.delete(path)
+    with pytest.raises(objects.Taken):
+        first.put(b"five")
+
+
+@pytest.mark.parametrize("log_arrives", ["before its successor looks", "after its successor has begun"])
+def test_what_a_lost_head_still_sends_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_arrives: str) -> None:
+    """It hangs in the middle of a copy until another head has gone on; then its uploads arrive."""
+    monkeypatch.setattr(lease, "EXPIRES_S", 0.0)
+    monkeypatch.setattr(StudyCopy, "_work", lambda self: None)  # this test says when
+    first, old = start(machine(monkeypatch, tmp_path / "old"))
+    first.observers.append(lambda event: setattr(first, "stopping", event["event"] == "end"))
+    search_locally(first, TOY)
+    lengths = old._state
+    assert lengths > old._done
+    early = log_arrives.startswith("before")
+    if early:
+        old._log.put((old.folder / LOG).read_bytes())
+    second, new = start(machine(monkeypatch, tmp_path / "new"))
+    if not early:
+        old._log.put((old.folder / LOG).read_bytes())
+    with pytest.raises(objects.Taken):
+        old._copy_journal(*lengths)
+    search_locally(second, TOY)
+    new._copy()
+    with pytest.raises(objects.Taken):
+        old._copy()
+    for study, copy in ((first, old), (second, new)):
+        copy._lease.drop()
+        study.close()
+    reader = machine(monkeypatch, tmp_path / "reader")
+    pull(reader)
+    for name in (LOG, JOURNAL):
+        assert (reader / "toy" / name).read_bytes() == (new.folder / name).read_bytes()
+    assert second.finished() == 3
 
 
 def test_a_new_head_goes_on_as_the_old_one_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
@@ -230,7 +280,7 @@ def test_every_last_upload_leaves_a_state_to_go_on_from(
                     if len(ends) == 2:
                         if lost == "journal":
                             length = copy._state[0]
-                            objects.put(copy.folder / LOG, (copy.folder / LOG).read_bytes()[:length])
+                            copy._log.put((copy.folder / LOG).read_bytes()[:length])
                         raise Died
                     copy._copy()  # this one the store has
 
@@ -305,6 +355,26 @@ def test_a_driver_that_another_one_has_replaced_stops(tmp_path: Path, monkeypatc
     assert found is not None
     assert json.loads(found.body)["host"] == "other"
     study.close()
+
+
+def test_two_machines_that_say_something_of_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one has the first one's log then, and says its own again."""
+    roots = [machine(monkeypatch, tmp_path / name) for name in "ab"]
+    a = Group.open(roots[0] / "both", "toy", "val/top1", [])
+    study_copy.copy_group_log(a.folder)
+    with pytest.raises(UserError, match="'both' was gone on with elsewhere just now"):
+        study_copy.copy_group_log(Group.open(roots[1] / "both", "toy", "val/top1", []).folder)
+    b = Group.at(roots[1] / "both")
+    assert b.id == a.id
+    a.say("finish", state="FINISHED")
+    study_copy.copy_group_log(a.folder)
+    b.say("summary", metrics={}, tags={})
+    with pytest.raises(UserError, match="'both' was gone on with elsewhere just now"):
+        study_copy.copy_group_log(b.folder)
+    b.say("summary", metrics={}, tags={})
+    study_copy.copy_group_log(b.folder)
+    pull(roots[0])
+    assert [e["event"] for e in EventLog.read(a.folder / LOG)[0]] == ["study", "finish", "summary"]
 
 
 # -- trials

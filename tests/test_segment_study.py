@@ -75,8 +75,7 @@ def test_killed_without_mlflow_it_goes_on_and_sync_fills_it_in(tmp_path: Path, p
         command = Segment(tmp_path / "runs", pairs, MLFLOW_TRACKING_URI=address)
         for reports in (1, 4):
             process = command.start()
-            wait_until(lambda: len(command.events("report")) >= reports, 300)  # noqa: B023
-            assert process.poll() is None, command.output
+            wait_until(lambda: len(command.events("report")) >= reports, command, process)  # noqa: B023
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
         assert command.finish() == 0, command.output

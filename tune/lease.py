@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from trainables.errors import UserError
 from tune import objects
+from tune.chain import Chain
 
 RENEW_S = 20.0
 EXPIRES_S = 90.0
@@ -27,9 +28,8 @@ class Lease:
 
     def __init__(self, folder: Path):
         self.path = folder / "lease"
-        self._id = uuid.uuid4().hex
         self._here = {"host": socket.gethostname(), "folder": str(folder)}
-        self._etag = ""
+        self._chain = Chain(self.path, None)
         self._lock = FileLock(folder / ".lease")
         self.renewed = -float("inf")
         """When it was last known to be ours (monotonic)."""
@@ -56,9 +56,10 @@ class Lease:
 
     def _take(self, tell: Callable[[str], None]) -> None:
         first = objects.get(self.path)
+        self._chain.etag = None if first is None else first.etag
         if first is None:
             try:
-                self._written(new=True)
+                self._write()
             except objects.Taken:
                 raise self._busy("another machine, which began at the same moment") from None
             return
@@ -66,7 +67,7 @@ class Lease:
         if {key: owner.get(key) for key in self._here} != self._here:
             self._wait(first, owner, tell)
         try:
-            self._written(replaces=first.etag)  # given back meanwhile it counts as taken: the next start has it
+            self._write()  # given back meanwhile it counts as taken: the next start has it
         except objects.Taken:
             raise self._busy(owner["host"]) from None
 
@@ -88,13 +89,9 @@ class Lease:
             Unreachable, Refused: to be tried again; whether it is still ours is not known.
         """
         try:
-            self._written(replaces=self._etag)
+            self._write()
         except objects.Taken:
-            there = objects.get(self.path)
-            if there is None or json.loads(there.body).get("id") != self._id:
-                return False
-            self._etag = there.etag  # our own write, whose answer was lost
-        self.renewed = time.monotonic()
+            return False
         return True
 
     def release(self) -> None:
@@ -112,9 +109,8 @@ class Lease:
         """Another driver has it."""
         self._lock.release()
 
-    def _written(self, *, replaces: str | None = None, new: bool = False) -> None:
-        body = json.dumps({**self._here, "pid": os.getpid(), "id": self._id, "renewal": uuid.uuid4().hex}).encode()
-        self._etag = objects.put(self.path, body, replaces=replaces, new=new)
+    def _write(self) -> None:
+        self._chain.put(json.dumps({**self._here, "pid": os.getpid(), "renewal": uuid.uuid4().hex}).encode())
         self.renewed = time.monotonic()
 
     def _busy(self, where: str) -> UserError:

@@ -166,11 +166,15 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
     if wanted is not None and wanted != (origin if wanted.startswith(MLFLOW) else origin.rpartition("/")[0]):
         return None
     values = {key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}
-    return values | {"init.file": str(_where_it_is_now(values, study.parent))}
+    return where_backbone_is(values, study.parent)
 
 
-def _where_it_is_now(values: dict[str, Any], storage: Path) -> Path:
-    """The file of weights of a study that was begun on another machine, or in another place, by its content."""
+def where_backbone_is(values: dict[str, Any], storage: Path) -> dict[str, Any]:
+    """The config values, with the file of weights (if any) where it is now: the study may have been begun on another machine."""
+    return values | {"init.file": str(_found(values, storage))} if values.get("init.file") else values
+
+
+def _found(values: dict[str, Any], storage: Path) -> Path:
     known, sha256 = Path(values["init.file"]), values["init.sha256"]
     study, _, trial = values["init.origin"].rpartition("/")
     copies = [storage / study / "trials" / f"{int(trial):04d}" / BEST] if study and trial.isdigit() else []

@@ -9,6 +9,7 @@ from trainables.base import Metrics
 from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import Experiment
+from tune.lineage import where_backbone_is
 from tune.runtimes import LocalRuntime
 from tune.study import Outcome, Study, Work
 from tune.trial import run
@@ -48,6 +49,7 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
     config, recorded = _recorded(study_dir, number)
     if config is None:
         raise UserError(f"no trial {number} on record in {study_dir}; `python tune/report.py show {study_dir.name}` lists its trials")
+    config = where_backbone_is(config, study_dir.parent)
     equal = True
     missing = set(recorded)
 

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tune import objects
 from tune.projection import GROUP, Changes, Event, Run, shared_view
 
 __all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "quieten", "sqlite_path"]
@@ -96,6 +97,7 @@ class MlflowRuns:
         if changes.data:
             self._client.log_inputs(run_id, datasets=[self._dataset(changes.data)])
         for path, folder in changes.files:
+            objects.present(self._study_dir / path)  # of a head that was lost, or on a machine that only reads
             self._upload(run, path, partial(self._log_file, run_id, self._study_dir / path, folder or None))
         for name, text in changes.texts.items():
             self._upload(run, name, partial(self._client.log_text, run_id, text, name))

@@ -170,6 +170,7 @@ def export(
     print(copy(exported.folder))
     print(exported)
     registered = register(exported)
+    copy(exported.folder / "MLmodel")  # which says by now where it is registered
     print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")
     print(f"    {registered.serve_command()}")
 

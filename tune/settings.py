@@ -13,6 +13,7 @@ from tune.lineage import choose
 from tune.objects import copy
 from tune.options import Options, Prepared, prepare
 from tune.session import DONE, Session, say_where
+from tune.study_copy import copy_group_log
 
 
 def run_settings(options: Options, experiment: Experiment, storage: Path, budget_s: float | None) -> int:
@@ -39,7 +40,7 @@ def run_settings(options: Options, experiment: Experiment, storage: Path, budget
         searched = sorted({name for one in prepared for name in one.manifest.space})
         group = Group.open(storage / name, experiment.name, prepared[0].manifest.objective, searched)
     if group is not None:
-        copy(group.folder / "events.jsonl")  # before its members: they name it
+        copy_group_log(group.folder)  # before its members: they name it
     code = _run_all(prepared, options, budget_s, group)
     say_where(options, code)
     return code
@@ -110,9 +111,10 @@ def publish_table(folder: Path) -> None:
 def _copy_table(folder: Path) -> None:
     from tune.table import FILES
 
-    for name in ("events.jsonl", *FILES):
-        if (folder / name).exists():
-            copy(folder / name)
+    for name in FILES:
+        copy(folder / name)
+    if (folder / "events.jsonl").exists():
+        copy_group_log(folder)
 
 
 def _one_ray(options: Options) -> AbstractContextManager[None]:

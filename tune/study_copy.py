@@ -5,6 +5,10 @@ trial, and in between where the last copy is half a minute old. What a copy hold
 both files only grow, so two lengths say it. The log goes first, then the journal, which carries the log's length: whatever upload was
 the last, a journal with so many bytes of the log is a state that the study was in, and `Study.open` goes on from it as after a kill.
 
+A head that was taken for lost may still have an upload under way, between the two files too. So both are chains (`chain.py`), and a new
+head's first act is to extend the journal, to which opening the study has added a line: from then on no journal of the old head arrives
+that would be about a log which the new one has replaced. The lease alone, which is a matter of time, could not promise that.
+
 What the store has not got does not exist for others: MLflow is told of an event once it is copied (`known`).
 """
 
@@ -23,6 +27,7 @@ from filelock import FileLock, Timeout
 from trainables.engine import BEST, LAST
 from trainables.errors import UserError
 from tune import objects
+from tune.chain import Chain
 from tune.lease import RENEW_S, Lease
 from tune.trial_copy import meta_of
 
@@ -151,6 +156,8 @@ class StudyCopy:
         self.folder, self.tell, self.stop = folder, tell, stop
         self._copied = 0
         self._lease = Lease(folder)
+        self._log, self._journal = Chain(folder / LOG, None), Chain(folder / JOURNAL, None)
+        self._there = -1  # bytes of the log that the store's journal is about
         self._state = (0, 0)  # bytes of log and journal, at one moment between two steps
         self._done = (-1, -1)
         self._done_at = 0.0
@@ -169,9 +176,12 @@ class StudyCopy:
         self._lease.take(self.tell)
         try:
             with objects.needed(self.folder):
-                there = objects.etag(self.folder / JOURNAL)
-            if there is not None and there != _seen(self.folder):
-                raise UserError(f"study {self.folder.name!r} was gone on with elsewhere just now; run the same command again")
+                self._log.etag = objects.etag(self.folder / LOG)
+                journal = objects.get(self.folder / JOURNAL, 1)
+            if journal is not None:
+                self._journal.etag, self._there = journal.etag, int(journal.meta.get(_LENGTH, -1))
+                if journal.etag != _seen(self.folder):
+                    raise _overtaken(self.folder)
         except BaseException:
             self.give_back()
             raise
@@ -183,14 +193,20 @@ class StudyCopy:
         """The first copy, with what trials need of this machine (`files`), and the thread that makes the others.
 
         Raises:
-            UserError: the store does not take it.
+            UserError: the store does not take it, or another driver has gone on with the study.
         """
-        with objects.needed(self.folder):
-            for path in (self.folder / MANIFEST, *files):
-                if objects.etag(path) is None:
-                    _put(path)
-            self._look()
-            self._copy()
+        self._look()
+        try:
+            with objects.needed(self.folder):
+                for path in (self.folder / MANIFEST, *files):
+                    if objects.etag(path) is None:
+                        _put(path)
+                if self._there == self._state[0]:
+                    self._copy_journal(*self._state)  # the log is there, and stays until this has arrived
+                else:
+                    self._copy()
+        except objects.Taken:
+            raise _overtaken(self.folder) from None
         self._thread.start()
 
     def on_event(self, event: dict[str, Any]) -> None:
@@ -233,11 +249,13 @@ class StudyCopy:
             closing = self._closing.is_set()
             try:
                 if time.monotonic() - self._lease.renewed > RENEW_S and not self._lease.renew():
-                    self._lost = True
-                    self._lease.drop()
-                    self.stop("another machine goes on with this study")
-                    return
+                    raise objects.Taken(self._lease.path)
                 self._round(closing)
+            except objects.Taken:
+                self._lost = True
+                self._lease.drop()
+                self.stop("another machine goes on with this study")
+                return
             except Exception as error:  # whatever it is, the next try may fare better, and no trial should notice
                 safe = f"the study goes on, its record is safe in {self.folder}, copies are tried again"
                 self._say(f"object storage fails ({error}); {safe}", True)
@@ -263,9 +281,18 @@ class StudyCopy:
 
     def _copy(self) -> None:
         log_bytes, journal_bytes = self._state
-        objects.put(self.folder / LOG, _first(self.folder / LOG, log_bytes))
-        journal = _first(self.folder / JOURNAL, journal_bytes)
-        seen = objects.put(self.folder / JOURNAL, journal, {_LENGTH: str(log_bytes)})
+        log = _first(self.folder / LOG, log_bytes)
+        try:
+            self._log.put(log)
+        except objects.Taken:  # by the head before us, late, or by the one after us, which has the lease then
+            self._log.etag = objects.etag(self.folder / LOG)
+            if not self._lease.renew():
+                raise
+            self._log.put(log)
+        self._copy_journal(log_bytes, journal_bytes)
+
+    def _copy_journal(self, log_bytes: int, journal_bytes: int) -> None:
+        seen = self._journal.put(_first(self.folder / JOURNAL, journal_bytes), {_LENGTH: str(log_bytes)})
         (self.folder / _SEEN).write_text(seen)
         self._done, self._done_at, self._copied = (log_bytes, journal_bytes), time.monotonic(), log_bytes
 
@@ -273,6 +300,28 @@ class StudyCopy:
         if failing != self._failing:
             self._failing = failing
             self.tell(line)
+
+
+def copy_group_log(folder: Path) -> None:
+    """Copy the log of a group, which has no lease: no trial is in it, and what a run has said of its table the next one says again.
+
+    Raises:
+        UserError: another machine has copied its own since `pull`; that one is here then. Or the store does not take it.
+    """
+    log = folder / LOG
+    if objects.address(log) is None:
+        return
+    with objects.needed(log):
+        try:
+            seen = (_seen(folder) or None) if objects.etag(log) is not None else None
+            (folder / _SEEN).write_text(Chain(log, seen).put(log.read_bytes()))
+        except objects.Taken:
+            (folder / _SEEN).write_text(objects.download(log) or "")
+            raise _overtaken(folder) from None
+
+
+def _overtaken(folder: Path) -> UserError:
+    return UserError(f"study {folder.name!r} was gone on with elsewhere just now; run the same command again")
 
 
 def _tidy(folder: Path, state: str) -> None:
