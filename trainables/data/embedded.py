@@ -1,10 +1,10 @@
 """Sets that ship inside installed packages, so that nothing is downloaded: `glyphs` (matplotlib's fonts), `digits` (scikit-learn)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
 
 from trainables.data import earth, glyphs
 from trainables.data.glyphs import GlyphPlan
@@ -28,7 +28,7 @@ def fingerprint(name: str, seed: int) -> str:
     """Of everything that decides the images of an embedded set."""
     if name == "earth":
         return earth.fingerprint()
-    return glyphs.fingerprint(seed) if name == "glyphs" else digest("digits", load_digits().data.tobytes())
+    return glyphs.fingerprint(seed) if name == "glyphs" else digest("digits", _digits().data.tobytes())
 
 
 def load_glyphs(
@@ -107,7 +107,7 @@ def load_scikit_digits(size: int, seed: int, task: str, cache_dir: Path | None =
 def counts(name: str, size: int, seed: int, cache_dir: Path | None) -> tuple[int, dict[str, int]]:
     """Number of classes (of `glyphs`: held-out letters) and images of each kind, without drawing any."""
     if name == "digits":
-        return 10, {"images": len(load_digits().target)}
+        return 10, {"images": len(_digits().target)}
     if name == "earth":
         return len(earth.CLASSES), {"tiles": earth.tile_count(existing_extra("earth", earth.fingerprint(), size, cache_dir))}
     kept = existing_extra("glyphs", glyphs.fingerprint(seed), size, cache_dir)
@@ -120,8 +120,15 @@ def _faces(face: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
     return np.isin(face, [glyphs.FACES.index(name) for name in names])
 
 
+def _digits() -> Any:
+    # scikit-learn brings pandas and a second of CPU time, which no other data set needs.
+    from sklearn.datasets import load_digits
+
+    return load_digits()
+
+
 def _digits_source() -> Source:
-    digits = load_digits()
+    digits = _digits()
     pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8); 0..16 in the package
 
     def read(row: int, size: int) -> np.ndarray:
