@@ -90,9 +90,19 @@ def _value(trial: Run) -> float:
 
 @app.command()
 def table(
-    group: Annotated[str, typer.Argument(help="Name that the settings' studies have in common.")] = "classify", storage: Storage = "runs"
+    group: Annotated[str, typer.Argument(help="Name that the settings' studies have in common.")] = "classify",
+    storage: Storage = "runs",
+    others: Annotated[
+        list[str] | None, typer.Option("--with", help="A storage where the same was searched under another --seed: one table over all.")
+    ] = None,
 ) -> None:
-    """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder."""
+    """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder, without --with."""
+    if others:
+        from tune.pooled import pooled, show_pooled
+        from tune.table import wide_console
+
+        show_pooled(pooled([_root(one) / group for one in (storage, *others)]), wide_console())
+        return
     from tune.settings import publish_table
 
     publish_table(_root(storage) / group)

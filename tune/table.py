@@ -7,8 +7,10 @@ import base64
 import csv
 import io
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -95,6 +97,10 @@ class Verdict:
     def title(self) -> str:
         return f"{self.group}: {self.comparison.title}"
 
+    @property
+    def questions(self) -> Mapping[str, str]:
+        return self.comparison.questions
+
 
 def verdict(folder: Path) -> Verdict:
     """The table of a group.
@@ -151,7 +157,7 @@ def as_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
         header.append(found.comparison.reference_title)
     rows = []
     for row in found.rows:
-        accuracy = ("-", "-") if row.accuracy is None else (f"{row.accuracy.mean:.3f}", _range(row.accuracy))
+        accuracy = ("-", "-") if row.accuracy is None else (f"{row.accuracy.mean:.3f}", range_of(row.accuracy))
         rows.append([
             row.setting, *accuracy, "-" if row.default is None else f"{row.default.mean:.3f}", str(len(row.record.trials)),
             str(row.record.epochs), f"{row.minutes:.1f}", row.backbone,
@@ -160,11 +166,20 @@ def as_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def comparison_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
+class Answered(Protocol):
+    """A table's second part."""
+
+    @property
+    def questions(self) -> Mapping[str, str]: ...
+    @property
+    def differences(self) -> list[Difference]: ...
+
+
+def comparison_cells(found: Answered) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the second table."""
     header = ["difference", "question", "estimate", "95 % interval", "p", "p (Holm)", "verdict"]
     return header, [
-        [d.name, found.comparison.questions[d.name], f"{d.gain.mean:+.3f}", _range(d.gain), f"{d.gain.p:.3g}", f"{d.p_holm:.3g}", d.verdict]
+        [d.name, found.questions[d.name], f"{d.gain.mean:+.3f}", range_of(d.gain), f"{d.gain.p:.3g}", f"{d.p_holm:.3g}", d.verdict]
         for d in found.differences
     ]
 
@@ -175,8 +190,8 @@ def notes(found: Verdict) -> list[str]:
     said = [
         f"Test accuracy: mean over {seeds} fresh seeds of the configuration whose repeats have the best mean on the validation split; the "
         "test split has been looked at by nothing else.",
-        "Intervals are about the randomness of training, paired by seed (two-way block design, Student t); they do not cover another draw "
-        "of the test images. Holm's p-values hold for all differences at once.",
+        "Intervals are about the randomness of training, paired by seed (two-way block design, Student t); they cover neither another "
+        "draw of images nor another search (`table --with` does, over searches). Holm's p-values hold for all differences at once.",
         *filter(None, [found.comparison.reference_note]),
     ]
     if found.missing:
@@ -186,19 +201,29 @@ def notes(found: Verdict) -> list[str]:
 
 def show(found: Verdict, out: Console) -> None:
     """Print both tables."""
-    for title, (header, rows) in (("", as_cells(found)), ("differences, paired by seed", comparison_cells(found))):
-        table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
-        for column in header:
-            table.add_column(column, overflow="fold")
-        for cells in rows:
-            table.add_row(*cells)
-        out.print(table)
-        out.print()
+    print_cells(out, "", *as_cells(found))
+    print_cells(out, "differences, paired by seed", *comparison_cells(found))
     for row in found.rows:
         if row.number is not None:
             out.print(f"{row.name}: trial {row.number}, {row.configuration}", markup=False)
     for note in notes(found):
         out.print(f"note: {note}", markup=False)
+
+
+def print_cells(out: Console, title: str, header: list[str], rows: list[list[str]]) -> None:
+    """A table of texts, and an empty line."""
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
+    for column in header:
+        table.add_column(column, overflow="fold")
+    for cells in rows:
+        table.add_row(*cells)
+    out.print(table)
+    out.print()
+
+
+def wide_console() -> Console:
+    """For tables: as wide as the terminal, and wide where the output is none."""
+    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 def publish(group: Path | Group) -> Verdict:
@@ -210,7 +235,7 @@ def publish(group: Path | Group) -> Verdict:
     write_atomically(folder / "table.md", markdown(found))
     write_atomically(folder / "table.csv", as_csv(found))
     write_atomically(folder / "table.html", as_html(found, figure))
-    show(found, Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH))
+    show(found, wide_console())
     if isinstance(group, Group):
         for name in FILES:
             group.say("artifact", trial=None, path=name, to="table")
@@ -303,5 +328,6 @@ def _curves(row: Row) -> list[list[float]]:
     return [[metrics[row.record.objective] for metrics in run.history] for run in runs if run.history]
 
 
-def _range(interval: Interval) -> str:
+def range_of(interval: Interval) -> str:
+    """Its bounds, in three digits."""
     return f"{interval.low:.3f} to {interval.high:.3f}"
