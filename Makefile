@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORAGE ?= runs
+OPTIONS ?=
 export MPLBACKEND := Agg
 
 CLUSTER ?= cluster.yaml
@@ -18,12 +19,11 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 run: $(VENV)/installed  ## a BYOL search on embedded data, minutes on two cores
-	$(BIN)/python tune/run.py ssl --storage $(STORAGE)
+	$(BIN)/python tune/run.py ssl --storage $(STORAGE) $(OPTIONS)
 
 # One trial at a time in every study, so that nothing depends on which trial comes first: killed and gone on with, the table is the same.
 # Studies that do not need each other run side by side.
 JOBS ?= $(shell nproc)
-OPTIONS ?=
 STUDY = @set -o pipefail; $(BIN)/python tune/run.py $(1) --storage $(STORAGE) --concurrent 1 $(OPTIONS) | (trap '' INT; sed -u 's/^/$(2): /')
 
 table: $(VENV)/installed  ## settings A to E on embedded data, from pre-training to the verdict: half an hour on two cores

@@ -1,11 +1,12 @@
 """Search spaces: every point is a valid config, what does not apply is not asked, and the recipes of the literature are inside."""
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from search_spaces.segment import segment
@@ -13,6 +14,7 @@ from search_spaces.ssl import ssl
 from trainables.augment import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
 from tune.experiments import EXPERIMENTS
+from tune.options import resolve
 from tune.space import Pinned, asked_for, contains, describe, within
 
 POINTS = 200
@@ -52,6 +54,24 @@ def test_the_default_is_inside(name: str, preset: str) -> None:
     for key, distribution in asked.items():
         assert within(distribution, base[key]), f"{key}={base[key]} is outside {distribution}"
     assert contains(space, preset, base)
+
+
+@every_preset
+def test_a_pin_takes_the_default_along(name: str, preset: str) -> None:
+    """`--set optim.name=sgd`: Adam's rate lies outside of SGD's range, where no trial could find it again."""
+    experiment, moved = EXPERIMENTS[name], 0
+    asked = asked_for(experiment.space, preset, default(name, preset), {})
+    for key, choices in ((k, d.choices) for k, d in asked.items() if isinstance(d, CategoricalDistribution)):
+        for choice in choices:
+            options = SimpleNamespace(set=[f"{key}={choice}"], preset=preset, data=None, seed=0, skip_corrupt=False, setting=None)
+            _, base, pins, notes = resolve(options, experiment, {}, {})  # type: ignore[arg-type]
+            assert base[key] == pins[key] == choice
+            left = asked_for(experiment.space, preset, base, pins)
+            assert [k for k, d in left.items() if not within(d, base[k])] == []
+            build(experiment.config, base)
+            moved += len(notes)
+            assert all(note.startswith("note: of the default, ") for note in notes)
+    assert moved or "optim.name" not in asked
 
 
 @every_preset

@@ -11,7 +11,7 @@ from trainables.errors import UserError
 from tune.experiments import Experiment
 from tune.lineage import choose, for_every_machine, from_backbone, in_setting, start_values
 from tune.manifest import Manifest
-from tune.space import as_json, describe
+from tune.space import Nearest, as_json, describe, fitted
 from tune.warm_start import warm_start
 
 _FILE = dict.fromkeys(("init.file", "init.sha256", "init.origin"), "backbone")
@@ -58,6 +58,8 @@ class Prepared:
     data: Any
     start: str
     """What trials start from, in one line; "" for a random initialisation."""
+    notes: tuple[str, ...] = ()
+    """What of the default configuration gave way to a pin."""
 
 
 def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared:
@@ -75,7 +77,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         start = start_values(setting, options.backbone, storage, storage / name, _before(options), _architecture(options, experiment))
     elif options.backbone is not None:
         experiment, start = from_backbone(experiment, options.backbone, storage, storage / name, _architecture(options, experiment))
-    preset, base, pins = resolve(options, experiment, fixed, for_every_machine(start, storage))
+    preset, base, pins, notes = resolve(options, experiment, fixed, for_every_machine(start, storage))
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
     if options.workers > 1 and (few := min(config.train.batch_size // 2, len(data.val))) < options.workers:
@@ -89,7 +91,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         data={"name": data.name, "fingerprint": data.fingerprint, "path": str(config.data.name), "images": len(data.train)},
         warm_start=warm,
     )  # fmt: skip
-    return Prepared(storage / name, experiment, manifest, config, data, proof)
+    return Prepared(storage / name, experiment, manifest, config, data, proof, notes)
 
 
 def study_name(options: Options, experiment: Experiment) -> str:
@@ -102,8 +104,8 @@ def study_name(options: Options, experiment: Experiment) -> str:
 
 def resolve(
     options: Options, experiment: Experiment, fixed: dict[str, Any], start: dict[str, Any]
-) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Preset, base config of trial 0 (flat, whole) and pins.
+) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """Preset, base config of trial 0 (flat, whole), pins, and what of the default lies outside of the ranges that a pin leaves.
 
     Args:
         fixed: values that make the setting; pins too.
@@ -119,7 +121,10 @@ def resolve(
     if options.data is not None:
         flat["data.name"] = str(Path(options.data).expanduser().resolve()) if _is_folder(options.data) else options.data
     base = flatten(build(experiment.config, flat | fixed | start | pins))
-    return preset, base, {key: base[key] for key in [*fixed, *pins]}
+    pinned = {key: base[key] for key in [*fixed, *pins]}
+    default = Nearest(base, base)  # Adam's rate is no default of a search that --set has limited to SGD
+    base |= fitted(default, experiment.space, preset, pinned)
+    return preset, base, pinned, tuple(f"note: of the default, {note}" for note in default.notes)
 
 
 def _preset(options: Options, experiment: Experiment) -> str:

@@ -39,7 +39,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
             key, f"{value:.6g}" if isinstance(value, float) else str(value), "pinned" if key in manifest.pins else "\n".join(ranges)
         )
     out.print(table)
-    for line in beginning(manifest.warm_start):
+    for line in (*prepared.notes, *beginning(manifest.warm_start)):
         out.print(line, markup=False)
     all_rungs = rungs(config.train.epochs)
     out.print(

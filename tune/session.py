@@ -171,7 +171,7 @@ def _console(study: Study, prepared: Prepared, options: Options) -> Console:
     why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
     searched = f"searched by {study.objective}{why}, preset {study.manifest.preset}"
     console.line(f"study {study.manifest.name}: {prepared.data.summary()}; {searched}")
-    for line in filter(None, (prepared.start, *beginning(study.manifest.warm_start))):
+    for line in filter(None, (prepared.start, *prepared.notes, *beginning(study.manifest.warm_start))):
         console.line(line)
     for t in study.frozen_trials():
         if t.state.is_finished() or t.intermediate_values:

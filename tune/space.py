@@ -1,7 +1,7 @@
 """A define-by-run search space, looked at from outside: which parameters there are, in which ranges, and when they apply."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -67,6 +67,54 @@ def within(distribution: BaseDistribution, value: Any) -> bool:
         return distribution._contains(distribution.to_internal_repr(value))
     except ValueError:  # Optuna's word for a value that is no choice
         return False
+
+
+def fitted(nearest: "Nearest", space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as this space admits it; `nearest.notes` say what had to give way."""
+    space(Pinned(nearest, pins), preset)
+    return nearest.said
+
+
+class Nearest:
+    """Answers a search space with a configuration, as far as the ranges admit it.
+
+    Attributes:
+        said: the answers.
+        notes: what had to give way.
+    """
+
+    def __init__(self, config: Mapping[str, Any], base: Mapping[str, Any]):
+        self._config, self._base = config, base
+        self.said: dict[str, Any] = {}
+        self.notes: list[str] = []
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return self._clipped(name, low, high)
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return self._clipped(name, low, high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        value = self._config.get(name, self._base[name])
+        if value not in choices:
+            instead = self._base[name] if self._base[name] in choices else choices[0]
+            self.notes.append(f"{name}={value} is dropped, as it is no choice here; {instead} takes its place")
+            value = instead
+        self.said[name] = value
+        return value
+
+    def all_notes(self, searched: Iterable[str]) -> list[str]:
+        """The notes and, of the parameters that were searched, those that this space did not ask for."""
+        config, base = self._config, self._base
+        lost = [name for name in searched if name not in self.said and name in config and config[name] != base.get(name)]
+        return [*self.notes, *(f"{name}={config[name]} is dropped, as it is not searched here" for name in lost)]
+
+    def _clipped(self, name: str, low: Any, high: Any) -> Any:
+        value = self._config.get(name, self._base[name])
+        if not low <= value <= high:
+            self.notes.append(f"{name}={value:g} is clipped to {low:g} to {high:g}")
+        self.said[name] = min(max(value, low), high)
+        return self.said[name]
 
 
 def describe(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, list[tuple[str, BaseDistribution]]]:

@@ -5,7 +5,7 @@
 They are chosen at the first start and stand in the manifest: whatever becomes of the earlier study, the same command goes on with them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tune.evidence import Known
 from tune.experiments import Experiment
 from tune.manifest import read_manifest
 from tune.record import leaders, read_record
-from tune.space import Pinned
+from tune.space import Nearest, fitted
 
 POINTS = 3
 """Configurations taken over: with 16 trials, more would leave the search too little."""
@@ -48,62 +48,15 @@ def warm_start(
         raise UserError(f"--warm-start {wanted!r}: none of its trials has been completed; go on with it first, or name another")
     points: list[dict[str, Any]] = []
     notes: list[str] = []
-    taken = [_fitted(_Nearest(base, base), experiment, preset, pins)]  # trial 0
+    taken = [fitted(Nearest(base, base), experiment.space, preset, pins)]  # trial 0
     for number in leaders(record.completed, len(record.completed)):
-        nearest = _Nearest(record.trials[number].config, base)
-        params = _fitted(nearest, experiment, preset, pins)
+        nearest = Nearest(record.trials[number].config, base)
+        params = fitted(nearest, experiment.space, preset, pins)
         if params not in taken and len(points) < POINTS:
             taken.append(params)
             points.append({"trial": number, "value": record.completed[number], "params": params})
             notes += [f"{wanted}/{number}: {note}" for note in nearest.all_notes(record.manifest.space)]
     return {"study": wanted, "points": points, "notes": notes}
-
-
-def _fitted(nearest: "_Nearest", experiment: Experiment, preset: str, pins: Mapping[str, Any]) -> dict[str, Any]:
-    experiment.space(Pinned(nearest, pins), preset)
-    return nearest.said
-
-
-class _Nearest:
-    """Answers a search space with a configuration, as far as the ranges admit it.
-
-    Attributes:
-        said: the answers.
-        notes: what had to give way.
-    """
-
-    def __init__(self, config: Mapping[str, Any], base: Mapping[str, Any]):
-        self._config, self._base = config, base
-        self.said: dict[str, Any] = {}
-        self.notes: list[str] = []
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return self._clipped(name, low, high)
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return self._clipped(name, low, high)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        value = self._config.get(name, self._base[name])
-        if value not in choices:
-            instead = self._base[name] if self._base[name] in choices else choices[0]
-            self.notes.append(f"{name}={value} is dropped, as it is no choice here; {instead} takes its place")
-            value = instead
-        self.said[name] = value
-        return value
-
-    def all_notes(self, searched: Iterable[str]) -> list[str]:
-        """The notes and, of the parameters that were searched, those that this space did not ask for."""
-        config, base = self._config, self._base
-        lost = [name for name in searched if name not in self.said and name in config and config[name] != base.get(name)]
-        return [*self.notes, *(f"{name}={config[name]} is dropped, as it is not searched here" for name in lost)]
-
-    def _clipped(self, name: str, low: Any, high: Any) -> Any:
-        value = self._config.get(name, self._base[name])
-        if not low <= value <= high:
-            self.notes.append(f"{name}={value:g} is clipped to {low:g} to {high:g}")
-        self.said[name] = min(max(value, low), high)
-        return self.said[name]
 
 
 def beginning(manifest_value: dict[str, Any] | None) -> list[str]:
