@@ -53,6 +53,8 @@ ELSEWHERE = {
     "make test": "tests/test_commands.py::test_the_checks_of_a_change_are_those_of_make",
     "make check": "tests/test_commands.py::test_the_checks_of_a_change_are_those_of_make",
     "python -m tune.ui": "tests/test_ui_browser.py::test_link_opens_on_the_trials",
+    "python tune/report.py table --with runs1": "tests/test_pooled.py::test_the_command_over_storages",
+    "python tune/report.py table --with runs1 --with runs2": "tests/test_pooled.py::test_the_command_over_storages",
     "python tune/report.py dashboard ssl": "tests/test_dashboard.py::test_command_shows_the_study_in_a_browser",
     "python tune/report.py sam a.jpg b.png --checkpoint sam-vit-base":
         "tests/test_sam.py::test_command_draws_the_masks_that_transformers_finds",

@@ -106,7 +106,7 @@ def check_study(command: Command, trials: int = TRIALS) -> None:
     assert {t.state for t in found} <= {TrialState.COMPLETE, TrialState.PRUNED}
     ends = Counter((e["trial"], e.get("repeat")) for e in command.events("end"))
     assert set(ends.values()) == {1}
-    assert [key for key in sorted(ends, key=str) if key[1] is None] == [(n, None) for n in range(trials)]
+    assert sorted(trial for trial, repeat in ends if repeat is None) == list(range(trials))
     for trial in found:
         epochs = [e["epoch"] for e in command.events("report") if e["trial"] == trial.number and "repeat" not in e]
         assert epochs == sorted(trial.intermediate_values) == list(range(1, len(epochs) + 1))

@@ -1,6 +1,7 @@
 """One table over several searches, against SciPy's paired t test over them."""
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from scipy import stats
 from trainables.classifier import ClassifierConfig
 from trainables.config import build, flatten
 from trainables.errors import UserError
+from tune import report
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
 from tune.intervals import holm
@@ -78,6 +80,15 @@ def test_shown_with_a_column_a_search(tmp_path: Path) -> None:
     assert "0.500   0.520   0.570   0.530" in said
     assert "C is better" in said
     assert "not decided" in said
+
+
+def test_the_command_over_storages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    first, *others = (str(folder.parent) for folder in searches(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["report.py", "table", "--storage", first, *(word for other in others for word in ("--with", other))])
+    with pytest.raises(SystemExit) as left:
+        report.main()
+    assert left.value.code == 0
+    assert "0.500   0.520   0.570   0.530" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("seed", "changes", "message"), [

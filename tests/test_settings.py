@@ -144,10 +144,11 @@ def test_all_settings_killed_and_gone_on_with_end_with_the_same_table(tmp_path: 
     whole(tmp_path / "straight", "ssl", *PRETRAINED, *BYOL)
     whole(tmp_path / "straight", "pretrain", *PRETRAINED)
     shutil.copytree(tmp_path / "straight", tmp_path / "killed")
+    began = time.monotonic()
     assert whole(tmp_path / "straight", *ALL) == 0, (tmp_path / "out.txt").read_text()
-    rng, kills, code = random.Random(1), 0, -9
+    took, rng, kills, code = time.monotonic() - began, random.Random(1), 0, -9
     while code:
-        code = whole(tmp_path / "killed", *ALL, kill_after=rng.uniform(0, 12))
+        code = whole(tmp_path / "killed", *ALL, kill_after=rng.uniform(0, took / 4))
         kills += code == -9
         assert code in (0, -9), (tmp_path / "out.txt").read_text()
         assert kills < 40
@@ -172,10 +173,11 @@ def make_table(storage: Path, kill_after: float | None = None) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_make_table_killed_at_random_moments_ends_with_the_same_table(tmp_path: Path) -> None:
+    began = time.monotonic()
     assert make_table(tmp_path / "straight") == 0, (tmp_path / "out.txt").read_text()
-    rng = random.Random(2)
+    took, rng = time.monotonic() - began, random.Random(2)
     for _ in range(4):
-        assert make_table(tmp_path / "killed", kill_after=rng.uniform(0, 10)) == -9, (tmp_path / "out.txt").read_text()
+        assert make_table(tmp_path / "killed", kill_after=rng.uniform(0, took / 6)) == -9, (tmp_path / "out.txt").read_text()
     assert make_table(tmp_path / "killed") == 0, (tmp_path / "out.txt").read_text()
     assert any(e["attempt"] > 1 for log in tmp_path.glob("killed/*/events.jsonl") for e in EventLog.read(log)[0] if e["event"] == "start")
     assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")

@@ -101,9 +101,9 @@ def split_rows(listing: Listing, store: Store, usable: np.ndarray, seed: int, ta
         test, more_test = _novel(test, gallery, labels, groups, seed)
         gallery = np.concatenate([gallery, more_val, more_test])
     train = np.sort(np.concatenate([candidates, rest]))
-    shared = np.isin(groups[test], groups[train]).sum() + np.isin(groups[val], groups[train]).sum()
+    shared = np.isin(groups[test], groups[np.concatenate([train, val])]).sum() + np.isin(groups[val], groups[train]).sum()
     if shared:
-        notes.append(f"{shared:,} images of val and test have a near-duplicate in train")
+        notes.append(f"{shared:,} images of val and test have a near-duplicate in train or val")
     return _Rows(train, val, test, balanced(gallery, labels, GALLERY, seed), tuple(notes))
 
 
