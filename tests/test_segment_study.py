@@ -65,7 +65,7 @@ def test_damaged_masks_are_named_before_any_trial_or_left_out_on_record(tmp_path
     assert command.finish() == 0, command.output
     skipped = next((tmp_path / "cache").rglob(SKIPPED)).read_text()
     assert all(path in skipped for path in DAMAGED)
-    assert read_manifest(command.folder / "study.json").data["images"] == 40 - len(DAMAGED) - 6  # of train, without those carved for validation
+    assert read_manifest(command.folder / "study.json").data["images"] == 40 - len(DAMAGED) - 6  # 6 are carved for validation
     check_study(command, TRIALS)
     check_mlflow(command, TRIALS)
 
