@@ -105,6 +105,7 @@ def test_command_shows_the_study_in_a_browser(tmp_path: Path, browser: Any) -> N
             assert time.monotonic() < limit
             time.sleep(0.5)
         assert "toy" in browser.find_element("css selector", "body").text
-    finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
+    finally:
+        process.kill()

@@ -172,8 +172,8 @@ def test_link_opens_on_the_trials(tmp_path, free_port, browser):
         errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
         assert [message for message in errors if not any(word in message for word in harmless)] == []
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(20)
+        process.send_signal(signal.SIGTERM)  # it ends its server
+        process.wait(60)
 
 
 @pytest.mark.slow
