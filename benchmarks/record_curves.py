@@ -24,8 +24,9 @@ import torch
 
 from search_spaces.classify import SETTINGS
 from trainables.config import build
-from trainables.engine import BEST, fit
+from trainables.engine import fit
 from trainables.errors import TrialFailed
+from trainables.places import BEST
 from trainables.weights import content_hash
 from tune.experiments import EXPERIMENTS
 from tune.runtimes import LocalRuntime

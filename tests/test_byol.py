@@ -16,9 +16,10 @@ from trainables.backbones import BackboneConfig, load_backbone_state
 from trainables.base import TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
-from trainables.engine import BEST, fit
+from trainables.engine import fit
 from trainables.errors import TrialFailed
 from trainables.optim import OptimConfig, build_optimizer
+from trainables.places import BEST
 from trainables.sampling import generator
 from trainables.steps import StepRunner
 from tune.runtimes import LocalRuntime

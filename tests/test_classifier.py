@@ -25,12 +25,13 @@ from trainables.classifier import (
 )  # fmt: skip
 from trainables.config import build
 from trainables.data import DataConfig
-from trainables.engine import BEST, LAST, fit
+from trainables.engine import fit
 from trainables.errors import UserError
 from trainables.finetune import InitConfig
 from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.places import BEST, LAST
 from trainables.sampling import Sampler, generator
 from tune.runtimes import LocalRuntime
 

@@ -16,10 +16,11 @@ from trainables.base import Metrics, Trainable
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig
 from trainables.config import build
-from trainables.engine import LAST, fit
+from trainables.engine import fit
 from trainables.errors import StartAgain, TrialFailed
 from trainables.freezing import FreezeConfig
 from trainables.optim import OptimConfig
+from trainables.places import LAST
 
 
 class Rank:

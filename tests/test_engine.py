@@ -9,8 +9,9 @@ import torch
 
 from tests.toy import Toy, ToyConfig
 from trainables.base import TrainConfig
-from trainables.engine import BEST, LAST, Fitted, fit
+from trainables.engine import Fitted, fit
 from trainables.errors import TrialFailed
+from trainables.places import BEST, LAST
 from trainables.sampling import Sampler, generator
 
 

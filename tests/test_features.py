@@ -25,7 +25,7 @@ from trainables.byol import ViewConfig
 from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
 from trainables.data import DataConfig
 from trainables.data.splits import Split
-from trainables.engine import BEST, LAST, fit
+from trainables.engine import fit
 from trainables.errors import UserError
 from trainables.feature_store import Features, limit_bytes, open_features
 from trainables.features import FeaturesConfig, FixedViews, why_not
@@ -33,6 +33,7 @@ from trainables.finetune import InitConfig
 from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.places import BEST, LAST
 from trainables.sampling import Sampler, generator
 from tune.experiments import EXPERIMENTS
 from tune.plan import profile

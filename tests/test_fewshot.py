@@ -17,11 +17,12 @@ from trainables.base import TrainConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig, FewShotData, load_dataset
 from trainables.data.episodes import EpisodeSampler, draw_episodes
-from trainables.engine import BEST, StepRunner, fit
+from trainables.engine import StepRunner, fit
 from trainables.errors import UserError
 from trainables.finetune import InitConfig
 from trainables.freezing import FreezeConfig
 from trainables.optim import OptimConfig
+from trainables.places import BEST
 from trainables.protonet import EvaluationConfig, Metric, MetricConfig, ProtoNet, ProtoNetConfig, TrainEpisodeConfig, evaluate
 from trainables.sampling import generator
 from tune.experiments import EXPERIMENTS

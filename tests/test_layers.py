@@ -48,6 +48,14 @@ def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
+    """Its import alone takes longer than the leaderboard of 1,000 trials."""
+    heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
+    program = f"import sys, tune.report, tune.evidence; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_script_of_tune_hides_another_module() -> None:
     """`python tune/run.py` puts tune/ on the path of Ray's workers, before the standard library."""
     own = {path.stem for path in (REPO / "tune").glob("*.py")} - {"__init__"}

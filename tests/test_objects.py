@@ -14,8 +14,9 @@ from moto.server import ThreadedMotoServer
 
 from tests.test_study import manifest
 from tests.toy import TOY
-from trainables.engine import BEST, LAST, load_checkpoint
+from trainables.engine import load_checkpoint
 from trainables.errors import UserError
+from trainables.places import BEST, LAST
 from tune import lease, objects, study_copy, trial_copy
 from tune.chain import Chain
 from tune.events import EventLog

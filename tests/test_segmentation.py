@@ -17,12 +17,13 @@ from trainables.base import TrainConfig
 from trainables.config import build
 from trainables.data import IGNORE
 from trainables.draw import draw
-from trainables.engine import BEST, LAST, fit
+from trainables.engine import fit
 from trainables.errors import TrialFailed, UserError
 from trainables.finetune import InitConfig
 from trainables.freezing import FreezeConfig
 from trainables.joint_augment import JointAugmentConfig
 from trainables.optim import OptimConfig
+from trainables.places import BEST, LAST
 from trainables.plots_masks import coloured
 from trainables.sampling import generator
 from trainables.segmentation import Segmentation, SegmentationConfig, class_pixels

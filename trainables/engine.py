@@ -15,11 +15,10 @@ from trainables import distributed, watchdog
 from trainables.base import Metrics, Runtime, Trainable
 from trainables.errors import TrialFailed
 from trainables.optim import build_optimizer, lr_at
+from trainables.places import BEST, LAST
 from trainables.snapshots import snapshot_epochs
 from trainables.steps import StepRunner
 
-LAST = "last.pt"
-BEST = "best.pt"
 _LOOK_STEPS = 10  # reading the loss stalls a GPU's queue, and asking the other workers stalls this one
 
 

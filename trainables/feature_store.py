@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from trainables import watchdog
-from trainables.data.store import default_cache_dir, sync
+from trainables.data.store import sync
 from trainables.errors import UserError
+from trainables.places import default_cache_dir
 
 _DEFAULT_GB = 20.0
 _SPARE_BYTES = 32 << 20

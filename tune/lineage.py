@@ -10,8 +10,8 @@ from search_spaces import classify
 from search_spaces.settings import Setting
 from trainables.backbones import load_backbone_meta
 from trainables.config import nearest
-from trainables.engine import BEST
 from trainables.errors import UserError
+from trainables.places import BEST
 from trainables.weights import content_hash
 from tune import objects
 from tune.experiments import Experiment

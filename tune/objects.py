@@ -10,6 +10,8 @@ profiles, roles).
 
 import contextlib
 import functools
+import hashlib
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +21,11 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainables.data import default_cache_dir
-from trainables.engine import LAST
 from trainables.errors import UserError
+from trainables.places import LAST, default_cache_dir
+from tune.manifest import PLACES
 
+CONFIG = "config"  # metadata of a trial's objects
 _SCHEME = "s3://"
 _MIRRORS = ("object-storage", "s3")
 _DENIED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidBucketName")
@@ -61,6 +64,12 @@ class Content:
     meta: Mapping[str, str]
     age_s: float
     """Seconds since it was written, by the store's own clock."""
+
+
+def meta_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Metadata of the objects of a trial with this flat config; where it finds its data and backbone is no part of it."""
+    text = json.dumps({key: value for key, value in config.items() if key not in PLACES}, sort_keys=True)
+    return {CONFIG: hashlib.sha256(text.encode()).hexdigest()[:32]}
 
 
 def local_folder(storage: str) -> Path:

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from trainables.allocator import keep_freed_memory
-from trainables.engine import LAST, save_checkpoint, steps_per_epoch
+from trainables.engine import save_checkpoint, steps_per_epoch
 from trainables.optim import build_optimizer
+from trainables.places import LAST
 from trainables.steps import StepRunner
 from tune.experiments import Experiment
 from tune.options import Options, Prepared

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from trainables.engine import BEST
 from trainables.errors import UserError
+from trainables.places import BEST
 from tune import objects
 from tune.console import Console
 from tune.evidence import doubts, verdict

@@ -19,8 +19,8 @@ import torch
 import torchvision
 
 from trainables.config import nearest
-from trainables.engine import BEST
 from trainables.errors import UserError
+from trainables.places import BEST
 from trainables.weights import content_hash
 from tune.mlflow_runs import probe, quieten, sqlite_path
 from tune.tracking import default_uri, without_password

@@ -24,12 +24,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from trainables.engine import BEST, LAST
 from trainables.errors import UserError
+from trainables.places import BEST, LAST
 from tune import objects
 from tune.chain import Chain
 from tune.lease import RENEW_S, Lease
-from tune.trial_copy import meta_of
 
 LOG, JOURNAL, MANIFEST, CONFIG = "events.jsonl", "study.journal", "study.json", "config.json"
 _LENGTH = "log-bytes"  # metadata of the journal
@@ -330,7 +329,7 @@ def _tidy(folder: Path, state: str) -> None:
     for name in gone:
         objects.delete(folder / name)
     there = objects.within(folder)[1]
-    meta = meta_of(json.loads((folder / CONFIG).read_text())) if (folder / CONFIG).exists() else {}
+    meta = objects.meta_of(json.loads((folder / CONFIG).read_text())) if (folder / CONFIG).exists() else {}
     for path in sorted(folder.glob("*")):
         if not path.is_file() or path.name in gone or path.name.startswith(".") or path.suffix == ".partial":
             continue

@@ -18,8 +18,9 @@ from trainables.allocator import keep_freed_memory
 from trainables.architecture import write_architecture
 from trainables.base import Runtime, Trainable
 from trainables.config import build
-from trainables.engine import BEST, LAST, Fitted, fit, load_checkpoint
+from trainables.engine import Fitted, fit, load_checkpoint
 from trainables.errors import StartAgain, TrialFailed, UserError
+from trainables.places import BEST, LAST
 from trainables.watchdog import watching
 from trainables.weights import content_hash
 from tune import objects

@@ -6,7 +6,6 @@ loss of the head a trial number may be given to another one.
 """
 
 import contextlib
-import hashlib
 import json
 import threading
 import time
@@ -18,10 +17,11 @@ import torch
 
 from trainables import distributed
 from trainables.base import Runtime
-from trainables.engine import BEST, LAST, load_checkpoint
+from trainables.engine import load_checkpoint
+from trainables.places import BEST, LAST
 from trainables.weights import content_hash
 from tune import objects
-from tune.manifest import PLACES
+from tune.objects import CONFIG, meta_of
 
 _POLL_S = 1.0
 _EVERY_S = 30.0
@@ -29,15 +29,8 @@ _RETRY_S = 5.0
 _STOP_S = 1.0
 PATIENCE_S = 60.0
 """The end of a trial waits so long for its files to be in the store; the thread goes on trying."""
-_CONFIG = "config"  # metadata, and the first line of the note
 _NOTE = ".copied"  # JSON: config, and the etag of the checkpoint's copy that this folder was last equal to, or ahead of
 _HEAD = "study.json"
-
-
-def meta_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata of the objects of a trial with this flat config; where it finds its data and backbone is no part of it."""
-    text = json.dumps({key: value for key, value in config.items() if key not in PLACES}, sort_keys=True)
-    return {_CONFIG: hashlib.sha256(text.encode()).hexdigest()[:32]}
 
 
 @contextlib.contextmanager
@@ -69,7 +62,7 @@ class TrialCopy:
         self.folder, self.runtime = folder, runtime
         self.complete = False
         self._meta = meta_of(config)
-        self._digest = self._meta[_CONFIG]
+        self._digest = self._meta[CONFIG]
         # Of a trial, and of a repeat, which is in the folder of its trial.
         self._on_head = any((parent / _HEAD).exists() for parent in (folder.parents[1], folder.parents[2]))
         self._ours = False  # several workers: this one's machine has a folder of its own
@@ -146,18 +139,18 @@ class TrialCopy:
         self._note(known)
 
     def _accepts(self, meta: Mapping[str, str]) -> bool:
-        return meta.get(_CONFIG, self._digest) == self._digest  # without: copied there by other means
+        return meta.get(CONFIG, self._digest) == self._digest  # without: copied there by other means
 
     def _known(self) -> str | None:
         with contextlib.suppress(OSError, ValueError):
             note = json.loads((self.folder / _NOTE).read_text())
-            if note[_CONFIG] == self._digest:
+            if note[CONFIG] == self._digest:
                 return str(note["etag"])
         return None
 
     def _note(self, etag: str | None) -> None:
         partial = self.folder / f"{_NOTE}.partial"
-        partial.write_text(json.dumps({_CONFIG: self._digest, "etag": etag or ""}))
+        partial.write_text(json.dumps({CONFIG: self._digest, "etag": etag or ""}))
         partial.replace(self.folder / _NOTE)
 
     # -- to the store

@@ -15,12 +15,11 @@ from trainables.data.folders import load_folder
 from trainables.data.layouts import PARTS, read_layout
 from trainables.data.pairs import load_pairs, read_pairs
 from trainables.data.splits import IGNORE, DataSet, Split, limited
-from trainables.data.store import Store, default_cache_dir
+from trainables.data.store import Store
 from trainables.errors import UserError
 
 __all__ = [
-    "EMBEDDED", "IGNORE", "DataConfig", "DataSet", "FewShotData", "Inspection", "Split", "Store", "Task", "default_cache_dir", "inspect",
-    "load_dataset",
+    "EMBEDDED", "IGNORE", "DataConfig", "DataSet", "FewShotData", "Inspection", "Split", "Store", "Task", "inspect", "load_dataset",
 ]  # fmt: skip
 
 Task = Literal["ssl", "classify", "pretrain", "fewshot", "segment"]

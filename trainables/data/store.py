@@ -29,6 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trainables.data.images import CorruptImage
 from trainables.errors import UserError
+from trainables.places import default_cache_dir
 
 VERSION = 1
 """Part of the key: raise it when decoding, resizing or rendering changes."""
@@ -69,11 +70,6 @@ class Store:
     skipped_rows: np.ndarray  # (n,) int64
     extra: dict[str, Any]
     masks: np.ndarray | None = None  # (N, S, S) uint8, memory-mapped
-
-
-def default_cache_dir() -> Path:
-    """$VISTUNE_CACHE, or ~/.cache/vistune."""
-    return Path(os.environ.get("VISTUNE_CACHE") or "~/.cache/vistune").expanduser()
 
 
 def open_store(
