@@ -162,11 +162,19 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
     base = read_manifest(study / "study.json").base
     if not base.get("init.file"):
         return None
-    origin = base["init.origin"]  # an alias in MLflow may point elsewhere by now
-    if wanted is not None and wanted != (origin if wanted.startswith(MLFLOW) else origin.rpartition("/")[0]):
-        return None
-    values = {key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}
-    return where_backbone_is(values, study.parent)
+    values = where_backbone_is({key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}, study.parent)
+    return values if wanted is None or _is_what_was_taken(wanted, values) else None
+
+
+def _is_what_was_taken(wanted: str, values: dict[str, Any]) -> bool:
+    """Whether --backbone says what it said at the first start: where it may mean something else by now, or nothing on this machine."""
+    origin: str = values["init.origin"]
+    if wanted.startswith(MLFLOW):  # an alias may point elsewhere by now
+        return wanted == origin
+    path = Path(wanted).expanduser()
+    if path.name == origin and not path.exists():  # a file of the machine where the study began, which the storage has a copy of
+        return Path(values["init.file"]).is_file()
+    return wanted == origin.rpartition("/")[0]
 
 
 def where_backbone_is(values: dict[str, Any], storage: Path) -> dict[str, Any]:
