@@ -147,6 +147,28 @@ def test_a_trial_that_loses_its_process_too_often_fails_alone(unlucky: tuple[Stu
     assert study.finished() == len(study.frozen_trials()) == 8
 
 
+@pytest.mark.usefixtures("_two_processes")
+def test_a_warm_process_that_dies_between_two_trials_costs_none(tmp_path: Path) -> None:
+    """The next trial has been given to it by then, and has not begun."""
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if event["event"] == "report" and event["epoch"] == 1:
+            pids[event["trial"]] = int(event["metrics"]["time/pid"])
+        if event["event"] == "end" and len(killed) < 2:
+            killed.append(event["trial"])
+            os.kill(pids[event["trial"]], signal.SIGKILL)
+
+    pids: dict[int, int] = {}
+    study = run(tmp_path / "toy", TOY, 6, {"train.epochs": 4, "sleep_s": 0.01}, [kill])
+    assert len(killed) == 2
+    assert [t.number for t in study.frozen_trials()] == list(range(6))
+    assert {t.state for t in study.frozen_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for number in range(6):
+        assert [e["attempt"] for e in of_trial(study, number, "start")] == [1]
+        assert replay(study.directory, TOY, number, print)
+
+
 def test_a_bug_costs_its_trials_and_no_others(unlucky: tuple[Study, Killer]) -> None:
     study, _ = unlucky
     buggy = [t for t in study.frozen_trials() if t.params["fault"] == "raise"]

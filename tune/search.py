@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -50,6 +51,10 @@ from tune.workers import Group, run_with_workers  # noqa: E402
 
 # Tune reads the log files that it was told not to write, and says at length that there are none.
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
+# Of a lost process the study tells, and whether its trial goes on; Tune would print a traceback of its own.
+_TOLD = ("Trial task failed", "Trials did not complete")
+for _name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
+    logging.getLogger(_name).addFilter(lambda record: not record.getMessage().startswith(_TOLD))
 
 LOST_PROCESSES = 3  # a trial whose process dies goes on in another one, so often
 
@@ -121,6 +126,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         super().__init__()
         self.study, self.storage = study, storage
         self._chosen: set[str] = set()
+        self._never_begun: Counter[tuple[int, int | None]] = Counter()
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if self.study.stopping or "message" not in result:
@@ -156,9 +162,15 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         if self.study.stopping or trial.status == Trial.ERROR:  # Tune has ended this attempt and puts the trial into the queue again
             return
+        work = _work(trial.config)
+        if trial.status == Trial.PENDING:  # its process died before it began, such as a warm one between two trials: Tune gives up at once
+            self._never_begun[work.key] += 1
+            if self._never_begun[work.key] <= LOST_PROCESSES:
+                self.study.put_back(work)
+                return
         error = str(trial.get_error() or "")
         with self.storage:
-            self.study.ended(_work(trial.config), Outcome("FAIL", reason="process lost", error=error[-4000:]))
+            self.study.ended(work, Outcome("FAIL", reason="process lost", error=error[-4000:]))
 
 
 class _Starts(_Unpickled, ray.tune.Callback):

@@ -299,9 +299,10 @@ class Study:
         best = max(values.values())
         return Outcome("PRUNED", best, f"below its rung at epoch {max(values)}", {f"best/{self.objective}": best})
 
-    def suspended(self, work: Work) -> None:
-        """The process was told to stop; the run stays open and goes on from its checkpoint at the next start."""
-        self._running.pop(work.key, None)
+    def put_back(self, work: Work) -> None:
+        """No process works on it any more and it has not ended: it is the next to be handed out, now or at the next start."""
+        if work.key in self._running and (trial := self._running.pop(work.key)) is not None:
+            self._interrupted.insert(0, trial)
 
     def summarize(self, metrics: dict[str, float], **tags: str) -> None:
         """Record what is said about the whole study (baseline, verdict)."""
