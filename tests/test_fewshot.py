@@ -263,6 +263,20 @@ def test_a_loaded_frozen_backbone_stays_and_its_metric_learns(tmp_path: Path) ->
     assert all(not torch.equal(value, before[key]) for key, value in model.head.state_dict().items() if key != "score.2.bias")
 
 
+@every_distance
+@pytest.mark.parametrize("policy", ["gradual", "probe_first"])
+def test_whatever_thaws_later_something_trains_from_the_first_step(tmp_path: Path, policy: Any, distance: Any) -> None:
+    """Euclidean distances have nothing to learn: the last stage does until the policy thaws the others."""
+    frozen = FreezeConfig(policy=policy, thaw_frac=0.9)
+    config = replace(SMALL, freeze=frozen, head=MetricConfig(distance=distance), train=replace(SMALL.train, epochs=1))
+    model = protonet(config)
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    fit(model, config, LocalRuntime(tmp_path, lambda epoch, metrics: True))
+    moved = {".".join(k.split(".")[:2]) for k, v in model.named_parameters() if not torch.equal(v, before[k])}
+    assert {name for name in moved if name.startswith("backbone")} == ({"backbone.layer3"} if distance == "euclidean" else set())
+    assert any(name.startswith("head") for name in moved) == (distance != "euclidean")
+
+
 def test_the_scale_is_learned_and_not_decayed() -> None:
     model = protonet(replace(SMALL, head=MetricConfig(distance="cosine")))
     (group,) = [g for g in model.param_groups(0.1) if g["name"] == "head"]

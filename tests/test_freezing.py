@@ -175,6 +175,9 @@ STAGES = ("stem", "layer1", "layer2", "layer3")
 def test_frozen_by_epoch(config: FreezeConfig, thawed_by_epoch: list[int]) -> None:
     frozen = [frozen_modules(epoch, 10, STAGES, config) for epoch in range(10)]
     assert frozen == [STAGES[: 4 - thawed] for thawed in thawed_by_epoch]
+    if config.policy in ("gradual", "probe_first"):  # the last stage stands in for a head without parameters
+        headless = [frozen_modules(epoch, 10, STAGES, config, head_trains=False) for epoch in range(10)]
+        assert headless == [STAGES[: 4 - max(1, thawed)] for thawed in thawed_by_epoch]
 
 
 def test_modes_and_gradients() -> None:

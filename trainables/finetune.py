@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -107,9 +108,13 @@ class FineTuned(Trainable):
         if self._freeze(step * self.config.train.epochs // total_steps):
             self.train()
 
+    @cached_property
+    def _head_trains(self) -> bool:
+        return any(True for _ in self.head.parameters())
+
     def _freeze(self, epoch: int) -> bool:
         """Whether this has changed what trains."""
-        frozen = frozen_modules(epoch, self.config.train.epochs, tuple(self.stages), self.config.freeze)
+        frozen = frozen_modules(epoch, self.config.train.epochs, tuple(self.stages), self.config.freeze, self._head_trains)
         if frozen == getattr(self, "frozen", None):
             return False
         self.frozen = frozen

@@ -18,7 +18,7 @@ class FreezeConfig:
     policy: Literal["none", "all", "until", "gradual", "probe_first"] = "none"
     """none: everything trains. all: the backbone never does. until: the stages before `until` never do. gradual: the head alone at first,
     then stage after stage, the last first (Howard & Ruder 2018, section 3.3). probe_first: the head alone, then everything (Kumar et al.
-    2022, section 3.4)."""
+    2022, section 3.4). For a head without parameters (few-shot, Euclidean) the last stage stands in."""
     until: str = ""
     """until: the first stage that trains, such as layer4, stage4 or block5; see `backbones.stages`."""
     thaw_frac: Annotated[float, Field(gt=0, lt=1)] = 0.3
@@ -35,16 +35,18 @@ class FreezeConfig:
             raise ValueError(f"policy='until' and a stage in `until` go together, but got policy={self.policy!r}, until={self.until!r}")
 
 
-def frozen_modules(epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig) -> tuple[str, ...]:
+def frozen_modules(epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig, head_trains: bool = True) -> tuple[str, ...]:
     """Names of the stages that do not train in `epoch`, counted from 0, of `epochs`. Policies thaw and never freeze again.
 
+    Args:
+        head_trains: the head has parameters. Where it has none, the last stage stands in for it in `gradual` and `probe_first`.
     Raises:
         UserError: `until` is none of `stages`.
     """
-    return tuple(stages[: len(stages) - _thawed(epoch, epochs, stages, config)])
+    return tuple(stages[: len(stages) - _thawed(epoch, epochs, stages, config, head_trains)])
 
 
-def _thawed(epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig) -> int:
+def _thawed(epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig, head_trains: bool) -> int:
     """How many stages train, counted from the last."""
     if config.policy == "until":
         if config.until not in stages:
@@ -55,7 +57,7 @@ def _thawed(epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig
     thawed_at = max(1, round(config.thaw_frac * epochs))
     if epoch >= thawed_at:
         return len(stages)
-    return len(stages) * epoch // thawed_at if config.policy == "gradual" else 0
+    return max(len(stages) * epoch // thawed_at if config.policy == "gradual" else 0, int(not head_trains))
 
 
 def lr_scale(stage: int, count: int, config: FreezeConfig) -> float:
