@@ -99,6 +99,8 @@ WRONG = {
     "ssl --workers 2 --local": "--workers 2 with --local, which is one process",
     "ssl --workers 2 --gpus-per-worker 0.5": "--gpus-per-worker 0.5: each of --workers 2 needs a GPU of its own",
     "ssl --workers 33": "--workers 33: each needs 2 images of a batch",
+    "fewshot --workers 2": "--workers 2: each needs 2 images of a batch (few-shot: an episode) and 1 of the validation and the test split; "
+    "use at most 1, or a larger train.batch_size",
     "ssl --storage gs://bucket": "--storage gs://bucket: use a folder, or s3://bucket/prefix",
     "ssl --trial ssl/3": "--trial ssl/3 replays a trial in this process: add --local",
     "ssl --local --trial ssl": "--trial 'ssl' must be STUDY/NUMBER, such as --trial ssl/3",

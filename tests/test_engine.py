@@ -13,6 +13,7 @@ from trainables.engine import Fitted, fit
 from trainables.errors import TrialFailed
 from trainables.places import BEST, LAST
 from trainables.sampling import Sampler, generator
+from trainables.steps import StepRunner
 
 
 class Recorder:
@@ -109,6 +110,16 @@ def test_gradient_accumulation_equals_one_batch(tmp_path: Path, micro: int) -> N
         _, toy = train(config, Recorder(tmp_path / name))
         states.append(torch.cat([p.detach().flatten() for p in toy.parameters()]))
     torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "micro", "expected"), [(20, 0, [20]), (20, 10, [10, 10]), (13, 4, [3, 3, 3, 4]), (9, 8, [4, 5])])
+def test_no_micro_batch_is_a_small_rest(tmp_path: Path, batch: int, micro: int, expected: list[int]) -> None:
+    """BatchNorm would take its statistics from it; BYOL's refuses a single image."""
+    config = ToyConfig(train=TrainConfig(batch_size=batch, micro_batch=micro))
+    toy, seen = Toy(config, Toy.load_data(config.data)), []
+    toy.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    StepRunner(toy, config, Recorder(tmp_path), 10, toy.sampler()).run(0, torch.optim.SGD(toy.parameters(), 0.1))
+    assert seen == expected
 
 
 def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:

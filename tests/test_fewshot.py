@@ -3,6 +3,7 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from trainables.config import build, flatten
 from trainables.data import DataConfig, FewShotData, load_dataset
 from trainables.data.episodes import EpisodeSampler, draw_episodes
 from trainables.engine import StepRunner, fit
-from trainables.errors import UserError
+from trainables.errors import TrialFailed, UserError
 from trainables.finetune import InitConfig
 from trainables.freezing import FreezeConfig
 from trainables.optim import OptimConfig
@@ -101,7 +102,20 @@ def test_shares_and_micro_batches_are_whole_episodes(tmp_path: Path) -> None:
     model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     runtime = LocalRuntime(tmp_path, lambda epoch, metrics: True)
     StepRunner(model, model.config, runtime, 10, model.sampler()).run(0, torch.optim.SGD(model.parameters(), 0.1))
-    assert seen == [32, 32, 16]
+    assert seen == [16, 32, 32]
+
+
+def test_every_worker_needs_an_episode(tmp_path: Path) -> None:
+    """Otherwise none of them would train, and say nothing."""
+    model = protonet(replace(SMALL, train=replace(SMALL.train, batch_size=40)))  # 2 episodes of 16
+    assert [model.sampler().batch_size // 16, ProtoNet.most_workers(model.config)] == [2, 2]
+    runtime = SimpleNamespace(directory=tmp_path, device=torch.device("cpu"), rank=0, world_size=3)
+    with pytest.raises(TrialFailed, match=r"2 x 16 images of a step for 3 workers; raise train\.batch_size") as failure:
+        StepRunner(model, model.config, runtime, 10, model.sampler())
+    assert failure.value.reason == "workers"
+    for config in (SMALL, replace(SMALL, train=replace(SMALL.train, batch_size=8)), replace(SMALL, episode=TrainEpisodeConfig(way=2))):
+        sampler = protonet(config).sampler()
+        assert ProtoNet.most_workers(config) == sampler.batch_size // sampler.unit
 
 
 def test_too_few_classes_or_images_are_named() -> None:

@@ -106,6 +106,11 @@ class Trainable(nn.Module, ABC):
         """Which images make the batch of a step."""
         return Sampler(len(self.data.train), self.config.train.batch_size, self.config.seed)
 
+    @classmethod
+    def most_workers(cls, config: Any) -> int:
+        """Among how many a batch can be shared out: two images each, as BatchNorm needs."""
+        return config.train.batch_size // 2
+
     @abstractmethod
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
         """The batch at these positions of the training split with freshly drawn augmentation, on the CPU."""

@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class TrialFailed(Exception):
-    """This trial cannot go on. `reason` is a short word for the record (`nan`, `collapse`, `oom`, `data`)."""
+    """This trial cannot go on. `reason` is a short word for the record (`nan`, `collapse`, `oom`, `data`, `workers`)."""
 
     def __init__(self, reason: str, message: str = ""):
         super().__init__(message or reason)

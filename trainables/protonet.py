@@ -135,6 +135,11 @@ class ProtoNet(FineTuned):
             _targets(self.data.train), episode.way, self.config.train_shot, episode.query, train.batch_size, self.config.seed
         )
 
+    @classmethod
+    def most_workers(cls, config: ProtoNetConfig) -> int:
+        """An episode each."""
+        return max(1, config.train.batch_size // (config.episode.way * (config.train_shot + config.episode.query)))
+
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
         """`positions` are those of whole episodes, as `EpisodeSampler` orders them."""
         return Batch(self.data.train.batch(positions), (self.augment.draw(len(positions), generator),))

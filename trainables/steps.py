@@ -22,11 +22,17 @@ _MICRO = "micro-batch.txt"
 
 
 class StepRunner:
-    """One optimizer step on an effective batch, in as many micro-batches as memory asks for."""
+    """One optimizer step on an effective batch, in as many micro-batches as memory asks for.
+
+    Raises:
+        TrialFailed: `workers` (more of them than a batch has parts, such as episodes).
+    """
 
     def __init__(self, trainable: Trainable, config: Any, runtime: Runtime, total_steps: int, sampler: BatchSampler):
         self.trainable, self.config, self.runtime, self.total_steps = trainable, config, runtime, total_steps
         self.sampler, self.unit = sampler, sampler.unit
+        if (parts := sampler.batch_size // self.unit) < runtime.world_size:
+            raise TrialFailed("workers", f"{parts} x {self.unit} images of a step for {runtime.world_size} workers; raise train.batch_size")
         self.per_worker = math.ceil(sampler.batch_size / self.unit / runtime.world_size) * self.unit
         micro_batch = min(config.train.micro_batch or self.per_worker, self.per_worker)
         self.asked = self.micro_batch = max(1, micro_batch // self.unit) * self.unit
@@ -77,10 +83,9 @@ class StepRunner:
         return total
 
     def _micro_batches(self, batch: Batch, whole: int) -> list[Batch]:
-        """Equally many on every rank, since every forward pass is an exchange; so one may be a unit larger than was asked for."""
-        if (workers := self.runtime.world_size) == 1:
-            return [batch.slice(start, start + self.micro_batch) for start in range(0, len(batch), self.micro_batch)]
-        count = min(math.ceil(self.per_worker / self.micro_batch), whole // self.unit // workers)
+        """As equal as can be: BatchNorm has no use for a rest of one image. Of several workers equally many on every rank, since every
+        forward pass is an exchange; so one may be a unit larger than was asked for."""
+        count = min(math.ceil(self.per_worker / self.micro_batch), whole // self.unit // self.runtime.world_size)
         edges = [len(batch) // self.unit * k // count * self.unit for k in range(count + 1)]
         return [batch.slice(start, stop) for start, stop in itertools.pairwise(edges)]
 

@@ -80,8 +80,8 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     preset, base, pins, notes = resolve(options, experiment, fixed, for_every_machine(start, storage))
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
-    if options.workers > 1 and (few := min(config.train.batch_size // 2, len(data.val))) < options.workers:
-        raise UserError(f"--workers {options.workers}: each needs 2 images of a batch and 1 of the validation split; use at most {few}")
+    if options.workers > 1:
+        _check_workers(options.workers, experiment.trainable.most_workers(config), data)
     proof = experiment.trainable.prove(config, data)
     earlier = options.warm_start
     warm = None if earlier is None else warm_start(earlier, storage, storage / name, experiment, preset, base, pins)
@@ -92,6 +92,12 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         warm_start=warm,
     )  # fmt: skip
     return Prepared(storage / name, experiment, manifest, config, data, proof, notes)
+
+
+def _check_workers(workers: int, most: int, data: Any) -> None:
+    if (few := min(most, len(data.val), len(data.test))) < workers:
+        each = "2 images of a batch (few-shot: an episode) and 1 of the validation and the test split"
+        raise UserError(f"--workers {workers}: each needs {each}; use at most {few}, or a larger train.batch_size")
 
 
 def study_name(options: Options, experiment: Experiment) -> str:
