@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch.nn import functional
 from trainables.augment import PRESETS
 from trainables.backbones import BackboneConfig, load_backbone_state
 from trainables.base import TrainConfig
-from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
+from trainables.byol import BYOL, EVAL_BATCH, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.engine import fit
 from trainables.errors import TrialFailed
@@ -182,6 +183,13 @@ def test_calibrated_baseline_follows_the_data() -> None:
     before = [m.running_mean.clone() for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]  # type: ignore[union-attr]
     assert any(mean.abs().max() > 0.01 for mean in before)
     assert torch.isfinite(features).all()
+
+
+def test_the_baseline_of_a_set_with_one_image_more_than_batches() -> None:
+    data = load_dataset(SMALL.data)
+    model = byol(data=replace(data, train=replace(data.train, indices=data.train.indices[: EVAL_BATCH + 1])))
+    model.calibrate()
+    assert model.validate()["val/std"] > 0
 
 
 def test_view_departures() -> None:

@@ -150,11 +150,12 @@ class OnlineProbe(nn.Module):
 @torch.no_grad()
 def calibrate_batchnorm(
     module: nn.Module,
-    batches: Iterable[Tensor],  # each (b, C, H, W), b >= 2
+    batches: Iterable[Tensor],  # each (b, C, H, W)
 ) -> None:
     """Give BatchNorm layers the statistics of `batches`: the plain average of batch means and of unbiased batch variances.
 
-    An untrained network needs this before it is a fair baseline. All else runs in eval mode; modes and momenta are restored.
+    An untrained network needs this before it is a fair baseline. All else runs in eval mode; modes and momenta are restored. A single
+    image after others, the rest of a split, is left out: projectors refuse it, and it would count as much as a batch.
 
     Raises:
         ValueError: no batch.
@@ -170,7 +171,8 @@ def calibrate_batchnorm(
     empty = True
     try:
         for images in batches:
-            module(images)
+            if empty or len(images) > 1:
+                module(images)
             empty = False
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
