@@ -340,6 +340,15 @@ def test_uint8_and_float_images_give_the_same_views() -> None:
     assert ((ours - theirs).abs() < 1e-4).float().mean() > 0.999  # all but pixels at the threshold of solarize
 
 
+@pytest.mark.parametrize(("name", "policy"), POLICIES)
+def test_autocast_changes_nothing(name: str, policy: AugmentConfig) -> None:
+    images, augment = pictures(16, 32, 32), Augment(policy, 24)
+    draws = augment.draw(16, generator())
+    with torch.autocast("cpu", torch.bfloat16):
+        views = augment.apply(images, draws)
+    assert torch.equal(views, augment.apply(images, draws))
+
+
 def test_no_value_is_read_back_from_the_device() -> None:
     # A meta tensor has no values: whatever makes the host wait for the device raises.
     for _, policy in POLICIES:

@@ -175,6 +175,19 @@ def test_loss_is_that_of_a_loop_over_episodes_and_queries(distance: Any) -> None
     torch.testing.assert_close(loss, torch.stack(losses).mean())
 
 
+@every_distance
+def test_autocast_leaves_distances_exact(distance: Any) -> None:
+    """Features far from the origin: in bfloat16 the squares of their distances would be noise."""
+    model = protonet(replace(SMALL, head=MetricConfig(distance=distance))).eval()
+    batch = model.draw(model.sampler().positions(0), generator(0, 2, 0))
+    features = torch.randn(len(batch), model.backbone.feature_dim) + 5
+    model.backbone.forward = lambda views: features
+    expected = model(batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(batch)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_one_shot_euclidean_is_scikit_learns_nearest_neighbour_and_more_shots_its_nearest_centroid() -> None:
     features, labels = blobs()
     for shot, judge in ((1, KNeighborsClassifier(1)), (5, NearestCentroid())):

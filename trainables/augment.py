@@ -30,6 +30,7 @@ from trainables.image_ops import (
     gray,
     mean_std,
     on_chosen,
+    outside_autocast,
     resample,
     resample_each,
     resize_taps,
@@ -228,8 +229,8 @@ class Augment:
         draws: Draws,  # of B images
         out: Tensor | None = None,  # (B, 3, S, S) float32, to be overwritten
     ) -> Tensor:
-        """(B, 3, S, S) float32, normalised, on the device of `images`: `out` where given. The arithmetic is in float32 throughout, without
-        the rounding to whole grey levels that torchvision does between operations on uint8."""
+        """(B, 3, S, S) float32, normalised, on the device of `images`: `out` where given. The arithmetic is in float32 throughout, inside
+        autocast too, without the rounding to whole grey levels that torchvision does between operations on uint8."""
         # Sorted by when hue has its turn, the images that turn their hue together lie side by side.
         hue_at = torch.where(draws.jitter, draws.order.argmax(1), 4)
         order = hue_at.argsort(stable=True)
@@ -240,10 +241,11 @@ class Augment:
         slots = out.unbind()
         mean, std = mean_std(self.config.normalize, images.device)
         step = self._chunk(images)
-        for start in range(0, len(images), step):
-            part = slice(start, start + step)
-            done = standardize_(plan.views(images, index[part], part), mean, std)
-            torch._foreach_copy_([slots[i] for i in order[part].tolist()], done.unbind())
+        with outside_autocast(images.device):
+            for start in range(0, len(images), step):
+                part = slice(start, start + step)
+                done = standardize_(plan.views(images, index[part], part), mean, std)
+                torch._foreach_copy_([slots[i] for i in order[part].tolist()], done.unbind())
         return out
 
     def _chunk(self, images: Tensor) -> int:

@@ -7,6 +7,7 @@ distance from red is linear in (r, g, b), so turning the hue is a handful of add
 Names that end in `_` work in place on float images in [0, 1]. Nothing here reads a value back to the host, so a GPU never waits.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -246,6 +247,11 @@ def unit_float(images: Tensor) -> Tensor:
     """A copy in float32: uint8 becomes [0, 1], floats are taken to be there."""
     copy = images.to(torch.float32, copy=True)
     return copy.div_(255) if images.dtype == torch.uint8 else copy
+
+
+def outside_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Places in an image need more than the 8 bits of bfloat16, to which autocast would round the products that make them."""
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else contextlib.nullcontext()
 
 
 def _each(factor: Tensor) -> Tensor:

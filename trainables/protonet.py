@@ -149,7 +149,8 @@ class ProtoNet(FineTuned):
         features = self.backbone(self._laid_out(self.augment.apply(batch.images, batch.draws[0]))).float()
         features = features.view(-1, way, shot + query, features.shape[1])  # (E, N, K + Q, D)
         prototypes = features[:, :, :shot].mean(2)  # (E, N, D), equation 1
-        logits = self.head(features[:, :, shot:].flatten(1, 2), prototypes)  # (E, N Q, N)
+        with torch.autocast(self.device.type, enabled=False):  # a distance is a small difference of large squares
+            logits = self.head(features[:, :, shot:].flatten(1, 2), prototypes)  # (E, N Q, N)
         truth = torch.arange(way, device=logits.device).repeat_interleave(query).expand(len(logits), -1)
         return functional.cross_entropy(logits.flatten(0, 1), truth.flatten())
 
