@@ -138,6 +138,24 @@ def test_labels_do_not_reach_training(tmp_path: Path) -> None:
         assert all(torch.equal(other[k], v) for k, v in exports[0].items())
 
 
+def test_the_probe_of_a_test_learns_from_the_backbone_that_is_tested(tmp_path: Path) -> None:
+    """A repeat is tested at its best epoch: the probe of the last one has seen other features."""
+    model = byol()
+    fit(model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True))
+    nn.init.normal_(model.backbone.conv1.weight)
+    model.validate()
+    probe = copy.deepcopy(model.probe)
+    assert probe is not None
+    model.load_export(tmp_path / BEST)
+    got = model.test()["test/probe_top1"]
+    (gallery, _), (queries, _) = (model._embed(split) for split in (model.data.gallery, model.data.test))
+    labels, truth = (torch.from_numpy(split.targets()) for split in (model.data.gallery, model.data.test))
+    stale = probe.accuracy(queries, truth)
+    probe.fit(gallery, labels, 5, SMALL.val.probe_lr, torch.Generator().manual_seed(0))
+    assert got == probe.accuracy(queries, truth) != stale
+    assert model.test()["test/probe_top1"] == got
+
+
 def test_collapse_ends_the_trial() -> None:
     model = byol()
     fine, collapsed = {"val/std": 0.8}, {"val/std": 0.01}

@@ -189,6 +189,7 @@ class BYOL(Trainable):
                 module.reset_running_stats()
         feature_dim: int = backbone.feature_dim  # type: ignore[assignment]
         self.probe = OnlineProbe(feature_dim, len(data.classes)) if self.labelled and config.val.probe_steps else None
+        self._probe_knows = False  # the backbone as it is
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
             for view in self.views:
@@ -255,9 +256,10 @@ class BYOL(Trainable):
                 gallery, gallery_labels, features, labels, k=val.knn_k, temperature=val.knn_temperature
             )
             if self.probe is not None:
-                if prefix == "val":
+                if prefix == "val" or not self._probe_knows:
                     generator = torch.Generator().manual_seed(self.config.seed)
                     self.probe.fit(gallery, gallery_labels, steps=val.probe_steps, lr=val.probe_lr, generator=generator)
+                    self._probe_knows = True
                 metrics[f"{prefix}/probe_top1"] = self.probe.accuracy(features, labels)
         return metrics
 
@@ -302,6 +304,7 @@ class BYOL(Trainable):
 
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))
+        self._probe_knows = False
 
 
 def momentum_at(step: int, total_steps: int, tau0: float) -> float:
