@@ -15,7 +15,7 @@ from trainables.augment import evaluation_view
 from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
 from trainables.config import build
-from trainables.data import IGNORE
+from trainables.data import IGNORE, Split
 from trainables.draw import draw
 from trainables.engine import fit
 from trainables.errors import TrialFailed, UserError
@@ -158,6 +158,16 @@ def test_class_pixels() -> None:
     split = segmentation().data.train
     masks = split.masks(np.arange(len(split))).numpy()
     np.testing.assert_array_equal(class_pixels(split, 3), [(masks == c).sum() for c in range(3)])
+
+
+def test_a_class_of_one_mask_in_thousands_has_a_weight() -> None:
+    masks = np.zeros((2000, 2, 2), np.uint8)
+    masks[1::2] = 1
+    masks[1234, 0, 0], masks[77, 1, 1] = 2, IGNORE
+    split = Split(np.zeros((2000, 3, 2, 2), np.uint8), None, np.arange(2000), masks)
+    np.testing.assert_array_equal(class_pixels(split, 4), [3999, 3999, 1, 0])
+    np.testing.assert_array_equal(class_pixels(split, 2) > 0, True)
+    assert class_pixels(split, 2).sum() <= 512 * 4  # a sample where that is enough
 
 
 def backbone_file(path: Path, config: BackboneConfig | None = None) -> Path:

@@ -238,8 +238,14 @@ def check_encoder(config: SegmentationConfig, path: Path) -> None:
 
 
 def class_pixels(split: Split, classes: int) -> np.ndarray:
-    """(C,) pixels of each class, in at most `_COUNTED` masks spread over the split."""
-    positions = np.unique(np.linspace(0, len(split) - 1, min(_COUNTED, len(split))).round().astype(int))
+    """(C,) pixels of each class, in at most `_COUNTED` masks spread over the split; in all of them where those lack a class, which would
+    otherwise weigh nothing."""
+    some = np.unique(np.linspace(0, len(split) - 1, min(_COUNTED, len(split))).round().astype(int))
+    pixels = _count(split, some, classes)
+    return pixels if pixels.all() or len(some) == len(split) else _count(split, np.arange(len(split)), classes)
+
+
+def _count(split: Split, positions: np.ndarray, classes: int) -> np.ndarray:
     pixels = np.zeros(classes, np.int64)
     for part in np.array_split(positions, max(1, len(positions) // 32)):
         pixels += np.bincount(split.masks(part).numpy().ravel(), minlength=256)[:classes]
