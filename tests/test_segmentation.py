@@ -154,6 +154,18 @@ def test_auxiliary_head_adds_its_share() -> None:
     assert without.net.aux_classifier is None
 
 
+def test_auxiliary_head_under_a_frozen_backbone(tmp_path: Path) -> None:
+    """It is there in training and in training only, whichever came first."""
+    file = backbone_file(tmp_path / "b.pt", BackboneConfig(name="resnet50"))
+    config = shapes_config(
+        model=ModelConfig(name="deeplabv3-resnet50"), init=InitConfig(source="given", file=str(file)), freeze=FreezeConfig(policy="all")
+    )
+    model, views = segmentation(config), torch.zeros(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        for mode in (False, True, False, True):
+            assert (model.train(mode).net(views)[1] is not None) == mode
+
+
 def test_class_pixels() -> None:
     split = segmentation().data.train
     masks = split.masks(np.arange(len(split))).numpy()

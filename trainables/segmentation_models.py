@@ -120,7 +120,9 @@ class DeepLabV3(nn.Module):
         images: Tensor,  # (B, 3, H, W)
     ) -> tuple[Tensor, Tensor | None]:  # (B, C, H, W)
         maps = self.backbone(images)
-        auxiliary = None if self.aux_classifier is None or not self.training else _to(self.aux_classifier(maps["aux"]), images)
+        head = self.aux_classifier
+        # The head's own mode: over a frozen backbone `FineTuned.train` sets the mode of heads alone.
+        auxiliary = _to(head(maps["aux"]), images) if head is not None and head.training else None
         return _to(self.classifier(maps["out"]), images), auxiliary
 
     def features(self, images: Tensor) -> Tensor:
