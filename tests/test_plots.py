@@ -100,6 +100,14 @@ def test_names_of_classes(tmp_path):
     assert load_embeddings(small(tmp_path / "b.npz", names=np.array(["Ж", "Ա", "ა"]))).names == ("Ж", "Ա", "ა")
 
 
+def test_the_legend_has_names_that_begin_with_an_underscore(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots.plt, "close", figures.append)
+    embedding_pictures(small(tmp_path / "a.npz", names=np.array(["_noise_", "a$b$c^", "c"])), tmp_path, "t")
+    for figure in figures:
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _noise_", r"a\$b\$c^", "c"]
+
+
 def test_the_split_is_named(tmp_path):
     named = [plots._what(load_embeddings(small(tmp_path / "a.npz", part=part))) for part in ("train", "val")]
     assert named == ["30 training images, 3 classes", "30 validation images, 3 classes"]

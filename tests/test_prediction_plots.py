@@ -57,6 +57,15 @@ def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(tmp_path: Path, f
     assert f"epoch 4 · 120 validation images, 5 classes, {accuracy:.1%} right" in [text.get_text() for text in matrix.texts]
 
 
+def test_names_as_folders_have_them(tmp_path: Path, figures: list[plt.Figure]) -> None:
+    """Longer than their place and without a space to break at; dollars, which matplotlib would read as a formula."""
+    names = np.array(["golden_retriever_dog", "US$_1$_bill^", "_background_", "d", "e"])
+    predictions(tmp_path / "predictions-val.npz", names=names)
+    draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
+    captions = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    assert captions == ["golden_retriever_…", r"US\$_1\$_bill^", " _background_", "d", "e"]
+
+
 def test_the_most_confident_mistakes_come_first(tmp_path: Path, figures: list[plt.Figure]) -> None:
     data = predictions(tmp_path / "predictions-val.npz", n=300)
     wrong = [i for i in range(300) if data["labels"][i] != data["predicted"][i]]

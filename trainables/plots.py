@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from trainables.errors import UserError
-from trainables.plot_style import COLOURS, GREY, INK, heading, plt, quiet_frame
+from trainables.plot_style import COLOURS, GREY, INK, caption, heading, plt, quiet_frame
 from trainables.snapshots import coloured_classes, shown_rows
 
 _MIN_POINTS = 4
@@ -74,7 +74,7 @@ def load_embeddings(npz: Path) -> Embeddings:
     coloured, rows = coloured_classes(labels), shown_rows(labels)
     shown = features[rows].astype(np.float64)
     shown /= np.linalg.norm(shown, axis=1, keepdims=True).clip(1e-12)
-    captions = tuple(str(names[c]) if c < len(names) else f"class {c}" for c in coloured)
+    captions = tuple(caption(str(names[c])) if c < len(names) else f"class {c}" for c in coloured)
     return Embeddings(shown, labels[rows], tuple(int(c) for c in coloured), captions, epoch, len(features), what)
 
 

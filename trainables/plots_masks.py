@@ -4,17 +4,13 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 from matplotlib.patches import Patch
 
 from trainables.errors import UserError
 from trainables.miou import class_iou, mean_iou
+from trainables.plot_style import caption, plt
 
 _UNKNOWN = (0, 0, 0)
 _NEEDED = ("epoch", "positions", "confusion", "images", "truth", "predicted", "names", "colors", "accuracies")
@@ -67,7 +63,7 @@ def _read(npz: Path) -> Masks:
         raise UserError(f"{str(npz)!r} lacks an array: {error.args[0]}; it needs {', '.join(_NEEDED)}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read masks {str(npz)!r}: {error}; a segmentation trial writes such a file") from None
-    names = tuple(str(name) for name in found["names"])
+    names = tuple(caption(str(name)) for name in found["names"])
     colors = found["colors"].reshape(-1, 3)
     if len(colors) != len(names):  # a data set without colours of its own
         colors = np.round(255 * plt.get_cmap("tab20")(np.arange(len(names)) % 20)[:, :3]).astype(np.uint8)

@@ -3,14 +3,13 @@
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 
 from trainables.errors import UserError
-from trainables.plot_style import INK, heading, plt, quiet_frame
+from trainables.plot_style import INK, caption, heading, plt, quiet_frame
 
 _COLUMNS = 8
 _NAMED_CELLS = 20
@@ -79,7 +78,7 @@ def confusion_picture(
     figure, (ax, beside) = plt.subplots(1, 2, figsize=(side + 4.2, side + 0.6), width_ratios=(side + 0.8, 2.8), layout="constrained")
     image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
     size = min(9.0, 0.6 * 72 * side / len(shown))  # points; a row is 72 side / C high, less the margins
-    captions = [shorten(names[i], 18, placeholder="…") for i in shown]
+    captions = [caption(names[i], 18) for i in shown]
     upright = max(map(len, captions)) <= 2
     ax.set_xticks(range(len(shown)), captions, rotation=0 if upright else 90, fontsize=size)
     ax.set_yticks(range(len(shown)), captions, fontsize=size)
@@ -103,7 +102,7 @@ def _list_pairs(ax: plt.Axes, counts: np.ndarray, names: tuple[str, ...]) -> Non
     off = counts - np.diag(counts.diagonal())
     order = np.argsort(-off, axis=None, kind="stable")[:_PAIRS]
     rows = [divmod(int(i), len(names)) for i in order if off.flat[i]]
-    lines = [f"{shorten(names[a], 14, placeholder='…')} → {shorten(names[b], 14, placeholder='…')}" for a, b in rows]
+    lines = [f"{caption(names[a], 14)} → {caption(names[b], 14)}" for a, b in rows]
     ax.axis("off")
     ax.text(0, 1, "most often confused", transform=ax.transAxes, va="top", fontsize=9, fontweight="bold", color=INK)
     for number, (line, (a, b)) in enumerate(zip(lines, rows, strict=True), 1):
@@ -127,7 +126,7 @@ def _draw_mistakes(data: Predictions, title: str, path: Path) -> None:
         ax = figure.add_subplot(lines, _COLUMNS, place)
         ax.imshow(image.transpose(1, 2, 0), interpolation="nearest" if image.shape[-1] < 64 else None)
         quiet_frame(ax)
-        true, predicted = (shorten(data.names[which[row]], 16, placeholder="…") for which in (data.labels, data.predicted))
+        true, predicted = (caption(data.names[which[row]], 16) for which in (data.labels, data.predicted))
         one_line = len(true) + len(predicted) <= 12
         ax.set_title(f"{true} →{' ' if one_line else chr(10)}{predicted}  {data.confidence[row]:.2f}", fontsize=9)
     figure.savefig(path, dpi=120)
