@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
+from PIL import Image
 from sklearn.metrics import accuracy_score
 
 from tests.one_trial import one_trial
@@ -29,6 +30,7 @@ from trainables.base import TrainConfig
 from trainables.byol import BYOLConfig, HeadConfig, ValidationConfig
 from trainables.classifier import ClassifierConfig
 from trainables.data import DataConfig
+from trainables.data.images import decode
 from trainables.errors import UserError
 from trainables.optim import OptimConfig
 from trainables.segmentation import Segmentation
@@ -97,6 +99,20 @@ def test_model_is_the_trials_and_has_shown_its_metric(name: str, tmp_path: Path)
     assert described.signature.outputs is not None
     assert len(described.load_input_example(str(found.folder))) >= 2
     assert not [path for path in found.folder.rglob("*") if path.suffix in (".pkl", ".pickle") or path.name == "__pycache__"]
+
+
+@pytest.mark.parametrize("name", ["classify", "ssl", "fewshot"])
+def test_photographs_are_seen_as_training_saw_its_files(name: str, tmp_path: Path) -> None:
+    """Wider or higher than a square, and larger than the store's images: against the decoder of files."""
+    found, model, _ = exported(name, tmp_path)
+    served = Served(next(found.folder.rglob(DESCRIPTION)).parent)
+    for shape in ((40, 60, 3), (64, 23, 3), (9, 9, 3)):
+        photographs = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+        decoded = []
+        for photograph in photographs:
+            Image.fromarray(photograph).save(tmp_path / "photograph.png")
+            decoded.append(decode(tmp_path / "photograph.png", 16).transpose(1, 2, 0))
+        np.testing.assert_allclose(served.predict(photographs), expected(name, model, np.stack(decoded)), atol=1e-5)
 
 
 def test_few_examples_name_the_classes(tmp_path: Path) -> None:

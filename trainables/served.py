@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +23,7 @@ from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 from trainables.config import build
+from trainables.data.images import square
 from trainables.errors import UserError
 from trainables.protonet import ProtoNet, ProtoNetConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
@@ -99,7 +101,8 @@ class Served:
         self,
         images: np.ndarray,  # (B, H, W, 3) uint8
     ) -> np.ndarray:
-        """Of a classifier probabilities (B, C), of a segmentation network class numbers (B, H, W) uint8, of others features (B, D).
+        """Of a classifier probabilities (B, C), of a segmentation network class numbers (B, H, W) uint8, of others features (B, D). But for
+        segmentation, the largest centred square of an image counts.
 
         Raises:
             UserError: images of another shape or type.
@@ -109,10 +112,16 @@ class Served:
             raise UserError(f"images must be (B, H, W, 3) uint8, but got {images.shape} {images.dtype}; stack them, and convert to RGB")
         answers = []
         for start in range(0, len(images), _BATCH):
-            batch = torch.from_numpy(np.array(images[start : start + _BATCH])).permute(0, 3, 1, 2).to(self.model.device)
-            views = evaluation_view(batch, self._size, self._normalize)
+            views = evaluation_view(self._pixels(images[start : start + _BATCH]).to(self.model.device), self._size, self._normalize)
             answers.append(self._answer(self.model, views, (images.shape[1], images.shape[2])).cpu().numpy())
         return np.concatenate(answers)
+
+    def _pixels(self, images: np.ndarray) -> Tensor:
+        """(B, 3, S, S) uint8, cut and resized as files are for training; of a segmentation network, whose answer is for every pixel, whole:
+        (B, 3, H, W)."""
+        if self.segments:
+            return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
+        return torch.from_numpy(np.stack([square(Image.fromarray(image), self._size) for image in images]))
 
     def compare(
         self,
