@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.disks import fill, small_disk
 from tests.ranks import on_ranks
+from trainables import feature_store, watchdog
 from trainables.augment import Augment, AugmentConfig, evaluation_view
 from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
@@ -447,6 +449,21 @@ def test_a_build_in_progress_is_not_swept(cache: Path) -> None:
         builder.join()
     assert made == [1]  # the other has waited for it
     assert opened(cache, "aa1").rows.sum() == 250
+
+
+def test_who_waits_for_anothers_build_does_not_hang(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The watchdog would end it, and after three times its trial."""
+    alive = threading.Semaphore(0)
+    monkeypatch.setattr(feature_store, "_BEAT_S", 0.01)
+    monkeypatch.setattr(watchdog, "beat", alive.release)
+    cache.mkdir(parents=True, exist_ok=True)
+    waiting = threading.Thread(target=opened, args=(cache, "aa1"))
+    with FileLock(cache / "aa.lock"):
+        waiting.start()
+        assert all(alive.acquire(timeout=20) for _ in range(3))
+        assert entries(cache) == []
+    waiting.join(20)
+    assert entries(cache) == ["aa1"]
 
 
 @pytest.mark.parametrize("damage", ["features.npy", "meta.json", "width"])

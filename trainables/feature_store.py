@@ -29,6 +29,7 @@ from trainables.places import default_cache_dir
 
 _DEFAULT_GB = 20.0
 _SPARE_BYTES = 32 << 20
+_BEAT_S = 1.0  # between two signs of life of a process that waits for another's features
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,7 @@ def open_features(
     try:
         if (found := _open(folder / key, shape)) is None:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(_lock(folder / key)):
+            with _waited_for(_lock(folder / key)):
                 if (found := _open(folder / key, shape)) is None:
                     _make_room(folder / key, 4 * shape[0] * shape[1])
                     _build(folder / key, shape, compute())
@@ -76,6 +77,20 @@ def limit_bytes() -> int:
         return round(max(0.0, float(text)) * 1e9)
     except (ValueError, OverflowError):
         raise UserError(f"VISTUNE_FEATURES_GB={text!r} is not a number of gigabytes; unset it for {_DEFAULT_GB:g}") from None
+
+
+@contextmanager
+def _waited_for(path: Path) -> Iterator[None]:
+    """The lock, after however long another process builds: it may take hours, and to wait for it is not to hang."""
+    lock = FileLock(path)
+    while not lock.is_locked:
+        with suppress(Timeout):
+            lock.acquire(timeout=_BEAT_S)
+        watchdog.beat()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _lock(path: Path) -> Path:
