@@ -15,10 +15,11 @@ from torch.nn import functional
 from trainables.augment import PRESETS
 from trainables.backbones import BackboneConfig, load_backbone_state
 from trainables.base import TrainConfig
-from trainables.byol import BYOL, EVAL_BATCH, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
+from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.engine import fit
 from trainables.errors import TrialFailed
+from trainables.evaluation import IMAGES
 from trainables.optim import OptimConfig, build_optimizer
 from trainables.places import BEST
 from trainables.sampling import generator
@@ -205,7 +206,7 @@ def test_calibrated_baseline_follows_the_data() -> None:
 
 def test_the_baseline_of_a_set_with_one_image_more_than_batches() -> None:
     data = load_dataset(SMALL.data)
-    model = byol(data=replace(data, train=replace(data.train, indices=data.train.indices[: EVAL_BATCH + 1])))
+    model = byol(data=replace(data, train=replace(data.train, indices=data.train.indices[: IMAGES + 1])))
     model.calibrate()
     assert model.validate()["val/std"] > 0
 

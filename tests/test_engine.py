@@ -13,7 +13,7 @@ from trainables.engine import Fitted, fit
 from trainables.errors import TrialFailed
 from trainables.places import BEST, LAST
 from trainables.sampling import Sampler, generator
-from trainables.steps import StepRunner
+from trainables.steps import StepRunner, is_out_of_memory
 
 
 class Recorder:
@@ -140,6 +140,21 @@ def test_ends_with_a_reason(tmp_path: Path, reason: str) -> None:
     with pytest.raises(TrialFailed) as failure:
         train(ToyConfig(fault=reason), Recorder(tmp_path))
     assert failure.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("error", "memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+    ],
+)
+def test_what_is_taken_for_memory(error: Exception, memory: bool) -> None:
+    assert is_out_of_memory(error) == memory
 
 
 def test_a_bug_is_not_taken_for_memory(tmp_path: Path) -> None:

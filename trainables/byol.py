@@ -21,20 +21,19 @@ from byol_pytorch import BYOL as Learner
 from torch import Tensor, nn
 
 from trainables import distributed
-from trainables.augment import PRESETS, Augment, AugmentConfig, evaluation_view
+from trainables.augment import PRESETS, Augment, AugmentConfig
 from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.errors import TrialFailed
+from trainables.evaluation import evaluation_batches
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.snapshots import Part, shown_rows
 
 # With several workers the package takes SyncBatchNorm, which refuses a CPU, for some of its layers; the engine synchronises them all.
 package.MaybeSyncBatchnorm = lambda is_distributed=None: nn.BatchNorm1d
-
-EVAL_BATCH = 256  # images; bounds the memory of validation
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -278,10 +277,7 @@ class BYOL(Trainable):
     def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
         """This worker's share of the split."""
         mine = distributed.shard(len(split) if limit is None else min(limit, len(split)))
-        for start in range(mine.start, mine.stop, EVAL_BATCH):
-            images = split.batch(np.arange(start, min(start + EVAL_BATCH, mine.stop))).to(self.device)
-            images = evaluation_view(images, self.config.data.image_size, self.normalize)
-            yield images.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else images
+        return evaluation_batches(split, mine, self.config, self.normalize, self.device)
 
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
         split = self.data.train if part == "train" else self.data.val

@@ -23,13 +23,13 @@ from trainables.config import Annotated, Field, config
 from trainables.data.splits import DataSet, Split
 from trainables.data.store import VERSION as STORE_VERSION
 from trainables.data.store import digest
+from trainables.evaluation import batch_size
 from trainables.feature_store import Features, limit_bytes, open_features
 from trainables.freezing import FreezeConfig
 from trainables.sampling import generator
 
 VERSION = 1
 """Part of the key: raise it when views or features are computed otherwise."""
-_BATCH = 256  # images; bounds the memory of computing
 # Of a view these say how, and others whether: alone they change nothing.
 _IDLE = {"crop_ratio", "blur_sigma_min", "blur_sigma_max", "blur_kernel", "solarize_threshold", "normalize"}
 
@@ -85,8 +85,9 @@ class FixedViews:
 
     def batches(self, device: torch.device) -> Iterator[Tensor]:
         """All rows in order, (b, 3, S, S) float32, normalised."""
-        for start in range(0, len(self), _BATCH):
-            rows = np.arange(start, min(start + _BATCH, len(self)))
+        step = batch_size(self.augment.image_size)
+        for start in range(0, len(self), step):
+            rows = np.arange(start, min(start + step, len(self)))
             images = self.split.batch(rows % len(self.split)).to(device)
             yield self.augment.apply(images, self.draws[start : start + len(rows)])
 

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from trainables import distributed
-from trainables.augment import Augment, evaluation_view
+from trainables.augment import Augment
 from trainables.backbones import build_backbone, load_backbone_state, load_head_state, save_backbone, stages
 from trainables.base import Metrics, Trainable
 from trainables.config import config
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
+from trainables.evaluation import PIXELS, evaluation_batches
 from trainables.freezing import frozen_modules, keep_still, set_frozen, stage_groups
 from trainables.metrics import calibrate_batchnorm
 from trainables.snapshots import Part, shown_rows
 from trainables.weights import Loaded, load_backbone
 
-EVAL_BATCH = 256  # images; bounds the memory of validation
 _CALIBRATION_IMAGES = 4096
 # Side in px that survives every halving.
 _SMALLEST = {"cnn": 4, "conv4": 16, "resnet12": 16, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "convnext_base": 32}
@@ -60,6 +60,7 @@ class FineTuned(Trainable):
     """
 
     task: ClassVar[Task]
+    _eval_pixels: ClassVar[int] = PIXELS
 
     def __init__(self, config: Any, data: DataSet):
         super().__init__()
@@ -159,9 +160,7 @@ class FineTuned(Trainable):
         """Of the whole split, or of this worker's share of it."""
         n = len(split) if limit is None else min(limit, len(split))
         mine = distributed.shard(n) if shared else range(n)
-        for start in range(mine.start, mine.stop, EVAL_BATCH):
-            images = split.batch(np.arange(start, min(start + EVAL_BATCH, mine.stop))).to(self.device)
-            yield self._laid_out(evaluation_view(images, self.config.data.image_size, self.config.normalize))
+        return evaluation_batches(split, mine, self.config, self.config.normalize, self.device, self._eval_pixels)
 
     def _laid_out(self, views: Tensor) -> Tensor:
         return views.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else views

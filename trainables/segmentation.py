@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from trainables import distributed
-from trainables.augment import evaluation_view
 from trainables.backbones import BackboneConfig, load_backbone_meta, save_backbone
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
@@ -41,7 +40,6 @@ from trainables.segmentation_models import (
 from trainables.snapshots import Part, shown_rows, write_arrays
 from trainables.weights import Loaded, load_backbone
 
-_EVAL_PIXELS = 1 << 20  # of a batch in evaluation; bounds its memory
 _CALIBRATION_PIXELS = 1 << 24
 _COUNTED = 512  # training masks whose pixels tell the classes' shares
 _REPORTED = (13, 62, 104, 10, 97, 107)
@@ -79,6 +77,7 @@ class Segmentation(FineTuned):
     """A segmentation network on a `DataSet` with masks."""
 
     task: ClassVar[Task] = "segment"
+    _eval_pixels: ClassVar[int] = 1 << 20  # decoders work at full resolution
 
     def __init__(self, config: SegmentationConfig, data: DataSet):
         Trainable.__init__(self)
@@ -168,14 +167,6 @@ class Segmentation(FineTuned):
                 logits = self.net(images)[0].float()
             yield logits, split.masks(np.arange(start, start + len(images))).to(self.device)
             start += len(images)
-
-    def _eval_batches(self, split: Split, limit: int | None = None, shared: bool = False) -> Iterator[Tensor]:
-        n = len(split) if limit is None else min(limit, len(split))
-        mine, side = distributed.shard(n) if shared else range(n), self.config.data.image_size
-        step = max(1, _EVAL_PIXELS // side**2)
-        for start in range(mine.start, mine.stop, step):
-            images = split.batch(np.arange(start, min(start + step, mine.stop))).to(self.device)
-            yield self._laid_out(evaluation_view(images, side, self.config.normalize))
 
     @torch.no_grad()
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:

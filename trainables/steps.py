@@ -19,6 +19,7 @@ from trainables.optim import lr_at
 from trainables.sampling import BatchSampler, generator
 
 _MICRO = "micro-batch.txt"
+_NO_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 class StepRunner:
@@ -135,5 +136,5 @@ def _seed(device: torch.device, seed: int) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's own class; a CPU allocation that fails is a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """torch's own class; what its allocator does not allocate (on a CPU, or for cuBLAS and cuDNN) fails as a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in _NO_MEMORY)
