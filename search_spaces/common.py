@@ -27,9 +27,9 @@ def optimizer(trial: Suggest, ranges: Ranges) -> None:
     trial.suggest_float("optim.weight_decay", low_decay, high_decay, log=True)
 
 
-def lr_schedule(trial: Suggest, names: Sequence[str] = ("constant", "cosine", "warmup_cosine", "step", "polynomial")) -> None:
+def lr_schedule(trial: Suggest) -> None:
     """Schedule by name; what a schedule does not use is not searched."""
-    name = trial.suggest_categorical("schedule.name", list(names))
+    name = trial.suggest_categorical("schedule.name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"])
     if name == "warmup_cosine":
         trial.suggest_float("schedule.warmup_frac", 0.01, 0.2)
     elif name == "step":
@@ -38,8 +38,8 @@ def lr_schedule(trial: Suggest, names: Sequence[str] = ("constant", "cosine", "w
         trial.suggest_float("schedule.power", 0.5, 2.0)
 
 
-def view_strengths(trial: Suggest, *, colour: bool, nadir: bool = False) -> None:
-    """How far the views of a policy are apart. `colour`: the images have some; `nadir`: seen from above, so that up means nothing."""
+def view_strengths(trial: Suggest, *, colour: bool) -> None:
+    """How far the views of a policy are apart. `colour`: the images have some."""
     trial.suggest_float("aug.crop_scale_min", 0.08, 0.9)
     trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
     if colour:  # blur and solarize stay the policy's own: they differ from view to view, which one number for both would undo
@@ -47,8 +47,6 @@ def view_strengths(trial: Suggest, *, colour: bool, nadir: bool = False) -> None
         trial.suggest_float("aug.grayscale", 0.0, 0.4)
     else:
         trial.suggest_float("aug.blur", 0.0, 1.0)
-    if nadir:
-        trial.suggest_float("aug.rot90", 0.0, 1.0)
 
 
 def supervised_views(trial: Suggest, *, colour: bool) -> None:

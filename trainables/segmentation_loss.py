@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.config import Annotated, Field, config
-
-IGNORE = 255
-"""Target of a pixel that has no class."""
+from trainables.data.splits import IGNORE
 
 
 @config
