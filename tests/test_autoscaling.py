@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_faults import busy
-from tests.test_kills import REPO, SMALL, Command, check_mlflow, check_study, wait_until
+from tests.test_kills import REPO, Command, LongCommand, check_mlflow, check_study, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -78,10 +78,8 @@ def cloud(command: Command) -> Iterator[Callable[[], set[str]]]:
             command.kill_all()
 
 
-class Longer(Command):
-    """As many trials as the cluster holds, which run for longer than a worker needs to come."""
-
-    settings = ("train.epochs=16", *(setting for setting in SMALL if not setting.startswith("train.epochs=")))
+class Growing(LongCommand):
+    """As many trials at a time as the cluster holds."""
 
     def __init__(self, storage: Path):
         super().__init__(storage, trials=TRIALS)
@@ -100,7 +98,7 @@ def take_away(command: Command, node: str) -> None:
 
 
 def test_workers_come_for_a_study_and_go_after_it_and_one_taken_away_is_replaced(tmp_path: Path) -> None:
-    command = Longer(tmp_path / "runs")
+    command = Growing(tmp_path / "runs")
     with cloud(command) as workers:
         assert workers() == set()
         process = command.start()

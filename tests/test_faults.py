@@ -20,7 +20,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.cluster_lab.hosts import SHARED, Laboratory, unavailable
-from tests.test_kills import REPO, SMALL, Command, check_mlflow, check_study, wait_until
+from tests.test_kills import LONG, REPO, Command, LongCommand, check_mlflow, check_study, wait_until
 from tests.test_ray import of_trial, run
 from tests.toy import TOY
 from tune.search import start_ray
@@ -48,7 +48,7 @@ def cluster() -> Iterator[Any]:
 
 
 def on(made: Any, storage: Path) -> Command:
-    return Command(storage, trials=TRIALS, RAY_ADDRESS=made.address, RAY_AUTH_MODE="disabled")
+    return LongCommand(storage, trials=TRIALS, RAY_ADDRESS=made.address, RAY_AUTH_MODE="disabled")
 
 
 def busy(events: list[dict[str, Any]]) -> set[int]:
@@ -149,9 +149,9 @@ def test_mlflow_is_stopped_in_the_middle_and_catches_up(tmp_path: Path) -> None:
 @pytest.mark.skipif(bool(unavailable()), reason=f"no hosts: {unavailable()}")
 def test_the_cable_of_a_worker_is_cut(tmp_path: Path) -> None:
     """Nobody says goodbye: Ray's head has to find out by silence."""
-    settings = " ".join(f"--set {s}" for s in SMALL)
+    settings = " ".join(f"--set {s}" for s in LONG)
     with Laboratory(tmp_path / "lab", ["head", "w1", "w2"]) as lab:
-        command = Command(lab.shared / "runs", trials=TRIALS)  # to read what is there
+        command = LongCommand(lab.shared / "runs", trials=TRIALS)  # to read what is there
         ray = "export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1; cd ~; ray start --disable-usage-stats"
         lab["head"].run(f"{ray} --head --port=6379 --num-cpus=0 --include-dashboard=false")
         for name in ("w1", "w2"):
