@@ -284,6 +284,7 @@ def test_local_study_ends_and_is_extended(call: Call, tmp_path: Path) -> None:
     assert first.code == 0
     assert "study toy: blobs: 90 points; searched by val/top1" in first.out
     assert len(re.findall(r"^trial \d+ (?:complete|pruned)", first.out, re.MULTILINE)) == 3
+    assert "No claim yet: " in first.out
     more = call(*LOCAL_TOY, "5")
     assert len(re.findall(r"^trial \d+ (?:complete|pruned)", more.out, re.MULTILINE)) == 2
     assert len(list((tmp_path / "runs/toy/trials").iterdir())) == 5

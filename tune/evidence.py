@@ -88,6 +88,15 @@ def verdict(study: Known) -> Verdict | None:
     )
 
 
+def claim(study: Known, found: Verdict | None) -> str:
+    """The verdict in a sentence, or why there is none."""
+    if found is not None:
+        return found.sentence
+    if (number := study.best_number()) is None:
+        return "No trial has run to the end, so that there is nothing to claim."
+    return f"No claim yet: trial {number} is ahead on the split that selects; it or the default has fewer than two repeats on fresh seeds."
+
+
 def doubts(study: Known) -> list[str]:
     """What keeps this study from being the last word; each line says what to do."""
     found = []

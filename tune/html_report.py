@@ -14,7 +14,7 @@ from typing import Any
 
 from tune import html_figures as figures
 from tune import objects
-from tune.evidence import FEW_TRIALS, Verdict, doubts, verdict
+from tune.evidence import FEW_TRIALS, Verdict, claim, doubts, verdict
 from tune.html_page import escape, page, plot, table
 from tune.importances import FEW, METHOD, importances
 from tune.manifest import write_atomically
@@ -67,19 +67,13 @@ def opening(record: Record, found: Verdict | None) -> str:
     """The verdict in a sentence, and four numbers."""
     number = record.best_number()
     state = "" if record.finished else "The study has not ended: this is what is known so far. "
-    if found is not None:
-        sentence = found.sentence
-    elif number is None:
-        sentence = "No trial has run to the end, so that there is nothing to claim."
-    else:
-        sentence = f"No claim yet: trial {number} is ahead on the split that selects, and has not been repeated on fresh seeds."
     facts = [(str(len(record.trials)), "trials"), (str(record.epochs), "epochs trained")]
     if number is not None:
         facts.insert(0, (f"{record.completed[number]:.4f}", f"{record.objective} of trial {number}"))
     if record.trials:
         facts.append((f"{record.saved:.0%}", "of the epochs saved by pruning"))
     tiles = "".join(f"<div><b>{escape(value)}</b>{escape(name)}</div>" for value, name in facts)
-    return f"<p class=verdict>{escape(state + sentence)}</p><div class=facts>{tiles}</div>"
+    return f"<p class=verdict>{escape(state + claim(record, found))}</p><div class=facts>{tiles}</div>"
 
 
 def health(record: Record) -> str:
@@ -170,9 +164,8 @@ def budget(record: Record) -> str:
     """What it cost, and what was saved."""
     states = Counter(run.state for run in record.trials.values())
     rows = [["trials", ", ".join(f"{n} {state.lower()}" for state, n in sorted(states.items())) or "none"]]
-    whole = len(record.trials) * int(record.manifest.base["train.epochs"])
-    rows.append(["epochs of trials", f"{record.epochs} of {whole}"])
-    rows.append(["epochs saved by pruning and failures", f"{whole - record.epochs} ({record.saved:.0%})"])
+    rows.append(["epochs of trials", f"{record.epochs} of {len(record.trials) * int(record.manifest.base['train.epochs'])}"])
+    rows.append(["epochs saved by pruning and failures", f"{record.spared[0]} ({record.saved:.0%})"])
     runs = [*record.trials.values(), *record.repeats.values()]
     rows.append(["epochs saved by kept features", _saved_by_features(runs)])
     repeats = sum(len(run.history) for run in record.repeats.values())
@@ -180,10 +173,9 @@ def budget(record: Record) -> str:
     gpu = sum(run.gpu_seconds for run in runs)
     rows.append(["CPU time, cores that were kept", _hours(sum(run.cpu_seconds for run in runs))])
     rows.append(["GPU time", _hours(gpu) if gpu else "none"])
-    ends = [run.ended for run in runs if run.ended]
-    if ends:
-        first = min(run.started for run in runs if run.started)
-        rows.append(["from the first start to the last end", _hours((max(ends) - first) / 1000) + ", interruptions included"])
+    starts, ends = ([at for run in runs if (at := getattr(run, name))] for name in ("started", "ended"))
+    if starts and ends:
+        rows.append(["from the first start to the last end", _hours((max(ends) - min(starts)) / 1000) + ", interruptions included"])
     return table(["", ""], rows, long=(1,))
 
 

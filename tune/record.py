@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 K = TypeVar("K")  # what names a configuration
+CONCLUSIONS = ("verdict", "warm_start")
+"""Tags of what is said at the end of a study."""
 
 
 @dataclass
@@ -66,6 +68,7 @@ class Record:
     summary: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     finished: bool = False
+    """It has come to its end, and has not been gone on with since."""
 
     @property
     def top(self) -> int:
@@ -89,10 +92,18 @@ class Record:
         return sum(len(run.history) for run in self.trials.values())
 
     @property
+    def spared(self) -> tuple[int, int]:
+        """Epochs that the trials which have ended did not run, and those that they would have run: what pruning and failures have saved. A
+        trial that still runs has saved nothing yet."""
+        ended = [run for run in self.trials.values() if run.state != "open"]
+        whole = len(ended) * int(self.manifest.base["train.epochs"])
+        return whole - sum(len(run.history) for run in ended), whole
+
+    @property
     def saved(self) -> float:
-        """Share of the epochs that pruning has saved."""
-        whole = len(self.trials) * int(self.manifest.base["train.epochs"])
-        return 1 - self.epochs / whole if whole else 0.0
+        """Share of the epochs that pruning and failures have saved."""
+        saved, whole = self.spared
+        return saved / whole if whole else 0.0
 
     @cached_property
     def _frozen(self) -> "list[FrozenTrial]":
@@ -141,6 +152,10 @@ def read_record(folder: Path) -> Record:
             else:
                 run = record.repeats.setdefault((event["trial"], seed), Run())
             _tell(run, event)
+            if kind == "start" and record.finished:  # with more trials or repeats: what was said at that end is about fewer
+                record.finished = False
+                for said in CONCLUSIONS:
+                    record.tags.pop(said, None)
         elif kind == "finish":
             record.finished = event["state"] == "FINISHED"
     return record
@@ -150,7 +165,9 @@ def _tell(run: Run, event: dict[str, Any]) -> None:
     if event["event"] == "start":
         run.config, run.started, run.heard = event["config"], run.started or event["t"], event["t"]
         return
-    run.occupied_ms, run.heard = run.occupied_ms + event["t"] - run.heard, event["t"]
+    if run.heard:  # a process that was lost before it began has kept nothing
+        run.occupied_ms += event["t"] - run.heard
+    run.heard = event["t"]
     if event["event"] == "report":
         run.history.append(event["metrics"])
     else:

@@ -15,7 +15,7 @@ from rich.table import Table  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from tune.manifest import read_manifest  # noqa: E402
 from tune.objects import copy, local_folder  # noqa: E402
-from tune.record import Run, read_record  # noqa: E402
+from tune.record import CONCLUSIONS, Run, read_record  # noqa: E402
 from tune.study_copy import pull  # noqa: E402
 from tune.wording import DEFAULT, assignments  # noqa: E402
 
@@ -79,7 +79,9 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     for reason, numbers in failed.items():
         named = ", ".join(map(str, numbers[:_TOP])) + (", ..." if len(numbers) > _TOP else "")
         out.print(f"{len(numbers)} failed: {reason} (trial {named})", markup=False)
-    for said in ("verdict", "warm_start"):
+    if not record.finished:
+        out.print("the study has not ended")
+    for said in CONCLUSIONS:
         if said in record.tags:
             out.print(record.tags[said], markup=False)
 

@@ -13,7 +13,7 @@ from trainables.errors import UserError
 from trainables.places import BEST
 from tune import objects
 from tune.console import Console
-from tune.evidence import doubts, verdict
+from tune.evidence import claim, doubts, verdict
 from tune.group import Group
 from tune.lineage import lineage_tags
 from tune.manifest import resume_command
@@ -232,9 +232,10 @@ def _conclude(study: Study, console: Console) -> None:
         study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
         best = study.frozen_trials()[number]
         console.line(f"best trial {number}: {study.objective} {best.value:.4f} with {assignments(best.params)}")
-    if found is not None:
-        console.line(found.sentence)
-        study.summarize(found.metrics(), verdict=found.sentence)
+    if number is not None:
+        said = claim(study, found)
+        console.line(said)
+        study.summarize({} if found is None else found.metrics(), verdict=said)
     if (sentence := worth(study)) is not None:
         console.line(sentence)
         study.summarize({}, warm_start=sentence)
