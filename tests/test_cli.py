@@ -21,6 +21,7 @@ from PIL import Image
 from tests.disks import fill, small_disk
 from tests.test_study import reports
 from tests.toy import TOY
+from trainables.errors import UserError
 from tune import run
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
@@ -261,6 +262,7 @@ def test_a_disk_that_fills_up_in_the_middle(call: Call, disk: Path, tmp_path: Pa
         said = call(*command)
     assert "No space left on device; mend that and run the same command again, nothing recorded is lost" in said.line
     assert said.code == 1
+    assert "compare the trials in MLflow" not in said.out
     assert not any(e["event"] == "end" and e["state"] == "FAIL" for e in EventLog.read(disk / "toy/events.jsonl")[0])
     again = call(*command)  # still full
     assert "No space left on device" in again.line
@@ -269,6 +271,18 @@ def test_a_disk_that_fills_up_in_the_middle(call: Call, disk: Path, tmp_path: Pa
     assert call(*command).code == 0
     assert call(*LOCAL_TOY, "6", "--storage", str(tmp_path / "roomy")).code == 0
     assert reports(disk) == reports(tmp_path / "roomy")
+
+
+def test_a_machine_that_is_not_enough_is_wrong_use(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found when Ray is there, behind the study's opening."""
+
+    def refuse(*_: Any) -> None:
+        raise UserError("a trial needs 9 CPUs")
+
+    monkeypatch.setattr("tune.local.search_locally", refuse)
+    said = call(*LOCAL_TOY, "1")
+    assert (said.code, said.line) == (2, "a trial needs 9 CPUs")
+    assert "compare the trials in MLflow" not in said.out
 
 
 def test_failed_trials_are_no_failure_of_the_command_unless_all_are(call: Call) -> None:
@@ -282,6 +296,7 @@ def test_failed_trials_are_no_failure_of_the_command_unless_all_are(call: Call) 
 def test_local_study_ends_and_is_extended(call: Call, tmp_path: Path) -> None:
     first = call(*LOCAL_TOY, "3")
     assert first.code == 0
+    assert "compare the trials in MLflow: make ui    (or: python -m tune.ui --storage runs)" in first.out
     assert "study toy: blobs: 90 points; searched by val/top1" in first.out
     assert len(re.findall(r"^trial \d+ (?:complete|pruned)", first.out, re.MULTILINE)) == 3
     assert "No claim yet: " in first.out

@@ -24,9 +24,17 @@ from typing import Any
 
 from trainables.errors import UserError
 
-__all__ = ["AppendOnlyFile", "EventLog"]
+__all__ = ["AppendOnlyFile", "EventLog", "StorageFailed"]
 
 _NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
+
+
+class StorageFailed(UserError):
+    """The study's folder cannot be written. No trial's fault, and no trial could do better: the run ends, the trials stay open."""
+
+    @classmethod
+    def at(cls, place: str | Path, why: str | None) -> "StorageFailed":
+        return cls(f"cannot write {place}: {why}; mend that and run the same command again, nothing recorded is lost")
 
 
 class AppendOnlyFile:
@@ -36,7 +44,7 @@ class AppendOnlyFile:
     Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that hold one.
 
     Raises:
-        UserError: the folder or the file cannot be written.
+        StorageFailed: the folder or the file cannot be written.
     """
 
     def __init__(self, path: Path):
@@ -47,13 +55,13 @@ class AppendOnlyFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._cut_torn_line(self._open())
         except OSError as error:
-            raise self._failure(error) from error
+            raise StorageFailed.at(self.path, error.strerror) from error
 
     def append_lines(self, lines: bytes) -> None:
         """Write whole lines and return when they are on disk.
 
         Raises:
-            UserError: the disk is full or not writable; the file is then as it was before.
+            StorageFailed: the disk is full or not writable; the file is then as it was before.
         """
         with self._lock:
             try:
@@ -66,7 +74,7 @@ class AppendOnlyFile:
                     os.ftruncate(fd, end)
                     raise
             except OSError as error:
-                raise self._failure(error) from error
+                raise StorageFailed.at(self.path, error.strerror) from error
 
     def close(self) -> None:
         """Give the file back; a later write opens it again."""
@@ -101,9 +109,6 @@ class AppendOnlyFile:
             os.ftruncate(fd, end)
             os.fsync(fd)
 
-    def _failure(self, error: OSError) -> UserError:
-        return UserError(f"cannot write {self.path}: {error.strerror}; mend that and run the same command again, nothing recorded is lost")
-
 
 class EventLog(AppendOnlyFile):
     """Appends events to a file and reads them back."""
@@ -112,7 +117,7 @@ class EventLog(AppendOnlyFile):
         """Write one event and return when it is on disk.
 
         Raises:
-            UserError: the disk is full or not writable; the log then ends with the last whole event.
+            StorageFailed: the disk is full or not writable; the log then ends with the last whole event.
         """
         self.append_lines(_encode({"t": int(time.time() * 1000), "event": event, **fields}) + b"\n")
 

@@ -59,7 +59,7 @@ class Journal(BaseJournalBackend):
     Opening cuts off a line that a kill tore, as Optuna would refuse all that follows it.
 
     Raises:
-        UserError: the file cannot be written.
+        StorageFailed: the file cannot be written.
     """
 
     def __init__(self, path: Path):

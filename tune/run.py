@@ -17,7 +17,7 @@ from tune.experiments import EXPERIMENTS, Experiment  # noqa: E402
 from tune.manifest import resume_command  # noqa: E402
 from tune.objects import local_folder  # noqa: E402
 from tune.options import Options, parse_duration, prepare  # noqa: E402
-from tune.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session, say_where  # noqa: E402
+from tune.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session  # noqa: E402
 from tune.study_copy import pull  # noqa: E402
 
 DEFAULT_TRIALS = 16
@@ -92,7 +92,7 @@ def execute(options: Options) -> int:
         return DONE
     with Session(options, budget_s) as session:
         code = session.run(prepared)
-    say_where(options, code)
+    session.say_where(code)
     return code
 
 

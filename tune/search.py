@@ -42,11 +42,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
+from tune.events import StorageFailed  # noqa: E402
 from tune.experiments import Experiment  # noqa: E402
 from tune.room import Room, gpus_of_a_worker, refuse_what_never_fits  # noqa: E402
 from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
-from tune.trial import StorageFailed, run  # noqa: E402
+from tune.trial import run  # noqa: E402
 from tune.workers import Group, run_with_workers  # noqa: E402
 
 # Tune reads the log files that it was told not to write, and says at length that there are none.

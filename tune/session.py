@@ -1,6 +1,7 @@
 """Studies from their opening to their verdict, with everything that watches them: console, MLflow, pictures, Ctrl-C, the time budget."""
 
 import contextlib
+import shlex
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ from trainables.errors import UserError
 from trainables.places import BEST
 from tune import objects
 from tune.console import Console
+from tune.events import StorageFailed
 from tune.evidence import claim, doubts, verdict
 from tune.group import Group
 from tune.lineage import lineage_tags
@@ -26,6 +28,7 @@ from tune.warm_start import beginning, worth
 from tune.wording import assignments
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+BROKEN_OFF = "broken off"
 DRAIN_S = 60.0  # the end waits for pictures, and then for MLflow, at most so long
 
 
@@ -94,7 +97,7 @@ class Session:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
-            self.stop.now("broken off")
+            self.stop.now(BROKEN_OFF)
         if kind is None or issubclass(kind, UserError):  # a second Ctrl-C means at once
             self._close()
 
@@ -109,7 +112,7 @@ class Session:
         """Open the study, or go on with it, to its end or until `stop`; returns the exit code.
 
         Raises:
-            UserError: the study cannot be opened.
+            UserError: the study cannot be opened, or what it runs on is not there or not enough.
         """
         options = self.options
         with opened(prepared.directory, _tell, self.stop.now) as copy:
@@ -137,14 +140,21 @@ class Session:
                 study.emit("finish", state="INTERRUPTED")
             else:
                 _conclude(study, console)
-        except (UserError, OSError) as error:
-            self.stop.now("broken off")
+        except (StorageFailed, OSError) as error:
+            self.stop.now(BROKEN_OFF)
             return _broken_off(study, error)
         if study.stopping:
             ended = f"{study.finished()} of {options.trials} trials ended"
             console.line(f"{self.stop.reason}: {ended}, nothing is lost. Go on with: {resume_command()}")
             return self.stop.code
         return DONE if study.best_number() is not None else FAILED
+
+    def say_where(self, code: int) -> None:
+        """The last line of a run that came to its end."""
+        if code in (DONE, FAILED) and self.stop.reason != BROKEN_OFF:
+            storage = shlex.quote(self.options.storage)
+            make = "make ui" if storage == "runs" else f"make ui STORAGE={storage}"
+            print(f"compare the trials in MLflow: {make}    (or: python -m tune.ui --storage {storage})")
 
     def _close(self) -> None:
         undrawn = self._pictures.close(DRAIN_S, lambda: bool(self.stop.reason))
@@ -195,12 +205,6 @@ def _search(study: Study, prepared: Prepared, options: Options) -> None:
         )  # fmt: skip
 
 
-def say_where(options: Options, code: int) -> None:
-    """The last line of a run that came to its end."""
-    if code in (DONE, FAILED):
-        print(f"compare the trials in MLflow: make ui    (or: python -m tune.ui --storage {options.storage})")
-
-
 def _tell(line: str) -> None:
     print(f"vistune: {line}", file=sys.stderr, flush=True)
 
@@ -211,11 +215,11 @@ def _weights(prepared: Prepared) -> list[Path]:
     return [path] if path.is_file() and objects.address(path) is not None else []
 
 
-def _broken_off(study: Study, error: UserError | OSError) -> int:
+def _broken_off(study: Study, error: StorageFailed | OSError) -> int:
     """The study's folder cannot be written: nothing more is, its trials stay open, and the same command goes on."""
     from tune.trial import storage_failure
 
-    message = error if isinstance(error, UserError) else storage_failure(error, study.directory)
+    message = error if isinstance(error, StorageFailed) else storage_failure(error, study.directory)
     if message is None:
         raise error
     print(f"vistune: {message}", file=sys.stderr)

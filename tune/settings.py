@@ -12,7 +12,7 @@ from tune.group import Group
 from tune.lineage import choose
 from tune.objects import copy
 from tune.options import Options, Prepared, prepare
-from tune.session import DONE, Session, say_where
+from tune.session import DONE, Session
 from tune.study_copy import copy_group_log
 
 
@@ -41,9 +41,7 @@ def run_settings(options: Options, experiment: Experiment, storage: Path, budget
         group = Group.open(storage / name, experiment.name, prepared[0].manifest.objective, searched)
     if group is not None:
         copy_group_log(group.folder)  # before its members: they name it
-    code = _run_all(prepared, options, budget_s, group)
-    say_where(options, code)
-    return code
+    return _run_all(prepared, options, budget_s, group)
 
 
 def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparison]:
@@ -86,6 +84,7 @@ def _run_all(prepared: list[Prepared], options: Options, budget_s: float | None,
             publish(group)
             group.say("finish", state="FINISHED")
             _copy_table(group.folder)
+    session.say_where(code)
     return code
 
 

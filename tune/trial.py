@@ -24,6 +24,7 @@ from trainables.places import BEST, LAST
 from trainables.watchdog import watching
 from trainables.weights import content_hash
 from tune import objects
+from tune.events import StorageFailed
 from tune.experiments import Experiment
 from tune.study import Outcome, State, Work
 from tune.trial_copy import TrialCopy, copied
@@ -32,24 +33,16 @@ BASELINE_SEEDS = 3
 DIVERGED = ("nan", "collapse")
 
 
-class StorageFailed(UserError):
-    """The study's folder cannot be written. No trial's fault, and no trial could do better: the run ends, the trials stay open."""
-
-
 def storage_failure(error: BaseException, place: Path) -> StorageFailed | None:
     """What to say where `error` comes from a disk that is full, read-only or failing (torch wraps such an error); else None."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-            return _not_written(cause.filename or place, cause.strerror or str(cause))
+            return StorageFailed.at(cause.filename or place, cause.strerror or str(cause))
         cause = cause.__cause__ or cause.__context__
     if shutil.disk_usage(place).free == 0:  # a torch.save to a path says "iostream error" and no more
-        return _not_written(place, os.strerror(errno.ENOSPC))
+        return StorageFailed.at(place, os.strerror(errno.ENOSPC))
     return None
-
-
-def _not_written(place: str | Path, why: str) -> StorageFailed:
-    return StorageFailed(f"cannot write {place}: {why}; mend that and run the same command again, nothing recorded is lost")
 
 
 def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None = None) -> Outcome:

@@ -19,10 +19,11 @@ from typing import Any
 from ray.util.queue import Empty, Queue
 
 from trainables.steps import found_micro_batch
+from tune.events import StorageFailed
 from tune.experiments import Experiment
 from tune.runtimes import TrainRuntime, TuneRuntime
 from tune.study import Outcome, Work
-from tune.trial import StorageFailed, run
+from tune.trial import run
 
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
