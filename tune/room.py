@@ -10,11 +10,12 @@ import ray
 import yaml
 
 from trainables.errors import UserError
-from tune.workers import Group
+from tune.workers import WorkerGroup
 
 # `ray up` leaves the cluster file here on the head, with the resources of each kind of machine filled in; the autoscaler reads it too.
 _CLUSTER_FILE = Path("~/ray_bootstrap_config.yaml")
 _LOOK_S = 5.0
+_PARTS = 10_000
 
 
 class Room:
@@ -22,15 +23,15 @@ class Room:
 
     Trials that wait for a machine are what makes an autoscaler start one: with a limit of what runs already, none would ever be started."""
 
-    def __init__(self, group: Group, concurrent: int | None):
+    def __init__(self, group: WorkerGroup, concurrent: int | None):
         self.group, self.concurrent = group, concurrent
         self._looked_at, self._trials = -math.inf, 1
 
     def __call__(self) -> int:
         if self.concurrent is None and time.monotonic() - self._looked_at > _LOOK_S:
             have, group = holds(), self.group
-            fits = have["GPU"] // group.gpus if group.gpus else have["CPU"] // group.cpus
-            self._looked_at, self._trials = time.monotonic(), max(1, int(fits) // group.workers)
+            fits = _times(have["GPU"], group.gpus) if group.gpus else _times(have["CPU"], group.cpus)
+            self._looked_at, self._trials = time.monotonic(), max(1, fits // group.workers)
         return self.concurrent or self._trials
 
 
@@ -41,19 +42,28 @@ def gpus_of_a_worker(asked: float | None) -> float:
     return 1.0 if holds()["GPU"] else 0.0
 
 
-def refuse_what_never_fits(group: Group) -> None:
-    """Before any trial.
+def refuse_what_never_fits(group: WorkerGroup) -> None:
+    """Before any trial. A cluster of RAY_ADDRESS may grow in ways that nobody here knows of: there a single worker waits for its machine.
 
     Raises:
-        UserError: one trial needs more than the cluster can have.
+        UserError: one trial needs more than the machine or the cluster can have.
     """
     have = holds()
-    for name, each in (("CPU", group.cpus), ("GPU", group.gpus)):
+    for name, each, option in (("CPU", group.cpus, "--set train.threads"), ("GPU", group.gpus, "--gpus-per-worker")):
         if group.workers > 1 and each * group.workers > have[name]:
             raise UserError(
                 f"--workers {group.workers} need {each * group.workers:g} {name}s, and Ray has {have[name]:g}; "
-                f"use --workers {int(have[name] // each) or 1}, or a larger cluster"
+                f"use --workers {_times(have[name], each) or 1}, or a larger cluster"
             )
+        if group.workers == 1 and each > have[name] and "RAY_ADDRESS" not in os.environ:
+            raise UserError(
+                f"a trial needs {each:g} {name}s ({option}), and this machine has {have[name]:g}; ask for less, or use a cluster"
+            )
+
+
+def _times(have: float, each: float) -> int:
+    """How often `each` is in `have`. A share is one of a single GPU. Ray counts in ten-thousandths; in floats 1 // 0.2 is 4."""
+    return int(have) * (_PARTS // round(each * _PARTS)) if each < 1 else int(have // each)
 
 
 def holds() -> dict[str, float]:

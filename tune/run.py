@@ -75,6 +75,9 @@ def execute(options: Options) -> int:
         raise UserError(f"--workers {options.workers} with --local, which is one process: leave one of them out")
     if options.workers > 1 and options.gpus_per_worker and options.gpus_per_worker < 1:
         raise UserError(f"--gpus-per-worker {options.gpus_per_worker:g}: each of --workers {options.workers} needs a GPU of its own (NCCL)")
+    gpus = options.gpus_per_worker
+    if gpus is not None and not (0.0001 <= gpus <= 1 or gpus.is_integer()):
+        raise UserError(f"--gpus-per-worker {gpus:g} must be 0, a share of one GPU such as 0.5, or a whole number of them")
     budget_s = parse_duration(options.time_budget)
     storage = local_folder(options.storage)
     pull(storage)
@@ -100,7 +103,7 @@ def _replay(options: Options, experiment: Experiment, storage: Path) -> int:
     if not options.local:
         raise UserError(f"--trial {options.trial} replays a trial in this process: add --local")
     name, _, number = str(options.trial).rpartition("/")
-    if not name or not number.isdigit():
+    if not name or not number.isdecimal():
         raise UserError(f"--trial {options.trial!r} must be STUDY/NUMBER, such as --trial ssl/3")
     from tune.local import replay
 

@@ -48,7 +48,7 @@ from tune.room import Room, gpus_of_a_worker, refuse_what_never_fits  # noqa: E4
 from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
 from tune.trial import run  # noqa: E402
-from tune.workers import Group, run_with_workers  # noqa: E402
+from tune.workers import WorkerGroup, run_with_workers  # noqa: E402
 
 # Tune reads the log files that it was told not to write, and says at length that there are none.
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
@@ -206,7 +206,7 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
     """
     started_here = start_ray(dashboard=workers > 1)
     patience_s = _patience_s()
-    group = Group(workers, float(study.base.train.threads), gpus_of_a_worker(gpus_per_worker))
+    group = WorkerGroup(workers, float(study.base.train.threads), gpus_of_a_worker(gpus_per_worker))
     refuse_what_never_fits(group)
     # All processes start at once. One at a time, the start of the second is called off whenever a short trial frees the first.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"

@@ -38,7 +38,7 @@ _STARTS = 3
 
 
 @dataclass(frozen=True)
-class Group:
+class WorkerGroup:
     """The workers of one trial, and what each holds."""
 
     workers: int
@@ -46,13 +46,13 @@ class Group:
     gpus: float
 
 
-def run_with_workers(experiment: Experiment, work: Work, group: Group, lost_processes: int, patience_s: float) -> None:
+def run_with_workers(experiment: Experiment, work: Work, group: WorkerGroup, lost_processes: int, patience_s: float) -> None:
     """Do the work in a group of workers, and in a fresh group, from the checkpoint, as often as one loses a process (`lost_processes` times
     at most) or runs out of memory (until micro-batches cannot be halved any more)."""
     os.environ |= _ENVIRONMENT
     runtime = TuneRuntime(Path(work.directory))
     if work.kind == "baseline":  # no training, so nothing to share
-        group = Group(1, group.cpus, group.gpus)
+        group = WorkerGroup(1, group.cpus, group.gpus)
     while True:
         micro_batch = found_micro_batch(runtime.directory)
         error = _Running(experiment, work, group, patience_s).pass_on(runtime)
@@ -68,7 +68,7 @@ def run_with_workers(experiment: Experiment, work: Work, group: Group, lost_proc
 class _Running:
     """A trainer in a thread of its own; this one listens to what its workers say."""
 
-    def __init__(self, experiment: Experiment, work: Work, group: Group, patience_s: float):
+    def __init__(self, experiment: Experiment, work: Work, group: WorkerGroup, patience_s: float):
         self.said, self.heard = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
         self.error: BaseException | None = None
         self.scratch = Path(work.directory) / ".train"
@@ -105,7 +105,7 @@ class _Running:
         return self.error or RuntimeError("the workers ended without a word")
 
 
-def _trainer(train: Callable[[], None], group: Group, scratch: Path) -> Callable[[], Any]:
+def _trainer(train: Callable[[], None], group: WorkerGroup, scratch: Path) -> Callable[[], Any]:
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
