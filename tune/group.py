@@ -1,5 +1,6 @@
 """Studies that belong together, such as the settings A to E: a folder with an event log of its own, which MLflow shows as their parent."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
 from tune.manifest import read_manifest
-from tune.projection import study_id
+from tune.projection import GROUP, STUDY, study_id
+
+LOG = "events.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,28 +40,39 @@ class Group:
         Raises:
             UserError: the folder holds a study, or is not writable.
         """
-        if (folder / "study.json").exists():
+        if (folder / "study.json").exists() or _kind(folder) == STUDY:
             raise UserError(f"{folder.name!r} is a study of its own in {folder.parent}; give the settings another name with --study")
-        log = folder / "events.jsonl"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
-                if not (log.exists() and EventLog.read(log, 0, limit=1)[0]):
-                    fields: dict[str, Any] = {"name": folder.name, "kind": "group", "experiment": experiment, "objective": objective}
-                    EventLog(log).append("study", direction="maximize", config={}, searched=searched, data=None, tags={}, **fields)
+                if not is_group(folder):
+                    fields: dict[str, Any] = {"name": folder.name, "kind": GROUP, "experiment": experiment, "objective": objective}
+                    with closing(EventLog(folder / LOG)) as log:
+                        log.append("study", direction="maximize", config={}, searched=searched, data=None, tags={}, **fields)
         except OSError as error:
             raise UserError(f"cannot write to {error.filename or folder}: {error.strerror}; choose another place with --storage") from None
         return cls.at(folder)
 
     @classmethod
     def at(cls, folder: Path) -> "Group":
-        """The group that is there."""
-        return cls(folder, study_id(EventLog.read(folder / "events.jsonl", 0, limit=1)[0][0]))
+        """The group that is there (`is_group`)."""
+        return cls(folder, study_id(EventLog.read(folder / LOG, 0, limit=1)[0][0]))
 
     def say(self, event: str, **fields: Any) -> None:
         """Append to the group's log."""
-        with FileLock(self.folder / ".lock"):
-            EventLog(self.folder / "events.jsonl").append(event, **fields)
+        with FileLock(self.folder / ".lock"), closing(EventLog(self.folder / LOG)) as log:
+            log.append(event, **fields)
+
+
+def is_group(folder: Path) -> bool:
+    """Whether the event log in `folder` is that of a group, and not of a study."""
+    return _kind(folder) == GROUP
+
+
+def _kind(folder: Path) -> str | None:
+    """GROUP or STUDY; None where nothing has been begun."""
+    first, _ = EventLog.read(folder / LOG, 0, limit=1)
+    return str(first[0].get("kind", STUDY)) if first else None
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,10 @@ class Journal(BaseJournalBackend):
         self._recent_from = log_number_from
         return list(self._recent)
 
+    def close(self) -> None:
+        """Give the file back; a later write opens it again."""
+        self._file.close()
+
     def _flush(self) -> None:
         if self._pending and not self._open_groups:
             self._file.append_lines(b"".join(self._pending))

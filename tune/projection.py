@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["GROUP", "Changes", "Projection", "Run", "mlflow_key", "shared_view", "study_id"]
+__all__ = ["GROUP", "STUDY", "Changes", "Projection", "Run", "mlflow_key", "shared_view", "study_id"]
 
 STUDY, GROUP = "study", "group"
 PARAM_LIMIT, TAG_LIMIT, KEY_LIMIT = 6000, 8000, 250  # characters that MLflow keeps

@@ -8,7 +8,7 @@ from search_spaces.settings import Comparison
 from trainables.config import nearest
 from trainables.errors import UserError
 from tune.experiments import Experiment
-from tune.group import Group
+from tune.group import Group, is_group
 from tune.lineage import choose
 from tune.objects import copy
 from tune.options import Options, Prepared, prepare
@@ -97,7 +97,7 @@ def publish_table(folder: Path) -> None:
     from tune.table import publish
     from tune.tracking import Tracker
 
-    if not (folder / "events.jsonl").exists():  # settings under names of their own
+    if not is_group(folder):  # settings under names of their own
         publish(folder)
         _copy_table(folder)
         return
@@ -112,7 +112,7 @@ def _copy_table(folder: Path) -> None:
 
     for name in FILES:
         copy(folder / name)
-    if (folder / "events.jsonl").exists():
+    if is_group(folder):
         copy_group_log(folder)
 
 

@@ -26,7 +26,7 @@ from trainables.config import build
 from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import Experiment
-from tune.group import Group
+from tune.group import Group, is_group
 from tune.journal import Journal
 from tune.manifest import Manifest
 from tune.pruner import DurableHalving
@@ -119,9 +119,12 @@ class Study:
         Args:
             group: that a new study belongs to.
         Raises:
-            UserError: the study there has another config, space or data set; or another process runs it; or the place is not writable.
+            UserError: the study there has another config, space or data set; or another process runs it; or the place is not writable, or
+                that of settings which are compared.
         """
         try:
+            if is_group(directory):
+                raise UserError(f"{directory.name!r} is a comparison of settings in {directory.parent}; choose another --study name")
             (directory / "trials").mkdir(parents=True, exist_ok=True)
             manifest = manifest.reconcile_with(directory / "study.json")
             study = cls(directory, experiment, manifest, trials=trials, repeats=repeats)
@@ -310,6 +313,8 @@ class Study:
         self.emit("summary", metrics=metrics, tags=tags)
 
     def close(self) -> None:
+        self.log.close()
+        self._journal.close()
         self._lock.release()
 
     # -- what is known
