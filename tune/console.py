@@ -4,11 +4,12 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
+
+from tune.wording import plain_console
 
 _ROWS = 12  # finished trials kept in sight, best first
 
@@ -31,7 +32,7 @@ class Console:
     """An observer of the study's events. Use as a context manager around the run."""
 
     def __init__(self, objective: str, epochs: int, trials: int, *, interactive: bool | None = None):
-        self.out = RichConsole(highlight=False, soft_wrap=True)
+        self.out = plain_console()
         self.objective, self.epochs, self.trials = objective, epochs, trials
         self.interactive = self.out.is_terminal if interactive is None else interactive
         self.rows: dict[int, Row] = {}
@@ -59,7 +60,7 @@ class Console:
 
     def line(self, text: str) -> None:
         """Print above the table."""
-        self.out.print(text, markup=False)
+        self.out.print(text)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Update the table, or print a line."""

@@ -109,7 +109,9 @@ def doubts(study: Known) -> list[str]:
     number = study.best_number()
     if number is None:
         return [*found, "no trial ran to the end, so there is no best one"]
-    best = study.frozen_trials()[number]
+    best = {t.number: t for t in study.frozen_trials()}.get(number)
+    if best is None:
+        return [*found, f"study.journal lacks trial {number}, so that nothing can be said of its parameters; restore it from a copy"]
     untrained = study.summary.get(f"baseline/{study.objective}")
     if untrained is not None and best.value is not None and best.value <= untrained:
         found.append(

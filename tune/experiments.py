@@ -13,6 +13,8 @@ from search_spaces.ssl import ssl
 from trainables.base import Trainable
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
+from trainables.config import nearest
+from trainables.errors import UserError
 from trainables.protonet import ProtoNet, ProtoNetConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
 
@@ -174,3 +176,14 @@ EXPERIMENTS: dict[str, Experiment] = {
         top=3,  # one validation score of a trial moves by .03 with its seed
     ),
 }  # fmt: skip
+
+
+def named(name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        UserError: there is none; the nearest is suggested.
+    """
+    if name not in EXPERIMENTS:
+        raise UserError(f"unknown experiment {name!r}{nearest(name, EXPERIMENTS)}")
+    return EXPERIMENTS[name]

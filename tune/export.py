@@ -22,8 +22,8 @@ from trainables.config import build
 from trainables.data.images import EXTENSIONS, CorruptImage, read_rgb
 from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served
-from tune.experiments import EXPERIMENTS
-from tune.lineage import find
+from tune.experiments import named
+from tune.lineage import of_study
 from tune.mlflow_runs import quieten
 from tune.record import read_record
 
@@ -64,16 +64,16 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
     Raises:
         UserError: no such study or completed trial, `out` holds something else, or the exported weights do not reach the metric on record.
     """
-    origin = find(wanted, storage)
-    if origin.study is None or origin.trial is None:
-        raise UserError(f"export {wanted!r} must be STUDY or STUDY/TRIAL; `python tune/report.py show` lists the studies")
+    origin = of_study(wanted, storage)
+    if origin is None or origin.study is None or origin.trial is None:
+        raise UserError(f"export {wanted!r}: it must be STUDY or STUDY/TRIAL of {storage}; `python tune/report.py show` lists the studies")
     study = storage / origin.study
     final = out or study / MODEL
     if final.exists() and not (final / "MLmodel").exists():
         raise UserError(f"{final} is there already and is no exported model; give another --out")
     final.parent.mkdir(parents=True, exist_ok=True)
     record = read_record(study)
-    experiment, run = EXPERIMENTS[record.manifest.experiment], record.trials[origin.trial]
+    experiment, run = named(record.manifest.experiment), record.trials[origin.trial]
     config: Any = build(experiment.config, run.config)
     data = experiment.trainable.load_data(config.data)
     with tempfile.TemporaryDirectory(prefix=f"{final.name}.", dir=final.parent) as scratch:

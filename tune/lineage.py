@@ -128,9 +128,8 @@ def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
         return Origin(path, source=name)
     if wanted.startswith(MLFLOW):
         return Origin(from_mlflow(wanted, storage), source=wanted)
-    match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*?)(?:/(\d+))?", wanted)
-    if match and (storage / match[1] / "study.json").exists():
-        return _of_study(storage / match[1], None if match[2] is None else int(match[2]))
+    if (found := of_study(wanted, storage)) is not None:
+        return found
     path = Path(wanted).expanduser().resolve()
     if not path.is_file():
         raise UserError(
@@ -138,6 +137,18 @@ def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
             "models:/NAME/VERSION or runs:/RUN_ID/PATH"
         )
     return Origin(path)
+
+
+def of_study(wanted: str, storage: Path) -> Origin | None:
+    """STUDY (its best completed trial) or STUDY/TRIAL; None where there is no such study.
+
+    Raises:
+        UserError: a study or trial without a backbone.
+    """
+    match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*?)(?:/([0-9]+))?", wanted)
+    if match is None or not (storage / match[1] / "study.json").exists():
+        return None
+    return _of_study(storage / match[1], None if match[2] is None else int(match[2]))
 
 
 def default(source: str, storage: Path, options: str) -> Origin:
@@ -212,7 +223,7 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
     record = read_record(folder)
     completed = record.completed
     if trial is None and (trial := record.best_number()) is None:
-        raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it, or give --backbone PATH")
+        raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it first")
     path = objects.present(folder / "trials" / f"{trial:04d}" / BEST) if trial in completed else folder
     if not path.is_file():
         valid = ", ".join(map(str, sorted(completed))) or "none"

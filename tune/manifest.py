@@ -97,6 +97,8 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest(**json.loads(path.read_text()))
     except FileNotFoundError:
         raise UserError(f"no study in {path.parent}; `python tune/report.py show` lists the studies there are") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a study manifest of this version: {error}") from None
 

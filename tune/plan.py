@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from trainables.allocator import keep_freed_memory
@@ -20,6 +19,7 @@ from tune.pruner import REDUCTION_FACTOR, rungs
 from tune.runtimes import LocalRuntime
 from tune.space import describe, show
 from tune.warm_start import beginning
+from tune.wording import plain_console
 
 _STEPS = 3  # timed, after one to warm up
 
@@ -27,9 +27,9 @@ _STEPS = 3  # timed, after one to warm up
 def show_plan(prepared: Prepared, options: Options) -> None:
     """Print the resolved config, the space, the rungs, the resources, and time and disk estimated from one profiled step."""
     experiment, manifest, config, data = prepared.experiment, prepared.manifest, prepared.config, prepared.data
-    out = Console(highlight=False, soft_wrap=True)
-    out.print(f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, {options.trials} trials", markup=False)
-    out.print(f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; searched by {manifest.objective}", markup=False)
+    out = plain_console()
+    out.print(f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, {options.trials} trials")
+    out.print(f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; searched by {manifest.objective}")
     spaces = describe(experiment.space, manifest.preset, manifest.pins)
     table = Table(box=None, pad_edge=False, header_style="bold", title="config of trial 0, and what is searched", title_justify="left")
     for column in ("key", "trial 0", "searched"):
@@ -41,7 +41,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         )
     out.print(table)
     for line in (*prepared.notes, *beginning(manifest.warm_start)):
-        out.print(line, markup=False)
+        out.print(line)
     all_rungs = rungs(config.train.epochs)
     out.print(
         f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best {1 / REDUCTION_FACTOR:.0%} there; "

@@ -97,8 +97,7 @@ def show_pooled(found: Pooled, out: Console) -> None:
     print_cells(out, "differences, paired by search", *comparison_cells(found))
     out.print(
         "note: test accuracy. A search (trials, choice, repeats, the backbones and images of its seed) counts as one observation; "
-        f"intervals are Student's t over {len(found.seeds)} of them, so they cover another search. Holm's p-values hold for all at once.",
-        markup=False,
+        f"intervals are Student's t over {len(found.seeds)} of them, so they cover another search. Holm's p-values hold for all at once."
     )
 
 

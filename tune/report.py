@@ -6,10 +6,10 @@ from pathlib import Path
 # Python puts this file's folder first on the path, where `tune/search.py` would be a module `search`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from collections.abc import Callable, Iterable  # noqa: E402
 from typing import Annotated  # noqa: E402
 
 import typer  # noqa: E402
-from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
@@ -17,7 +17,7 @@ from tune.manifest import read_manifest  # noqa: E402
 from tune.objects import copy, local_folder  # noqa: E402
 from tune.record import CONCLUSIONS, Run, read_record  # noqa: E402
 from tune.study_copy import pull  # noqa: E402
-from tune.wording import DEFAULT, assignments  # noqa: E402
+from tune.wording import DEFAULT, assignments, plain_console  # noqa: E402
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
 Storage = Annotated[str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")]
@@ -45,17 +45,37 @@ def _folder(root: Path, study: str) -> Path:
     return folder
 
 
+def _all(root: Path) -> list[Path]:
+    if not (found := studies(root)):
+        raise UserError(f"no study in {root}: run `python tune/run.py ssl`, or name the folder with --storage")
+    return found
+
+
+def _of_each(folders: Iterable[Path], say: Callable[[Path], str]) -> None:
+    """Print what there is to say of each study. One that cannot be read or sent keeps nobody from the others; the exit code is then 2."""
+    refused = False
+    for folder in folders:
+        try:
+            print(say(folder))
+        except UserError as error:
+            print(f"vistune: {error}", file=sys.stderr)
+            refused = True
+    if refused:
+        raise typer.Exit(2)
+
+
+def _begun(folder: Path) -> str:
+    manifest = read_manifest(folder / "study.json")
+    return f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, begun {manifest.created}"
+
+
 @app.command()
 def show(study: Annotated[str | None, typer.Argument(help="Default: list the studies.")] = None, storage: Storage = "runs") -> None:
     """The leaderboard of a study, what it may claim, and why trials failed."""
-    out = Console(highlight=False, soft_wrap=True)
     if study is None:
-        for folder in studies(_root(storage)):
-            manifest = read_manifest(folder / "study.json")
-            out.print(
-                f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, begun {manifest.created}"
-            )
+        _of_each(_all(_root(storage)), _begun)
         return
+    out = plain_console()
     folder = _folder(_root(storage), study)
     record = read_record(folder)
     manifest, trials = record.manifest, record.trials
@@ -78,12 +98,12 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
             failed.setdefault(trial.reason, []).append(number)
     for reason, numbers in failed.items():
         named = ", ".join(map(str, numbers[:_TOP])) + (", ..." if len(numbers) > _TOP else "")
-        out.print(f"{len(numbers)} failed: {reason} (trial {named})", markup=False)
+        out.print(f"{len(numbers)} failed: {reason} (trial {named})")
     if not record.finished:
         out.print("the study has not ended")
     for said in CONCLUSIONS:
         if said in record.tags:
-            out.print(record.tags[said], markup=False)
+            out.print(record.tags[said])
 
 
 def _value(trial: Run) -> float:
@@ -133,8 +153,7 @@ def sync(study: Annotated[str | None, typer.Argument(help="Default: every study.
     from tune.tracking import Tracker
 
     root = _root(storage)
-    for folder in [_folder(root, study)] if study else studies(root):
-        print(Tracker(folder).sync())
+    _of_each([_folder(root, study)] if study else _all(root), lambda folder: Tracker(folder).sync())
 
 
 @app.command()
@@ -192,6 +211,11 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         print(f"vistune: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"vistune: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
 
 

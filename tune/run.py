@@ -11,9 +11,8 @@ from typing import Annotated  # noqa: E402
 
 import typer  # noqa: E402
 
-from trainables.config import nearest  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
-from tune.experiments import EXPERIMENTS, Experiment  # noqa: E402
+from tune.experiments import EXPERIMENTS, Experiment, named  # noqa: E402
 from tune.manifest import resume_command  # noqa: E402
 from tune.objects import local_folder  # noqa: E402
 from tune.options import Options, parse_duration, prepare  # noqa: E402
@@ -68,9 +67,7 @@ def execute(options: Options) -> int:
     Raises:
         UserError: wrong use, before any trial starts.
     """
-    if options.experiment not in EXPERIMENTS:
-        raise UserError(f"unknown experiment {options.experiment!r}{nearest(options.experiment, EXPERIMENTS)}")
-    experiment = EXPERIMENTS[options.experiment]
+    experiment = named(options.experiment)
     if options.workers > 1 and options.local:
         raise UserError(f"--workers {options.workers} with --local, which is one process: leave one of them out")
     if options.workers > 1 and options.gpus_per_worker and options.gpus_per_worker < 1:

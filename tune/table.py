@@ -26,7 +26,7 @@ from tune.html_page import table as html_table
 from tune.intervals import Interval, difference, holm, mean_of
 from tune.manifest import write_atomically
 from tune.record import Record, chosen, leaders, read_record, table_of
-from tune.wording import DEFAULT, assignments
+from tune.wording import DEFAULT, assignments, plain_console
 
 _FILE_WIDTH = 150  # columns, where the output is no terminal
 FILES = ("table.md", "table.csv", "table.html", "table.png")
@@ -205,9 +205,9 @@ def show(found: Verdict, out: Console) -> None:
     print_cells(out, "differences, paired by seed", *comparison_cells(found))
     for row in found.rows:
         if row.number is not None:
-            out.print(f"{row.name}: trial {row.number}, {row.configuration}", markup=False)
+            out.print(f"{row.name}: trial {row.number}, {row.configuration}")
     for note in notes(found):
-        out.print(f"note: {note}", markup=False)
+        out.print(f"note: {note}")
 
 
 def print_cells(out: Console, title: str, header: list[str], rows: list[list[str]]) -> None:
@@ -223,7 +223,7 @@ def print_cells(out: Console, title: str, header: list[str], rows: list[list[str
 
 def wide_console() -> Console:
     """For tables: as wide as the terminal, and wide where the output is none."""
-    return Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else _FILE_WIDTH)
+    return plain_console(None if sys.stdout.isatty() else _FILE_WIDTH)
 
 
 def publish(group: Path | Group) -> Verdict:

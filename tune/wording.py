@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from rich.console import Console
+
 DEFAULT = "(the default)"
 
 
@@ -13,3 +15,8 @@ def brief(value: object) -> str:
 def assignments(values: Mapping[str, object]) -> str:
     """`optim.lr=0.1, optim.name=sgd`; "" for none."""
     return ", ".join(f"{key}={brief(value)}" for key, value in values.items())
+
+
+def plain_console(width: int | None = None) -> Console:
+    """Prints texts as they are: a name may hold what rich takes for markup or an emoji. `width`: default, that of the terminal."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
