@@ -100,7 +100,6 @@ WRONG = {
     "ssl --workers 2 --local": "--workers 2 with --local, which is one process",
     "ssl --workers 2 --gpus-per-worker 0.5": "--gpus-per-worker 0.5: each of --workers 2 needs a GPU of its own",
     "ssl --gpus-per-worker 1.5": "--gpus-per-worker 1.5 must be 0, a share of one GPU such as 0.5, or a whole number of them",
-    "ssl --gpus-per-worker nan": "--gpus-per-worker nan must be 0",
     "ssl --gpus-per-worker 0.00001": "--gpus-per-worker 1e-05 must be 0",
     "ssl --workers 33": "--workers 33: each needs 2 images of a batch",
     "fewshot --workers 2": "--workers 2: each needs 2 images of a batch (few-shot: an episode) and 1 of the validation and the test split; "
@@ -336,6 +335,30 @@ def test_replay_that_ends_early_is_not_equal(call: Call, tmp_path: Path) -> None
     assert said.code == 1
     assert "a bug in the model" in said.out
     assert "on record but not reached again: epoch 1, 2, 3, 4" in said.out
+
+
+def test_replay_of_a_trial_that_failed_at_once_must_fail_again(call: Call, tmp_path: Path) -> None:
+    assert call(*LOCAL_TOY, "1", "--set", "fault=raise").code == 1
+    said = call("toy", "--local", "--trial", "toy/0")
+    assert said.code == 0
+    assert "a bug in the model" in said.out
+    log = tmp_path / "runs/toy/events.jsonl"
+    log.write_text(log.read_text().replace('"fault":"raise"', '"fault":""'))  # it succeeds now
+    said = call("toy", "--local", "--trial", "toy/0")
+    assert said.code == 1
+    assert "epoch 1: not on record" in said.out
+    assert "on record it ended as FAIL before its first epoch (ZeroDivisionError)" in said.out
+    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"end"' not in line))  # as while it runs
+    said = call("toy", "--local", "--trial", "toy/0")
+    assert (said.code, said.out) == (2, "")
+    assert "trial 0 of study 'toy' has no epoch on record yet" in said.line
+
+
+def test_replay_by_another_experiment(call: Call) -> None:
+    assert call(*LOCAL_TOY, "1").code == 0
+    said = call("ssl", "--local", "--trial", "toy/0")
+    assert (said.code, said.out) == (2, "")
+    assert said.line == "study 'toy' is one of toy: python tune/run.py toy --local --trial toy/0"
 
 
 def test_help_names_every_option_on_a_narrow_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
