@@ -26,7 +26,7 @@ from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
 from tune.manifest import Manifest, read_manifest
-from tune.table import as_csv, as_html, markdown, verdict
+from tune.table import as_csv, as_html, markdown, notes, verdict
 
 REPO = Path(__file__).parent.parent
 SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
@@ -183,12 +183,12 @@ def test_make_table_killed_at_random_moments_ends_with_the_same_table(tmp_path: 
     assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")
 
 
-def study(folder: Path, letter: str, scores: dict[int, list[float]]) -> None:
+def study(folder: Path, letter: str, scores: dict[int, list[float]], base: dict[str, Any] | None = None, images: str = "f") -> None:
     """A finished study of one setting whose trials were repeated with these test accuracies; its values fall with the trial's number."""
-    base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"]))
+    base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | (base or {})
     manifest = Manifest(
         name=folder.name, experiment="classify", preset="tiny", objective="val/top1", seed=0, base=base, pins={},
-        space={"optim.lr": ["a range"]}, data={"name": "letters", "fingerprint": "f", "path": "letters", "images": 9},
+        space={"optim.lr": ["a range"]}, data={"name": "letters", "fingerprint": images, "path": "letters", "images": 9},
     )  # fmt: skip
     folder.mkdir()
     manifest.reconcile_with(folder / "study.json")
@@ -235,6 +235,39 @@ def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert [line["row"] for line in lines] == ["A", "C", "C-A"]
     assert float(lines[2]["estimate"]) == pytest.approx(1 / 300)
+
+
+def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
+    """It is said in what; of other images there is no difference at all. What makes the setting is no such thing."""
+    a, c = {0: [0.50, 0.52, 0.48]}, {0: [0.60, 0.63, 0.57]}
+    study(tmp_path / "classify-A", "A", a)
+    study(tmp_path / "classify-B", "B", c, {"init.source": "supervised", "init.sha256": "1", "normalize": "half"})
+    study(tmp_path / "classify-C", "C", c | {1: [0.5, 0.5, 0.5]}, {"init.source": "ssl", "train.epochs": 5, "optim.clip_grad_norm": 1.0})
+    study(tmp_path / "classify-E", "E", c, {"init.source": "ssl", "freeze.policy": "all"}, images="g")
+    study(tmp_path / "classify-D", "D", c, {"init.source": "supervised", "freeze.policy": "all"})
+    found = verdict(tmp_path / "classify")
+    assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # not E-D
+    said = [note for note in notes(found) if "alike" in note]
+    assert said == [
+        "A and C were not searched alike: trials 1 and 2, optim.clip_grad_norm 0 and 1, train.epochs 12 and 5.",
+        "A and E were not searched alike: other images of letters, so that a difference of theirs would say nothing and is left out.",
+    ]
+
+
+def test_a_table_before_any_repeat_counts_no_seeds(tmp_path: Path) -> None:
+    study(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48]})
+    study(tmp_path / "classify-C", "C", {0: []})
+    found = verdict(tmp_path / "classify")
+    assert found.missing == ["B", "C", "D", "E"]
+    assert notes(found)[0].startswith("Test accuracy: mean over 3 fresh seeds of")
+
+
+def test_an_accuracy_has_no_interval_above_1(tmp_path: Path) -> None:
+    study(tmp_path / "classify-A", "A", {0: [0.9, 1.0, 0.98]})
+    [row] = verdict(tmp_path / "classify").rows
+    assert row.accuracy is not None
+    assert row.default is not None
+    assert (row.accuracy.high, row.default.high) == (1, 1)
 
 
 def test_a_group_without_studies(tmp_path: Path) -> None:

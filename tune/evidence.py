@@ -13,6 +13,7 @@ from tune.manifest import Manifest
 from tune.record import table_of
 
 _EDGE = 0.02  # of a range: closer than this is "at the edge"
+_RANK = "test/rankme"  # the one metric that is no share: an effective rank, from 1 on
 FEW_TRIALS = 12
 
 
@@ -77,12 +78,15 @@ def verdict(study: Known) -> Verdict | None:
         return None
     best, default = rows.index(number), rows.index(0)
     leaders = [row for row, n in enumerate(rows) if n in study.leaders()]  # alike in their noise, the default perhaps not
+    means = mean_of(scores[leaders], leaders.index(best)), mean_of(scores[[default]], 0)
+    if metric != _RANK:
+        means = means[0].of_a_share(), means[1].of_a_share()
     return Verdict(
         metric=metric,
         best_number=number,
         seeds=scores.shape[1],
-        best=mean_of(scores[leaders], leaders.index(best)),
-        default=mean_of(scores[[default]], 0),
+        best=means[0],
+        default=means[1],
         gain=None if number == 0 else difference(scores, best, default),
         baseline=study.summary.get(f"baseline/{metric}"),
     )

@@ -7,7 +7,7 @@ compared is about equally large.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -28,6 +28,10 @@ class Interval:
     def decided(self) -> bool:
         """Whether 0 lies outside."""
         return self.low > 0 or self.high < 0
+
+    def of_a_share(self) -> "Interval":
+        """What of it lies in [0, 1], where an accuracy lies; it covers the truth as often."""
+        return replace(self, low=max(0.0, self.low), high=min(1.0, self.high))
 
     def __str__(self) -> str:
         return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"

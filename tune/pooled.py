@@ -77,7 +77,7 @@ def pooled(folders: Sequence[Path]) -> Pooled:
         title=f"{first.title}, over {len(found)} searches",
         seeds=seeds,
         rows=[
-            PooledRow(row.setting, list(scores[i]), _defaults([one.rows[i] for one in found]), mean_of(scores[[i]], 0))
+            PooledRow(row.setting, list(scores[i]), _defaults([one.rows[i] for one in found]), mean_of(scores[[i]], 0).of_a_share())
             for i, row in enumerate(first.rows)
         ],
         differences=[Difference(name, gain, p) for (name, gain), p in zip(gains.items(), adjusted, strict=True)],

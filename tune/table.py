@@ -19,6 +19,7 @@ from search_spaces.settings import Comparison
 from trainables.curve_plots import draw_curves
 from trainables.errors import UserError
 from trainables.plot_style import COLOURS
+from tune.alike import same_data, unlike
 from tune.evidence import test_metric
 from tune.group import Group, members
 from tune.html_page import escape, page
@@ -133,13 +134,15 @@ def _row(name: str, about: str, record: Record, metric: str) -> Row:
     known = number in numbers and scores.shape[1] > 1
     _, default = table_of(record.finals(), [0], metric)
     return Row(
-        name, about, record, number, mean_of(scores, numbers.index(number)) if known else None,  # type: ignore[arg-type]
-        mean_of(default, 0) if default.shape[1:] > (1,) else None, scores.shape[1],
+        name, about, record, number, mean_of(scores, numbers.index(number)).of_a_share() if known else None,  # type: ignore[arg-type]
+        mean_of(default, 0).of_a_share() if default.shape[1:] > (1,) else None, scores.shape[1],
     )  # fmt: skip
 
 
 def _gain(first: Row, second: Row, metric: str) -> Interval | None:
-    """Paired by seed; the noise is estimated from all configurations that were repeated in either setting."""
+    """Paired by seed; the noise is estimated from all configurations that were repeated in either setting. None of other images."""
+    if not same_data(first.record, second.record):
+        return None
     finals = {(f"{row.name}{n}", seed): m for row in (first, second) for (n, seed), m in row.record.finals().items()}
     names = [f"{row.name}{n}" for row in (first, second) for n in leaders(row.record.completed, row.record.top)]
     rows, scores = table_of(finals, names, metric)
@@ -186,7 +189,8 @@ def comparison_cells(found: Answered) -> tuple[list[str], list[list[str]]]:
 
 def notes(found: Verdict) -> list[str]:
     """How to read it."""
-    seeds = min((row.seeds for row in found.rows), default=0)
+    known = [row for row in found.rows if row.accuracy is not None]
+    seeds = " or ".join(map(str, sorted({row.seeds for row in known}))) or "no"
     said = [
         f"Test accuracy: mean over {seeds} fresh seeds of the configuration whose repeats have the best mean on the validation split; the "
         "test split has been looked at by nothing else.",
@@ -194,6 +198,10 @@ def notes(found: Verdict) -> list[str]:
         "draw of images nor another search (`table --with` does, over searches). Holm's p-values hold for all differences at once.",
         *filter(None, [found.comparison.reference_note]),
     ]
+    for row in known[1:]:
+        if differing := unlike(known[0].record, row.record, found.comparison):
+            apart = "" if same_data(known[0].record, row.record) else ", so that a difference of theirs would say nothing and is left out"
+            said.append(f"{known[0].name} and {row.name} were not searched alike: {', '.join(differing)}{apart}.")
     if found.missing:
         said.append(f"Without repeats so far: {', '.join(found.missing)}. `{found.command}` goes on with them.")
     return said
