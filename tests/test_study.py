@@ -12,10 +12,12 @@ import pytest
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
-from tests.toy import TOY, ToyConfig
+from tests.toy import TOY, Toy, ToyConfig
 from trainables.config import build, flatten
 from trainables.errors import UserError
+from tune.console import Console
 from tune.events import EventLog
+from tune.evidence import doubts
 from tune.local import search_locally
 from tune.manifest import Manifest
 from tune.pruner import DurableHalving, rungs
@@ -217,6 +219,23 @@ def test_failed_trials_are_on_record_and_cost_only_themselves(tmp_path: Path, fa
     assert [e["reason"] for e in ends] == [reason] * 3
     if fault == "raise":
         assert "a bug in the model" in ends[0]["error"]
+
+
+def test_a_baseline_that_fails_costs_itself_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Uncalibrated(Toy):
+        def calibrate(self) -> None:
+            raise ZeroDivisionError("no statistics")
+
+    experiment = replace(TOY, trainable=Uncalibrated)
+    study = Study.open(tmp_path / "toy", experiment, manifest(), trials=1, repeats=0, observers=[Console("val/top1", 4, 1).on_event])
+    search_locally(study, experiment)
+    study.close()
+    assert study.best_number() == 0
+    [said] = [e for e in events(tmp_path) if e["event"] == "summary"]
+    assert said["tags"]["baseline.reason"] == "ZeroDivisionError"
+    assert "no statistics" in said["tags"]["baseline.error"]
+    assert "no untrained baseline (ZeroDivisionError); the study goes on without" in capsys.readouterr().out
+    assert any("the untrained network could not be measured" in doubt for doubt in doubts(study))
 
 
 def test_a_repeat_that_collapses_is_judged_by_its_best_epoch(tmp_path: Path) -> None:

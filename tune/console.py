@@ -1,5 +1,6 @@
 """What the person at the terminal sees: a live table there, one line an event in a pipe."""
 
+import math
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -67,7 +68,10 @@ class Console:
         kind = event["event"]
         if kind == "summary" and "baseline/" + self.objective in event["metrics"]:
             value, spread = (event["metrics"].get(f"{name}/{self.objective}", 0.0) for name in ("baseline", "baseline_std"))
-            self.line(f"untrained baseline, BatchNorm calibrated: {self.objective} {value:.4f} +- {spread:.4f} over seeds")
+            if math.isnan(value):
+                self.line(f"no untrained baseline ({event['tags'].get('baseline.reason', '')}); the study goes on without")
+            else:
+                self.line(f"untrained baseline, BatchNorm calibrated: {self.objective} {value:.4f} +- {spread:.4f} over seeds")
         if kind not in ("start", "report", "end") or event["trial"] is None:
             return
         if "repeat" in event:

@@ -117,6 +117,8 @@ def doubts(study: Known) -> list[str]:
     if best is None:
         return [*found, f"study.journal lacks trial {number}, so that nothing can be said of its parameters; restore it from a copy"]
     untrained = study.summary.get(f"baseline/{study.objective}")
+    if untrained is not None and math.isnan(untrained):
+        found.append("the untrained network could not be measured: whether anything was learned is open; events.jsonl has the reason")
     if untrained is not None and best.value is not None and best.value <= untrained:
         found.append(
             f"no trial beat the untrained network ({study.objective} {untrained:.4f}): nothing was learned; train longer or widen the space"

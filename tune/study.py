@@ -276,7 +276,8 @@ class Study:
             if outcome.state == "COMPLETE":
                 self.summarize(outcome.metrics)
             else:  # no baseline is no reason to lose the study
-                self.summarize({"baseline/" + self.objective: math.nan})
+                why = {"baseline.reason": outcome.reason or "", "baseline.error": outcome.error or ""}
+                self.summarize({"baseline/" + self.objective: math.nan}, **why)
             return
         if work.key not in self._running:
             return
