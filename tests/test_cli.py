@@ -117,6 +117,11 @@ WRONG = {
 }
 
 
+def test_blanks_around_a_key_are_no_way_round_its_option(call: Call) -> None:
+    said = call("ssl", "--set", " seed = 3")
+    assert (said.code, said.line) == (2, "--set seed: use --seed 3")
+
+
 @pytest.mark.parametrize(("words", "expected"), WRONG.items())
 def test_wrong_use_is_one_line_and_leaves_nothing(call: Call, tmp_path: Path, words: str, expected: str) -> None:
     said = call(*words.split())

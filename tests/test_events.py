@@ -151,6 +151,18 @@ def test_full_disk_leaves_a_usable_file(tmp_path):
     assert len(EventLog.read(path)[0]) == int(epoch) + 1
 
 
+def test_a_damaged_line_is_told_by_its_place(tmp_path):
+    log = EventLog(tmp_path / "e.jsonl")
+    log.append("study")
+    place = log.path.stat().st_size
+    log.append("start", trial=1)
+    log.append("finish")
+    content = log.path.read_bytes()
+    log.path.write_bytes(content[:place] + b"\0" + content[place + 1 :])
+    with pytest.raises(UserError, match=rf"e.jsonl is damaged after byte {place} \("):
+        EventLog.read(log.path)
+
+
 def test_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot write .*: (File exists|Not a directory); ") as error:

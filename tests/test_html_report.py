@@ -185,6 +185,19 @@ def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -
         assert f'<td>{name}</td><td class="long">{value}</td>' in bill
 
 
+def test_a_picture_that_is_being_drawn_is_left_out(tmp_path: Path) -> None:
+    study = finish(tmp_path, 1)
+    plots = tmp_path / "toy/trials/0000/plots"
+    plots.mkdir()
+    for name in ("confusion_whole", "confusion_half", "confusion_empty"):
+        Image.new("RGB", (600, 300), "white").save(plots / f"{name}.png")
+    content = (plots / "confusion_half.png").read_bytes()
+    (plots / "confusion_half.png").write_bytes(content[: len(content) // 2])
+    (plots / "confusion_empty.png").write_bytes(b"")
+    assert study.best_number() == 0
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", write_report(tmp_path / "toy").read_text()) == ["confusion, whole"]
+
+
 def test_no_text_can_break_the_page() -> None:
     evil = "</script><b>&"
     assert "<b>" not in table(["x"], [[evil]]) + plot({"data": [{"type": "scatter", "name": evil}], "layout": {}}, evil, height=9).replace(

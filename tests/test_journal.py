@@ -13,7 +13,7 @@ from tests.test_study import finish, open_study, reports
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.events import AppendOnlyFile
-from tune.journal import Journal
+from tune.journal import Journal, read_trials
 from tune.local import search_locally
 
 
@@ -123,3 +123,12 @@ def test_killed_in_the_middle_of_a_write(tmp_path: Path, die_at: int, share: flo
     killed = finish(tmp_path / "killed", 3)
     assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
     assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [(t.state, t.params, t.value) for t in whole.frozen_trials()]
+
+
+def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
+    finish(tmp_path, 1)
+    path = tmp_path / "toy/study.journal"
+    path.write_bytes(b"\0" + path.read_bytes()[1:])
+    for read in (lambda: finish(tmp_path, 2), lambda: read_trials(path, "toy")):
+        with pytest.raises(UserError, match=r"study.journal is damaged \(.*\): restore it from a copy"):
+            read()

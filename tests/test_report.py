@@ -16,6 +16,7 @@ from tune.console import Console
 from tune.manifest import read_manifest, write_atomically
 from tune.table import print_cells, wide_console
 from tune.tracking import Tracker
+from tune.ui import study_links
 
 Look = Callable[..., Said]
 
@@ -70,6 +71,16 @@ def test_a_study_that_cannot_be_sent_keeps_no_other_from_mlflow(look: Look, tmp_
     said = look("sync")
     assert sorted(said.out.splitlines()) == ["study-first: sent", "study-third: sent"]
     assert (said.code, said.line) == (2, "study 'study-second' is being sent to MLflow by its own run")
+
+
+def test_a_damaged_log_hides_no_other_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("damaged", "sound"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "damaged/events.jsonl").write_text("no JSON\n")
+    (tmp_path / "sound/events.jsonl").touch()
+    monkeypatch.setattr("tune.ui.saved_state", lambda folder, uri: {"experiment_id": "1", "study_id": "2"} if "sound" in str(folder) else {})
+    assert [name for name, _ in study_links(tmp_path, "sqlite:///none", "http://127.0.0.1:5000")] == ["sound"]
+    assert "damaged/events.jsonl is damaged after byte 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["show", "sync"])

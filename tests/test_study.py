@@ -12,6 +12,7 @@ import pytest
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
+import tune.study
 from tests.toy import TOY, Toy, ToyConfig
 from trainables.config import build, flatten
 from trainables.errors import UserError
@@ -261,6 +262,10 @@ def test_a_changed_study_under_an_old_name(tmp_path: Path) -> None:
         open_study(tmp_path, 1, data={**manifest().data, "fingerprint": "g"})
     with pytest.raises(UserError, match=r"space of optim.lr"):
         open_study(tmp_path, 1, space={"schedule.name": ["one of a, b"]})
+    none, some = (replace(manifest(), base={**manifest().base, "aug.blur": blur}) for blur in (None, 0.5))
+    none.reconcile_with(tmp_path / "none.json")
+    with pytest.raises(UserError, match=r"aug.blur was none, is 0.5"):  # a value, and not the lack of one
+        some.reconcile_with(tmp_path / "none.json")
     assert replace(manifest(), commit="elsewhere") != manifest()
     open_study(tmp_path, 1, commit="elsewhere").close()  # code may move on; its commit is on record
 
@@ -271,6 +276,28 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
         folder = tmp_path / "toy" / "trials" / f"{trial.number:04d}"
         assert not (folder / "last.pt").exists()
         assert (folder / "best.pt").exists() == (trial.state == TrialState.COMPLETE)
+
+
+@pytest.mark.parametrize("die_at", [1, 2, 3])  # trial 0, which completes; trial 1; a repeat
+def test_killed_before_the_resume_state_of_an_ended_run_is_gone(tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, count = tune.study._clean, 0
+
+    def dying(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == die_at:
+            raise SystemExit("killed")
+        clean(*args)
+
+    study = open_study(tmp_path, 2, repeats=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("tune.study._clean", dying)
+        with pytest.raises(SystemExit):
+            search_locally(study, TOY)
+    study.close()
+    assert len(list((tmp_path / "toy/trials").rglob("last.pt"))) == 1
+    open_study(tmp_path, 2, repeats=2).close()
+    assert list((tmp_path / "toy/trials").rglob("last.pt")) == []
 
 
 def test_stops_equal_those_of_optunas_successive_halving() -> None:

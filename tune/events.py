@@ -145,10 +145,14 @@ class EventLog(AppendOnlyFile):
                         break
         except FileNotFoundError:
             return [], offset
-        try:
-            return [_decode(line) for line in lines], offset + size
-        except ValueError as error:
-            raise UserError(f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line") from error
+        events = []
+        for line in lines:
+            try:
+                events.append(_decode(line))
+            except ValueError as error:
+                raise UserError(f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line") from error
+            offset += len(line)
+        return events, offset
 
 
 def _write_all(fd: int, line: bytes) -> None:

@@ -5,6 +5,7 @@ The file is written beside the record, from the record alone: a study may be run
 
 import base64
 import io
+import os
 import re
 import shlex
 from collections import Counter
@@ -23,6 +24,7 @@ from tune.wording import DEFAULT, assignments, brief
 
 _TOP, _MORE = 10, 100  # trials of the leaderboard that are in sight, and that are in the page
 _WIDEST = 1000  # pixels of a picture
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _EPOCH = re.compile(r"(?P<kind>.+?)(?:-(?P<epoch>\d{4}))?\.png")
 
 
@@ -211,7 +213,7 @@ def pictures(record: Record, number: int) -> str:
     """Of the trial's pictures: t-SNE at the first and the last epoch, masks at the first, middle and last, the others at the last."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(objects.present_in(record.folder / "trials" / f"{number:04d}" / "plots").glob("*.png")):
-        if match := _EPOCH.fullmatch(path.name):
+        if (match := _EPOCH.fullmatch(path.name)) and _is_whole(path):
             kinds.setdefault(match["kind"], []).append(path)
     chosen: list[Path] = []
     for kind, paths in sorted(kinds.items(), key=lambda item: (not item[0].startswith(("tsne", "predicted")), item[0])):
@@ -227,6 +229,14 @@ def pictures(record: Record, number: int) -> str:
         for path in chosen
     )
     return f"<div class=pictures>{shown}</div>" if shown else ""
+
+
+def _is_whole(path: Path) -> bool:
+    """Another process may be drawing it."""
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - len(_PNG_END)))
+        return file.read() == _PNG_END
 
 
 def _small(path: Path) -> str:

@@ -15,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal._base import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
+from trainables.errors import UserError
 from tune.events import AppendOnlyFile
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study and trial
@@ -46,7 +47,7 @@ class JournalReader(BaseJournalBackend):
                 new = file.read()
             whole = new[: new.rfind(b"\n") + 1]  # the writer is still at a line without an end
             self._offset += len(whole)
-            self._logs += [json.loads(line) for line in whole.splitlines()]
+            self._logs += _parsed(whole.splitlines(), self._path)
         return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -60,6 +61,7 @@ class Journal(BaseJournalBackend):
 
     Raises:
         StorageFailed: the file cannot be written.
+        UserError: a line of it, when a storage opens, is not JSON.
     """
 
     def __init__(self, path: Path):
@@ -89,7 +91,7 @@ class Journal(BaseJournalBackend):
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         if log_number_from == 0:  # a storage opens
             lines = self._file.path.read_bytes().splitlines() + self._pending
-            self._recent_from, self._recent = 0, [json.loads(line) for line in lines]
+            self._recent_from, self._recent = 0, _parsed(lines, self._file.path)
         del self._recent[: log_number_from - self._recent_from]
         self._recent_from = log_number_from
         return list(self._recent)
@@ -102,3 +104,10 @@ class Journal(BaseJournalBackend):
         if self._pending and not self._open_groups:
             self._file.append_lines(b"".join(self._pending))
             self._pending.clear()
+
+
+def _parsed(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:  # which no crash of the writer can leave
+        raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None

@@ -84,7 +84,7 @@ class Manifest:
                 mine.pop(place, None)
                 theirs.pop(place, None)
         keys = [*mine, *(k for k in theirs if k not in mine)]
-        return [f"{k} was {_brief(theirs.get(k))}, is {_brief(mine.get(k))}" for k in keys if mine.get(k) != theirs.get(k)]
+        return [f"{k} was {_shown(theirs, k)}, is {_shown(mine, k)}" for k in keys if mine.get(k) != theirs.get(k)]
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -128,11 +128,11 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
         **plain["base"],
         **{f"space of {k}": v for k, v in plain["space"].items()},
         "data": plain["data"]["fingerprint"],
-        "warm start": (plain["warm_start"] or {}).get("study"),
+        "warm start": (plain["warm_start"] or {}).get("study", "absent"),
     }
 
 
-def _brief(value: Any) -> str:
-    if isinstance(value, Mapping | list):
-        return json.dumps(value)
-    return "absent" if value is None else str(value)
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    """In full, as `--set` takes it: two rates may differ in their fourth digit."""
+    value = values.get(key, "absent")
+    return json.dumps(value) if isinstance(value, list) else "none" if value is None else str(value)

@@ -1,6 +1,7 @@
 """What was typed on the command line, checked and resolved: options -> everything that a study needs to begin."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,12 +150,12 @@ def parse_pins(settings: list[str]) -> dict[str, Any]:
     """["optim.lr=0.1"] -> {"optim.lr": "0.1"}; names are checked and values converted by `build`."""
     pins = {}
     for setting in settings:
-        key, equals, value = setting.partition("=")
+        key, equals, value = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UserError(f"--set {setting!r} must be KEY=VALUE, such as --set optim.lr=0.1")
         if key in _OPTIONS:
             raise UserError(f"--set {key}: use --{_OPTIONS[key]} {value}")
-        pins[key.strip()] = value.strip()
+        pins[key] = value
     return pins
 
 
@@ -170,8 +171,8 @@ def parse_duration(text: str | None) -> float | None:
 
 def _before(options: Options) -> str:
     """The options that the study whose backbone is missing should be run with."""
-    data = f" --data {options.data}" if options.data and _is_folder(options.data) else ""
-    return data + ("" if options.storage == "runs" else f" --storage {options.storage}")
+    data = f" --data {shlex.quote(options.data)}" if options.data and _is_folder(options.data) else ""
+    return data + ("" if options.storage == "runs" else f" --storage {shlex.quote(options.storage)}")
 
 
 def _is_folder(data: str) -> bool:

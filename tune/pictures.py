@@ -99,7 +99,7 @@ class Pictures:
         folder, study = undrawn.folder, undrawn.study
         try:
             snapshots = sorted(objects.present_in(folder).glob("*.npz"))
-        except UserError:  # the next start draws them
+        except (UserError, OSError):  # the next start draws them
             return
         if not snapshots:
             return

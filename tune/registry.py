@@ -1,6 +1,7 @@
 """An exported model in MLflow: logged with its trial's run and registered under its study's name, whose alias `champion` it gets."""
 
 import importlib
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ class Registered:
 
     def serve_command(self, port: int = 5001) -> str:
         """What serves it over HTTP, in this very environment."""
-        where = f"MLFLOW_TRACKING_URI={without_password(self.uri)}"
+        where = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))}"
         return f"{where} mlflow models serve -m {self.model} --env-manager local --host 127.0.0.1 --port {port}"
 
 

@@ -101,6 +101,9 @@ class Study:
             sampler=SeededTPE(_seed_of_draws(manifest)), pruner=DurableHalving(self.base.train.epochs),
         )  # fmt: skip
         self._reconcile()
+        if self._outcomes:  # a kill may have come between the last end and what belongs to it
+            number, repeat = next(reversed(self._outcomes))
+            _clean(self._folder(number, repeat), self._outcomes[number, repeat].state)
 
     @classmethod
     def open(
@@ -237,8 +240,11 @@ class Study:
         return [self.base.seed + 1000 + k for k in range(self.repeats)]
 
     def _work(self, kind: Literal["trial", "repeat"], number: int, seed: int, config: dict[str, Any]) -> Work:
-        name = f"{number:04d}" if kind == "trial" else f"{number:04d}/repeat-{seed}"
-        return Work(kind, number, seed, config, str(self.directory / "trials" / name))
+        return Work(kind, number, seed, config, str(self._folder(number, seed if kind == "repeat" else None)))
+
+    def _folder(self, number: int, repeat: int | None) -> Path:
+        trial = self.directory / "trials" / f"{number:04d}"
+        return trial if repeat is None else trial / f"repeat-{repeat}"
 
     # -- what has happened
 

@@ -44,12 +44,12 @@ def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]
     links = []
     for log in sorted(storage.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True):
         state = saved_state(log.parent, uri)
-        if EventLog.read(log, state.get("offset", 0), limit=1)[0]:
-            try:
+        try:
+            if EventLog.read(log, state.get("offset", 0), limit=1)[0]:
                 Tracker(log.parent, uri).sync()
-            except UserError as error:  # a study that runs now sends its own events
-                print(f"{log.parent.name}: {error}", file=sys.stderr)
-            state = saved_state(log.parent, uri)
+        except UserError as error:  # a study that runs now sends its own events; a damaged one hides no other
+            print(f"{log.parent.name}: {error}", file=sys.stderr)
+        state = saved_state(log.parent, uri)
         if state:
             links.append((log.parent.name, deep_link(base_url, state["experiment_id"], state["study_id"])))
     return links
