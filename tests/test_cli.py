@@ -112,9 +112,19 @@ WRONG = {
     "ssl --data /no/such/folder": "'/no/such/folder' is neither an embedded set nor an existing folder",
     "ssl --data glyps": "is neither an embedded set nor an existing folder",
     "ssl --trials 0": "'--trials': Input should be greater than or equal to 1",
+    "ssl --seed 4294967296": "'--seed': Input should be less than or equal to 4294967295",
     "ssl --trails 3": "No such option: --trails",
     "": "Missing argument 'experiment'; `python tune/run.py --help` lists the options",
 }
+
+
+@pytest.mark.parametrize("option", ["--data", "--storage", "--study", "--backbone", "--warm-start", "--preset", "--time-budget"])
+def test_a_variable_of_the_shell_that_is_not_set(call: Call, tmp_path: Path, option: str) -> None:
+    """`--data "$IMAGES"`: not the folder we are in."""
+    said = call("ssl", option, "")
+    assert (said.code, said.out) == (2, "")
+    assert said.line == f"{option} is empty: give a value, or leave it out"
+    assert left_in(tmp_path) == {}
 
 
 def test_blanks_around_a_key_are_no_way_round_its_option(call: Call) -> None:

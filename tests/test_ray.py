@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,15 @@ def _two_processes() -> Iterator[None]:
         assert start_ray(cpus=2)
         yield
         ray.shutdown()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "no-such-host.invalid:6379", "elsewhere"])
+def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=f"no Ray cluster at RAY_ADDRESS={address} .*unset RAY_ADDRESS to run on this machine alone"):
+        start_ray()
+    assert time.monotonic() - begun < 30
 
 
 def run(folder: Path, experiment: Experiment, trials: int, base: dict[str, Any], observers: list[Any] | None = None) -> Study:

@@ -78,7 +78,8 @@ def test_a_damaged_log_hides_no_other_link(tmp_path: Path, monkeypatch: pytest.M
         (tmp_path / name).mkdir()
     (tmp_path / "damaged/events.jsonl").write_text("no JSON\n")
     (tmp_path / "sound/events.jsonl").touch()
-    monkeypatch.setattr("tune.ui.saved_state", lambda folder, uri: {"experiment_id": "1", "study_id": "2"} if "sound" in str(folder) else {})
+    known = {"experiment_id": "1", "study_id": "2"}
+    monkeypatch.setattr("tune.ui.saved_state", lambda folder, uri: known if folder.name == "sound" else {})
     assert [name for name, _ in study_links(tmp_path, "sqlite:///none", "http://127.0.0.1:5000")] == ["sound"]
     assert "damaged/events.jsonl is damaged after byte 0" in capsys.readouterr().err
 

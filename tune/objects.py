@@ -76,8 +76,10 @@ def local_folder(storage: str) -> Path:
     """The folder of this machine for a --storage; of an object store the one whose files are copied there.
 
     Raises:
-        UserError: a URL that is not s3://bucket[/prefix], or boto3 is missing.
+        UserError: nothing, a URL that is not s3://bucket[/prefix], or boto3 is missing.
     """
+    if not storage:
+        raise UserError("--storage is empty: give a folder or s3://bucket/prefix, or leave it out")
     if "://" not in storage:
         return Path(storage).expanduser().resolve()
     bucket, _, prefix = storage.removeprefix(_SCHEME).partition("/")

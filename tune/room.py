@@ -35,6 +35,11 @@ class Room:
         return self.concurrent or self._trials
 
 
+def on_a_cluster() -> bool:
+    """Whether RAY_ADDRESS names one; else Ray is started for this study alone."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def gpus_of_a_worker(asked: float | None) -> float:
     """What was asked for; else one where the cluster has or may start any."""
     if asked is not None:
@@ -55,7 +60,7 @@ def refuse_what_never_fits(group: WorkerGroup) -> None:
                 f"--workers {group.workers} need {each * group.workers:g} {name}s, and Ray has {have[name]:g}; "
                 f"use --workers {_times(have[name], each) or 1}, or a larger cluster"
             )
-        if group.workers == 1 and each > have[name] and "RAY_ADDRESS" not in os.environ:
+        if group.workers == 1 and each > have[name] and not on_a_cluster():
             raise UserError(
                 f"a trial needs {each:g} {name}s ({option}), and this machine has {have[name]:g}; ask for less, or use a cluster"
             )
@@ -70,7 +75,7 @@ def holds() -> dict[str, float]:
     """CPUs and GPUs of the cluster now, or at its largest if that is more."""
     now, largest = ray.cluster_resources(), {}
     path = _CLUSTER_FILE.expanduser()
-    if "RAY_ADDRESS" in os.environ and path.exists():  # a Ray that was started for this study alone does not grow
+    if on_a_cluster() and path.exists():  # a Ray that was started for this study alone does not grow
         largest = at_its_largest(yaml.safe_load(path.read_text()))
     return {name: max(now.get(name, 0.0), largest.get(name, 0.0)) for name in ("CPU", "GPU")}
 

@@ -28,7 +28,7 @@ def main(
     trials: Annotated[int, typer.Option(min=1, help="Trials in total; a larger number extends a finished study.")] = DEFAULT_TRIALS,
     study: Annotated[str | None, typer.Option(help="Name of the study; default: the experiment's.")] = None,
     storage: Annotated[str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")] = "runs",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the search and of its trials.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search and of its trials.")] = 0,
     time_budget: Annotated[str | None, typer.Option(help="Stop after e.g. 90s, 30m, 2h; the same command goes on.")] = None,
     set: Annotated[list[str] | None, typer.Option(help="KEY=VALUE pins a config value, which is then not searched. Repeatable.")] = None,
     preset: Annotated[str | None, typer.Option(help="tiny or full. Default: tiny on embedded data, full on a folder.")] = None,
@@ -67,6 +67,9 @@ def execute(options: Options) -> int:
     Raises:
         UserError: wrong use, before any trial starts.
     """
+    for name, value in vars(options).items():
+        if value == "":  # such as a variable of the shell that is not set; as a path it would be the folder we are in
+            raise UserError(f"--{name.replace('_', '-')} is empty: give a value, or leave it out")
     experiment = named(options.experiment)
     if options.workers > 1 and options.local:
         raise UserError(f"--workers {options.workers} with --local, which is one process: leave one of them out")

@@ -44,7 +44,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from tune.events import StorageFailed  # noqa: E402
 from tune.experiments import Experiment  # noqa: E402
-from tune.room import Room, gpus_of_a_worker, refuse_what_never_fits  # noqa: E402
+from tune.room import Room, gpus_of_a_worker, on_a_cluster, refuse_what_never_fits  # noqa: E402
 from tune.runtimes import TuneRuntime  # noqa: E402
 from tune.study import Outcome, Study, Work  # noqa: E402
 from tune.trial import run  # noqa: E402
@@ -57,6 +57,7 @@ _TOLD = ("Trial task failed", "Trials did not complete")
 for _name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
     logging.getLogger(_name).addFilter(lambda record: not record.getMessage().startswith(_TOLD))
 
+_ANSWER_S = 10.0
 LOST_PROCESSES = 3  # a trial whose process dies goes on in another one, so often
 
 
@@ -275,7 +276,7 @@ def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
             ray.util.state.list_actors(limit=1)
         except Exception as error:
             raise UserError(
-                f"trials of several workers need Ray's State API, which does not answer ({str(error).splitlines()[0][:200]}); "
+                f"trials of several workers need Ray's State API, which does not answer ({_first_line(error)}); "
                 "install ray[default], start the cluster with its dashboard, or use --workers 1"
             ) from None
     return started
@@ -284,9 +285,8 @@ def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
 def _start_ray(cpus: int | None, dashboard: bool) -> bool:
     if ray.is_initialized():
         return False
-    if "RAY_ADDRESS" in os.environ:
-        with _own_signals():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    if on_a_cluster():
+        _connect(os.environ["RAY_ADDRESS"])
         return False
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
     port = _free_port()
@@ -299,9 +299,26 @@ def _start_ray(cpus: int | None, dashboard: bool) -> bool:
                 logging_level=logging.ERROR, object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
             )  # fmt: skip
     except Exception as error:  # Ray raises bare ones
-        why = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"Ray did not start on this machine ({why}); run the same command again, or add --local") from error
+        raise UserError(f"Ray did not start on this machine ({_first_line(error)}); run the same command again, or add --local") from error
     return True
+
+
+def _connect(address: str) -> None:
+    """To the cluster there. Ray would try for a quarter of an hour, without a word, where nobody listens."""
+    host, _, port = address.rpartition(":")
+    try:
+        if "://" not in address and port.isdecimal():
+            socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+        with _own_signals():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster at RAY_ADDRESS={address} ({_first_line(error)}); start it, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager
@@ -326,9 +343,11 @@ def _free_port() -> int:
 def _own_signals() -> Iterator[None]:
     """Ray puts a handler of its own on SIGTERM, which prints a stack and aborts."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def run_in_tune(experiment: Experiment, config: dict[str, Any], patience_s: float) -> None:
