@@ -26,6 +26,9 @@ from tune.record import read_record
 from tune.space import as_json, describe
 from tune.study import Outcome, Study, Work
 
+POOR = {"optim.lr": 1e-3}
+"""A default that others beat on every kind of processor: which of two good ones is ahead, depends on how it rounds."""
+
 
 def manifest(**changes: Any) -> Manifest:
     base = flatten(build(ToyConfig, TOY.presets["tiny"] | changes.pop("base", {})))
@@ -197,7 +200,7 @@ def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
 
 def test_the_best_few_are_repeated_and_the_best_on_average_is_the_answer(tmp_path: Path) -> None:
     three = replace(TOY, top=3)
-    study = Study.open(tmp_path / "toy", three, manifest(), trials=6, repeats=2)
+    study = Study.open(tmp_path / "toy", three, manifest(base=POOR), trials=6, repeats=2)
     search_locally(study, three)
     study.close()
     record = read_record(tmp_path / "toy")

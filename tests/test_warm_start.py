@@ -10,10 +10,11 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.test_cli import LOCAL_TOY, Call, call, left_in  # noqa: F401
-from tests.test_study import finish, manifest
+from tests.test_study import POOR, finish, manifest
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.events import EventLog
+from tune.experiments import EXPERIMENTS
 from tune.local import search_locally
 from tune.manifest import Manifest, read_manifest
 from tune.record import leaders, read_record
@@ -23,18 +24,18 @@ from tune.warm_start import POINTS, warm_start, worth
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """A storage with the study `toy` of nine trials."""
-    finish(tmp_path, 9)
+    """A storage with the study `toy` of nine trials, several of which beat the default."""
+    finish(tmp_path, 9, base=POOR)
     return tmp_path
 
 
 def points(storage: Path, space: Any = TOY.space, **pins: Any) -> dict[str, Any]:
-    base = manifest().base | pins
+    base = manifest(base=POOR).base | pins
     return warm_start("toy", storage, storage / "new", replace(TOY, space=space), "tiny", base, pins)
 
 
 def start(storage: Path, trials: int, name: str = "new") -> Study:
-    changed: Manifest = replace(manifest(), name=name, warm_start=points(storage))
+    changed: Manifest = replace(manifest(base=POOR), name=name, warm_start=points(storage))
     return Study.open(storage / name, TOY, changed, trials=trials, repeats=0)
 
 
@@ -47,7 +48,7 @@ def test_the_best_other_than_the_default_come_after_it(earlier: Path) -> None:
     study.close()
     trials = study.frozen_trials()
     assert len(trials) == 6
-    assert trials[0].params == {"optim.lr": 0.01, "schedule.name": "constant"}
+    assert trials[0].params == {"optim.lr": 0.001, "schedule.name": "constant"}
     found = read_record(earlier / "toy").frozen_trials()
     assert [t.params for t in trials[1 : POINTS + 1]] == [found[n].params for n in best]
     assert trials[POINTS + 1].params not in [t.params for t in found]
@@ -76,7 +77,7 @@ def test_what_is_recorded_stays_when_the_earlier_study_goes_on(earlier: Path) ->
     log.append("start", trial=9, config=manifest().base | {"optim.lr": 0.7}, attempt=1, resumed_epoch=None)
     log.append("end", trial=9, state="COMPLETE", value=0.999, reason=None, metrics={}, error=None)
     assert points(earlier) == before
-    fresh = warm_start("toy", earlier, earlier / "another", TOY, "tiny", manifest().base, {})
+    fresh = warm_start("toy", earlier, earlier / "another", TOY, "tiny", manifest(base=POOR).base, {})
     assert fresh["points"][0] == {"trial": 9, "value": 0.999, "params": {"optim.lr": 0.7, "schedule.name": "constant"}}
 
 
@@ -132,7 +133,8 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
     assert worth(read_record(earlier / "toy")) is None
 
 
-def test_on_the_command_line(call: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setitem(EXPERIMENTS, "toy", replace(TOY, presets={"tiny": TOY.presets["tiny"] | POOR}))
     assert call(*LOCAL_TOY, "8").code == 0
     new = (*LOCAL_TOY, "5", "--study", "new")
     said = call(*new, "--warm-start", "toy")
