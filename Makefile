@@ -57,7 +57,7 @@ cluster-check: $(VENV)/installed  ## what is wrong with cluster.yaml (or CLUSTER
 cluster-up: cluster-check  ## the check, then `ray up`; on-prem without autoscaler v2, which starts one worker too few there
 	RAY_UP_enable_autoscaler_v2=$$(grep -q 'type: local' $(CLUSTER) && echo 0 || echo 1) $(BIN)/ray up -y --disable-usage-stats $(CLUSTER)
 
-cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from `ray up` to `ray down`, five minutes; root of a Linux machine alone
+cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from `ray up` to `ray down`, four to six minutes; root of a Linux machine alone
 	$(BIN)/python -m pip install --quiet -e '.[dev,cluster]'
 	$(BIN)/python -m pytest -m slow -x -s -rs tests/test_cluster_lab.py
 

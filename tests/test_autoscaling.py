@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_faults import busy
+from tests.test_faults import two_run
 from tests.test_kills import REPO, Command, LongCommand, check_mlflow, check_study, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -102,7 +102,7 @@ def test_workers_come_for_a_study_and_go_after_it_and_one_taken_away_is_replaced
     with cloud(command) as workers:
         assert workers() == set()
         process = command.start()
-        wait_until(lambda: len(busy(command.events())) == 2, command, process)
+        wait_until(lambda: two_run(command.events()), command, process)
         first = workers()
         assert len(first) == 2
         taken, at_loss = min(first), time.monotonic()

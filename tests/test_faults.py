@@ -51,10 +51,12 @@ def on(made: Any, storage: Path) -> Command:
     return LongCommand(storage, trials=TRIALS, RAY_ADDRESS=made.address, RAY_AUTH_MODE="disabled")
 
 
-def busy(events: list[dict[str, Any]]) -> set[int]:
-    """Trials that have reported an epoch and not ended."""
-    reported, ended = ({e["trial"] for e in events if e["event"] == kind and "repeat" not in e} for kind in ("report", "end"))
-    return reported - ended
+def two_run(events: list[dict[str, Any]]) -> bool:
+    """Whether two trials run that no rung can stop in the next moment: after one epoch of `LONG`, or the default."""
+    reports, ends = ([e for e in events if e["event"] == kind and "repeat" not in e] for kind in ("report", "end"))
+    last = {e["trial"]: e["epoch"] for e in reports}
+    running = last.keys() - {e["trial"] for e in ends}
+    return len(running) == 2 and all(trial == 0 or last[trial] == 1 for trial in running)
 
 
 def check(command: Command) -> None:
@@ -66,7 +68,7 @@ def test_a_node_is_lost(tmp_path: Path) -> None:
     with cluster() as made:
         command = on(made, tmp_path / "runs")
         process = command.start()
-        wait_until(lambda: len(busy(command.events())) == 2, command, process)
+        wait_until(lambda: two_run(command.events()), command, process)
         made.remove_node(made.workers[0], allow_graceful=False)
         assert process.wait(600) == 0, command.output
     check(command)
@@ -160,7 +162,7 @@ def test_the_cable_of_a_worker_is_cut(tmp_path: Path) -> None:
             f"export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=disabled RAY_ADDRESS={lab.address('head')}:6379; cd {REPO}; "
             f"python tune/run.py ssl --storage {SHARED}/runs --trials {TRIALS} --repeats 1 {settings} > {SHARED}/runs/out.txt 2>&1"
         )
-        wait_until(lambda: len(busy(command.events())) == 2 or driver.poll() is not None, command)
+        wait_until(lambda: two_run(command.events()) or driver.poll() is not None, command)
         lab["w1"].cut()
         at_loss = len(command.events("report"))
         assert driver.wait(900) == 0, command.output
