@@ -369,11 +369,12 @@ def test_replay_of_a_trial_that_failed_at_once_must_fail_again(call: Call, tmp_p
     assert "trial 0 of study 'toy' has no epoch on record yet" in said.line
 
 
-def test_replay_by_another_experiment(call: Call) -> None:
-    assert call(*LOCAL_TOY, "1").code == 0
-    said = call("ssl", "--local", "--trial", "toy/0")
-    assert (said.code, said.out) == (2, "")
-    assert said.line == "study 'toy' is one of toy: python tune/run.py toy --local --trial toy/0"
+def test_replay_by_another_experiment(call: Call, tmp_path: Path) -> None:
+    for storage, words in (("runs", ""), ("elsewhere", f" --storage {tmp_path}/elsewhere")):
+        assert call(*LOCAL_TOY, "1", "--storage", storage).code == 0
+        said = call("ssl", "--local", "--trial", "toy/0", "--storage", storage)
+        assert (said.code, said.out) == (2, "")
+        assert said.line == f"study 'toy' is one of toy: python tune/run.py toy --local --trial toy/0{words}"
 
 
 def test_help_names_every_option_on_a_narrow_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,10 @@ from tests.test_study import events, finish, manifest, open_study
 from tests.toy import BUGGY
 from tune.evidence import doubts, verdict
 from tune.html_page import plot, table
-from tune.html_report import budget, replay_command, write_report
+from tune.html_report import budget, write_report
 from tune.importances import FEW, importances
 from tune.local import search_locally
+from tune.manifest import replay_command
 from tune.record import read_record
 from tune.report import app
 from tune.space import as_json, describe
@@ -122,13 +123,13 @@ def test_command_writes_the_page_and_names_the_replay(told: tuple[Path, Study, s
     root, study, html = told
     done = CliRunner().invoke(app, ["html", "toy", "--storage", str(root)])
     assert done.output.strip() == str(root / "toy/report.html")
-    record, number = read_record(root / "toy"), study.best_number()
+    number = study.best_number()
     assert number is not None
     command = f"python tune/run.py toy --local --trial toy/{number}"
     assert f"{command} --storage {root}" in html
     monkeypatch.chdir(root.parent)
-    record.folder = root.parent / "runs/toy"
-    assert replay_command(record, number) == command
+    assert replay_command("toy", root.parent / "runs/toy", number) == command
+    assert replay_command("toy", root.parent / "my runs/toy", number) == f"{command} --storage '{root.parent}/my runs'"
 
 
 @pytest.mark.parametrize("trials", [0, 1])

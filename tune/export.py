@@ -24,6 +24,7 @@ from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune.experiments import named
 from tune.lineage import of_study
+from tune.manifest import replay_command
 from tune.mlflow_runs import quieten
 from tune.record import read_record
 
@@ -88,7 +89,7 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=1))
         served = Served(folder)
         exported = Exported(final, study, origin.trial, record.objective, run.value or 0.0, served.judge(data)[record.objective])
-        _check(exported)
+        _check(exported, experiment.name)
         _save(served, folder, whole, data)
         if final.exists():
             shutil.rmtree(final)
@@ -96,11 +97,11 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
     return exported
 
 
-def _check(exported: Exported) -> None:
+def _check(exported: Exported, experiment: str) -> None:
     if not math.isclose(exported.measured, exported.recorded, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE):
         raise UserError(
             f"{exported}: not exported, as its weights do not do what is on record; the data or the code have changed since "
-            f"(`python tune/run.py ... --local --trial {exported.study.name}/{exported.trial}` trains it again)"
+            f"(`{replay_command(experiment, exported.study, exported.trial)}` trains it again)"
         )
 
 

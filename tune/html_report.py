@@ -7,7 +7,6 @@ import base64
 import io
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from tune import objects
 from tune.evidence import FEW_TRIALS, Verdict, claim, doubts, verdict
 from tune.html_page import escape, page, plot, table
 from tune.importances import FEW, METHOD, importances
-from tune.manifest import write_atomically
+from tune.manifest import replay_command, write_atomically
 from tune.record import Record, Run, read_record
 from tune.wording import DEFAULT, assignments, brief
 
@@ -250,13 +249,6 @@ def _small(path: Path) -> str:
     return f"data:image/webp;base64,{base64.b64encode(written.getvalue()).decode()}"
 
 
-def replay_command(record: Record, number: int) -> str:
-    """What runs a trial again and compares it with the record, epoch by epoch."""
-    manifest, storage = record.manifest, record.folder.parent
-    where = [] if storage == Path("runs").resolve() else ["--storage", str(storage)]
-    return shlex.join(["python", "tune/run.py", manifest.experiment, "--local", "--trial", f"{manifest.name}/{number}", *where])
-
-
 def reproduction(record: Record, number: int | None) -> str:
     """The command that replays the best trial, and the manifest."""
     manifest = record.manifest
@@ -265,7 +257,7 @@ def reproduction(record: Record, number: int | None) -> str:
     if number is not None:
         checkout = f"git checkout {commit}\n" if commit else ""
         parts.append(f"<p>Trial {number} again, compared with the record epoch by epoch:</p>")
-        parts.append(f"<pre>{escape(checkout + replay_command(record, number))}</pre>")
+        parts.append(f"<pre>{escape(checkout + replay_command(manifest.experiment, record.folder, number))}</pre>")
     if (manifest.commit or "").endswith("+"):
         parts.append("<p class=doubt>The study was begun with files that differed from that commit.</p>")
     data = manifest.data

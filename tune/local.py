@@ -10,7 +10,7 @@ from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import Experiment
 from tune.lineage import where_backbone_is
-from tune.manifest import read_manifest
+from tune.manifest import read_manifest, replay_command
 from tune.runtimes import LocalRuntime
 from tune.study import Outcome, Study, Work
 from tune.trial import run
@@ -53,7 +53,7 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
     if config is None:
         raise UserError(f"no trial {number} on record in {study_dir}; `python tune/report.py show {study_dir.name}` lists its trials")
     if (of := read_manifest(study_dir / "study.json").experiment) != experiment.name:
-        raise UserError(f"study {study_dir.name!r} is one of {of}: python tune/run.py {of} --local --trial {study_dir.name}/{number}")
+        raise UserError(f"study {study_dir.name!r} is one of {of}: {replay_command(of, study_dir, number)}")
     if not recorded and end is None:
         raise UserError(f"trial {number} of study {study_dir.name!r} has no epoch on record yet, so that there is nothing to compare with")
     config = where_backbone_is(config, study_dir.parent)

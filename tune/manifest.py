@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -115,9 +116,17 @@ def write_atomically(path: Path, text: str) -> None:
 
 def resume_command() -> str:
     """The command line that was typed, to be shown where it is to be typed again."""
-    import shlex
-
     return shlex.join(["python", *sys.argv])
+
+
+def replay_command(experiment: str, study: Path, number: int) -> str:
+    """What runs a trial again and compares it with the record, epoch by epoch.
+
+    Args:
+        study: its folder.
+    """
+    where = [] if study.parent == Path("runs").resolve() else ["--storage", str(study.parent)]
+    return shlex.join(["python", "tune/run.py", experiment, "--local", "--trial", f"{study.name}/{number}", *where])
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:
