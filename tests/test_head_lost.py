@@ -24,13 +24,13 @@ def on_machine(home: Path, endpoint: str, trials: int, *more: str) -> Command:
     aws = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
     home.mkdir(parents=True, exist_ok=True)
     command = Command(home, "--concurrent", "1", *more, trials=trials, VISTUNE_CACHE=str(home), **aws)
-    command.argv[command.argv.index("--storage") + 1] = "s3://studies/runs"
-    command.log = home / "object-storage/s3/studies/runs/ssl/events.jsonl"
+    command.argv[command.argv.index("--storage") + 1] = "s3://heads/runs"
+    command.log = home / "object-storage/s3/heads/runs/ssl/events.jsonl"
     return command
 
 
 def report(command: Command, *arguments: str) -> str:
-    argv = [sys.executable, str(REPO / "tune/report.py"), *arguments, "--storage", "s3://studies/runs"]
+    argv = [sys.executable, str(REPO / "tune/report.py"), *arguments, "--storage", "s3://heads/runs"]
     return subprocess.run(argv, env=command.environment, capture_output=True, text=True, check=True, timeout=600).stdout
 
 
@@ -50,7 +50,7 @@ def test_a_head_that_is_lost_with_its_disk(tmp_path: Path) -> None:
         plain = Command(tmp_path / "plain", "--concurrent", "1", trials=trials)
         assert plain.finish() == 0, plain.output
         first = on_machine(tmp_path / "first", endpoint, trials)
-        subprocess.run([sys.executable, "-c", "import boto3; boto3.client('s3').create_bucket(Bucket='studies')"],
+        subprocess.run([sys.executable, "-c", "import boto3; boto3.client('s3').create_bucket(Bucket='heads')"],
                        env=first.environment, check=True, timeout=300)  # fmt: skip
         process = first.start()
         wait_until(lambda: len(first.events("end")) > 0 and len(first.events("start")) > 1, first, process)
@@ -60,7 +60,7 @@ def test_a_head_that_is_lost_with_its_disk(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "first" / "object-storage")
         new = on_machine(tmp_path / "first", endpoint, trials)
         assert new.finish() == 0, new.output
-        assert "are copied to s3://studies/runs/ssl" in new.output
+        assert "are copied to s3://heads/runs/ssl" in new.output
         assert found(new.log) == found(plain.log)
         ends = Counter((e["trial"], e.get("repeat")) for e in new.events("end"))
         assert set(ends.values()) == {1}
