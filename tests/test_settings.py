@@ -146,13 +146,11 @@ def test_all_settings_killed_and_gone_on_with_end_with_the_same_table(tmp_path: 
     shutil.copytree(tmp_path / "straight", tmp_path / "killed")
     began = time.monotonic()
     assert whole(tmp_path / "straight", *ALL) == 0, (tmp_path / "out.txt").read_text()
-    took, rng, kills, code = time.monotonic() - began, random.Random(1), 0, -9
-    while code:
-        code = whole(tmp_path / "killed", *ALL, kill_after=rng.uniform(0, took / 4))
-        kills += code == -9
-        assert code in (0, -9), (tmp_path / "out.txt").read_text()
-        assert kills < 40
-    assert kills >= 2
+    took, rng = time.monotonic() - began, random.Random(1)
+    codes = [whole(tmp_path / "killed", *ALL, kill_after=rng.uniform(0, took / 4)) for _ in range(5)]
+    assert set(codes) <= {0, -9}, (tmp_path / "out.txt").read_text()
+    assert codes.count(-9) >= 2
+    assert whole(tmp_path / "killed", *ALL) == 0, (tmp_path / "out.txt").read_text()
     assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")
     for storage in (tmp_path / "straight", tmp_path / "killed"):
         with sqlite3.connect(storage / "mlflow.db") as database:
