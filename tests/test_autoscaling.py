@@ -4,8 +4,6 @@ raylets of this machine."""
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -87,16 +85,6 @@ class Growing(LongCommand):
         del self.argv[at : at + 2]
 
 
-def take_away(command: Command, node: str) -> None:
-    """As a cloud does with a spot machine: all that runs there ends, without a word."""
-    there = f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={node}".encode()
-    found = [pid for pid in command.alive() if there in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
-    assert found
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def test_workers_come_for_a_study_and_go_after_it_and_one_taken_away_is_replaced(tmp_path: Path) -> None:
     command = Growing(tmp_path / "runs")
     with cloud(command) as workers:
@@ -106,7 +94,9 @@ def test_workers_come_for_a_study_and_go_after_it_and_one_taken_away_is_replaced
         first = workers()
         assert len(first) == 2
         taken, at_loss = min(first), time.monotonic()
-        take_away(command, taken)
+        there = f"RAY_OVERRIDE_NODE_ID_FOR_TESTING={taken}"
+        assert command.alive(there)
+        command.kill_all(there)  # all that runs there ends, without a word
         wait_until(lambda: len(workers() - {taken}) == 2, command, process)
         print(f"a worker that was taken away is replaced after {time.monotonic() - at_loss:.0f} s")
         wait_until(lambda: any(e["attempt"] > 1 for e in command.events("start")), command, process)

@@ -69,17 +69,18 @@ class Command:
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
         return [e for e in EventLog.read(self.log)[0] if kind in (None, e["event"])] if self.log.exists() else []
 
-    def alive(self) -> dict[int, str]:
-        """Ids and command lines of the processes that this command has started and that are still there."""
-        found = {}
+    def alive(self, *variables: str) -> dict[int, str]:
+        """Ids and command lines of the processes that this command has started and that are still there; with
+        `variables` (NAME=VALUE), those alone that have these in their environment too."""
+        wanted, found = {word.encode() for word in (f"{MARK}={self.mark}", *variables)}, {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it ended while we looked
-                if f"{MARK}={self.mark}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                if wanted <= set((process / "environ").read_bytes().split(b"\0")):
                     found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")[:120]
         return found
 
-    def kill_all(self) -> None:
-        for pid in self.alive():
+    def kill_all(self, *variables: str) -> None:
+        for pid in self.alive(*variables):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
