@@ -25,12 +25,14 @@ LATEST_OTHERS = 225  # with the 25 good trials that TPE uses at most: 250, from 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the model needs of a trial. A finished trial is read once: to read all of them for every suggestion took longer than TPE."""
+    """What the model needs of a trial. It is read once, and once more when it has finished: to read all for every suggestion took longer
+    than TPE."""
 
     number: int
     finished: bool
     merit: tuple[float, float, float]
-    """Order among the finished, best first: completed by value, then pruned by how far they came and their last value."""
+    """Order among the finished, best first: completed by value, then pruned by how far they came and their last value. Of a running trial
+    it means nothing."""
     values: dict[int, float]
     """Parameter in a distribution (see `SeededTPE._key`) -> value in Optuna's internal representation."""
 
@@ -51,7 +53,7 @@ class SeededTPE(TPESampler):
     def __init__(self, seed: int) -> None:
         super().__init__(n_startup_trials=STARTUP_TRIALS, multivariate=True)
         self._seed = seed
-        self._finished: dict[int, Observation] = {}
+        self._observed: dict[int, Observation] = {}
         self._keys: dict[str, list[tuple[BaseDistribution, int]]] = {}
         self._others_of: tuple[int, list[Observation]] = (-1, [])
 
@@ -86,19 +88,20 @@ class SeededTPE(TPESampler):
         """The other trials, finished or running, that drew these parameters from these distributions; by number."""
         if self._others_of[0] != trial.number:  # all parameters of a trial are drawn at once: the others do not change meanwhile
             trials = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-            others = [self._finished.get(t.number) or self._observe(t) for t in trials if t.number != trial.number]
+            others = [self._observe(t) for t in trials if t.number != trial.number]
             self._others_of = trial.number, others
         wanted = {self._key(name, distribution) for name, distribution in search_space.items()}
         return [o for o in self._others_of[1] if wanted <= o.values.keys()]
 
     def _observe(self, trial: FrozenTrial) -> Observation:
+        known = self._observed.get(trial.number)
+        if known is not None and known.finished == trial.state.is_finished() and len(known.values) == len(trial.params):
+            return known
         values = {}
         for name, value in trial.params.items():
             distribution = trial.distributions[name]
             values[self._key(name, distribution)] = distribution.to_internal_repr(value)
-        o = Observation(trial.number, trial.state.is_finished(), _merit(trial), values)
-        if o.finished:
-            self._finished[trial.number] = o
+        o = self._observed[trial.number] = Observation(trial.number, trial.state.is_finished(), _merit(trial), values)
         return o
 
     def _key(self, name: str, distribution: BaseDistribution) -> int:

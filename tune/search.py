@@ -4,6 +4,7 @@ Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the
 """
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -212,19 +213,17 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
     # All processes start at once. One at a time, the start of the second is called off whenever a short trial frees the first.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
 
-    def work(config: dict[str, Any]) -> None:
-        if group.workers > 1:
-            run_with_workers(experiment, _work(config), group, LOST_PROCESSES, patience_s)
-        else:
-            run_in_tune(experiment, config, patience_s)
-
-    # With several workers it is they who hold processors: a Tune trial that held one could keep it from its own workers.
-    holds = {"cpu": group.cpus, "gpu": group.gpus} if workers == 1 else {"cpu": 0, "node:__internal_head__": 0.001}
+    if workers == 1:
+        trial = functools.partial(run_in_tune, experiment, patience_s)
+        holds = {"cpu": group.cpus, "gpu": group.gpus}
+    else:  # it is the workers who hold processors: a Tune trial that held one could keep it from its own
+        trial = functools.partial(run_workers_in_tune, experiment, patience_s, group)
+        holds = {"cpu": 0, "node:__internal_head__": 0.001}
     storage = _Storage(study)
     scratch = Path(tempfile.mkdtemp(prefix="vistune-"))
     try:
         ray.tune.Tuner(
-            ray.tune.with_resources(work, holds),
+            ray.tune.with_resources(trial, holds),
             tune_config=ray.tune.TuneConfig(
                 search_alg=StudySearcher(study, storage, Room(group, concurrent)),
                 scheduler=StudyScheduler(study, storage),
@@ -350,8 +349,8 @@ def _own_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_in_tune(experiment: Experiment, config: dict[str, Any], patience_s: float) -> None:
-    """What a Tune trial does. Everything it has to say goes through messages to `StudyScheduler`."""
+def run_in_tune(experiment: Experiment, patience_s: float, config: dict[str, Any]) -> None:
+    """What a Tune trial of one worker does. Everything it has to say goes through messages to `StudyScheduler`."""
     work = _work(config)
     runtime = TuneRuntime(Path(work.directory))
     try:
@@ -360,6 +359,11 @@ def run_in_tune(experiment: Experiment, config: dict[str, Any], patience_s: floa
         runtime.send("storage failed", error=str(error))
     else:
         runtime.send("end", **asdict(outcome))
+
+
+def run_workers_in_tune(experiment: Experiment, patience_s: float, group: WorkerGroup, config: dict[str, Any]) -> None:
+    """What a Tune trial of several workers does."""
+    run_with_workers(experiment, _work(config), group, LOST_PROCESSES, patience_s)
 
 
 def _work(config: dict[str, Any]) -> Work:
