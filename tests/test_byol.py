@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from trainables.augment import PRESETS
 from trainables.backbones import BackboneConfig, load_backbone_state
-from trainables.base import TrainConfig
+from trainables.base import Batch, TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.engine import fit
@@ -219,6 +219,41 @@ def test_view_departures() -> None:
     assert (one.blur, two.blur, two.solarize) == (paper_one.blur, paper_two.blur, paper_two.solarize)
     assert one.rot90 == two.rot90 == 0.3
     assert ViewConfig(policy="simclr", strength=2.0).views()[0].hue <= 0.5
+
+
+class Tight(BYOL):
+    """BYOL where memory holds so many images at a time."""
+
+    memory: int
+    seen: list[int | str]
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.seen.append(len(batch))
+        if len(batch) > self.memory:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(batch)
+
+
+def run_tight(directory: Path, batch: int, memory: int) -> list[int | str]:
+    """Sizes of the micro-batches of one step, and why it failed where it did."""
+    config = replace(SMALL, train=replace(SMALL.train, batch_size=batch))
+    model = Tight(config, load_dataset(config.data))
+    model.memory, model.seen = memory, []
+    runner = StepRunner(model, config, LocalRuntime(directory, lambda *_: True), 10, model.sampler())
+    try:
+        runner.run(0, torch.optim.SGD(model.parameters(), 0.1))
+    except TrialFailed as failure:
+        return [*model.seen, failure.reason]
+    return model.seen
+
+
+@pytest.mark.parametrize(
+    ("batch", "memory", "expected"),
+    [(9, 4, [9, 4, 5, 3, 3, 3]), (8, 2, [8, 4, 2, 2, 2, 2]), (9, 2, [9, 4, 3, 2, 2, 2, 3, "oom"]), (8, 1, [8, 4, 2, "oom"])],
+)
+def test_memory_that_runs_out_never_comes_to_a_single_image(tmp_path: Path, batch: int, memory: int, expected: list[int | str]) -> None:
+    """Which the projector's BatchNorm refuses, with an assertion that says nothing of memory."""
+    assert run_tight(tmp_path, batch, memory) == expected
 
 
 def test_one_step_lowers_the_loss_on_its_batch(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -69,6 +69,8 @@ class Trainable(nn.Module, ABC):
 
     config: Any
     data: Any
+    fewest_images: ClassVar[int] = 1
+    """The smallest batch that `forward` takes in training. BatchNorm of features asks for 2."""
 
     @classmethod
     @abstractmethod

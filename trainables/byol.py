@@ -164,6 +164,8 @@ class DrawnView(nn.Module):
 class BYOL(Trainable):
     """BYOL on a `DataSet`; labels are used for validation alone."""
 
+    fewest_images = 2  # BatchNorm of the projector
+
     def __init__(self, config: BYOLConfig, data: DataSet):
         super().__init__()
         self.config, self.data = config, data

@@ -32,6 +32,7 @@ class StepRunner:
     def __init__(self, trainable: Trainable, config: Any, runtime: Runtime, total_steps: int, sampler: BatchSampler):
         self.trainable, self.config, self.runtime, self.total_steps = trainable, config, runtime, total_steps
         self.sampler, self.unit = sampler, sampler.unit
+        self.fewest = max(self.unit, trainable.fewest_images)
         if (parts := sampler.batch_size // self.unit) < runtime.world_size:
             raise TrialFailed("workers", f"{parts} x {self.unit} images of a step for {runtime.world_size} workers; raise train.batch_size")
         self.per_worker = math.ceil(sampler.batch_size / self.unit / runtime.world_size) * self.unit
@@ -86,7 +87,7 @@ class StepRunner:
     def _micro_batches(self, batch: Batch, whole: int) -> list[Batch]:
         """As equal as can be: BatchNorm has no use for a rest of one image. Of several workers equally many on every rank, since every
         forward pass is an exchange; so one may be a unit larger than was asked for."""
-        count = min(math.ceil(self.per_worker / self.micro_batch), whole // self.unit // self.runtime.world_size)
+        count = min(math.ceil(self.per_worker / self.micro_batch), whole // self.fewest // self.runtime.world_size)
         edges = [len(batch) // self.unit * k // count * self.unit for k in range(count + 1)]
         return [batch.slice(start, stop) for start, stop in itertools.pairwise(edges)]
 
@@ -103,8 +104,8 @@ class StepRunner:
         return self._wrapped
 
     def _halve(self) -> None:
-        if self.micro_batch == self.unit:
-            raise TrialFailed("oom", f"out of memory on {self.runtime.device} even at micro-batch {self.unit}")
+        if self.micro_batch <= self.fewest:
+            raise TrialFailed("oom", f"out of memory on {self.runtime.device} even at micro-batch {self.micro_batch}")
         self.micro_batch = math.ceil(self.micro_batch / self.unit / 2) * self.unit
         if self.runtime.world_size > 1:
             # The others are within an exchange that this rank has left, and no message reaches them there.
