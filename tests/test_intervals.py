@@ -78,6 +78,16 @@ def test_one_seed_says_nothing():
         difference(np.ones((3, 3)), 1, 1)
 
 
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_no_spread_at_all_decides_nothing(seeds: int) -> None:
+    scores = np.array([[0.7, 0.8, 0.9], [0.75, 0.85, 0.95]])[:, :seeds]
+    found = difference(scores, 1, 0)
+    assert (found.mean, found.low, found.high, found.p) == (pytest.approx(0.05), -np.inf, np.inf, 1)
+    assert not found.decided
+    same = difference(scores[[0, 0]], 1, 0)
+    assert (same.mean, same.low, same.high) == (0, 0, 0)
+
+
 def test_an_interval_of_a_share_ends_at_0_and_1():
     """In simulation it covers as often: what is cut off was never the truth."""
     rng, truth, hits = np.random.default_rng(0), 0.97, [0, 0]

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tune.events import EventLog
@@ -126,6 +127,25 @@ def test_command_prints_a_link_per_study_and_ends_its_server(tmp_path, free_port
     assert (process.returncode, out, err) == (0, "", "")
     assert not server_processes(free_port)
     assert second.path.exists()
+
+
+@pytest.mark.slow
+def test_command_ends_with_its_server(tmp_path, free_port):
+    study(tmp_path, "one", 2, 0)
+    command = [sys.executable, "-m", "tune.ui", "--storage", str(tmp_path), "--port", str(free_port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(2):
+            process.stdout.readline()
+        (server,) = psutil.Process(process.pid).children()
+        server.kill()
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, out) == (2, "")
+    assert err.startswith("the MLflow server has ended (exit code -9): ")
+    assert err.count("\n") == 1
+    assert not server_processes(free_port)
 
 
 def wait_for(condition, what, seconds=90):

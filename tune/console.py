@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune.wording import plain_console
+from tune.wording import duration, plain_console
 
 _ROWS = 12  # finished trials kept in sight, best first
 
@@ -122,7 +122,7 @@ class Console:
             text += f", best trial {best.number} {best.best:.4f}"
         here = ended - self._ended_before
         if here > 0 and ended < self.trials:
-            text += f", about {_duration((time.time() - self.started) / here * (self.trials - ended))} of search left"
+            text += f", about {duration((time.time() - self.started) / here * (self.trials - ended))} of search left"
         return text
 
     def render(self) -> RenderableType:
@@ -143,15 +143,9 @@ class Console:
         if self.repeats:
             repeated = ", ".join(f"trial {n} seed {seed} epoch {e}/{self.epochs}" for (n, seed), e in sorted(self.repeats.items()))
             lines.append(Text(f"repeats for the verdict: {repeated}", style="cyan"))
-        lines.append(Text(f"{self._progress()}, {_duration(time.time() - self.started)} so far", style="bold"))
+        lines.append(Text(f"{self._progress()}, {duration(time.time() - self.started)} so far", style="bold"))
         return Group(*lines)
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

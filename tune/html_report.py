@@ -19,7 +19,7 @@ from tune.html_page import escape, page, plot, table
 from tune.importances import FEW, METHOD, importances
 from tune.manifest import replay_command, write_atomically
 from tune.record import Record, Run, read_record
-from tune.wording import DEFAULT, assignments, brief
+from tune.wording import DEFAULT, assignments, brief, duration
 
 _TOP, _MORE = 10, 100  # trials of the leaderboard that are in sight, and that are in the page
 _WIDEST = 1000  # pixels of a picture
@@ -172,11 +172,11 @@ def budget(record: Record) -> str:
     repeats = sum(len(run.history) for run in record.repeats.values())
     rows.append(["epochs of repeats on fresh seeds", f"{repeats} in {len(record.repeats)} runs"])
     gpu = sum(run.gpu_seconds for run in runs)
-    rows.append(["CPU time, cores that were kept", _hours(sum(run.cpu_seconds for run in runs))])
-    rows.append(["GPU time", _hours(gpu) if gpu else "none"])
+    rows.append(["CPU time, cores that were kept", duration(sum(run.cpu_seconds for run in runs))])
+    rows.append(["GPU time", duration(gpu) if gpu else "none"])
     starts, ends = ([at for run in runs if (at := getattr(run, name))] for name in ("started", "ended"))
     if starts and ends:
-        rows.append(["from the first start to the last end", _hours((max(ends) - min(starts)) / 1000) + ", interruptions included"])
+        rows.append(["from the first start to the last end", duration((max(ends) - min(starts)) / 1000) + ", interruptions included"])
     return table(["", ""], rows, long=(1,))
 
 
@@ -188,7 +188,8 @@ def _saved_by_features(runs: list[Run]) -> str:
     if not saved:
         return "none: nothing was looked up"
     worth = saved / whole * len(epochs)
-    return f"{worth:.1f} of {len(epochs)} that looked them up: {_hours(saved)} of the frozen backbone's, for {_hours(spent)} spent on them"
+    gain = f"{duration(saved)} of the frozen backbone's, for {duration(spent)} spent on them"
+    return f"{worth:.1f} of {len(epochs)} that looked them up: {gain}"
 
 
 def failures(record: Record) -> str:
@@ -283,7 +284,3 @@ def reproduction(record: Record, number: int | None) -> str:
 def _score(run: Run, record: Record) -> float:
     value = figures.reached(run, record.objective)
     return -float("inf") if value is None else value
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"

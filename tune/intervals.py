@@ -50,7 +50,8 @@ def mean_of(scores: np.ndarray, row: int) -> Interval:  # (configurations, seeds
 
 
 def difference(scores: np.ndarray, row: int, other: int) -> Interval:  # (configurations, seeds)
-    """Mean of configuration `row` minus that of `other`, paired by seed.
+    """Mean of configuration `row` minus that of `other`, paired by seed. Scores that differ by the same under every seed, as those of few
+    test images may, say nothing of the noise: the interval is then infinite, and not of width 0.
 
     Raises:
         ValueError: fewer than two seeds, or the same row twice.
@@ -62,7 +63,10 @@ def difference(scores: np.ndarray, row: int, other: int) -> Interval:  # (config
     residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
     freedom = (rows - 1) * (seeds - 1)
     variance = float((residuals**2).sum()) / freedom
-    return _interval(float((scores[row] - scores[other]).mean()), math.sqrt(2 * variance / seeds), freedom)
+    mean = float((scores[row] - scores[other]).mean())
+    if mean and math.sqrt(variance) <= 1e-12 * abs(scores).max():  # what rounding leaves of 0
+        return Interval(mean, -math.inf, math.inf, p=1.0)
+    return _interval(mean, math.sqrt(2 * variance / seeds), freedom)
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -19,7 +19,7 @@ from tune.pruner import REDUCTION_FACTOR, rungs
 from tune.runtimes import LocalRuntime
 from tune.space import describe, show
 from tune.warm_start import beginning
-from tune.wording import plain_console
+from tune.wording import duration, plain_console
 
 _STEPS = 3  # timed, after one to warm up
 
@@ -58,7 +58,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     out.print(
         f"estimate from one profiled step ({cost['step_s'] * 1e3:.0f} ms) and one validation ({cost['validation_s']:.1f} s): "
         f"{cost['epoch_s']:.1f} s an epoch, {epochs:.0f} epochs with pruning and {repeats} repeats, "
-        f"{_time(epochs * cost['epoch_s'])} of one worker; disk {cost['checkpoint_mb'] * 2:.0f} MB per running trial, "
+        f"{duration(epochs * cost['epoch_s'])} of one worker; disk {cost['checkpoint_mb'] * 2:.0f} MB per running trial, "
         f"{cost['export_mb']:.1f} MB per completed one"
     )
     if cost["once_s"]:
@@ -107,7 +107,3 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
         "export_mb": sizes[1], "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad),
         "once_s": trainable.once_s(data), "gpu": runtime.device.type == "cuda",
     }  # fmt: skip
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.0f} min"

@@ -56,11 +56,11 @@ def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]
 
 
 @contextmanager
-def serve(uri: str, storage: Path, port: int) -> Iterator[str]:
-    """A light MLflow server on 127.0.0.1 (one worker, no job runner, no telemetry); its address, once it answers. Ends with the block.
+def serve(uri: str, storage: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
+    """A light MLflow server on 127.0.0.1 (one worker, no job runner, no telemetry), once it answers. Ends with the block.
 
     Raises:
-        UserError: the port is taken, or the server did not start.
+        UserError: the port is taken, the server did not start, or it has ended by itself.
     """
     _check_port(port)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "-w", "1"]
@@ -69,17 +69,17 @@ def serve(uri: str, storage: Path, port: int) -> Iterator[str]:
         server = subprocess.Popen(command, env=LIGHT | os.environ, stdout=output, stderr=output, start_new_session=True)
         try:
             _wait(server, f"http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}"
-        except _DidNotStart as error:
+            yield server
+        except _Ended as error:
             output.seek(0)
             lines = output.read().strip().splitlines() or ["no output"]
-            raise UserError(f"the MLflow server did not start ({error}): {lines[-1]}") from None
+            raise UserError(f"the MLflow server {error}: {lines[-1]}") from None
         finally:
             _end(server)
 
 
-class _DidNotStart(Exception):
-    pass
+class _Ended(Exception):
+    """The server is not there any more, or never was."""
 
 
 def _check_port(port: int) -> None:
@@ -97,13 +97,13 @@ def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
     limit = time.monotonic() + START_S
     while time.monotonic() < limit:
         if server.poll() is not None:
-            raise _DidNotStart(f"exit code {server.returncode}")
+            raise _Ended(f"did not start (exit code {server.returncode})")
         try:
             urllib.request.urlopen(f"{address}/health", timeout=2).close()
             return
         except OSError:
             time.sleep(0.2)
-    raise _DidNotStart(f"no answer in {START_S:.0f} s")
+    raise _Ended(f"did not start (no answer in {START_S:.0f} s)")
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
@@ -147,11 +147,10 @@ def _show(storage: Path, port: int) -> int:
         return 0
     _check_port(port)
     links = study_links(storage, uri, f"http://127.0.0.1:{port}")
-    with serve(uri, storage, port) as address:
+    with serve(uri, storage, port) as server:
         _print(links)
-        print(f"MLflow is on {address}; Ctrl-C ends it", flush=True)
-        signal.pause()
-    return 0
+        print(f"MLflow is on http://127.0.0.1:{port}; Ctrl-C ends it", flush=True)
+        raise _Ended(f"has ended (exit code {server.wait()})")
 
 
 def _print(links: list[tuple[str, str]]) -> None:

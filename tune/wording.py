@@ -12,6 +12,14 @@ def brief(value: object) -> str:
     return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def duration(seconds: float) -> str:
+    """`4.2 s`, `3 min 05 s`, `1 h 05 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def assignments(values: Mapping[str, object]) -> str:
     """`optim.lr=0.1, optim.name=sgd`; "" for none."""
     return ", ".join(f"{key}={brief(value)}" for key, value in values.items())
