@@ -13,7 +13,6 @@ from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-import tune.sampler
 from tune.experiments import EXPERIMENTS
 from tune.sampler import LATEST_OTHERS, STARTUP_TRIALS, SeededTPE, split
 
@@ -30,12 +29,18 @@ def test_scipys_normal_distribution_is_optunas() -> None:
     assert _truncnorm._log_ndtr is not names["_log_ndtr"]
 
 
+def half_the_root(finished: int) -> int:
+    return int(np.ceil(np.sqrt(finished / 4)))
+
+
 class Reference(TPESampler):
-    """Optuna's own sampling code throughout; only the seeds, and which trials a conditional parameter sees, are as in `SeededTPE`."""
+    """Optuna's own modelling code throughout; the seeds, how the first are spread, and which trials a conditional parameter sees, are as
+    in `SeededTPE`. Asked through `Positions`, so that its joint model has the parameters whose ranges depend on the optimizer.
+    """
 
     def __init__(self, seed: int):
         super().__init__(n_startup_trials=STARTUP_TRIALS, multivariate=True)
-        self.seed = seed
+        self.seed, self.ours, self._gamma = seed, SeededTPE(seed), half_the_root
 
     def sample_relative(self, study: Any, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         self.reseed(trial.number, "")
@@ -44,6 +49,8 @@ class Reference(TPESampler):
     def sample_independent(self, study: Any, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
         self.reseed(trial.number, param_name)
         same_range: Any = SameRange(study, param_name, param_distribution)
+        if len(same_range._get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))) < STARTUP_TRIALS:
+            return self.ours.sample_independent(study, trial, param_name, param_distribution)
         return super().sample_independent(same_range, trial, param_name, param_distribution)
 
     def reseed(self, number: int, name: str) -> None:
@@ -62,17 +69,38 @@ class SameRange:
         return [t for t in self.study._get_trials(*args, **kwargs) if t.distributions.get(self.name) == self.distribution]
 
 
-def grow(study: optuna.Study, trials: int) -> None:
+class Positions:
+    """A trial that is asked for a place in [0, 1] where the range depends on the optimizer; `said`: what the space hears."""
+
+    def __init__(self, trial: Trial):
+        self.trial, self.said = trial, dict[str, Any]()
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        if name in ("optim.lr", "optim.weight_decay"):
+            self.said[name] = low * (high / low) ** self.trial.suggest_float(name, 0, 1)
+        else:
+            self.said[name] = self.trial.suggest_float(name, low, high, log=log)
+        return self.said[name]
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        self.said[name] = self.trial.suggest_categorical(name, choices)
+        return self.said[name]
+
+
+def grow(study: optuna.Study, trials: int, *, positions: bool = False) -> list[dict[str, Any]]:
     """Trials of every state: completed, pruned with and without values (and NaN), failed; two at a time, so that one always runs."""
     running: list[Trial] = []
+    said: list[dict[str, Any]] = []
     for _ in range(trials):
         trial = study.ask()
-        EXPERIMENTS["ssl"].space(trial, "tiny")
+        asked: Any = Positions(trial) if positions else trial
+        EXPERIMENTS["ssl"].space(asked, "tiny")
+        said.append(asked.said if positions else trial.params)
         running.append(trial)
         if len(running) < 2:
             continue
         done = running.pop(0)
-        value = -abs(np.log10(done.params["optim.lr"]) + 2) - done.params["head.tau0"]
+        value = -abs(np.log10(said[done.number]["optim.lr"]) + 2) - done.params["head.tau0"]
         kind = done.number % 7
         if kind in (1, 2):
             done.report(value - 1, 1)
@@ -80,15 +108,58 @@ def grow(study: optuna.Study, trials: int) -> None:
             done.report(float("nan") if done.number % 2 else value, 2)
         state = {1: TrialState.PRUNED, 2: TrialState.PRUNED, 3: TrialState.PRUNED, 4: TrialState.FAIL}.get(kind)
         study.tell(done, None if state else value, state)
+    return said
 
 
 def test_suggestions_are_optunas() -> None:
     ours, reference = (optuna.create_study(direction="maximize", sampler=kind(3)) for kind in (SeededTPE, Reference))
-    for study in (ours, reference):
-        grow(study, 90)
-    assert [t.params for t in ours.trials] == [t.params for t in reference.trials]
+    for one, other in zip(grow(ours, 150), grow(reference, 150, positions=True), strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():  # a position and back costs the last digits
+            assert value == (pytest.approx(other[name], rel=1e-9) if isinstance(value, float) else other[name])
     assert {t.state for t in ours.trials} == {TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING}
-    assert sum("schedule.warmup_frac" in t.params for t in ours.trials) > STARTUP_TRIALS  # the model has been asked about it
+    sometimes = ("schedule.warmup_frac", "schedule.step_gamma", "schedule.power")
+    assert max(sum(name in t.params for t in ours.trials) for name in sometimes) > STARTUP_TRIALS  # the model has been asked about one
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_first_trials_are_spread(seed: int) -> None:
+    """A Latin hypercube: every sixth of a range once, on its scale; every choice as often."""
+    study = optuna.create_study(direction="maximize", sampler=SeededTPE(seed))
+    trials = [study.ask() for _ in range(7)][1:]  # the first is a user's default
+    rates = [trial.suggest_float("rate", 1e-3, 1.0, log=True) for trial in trials]
+    x = [trial.suggest_float("x", -1.0, 5.0) for trial in trials]
+    assert sorted(np.floor(2 * (np.log10(rates) + 3))) == sorted(np.floor(np.add(x, 1))) == list(range(6))
+    assert sorted(trial.suggest_categorical("name", ["a", "b", "c"]) for trial in trials) == list("aabbcc")
+    assert sum(trial.suggest_categorical("flag", [True, False]) for trial in trials) == 3
+    assert abs(np.corrcoef(rates, x)[0, 1]) < 0.95  # not the same order in both
+
+
+def test_ranges_that_move_are_drawn_with_the_rest() -> None:
+    """Within their ranges, and from what all optimizers have taught: near the end of SGD's rates that only Adam's has been good at."""
+    study = optuna.create_study(direction="maximize", sampler=SeededTPE(0))
+
+    def ask(trial: Trial) -> float:
+        low, high = {"adam": (1e-4, 1e-2), "sgd": (1e-2, 1.0)}[trial.suggest_categorical("name", ["adam", "sgd"])]
+        rate = trial.suggest_float("rate", low, high, log=True)
+        if trial.number % 3 == 0:
+            trial.suggest_float("sometimes", 0.0, 1.0)
+        assert low <= rate <= high
+        return float(np.log(rate / low) / np.log(high / low))
+
+    for name in ("adam", "sgd"):  # of SGD nothing good is known; both ranges have been met
+        study.enqueue_trial({"name": name, "rate": 1e-2})
+    places = []
+    for _ in range(60):
+        trial = study.ask()
+        place = ask(trial)
+        if trial.number >= 40:
+            study.enqueue_trial({"name": "sgd"}, skip_if_exists=False)
+            places.append(place)
+        study.tell(trial, place if trial.params["name"] == "adam" else place - 10)
+    assert trial.params["name"] == "sgd"
+    assert np.median(places[1:]) > 0.8
+    assert study.sampler.infer_relative_search_space(study, trial._cached_frozen_trial).keys() == {"name", "rate"}
 
 
 @pytest.mark.parametrize("trials", [8, 90, 250, 251, 400])
@@ -97,7 +168,7 @@ def test_the_good_are_optunas_and_the_others_the_latest(trials: int) -> None:
     grow(study, trials)
     seen = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
     finished = sum(t.state != TrialState.RUNNING for t in seen)
-    below, above = _split_trials(study, seen, tune.sampler.default_gamma(finished))
+    below, above = _split_trials(study, seen, half_the_root(finished))
     sampler = SeededTPE(0)
     good, others = split([sampler._observe(t) for t in seen])
     assert [o.number for o in good] == [t.number for t in below]

@@ -24,8 +24,8 @@ from tune.warm_start import POINTS, warm_start, worth
 
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
-    """A storage with the study `toy` of nine trials, several of which beat the default."""
-    finish(tmp_path, 9, base=POOR)
+    """A storage with the study `toy` of ten trials, several of which beat the default."""
+    finish(tmp_path, 10, base=POOR)
     return tmp_path
 
 
@@ -135,7 +135,7 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
 
 def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setitem(EXPERIMENTS, "toy", replace(TOY, presets={"tiny": TOY.presets["tiny"] | POOR}))
-    assert call(*LOCAL_TOY, "8").code == 0
+    assert call(*LOCAL_TOY, "10").code == 0
     new = (*LOCAL_TOY, "5", "--study", "new")
     said = call(*new, "--warm-start", "toy")
     assert said.code == 0
@@ -145,7 +145,7 @@ def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
     for words, shown in (((), "warm start was toy, is absent"), (("--warm-start", "new"), "'new' is the study itself")):
         refused = call(*new, *words)
         assert (refused.code, shown in refused.line) == (2, True)
-    refused = call(*LOCAL_TOY, "8", "--warm-start", "new")
+    refused = call(*LOCAL_TOY, "10", "--warm-start", "new")
     assert "warm start was absent, is new" in refused.line
     assert left_in(tmp_path / "runs/new") == before
     again = call(*new, "--warm-start", "toy")

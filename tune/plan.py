@@ -15,7 +15,7 @@ from trainables.places import LAST
 from trainables.steps import StepRunner
 from tune.experiments import Experiment
 from tune.options import Options, Prepared
-from tune.pruner import REDUCTION_FACTOR, rungs
+from tune.pruner import rungs
 from tune.runtimes import LocalRuntime
 from tune.space import describe, show
 from tune.warm_start import beginning
@@ -43,10 +43,8 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     for line in (*prepared.notes, *beginning(manifest.warm_start)):
         out.print(line)
     all_rungs = rungs(config.train.epochs)
-    out.print(
-        f"rungs: a trial goes on after epoch {', '.join(map(str, all_rungs))} if it is among the best {1 / REDUCTION_FACTOR:.0%} there; "
-        f"{config.train.epochs} epochs in all"
-    )
+    conditions = [f"after epoch {epoch} if it is among the best {1 / factor:.0%} there" for epoch, factor in all_rungs.items()]
+    out.print(f"rungs: a trial goes on {', '.join(conditions)}; {config.train.epochs} epochs in all" if conditions else "rungs: none")
     cost = profile(experiment, config, data)
     expected = expected_epochs(all_rungs, config.train.epochs)
     repeats = (1 + experiment.top) * options.repeats  # of trial 0 and of the leaders
@@ -65,12 +63,12 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         out.print(f"and once for each augmentation policy the features of the frozen backbone: {cost['once_s']:.0f} s")
 
 
-def expected_epochs(all_rungs: list[int], epochs: int) -> float:
+def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
     """Epochs of an average trial when each rung lets its share through."""
     reached, total, before = 1.0, 0.0, 0
-    for rung in [*all_rungs, epochs]:
+    for rung, factor in {**all_rungs, epochs: 1}.items():
         total += reached * (rung - before)
-        reached, before = reached / REDUCTION_FACTOR, rung
+        reached, before = reached / factor, rung
     return total
 
 

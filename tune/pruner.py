@@ -6,29 +6,21 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-REDUCTION_FACTOR = 5
-"""Eta of the paper: one in so many goes on."""
-_SPACING = 2
-"""The next rung is so many times as far. In the paper it is eta as well, which leaves a short training one rung and no second look."""
-_STOPPED = "stopped_at_rung"
+RUNGS = ((6, 4), (2, 2))
+"""(part of the epochs, part of the trials): after a sixth of the epochs the best quarter goes on, at half of them the better half."""
+_STOPPED = "stopped_at_epoch"
 
 
-def first_rung(epochs: int) -> int:
-    """A quarter of the epochs: earlier, what does not learn at all is still ahead of what has begun to."""
-    return max(1, round(epochs / 4))
-
-
-def rungs(epochs: int) -> list[int]:
-    """Epochs at which a trial is compared: first rung, x2, x4 ... below the last epoch."""
-    rung, all_rungs = first_rung(epochs), []
-    while rung < epochs:
-        all_rungs.append(rung)
-        rung *= _SPACING
-    return all_rungs
+def rungs(epochs: int) -> dict[int, int]:
+    """Epoch at which a trial is compared -> one in so many goes on (eta of the paper). None is the last epoch."""
+    found: dict[int, int] = {}
+    for part, factor in RUNGS:
+        found.setdefault(math.ceil(epochs / part), factor)
+    return {epoch: factor for epoch, factor in found.items() if epoch < epochs}
 
 
 class DurableHalving(BasePruner):
-    """At every rung a trial must be among the best fifth of those that have reached it; the first nine must be the best so far.
+    """At every rung a trial must be among the best quarter, or half, of those that have reached it, and the first of them the best so far.
 
     Optuna's `SuccessiveHalvingPruner` notes that a trial has been at a rung before it decides. Killed in between, it takes the trial for
     one that was let through. Here the stop is noted first, so that asking again gives the first answer, whoever has come since.
@@ -38,24 +30,24 @@ class DurableHalving(BasePruner):
         self._rungs = rungs(epochs)
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        if trial.last_step not in self._rungs:
+        epoch = trial.last_step
+        if epoch not in self._rungs:
             return False
-        number = self._rungs.index(trial.last_step)
-        rung = f"completed_rung_{number}"
+        rung = f"completed_rung_{epoch}"
         if rung in trial.system_attrs:
-            return trial.system_attrs.get(_STOPPED) == number
-        value = trial.intermediate_values[trial.last_step]
+            return trial.system_attrs.get(_STOPPED) == epoch
+        value = trial.intermediate_values[epoch]
         others = [t.system_attrs[rung] for t in study.get_trials(deepcopy=False) if rung in t.system_attrs]
-        stop = trial.system_attrs.get(_STOPPED) == number or not _among_best(value, others)
+        stop = trial.system_attrs.get(_STOPPED) == epoch or not _among_best(value, others, self._rungs[epoch])
         if stop:
-            study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, number)
+            study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, epoch)
         study._storage.set_trial_system_attr(trial._trial_id, rung, value)
         return stop
 
 
-def _among_best(value: float, others: list[float]) -> bool:
-    """Whether `value` is among the best fifth (at least one) of itself and the others; larger is better."""
+def _among_best(value: float, others: list[float], factor: int) -> bool:
+    """Whether `value` is among the best `1 / factor` (at least one) of itself and the others; larger is better."""
     if math.isnan(value):
         return False
-    places = max(1, (len(others) + 1) // REDUCTION_FACTOR)
+    places = max(1, (len(others) + 1) // factor)
     return sum(other > value for other in others) < places
