@@ -33,7 +33,7 @@ from optuna.trial import TrialState
 
 import tune.sampler
 from benchmarks.search_tables import RELATED, Table, tables
-from trainables.base import TrainConfig
+from trainables.base import Trainable, TrainConfig
 from trainables.config import build, config, flatten
 from tune.experiments import Experiment
 from tune.manifest import Manifest
@@ -64,14 +64,8 @@ class OurStudy:
 
     def __init__(self, table: Table, seed: int, trials: int, points: tuple[dict[str, Any], ...] = ()):
         self._folder = tempfile.TemporaryDirectory(prefix="search-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
-        experiment = Experiment(
-            name="table",
-            about="",
-            trainable=None,
-            config=config_of(table),
-            space=table.space,
-            presets={"": {}},  # type: ignore[arg-type]
-        )
+        config = config_of(table)
+        experiment = Experiment(name="table", about="", model=lambda: (Trainable, config), space=table.space, presets={"": {}})
         base = flatten(build(experiment.config, {"seed": seed}))
         manifest = Manifest(
             name="table", experiment="table", preset="", objective=OBJECTIVE, seed=seed, base=base, pins={}, commit="", versions={},

@@ -99,7 +99,7 @@ class Instant(Trainable):
 
 SSL = EXPERIMENTS["ssl"]
 EXPERIMENT = Experiment(
-    name="instant", about="nothing", trainable=Instant, config=BYOLConfig, space=SSL.space, presets={"tiny": SSL.presets["tiny"]}
+    name="instant", about="nothing", model=lambda: (Instant, BYOLConfig), space=SSL.space, presets={"tiny": SSL.presets["tiny"]}
 )
 
 

@@ -21,6 +21,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,6 @@ def run_vistune(trials: int, folder: Path) -> None:
     import thousand_trials
     from torch import Tensor
 
-    from tune.experiments import Experiment
     from tune.search import search
 
     ray.cloudpickle.register_pickle_by_value(thousand_trials)
@@ -69,10 +69,10 @@ def run_vistune(trials: int, folder: Path) -> None:
             stamp(self.name)
             return super().forward(batch)
 
-    known = vars(thousand_trials.EXPERIMENT)
+    experiment = replace(thousand_trials.EXPERIMENT, model=lambda: (Stamped, thousand_trials.BYOLConfig))
     study = thousand_trials.open_study(folder, trials, EPOCHS)
     study.pins = {"train.batch_size": 64}  # a step an epoch
-    search(study, Experiment(**known | {"trainable": Stamped}), concurrent=1, gpus_per_worker=None)
+    search(study, experiment, concurrent=1, gpus_per_worker=None)
 
 
 def run_plain(trials: int, folder: Path) -> None:

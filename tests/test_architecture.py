@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from tests.shapes import Shapes, shapes, shapes_config
-from trainables.architecture import ARCHITECTURE, layer_table, write_architecture
+from trainables.architecture import layer_table, write_architecture
 from trainables.backbones import BackboneConfig, build_backbone
 from trainables.config import build, flatten
 from trainables.engine import fit
+from trainables.places import ARCHITECTURE
 from trainables.segmentation_models import ModelConfig, build_backbone_of, build_segmenter
 from tune.experiments import EXPERIMENTS
 from tune.runtimes import LocalRuntime

@@ -439,7 +439,7 @@ def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None
     program = """
         import sys
         from dataclasses import replace
-        from tests.toy import TOY, Toy
+        from tests.toy import TOY, Toy, ToyConfig
         from tune import run
         from tune.experiments import EXPERIMENTS
         class Stops(Toy):
@@ -448,7 +448,7 @@ def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None
                     Stops.stopped = True
                     breakpoint()
                 return super().validate()
-        EXPERIMENTS["toy"] = replace(TOY, trainable=Stops)
+        EXPERIMENTS["toy"] = replace(TOY, model=lambda: (Stops, ToyConfig))
         sys.argv = ["tune/run.py", "toy", "--local", "--trials", "1", "--repeats", "0", "--set", "train.epochs=2"]
         run.command_line()
     """

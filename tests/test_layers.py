@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,36 @@ def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
     """Its import alone takes longer than the leaderboard of 1,000 trials."""
     heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
     program = f"import sys, tune.report, tune.evidence; print(sorted({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tune/run.py --help", "tune/run.py ssl --optoin", "tune/run.py sll", "tune/run.py ssl --workers 2 --local",
+        "tune/run.py classify --setting F", "tune/run.py ssl --backbone pretrain", "tune/run.py ssl --preset tiney",
+        "tune/run.py ssl --set optim.lr", "tune/report.py --help", "tune/report.py shwo",
+    ],
+)  # fmt: skip
+def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(command: str, tmp_path: Path) -> None:
+    heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "boto3", "scipy.stats"}
+    script, *words = command.split()
+    program = [sys.executable, "-X", "importtime", str(REPO / script), *words]
+    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == (0 if "--help" in words else 2), done.stderr
+    imported = set(re.findall(r"^import time: .*\| +(\S+)$", done.stderr, re.MULTILINE))
+    assert "typer" in imported
+    assert not heavy & imported
+
+
+def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
+    """It needs every config and how data are loaded, but no network."""
+    only_trials = {"torchvision", "torch._dynamo", "byol_pytorch", "accelerate"}
+    program = (
+        "import sys, tune.search, tune.session; from tune.experiments import EXPERIMENTS; "
+        f"[(e.trainable, e.config()) for e in EXPERIMENTS.values()]; print(sorted({only_trials} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == "[]"
 

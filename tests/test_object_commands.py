@@ -17,7 +17,7 @@ from tests.test_cli import Call, call  # noqa: F401
 from tests.test_objects import BUCKET, keys, machine, server, store  # noqa: F401
 from tests.test_settings import BYOL, SMALL
 from trainables.engine import BEST, LAST
-from trainables.weights import content_hash
+from trainables.places import content_hash
 from tune import report
 from tune.manifest import read_manifest
 from tune.mlflow_runs import RUN_TAG

@@ -14,7 +14,8 @@ from torchvision.models._api import WeightsEnum
 
 from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.errors import UserError
-from trainables.weights import content_hash, load_backbone
+from trainables.places import content_hash
+from trainables.weights import load_backbone
 from tune.lineage import find, recorded
 from tune.manifest import Manifest
 from tune.sources import from_mlflow, from_torchvision

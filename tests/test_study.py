@@ -230,7 +230,7 @@ def test_a_baseline_that_fails_costs_itself_and_says_why(tmp_path: Path, capsys:
         def calibrate(self) -> None:
             raise ZeroDivisionError("no statistics")
 
-    experiment = replace(TOY, trainable=Uncalibrated)
+    experiment = replace(TOY, model=lambda: (Uncalibrated, ToyConfig))
     study = Study.open(tmp_path / "toy", experiment, manifest(), trials=1, repeats=0, observers=[Console("val/top1", 4, 1).on_event])
     search_locally(study, experiment)
     study.close()

@@ -14,7 +14,8 @@ from torch import nn
 from trainables.backbones import BackboneConfig, build_backbone, head_prefix, load_head_state, save_backbone
 from trainables.config import build, flatten
 from trainables.errors import UserError
-from trainables.weights import content_hash, load_backbone
+from trainables.places import content_hash
+from trainables.weights import load_backbone
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
 from tune.lineage import choose, default, find, in_setting, lineage_tags, recorded, start_values

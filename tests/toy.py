@@ -134,7 +134,7 @@ def space_with_bugs(trial: Any, preset: str) -> None:
 
 
 TOY = Experiment(
-    name="toy", about="logistic regression", trainable=Toy, config=ToyConfig, space=space,
+    name="toy", about="logistic regression", model=lambda: (Toy, ToyConfig), space=space,
     presets={"tiny": {"schedule.name": "constant", "optim.lr": 0.01}, "full": {}},
 )  # fmt: skip
 BUGGY = replace(TOY, space=space_with_bugs)

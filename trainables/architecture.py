@@ -11,9 +11,8 @@ from torch import nn
 from torchinfo import summary
 
 from trainables.base import Trainable
+from trainables.places import ARCHITECTURE
 
-ARCHITECTURE = "architecture.txt"
-"""In a trial's folder."""
 _DEPTH = 6  # a bottleneck's convolutions in a segmentation network's encoder are five deep
 _tables: dict[tuple[str, tuple[bool, ...], int], str] = {}  # of this process: a warm one serves many trials of few architectures
 

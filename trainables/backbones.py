@@ -9,8 +9,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import convnext_base, resnet18, resnet50, resnet101, vgg16, vgg16_bn, vgg19
-from torchvision.models.resnet import BasicBlock
 
 from trainables.config import Annotated, Field, config
 from trainables.errors import UserError
@@ -20,8 +18,8 @@ FC_UNITS = 1000
 _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
-_RESNETS = {"resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}
-_VGGS = {"vgg16": vgg16, "vgg16_bn": vgg16_bn, "vgg19": vgg19}
+_RESNETS = ("resnet18", "resnet50", "resnet101")
+_VGGS = ("vgg16", "vgg16_bn", "vgg19")
 
 
 @config
@@ -69,9 +67,9 @@ class TinyResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = BasicBlock(width, width)
-        self.layer2 = _halving_block(width, 2 * width)
-        self.layer3 = _halving_block(2 * width, 4 * width)
+        self.layer1 = _basic_block(width, width, stride=1)
+        self.layer2 = _basic_block(width, 2 * width, stride=2)
+        self.layer3 = _basic_block(2 * width, 4 * width, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -175,7 +173,7 @@ def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
         return _resnet(cfg, in_channels)
     if in_channels != 3:
         raise UserError(f"backbone.name={cfg.name} takes images of 3 channels, not {in_channels}; use a ResNet")
-    net: Any = convnext_base(weights=None) if cfg.name == "convnext_base" else _VGGS[cfg.name](weights=None)
+    net = _torchvision(cfg.name)
     net.feature_dim = net.classifier[-1].in_features
     net.classifier[-1] = nn.Identity()
     return net
@@ -219,7 +217,7 @@ def _tiny(cfg: BackboneConfig, in_channels: int) -> TinyResNet:
 
 
 def _resnet(cfg: BackboneConfig, in_channels: int) -> nn.Module:
-    net: Any = _RESNETS[cfg.name](weights=None, zero_init_residual=cfg.zero_init_residual)
+    net = _torchvision(cfg.name, zero_init_residual=cfg.zero_init_residual)
     net.feature_dim = net.fc.in_features
     net.fc = nn.Identity()
     if cfg.small_stem:
@@ -232,9 +230,20 @@ def _resnet(cfg: BackboneConfig, in_channels: int) -> nn.Module:
     return net
 
 
-def _halving_block(channels: int, out_channels: int) -> BasicBlock:
-    shortcut = nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride=2, bias=False), nn.BatchNorm2d(out_channels))
-    return BasicBlock(channels, out_channels, stride=2, downsample=shortcut)
+def _torchvision(name: str, **options: Any) -> Any:
+    # Here: torch._dynamo comes with it, seconds that a process which builds no network (a driver) need not wait.
+    from torchvision.models import get_model
+
+    return get_model(name, weights=None, **options)
+
+
+def _basic_block(channels: int, out_channels: int, stride: int) -> Any:
+    from torchvision.models.resnet import BasicBlock  # here, as in `_torchvision`
+
+    if stride == 1:
+        return BasicBlock(channels, out_channels)
+    shortcut = nn.Sequential(nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels))
+    return BasicBlock(channels, out_channels, stride=stride, downsample=shortcut)
 
 
 def _init_conv(conv: nn.Conv2d) -> None:

@@ -14,10 +14,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import byol_pytorch.byol_pytorch as package
 import numpy as np
 import torch
-from byol_pytorch import BYOL as Learner
 from torch import Tensor, nn
 
 from trainables import distributed
@@ -31,9 +29,6 @@ from trainables.evaluation import evaluation_batches
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.snapshots import Part, shown_rows
-
-# With several workers the package takes SyncBatchNorm, which refuses a CPU, for some of its layers; the engine synchronises them all.
-package.MaybeSyncBatchnorm = lambda is_distributed=None: nn.BatchNorm1d
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -167,6 +162,11 @@ class BYOL(Trainable):
     fewest_images = 2  # BatchNorm of the projector
 
     def __init__(self, config: BYOLConfig, data: DataSet):
+        # Here: torchvision, accelerate and boto3 come with it, seconds that a process which builds no network (a driver) need not wait.
+        import byol_pytorch.byol_pytorch as package
+
+        # With several workers the package takes SyncBatchNorm, which refuses a CPU, for some of its layers; the engine synchronises all.
+        package.MaybeSyncBatchnorm = lambda is_distributed=None: nn.BatchNorm1d
         super().__init__()
         self.config, self.data = config, data
         self.labelled = data.gallery is not None
@@ -174,7 +174,7 @@ class BYOL(Trainable):
         backbone = build_backbone(config.backbone)
         self.views = tuple(DrawnView(Augment(view, size)) for view in config.aug.views())
         self.normalize = config.aug.views()[0].normalize
-        self.learner = Learner(
+        self.learner = package.BYOL(
             backbone,
             image_size=size,
             hidden_layer=-1,

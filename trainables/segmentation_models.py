@@ -4,9 +4,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
-from torchvision.models.segmentation.fcn import FCNHead
 
 from trainables.backbones import BackboneConfig, build_backbone, stages
 from trainables.config import Annotated, Field, config
@@ -107,6 +104,10 @@ class DeepLabV3(nn.Module):
     logits or None). Its state_dict has torchvision's keys, but for `backbone.fc`."""
 
     def __init__(self, backbone: Any, classes: int, auxiliary: bool, dropout: float = 0.5):
+        from torchvision.models._utils import IntermediateLayerGetter  # here, as in backbones.py
+        from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+        from torchvision.models.segmentation.fcn import FCNHead
+
         super().__init__()
         layers = {"layer3": "aux", "layer4": "out"} if auxiliary else {"layer4": "out"}
         self.backbone = IntermediateLayerGetter(backbone, return_layers=layers)

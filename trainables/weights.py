@@ -1,6 +1,5 @@
 """Trained weights into a backbone, with proof: which tensors matched, and that they changed. Never a silent random start."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from trainables.backbones import BackboneConfig, head_prefix, load_backbone_meta, load_backbone_state
 from trainables.errors import UserError
+from trainables.places import content_hash
 
 _SHOWN = 3  # keys in a message
 
@@ -54,19 +54,6 @@ def load_backbone(backbone: nn.Module, config: BackboneConfig, path: Path, sha25
         raise UserError(f"backbone file {path} leaves every weight as it was: it holds an untrained network; give a trained one")
     backbone.load_state_dict(given, strict=True)
     return Loaded(len(own), changed, tuple(key for key in state if key not in given))
-
-
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
-
-    Raises:
-        UserError: no such file.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"backbone file {path} cannot be read: {error.strerror}; give another") from None
 
 
 def _check_architecture(config: BackboneConfig, trained: Mapping[str, Any], path: Path) -> None:

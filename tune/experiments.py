@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.classify import A_TO_E, classify
 from search_spaces.fewshot import DISTANCES, SHOTS, fewshot, fewshot_from_backbone
@@ -10,15 +10,15 @@ from search_spaces.pretrain import pretrain
 from search_spaces.segment import segment, segment_from_backbone
 from search_spaces.settings import Comparison, Setting
 from search_spaces.ssl import ssl
-from trainables.base import Trainable
-from trainables.byol import BYOL, BYOLConfig
-from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 from trainables.config import nearest
 from trainables.errors import UserError
-from trainables.protonet import ProtoNet, ProtoNetConfig
-from trainables.segmentation import Segmentation, SegmentationConfig
+
+if TYPE_CHECKING:
+    from trainables.base import Trainable
 
 SearchSpace = Callable[[Any, str], None]
+Model = tuple[type["Trainable"], type]
+"""A trainable and its config."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,8 @@ class Experiment:
     name: str
     about: str
     """One line for `--help`."""
-    trainable: type[Trainable]
-    config: type
+    model: Callable[[], Model]
+    """Imports the trainable and its config: at its first call torch, seconds that `--help` and most refusals do without."""
     space: SearchSpace
     """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
     presets: dict[str, dict[str, Any]]
@@ -42,9 +42,47 @@ class Experiment:
     """What `--compare` chooses from; "" is run where neither that nor a setting is named."""
 
     @property
+    def trainable(self) -> type["Trainable"]:
+        return self.model()[0]
+
+    @property
+    def config(self) -> type:
+        return self.model()[1]
+
+    @property
     def settings(self) -> dict[str, Setting]:
         """What `--setting` chooses from, of all comparisons; empty where there is nothing to choose."""
         return {name: setting for comparison in self.comparisons.values() for name, setting in comparison.settings.items()}
+
+
+def _byol() -> Model:
+    from trainables.byol import BYOL, BYOLConfig
+
+    return BYOL, BYOLConfig
+
+
+def _pretraining() -> Model:
+    from trainables.classifier import ClassifierConfig, Pretraining
+
+    return Pretraining, ClassifierConfig
+
+
+def _classifier() -> Model:
+    from trainables.classifier import Classifier, ClassifierConfig
+
+    return Classifier, ClassifierConfig
+
+
+def _protonet() -> Model:
+    from trainables.protonet import ProtoNet, ProtoNetConfig
+
+    return ProtoNet, ProtoNetConfig
+
+
+def _segmentation() -> Model:
+    from trainables.segmentation import Segmentation, SegmentationConfig
+
+    return Segmentation, SegmentationConfig
 
 
 # A backbone goes from one experiment to the next: all have the same. Only the grid at which its maps are read is each one's own (pooling
@@ -82,8 +120,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "ssl": Experiment(
         name="ssl",
         about="BYOL pre-training, by kNN top-1 on held-out labels (by RankMe where there are none)",
-        trainable=BYOL,
-        config=BYOLConfig,
+        model=_byol,
         space=ssl,
         presets={
             "tiny": _UNTUNED | _TINY | {
@@ -101,8 +138,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "pretrain": Experiment(
         name="pretrain",
         about="supervised pre-training from scratch, by top-1",
-        trainable=Pretraining,
-        config=ClassifierConfig,
+        model=_pretraining,
         space=pretrain,
         presets={
             "tiny": _UNTUNED_SUPERVISED | _TINY | {
@@ -119,8 +155,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "classify": Experiment(
         name="classify",
         about="classification in one of the settings A to E (--setting), by top-1",
-        trainable=Classifier,
-        config=ClassifierConfig,
+        model=_classifier,
         space=classify,
         presets={
             "tiny": _UNTUNED_SUPERVISED | _TINY | {
@@ -136,8 +171,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fewshot": Experiment(
         name="fewshot",
         about="prototypical networks, by accuracy over episodes of new classes",
-        trainable=ProtoNet,
-        config=ProtoNetConfig,
+        model=_protonet,
         space=fewshot,
         loaded_space=fewshot_from_backbone,
         presets={
@@ -158,8 +192,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "segment": Experiment(
         name="segment",
         about="semantic segmentation, by mIoU",
-        trainable=Segmentation,
-        config=SegmentationConfig,
+        model=_segmentation,
         space=segment,
         loaded_space=segment_from_backbone,
         presets={

@@ -8,11 +8,9 @@ from typing import Any
 
 from search_spaces import classify
 from search_spaces.settings import Setting
-from trainables.backbones import load_backbone_meta
 from trainables.config import nearest
 from trainables.errors import UserError
-from trainables.places import BEST
-from trainables.weights import content_hash
+from trainables.places import BEST, content_hash
 from tune import objects
 from tune.experiments import Experiment
 from tune.manifest import read_manifest
@@ -39,6 +37,8 @@ class Origin:
         Raises:
             UserError: the file is missing, or not one of weights.
         """
+        from trainables.backbones import load_backbone_meta  # here: it takes torch, for which a refusal need not wait
+
         meta = load_backbone_meta(self.path)
         found = {"init.file": str(self.path), "init.sha256": content_hash(self.path), "init.origin": str(self)}
         if self.source.startswith(TORCHVISION):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from tune.events import EventLog
+from tune.experiments import EXPERIMENTS
 from tune.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
@@ -73,8 +74,6 @@ class Record:
     @property
     def top(self) -> int:
         """How many of the best configurations are repeated."""
-        from tune.experiments import EXPERIMENTS  # here, as it imports torch: a leaderboard needs none of that and is there at once
-
         return EXPERIMENTS[self.manifest.experiment].top if self.manifest.experiment in EXPERIMENTS else 1
 
     @property

@@ -15,13 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchvision
-
 from trainables.config import nearest
 from trainables.errors import UserError
-from trainables.places import BEST
-from trainables.weights import content_hash
+from trainables.places import BEST, content_hash
 from tune.mlflow_runs import probe, quieten, sqlite_path
 from tune.tracking import default_uri, without_password
 
@@ -40,6 +36,9 @@ def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
     Raises:
         UserError: no such weights, no network and no cached file, or a file that is not what torchvision's hash says.
     """
+    import torch
+    import torchvision  # here: who names no such backbone need not wait for it
+
     if architecture not in torchvision.models.list_models():
         raise UserError(f"--backbone {wanted}: torchvision has no weights of {architecture}; add e.g. --set backbone.name=resnet50")
     known = torchvision.models.get_model_weights(architecture)
@@ -58,6 +57,8 @@ def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
 
 
 def _download(url: str, file: Path, prefix: str) -> None:
+    import torch
+
     remedy = f"bring the file to {file} by hand, or give --backbone PATH"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

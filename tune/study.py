@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from trainables.architecture import ARCHITECTURE
 from trainables.config import build
 from trainables.errors import UserError
+from trainables.places import ARCHITECTURE
 from tune.events import EventLog
 from tune.experiments import Experiment
 from tune.group import Group, is_group

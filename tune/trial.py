@@ -20,9 +20,8 @@ from trainables.base import Runtime, Trainable
 from trainables.config import build
 from trainables.engine import Fitted, fit, load_checkpoint
 from trainables.errors import StartAgain, TrialFailed, UserError
-from trainables.places import BEST, LAST
+from trainables.places import BEST, LAST, content_hash
 from trainables.watchdog import watching
-from trainables.weights import content_hash
 from tune import objects
 from tune.events import StorageFailed
 from tune.experiments import Experiment

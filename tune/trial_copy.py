@@ -18,8 +18,7 @@ import torch
 from trainables import distributed
 from trainables.base import Runtime
 from trainables.engine import load_checkpoint
-from trainables.places import BEST, LAST
-from trainables.weights import content_hash
+from trainables.places import BEST, LAST, content_hash
 from tune import objects
 from tune.objects import CONFIG, meta_of
 
