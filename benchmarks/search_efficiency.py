@@ -167,8 +167,9 @@ class _Live:
     seen: list[float] = field(default_factory=list)
 
 
-def race(searcher: Searcher, table: Table, trials: int) -> tuple[int, int]:
-    """Trials begun and epochs run when the target was first reported; the whole budget where it was not."""
+def race(searcher: Searcher, table: Table, trials: int, target: float | None = None) -> tuple[int, int]:
+    """Trials begun and epochs run when the target, 99 % of the table's best, was first reported; the whole budget where it was not."""
+    target = table.target if target is None else target
     live: list[_Live] = []
     begun = epochs = 0
     while begun < trials or live:
@@ -178,7 +179,7 @@ def race(searcher: Searcher, table: Table, trials: int) -> tuple[int, int]:
         for trial in list(live):
             trial.seen.append(trial.curve[len(trial.seen)])
             epochs += 1
-            if trial.seen[-1] >= table.target:
+            if trial.seen[-1] >= target:
                 return begun, epochs
             goes_on = searcher.report(trial.handle, len(trial.seen), trial.seen[-1])
             if not goes_on or len(trial.seen) == len(trial.curve):
@@ -187,14 +188,14 @@ def race(searcher: Searcher, table: Table, trials: int) -> tuple[int, int]:
     return trials + 1, max(epochs, trials * table.epochs)
 
 
-def ratio(ours: np.ndarray, peers: np.ndarray, rng: np.random.Generator) -> str:  # (tables, seeds), both
-    """Geometric mean over tables of mean(ours) / mean(peer), with its bootstrap interval over seeds."""
+def ratio(ours: np.ndarray, peers: np.ndarray, rng: np.random.Generator, *, paired: bool = False) -> str:  # (tables, seeds), both
+    """Geometric mean over tables of mean(ours) / mean(peer), with its bootstrap interval over seeds. `paired`: both share them."""
 
     def value(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.exp(np.mean(np.log(a.mean(1)) - np.log(b.mean(1)))))
 
     drawn = [rng.integers(ours.shape[1], size=(2, *ours.shape)) for _ in range(2000)]
-    resampled = [value(np.take_along_axis(ours, i, 1), np.take_along_axis(peers, j, 1)) for i, j in drawn]
+    resampled = [value(np.take_along_axis(ours, i, 1), np.take_along_axis(peers, i if paired else j, 1)) for i, j in drawn]
     low, high = np.quantile(resampled, [0.025, 0.975])
     return f"{value(ours, peers):.2f} [{low:.2f}, {high:.2f}]"
 
