@@ -25,8 +25,9 @@ from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
+from tune.intervals import Interval, holm
 from tune.manifest import Manifest, read_manifest
-from tune.table import as_csv, as_html, markdown, notes, verdict
+from tune.table import Difference, as_csv, as_html, markdown, notes, verdict
 
 REPO = Path(__file__).parent.parent
 SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
@@ -217,6 +218,15 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
     assert "C is better" in text
     assert "C is better" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_verdict_holds_for_all_differences_at_once() -> None:
+    """Three questions whose intervals all exclude 0; together two of them are still open."""
+    found = [Difference(name, Interval(0.02, 0.001, 0.039, p=p), p_holm) for name, p, p_holm in
+             zip(("B-A", "C-A", "C-B"), (0.01, 0.03, 0.04), holm([0.01, 0.03, 0.04]), strict=True)]  # fmt: skip
+    assert all(d.gain.decided for d in found)
+    assert [d.verdict for d in found] == ["B is better", "not decided", "not decided"]
+    assert Difference("B-A", Interval(-0.02, -0.039, -0.001, p=0.01), 0.01).verdict == "A is better"
 
 
 def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from trainables.data.embedded import EMBEDDED
 from trainables.errors import UserError
-from tune.intervals import Interval, difference, holm, mean_of
+from tune.intervals import LEVEL, Interval, difference, holm, mean_of
 from tune.manifest import PLACES, Manifest
 from tune.table import Difference, Row, comparison_cells, print_cells, range_of, verdict
 
@@ -97,7 +97,8 @@ def show_pooled(found: Pooled, out: Console) -> None:
     print_cells(out, "differences, paired by search", *comparison_cells(found))
     out.print(
         "note: test accuracy. A search (trials, choice, repeats, the backbones and images of its seed) counts as one observation; "
-        f"intervals are Student's t over {len(found.seeds)} of them, so they cover another search. Holm's p-values hold for all at once."
+        f"intervals are Student's t over {len(found.seeds)} of them, so they cover another search. "
+        f"Holm's p-values hold for all at once, and decide under {1 - LEVEL:.2f}."
     )
 
 

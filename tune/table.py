@@ -24,7 +24,7 @@ from tune.evidence import test_metric
 from tune.group import Group, members
 from tune.html_page import escape, page
 from tune.html_page import table as html_table
-from tune.intervals import Interval, difference, holm, mean_of
+from tune.intervals import LEVEL, Interval, difference, holm, mean_of
 from tune.manifest import write_atomically
 from tune.record import Record, chosen, leaders, read_record, table_of
 from tune.wording import DEFAULT, assignments, plain_console
@@ -76,10 +76,12 @@ class Difference:
 
     @property
     def verdict(self) -> str:
+        """Which is better, where all differences of the table together leave no doubt: an interval alone would be wrong once in twenty
+        questions, and a table asks several."""
         first, _, second = self.name.partition("-")
-        if not self.gain.decided:
+        if self.p_holm >= 1 - LEVEL:
             return "not decided"
-        return f"{first} is better" if self.gain.low > 0 else f"{second} is better"
+        return f"{first} is better" if self.gain.mean > 0 else f"{second} is better"
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,8 @@ def notes(found: Verdict) -> list[str]:
         f"Test accuracy: mean over {seeds} fresh seeds of the configuration whose repeats have the best mean on the validation split; the "
         "test split has been looked at by nothing else.",
         "Intervals are about the randomness of training, paired by seed (two-way block design, Student t); they cover neither another "
-        "draw of images nor another search (`table --with` does, over searches). Holm's p-values hold for all differences at once.",
+        "draw of images nor another search (`table --with` does, over searches). Holm's p-values hold for all "
+        f"differences at once, and decide under {1 - LEVEL:.2f}.",
         *filter(None, [found.comparison.reference_note]),
     ]
     for row in known[1:]:
