@@ -176,6 +176,6 @@ def _before(options: Options) -> str:
 
 
 def _is_folder(data: str) -> bool:
-    from trainables.data import EMBEDDED
+    from trainables.data import EMBEDDED  # here: it takes torch, for which a refusal need not wait
 
     return data not in EMBEDDED
