@@ -20,7 +20,7 @@ def write_group_report(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     parts = [f"<h1>{escape(found.title)}</h1>"]
     for d in found.differences:
-        parts.append(f"<p class=verdict>{escape(f'{d.name}, {found.comparison.questions[d.name]}? {d.verdict}: {d.gain}')}</p>")
+        parts.append(f"<p class=verdict>{escape(f'{d.name}, {found.comparison.questions[d.name]}? {d}')}</p>")
     parts.append(html_body(found, draw(found, folder / "table.png")))
     for row in found.rows:
         record, number, claim = row.record, row.number, verdict(row.record)

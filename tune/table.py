@@ -83,6 +83,9 @@ class Difference:
             return "not decided"
         return f"{first} is better" if self.gain.mean > 0 else f"{second} is better"
 
+    def __str__(self) -> str:
+        return f"{self.verdict}: {self.gain}, p = {self.p_holm:.2g} among all questions"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -252,7 +255,7 @@ def publish(group: Path | Group) -> Verdict:
             group.say("artifact", trial=None, path=name, to="table")
         metrics = {f"{found.metric}/{row.name}": row.accuracy.mean for row in found.rows if row.accuracy is not None}
         metrics |= {f"{found.metric}/{d.name}": d.gain.mean for d in found.differences}
-        group.say("summary", metrics=metrics, tags={f"verdict.{d.name}": f"{d.verdict}: {d.gain}" for d in found.differences})
+        group.say("summary", metrics=metrics, tags={f"verdict.{d.name}": str(d) for d in found.differences})
     return found
 
 
