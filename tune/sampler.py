@@ -62,14 +62,14 @@ class SeededTPE(TPESampler):
         self._observed: dict[int, Observation] = {}
         self._keys: dict[str, list[tuple[BaseDistribution, int]]] = {}
         self._others_of: tuple[int, list[Observation]] = (-1, [])
+        self._shared: frozenset[str] | None = None  # ranges that all finished trials have; None before there is one
         self._positions: tuple[int, dict[str, float]] = (-1, {})
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """What all finished trials have: Optuna's space, and the positions of those whose ranges differ."""
         space = super().infer_relative_search_space(study, trial)
-        ranges = [o.ranges for o in self._others(study, trial) if o.finished]
-        shared = frozenset.intersection(*ranges) if ranges else frozenset()
-        return dict(sorted((dict.fromkeys(shared, POSITION) | space).items()))
+        self._others(study, trial)  # sees what has finished meanwhile
+        return dict(sorted((dict.fromkeys(self._shared or (), POSITION) | space).items()))
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Any]:
         self._reseed(trial.number, "")
@@ -122,7 +122,8 @@ class SeededTPE(TPESampler):
     def _others(self, study: Study, trial: FrozenTrial) -> list[Observation]:
         if self._others_of[0] != trial.number:  # all parameters of a trial are drawn at once: the others do not change meanwhile
             trials = study._get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
-            others = [self._observe(t) for t in trials if t.number != trial.number]
+            known = self._observed  # of a finished trial for good: of a thousand trials a call for each costs more than the model
+            others = [o if (o := known.get(t.number)) and o.finished else self._observe(t) for t in trials if t.number != trial.number]
             self._others_of = trial.number, others
         return self._others_of[1]
 
@@ -139,6 +140,8 @@ class SeededTPE(TPESampler):
                 ranges.append(name)
         finished, asked = trial.state.is_finished(), len(trial.params)
         o = self._observed[trial.number] = Observation(trial.number, finished, _merit(trial), asked, values, frozenset(ranges))
+        if finished:
+            self._shared = o.ranges if self._shared is None else self._shared & o.ranges
         return o
 
     def _key(self, name: str, distribution: BaseDistribution) -> int:
