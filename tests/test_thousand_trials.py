@@ -19,7 +19,7 @@ from tune.space import as_json, describe
 from tune.study import Outcome, Study, Work
 
 TRIALS, EPOCHS = 1000, 12
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a thousand trials wait for the disk eight times each
 
 
 def curve(config: dict[str, Any], rng: random.Random) -> Iterator[float]:
