@@ -1,7 +1,7 @@
 """What many workers cost the driver: a study of 500 instant trials on a simulated cluster, in blocks of 50. The driver's CPU time per
 report and per trial must not grow with the number of trials.
 
-    python benchmarks/cluster_64.py                                              # 64 workers on 8 nodes, about 15 GB of memory
+    python benchmarks/cluster_64.py                                              # 64 workers on 8 nodes, about 10 GB of memory
     python benchmarks/cluster_64.py --workers 8 --nodes 2 --trials 80 --block 10 --torch     # trials as they are, with torch, .4 GB each
 
 The nodes are those of `ray.cluster_utils.Cluster`: as many raylets and warm processes as a cluster of that size has, all on this
