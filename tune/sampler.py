@@ -128,8 +128,9 @@ class SeededTPE(TPESampler):
         return self._others_of[1]
 
     def _observe(self, trial: FrozenTrial) -> Observation:
-        known = self._observed.get(trial.number)
-        if known is not None and known.finished == trial.state.is_finished() and known.asked == len(trial.params):
+        """Of a trial that had not finished when it was seen last."""
+        finished, asked = trial.state.is_finished(), len(trial.params)
+        if not finished and (known := self._observed.get(trial.number)) and known.asked == asked:
             return known
         values, ranges = {}, []
         for name, value in trial.params.items():
@@ -138,7 +139,6 @@ class SeededTPE(TPESampler):
             if _is_range(distribution):
                 values[self._key(name, POSITION)] = _position(value, distribution)
                 ranges.append(name)
-        finished, asked = trial.state.is_finished(), len(trial.params)
         o = self._observed[trial.number] = Observation(trial.number, finished, _merit(trial), asked, values, frozenset(ranges))
         if finished:
             self._shared = o.ranges if self._shared is None else self._shared & o.ranges

@@ -146,10 +146,11 @@ def _show(storage: Path, port: int) -> int:
         _print(study_links(storage, uri, without_password(uri)))
         return 0
     _check_port(port)
-    links = study_links(storage, uri, f"http://127.0.0.1:{port}")
+    address = f"http://127.0.0.1:{port}"
+    links = study_links(storage, uri, address)
     with serve(uri, storage, port) as server:
         _print(links)
-        print(f"MLflow is on http://127.0.0.1:{port}; Ctrl-C ends it", flush=True)
+        print(f"MLflow is on {address}; Ctrl-C ends it", flush=True)
         raise _Ended(f"has ended (exit code {server.wait()})")
 
 
