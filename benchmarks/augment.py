@@ -23,8 +23,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trainables.augment import PRESETS, Augment, AugmentConfig
-from trainables.image_ops import MEAN_STD
+from trainables.augment.image_ops import MEAN_STD
+from trainables.augment.views import PRESETS, Augment, AugmentConfig
 
 Loader = Callable[[np.ndarray], Tensor]  # positions (B,) -> (B, 3, S, S) float32
 

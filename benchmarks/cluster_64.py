@@ -28,7 +28,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from benchmarks.thousand_trials import EXPERIMENT, Meter, open_study
-from tune.search import _loopback, search
+from tune.execution.ray_tune import _loopback, search
 
 FLAT = 1.25
 """The last third of the blocks against the first third: more than that is growth."""
@@ -39,7 +39,7 @@ class WithoutTorch:
 
 
 def say_what_an_instant_trial_says(_: WithoutTorch, patience_s: float, config: dict[str, Any]) -> None:
-    """In place of `tune.search.run_in_tune`. Of this script, so pickled by value; the messages are those of `engine.fit` on `Instant`."""
+    """In place of `tune.execution.ray_tune.run_in_tune`. Of this script, so pickled by value; the messages are those of `engine.fit` on `Instant`."""
     import json
     import math
 
@@ -110,7 +110,7 @@ def main() -> None:
             if options.torch:
                 search(study, EXPERIMENT, concurrent=None, gpus_per_worker=None)
             else:
-                with mock.patch("tune.search.run_in_tune", say_what_an_instant_trial_says):
+                with mock.patch("tune.execution.ray_tune.run_in_tune", say_what_an_instant_trial_says):
                     search(study, WithoutTorch(), concurrent=None, gpus_per_worker=None)  # type: ignore[arg-type]
             assert study.finished() == options.trials
             show(meter, options.workers, options.epochs)

@@ -22,14 +22,14 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trainables.backbones import save_backbone
+from trainables.backbone.networks import save_backbone
 from trainables.base import Metrics
 from trainables.classifier import Classifier, ClassifierConfig, InitConfig
 from trainables.config import build
+from trainables.engine.step import StepRunner
 from trainables.optim import build_optimizer
-from trainables.steps import StepRunner
+from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
-from tune.runtimes import LocalRuntime
 
 CLAIM = 100.0
 

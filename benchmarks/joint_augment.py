@@ -24,10 +24,10 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trainables.allocator import keep_freed_memory
+from trainables.augment.image_ops import MEAN_STD
+from trainables.augment.joint_augment import JointAugment, JointAugmentConfig
 from trainables.data import IGNORE
-from trainables.image_ops import MEAN_STD
-from trainables.joint_augment import JointAugment, JointAugmentConfig
+from trainables.engine.allocator import keep_freed_memory
 
 POLICY = JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, vflip=0.5, rot90=0.75, jitter=0.8)
 Pairs = tuple[Tensor, Tensor]  # (B, 3, S, S) uint8 or float32, (B, S, S) uint8

@@ -27,16 +27,16 @@ from byol_pytorch import BYOL as Learner
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trainables.augment import Augment
-from trainables.backbones import build_backbone
+from trainables.augment.views import Augment
+from trainables.backbone.networks import build_backbone
 from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.config import build
-from trainables.engine import fit
+from trainables.data.sampling import Sampler, generator
+from trainables.engine.fit import fit
 from trainables.optim import build_optimizer, param_groups
-from trainables.sampling import Sampler, generator
+from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
-from tune.runtimes import LocalRuntime
 
 CLAIM_PERCENT = 3.0
 

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 
 from search_spaces.classify import SETTINGS
+from trainables.backbone.weights import content_hash
 from trainables.config import build
-from trainables.engine import fit
+from trainables.engine.fit import fit
 from trainables.errors import TrialFailed
-from trainables.places import BEST
-from trainables.weights import content_hash
+from trainables.files import BEST
+from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
-from tune.runtimes import LocalRuntime
 
 DATA = Path(__file__).parent / "data"
 DIVERGED = 0.0  # what an epoch after divergence counts

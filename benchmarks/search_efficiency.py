@@ -6,7 +6,7 @@ ASHA, Optuna alone; and what a warm start and the sampler's cap at 250 trials do
     python benchmarks/search_efficiency.py --warm-start                     # with and without the best of a related table
     python benchmarks/search_efficiency.py --cap                            # 1,000 trials, model with and without the cap
 
-`study` is `tune.study.Study` with its sampler, pruner, journal and event log, driven as `tune/local.py` drives it; looking up a table is
+`study` is `tune.study.study.Study` with its sampler, pruner, journal and event log, driven as `tune/execution/local.py` drives it; looking up a table is
 the training. `OptunaSearch + ASHA` are Ray Tune's own objects with their defaults, driven in the order of Tune's controller without a
 cluster: a stopped trial is told as COMPLETE with its last value. Two trials run at a time, epoch by epoch. Everyone's first trial is the
 same default, which the study never stops. A trial reaches the target at the first epoch that reports it. Who has not reached it after
@@ -31,16 +31,16 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
-import tune.sampler
+import tune.search.sampler
 from benchmarks.search_tables import RELATED, Table, tables
 from trainables.base import Trainable, TrainConfig
 from trainables.config import build, config, flatten
 from tune.experiments import Experiment
-from tune.manifest import Manifest
-from tune.sampler import SeededTPE
-from tune.space import as_json, describe
-from tune.study import Outcome, Study, Work
-from tune.warm_start import POINTS
+from tune.search.sampler import SeededTPE
+from tune.search.space import as_json, describe
+from tune.study.manifest import Manifest
+from tune.study.study import Outcome, Study, Work
+from tune.study.warm_start import POINTS
 
 AT_A_TIME = 2
 OBJECTIVE = "val/top1"
@@ -272,14 +272,14 @@ def best_of(table: Table, seed: int, trials: int) -> list[dict[str, Any]]:
 
 
 def cap(seeds: int, trials: int, names: list[str]) -> None:
-    """The best value after so many trials, and the target, with the cap of `tune/sampler.py` and without."""
+    """The best value after so many trials, and the target, with the cap of `tune/search/sampler.py` and without."""
     rng = np.random.default_rng(0)
     for table in tables(names):
         best: dict[str, list[float]] = {}
-        for name, others in (("capped", tune.sampler.LATEST_OTHERS), ("whole", trials)):
-            tune.sampler.LATEST_OTHERS, before = others, tune.sampler.LATEST_OTHERS
+        for name, others in (("capped", tune.search.sampler.LATEST_OTHERS), ("whole", trials)):
+            tune.search.sampler.LATEST_OTHERS, before = others, tune.search.sampler.LATEST_OTHERS
             best[name] = [_best_after(table, seed, trials) for seed in range(seeds)]
-            tune.sampler.LATEST_OTHERS = before
+            tune.search.sampler.LATEST_OTHERS = before
         gain = np.array(best["capped"]) - np.array(best["whole"])
         print(f"{table.name}: best of {trials} trials, in units of the table's best: "
               + "  ".join(f"{n} {np.mean(v) / table.values.max():.4f}" for n, v in best.items())

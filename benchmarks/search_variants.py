@@ -22,11 +22,11 @@ import numpy as np
 import optuna
 from optuna.samplers import TPESampler
 
-import tune.pruner
-import tune.sampler
+import tune.search.pruner
+import tune.search.sampler
 from benchmarks.search_efficiency import OurStudy, race, ratio
 from benchmarks.search_tables import CURVES, Table, tables
-from tune.sampler import SeededTPE
+from tune.search.sampler import SeededTPE
 
 TRIALS, SMALL = 100, 16
 AS_IT_IS = "as it is"
@@ -39,7 +39,7 @@ def at_random(sampler: SeededTPE, study: Any, trial: Any, name: str, distributio
 Change = tuple[Any, str, Any]
 """Object, attribute, value."""
 RUNGS: dict[str, list[Change]] = {
-    f"{text}": [(tune.pruner, "RUNGS", value)]
+    f"{text}": [(tune.search.pruner, "RUNGS", value)]
     for text, value in {
         "none": (),
         "best quarter at 1/6": ((6, 4),),
@@ -56,10 +56,10 @@ RUNGS: dict[str, list[Change]] = {
 SAMPLER: dict[str, list[Change]] = {
     "moving ranges on their own (Optuna)": [(SeededTPE, "infer_relative_search_space", TPESampler.infer_relative_search_space)],
     "first trials at random": [(SeededTPE, "_spread", at_random)],
-    "a tenth is good (Optuna)": [(tune.sampler, "good_of", lambda n: min(math.ceil(0.1 * n), 25))],
-    "a root is good": [(tune.sampler, "good_of", lambda n: min(math.ceil(math.sqrt(n)), 25))],
-    "4 first trials": [(tune.sampler, "STARTUP_TRIALS", 4)],
-    "10 first trials": [(tune.sampler, "STARTUP_TRIALS", 10)],
+    "a tenth is good (Optuna)": [(tune.search.sampler, "good_of", lambda n: min(math.ceil(0.1 * n), 25))],
+    "a root is good": [(tune.search.sampler, "good_of", lambda n: min(math.ceil(math.sqrt(n)), 25))],
+    "4 first trials": [(tune.search.sampler, "STARTUP_TRIALS", 4)],
+    "10 first trials": [(tune.search.sampler, "STARTUP_TRIALS", 10)],
 }
 
 

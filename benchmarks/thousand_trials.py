@@ -38,9 +38,9 @@ from trainables.base import Batch, Metrics, Trainable
 from trainables.byol import BYOLConfig
 from trainables.config import build, flatten
 from tune.experiments import EXPERIMENTS, Experiment
-from tune.manifest import Manifest
-from tune.space import as_json, describe
-from tune.study import Study
+from tune.search.space import as_json, describe
+from tune.study.manifest import Manifest
+from tune.study.study import Study
 
 CLAIM_MS = 25.0
 STUDY_CALLS = ("next_work", "started", "reported", "ended")
@@ -209,11 +209,11 @@ def main() -> None:
         study = open_study(Path(folder), options.trials, options.epochs)
         meter = Meter(study, options.block, Peer(Path(folder)) if options.local else None)
         if options.local:
-            from tune.local import search_locally
+            from tune.execution.local import search_locally
 
             search_locally(study, EXPERIMENT)
         else:
-            from tune.search import search
+            from tune.execution.ray_tune import search
 
             search(study, EXPERIMENT, concurrent=2, gpus_per_worker=None)
         assert study.finished() == options.trials

@@ -32,8 +32,8 @@ def measure(reports: int, folder: Path) -> tuple[list[float], list[float], list[
     from mlflow import MlflowClient
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-    from tune.events import EventLog
-    from tune.tracking import Tracker
+    from tune.study.events import EventLog
+    from tune.tracking.tracker import Tracker
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     uri = f"sqlite:///{folder}/mlflow.db"

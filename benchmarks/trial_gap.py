@@ -5,7 +5,7 @@
 
 All three train the same trivial model on one CPU, report every step and note the time of every step (vistune's pruner stops some of its
 trials early, as it does). Each runs in a process of its own, one after the other, with Ray as its users would start it: vistune through
-`tune.search`, the others with Tune's default settings. The nested one is the pattern that Ray documents for distributed trials: a Tune
+`tune.execution.ray_tune`, the others with Tune's default settings. The nested one is the pattern that Ray documents for distributed trials: a Tune
 function that calls `TorchTrainer(...).fit()` with `TuneReportCallback`. The start of Ray is not counted.
 """
 
@@ -56,7 +56,7 @@ def run_vistune(trials: int, folder: Path) -> None:
     import thousand_trials
     from torch import Tensor
 
-    from tune.search import search
+    from tune.execution.ray_tune import search
 
     ray.cloudpickle.register_pickle_by_value(thousand_trials)
 

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import flatten
+from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS
-from tune.local import search_locally
-from tune.manifest import Manifest
-from tune.space import as_json, describe
-from tune.study import Study
+from tune.search.space import as_json, describe
+from tune.study.manifest import Manifest
+from tune.study.study import Study
 
 
 def one_trial(root: Path, name: str, experiment_name: str, config: Any) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 STEPS = """
 import resource, torch
-from trainables.allocator import keep_freed_memory
+from trainables.engine.allocator import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from tests.shapes import Shapes, shapes, shapes_config
-from trainables.architecture import layer_table, write_architecture
-from trainables.backbones import BackboneConfig, build_backbone
+from trainables.backbone.networks import BackboneConfig, build_backbone
+from trainables.backbone.summary import layer_table, write_architecture
 from trainables.config import build, flatten
-from trainables.engine import fit
-from trainables.places import ARCHITECTURE
-from trainables.segmentation_models import ModelConfig, build_backbone_of, build_segmenter
+from trainables.engine.fit import fit
+from trainables.files import ARCHITECTURE
+from trainables.segmenters.networks import ModelConfig, build_backbone_of, build_segmenter
+from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
-from tune.runtimes import LocalRuntime
 
 
 def shape(tensor: torch.Tensor) -> str:

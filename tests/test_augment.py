@@ -13,12 +13,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from tests.test_trivial_augment import STEPPED, torchvisions
-from trainables import image_ops
-from trainables.augment import PRESETS, Augment, AugmentConfig, Draws, evaluation_view
+from trainables.augment import image_ops
+from trainables.augment.image_ops import MEAN_STD
+from trainables.augment.trivial_augment import OPERATIONS
+from trainables.augment.views import PRESETS, Augment, AugmentConfig, Draws, evaluation_view
 from trainables.config import build, flatten
 from trainables.errors import UserError
-from trainables.image_ops import MEAN_STD
-from trainables.trivial_augment import OPERATIONS
 
 TOLERANCE = 2e-5
 """Largest difference of any value in [0, 1], float32 against torchvision's float32: a two-hundredth of a grey level."""

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_meta, load_backbone_state, save_backbone, stages
+from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_meta, load_backbone_state, save_backbone, stages
 from trainables.config import build
 from trainables.errors import UserError
 

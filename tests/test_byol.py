@@ -12,19 +12,19 @@ from byol_pytorch.byol_pytorch import EMA, update_moving_average
 from torch import nn
 from torch.nn import functional
 
-from trainables.augment import PRESETS
-from trainables.backbones import BackboneConfig, load_backbone_state
+from trainables.augment.evaluation import IMAGES
+from trainables.augment.views import PRESETS
+from trainables.backbone.networks import BackboneConfig, load_backbone_state
 from trainables.base import Batch, TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
-from trainables.engine import fit
+from trainables.data.sampling import generator
+from trainables.engine.fit import fit
+from trainables.engine.step import StepRunner
 from trainables.errors import TrialFailed
-from trainables.evaluation import IMAGES
+from trainables.files import BEST
 from trainables.optim import OptimConfig, build_optimizer
-from trainables.places import BEST
-from trainables.sampling import generator
-from trainables.steps import StepRunner
-from tune.runtimes import LocalRuntime
+from tune.execution.runtimes import LocalRuntime
 
 SMALL = BYOLConfig(
     data=DataConfig(name="digits", image_size=16),

@@ -11,8 +11,9 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from trainables.augment import evaluation_view
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_meta, save_backbone
+from trainables.augment.views import evaluation_view
+from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_meta, save_backbone
 from trainables.base import TrainConfig
 from trainables.byol import ViewConfig
 from trainables.classifier import (
@@ -25,15 +26,14 @@ from trainables.classifier import (
 )  # fmt: skip
 from trainables.config import build
 from trainables.data import DataConfig
-from trainables.engine import fit
+from trainables.data.sampling import Sampler, generator
+from trainables.engine.fit import fit
 from trainables.errors import UserError
+from trainables.files import BEST, LAST
 from trainables.finetune import InitConfig
-from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
-from trainables.places import BEST, LAST
-from trainables.sampling import Sampler, generator
-from tune.runtimes import LocalRuntime
+from tune.execution.runtimes import LocalRuntime
 
 SMALL = ClassifierConfig(
     data=DataConfig(name="digits", image_size=16),

@@ -23,8 +23,8 @@ from tests.test_study import reports
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune import run
-from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
+from tune.study.events import EventLog
 
 REPO = Path(__file__).parent.parent
 SCRIPT = str(REPO / "tune/run.py")
@@ -66,7 +66,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.setattr("tune.run.os._exit", leave)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
-    monkeypatch.setattr("tune.pictures.Pictures.watch", lambda *_: None)  # pictures have tests of their own, and each takes a process
+    monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)  # pictures have tests of their own, and each takes a process
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield call
@@ -297,7 +297,7 @@ def test_a_machine_that_is_not_enough_is_wrong_use(call: Call, monkeypatch: pyte
     def refuse(*_: Any) -> None:
         raise UserError("a trial needs 9 CPUs")
 
-    monkeypatch.setattr("tune.local.search_locally", refuse)
+    monkeypatch.setattr("tune.execution.local.search_locally", refuse)
     said = call(*LOCAL_TOY, "1")
     assert (said.code, said.line) == (2, "a trial needs 9 CPUs")
     assert "compare the trials in MLflow" not in said.out

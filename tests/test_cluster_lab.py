@@ -9,7 +9,7 @@ import pytest
 
 from tests.cluster_lab.cluster import FILE, REPO, bring_up, nodes, status, typed, wait_until
 from tests.cluster_lab.hosts import LAPTOP, SHARED, Laboratory, unavailable
-from tune.events import EventLog
+from tune.study.events import EventLog
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,8 +17,8 @@ import pytest
 
 from tests.test_study import finish, open_study
 from trainables.errors import UserError
-from tune.dashboard import server
-from tune.study import Outcome, Work
+from tune.reports.dashboard import server
+from tune.study.study import Outcome, Work
 
 
 @contextmanager

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from tests.ranks import on_ranks
 from tests.toy import Blobs, Toy, ToyConfig, ToyData
-from trainables import distributed
+from trainables.backbone.freezing import FreezeConfig
 from trainables.base import Metrics, Trainable
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig
 from trainables.config import build
-from trainables.engine import fit
+from trainables.engine import distributed
+from trainables.engine.fit import fit
 from trainables.errors import StartAgain, TrialFailed
-from trainables.freezing import FreezeConfig
+from trainables.files import LAST
 from trainables.optim import OptimConfig
-from trainables.places import LAST
 
 
 class Rank:

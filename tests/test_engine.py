@@ -9,11 +9,11 @@ import torch
 
 from tests.toy import Toy, ToyConfig
 from trainables.base import TrainConfig
-from trainables.engine import Fitted, fit
+from trainables.data.sampling import Sampler, generator
+from trainables.engine.fit import Fitted, fit
+from trainables.engine.step import StepRunner, is_out_of_memory
 from trainables.errors import TrialFailed
-from trainables.places import BEST, LAST
-from trainables.sampling import Sampler, generator
-from trainables.steps import StepRunner, is_out_of_memory
+from trainables.files import BEST, LAST
 
 
 class Recorder:

@@ -9,9 +9,9 @@ import torch
 
 from tests.test_byol import SMALL, byol
 from tests.test_classifier import classifier
-from trainables.augment import evaluation_view
+from trainables.augment.evaluation import batch_size, evaluation_batches
+from trainables.augment.views import evaluation_view
 from trainables.config import build, flatten
-from trainables.evaluation import batch_size, evaluation_batches
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,6 @@ def test_large_images_are_judged_a_few_at_a_time(make: Callable[[], Any], monkey
     """Training halves its micro-batches where memory is short; nothing does so for validation."""
     model, seen = make(), []
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    monkeypatch.setattr("trainables.evaluation.IMAGES", 20)
+    monkeypatch.setattr("trainables.augment.evaluation.IMAGES", 20)
     model.validate()
     assert max(seen) == 20

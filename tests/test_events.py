@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.errors import UserError
-from tune.events import EventLog
+from tune.study.events import EventLog
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(max_size=20),
@@ -122,7 +122,7 @@ FULL = """
 import sys
 from pathlib import Path
 from trainables.errors import UserError
-from tune.events import EventLog
+from tune.study.events import EventLog
 log = EventLog(Path(sys.argv[1]))
 try:
     for epoch in range(1000):
@@ -172,7 +172,7 @@ def test_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
 
 def test_event_is_on_disk_when_append_returns(tmp_path):
     """A process that is killed right after `append` has lost nothing."""
-    code = "import os, signal, sys; from pathlib import Path; from tune.events import EventLog\n" + (
+    code = "import os, signal, sys; from pathlib import Path; from tune.study.events import EventLog\n" + (
         "log = EventLog(Path(sys.argv[1])); log.append('start', trial=1); os.kill(os.getpid(), signal.SIGKILL)"
     )
     path = tmp_path / "e.jsonl"
@@ -209,5 +209,5 @@ def test_threads_and_copies_write_whole_lines(tmp_path):
 
 
 def test_events_imports_neither_ray_nor_mlflow():
-    code = "import sys, tune.events; print(sorted({'ray', 'mlflow', 'torch', 'optuna'} & set(sys.modules)))"
+    code = "import sys, tune.study.events; print(sorted({'ray', 'mlflow', 'torch', 'optuna'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

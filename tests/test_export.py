@@ -24,8 +24,8 @@ from sklearn.metrics import accuracy_score
 from tests.one_trial import one_trial
 from tests.shapes import Shapes, shapes_config
 from tests.test_fewshot import SMALL as FEWSHOT
-from trainables.augment import evaluation_view
-from trainables.backbones import BackboneConfig
+from trainables.augment.views import evaluation_view
+from trainables.backbone.networks import BackboneConfig
 from trainables.base import TrainConfig
 from trainables.byol import BYOLConfig, HeadConfig, ValidationConfig
 from trainables.classifier import ClassifierConfig

@@ -23,7 +23,7 @@ from tests.cluster_lab.hosts import SHARED, Laboratory, unavailable
 from tests.test_kills import LONG, REPO, Command, LongCommand, check_mlflow, check_study, wait_until
 from tests.test_ray import of_trial, run
 from tests.toy import TOY
-from tune.search import start_ray
+from tune.execution.ray_tune import start_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -19,27 +19,28 @@ from torch.nn import functional
 
 from tests.disks import fill, small_disk
 from tests.ranks import on_ranks
-from trainables import feature_store, watchdog
-from trainables.augment import Augment, AugmentConfig, evaluation_view
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.augment.views import Augment, AugmentConfig, evaluation_view
+from trainables.backbone import feature_store
+from trainables.backbone.cached_features import FeaturesConfig, FixedViews, why_not
+from trainables.backbone.feature_store import Features, limit_bytes, open_features
+from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
 from trainables.byol import ViewConfig
 from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
 from trainables.data import DataConfig
+from trainables.data.sampling import Sampler, generator
 from trainables.data.splits import Split
-from trainables.engine import fit
+from trainables.engine import watchdog
+from trainables.engine.fit import fit
 from trainables.errors import UserError
-from trainables.feature_store import Features, limit_bytes, open_features
-from trainables.features import FeaturesConfig, FixedViews, why_not
+from trainables.files import BEST, LAST
 from trainables.finetune import InitConfig
-from trainables.freezing import FreezeConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
-from trainables.places import BEST, LAST
-from trainables.sampling import Sampler, generator
+from tune.cli.plan import profile
+from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
-from tune.plan import profile
-from tune.runtimes import LocalRuntime
 
 FROZEN = ClassifierConfig(
     data=DataConfig(name="digits", image_size=16, limit=200),
@@ -57,7 +58,7 @@ Reports = list[dict[str, float]]
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of features; the images are in the session's."""
     folder = tmp_path / "cache"
-    monkeypatch.setattr("trainables.feature_store.default_cache_dir", lambda: folder)
+    monkeypatch.setattr("trainables.backbone.feature_store.default_cache_dir", lambda: folder)
     return folder / "features"
 
 
@@ -372,7 +373,7 @@ def test_two_workers_train_the_head_that_one_does(
 
     def worker(rank: int) -> tuple[Reports, dict[str, Tensor]]:
         if rank == 1 and not room:
-            monkeypatch.setattr("trainables.feature_store.default_cache_dir", lambda: tmp_path / "other machine")
+            monkeypatch.setattr("trainables.backbone.feature_store.default_cache_dir", lambda: tmp_path / "other machine")
             monkeypatch.setenv("VISTUNE_FEATURES_GB", "0")
         model = classifier(config)
         return fit(model, config, Worker(rank)).history, model.head.state_dict()
@@ -516,7 +517,7 @@ def test_a_run_without_room_is_the_same_run(config: ClassifierConfig, tmp_path: 
 
 
 def test_a_full_disk_costs_the_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.feature_store._SPARE_BYTES", 0)
+    monkeypatch.setattr("trainables.backbone.feature_store._SPARE_BYTES", 0)
     with small_disk(tmp_path / "disk") as disk:
         assert open_features("aa1", (100, 5), rows_of(1.0), disk) is not None
 

@@ -13,23 +13,23 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.nn import functional
 
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig, FewShotData, load_dataset
 from trainables.data.episodes import EpisodeSampler, draw_episodes
-from trainables.engine import StepRunner, fit
+from trainables.data.sampling import generator
+from trainables.engine.fit import StepRunner, fit
 from trainables.errors import TrialFailed, UserError
+from trainables.files import BEST
 from trainables.finetune import InitConfig
-from trainables.freezing import FreezeConfig
 from trainables.optim import OptimConfig
-from trainables.places import BEST
 from trainables.protonet import EvaluationConfig, Metric, MetricConfig, ProtoNet, ProtoNetConfig, TrainEpisodeConfig, evaluate
-from trainables.sampling import generator
+from tune.backbones.resolve import choose, from_backbone
+from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
-from tune.lineage import choose, from_backbone
-from tune.runtimes import LocalRuntime
-from tune.space import asked_for, within
+from tune.search.space import asked_for, within
 
 SMALL = ProtoNetConfig(
     data=DataConfig(name="digits", image_size=16),

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.backbones import BackboneConfig, build_backbone, stages
+from trainables.backbone.freezing import FreezeConfig, frozen_modules, keep_still, set_frozen, stage_groups
+from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.config import build
 from trainables.errors import UserError
-from trainables.freezing import FreezeConfig, frozen_modules, keep_still, set_frozen, stage_groups
 
 # Backbone -> {stage: (kernels, biases and norm parameters)}, counted from the papers' tables: a bottleneck has 3 convolutions with
 # 2 norm parameters each, and the first block of a layer one more on its shortcut; a ConvNeXt block has 3 weights with biases, a

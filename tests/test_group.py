@@ -7,9 +7,9 @@ import pytest
 from tests.test_settings import study
 from tests.test_study import finish, open_study
 from trainables.errors import UserError
-from tune.events import EventLog
-from tune.group import Group, is_group
-from tune.settings import publish_table
+from tune.cli.compare import publish_table
+from tune.study.events import EventLog
+from tune.study.group import Group, is_group
 
 
 def open_files() -> int:

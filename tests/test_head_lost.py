@@ -13,8 +13,8 @@ from moto.server import ThreadedMotoServer
 
 from tests.test_kills import REPO, Command, check_mlflow, wait_until
 from tests.test_tracking import store as mlflow_store
-from tune.events import EventLog
-from tune.record import read_record
+from tune.study.events import EventLog
+from tune.study.record import read_record
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -76,7 +76,7 @@ def test_a_head_that_is_lost_with_its_disk(tmp_path: Path) -> None:
         command = on_machine(tmp_path / "other", endpoint, trials, "--plan", "--study", "later")
         assert command.finish() == 0, command.output
         sha = (new.log.parent / weights).read_bytes()
-        argv = [sys.executable, "-c", "import sys, pathlib, tune.objects as o; p = pathlib.Path(sys.argv[1]); print(o.present(p))",
+        argv = [sys.executable, "-c", "import sys, pathlib, tune.object_store.s3 as o; p = pathlib.Path(sys.argv[1]); print(o.present(p))",
                 str(reader.log.parent / weights)]  # fmt: skip
         subprocess.run(argv, cwd=REPO, env=reader.environment, check=True, timeout=300)
         assert (reader.log.parent / weights).read_bytes() == sha

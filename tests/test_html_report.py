@@ -14,16 +14,16 @@ from typer.testing import CliRunner
 
 from tests.test_study import events, finish, manifest, open_study
 from tests.toy import BUGGY
-from tune.evidence import doubts, verdict
-from tune.html_page import plot, table
-from tune.html_report import budget, write_report
-from tune.importances import FEW, importances
-from tune.local import search_locally
-from tune.manifest import replay_command
-from tune.record import read_record
+from tune.execution.local import search_locally
 from tune.report import app
-from tune.space import as_json, describe
-from tune.study import Study
+from tune.reports.html_page import plot, table
+from tune.reports.html_report import budget, write_report
+from tune.reports.importances import FEW, importances
+from tune.reports.verdict import doubts, verdict
+from tune.search.space import as_json, describe
+from tune.study.manifest import replay_command
+from tune.study.record import read_record
+from tune.study.study import Study
 
 
 def figures(html: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tune.intervals import difference, holm, mean_of
+from tune.reports.statistics import difference, holm, mean_of
 
 
 @pytest.fixture

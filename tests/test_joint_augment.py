@@ -8,9 +8,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
+from trainables.augment.image_ops import MEAN_STD
+from trainables.augment.joint_augment import JointAugment, JointAugmentConfig, JointDraws
 from trainables.data import IGNORE
-from trainables.image_ops import MEAN_STD
-from trainables.joint_augment import JointAugment, JointAugmentConfig, JointDraws
 
 FULL = JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, vflip=0.5, rot90=0.75, jitter=0.8)
 CLASSES = 6

@@ -12,9 +12,9 @@ from optuna.storages.journal import JournalFileBackend
 from tests.test_study import finish, open_study, reports
 from tests.toy import TOY
 from trainables.errors import UserError
-from tune.events import AppendOnlyFile
-from tune.journal import Journal, read_trials
-from tune.local import search_locally
+from tune.execution.local import search_locally
+from tune.study.events import AppendOnlyFile
+from tune.study.journal import Journal, read_trials
 
 
 def trials_of(storage: JournalStorage) -> list[optuna.trial.FrozenTrial]:

@@ -23,9 +23,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tests.test_tracking import reported, store
-from tune.events import EventLog
+from tune.execution.local import replay
 from tune.experiments import EXPERIMENTS
-from tune.local import replay
+from tune.study.events import EventLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

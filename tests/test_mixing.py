@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from trainables.augment import Augment, AugmentConfig
-from trainables.mixing import Mix, cutmix_boxes, draw_mix, mix_views
+from trainables.augment.mixing import Mix, cutmix_boxes, draw_mix, mix_views
+from trainables.augment.views import Augment, AugmentConfig
 
 
 def drawn(count: int, mixup: float, cutmix: float, size: int = 8) -> tuple[Mix, torch.Tensor]:

@@ -19,7 +19,7 @@ import pytest
 
 from tests.test_study import events, finish
 from trainables.errors import UserError
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

@@ -16,11 +16,11 @@ import pytest
 from tests.test_cli import Call, call  # noqa: F401
 from tests.test_objects import BUCKET, keys, machine, server, store  # noqa: F401
 from tests.test_settings import BYOL, SMALL
-from trainables.engine import BEST, LAST
-from trainables.places import content_hash
+from trainables.engine.fit import BEST, LAST
+from trainables.files import content_hash
 from tune import report
-from tune.manifest import read_manifest
-from tune.mlflow_runs import RUN_TAG
+from tune.study.manifest import read_manifest
+from tune.tracking.runs import RUN_TAG
 
 DIGITS = ("--data", "digits", *SMALL, "--set", "train.epoch_images=96", "--storage", f"s3://{BUCKET}/runs")
 Look = Callable[..., str]

@@ -14,20 +14,22 @@ from moto.server import ThreadedMotoServer
 
 from tests.test_study import manifest
 from tests.toy import TOY
-from trainables.engine import load_checkpoint
+from trainables.engine.fit import load_checkpoint
 from trainables.errors import UserError
-from trainables.places import BEST, LAST
-from tune import lease, objects, study_copy, trial_copy
-from tune.chain import Chain
-from tune.events import EventLog
-from tune.group import Group
-from tune.lease import Lease
-from tune.local import search_locally
-from tune.runtimes import LocalRuntime
-from tune.study import Study
-from tune.study_copy import JOURNAL, LOG, StudyCopy, pull
-from tune.trial import run
-from tune.trial_copy import TrialCopy, copied
+from trainables.files import BEST, LAST
+from tune.execution.local import search_locally
+from tune.execution.runtimes import LocalRuntime
+from tune.execution.trial import run
+from tune.object_store import lease, s3
+from tune.object_store import study_sync as study_copy
+from tune.object_store import trial_sync as trial_copy
+from tune.object_store.compare_and_swap import Chain
+from tune.object_store.lease import Lease
+from tune.object_store.study_sync import JOURNAL, LOG, StudyCopy, pull
+from tune.object_store.trial_sync import TrialCopy, copied
+from tune.study.events import EventLog
+from tune.study.group import Group
+from tune.study.study import Study
 
 BUCKET = "studies"
 
@@ -38,12 +40,12 @@ def server() -> Iterator[str]:
     running.start()
     yield "http://{}:{}".format(*running.get_host_and_port())
     running.stop()
-    objects._client.cache_clear()
+    s3._client.cache_clear()
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of this test alone, of what the environment says now."""
-    monkeypatch.setattr(objects, "_client", functools.cache(objects._client.__wrapped__))
+    monkeypatch.setattr(s3, "_client", functools.cache(s3._client.__wrapped__))
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +55,7 @@ def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    client = objects._client()
+    client = s3._client()
     client.create_bucket(Bucket=BUCKET)
     yield client
     for key in keys(client):
@@ -63,7 +65,7 @@ def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def machine(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
     """The storage folder of a machine of its own."""
     monkeypatch.setenv("VISTUNE_CACHE", str(home))
-    return objects.local_folder(f"s3://{BUCKET}/runs")
+    return s3.local_folder(f"s3://{BUCKET}/runs")
 
 
 def keys(store: Any) -> set[str]:
@@ -102,41 +104,41 @@ def told(root: Path) -> list[Any]:
 
 def test_a_path_says_which_object_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = machine(monkeypatch, tmp_path)
-    assert objects.address(root / "ssl" / LOG) == "s3://studies/runs/ssl/events.jsonl"
-    assert objects.address(tmp_path / "runs") is None
-    assert objects.local_folder(str(tmp_path)) == tmp_path
+    assert s3.address(root / "ssl" / LOG) == "s3://studies/runs/ssl/events.jsonl"
+    assert s3.address(tmp_path / "runs") is None
+    assert s3.local_folder(str(tmp_path)) == tmp_path
     for wrong in ("gs://bucket", "s3://", "s3://bucket/../other"):
         with pytest.raises(UserError, match="use a folder, or s3://bucket/prefix"):
-            objects.local_folder(wrong)
+            s3.local_folder(wrong)
 
 
 def test_writes_are_whole_conditional_and_carry_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = machine(monkeypatch, tmp_path) / "a"
-    assert objects.get(path) is None
-    assert objects.etag(path) is None
-    first = objects.put(path, b"one", {"k": "v"}, new=True)
-    with pytest.raises(objects.Taken):
-        objects.put(path, b"two", new=True)
-    second = objects.put(path, b"two", replaces=first)
-    with pytest.raises(objects.Taken):
-        objects.put(path, b"three", replaces=first)
-    assert objects.download(path) == second == objects.etag(path)
+    assert s3.get(path) is None
+    assert s3.etag(path) is None
+    first = s3.put(path, b"one", {"k": "v"}, new=True)
+    with pytest.raises(s3.Taken):
+        s3.put(path, b"two", new=True)
+    second = s3.put(path, b"two", replaces=first)
+    with pytest.raises(s3.Taken):
+        s3.put(path, b"three", replaces=first)
+    assert s3.download(path) == second == s3.etag(path)
     assert path.read_bytes() == b"two"
-    assert objects.download(path, lambda meta: "k" in meta) is None
-    found = objects.get(path, 2)
+    assert s3.download(path, lambda meta: "k" in meta) is None
+    found = s3.get(path, 2)
     assert found is not None
     assert found.body == b"tw"
     assert 0 <= found.age_s < 60
-    assert objects.within(path.parent)[1].keys() == {path} == objects.below(path.parent).keys()
-    objects.delete(path)
-    with pytest.raises(objects.Taken):
-        objects.put(path, b"three", replaces=second)
+    assert s3.within(path.parent)[1].keys() == {path} == s3.below(path.parent).keys()
+    s3.delete(path)
+    with pytest.raises(s3.Taken):
+        s3.put(path, b"three", replaces=second)
 
 
 def test_what_is_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"^there is no bucket 'absent': create it"):
-        pull(objects.local_folder("s3://absent"))
+        pull(s3.local_folder("s3://absent"))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
@@ -190,16 +192,16 @@ def test_an_answer_that_was_lost_is_no_loss_of_the_lease(tmp_path: Path, monkeyp
 def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = machine(monkeypatch, tmp_path) / "a"
     first = Chain(path, None)
-    with pytest.raises(objects.Taken):
+    with pytest.raises(s3.Taken):
         Chain(path, first.put(b"one") + "?").put(b"two")
     second = Chain(path, first.etag)
     first.etag = None  # the write arrived, its answer did not
     first.put(b"two")
     first.put(b"three")
-    with pytest.raises(objects.Taken):
+    with pytest.raises(s3.Taken):
         second.put(b"four")
-    objects.delete(path)
-    with pytest.raises(objects.Taken):
+    s3.delete(path)
+    with pytest.raises(s3.Taken):
         first.put(b"five")
 
 
@@ -219,11 +221,11 @@ def test_what_a_lost_head_still_sends_changes_nothing(tmp_path: Path, monkeypatc
     second, new = start(machine(monkeypatch, tmp_path / "new"))
     if not early:
         old._log.put((old.folder / LOG).read_bytes())
-    with pytest.raises(objects.Taken):
+    with pytest.raises(s3.Taken):
         old._copy_journal(*lengths)
     search_locally(second, TOY)
     new._copy()
-    with pytest.raises(objects.Taken):
+    with pytest.raises(s3.Taken):
         old._copy()
     for study, copy in ((first, old), (second, new)):
         copy._lease.drop()
@@ -250,8 +252,8 @@ def test_a_new_head_goes_on_as_the_old_one_would_have(tmp_path: Path, monkeypatc
     trials = [e for e in told(new) if "repeat" not in e]
     assert trials == [e for e in told(plain) if "repeat" not in e]
     best = new / "toy" / "trials" / f"{study.best_number():04d}" / BEST
-    assert objects.present(best).exists()
-    for path, entry in objects.below(new / "toy" / "trials").items():
+    assert s3.present(best).exists()
+    for path, entry in s3.below(new / "toy" / "trials").items():
         assert not path.exists() or path.stat().st_size == entry.bytes
 
 
@@ -323,7 +325,7 @@ def test_a_copy_that_fails_holds_nothing_up_and_is_told_once(
     with socket.socket() as hung:
         hung.bind(("127.0.0.1", 0))
         hung.listen(50)  # connections are made, answers never come
-        monkeypatch.setitem(objects._PATIENCE, "read_timeout", 0.2)
+        monkeypatch.setitem(s3._PATIENCE, "read_timeout", 0.2)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*hung.getsockname()))
         forget(monkeypatch)
         began = time.monotonic()
@@ -347,12 +349,12 @@ def test_a_driver_that_another_one_has_replaced_stops(tmp_path: Path, monkeypatc
     monkeypatch.setattr(study_copy, "RENEW_S", 0.0)
     reasons: list[str] = []
     study, copy = start(machine(monkeypatch, tmp_path / "a"), stop=reasons.append)
-    objects.put(copy.folder / "lease", json.dumps({"host": "other", "id": "x"}).encode())
+    s3.put(copy.folder / "lease", json.dumps({"host": "other", "id": "x"}).encode())
     copy._wake.set()
     copy._thread.join(20)
     assert reasons == ["another machine goes on with this study"]
     assert not copy.close(1)
-    found = objects.get(copy.folder / "lease")
+    found = s3.get(copy.folder / "lease")
     assert found is not None
     assert json.loads(found.body)["host"] == "other"
     study.close()
@@ -383,7 +385,7 @@ def test_two_machines_that_say_something_of_a_group(tmp_path: Path, monkeypatch:
 
 def trial(root: Path, reports: list[int], until: int = 99, **config: Any) -> Any:
     """Trial 0 in this process, as on a machine that has no study; it is told to stop after an epoch."""
-    from tune.study import Work
+    from tune.study.study import Work
 
     work = Work("trial", 0, 0, {**manifest().base, **config}, str(root / "toy" / "trials" / "0000"))
 
@@ -401,7 +403,7 @@ def trial(root: Path, reports: list[int], until: int = 99, **config: Any) -> Any
 
 def _epochs(work: Any) -> int:
     """Of the checkpoint in the store."""
-    content = objects.get(Path(work.directory) / LAST)
+    content = s3.get(Path(work.directory) / LAST)
     if content is None:
         return 0
     scratch = Path(work.directory).parent / "seen.pt"
@@ -429,7 +431,7 @@ def test_a_trial_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.
     assert (first, second) == ([1, 2], [1, 2, 3, 4])  # what the record may lack is told again
     assert (outcome.value, outcome.metrics) == (plain.value, plain.metrics)
     head = machine(monkeypatch, tmp_path / "head") / "toy" / "trials" / "0000"
-    objects.present_in(head)
+    s3.present_in(head)
     assert (head / BEST).read_bytes() == (tmp_path / "plain" / "toy" / "trials" / "0000" / BEST).read_bytes()
 
 
@@ -470,4 +472,4 @@ def test_the_checkpoint_that_was_gone_on_from_elsewhere_wins(tmp_path: Path, mon
 def test_a_machine_that_may_not_read_the_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="there is no bucket 'absent'"):
-        trial(objects.local_folder("s3://absent"), [])
+        trial(s3.local_folder("s3://absent"), [])

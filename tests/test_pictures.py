@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from tests.test_study import events, finish, open_study
-from tune.pictures import Pictures
-from tune.study import Study
+from tune.reports.plot_worker import Pictures
+from tune.study.study import Study
 
 NAMES = [f"{kind}_embeddings-{part}-0001.png" for kind in ("pca", "tsne") for part in ("train", "val")]
 

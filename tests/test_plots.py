@@ -9,11 +9,11 @@ from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
-from trainables import plots
-from trainables.draw import main
 from trainables.errors import UserError
-from trainables.plots import embedding_pictures, load_embeddings
-from trainables.snapshots import MAX_POINTS
+from trainables.plots import embeddings as plots
+from trainables.plots.draw import main
+from trainables.plots.embeddings import embedding_pictures, load_embeddings
+from trainables.plots.snapshots import MAX_POINTS
 
 
 def write(path, features, labels, epoch=3, **more):
@@ -172,7 +172,7 @@ def test_command_draws_what_it_can_and_reports_what_it_refuses(tmp_path, capsys)
 
 def test_command_form(tmp_path):
     npz = small(tmp_path / "embeddings-2.npz")
-    command = [sys.executable, "-m", "trainables.draw", str(npz), str(tmp_path / "plots")]
+    command = [sys.executable, "-m", "trainables.plots.draw", str(npz), str(tmp_path / "plots")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["pca_embeddings-2.png", "tsne_embeddings-2.png"]
     assert done.stderr == ""

@@ -14,11 +14,11 @@ from trainables.classifier import ClassifierConfig
 from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune import report
-from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
-from tune.intervals import holm
-from tune.manifest import Manifest
-from tune.pooled import pooled, show_pooled
+from tune.reports.pooled_table import pooled, show_pooled
+from tune.reports.statistics import holm
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest
 
 NOISE = np.array([-0.01, 0.0, 0.01])
 MEANS = {"A": [0.50, 0.52, 0.57], "B": [0.80, 0.71, 0.90], "C": [0.60, 0.64, 0.65], "D": [0.70, 0.72, 0.69], "E": [0.3, 0.31, 0.35]}

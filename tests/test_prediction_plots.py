@@ -10,12 +10,12 @@ import pytest
 from matplotlib.image import imread
 from sklearn.metrics import confusion_matrix
 
-from trainables import prediction_plots
-from trainables.curve_plots import bands, draw_curves
-from trainables.draw import draw
 from trainables.errors import UserError
-from trainables.plot_style import COLOURS
-from trainables.snapshots import MISTAKES, confident_mistakes, write_arrays
+from trainables.plots import predictions as prediction_plots
+from trainables.plots.curves import bands, draw_curves
+from trainables.plots.draw import draw
+from trainables.plots.snapshots import MISTAKES, confident_mistakes, write_arrays
+from trainables.plots.style import COLOURS
 
 
 def predictions(path: Path, classes: int = 5, n: int = 120, accuracy: float = 0.7, **more: Any) -> dict[str, Any]:

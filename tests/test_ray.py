@@ -15,13 +15,13 @@ from tests.disks import fill, small_disk
 from tests.test_study import manifest
 from tests.toy import BUGGY, TOY
 from trainables.errors import UserError
-from tune.events import EventLog
+from tune.execution.local import replay
+from tune.execution.ray_tune import search, start_ray
 from tune.experiments import Experiment
-from tune.local import replay
-from tune.pruner import rungs
-from tune.search import search, start_ray
-from tune.space import as_json, describe
-from tune.study import Study
+from tune.search.pruner import rungs
+from tune.search.space import as_json, describe
+from tune.study.events import EventLog
+from tune.study.study import Study
 
 Event = dict[str, Any]
 LOST_PROCESSES = 1  # instead of 3: every new process takes seconds
@@ -129,7 +129,7 @@ class Killer:
 def unlucky(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Killer]:
     killer = Killer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tune.search.LOST_PROCESSES", LOST_PROCESSES)
+        patch.setattr("tune.execution.ray_tune.LOST_PROCESSES", LOST_PROCESSES)
         return run(tmp_path_factory.mktemp("ray") / "toy", BUGGY, 8, {"train.epochs": 6, "sleep_s": 0.01}, [killer]), killer
 
 

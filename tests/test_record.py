@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.test_study import finish, open_study
-from tune.html_report import budget, opening
-from tune.record import read_record
 from tune.report import app
-from tune.study import Outcome, Work
+from tune.reports.html_report import budget, opening
+from tune.study.record import read_record
+from tune.study.study import Outcome, Work
 
 
 def log(root: Path, *told: dict[str, Any]) -> None:

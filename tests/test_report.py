@@ -12,10 +12,10 @@ from tests.test_cli import Said
 from tests.test_study import finish
 from trainables.errors import UserError
 from tune import report
-from tune.console import Console
-from tune.manifest import read_manifest, write_atomically
-from tune.table import print_cells, wide_console
-from tune.tracking import Tracker
+from tune.cli.console import Console
+from tune.reports.comparison_table import print_cells, wide_console
+from tune.study.manifest import read_manifest, write_atomically
+from tune.tracking.tracker import Tracker
 from tune.ui import study_links
 
 Look = Callable[..., Said]

@@ -7,8 +7,8 @@ import ray
 import yaml
 
 from trainables.errors import UserError
-from tune.room import Room, at_its_largest, gpus_of_a_worker, holds, refuse_what_never_fits
-from tune.workers import WorkerGroup
+from tune.execution.capacity import Room, at_its_largest, gpus_of_a_worker, holds, refuse_what_never_fits
+from tune.execution.worker_group import WorkerGroup
 
 CONFIG = {
     "max_workers": 8, "head_node_type": "head",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from trainables.errors import UserError
 from tune.report import app
-from tune.sam import load, overlay
+from tune.reports.sam import load, overlay
 
 
 @pytest.fixture(scope="module")

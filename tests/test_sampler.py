@@ -14,11 +14,11 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tune.experiments import EXPERIMENTS
-from tune.sampler import LATEST_OTHERS, STARTUP_TRIALS, SeededTPE, split
+from tune.search.sampler import LATEST_OTHERS, STARTUP_TRIALS, SeededTPE, split
 
 
 def test_scipys_normal_distribution_is_optunas() -> None:
-    """Read from the installed source, as importing `tune.sampler` has put SciPy's in its place."""
+    """Read from the installed source, as importing `tune.search.sampler` has put SciPy's in its place."""
     names: dict[str, Any] = {"__name__": "optunas"}
     exec(compile(Path(_truncnorm.__file__).read_text(), _truncnorm.__file__, "exec"), names)
     x = np.linspace(-12, 6, 500)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.test_kills import REPO, Command, check_mlflow, check_study, dead, wait_until
 from trainables.data.store import SKIPPED
-from tune.manifest import read_manifest
+from tune.study.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

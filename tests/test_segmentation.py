@@ -11,25 +11,25 @@ from sklearn.metrics import jaccard_score
 from torch.nn import functional
 
 from tests.shapes import CLASSES, COLORS, SIZE, Shapes, shapes_config
-from trainables.augment import evaluation_view
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.augment.joint_augment import JointAugmentConfig
+from trainables.augment.views import evaluation_view
+from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import TrainConfig
 from trainables.config import build
 from trainables.data import IGNORE, Split
-from trainables.draw import draw
-from trainables.engine import fit
+from trainables.data.sampling import generator
+from trainables.engine.fit import fit
 from trainables.errors import TrialFailed, UserError
+from trainables.files import BEST, LAST
 from trainables.finetune import InitConfig
-from trainables.freezing import FreezeConfig
-from trainables.joint_augment import JointAugmentConfig
 from trainables.optim import OptimConfig
-from trainables.places import BEST, LAST
-from trainables.plots_masks import coloured
-from trainables.sampling import generator
+from trainables.plots.draw import draw
+from trainables.plots.masks import coloured
 from trainables.segmentation import Segmentation, SegmentationConfig, class_pixels
-from trainables.segmentation_loss import SegmentationLossConfig
-from trainables.segmentation_models import ModelConfig
-from tune.runtimes import LocalRuntime
+from trainables.segmenters.losses import SegmentationLossConfig
+from trainables.segmenters.networks import ModelConfig
+from tune.execution.runtimes import LocalRuntime
 
 AUGMENTED = JointAugmentConfig(scale_min=0.7, scale_max=1.5, hflip=0.5, vflip=0.5, rot90=0.5, jitter=0.5)
 

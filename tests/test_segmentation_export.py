@@ -14,15 +14,15 @@ from PIL import Image
 
 from tests.one_trial import one_trial
 from tests.shapes import CLASSES, COLORS, SIZE, Shapes, shapes, shapes_config
-from trainables.augment import evaluation_view
+from trainables.augment.views import evaluation_view
 from trainables.config import flatten
 from trainables.errors import UserError
 from trainables.segmentation import Segmentation
-from trainables.segmentation_loss import SegmentationLossConfig
+from trainables.segmenters.losses import SegmentationLossConfig
 from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune import report
-from tune.events import EventLog
 from tune.export import paint
+from tune.study.events import EventLog
 
 
 def test_served_and_painted(tmp_path: Path) -> None:

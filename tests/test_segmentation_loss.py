@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.segmentation_loss import (
+from trainables.segmenters.losses import (
     IGNORE,
     SegmentationLossConfig,
     class_weights,

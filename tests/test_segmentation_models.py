@@ -7,10 +7,10 @@ from torch.nn import functional
 from torchvision.models import resnet18, resnet50, resnet101, vgg16, vgg16_bn, vgg19
 from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet101
 
-from trainables.backbones import BackboneConfig
+from trainables.backbone.networks import BackboneConfig
 from trainables.config import build
-from trainables.fcn import FCN32s, _conv2, _deconv5, copy_hidden, upsampling
-from trainables.segmentation_models import (
+from trainables.segmenters.fcn import FCN32s, _conv2, _deconv5, copy_hidden, upsampling
+from trainables.segmenters.networks import (
     DeepLabV3,
     ModelConfig,
     Segmenter,

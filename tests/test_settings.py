@@ -23,11 +23,11 @@ from tests.test_data_layouts import make, paint, write_csv
 from trainables.classifier import ClassifierConfig
 from trainables.config import build, flatten
 from trainables.errors import UserError
-from tune.events import EventLog
 from tune.experiments import EXPERIMENTS
-from tune.intervals import Interval, holm
-from tune.manifest import Manifest, read_manifest
-from tune.table import Difference, as_csv, as_html, markdown, notes, verdict
+from tune.reports.comparison_table import Difference, as_csv, as_html, markdown, notes, verdict
+from tune.reports.statistics import Interval, holm
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest, read_manifest
 
 REPO = Path(__file__).parent.parent
 SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")

@@ -12,13 +12,13 @@ import torch
 import torchvision
 from torchvision.models._api import WeightsEnum
 
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.backbone.weights import load_backbone
 from trainables.errors import UserError
-from trainables.places import content_hash
-from trainables.weights import load_backbone
-from tune.lineage import find, recorded
-from tune.manifest import Manifest
-from tune.sources import from_mlflow, from_torchvision
+from trainables.files import content_hash
+from tune.backbones.download import from_mlflow, from_torchvision
+from tune.backbones.resolve import find, recorded
+from tune.study.manifest import Manifest
 
 TINY = BackboneConfig(width=8, pool=1)
 

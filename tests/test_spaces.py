@@ -11,11 +11,11 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.segment import segment
 from search_spaces.ssl import ssl
-from trainables.augment import PRESETS as AUGMENTATIONS
+from trainables.augment.views import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
+from tune.cli.options import resolve
 from tune.experiments import EXPERIMENTS
-from tune.options import resolve
-from tune.space import Pinned, asked_for, contains, describe, within
+from tune.search.space import Pinned, asked_for, contains, describe, within
 
 POINTS = 200
 PRESETS = [(name, preset) for name, experiment in EXPERIMENTS.items() for preset in experiment.presets]

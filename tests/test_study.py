@@ -12,19 +12,19 @@ import pytest
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
-import tune.study
+import tune.study.study
 from tests.toy import TOY, Toy, ToyConfig
 from trainables.config import build, flatten
 from trainables.errors import UserError
-from tune.console import Console
-from tune.events import EventLog
-from tune.evidence import doubts
-from tune.local import search_locally
-from tune.manifest import Manifest
-from tune.pruner import DurableHalving, rungs
-from tune.record import read_record
-from tune.space import as_json, describe
-from tune.study import Outcome, Study, Work
+from tune.cli.console import Console
+from tune.execution.local import search_locally
+from tune.reports.verdict import doubts
+from tune.search.pruner import DurableHalving, rungs
+from tune.search.space import as_json, describe
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest
+from tune.study.record import read_record
+from tune.study.study import Outcome, Study, Work
 
 POOR = {"optim.lr": 1e-3}
 """A default that others beat on every kind of processor: which of two good ones is ahead, depends on how it rounds."""
@@ -283,7 +283,7 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("die_at", [1, 2, 3])  # trial 0, which completes; trial 1; a repeat
 def test_killed_before_the_resume_state_of_an_ended_run_is_gone(tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    clean, count = tune.study._clean, 0
+    clean, count = tune.study.study._clean, 0
 
     def dying(*args: Any) -> None:
         nonlocal count
@@ -294,7 +294,7 @@ def test_killed_before_the_resume_state_of_an_ended_run_is_gone(tmp_path: Path, 
 
     study = open_study(tmp_path, 2, repeats=2)
     with monkeypatch.context() as patch:
-        patch.setattr("tune.study._clean", dying)
+        patch.setattr("tune.study.study._clean", dying)
         with pytest.raises(SystemExit):
             search_locally(study, TOY)
     study.close()

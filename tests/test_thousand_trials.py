@@ -13,10 +13,10 @@ import pytest
 
 from trainables.config import build, flatten
 from tune.experiments import EXPERIMENTS
-from tune.html_report import write_report
-from tune.manifest import Manifest
-from tune.space import as_json, describe
-from tune.study import Outcome, Study, Work
+from tune.reports.html_report import write_report
+from tune.search.space import as_json, describe
+from tune.study.manifest import Manifest
+from tune.study.study import Outcome, Study, Work
 
 TRIALS, EPOCHS = 1000, 12
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a thousand trials wait for the disk eight times each

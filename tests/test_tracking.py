@@ -16,9 +16,9 @@ import urllib.request
 import pytest
 
 from trainables.errors import UserError
-from tune.events import EventLog
-from tune.projection import Projection, mlflow_key
-from tune.tracking import Tracker, default_uri, saved_state, without_password
+from tune.study.events import EventLog
+from tune.tracking.projection import Projection, mlflow_key
+from tune.tracking.tracker import Tracker, default_uri, saved_state, without_password
 
 BASE = {"optim.lr": 0.1, "optim.name": "sgd", "data.batch_size": 64, "aug.crop": None}
 SEARCHED = ["optim.lr", "optim.name"]
@@ -174,17 +174,17 @@ def test_data_set_is_an_input_of_the_study_and_named_in_each_run(storage):
 @pytest.mark.parametrize("seed", range(4))
 def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkeypatch):
     """Cut the log at random places; at each, a tracker dies before, within or after its writes, and a new one goes on."""
-    import tune.tracking
+    import tune.tracking.tracker
 
     log, rng = study_of(storage, trials=3, epochs=4, seed=seed), random.Random(seed)
     lines = log.path.read_bytes().splitlines(keepends=True)
-    monkeypatch.setattr(tune.tracking, "CHUNK_BYTES", rng.choice([1, 600, 5000]))
+    monkeypatch.setattr(tune.tracking.tracker, "CHUNK_BYTES", rng.choice([1, 600, 5000]))
     for cut in sorted(rng.sample(range(1, len(lines)), 5)):
         log.path.write_bytes(b"".join(lines[:cut]) + lines[cut][: rng.randrange(len(lines[cut]))])  # a torn line, too
         fatal = rng.randrange(12)
         calls = iter(range(1000))
 
-        def dying(self, run, batch, fatal=fatal, calls=calls, send=tune.tracking.MlflowRuns._send):
+        def dying(self, run, batch, fatal=fatal, calls=calls, send=tune.tracking.tracker.MlflowRuns._send):
             if next(calls) == fatal:
                 raise ConnectionError("killed")
             send(self, run, batch)
@@ -192,7 +192,7 @@ def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkey
                 raise ConnectionError("killed after it was written")
 
         with monkeypatch.context() as patch:
-            patch.setattr(tune.tracking.MlflowRuns, "_send", dying)
+            patch.setattr(tune.tracking.tracker.MlflowRuns, "_send", dying)
             try:
                 Tracker(log.path.parent).sync()
             except UserError as error:
@@ -206,7 +206,7 @@ def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkey
 KILLED = """
 import sys, time
 from pathlib import Path
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 tracker = Tracker(Path(sys.argv[1]))
 tracker.start()
 print("started", flush=True)
@@ -628,7 +628,7 @@ def test_hung_server_is_bounded_and_said(storage):
 QUIET = """
 import sys, time
 from pathlib import Path
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 print("imported", sorted({"mlflow", "ray", "pandas"} & set(sys.modules)))
 tracker = Tracker(Path(sys.argv[1]))
 began = time.perf_counter()
@@ -758,12 +758,12 @@ def test_real_server_stopped_in_mid_study_is_bounded(storage, server):
 
 def test_store_that_fails_each_time_is_given_up(storage, monkeypatch):
     """An attempt that gets through the first checks and then fails, again and again, is no sign of life."""
-    import tune.tracking
+    import tune.tracking.tracker
 
     def broken(self, name):
         raise ValueError("broken\nfor good")
 
-    monkeypatch.setattr(tune.tracking.MlflowRuns, "_experiment", broken)
+    monkeypatch.setattr(tune.tracking.tracker.MlflowRuns, "_experiment", broken)
     log = study_of(storage, trials=1)
     tracker = Tracker(log.path.parent)
     tracker.start()

@@ -14,11 +14,11 @@ from optuna.trial import TrialState
 from tests.test_ray import of_trial
 from tests.test_study import manifest
 from tests.toy import TOY
-from tune.local import search_locally
-from tune.pruner import rungs
-from tune.search import search, start_ray
-from tune.space import as_json, describe
-from tune.study import Study
+from tune.execution.local import search_locally
+from tune.execution.ray_tune import search, start_ray
+from tune.search.pruner import rungs
+from tune.search.space import as_json, describe
+from tune.study.study import Study
 
 Event = dict[str, Any]
 pytestmark = pytest.mark.slow

@@ -9,9 +9,9 @@ from scipy.stats import chisquare
 from torch import Tensor
 from torchvision.transforms import v2
 
-from trainables import trivial_augment
-from trainables.augment import PRESETS, Augment
-from trainables.trivial_augment import BINS, OPERATIONS, TrivialPlan, draw_trivial
+from trainables.augment import trivial_augment
+from trainables.augment.trivial_augment import BINS, OPERATIONS, TrivialPlan, draw_trivial
+from trainables.augment.views import PRESETS, Augment
 
 TOLERANCE = 2e-5
 """Largest difference of any value in [0, 1]: a two-hundredth of a grey level."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tune.events import EventLog
-from tune.projection import shared_view
-from tune.tracking import Tracker, default_uri
+from tune.study.events import EventLog
+from tune.tracking.projection import shared_view
+from tune.tracking.tracker import Tracker, default_uri
 from tune.ui import deep_link, main, study_links
 
 OBJECTIVE = "val/knn_top1"

@@ -13,13 +13,13 @@ from tests.test_cli import LOCAL_TOY, Call, call, left_in  # noqa: F401
 from tests.test_study import POOR, finish, manifest
 from tests.toy import TOY
 from trainables.errors import UserError
-from tune.events import EventLog
+from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS
-from tune.local import search_locally
-from tune.manifest import Manifest, read_manifest
-from tune.record import leaders, read_record
-from tune.study import Study
-from tune.warm_start import POINTS, warm_start, worth
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest, read_manifest
+from tune.study.record import leaders, read_record
+from tune.study.study import Study
+from tune.study.warm_start import POINTS, warm_start, worth
 
 
 @pytest.fixture

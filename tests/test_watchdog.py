@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from trainables import watchdog
-from trainables.watchdog import beat, watching
+from trainables.engine import watchdog
+from trainables.engine.watchdog import beat, watching
 
 HANGS = """
 import ctypes, sys
 from pathlib import Path
-from trainables.watchdog import watching
+from trainables.engine.watchdog import watching
 with watching(0.5, Path(sys.argv[1])):
     ctypes.PyDLL(None).sleep(60)  # the GIL is held
 """

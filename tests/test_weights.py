@@ -11,19 +11,19 @@ import torch
 import torchvision
 from torch import nn
 
-from trainables.backbones import BackboneConfig, build_backbone, head_prefix, load_head_state, save_backbone
+from trainables.backbone.networks import BackboneConfig, build_backbone, head_prefix, load_head_state, save_backbone
+from trainables.backbone.weights import load_backbone
 from trainables.config import build, flatten
 from trainables.errors import UserError
-from trainables.places import content_hash
-from trainables.weights import load_backbone
-from tune.events import EventLog
+from trainables.files import content_hash
+from tune.backbones.resolve import choose, default, find, in_setting, lineage_tags, recorded, start_values
+from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS
-from tune.lineage import choose, default, find, in_setting, lineage_tags, recorded, start_values
-from tune.local import search_locally
-from tune.manifest import Manifest
 from tune.run import Options, execute
-from tune.space import as_json, asked_for, describe, within
-from tune.study import Study
+from tune.search.space import as_json, asked_for, describe, within
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest
+from tune.study.study import Study
 
 TINY = BackboneConfig(width=8, pool=1)
 SETTINGS = EXPERIMENTS["classify"].settings
@@ -64,7 +64,7 @@ def test_a_head_under_any_name_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     torch.manual_seed(1)
     state = build_backbone(TINY).state_dict()
     torch.save(state | {"classifier.2.weight": torch.rand(5, 32), "classifier.2.bias": torch.rand(5)}, tmp_path / "b.pt")
-    monkeypatch.setattr("trainables.weights.head_prefix", lambda name: "classifier.2.")
+    monkeypatch.setattr("trainables.backbone.weights.head_prefix", lambda name: "classifier.2.")
     loaded = load_backbone(build_backbone(TINY), TINY, tmp_path / "b.pt")
     assert loaded.ignored == ("classifier.2.weight", "classifier.2.bias")
     assert str(loaded).endswith(", 2 of a head left out")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import Annotated, Field, config
+from trainables.data.sampling import BatchSampler, Sampler
 from trainables.optim import param_groups
-from trainables.sampling import BatchSampler, Sampler
-from trainables.snapshots import Part, write_arrays
+from trainables.plots.snapshots import Part, write_arrays
 
 Metrics = dict[str, float]
 

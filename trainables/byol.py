@@ -18,17 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import distributed
-from trainables.augment import PRESETS, Augment, AugmentConfig
-from trainables.backbones import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.augment.evaluation import evaluation_batches
+from trainables.augment.views import PRESETS, Augment, AugmentConfig
+from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, load_dataset
+from trainables.engine import distributed
 from trainables.errors import TrialFailed
-from trainables.evaluation import evaluation_batches
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
-from trainables.snapshots import Part, shown_rows
+from trainables.plots.snapshots import Part, shown_rows
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

@@ -14,21 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones import FC_UNITS, BackboneConfig, load_fc_state
+from trainables.augment.image_ops import Normalization
+from trainables.augment.mixing import Mix, draw_mix, mix_views
+from trainables.backbone.cached_features import FeaturesConfig, FixedViews, FrozenFeatures, why_not
+from trainables.backbone.feature_store import Features
+from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.networks import FC_UNITS, BackboneConfig, load_fc_state
+from trainables.backbone.weights import Loaded
 from trainables.base import Batch, Metrics, TrainConfig
 from trainables.byol import ViewConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task
 from trainables.errors import UserError
-from trainables.feature_store import Features
-from trainables.features import FeaturesConfig, FixedViews, FrozenFeatures, why_not
 from trainables.finetune import FineTuned, InitConfig, check_image_size
-from trainables.freezing import FreezeConfig
-from trainables.image_ops import Normalization
-from trainables.mixing import Mix, draw_mix, mix_views
 from trainables.optim import OptimConfig, ScheduleConfig
-from trainables.snapshots import confident_mistakes, write_arrays
-from trainables.weights import Loaded
+from trainables.plots.snapshots import confident_mistakes, write_arrays
 
 _TOP = 5
 _PROFILED_BATCHES = 4

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import distributed
-from trainables.augment import Augment
-from trainables.backbones import build_backbone, load_backbone_state, load_head_state, save_backbone, stages
+from trainables.augment.evaluation import PIXELS, evaluation_batches
+from trainables.augment.views import Augment
+from trainables.backbone.freezing import frozen_modules, keep_still, set_frozen, stage_groups
+from trainables.backbone.networks import build_backbone, load_backbone_state, load_head_state, save_backbone, stages
+from trainables.backbone.weights import Loaded, load_backbone
 from trainables.base import Metrics, Trainable
 from trainables.config import config
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
-from trainables.evaluation import PIXELS, evaluation_batches
-from trainables.freezing import frozen_modules, keep_still, set_frozen, stage_groups
+from trainables.engine import distributed
 from trainables.metrics import calibrate_batchnorm
-from trainables.snapshots import Part, shown_rows
-from trainables.weights import Loaded, load_backbone
+from trainables.plots.snapshots import Part, shown_rows
 
 _CALIBRATION_IMAGES = 4096
 # Side in px that survives every halving.

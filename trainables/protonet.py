@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.backbones import BackboneConfig
+from trainables.augment.image_ops import Normalization
+from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.networks import BackboneConfig
 from trainables.base import Batch, Metrics, TrainConfig
 from trainables.byol import ViewConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, FewShotData, Split
 from trainables.data.episodes import Episodes, EpisodeSampler
 from trainables.finetune import FineTuned, InitConfig, check_image_size
-from trainables.freezing import FreezeConfig
-from trainables.image_ops import Normalization
 from trainables.metrics import mean_interval
 from trainables.optim import OptimConfig, ScheduleConfig
 

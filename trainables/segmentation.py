@@ -15,21 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables import distributed
-from trainables.backbones import BackboneConfig, load_backbone_meta, save_backbone
+from trainables.augment.image_ops import Normalization
+from trainables.augment.joint_augment import JointAugment, JointAugmentConfig
+from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.networks import BackboneConfig, load_backbone_meta, save_backbone
+from trainables.backbone.weights import Loaded, load_backbone
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import EMBEDDED, IGNORE, DataConfig, DataSet, Split, Task
+from trainables.engine import distributed
 from trainables.errors import UserError
 from trainables.finetune import FineTuned, InitConfig
-from trainables.freezing import FreezeConfig
-from trainables.image_ops import Normalization
-from trainables.joint_augment import JointAugment, JointAugmentConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.miou import confusion_matrix, segmentation_metrics
 from trainables.optim import OptimConfig, ScheduleConfig
-from trainables.segmentation_loss import SegmentationLossConfig, class_weights, cross_entropy, segmentation_loss
-from trainables.segmentation_models import (
+from trainables.plots.snapshots import Part, shown_rows, write_arrays
+from trainables.segmenters.losses import SegmentationLossConfig, class_weights, cross_entropy, segmentation_loss
+from trainables.segmenters.networks import (
     SMALLEST,
     ModelConfig,
     build_backbone_of,
@@ -37,8 +39,6 @@ from trainables.segmentation_models import (
     decoder,
     segmenter_stages,
 )  # fmt: skip
-from trainables.snapshots import Part, shown_rows, write_arrays
-from trainables.weights import Loaded, load_backbone
 
 _CALIBRATION_PIXELS = 1 << 24
 _COUNTED = 512  # training masks whose pixels tell the classes' shares

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.augment import evaluation_view
+from trainables.augment.views import evaluation_view
 from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining

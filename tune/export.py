@@ -22,11 +22,11 @@ from trainables.config import build
 from trainables.data.images import EXTENSIONS, CorruptImage, read_rgb
 from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served
+from tune.backbones.resolve import of_study
 from tune.experiments import named
-from tune.lineage import of_study
-from tune.manifest import replay_command
-from tune.mlflow_runs import quieten
-from tune.record import read_record
+from tune.study.manifest import replay_command
+from tune.study.record import read_record
+from tune.tracking.runs import quieten
 
 MODEL = "model"
 """Folder of a study's exported model."""

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.errors import UserError
-from tune.events import EventLog
 from tune.export import Exported
-from tune.mlflow_runs import RUN_TAG, quieten
-from tune.projection import study_id
-from tune.tracking import Tracker, default_uri, without_password
+from tune.study.events import EventLog
+from tune.tracking.projection import study_id
+from tune.tracking.runs import RUN_TAG, quieten
+from tune.tracking.tracker import Tracker, default_uri, without_password
 
 ALIAS = "champion"
 

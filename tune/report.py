@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first on the path, where `tune/search.py` would be a module `search`.
+# Python puts this file's folder first on the path, where `tune/execution/ray_tune.py` would be a module `search`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from collections.abc import Callable, Iterable  # noqa: E402
@@ -13,11 +13,11 @@ import typer  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
-from tune.manifest import read_manifest  # noqa: E402
-from tune.objects import copy, local_folder  # noqa: E402
-from tune.record import CONCLUSIONS, Run, read_record  # noqa: E402
-from tune.study_copy import pull  # noqa: E402
-from tune.wording import DEFAULT, assignments, plain_console  # noqa: E402
+from tune.formatting import DEFAULT, assignments, plain_console  # noqa: E402
+from tune.object_store.s3 import copy, local_folder  # noqa: E402
+from tune.object_store.study_sync import pull  # noqa: E402
+from tune.study.manifest import read_manifest  # noqa: E402
+from tune.study.record import CONCLUSIONS, Run, read_record  # noqa: E402
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
 Storage = Annotated[str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")]
@@ -120,12 +120,12 @@ def table(
 ) -> None:
     """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder, without --with."""
     if others:
-        from tune.pooled import pooled, show_pooled
-        from tune.table import wide_console
+        from tune.reports.comparison_table import wide_console
+        from tune.reports.pooled_table import pooled, show_pooled
 
         show_pooled(pooled([_root(one) / group for one in (storage, *others)]), wide_console())
         return
-    from tune.settings import publish_table
+    from tune.cli.compare import publish_table
 
     publish_table(_root(storage) / group)
 
@@ -135,14 +135,14 @@ def html_page(study: Annotated[str, typer.Argument(help="A study, or settings of
     """Write report.html: one file, readable without a network, of all that a study found."""
     root = _root(storage)
     if not (root / study / "study.json").exists():
-        from tune.group import members
+        from tune.study.group import members
 
         if members(root / study) is not None:
-            from tune.html_group import write_group_report
+            from tune.reports.html_group import write_group_report
 
             print(copy(write_group_report(root / study)))
             return
-    from tune.html_report import write_report
+    from tune.reports.html_report import write_report
 
     print(copy(write_report(_folder(root, study))))
 
@@ -150,7 +150,7 @@ def html_page(study: Annotated[str, typer.Argument(help="A study, or settings of
 @app.command()
 def sync(study: Annotated[str | None, typer.Argument(help="Default: every study.")] = None, storage: Storage = "runs") -> None:
     """Bring MLflow up to the studies' own record."""
-    from tune.tracking import Tracker
+    from tune.tracking.tracker import Tracker
 
     root = _root(storage)
     _of_each([_folder(root, study)] if study else _all(root), lambda folder: Tracker(folder).sync())
@@ -163,7 +163,7 @@ def dashboard(
     port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8080,
 ) -> None:
     """optuna-dashboard on a study: only reads, also while the study runs."""
-    from tune.dashboard import serve
+    from tune.reports.dashboard import serve
 
     serve(_folder(_root(storage), study), port)
 
@@ -178,7 +178,7 @@ def sam(
     stability: Annotated[float, typer.Option(min=0, max=1, help="Least stability of a mask; 0 keeps all.")] = 0.95,
 ) -> None:
     """Segment Anything: pictures of images under their automatic masks."""
-    from tune.sam import Thresholds, draw_masks
+    from tune.reports.sam import Thresholds, draw_masks
 
     for line in draw_masks(images, checkpoint.expanduser(), out, Thresholds(points, quality, stability)):
         print(line)

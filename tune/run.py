@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first on the path, where `tune/search.py` would be a module `search`.
+# Python puts this file's folder first on the path, where `tune/execution/ray_tune.py` would be a module `search`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import os  # noqa: E402
@@ -12,12 +12,12 @@ from typing import Annotated  # noqa: E402
 import typer  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
+from tune.cli.options import Options, parse_duration, prepare  # noqa: E402
+from tune.cli.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session  # noqa: E402
 from tune.experiments import EXPERIMENTS, Experiment, named  # noqa: E402
-from tune.manifest import resume_command  # noqa: E402
-from tune.objects import local_folder  # noqa: E402
-from tune.options import Options, parse_duration, prepare  # noqa: E402
-from tune.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session  # noqa: E402
-from tune.study_copy import pull  # noqa: E402
+from tune.object_store.s3 import local_folder  # noqa: E402
+from tune.object_store.study_sync import pull  # noqa: E402
+from tune.study.manifest import resume_command  # noqa: E402
 
 DEFAULT_TRIALS = 16
 
@@ -84,12 +84,12 @@ def execute(options: Options) -> int:
     if options.trial is not None:
         return _replay(options, experiment, storage)
     if options.setting is not None or options.compare is not None or "" in experiment.comparisons:
-        from tune.settings import run_settings
+        from tune.cli.compare import run_settings
 
         return run_settings(options, experiment, storage, budget_s)
     prepared = prepare(options, experiment, storage)
     if options.plan:
-        from tune.plan import show_plan
+        from tune.cli.plan import show_plan
 
         show_plan(prepared, options)
         return DONE
@@ -105,7 +105,7 @@ def _replay(options: Options, experiment: Experiment, storage: Path) -> int:
     name, _, number = str(options.trial).rpartition("/")
     if not name or not number.isdecimal():
         raise UserError(f"--trial {options.trial!r} must be STUDY/NUMBER, such as --trial ssl/3")
-    from tune.local import replay
+    from tune.execution.local import replay
 
     equal = replay(storage / name, experiment, int(number), print)
     print("the replay equals the record" if equal else "the replay differs from the record")

@@ -3,7 +3,7 @@
     python -m tune.ui [--storage runs] [--port 5000]
 
 MLflow's own start page shows one collapsed row per study; the links printed here open a view that was prepared for the study
-(`tune.projection.shared_view`): its trials, best first, with charts.
+(`tune.tracking.projection.shared_view`): its trials, best first, with charts.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from types import FrameType
 from urllib.parse import quote
 
 from trainables.errors import UserError
-from tune.events import EventLog
-from tune.objects import local_folder
-from tune.study_copy import pull
-from tune.tracking import Tracker, default_uri, saved_state, without_password
+from tune.object_store.s3 import local_folder
+from tune.object_store.study_sync import pull
+from tune.study.events import EventLog
+from tune.tracking.tracker import Tracker, default_uri, saved_state, without_password
 
 __all__ = ["deep_link", "main", "serve", "study_links"]
 

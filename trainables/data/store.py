@@ -29,7 +29,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trainables.data.images import CorruptImage
 from trainables.errors import UserError
-from trainables.places import default_cache_dir
+from trainables.files import default_cache_dir
 
 VERSION = 1
 """Part of the key: raise it when decoding, resizing or rendering changes."""

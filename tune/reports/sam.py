@@ -1,0 +1,117 @@
+"""`python tune/report.py sam IMAGE... --checkpoint FOLDER`: Segment Anything's automatic masks (Kirillov et al. 2023).
+
+The model is transformers' SAM, read from a folder of safetensors: nothing is downloaded, and nothing in it is unpickled.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trainables.data.images import CorruptImage, read_rgb
+from trainables.errors import UserError
+from trainables.plots.style import COLOURS
+
+_NEEDED = ("config.json", "preprocessor_config.json", "model.safetensors")
+_OPACITY = 0.5
+_POINTS_PER_BATCH = 64  # prompts at a time; bounds the memory
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Which masks are kept; the defaults are the paper's."""
+
+    points: int = 32
+    """Prompts along each side of the image: points * points in all."""
+    quality: float = 0.88
+    """Least IoU that the model predicts for its mask, in [0, 1]; 0 keeps all."""
+    stability: float = 0.95
+    """Least IoU between the mask at a higher and at a lower cutoff, in [0, 1]; 0 keeps all."""
+
+
+def draw_masks(images: Sequence[Path], checkpoint: Path, out: Path | None, keep: Thresholds) -> Iterator[str]:
+    """Write `<name>_sam.png`, the image under its masks, for every image; yields a line about each.
+
+    Args:
+        out: folder of the pictures; default: beside each image.
+    Raises:
+        UserError: transformers is not installed, or `checkpoint` is no folder of a SAM.
+    """
+    generate = load(checkpoint)
+    for path in images:
+        try:
+            pixels = np.asarray(read_rgb(path))
+        except (CorruptImage, OSError) as error:
+            yield f"{path}: left out, {error}"
+            continue
+        masks = automatic_masks(generate, pixels, keep)
+        folder = path.parent if out is None else out
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = folder / f"{path.stem}_sam.png"
+        Image.fromarray(overlay(pixels, masks)).save(picture)
+        yield f"{picture}: {len(masks)} masks"
+
+
+def load(checkpoint: Path) -> Any:
+    """The pipeline that generates masks. Raises as `draw_masks` does."""
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("Segment Anything needs transformers: pip install -e '.[sam]'") from None
+    from tune.execution.runtimes import best_device
+
+    missing = [name for name in _NEEDED if not (checkpoint / name).is_file()]
+    if missing:
+        raise UserError(
+            f"--checkpoint {str(checkpoint)!r} lacks {', '.join(missing)}; give a folder such as "
+            "`hf download facebook/sam-vit-base --local-dir FOLDER` makes"
+        )
+    kind = json.loads((checkpoint / "config.json").read_text()).get("model_type")
+    if kind != "sam":
+        raise UserError(f"--checkpoint {str(checkpoint)!r} is a model of type {kind!r}, not 'sam'")
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        model = transformers.SamModel.from_pretrained(str(checkpoint), local_files_only=True, use_safetensors=True)
+        processor = transformers.SamImageProcessor.from_pretrained(str(checkpoint), local_files_only=True)
+    except Exception as error:  # safetensors' and transformers' own
+        raise UserError(f"--checkpoint {str(checkpoint)!r} cannot be read ({str(error).splitlines()[0][:200]}); fetch it again") from None
+    return transformers.pipeline("mask-generation", model=model, image_processor=processor, device=best_device())
+
+
+def automatic_masks(
+    generate: Any,
+    pixels: np.ndarray,  # (H, W, 3) uint8
+    keep: Thresholds,
+) -> np.ndarray:  # (M, H, W) bool, largest first
+    """A grid of points prompts the model; doubtful and double masks are dropped."""
+    found = generate(
+        Image.fromarray(pixels), points_per_batch=_POINTS_PER_BATCH, points_per_crop=keep.points, pred_iou_thresh=keep.quality,
+        stability_score_thresh=keep.stability,
+    )["masks"]  # fmt: skip
+    masks = np.array([np.asarray(mask, bool) for mask in found]).reshape(-1, *pixels.shape[:2])
+    return masks[np.argsort(-masks.sum((1, 2)), kind="stable")]
+
+
+def overlay(
+    pixels: np.ndarray,  # (H, W, 3) uint8
+    masks: np.ndarray,  # (M, H, W) bool; later ones lie above
+) -> np.ndarray:  # (H, W, 3) uint8
+    """The image under its masks, each in a colour of its own with a white edge."""
+    drawn = pixels.astype(np.float32)
+    for number, mask in enumerate(masks):
+        colour = np.array([int(COLOURS[number % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+        drawn[mask] = (1 - _OPACITY) * pixels[mask] + _OPACITY * colour
+        drawn[_edge(mask)] = 255
+    return drawn.round().astype(np.uint8)
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:
+    """Pixels of the mask that have a neighbour outside of it; the border of the image is no edge."""
+    padded = np.pad(mask, 1, mode="edge")
+    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask & ~inside
