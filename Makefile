@@ -61,7 +61,7 @@ cluster-up: cluster-check  ## the check, then `ray up`; on-prem without autoscal
 
 cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from `ray up` to `ray down`, four to six minutes; root of a Linux machine alone
 	$(BIN)/python -m pip install --quiet -e '.[dev,cluster]'
-	$(BIN)/python -m pytest -m slow -x -s -rs tests/test_cluster_lab.py
+	$(BIN)/python -m pytest -m slow -x -s -rs tests/cluster/test_cluster_lab.py
 
 # Those that are no claim against a peer: what records and reads tables, and what compares our own defaults, for hours.
 BENCHMARKS := $(filter-out $(addprefix benchmarks/,record_curves.py search_tables.py search_variants.py),$(wildcard benchmarks/*.py))

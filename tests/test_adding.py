@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli import NO_SERVER, REPO
+from tests.tune.cli.test_cli import NO_SERVER, REPO
 
 PAGE = (REPO / "docs/adding-a-trainable.md").read_text()
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).parent.parent
+from tests import REPO
+
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
 _NOT_SAID = ("--set ", "--study ", "--storage ", "--gpus", "--concurrent", "python ", "make ", "fuser ", "ray ", "unset ")
 ANY = "\0"  # stands for what is filled in

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).parent.parent
+from tests import REPO
+
 FORBIDDEN = {
     "trainables": {"tune", "search_spaces", "ray", "optuna", "mlflow", "typer"},
     "search_spaces": {"tune", "ray", "optuna", "mlflow", "typer"},

@@ -323,7 +323,7 @@ def _first_line(error: BaseException) -> str:
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
     """Ray replaces 127.0.0.1 by the machine's address in the network, where anyone could run code in it. The name is one of Ray's private
-    ones: tests/test_ray.py looks at the sockets."""
+    ones: tests/tune/execution/test_ray_tune.py looks at the sockets."""
     replaced = services.resolve_ip_for_localhost
     services.resolve_ip_for_localhost = lambda host: host
     try:

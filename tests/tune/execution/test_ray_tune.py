@@ -1,0 +1,219 @@
+"""The study on real Ray processes: warm ones, killed ones, and what is on record afterwards."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from optuna.trial import TrialState
+
+from tests import REPO
+from tests.disks import fill, small_disk
+from tests.toy import BUGGY, TOY
+from tests.tune.study.test_study import manifest
+from trainables.errors import UserError
+from tune.execution.local import replay
+from tune.execution.ray_tune import search, start_ray
+from tune.experiments import Experiment
+from tune.search.pruner import rungs
+from tune.search.space import as_json, describe
+from tune.study.events import EventLog
+from tune.study.study import Study
+
+Event = dict[str, Any]
+LOST_PROCESSES = 1  # instead of 3: every new process takes seconds
+
+
+@pytest.fixture(scope="module")
+def _two_processes() -> Iterator[None]:
+    """Ray as a search starts it, kept for the whole file."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(REPO))  # the toy is no installed package
+        assert start_ray(cpus=2)
+        yield
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "no-such-host.invalid:6379", "elsewhere"])
+def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    begun = time.monotonic()
+    with pytest.raises(UserError, match=f"no Ray cluster at RAY_ADDRESS={address} .*unset RAY_ADDRESS to run on this machine alone"):
+        start_ray()
+    assert time.monotonic() - begun < 30
+
+
+def run(folder: Path, experiment: Experiment, trials: int, base: dict[str, Any], observers: list[Any] | None = None) -> Study:
+    about = manifest(base=base, space=as_json(describe(experiment.space, "tiny", {})))
+    study = Study.open(folder, experiment, about, trials=trials, repeats=0, observers=observers)
+    try:
+        search(study, experiment, concurrent=2, gpus_per_worker=None)
+    finally:
+        study.close()
+    return study
+
+
+def of_trial(study: Study, number: int, kind: str) -> list[Event]:
+    return [e for e in EventLog.read(study.directory / "events.jsonl")[0] if e["event"] == kind and e["trial"] == number]
+
+
+@pytest.fixture(scope="module")
+def healthy(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return run(tmp_path_factory.mktemp("ray") / "toy", TOY, 10, {"train.epochs": 6, "sleep_s": 0.01})
+
+
+@pytest.mark.usefixtures("_two_processes")
+def test_nothing_listens_outside_of_this_machine() -> None:
+    me = psutil.Process()
+    listening = [
+        (process.name(), connection.laddr.ip)
+        for process in (me, *me.children(recursive=True))
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) >= 4  # gcs, raylet, agents, workers
+    assert {ip.removeprefix("::ffff:") for _, ip in listening} == {"127.0.0.1"}, listening
+
+
+def test_ends_with_exactly_the_trials_asked_for(healthy: Study) -> None:
+    assert [t.number for t in healthy.frozen_trials()] == list(range(10))
+    assert {t.state for t in healthy.frozen_trials()} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for number in range(10):
+        assert len(of_trial(healthy, number, "start")) == len(of_trial(healthy, number, "end")) == 1
+
+
+def test_stopped_trials_are_pruned_at_their_rungs(healthy: Study) -> None:
+    for trial in healthy.frozen_trials():
+        epochs = sorted(trial.intermediate_values)
+        assert epochs == list(range(1, len(epochs) + 1)) == [e["epoch"] for e in of_trial(healthy, trial.number, "report")]
+        assert len(epochs) in (rungs(6) if trial.state == TrialState.PRUNED else [6])
+    assert healthy.frozen_trials()[0].state == TrialState.COMPLETE
+
+
+def test_two_warm_processes_serve_all_trials_at_once(healthy: Study) -> None:
+    reports = [e for number in range(10) for e in of_trial(healthy, number, "report")]
+    assert len({e["metrics"]["time/pid"] for e in reports}) == 2
+    spans = [(of_trial(healthy, n, "start")[0]["t"], of_trial(healthy, n, "end")[0]["t"]) for n in range(10)]
+    assert any(a < d and c < b for i, (a, b) in enumerate(spans) for c, d in spans[:i])
+
+
+def test_metrics_equal_the_same_trials_in_this_process(healthy: Study) -> None:
+    for trial in healthy.frozen_trials():
+        assert replay(healthy.directory, TOY, trial.number, print)
+
+
+class Killer:
+    """An observer: SIGKILLs trial 0's process after every epoch, and another trial's once, after an epoch beyond the first."""
+
+    def __init__(self) -> None:
+        self.victim: int | None = None
+        self.kills = 0
+
+    def __call__(self, event: Event) -> None:
+        if event["event"] != "report":
+            return
+        if self.victim is None and event["trial"] > 0 and event["epoch"] > 1:
+            self.victim = event["trial"]
+        elif event["trial"] > 0:
+            return
+        self.kills += 1
+        os.kill(int(event["metrics"]["time/pid"]), signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def unlucky(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Killer]:
+    killer = Killer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tune.execution.ray_tune.LOST_PROCESSES", LOST_PROCESSES)
+        return run(tmp_path_factory.mktemp("ray") / "toy", BUGGY, 8, {"train.epochs": 6, "sleep_s": 0.01}, [killer]), killer
+
+
+def test_a_killed_process_is_replaced_and_its_trial_goes_on(unlucky: tuple[Study, Killer]) -> None:
+    study, killer = unlucky
+    assert killer.victim is not None
+    starts, reports = of_trial(study, killer.victim, "start"), of_trial(study, killer.victim, "report")
+    assert [e["attempt"] for e in starts] == [1, 2]
+    killed_at = starts[1]["resumed_epoch"]
+    assert killed_at > 1
+    assert [e["epoch"] for e in reports] == list(range(1, len(reports) + 1))
+    pids = [e["metrics"]["time/pid"] for e in reports]
+    assert len(set(pids[:killed_at])) == 1
+    assert pids[0] not in pids[killed_at:]
+    assert study.frozen_trials()[killer.victim].state in (TrialState.COMPLETE, TrialState.PRUNED)
+    assert replay(study.directory, BUGGY, killer.victim, print)  # bit for bit what the uninterrupted run says
+
+
+def test_a_trial_that_loses_its_process_too_often_fails_alone(unlucky: tuple[Study, Killer]) -> None:
+    study, killer = unlucky
+    end = of_trial(study, 0, "end")[0]
+    assert (end["state"], end["reason"]) == ("FAIL", "process lost")
+    assert [e["epoch"] for e in of_trial(study, 0, "report")] == list(range(1, LOST_PROCESSES + 2))
+    assert killer.kills == LOST_PROCESSES + 2
+    assert study.finished() == len(study.frozen_trials()) == 8
+
+
+@pytest.mark.usefixtures("_two_processes")
+def test_a_warm_process_that_dies_between_two_trials_costs_none(tmp_path: Path) -> None:
+    """The next trial has been given to it by then, and has not begun."""
+    killed: list[int] = []
+
+    def kill(event: Event) -> None:
+        if event["event"] == "report" and event["epoch"] == 1:
+            pids[event["trial"]] = int(event["metrics"]["time/pid"])
+        if event["event"] == "end" and len(killed) < 2:
+            killed.append(event["trial"])
+            os.kill(pids[event["trial"]], signal.SIGKILL)
+
+    pids: dict[int, int] = {}
+    study = run(tmp_path / "toy", TOY, 6, {"train.epochs": 4, "sleep_s": 0.01}, [kill])
+    assert len(killed) == 2
+    assert [t.number for t in study.frozen_trials()] == list(range(6))
+    assert {t.state for t in study.frozen_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for number in range(6):
+        assert [e["attempt"] for e in of_trial(study, number, "start")] == [1]
+        assert replay(study.directory, TOY, number, print)
+
+
+def test_a_bug_costs_its_trials_and_no_others(unlucky: tuple[Study, Killer]) -> None:
+    study, _ = unlucky
+    buggy = [t for t in study.frozen_trials() if t.params["fault"] == "raise"]
+    sound = [t for t in study.frozen_trials() if t.params["fault"] == "" and t.number > 0]
+    assert buggy
+    assert sound
+    for trial in buggy:
+        end = of_trial(study, trial.number, "end")[0]
+        assert (end["state"], end["reason"]) == ("FAIL", "ZeroDivisionError")
+        assert "a bug in the model" in end["error"]
+        assert "Traceback" in end["error"]
+    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in sound)
+
+
+@pytest.mark.usefixtures("_two_processes")
+@pytest.mark.parametrize("after", [4, pytest.param(9, marks=pytest.mark.slow)])
+def test_a_full_disk_ends_the_search_and_loses_nothing(tmp_path: Path, after: int) -> None:
+    count = 0
+
+    def fill_up(event: Event) -> None:
+        nonlocal count
+        count += 1
+        if count == after:
+            fill(tmp_path / "disk")
+
+    with small_disk(tmp_path / "disk") as disk:
+        base = {"train.epochs": 6, "sleep_s": 0.01}
+        with pytest.raises((UserError, OSError), match="No space left on device"):
+            run(disk / "toy", TOY, 6, base, [fill_up])
+        (disk / "filler").unlink()
+        study = run(disk / "toy", TOY, 6, base)
+        assert [t.number for t in study.frozen_trials()] == list(range(6))
+        assert {t.state for t in study.frozen_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
+        for number in range(6):
+            epochs = [e["epoch"] for e in of_trial(study, number, "report")]
+            assert epochs == list(range(1, len(epochs) + 1))
+            assert replay(study.directory, TOY, number, print)

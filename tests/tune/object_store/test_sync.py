@@ -1,0 +1,475 @@
+"""Object storage against moto's S3 server on this machine: copies, leases, what is brought back after which loss, refusals."""
+
+import functools
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from tests.toy import TOY
+from tests.tune.study.test_study import manifest
+from trainables.engine.fit import load_checkpoint
+from trainables.errors import UserError
+from trainables.files import BEST, LAST
+from tune.execution.local import search_locally
+from tune.execution.runtimes import LocalRuntime
+from tune.execution.trial import run
+from tune.object_store import lease, s3
+from tune.object_store import study_sync as study_copy
+from tune.object_store import trial_sync as trial_copy
+from tune.object_store.compare_and_swap import Chain
+from tune.object_store.lease import Lease
+from tune.object_store.study_sync import JOURNAL, LOG, StudyCopy, pull
+from tune.object_store.trial_sync import TrialCopy, copied
+from tune.study.events import EventLog
+from tune.study.group import Group
+from tune.study.study import Study
+
+BUCKET = "studies"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    yield "http://{}:{}".format(*running.get_host_and_port())
+    running.stop()
+    s3._client.cache_clear()
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client of this test alone, of what the environment says now."""
+    monkeypatch.setattr(s3, "_client", functools.cache(s3._client.__wrapped__))
+
+
+@pytest.fixture(autouse=True)
+def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An empty bucket, and boto3 sent to it."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    client = s3._client()
+    client.create_bucket(Bucket=BUCKET)
+    yield client
+    for key in keys(client):
+        client.delete_object(Bucket=BUCKET, Key=key)
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
+    """The storage folder of a machine of its own."""
+    monkeypatch.setenv("VISTUNE_CACHE", str(home))
+    return s3.local_folder(f"s3://{BUCKET}/runs")
+
+
+def keys(store: Any) -> set[str]:
+    return {found["Key"] for page in store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET) for found in page.get("Contents", [])}
+
+
+def no_stop(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def start(root: Path, trials: int = 3, stop: Any = no_stop) -> tuple[Study, StudyCopy]:
+    """What a session does: bring, take, open, copy."""
+    pull(root)
+    with study_copy.opened(root / "toy", print, stop) as copy:
+        assert copy is not None
+        study = Study.open(root / "toy", TOY, manifest(), trials=trials, repeats=1)
+        copy.start()
+    study.observers.append(copy.on_event)
+    return study, copy
+
+
+def finish(root: Path, trials: int = 3) -> Study:
+    study, copy = start(root, trials)
+    search_locally(study, TOY)
+    study.emit("finish", state="FINISHED")
+    assert copy.close(30)
+    study.close()
+    return study
+
+
+def told(root: Path) -> list[Any]:
+    """What a study found, without what differs from time to time."""
+    found = [e for e in EventLog.read(root / "toy" / LOG)[0] if e["event"] in ("report", "end")]
+    return [e | {"t": 0, "metrics": {k: v for k, v in e["metrics"].items() if not k.startswith("time/")}} for e in found]
+
+
+def test_a_path_says_which_object_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = machine(monkeypatch, tmp_path)
+    assert s3.address(root / "ssl" / LOG) == "s3://studies/runs/ssl/events.jsonl"
+    assert s3.address(tmp_path / "runs") is None
+    assert s3.local_folder(str(tmp_path)) == tmp_path
+    for wrong in ("gs://bucket", "s3://", "s3://bucket/../other"):
+        with pytest.raises(UserError, match="use a folder, or s3://bucket/prefix"):
+            s3.local_folder(wrong)
+
+
+def test_writes_are_whole_conditional_and_carry_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = machine(monkeypatch, tmp_path) / "a"
+    assert s3.get(path) is None
+    assert s3.etag(path) is None
+    first = s3.put(path, b"one", {"k": "v"}, new=True)
+    with pytest.raises(s3.Taken):
+        s3.put(path, b"two", new=True)
+    second = s3.put(path, b"two", replaces=first)
+    with pytest.raises(s3.Taken):
+        s3.put(path, b"three", replaces=first)
+    assert s3.download(path) == second == s3.etag(path)
+    assert path.read_bytes() == b"two"
+    assert s3.download(path, lambda meta: "k" in meta) is None
+    found = s3.get(path, 2)
+    assert found is not None
+    assert found.body == b"tw"
+    assert 0 <= found.age_s < 60
+    assert s3.within(path.parent)[1].keys() == {path} == s3.below(path.parent).keys()
+    s3.delete(path)
+    with pytest.raises(s3.Taken):
+        s3.put(path, b"three", replaces=second)
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"^there is no bucket 'absent': create it"):
+        pull(s3.local_folder("s3://absent"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{probe.getsockname()[1]}")
+    forget(monkeypatch)
+    with pytest.raises(UserError, match=r"s3://studies/runs cannot be reached \(Could not connect"):
+        pull(machine(monkeypatch, tmp_path))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    forget(monkeypatch)
+    with pytest.raises(UserError, match="Unable to locate credentials; set AWS_ACCESS_KEY_ID"):
+        pull(machine(monkeypatch, tmp_path))
+
+
+def test_one_driver_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "_LOOK_S", 0.05)
+    a, b = (Lease(machine(monkeypatch, tmp_path / name) / "toy") for name in "ab")
+    said: list[str] = []
+    a.take(said.append)
+    with pytest.raises(UserError, match="is being run by another process of this machine"):
+        Lease(a.path.parent).take(said.append)
+
+    def renew(line: str) -> None:
+        said.append(line)
+        assert a.renew()
+
+    with pytest.raises(UserError, match=f"'toy' is being run by {socket.gethostname()}; wait"):
+        b.take(renew)
+    assert "waiting whether it lives" in said[0]
+    monkeypatch.setattr(lease, "EXPIRES_S", 1.0)
+    b.take(said.append)  # no sign of life any more
+    assert not a.renew()
+    assert b.renew()
+    a.drop()
+    b.release()
+    a.take(said.append)
+    a._lock.release()  # killed
+    Lease(a.path.parent).take(no_stop)  # the same machine need not wait
+
+
+def test_an_answer_that_was_lost_is_no_loss_of_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Lease(machine(monkeypatch, tmp_path) / "toy")
+    mine.take(print)
+    before = mine._chain.etag
+    assert mine.renew()
+    mine._chain.etag = before  # the write arrived, its answer did not
+    assert mine.renew()
+
+
+def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = machine(monkeypatch, tmp_path) / "a"
+    first = Chain(path, None)
+    with pytest.raises(s3.Taken):
+        Chain(path, first.put(b"one") + "?").put(b"two")
+    second = Chain(path, first.etag)
+    first.etag = None  # the write arrived, its answer did not
+    first.put(b"two")
+    first.put(b"three")
+    with pytest.raises(s3.Taken):
+        second.put(b"four")
+    s3.delete(path)
+    with pytest.raises(s3.Taken):
+        first.put(b"five")
+
+
+@pytest.mark.parametrize("log_arrives", ["before its successor looks", "after its successor has begun"])
+def test_what_a_lost_head_still_sends_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_arrives: str) -> None:
+    """It hangs in the middle of a copy until another head has gone on; then its uploads arrive."""
+    monkeypatch.setattr(lease, "EXPIRES_S", 0.0)
+    monkeypatch.setattr(StudyCopy, "_work", lambda self: None)  # this test says when
+    first, old = start(machine(monkeypatch, tmp_path / "old"))
+    first.observers.append(lambda event: setattr(first, "stopping", event["event"] == "end"))
+    search_locally(first, TOY)
+    lengths = old._state
+    assert lengths > old._done
+    early = log_arrives.startswith("before")
+    if early:
+        old._log.put((old.folder / LOG).read_bytes())
+    second, new = start(machine(monkeypatch, tmp_path / "new"))
+    if not early:
+        old._log.put((old.folder / LOG).read_bytes())
+    with pytest.raises(s3.Taken):
+        old._copy_journal(*lengths)
+    search_locally(second, TOY)
+    new._copy()
+    with pytest.raises(s3.Taken):
+        old._copy()
+    for study, copy in ((first, old), (second, new)):
+        copy._lease.drop()
+        study.close()
+    reader = machine(monkeypatch, tmp_path / "reader")
+    pull(reader)
+    for name in (LOG, JOURNAL):
+        assert (reader / "toy" / name).read_bytes() == (new.folder / name).read_bytes()
+    assert second.finished() == 3
+
+
+def test_a_new_head_goes_on_as_the_old_one_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
+    plain = tmp_path / "plain"
+    whole = Study.open(plain / "toy", TOY, manifest(), trials=5, repeats=1)
+    search_locally(whole, TOY)
+    whole.close()
+    finish(machine(monkeypatch, tmp_path / "a"), trials=3)
+    assert not any(key.endswith((LAST, "lease")) for key in keys(store))
+    new = machine(monkeypatch, tmp_path / "b")
+    study = finish(new, trials=5)
+    assert study.finished() == 5
+    ends = [(e["trial"], e.get("repeat")) for e in EventLog.read(new / "toy" / LOG)[0] if e["event"] == "end"]
+    assert len(set(ends)) == len(ends)
+    trials = [e for e in told(new) if "repeat" not in e]
+    assert trials == [e for e in told(plain) if "repeat" not in e]
+    best = new / "toy" / "trials" / f"{study.best_number():04d}" / BEST
+    assert s3.present(best).exists()
+    for path, entry in s3.below(new / "toy" / "trials").items():
+        assert not path.exists() or path.stat().st_size == entry.bytes
+
+
+@pytest.mark.parametrize("lost", ["journal", "both"])
+def test_every_last_upload_leaves_a_state_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, store: Any
+) -> None:
+    """The head dies between the upload of the log and that of the journal, or before both, at every trial's end."""
+    plain = tmp_path / "plain"
+    whole = Study.open(plain / "toy", TOY, manifest(), trials=4, repeats=1)
+    search_locally(whole, TOY)
+    whole.close()
+
+    class Died(Exception):
+        pass
+
+    with monkeypatch.context() as patched:
+        patched.setattr(StudyCopy, "_work", lambda self: None)  # this test says when
+        for head in range(3):
+            root = machine(monkeypatch, tmp_path / str(head))
+            study, copy = start(root, trials=4)
+            ends: list[None] = []
+
+            def die(event: dict[str, Any], copy: StudyCopy = copy, ends: list[None] = ends) -> None:
+                if event["event"] == "end":
+                    ends.append(None)
+                    if len(ends) == 2:
+                        if lost == "journal":
+                            length = copy._state[0]
+                            copy._log.put((copy.folder / LOG).read_bytes()[:length])
+                        raise Died
+                    copy._copy()  # this one the store has
+
+            study.observers[:] = [lambda event, copy=copy: copy._look(), die]
+            with pytest.raises(Died):
+                search_locally(study, TOY)
+            copy.give_back()  # what an expired lease comes to
+            study.close()
+    new = machine(monkeypatch, tmp_path / "last")
+    finish(new, trials=4)
+    assert [e for e in told(new) if "repeat" not in e] == [e for e in told(plain) if "repeat" not in e]
+    assert not [e for e in told(new) if told(new).count(e) > 1]
+
+
+def test_two_histories_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = machine(monkeypatch, tmp_path / "a")
+    finish(old, trials=1)
+    new = machine(monkeypatch, tmp_path / "b")
+    finish(new, trials=2)
+    EventLog(old / "toy" / LOG).append("finish", state="INTERRUPTED")  # nobody has a copy of this
+    with pytest.raises(UserError, match=f"'toy' has gone on in s3://studies/runs/toy and, apart from that, in {old}"):
+        pull(old)
+    shutil.rmtree(old / "toy")
+    pull(old)
+    assert (old / "toy" / LOG).read_bytes() == (new / "toy" / LOG).read_bytes()
+    (old / "toy" / LOG).open("a").write('{"torn')  # of a kill, and the copy is ahead
+    finish(new, trials=3)
+    pull(old)
+    assert (old / "toy" / JOURNAL).read_bytes() == (new / "toy" / JOURNAL).read_bytes()
+
+
+def test_a_copy_that_fails_holds_nothing_up_and_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, store: Any
+) -> None:
+    monkeypatch.setattr(study_copy, "_RETRY_S", 0.05)
+    root, said = machine(monkeypatch, tmp_path), []
+    study, copy = start(root)
+    copy.tell = said.append
+    with socket.socket() as hung:
+        hung.bind(("127.0.0.1", 0))
+        hung.listen(50)  # connections are made, answers never come
+        monkeypatch.setitem(s3._PATIENCE, "read_timeout", 0.2)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*hung.getsockname()))
+        forget(monkeypatch)
+        began = time.monotonic()
+        search_locally(study, TOY)
+        took = time.monotonic() - began
+        assert not copy.close(2.0)
+        assert study.finished() == 3
+        assert copy.known() < (root / "toy" / LOG).stat().st_size
+        print(f"{took:.1f} s with a store that hangs")
+    assert len(said) == 1
+    assert said[0].startswith("object storage fails (")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    forget(monkeypatch)
+    assert copy.close(30)
+    assert said[1:] == ["object storage works again, and has everything"]
+    assert store.get_object(Bucket=BUCKET, Key="runs/toy/events.jsonl")["Body"].read() == (root / "toy" / LOG).read_bytes()
+    study.close()
+
+
+def test_a_driver_that_another_one_has_replaced_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(study_copy, "RENEW_S", 0.0)
+    reasons: list[str] = []
+    study, copy = start(machine(monkeypatch, tmp_path / "a"), stop=reasons.append)
+    s3.put(copy.folder / "lease", json.dumps({"host": "other", "id": "x"}).encode())
+    copy._wake.set()
+    copy._thread.join(20)
+    assert reasons == ["another machine goes on with this study"]
+    assert not copy.close(1)
+    found = s3.get(copy.folder / "lease")
+    assert found is not None
+    assert json.loads(found.body)["host"] == "other"
+    study.close()
+
+
+def test_two_machines_that_say_something_of_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one has the first one's log then, and says its own again."""
+    roots = [machine(monkeypatch, tmp_path / name) for name in "ab"]
+    a = Group.open(roots[0] / "both", "toy", "val/top1", [])
+    study_copy.copy_group_log(a.folder)
+    with pytest.raises(UserError, match="'both' was gone on with elsewhere just now"):
+        study_copy.copy_group_log(Group.open(roots[1] / "both", "toy", "val/top1", []).folder)
+    b = Group.at(roots[1] / "both")
+    assert b.id == a.id
+    a.say("finish", state="FINISHED")
+    study_copy.copy_group_log(a.folder)
+    b.say("summary", metrics={}, tags={})
+    with pytest.raises(UserError, match="'both' was gone on with elsewhere just now"):
+        study_copy.copy_group_log(b.folder)
+    b.say("summary", metrics={}, tags={})
+    study_copy.copy_group_log(b.folder)
+    pull(roots[0])
+    assert [e["event"] for e in EventLog.read(a.folder / LOG)[0]] == ["study", "finish", "summary"]
+
+
+# -- trials
+
+
+def trial(root: Path, reports: list[int], until: int = 99, **config: Any) -> Any:
+    """Trial 0 in this process, as on a machine that has no study; it is told to stop after an epoch."""
+    from tune.study.study import Work
+
+    work = Work("trial", 0, 0, {**manifest().base, **config}, str(root / "toy" / "trials" / "0000"))
+
+    def report(epoch: int, metrics: Any) -> bool:
+        reports.append(epoch)
+        if epoch == until:
+            deadline = time.monotonic() + 20
+            while _epochs(work) < epoch:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        return epoch < until
+
+    return run(TOY, work, LocalRuntime(Path(work.directory), report))
+
+
+def _epochs(work: Any) -> int:
+    """Of the checkpoint in the store."""
+    content = s3.get(Path(work.directory) / LAST)
+    if content is None:
+        return 0
+    scratch = Path(work.directory).parent / "seen.pt"
+    scratch.write_bytes(content.body)
+    saved = load_checkpoint(scratch)
+    assert saved is not None
+    return len(saved["history"])
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_copy, "_EVERY_S", 0.0)
+    monkeypatch.setattr(trial_copy, "_POLL_S", 0.01)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_trial_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
+    whole: list[int] = []
+    plain = trial(tmp_path / "plain", whole)
+    first, second = [], []
+    a, b = machine(monkeypatch, tmp_path / "a"), machine(monkeypatch, tmp_path / "b")
+    trial(a, first, until=2)
+    assert not (a / "toy" / "trials" / "0000").exists()  # a worker's disk keeps nothing
+    outcome = trial(b, second)
+    assert (first, second) == ([1, 2], [1, 2, 3, 4])  # what the record may lack is told again
+    assert (outcome.value, outcome.metrics) == (plain.value, plain.metrics)
+    head = machine(monkeypatch, tmp_path / "head") / "toy" / "trials" / "0000"
+    s3.present_in(head)
+    assert (head / BEST).read_bytes() == (tmp_path / "plain" / "toy" / "trials" / "0000" / BEST).read_bytes()
+
+
+@pytest.mark.usefixtures("eager")
+def test_another_configuration_under_the_same_number_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = machine(monkeypatch, tmp_path / "a"), machine(monkeypatch, tmp_path / "b")
+    trial(a, [], until=2)
+    alone: list[int] = []
+    other = trial(tmp_path / "plain", alone, **{"optim.lr": 0.5})
+    reports: list[int] = []
+    outcome = trial(b, reports, **{"optim.lr": 0.5})
+    assert reports == alone == [1, 2, 3, 4]
+    assert outcome.value == other.value
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_checkpoint_that_was_gone_on_from_elsewhere_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = machine(monkeypatch, tmp_path / "head")
+    (root / "toy").mkdir(parents=True)
+    (root / "toy" / "study.json").touch()  # the head's folder stays
+    folder = root / "toy" / "trials" / "0000"
+    trial(root, [], until=1)
+    kept = (folder / LAST).read_bytes()
+    trial(machine(monkeypatch, tmp_path / "b"), [], until=3)
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "head"))
+    with copied(folder, manifest().base, LocalRuntime(folder, lambda *_: True)) as copy:
+        assert isinstance(copy, TrialCopy)
+        saved = load_checkpoint(folder / LAST)
+        assert saved is not None
+        assert len(saved["history"]) == 3
+        newer = (folder / LAST).read_bytes()
+    assert newer != kept
+    (folder / LAST).write_bytes(kept)  # stands for one that is newer here than its copy
+    with copied(folder, manifest().base, LocalRuntime(folder, lambda *_: True)):
+        assert (folder / LAST).read_bytes() == kept
+
+
+def test_a_machine_that_may_not_read_the_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="there is no bucket 'absent'"):
+        trial(s3.local_folder("s3://absent"), [])

@@ -1,0 +1,65 @@
+"""A folder is a study's or a group's: neither ever writes into the record of the other."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tune.cli.test_compare import study
+from tests.tune.study.test_study import finish, open_study
+from trainables.errors import UserError
+from tune.cli.compare import publish_table
+from tune.study.events import EventLog
+from tune.study.group import Group, is_group
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_study_does_not_begin_in_a_group(tmp_path: Path) -> None:
+    Group.open(tmp_path / "toy", "toy", "val/top1", [])
+    before = (tmp_path / "toy/events.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"'toy' is a comparison of settings in .*; choose another --study name"):
+        open_study(tmp_path, 1)
+    assert not (tmp_path / "toy/study.json").exists()
+    assert (tmp_path / "toy/events.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("without", ["nothing", "study.json"])
+def test_a_group_does_not_begin_in_a_study(tmp_path: Path, without: str) -> None:
+    finish(tmp_path, 1)
+    (tmp_path / "toy" / without).unlink(missing_ok=True)
+    with pytest.raises(UserError, match="'toy' is a study of its own"):
+        Group.open(tmp_path / "toy", "toy", "val/top1", [])
+
+
+def test_a_table_beside_a_study_of_its_name_leaves_that_alone(tmp_path: Path) -> None:
+    """Settings A and C under names of their own, which begin as that of a study does that has nothing to do with them."""
+    finish(tmp_path, 1)
+    before = (tmp_path / "toy/events.jsonl").read_bytes()
+    study(tmp_path / "toy-A", "A", {0: [0.50, 0.52, 0.48]})
+    study(tmp_path / "toy-C", "C", {0: [0.60, 0.63, 0.57]})
+    publish_table(tmp_path / "toy")
+    assert (tmp_path / "toy/table.md").exists()
+    assert (tmp_path / "toy/events.jsonl").read_bytes() == before
+
+
+def test_a_group_whose_beginning_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy/events.jsonl").touch()
+    assert not is_group(tmp_path / "toy")
+    with pytest.raises(UserError, match="no setting of 'toy'"):
+        publish_table(tmp_path / "toy")
+    Group.open(tmp_path / "toy", "toy", "val/top1", [])
+    assert is_group(tmp_path / "toy")
+    assert [e["event"] for e in EventLog.read(tmp_path / "toy/events.jsonl")[0]] == ["study"]
+
+
+def test_neither_keeps_files_open(tmp_path: Path) -> None:
+    finish(tmp_path / "first", 1)
+    before = open_files()
+    finish(tmp_path / "second", 1)
+    group = Group.open(tmp_path / "group", "toy", "val/top1", [])
+    for _ in range(3):
+        group.say("finish", state="FINISHED")
+    assert open_files() == before

@@ -1,0 +1,214 @@
+"""Every experiment's best model: checked against the record, served as MLflow serves it, registered. Against the trained network itself."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+from sklearn.metrics import accuracy_score
+
+from tests.one_trial import one_trial
+from tests.shapes import Shapes, shapes_config
+from tests.trainables.test_fewshot import SMALL as FEWSHOT
+from trainables.augment.views import evaluation_view
+from trainables.backbone.networks import BackboneConfig
+from trainables.base import TrainConfig
+from trainables.byol import BYOLConfig, HeadConfig, ValidationConfig
+from trainables.classifier import ClassifierConfig
+from trainables.data import DataConfig
+from trainables.data.images import decode
+from trainables.errors import UserError
+from trainables.optim import OptimConfig
+from trainables.segmentation import Segmentation
+from trainables.served import DESCRIPTION, Served
+from tune.experiments import EXPERIMENTS
+from tune.export import Exported, export_model
+from tune.registry import register
+
+DIGITS, TINY = DataConfig(name="digits", image_size=16), BackboneConfig(width=8, pool=1)
+TRAIN = TrainConfig(epochs=2, epoch_images=320, batch_size=32)
+CLASSIFIER = ClassifierConfig(data=DIGITS, backbone=TINY, train=TRAIN, optim=OptimConfig(name="adam", lr=3e-3))
+CONFIGS: dict[str, Any] = {
+    "ssl": BYOLConfig(
+        data=DIGITS, backbone=TINY, train=TRAIN, head=HeadConfig(projection_size=16, hidden_size=32), val=ValidationConfig(probe_steps=0),
+    ),
+    "pretrain": CLASSIFIER,
+    "classify": CLASSIFIER,
+    "fewshot": FEWSHOT,
+    "segment": shapes_config(),
+}  # fmt: skip
+every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
+
+
+@pytest.fixture(autouse=True)
+def _own_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Segmentation, "load_data", Shapes.load_data)
+
+
+def exported(name: str, root: Path) -> tuple[Exported, Any, np.ndarray]:
+    """Export of a study of one trial, the trained network, and validation images (n, S, S, 3) uint8."""
+    study, config = one_trial(root, name, name, CONFIGS[name]), CONFIGS[name]
+    kind = EXPERIMENTS[name].trainable
+    model = kind(config, kind.load_data(config.data))
+    model.load_export(study / "trials/0000/best.pt")
+    images = model.data.val.batch(np.arange(12)).permute(0, 2, 3, 1).numpy()
+    return export_model(name, root), model.eval(), images
+
+
+def expected(name: str, model: Any, images: np.ndarray) -> np.ndarray:
+    """What the trained network says, without anything of `served`."""
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    views = evaluation_view(pixels, model.config.data.image_size, model.normalize if name == "ssl" else model.config.normalize)
+    with torch.no_grad():
+        if name == "segment":
+            return model.net(views)[0].argmax(1).numpy()
+        features = model.backbone(views)
+        return (features if name in ("ssl", "fewshot") else model.head(features).softmax(1)).numpy()
+
+
+@every_experiment
+def test_model_is_the_trials_and_has_shown_its_metric(name: str, tmp_path: Path) -> None:
+    import mlflow.pyfunc
+    from mlflow.models import Model
+
+    found, model, images = exported(name, tmp_path)
+    assert found.measured == found.recorded
+    loaded = mlflow.pyfunc.load_model(str(found.folder))
+    answer = loaded.predict(images)
+    np.testing.assert_allclose(np.asarray(answer), expected(name, model, images), atol=1e-6)
+    if name in ("pretrain", "classify"):
+        assert list(answer.columns) == list(model.data.classes)
+        np.testing.assert_allclose(answer.sum(axis=1), 1, atol=1e-5)
+    described = Model.load(str(found.folder))
+    assert described.signature is not None
+    assert described.signature.outputs is not None
+    assert len(described.load_input_example(str(found.folder))) >= 2
+    assert not [path for path in found.folder.rglob("*") if path.suffix in (".pkl", ".pickle") or path.name == "__pycache__"]
+
+
+@pytest.mark.parametrize("name", ["classify", "ssl", "fewshot"])
+def test_photographs_are_seen_as_training_saw_its_files(name: str, tmp_path: Path) -> None:
+    """Wider or higher than a square, and larger than the store's images: against the decoder of files."""
+    found, model, _ = exported(name, tmp_path)
+    served = Served(next(found.folder.rglob(DESCRIPTION)).parent)
+    for shape in ((40, 60, 3), (64, 23, 3), (9, 9, 3)):
+        photographs = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
+        decoded = []
+        for photograph in photographs:
+            Image.fromarray(photograph).save(tmp_path / "photograph.png")
+            decoded.append(decode(tmp_path / "photograph.png", 16).transpose(1, 2, 0))
+        np.testing.assert_allclose(served.predict(photographs), expected(name, model, np.stack(decoded)), atol=1e-5)
+
+
+def test_few_examples_name_the_classes(tmp_path: Path) -> None:
+    import mlflow.pyfunc
+
+    found, model, _ = exported("fewshot", tmp_path)
+    labels = model.data.val.targets()
+    first, second = (np.flatnonzero(labels == label)[:6] for label in np.unique(labels)[:2])
+    rows = np.concatenate([first[:3], second[:3], first[3:], second[3:]])
+    images = model.data.val.batch(rows).permute(0, 2, 3, 1).numpy()
+    answer = mlflow.pyfunc.load_model(str(found.folder)).predict(images, params={"labels": ["a"] * 3 + ["b"] * 3})
+    features = expected("fewshot", model, images)
+    squares = np.stack([((features[6:] - features[part].mean(0)) ** 2).sum(1) for part in (slice(0, 3), slice(3, 6))], 1)
+    nearer = np.exp(-squares + squares.min(1, keepdims=True))
+    assert list(answer.columns) == ["a", "b"]
+    np.testing.assert_allclose(answer.to_numpy(), nearer / nearer.sum(1, keepdims=True), atol=1e-4)
+    served = Served(next(found.folder.rglob(DESCRIPTION)).parent)
+    with pytest.raises(UserError, match="12 labels for 12 images leave no query"):
+        served.compare(images, ["a"] * 12)
+
+
+def test_weights_that_do_not_do_what_is_on_record_are_refused(tmp_path: Path) -> None:
+    study = one_trial(tmp_path, "classify", "classify", CONFIGS["classify"])
+    file = study / "trials/0000/best.pt"
+    saved = torch.load(file, weights_only=True)
+    saved["head"] = {key: torch.zeros_like(value) for key, value in saved["head"].items()}
+    torch.save(saved, file)
+    with pytest.raises(UserError, match=r"trial 0 of classify: val/top1 .* not exported, as its weights do not do what is on record"):
+        export_model("classify", tmp_path)
+    assert not (study / "model").exists()
+
+
+def test_champion_is_the_last_export(tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    found, _, _ = exported("classify", tmp_path)
+    versions = [register(found) for _ in range(2)]
+    assert [v.version for v in versions] == ["1", "2"]
+    client = MlflowClient(versions[1].uri, registry_uri=versions[1].uri)
+    champion = client.get_model_version_by_alias("classify", "champion")
+    assert str(champion.version) == "2"
+    assert champion.tags["trial"] == "0"
+    run = client.get_run(champion.run_id)
+    assert run.data.tags["mlflow.runName"] == "trial-000"
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["export/val/top1"] == found.recorded
+    (logged,) = [m for m in client.search_logged_models([run.info.experiment_id]) if m.model_id in champion.source]
+    assert (logged.status, logged.source_run_id) == ("READY", champion.run_id)
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+@contextmanager
+def serving(command: str) -> Iterator[str]:
+    """The server that `report.py export` names, on a free port; its address once it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    setting, program, *arguments = shlex.split(command)
+    assert program == "mlflow"
+    arguments[arguments.index("--port") + 1] = str(port)
+    programs = Path(uvicorn.__file__).parents[4] / "bin"  # `mlflow models serve` looks for uvicorn on the path, as in a venv that is active
+    environment = os.environ | dict([setting.split("=", 1)]) | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *arguments], env=environment, start_new_session=True)
+    try:
+        limit = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=2).close()
+                break
+            except OSError:
+                assert server.poll() is None
+                assert time.monotonic() < limit
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def post(address: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    return json.loads(urllib.request.urlopen(request, timeout=60).read())["predictions"]
+
+
+@pytest.mark.slow
+@every_experiment
+def test_served_over_http(name: str, tmp_path: Path) -> None:
+    found, model, images = exported(name, tmp_path)
+    with serving(register(found).serve_command()) as address:
+        answer = post(address, {"inputs": images.tolist()})
+        if name in ("pretrain", "classify"):
+            assert all(list(row) == list(model.data.classes) for row in answer)
+            answer = [list(row.values()) for row in answer]
+            assert accuracy_score(np.argmax(answer, 1), expected(name, model, images).argmax(1)) == 1
+        np.testing.assert_allclose(answer, expected(name, model, images), atol=1e-5)
+        if name == "fewshot":
+            two = post(address, {"inputs": images.tolist(), "params": {"labels": ["a", "b"]}})
+            assert [list(row) for row in two] == [["a", "b"]] * (len(images) - 2)
