@@ -1,11 +1,13 @@
-"""Images per second of loading and augmenting on one core: vistune against torchvision v2 per image and kornia per batch.
+"""Images per second of loading and augmenting on one core: vistune against torchvision v2 per image
+and kornia per batch.
 
     python benchmarks/augment.py                       # BYOL's first view, to 128 px, from 84 x 84 and 375 x 500
     python benchmarks/augment.py --policy simclr --size 96 --rounds 10
 
-Every contender reads the same shuffled positions of the same memory-mapped uint8 array and ends with normalised float32 batches. Time is
-CPU time of the process, the contenders take turns within a round and a ratio is the median over the rounds, so that other load on the
-machine falls on all alike.
+Every contender reads the same shuffled positions of the same memory-mapped uint8 array and ends
+with normalised float32 batches. Time is CPU time of the process, the contenders take turns within a
+round and a ratio is the median over the rounds, so that other load on the machine falls on all
+alike.
 """
 
 import argparse
@@ -38,27 +40,39 @@ def torchvision(store: np.ndarray, policy: AugmentConfig, size: int, *, as_float
     c, kernel = policy, Augment(policy, size).kernel
     to_float = v2.ToDtype(torch.float32, scale=True)
     steps = [
-        v2.RandomResizedCrop(size, (c.crop_scale_min, c.crop_scale_max), (1 / c.crop_ratio, c.crop_ratio)),
+        v2.RandomResizedCrop(
+            size, (c.crop_scale_min, c.crop_scale_max), (1 / c.crop_ratio, c.crop_ratio)
+        ),
         v2.RandomHorizontalFlip(c.hflip),
         v2.RandomApply([v2.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], c.jitter),
         v2.RandomGrayscale(c.grayscale),
         v2.RandomApply([v2.GaussianBlur(kernel, (c.blur_sigma_min, c.blur_sigma_max))], c.blur),
-        v2.RandomSolarize(c.solarize_threshold if as_float else 255 * c.solarize_threshold, c.solarize),
+        v2.RandomSolarize(
+            c.solarize_threshold if as_float else 255 * c.solarize_threshold, c.solarize
+        ),
     ]
     steps = [to_float, *steps] if as_float else [*steps, to_float]
     transform = v2.Compose([*steps, v2.Normalize(*MEAN_STD[c.normalize])])
-    return lambda positions: torch.stack([transform(torch.from_numpy(store[i].copy())) for i in positions])
+    return lambda positions: torch.stack(
+        [transform(torch.from_numpy(store[i].copy())) for i in positions]
+    )
 
 
 def kornia(store: np.ndarray, policy: AugmentConfig, size: int) -> Loader:
     c, kernel = policy, Augment(policy, size).kernel
     transform = torch.nn.Sequential(
-        K.RandomResizedCrop((size, size), (c.crop_scale_min, c.crop_scale_max), (1 / c.crop_ratio, c.crop_ratio)),
+        K.RandomResizedCrop(
+            (size, size), (c.crop_scale_min, c.crop_scale_max), (1 / c.crop_ratio, c.crop_ratio)
+        ),
         K.RandomHorizontalFlip(p=c.hflip),
         K.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue, p=c.jitter),
         K.RandomGrayscale(p=c.grayscale),
         K.RandomGaussianBlur((kernel, kernel), (c.blur_sigma_min, c.blur_sigma_max), p=c.blur),
-        K.RandomSolarize(thresholds=(c.solarize_threshold, c.solarize_threshold), additions=(0.0, 0.0), p=c.solarize),
+        K.RandomSolarize(
+            thresholds=(c.solarize_threshold, c.solarize_threshold),
+            additions=(0.0, 0.0),
+            p=c.solarize,
+        ),
         K.Normalize(*(torch.tensor(v) for v in MEAN_STD[c.normalize])),
     )
     return lambda positions: transform(torch.from_numpy(store[positions]).float() / 255)
@@ -101,8 +115,14 @@ def compare(height: int, width: int, args: argparse.Namespace, folder: Path) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", choices=[name for name, views in PRESETS.items() if not views[0].one_of], default="byol")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--policy",
+        choices=[name for name, views in PRESETS.items() if not views[0].one_of],
+        default="byol",
+    )
     parser.add_argument("--view", type=int, choices=(0, 1), default=0, help="0 = first view")
     parser.add_argument("--size", type=int, default=128, help="side of the output, pixels")
     parser.add_argument("--batch", type=int, default=64)

@@ -1,14 +1,17 @@
-"""What many workers cost the driver: a study of 500 instant trials on a simulated cluster, in blocks of 50. The driver's CPU time per
-report and per trial must not grow with the number of trials.
+"""What many workers cost the driver: a study of 500 instant trials on a simulated cluster, in
+blocks of 50. The driver's CPU time per report and per trial must not grow with the number of
+trials.
 
     python benchmarks/cluster_64.py                                              # 64 workers on 8 nodes, about 10 GB of memory
     python benchmarks/cluster_64.py --workers 8 --nodes 2 --trials 80 --block 10 --torch     # trials as they are, with torch, .4 GB each
 
-The nodes are those of `ray.cluster_utils.Cluster`: as many raylets and warm processes as a cluster of that size has, all on this
-machine, which pretends to have the processors. So wall times say nothing; the driver's own CPU time does. The head has no processors, as
-in cluster.yaml. The study is that of benchmarks/thousand_trials.py. Without --torch a trial says what an instant one says, message for
-message, and imports nothing: 64 processes with torch do not fit into 23 GB. The first trial of each process costs its start, and when the
-last trials end none is begun any more: those blocks are left out.
+The nodes are those of `ray.cluster_utils.Cluster`: as many raylets and warm processes as a cluster
+of that size has, all on this machine, which pretends to have the processors. So wall times say
+nothing; the driver's own CPU time does. The head has no processors, as in cluster.yaml. The study
+is that of benchmarks/thousand_trials.py. Without --torch a trial says what an instant one says,
+message for message, and imports nothing: 64 processes with torch do not fit into 23 GB. The first
+trial of each process costs its start, and when the last trials end none is begun any more: those
+blocks are left out.
 """
 
 import argparse
@@ -35,11 +38,15 @@ FLAT = 1.25
 
 
 class WithoutTorch:
-    """Stands where `search` has an experiment: of that, processes would import torch to unpickle it."""
+    """Stands where `search` has an experiment: of that, processes would import torch to unpickle
+    it."""
 
 
-def say_what_an_instant_trial_says(_: WithoutTorch, patience_s: float, config: dict[str, Any]) -> None:
-    """In place of `tune.execution.ray_tune.run_in_tune`. Of this script, so pickled by value; the messages are those of `engine.fit` on `Instant`."""
+def say_what_an_instant_trial_says(
+    _: WithoutTorch, patience_s: float, config: dict[str, Any]
+) -> None:
+    """In place of `tune.execution.ray_tune.run_in_tune`. Of this script, so pickled by value; the
+    messages are those of `engine.fit` on `Instant`."""
     import json
     import math
 
@@ -55,7 +62,12 @@ def say_what_an_instant_trial_says(_: WithoutTorch, patience_s: float, config: d
     if work["kind"] == "baseline":
         metrics = {f"baseline/{name}": value for name in ("val/score", "test/score")}
     else:
-        said = {"train/loss": 0.0, "train/lr": flat["optim.lr"], "time/epoch_s": 0.001, "time/images_per_s": 64000.0}
+        said = {
+            "train/loss": 0.0,
+            "train/lr": flat["optim.lr"],
+            "time/epoch_s": 0.001,
+            "time/images_per_s": 64000.0,
+        }
         for epoch in range(1, flat["train.epochs"] + 1):
             send("report", epoch=epoch, metrics=said | metrics)
     send("end", state="COMPLETE", value=value, reason=None, metrics=metrics, error=None)
@@ -65,7 +77,9 @@ def start_cluster(nodes: int, workers: int) -> Any:
     """On loopback; the processes find this repository."""
     os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
     node = {"object_store_memory": 80_000_000, "node_ip_address": "127.0.0.1"}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(nodes):
         cluster.add_node(**node, num_cpus=workers // nodes)
     cluster.wait_for_nodes()
@@ -77,29 +91,42 @@ def show(meter: Meter, workers: int, epochs: int) -> None:
     """A row a block; the first `workers` trials and the last are left out."""
     filled = -(-workers // meter.block)
     marks = meter.marks[filled : len(meter.marks) - filled]  # all processes warm, and busy
-    driver = np.diff([1000 * mark[1] for mark in marks]) / meter.block  # (blocks,) ms of CPU a trial
+    # (blocks,) ms of CPU a trial
+    driver = np.diff([1000 * mark[1] for mark in marks]) / meter.block
     study = np.diff([1000 * mark[3] for mark in marks]) / meter.block
     first = filled * meter.block
     print(f"{'trials':>10}{'driver CPU ms/trial':>21}{'ms/report':>11}{'study CPU ms/trial':>20}")
     for i, (whole, own) in enumerate(zip(driver, study, strict=True)):
-        print(f"{f'{first + i * meter.block}-{first + (i + 1) * meter.block}':>10}{whole:21.1f}{whole / epochs:11.2f}{own:20.1f}")
+        print(
+            f"{f'{first + i * meter.block}-{first + (i + 1) * meter.block}':>10}{whole:21.1f}{whole / epochs:11.2f}{own:20.1f}"
+        )
     third = max(1, len(driver) // 3)
     growth = driver[-third:].mean() / driver[:third].mean()
-    print(f"{workers} workers: {driver.mean():.1f} ms of driver CPU a trial, {driver.mean() / epochs:.2f} a report of {epochs}")
-    print(f"flat in N: last third of the blocks over the first {growth:.2f}, at most {FLAT}: {'holds' if growth <= FLAT else 'FAILS'}")
+    print(
+        f"{workers} workers: {driver.mean():.1f} ms of driver CPU a trial, {driver.mean() / epochs:.2f} a report of {epochs}"
+    )
+    print(
+        f"flat in N: last third of the blocks over the first {growth:.2f}, at most {FLAT}: {'holds' if growth <= FLAT else 'FAILS'}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--epochs", type=int, default=4, help="reports of one trial")
     parser.add_argument("--block", type=int, default=50)
-    parser.add_argument("--torch", action="store_true", help="trials of a real trainable, which trains nothing")
+    parser.add_argument(
+        "--torch", action="store_true", help="trials of a real trainable, which trains nothing"
+    )
     options = parser.parse_args()
     if options.workers % options.nodes or options.trials < 4 * options.workers:
-        parser.error("--workers must be a multiple of --nodes, and --trials at least four times as many")
+        parser.error(
+            "--workers must be a multiple of --nodes, and --trials at least four times as many"
+        )
     torch.set_num_threads(1)
     here = Path(__file__).resolve().parents[1]
     with _loopback(), tempfile.TemporaryDirectory(prefix="bench-", dir=here) as folder:
@@ -110,7 +137,9 @@ def main() -> None:
             if options.torch:
                 search(study, EXPERIMENT, concurrent=None, gpus_per_worker=None)
             else:
-                with mock.patch("tune.execution.ray_tune.run_in_tune", say_what_an_instant_trial_says):
+                with mock.patch(
+                    "tune.execution.ray_tune.run_in_tune", say_what_an_instant_trial_says
+                ):
                     search(study, WithoutTorch(), concurrent=None, gpus_per_worker=None)  # type: ignore[arg-type]
             assert study.finished() == options.trials
             show(meter, options.workers, options.epochs)

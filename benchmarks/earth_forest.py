@@ -1,12 +1,13 @@
-"""What a segmentation network on `earth` has to beat: the most frequent class, a random forest that sees one pixel, and one that sees its
-surroundings too.
+"""What a segmentation network on `earth` has to beat: the most frequent class, a random forest that
+sees one pixel, and one that sees its surroundings too.
 
     python benchmarks/earth_forest.py                  # about two minutes on one core
     python benchmarks/earth_forest.py --seed 1 --pixels 200000 --trees 200
 
-All learn from the train split of `--seed` and are scored by the project's own metric on val and test. The first forest knows of each pixel
-red, green and blue, which is all that a network sees; the second also, of the squares of 5 and 17 pixels around it, their means and the
-deviation of their brightness. No place on the globe, as the network.
+All learn from the train split of `--seed` and are scored by the project's own metric on val and
+test. The first forest knows of each pixel red, green and blue, which is all that a network sees;
+the second also, of the squares of 5 and 17 pixels around it, their means and the deviation of their
+brightness. No place on the globe, as the network.
 """
 
 import argparse
@@ -26,7 +27,8 @@ WINDOWS = (5, 17)  # sides, pixels
 Windows = tuple[int, ...]
 
 
-def features(images: np.ndarray, windows: Windows) -> np.ndarray:  # (n, 3, S, S) uint8 -> (n, S, S, 3 + 4 * len(windows)) float32
+# (n, 3, S, S) uint8 -> (n, S, S, 3 + 4 * len(windows)) float32
+def features(images: np.ndarray, windows: Windows) -> np.ndarray:
     values = images.astype(np.float32)
     gray = values.mean(1, keepdims=True)
     parts = [values]
@@ -38,17 +40,23 @@ def features(images: np.ndarray, windows: Windows) -> np.ndarray:  # (n, 3, S, S
     return np.concatenate(parts, 1).transpose(0, 2, 3, 1)
 
 
-def sampled(split: Split, pixels: int, seed: int, windows: Windows) -> tuple[np.ndarray, np.ndarray]:
+def sampled(
+    split: Split, pixels: int, seed: int, windows: Windows
+) -> tuple[np.ndarray, np.ndarray]:
     """(n, F) and (n,) of at most `pixels` pixels whose class is known."""
     positions = np.arange(len(split))
     truth = split.masks(positions).numpy().ravel()
     known = np.flatnonzero(truth != IGNORE)
-    chosen = np.sort(np.random.default_rng(seed).choice(known, min(pixels, len(known)), replace=False))
+    chosen = np.sort(
+        np.random.default_rng(seed).choice(known, min(pixels, len(known)), replace=False)
+    )
     x = features(split.batch(positions).numpy(), windows)
     return x.reshape(-1, x.shape[-1])[chosen], truth[chosen]
 
 
-def confusion(split: Split, classes: int, predict: "RandomForestClassifier | int", windows: Windows) -> torch.Tensor:
+def confusion(
+    split: Split, classes: int, predict: "RandomForestClassifier | int", windows: Windows
+) -> torch.Tensor:
     """(C, C + 1) of a forest, or of one class everywhere."""
     total = torch.zeros(classes, classes + 1, dtype=torch.int64)
     for position in range(len(split)):
@@ -57,31 +65,53 @@ def confusion(split: Split, classes: int, predict: "RandomForestClassifier | int
             answer = torch.full(mask.shape, predict)
         else:
             x = features(split.batch(np.array([position])).numpy(), windows)
-            answer = torch.from_numpy(predict.predict(x.reshape(-1, x.shape[-1])).astype(np.int64)).view(mask.shape)
+            answer = torch.from_numpy(
+                predict.predict(x.reshape(-1, x.shape[-1])).astype(np.int64)
+            ).view(mask.shape)
         total += confusion_matrix(answer, mask, classes)
     return total
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=64, help="side of the tiles, pixels")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the sampled pixels and the forests")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the split, the sampled pixels and the forests"
+    )
     parser.add_argument("--pixels", type=int, default=60_000, help="training pixels")
     parser.add_argument("--trees", type=int, default=60)
     args = parser.parse_args()
     data = load_dataset(DataConfig(name="earth", image_size=args.size, seed=args.seed), "segment")
     print(data.summary())
     contenders: dict[str, tuple[RandomForestClassifier | int, Windows]] = {}
-    for name, windows in (("random forest, one pixel", ()), ("random forest, surroundings", WINDOWS)):
+    for name, windows in (
+        ("random forest, one pixel", ()),
+        ("random forest, surroundings", WINDOWS),
+    ):
         x, y = sampled(data.train, args.pixels, args.seed, windows)
-        forest = RandomForestClassifier(args.trees, min_samples_leaf=5, random_state=args.seed).fit(x, y)
+        forest = RandomForestClassifier(args.trees, min_samples_leaf=5, random_state=args.seed).fit(
+            x, y
+        )
         majority = int(np.bincount(y).argmax())
-        contenders |= {f"majority ({data.classes[majority]})": (majority, ()), name: (forest, windows)}
-    print(f"\n{'':30}{'val mIoU':>10}{'test mIoU':>11}{'test pixels':>13}   IoU of each class on test")
+        contenders |= {
+            f"majority ({data.classes[majority]})": (majority, ()),
+            name: (forest, windows),
+        }
+    print(
+        f"\n{'':30}{'val mIoU':>10}{'test mIoU':>11}{'test pixels':>13}   IoU of each class on test"
+    )
     for name, (predict, windows) in contenders.items():
-        val, test = (confusion(split, len(data.classes), predict, windows) for split in (data.val, data.test))
-        ious = ", ".join(f"{c} {iou:.2f}" for c, iou in zip(data.classes, class_iou(test).tolist(), strict=True))
-        print(f"{name:30}{mean_iou(val):10.3f}{mean_iou(test):11.3f}{pixel_accuracy(test):13.3f}   {ious}")
+        val, test = (
+            confusion(split, len(data.classes), predict, windows) for split in (data.val, data.test)
+        )
+        ious = ", ".join(
+            f"{c} {iou:.2f}" for c, iou in zip(data.classes, class_iou(test).tolist(), strict=True)
+        )
+        print(
+            f"{name:30}{mean_iou(val):10.3f}{mean_iou(test):11.3f}{pixel_accuracy(test):13.3f}   {ious}"
+        )
 
 
 if __name__ == "__main__":

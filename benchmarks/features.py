@@ -1,12 +1,15 @@
-"""Steps of a head on kept features against the same steps through the frozen backbone: speed, and whether both come to the same.
+"""Steps of a head on kept features against the same steps through the frozen backbone: speed, and
+whether both come to the same.
 
     python benchmarks/features.py                                        # ResNet18 at 64 px
     python benchmarks/features.py --backbone resnet50 --image-size 128   # the scale of the course reports
 
-Both contenders are the `classify` trainable of setting E in the loop's own `StepRunner`, with the untuned defaults of the preset `full` and
-a rate of .01, the same fixed augmented views, batches and initial weights; `features.cache` alone differs. They take turns in one process;
-counted is its CPU time, and the ratio is the median over the turns. Building the features comes before and is printed: after how many steps
-it has paid. The backbone is a random one with calibrated BatchNorm: what it computes does not matter here, what it costs does.
+Both contenders are the `classify` trainable of setting E in the loop's own `StepRunner`, with the
+untuned defaults of the preset `full` and a rate of .01, the same fixed augmented views, batches and
+initial weights; `features.cache` alone differs. They take turns in one process; counted is its CPU
+time, and the ratio is the median over the turns. Building the features comes before and is printed:
+after how many steps it has paid. The backbone is a random one with calibrated BatchNorm: what it
+computes does not matter here, what it costs does.
 """
 
 import argparse
@@ -40,7 +43,9 @@ class Contender:
     def __init__(self, config: ClassifierConfig, folder: Path, total_steps: int):
         torch.manual_seed(config.seed)
         self.model = Classifier(config, Classifier.load_data(config.data))
-        self.optimizer = build_optimizer(self.model.param_groups(config.optim.weight_decay), config.optim)
+        self.optimizer = build_optimizer(
+            self.model.param_groups(config.optim.weight_decay), config.optim
+        )
         runtime = LocalRuntime(folder, lambda epoch, metrics: True)
         self.runner = StepRunner(self.model, config, runtime, total_steps, self.model.sampler())
         self.loss = 0.0
@@ -62,16 +67,24 @@ def setting_e(backbone: str, image_size: int, images: int, file: Path) -> Classi
         "backbone.name": backbone,
         "optim.lr": 0.01,
     }
-    config: ClassifierConfig = build(ClassifierConfig, EXPERIMENTS["classify"].presets["full"] | flat)
+    config: ClassifierConfig = build(
+        ClassifierConfig, EXPERIMENTS["classify"].presets["full"] | flat
+    )
     torch.manual_seed(1)
     random = Classifier(config, Classifier.load_data(config.data))
     random.calibrate()
     save_backbone(file, random.backbone, {})
-    return replace(config, init=InitConfig(source="ssl", file=str(file)), freeze=replace(config.freeze, policy="all"))
+    return replace(
+        config,
+        init=InitConfig(source="ssl", file=str(file)),
+        freeze=replace(config.freeze, policy="all"),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--images", type=int, default=256, help="of training")
@@ -79,18 +92,33 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="of a turn")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path(__file__).resolve().parents[1]) as name:
+    with tempfile.TemporaryDirectory(
+        prefix="bench-", dir=Path(__file__).resolve().parents[1]
+    ) as name:
         folder = Path(name)
         os.environ["VISTUNE_CACHE"] = name  # nothing is there yet
         config = setting_e(options.backbone, options.image_size, options.images, folder / "b.pt")
         total = options.turns * options.steps
         kept = Contender(config, folder, total)
-        bare = Contender(replace(config, features=replace(config.features, cache=False)), folder, total)
+        bare = Contender(
+            replace(config, features=replace(config.features, cache=False)), folder, total
+        )
         building = kept.run(0, 1)
         kept = Contender(config, folder, total)
-        kept.model.draw(kept.runner.sampler.positions(0), torch.Generator())  # opens what is there now
-        turns = [(kept.run(at, options.steps), bare.run(at, options.steps)) for at in range(0, total, options.steps)]
-        report(options, config, building, turns[1:], (kept.loss, bare.loss), (kept.model.validate(), bare.model.validate()))
+        # opens what is there now
+        kept.model.draw(kept.runner.sampler.positions(0), torch.Generator())
+        turns = [
+            (kept.run(at, options.steps), bare.run(at, options.steps))
+            for at in range(0, total, options.steps)
+        ]
+        report(
+            options,
+            config,
+            building,
+            turns[1:],
+            (kept.loss, bare.loss),
+            (kept.model.validate(), bare.model.validate()),
+        )
 
 
 def report(
@@ -103,16 +131,24 @@ def report(
 ) -> None:
     fast, slow = (statistics.median(column) for column in zip(*turns, strict=True))
     low, ratio, high = statistics.quantiles([b / a for a, b in turns], n=4)
-    print(f"{options.backbone} at {options.image_size} px, batches of {config.train.batch_size}, 1 core")
+    print(
+        f"{options.backbone} at {options.image_size} px, batches of {config.train.batch_size}, 1 core"
+    )
     print(f"step on kept features      {1000 * fast:10.2f} ms CPU")
     print(f"step through the backbone  {1000 * slow:10.2f} ms CPU")
-    print(f"ratio {ratio:.0f} (quartiles {low:.0f}-{high:.0f}), at least {CLAIM:.0f} claimed: {'holds' if ratio >= CLAIM else 'FAILS'}")
+    print(
+        f"ratio {ratio:.0f} (quartiles {low:.0f}-{high:.0f}), at least {CLAIM:.0f} claimed: {'holds' if ratio >= CLAIM else 'FAILS'}"
+    )
     print(
         f"{config.features.views} views of {options.images} images: {building:.1f} s CPU, paid after {building / (slow - fast):.0f} steps"
     )
     top1 = [m["val/top1"] for m in metrics]
-    print(f"last training loss {losses[0]:.6f} and {losses[1]:.6f}; val/loss {metrics[0]['val/loss']:.6f} and {metrics[1]['val/loss']:.6f}")
-    print(f"val/top1 {top1[0]:.4f} and {top1[1]:.4f}: {'equal' if top1[0] == top1[1] else 'DIFFERENT'}")
+    print(
+        f"last training loss {losses[0]:.6f} and {losses[1]:.6f}; val/loss {metrics[0]['val/loss']:.6f} and {metrics[1]['val/loss']:.6f}"
+    )
+    print(
+        f"val/top1 {top1[0]:.4f} and {top1[1]:.4f}: {'equal' if top1[0] == top1[1] else 'DIFFERENT'}"
+    )
 
 
 if __name__ == "__main__":

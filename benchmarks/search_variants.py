@@ -1,11 +1,12 @@
-"""What each default of the search is worth: our study with one of them changed, against the study as it is, on the tables of
-`search_efficiency.py`.
+"""What each default of the search is worth: our study with one of them changed, against the study
+as it is, on the tables of `search_efficiency.py`.
 
     python benchmarks/search_variants.py                       # rungs on the learning curves, sampler on all tables; 60 seeds
     python benchmarks/search_variants.py --parts rungs --seeds 20
 
-Trials and epochs to 99 % of the best of a table, at most 100 trials; of rungs also the epochs that a study of 16 trials saves. Ratios are
-geometric means over the tables, with 95 % intervals of a bootstrap over seeds, which both sides share.
+Trials and epochs to 99 % of the best of a table, at most 100 trials; of rungs also the epochs that
+a study of 16 trials saves. Ratios are geometric means over the tables, with 95 % intervals of a
+bootstrap over seeds, which both sides share.
 """
 
 import argparse
@@ -54,22 +55,35 @@ RUNGS: dict[str, list[Change]] = {
     }.items()
 }
 SAMPLER: dict[str, list[Change]] = {
-    "moving ranges on their own (Optuna)": [(SeededTPE, "infer_relative_search_space", TPESampler.infer_relative_search_space)],
+    "moving ranges on their own (Optuna)": [
+        (SeededTPE, "infer_relative_search_space", TPESampler.infer_relative_search_space)
+    ],
     "first trials at random": [(SeededTPE, "_spread", at_random)],
-    "a tenth is good (Optuna)": [(tune.search.sampler, "good_of", lambda n: min(math.ceil(0.1 * n), 25))],
-    "a root is good": [(tune.search.sampler, "good_of", lambda n: min(math.ceil(math.sqrt(n)), 25))],
+    "a tenth is good (Optuna)": [
+        (tune.search.sampler, "good_of", lambda n: min(math.ceil(0.1 * n), 25))
+    ],
+    "a root is good": [
+        (tune.search.sampler, "good_of", lambda n: min(math.ceil(math.sqrt(n)), 25))
+    ],
     "4 first trials": [(tune.search.sampler, "STARTUP_TRIALS", 4)],
     "10 first trials": [(tune.search.sampler, "STARTUP_TRIALS", 10)],
 }
 
 
-def measure(found: list[Table], changes: list[Change], seeds: int) -> np.ndarray:  # (tables, seeds, 3)
-    """Trials and epochs to the target, and the share of its epochs that a study of 16 trials saves."""
+# (tables, seeds, 3)
+def measure(found: list[Table], changes: list[Change], seeds: int) -> np.ndarray:
+    """Trials and epochs to the target, and the share of its epochs that a study of 16 trials
+    saves."""
     patches = [mock.patch.object(*change) for change in changes]
     for patch in patches:
         patch.start()
     try:
-        return np.array([[(*race(OurStudy(t, s, TRIALS), t, TRIALS), saved(t, s)) for s in range(seeds)] for t in found])
+        return np.array(
+            [
+                [(*race(OurStudy(t, s, TRIALS), t, TRIALS), saved(t, s)) for s in range(seeds)]
+                for t in found
+            ]
+        )
     finally:
         mock.patch.stopall()
 
@@ -80,7 +94,9 @@ def saved(table: Table, seed: int) -> float:
         return 0.0
     searcher = OurStudy(table, seed, SMALL)
     race(searcher, table, SMALL, target=math.inf)
-    return 1 - sum(len(t.intermediate_values) for t in searcher.study.frozen_trials()) / (SMALL * table.epochs)
+    return 1 - sum(len(t.intermediate_values) for t in searcher.study.frozen_trials()) / (
+        SMALL * table.epochs
+    )
 
 
 def show(found: list[Table], variants: dict[str, list[Change]], seeds: int) -> None:
@@ -88,7 +104,9 @@ def show(found: list[Table], variants: dict[str, list[Change]], seeds: int) -> N
     as_it_is, rng = measure(found, [], seeds), np.random.default_rng(0)
     for name, changes in {AS_IT_IS: [], **variants}.items():
         result = measure(found, changes, seeds) if changes else as_it_is
-        said = [ratio(result[..., column], as_it_is[..., column], rng, paired=True) for column in (0, 1)]
+        said = [
+            ratio(result[..., column], as_it_is[..., column], rng, paired=True) for column in (0, 1)
+        ]
         curves = [i for i, table in enumerate(found) if table.epochs > 1]
         share = f"  saved {result[curves, :, 2].mean():.2f}" if curves else ""
         print(f"  {name:45}trials {said[0]}   epochs {said[1]}{share}", flush=True)
@@ -98,9 +116,13 @@ def main() -> None:
     parts: dict[str, Callable[[int], None]] = {
         "rungs": lambda seeds: show(tables(CURVES), RUNGS, seeds),
         "sampler, learning curves": lambda seeds: show(tables(CURVES), SAMPLER, seeds),
-        "sampler, final values": lambda seeds: show([t for t in tables() if t.epochs == 1], SAMPLER, seeds),
+        "sampler, final values": lambda seeds: show(
+            [t for t in tables() if t.epochs == 1], SAMPLER, seeds
+        ),
     }
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--parts", nargs="*", default=list(parts), choices=list(parts))
     parser.add_argument("--seeds", type=int, default=60)
     options = parser.parse_args()

@@ -1,13 +1,16 @@
-"""Driver time per trial over a study of 1,000 instant trials, in blocks of 100: at most 25 ms, flat in N, memory bounded.
+"""Driver time per trial over a study of 1,000 instant trials, in blocks of 100: at most 25 ms, flat
+in N, memory bounded.
 
     python benchmarks/thousand_trials.py               # through Ray Tune, two trials at a time
     python benchmarks/thousand_trials.py --local       # the study alone, without Ray, against Optuna as it comes
 
-The search space is that of `ssl` (up to 15 parameters, TPE, pruning at the first of two reports); the trainable does nothing, so that what
-is left is the price of searching and recording. "study" is the time within the study's calls (what to run next, started, reported, ended:
-sampler, pruner, event log and Optuna's journal with their waits for the disk); "driver" is the CPU time of the whole driver process, Tune's
-controller and Ray's threads included. With --local the peer takes a turn after every trial: the same space asked and told through Optuna's
-own journal backend, TPE and pruner, which records less (no event log).
+The search space is that of `ssl` (up to 15 parameters, TPE, pruning at the first of two reports);
+the trainable does nothing, so that what is left is the price of searching and recording. "study" is
+the time within the study's calls (what to run next, started, reported, ended: sampler, pruner,
+event log and Optuna's journal with their waits for the disk); "driver" is the CPU time of the whole
+driver process, Tune's controller and Ray's threads included. With --local the peer takes a turn
+after every trial: the same space asked and told through Optuna's own journal backend, TPE and
+pruner, which records less (no event log).
 """
 
 import argparse
@@ -99,7 +102,11 @@ class Instant(Trainable):
 
 SSL = EXPERIMENTS["ssl"]
 EXPERIMENT = Experiment(
-    name="instant", about="nothing", model=lambda: (Instant, BYOLConfig), space=SSL.space, presets={"tiny": SSL.presets["tiny"]}
+    name="instant",
+    about="nothing",
+    model=lambda: (Instant, BYOLConfig),
+    space=SSL.space,
+    presets={"tiny": SSL.presets["tiny"]},
 )
 
 
@@ -109,9 +116,11 @@ class Peer:
     def __init__(self, folder: Path):
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(folder / "peer.journal"))), direction="maximize",
-            sampler=TPESampler(seed=0, multivariate=True), pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
-        )  # fmt: skip
+            storage=JournalStorage(JournalFileBackend(str(folder / "peer.journal"))),
+            direction="maximize",
+            sampler=TPESampler(seed=0, multivariate=True),
+            pruner=SuccessiveHalvingPruner(min_resource=1, reduction_factor=3),
+        )
 
     def run_trial(self) -> None:
         trial = self.study.ask()
@@ -119,11 +128,14 @@ class Peer:
         value = score(trial.params["optim.lr"], trial.params["head.tau0"])
         trial.report(value, 1)
         stopped = trial.should_prune()
-        self.study.tell(trial, None if stopped else value, optuna.trial.TrialState.PRUNED if stopped else None)
+        self.study.tell(
+            trial, None if stopped else value, optuna.trial.TrialState.PRUNED if stopped else None
+        )
 
 
 class Meter:
-    """Wall and CPU time within the study's calls, and of the whole process, at every `block`-th end of a trial."""
+    """Wall and CPU time within the study's calls, and of the whole process, at every `block`-th end
+    of a trial."""
 
     def __init__(self, study: Study, block: int, peer: Peer | None):
         self.study, self.block, self.peer = study, block, peer
@@ -153,7 +165,15 @@ class Meter:
         return timed
 
     def _mark(self) -> tuple[float, ...]:
-        return time.perf_counter(), time.process_time(), self.wall, self.cpu, self.peer_wall, self.peer_cpu, rss_mb()
+        return (
+            time.perf_counter(),
+            time.process_time(),
+            self.wall,
+            self.cpu,
+            self.peer_wall,
+            self.peer_cpu,
+            rss_mb(),
+        )
 
 
 def rss_mb() -> float:
@@ -161,43 +181,68 @@ def rss_mb() -> float:
 
 
 def open_study(folder: Path, trials: int, epochs: int) -> Study:
-    base = flatten(build(BYOLConfig, SSL.presets["tiny"] | {"train.epochs": epochs, "train.epoch_images": 64}))
+    base = flatten(
+        build(BYOLConfig, SSL.presets["tiny"] | {"train.epochs": epochs, "train.epoch_images": 64})
+    )
     manifest = Manifest(
-        name="instant", experiment="instant", preset="tiny", objective="val/score", seed=0, base=base, pins={},
-        space=as_json(describe(SSL.space, "tiny", {})), data={"name": "nothing", "fingerprint": "0", "path": "nothing", "images": 128},
-    )  # fmt: skip
+        name="instant",
+        experiment="instant",
+        preset="tiny",
+        objective="val/score",
+        seed=0,
+        base=base,
+        pins={},
+        space=as_json(describe(SSL.space, "tiny", {})),
+        data={"name": "nothing", "fingerprint": "0", "path": "nothing", "images": 128},
+    )
     return Study.open(folder / "instant", EXPERIMENT, manifest, trials=trials, repeats=0)
 
 
 def show(meter: Meter) -> None:
     last = "Optuna alone: ms/trial   (its CPU)" if meter.peer else "driver CPU ms/trial"
-    print(f"{'trials':>10}{'study ms/trial':>17}{'(its CPU)':>11}{last:>37}{'trials/s':>10}{'RSS MB':>8}")
+    print(
+        f"{'trials':>10}{'study ms/trial':>17}{'(its CPU)':>11}{last:>37}{'trials/s':>10}{'RSS MB':>8}"
+    )
     rows = []
     for i, (before, after) in enumerate(itertools.pairwise(meter.marks)):
-        passed, *row = (1000 * (b - a) / meter.block for a, b in zip(before[:-1], after[:-1], strict=True))
+        passed, *row = (
+            1000 * (b - a) / meter.block for a, b in zip(before[:-1], after[:-1], strict=True)
+        )
         rows.append(row)
-        print(f"{f'{i * meter.block}-{(i + 1) * meter.block}':>10}{columns(row, meter)}{1000 / passed:10.1f}{after[-1]:8.0f}")
+        print(
+            f"{f'{i * meter.block}-{(i + 1) * meter.block}':>10}{columns(row, meter)}{1000 / passed:10.1f}{after[-1]:8.0f}"
+        )
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     print(f"{'mean':>10}{columns(mean, meter)}")
     early = min(2, len(rows) - 1)
     if meter.peer:
         name, counted = "study CPU time", 2
-        print(f"study CPU per trial against Optuna's: {mean[2] / mean[4]:.2f} over all, {rows[-1][2] / rows[-1][4]:.2f} in the last block")
+        print(
+            f"study CPU per trial against Optuna's: {mean[2] / mean[4]:.2f} over all, {rows[-1][2] / rows[-1][4]:.2f} in the last block"
+        )
     else:
         name, counted = "driver CPU time", 0
-        print(f"driver CPU time per trial {mean[0]:.1f} ms, at most {CLAIM_MS:.0f} claimed: {'holds' if mean[0] <= CLAIM_MS else 'FAILS'}")
-    print(f"flat in N: {name} of the last block is {rows[-1][counted] / rows[early][counted]:.2f} times that of block {early + 1}")
+        print(
+            f"driver CPU time per trial {mean[0]:.1f} ms, at most {CLAIM_MS:.0f} claimed: {'holds' if mean[0] <= CLAIM_MS else 'FAILS'}"
+        )
+    print(
+        f"flat in N: {name} of the last block is {rows[-1][counted] / rows[early][counted]:.2f} times that of block {early + 1}"
+    )
     grown = (meter.marks[-1][-1] - meter.marks[early][-1]) / (meter.block * (len(rows) - early))
     print(f"memory: {1000 * grown:.0f} kB a trial, {meter.marks[-1][-1]:.0f} MB at the end")
 
 
 def columns(row: list[float], meter: Meter) -> str:
     process, wall, cpu, peer_wall, peer_cpu = row
-    return f"{wall:17.2f}{cpu:11.2f}" + (f"{peer_wall:25.2f}{peer_cpu:12.2f}" if meter.peer else f"{process:37.2f}")
+    return f"{wall:17.2f}{cpu:11.2f}" + (
+        f"{peer_wall:25.2f}{peer_cpu:12.2f}" if meter.peer else f"{process:37.2f}"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=2, help="reports of one trial")
     parser.add_argument("--block", type=int, default=100)
@@ -205,7 +250,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     here = Path(__file__).resolve().parents[1]
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=here) as folder:  # a real disk: /tmp may be memory, where fsync is free
+    # a real disk: /tmp may be memory, where fsync is free
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=here) as folder:
         study = open_study(Path(folder), options.trials, options.epochs)
         meter = Meter(study, options.block, Peer(Path(folder)) if options.local else None)
         if options.local:

@@ -3,9 +3,10 @@
     python benchmarks/tracking.py            # 200 reports of 12 metrics each
     python benchmarks/tracking.py --reports 50
 
-Both record the same reports in the same SQLite store on the same disk, and take turns report by report, so that other load on the
-machine falls on both alike. Counted is the wall time for which the driver's loop is held up by one report. The replay into MLflow is
-off in those turns, or it would slow the callback down; then it catches up while vistune appends as many reports again.
+Both record the same reports in the same SQLite store on the same disk, and take turns report by
+report, so that other load on the machine falls on both alike. Counted is the wall time for which
+the driver's loop is held up by one report. The replay into MLflow is off in those turns, or it
+would slow the callback down; then it catches up while vistune appends as many reports again.
 """
 
 import argparse
@@ -16,7 +17,16 @@ import tempfile
 import time
 from pathlib import Path
 
-METRICS = ["val/knn_top1", "val/probe_top1", "val/std", "val/rankme", "train/loss", "train/lr", "train/tau", "time/epoch_s"]
+METRICS = [
+    "val/knn_top1",
+    "val/probe_top1",
+    "val/std",
+    "val/rankme",
+    "train/loss",
+    "train/lr",
+    "train/tau",
+    "time/epoch_s",
+]
 METRICS += ["time/images_per_s", "time/eval_s", "memory/peak_mb", "train/grad_norm"]
 
 
@@ -38,12 +48,21 @@ def measure(reports: int, folder: Path) -> tuple[list[float], list[float], list[
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     uri = f"sqlite:///{folder}/mlflow.db"
     MlflowClient(uri).create_experiment("peer", artifact_location=(folder / "peer").as_uri())
-    callback, trial = MLflowLoggerCallback(tracking_uri=uri, experiment_name="peer"), RayTrial({"optim.lr": 0.1})
+    callback, trial = (
+        MLflowLoggerCallback(tracking_uri=uri, experiment_name="peer"),
+        RayTrial({"optim.lr": 0.1}),
+    )
     callback.setup()
     callback.log_trial_start(trial)
 
     log = EventLog(folder / "bench" / "events.jsonl")
-    study = {"experiment": "ssl", "objective": METRICS[0], "direction": "maximize", "config": trial.config, "searched": ["optim.lr"]}
+    study = {
+        "experiment": "ssl",
+        "objective": METRICS[0],
+        "direction": "maximize",
+        "config": trial.config,
+        "searched": ["optim.lr"],
+    }
     log.append("study", name="bench", data={"name": "none", "fingerprint": "0"}, tags={}, **study)
     log.append("start", trial=0, config=trial.config, attempt=1, resumed_epoch=None)
 
@@ -66,8 +85,11 @@ def measure(reports: int, folder: Path) -> tuple[list[float], list[float], list[
     if not tracker.close(60):
         raise SystemExit(f"MLflow did not get every report: {tracker.problem}")
     client = MlflowClient(uri)
-    for experiment, wanted in {"peer": reports, "ssl": 2 * reports}.items():  # without this the comparison would mean nothing
-        runs = client.search_runs([client.get_experiment_by_name(experiment).experiment_id], "params.`optim.lr` = '0.1'")
+    # without this the comparison would mean nothing
+    for experiment, wanted in {"peer": reports, "ssl": 2 * reports}.items():
+        runs = client.search_runs(
+            [client.get_experiment_by_name(experiment).experiment_id], "params.`optim.lr` = '0.1'"
+        )
         held = max(len(client.get_metric_history(run.info.run_id, METRICS[0])) for run in runs)
         assert held == wanted, f"{experiment} holds {held} of {wanted} reports"
     return ours, meanwhile, peer
@@ -78,20 +100,32 @@ def values(epoch: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--reports", type=int, default=200)
     options = parser.parse_args()
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     here = Path(__file__).resolve().parents[1]
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=here) as folder:  # a real disk: /tmp may be memory, where fsync is free
+    # a real disk: /tmp may be memory, where fsync is free
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=here) as folder:
         ours, meanwhile, peer = measure(options.reports, Path(folder))
-    rows = {"EventLog.append": ours, "EventLog.append, MLflow catching up": meanwhile, "MLflowLoggerCallback.log_trial_result (Ray)": peer}
+    rows = {
+        "EventLog.append": ours,
+        "EventLog.append, MLflow catching up": meanwhile,
+        "MLflowLoggerCallback.log_trial_result (Ray)": peer,
+    }
     for name, seconds in rows.items():
         ordered = sorted(1000 * s for s in seconds)
         p95 = ordered[int(0.95 * (len(ordered) - 1))]
-        print(f"{name:44} median {statistics.median(ordered):8.2f} ms   p95 {p95:8.2f} ms   total {sum(ordered):9.1f} ms")
+        print(
+            f"{name:44} median {statistics.median(ordered):8.2f} ms   p95 {p95:8.2f} ms   total {sum(ordered):9.1f} ms"
+        )
     for name in list(rows)[:2]:
-        ratio, totals = statistics.median(peer) / statistics.median(rows[name]), sum(peer) / sum(rows[name])
+        ratio, totals = (
+            statistics.median(peer) / statistics.median(rows[name]),
+            sum(peer) / sum(rows[name]),
+        )
         print(f"{name:44} is {ratio:.0f} times cheaper by the medians, {totals:.0f} by the totals")
 
 

@@ -1,12 +1,15 @@
-"""Time from one trial's last training step to the next one's first: vistune, a plain Tune function, a nested TorchTrainer.
+"""Time from one trial's last training step to the next one's first: vistune, a plain Tune function,
+a nested TorchTrainer.
 
     python benchmarks/trial_gap.py                    # 40, 6 and 3 trials, one at a time
     python benchmarks/trial_gap.py --nested 5
 
-All three train the same trivial model on one CPU, report every step and note the time of every step (vistune's pruner stops some of its
-trials early, as it does). Each runs in a process of its own, one after the other, with Ray as its users would start it: vistune through
-`tune.execution.ray_tune`, the others with Tune's default settings. The nested one is the pattern that Ray documents for distributed trials: a Tune
-function that calls `TorchTrainer(...).fit()` with `TuneReportCallback`. The start of Ray is not counted.
+All three train the same trivial model on one CPU, report every step and note the time of every step
+(vistune's pruner stops some of its trials early, as it does). Each runs in a process of its own,
+one after the other, with Ray as its users would start it: vistune through
+`tune.execution.ray_tune`, the others with Tune's default settings. The nested one is the pattern
+that Ray documents for distributed trials: a Tune function that calls `TorchTrainer(...).fit()` with
+`TuneReportCallback`. The start of Ray is not counted.
 """
 
 import argparse
@@ -69,7 +72,9 @@ def run_vistune(trials: int, folder: Path) -> None:
             stamp(self.name)
             return super().forward(batch)
 
-    experiment = replace(thousand_trials.EXPERIMENT, model=lambda: (Stamped, thousand_trials.BYOLConfig))
+    experiment = replace(
+        thousand_trials.EXPERIMENT, model=lambda: (Stamped, thousand_trials.BYOLConfig)
+    )
     study = thousand_trials.open_study(folder, trials, EPOCHS)
     study.pins = {"train.batch_size": 64}  # a step an epoch
     search(study, experiment, concurrent=1, gpus_per_worker=None)
@@ -100,12 +105,18 @@ def run_nested(trials: int, folder: Path) -> None:
         ray.train.torch.TorchTrainer(
             worker,
             scaling_config=ray.train.ScalingConfig(num_workers=1, use_gpu=False),
-            run_config=ray.train.RunConfig(name=uuid.uuid4().hex, storage_path=str(folder / "train"), callbacks=[TuneReportCallback()]),
+            run_config=ray.train.RunConfig(
+                name=uuid.uuid4().hex,
+                storage_path=str(folder / "train"),
+                callbacks=[TuneReportCallback()],
+            ),
         ).fit()
 
     ray.init(address="local", log_to_driver=False)
     # A driver that holds a CPU while its worker waits for one can deadlock.
-    _tune(ray.tune.with_resources(trial, {"cpu": 0, "node:__internal_head__": 0.001}), trials, folder)
+    _tune(
+        ray.tune.with_resources(trial, {"cpu": 0, "node:__internal_head__": 0.001}), trials, folder
+    )
 
 
 def _tune(trainable: Any, trials: int, folder: Path) -> None:
@@ -118,7 +129,11 @@ def _tune(trainable: Any, trials: int, folder: Path) -> None:
     ).fit()
 
 
-CONTENDERS = {"vistune": run_vistune, "plain Tune function": run_plain, "nested TorchTrainer": run_nested}
+CONTENDERS = {
+    "vistune": run_vistune,
+    "plain Tune function": run_plain,
+    "nested TorchTrainer": run_nested,
+}
 
 
 def gaps(contender: str, trials: int) -> list[float]:
@@ -126,8 +141,22 @@ def gaps(contender: str, trials: int) -> list[float]:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=REPO) as folder:
         stamps = Path(folder) / "stamps"
         stamps.touch()
-        command = [sys.executable, __file__, "--contender", contender, "--trials", str(trials), "--folder", folder]
-        done = subprocess.run(command, env=os.environ | {"VISTUNE_BENCH_STAMPS": str(stamps)}, capture_output=True, text=True)
+        command = [
+            sys.executable,
+            __file__,
+            "--contender",
+            contender,
+            "--trials",
+            str(trials),
+            "--folder",
+            folder,
+        ]
+        done = subprocess.run(
+            command,
+            env=os.environ | {"VISTUNE_BENCH_STAMPS": str(stamps)},
+            capture_output=True,
+            text=True,
+        )
         spans: dict[str, list[float]] = {}
         for line in stamps.read_text().splitlines():
             trial, seconds = json.loads(line)
@@ -142,7 +171,9 @@ def gaps(contender: str, trials: int) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vistune", type=int, default=40, metavar="TRIALS")
     parser.add_argument("--plain", type=int, default=6, metavar="TRIALS")
     parser.add_argument("--nested", type=int, default=3, metavar="TRIALS")
@@ -159,12 +190,19 @@ def main() -> None:
     header = f"{'last step of a trial to first step of the next':48}{'median s':>10}{'min s':>9}{'max s':>9}{'gaps':>6}"
     print(f"{header}{'vistune is shorter by':>24}")
     ours = None
-    for name, trials in zip(CONTENDERS, (options.vistune, options.plain, options.nested), strict=True):
+    for name, trials in zip(
+        CONTENDERS, (options.vistune, options.plain, options.nested), strict=True
+    ):
         measured = gaps(name, trials)
         median = statistics.median(measured)
         ours = ours or median
-        print(f"{name:48}{median:10.3f}{min(measured):9.3f}{max(measured):9.3f}{len(measured):6}{median / ours:23.0f}x", flush=True)
-    print(f"claim: at least {CLAIM} times shorter than the nested pattern: {'holds' if median / ours >= CLAIM else 'FAILS'}")
+        print(
+            f"{name:48}{median:10.3f}{min(measured):9.3f}{max(measured):9.3f}{len(measured):6}{median / ours:23.0f}x",
+            flush=True,
+        )
+    print(
+        f"claim: at least {CLAIM} times shorter than the nested pattern: {'holds' if median / ours >= CLAIM else 'FAILS'}"
+    )
 
 
 if __name__ == "__main__":

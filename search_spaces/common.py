@@ -1,5 +1,6 @@
-"""Blocks that the experiments share. A block asks an Optuna trial (or anything with its three `suggest_*` methods) and returns nothing:
-the names asked for are dotted config paths, so the answers are the config."""
+"""Blocks that the experiments share. A block asks an Optuna trial (or anything with its three
+`suggest_*` methods) and returns nothing: the names asked for are dotted config paths, so the
+answers are the config."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -29,7 +30,9 @@ def optimizer(trial: Suggest, ranges: Ranges) -> None:
 
 def lr_schedule(trial: Suggest) -> None:
     """Schedule by name; what a schedule does not use is not searched."""
-    name = trial.suggest_categorical("schedule.name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"])
+    name = trial.suggest_categorical(
+        "schedule.name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"]
+    )
     if name == "warmup_cosine":
         trial.suggest_float("schedule.warmup_frac", 0.01, 0.2)
     elif name == "step":
@@ -42,7 +45,9 @@ def view_strengths(trial: Suggest, *, colour: bool) -> None:
     """How far the views of a policy are apart. `colour`: the images have some."""
     trial.suggest_float("aug.crop_scale_min", 0.08, 0.9)
     trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
-    if colour:  # blur and solarize stay the policy's own: they differ from view to view, which one number for both would undo
+    # blur and solarize stay the policy's own: they differ from view to view, which one number for
+    # both would undo
+    if colour:
         trial.suggest_float("aug.strength", 0.2, 1.5)
         trial.suggest_float("aug.grayscale", 0.0, 0.4)
     else:
@@ -53,7 +58,9 @@ def supervised_views(trial: Suggest, *, colour: bool) -> None:
     """The one view of supervised training. `colour`: the images have some."""
     trial.suggest_float("aug.crop_scale_min", 0.2, 1.0)
     if colour:
-        policy = trial.suggest_categorical("aug.policy", ["none", "reports-r0", "reports-r1", "simclr", "trivial"])
+        policy = trial.suggest_categorical(
+            "aug.policy", ["none", "reports-r0", "reports-r1", "simclr", "trivial"]
+        )
         if policy not in ("none", "trivial"):
             trial.suggest_float("aug.strength", 0.2, 1.5)
     else:

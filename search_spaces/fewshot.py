@@ -15,8 +15,14 @@ _RANGES = {
 
 SHOTS = Comparison(
     title="1, 5 and 10 support images of a class",
-    settings={f"K{k}": Fixed(f"{k} support image{'s' if k > 1 else ''}", {"val.shot": k}) for k in (1, 5, 10)},
-    questions={"K5-K1": "what do 5 examples of a class gain over 1", "K10-K5": "what do 10 gain over 5"},
+    settings={
+        f"K{k}": Fixed(f"{k} support image{'s' if k > 1 else ''}", {"val.shot": k})
+        for k in (1, 5, 10)
+    },
+    questions={
+        "K5-K1": "what do 5 examples of a class gain over 1",
+        "K10-K5": "what do 10 gain over 5",
+    },
 )
 DISTANCES = Comparison(
     title="how near a query is to a prototype",
@@ -34,7 +40,8 @@ DISTANCES = Comparison(
 
 
 def fewshot(trial: Suggest, preset: str) -> None:
-    """Optimizer and schedule, distance, training episodes, views. Way and shot of the evaluation are the question, not searched."""
+    """Optimizer and schedule, distance, training episodes, views. Way and shot of the evaluation
+    are the question, not searched."""
     tiny = preset == "tiny"
     optimizer(trial, _RANGES)
     lr_schedule(trial)

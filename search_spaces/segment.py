@@ -1,4 +1,5 @@
-"""What is searched in segmentation. The recipes of the field and of the reports are inside (docs/segment.md).
+"""What is searched in segmentation. The recipes of the field and of the reports are inside
+(docs/segment.md).
 
 python tune/run.py segment --plan       # prints this space as it is resolved
 """
@@ -6,14 +7,23 @@ python tune/run.py segment --plan       # prints this space as it is resolved
 from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer
 
 # optimizer -> (learning rate low, high), (weight decay low, high)
-_FULL_RANGES = {"sgd": ((1e-3, 0.05), (1e-5, 1e-3)), "adamw": ((3e-5, 3e-3), (1e-4, 0.1)), "adam": ((1e-5, 1e-2), (1e-7, 1e-3))}
+_FULL_RANGES = {
+    "sgd": ((1e-3, 0.05), (1e-5, 1e-3)),
+    "adamw": ((3e-5, 3e-3), (1e-4, 0.1)),
+    "adam": ((1e-5, 1e-2), (1e-7, 1e-3)),
+}
 # A few hundred steps from scratch: the low ends of the long recipes do not move a network at all.
-_TINY_RANGES = {"sgd": ((0.01, 0.5), (1e-5, 1e-3)), "adamw": ((5e-4, 2e-2), (1e-4, 0.1)), "adam": ((5e-4, 2e-2), (1e-7, 1e-3))}
+_TINY_RANGES = {
+    "sgd": ((0.01, 0.5), (1e-5, 1e-3)),
+    "adamw": ((5e-4, 2e-2), (1e-4, 0.1)),
+    "adam": ((5e-4, 2e-2), (1e-7, 1e-3)),
+}
 _MODELS = ["fcn32s-vgg16", "fcn32s-vgg19", "deeplabv3-resnet50", "deeplabv3-resnet101"]
 
 
 def segment(trial: Suggest, preset: str) -> None:
-    """Optimizer and schedule, loss, joint augmentation, batch size; `full`: the network, and whether its backbone learns more slowly."""
+    """Optimizer and schedule, loss, joint augmentation, batch size; `full`: the network, and
+    whether its backbone learns more slowly."""
     model = None
     if preset != "tiny":
         model = trial.suggest_categorical("model.name", _MODELS)
@@ -24,7 +34,8 @@ def segment(trial: Suggest, preset: str) -> None:
 
 
 def segment_from_backbone(trial: Suggest, preset: str) -> None:
-    """Of one network, whose backbone has been loaded: how that thaws and how fast it learns, and the same but for the network."""
+    """Of one network, whose backbone has been loaded: how that thaws and how fast it learns, and
+    the same but for the network."""
     fine_tuning(trial)
     _training(trial, preset, auxiliary=preset != "tiny")
 
@@ -39,7 +50,9 @@ def _training(trial: Suggest, preset: str, *, auxiliary: bool) -> None:
 
 
 def _loss(trial: Suggest, *, auxiliary: bool) -> None:
-    name = trial.suggest_categorical("loss.name", ["ce", "weighted_ce", "ce_dice", "focal", "lovasz"])
+    name = trial.suggest_categorical(
+        "loss.name", ["ce", "weighted_ce", "ce_dice", "focal", "lovasz"]
+    )
     if name == "weighted_ce":
         trial.suggest_float("loss.class_power", 0.1, 1.0)
     elif name == "ce_dice":

@@ -1,4 +1,5 @@
-"""Settings of an experiment, and ready comparisons of them: studies that differ in what a question is about and in nothing else."""
+"""Settings of an experiment, and ready comparisons of them: studies that differ in what a question
+is about and in nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ class Fixed:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Settings that are searched with the same budget, and the differences that answer its questions."""
+    """Settings that are searched with the same budget, and the differences that answer its
+    questions."""
 
     title: str
     settings: Mapping[str, Setting]

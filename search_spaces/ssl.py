@@ -1,12 +1,14 @@
-"""What is searched in BYOL pre-training. Ranges contain the recipes of the literature (docs/architecture.md, "Search spaces").
+"""What is searched in BYOL pre-training. Ranges contain the recipes of the literature
+(docs/architecture.md, "Search spaces").
 
 python tune/run.py ssl --plan       # prints this space as it is resolved
 """
 
 from search_spaces.common import Suggest, lr_schedule, optimizer, view_strengths
 
-# optimizer -> (learning rate low, high), (weight decay low, high); rates are for the batch as it is.
-# Grill et al. 2020 (LARS .2 x B/256), Susmelj et al. 2020 (SGD), and the Adam settings of common practice, 1e-5 to 1e-2.
+# optimizer -> (learning rate low, high), (weight decay low, high); rates are for the batch as it
+# is. Grill et al. 2020 (LARS .2 x B/256), Susmelj et al. 2020 (SGD), and the Adam settings of
+# common practice, 1e-5 to 1e-2.
 _FULL_RANGES = {
     "lars": ((0.05, 4.0), (1e-7, 1e-4)),
     "sgd": ((0.01, 0.5), (1e-5, 5e-4)),
@@ -32,9 +34,14 @@ def ssl(trial: Suggest, preset: str) -> None:
     trial.suggest_categorical("head.hidden_size", [512, 1024, 2048] if tiny else [1024, 2048, 4096])
     trial.suggest_categorical("head.simplicial", [False, True])
     # Not for letters: mirrored or turned by 135 degrees they are other letters, or none.
-    policies = ["byol", "glyphs", "simclr"] if tiny else ["byol", "simclr", "reports-r0", "reports-r1", "trivial", "none"]
+    policies = (
+        ["byol", "glyphs", "simclr"]
+        if tiny
+        else ["byol", "simclr", "reports-r0", "reports-r1", "trivial", "none"]
+    )
     if trial.suggest_categorical("aug.policy", policies) in ("trivial", "none"):
-        trial.suggest_categorical("aug.exact", [True])  # no strengths: one is made to need no tuning, the other has nothing to tune
+        # no strengths: one is made to need no tuning, the other has nothing to tune
+        trial.suggest_categorical("aug.exact", [True])
     else:
         view_strengths(trial, colour=not tiny)
     if tiny:

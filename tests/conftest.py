@@ -1,4 +1,5 @@
-"""Tests use one thread of torch each, a cache of their own per session, and no stray settings of the person who runs them."""
+"""Tests use one thread of torch each, a cache of their own per session, and no stray settings of
+the person who runs them."""
 
 import os
 import shutil
@@ -13,7 +14,8 @@ os.environ.setdefault("VISTUNE_CACHE", tempfile.gettempdir() + f"/vistune-test-c
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; the commands that tests interrupt would inherit it
+# a shell's background job; the commands that tests interrupt would inherit it
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -27,14 +29,22 @@ def _one_thread() -> None:
 @pytest.fixture
 def browser() -> Iterator[Any]:
     """A headless Chromium, driven by selenium; its console is kept (`get_log("browser")`)."""
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'")
+    selenium = pytest.importorskip(
+        "selenium.webdriver", reason="selenium is not installed: pip install -e '.[dev]'"
+    )
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("no browser: apt-get install -y chromium chromium-driver")
     options = selenium.ChromeOptions()
     options.binary_location = chromium
     # The software renderer: parallel coordinates are drawn by WebGL.
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader", "--window-size=1700,1500"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--enable-unsafe-swiftshader",
+        "--window-size=1700,1500",
+    ):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     window = selenium.Chrome(service=selenium.ChromeService(driver), options=options)

@@ -15,7 +15,11 @@ def small_disk(place: Path) -> Iterator[Path]:
     """1 MB mounted on a new folder `place`; the test is skipped where that is not allowed."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "vistune-test", str(place)]
-    if os.geteuid() != 0 or shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+    if (
+        os.geteuid() != 0
+        or shutil.which("mount") is None
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
         pytest.skip("needs the right to mount a tmpfs")
     try:
         yield place

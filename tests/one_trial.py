@@ -12,14 +12,26 @@ from tune.study.study import Study
 
 
 def one_trial(root: Path, name: str, experiment_name: str, config: Any) -> Path:
-    """Search `root/name` to its end: one trial of `config`, no repeats. Returns the study's folder."""
+    """Search `root/name` to its end: one trial of `config`, no repeats. Returns the study's
+    folder."""
     experiment = EXPERIMENTS[experiment_name]
     data, pins = experiment.trainable.load_data(config.data), flatten(config)
     manifest = Manifest(
-        name=name, experiment=experiment_name, preset="tiny", objective=experiment.trainable.objective_for(data), seed=0,
-        base=pins, pins=pins, space=as_json(describe(experiment.space, "tiny", pins)),
-        data={"name": data.name, "fingerprint": data.fingerprint, "path": data.name, "images": len(data.train)},
-    )  # fmt: skip
+        name=name,
+        experiment=experiment_name,
+        preset="tiny",
+        objective=experiment.trainable.objective_for(data),
+        seed=0,
+        base=pins,
+        pins=pins,
+        space=as_json(describe(experiment.space, "tiny", pins)),
+        data={
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "path": data.name,
+            "images": len(data.train),
+        },
+    )
     study = Study.open(root / name, experiment, manifest, trials=1, repeats=0)
     search_locally(study, experiment)
     study.close()

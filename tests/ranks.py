@@ -1,4 +1,5 @@
-"""Several workers in one test: forked processes that talk through gloo. Torch is imported already, so they start in milliseconds."""
+"""Several workers in one test: forked processes that talk through gloo. Torch is imported already,
+so they start in milliseconds."""
 
 import datetime
 import multiprocessing
@@ -24,18 +25,26 @@ def on_ranks(count: int, task: Callable[[int], Any]) -> list[Any]:
     """
     with tempfile.TemporaryDirectory(prefix="vistune-ranks-") as scratch:
         context = multiprocessing.get_context("fork")
-        processes = [context.Process(target=_rank, args=(rank, count, Path(scratch), task)) for rank in range(count)]
+        processes = [
+            context.Process(target=_rank, args=(rank, count, Path(scratch), task))
+            for rank in range(count)
+        ]
         for process in processes:
             process.start()
         for process in processes:
             process.join(TIMEOUT_S)
             if process.is_alive():
                 process.kill()
-        results = [pickle.loads(path.read_bytes()) for path in sorted(Path(scratch).glob("result-*"))]
+        results = [
+            pickle.loads(path.read_bytes()) for path in sorted(Path(scratch).glob("result-*"))
+        ]
     failures = [what for good, what in results if not good]
     if failures or len(results) < count:
         exits = [process.exitcode for process in processes]
-        raise RuntimeError("\n".join(failures) or f"{count - len(results)} of {count} ranks died, with exit codes {exits}")
+        raise RuntimeError(
+            "\n".join(failures)
+            or f"{count - len(results)} of {count} ranks died, with exit codes {exits}"
+        )
     return [what for _, what in results]
 
 
@@ -43,7 +52,13 @@ def _rank(rank: int, count: int, scratch: Path, task: Callable[[int], Any]) -> N
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(scratch / "store"), count)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=count, timeout=datetime.timedelta(seconds=TIMEOUT_S))
+    dist.init_process_group(
+        "gloo",
+        store=store,
+        rank=rank,
+        world_size=count,
+        timeout=datetime.timedelta(seconds=TIMEOUT_S),
+    )
     try:
         result = (True, task(rank))
     except BaseException:

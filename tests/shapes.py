@@ -1,4 +1,5 @@
-"""Images with masks that are made in milliseconds: squares and discs on a background, in colours of their own, with noise."""
+"""Images with masks that are made in milliseconds: squares and discs on a background, in colours of
+their own, with noise."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,7 +31,9 @@ def shapes(train: int = 48, val: int = 12, seed: int = 0) -> DataSet:
     masks[:, 0] = IGNORE
     rows = np.split(np.arange(n), [train, train + val])
     splits = [Split(images, None, r, mask_images=masks) for r in rows]
-    return DataSet("shapes", "5" * 32, CLASSES, splits[0], None, splits[1], splits[2], (), (), COLORS)
+    return DataSet(
+        "shapes", "5" * 32, CLASSES, splits[0], None, splits[1], splits[2], (), (), COLORS
+    )
 
 
 class Shapes(Segmentation):

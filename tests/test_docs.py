@@ -1,5 +1,6 @@
-"""What documents say of the product, against the product: each line quoted in docs/troubleshooting.md is one that the code can print, and
-links between documents lead somewhere."""
+"""What documents say of the product, against the product: each line quoted in
+docs/troubleshooting.md is one that the code can print, and links between documents lead
+somewhere."""
 
 import ast
 import re
@@ -11,7 +12,18 @@ import pytest
 from tests import REPO
 
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").glob("*.md"))]
-_NOT_SAID = ("--set ", "--study ", "--storage ", "--gpus", "--concurrent", "python ", "make ", "fuser ", "ray ", "unset ")
+_NOT_SAID = (
+    "--set ",
+    "--study ",
+    "--storage ",
+    "--gpus",
+    "--concurrent",
+    "python ",
+    "make ",
+    "fuser ",
+    "ray ",
+    "unset ",
+)
 ANY = "\0"  # stands for what is filled in
 
 
@@ -21,19 +33,24 @@ def messages() -> Iterator[str]:
         for path in (REPO / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.JoinedStr):
-                    yield "".join(str(part.value) if isinstance(part, ast.Constant) else ANY for part in node.values)
+                    yield "".join(
+                        str(part.value) if isinstance(part, ast.Constant) else ANY
+                        for part in node.values
+                    )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield node.value
 
 
 def quoted(page: str) -> list[str]:
-    """Lines of the product in a page: code with a blank in it that is neither a command nor options."""
+    """Lines of the product in a page: code with a blank in it that is neither a command nor
+    options."""
     code = re.findall(r"`([^`\n]+)`", page)
     return [text for text in code if " " in text and not text.startswith(_NOT_SAID)]
 
 
 def is_said(line: str, said: list[str]) -> bool:
-    """Whether the fixed parts of a line occur in one message, in order, with something filled in between."""
+    """Whether the fixed parts of a line occur in one message, in order, with something filled in
+    between."""
     parts = [re.escape(part.strip()) for part in line.split("...") if part.strip()]
     pattern = re.compile(rf".*?[{ANY} ]*".join(parts), re.DOTALL)
     return any(pattern.search(message) for message in said)
@@ -55,4 +72,6 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 def test_every_page_is_linked_from_the_readme() -> None:
     readme = (REPO / "README.md").read_text()
-    assert [page.name for page in (REPO / "docs").glob("*.md") if f"docs/{page.name}" not in readme] == []
+    assert [
+        page.name for page in (REPO / "docs").glob("*.md") if f"docs/{page.name}" not in readme
+    ] == []

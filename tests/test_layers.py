@@ -46,7 +46,14 @@ def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
         "import sys, trainables.byol, trainables.engine.fit, search_spaces.ssl; "
         "print(sorted({'ray', 'optuna', 'mlflow', 'tune'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -54,23 +61,41 @@ def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
     """Its import alone takes longer than the leaderboard of 1,000 trials."""
     heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
     program = f"import sys, tune.report, tune.reports.verdict; print(sorted({heavy} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        "tune/run.py --help", "tune/run.py ssl --optoin", "tune/run.py sll", "tune/run.py ssl --workers 2 --local",
-        "tune/run.py classify --setting F", "tune/run.py ssl --backbone pretrain", "tune/run.py ssl --preset tiney",
-        "tune/run.py ssl --set optim.lr", "tune/report.py --help", "tune/report.py shwo",
+        "tune/run.py --help",
+        "tune/run.py ssl --optoin",
+        "tune/run.py sll",
+        "tune/run.py ssl --workers 2 --local",
+        "tune/run.py classify --setting F",
+        "tune/run.py ssl --backbone pretrain",
+        "tune/run.py ssl --preset tiney",
+        "tune/run.py ssl --set optim.lr",
+        "tune/report.py --help",
+        "tune/report.py shwo",
     ],
-)  # fmt: skip
-def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(command: str, tmp_path: Path) -> None:
+)
+def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(
+    command: str, tmp_path: Path
+) -> None:
     heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "boto3", "scipy.stats"}
     script, *words = command.split()
     program = [sys.executable, "-X", "importtime", str(REPO / script), *words]
-    done = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == (0 if "--help" in words else 2), done.stderr
     imported = set(re.findall(r"^import time: .*\| +(\S+)$", done.stderr, re.MULTILINE))
     assert "typer" in imported
@@ -84,13 +109,24 @@ def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
         "import sys, tune.execution.ray_tune, tune.cli.session; from tune.experiments import EXPERIMENTS; "
         f"[(e.trainable, e.config()) for e in EXPERIMENTS.values()]; print(sorted({only_trials} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_no_script_of_tune_hides_another_module() -> None:
     """`python tune/run.py` puts tune/ on the path of Ray's workers, before the standard library."""
     own = {path.stem for path in (REPO / "tune").glob("*.py")} - {"__init__"}
-    installed = {name for name in importlib.metadata.packages_distributions() if not name.startswith("__editable__")}
+    installed = {
+        name
+        for name in importlib.metadata.packages_distributions()
+        if not name.startswith("__editable__")
+    }
     assert not own & (set(sys.stdlib_module_names) | installed)
     assert {"ray", "optuna", "torch"} <= installed  # the list is a real one

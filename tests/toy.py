@@ -1,5 +1,6 @@
-"""A trainable that takes milliseconds: logistic regression on Gaussian blobs, with everything that makes exact resume hard (BatchNorm,
-dropout, augmentation noise, momentum). Tests of loop and study use it; what they test is real."""
+"""A trainable that takes milliseconds: logistic regression on Gaussian blobs, with everything that
+makes exact resume hard (BatchNorm, dropout, augmentation noise, momentum). Tests of loop and study
+use it; what they test is real."""
 
 import ctypes
 import os
@@ -36,7 +37,8 @@ class ToyConfig:
     schedule: ScheduleConfig = ScheduleConfig(name="cosine")
     train: TrainConfig = TrainConfig(epochs=4, batch_size=20)
     fault: str = ""
-    """What goes wrong: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once), hang (once)."""
+    """What goes wrong: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once),
+    hang (once)."""
     memory: Annotated[int, Field(ge=0)] = 10_000
     """Largest micro-batch that "fits", in images."""
     normalized: bool = True
@@ -61,9 +63,12 @@ class Toy(Trainable):
         super().__init__()
         self.config, self.data = config, data
         self.net = nn.Sequential(
-            nn.Linear(2, 8), nn.BatchNorm1d(8) if config.normalized else nn.Identity(), nn.ReLU(),
-            nn.Dropout(config.dropout if config.normalized else 0.0), nn.Linear(8, 2),
-        )  # fmt: skip
+            nn.Linear(2, 8),
+            nn.BatchNorm1d(8) if config.normalized else nn.Identity(),
+            nn.ReLU(),
+            nn.Dropout(config.dropout if config.normalized else 0.0),
+            nn.Linear(8, 2),
+        )
         self.largest = 0
 
     @classmethod
@@ -87,7 +92,9 @@ class Toy(Trainable):
         self.largest = max(self.largest, len(batch))
         if self.config.fault == "raise":
             raise ZeroDivisionError("a bug in the model")
-        loss = nn.functional.cross_entropy(self.net(batch.images + 0.1 * batch.draws[0]), batch.targets)
+        loss = nn.functional.cross_entropy(
+            self.net(batch.images + 0.1 * batch.draws[0]), batch.targets
+        )
         return loss * float("nan") if self.config.fault == "nan" else loss
 
     def validate(self) -> Metrics:
@@ -111,7 +118,9 @@ class Toy(Trainable):
 
     def check(self, history: list[Metrics]) -> None:
         repeated = self.config.seed >= 1000
-        if (self.config.fault == "collapse" or (self.config.fault == "collapse repeat" and repeated)) and len(history) == 2:
+        if (
+            self.config.fault == "collapse" or (self.config.fault == "collapse repeat" and repeated)
+        ) and len(history) == 2:
             raise TrialFailed("collapse", "as told")
         if self.config.fault in ("exit", "hang") and len(history) == 2:
             marker = Path(os.environ["VISTUNE_TEST_MARKER"])
@@ -119,7 +128,8 @@ class Toy(Trainable):
                 marker.touch()
                 if self.config.fault == "exit":
                     os.kill(os.getpid(), signal.SIGKILL)
-                ctypes.PyDLL(None).sleep(10_000)  # with the GIL held: no thread of Python gets to run
+                # with the GIL held: no thread of Python gets to run
+                ctypes.PyDLL(None).sleep(10_000)
 
 
 def space(trial: Any, preset: str) -> None:
@@ -134,7 +144,10 @@ def space_with_bugs(trial: Any, preset: str) -> None:
 
 
 TOY = Experiment(
-    name="toy", about="logistic regression", model=lambda: (Toy, ToyConfig), space=space,
+    name="toy",
+    about="logistic regression",
+    model=lambda: (Toy, ToyConfig),
+    space=space,
     presets={"tiny": {"schedule.name": "constant", "optim.lr": 0.01}, "full": {}},
-)  # fmt: skip
+)
 BUGGY = replace(TOY, space=space_with_bugs)

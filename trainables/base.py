@@ -23,11 +23,13 @@ class TrainConfig:
     epochs: Annotated[int, Field(ge=1)] = 12
     """Number of reports; schedules stretch over all of them."""
     epoch_images: Annotated[int, Field(ge=0)] = 0
-    """Images that count as one epoch (0 = one pass over the training split). The pass goes on where the last epoch ended."""
+    """Images that count as one epoch (0 = one pass over the training split). The pass goes on where
+    the last epoch ended."""
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Effective batch over all workers and micro-batches, in images."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    """Largest forward pass, in images (0 = the whole batch); gradients are accumulated. Halved by itself when memory runs out."""
+    """Largest forward pass, in images (0 = the whole batch); gradients are accumulated. Halved by
+    itself when memory runs out."""
     bf16: bool = False
     """bfloat16 autocast: for GPUs; slower on CPUs without AMX."""
     channels_last: bool = False
@@ -37,7 +39,8 @@ class TrainConfig:
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of one trial; part of the config because floating-point sums depend on it."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
-    """Within an epoch the state is saved at least this often, in minutes (it is always saved at the end of one)."""
+    """Within an epoch the state is saved at least this often, in minutes (it is always saved at the
+    end of one)."""
 
 
 class Batch(NamedTuple):
@@ -58,13 +61,19 @@ class Batch(NamedTuple):
         if device.type == "cpu":
             return self
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return Batch(self.images.to(device, non_blocking=True), tuple(d.to(device) for d in self.draws), targets)
+        return Batch(
+            self.images.to(device, non_blocking=True),
+            tuple(d.to(device) for d in self.draws),
+            targets,
+        )
 
 
 class Trainable(nn.Module, ABC):
-    """A model that knows its data, its loss and its metrics; `engine.fit` trains it. See `byol.py` for an example.
+    """A model that knows its data, its loss and its metrics; `engine.fit` trains it. See `byol.py`
+    for an example.
 
-    Subclasses set `config` (with blocks `train`, `optim`, `schedule` and a `seed`) and `data` (a `DataSet`).
+    Subclasses set `config` (with blocks `train`, `optim`, `schedule` and a `seed`) and `data` (a
+    `DataSet`).
     """
 
     config: Any
@@ -84,7 +93,8 @@ class Trainable(nn.Module, ABC):
 
     @classmethod
     def prove(cls, config: Any, data: Any) -> str:
-        """Before any trial: one line about what trials start from, "" where there is nothing to say.
+        """Before any trial: one line about what trials start from, "" where there is nothing to
+        say.
 
         Raises:
             UserError: trials of this config cannot start.
@@ -93,11 +103,13 @@ class Trainable(nn.Module, ABC):
 
     @classmethod
     def profiled_data(cls, config: Any, data: Any) -> Any:
-        """What is enough of the data to tell the cost of a step, where the first step would prepare all of it."""
+        """What is enough of the data to tell the cost of a step, where the first step would prepare
+        all of it."""
         return data
 
     def once_s(self, data: Any) -> float:
-        """Seconds to prepare all of `data` for the first trial, as a step and a validation on `profiled_data` tell."""
+        """Seconds to prepare all of `data` for the first trial, as a step and a validation on
+        `profiled_data` tell."""
         return 0.0
 
     @property
@@ -115,7 +127,8 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
-        """The batch at these positions of the training split with freshly drawn augmentation, on the CPU."""
+        """The batch at these positions of the training split with freshly drawn augmentation, on
+        the CPU."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -126,7 +139,8 @@ class Trainable(nn.Module, ABC):
         """Metrics on the validation split; the objective is among them."""
 
     def costs(self) -> Metrics:
-        """What the epoch that ends here has cost beside steps and validation, or has saved; asked once an epoch."""
+        """What the epoch that ends here has cost beside steps and validation, or has saved; asked
+        once an epoch."""
         return {}
 
     @abstractmethod
@@ -134,19 +148,22 @@ class Trainable(nn.Module, ABC):
         """The same metrics on the test split, named `test/...`: for claims, never for choices."""
 
     def network(self) -> nn.Module | None:
-        """What takes views (B, 3, S, S) to what the loss looks at, made of this trainable's own modules, for the printed architecture; None
-        where there is no such thing."""
+        """What takes views (B, 3, S, S) to what the loss looks at, made of this trainable's own
+        modules, for the printed architecture; None where there is no such thing."""
         return None
 
     @abstractmethod
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features (n, D) float32 and labels (n,), -1 where unknown, of some images of a split (`snapshots.shown_rows`), for pictures."""
+        """Features (n, D) float32 and labels (n,), -1 where unknown, of some images of a split
+        (`snapshots.shown_rows`), for pictures."""
 
     def snapshot(self, directory: Path, epoch: int) -> None:
-        """Write what pictures of this epoch are drawn from: `<kind>-....npz`, whose kind is in `draw.KINDS`. Called by rank 0 alone, after
-        `validate`, at the first, the middle and the last epoch (counted from 1).
+        """Write what pictures of this epoch are drawn from: `<kind>-....npz`, whose kind is in
+        `draw.KINDS`. Called by rank 0 alone, after `validate`, at the first, the middle and the
+        last epoch (counted from 1).
 
-        Here: `embeddings-train-0001.npz` and `embeddings-val-0001.npz`; `data.classes` names the labels.
+        Here: `embeddings-train-0001.npz` and `embeddings-val-0001.npz`; `data.classes` names the
+        labels.
         """
         names = np.array(getattr(self.data, "classes", ()), dtype=str)
         parts: tuple[Part, ...] = ("train", "val")
@@ -154,10 +171,13 @@ class Trainable(nn.Module, ABC):
             features, labels = self.embeddings(part)
             labels = np.full(len(features), -1) if labels is None else labels
             file = directory / f"embeddings-{part}-{epoch:04d}.npz"
-            write_arrays(file, features=features, labels=labels, epoch=epoch, names=names, part=part)
+            write_arrays(
+                file, features=features, labels=labels, epoch=epoch, names=names, part=part
+            )
 
     def snapshot_best(self, directory: Path, epoch: int) -> None:
-        """The same of a completed trial's best epoch, whose export has been loaded. Called once, by rank 0 alone."""
+        """The same of a completed trial's best epoch, whose export has been loaded. Called once, by
+        rank 0 alone."""
 
     @abstractmethod
     def export(self, path: Path, meta: dict[str, Any]) -> None:
@@ -176,7 +196,8 @@ class Trainable(nn.Module, ABC):
         self.load_state_dict(state)
 
     def calibrate(self) -> None:
-        """Give a random initialisation honest BatchNorm statistics, so that it is a fair baseline."""
+        """Give a random initialisation honest BatchNorm statistics, so that it is a fair
+        baseline."""
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         return param_groups(self, weight_decay)

@@ -1,10 +1,11 @@
-"""Bootstrap your own latent (Grill et al. 2020, https://arxiv.org/abs/2006.07733) through the byol-pytorch package.
+"""Bootstrap your own latent (Grill et al. 2020, https://arxiv.org/abs/2006.07733) through the
+byol-pytorch package.
 
     python tune/run.py ssl                    # glyphs of matplotlib's fonts, minutes on two cores
     python tune/run.py ssl --data FOLDER      # ResNet50 at 128 px
 
-Never choose by the BYOL loss: easier augmentation, or collapse, lowers it. The objective is weighted kNN top-1 on held-out labels, or
-RankMe where a data set has no labels.
+Never choose by the BYOL loss: easier augmentation, or collapse, lowers it. The objective is
+weighted kNN top-1 on held-out labels, or RankMe where a data set has no labels.
 """
 
 import math
@@ -20,7 +21,12 @@ from torch import Tensor, nn
 
 from trainables.augment.evaluation import evaluation_batches
 from trainables.augment.views import PRESETS, Augment, AugmentConfig
-from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.backbone.networks import (
+    BackboneConfig,
+    build_backbone,
+    load_backbone_state,
+    save_backbone,
+)
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, load_dataset
@@ -42,21 +48,28 @@ class HeadConfig:
     hidden_size: Annotated[int, Field(ge=8, le=16384)] = 4096
     """Hidden width of projector and predictor, in units."""
     tau0: Annotated[float, Field(ge=0, lt=1)] = 0.996
-    """Momentum of the moving average at step 0; rises to 1 along a cosine. Short runs want less: .97."""
+    """Momentum of the moving average at step 0; rises to 1 along a cosine. Short runs want less:
+    .97."""
     simplicial: bool = False
-    """Simplicial embeddings before the projector (Lavoie et al. 2022). Not in the BYOL paper; the package's default is True."""
+    """Simplicial embeddings before the projector (Lavoie et al. 2022). Not in the BYOL paper; the
+    package's default is True."""
 
 
 @config
 class ViewConfig:
-    """The two augmented views: a named policy, and what departs from it. `None` (`--set KEY=none`) keeps the policy's own value."""
+    """The two augmented views: a named policy, and what departs from it. `None` (`--set KEY=none`)
+    keeps the policy's own value."""
 
-    policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "trivial", "none"] = "byol"
-    """`byol` is the paper's asymmetric pair (table 6); `trivial` is TrivialAugment. See `augment.PRESETS`."""
+    policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "trivial", "none"] = (
+        "byol"
+    )
+    """`byol` is the paper's asymmetric pair (table 6); `trivial` is TrivialAugment. See
+    `augment.PRESETS`."""
     exact: bool = False
     """The policy as it is: nothing below departs from it."""
     strength: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """Factor on the policy's brightness, contrast, saturation and hue strengths (hue is capped at .5)."""
+    """Factor on the policy's brightness, contrast, saturation and hue strengths (hue is capped at
+    .5)."""
     crop_scale_min: Annotated[float, Field(gt=0, le=1)] | None = None
     """Smallest area of the random resized crop, as a fraction of the image."""
     crop_ratio: Annotated[float, Field(ge=1)] | None = None
@@ -99,7 +112,11 @@ class ViewConfig:
         values = asdict(view)
         for name in ("brightness", "contrast", "saturation", "hue"):
             values[name] *= self.strength
-        departures = {k: v for k, v in asdict(self).items() if k not in ("policy", "exact", "strength") and v is not None}
+        departures = {
+            k: v
+            for k, v in asdict(self).items()
+            if k not in ("policy", "exact", "strength") and v is not None
+        }
         values |= departures
         values["hue"] = min(values["hue"], 0.5)
         values["blur_sigma_min"] = min(values["blur_sigma_min"], values["blur_sigma_max"])
@@ -119,7 +136,8 @@ class ValidationConfig:
     probe_lr: Annotated[float, Field(gt=0)] = 0.1
     """Its learning rate."""
     collapse_std: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Collapsed where the std of normalised projections x sqrt(d) is below this (1 isotropic, 0 a point)."""
+    """Collapsed where the std of normalised projections x sqrt(d) is below this (1 isotropic, 0 a
+    point)."""
     collapse_epochs: Annotated[int, Field(ge=1)] = 2
     """End the trial after so many collapsed epochs in a row."""
 
@@ -141,7 +159,8 @@ class BYOLConfig:
 
 
 class DrawnView(nn.Module):
-    """The package calls `augment_fn(images)`; the parameters of the draw are laid ready beforehand, one set an image."""
+    """The package calls `augment_fn(images)`; the parameters of the draw are laid ready beforehand,
+    one set an image."""
 
     def __init__(self, augment: Augment):
         super().__init__()
@@ -162,10 +181,12 @@ class BYOL(Trainable):
     fewest_images = 2  # BatchNorm of the projector
 
     def __init__(self, config: BYOLConfig, data: DataSet):
-        # Here: torchvision, accelerate and boto3 come with it, seconds that a process which builds no network (a driver) need not wait.
+        # Here: torchvision, accelerate and boto3 come with it, seconds that a process which builds
+        # no network (a driver) need not wait.
         import byol_pytorch.byol_pytorch as package
 
-        # With several workers the package takes SyncBatchNorm, which refuses a CPU, for some of its layers; the engine synchronises all.
+        # With several workers the package takes SyncBatchNorm, which refuses a CPU, for some of its
+        # layers; the engine synchronises all.
         package.MaybeSyncBatchnorm = lambda is_distributed=None: nn.BatchNorm1d
         super().__init__()
         self.config, self.data = config, data
@@ -184,12 +205,17 @@ class BYOL(Trainable):
             augment_fn2=self.views[1],
             use_simplicial_embeddings=head.simplicial,
         )
-        # The package's constructor has run a random image through the network: forget those BatchNorm statistics.
+        # The package's constructor has run a random image through the network: forget those
+        # BatchNorm statistics.
         for module in self.learner.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.reset_running_stats()
         feature_dim: int = backbone.feature_dim  # type: ignore[assignment]
-        self.probe = OnlineProbe(feature_dim, len(data.classes)) if self.labelled and config.val.probe_steps else None
+        self.probe = (
+            OnlineProbe(feature_dim, len(data.classes))
+            if self.labelled and config.val.probe_steps
+            else None
+        )
         self._probe_knows = False  # the backbone as it is
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
@@ -209,9 +235,12 @@ class BYOL(Trainable):
         return self.learner.online_encoder.net
 
     def network(self) -> nn.Module:
-        """The online network; the target has the same backbone and projector, and neither trains."""
+        """The online network; the target has the same backbone and projector, and neither
+        trains."""
         encoder, predictor = self.learner.online_encoder, self.learner.online_predictor
-        return nn.Sequential(OrderedDict(backbone=encoder.net, projector=encoder.projector, predictor=predictor))
+        return nn.Sequential(
+            OrderedDict(backbone=encoder.net, projector=encoder.projector, predictor=predictor)
+        )
 
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
@@ -235,7 +264,8 @@ class BYOL(Trainable):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        # The package's own update reallocates every parameter; this is the same average, in place and in one call.
+        # The package's own update reallocates every parameter; this is the same average, in place
+        # and in one call.
         target, online = self.learner.target_encoder, self.learner.online_encoder
         torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - self.tau)
 
@@ -248,18 +278,32 @@ class BYOL(Trainable):
     def _judge(self, split: Split, prefix: str) -> Metrics:
         val = self.config.val
         features, projections = self._embed(split)
-        metrics = {f"{prefix}/rankme": rankme(features), f"{prefix}/std": embedding_std(projections)}
+        metrics = {
+            f"{prefix}/rankme": rankme(features),
+            f"{prefix}/std": embedding_std(projections),
+        }
         if self.labelled:
             gallery, _ = self._embed(self.data.gallery)
             gallery_labels = torch.from_numpy(self.data.gallery.targets()).to(gallery.device)
             labels = torch.from_numpy(split.targets()).to(gallery.device)
             metrics[f"{prefix}/knn_top1"] = knn_top1(
-                gallery, gallery_labels, features, labels, k=val.knn_k, temperature=val.knn_temperature
+                gallery,
+                gallery_labels,
+                features,
+                labels,
+                k=val.knn_k,
+                temperature=val.knn_temperature,
             )
             if self.probe is not None:
                 if prefix == "val" or not self._probe_knows:
                     generator = torch.Generator().manual_seed(self.config.seed)
-                    self.probe.fit(gallery, gallery_labels, steps=val.probe_steps, lr=val.probe_lr, generator=generator)
+                    self.probe.fit(
+                        gallery,
+                        gallery_labels,
+                        steps=val.probe_steps,
+                        lr=val.probe_lr,
+                        generator=generator,
+                    )
                     self._probe_knows = True
                 metrics[f"{prefix}/probe_top1"] = self.probe.accuracy(features, labels)
         return metrics
@@ -274,7 +318,9 @@ class BYOL(Trainable):
                 projection, feature = self.learner.online_encoder(images)
             features.append(feature.float())
             projections.append(projection.float())
-        return distributed.gather_rows(torch.cat(features), len(split)), distributed.gather_rows(torch.cat(projections), len(split))
+        return distributed.gather_rows(torch.cat(features), len(split)), distributed.gather_rows(
+            torch.cat(projections), len(split)
+        )
 
     def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
         """This worker's share of the split."""
@@ -289,16 +335,25 @@ class BYOL(Trainable):
         return features.cpu().numpy(), None if labels is None else labels[rows]
 
     def calibrate(self) -> None:
-        calibrate_batchnorm(self.learner.online_encoder, self._eval_batches(self.data.train, limit=4096))
+        calibrate_batchnorm(
+            self.learner.online_encoder, self._eval_batches(self.data.train, limit=4096)
+        )
 
     def check(self, history: list[Metrics]) -> None:
         val = self.config.val
         recent = [m["val/std"] for m in history[-val.collapse_epochs :]]
         if len(recent) == val.collapse_epochs and max(recent) < val.collapse_std:
-            raise TrialFailed("collapse", f"std of the projections below {val.collapse_std} for {val.collapse_epochs} epochs: {recent}")
+            raise TrialFailed(
+                "collapse",
+                f"std of the projections below {val.collapse_std} for {val.collapse_epochs} epochs: {recent}",
+            )
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        save_backbone(path, self.backbone, meta | {"backbone": asdict(self.config.backbone), "normalize": self.normalize})
+        save_backbone(
+            path,
+            self.backbone,
+            meta | {"backbone": asdict(self.config.backbone), "normalize": self.normalize},
+        )
 
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))
@@ -306,5 +361,6 @@ class BYOL(Trainable):
 
 
 def momentum_at(step: int, total_steps: int, tau0: float) -> float:
-    """1 - (1 - tau0) (cos(pi k / K) + 1) / 2: from tau0 at the first step to 1 at the end (section 3.2)."""
+    """1 - (1 - tau0) (cos(pi k / K) + 1) / 2: from tau0 at the first step to 1 at the end (section
+    3.2)."""
     return 1 - (1 - tau0) * (math.cos(math.pi * step / total_steps) + 1) / 2

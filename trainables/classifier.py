@@ -1,4 +1,5 @@
-"""Supervised image classification: a backbone, a head, and a policy of what stays frozen. `pretrain` and `classify` are both this.
+"""Supervised image classification: a backbone, a head, and a policy of what stays frozen.
+`pretrain` and `classify` are both this.
 
     python tune/run.py pretrain                       # supervised pre-training on the pre-training classes
     python tune/run.py classify --setting C           # from the best backbone of the study `ssl`, all of it trained
@@ -41,9 +42,10 @@ class ClassifierHeadConfig:
     """From features to logits."""
 
     kind: Literal["linear", "mlp", "fc1000"] = "linear"
-    """linear: one layer; mlp: two, with ReLU and dropout between them; fc1000: the layer of 1000 units that ImageNet's networks end in, and
-    one layer on it. Those units come with the weights where their file has them, and are then the last stage, `fc`, of what a policy
-    freezes; otherwise they start at random and always train."""
+    """linear: one layer; mlp: two, with ReLU and dropout between them; fc1000: the layer of 1000
+    units that ImageNet's networks end in, and one layer on it. Those units come with the weights
+    where their file has them, and are then the last stage, `fc`, of what a policy freezes;
+    otherwise they start at random and always train."""
     hidden: Annotated[int, Field(ge=8, le=8192)] = 256
     """mlp only: hidden width, in units."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -57,9 +59,11 @@ class LossConfig:
     """Cross-entropy and what departs from it."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread over all classes, in [0, 1) (Szegedy et al. 2016, section 7)."""
+    """Share of the target that is spread over all classes, in [0, 1) (Szegedy et al. 2016, section
+    7)."""
     focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Exponent that turns the loss away from what is known (Lin et al. 2017, equation 4); 0 = cross-entropy."""
+    """Exponent that turns the loss away from what is known (Lin et al. 2017, equation 4); 0 =
+    cross-entropy."""
     mixup: Alpha = 0.0
     """alpha of mixup, in [0, 10]; 0 = off. With cutmix too, each image takes one of the two."""
     cutmix: Alpha = 0.0
@@ -79,7 +83,8 @@ class ClassifierConfig:
     aug: ViewConfig = ViewConfig(policy="none")
     """The first view of a policy."""
     normalize: Normalization = "imagenet"
-    """Mean and standard deviation taken off each channel, in every policy: those that a loaded backbone was trained with."""
+    """Mean and standard deviation taken off each channel, in every policy: those that a loaded
+    backbone was trained with."""
     loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -112,7 +117,9 @@ class Classifier(FineTuned):
         if (state := load_fc_state(Path(init.file), self.config.backbone.name)) is None:
             return
         if not all(value.isfinite().all() for value in state.values()):
-            raise UserError(f"backbone file {init.file}: its layer of {FC_UNITS} units holds values that are not finite; give another file")
+            raise UserError(
+                f"backbone file {init.file}: its layer of {FC_UNITS} units holds values that are not finite; give another file"
+            )
         self.head[0].load_state_dict(state)
         self.stages["fc"] = [self.head[0]]
         self.loaded = replace(loaded, ignored=())
@@ -121,7 +128,9 @@ class Classifier(FineTuned):
     @classmethod
     def prove(cls, config: ClassifierConfig, data: DataSet) -> str:
         model = cls(config, data)
-        return "; ".join(filter(None, (model.describe_start(), model.features.describe(model.backbone))))
+        return "; ".join(
+            filter(None, (model.describe_start(), model.features.describe(model.backbone)))
+        )
 
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
@@ -131,7 +140,13 @@ class Classifier(FineTuned):
     def profiled_data(cls, config: ClassifierConfig, data: DataSet) -> DataSet:
         if why_not(config.freeze, bool(config.loss.mixup or config.loss.cutmix), config.features):
             return data
-        return replace(data, train=replace(data.train, indices=data.train.indices[: _PROFILED_BATCHES * config.train.batch_size]))
+        return replace(
+            data,
+            train=replace(
+                data.train,
+                indices=data.train.indices[: _PROFILED_BATCHES * config.train.batch_size],
+            ),
+        )
 
     def once_s(self, data: DataSet) -> float:
         return self.features.once_s(data)
@@ -142,13 +157,19 @@ class Classifier(FineTuned):
             rows = views.choose(positions, generator)
             if (kept := self._kept(views)) is not None:
                 return self.features.batch(kept, rows, targets)
-            return Batch(self.data.train.batch(positions), (views.draws[torch.from_numpy(rows)],), targets)
+            return Batch(
+                self.data.train.batch(positions), (views.draws[torch.from_numpy(rows)],), targets
+            )
         images = self.data.train.batch(positions)
         view = self.augment.draw(len(positions), generator)
         loss = self.config.loss
         if not loss.mixup and not loss.cutmix:
             return Batch(images, (view,), targets)
-        return Batch(images, (view, draw_mix(images, view, targets, loss.mixup, loss.cutmix, generator)), targets)
+        return Batch(
+            images,
+            (view, draw_mix(images, view, targets, loss.mixup, loss.cutmix, generator)),
+            targets,
+        )
 
     def forward(self, batch: Batch) -> Tensor:
         assert batch.targets is not None  # `draw` gives them
@@ -161,7 +182,9 @@ class Classifier(FineTuned):
                 views, truth = self._mixed(views, truth, mix)
             features = self.backbone(self._laid_out(views))
         logits = self.head(features)
-        return soft_loss(logits.float(), truth, self.config.loss.label_smoothing, self.config.loss.focal_gamma)
+        return soft_loss(
+            logits.float(), truth, self.config.loss.label_smoothing, self.config.loss.focal_gamma
+        )
 
     def _mixed(self, views: Tensor, truth: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
         views, share = mix_views(views, self.augment.apply(mix.images, mix.draws), mix)
@@ -185,7 +208,9 @@ class Classifier(FineTuned):
             f"{prefix}/loss": nn.functional.cross_entropy(logits, targets).item(),
         }
         if len(self.data.classes) > _TOP:
-            metrics[f"{prefix}/top{_TOP}"] = (logits.topk(_TOP).indices == targets[:, None]).any(1).double().mean().item()
+            metrics[f"{prefix}/top{_TOP}"] = (
+                (logits.topk(_TOP).indices == targets[:, None]).any(1).double().mean().item()
+            )
         return metrics
 
     def _features(self, split: Split) -> Tensor:
@@ -194,22 +219,32 @@ class Classifier(FineTuned):
             return super()._features(split)
         if (kept := self._kept(split)) is not None:
             return torch.from_numpy(kept.rows).to(self.device)
-        # For want of room, which the other workers may have: an exchange with them would wait for ever.
+        # For want of room, which the other workers may have: an exchange with them would wait for
+        # ever.
         return torch.cat(list(self._through(self._eval_batches(split))))
 
     def _kept(self, what: Split | FixedViews) -> Features | None:
-        batches = what.batches(self.device) if isinstance(what, FixedViews) else self._eval_batches(what)
+        batches = (
+            what.batches(self.device) if isinstance(what, FixedViews) else self._eval_batches(what)
+        )
         return self.features.kept(what, self.backbone, lambda: self._through(batches))
 
     @torch.no_grad()
     def snapshot_best(self, directory: Path, epoch: int) -> None:
-        """`predictions-val.npz`, from which the confusion matrix and the most confident mistakes are drawn."""
+        """`predictions-val.npz`, from which the confusion matrix and the most confident mistakes
+        are drawn."""
         self.eval()
         labels = self.data.val.targets()
         top = self.head(self._features(self.data.val)).softmax(1).max(1)
         confidence, predicted = (values.cpu().numpy() for values in top)
         mistakes = confident_mistakes(labels, predicted, confidence)
-        arrays = {"labels": labels, "predicted": predicted, "confidence": confidence, "names": np.array(self.data.classes), "epoch": epoch}
+        arrays = {
+            "labels": labels,
+            "predicted": predicted,
+            "confidence": confidence,
+            "names": np.array(self.data.classes),
+            "epoch": epoch,
+        }
         images = self.data.val.batch(mistakes).numpy()
         write_arrays(directory / "predictions-val.npz", mistakes=mistakes, images=images, **arrays)
 
@@ -223,14 +258,17 @@ class Classifier(FineTuned):
 
 
 class Pretraining(Classifier):
-    """The same, on the classes that are there for pre-training: in `glyphs` the letters that `ssl` sees without labels."""
+    """The same, on the classes that are there for pre-training: in `glyphs` the letters that `ssl`
+    sees without labels."""
 
     task = "pretrain"
 
 
 def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> nn.Sequential:
     """(B, feature_dim) -> (B, classes) logits."""
-    last = nn.Linear({"linear": feature_dim, "mlp": config.hidden, "fc1000": FC_UNITS}[config.kind], classes)
+    last = nn.Linear(
+        {"linear": feature_dim, "mlp": config.hidden, "fc1000": FC_UNITS}[config.kind], classes
+    )
     if config.zero_init:
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -238,7 +276,12 @@ def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> 
         return nn.Sequential(last)
     if config.kind == "fc1000":
         return nn.Sequential(nn.Linear(feature_dim, FC_UNITS), last)
-    return nn.Sequential(nn.Linear(feature_dim, config.hidden), nn.ReLU(inplace=True), nn.Dropout(config.dropout), last)
+    return nn.Sequential(
+        nn.Linear(feature_dim, config.hidden),
+        nn.ReLU(inplace=True),
+        nn.Dropout(config.dropout),
+        last,
+    )
 
 
 def soft_loss(
@@ -247,9 +290,11 @@ def soft_loss(
     label_smoothing: float,  # in [0, 1)
     focal_gamma: float,  # >= 0
 ) -> Tensor:  # scalar
-    """-sum_c q_c (1 - p_c)^gamma log p_c, mean over images, with q = (1 - smoothing) truth + smoothing / C and p = softmax(logits).
+    """-sum_c q_c (1 - p_c)^gamma log p_c, mean over images, with q = (1 - smoothing) truth +
+    smoothing / C and p = softmax(logits).
 
-    gamma = 0 is the cross-entropy; for hard labels without smoothing it is the focal loss (Lin et al. 2017, equation 4).
+    gamma = 0 is the cross-entropy; for hard labels without smoothing it is the focal loss (Lin et
+    al. 2017, equation 4).
     """
     log_p = logits.log_softmax(1)
     q = (1 - label_smoothing) * truth + label_smoothing / truth.shape[1]

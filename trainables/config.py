@@ -1,4 +1,5 @@
-"""Configs are frozen dataclasses, checked by pydantic; a config is spelled outside as a flat dict of dotted paths.
+"""Configs are frozen dataclasses, checked by pydantic; a config is spelled outside as a flat dict
+of dotted paths.
 
 >>> @config
 ... class Optim:
@@ -27,12 +28,15 @@ __all__ = ["Annotated", "Field", "build", "config", "flatten", "nearest"]
 Scalar = str | int | float | bool | None
 C = TypeVar("C")
 
-_RULES = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
+_RULES = ConfigDict(
+    extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def config(cls: type[C]) -> type[C]:
-    """Frozen, keyword-only dataclass whose annotations (`Literal`, `Annotated[float, Field(gt=0)]`) are enforced."""
+    """Frozen, keyword-only dataclass whose annotations (`Literal`, `Annotated[float, Field(gt=0)]`)
+    are enforced."""
     return _pydantic_dataclass(frozen=True, kw_only=True, config=_RULES)(cls)  # type: ignore[return-value]
 
 

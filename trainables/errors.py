@@ -2,11 +2,13 @@
 
 
 class UserError(Exception):
-    """Wrong use or bad input. The message is one line that names the value and the remedy; the command line prints it and exits with 2."""
+    """Wrong use or bad input. The message is one line that names the value and the remedy; the
+    command line prints it and exits with 2."""
 
 
 class TrialFailed(Exception):
-    """This trial cannot go on. `reason` is a short word for the record (`nan`, `collapse`, `oom`, `data`, `workers`)."""
+    """This trial cannot go on. `reason` is a short word for the record (`nan`, `collapse`, `oom`,
+    `data`, `workers`)."""
 
     def __init__(self, reason: str, message: str = ""):
         super().__init__(message or reason)
@@ -18,4 +20,5 @@ class TrialFailed(Exception):
 
 
 class StartAgain(Exception):
-    """The workers of this trial are out of step and are to be started again, from the checkpoint. No fault of the trial's."""
+    """The workers of this trial are out of step and are to be started again, from the checkpoint.
+    No fault of the trial's."""

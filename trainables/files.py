@@ -1,4 +1,5 @@
-"""Files on a disk: where they are, and which. Imported by commands that only look, which must not wait for torch."""
+"""Files on a disk: where they are, and which. Imported by commands that only look, which must not
+wait for torch."""
 
 import hashlib
 import os
@@ -29,4 +30,6 @@ def content_hash(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"backbone file {path} cannot be read: {error.strerror}; give another") from None
+        raise UserError(
+            f"backbone file {path} cannot be read: {error.strerror}; give another"
+        ) from None

@@ -1,4 +1,5 @@
-"""What trainables share that put a head on a backbone: where its weights come from, what of it trains when, and its features."""
+"""What trainables share that put a head on a backbone: where its weights come from, what of it
+trains when, and its features."""
 
 from abc import abstractmethod
 from collections import OrderedDict
@@ -15,7 +16,13 @@ from torch import Tensor, nn
 from trainables.augment.evaluation import PIXELS, evaluation_batches
 from trainables.augment.views import Augment
 from trainables.backbone.freezing import frozen_modules, keep_still, set_frozen, stage_groups
-from trainables.backbone.networks import build_backbone, load_backbone_state, load_head_state, save_backbone, stages
+from trainables.backbone.networks import (
+    build_backbone,
+    load_backbone_state,
+    load_head_state,
+    save_backbone,
+    stages,
+)
 from trainables.backbone.weights import Loaded, load_backbone
 from trainables.base import Metrics, Trainable
 from trainables.config import config
@@ -26,7 +33,15 @@ from trainables.plots.snapshots import Part, shown_rows
 
 _CALIBRATION_IMAGES = 4096
 # Side in px that survives every halving.
-_SMALLEST = {"cnn": 4, "conv4": 16, "resnet12": 16, "vgg16": 32, "vgg16_bn": 32, "vgg19": 32, "convnext_base": 32}
+_SMALLEST = {
+    "cnn": 4,
+    "conv4": 16,
+    "resnet12": 16,
+    "vgg16": 32,
+    "vgg16_bn": 32,
+    "vgg19": 32,
+    "convnext_base": 32,
+}
 
 
 @config
@@ -34,7 +49,8 @@ class InitConfig:
     """Where the backbone's weights come from."""
 
     source: Literal["scratch", "supervised", "ssl", "given"] = "scratch"
-    """scratch: at random; supervised, ssl: from `file`, which labels, or no labels, have trained; given: from `file`, however trained."""
+    """scratch: at random; supervised, ssl: from `file`, which labels, or no labels, have trained;
+    given: from `file`, however trained."""
     file: str = ""
     """Path of the weights."""
     sha256: str = ""
@@ -44,19 +60,24 @@ class InitConfig:
 
     def __post_init__(self) -> None:
         if (self.source == "scratch") != (not self.file):
-            raise ValueError(f"source={self.source!r} with file={self.file!r}: every source but scratch needs a file, and scratch none")
+            raise ValueError(
+                f"source={self.source!r} with file={self.file!r}: every source but scratch needs a file, and scratch none"
+            )
 
 
 def check_image_size(config: Any) -> None:
     """Raises ValueError where images of `config.data` are too small for `config.backbone`."""
     if config.data.image_size < (least := _SMALLEST.get(config.backbone.name, 8)):
-        raise ValueError(f"backbone.name={config.backbone.name} needs data.image_size >= {least}, but got {config.data.image_size}")
+        raise ValueError(
+            f"backbone.name={config.backbone.name} needs data.image_size >= {least}, but got {config.data.image_size}"
+        )
 
 
 class FineTuned(Trainable):
     """A backbone, from scratch or loaded, under a head, with a policy of what stays frozen.
 
-    Subclasses set `task`, `make_head` and `_judge`; their configs have blocks data, backbone, init, freeze, aug, train, and `normalize`.
+    Subclasses set `task`, `make_head` and `_judge`; their configs have blocks data, backbone, init,
+    freeze, aug, train, and `normalize`.
     """
 
     task: ClassVar[Task]
@@ -68,11 +89,16 @@ class FineTuned(Trainable):
         self.backbone = build_backbone(config.backbone)
         feature_dim: int = self.backbone.feature_dim  # type: ignore[assignment]
         self.head = self.make_head(feature_dim)
-        self.loaded: Loaded | None = None  # after every random draw: from all files the same head begins
+        # after every random draw: from all files the same head begins
+        self.loaded: Loaded | None = None
         if config.init.file:
-            self.loaded = load_backbone(self.backbone, config.backbone, Path(config.init.file), config.init.sha256)
+            self.loaded = load_backbone(
+                self.backbone, config.backbone, Path(config.init.file), config.init.sha256
+            )
         self.stages = stages(self.backbone)
-        self.augment = Augment(replace(config.aug.views()[0], normalize=config.normalize), config.data.image_size)
+        self.augment = Augment(
+            replace(config.aug.views()[0], normalize=config.normalize), config.data.image_size
+        )
         self._freeze(0)
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
@@ -93,10 +119,15 @@ class FineTuned(Trainable):
     def describe_start(self) -> str:
         """What was loaded, "" from scratch."""
         init = self.config.init
-        return "" if self.loaded is None else f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {self.loaded}"
+        return (
+            ""
+            if self.loaded is None
+            else f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {self.loaded}"
+        )
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        self._freeze(self.config.train.epochs - 1)  # policies only thaw: what trains in the last epoch is all that ever trains
+        # policies only thaw: what trains in the last epoch is all that ever trains
+        self._freeze(self.config.train.epochs - 1)
         groups = stage_groups(self.stages, self.own_head(), weight_decay, self.config.freeze)
         self._freeze(0)
         return groups
@@ -115,7 +146,13 @@ class FineTuned(Trainable):
 
     def _freeze(self, epoch: int) -> bool:
         """Whether this has changed what trains."""
-        frozen = frozen_modules(epoch, self.config.train.epochs, tuple(self.stages), self.config.freeze, self._head_trains)
+        frozen = frozen_modules(
+            epoch,
+            self.config.train.epochs,
+            tuple(self.stages),
+            self.config.freeze,
+            self._head_trains,
+        )
         if frozen == getattr(self, "frozen", None):
             return False
         self.frozen = frozen
@@ -123,7 +160,8 @@ class FineTuned(Trainable):
         return True
 
     def train(self, mode: bool = True) -> Self:
-        if self.config.freeze.policy == "all" and not self.backbone.training:  # to walk it at every step takes as long as the step
+        # to walk it at every step takes as long as the step
+        if self.config.freeze.policy == "all" and not self.backbone.training:
             self.training = mode
             self.head.train(mode)
             return self
@@ -145,7 +183,9 @@ class FineTuned(Trainable):
 
     def _features(self, split: Split) -> Tensor:
         """Penultimate features (n, D), float32, of the evaluation view."""
-        return distributed.gather_rows(torch.cat(list(self._through(self._eval_batches(split, shared=True)))), len(split))
+        return distributed.gather_rows(
+            torch.cat(list(self._through(self._eval_batches(split, shared=True)))), len(split)
+        )
 
     @torch.no_grad()
     def _through(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -156,26 +196,39 @@ class FineTuned(Trainable):
                 features = self.backbone(self._laid_out(views)).float()
             yield features
 
-    def _eval_batches(self, split: Split, limit: int | None = None, shared: bool = False) -> Iterator[Tensor]:
+    def _eval_batches(
+        self, split: Split, limit: int | None = None, shared: bool = False
+    ) -> Iterator[Tensor]:
         """Of the whole split, or of this worker's share of it."""
         n = len(split) if limit is None else min(limit, len(split))
         mine = distributed.shard(n) if shared else range(n)
-        return evaluation_batches(split, mine, self.config, self.config.normalize, self.device, self._eval_pixels)
+        return evaluation_batches(
+            split, mine, self.config, self.config.normalize, self.device, self._eval_pixels
+        )
 
     def _laid_out(self, views: Tensor) -> Tensor:
-        return views.contiguous(memory_format=torch.channels_last) if self.config.train.channels_last else views
+        return (
+            views.contiguous(memory_format=torch.channels_last)
+            if self.config.train.channels_last
+            else views
+        )
 
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
         split = self.data.train if part == "train" else self.data.val
         rows = shown_rows(split.targets())
-        return self._features(replace(split, indices=split.indices[rows])).cpu().numpy(), split.targets()[rows]
+        return self._features(
+            replace(split, indices=split.indices[rows])
+        ).cpu().numpy(), split.targets()[rows]
 
     def calibrate(self) -> None:
         if self.loaded is None:  # loaded statistics are part of what was trained
-            calibrate_batchnorm(self.backbone, self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES))
+            calibrate_batchnorm(
+                self.backbone, self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES)
+            )
 
     def changing_state(self) -> dict[str, Tensor]:
-        """A wholly frozen backbone is what the config makes it: hundreds of megabytes that no checkpoint needs."""
+        """A wholly frozen backbone is what the config makes it: hundreds of megabytes that no
+        checkpoint needs."""
         return self.head.state_dict() if self.config.freeze.policy == "all" else self.state_dict()
 
     def load_changing_state(self, state: dict[str, Tensor]) -> None:

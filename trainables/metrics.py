@@ -1,6 +1,8 @@
-"""What a representation is worth: kNN, linear probe, spread and rank of embeddings; and intervals over repeated runs.
+"""What a representation is worth: kNN, linear probe, spread and rank of embeddings; and intervals
+over repeated runs.
 
-Features are float32 tensors (n, d) on any device; labels int64 (n,). Results are Python floats: each call waits for the device once.
+Features are float32 tensors (n, d) on any device; labels int64 (n,). Results are Python floats:
+each call waits for the device once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,9 +25,11 @@ def knn_top1(
     temperature: float = 0.1,
     chunk: int = 512,
 ) -> float:
-    """Share in [0, 1] of queries that the weighted kNN classifier gets right (Wu et al. 2018, section 3.4).
+    """Share in [0, 1] of queries that the weighted kNN classifier gets right (Wu et al. 2018,
+    section 3.4).
 
-    Each of the k most cosine-similar gallery images votes for its class with weight exp(similarity / temperature).
+    Each of the k most cosine-similar gallery images votes for its class with weight exp(similarity
+    / temperature).
 
     Args:
         k: neighbours, >= 1; the whole gallery votes where it is smaller.
@@ -39,7 +43,9 @@ def knn_top1(
         similarity, index = (F.normalize(some.float(), dim=1) @ gallery.T).topk(k, dim=1)  # (b, k)
         # Relative to the nearest neighbour: the same vote, and no overflow at a low temperature.
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes = weight.new_zeros(len(some), num_classes).scatter_add_(1, gallery_labels[index], weight)
+        votes = weight.new_zeros(len(some), num_classes).scatter_add_(
+            1, gallery_labels[index], weight
+        )
         correct += (votes.argmax(1) == labels).sum()
     return correct.item() / len(queries)
 
@@ -48,9 +54,11 @@ def knn_top1(
 def embedding_std(
     z: Tensor,  # (n, d)
 ) -> float:
-    """Standard deviation of each dimension of the L2-normalised embeddings, averaged, times sqrt(d).
+    """Standard deviation of each dimension of the L2-normalised embeddings, averaged, times
+    sqrt(d).
 
-    In [0, 1]: 1 for a centred isotropic cloud, 0 where all embeddings point the same way (Chen & He 2021, section 4.1).
+    In [0, 1]: 1 for a centred isotropic cloud, 0 where all embeddings point the same way (Chen & He
+    2021, section 4.1).
     """
     z = F.normalize(z.float(), dim=1)
     return (z.std(0, correction=0).mean() * z.shape[1] ** 0.5).item()
@@ -61,9 +69,11 @@ def rankme(
     z: Tensor,  # (n, d)
     eps: float = 1e-7,
 ) -> float:
-    """Effective rank: exp of the entropy of the singular values, normalised to sum 1 (Garrido et al. 2023, equation 1).
+    """Effective rank: exp of the entropy of the singular values, normalised to sum 1 (Garrido et
+    al. 2023, equation 1).
 
-    In [1, min(n, d)] up to `eps`, the paper's constant. Embeddings are not centred, as in the paper. NaN where any embedding is not finite.
+    In [1, min(n, d)] up to `eps`, the paper's constant. Embeddings are not centred, as in the
+    paper. NaN where any embedding is not finite.
     """
     if not z.isfinite().all():
         return float("nan")
@@ -73,9 +83,11 @@ def rankme(
 
 
 class OnlineProbe(nn.Module):
-    """Linear softmax classifier on standardised, detached features: what is linearly readable in a representation that is still learning.
+    """Linear softmax classifier on standardised, detached features: what is linearly readable in a
+    representation that is still learning.
 
-    Weights and statistics are buffers: they go into the checkpoint, and no optimizer of the representation picks them up.
+    Weights and statistics are buffers: they go into the checkpoint, and no optimizer of the
+    representation picks them up.
     """
 
     weight: Tensor
@@ -106,7 +118,8 @@ class OnlineProbe(nn.Module):
         generator: torch.Generator,
         batch_size: int = 512,
     ) -> None:
-        """Continue from the present weights with `steps` of Nesterov SGD on the cross-entropy, the rate falling from `lr` to 0 as a cosine.
+        """Continue from the present weights with `steps` of Nesterov SGD on the cross-entropy, the
+        rate falling from `lr` to 0 as a cosine.
 
         Args:
             generator: of the CPU; draws the batches, with replacement. Equal state, equal result.
@@ -116,7 +129,9 @@ class OnlineProbe(nn.Module):
         optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=0.9, nesterov=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
         for _ in range(steps):
-            some = torch.randint(len(features), (batch_size,), generator=generator).to(features.device)
+            some = torch.randint(len(features), (batch_size,), generator=generator).to(
+                features.device
+            )
             x = (features[some].float() - self.mean) / self.scale
             with torch.enable_grad():
                 loss = F.cross_entropy(F.linear(x, weight, bias), labels[some])
@@ -141,7 +156,8 @@ class OnlineProbe(nn.Module):
 
     def _standardise(self, features: Tensor) -> None:
         std, mean = torch.std_mean(features, dim=0, correction=0)
-        # A dimension that is dead here may be alive in a query: without a floor it would outweigh all others.
+        # A dimension that is dead here may be alive in a query: without a floor it would outweigh
+        # all others.
         floor = 1e-3 * features.square().mean().sqrt() + torch.finfo(features.dtype).tiny
         self.mean.copy_(mean)
         self.scale.copy_(std.clamp_min(floor))
@@ -152,10 +168,12 @@ def calibrate_batchnorm(
     module: nn.Module,
     batches: Iterable[Tensor],  # each (b, C, H, W)
 ) -> None:
-    """Give BatchNorm layers the statistics of `batches`: the plain average of batch means and of unbiased batch variances.
+    """Give BatchNorm layers the statistics of `batches`: the plain average of batch means and of
+    unbiased batch variances.
 
-    An untrained network needs this before it is a fair baseline. All else runs in eval mode; modes and momenta are restored. A single
-    image after others, the rest of a split, is left out: projectors refuse it, and it would count as much as a batch.
+    An untrained network needs this before it is a fair baseline. All else runs in eval mode; modes
+    and momenta are restored. A single image after others, the rest of a split, is left out:
+    projectors refuse it, and it would count as much as a batch.
 
     Raises:
         ValueError: no batch.
@@ -184,7 +202,8 @@ def calibrate_batchnorm(
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean and Student's t interval of independent repeats: (mean, low, high). For a paired comparison pass the differences.
+    """Mean and Student's t interval of independent repeats: (mean, low, high). For a paired
+    comparison pass the differences.
 
     One value has a mean and no interval: low and high are -inf and inf.
 

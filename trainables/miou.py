@@ -1,10 +1,12 @@
-"""How well a segmentation is: from one confusion matrix that is summed over batches and workers, never from a mean of batch scores.
+"""How well a segmentation is: from one confusion matrix that is summed over batches and workers,
+never from a mean of batch scores.
 
 >>> total = sum(confusion_matrix(predictions, masks, 6) for predictions, masks in batches)   # int64: exact in any order
 >>> segmentation_metrics(total, classes, "val")["val/miou"]
 
-`miou` is the course's: pooled over the set, and a prediction on a pixel of unknown class is a false positive. `masked` leaves such pixels
-out, as is common elsewhere (the void of Pascal VOC, Everingham et al. 2010, section 3.2).
+`miou` is the course's: pooled over the set, and a prediction on a pixel of unknown class is a false
+positive. `masked` leaves such pixels out, as is common elsewhere (the void of Pascal VOC,
+Everingham et al. 2010, section 3.2).
 """
 
 from collections.abc import Sequence
@@ -21,11 +23,14 @@ def confusion_matrix(
     masks: Tensor,  # (...) the same shape, uint8 or int64: [0, C), or `IGNORE` = unknown
     classes: int,  # C
 ) -> Tensor:
-    """(C, C + 1) int64, on the device of `predictions`: `[p, t]` pixels of truth t that were called p; last column: of unknown truth."""
+    """(C, C + 1) int64, on the device of `predictions`: `[p, t]` pixels of truth t that were called
+    p; last column: of unknown truth."""
     truth = masks.to(predictions.device, torch.int64)
     truth = torch.where(truth == IGNORE, classes, truth)
     cell = predictions.long() * (classes + 1) + truth
-    return torch.bincount(cell.flatten(), minlength=classes * (classes + 1)).view(classes, classes + 1)
+    return torch.bincount(cell.flatten(), minlength=classes * (classes + 1)).view(
+        classes, classes + 1
+    )
 
 
 def class_iou(
@@ -53,7 +58,8 @@ def mean_iou(confusion: Tensor, masked: bool = False) -> float:
 def pixel_accuracy(
     confusion: Tensor,  # (C, C + 1)
 ) -> float:
-    """Share in [0, 1] of the pixels of known truth that were called right; NaN where there is none."""
+    """Share in [0, 1] of the pixels of known truth that were called right; NaN where there is
+    none."""
     known = confusion[:, :-1].double()
     return (known.diagonal().sum() / known.sum()).item()
 
@@ -63,11 +69,16 @@ def segmentation_metrics(
     classes: Sequence[str],  # C names
     prefix: str,  # "val" or "test"
 ) -> dict[str, float]:
-    """`<prefix>/miou`, `/miou_masked`, `/pixel_accuracy` and `/iou/<class>`; a class in neither truth nor prediction has no entry."""
+    """`<prefix>/miou`, `/miou_masked`, `/pixel_accuracy` and `/iou/<class>`; a class in neither
+    truth nor prediction has no entry."""
     ious = class_iou(confusion).tolist()
     return {
         f"{prefix}/miou": mean_iou(confusion),
         f"{prefix}/miou_masked": mean_iou(confusion, masked=True),
         f"{prefix}/pixel_accuracy": pixel_accuracy(confusion),
-        **{f"{prefix}/iou/{name}": iou for name, iou in zip(classes, ious, strict=True) if iou == iou},
+        **{
+            f"{prefix}/iou/{name}": iou
+            for name, iou in zip(classes, ious, strict=True)
+            if iou == iou
+        },
     }

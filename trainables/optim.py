@@ -22,10 +22,12 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 @config
 class OptimConfig:
-    """One optimizer. `momentum`, `nesterov` and `trust` are read by sgd and lars, `beta1` and `beta2` by adam and adamw."""
+    """One optimizer. `momentum`, `nesterov` and `trust` are read by sgd and lars, `beta1` and
+    `beta2` by adam and adamw."""
 
     name: Literal["sgd", "adamw", "lars", "adam"] = "adamw"
-    """sgd, adam: weight decay is an L2 term of the gradient; adamw: decoupled; lars: L2 term, then scaled layer by layer."""
+    """sgd, adam: weight decay is an L2 term of the gradient; adamw: decoupled; lars: L2 term, then
+    scaled layer by layer."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate, > 0, at the batch size used: nothing scales it behind the scenes."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -45,12 +47,15 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
-            raise ValueError(f"nesterov=True needs name='sgd' and momentum > 0, got name={self.name!r}, momentum={self.momentum}")
+            raise ValueError(
+                f"nesterov=True needs name='sgd' and momentum > 0, got name={self.name!r}, momentum={self.momentum}"
+            )
 
 
 @config
 class ScheduleConfig:
-    """Learning rate over a run, as a fraction of the peak. Every length is a fraction of all steps, so a schedule fits any run."""
+    """Learning rate over a run, as a fraction of the peak. Every length is a fraction of all steps,
+    so a schedule fits any run."""
 
     name: Literal["constant", "cosine", "warmup_cosine", "step", "polynomial"] = "warmup_cosine"
     """Shape; see `lr_at`."""
@@ -75,8 +80,8 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
         warmup_cosine  (step + 1) / (W + 1) for step < W, the warm-up; then a cosine over the other steps
         step           gamma ^ floor(step / every)
         polynomial     f + (1 - f) (1 - t) ^ power
-    Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR and PolynomialLR. `step` is in [0, total_steps];
-    a warm-up starts above 0, and step W is the peak.
+    Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR and PolynomialLR.
+    `step` is in [0, total_steps]; a warm-up starts above 0, and step W is the peak.
     """
     if schedule.name == "constant":
         return peak
@@ -95,9 +100,11 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
 
 
 def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in at most two groups: matrices and kernels, and the exempt ones (biases, scales of norms and layers).
+    """Trainable parameters in at most two groups: matrices and kernels, and the exempt ones
+    (biases, scales of norms and layers).
 
-    Exempt parameters are neither decayed nor adapted by LARS (BYOL, Grill et al. 2020, section 3.3). A shared parameter appears once.
+    Exempt parameters are neither decayed nor adapted by LARS (BYOL, Grill et al. 2020, section
+    3.3). A shared parameter appears once.
     """
     params = [p for p in module.parameters() if p.requires_grad]
     kernels = [p for p in params if not _is_vector(p)]
@@ -110,36 +117,50 @@ def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 
 def _is_vector(param: Tensor) -> bool:
-    """(C,), or (C, 1, 1) as the layer scale of ConvNeXt is stored: one number a channel, or one in all."""
+    """(C,), or (C, 1, 1) as the layer scale of ConvNeXt is stored: one number a channel, or one in
+    all."""
     return param.ndim <= 1 or (param.ndim == 3 and param.shape[1:] == (1, 1))
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Optimizer over the groups of `param_groups`; a group may carry its own `weight_decay`, `lr_scale` and `lars_adapt`.
+    """Optimizer over the groups of `param_groups`; a group may carry its own `weight_decay`,
+    `lr_scale` and `lars_adapt`.
 
-    Clipping (`config.clip_grad_norm`) is left to the training step, which knows when the gradients are unscaled and complete.
+    Clipping (`config.clip_grad_norm`) is left to the training step, which knows when the gradients
+    are unscaled and complete.
     """
     groups = [{**group, "lr": config.lr * group.get("lr_scale", 1)} for group in groups]
     decay = config.weight_decay
-    # torch's default is foreach on GPUs and a plain loop on CPUs. Not fused=True: its CPU kernels ignore strides, so a gradient or a
-    # restored moment in another memory format than its parameter (channels_last) is silently applied to the wrong elements.
+    # torch's default is foreach on GPUs and a plain loop on CPUs. Not fused=True: its CPU kernels
+    # ignore strides, so a gradient or a restored moment in another memory format than its parameter
+    # (channels_last) is silently applied to the wrong elements.
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, nesterov=config.nesterov)
+        return torch.optim.SGD(
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=decay,
+            nesterov=config.nesterov,
+        )
     if config.name == "lars":
-        return LARS(groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, trust=config.trust)
+        return LARS(
+            groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, trust=config.trust
+        )
     adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
     return adam(groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=decay)
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1), in the order of operations of BYOL's code (Grill et al. 2020).
+    """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1), in the order of operations
+    of BYOL's code (Grill et al. 2020).
 
     For every tensor w with gradient g:
         u = g + weight_decay w
         u = u trust |w| / |u|      where both norms are > 0, and in groups with lars_adapt (the default)
         m = momentum m + u
         w = w - lr m
-    A group with lars_adapt=False is thus SGD with momentum. The rate multiplies m, not u: a new rate acts at once on the whole update.
+    A group with lars_adapt=False is thus SGD with momentum. The rate multiplies m, not u: a new
+    rate acts at once on the whole update.
     """
 
     def __init__(
@@ -150,7 +171,16 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         trust: float = 0.001,
     ):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust, "lars_adapt": True})
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "weight_decay": weight_decay,
+                "trust": trust,
+                "lars_adapt": True,
+            },
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -169,7 +199,9 @@ class LARS(torch.optim.Optimizer):
         if group["weight_decay"]:
             updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
         if group["lars_adapt"]:
-            updates = list(torch._foreach_mul(updates, _trust_ratios(params, updates, group["trust"])))
+            updates = list(
+                torch._foreach_mul(updates, _trust_ratios(params, updates, group["trust"]))
+            )
         if group["momentum"]:
             buffers = [self._buffer(p) for p in params]
             torch._foreach_mul_(buffers, group["momentum"])
@@ -185,8 +217,13 @@ class LARS(torch.optim.Optimizer):
 
 
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
-    """trust |w| / |u| for every tensor, 1 where either norm is 0. Stays on the device: nothing waits for it."""
+    """trust |w| / |u| for every tensor, 1 where either norm is 0. Stays on the device: nothing
+    waits for it."""
     weight_norms = torch.stack(torch._foreach_norm(params))
     update_norms = torch.stack(torch._foreach_norm(updates))
     ratios = trust * weight_norms / update_norms
-    return list(torch.where((weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios)).unbind())
+    return list(
+        torch.where(
+            (weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios)
+        ).unbind()
+    )

@@ -3,7 +3,8 @@
     python tune/run.py segment                                  # U-Net on the tiny backbone, on tiles of the earth
     python tune/run.py segment --backbone STUDY[/TRIAL]         # from a backbone that `ssl` or `pretrain` has trained
 
-The objective is val/miou, the course's (`miou.py`): classes pooled over the set, predictions on unknown pixels counted as wrong.
+The objective is val/miou, the course's (`miou.py`): classes pooled over the set, predictions on
+unknown pixels counted as wrong.
 """
 
 from collections.abc import Iterator
@@ -30,7 +31,12 @@ from trainables.metrics import calibrate_batchnorm
 from trainables.miou import confusion_matrix, segmentation_metrics
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.plots.snapshots import Part, shown_rows, write_arrays
-from trainables.segmenters.losses import SegmentationLossConfig, class_weights, cross_entropy, segmentation_loss
+from trainables.segmenters.losses import (
+    SegmentationLossConfig,
+    class_weights,
+    cross_entropy,
+    segmentation_loss,
+)
 from trainables.segmenters.networks import (
     SMALLEST,
     ModelConfig,
@@ -38,7 +44,7 @@ from trainables.segmenters.networks import (
     build_segmenter,
     decoder,
     segmenter_stages,
-)  # fmt: skip
+)
 
 _CALIBRATION_PIXELS = 1 << 24
 _COUNTED = 512  # training masks whose pixels tell the classes' shares
@@ -59,7 +65,8 @@ class SegmentationConfig:
     freeze: FreezeConfig = FreezeConfig()
     aug: JointAugmentConfig = JointAugmentConfig()
     normalize: Normalization = "imagenet"
-    """Mean and standard deviation taken off each channel: those that a loaded backbone was trained with."""
+    """Mean and standard deviation taken off each channel: those that a loaded backbone was trained
+    with."""
     loss: SegmentationLossConfig = SegmentationLossConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -69,7 +76,9 @@ class SegmentationConfig:
 
     def __post_init__(self) -> None:
         if self.data.image_size < SMALLEST:
-            raise ValueError(f"segmentation needs data.image_size >= {SMALLEST}, but got {self.data.image_size}")
+            raise ValueError(
+                f"segmentation needs data.image_size >= {SMALLEST}, but got {self.data.image_size}"
+            )
         self.model.encoder(self.backbone)
 
 
@@ -89,10 +98,16 @@ class Segmentation(FineTuned):
             check_encoder(config, Path(init.file))
             self.loaded = load_backbone(backbone, encoder, Path(init.file), init.sha256)
         classes, auxiliary = len(data.classes), config.loss.aux_weight > 0
-        self.net = build_segmenter(config.model, backbone, classes, auxiliary=auxiliary, loaded=self.loaded is not None)
+        self.net = build_segmenter(
+            config.model, backbone, classes, auxiliary=auxiliary, loaded=self.loaded is not None
+        )
         self.stages = segmenter_stages(self.net)
         self.joint = JointAugment(config.aug, config.data.image_size, config.normalize)
-        weights = class_weights(class_pixels(data.train, classes), config.loss.class_power) if config.loss.name == "weighted_ce" else None
+        weights = (
+            class_weights(class_pixels(data.train, classes), config.loss.class_power)
+            if config.loss.name == "weighted_ce"
+            else None
+        )
         self.weights: Tensor | None
         self.register_buffer("weights", weights, persistent=False)
         self._accuracies = np.empty(0)  # (n,) of the validation images, at the last `validate`
@@ -137,14 +152,19 @@ class Segmentation(FineTuned):
         loss, truth = self.config.loss, masks.long()
         total = segmentation_loss(logits.float(), truth, loss, self.weights)
         if auxiliary is not None:
-            total = total + loss.aux_weight * segmentation_loss(auxiliary.float(), truth, loss, self.weights)
+            total = total + loss.aux_weight * segmentation_loss(
+                auxiliary.float(), truth, loss, self.weights
+            )
         return total
 
     @torch.no_grad()
     def _judge(self, split: Split, prefix: str) -> Metrics:
         classes = len(self.data.classes)
         confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=self.device)
-        loss, right = torch.zeros((), dtype=torch.float64, device=self.device), [torch.empty(0, device=self.device)]
+        loss, right = (
+            torch.zeros((), dtype=torch.float64, device=self.device),
+            [torch.empty(0, device=self.device)],
+        )
         for logits, masks in self._predictions(split, shared=True):
             predicted = logits.argmax(1)
             confusion += confusion_matrix(predicted, masks, classes)
@@ -159,7 +179,8 @@ class Segmentation(FineTuned):
         return segmentation_metrics(confusion, self.data.classes, prefix) | {f"{prefix}/loss": mean}
 
     def _predictions(self, split: Split, shared: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (b, C, H, W) float32 and masks (b, H, W) uint8 of a split's images, or of this worker's share, in order, in eval mode."""
+        """Logits (b, C, H, W) float32 and masks (b, H, W) uint8 of a split's images, or of this
+        worker's share, in order, in eval mode."""
         self.eval()
         start = distributed.shard(len(split)).start if shared else 0
         for images in self._eval_batches(split, shared=shared):
@@ -170,36 +191,52 @@ class Segmentation(FineTuned):
 
     @torch.no_grad()
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
-        """The backbone's last map, averaged; an image's label is the class that covers most of it."""
+        """The backbone's last map, averaged; an image's label is the class that covers most of
+        it."""
         split = self.data.train if part == "train" else self.data.val
         rows = shown_rows(np.full(len(split), -1))
         chosen = replace(split, indices=split.indices[rows])
         self.eval()
-        features = [self.net.features(images).mean((2, 3)).float().cpu() for images in self._eval_batches(chosen)]
+        features = [
+            self.net.features(images).mean((2, 3)).float().cpu()
+            for images in self._eval_batches(chosen)
+        ]
         masks = chosen.masks(np.arange(len(chosen))).flatten(1)
         counts = torch.stack([(masks == c).sum(1) for c in range(len(self.data.classes))], 1)
         labels = torch.where(counts.sum(1) > 0, counts.argmax(1), -1)
         return torch.cat(features).numpy(), labels.numpy()
 
     def snapshot(self, directory: Path, epoch: int) -> None:
-        """Besides the embeddings `masks-0001.npz`: images, truths, predictions and the confusion matrix of the validation set."""
+        """Besides the embeddings `masks-0001.npz`: images, truths, predictions and the confusion
+        matrix of the validation set."""
         super().snapshot(directory, epoch)
         positions = self.shown()
         chosen = replace(self.data.val, indices=self.data.val.indices[positions])
         with torch.no_grad():
-            predicted = torch.cat([logits.argmax(1) for logits, _ in self._predictions(chosen)]).to(torch.uint8).cpu()
+            predicted = (
+                torch.cat([logits.argmax(1) for logits, _ in self._predictions(chosen)])
+                .to(torch.uint8)
+                .cpu()
+            )
         every = max(1, self.config.data.image_size // _SHOWN_SIDE)
         at = np.arange(len(positions))
         write_arrays(
-            directory / f"masks-{epoch:04d}.npz", epoch=epoch, positions=positions, confusion=self._confusion.numpy(),
-            images=chosen.batch(at)[:, :, ::every, ::every].numpy(), truth=chosen.masks(at)[:, ::every, ::every].numpy(),
-            predicted=predicted[:, ::every, ::every].numpy(), names=np.array(self.data.classes, dtype=str),
-            colors=np.array(self.data.colors, dtype=np.uint8), accuracies=self._accuracies[positions],
-        )  # fmt: skip
+            directory / f"masks-{epoch:04d}.npz",
+            epoch=epoch,
+            positions=positions,
+            confusion=self._confusion.numpy(),
+            images=chosen.batch(at)[:, :, ::every, ::every].numpy(),
+            truth=chosen.masks(at)[:, ::every, ::every].numpy(),
+            predicted=predicted[:, ::every, ::every].numpy(),
+            names=np.array(self.data.classes, dtype=str),
+            colors=np.array(self.data.colors, dtype=np.uint8),
+            accuracies=self._accuracies[positions],
+        )
 
     def shown(self) -> np.ndarray:
-        """Positions (n,) of the validation images in pictures: those of the course reports where a folder has as many (their numbers are
-        their places), else the first three and the three worst at the last validation."""
+        """Positions (n,) of the validation images in pictures: those of the course reports where a
+        folder has as many (their numbers are their places), else the first three and the three
+        worst at the last validation."""
         n = len(self.data.val)
         if self.config.data.name not in EMBEDDED and n > max(_REPORTED):
             return np.array(_REPORTED)
@@ -214,26 +251,43 @@ class Segmentation(FineTuned):
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
         encoder = self.config.model.encoder(self.config.backbone)
-        save_backbone(path, self.backbone, meta | {"backbone": asdict(encoder), "normalize": self.config.normalize}, head=self.head)
+        save_backbone(
+            path,
+            self.backbone,
+            meta | {"backbone": asdict(encoder), "normalize": self.config.normalize},
+            head=self.head,
+        )
 
 
 def check_encoder(config: SegmentationConfig, path: Path) -> None:
-    """Raises UserError where the file was exported by another architecture than the model's encoder."""
-    trained, encoder = load_backbone_meta(path).get("backbone", {}).get("name"), config.model.encoder(config.backbone).name
+    """Raises UserError where the file was exported by another architecture than the model's
+    encoder."""
+    trained, encoder = (
+        load_backbone_meta(path).get("backbone", {}).get("name"),
+        config.model.encoder(config.backbone).name,
+    )
     if trained not in (None, encoder):
-        fitting = {"resnet50": "deeplabv3-resnet50", "resnet101": "deeplabv3-resnet101"}.get(trained, f"fcn32s-{trained}")
-        remedy = f"unet --set backbone.name={trained}" if trained in ("tiny", "resnet18") else fitting
+        fitting = {"resnet50": "deeplabv3-resnet50", "resnet101": "deeplabv3-resnet101"}.get(
+            trained, f"fcn32s-{trained}"
+        )
+        remedy = (
+            f"unet --set backbone.name={trained}" if trained in ("tiny", "resnet18") else fitting
+        )
         raise UserError(
             f"backbone file {path} is a {trained}, but model.name={config.model.name} has a {encoder}; add --set model.name={remedy}"
         )
 
 
 def class_pixels(split: Split, classes: int) -> np.ndarray:
-    """(C,) pixels of each class, in at most `_COUNTED` masks spread over the split; in all of them where those lack a class, which would
-    otherwise weigh nothing."""
+    """(C,) pixels of each class, in at most `_COUNTED` masks spread over the split; in all of them
+    where those lack a class, which would otherwise weigh nothing."""
     some = np.unique(np.linspace(0, len(split) - 1, min(_COUNTED, len(split))).round().astype(int))
     pixels = _count(split, some, classes)
-    return pixels if pixels.all() or len(some) == len(split) else _count(split, np.arange(len(split)), classes)
+    return (
+        pixels
+        if pixels.all() or len(some) == len(split)
+        else _count(split, np.arange(len(split)), classes)
+    )
 
 
 def _count(split: Split, positions: np.ndarray, classes: int) -> np.ndarray:

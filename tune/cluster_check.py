@@ -1,9 +1,11 @@
-"""`make cluster-check`: what is wrong with a cluster file, before `ray up` spends money or opens a port.
+"""`make cluster-check`: what is wrong with a cluster file, before `ray up` spends money or opens a
+port.
 
     python -m tune.cluster_check [cluster.yaml | cluster-onprem.yaml]
 
-One line per problem, with the value and the remedy; exit code 2. Ray's own schema is one of the checks. It accepts much that fails
-later: an image of another region, a key that is not there, a dashboard on 0.0.0.0, a head that was never started.
+One line per problem, with the value and the remedy; exit code 2. Ray's own schema is one of the
+checks. It accepts much that fails later: an image of another region, a key that is not there, a
+dashboard on 0.0.0.0, a head that was never started.
 """
 
 import logging
@@ -23,18 +25,25 @@ Config = dict[str, Any]
 
 PLACEHOLDER = "CHANGE"
 TOKEN = "~/.ray/auth_token"
-_IDS = {"ImageId": r"ami-[0-9a-f]{8,17}", "SubnetIds": r"subnet-[0-9a-f]{8,17}", "SecurityGroupIds": r"sg-[0-9a-f]{8,17}"}
+_IDS = {
+    "ImageId": r"ami-[0-9a-f]{8,17}",
+    "SubnetIds": r"subnet-[0-9a-f]{8,17}",
+    "SecurityGroupIds": r"sg-[0-9a-f]{8,17}",
+}
 _REGION = r"[a-z]{2}(-[a-z]+)+-\d"
 _HOST = re.compile(r"(?!-)[A-Za-z0-9.-]+")
 
 
 def problems(path: Path) -> list[str]:
-    """What keeps `ray up` with this file from bringing up a cluster that works and is closed; [] if nothing."""
+    """What keeps `ray up` with this file from bringing up a cluster that works and is closed; [] if
+    nothing."""
     try:
         text = path.read_text()
         config = yaml.safe_load(text)
     except OSError as error:
-        return [f"cannot be read ({error.strerror}): name a cluster file, as in make cluster-check CLUSTER=cluster-onprem.yaml"]
+        return [
+            f"cannot be read ({error.strerror}): name a cluster file, as in make cluster-check CLUSTER=cluster-onprem.yaml"
+        ]
     except yaml.YAMLError as error:
         return [f"is no YAML: {' '.join(str(error).split())}"]
     if not isinstance(config, dict) or not isinstance(config.get("provider"), dict):
@@ -42,7 +51,10 @@ def problems(path: Path) -> list[str]:
     found = _placeholders(text)
     kind = {"aws": _aws, "local": _onprem}.get(config["provider"].get("type"))
     if kind is None:
-        return [*found, f"provider.type {config['provider'].get('type')!r} is not known here: aws or local"]
+        return [
+            *found,
+            f"provider.type {config['provider'].get('type')!r} is not known here: aws or local",
+        ]
     if refusal := _schema(config):
         return [*found, refusal]  # what follows relies on the schema
     return list(dict.fromkeys([*found, *_files(config), *_commands(config), *kind(config)]))
@@ -52,9 +64,13 @@ def _placeholders(text: str) -> list[str]:
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         value, _, remedy = line.partition("# CHANGE")
-        words = [word.strip("[]',\"") for word in value.partition(" #")[0].split() if PLACEHOLDER in word]
+        words = [
+            word.strip("[]',\"") for word in value.partition(" #")[0].split() if PLACEHOLDER in word
+        ]
         if words and not value.lstrip().startswith("#"):
-            found.append(f"line {number}: {words[0]} is a placeholder; put in{remedy or ': your own value'}")
+            found.append(
+                f"line {number}: {words[0]} is a placeholder; put in{remedy or ': your own value'}"
+            )
     return found
 
 
@@ -73,12 +89,18 @@ def _files(config: Config) -> Iterator[str]:
     if not key:
         yield "auth.ssh_private_key is not set: name a key made for this cluster; without one Ray makes its own"
     else:
-        yield from _private(f"auth.ssh_private_key {key}", Path(key), "docs/cluster.md says how to make it")
+        yield from _private(
+            f"auth.ssh_private_key {key}", Path(key), "docs/cluster.md says how to make it"
+        )
     mounts = config.get("file_mounts", {})
     if mounts.get(TOKEN) != TOKEN:
         yield f"file_mounts lacks `{TOKEN}: {TOKEN}`: without the token nodes do not let each other in"
     else:
-        yield from _private(f"the token {TOKEN}", Path(TOKEN), f"make it with `ray get-auth-token --generate && chmod 600 {TOKEN}`")
+        yield from _private(
+            f"the token {TOKEN}",
+            Path(TOKEN),
+            f"make it with `ray get-auth-token --generate && chmod 600 {TOKEN}`",
+        )
     for there, here in mounts.items():
         if there != TOKEN and not Path(here).expanduser().exists():
             yield f"file_mounts {there}: {here} does not exist on this machine"
@@ -94,10 +116,23 @@ def _private(what: str, path: Path, remedy: str) -> Iterator[str]:
 
 def _commands(config: Config) -> Iterator[str]:
     """What Ray's schema does not look into: how nodes start."""
-    heads, workers = config.get("head_start_ray_commands", []), config.get("worker_start_ray_commands", [])
-    head, worker = (next((c for c in commands if "ray start" in c), "") for commands in (heads, workers))
+    heads, workers = (
+        config.get("head_start_ray_commands", []),
+        config.get("worker_start_ray_commands", []),
+    )
+    head, worker = (
+        next((c for c in commands if "ray start" in c), "") for commands in (heads, workers)
+    )
     for name, command, needed in (
-        ("head_start_ray_commands", head, ("--head", "--autoscaling-config=~/ray_bootstrap_config.yaml", "--dashboard-host=127.0.0.1")),
+        (
+            "head_start_ray_commands",
+            head,
+            (
+                "--head",
+                "--autoscaling-config=~/ray_bootstrap_config.yaml",
+                "--dashboard-host=127.0.0.1",
+            ),
+        ),
         ("worker_start_ray_commands", worker, ("--address=$RAY_HEAD_IP:6379",)),
     ):
         if not command:
@@ -110,7 +145,10 @@ def _commands(config: Config) -> Iterator[str]:
         for command in config[name]:
             if "0.0.0.0" in command:
                 yield f"{name}: `{command[:60]}...` listens on 0.0.0.0, on all networks: use 127.0.0.1 and a tunnel"
-    if not any("cluster/env.sh" in c or "RAY_AUTH_MODE=token" in c for c in config.get("setup_commands", [])):
+    if not any(
+        "cluster/env.sh" in c or "RAY_AUTH_MODE=token" in c
+        for c in config.get("setup_commands", [])
+    ):
         yield "setup_commands do not set RAY_AUTH_MODE=token: copy cluster/env.sh as cluster.yaml does"
 
 
@@ -151,7 +189,10 @@ def _instance(where: str, node: Config) -> Iterator[str]:
 
 def _onprem(config: Config) -> Iterator[str]:
     provider = config["provider"]
-    head, workers = str(provider.get("head_ip", "")), [str(w) for w in provider.get("worker_ips") or []]
+    head, workers = (
+        str(provider.get("head_ip", "")),
+        [str(w) for w in provider.get("worker_ips") or []],
+    )
     if not workers:
         yield "provider.worker_ips is empty: name at least one machine, as in [10.0.0.2]"
     for address in (head, *workers):

@@ -1,4 +1,5 @@
-"""The registry. Adding a trainable: a file in trainables/, a file in search_spaces/, a line in EXPERIMENTS."""
+"""The registry. Adding a trainable: a file in trainables/, a file in search_spaces/, a line in
+EXPERIMENTS."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -29,15 +30,19 @@ class Experiment:
     about: str
     """One line for `--help`."""
     model: Callable[[], Model]
-    """Imports the trainable and its config: at its first call torch, seconds that `--help` and most refusals do without."""
+    """Imports the trainable and its config: at its first call torch, seconds that `--help` and most
+    refusals do without."""
     space: SearchSpace
     """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
     presets: dict[str, dict[str, Any]]
-    """Preset -> flat config that departs from the dataclass defaults. This is trial 0: the untuned default."""
+    """Preset -> flat config that departs from the dataclass defaults. This is trial 0: the untuned
+    default."""
     loaded_space: SearchSpace | None = None
-    """The space where `--backbone` gives what it starts from; None: it does not take one, or a setting chooses it."""
+    """The space where `--backbone` gives what it starts from; None: it does not take one, or a
+    setting chooses it."""
     top: int = 1
-    """How many of the best configurations are trained again on fresh seeds; the answer is the best of them on average."""
+    """How many of the best configurations are trained again on fresh seeds; the answer is the best
+    of them on average."""
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     """What `--compare` chooses from; "" is run where neither that nor a setting is named."""
 
@@ -51,8 +56,13 @@ class Experiment:
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """What `--setting` chooses from, of all comparisons; empty where there is nothing to choose."""
-        return {name: setting for comparison in self.comparisons.values() for name, setting in comparison.settings.items()}
+        """What `--setting` chooses from, of all comparisons; empty where there is nothing to
+        choose."""
+        return {
+            name: setting
+            for comparison in self.comparisons.values()
+            for name, setting in comparison.settings.items()
+        }
 
 
 def _byol() -> Model:
@@ -85,36 +95,64 @@ def _segmentation() -> Model:
     return Segmentation, SegmentationConfig
 
 
-# A backbone goes from one experiment to the next: all have the same. Only the grid at which its maps are read is each one's own (pooling
-# has no weights): BYOL learns most through a global average; a classifier of letters needs their layout.
+# A backbone goes from one experiment to the next: all have the same. Only the grid at which its
+# maps are read is each one's own (pooling has no weights): BYOL learns most through a global
+# average; a classifier of letters needs their layout.
 _LAYOUT: dict[str, Any] = {"backbone.pool": 2}
 _TINY: dict[str, Any] = {
-    "data.name": "glyphs", "data.image_size": 28, "backbone.name": "tiny", "backbone.width": 16, "train.channels_last": True,
-}  # fmt: skip
+    "data.name": "glyphs",
+    "data.image_size": 28,
+    "backbone.name": "tiny",
+    "backbone.width": 16,
+    "train.channels_last": True,
+}
 _FULL: dict[str, Any] = {"data.image_size": 128, "backbone.name": "resnet50", "train.threads": 1}
 
-# The untuned defaults are what a reader of the papers would start from: the optimizer that the package's own example uses (Adam 3e-4),
-# and the views, the momentum and the heads of Grill et al. 2020 (heads scaled to the tiny backbone).
+# The untuned defaults are what a reader of the papers would start from: the optimizer that the
+# package's own example uses (Adam 3e-4), and the views, the momentum and the heads of Grill et al.
+# 2020 (heads scaled to the tiny backbone).
 _UNTUNED: dict[str, Any] = {
-    "optim.name": "adam", "optim.lr": 3e-4, "optim.weight_decay": 1e-6, "schedule.name": "warmup_cosine", "schedule.warmup_frac": 0.1,
-    "head.tau0": 0.99, "head.simplicial": False, "aug.policy": "byol", "aug.crop_scale_min": 0.08, "aug.crop_ratio": 4 / 3, "aug.blur": 0.5,
-}  # fmt: skip
+    "optim.name": "adam",
+    "optim.lr": 3e-4,
+    "optim.weight_decay": 1e-6,
+    "schedule.name": "warmup_cosine",
+    "schedule.warmup_frac": 0.1,
+    "head.tau0": 0.99,
+    "head.simplicial": False,
+    "aug.policy": "byol",
+    "aug.crop_scale_min": 0.08,
+    "aug.crop_ratio": 4 / 3,
+    "aug.blur": 0.5,
+}
 # Supervised: the reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
 _UNTUNED_SUPERVISED: dict[str, Any] = {
-    "optim.name": "adam", "optim.lr": 5e-4, "optim.weight_decay": 1e-6, "schedule.name": "cosine", "aug.policy": "none",
-}  # fmt: skip
+    "optim.name": "adam",
+    "optim.lr": 5e-4,
+    "optim.weight_decay": 1e-6,
+    "schedule.name": "cosine",
+    "aug.policy": "none",
+}
 
 # Few-shot: Adam 1e-3, halved on the way (Snell et al. 2017, section 3), and the reports' Conv-4.
 _UNTUNED_FEWSHOT: dict[str, Any] = {
-    "optim.name": "adam", "optim.lr": 1e-3, "optim.weight_decay": 1e-6, "schedule.name": "step", "schedule.step_gamma": 0.5,
-    "schedule.step_every_frac": 0.2, "aug.policy": "none",
-}  # fmt: skip
+    "optim.name": "adam",
+    "optim.lr": 1e-3,
+    "optim.weight_decay": 1e-6,
+    "schedule.name": "step",
+    "schedule.step_gamma": 0.5,
+    "schedule.step_every_frac": 0.2,
+    "aug.policy": "none",
+}
 
-# Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain cross-entropy, and
-# the eight views of an image from above, where up means nothing.
+# Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain
+# cross-entropy, and the eight views of an image from above, where up means nothing.
 _UNTUNED_SEGMENT: dict[str, Any] = {
-    "schedule.name": "polynomial", "schedule.power": 0.9, "aug.hflip": 0.5, "aug.vflip": 0.5, "aug.rot90": 0.75,
-}  # fmt: skip
+    "schedule.name": "polynomial",
+    "schedule.power": 0.9,
+    "aug.hflip": 0.5,
+    "aug.vflip": 0.5,
+    "aug.rot90": 0.75,
+}
 
 EXPERIMENTS: dict[str, Experiment] = {
     "ssl": Experiment(
@@ -123,14 +161,30 @@ EXPERIMENTS: dict[str, Experiment] = {
         model=_byol,
         space=ssl,
         presets={
-            "tiny": _UNTUNED | _TINY | {
-                "val.knn_k": 5,  # the gallery has 9 or 12 images of a letter: more neighbours are mostly other letters
-                "backbone.pool": 1, "head.projection_size": 128, "head.hidden_size": 1024, "aug.rotate": 0.0,
-                "train.epochs": 12, "train.epoch_images": 3200, "train.batch_size": 64,
+            "tiny": _UNTUNED
+            | _TINY
+            | {
+                # the gallery has 9 or 12 images of a letter: more neighbours are mostly other
+                # letters
+                "val.knn_k": 5,
+                "backbone.pool": 1,
+                "head.projection_size": 128,
+                "head.hidden_size": 1024,
+                "aug.rotate": 0.0,
+                "train.epochs": 12,
+                "train.epoch_images": 3200,
+                "train.batch_size": 64,
             },
-            "full": _UNTUNED | _FULL | {
-                "head.projection_size": 256, "head.hidden_size": 4096, "aug.strength": 1.0, "aug.grayscale": 0.2, "aug.blur": None,
-                "train.epochs": 100, "train.batch_size": 256,
+            "full": _UNTUNED
+            | _FULL
+            | {
+                "head.projection_size": 256,
+                "head.hidden_size": 4096,
+                "aug.strength": 1.0,
+                "aug.grayscale": 0.2,
+                "aug.blur": None,
+                "train.epochs": 100,
+                "train.batch_size": 256,
             },
         },
         top=3,
@@ -141,13 +195,26 @@ EXPERIMENTS: dict[str, Experiment] = {
         model=_pretraining,
         space=pretrain,
         presets={
-            "tiny": _UNTUNED_SUPERVISED | _TINY | {
-                **_LAYOUT, "aug.crop_scale_min": 0.8, "aug.rotate": 0.0,
-                "train.epochs": 24,  # the first rung is at a sixth of them, and within three epochs few trials learn anything
-                "train.epoch_images": 3200, "train.batch_size": 64,
+            "tiny": _UNTUNED_SUPERVISED
+            | _TINY
+            | {
+                **_LAYOUT,
+                "aug.crop_scale_min": 0.8,
+                "aug.rotate": 0.0,
+                # the first rung is at a sixth of them, and within three epochs few trials learn
+                # anything
+                "train.epochs": 24,
+                "train.epoch_images": 3200,
+                "train.batch_size": 64,
             },
-            "full": _UNTUNED_SUPERVISED | _FULL | {
-                "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 100, "train.batch_size": 128,
+            "full": _UNTUNED_SUPERVISED
+            | _FULL
+            | {
+                "aug.crop_scale_min": 0.25,
+                "aug.hflip": 0.5,
+                "aug.strength": 1.0,
+                "train.epochs": 100,
+                "train.batch_size": 128,
             },
         },
         top=3,
@@ -158,11 +225,23 @@ EXPERIMENTS: dict[str, Experiment] = {
         model=_classifier,
         space=classify,
         presets={
-            "tiny": _UNTUNED_SUPERVISED | _TINY | {
-                **_LAYOUT, "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "train.epochs": 12, "train.batch_size": 32,
+            "tiny": _UNTUNED_SUPERVISED
+            | _TINY
+            | {
+                **_LAYOUT,
+                "aug.crop_scale_min": 0.8,
+                "aug.rotate": 0.0,
+                "train.epochs": 12,
+                "train.batch_size": 32,
             },
-            "full": _UNTUNED_SUPERVISED | _FULL | {
-                "aug.crop_scale_min": 0.25, "aug.hflip": 0.5, "aug.strength": 1.0, "train.epochs": 50, "train.batch_size": 64,
+            "full": _UNTUNED_SUPERVISED
+            | _FULL
+            | {
+                "aug.crop_scale_min": 0.25,
+                "aug.hflip": 0.5,
+                "aug.strength": 1.0,
+                "train.epochs": 50,
+                "train.batch_size": 64,
             },
         },
         top=3,
@@ -175,15 +254,32 @@ EXPERIMENTS: dict[str, Experiment] = {
         space=fewshot,
         loaded_space=fewshot_from_backbone,
         presets={
-            "tiny": _UNTUNED_FEWSHOT | _TINY | _LAYOUT | {
-                "aug.crop_scale_min": 0.8, "aug.rotate": 0.0, "episode.way": 20, "episode.query": 5,
+            "tiny": _UNTUNED_FEWSHOT
+            | _TINY
+            | _LAYOUT
+            | {
+                "aug.crop_scale_min": 0.8,
+                "aug.rotate": 0.0,
+                "episode.way": 20,
+                "episode.query": 5,
                 "val.query": 8,  # letters have 18 images: 10 support images leave 8
-                "train.epochs": 12, "train.epoch_images": 3600, "train.batch_size": 120,
+                "train.epochs": 12,
+                "train.epoch_images": 3600,
+                "train.batch_size": 120,
             },
-            "full": _UNTUNED_FEWSHOT | {
-                "data.image_size": 84, "backbone.name": "conv4", "backbone.width": 64, "backbone.pool": 5, "episode.way": 20,
-                "episode.query": 15, "aug.crop_scale_min": 0.8, "aug.hflip": 0.5, "aug.strength": 1.0,
-                "train.epochs": 100, "train.batch_size": 320,
+            "full": _UNTUNED_FEWSHOT
+            | {
+                "data.image_size": 84,
+                "backbone.name": "conv4",
+                "backbone.width": 64,
+                "backbone.pool": 5,
+                "episode.way": 20,
+                "episode.query": 15,
+                "aug.crop_scale_min": 0.8,
+                "aug.hflip": 0.5,
+                "aug.strength": 1.0,
+                "train.epochs": 100,
+                "train.batch_size": 320,
             },
         },
         top=3,
@@ -196,19 +292,35 @@ EXPERIMENTS: dict[str, Experiment] = {
         space=segment,
         loaded_space=segment_from_backbone,
         presets={
-            "tiny": _TINY | _UNTUNED_SEGMENT | {
-                "data.name": "earth", "data.image_size": 64, "optim.name": "adam", "optim.lr": 3e-3, "optim.weight_decay": 1e-6,
-                "loss.name": "weighted_ce",  # two of six climates cover less than a twelfth of the pixels each, and mIoU counts all alike
-                "train.epochs": 36, "train.epoch_images": 640, "train.batch_size": 16,
+            "tiny": _TINY
+            | _UNTUNED_SEGMENT
+            | {
+                "data.name": "earth",
+                "data.image_size": 64,
+                "optim.name": "adam",
+                "optim.lr": 3e-3,
+                "optim.weight_decay": 1e-6,
+                # two of six climates cover less than a twelfth of the pixels each, and mIoU counts
+                # all alike
+                "loss.name": "weighted_ce",
+                "train.epochs": 36,
+                "train.epoch_images": 640,
+                "train.batch_size": 16,
             },
-            "full": _UNTUNED_SEGMENT | {
-                "data.image_size": 512, "model.name": "deeplabv3-resnet50", "optim.name": "sgd", "optim.lr": 0.01,
-                "optim.weight_decay": 1e-4, "train.epochs": 50, "train.batch_size": 8,
+            "full": _UNTUNED_SEGMENT
+            | {
+                "data.image_size": 512,
+                "model.name": "deeplabv3-resnet50",
+                "optim.name": "sgd",
+                "optim.lr": 0.01,
+                "optim.weight_decay": 1e-4,
+                "train.epochs": 50,
+                "train.batch_size": 8,
             },
         },
         top=3,  # one validation score of a trial moves by .03 with its seed
     ),
-}  # fmt: skip
+}
 
 
 def named(name: str) -> Experiment:

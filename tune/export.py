@@ -1,7 +1,9 @@
-"""A trial's model, checked against its record, as a folder that `mlflow.pyfunc.load_model` serves; and colour masks of a folder of images.
+"""A trial's model, checked against its record, as a folder that `mlflow.pyfunc.load_model` serves;
+and colour masks of a folder of images.
 
-python tune/report.py export segment                 # the best trial, to runs/segment/model and MLflow's registry; or segment/3
-python -m tune.export runs/segment/model IMAGES OUT  # a colour mask OUT/<name>_mask.png of every image in IMAGES
+python tune/report.py export segment                 # the best trial, to runs/segment/model and
+MLflow's registry; or segment/3 python -m tune.export runs/segment/model IMAGES OUT  # a colour mask
+OUT/<name>_mask.png of every image in IMAGES
 """
 
 import json
@@ -33,12 +35,25 @@ MODEL = "model"
 _REPO = Path(__file__).resolve().parent.parent
 # What `trainables` imports.
 _REQUIRED = (
-    *("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "pillow", "matplotlib", "pydantic", "filelock", "rich"),
+    *(
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "pandas",
+        "scikit-learn",
+        "pillow",
+        "matplotlib",
+        "pydantic",
+        "filelock",
+        "rich",
+    ),
     *("byol-pytorch", "fonttools", "threadpoolctl", "torchinfo"),
 )
 # Another machine may round otherwise, and so a few images fall on the other side.
 _RELATIVE, _ABSOLUTE = 0.01, 0.005
-_EXAMPLE, _EXAMPLE_SIDE = 2, 64  # images of the input example, and their largest side in px: it is kept as JSON
+# images of the input example, and their largest side in px: it is kept as JSON
+_EXAMPLE, _EXAMPLE_SIDE = 2, 64
 
 
 @dataclass(frozen=True)
@@ -58,16 +73,20 @@ class Exported:
 
 
 def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exported:
-    """Write the model of STUDY (its best trial) or STUDY/TRIAL, code and pinned requirements included, once it has shown its metric again.
+    """Write the model of STUDY (its best trial) or STUDY/TRIAL, code and pinned requirements
+    included, once it has shown its metric again.
 
     Args:
         out: default `<storage>/<study>/model`. An earlier export there is replaced.
     Raises:
-        UserError: no such study or completed trial, `out` holds something else, or the exported weights do not reach the metric on record.
+        UserError: no such study or completed trial, `out` holds something else, or the exported
+            weights do not reach the metric on record.
     """
     origin = of_study(wanted, storage)
     if origin is None or origin.study is None or origin.trial is None:
-        raise UserError(f"export {wanted!r}: it must be STUDY or STUDY/TRIAL of {storage}; `python tune/report.py show` lists the studies")
+        raise UserError(
+            f"export {wanted!r}: it must be STUDY or STUDY/TRIAL of {storage}; `python tune/report.py show` lists the studies"
+        )
     study = storage / origin.study
     final = out or study / MODEL
     if final.exists() and not (final / "MLmodel").exists():
@@ -82,13 +101,24 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
         folder.mkdir()
         shutil.copy(origin.path, folder / WEIGHTS)
         about = {
-            "kind": experiment.trainable.__name__, "config": run.config, "classes": list(data.classes),
-            "colors": [list(c) for c in data.colors], "labelled": data.gallery is not None, "origin": f"{study.name}/{origin.trial}",
+            "kind": experiment.trainable.__name__,
+            "config": run.config,
+            "classes": list(data.classes),
+            "colors": [list(c) for c in data.colors],
+            "labelled": data.gallery is not None,
+            "origin": f"{study.name}/{origin.trial}",
             "objective": record.objective,
-        }  # fmt: skip
+        }
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=1))
         served = Served(folder)
-        exported = Exported(final, study, origin.trial, record.objective, run.value or 0.0, served.judge(data)[record.objective])
+        exported = Exported(
+            final,
+            study,
+            origin.trial,
+            record.objective,
+            run.value or 0.0,
+            served.judge(data)[record.objective],
+        )
         _check(exported, experiment.name)
         _save(served, folder, whole, data)
         if final.exists():
@@ -114,10 +144,14 @@ def _save(served: Served, data_path: Path, to: Path, data: Any) -> None:
     every = -(-images.shape[1] // _EXAMPLE_SIDE)
     example = np.ascontiguousarray(images[:, ::every, ::every])
     mlflow.pyfunc.save_model(
-        str(to), loader_module="trainables.served", data_path=str(data_path), code_paths=[str(_REPO / "trainables")],
-        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED], input_example=example,
+        str(to),
+        loader_module="trainables.served",
+        data_path=str(data_path),
+        code_paths=[str(_REPO / "trainables")],
+        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED],
+        input_example=example,
         signature=_signature(served, served.predict(example)),
-    )  # fmt: skip
+    )
     for cache in to.rglob("__pycache__"):
         shutil.rmtree(cache)
 
@@ -126,7 +160,8 @@ def _signature(
     served: Served,
     answer: np.ndarray,  # of a batch of images
 ) -> Any:
-    """Images (B, H, W, 3) uint8 to what the model answers. Of a few-shot model `labels` tell which classes the first images show."""
+    """Images (B, H, W, 3) uint8 to what the model answers. Of a few-shot model `labels` tell which
+    classes the first images show."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -136,11 +171,16 @@ def _signature(
     else:
         shape = (-1, -1, -1) if served.segments else (-1, answer.shape[1])
         outputs = Schema([TensorSpec(answer.dtype, shape)])
-    return ModelSignature(images, outputs, ParamSchema([ParamSpec("labels", "string", [], (-1,))] if served.compares else []))
+    return ModelSignature(
+        images,
+        outputs,
+        ParamSchema([ParamSpec("labels", "string", [], (-1,))] if served.compares else []),
+    )
 
 
 def paint(model: Path, images: Path, out: Path) -> list[str]:
-    """Colour masks of every image in a folder, in the images' own sizes; returns what could not be read, with the reason.
+    """Colour masks of every image in a folder, in the images' own sizes; returns what could not be
+    read, with the reason.
 
     Raises:
         UserError: no segmentation model, or no images.
@@ -149,7 +189,11 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
     served = Served(found[0].parent if found else model)
     if not served.segments:
         raise UserError(f"{str(model)!r} is no segmentation model: there are no masks to paint")
-    files = sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS) if images.is_dir() else []
+    files = (
+        sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS)
+        if images.is_dir()
+        else []
+    )
     if not files:
         raise UserError(f"{str(images)!r} holds no images ({', '.join(EXTENSIONS)})")
     out.mkdir(parents=True, exist_ok=True)
@@ -166,9 +210,13 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Command form. 0; 2 for wrong use, or where an image could not be read (the others are painted)."""
+    """Command form. 0; 2 for wrong use, or where an image could not be read (the others are
+    painted)."""
     if len(argv) != 3:
-        print("usage: python -m tune.export MODEL IMAGES OUT: a colour mask of every image in IMAGES", file=sys.stderr)
+        print(
+            "usage: python -m tune.export MODEL IMAGES OUT: a colour mask of every image in IMAGES",
+            file=sys.stderr,
+        )
         return 2
     try:
         failed = paint(*map(Path, argv))

@@ -8,7 +8,8 @@ DEFAULT = "(the default)"
 
 
 def brief(value: object) -> str:
-    """A config value in few characters, as `--set` takes it: floats in three digits, None as `none`."""
+    """A config value in few characters, as `--set` takes it: floats in three digits, None as
+    `none`."""
     return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -17,7 +18,11 @@ def duration(seconds: float) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def assignments(values: Mapping[str, object]) -> str:
@@ -26,5 +31,6 @@ def assignments(values: Mapping[str, object]) -> str:
 
 
 def plain_console(width: int | None = None) -> Console:
-    """Prints texts as they are: a name may hold what rich takes for markup or an emoji. `width`: default, that of the terminal."""
+    """Prints texts as they are: a name may hold what rich takes for markup or an emoji. `width`:
+    default, that of the terminal."""
     return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)

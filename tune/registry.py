@@ -1,4 +1,5 @@
-"""An exported model in MLflow: logged with its trial's run and registered under its study's name, whose alias `champion` it gets."""
+"""An exported model in MLflow: logged with its trial's run and registered under its study's name,
+whose alias `champion` it gets."""
 
 import importlib
 import shlex
@@ -60,28 +61,45 @@ def register(exported: Exported) -> Registered:
 def _run_of(client: Any, exported: Exported, uri: str) -> Any:
     """The run of the trial, which is sent first where MLflow lacks it."""
     (first,), _ = EventLog.read(exported.study / "events.jsonl", 0, limit=1)
-    wanted = f"tags.`study.id` = '{study_id(first)}' and tags.`{RUN_TAG}` = 'trial/{exported.trial}'"
+    wanted = (
+        f"tags.`study.id` = '{study_id(first)}' and tags.`{RUN_TAG}` = 'trial/{exported.trial}'"
+    )
     for sent in (False, True):
         experiment = client.get_experiment_by_name(first["experiment"])
-        found = client.search_runs([experiment.experiment_id], filter_string=wanted, max_results=1) if experiment else []
+        found = (
+            client.search_runs([experiment.experiment_id], filter_string=wanted, max_results=1)
+            if experiment
+            else []
+        )
         if found:
             return found[0]
         if not sent:
             Tracker(exported.study, uri).sync()
-    raise UserError(f"MLflow at {without_password(uri)} has no run of {exported}: `python tune/report.py sync` sends it")
+    raise UserError(
+        f"MLflow at {without_password(uri)} has no run of {exported}: `python tune/report.py sync` sends it"
+    )
 
 
 def _log(mlflow: Any, client: Any, exported: Exported, run: Any) -> Any:
-    """The logged model, with its metric. Through the client, as the fluent way would open the trial's run again."""
+    """The logged model, with its metric. Through the client, as the fluent way would open the
+    trial's run again."""
     run_id = run.info.run_id
-    model = client.create_logged_model(run.info.experiment_id, name="model", source_run_id=run_id, model_type=exported.study.name)
+    model = client.create_logged_model(
+        run.info.experiment_id, name="model", source_run_id=run_id, model_type=exported.study.name
+    )
     described = mlflow.models.Model.load(str(exported.folder))
-    described.run_id, described.model_id, described.model_uuid = run_id, model.model_id, model.model_id
+    described.run_id, described.model_id, described.model_uuid = (
+        run_id,
+        model.model_id,
+        model.model_id,
+    )
     described.save(str(exported.folder / "MLmodel"))
     client.log_model_artifacts(model.model_id, str(exported.folder))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [mlflow.entities.LoggedModelOutput(model.model_id, step=0)])
-    client.log_metric(run_id, f"export/{exported.objective}", exported.measured, model_id=model.model_id)
+    client.log_metric(
+        run_id, f"export/{exported.objective}", exported.measured, model_id=model.model_id
+    )
     return model
 
 
@@ -93,8 +111,14 @@ def _champion(mlflow: Any, client: Any, exported: Exported, model: Any) -> str:
     except mlflow.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {"study": name, "trial": str(exported.trial), exported.objective: f"{exported.measured:.6g}"}
+    tags = {
+        "study": name,
+        "trial": str(exported.trial),
+        exported.objective: f"{exported.measured:.6g}",
+    }
     source, run_id = model.artifact_location, model.source_run_id
-    created = client.create_model_version(name, source, run_id, tags=tags, description=str(exported), model_id=model.model_id)
+    created = client.create_model_version(
+        name, source, run_id, tags=tags, description=str(exported), model_id=model.model_id
+    )
     client.set_registered_model_alias(name, ALIAS, created.version)
     return str(created.version)

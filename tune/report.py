@@ -1,9 +1,11 @@
-"""Look at studies: show [STUDY] | table | html STUDY | export STUDY[/TRIAL] | dashboard STUDY | sam IMAGE... | sync. See README.md."""
+"""Look at studies: show [STUDY] | table | html STUDY | export STUDY[/TRIAL] | dashboard STUDY | sam
+IMAGE... | sync. See README.md."""
 
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first on the path, where `tune/execution/ray_tune.py` would be a module `search`.
+# Python puts this file's folder first on the path, where `tune/execution/ray_tune.py` would be a
+# module `search`.
 sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from collections.abc import Callable, Iterable  # noqa: E402
@@ -20,7 +22,9 @@ from tune.study.manifest import read_manifest  # noqa: E402
 from tune.study.record import CONCLUSIONS, Run, read_record  # noqa: E402
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
-Storage = Annotated[str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")]
+Storage = Annotated[
+    str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
+]
 _TOP = 20
 
 
@@ -41,18 +45,23 @@ def _folder(root: Path, study: str) -> Path:
     folder = root / study
     if not (folder / "study.json").exists():
         names = [path.name for path in studies(folder.parent)]
-        raise UserError(f"no study {study!r} in {folder.parent}; there {'are ' + ', '.join(names) if names else 'is none'}")
+        raise UserError(
+            f"no study {study!r} in {folder.parent}; there {'are ' + ', '.join(names) if names else 'is none'}"
+        )
     return folder
 
 
 def _all(root: Path) -> list[Path]:
     if not (found := studies(root)):
-        raise UserError(f"no study in {root}: run `python tune/run.py ssl`, or name the folder with --storage")
+        raise UserError(
+            f"no study in {root}: run `python tune/run.py ssl`, or name the folder with --storage"
+        )
     return found
 
 
 def _of_each(folders: Iterable[Path], say: Callable[[Path], str]) -> None:
-    """Print what there is to say of each study. One that cannot be read or sent keeps nobody from the others; the exit code is then 2."""
+    """Print what there is to say of each study. One that cannot be read or sent keeps nobody from
+    the others; the exit code is then 2."""
     refused = False
     for folder in folders:
         try:
@@ -70,7 +79,10 @@ def _begun(folder: Path) -> str:
 
 
 @app.command()
-def show(study: Annotated[str | None, typer.Argument(help="Default: list the studies.")] = None, storage: Storage = "runs") -> None:
+def show(
+    study: Annotated[str | None, typer.Argument(help="Default: list the studies.")] = None,
+    storage: Storage = "runs",
+) -> None:
     """The leaderboard of a study, what it may claim, and why trials failed."""
     if study is None:
         _of_each(_all(_root(storage)), _begun)
@@ -83,15 +95,29 @@ def show(study: Annotated[str | None, typer.Argument(help="Default: list the stu
     for column in ("trial", "state", "epochs", manifest.objective):
         table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
     table.add_column("departs from the default in", overflow="fold")
-    ranked = sorted(trials.items(), key=lambda item: (item[1].state != "COMPLETE", -_value(item[1])))
+    ranked = sorted(
+        trials.items(), key=lambda item: (item[1].state != "COMPLETE", -_value(item[1]))
+    )
     for number, trial in ranked[:_TOP]:
         value = "" if trial.value is None else f"{trial.value:.4f}"
-        table.add_row(str(number), trial.state, str(len(trial.history)), value, assignments(record.departures(number)) or DEFAULT)
-    out.print(f"study {study}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, seed {manifest.seed}")
+        table.add_row(
+            str(number),
+            trial.state,
+            str(len(trial.history)),
+            value,
+            assignments(record.departures(number)) or DEFAULT,
+        )
+    out.print(
+        f"study {study}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, seed {manifest.seed}"
+    )
     out.print(table)
     if len(ranked) > _TOP:
         out.print(f"... and {len(ranked) - _TOP} more")
-    out.print(f"{len(trials)} trials, {record.epochs} epochs; pruning saved {record.saved:.0%}" if trials else "no trial yet")
+    out.print(
+        f"{len(trials)} trials, {record.epochs} epochs; pruning saved {record.saved:.0%}"
+        if trials
+        else "no trial yet"
+    )
     failed: dict[str | None, list[int]] = {}
     for number, trial in sorted(trials.items()):
         if trial.state == "FAIL":
@@ -112,13 +138,20 @@ def _value(trial: Run) -> float:
 
 @app.command()
 def table(
-    group: Annotated[str, typer.Argument(help="Name that the settings' studies have in common.")] = "classify",
+    group: Annotated[
+        str, typer.Argument(help="Name that the settings' studies have in common.")
+    ] = "classify",
     storage: Storage = "runs",
     others: Annotated[
-        list[str] | None, typer.Option("--with", help="A storage where the same was searched under another --seed: one table over all.")
+        list[str] | None,
+        typer.Option(
+            "--with",
+            help="A storage where the same was searched under another --seed: one table over all.",
+        ),
     ] = None,
 ) -> None:
-    """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the group's folder, without --with."""
+    """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the
+    group's folder, without --with."""
     if others:
         from tune.reports.comparison_table import wide_console
         from tune.reports.pooled_table import pooled, show_pooled
@@ -131,7 +164,10 @@ def table(
 
 
 @app.command("html")
-def html_page(study: Annotated[str, typer.Argument(help="A study, or settings of one name.")], storage: Storage = "runs") -> None:
+def html_page(
+    study: Annotated[str, typer.Argument(help="A study, or settings of one name.")],
+    storage: Storage = "runs",
+) -> None:
     """Write report.html: one file, readable without a network, of all that a study found."""
     root = _root(storage)
     if not (root / study / "study.json").exists():
@@ -148,7 +184,10 @@ def html_page(study: Annotated[str, typer.Argument(help="A study, or settings of
 
 
 @app.command()
-def sync(study: Annotated[str | None, typer.Argument(help="Default: every study.")] = None, storage: Storage = "runs") -> None:
+def sync(
+    study: Annotated[str | None, typer.Argument(help="Default: every study.")] = None,
+    storage: Storage = "runs",
+) -> None:
     """Bring MLflow up to the studies' own record."""
     from tune.tracking.tracker import Tracker
 
@@ -171,16 +210,32 @@ def dashboard(
 @app.command()
 def sam(
     images: Annotated[list[Path], typer.Argument(help="Files of images.")],
-    checkpoint: Annotated[Path, typer.Option(help="Folder with config.json, preprocessor_config.json and model.safetensors.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the pictures; default: beside each image.")] = None,
+    checkpoint: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with config.json, preprocessor_config.json and model.safetensors."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures; default: beside each image.")
+    ] = None,
     points: Annotated[int, typer.Option(min=1, help="Prompts along each side of the image.")] = 32,
-    quality: Annotated[float, typer.Option(min=0, max=1, help="Least IoU that the model predicts for a mask; 0 keeps all.")] = 0.88,
-    stability: Annotated[float, typer.Option(min=0, max=1, help="Least stability of a mask; 0 keeps all.")] = 0.95,
+    quality: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, help="Least IoU that the model predicts for a mask; 0 keeps all."
+        ),
+    ] = 0.88,
+    stability: Annotated[
+        float, typer.Option(min=0, max=1, help="Least stability of a mask; 0 keeps all.")
+    ] = 0.95,
 ) -> None:
     """Segment Anything: pictures of images under their automatic masks."""
     from tune.reports.sam import Thresholds, draw_masks
 
-    for line in draw_masks(images, checkpoint.expanduser(), out, Thresholds(points, quality, stability)):
+    for line in draw_masks(
+        images, checkpoint.expanduser(), out, Thresholds(points, quality, stability)
+    ):
         print(line)
 
 
@@ -188,9 +243,12 @@ def sam(
 def export(
     study: Annotated[str, typer.Argument(help="STUDY (its best trial) or STUDY/TRIAL.")],
     storage: Storage = "runs",
-    out: Annotated[Path | None, typer.Option(help="Folder of the model; default: `model` in the study's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the model; default: `model` in the study's.")
+    ] = None,
 ) -> None:
-    """Check a trial's model against its record, write it and register it in MLflow as `champion` of its study.
+    """Check a trial's model against its record, write it and register it in MLflow as `champion` of
+    its study.
 
     Colour masks of a folder of images: `python -m tune.export MODEL IMAGES OUT`.
     """

@@ -2,8 +2,9 @@
 
     python -m tune.ui [--storage runs] [--port 5000]
 
-MLflow's own start page shows one collapsed row per study; the links printed here open a view that was prepared for the study
-(`tune.tracking.projection.shared_view`): its trials, best first, with charts.
+MLflow's own start page shows one collapsed row per study; the links printed here open a view that
+was prepared for the study (`tune.tracking.projection.shared_view`): its trials, best first, with
+charts.
 """
 
 import argparse
@@ -30,43 +31,72 @@ from tune.tracking.tracker import Tracker, default_uri, saved_state, without_pas
 __all__ = ["deep_link", "main", "serve", "study_links"]
 
 START_S = 120.0  # a server on a busy machine takes a while to import MLflow
-LIGHT = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+LIGHT = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 
 
 def deep_link(base_url: str, experiment_id: str, study_id: str, charts: bool = True) -> str:
-    """Address of the prepared view of one study: charts beside the list of trials, or the table alone."""
-    view = f"viewStateShareKey={quote(study_id)}&workflowType=machine_learning" + ("&compareRunsMode=CHART" if charts else "")
+    """Address of the prepared view of one study: charts beside the list of trials, or the table
+    alone."""
+    view = f"viewStateShareKey={quote(study_id)}&workflowType=machine_learning" + (
+        "&compareRunsMode=CHART" if charts else ""
+    )
     return f"{base_url.rstrip('/')}/#/experiments/{quote(experiment_id)}/runs?{view}"
 
 
 def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]:
-    """(study, deep link) of every study in `storage` that MLflow knows, newest first. Sends first what MLflow lacks."""
+    """(study, deep link) of every study in `storage` that MLflow knows, newest first. Sends first
+    what MLflow lacks."""
     links = []
-    for log in sorted(storage.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True):
+    for log in sorted(
+        storage.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True
+    ):
         state = saved_state(log.parent, uri)
         try:
             if EventLog.read(log, state.get("offset", 0), limit=1)[0]:
                 Tracker(log.parent, uri).sync()
-        except UserError as error:  # a study that runs now sends its own events; a damaged one hides no other
+        except UserError as error:
+            # a study that runs now sends its own events; a damaged one hides no other
             print(f"{log.parent.name}: {error}", file=sys.stderr)
         state = saved_state(log.parent, uri)
         if state:
-            links.append((log.parent.name, deep_link(base_url, state["experiment_id"], state["study_id"])))
+            links.append(
+                (log.parent.name, deep_link(base_url, state["experiment_id"], state["study_id"]))
+            )
     return links
 
 
 @contextmanager
 def serve(uri: str, storage: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A light MLflow server on 127.0.0.1 (one worker, no job runner, no telemetry), once it answers. Ends with the block.
+    """A light MLflow server on 127.0.0.1 (one worker, no job runner, no telemetry), once it
+    answers. Ends with the block.
 
     Raises:
         UserError: the port is taken, the server did not start, or it has ended by itself.
     """
     _check_port(port)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "-w", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "-w",
+        "1",
+    ]
     command += ["--artifacts-destination", (storage / "mlartifacts").as_uri()]
     with tempfile.TemporaryFile("w+") as output:
-        server = subprocess.Popen(command, env=LIGHT | os.environ, stdout=output, stderr=output, start_new_session=True)
+        server = subprocess.Popen(
+            command, env=LIGHT | os.environ, stdout=output, stderr=output, start_new_session=True
+        )
         try:
             _wait(server, f"http://127.0.0.1:{port}")
             yield server
@@ -122,8 +152,15 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; the exit code is 0 after Ctrl-C and 2 for wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m tune.ui", description="MLflow in the browser, opened on the trials of each study.")
-    parser.add_argument("--storage", default="runs", help="folder of the studies, or s3://bucket/prefix (default: runs)")
+    parser = argparse.ArgumentParser(
+        prog="python -m tune.ui",
+        description="MLflow in the browser, opened on the trials of each study.",
+    )
+    parser.add_argument(
+        "--storage",
+        default="runs",
+        help="folder of the studies, or s3://bucket/prefix (default: runs)",
+    )
     parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: 5000)")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -140,7 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _show(storage: Path, port: int) -> int:
     if not any(storage.glob("*/events.jsonl")):
-        raise UserError(f"no study in {storage}: run `python tune/run.py ssl`, or name the folder with --storage")
+        raise UserError(
+            f"no study in {storage}: run `python tune/run.py ssl`, or name the folder with --storage"
+        )
     uri = default_uri(storage)
     if uri.startswith("http"):
         _print(study_links(storage, uri, without_password(uri)))

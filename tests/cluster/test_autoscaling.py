@@ -1,6 +1,6 @@
-"""A cluster that grows: from no worker to two for a study that was given no --concurrent, back to none after it, and a worker that the
-cloud takes away, as it does with spot machines, is replaced while the study goes on. The cloud is Ray's fake one, whose machines are
-raylets of this machine."""
+"""A cluster that grows: from no worker to two for a study that was given no --concurrent, back to
+none after it, and a worker that the cloud takes away, as it does with spot machines, is replaced
+while the study goes on. The cloud is Ray's fake one, whose machines are raylets of this machine."""
 
 import contextlib
 import json
@@ -14,34 +14,66 @@ from pathlib import Path
 import pytest
 
 from tests.tune.execution.test_faults import two_run
-from tests.tune.execution.test_kills import REPO, Command, LongCommand, check_mlflow, check_study, wait_until
+from tests.tune.execution.test_kills import (
+    REPO,
+    Command,
+    LongCommand,
+    check_mlflow,
+    check_study,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 TRIALS = 8
 HEAD = "f" * 51 + "00000"
-OTHERS: dict[str, object] = {key: [] for key in (
-    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
-    "worker_start_ray_commands", "cluster_synced_files", "rsync_exclude", "rsync_filter")}  # fmt: skip
+OTHERS: dict[str, object] = {
+    key: []
+    for key in (
+        "initialization_commands",
+        "setup_commands",
+        "head_setup_commands",
+        "worker_setup_commands",
+        "head_start_ray_commands",
+        "worker_start_ray_commands",
+        "cluster_synced_files",
+        "rsync_exclude",
+        "rsync_filter",
+    )
+}
 
 
 def cluster_file(gcs: str) -> dict[str, object]:
     """As `ray up` leaves it on the head: workers with a GPU, from none to two."""
     return OTHERS | {
-        "cluster_name": "fake", "max_workers": 2, "upscaling_speed": 1, "idle_timeout_minutes": 0.1, "auth": {}, "docker": {},
-        "file_mounts": {}, "file_mounts_sync_continuously": False,
+        "cluster_name": "fake",
+        "max_workers": 2,
+        "upscaling_speed": 1,
+        "idle_timeout_minutes": 0.1,
+        "auth": {},
+        "docker": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
         "provider": {
-            "type": "external", "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-            "head_node_id": HEAD, "gcs_address": gcs, "launch_multiple": True,
-            "disable_node_updaters": True, "disable_launch_config_check": True,
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "head_node_id": HEAD,
+            "gcs_address": gcs,
+            "launch_multiple": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
         },
         "head_node_type": "ray.head.default",
         "available_node_types": {
             "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
-            "gpu": {"resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80_000_000}, "node_config": {},
-                    "min_workers": 0, "max_workers": 2},
+            "gpu": {
+                "resources": {"CPU": 1, "GPU": 1, "object_store_memory": 80_000_000},
+                "node_config": {},
+                "min_workers": 0,
+                "max_workers": 2,
+            },
         },
-    }  # fmt: skip
+    }
 
 
 @contextlib.contextmanager
@@ -55,20 +87,40 @@ def cloud(command: Command) -> Iterator[Callable[[], set[str]]]:
     gcs = f"{ray.util.get_node_ip_address()}:{port}"
     home = command.storage / "home"
     home.mkdir()
-    command.environment |= {"HOME": str(home), "PYTHONPATH": str(REPO), "RAY_ADDRESS": gcs, "RAY_AUTH_MODE": "disabled"}
+    command.environment |= {
+        "HOME": str(home),
+        "PYTHONPATH": str(REPO),
+        "RAY_ADDRESS": gcs,
+        "RAY_AUTH_MODE": "disabled",
+    }
     written = home / "ray_bootstrap_config.yaml"
     written.write_text(json.dumps(cluster_file(gcs)))
     environment = command.environment | {
-        "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": HEAD,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD, "RAY_NODE_TYPE_NAME": "ray.head.default",
-    }  # fmt: skip
-    head = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false",
-            "--object-store-memory=80000000", f"--autoscaling-config={written}", "--disable-usage-stats"]  # fmt: skip
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": HEAD,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD,
+        "RAY_NODE_TYPE_NAME": "ray.head.default",
+    }
+    head = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        "--head",
+        f"--port={port}",
+        "--num-cpus=0",
+        "--include-dashboard=false",
+        "--object-store-memory=80000000",
+        f"--autoscaling-config={written}",
+        "--disable-usage-stats",
+    ]
     del environment["RAY_ADDRESS"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         try:
-            subprocess.run(head, env=environment, check=True, timeout=120, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                head, env=environment, check=True, timeout=120, stdout=subprocess.DEVNULL
+            )
             ray.init(gcs, log_to_driver=False)
             yield lambda: {node["NodeID"] for node in ray.nodes() if node["Alive"]} - {HEAD}
         finally:
@@ -85,7 +137,9 @@ class Growing(LongCommand):
         del self.argv[at : at + 2]
 
 
-def test_workers_come_for_a_study_and_go_after_it_and_one_taken_away_is_replaced(tmp_path: Path) -> None:
+def test_workers_come_for_a_study_and_go_after_it_and_one_taken_away_is_replaced(
+    tmp_path: Path,
+) -> None:
     command = Growing(tmp_path / "runs")
     with cloud(command) as workers:
         assert workers() == set()

@@ -1,4 +1,5 @@
-"""Cluster files: what `make cluster-check` lets through, Ray and (pretended) EC2 take; what Ray and MLflow listen on."""
+"""Cluster files: what `make cluster-check` lets through, Ray and (pretended) EC2 take; what Ray and
+MLflow listen on."""
 
 import os
 import re
@@ -19,10 +20,15 @@ from tests import REPO
 from tune.cluster_check import main, problems
 
 VALUES = {
-    "CHANGE-region": "eu-central-1", "ami-CHANGE": "ami-0123456789abcdef0", "[subnet-CHANGE]": "[subnet-0123456789abcdef0]",
-    "[sg-CHANGE]": "[sg-0123456789abcdef0]", "fs-CHANGE": "fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com",
-    "CHANGE-head": "10.0.0.1", "[CHANGE-worker]": "[10.0.0.2, gpu-2]", "CHANGE-user": "vision",
-}  # fmt: skip
+    "CHANGE-region": "eu-central-1",
+    "ami-CHANGE": "ami-0123456789abcdef0",
+    "[subnet-CHANGE]": "[subnet-0123456789abcdef0]",
+    "[sg-CHANGE]": "[sg-0123456789abcdef0]",
+    "fs-CHANGE": "fs-0123456789abcdef0.efs.eu-central-1.amazonaws.com",
+    "CHANGE-head": "10.0.0.1",
+    "[CHANGE-worker]": "[10.0.0.2, gpu-2]",
+    "CHANGE-user": "vision",
+}
 FILES = ["cluster.yaml", "cluster-onprem.yaml"]
 
 
@@ -47,10 +53,16 @@ def filled(name: str) -> str:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_line_to_change_is_named_until_it_is_changed(name: str, tmp_path: Path) -> None:
-    marked = [str(n) for n, line in enumerate((REPO / name).read_text().splitlines(), 1) if "# CHANGE" in line]
+    marked = [
+        str(n)
+        for n, line in enumerate((REPO / name).read_text().splitlines(), 1)
+        if "# CHANGE" in line
+    ]
     said = problems(REPO / name)
     assert len(marked) >= 3
-    assert [re.findall(r"^line (\d+): \S+ is a placeholder; put in: .", line)[0] for line in said] == marked
+    assert [
+        re.findall(r"^line (\d+): \S+ is a placeholder; put in: .", line)[0] for line in said
+    ] == marked
     (tmp_path / name).write_text(filled(name))
     assert problems(tmp_path / name) == []
 
@@ -62,16 +74,36 @@ MISTAKES = [
     ("cluster.yaml", "region: eu-central-1", "region: europe", "'europe' is no region"),
     ("cluster.yaml", "region: eu-central-1", "region: us-east-1", "they must be the same"),
     ("cluster.yaml", "ami-0123456789abcdef0", "ami-oops", "'ami-oops' is no ami-"),
-    ("cluster.yaml", "SecurityGroupIds: &groups [sg-0123456789abcdef0]", "SecurityGroupIds: &groups []", "open to the world"),
+    (
+        "cluster.yaml",
+        "SecurityGroupIds: &groups [sg-0123456789abcdef0]",
+        "SecurityGroupIds: &groups []",
+        "open to the world",
+    ),
     ("cluster.yaml", "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "0.0.0.0"),
     ("cluster.yaml", "ray start --head", "sleep 1", "no `ray start`"),
     ("cluster.yaml", "use_internal_ips: true", "use_internal_ips: false", "public addresses"),
     ("cluster.yaml", "resources: {CPU: 0}", "resources: {CPU: 2}", "crowd the driver out"),
     ("cluster.yaml", "{HttpTokens: required}", "{}", "HttpTokens"),
-    ("cluster.yaml", "IamInstanceProfile: {Name: vistune-worker}", "Monitoring: {Enabled: true}", "IamInstanceProfile is not set"),
+    (
+        "cluster.yaml",
+        "IamInstanceProfile: {Name: vistune-worker}",
+        "Monitoring: {Enabled: true}",
+        "IamInstanceProfile is not set",
+    ),
     ("cluster.yaml", "cluster/env.sh", "cluster/job.yaml", "RAY_AUTH_MODE"),
-    ("cluster.yaml", "~/.ray/auth_token: ~/.ray/auth_token", "~/data: /no/such/folder", "without the token"),
-    ("cluster.yaml", "~/.ray/auth_token: ~/.ray/auth_token", "~/data: /no/such/folder", "/no/such/folder does not exist"),
+    (
+        "cluster.yaml",
+        "~/.ray/auth_token: ~/.ray/auth_token",
+        "~/data: /no/such/folder",
+        "without the token",
+    ),
+    (
+        "cluster.yaml",
+        "~/.ray/auth_token: ~/.ray/auth_token",
+        "~/data: /no/such/folder",
+        "/no/such/folder does not exist",
+    ),
     ("cluster.yaml", "vistune.pem", "other.pem", "other.pem does not exist"),
     ("cluster-onprem.yaml", "10.0.0.1", "10.0.0.300", "'10.0.0.300' is no address"),
     ("cluster-onprem.yaml", "gpu-2", "10.0.0.1", "10.0.0.1 is there twice"),
@@ -80,7 +112,9 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "right", "wrong", "says"), MISTAKES, ids=[f"{m[2][:24]}" for m in MISTAKES])
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "says"), MISTAKES, ids=[f"{m[2][:24]}" for m in MISTAKES]
+)
 def test_a_mistake_is_one_line_that_names_it(
     name: str, right: str, wrong: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,7 +130,9 @@ def test_a_mistake_is_one_line_that_names_it(
 def test_secrets_that_others_can_read_are_refused(home: Path) -> None:
     (home / ".ray/auth_token").chmod(0o644)
     (home / "cluster.yaml").write_text(filled("cluster.yaml"))
-    assert problems(home / "cluster.yaml") == [f"the token ~/.ray/auth_token can be read by others: chmod 600 {home}/.ray/auth_token"]
+    assert problems(home / "cluster.yaml") == [
+        f"the token ~/.ray/auth_token can be read by others: chmod 600 {home}/.ray/auth_token"
+    ]
 
 
 def test_a_job_leaves_studies_and_weights_at_home() -> None:
@@ -108,13 +144,20 @@ def test_scripts_are_bash(tmp_path: Path) -> None:
     for script in sorted((REPO / "cluster").glob("*.sh")):
         subprocess.run(["bash", "-n", str(script)], check=True)
     command = ["bash", "-c", f". {REPO}/cluster/env.sh; env"]
-    said = subprocess.run(command, env={"HOME": str(tmp_path), "PATH": "/bin"}, capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(
+        command,
+        env={"HOME": str(tmp_path), "PATH": "/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     assert "RAY_AUTH_MODE=token" in said
 
 
 @pytest.fixture
 def aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
-    """cluster.yaml in an account that moto pretends, filled in with what the stack of cluster/aws.cfn.yaml says."""
+    """cluster.yaml in an account that moto pretends, filled in with what the stack of
+    cluster/aws.cfn.yaml says."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
@@ -129,17 +172,31 @@ def aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]
             cache.cache_clear()
         ec2, stacks = boto3.client("ec2"), boto3.client("cloudformation")
         subnet = ec2.describe_subnets()["Subnets"][0]
-        (home / ".ssh/vistune.pem").write_text(ec2.create_key_pair(KeyName="vistune")["KeyMaterial"])
+        (home / ".ssh/vistune.pem").write_text(
+            ec2.create_key_pair(KeyName="vistune")["KeyMaterial"]
+        )
         stacks.create_stack(
-            StackName="vistune", TemplateBody=(REPO / "cluster/aws.cfn.yaml").read_text(), Capabilities=["CAPABILITY_NAMED_IAM"],
-            Parameters=[{"ParameterKey": "Vpc", "ParameterValue": subnet["VpcId"]},
-                        {"ParameterKey": "Subnet", "ParameterValue": subnet["SubnetId"]}],
-        )  # fmt: skip
-        outputs = {o["OutputKey"]: o["OutputValue"] for o in stacks.describe_stacks(StackName="vistune")["Stacks"][0]["Outputs"]}
+            StackName="vistune",
+            TemplateBody=(REPO / "cluster/aws.cfn.yaml").read_text(),
+            Capabilities=["CAPABILITY_NAMED_IAM"],
+            Parameters=[
+                {"ParameterKey": "Vpc", "ParameterValue": subnet["VpcId"]},
+                {"ParameterKey": "Subnet", "ParameterValue": subnet["SubnetId"]},
+            ],
+        )
+        outputs = {
+            o["OutputKey"]: o["OutputValue"]
+            for o in stacks.describe_stacks(StackName="vistune")["Stacks"][0]["Outputs"]
+        }
         text = (REPO / "cluster.yaml").read_text()
         image = ec2.describe_images()["Images"][0]["ImageId"]
-        values = {"CHANGE-region": "eu-central-1", "ami-CHANGE": image, "subnet-CHANGE": outputs["Subnet"],
-                  "sg-CHANGE": outputs["SecurityGroup"], "fs-CHANGE": outputs["FileSystem"]}  # fmt: skip
+        values = {
+            "CHANGE-region": "eu-central-1",
+            "ami-CHANGE": image,
+            "subnet-CHANGE": outputs["Subnet"],
+            "sg-CHANGE": outputs["SecurityGroup"],
+            "fs-CHANGE": outputs["FileSystem"],
+        }
         for placeholder, value in values.items():
             text = text.replace(placeholder, value)
         (home / "cluster.yaml").write_text(text)
@@ -149,7 +206,8 @@ def aws(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]
 
 @pytest.mark.slow
 def test_ec2_launches_head_and_workers_of_the_aws_file(aws: dict[str, Any]) -> None:
-    """Ray's own node provider against moto: no instance runs, but every request is parsed and answered."""
+    """Ray's own node provider against moto: no instance runs, but every request is parsed and
+    answered."""
     import boto3
     from ray.autoscaler._private.commands import _bootstrap_config
     from ray.autoscaler._private.providers import _get_node_provider
@@ -165,8 +223,15 @@ def test_ec2_launches_head_and_workers_of_the_aws_file(aws: dict[str, Any]) -> N
     ec2 = boto3.client("ec2")
     instances = [i for r in ec2.describe_instances()["Reservations"] for i in r["Instances"]]
     assert sorted(i["InstanceType"] for i in instances) == ["g5.xlarge", "g5.xlarge", "m6i.large"]
-    assert sorted(i.get("InstanceLifecycle", "on-demand") for i in instances) == ["on-demand", "on-demand", "spot"]
-    assert {i["IamInstanceProfile"]["Arn"].rpartition("/")[2] for i in instances} == {"vistune-head", "vistune-worker"}
+    assert sorted(i.get("InstanceLifecycle", "on-demand") for i in instances) == [
+        "on-demand",
+        "on-demand",
+        "spot",
+    ]
+    assert {i["IamInstanceProfile"]["Arn"].rpartition("/")[2] for i in instances} == {
+        "vistune-head",
+        "vistune-worker",
+    }
     names = {group["GroupId"] for instance in instances for group in instance["SecurityGroups"]}
     assert len(names) == 1
     groups = ec2.describe_security_groups(GroupIds=list(names))["SecurityGroups"]
@@ -199,7 +264,9 @@ os._exit(0)
 @pytest.mark.slow
 def test_ray_of_a_laptop_listens_on_loopback_alone() -> None:
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    done = subprocess.run([sys.executable, "-c", LISTEN], env=environment, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [sys.executable, "-c", LISTEN], env=environment, capture_output=True, text=True, timeout=240
+    )
     sockets = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("LISTENS")]
     assert len(sockets) >= 5, done.stderr  # GCS, raylet, dashboard, agents
     assert {s[0] for s in sockets} <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, sockets
@@ -215,21 +282,32 @@ def answer(url: str) -> int:
 
 
 @pytest.mark.slow
-def test_mlflow_of_the_head_starts_once_on_loopback_and_asks_for_its_password(tmp_path: Path) -> None:
+def test_mlflow_of_the_head_starts_once_on_loopback_and_asks_for_its_password(
+    tmp_path: Path,
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "VISTUNE_MLFLOW_DIR": str(tmp_path / "mlflow"), "VISTUNE_MLFLOW_PORT": str(port),
-                   "MLFLOW_TRACKING_PASSWORD": "correct horse battery",
-                   "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # fmt: skip
+    environment = {
+        **os.environ,
+        "VISTUNE_MLFLOW_DIR": str(tmp_path / "mlflow"),
+        "VISTUNE_MLFLOW_PORT": str(port),
+        "MLFLOW_TRACKING_PASSWORD": "correct horse battery",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     start = ["bash", str(REPO / "cluster/mlflow-server.sh")]
     try:
-        said = subprocess.run(start, env=environment, capture_output=True, text=True, timeout=240, check=True).stderr
+        said = subprocess.run(
+            start, env=environment, capture_output=True, text=True, timeout=240, check=True
+        ).stderr
         assert said == "", (tmp_path / "mlflow/mlflow.log").read_text()[-2000:]
         first = (tmp_path / "mlflow/pid").read_text()
         assert answer(f"http://127.0.0.1:{port}/health") == 200
-        assert answer(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0") == 401
-        with socket.socket() as other:  # another address of this machine than the one that it listens on
+        assert (
+            answer(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/get?experiment_id=0") == 401
+        )
+        # another address of this machine than the one that it listens on
+        with socket.socket() as other:
             assert other.connect_ex(("127.0.0.2", port)) != 0
         subprocess.run(start, env=environment, timeout=60, check=True)
         assert (tmp_path / "mlflow/pid").read_text() == first

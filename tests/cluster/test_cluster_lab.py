@@ -1,4 +1,5 @@
-"""`make cluster-lab`: a cluster of machines that are namespaces, from `ray up` to `ray down`; its study loses a worker on the way."""
+"""`make cluster-lab`: a cluster of machines that are namespaces, from `ray up` to `ray down`; its
+study loses a worker on the way."""
 
 import time
 from collections import Counter
@@ -20,9 +21,23 @@ pytestmark = [
 WORKERS = ["w1", "w2"]
 TRIALS = 4
 MLFLOW = 5000  # on the head's loopback, with a password where its user wants one
-REFUSALS = {"HTTP 401", "HTTP 403", "SSH", "gRPC UNAUTHENTICATED", "gRPC UNAUTHENTICATED, UNIMPLEMENTED"}
-SMALL = ("train.epoch_images=256", "train.epochs=6", "val.probe_steps=0", "head.hidden_size=256", "data.image_size=28")
-STUDY = " ".join(["--trials", str(TRIALS), "--repeats", "1", "--concurrent", "2", *(f"--set {s}" for s in SMALL)])
+REFUSALS = {
+    "HTTP 401",
+    "HTTP 403",
+    "SSH",
+    "gRPC UNAUTHENTICATED",
+    "gRPC UNAUTHENTICATED, UNIMPLEMENTED",
+}
+SMALL = (
+    "train.epoch_images=256",
+    "train.epochs=6",
+    "val.probe_steps=0",
+    "head.hidden_size=256",
+    "data.image_size=28",
+)
+STUDY = " ".join(
+    ["--trials", str(TRIALS), "--repeats", "1", "--concurrent", "2", *(f"--set {s}" for s in SMALL)]
+)
 BEGAN = time.monotonic()
 
 
@@ -46,7 +61,9 @@ def events(lab: Laboratory, kind: str) -> list[dict[str, Any]]:
 
 def busy(lab: Laboratory, name: str) -> bool:
     """Whether a trial runs on this host."""
-    return "ImplicitFunc" in lab[name].run("cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '", check=False)
+    return "ImplicitFunc" in lab[name].run(
+        "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '", check=False
+    )
 
 
 def job(lab: Laboratory) -> str:
@@ -54,9 +71,14 @@ def job(lab: Laboratory) -> str:
 
 
 def check_ports(lab: Laboratory) -> None:
-    """Without the token every port of head and workers is closed or refuses: from outside and, but for MLflow, from the head itself."""
+    """Without the token every port of head and workers is closed or refuses: from outside and, but
+    for MLflow, from the head itself."""
     assert (status(lab, token=False), status(lab, token=True)) == ("401", "200")
-    outside = [(f"{lab.address(name)}:{port}", ip) for name in ("head", *WORKERS) for ip, port in listening(lab, name)]
+    outside = [
+        (f"{lab.address(name)}:{port}", ip)
+        for name in ("head", *WORKERS)
+        for ip, port in listening(lab, name)
+    ]
     said = probe(lab, LAPTOP, [place for place, _ in outside])
     print(*(f"         {place} {answer}" for place, answer in sorted(said.items())), sep="\n")
     assert len(said) >= 15  # GCS, raylets, agents, workers
@@ -64,7 +86,11 @@ def check_ports(lab: Laboratory) -> None:
     loopback = {place for place, ip in outside if ip.startswith("127.")}
     for place, answer in said.items():
         assert answer in REFUSALS or (place in loopback and answer == "closed"), (place, answer)
-    inside = [f"127.0.0.1:{port}" for ip, port in listening(lab, "head") if port != MLFLOW and not ip.startswith("10.")]
+    inside = [
+        f"127.0.0.1:{port}"
+        for ip, port in listening(lab, "head")
+        if port != MLFLOW and not ip.startswith("10.")
+    ]
     assert set(probe(lab, "head", inside).values()) <= REFUSALS | {"closed"}
     # The same probe with the token is let in: what refuses is not the probe's own mistake.
     assert "OK" in probe(lab, LAPTOP, [f"{lab.address('head')}:6379"], token=True).popitem()[1]
@@ -79,15 +105,22 @@ def listening(lab: Laboratory, name: str) -> list[tuple[str, int]]:
 def probe(lab: Laboratory, name: str, places: list[str], token: bool = False) -> dict[str, str]:
     """What each place says to a host that asks without token."""
     secret = "VISTUNE_PROBE_TOKEN=$(cat ~/.ray/auth_token)" if token else ""
-    out = lab[name].run(f"cd {REPO} && {secret} ~/venv/bin/python -m tests.cluster.lab.probe {' '.join(sorted(set(places)))}")
+    out = lab[name].run(
+        f"cd {REPO} && {secret} ~/venv/bin/python -m tests.cluster.lab.probe {' '.join(sorted(set(places)))}"
+    )
     return dict(line.split(" ", 1) for line in out.splitlines())  # type: ignore[arg-type]
 
 
 def test_a_study_survives_the_loss_of_a_worker(lab: Laboratory) -> None:
     command = f"python tune/run.py ssl --study lab --storage {SHARED}/runs {STUDY}"
-    typed(lab, f"ray job submit --no-wait --submission-id lab-1 --runtime-env cluster/job.yaml -- {command}")
+    typed(
+        lab,
+        f"ray job submit --no-wait --submission-id lab-1 --runtime-env cluster/job.yaml -- {command}",
+    )
     say("job submitted")
-    wait_until(lambda: any(e["epoch"] > 1 for e in events(lab, "report")), 240, "a trial's second epoch")
+    wait_until(
+        lambda: any(e["epoch"] > 1 for e in events(lab, "report")), 240, "a trial's second epoch"
+    )
     check_ports(lab)  # now, as trials' processes listen too
     say("every port refuses who has no token")
     victim = next(name for name in WORKERS if busy(lab, name))

@@ -60,12 +60,16 @@ def test_moving_average_equals_the_packages() -> None:
 
 
 def test_loss_is_equation_2() -> None:
-    """Both views through both networks: L = 2 - 2 cos(q(z), z'), symmetrised, averaged over images."""
+    """Both views through both networks: L = 2 - 2 cos(q(z), z'), symmetrised, averaged over
+    images."""
     model = byol()
     model.eval()  # so that a second forward pass is the same
     batch = model.draw(np.arange(8), generator(0, 1))
     loss = model(batch)
-    one, two = (view.augment.apply(batch.images, draws) for view, draws in zip(model.views, batch.draws, strict=True))
+    one, two = (
+        view.augment.apply(batch.images, draws)
+        for view, draws in zip(model.views, batch.draws, strict=True)
+    )
     learner = model.learner
 
     def predict(x: torch.Tensor) -> torch.Tensor:
@@ -75,7 +79,9 @@ def test_loss_is_equation_2() -> None:
         return learner.target_encoder(x)[0]
 
     expected = (
-        4 - 2 * functional.cosine_similarity(predict(one), target(two)) - 2 * functional.cosine_similarity(predict(two), target(one))
+        4
+        - 2 * functional.cosine_similarity(predict(one), target(two))
+        - 2 * functional.cosine_similarity(predict(two), target(one))
     ).mean()
     torch.testing.assert_close(loss, expected)
 
@@ -93,7 +99,11 @@ def test_no_gradient_reaches_the_target_and_norms_do_not_decay() -> None:
     groups = model.param_groups(0.1)
     target = {id(p) for p in model.learner.target_encoder.parameters()}
     assert not target & {id(p) for group in groups for p in group["params"]}
-    online = {id(p) for m in (model.learner.online_encoder, model.learner.online_predictor) for p in m.parameters()}
+    online = {
+        id(p)
+        for m in (model.learner.online_encoder, model.learner.online_predictor)
+        for p in m.parameters()
+    }
     assert online == {id(p) for group in groups for p in group["params"]}
     for group in groups:
         assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
@@ -126,7 +136,13 @@ def test_labels_do_not_reach_training(tmp_path: Path) -> None:
 
     from dataclasses import replace
 
-    shuffled = replace(data, train=relabel(data.train), gallery=relabel(data.train), val=relabel(data.val), test=relabel(data.test))
+    shuffled = replace(
+        data,
+        train=relabel(data.train),
+        gallery=relabel(data.train),
+        val=relabel(data.val),
+        test=relabel(data.test),
+    )
     bare = replace(data, gallery=None)
     exports = []
     for name, some in (("true", data), ("shuffled", shuffled), ("none", bare)):
@@ -149,8 +165,12 @@ def test_the_probe_of_a_test_learns_from_the_backbone_that_is_tested(tmp_path: P
     assert probe is not None
     model.load_export(tmp_path / BEST)
     got = model.test()["test/probe_top1"]
-    (gallery, _), (queries, _) = (model._embed(split) for split in (model.data.gallery, model.data.test))
-    labels, truth = (torch.from_numpy(split.targets()) for split in (model.data.gallery, model.data.test))
+    (gallery, _), (queries, _) = (
+        model._embed(split) for split in (model.data.gallery, model.data.test)
+    )
+    labels, truth = (
+        torch.from_numpy(split.targets()) for split in (model.data.gallery, model.data.test)
+    )
     stale = probe.accuracy(queries, truth)
     probe.fit(gallery, labels, 5, SMALL.val.probe_lr, torch.Generator().manual_seed(0))
     assert got == probe.accuracy(queries, truth) != stale
@@ -199,14 +219,18 @@ def test_calibrated_baseline_follows_the_data() -> None:
     model = byol()
     model.calibrate()
     features, _ = model._embed(model.data.train)
-    before = [m.running_mean.clone() for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]  # type: ignore[union-attr]
+    before = [
+        m.running_mean.clone() for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)
+    ]  # type: ignore[union-attr]
     assert any(mean.abs().max() > 0.01 for mean in before)
     assert torch.isfinite(features).all()
 
 
 def test_the_baseline_of_a_set_with_one_image_more_than_batches() -> None:
     data = load_dataset(SMALL.data)
-    model = byol(data=replace(data, train=replace(data.train, indices=data.train.indices[: IMAGES + 1])))
+    model = byol(
+        data=replace(data, train=replace(data.train, indices=data.train.indices[: IMAGES + 1]))
+    )
     model.calibrate()
     assert model.validate()["val/std"] > 0
 
@@ -216,7 +240,11 @@ def test_view_departures() -> None:
     paper_one, paper_two = PRESETS["byol"]
     assert one.crop_scale_min == two.crop_scale_min == 0.5
     assert one.brightness == 2 * paper_one.brightness
-    assert (one.blur, two.blur, two.solarize) == (paper_one.blur, paper_two.blur, paper_two.solarize)
+    assert (one.blur, two.blur, two.solarize) == (
+        paper_one.blur,
+        paper_two.blur,
+        paper_two.solarize,
+    )
     assert one.rot90 == two.rot90 == 0.3
     assert ViewConfig(policy="simclr", strength=2.0).views()[0].hue <= 0.5
 
@@ -239,7 +267,9 @@ def run_tight(directory: Path, batch: int, memory: int) -> list[int | str]:
     config = replace(SMALL, train=replace(SMALL.train, batch_size=batch))
     model = Tight(config, load_dataset(config.data))
     model.memory, model.seen = memory, []
-    runner = StepRunner(model, config, LocalRuntime(directory, lambda *_: True), 10, model.sampler())
+    runner = StepRunner(
+        model, config, LocalRuntime(directory, lambda *_: True), 10, model.sampler()
+    )
     try:
         runner.run(0, torch.optim.SGD(model.parameters(), 0.1))
     except TrialFailed as failure:
@@ -249,9 +279,16 @@ def run_tight(directory: Path, batch: int, memory: int) -> list[int | str]:
 
 @pytest.mark.parametrize(
     ("batch", "memory", "expected"),
-    [(9, 4, [9, 4, 5, 3, 3, 3]), (8, 2, [8, 4, 2, 2, 2, 2]), (9, 2, [9, 4, 3, 2, 2, 2, 3, "oom"]), (8, 1, [8, 4, 2, "oom"])],
+    [
+        (9, 4, [9, 4, 5, 3, 3, 3]),
+        (8, 2, [8, 4, 2, 2, 2, 2]),
+        (9, 2, [9, 4, 3, 2, 2, 2, 3, "oom"]),
+        (8, 1, [8, 4, 2, "oom"]),
+    ],
 )
-def test_memory_that_runs_out_never_comes_to_a_single_image(tmp_path: Path, batch: int, memory: int, expected: list[int | str]) -> None:
+def test_memory_that_runs_out_never_comes_to_a_single_image(
+    tmp_path: Path, batch: int, memory: int, expected: list[int | str]
+) -> None:
     """Which the projector's BatchNorm refuses, with an assertion that says nothing of memory."""
     assert run_tight(tmp_path, batch, memory) == expected
 
@@ -266,7 +303,9 @@ def test_one_step_lowers_the_loss_on_its_batch(tmp_path: Path) -> None:
         def positions(self, step: int) -> np.ndarray:
             return np.arange(32)
 
-    runner = StepRunner(model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True), 100, Same())
+    runner = StepRunner(
+        model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True), 100, Same()
+    )
     model.train()
     losses = [float(runner.run(step, optimizer)) for step in range(30)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])

@@ -1,4 +1,5 @@
-"""The classifier against torch's own losses, a linear probe trained by hand, and an uninterrupted run."""
+"""The classifier against torch's own losses, a linear probe trained by hand, and an uninterrupted
+run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,12 @@ from torch.nn import functional
 
 from trainables.augment.views import evaluation_view
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_meta, save_backbone
+from trainables.backbone.networks import (
+    BackboneConfig,
+    build_backbone,
+    load_backbone_meta,
+    save_backbone,
+)
 from trainables.base import TrainConfig
 from trainables.byol import ViewConfig
 from trainables.classifier import (
@@ -23,7 +29,7 @@ from trainables.classifier import (
     LossConfig,
     build_head,
     soft_loss,
-)  # fmt: skip
+)
 from trainables.config import build
 from trainables.data import DataConfig
 from trainables.data.sampling import Sampler, generator
@@ -66,7 +72,11 @@ def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def from_file(path: Path, policy: str = "none", **freeze: Any) -> ClassifierConfig:
-    return replace(SMALL, init=InitConfig(source="ssl", file=str(path)), freeze=FreezeConfig(policy=policy, **freeze))  # type: ignore[arg-type]
+    return replace(
+        SMALL,
+        init=InitConfig(source="ssl", file=str(path)),
+        freeze=FreezeConfig(policy=policy, **freeze),
+    )  # type: ignore[arg-type]
 
 
 def test_cross_entropy_and_label_smoothing_are_torchs() -> None:
@@ -76,7 +86,10 @@ def test_cross_entropy_and_label_smoothing_are_torchs() -> None:
         expected = functional.cross_entropy(logits, labels, label_smoothing=smoothing)
         torch.testing.assert_close(soft_loss(logits, truth, smoothing, 0.0), expected)
     mixed = truth.roll(1, 0) * 0.3 + truth * 0.7
-    torch.testing.assert_close(soft_loss(logits, mixed, 0.1, 0.0), functional.cross_entropy(logits, mixed, label_smoothing=0.1))
+    torch.testing.assert_close(
+        soft_loss(logits, mixed, 0.1, 0.0),
+        functional.cross_entropy(logits, mixed, label_smoothing=0.1),
+    )
 
 
 def test_focal_loss_is_equation_4() -> None:
@@ -91,17 +104,28 @@ def test_focal_loss_is_equation_4() -> None:
     assert certain.grad.isfinite().all()
 
 
-def test_a_head_on_a_frozen_backbone_is_a_linear_probe_on_its_features(backbone_file: Path, tmp_path: Path) -> None:
+def test_a_head_on_a_frozen_backbone_is_a_linear_probe_on_its_features(
+    backbone_file: Path, tmp_path: Path
+) -> None:
     """The same batches through torch's SGD and cross-entropy on features computed once."""
     config = replace(
-        from_file(backbone_file, "all"), optim=OptimConfig(name="sgd", lr=0.1, weight_decay=1e-3), loss=LossConfig(label_smoothing=0.1)
+        from_file(backbone_file, "all"),
+        optim=OptimConfig(name="sgd", lr=0.1, weight_decay=1e-3),
+        loss=LossConfig(label_smoothing=0.1),
     )
     config = replace(config, schedule=ScheduleConfig(name="constant"))
     model = classifier(config)
     probe = nn.Linear(32, 10)
     probe.load_state_dict({k.removeprefix("0."): v for k, v in model.head.state_dict().items()})
-    features, labels = model._features(model.data.train), torch.from_numpy(model.data.train.targets())
-    optimizer = torch.optim.SGD([{"params": [probe.weight], "weight_decay": 1e-3}, {"params": [probe.bias]}], lr=0.1, momentum=0.9)
+    features, labels = (
+        model._features(model.data.train),
+        torch.from_numpy(model.data.train.targets()),
+    )
+    optimizer = torch.optim.SGD(
+        [{"params": [probe.weight], "weight_decay": 1e-3}, {"params": [probe.bias]}],
+        lr=0.1,
+        momentum=0.9,
+    )
     sampler = Sampler(len(labels), 32, config.seed)
     for step in range(8):
         at = sampler.positions(step)
@@ -115,29 +139,49 @@ def test_a_head_on_a_frozen_backbone_is_a_linear_probe_on_its_features(backbone_
 
 @pytest.mark.parametrize(
     ("policy", "until", "still"),
-    [("all", "", ("conv1", "bn1", "layer1", "layer2", "layer3")), ("until", "layer3", ("conv1", "bn1", "layer1", "layer2"))],
+    [
+        ("all", "", ("conv1", "bn1", "layer1", "layer2", "layer3")),
+        ("until", "layer3", ("conv1", "bn1", "layer1", "layer2")),
+    ],
 )
-def test_frozen_bytes_do_not_change(backbone_file: Path, tmp_path: Path, policy: str, until: str, still: tuple[str, ...]) -> None:
+def test_frozen_bytes_do_not_change(
+    backbone_file: Path, tmp_path: Path, policy: str, until: str, still: tuple[str, ...]
+) -> None:
     config = from_file(backbone_file, policy, until=until)
     before = {k: v.clone() for k, v in classifier(config).backbone.state_dict().items()}
     model = trained(config, tmp_path)
-    changed = {k.split(".")[0] for k, v in model.backbone.state_dict().items() if not torch.equal(v, before[k])}
+    changed = {
+        k.split(".")[0]
+        for k, v in model.backbone.state_dict().items()
+        if not torch.equal(v, before[k])
+    }
     assert changed == {"conv1", "bn1", "layer1", "layer2", "layer3"} - set(still)
     for name in ("weight", "bias"):
-        assert not torch.equal(getattr(model.head[0], name), getattr(classifier(config).head[0], name))
+        assert not torch.equal(
+            getattr(model.head[0], name), getattr(classifier(config).head[0], name)
+        )
 
 
-def test_frozen_batchnorm_keeps_statistics_and_learns_scales(backbone_file: Path, tmp_path: Path) -> None:
+def test_frozen_batchnorm_keeps_statistics_and_learns_scales(
+    backbone_file: Path, tmp_path: Path
+) -> None:
     config = from_file(backbone_file, batchnorm="frozen")
     before = {k: v.clone() for k, v in classifier(config).backbone.state_dict().items()}
     after = trained(config, tmp_path).backbone.state_dict()
     same = {k for k in before if torch.equal(before[k], after[k])}
-    assert same == {k for k in before if k.rsplit(".", 1)[1] in ("running_mean", "running_var", "num_batches_tracked")}
+    assert same == {
+        k
+        for k in before
+        if k.rsplit(".", 1)[1] in ("running_mean", "running_var", "num_batches_tracked")
+    }
 
 
 @pytest.mark.parametrize("policy", ["gradual", "probe_first"])
-def test_what_thaws_is_still_until_its_epoch(backbone_file: Path, tmp_path: Path, policy: str) -> None:
-    """4 epochs, thawed after half of them: gradual [0, 2, 4, 4] stages, probe_first [0, 0, 4, 4]."""
+def test_what_thaws_is_still_until_its_epoch(
+    backbone_file: Path, tmp_path: Path, policy: str
+) -> None:
+    """4 epochs, thawed after half of them: gradual [0, 2, 4, 4] stages, probe_first [0, 0, 4,
+    4]."""
     config = from_file(backbone_file, policy, thaw_frac=0.5)
     model = classifier(config)
     previous = {k: v.clone() for k, v in model.backbone.state_dict().items()}
@@ -151,15 +195,25 @@ def test_what_thaws_is_still_until_its_epoch(backbone_file: Path, tmp_path: Path
 
     fit(model, config, LocalRuntime(tmp_path, report))
     everything = {"conv1", "bn1", "layer1", "layer2", "layer3"}
-    assert moved == [set(), {"layer2", "layer3"} if policy == "gradual" else set(), everything, everything]
+    assert moved == [
+        set(),
+        {"layer2", "layer3"} if policy == "gradual" else set(),
+        everything,
+        everything,
+    ]
 
 
 @pytest.mark.parametrize("die_after", [1, 2, 3])
-def test_resume_is_exact_while_it_thaws(backbone_file: Path, tmp_path: Path, die_after: int) -> None:
+def test_resume_is_exact_while_it_thaws(
+    backbone_file: Path, tmp_path: Path, die_after: int
+) -> None:
     mixed = LossConfig(label_smoothing=0.1, mixup=0.4, cutmix=1.0)
     head = ClassifierHeadConfig(kind="mlp", hidden=16, dropout=0.3)
     config = replace(
-        from_file(backbone_file, "gradual", thaw_frac=0.5, layer_decay=0.7), loss=mixed, head=head, aug=ViewConfig(policy="simclr")
+        from_file(backbone_file, "gradual", thaw_frac=0.5, layer_decay=0.7),
+        loss=mixed,
+        head=head,
+        aug=ViewConfig(policy="simclr"),
     )
     reports: dict[str, list[dict[str, float]]] = {"whole": [], "killed": []}
 
@@ -181,7 +235,10 @@ def test_resume_is_exact_while_it_thaws(backbone_file: Path, tmp_path: Path, die
     torch.randn(5)
     killed = run("killed", None)
     assert reports["killed"] == reports["whole"]
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True)
+    )
     assert (tmp_path / "killed" / LAST).exists()
 
 
@@ -197,13 +254,17 @@ def test_metrics_are_counted_by_hand() -> None:
     model = classifier()
     metrics = model.validate()
     with torch.no_grad():
-        images = evaluation_view(model.data.val.batch(np.arange(len(model.data.val))), 16, "imagenet")
+        images = evaluation_view(
+            model.data.val.batch(np.arange(len(model.data.val))), 16, "imagenet"
+        )
         p = model.head(model.backbone.eval()(images)).double().softmax(1).numpy()
     labels = model.data.val.targets()
     order = np.argsort(-p, axis=1)
     assert metrics["val/top1"] == pytest.approx(np.mean(order[:, 0] == labels))
     assert metrics["val/top5"] == pytest.approx(np.mean((order[:, :5] == labels[:, None]).any(1)))
-    assert metrics["val/loss"] == pytest.approx(-np.mean(np.log(p[np.arange(len(labels)), labels])), rel=1e-4)
+    assert metrics["val/loss"] == pytest.approx(
+        -np.mean(np.log(p[np.arange(len(labels)), labels])), rel=1e-4
+    )
     assert model.test().keys() == {"test/top1", "test/loss", "test/top5"}
 
 
@@ -215,11 +276,17 @@ def test_it_learns_and_its_export_restores_it(tmp_path: Path) -> None:
     other = classifier(replace(config, seed=5))
     other.load_export(tmp_path / BEST)
     assert other.validate()["val/top1"] == fitted.best
-    started = classifier(replace(config, init=InitConfig(source="supervised", file=str(tmp_path / BEST))))
+    started = classifier(
+        replace(config, init=InitConfig(source="supervised", file=str(tmp_path / BEST)))
+    )
     for key, value in started.backbone.state_dict().items():
         assert torch.equal(value, other.backbone.state_dict()[key])
     meta = load_backbone_meta(tmp_path / BEST)
-    assert (meta["normalize"], meta["backbone"]["width"], meta["epoch"]) == ("imagenet", 8, fitted.best_epoch)
+    assert (meta["normalize"], meta["backbone"]["width"], meta["epoch"]) == (
+        "imagenet",
+        8,
+        fitted.best_epoch,
+    )
 
 
 def test_heads() -> None:
@@ -233,16 +300,22 @@ def test_heads() -> None:
 def test_a_head_on_the_1000_units_of_imagenet() -> None:
     head = build_head(ClassifierHeadConfig(kind="fc1000"), 2048, 65)
     assert head(torch.zeros(3, 2048)).shape == (3, 65)
-    reference = nn.Sequential(torchvision.models.resnet50(weights=None).fc, nn.Linear(1000, 65))  # report R2's
+    # report R2's
+    reference = nn.Sequential(torchvision.models.resnet50(weights=None).fc, nn.Linear(1000, 65))
     assert [p.shape for p in head.parameters()] == [p.shape for p in reference.parameters()]
     assert sum(p.numel() for p in head.parameters()) == 2048 * 1000 + 1000 + 1000 * 65 + 65
 
 
 @pytest.mark.parametrize("with_fc", [True, False])
-def test_the_1000_units_are_frozen_with_the_weights_they_came_with(with_fc: bool, tmp_path: Path) -> None:
+def test_the_1000_units_are_frozen_with_the_weights_they_came_with(
+    with_fc: bool, tmp_path: Path
+) -> None:
     torch.manual_seed(3)
     net = torchvision.models.resnet18(weights=None)
-    torch.save({k: v for k, v in net.state_dict().items() if with_fc or not k.startswith("fc.")}, tmp_path / "weights.pth")
+    torch.save(
+        {k: v for k, v in net.state_dict().items() if with_fc or not k.startswith("fc.")},
+        tmp_path / "weights.pth",
+    )
     config = replace(
         from_file(tmp_path / "weights.pth", "all"),
         backbone=BackboneConfig(name="resnet18", small_stem=False),
@@ -258,7 +331,9 @@ def test_the_1000_units_are_frozen_with_the_weights_they_came_with(with_fc: bool
     assert not torch.equal(before["1.weight"], after["1.weight"])
     assert list(model.stages)[-1] == ("fc" if with_fc else "layer4")
     groups = model.param_groups(0.1)
-    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in (model.head[1:] if with_fc else model.head).parameters()}
+    assert {id(p) for group in groups for p in group["params"]} == {
+        id(p) for p in (model.head[1:] if with_fc else model.head).parameters()
+    }
     thawing = classifier(replace(config, freeze=FreezeConfig(policy="none", backbone_lr=0.1)))
     own = [p for group in thawing.param_groups(0.1) for p in group["params"]]
     assert len(own) == len({id(p) for p in own}) == len(list(thawing.parameters()))
@@ -278,9 +353,16 @@ def test_the_untrained_baseline_keeps_loaded_statistics(backbone_file: Path) -> 
         assert torch.equal(before, model.backbone.bn1.running_mean) != moves
 
 
-@pytest.mark.parametrize(("source", "policy"), [("supervised", "none"), ("ssl", "none"), ("supervised", "all"), ("ssl", "all")])
+@pytest.mark.parametrize(
+    ("source", "policy"),
+    [("supervised", "none"), ("ssl", "none"), ("supervised", "all"), ("ssl", "all")],
+)
 def test_settings_b_to_e_refuse_a_wrong_file(tmp_path: Path, source: str, policy: str) -> None:
-    config = replace(SMALL, init=InitConfig(source=source, file=str(tmp_path / "b.pt")), freeze=FreezeConfig(policy=policy))  # type: ignore[arg-type]
+    config = replace(
+        SMALL,
+        init=InitConfig(source=source, file=str(tmp_path / "b.pt")),
+        freeze=FreezeConfig(policy=policy),
+    )  # type: ignore[arg-type]
     data = Classifier.load_data(SMALL.data)
     with pytest.raises(UserError, match="no backbone file"):
         Classifier.prove(config, data)
@@ -301,7 +383,10 @@ def test_normalisation_is_the_configs_in_every_policy() -> None:
         ({"init.source": "ssl"}, "every source but scratch needs a file"),
         ({"init.file": "x.pt"}, "and scratch none"),
         ({"backbone.name": "vgg16"}, "backbone.name=vgg16 needs data.image_size >= 32, but got 28"),
-        ({"backbone.name": "vgg16", "data.image_size": 32, "backbone.small_stem": True}, "are for tiny and the ResNets"),
+        (
+            {"backbone.name": "vgg16", "data.image_size": 32, "backbone.small_stem": True},
+            "are for tiny and the ResNets",
+        ),
         ({"loss.mixup": -1}, "loss.mixup=-1"),
     ],
 )
@@ -319,4 +404,7 @@ def test_predictions_of_the_best_epoch_are_left_for_pictures(tmp_path: Path) -> 
         assert (labels == predicted).mean() == pytest.approx(model.validate()["val/top1"])
         assert (labels[mistakes] != predicted[mistakes]).all()
         np.testing.assert_array_equal(file["images"], model.data.val.batch(mistakes).numpy())
-        assert (file["names"].tolist(), int(file["epoch"])) == ([str(digit) for digit in range(10)], 3)
+        assert (file["names"].tolist(), int(file["epoch"])) == (
+            [str(digit) for digit in range(10)],
+            3,
+        )

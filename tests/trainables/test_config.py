@@ -31,7 +31,13 @@ class Outer:
 
 def test_strings_are_converted() -> None:
     built = build(Outer, {"inner.lr": "3e-2", "steps": "4", "on": "true"})
-    assert flatten(built) == {"inner.name": "sgd", "inner.lr": 0.03, "inner.crop": 0.5, "steps": 4, "on": True}
+    assert flatten(built) == {
+        "inner.name": "sgd",
+        "inner.lr": 0.03,
+        "inner.crop": 0.5,
+        "steps": 4,
+        "on": True,
+    }
 
 
 def test_none_is_a_name_where_it_is_one() -> None:

@@ -1,4 +1,5 @@
-"""Few-shot learning against loops in NumPy, scikit-learn's nearest neighbour and centroid, closed forms and an uninterrupted run."""
+"""Few-shot learning against loops in NumPy, scikit-learn's nearest neighbour and centroid, closed
+forms and an uninterrupted run."""
 
 import csv
 from dataclasses import replace
@@ -14,7 +15,12 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.nn import functional
 
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.backbone.networks import (
+    BackboneConfig,
+    build_backbone,
+    load_backbone_state,
+    save_backbone,
+)
 from trainables.base import TrainConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig, FewShotData, load_dataset
@@ -25,7 +31,15 @@ from trainables.errors import TrialFailed, UserError
 from trainables.files import BEST
 from trainables.finetune import InitConfig
 from trainables.optim import OptimConfig
-from trainables.protonet import EvaluationConfig, Metric, MetricConfig, ProtoNet, ProtoNetConfig, TrainEpisodeConfig, evaluate
+from trainables.protonet import (
+    EvaluationConfig,
+    Metric,
+    MetricConfig,
+    ProtoNet,
+    ProtoNetConfig,
+    TrainEpisodeConfig,
+    evaluate,
+)
 from tune.backbones.resolve import choose, from_backbone
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
@@ -53,7 +67,11 @@ def blobs(classes: int = 12, each: int = 20, dim: int = 6) -> tuple[torch.Tensor
     """Overlapping clusters: some episodes are answered wrongly."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.repeat(np.arange(classes), each))
-    return torch.from_numpy((rng.normal(size=(classes, dim))[labels] + rng.normal(size=(len(labels), dim))).astype(np.float32)), labels
+    return torch.from_numpy(
+        (rng.normal(size=(classes, dim))[labels] + rng.normal(size=(len(labels), dim))).astype(
+            np.float32
+        )
+    ), labels
 
 
 # episodes
@@ -62,7 +80,11 @@ def blobs(classes: int = 12, each: int = 20, dim: int = 6) -> tuple[torch.Tensor
 def test_fixed_episodes_are_disjoint_and_the_same_every_time() -> None:
     _, labels = blobs()
     episodes = draw_episodes(labels, way=5, shot=3, query=4, count=100, seed=1, split="val")
-    assert (episodes.support.shape, episodes.query.shape, episodes.truth.shape) == ((100, 5, 3), (100, 20), (100, 20))
+    assert (episodes.support.shape, episodes.query.shape, episodes.truth.shape) == (
+        (100, 5, 3),
+        (100, 20),
+        (100, 20),
+    )
     for support, query, truth in zip(episodes.support, episodes.query, episodes.truth, strict=True):
         assert len({*support.ravel().tolist(), *query.tolist()}) == 5 * 3 + 20  # nothing twice
         classes = labels[support]
@@ -72,7 +94,9 @@ def test_fixed_episodes_are_disjoint_and_the_same_every_time() -> None:
     again = draw_episodes(labels, 5, 3, 4, 100, 1, "val")
     np.testing.assert_array_equal(episodes.support, again.support)
     for seed, split in ((2, "val"), (1, "test")):
-        assert not np.array_equal(episodes.support, draw_episodes(labels, 5, 3, 4, 100, seed, split).support)
+        assert not np.array_equal(
+            episodes.support, draw_episodes(labels, 5, 3, 4, 100, seed, split).support
+        )
 
 
 def test_classes_of_episodes_are_uniform() -> None:
@@ -92,16 +116,21 @@ def test_training_steps_hold_whole_and_new_episodes() -> None:
         assert (episodes == episodes[..., :1]).all()
         assert all(len(set(p.tolist())) == 20 for p in positions.reshape(2, 20))
     assert len({tuple(e.tolist()) for positions in steps for e in positions.reshape(2, 20)}) == 40
-    np.testing.assert_array_equal(steps[7], EpisodeSampler(labels, 4, 2, 3, 50, 0).positions(7))  # no history needed
-    assert EpisodeSampler(labels, way=4, shot=2, query=3, batch_size=8, seed=0).batch_size == 20  # one at least
+    # no history needed
+    np.testing.assert_array_equal(steps[7], EpisodeSampler(labels, 4, 2, 3, 50, 0).positions(7))
+    # one at least
+    assert EpisodeSampler(labels, way=4, shot=2, query=3, batch_size=8, seed=0).batch_size == 20
 
 
 def test_shares_and_micro_batches_are_whole_episodes(tmp_path: Path) -> None:
-    model = protonet(replace(SMALL, train=replace(SMALL.train, batch_size=80, micro_batch=40)))  # 5 episodes of 16
+    # 5 episodes of 16
+    model = protonet(replace(SMALL, train=replace(SMALL.train, batch_size=80, micro_batch=40)))
     seen: list[int] = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     runtime = LocalRuntime(tmp_path, lambda epoch, metrics: True)
-    StepRunner(model, model.config, runtime, 10, model.sampler()).run(0, torch.optim.SGD(model.parameters(), 0.1))
+    StepRunner(model, model.config, runtime, 10, model.sampler()).run(
+        0, torch.optim.SGD(model.parameters(), 0.1)
+    )
     assert seen == [16, 32, 32]
 
 
@@ -110,10 +139,16 @@ def test_every_worker_needs_an_episode(tmp_path: Path) -> None:
     model = protonet(replace(SMALL, train=replace(SMALL.train, batch_size=40)))  # 2 episodes of 16
     assert [model.sampler().batch_size // 16, ProtoNet.most_workers(model.config)] == [2, 2]
     runtime = SimpleNamespace(directory=tmp_path, device=torch.device("cpu"), rank=0, world_size=3)
-    with pytest.raises(TrialFailed, match=r"2 x 16 images of a step for 3 workers; raise train\.batch_size") as failure:
+    with pytest.raises(
+        TrialFailed, match=r"2 x 16 images of a step for 3 workers; raise train\.batch_size"
+    ) as failure:
         StepRunner(model, model.config, runtime, 10, model.sampler())
     assert failure.value.reason == "workers"
-    for config in (SMALL, replace(SMALL, train=replace(SMALL.train, batch_size=8)), replace(SMALL, episode=TrainEpisodeConfig(way=2))):
+    for config in (
+        SMALL,
+        replace(SMALL, train=replace(SMALL.train, batch_size=8)),
+        replace(SMALL, episode=TrainEpisodeConfig(way=2)),
+    ):
         sampler = protonet(config).sampler()
         assert ProtoNet.most_workers(config) == sampler.batch_size // sampler.unit
 
@@ -123,7 +158,10 @@ def test_too_few_classes_or_images_are_named() -> None:
     message = r"5-way episodes of 4 support and 5 query images need 5 classes with 9 images, val has 0 \(of 6\); lower val\.way"
     with pytest.raises(UserError, match=message):
         draw_episodes(labels, 5, 4, 5, 10, 0, "val")
-    with pytest.raises(UserError, match=r"7-way .* need 7 classes with 2 images, train has 6 \(of 6\); lower episode\.way"):
+    with pytest.raises(
+        UserError,
+        match=r"7-way .* need 7 classes with 2 images, train has 6 \(of 6\); lower episode\.way",
+    ):
         EpisodeSampler(labels, 7, 1, 1, 10, 0)
     config = replace(SMALL, val=EvaluationConfig(way=5))
     with pytest.raises(UserError, match=r"5-way .* val has 2 \(of 2\)"):
@@ -148,8 +186,13 @@ def test_distances_are_a_loops(distance: Any) -> None:
         if distance == "cosine":
             return float(10 * (q @ p) / np.sqrt((q @ q) * (p @ p)))
         u, v = weights["embed.weight"] @ q, weights["embed.weight"] @ p
-        hidden = weights["score.0.weight"] @ np.concatenate([abs(u - v), u * v]) + weights["score.0.bias"]
-        return float((weights["score.2.weight"] @ np.maximum(hidden, 0) + weights["score.2.bias"]).item())
+        hidden = (
+            weights["score.0.weight"] @ np.concatenate([abs(u - v), u * v])
+            + weights["score.0.bias"]
+        )
+        return float(
+            (weights["score.2.weight"] @ np.maximum(hidden, 0) + weights["score.2.bias"]).item()
+        )
 
     q, p = queries.numpy().astype(np.float64), prototypes.numpy().astype(np.float64)
     expected = [[[score(q[e, m], p[e, n]) for n in range(4)] for m in range(7)] for e in range(3)]
@@ -158,17 +201,23 @@ def test_distances_are_a_loops(distance: Any) -> None:
 
 @every_distance
 def test_loss_is_that_of_a_loop_over_episodes_and_queries(distance: Any) -> None:
-    model = protonet(replace(SMALL, head=MetricConfig(distance=distance), val=replace(SMALL.val, shot=2))).eval()
+    model = protonet(
+        replace(SMALL, head=MetricConfig(distance=distance), val=replace(SMALL.val, shot=2))
+    ).eval()
     batch = model.draw(model.sampler().positions(0), generator(0, 2, 0))
     with torch.no_grad():
         loss = model(batch)
-        features = model.backbone(model.augment.apply(batch.images, batch.draws[0])).reshape(-1, 4, 5, 32)
+        features = model.backbone(model.augment.apply(batch.images, batch.draws[0])).reshape(
+            -1, 4, 5, 32
+        )
         assert len(features) == 2
         losses = []
         for episode in features:
             prototypes = torch.stack([c[:2].mean(0) for c in episode])
             losses += [
-                functional.cross_entropy(model.head(q[None, None], prototypes[None])[0], torch.tensor([n]))
+                functional.cross_entropy(
+                    model.head(q[None, None], prototypes[None])[0], torch.tensor([n])
+                )
                 for n, c in enumerate(episode)
                 for q in c[2:]
             ]
@@ -188,13 +237,17 @@ def test_autocast_leaves_distances_exact(distance: Any) -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_one_shot_euclidean_is_scikit_learns_nearest_neighbour_and_more_shots_its_nearest_centroid() -> None:
+def test_one_shot_euclidean_is_scikit_learns_nearest_neighbour_and_more_shots_its_nearest_centroid() -> (
+    None
+):
     features, labels = blobs()
     for shot, judge in ((1, KNeighborsClassifier(1)), (5, NearestCentroid())):
         episodes = draw_episodes(labels, 5, shot, 6, 60, 3, "val")
         accuracies, _ = evaluate(Metric(MetricConfig(), 6), features, episodes)
         expected = []
-        for support, query, truth in zip(episodes.support, episodes.query, episodes.truth, strict=True):
+        for support, query, truth in zip(
+            episodes.support, episodes.query, episodes.truth, strict=True
+        ):
             judge.fit(features[support.ravel()].numpy(), np.repeat(np.arange(5), shot))
             expected.append(np.mean(judge.predict(features[query].numpy()) == truth))
         np.testing.assert_allclose(accuracies.numpy(), expected)
@@ -204,7 +257,10 @@ def test_one_shot_euclidean_is_scikit_learns_nearest_neighbour_and_more_shots_it
 @every_distance
 def test_evaluation_in_chunks_is_the_whole(distance: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = blobs()
-    head, episodes = Metric(MetricConfig(distance=distance), 6), draw_episodes(labels, 5, 2, 6, 50, 3, "val")
+    head, episodes = (
+        Metric(MetricConfig(distance=distance), 6),
+        draw_episodes(labels, 5, 2, 6, 50, 3, "val"),
+    )
     whole = evaluate(head, features, episodes)
     monkeypatch.setattr("trainables.protonet._CHUNK_FLOATS", 30 * 6 * 5 * 7)  # 7 episodes at a time
     for one, other in zip(whole, evaluate(head, features, episodes), strict=True):
@@ -214,19 +270,32 @@ def test_evaluation_in_chunks_is_the_whole(distance: Any, monkeypatch: pytest.Mo
 def test_metrics_and_interval_by_hand() -> None:
     model = protonet()
     metrics = model.validate()
-    accuracies, _ = evaluate(model.head, model._features(model.data.val), model.fixed_episodes["val"])
+    accuracies, _ = evaluate(
+        model.head, model._features(model.data.val), model.fixed_episodes["val"]
+    )
     a = accuracies.numpy()
     assert metrics["val/episode_top1"] == pytest.approx(a.mean())
-    assert metrics["val/episode_top1_ci95"] == pytest.approx(2.0227 * a.std(ddof=1) / np.sqrt(40), rel=1e-4)  # t of 39 degrees of freedom
+    # t of 39 degrees of freedom
+    assert metrics["val/episode_top1_ci95"] == pytest.approx(
+        2.0227 * a.std(ddof=1) / np.sqrt(40), rel=1e-4
+    )
     assert model.test().keys() == {"test/episode_top1", "test/episode_top1_ci95", "test/loss"}
-    assert not set(model.data.val.targets()) & {*model.data.train.targets(), *model.data.test.targets()}
+    assert not set(model.data.val.targets()) & {
+        *model.data.train.targets(),
+        *model.data.test.targets(),
+    }
 
 
 def test_cosine_at_scale_1_caps_the_confidence() -> None:
     """e / (e + 4 / e) = .649 for one class at cosine 1 and four at -1."""
     prototypes = torch.tensor([[[1.0, 0.0], *[[-1.0, 0.0]] * 4]])
     query = torch.tensor([[[2.0, 0.0]]])
-    raw, scaled = (Metric(MetricConfig(distance="cosine", scale=s), 2)(query, prototypes).softmax(2)[0, 0, 0].item() for s in (1, 10))
+    raw, scaled = (
+        Metric(MetricConfig(distance="cosine", scale=s), 2)(query, prototypes)
+        .softmax(2)[0, 0, 0]
+        .item()
+        for s in (1, 10)
+    )
     assert raw == pytest.approx(0.6488, abs=1e-4)
     assert scaled > 0.999
 
@@ -237,9 +306,12 @@ def test_cosine_at_scale_1_caps_the_confidence() -> None:
 @every_distance
 def test_it_learns_new_digits(tmp_path: Path, distance: Any) -> None:
     config = replace(
-        SMALL, head=MetricConfig(distance=distance, hidden=16), train=TrainConfig(epochs=4, epoch_images=1280, batch_size=64),
-        val=replace(SMALL.val, shot=5, episodes=100), episode=TrainEpisodeConfig(way=4, shot=3, query=3),
-    )  # fmt: skip
+        SMALL,
+        head=MetricConfig(distance=distance, hidden=16),
+        train=TrainConfig(epochs=4, epoch_images=1280, batch_size=64),
+        val=replace(SMALL.val, shot=5, episodes=100),
+        episode=TrainEpisodeConfig(way=4, shot=3, query=3),
+    )
     model = protonet(config)
     untrained = model.validate()["val/loss"]
     fitted = fit(model, config, LocalRuntime(tmp_path, lambda epoch, metrics: True))
@@ -272,35 +344,58 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     torch.randn(5)
     killed = run("killed", None)
     assert reports["killed"] == reports["whole"]
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True)
+    )
 
 
 def test_a_loaded_frozen_backbone_stays_and_its_metric_learns(tmp_path: Path) -> None:
     torch.manual_seed(99)
     save_backbone(tmp_path / "b.pt", build_backbone(SMALL.backbone), {})
     config = replace(
-        SMALL, init=InitConfig(source="ssl", file=str(tmp_path / "b.pt")), freeze=FreezeConfig(policy="all"),
+        SMALL,
+        init=InitConfig(source="ssl", file=str(tmp_path / "b.pt")),
+        freeze=FreezeConfig(policy="all"),
         head=MetricConfig(distance="parametric"),
-    )  # fmt: skip
+    )
     model = protonet(config)
     before = {k: v.clone() for k, v in model.head.state_dict().items()}
     fit(model, config, LocalRuntime(tmp_path, lambda epoch, metrics: True))
     for key, value in load_backbone_state(tmp_path / "b.pt").items():
         assert torch.equal(value, model.backbone.state_dict()[key])
-    assert all(not torch.equal(value, before[key]) for key, value in model.head.state_dict().items() if key != "score.2.bias")
+    assert all(
+        not torch.equal(value, before[key])
+        for key, value in model.head.state_dict().items()
+        if key != "score.2.bias"
+    )
 
 
 @every_distance
 @pytest.mark.parametrize("policy", ["gradual", "probe_first"])
-def test_whatever_thaws_later_something_trains_from_the_first_step(tmp_path: Path, policy: Any, distance: Any) -> None:
-    """Euclidean distances have nothing to learn: the last stage does until the policy thaws the others."""
+def test_whatever_thaws_later_something_trains_from_the_first_step(
+    tmp_path: Path, policy: Any, distance: Any
+) -> None:
+    """Euclidean distances have nothing to learn: the last stage does until the policy thaws the
+    others."""
     frozen = FreezeConfig(policy=policy, thaw_frac=0.9)
-    config = replace(SMALL, freeze=frozen, head=MetricConfig(distance=distance), train=replace(SMALL.train, epochs=1))
+    config = replace(
+        SMALL,
+        freeze=frozen,
+        head=MetricConfig(distance=distance),
+        train=replace(SMALL.train, epochs=1),
+    )
     model = protonet(config)
     before = {k: v.clone() for k, v in model.named_parameters()}
     fit(model, config, LocalRuntime(tmp_path, lambda epoch, metrics: True))
-    moved = {".".join(k.split(".")[:2]) for k, v in model.named_parameters() if not torch.equal(v, before[k])}
-    assert {name for name in moved if name.startswith("backbone")} == ({"backbone.layer3"} if distance == "euclidean" else set())
+    moved = {
+        ".".join(k.split(".")[:2])
+        for k, v in model.named_parameters()
+        if not torch.equal(v, before[k])
+    }
+    assert {name for name in moved if name.startswith("backbone")} == (
+        {"backbone.layer3"} if distance == "euclidean" else set()
+    )
     assert any(name.startswith("head") for name in moved) == (distance != "euclidean")
 
 
@@ -320,7 +415,13 @@ def test_a_study_may_start_from_a_backbone(tmp_path: Path) -> None:
     experiment = EXPERIMENTS["fewshot"]
     assert choose(experiment, None, str(path)) is None
     loaded, values = from_backbone(experiment, str(path), tmp_path, tmp_path / "study")
-    flat = experiment.presets["tiny"] | {"data.name": "digits", "backbone.width": 8, "backbone.pool": 1, "val.way": 2, "episode.way": 5}
+    flat = experiment.presets["tiny"] | {
+        "data.name": "digits",
+        "backbone.width": 8,
+        "backbone.pool": 1,
+        "val.way": 2,
+        "episode.way": 5,
+    }
     config: Any = build(ProtoNetConfig, flat | values)
     assert (config.init.origin, config.normalize, config.freeze.policy) == ("b.pt", "half", "none")
     assert "tensors matched" in ProtoNet.prove(config, ProtoNet.load_data(config.data))
@@ -328,7 +429,9 @@ def test_a_study_may_start_from_a_backbone(tmp_path: Path) -> None:
     assert {"freeze.policy", "freeze.backbone_lr", "head.distance"} <= asked.keys()
     assert all(within(distribution, flatten(config)[key]) for key, distribution in asked.items())
     for name, setting in (("ssl", None), ("fewshot", "A")):
-        with pytest.raises(UserError, match=f"{name} always starts from scratch|unknown --setting 'A'"):
+        with pytest.raises(
+            UserError, match=f"{name} always starts from scratch|unknown --setting 'A'"
+        ):
             choose(EXPERIMENTS[name], setting, str(path))
 
 
@@ -336,7 +439,10 @@ def test_a_study_may_start_from_a_backbone(tmp_path: Path) -> None:
     ("flat", "message"),
     [
         ({"freeze.policy": "all"}, "leaves nothing to train"),
-        ({"backbone.name": "resnet12", "data.image_size": 15}, "backbone.name=resnet12 needs data.image_size >= 16, but got 15"),
+        (
+            {"backbone.name": "resnet12", "data.image_size": 15},
+            "backbone.name=resnet12 needs data.image_size >= 16, but got 15",
+        ),
         ({"head.distance": "manhattan"}, "head.distance='manhattan' is not valid"),
         ({"val.episodes": 1}, "val.episodes=1 is not valid"),
     ],
@@ -362,7 +468,8 @@ def write_csv(path: Path, header: list[str], lines: list[list[Any]]) -> None:
 
 
 def mini_imagenet(root: Path, parts: dict[str, range], each: int = 8) -> Path:
-    """Folders of images and csv files with id, filename, label; the red channel is ten times the class."""
+    """Folders of images and csv files with id, filename, label; the red channel is ten times the
+    class."""
     for part, classes in parts.items():
         lines = []
         for label in classes:
@@ -375,19 +482,33 @@ def mini_imagenet(root: Path, parts: dict[str, range], each: int = 8) -> Path:
 
 
 def load(root: Path) -> FewShotData:
-    data = load_dataset(DataConfig(name=str(root), image_size=12), "fewshot", cache_dir=root.parent / "cache")
+    data = load_dataset(
+        DataConfig(name=str(root), image_size=12), "fewshot", cache_dir=root.parent / "cache"
+    )
     assert isinstance(data, FewShotData)
     return data
 
 
 def painted(data: FewShotData, split: str) -> set[int]:
     images = getattr(data, split)
-    return set(np.round(images.batch(np.arange(len(images)))[:, 0].float().mean((1, 2)).numpy() / 10).astype(int).tolist())
+    return set(
+        np.round(images.batch(np.arange(len(images)))[:, 0].float().mean((1, 2)).numpy() / 10)
+        .astype(int)
+        .tolist()
+    )
 
 
 def test_mini_imagenet_layout(tmp_path: Path) -> None:
-    data = load(mini_imagenet(tmp_path / "set", {"train": range(10), "val": range(10, 16), "test": range(16, 20)}))
-    assert [painted(data, s) for s in ("train", "val", "test")] == [set(range(10)), set(range(10, 16)), set(range(16, 20))]
+    data = load(
+        mini_imagenet(
+            tmp_path / "set", {"train": range(10), "val": range(10, 16), "test": range(16, 20)}
+        )
+    )
+    assert [painted(data, s) for s in ("train", "val", "test")] == [
+        set(range(10)),
+        set(range(10, 16)),
+        set(range(16, 20)),
+    ]
     assert "80 train of 10 classes, 48 val of 6 classes, 32 test of 4 classes" in data.summary()
 
 
@@ -396,7 +517,10 @@ def test_without_test_classes_the_layouts_val_is_the_claim(tmp_path: Path) -> No
     assert painted(data, "test") == set(range(10, 16))
     assert len(painted(data, "val")) == 2
     assert painted(data, "val") | painted(data, "train") == set(range(10))
-    assert data.notes[1:] == ("the layout's val classes are the test classes", "2 val classes are chosen from train by seed 0")
+    assert data.notes[1:] == (
+        "the layout's val classes are the test classes",
+        "2 val classes are chosen from train by seed 0",
+    )
 
 
 def test_class_folders_are_split_by_class(tmp_path: Path) -> None:
@@ -410,11 +534,18 @@ def test_class_folders_are_split_by_class(tmp_path: Path) -> None:
 
 
 def test_a_class_of_train_is_not_new(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"class 'n03' of .* occurs in train and in val: few-shot classes of val and test must be new"):
+    with pytest.raises(
+        UserError,
+        match=r"class 'n03' of .* occurs in train and in val: few-shot classes of val and test must be new",
+    ):
         load(mini_imagenet(tmp_path / "set", {"train": range(4), "val": range(3, 6)}))
 
 
-HEADER = ["episode_id", *(f"class{n}_support{k}" for k in range(2) for n in range(3)), *(f"query{m}" for m in range(4))]
+HEADER = [
+    "episode_id",
+    *(f"class{n}_support{k}" for k in range(2) for n in range(3)),
+    *(f"query{m}" for m in range(4)),
+]
 
 
 def with_episodes(root: Path, lines: list[list[int]], name: str = "val_testcase.csv") -> Path:
@@ -432,8 +563,12 @@ def test_given_episodes_are_read(tmp_path: Path) -> None:
     data = load(with_episodes(root, EPISODES))
     episodes = data.episodes("test", way=3, shot=2, query=9, count=9, seed=0)
     assert (len(episodes), episodes.way, episodes.shot) == (2, 3, 2)
-    red = np.round(data.test.batch(np.arange(len(data.test)))[:, 0].float().mean((1, 2)).numpy() / 10)
-    np.testing.assert_array_equal(red[episodes.support], [[[10] * 2, [11] * 2, [12] * 2], [[15] * 2, [13] * 2, [10] * 2]])
+    red = np.round(
+        data.test.batch(np.arange(len(data.test)))[:, 0].float().mean((1, 2)).numpy() / 10
+    )
+    np.testing.assert_array_equal(
+        red[episodes.support], [[[10] * 2, [11] * 2, [12] * 2], [[15] * 2, [13] * 2, [10] * 2]]
+    )
     np.testing.assert_array_equal(red[episodes.query], [[10, 11, 12, 10], [13, 15, 10, 13]])
     np.testing.assert_array_equal(episodes.truth, [[0, 1, 2, 0], [1, 0, 2, 1]])
     assert data.fingerprint != plain
@@ -445,16 +580,28 @@ def test_given_episodes_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([[99, *EPISODES[0][1:]]], r"val_testcase.csv line 2: class0_support0 is image '99', which is not among the 48 usable ones"),
+        (
+            [[99, *EPISODES[0][1:]]],
+            r"val_testcase.csv line 2: class0_support0 is image '99', which is not among the 48 usable ones",
+        ),
         ([EPISODES[1], [*EPISODES[0][:9], 0]], r"line 3: 1 images are support and query at once"),
-        ([[*EPISODES[0][:9], 47]], r"line 2: every class needs equally many support images, and every query must be of one"),
+        (
+            [[*EPISODES[0][:9], 47]],
+            r"line 2: every class needs equally many support images, and every query must be of one",
+        ),
         ([[0, 8, 16, 1, 9, 10, 2, 11, 18, 3]], r"line 2: every class needs equally many"),
         ([], r"must hold episodes of one way, shot and number of queries, found 0 kinds"),
     ],
 )
-def test_given_episodes_that_cannot_be_used(tmp_path: Path, lines: list[list[int]], message: str) -> None:
+def test_given_episodes_that_cannot_be_used(
+    tmp_path: Path, lines: list[list[int]], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        load(with_episodes(mini_imagenet(tmp_path / "set", {"train": range(10), "val": range(10, 16)}), lines))
+        load(
+            with_episodes(
+                mini_imagenet(tmp_path / "set", {"train": range(10), "val": range(10, 16)}), lines
+            )
+        )
 
 
 def test_episodes_without_a_name_or_a_table(tmp_path: Path) -> None:
@@ -467,7 +614,10 @@ def test_episodes_without_a_name_or_a_table(tmp_path: Path) -> None:
 
 
 def test_letters_of_the_splits_are_others() -> None:
-    data = load_dataset(DataConfig(name="glyphs", image_size=28), "fewshot")  # the size whose store other tests have built
-    train, val, test = (set(split.targets().tolist()) for split in (data.train, data.val, data.test))
+    # the size whose store other tests have built
+    data = load_dataset(DataConfig(name="glyphs", image_size=28), "fewshot")
+    train, val, test = (
+        set(split.targets().tolist()) for split in (data.train, data.val, data.test)
+    )
     assert not train & val and not train & test and not val & test  # noqa: PT018
     assert min(np.bincount(data.val.targets())[list(val)]) >= 18

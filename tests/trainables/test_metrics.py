@@ -11,7 +11,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, mean_interval, rankme
+from trainables.metrics import (
+    OnlineProbe,
+    calibrate_batchnorm,
+    embedding_std,
+    knn_top1,
+    mean_interval,
+    rankme,
+)
 
 
 def clouds(n, d, classes, seed, spread=1.5):
@@ -36,21 +43,29 @@ def knn_numpy(gallery, gallery_labels, queries, query_labels, k, temperature):
     return right / len(queries)
 
 
-@pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (5, 0.1), (50, 0.05), (200, 0.1), (1000, 1.0)])
+@pytest.mark.parametrize(
+    ("k", "temperature"), [(1, 0.1), (5, 0.1), (50, 0.05), (200, 0.1), (1000, 1.0)]
+)
 @pytest.mark.parametrize("chunk", [7, 512])
 def test_knn_same_as_numpy(k, temperature, chunk):
     gallery, gallery_labels = clouds(300, 8, 6, seed=0)
     queries, query_labels = clouds(100, 8, 6, seed=1)
-    expected = knn_numpy(*(t.numpy() for t in (gallery, gallery_labels, queries, query_labels)), k, temperature)
+    expected = knn_numpy(
+        *(t.numpy() for t in (gallery, gallery_labels, queries, query_labels)), k, temperature
+    )
     assert 0.3 < expected < 0.95
-    assert knn_top1(gallery, gallery_labels, queries, query_labels, k, temperature, chunk) == expected
+    assert (
+        knn_top1(gallery, gallery_labels, queries, query_labels, k, temperature, chunk) == expected
+    )
 
 
 def test_nearest_neighbour_same_as_scikit_learn():
     gallery, gallery_labels = clouds(300, 8, 6, seed=2)
     queries, query_labels = clouds(100, 8, 6, seed=3)
     reference = KNeighborsClassifier(1, metric="cosine").fit(gallery, gallery_labels)
-    assert knn_top1(gallery, gallery_labels, queries, query_labels, k=1) == reference.score(queries, query_labels)
+    assert knn_top1(gallery, gallery_labels, queries, query_labels, k=1) == reference.score(
+        queries, query_labels
+    )
 
 
 def test_knn_low_temperature_is_the_nearest_neighbour():
@@ -72,11 +87,16 @@ def test_knn_class_missing_in_the_gallery_is_wrong_and_votes_outweigh_the_neares
 def test_embedding_std():
     torch.manual_seed(0)
     assert embedding_std(torch.randn(20_000, 64)) == pytest.approx(1, abs=0.01)
-    assert embedding_std(torch.randn(20_000, 64) * torch.rand(20_000, 1)) == pytest.approx(1, abs=0.01)  # lengths do not matter
+    # lengths do not matter
+    assert embedding_std(torch.randn(20_000, 64) * torch.rand(20_000, 1)) == pytest.approx(
+        1, abs=0.01
+    )
     assert embedding_std(torch.rand(1, 64).expand(100, 64)) == pytest.approx(0, abs=1e-5)
     z = np.random.default_rng(0).normal(1, 2, size=(50, 7)).astype(np.float32)
     unit = z / np.linalg.norm(z, axis=1, keepdims=True)
-    assert embedding_std(torch.from_numpy(z)) == pytest.approx(unit.std(0).mean() * 7**0.5, rel=1e-5)
+    assert embedding_std(torch.from_numpy(z)) == pytest.approx(
+        unit.std(0).mean() * 7**0.5, rel=1e-5
+    )
 
 
 def test_rankme_closed_forms():
@@ -105,9 +125,14 @@ def digits():
 
 def test_probe_reaches_logistic_regression():
     x, y, test_x, test_y = digits()
-    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(x, y).score(test_x, test_y)
+    reference = (
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        .fit(x, y)
+        .score(test_x, test_y)
+    )
     probe = OnlineProbe(64, 10)
-    assert probe.accuracy(test_x, test_y) == pytest.approx(0.1, abs=0.03)  # zero weights: one class for all
+    # zero weights: one class for all
+    assert probe.accuracy(test_x, test_y) == pytest.approx(0.1, abs=0.03)
     probe.fit(x, y, steps=300, lr=0.1, generator=torch.Generator().manual_seed(0))
     assert probe.accuracy(test_x, test_y) == pytest.approx(reference, abs=0.015)
     assert probe.accuracy(test_x, test_y, chunk=11) == probe.accuracy(test_x, test_y)
@@ -131,7 +156,10 @@ def test_probe_is_deterministic_and_continues_from_its_state():
     loss_after_one = nn.functional.cross_entropy(straight(x), y).item()
     for probe in (straight, resumed):
         probe.fit(x, y, 20, 0.1, torch.Generator().manual_seed(2))
-    assert all(torch.equal(a, b) for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
     assert nn.functional.cross_entropy(straight(x), y).item() < loss_after_one
 
 
@@ -161,7 +189,13 @@ def test_probe_survives_dead_dimensions():
 def test_calibrated_statistics_same_as_numpy():
     torch.manual_seed(0)
     net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5), nn.BatchNorm1d(5)
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Dropout(0.5),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(144, 5),
+        nn.BatchNorm1d(5),
     )
     net[1].momentum, net[6].momentum = 0.3, 0.01
     net[2].eval()  # a mode that differs from its parent's comes back too
@@ -170,25 +204,38 @@ def test_calibrated_statistics_same_as_numpy():
     modes = [m.training for m in net.modules()]
     weights = [p.clone() for p in net.parameters()]
 
-    calibrate_batchnorm(net, iter([*batches, torch.full((1, 3, 8, 8), 1e3)]))  # a rest of one image does not count
+    # a rest of one image does not count
+    calibrate_batchnorm(net, iter([*batches, torch.full((1, 3, 8, 8), 1e3)]))
 
     assert [m.training for m in net.modules()] == modes
     assert (net[1].momentum, net[6].momentum) == (0.3, 0.01)
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), weights, strict=True))
     with torch.no_grad():
-        first = [net[0](b).numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(4, -1) for b in batches]
-    np.testing.assert_allclose(net[1].running_mean, np.mean([a.mean(1) for a in first], axis=0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(net[1].running_var, np.mean([a.var(1, ddof=1) for a in first], axis=0), rtol=1e-4)
+        first = [
+            net[0](b).numpy().astype(np.float64).transpose(1, 0, 2, 3).reshape(4, -1)
+            for b in batches
+        ]
+    np.testing.assert_allclose(
+        net[1].running_mean, np.mean([a.mean(1) for a in first], axis=0), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        net[1].running_var, np.mean([a.var(1, ddof=1) for a in first], axis=0), rtol=1e-4
+    )
 
-    def second(activations):  # the deeper layer sees activations that the first one normalised by their own batch
+    # the deeper layer sees activations that the first one normalised by their own batch
+    def second(activations):
         mean, var = activations.mean(1)[:, None], activations.var(1)[:, None]
         x = np.maximum((activations - mean) / np.sqrt(var + 1e-5), 0)
         x = x.reshape(4, -1, 36).transpose(1, 0, 2).reshape(-1, 144)
         return x @ net[5].weight.detach().numpy().T + net[5].bias.detach().numpy()
 
     outputs = [second(a) for a in first]
-    np.testing.assert_allclose(net[6].running_mean, np.mean([o.mean(0) for o in outputs], axis=0), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(net[6].running_var, np.mean([o.var(0, ddof=1) for o in outputs], axis=0), rtol=1e-3)
+    np.testing.assert_allclose(
+        net[6].running_mean, np.mean([o.mean(0) for o in outputs], axis=0), rtol=1e-3, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        net[6].running_var, np.mean([o.var(0, ddof=1) for o in outputs], axis=0), rtol=1e-3
+    )
 
 
 def test_calibration_restores_after_a_failure_and_needs_a_batch():
@@ -207,7 +254,9 @@ def test_calibration_restores_after_a_failure_and_needs_a_batch():
 def test_interval_same_as_scipy(n, confidence):
     values = np.random.default_rng(n).normal(0.7, 0.1, size=n)
     mean, low, high = mean_interval(list(values), confidence)
-    expected = scipy.stats.t.interval(confidence, n - 1, loc=values.mean(), scale=scipy.stats.sem(values))
+    expected = scipy.stats.t.interval(
+        confidence, n - 1, loc=values.mean(), scale=scipy.stats.sem(values)
+    )
     assert mean == pytest.approx(values.mean())
     assert (low, high) == pytest.approx(expected)
 

@@ -1,4 +1,5 @@
-"""Segmentation metrics against NumPy, torchmetrics and scikit-learn: unknown pixels, absent classes and empty classes included."""
+"""Segmentation metrics against NumPy, torchmetrics and scikit-learn: unknown pixels, absent classes
+and empty classes included."""
 
 import numpy as np
 import pytest
@@ -7,7 +8,13 @@ from sklearn.metrics import jaccard_score
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from trainables.data import IGNORE
-from trainables.miou import class_iou, confusion_matrix, mean_iou, pixel_accuracy, segmentation_metrics
+from trainables.miou import (
+    class_iou,
+    confusion_matrix,
+    mean_iou,
+    pixel_accuracy,
+    segmentation_metrics,
+)
 
 C = 6
 
@@ -17,7 +24,11 @@ def drawn(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # predictions, masks
     rng = np.random.default_rng(seed)
     truth = rng.choice(truth_has, (7, 9, 11)).astype(np.uint8)
-    guess = np.where((rng.random(truth.shape) < 0.6) & np.isin(truth, called), truth, rng.choice(called, truth.shape))
+    guess = np.where(
+        (rng.random(truth.shape) < 0.6) & np.isin(truth, called),
+        truth,
+        rng.choice(called, truth.shape),
+    )
     return torch.from_numpy(guess), torch.from_numpy(truth)
 
 
@@ -25,7 +36,11 @@ def course(guess: np.ndarray, truth: np.ndarray) -> float:
     """Pooled over the set; classes in neither are left out."""
     ious = []
     for c in range(C):
-        hits, predicted, true = np.sum((guess == c) & (truth == c)), np.sum(guess == c), np.sum(truth == c)
+        hits, predicted, true = (
+            np.sum((guess == c) & (truth == c)),
+            np.sum(guess == c),
+            np.sum(truth == c),
+        )
         if predicted + true:
             ious.append(hits / (predicted + true - hits))
     return float(np.mean(ious))
@@ -46,29 +61,52 @@ def test_against_references(truth_has: tuple[int, ...], called: tuple[int, ...])
     confusion = sum(confusion_matrix(g, t, C) for g, t in zip(guess, truth, strict=True))
     assert mean_iou(confusion) == pytest.approx(course(guess.numpy(), truth.numpy()), abs=1e-12)
     known = truth != IGNORE
-    assert mean_iou(confusion, masked=True) == pytest.approx(course(guess[known].numpy(), truth[known].numpy()), abs=1e-12)
+    assert mean_iou(confusion, masked=True) == pytest.approx(
+        course(guess[known].numpy(), truth[known].numpy()), abs=1e-12
+    )
     theirs = MulticlassJaccardIndex(C, ignore_index=IGNORE)(guess, truth.long())
     assert mean_iou(confusion, masked=True) == pytest.approx(theirs.item(), abs=1e-6)
     ious = class_iou(confusion, masked=True).numpy()
     present = np.flatnonzero(~np.isnan(ious))
-    np.testing.assert_allclose(ious[present], jaccard_score(truth[known], guess[known], labels=present, average=None), atol=1e-12)
+    np.testing.assert_allclose(
+        ious[present],
+        jaccard_score(truth[known], guess[known], labels=present, average=None),
+        atol=1e-12,
+    )
     accuracy = MulticlassAccuracy(C, average="micro", ignore_index=IGNORE)(guess, truth.long())
     assert pixel_accuracy(confusion) == pytest.approx(accuracy.item(), abs=1e-6)
 
 
 def test_known_answer() -> None:
-    guess, truth = torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, IGNORE, 1, 0, 0], dtype=torch.uint8)
+    guess, truth = (
+        torch.tensor([0, 0, 1, 1, 2]),
+        torch.tensor([0, IGNORE, 1, 0, 0], dtype=torch.uint8),
+    )
     confusion = confusion_matrix(guess, truth, 4)
-    assert confusion.tolist() == [[1, 0, 0, 0, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert confusion.tolist() == [
+        [1, 0, 0, 0, 1],
+        [1, 1, 0, 0, 0],
+        [1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 0],
+    ]
     found = segmentation_metrics(confusion, ("a", "b", "c", "d"), "val")
-    assert found == pytest.approx({
-        "val/miou": (1 / 4 + 1 / 2 + 0) / 3, "val/miou_masked": (1 / 3 + 1 / 2 + 0) / 3, "val/pixel_accuracy": 2 / 4,
-        "val/iou/a": 1 / 4, "val/iou/b": 1 / 2, "val/iou/c": 0.0,
-    }, abs=1e-12)  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "val/miou": (1 / 4 + 1 / 2 + 0) / 3,
+            "val/miou_masked": (1 / 3 + 1 / 2 + 0) / 3,
+            "val/pixel_accuracy": 2 / 4,
+            "val/iou/a": 1 / 4,
+            "val/iou/b": 1 / 2,
+            "val/iou/c": 0.0,
+        },
+        abs=1e-12,
+    )
 
 
 def test_nothing_known() -> None:
-    confusion = confusion_matrix(torch.zeros(3, dtype=torch.int64), torch.full((3,), IGNORE, dtype=torch.uint8), 2)
+    confusion = confusion_matrix(
+        torch.zeros(3, dtype=torch.int64), torch.full((3,), IGNORE, dtype=torch.uint8), 2
+    )
     assert mean_iou(confusion) == 0
     assert np.isnan(mean_iou(confusion, masked=True))
     assert np.isnan(pixel_accuracy(confusion))

@@ -19,10 +19,14 @@ STEPS = 6
 
 def small_net() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
+    )
 
 
-def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = STEPS, seed: int = 1) -> list[torch.Tensor]:
+def train(
+    net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = STEPS, seed: int = 1
+) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -39,7 +43,11 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = STEPS, 
             torch.optim.SGD,
             {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.02},
         ),
-        (OptimConfig(name="sgd", lr=0.1, momentum=0.0), torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.02}),
+        (
+            OptimConfig(name="sgd", lr=0.1, momentum=0.0),
+            torch.optim.SGD,
+            {"lr": 0.1, "weight_decay": 0.02},
+        ),
         (
             OptimConfig(name="adam", lr=0.01, beta1=0.8, beta2=0.95),
             torch.optim.Adam,
@@ -57,7 +65,10 @@ def test_same_as_torch(config, reference, arguments):
     ours, theirs = small_net(), small_net()
     kernels = [theirs[0].weight, theirs[4].weight]
     exempt = [theirs[0].bias, theirs[1].weight, theirs[1].bias, theirs[4].bias]
-    expected = train(theirs, reference([{"params": kernels}, {"params": exempt, "weight_decay": 0.0}], **arguments))
+    expected = train(
+        theirs,
+        reference([{"params": kernels}, {"params": exempt, "weight_decay": 0.0}], **arguments),
+    )
     actual = train(ours, build_optimizer(param_groups(ours, 0.02), config))
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
@@ -68,21 +79,31 @@ def test_layer_scale_of_convnext_is_exempt():
         net = convnext_base()
     names = {id(p): name for name, p in net.named_parameters()}
     kernels, exempt = ({names[id(p)] for p in group["params"]} for group in param_groups(net, 0.05))
-    types = {f"{n}.{p}": type(m) for n, m in net.named_modules() for p, _ in m.named_parameters(recurse=False)}
-    assert kernels == {n for n, t in types.items() if n.endswith("weight") and issubclass(t, nn.Linear | nn.Conv2d)}
+    types = {
+        f"{n}.{p}": type(m)
+        for n, m in net.named_modules()
+        for p, _ in m.named_parameters(recurse=False)
+    }
+    assert kernels == {
+        n for n, t in types.items() if n.endswith("weight") and issubclass(t, nn.Linear | nn.Conv2d)
+    }
     assert sum(name.endswith("layer_scale") for name in exempt) == 36
     assert kernels | exempt == set(names.values())
 
 
 def lars_numpy(weights, grads, lr, momentum, weight_decay, trust, adapted):
-    """Algorithm 1 of You et al. 2017 with BYOL's order of operations, one tensor at a time, in float64."""
+    """Algorithm 1 of You et al. 2017 with BYOL's order of operations, one tensor at a time, in
+    float64."""
     weights = [w.astype(np.float64) for w in weights]
     velocity = [np.zeros_like(w) for w in weights]
     for step_grads, rate in zip(grads, lr, strict=True):
         for i, gradient in enumerate(step_grads):
             update = gradient + (weight_decay * weights[i] if adapted[i] else 0)
             if adapted[i]:
-                weight_norm, update_norm = np.sqrt((weights[i] ** 2).sum()), np.sqrt((update**2).sum())
+                weight_norm, update_norm = (
+                    np.sqrt((weights[i] ** 2).sum()),
+                    np.sqrt((update**2).sum()),
+                )
                 if weight_norm > 0 and update_norm > 0:
                     update = update * (trust * weight_norm / update_norm)
             velocity[i] = momentum * velocity[i] + update
@@ -124,7 +145,9 @@ def test_lars_excluded_group_is_sgd_and_frozen_parameters_stay():
         net[0].weight.requires_grad_(False)
     groups = [{"params": list(ours.parameters()), "weight_decay": 0.1, "lars_adapt": False}]
     actual = train(ours, LARS(groups, lr=0.1))
-    expected = train(theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1))
+    expected = train(
+        theirs, torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    )
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b)
     assert torch.equal(actual[0], small_net()[0].weight)
@@ -132,7 +155,10 @@ def test_lars_excluded_group_is_sgd_and_frozen_parameters_stay():
 
 def test_lars_in_channels_last_equals_contiguous():
     plain, last = small_net(), small_net().to(memory_format=torch.channels_last)
-    results = [train(net, build_optimizer(param_groups(net, 0.01), OptimConfig(name="lars", lr=1.0))) for net in (plain, last)]
+    results = [
+        train(net, build_optimizer(param_groups(net, 0.01), OptimConfig(name="lars", lr=1.0)))
+        for net in (plain, last)
+    ]
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
@@ -165,7 +191,9 @@ def test_param_groups_exempt_vectors_skip_frozen_and_shared():
     net[0].weight.requires_grad_(False)
     decayed, exempt = param_groups(net, 0.3)
     assert [id(p) for p in decayed["params"]] == [id(net[4].weight)]
-    assert {id(p) for p in exempt["params"]} == {id(p) for p in (net.temperature, net[0].bias, net[1].weight, net[1].bias, net[4].bias)}
+    assert {id(p) for p in exempt["params"]} == {
+        id(p) for p in (net.temperature, net[0].bias, net[1].weight, net[1].bias, net[4].bias)
+    }
     assert len(exempt["params"]) == 5
     assert (decayed["weight_decay"], decayed["lars_adapt"]) == (0.3, True)
     assert (exempt["weight_decay"], exempt["lars_adapt"]) == (0.0, False)
@@ -209,7 +237,10 @@ def warmup_cosine(optimizer, total, warmup, final):
     ("schedule", "make"),
     [
         (ScheduleConfig(name="constant"), lambda o, n: lr_scheduler.ConstantLR(o, factor=1)),
-        (ScheduleConfig(name="cosine", final_frac=0.05), lambda o, n: lr_scheduler.CosineAnnealingLR(o, T_max=n, eta_min=0.05 * 0.4)),
+        (
+            ScheduleConfig(name="cosine", final_frac=0.05),
+            lambda o, n: lr_scheduler.CosineAnnealingLR(o, T_max=n, eta_min=0.05 * 0.4),
+        ),
         (
             ScheduleConfig(name="warmup_cosine", warmup_frac=0.3, final_frac=0.1),
             lambda o, n: warmup_cosine(o, n, round(0.3 * n), 0.1 * 0.4),
@@ -218,7 +249,10 @@ def warmup_cosine(optimizer, total, warmup, final):
             ScheduleConfig(name="step", step_gamma=0.3, step_every_frac=0.25),
             lambda o, n: lr_scheduler.StepLR(o, step_size=round(0.25 * n), gamma=0.3),
         ),
-        (ScheduleConfig(name="polynomial", power=0.9), lambda o, n: lr_scheduler.PolynomialLR(o, total_iters=n, power=0.9)),
+        (
+            ScheduleConfig(name="polynomial", power=0.9),
+            lambda o, n: lr_scheduler.PolynomialLR(o, total_iters=n, power=0.9),
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, ScheduleConfig) else "",
 )
@@ -236,7 +270,9 @@ def test_schedule_closed_forms():
     polynomial = ScheduleConfig(name="polynomial", final_frac=0.5, power=2)
     assert lr_at(5, 10, 1.0, polynomial) == pytest.approx(0.5 + 0.5 * 0.25)
     warmup = ScheduleConfig(name="warmup_cosine", warmup_frac=0.5)
-    assert [lr_at(s, 4, 1.0, warmup) for s in range(5)] == pytest.approx([1 / 3, 2 / 3, 1, (1 + math.cos(math.pi / 2)) / 2, 0])
+    assert [lr_at(s, 4, 1.0, warmup) for s in range(5)] == pytest.approx(
+        [1 / 3, 2 / 3, 1, (1 + math.cos(math.pi / 2)) / 2, 0]
+    )
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"])

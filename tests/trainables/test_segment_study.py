@@ -1,4 +1,5 @@
-"""`python tune/run.py segment` on a folder of pairs: damaged masks, kills, and an MLflow that is not there."""
+"""`python tune/run.py segment` on a folder of pairs: damaged masks, kills, and an MLflow that is
+not there."""
 
 import os
 import signal
@@ -11,7 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tune.execution.test_kills import REPO, Command, check_mlflow, check_study, dead, wait_until
+from tests.tune.execution.test_kills import (
+    REPO,
+    Command,
+    check_mlflow,
+    check_study,
+    dead,
+    wait_until,
+)
 from trainables.data.store import SKIPPED
 from tune.study.manifest import read_manifest
 
@@ -28,7 +36,9 @@ class Segment(Command):
     settings = ("data.image_size=32", "train.epochs=4", "train.epoch_images=64", "backbone.width=8")
 
     def __init__(self, storage: Path, data: Path, *more: str, **environment: str):
-        super().__init__(storage, "--data", str(data), "--preset", "tiny", *more, trials=TRIALS, **environment)
+        super().__init__(
+            storage, "--data", str(data), "--preset", "tiny", *more, trials=TRIALS, **environment
+        )
 
 
 @pytest.fixture
@@ -39,8 +49,12 @@ def pairs(tmp_path: Path) -> Path:
         (root / part).mkdir(parents=True)
         for number in range(count):
             water = np.arange(SIDE)[:, None] + np.zeros(SIDE, int) < rng.integers(8, 25)
-            picture = np.where(water[..., None], (30, 60, 150), (40, 120, 50)) + rng.integers(-30, 31, (SIDE, SIDE, 3))
-            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / part / f"{number:04d}_sat.jpg")
+            picture = np.where(water[..., None], (30, 60, 150), (40, 120, 50)) + rng.integers(
+                -30, 31, (SIDE, SIDE, 3)
+            )
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(
+                root / part / f"{number:04d}_sat.jpg"
+            )
             mask = np.where(water[..., None], (0, 0, 255), (0, 255, 0)).astype(np.uint8)
             Image.fromarray(mask).save(root / part / f"{number:04d}_mask.png")
     return root
@@ -53,7 +67,9 @@ def damage(root: Path) -> None:
     Image.new("RGB", (SIDE, SIDE), (255, 0, 0)).save(red)
 
 
-def test_damaged_masks_are_named_before_any_trial_or_left_out_on_record(tmp_path: Path, pairs: Path) -> None:
+def test_damaged_masks_are_named_before_any_trial_or_left_out_on_record(
+    tmp_path: Path, pairs: Path
+) -> None:
     damage(pairs)
     environment = {"VISTUNE_CACHE": str(tmp_path / "cache")}
     refused = Segment(tmp_path / "refused", pairs, **environment)
@@ -65,7 +81,8 @@ def test_damaged_masks_are_named_before_any_trial_or_left_out_on_record(tmp_path
     assert command.finish() == 0, command.output
     skipped = next((tmp_path / "cache").rglob(SKIPPED)).read_text()
     assert all(path in skipped for path in DAMAGED)
-    assert read_manifest(command.folder / "study.json").data["images"] == 40 - len(DAMAGED) - 6  # 6 are carved for validation
+    # 6 are carved for validation
+    assert read_manifest(command.folder / "study.json").data["images"] == 40 - len(DAMAGED) - 6
     check_study(command, TRIALS)
     check_mlflow(command, TRIALS)
 
@@ -86,6 +103,10 @@ def test_killed_without_mlflow_it_goes_on_and_sync_fills_it_in(tmp_path: Path, p
     sync = [sys.executable, str(REPO / "tune/report.py"), "sync", "--storage", str(command.storage)]
     subprocess.run(sync, check=True, timeout=200, capture_output=True)
     check_mlflow(command, TRIALS)
-    assert sorted(path.name for path in (command.folder / "trials" / "0000" / "plots").glob("*masks*")) == [
-        f"{kind}_masks-{epoch:04d}.png" for kind in ("confusion", "iou", "predicted") for epoch in (1, 2, 4)
+    assert sorted(
+        path.name for path in (command.folder / "trials" / "0000" / "plots").glob("*masks*")
+    ) == [
+        f"{kind}_masks-{epoch:04d}.png"
+        for kind in ("confusion", "iou", "predicted")
+        for epoch in (1, 2, 4)
     ]

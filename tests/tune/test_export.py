@@ -1,4 +1,5 @@
-"""Every experiment's best model: checked against the record, served as MLflow serves it, registered. Against the trained network itself."""
+"""Every experiment's best model: checked against the record, served as MLflow serves it,
+registered. Against the trained network itself."""
 
 import json
 import os
@@ -41,16 +42,22 @@ from tune.registry import register
 
 DIGITS, TINY = DataConfig(name="digits", image_size=16), BackboneConfig(width=8, pool=1)
 TRAIN = TrainConfig(epochs=2, epoch_images=320, batch_size=32)
-CLASSIFIER = ClassifierConfig(data=DIGITS, backbone=TINY, train=TRAIN, optim=OptimConfig(name="adam", lr=3e-3))
+CLASSIFIER = ClassifierConfig(
+    data=DIGITS, backbone=TINY, train=TRAIN, optim=OptimConfig(name="adam", lr=3e-3)
+)
 CONFIGS: dict[str, Any] = {
     "ssl": BYOLConfig(
-        data=DIGITS, backbone=TINY, train=TRAIN, head=HeadConfig(projection_size=16, hidden_size=32), val=ValidationConfig(probe_steps=0),
+        data=DIGITS,
+        backbone=TINY,
+        train=TRAIN,
+        head=HeadConfig(projection_size=16, hidden_size=32),
+        val=ValidationConfig(probe_steps=0),
     ),
     "pretrain": CLASSIFIER,
     "classify": CLASSIFIER,
     "fewshot": FEWSHOT,
     "segment": shapes_config(),
-}  # fmt: skip
+}
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
 
@@ -61,7 +68,8 @@ def _own_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def exported(name: str, root: Path) -> tuple[Exported, Any, np.ndarray]:
-    """Export of a study of one trial, the trained network, and validation images (n, S, S, 3) uint8."""
+    """Export of a study of one trial, the trained network, and validation images (n, S, S, 3)
+    uint8."""
     study, config = one_trial(root, name, name, CONFIGS[name]), CONFIGS[name]
     kind = EXPERIMENTS[name].trainable
     model = kind(config, kind.load_data(config.data))
@@ -73,7 +81,11 @@ def exported(name: str, root: Path) -> tuple[Exported, Any, np.ndarray]:
 def expected(name: str, model: Any, images: np.ndarray) -> np.ndarray:
     """What the trained network says, without anything of `served`."""
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-    views = evaluation_view(pixels, model.config.data.image_size, model.normalize if name == "ssl" else model.config.normalize)
+    views = evaluation_view(
+        pixels,
+        model.config.data.image_size,
+        model.normalize if name == "ssl" else model.config.normalize,
+    )
     with torch.no_grad():
         if name == "segment":
             return model.net(views)[0].argmax(1).numpy()
@@ -98,12 +110,17 @@ def test_model_is_the_trials_and_has_shown_its_metric(name: str, tmp_path: Path)
     assert described.signature is not None
     assert described.signature.outputs is not None
     assert len(described.load_input_example(str(found.folder))) >= 2
-    assert not [path for path in found.folder.rglob("*") if path.suffix in (".pkl", ".pickle") or path.name == "__pycache__"]
+    assert not [
+        path
+        for path in found.folder.rglob("*")
+        if path.suffix in (".pkl", ".pickle") or path.name == "__pycache__"
+    ]
 
 
 @pytest.mark.parametrize("name", ["classify", "ssl", "fewshot"])
 def test_photographs_are_seen_as_training_saw_its_files(name: str, tmp_path: Path) -> None:
-    """Wider or higher than a square, and larger than the store's images: against the decoder of files."""
+    """Wider or higher than a square, and larger than the store's images: against the decoder of
+    files."""
     found, model, _ = exported(name, tmp_path)
     served = Served(next(found.folder.rglob(DESCRIPTION)).parent)
     for shape in ((40, 60, 3), (64, 23, 3), (9, 9, 3)):
@@ -112,7 +129,9 @@ def test_photographs_are_seen_as_training_saw_its_files(name: str, tmp_path: Pat
         for photograph in photographs:
             Image.fromarray(photograph).save(tmp_path / "photograph.png")
             decoded.append(decode(tmp_path / "photograph.png", 16).transpose(1, 2, 0))
-        np.testing.assert_allclose(served.predict(photographs), expected(name, model, np.stack(decoded)), atol=1e-5)
+        np.testing.assert_allclose(
+            served.predict(photographs), expected(name, model, np.stack(decoded)), atol=1e-5
+        )
 
 
 def test_few_examples_name_the_classes(tmp_path: Path) -> None:
@@ -123,9 +142,17 @@ def test_few_examples_name_the_classes(tmp_path: Path) -> None:
     first, second = (np.flatnonzero(labels == label)[:6] for label in np.unique(labels)[:2])
     rows = np.concatenate([first[:3], second[:3], first[3:], second[3:]])
     images = model.data.val.batch(rows).permute(0, 2, 3, 1).numpy()
-    answer = mlflow.pyfunc.load_model(str(found.folder)).predict(images, params={"labels": ["a"] * 3 + ["b"] * 3})
+    answer = mlflow.pyfunc.load_model(str(found.folder)).predict(
+        images, params={"labels": ["a"] * 3 + ["b"] * 3}
+    )
     features = expected("fewshot", model, images)
-    squares = np.stack([((features[6:] - features[part].mean(0)) ** 2).sum(1) for part in (slice(0, 3), slice(3, 6))], 1)
+    squares = np.stack(
+        [
+            ((features[6:] - features[part].mean(0)) ** 2).sum(1)
+            for part in (slice(0, 3), slice(3, 6))
+        ],
+        1,
+    )
     nearer = np.exp(-squares + squares.min(1, keepdims=True))
     assert list(answer.columns) == ["a", "b"]
     np.testing.assert_allclose(answer.to_numpy(), nearer / nearer.sum(1, keepdims=True), atol=1e-4)
@@ -140,7 +167,10 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(tmp_path: Path) ->
     saved = torch.load(file, weights_only=True)
     saved["head"] = {key: torch.zeros_like(value) for key, value in saved["head"].items()}
     torch.save(saved, file)
-    with pytest.raises(UserError, match=r"trial 0 of classify: val/top1 .* not exported, as its weights do not do what is on record"):
+    with pytest.raises(
+        UserError,
+        match=r"trial 0 of classify: val/top1 .* not exported, as its weights do not do what is on record",
+    ):
         export_model("classify", tmp_path)
     assert not (study / "model").exists()
 
@@ -159,7 +189,11 @@ def test_champion_is_the_last_export(tmp_path: Path) -> None:
     assert run.data.tags["mlflow.runName"] == "trial-000"
     assert run.info.status == "FINISHED"
     assert run.data.metrics["export/val/top1"] == found.recorded
-    (logged,) = [m for m in client.search_logged_models([run.info.experiment_id]) if m.model_id in champion.source]
+    (logged,) = [
+        m
+        for m in client.search_logged_models([run.info.experiment_id])
+        if m.model_id in champion.source
+    ]
     assert (logged.status, logged.source_run_id) == ("READY", champion.run_id)
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
@@ -173,9 +207,14 @@ def serving(command: str) -> Iterator[str]:
     setting, program, *arguments = shlex.split(command)
     assert program == "mlflow"
     arguments[arguments.index("--port") + 1] = str(port)
-    programs = Path(uvicorn.__file__).parents[4] / "bin"  # `mlflow models serve` looks for uvicorn on the path, as in a venv that is active
-    environment = os.environ | dict([setting.split("=", 1)]) | {"PATH": f"{programs}:{os.environ['PATH']}"}
-    server = subprocess.Popen([sys.executable, "-m", "mlflow", *arguments], env=environment, start_new_session=True)
+    # `mlflow models serve` looks for uvicorn on the path, as in a venv that is active
+    programs = Path(uvicorn.__file__).parents[4] / "bin"
+    environment = (
+        os.environ | dict([setting.split("=", 1)]) | {"PATH": f"{programs}:{os.environ['PATH']}"}
+    )
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *arguments], env=environment, start_new_session=True
+    )
     try:
         limit = time.monotonic() + 180
         while True:
@@ -194,7 +233,9 @@ def serving(command: str) -> Iterator[str]:
 
 
 def post(address: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(
+        f"{address}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
     return json.loads(urllib.request.urlopen(request, timeout=60).read())["predictions"]
 
 
@@ -207,7 +248,9 @@ def test_served_over_http(name: str, tmp_path: Path) -> None:
         if name in ("pretrain", "classify"):
             assert all(list(row) == list(model.data.classes) for row in answer)
             answer = [list(row.values()) for row in answer]
-            assert accuracy_score(np.argmax(answer, 1), expected(name, model, images).argmax(1)) == 1
+            assert (
+                accuracy_score(np.argmax(answer, 1), expected(name, model, images).argmax(1)) == 1
+            )
         np.testing.assert_allclose(answer, expected(name, model, images), atol=1e-5)
         if name == "fewshot":
             two = post(address, {"inputs": images.tolist(), "params": {"labels": ["a", "b"]}})

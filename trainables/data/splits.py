@@ -1,4 +1,5 @@
-"""Splits of a store: who trains, who selects, who is claimed on; and the rules by which they are carved where a layout has none."""
+"""Splits of a store: who trains, who selects, who is claimed on; and the rules by which they are
+carved where a layout has none."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,15 +14,18 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 CARVED = 0.15
-"""Fraction of each class that is carved for validation, and again for test, where the layout has none."""
+"""Fraction of each class that is carved for validation, and again for test, where the layout has
+none."""
 CARVED_CLASSES = 0.2
-"""Fraction of the classes that is carved for few-shot validation, and again for test, where the layout has none."""
+"""Fraction of the classes that is carved for few-shot validation, and again for test, where the
+layout has none."""
 GALLERY = 10_000
 """At most so many labelled images, class-balanced, serve kNN and the linear probe."""
 UNLABELED = 5_000
 """At most so many images are carved from unlabeled data for each of val and test."""
 IGNORE = 255
-"""In masks: a pixel without class. In a store its class is unknown; an augmented mask has it also where there is no image (padding)."""
+"""In masks: a pixel without class. In a store its class is unknown; an augmented mask has it also
+where there is no image (padding)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,8 @@ class Split:
     images: np.ndarray  # (N, 3, S, S) uint8, memory-mapped
     labels: np.ndarray | None  # (N,) int64 of the whole store, -1 = unlabeled
     indices: np.ndarray  # (n,) int64 rows of this split
-    mask_images: np.ndarray | None = None  # (N, S, S) uint8, memory-mapped: [0, C) or IGNORE; None for data without masks
+    # (N, S, S) uint8, memory-mapped: [0, C) or IGNORE; None for data without masks
+    mask_images: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -77,13 +82,15 @@ class DataSet:
     skipped: tuple[tuple[str, str], ...]
     """(path, reason) of files left out by skip_corrupt."""
     notes: tuple[str, ...] = ()
-    """How the splits came about, and what a reader of the results should know, one sentence each."""
+    """How the splits came about, and what a reader of the results should know, one sentence
+    each."""
     colors: tuple[tuple[int, int, int], ...] = ()
     """Of data with masks: red, green, blue (0-255) of each class, for pictures."""
 
     @cached_property
     def chance(self) -> float:
-        """Accuracy of guessing among the classes that can be answered: those of the gallery, else of train. NaN for unlabeled data."""
+        """Accuracy of guessing among the classes that can be answered: those of the gallery, else
+        of train. NaN for unlabeled data."""
         known = (self.gallery or self.train).targets()
         present = np.unique(known[known >= 0]) if known is not None else np.empty(0)
         return 1 / len(present) if len(present) else float("nan")
@@ -96,7 +103,11 @@ class DataSet:
         if self.train.mask_images is not None:
             labels = f"{len(self.classes)} classes of pixels"
         else:
-            labels = f"{round(1 / self.chance)} classes (chance {self.chance:.2g})" if self.classes else "no labels"
+            labels = (
+                f"{round(1 / self.chance)} classes (chance {self.chance:.2g})"
+                if self.classes
+                else "no labels"
+            )
         skipped = f", {len(self.skipped)} corrupt files skipped" if self.skipped else ""
         side = self.train.images.shape[-1]
         return f"{self.name}: {', '.join(sizes)} images of {side} px, {labels}{skipped} [{self.fingerprint[:8]}]"
@@ -110,9 +121,11 @@ def carve(
     seed: int,
     most: int | None = None,  # at most so many rows of all
 ) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
-    """Stratified by class, whole groups at a time. No class loses its last group; one of two or more single rows gives at least one.
+    """Stratified by class, whole groups at a time. No class loses its last group; one of two or
+    more single rows gives at least one.
 
-    A group belongs to the class of its first row. Groups larger than what is still wanted stay with the kept rows.
+    A group belongs to the class of its first row. Groups larger than what is still wanted stay with
+    the kept rows.
     """
     rows = np.sort(rows)
     if most is not None and len(rows):
@@ -140,7 +153,9 @@ def carve_classes(
 ) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
     """Whole classes, at least one."""
     classes = np.unique(labels[rows])
-    chosen = np.random.default_rng([seed, len(classes)]).permutation(classes)[: max(1, round(fraction * len(classes)))]
+    chosen = np.random.default_rng([seed, len(classes)]).permutation(classes)[
+        : max(1, round(fraction * len(classes)))
+    ]
     taken = np.isin(labels[rows], chosen)
     return np.sort(rows[~taken]), np.sort(rows[taken])
 
@@ -151,7 +166,8 @@ def balanced(
     most: int,
     seed: int,
 ) -> np.ndarray:  # sorted
-    """At most `most` rows, drawn one by one from each class in turn, so that small classes are kept whole."""
+    """At most `most` rows, drawn one by one from each class in turn, so that small classes are kept
+    whole."""
     if len(rows) <= most:
         return np.sort(rows)
     shuffled = np.random.default_rng([seed, len(rows)]).permutation(np.sort(rows))
@@ -162,13 +178,22 @@ def balanced(
 
 
 def limited(data: DataSet, limit: int, seed: int, by_class: bool) -> DataSet:
-    """The same data with at most `limit` training images (0 = all), class-balanced if `by_class`."""
+    """The same data with at most `limit` training images (0 = all), class-balanced if
+    `by_class`."""
     train = data.train
     if not limit or len(train) <= limit:
         return data
-    labels = train.labels if by_class and train.labels is not None else np.zeros(len(train.images), np.int64)
+    labels = (
+        train.labels
+        if by_class and train.labels is not None
+        else np.zeros(len(train.images), np.int64)
+    )
     rows = balanced(train.indices, labels, limit, seed)
-    return replace(data, train=replace(train, indices=rows), notes=(*data.notes, f"training images limited to {limit:,}"))
+    return replace(
+        data,
+        train=replace(train, indices=rows),
+        notes=(*data.notes, f"training images limited to {limit:,}"),
+    )
 
 
 def near_duplicates(
@@ -176,9 +201,10 @@ def near_duplicates(
 ) -> np.ndarray:  # (N,) int64 group of each row
     """Groups of one picture saved more than once: equal pixels, or re-encoded copies.
 
-    Two rows are joined when their 8x8 thumbnails of luminance (Rec. 601; JPEG keeps it better than colour) differ by at most 2 of 255
-    levels, root mean square, and their RGB pixels correlate with r >= 0.98. Rows that are joined through others share a group. Crops,
-    flips and recoloured copies are not found.
+    Two rows are joined when their 8x8 thumbnails of luminance (Rec. 601; JPEG keeps it better than
+    colour) differ by at most 2 of 255 levels, root mean square, and their RGB pixels correlate with
+    r >= 0.98. Rows that are joined through others share a group. Crops, flips and recoloured copies
+    are not found.
     """
     thumbnails, exact = _thumbnails(images)
     _, first, copy_of = np.unique(exact, return_index=True, return_inverse=True)
@@ -186,7 +212,8 @@ def near_duplicates(
     radius = 2 * distinct.shape[1] ** 0.5
     centred = distinct - distinct.mean(0)
     _, axes = np.linalg.eigh(centred.T @ centred)
-    tree = cKDTree(centred @ axes[:, -16:])  # a projection never lengthens a distance, so no pair is lost; principal axes prune best
+    # a projection never lengthens a distance, so no pair is lost; principal axes prune best
+    tree = cKDTree(centred @ axes[:, -16:])
     joined: list[tuple[int, int]] = []
     for start in range(0, len(first), 1024):
         near = tree.query_ball_point(tree.data[start : start + 1024], radius)
@@ -206,7 +233,11 @@ def _thumbnails(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     exact = np.empty(len(images), np.int64)
     for start in range(0, len(images), 256):
         block = np.array(images[start : start + 256])
-        thumbnails[start : start + 256] = F.adaptive_avg_pool2d((torch.from_numpy(block) * luminance).sum(1), 8).flatten(1).numpy()
+        thumbnails[start : start + 256] = (
+            F.adaptive_avg_pool2d((torch.from_numpy(block) * luminance).sum(1), 8)
+            .flatten(1)
+            .numpy()
+        )
         exact[start : start + 256] = [_hash(row.tobytes()) for row in block]
     return thumbnails, exact
 

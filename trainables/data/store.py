@@ -1,9 +1,11 @@
-"""Decode once, train many trials: a memory-mapped uint8 array on disk, shared by every process of the machine.
+"""Decode once, train many trials: a memory-mapped uint8 array on disk, shared by every process of
+the machine.
 
     <cache>/<name>-<fingerprint>-<S>px-v1/   images.npy (N, 3, S, S) uint8   labels.npy (N,) int64   groups.npy (N,) int64   meta.json
     and, of data with masks, masks.npy (N, S, S) uint8
 
-A store is built in `<...>.building` under a file lock and renamed when it is complete and synced: whatever bears the final name is whole.
+A store is built in `<...>.building` under a file lock and renamed when it is complete and synced:
+whatever bears the final name is whole.
 """
 
 import errno
@@ -51,7 +53,8 @@ class Source:
     """Row -> the path that an error names."""
     labels: np.ndarray  # (N,) int64, -1 = unlabeled
     group: Callable[[np.ndarray], np.ndarray] | None = None
-    """(N, 3, S, S) uint8 -> (N,) int64: rows of one group must never be split between training and evaluation. None: every row alone."""
+    """(N, 3, S, S) uint8 -> (N,) int64: rows of one group must never be split between training and
+    evaluation. None: every row alone."""
     extra: dict[str, Any] = field(default_factory=dict)
     """JSON that is kept with the store."""
     read_mask: Callable[[int, int], np.ndarray] | None = None
@@ -80,10 +83,12 @@ def open_store(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> Store:
-    """Opens the store of (fingerprint, S), building it first when there is none. One process builds, the others wait for it.
+    """Opens the store of (fingerprint, S), building it first when there is none. One process
+    builds, the others wait for it.
 
     Raises:
-        UserError: the cache directory cannot be written, its disk is full, or the store in it is damaged.
+        UserError: the cache directory cannot be written, its disk is full, or the store in it is
+            damaged.
     """
     final = store_path(name, fingerprint, size, cache_dir)
     if not (final / "meta.json").exists():
@@ -102,10 +107,14 @@ def store_path(name: str, fingerprint: str, size: int, cache_dir: Path | None) -
     return (cache_dir or default_cache_dir()) / f"{word}-{fingerprint[:16]}-{size}px-v{VERSION}"
 
 
-def existing_extra(name: str, fingerprint: str, size: int, cache_dir: Path | None) -> dict[str, Any] | None:
+def existing_extra(
+    name: str, fingerprint: str, size: int, cache_dir: Path | None
+) -> dict[str, Any] | None:
     """`Source.extra` of a store that has been built already, else None."""
     try:
-        extra: dict[str, Any] = json.loads((store_path(name, fingerprint, size, cache_dir) / "meta.json").read_text())["extra"]
+        extra: dict[str, Any] = json.loads(
+            (store_path(name, fingerprint, size, cache_dir) / "meta.json").read_text()
+        )["extra"]
     except (OSError, ValueError, KeyError):
         return None
     return extra
@@ -119,7 +128,10 @@ def _locked(final: Path, progress: bool) -> Iterator[None]:
         lock.acquire(timeout=0.2)
     except Timeout:
         if progress:
-            print(f"waiting for another process that decodes the same images into {final}", file=sys.stderr)
+            print(
+                f"waiting for another process that decodes the same images into {final}",
+                file=sys.stderr,
+            )
         lock.acquire()
     try:
         yield
@@ -129,12 +141,17 @@ def _locked(final: Path, progress: bool) -> Iterator[None]:
 
 def _build(final: Path, size: int, source: Source, progress: bool) -> None:
     building = final.with_name(final.name + ".building")
-    shutil.rmtree(building, ignore_errors=True)  # what a killed build left; the lock says that nobody is at it
+    # what a killed build left; the lock says that nobody is at it
+    shutil.rmtree(building, ignore_errors=True)
     _check_room(final.parent, source.count * (3 + bool(source.read_mask)) * size * size)
     building.mkdir()
     try:
         images = _allocate(building / "images.npy", (source.count, 3, size, size))
-        masks = _allocate(building / "masks.npy", (source.count, size, size)) if source.read_mask else None
+        masks = (
+            _allocate(building / "masks.npy", (source.count, size, size))
+            if source.read_mask
+            else None
+        )
         skipped = _fill(images, masks, size, source, progress)
         groups = source.group(images) if source.group else np.arange(source.count)
         images.flush()
@@ -145,7 +162,13 @@ def _build(final: Path, size: int, source: Source, progress: bool) -> None:
         named = [(row, source.describe(row), reason) for row, reason in skipped]
         lines = "".join(f"{path}\t{reason}\n" for _, path, reason in named)
         (building / SKIPPED).write_text(lines, encoding="utf-8", errors="surrogateescape")
-        meta = {"version": VERSION, "count": source.count, "size": size, "skipped": named, "extra": source.extra}
+        meta = {
+            "version": VERSION,
+            "count": source.count,
+            "size": size,
+            "skipped": named,
+            "extra": source.extra,
+        }
         meta["masks"] = masks is not None
         (building / "meta.json").write_text(json.dumps(meta))
         sync(building)
@@ -154,24 +177,35 @@ def _build(final: Path, size: int, source: Source, progress: bool) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _fill(images: np.ndarray, masks: np.ndarray | None, size: int, source: Source, progress: bool) -> list[tuple[int, str]]:
+def _fill(
+    images: np.ndarray, masks: np.ndarray | None, size: int, source: Source, progress: bool
+) -> list[tuple[int, str]]:
     """Decodes every row into `images`; returns the (row, reason) of those that could not be."""
     skipped: list[tuple[int, str]] = []
 
     def read(row: int) -> str | None:
         try:
             if masks is not None and source.read_mask:
-                masks[row] = source.read_mask(row, size)  # first: of a pair without a usable mask the image stays black
+                # first: of a pair without a usable mask the image stays black
+                masks[row] = source.read_mask(row, size)
             images[row] = source.read(row, size)
         except CorruptImage as error:
             return str(error)
         return None
 
-    with _bar(source.count, progress) as advance, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, warnings.catch_warnings():
+    with (
+        _bar(source.count, progress) as advance,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for start in range(0, source.count, _CHUNK):
             rows = range(start, min(start + _CHUNK, source.count))
-            skipped += [(row, reason) for row, reason in zip(rows, pool.map(read, rows), strict=True) if reason is not None]
+            skipped += [
+                (row, reason)
+                for row, reason in zip(rows, pool.map(read, rows), strict=True)
+                if reason is not None
+            ]
             advance(len(rows))
     return skipped
 
@@ -197,7 +231,9 @@ def _open(path: Path) -> Store:
         if masks is not None and masks.shape != (shape[0], *shape[2:]):
             raise ValueError(f"masks have shape {masks.shape}, not {(shape[0], *shape[2:])}")
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"the image store {path} is damaged ({error}); remove that folder and run again to build it anew") from None
+        raise UserError(
+            f"the image store {path} is damaged ({error}); remove that folder and run again to build it anew"
+        ) from None
     skipped = tuple((name, reason) for _, name, reason in meta["skipped"])
     rows = np.array([row for row, _, _ in meta["skipped"]], np.int64)
     return Store(path, images, labels, groups, skipped, rows, meta["extra"], masks)
@@ -205,7 +241,8 @@ def _open(path: Path) -> Store:
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
     images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    if hasattr(os, "posix_fallocate"):  # a full disk must be an error here: on writing to a sparse map it would be a SIGBUS
+    # a full disk must be an error here: on writing to a sparse map it would be a SIGBUS
+    if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return images
@@ -236,8 +273,12 @@ def _no_room(folder: Path, needed: int, free: int) -> str:
 
 def _disk_error(error: OSError, folder: Path) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"the disk of {folder} became full while the image store was built; set VISTUNE_CACHE to a directory with room")
-    return UserError(f"cannot write to the cache directory {folder} ({error.strerror or error}); set VISTUNE_CACHE to a writable directory")
+        return UserError(
+            f"the disk of {folder} became full while the image store was built; set VISTUNE_CACHE to a directory with room"
+        )
+    return UserError(
+        f"cannot write to the cache directory {folder} ({error.strerror or error}); set VISTUNE_CACHE to a writable directory"
+    )
 
 
 def digest(*parts: str | bytes) -> str:

@@ -33,15 +33,31 @@ def read_table(path: Path) -> list[Row]:
             missing = [column for column in LABEL_COLUMNS if column not in columns]
             if missing:
                 found = ", ".join(columns) or "none"
-                raise UserError(f"{path} lacks the columns {', '.join(missing)} (found: {found}); its first line must be id,filename,label")
-            rows = [Row(_word(line["filename"]), _word(line["label"]) or None, reader.line_num, _word(line.get("id"))) for line in reader]
+                raise UserError(
+                    f"{path} lacks the columns {', '.join(missing)} (found: {found}); its first line must be id,filename,label"
+                )
+            rows = [
+                Row(
+                    _word(line["filename"]),
+                    _word(line["label"]) or None,
+                    reader.line_num,
+                    _word(line.get("id")),
+                )
+                for line in reader
+            ]
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); make it a file that you may read, or move it away") from None
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}); make it a file that you may read, or move it away"
+        ) from None
     except (UnicodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as csv ({' '.join(str(error).split())}); save it as UTF-8 text, comma-separated") from None
+        raise UserError(
+            f"{path} cannot be read as csv ({' '.join(str(error).split())}); save it as UTF-8 text, comma-separated"
+        ) from None
     for row in rows:
         if not row.filename:
-            raise UserError(f"{path} line {row.line} has no file name; every line needs filename and label")
+            raise UserError(
+                f"{path} line {row.line} has no file name; every line needs filename and label"
+            )
     return rows
 
 
@@ -54,7 +70,9 @@ def read_ids(path: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for row in read_table(path):
         if not row.id or row.id in names:
-            raise UserError(f"{path} line {row.line}: id {row.id!r} is missing or there twice; episodes need an id for every image")
+            raise UserError(
+                f"{path} line {row.line}: id {row.id!r} is missing or there twice; episodes need an id for every image"
+            )
         names[row.id] = row.filename
     return names
 

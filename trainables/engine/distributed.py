@@ -1,5 +1,6 @@
-"""What the workers of one trial tell each other. Every function is for all ranks at once, and an identity where there is only one:
-without a process group, and inside `alone()`. Sums and order are such that N workers compute what one would."""
+"""What the workers of one trial tell each other. Every function is for all ranks at once, and an
+identity where there is only one: without a process group, and inside `alone()`. Sums and order are
+such that N workers compute what one would."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ _alone = 0
 
 def world_size() -> int:
     """Workers of this trial, >= 1."""
-    return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+    return (
+        dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
+    )
 
 
 def rank() -> int:
@@ -26,7 +29,8 @@ def rank() -> int:
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """What is inside is done by this worker only (pictures, the baseline); the others wait at the next exchange."""
+    """What is inside is done by this worker only (pictures, the baseline); the others wait at the
+    next exchange."""
     global _alone
     _alone += 1
     try:
@@ -36,7 +40,8 @@ def alone() -> Iterator[None]:
 
 
 def shard(length: int, grain: int = 1) -> range:
-    """Places in [0, length) that are this rank's. Shares are contiguous, in the order of ranks, and differ by at most one grain.
+    """Places in [0, length) that are this rank's. Shares are contiguous, in the order of ranks, and
+    differ by at most one grain.
 
     Args:
         grain: places that belong together, such as an episode; divides `length`.
@@ -71,7 +76,8 @@ def gather_rows(
 
 
 def from_first(value: T) -> T:
-    """Rank 0's value on every rank; anything that pickles, so for small things. Nobody goes on before rank 0 has come here."""
+    """Rank 0's value on every rank; anything that pickles, so for small things. Nobody goes on
+    before rank 0 has come here."""
     if world_size() == 1:
         return value
     box: list[Any] = [value]
@@ -80,17 +86,21 @@ def from_first(value: T) -> T:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether a failed exchange, and no fault of the trial, is behind `error`: another worker's process, or the way to it, is gone."""
+    """Whether a failed exchange, and no fault of the trial, is behind `error`: another worker's
+    process, or the way to it, is gone."""
     if isinstance(error, dist.DistError):
         return True
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection closed by peer"))
+    return isinstance(error, RuntimeError) and any(
+        word in str(error) for word in ("gloo", "Gloo", "NCCL", "Connection closed by peer")
+    )
 
 
 # -- BatchNorm
 
 
 class CrossRankBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all ranks. torch's own SyncBatchNorm, which refuses a CPU, says the same on GPUs."""
+    """BatchNorm over the batches of all ranks. torch's own SyncBatchNorm, which refuses a CPU, says
+    the same on GPUs."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         """The class that this one took the place of knew its inputs."""
@@ -102,18 +112,24 @@ class CrossRankBatchNorm(_BatchNorm):
         if self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
             momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
-        output, mean, variance, count = _CrossRankNormalize.apply(input, self.weight, self.bias, self.eps)
+        output, mean, variance, count = _CrossRankNormalize.apply(
+            input, self.weight, self.bias, self.eps
+        )
         if momentum and self.running_mean is not None and self.running_var is not None:
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), momentum)
+            self.running_var.lerp_(
+                (variance * count / (count - 1)).to(self.running_var.dtype), momentum
+            )
         return output
 
 
 class _CrossRankNormalize(torch.autograd.Function):
-    """(x - mean) / sqrt(variance + eps) * weight + bias, with mean and biased variance over all ranks (Ioffe & Szegedy 2015, algorithm 1).
+    """(x - mean) / sqrt(variance + eps) * weight + bias, with mean and biased variance over all
+    ranks (Ioffe & Szegedy 2015, algorithm 1).
 
-    One exchange forward (count, mean and sum of squares about it: Chan et al. 1983, equation 2.1, which no large mean cancels out) and
-    one backward. Gradients of weight and bias are this rank's own: they are averaged with all others.
+    One exchange forward (count, mean and sum of squares about it: Chan et al. 1983, equation 2.1,
+    which no large mean cancels out) and one backward. Gradients of weight and bias are this rank's
+    own: they are averaged with all others.
     """
 
     @staticmethod
@@ -123,7 +139,8 @@ class _CrossRankNormalize(torch.autograd.Function):
         weight: Tensor | None,  # (C,)
         bias: Tensor | None,  # (C,)
         eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # (B, C, ...), mean (C,), biased variance (C,), count (1,)
+        # (B, C, ...), mean (C,), biased variance (C,), count (1,)
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         dims = [d for d in range(x.ndim) if d != 1]
         own = x.numel() // x.shape[1]
@@ -132,7 +149,8 @@ class _CrossRankNormalize(torch.autograd.Function):
         message = torch.cat([mean.new_full((1,), own), mean, about])
         parts = [torch.empty_like(message) for _ in range(world_size())]
         dist.all_gather(parts, message)
-        counts, means, abouts = torch.stack(parts).split([1, x.shape[1], x.shape[1]], dim=1)  # (N, 1), (N, C), (N, C)
+        # (N, 1), (N, C), (N, C)
+        counts, means, abouts = torch.stack(parts).split([1, x.shape[1], x.shape[1]], dim=1)
         count = counts.sum(0)
         mean = (counts * means).sum(0) / count
         variance = (abouts + counts * (means - mean).square()).sum(0) / count
@@ -145,7 +163,9 @@ class _CrossRankNormalize(torch.autograd.Function):
         return output.to(x.dtype), mean, variance, count
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+    def backward(
+        ctx: Any, gradient: Tensor, *_: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         normal, weight, inverse, count = ctx.saved_tensors
         exact = gradient.to(normal.dtype)
         dims = [d for d in range(normal.ndim) if d != 1]
@@ -154,9 +174,16 @@ class _CrossRankNormalize(torch.autograd.Function):
         dist.all_reduce(sums)
         of_one, of_normal = (sums / count).chunk(2)
         scale = inverse if weight is None else inverse * weight
-        x_gradient = (exact - _spread(of_one, normal) - normal * _spread(of_normal, normal)) * _spread(scale, normal)
+        x_gradient = (
+            exact - _spread(of_one, normal) - normal * _spread(of_normal, normal)
+        ) * _spread(scale, normal)
         needs = ctx.needs_input_grad
-        return x_gradient.to(gradient.dtype), weight_gradient if needs[1] else None, bias_gradient if needs[2] else None, None
+        return (
+            x_gradient.to(gradient.dtype),
+            weight_gradient if needs[1] else None,
+            bias_gradient if needs[2] else None,
+            None,
+        )
 
 
 def _spread(
@@ -167,7 +194,8 @@ def _spread(
 
 
 def synchronize_batchnorm(module: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm layer take its statistics over all ranks, in place: nothing that refers to a layer or its parameters notices.
+    """Make every BatchNorm layer take its statistics over all ranks, in place: nothing that refers
+    to a layer or its parameters notices.
 
     So the config, not the number of workers, decides what a batch is: N workers train as one would.
     """

@@ -1,10 +1,12 @@
-"""A process that hangs (in a kernel, a driver, an exchange with a worker that is gone) ends itself, so that its trial goes on in another.
+"""A process that hangs (in a kernel, a driver, an exchange with a worker that is gone) ends itself,
+so that its trial goes on in another.
 
     with watching(1800, folder / "hung-0.txt"):
         ...
         beat()   # at every step
 
-faulthandler's timer is a thread of C: it ends the process also where Python does not get to run. A process has one, as it has one trial.
+faulthandler's timer is a thread of C: it ends the process also where Python does not get to run. A
+process has one, as it has one trial.
 """
 
 import contextlib
@@ -20,8 +22,8 @@ _beat: Callable[[], None] | None = None
 
 @contextlib.contextmanager
 def watching(patience_s: float | None, path: Path) -> Iterator[None]:
-    """End this process (exit code 1) when `patience_s` pass without a beat, and leave in the file `path` where each thread was.
-    None: wait for ever, as a debugger must."""
+    """End this process (exit code 1) when `patience_s` pass without a beat, and leave in the file
+    `path` where each thread was. None: wait for ever, as a debugger must."""
     global _beat
     if patience_s is None:
         yield

@@ -8,14 +8,22 @@ from matplotlib.ticker import MaxNLocator
 from trainables.plots.style import INK, plt
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
-"""Label -> runs, such as the seeds of a setting's best configuration -> the metric at epochs 1, 2, ..."""
+"""Label -> runs, such as the seeds of a setting's best configuration -> the metric at epochs 1, 2,
+..."""
 
 
-def draw_curves(ax: plt.Axes, curves: Curves, metric: str, colours: Mapping[str, str], chance: float | None = None) -> None:
-    """One line a label, the mean of its runs, in a band from the lowest to the highest of them; named at its end, with its last mean.
+def draw_curves(
+    ax: plt.Axes,
+    curves: Curves,
+    metric: str,
+    colours: Mapping[str, str],
+    chance: float | None = None,
+) -> None:
+    """One line a label, the mean of its runs, in a band from the lowest to the highest of them;
+    named at its end, with its last mean.
 
-    Where runs are of unequal length (stopped early), a line ends where the shortest of its runs does: a mean over those that went on would
-    be one over the better ones.
+    Where runs are of unequal length (stopped early), a line ends where the shortest of its runs
+    does: a mean over those that went on would be one over the better ones.
 
     Args:
         metric: name of the axis, such as `val/top1`.
@@ -32,11 +40,20 @@ def draw_curves(ax: plt.Axes, curves: Curves, metric: str, colours: Mapping[str,
         mean, low, high = bands(runs)
         epochs = np.arange(1, len(mean) + 1)
         ax.fill_between(epochs, low, high, color=colours[label], alpha=0.15, linewidth=0)
-        ax.plot(epochs, mean, color=colours[label], marker="o" if len(mean) == 1 else None, markersize=4, linewidth=1.8)
+        ax.plot(
+            epochs,
+            mean,
+            color=colours[label],
+            marker="o" if len(mean) == 1 else None,
+            markersize=4,
+            linewidth=1.8,
+        )
         ends.append((float(mean[-1]), f"{label}  {mean[-1]:.3f}", colours[label]))
     if chance is not None:
         ax.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
-        ax.annotate("chance", (1, chance), xytext=(2, 2), textcoords="offset points", fontsize=8, color=INK)
+        ax.annotate(
+            "chance", (1, chance), xytext=(2, 2), textcoords="offset points", fontsize=8, color=INK
+        )
     longest = max(max(each) for each in lengths.values())
     ax.set_xlim(1 - 0.02 * longest, longest + 0.02 * longest)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -45,7 +62,9 @@ def draw_curves(ax: plt.Axes, curves: Curves, metric: str, colours: Mapping[str,
     ax.set_xlabel("epoch", color=INK)
     counts = sorted({len(runs) for runs in curves.values()})
     each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    ax.set_ylabel(f"{metric}, mean and range of {each} run{'' if counts == [1] else 's'}", color=INK)
+    ax.set_ylabel(
+        f"{metric}, mean and range of {each} run{'' if counts == [1] else 's'}", color=INK
+    )
     _name_ends(ax, ends)
 
 
@@ -63,5 +82,13 @@ def _name_ends(ax: plt.Axes, ends: list[tuple[float, str, str]]) -> None:
     for value, text, colour in sorted(ends):
         at = max(value, floor + apart)
         floor = at
-        ax.annotate(text, (1.01, at), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=colour, annotation_clip=False)
+        ax.annotate(
+            text,
+            (1.01, at),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=colour,
+            annotation_clip=False,
+        )
     ax.set_ylim(low, max(high, floor + apart / 2))

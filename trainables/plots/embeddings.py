@@ -32,11 +32,13 @@ class Embeddings:
 
 
 def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
-    """Write `tsne_<stem>.png` and `pca_<stem>.png` of an embeddings file into `out_dir`, which is made if need be.
+    """Write `tsne_<stem>.png` and `pca_<stem>.png` of an embeddings file into `out_dir`, which is
+    made if need be.
 
     Args:
-        npz: `features` (n, d) float, n >= 4; `labels` (n,) int, negative or an empty array where there are none; `epoch` int;
-            and, optional, `names` (C,) str, the classes' names, and `part`, "train" or "val".
+        npz: `features` (n, d) float, n >= 4; `labels` (n,) int, negative or an empty array where
+            there are none; `epoch` int; and, optional, `names` (C,) str, the classes' names, and
+            `part`, "train" or "val".
         title: first line of the picture, such as the trial's name.
 
     Returns:
@@ -57,14 +59,17 @@ def embedding_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
 
 def load_embeddings(npz: Path) -> Embeddings:
-    """Read and check an embeddings file, choose the classes to colour (the most frequent) and the rows to show (seeded)."""
+    """Read and check an embeddings file, choose the classes to colour (the most frequent) and the
+    rows to show (seeded)."""
     features, labels, epoch, names, what = _read(npz)
     if features.ndim != 2 or len(features) < _MIN_POINTS or features.shape[1] < 2:
         raise UserError(
             f"{str(npz)!r}: features of shape {features.shape} are not a table (n >= {_MIN_POINTS}, d >= 2); write one row an image"
         )
     if not np.isfinite(features).all():
-        raise UserError(f"{str(npz)!r}: features hold NaN or infinity: that training diverged, there is nothing to draw")
+        raise UserError(
+            f"{str(npz)!r}: features hold NaN or infinity: that training diverged, there is nothing to draw"
+        )
     if labels.size == 0:
         labels = np.full(len(features), -1)
     if labels.shape != (len(features),) or not np.issubdtype(labels.dtype, np.integer):
@@ -75,7 +80,9 @@ def load_embeddings(npz: Path) -> Embeddings:
     shown = features[rows].astype(np.float64)
     shown /= np.linalg.norm(shown, axis=1, keepdims=True).clip(1e-12)
     captions = tuple(caption(str(names[c])) if c < len(names) else f"class {c}" for c in coloured)
-    return Embeddings(shown, labels[rows], tuple(int(c) for c in coloured), captions, epoch, len(features), what)
+    return Embeddings(
+        shown, labels[rows], tuple(int(c) for c in coloured), captions, epoch, len(features), what
+    )
 
 
 def _read(npz: Path) -> tuple[np.ndarray, np.ndarray, int, Sequence[str], str]:
@@ -85,12 +92,18 @@ def _read(npz: Path) -> tuple[np.ndarray, np.ndarray, int, Sequence[str], str]:
             what = _PARTS[str(file["part"])] if "part" in file.files else "images"
             return file["features"], file["labels"], int(file["epoch"]), names, what
     except FileNotFoundError:
-        raise UserError(f"no embeddings file {str(npz)!r}; a trial writes it into its folder") from None
+        raise UserError(
+            f"no embeddings file {str(npz)!r}; a trial writes it into its folder"
+        ) from None
     except KeyError as error:
-        raise UserError(f"{str(npz)!r} lacks an array: {error.args[0]}; it needs features, labels and epoch") from None
+        raise UserError(
+            f"{str(npz)!r} lacks an array: {error.args[0]}; it needs features, labels and epoch"
+        ) from None
     except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read embeddings {str(npz)!r}: {reason}; write it with numpy.savez(features=, labels=, epoch=)") from None
+        raise UserError(
+            f"cannot read embeddings {str(npz)!r}: {reason}; write it with numpy.savez(features=, labels=, epoch=)"
+        ) from None
 
 
 def _tsne(features: np.ndarray) -> tuple[np.ndarray, str]:
@@ -98,14 +111,19 @@ def _tsne(features: np.ndarray) -> tuple[np.ndarray, str]:
     if _collapsed(features):  # scikit-learn would divide by 0 and crash the process
         return np.zeros((len(features), 2)), "t-SNE, collapsed to one point"
     perplexity = min(30.0, (len(features) - 1) / 3)
-    with threadpool_limits(1):  # beside training, OpenMP threads that wait for a core make this 5 times slower
-        # Half of scikit-learn's iterations: in about half the time the divergence is within 1 % of what all of them reach.
-        mapped = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500).fit_transform(features)
+    # beside training, OpenMP threads that wait for a core make this 5 times slower
+    with threadpool_limits(1):
+        # Half of scikit-learn's iterations: in about half the time the divergence is within 1 % of
+        # what all of them reach.
+        mapped = TSNE(
+            perplexity=perplexity, init="pca", random_state=0, max_iter=500
+        ).fit_transform(features)
     return mapped, f"t-SNE, perplexity {perplexity:.0f}"
 
 
 def _pca(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float], str]:
-    """First two principal components (n, 2), the shares of the variance that they explain, and the caption."""
+    """First two principal components (n, 2), the shares of the variance that they explain, and the
+    caption."""
     if _collapsed(features):
         return np.zeros((len(features), 2)), (0.0, 0.0), "PCA, collapsed to one point"
     model = PCA(2, svd_solver="full")
@@ -141,7 +159,15 @@ def _draw(
     for i, (label, name) in enumerate(zip(data.coloured, data.names, strict=True)):
         some = points[data.labels == label]
         ax.scatter(
-            some[:, 0], some[:, 1], s=30, color=COLOURS[i], marker="osD^"[i % 4], label=name, edgecolors="white", linewidths=0.4, zorder=2
+            some[:, 0],
+            some[:, 1],
+            s=30,
+            color=COLOURS[i],
+            marker="osD^"[i % 4],
+            label=name,
+            edgecolors="white",
+            linewidths=0.4,
+            zorder=2,
         )
     _frame(ax, axes)
     heading(ax, title, f"epoch {data.epoch} · {method} · {_what(data)}")
@@ -165,4 +191,6 @@ def _what(data: Embeddings) -> str:
     if not data.coloured:
         return f"{images}, no labels"
     others = len(np.unique(data.labels[(data.labels >= 0) & ~np.isin(data.labels, data.coloured)]))
-    return f"{images}, {len(data.coloured)} classes" + (f" in colour, {others} others grey" if others else "")
+    return f"{images}, {len(data.coloured)} classes" + (
+        f" in colour, {others} others grey" if others else ""
+    )

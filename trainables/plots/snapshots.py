@@ -1,6 +1,8 @@
-"""What a trial leaves behind for pictures, which another process draws (`trainables/plots/draw.py`, by the file's name).
+"""What a trial leaves behind for pictures, which another process draws (`trainables/plots/draw.py`,
+by the file's name).
 
-A file `<kind>-<anything>.npz` in a trial's folder holds plain arrays: no objects, nothing that could run code.
+A file `<kind>-<anything>.npz` in a trial's folder holds plain arrays: no objects, nothing that
+could run code.
 """
 
 import contextlib
@@ -12,7 +14,8 @@ import numpy as np
 Part = Literal["train", "val"]
 """The split that a picture shows."""
 MAX_POINTS = 600
-"""Images of a split that are embedded for a picture: t-SNE takes seconds, and single points can still be told apart."""
+"""Images of a split that are embedded for a picture: t-SNE takes seconds, and single points can
+still be told apart."""
 MAX_CLASSES = 12
 """Classes with a colour of their own; more cannot be told apart."""
 
@@ -21,7 +24,8 @@ MISTAKES = 24
 
 
 def snapshot_epochs(epochs: int) -> set[int]:
-    """Epochs, counted from 1, after which a trial is looked at: the first, the middle and the last."""
+    """Epochs, counted from 1, after which a trial is looked at: the first, the middle and the
+    last."""
     return {1, (epochs + 1) // 2, epochs}
 
 
@@ -34,7 +38,8 @@ def coloured_classes(labels: np.ndarray) -> np.ndarray:
 def shown_rows(
     labels: np.ndarray,  # (n,) int, -1 = unlabelled
 ) -> np.ndarray:  # (m,) int, sorted, m <= MAX_POINTS
-    """Rows that stand for all, the same at every epoch: two thirds of them of coloured classes, where there are as many."""
+    """Rows that stand for all, the same at every epoch: two thirds of them of coloured classes,
+    where there are as many."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     coloured = np.isin(labels, coloured_classes(labels))[shuffled]
     front, back = shuffled[coloured], shuffled[~coloured]
@@ -42,7 +47,9 @@ def shown_rows(
     return np.sort(np.concatenate([front, back[: MAX_POINTS - len(front)]]))
 
 
-def confident_mistakes(labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray) -> np.ndarray:
+def confident_mistakes(
+    labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
+) -> np.ndarray:
     """Rows (m,) of at most `MISTAKES` wrong predictions, the most confident first."""
     wrong = np.flatnonzero(labels != predicted)
     return wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]

@@ -16,7 +16,8 @@ COLOURS = (
 
 
 def caption(name: str, most: int = 40) -> str:
-    """A class's name, cut to `most` characters. In matplotlib dollars would begin a formula, and legends leave out what begins with "_"."""
+    """A class's name, cut to `most` characters. In matplotlib dollars would begin a formula, and
+    legends leave out what begins with "_"."""
     cut = name if len(name) <= most else f"{name[: most - 1]}…"
     return f"{' ' if cut.startswith('_') else ''}{cut}".replace("$", r"\$")
 
@@ -24,7 +25,15 @@ def caption(name: str, most: int = 40) -> str:
 def heading(ax: plt.Axes, title: str, subtitle: str) -> None:
     """Two lines above the axes, left: what it is, and of what."""
     ax.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
-    ax.annotate(subtitle, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=INK)
+    ax.annotate(
+        subtitle,
+        (0, 1),
+        xytext=(0, 6),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=9,
+        color=INK,
+    )
 
 
 def quiet_frame(ax: plt.Axes) -> None:

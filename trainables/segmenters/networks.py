@@ -1,4 +1,5 @@
-"""Segmentation networks around the backbones of `backbones.py`: a small U-Net, FCN-32s and DeepLabV3, all (B, 3, H, W) -> (B, C, H, W)."""
+"""Segmentation networks around the backbones of `backbones.py`: a small U-Net, FCN-32s and
+DeepLabV3, all (B, 3, H, W) -> (B, C, H, W)."""
 
 from typing import Any, Literal
 
@@ -9,7 +10,14 @@ from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.config import Annotated, Field, config
 from trainables.segmenters.fcn import FCN32s, Head
 
-ModelName = Literal["unet", "fcn32s-vgg16", "fcn32s-vgg16_bn", "fcn32s-vgg19", "deeplabv3-resnet50", "deeplabv3-resnet101"]
+ModelName = Literal[
+    "unet",
+    "fcn32s-vgg16",
+    "fcn32s-vgg16_bn",
+    "fcn32s-vgg19",
+    "deeplabv3-resnet50",
+    "deeplabv3-resnet101",
+]
 _UNET_ENCODERS = ("tiny", "resnet18", "resnet50", "resnet101")
 _FULL_RESOLUTION = 16  # channels of the U-Net's last convolution
 _WIDEST = 256  # channels of a decoder stage, at most
@@ -23,16 +31,20 @@ class ModelConfig:
     """One network."""
 
     name: ModelName = "unet"
-    """unet: an encoder of `backbone` with a light decoder and skip connections (Ronneberger et al. 2015), for CPUs with backbone.name=tiny.
-    fcn32s-...: Long et al. 2015. deeplabv3-...: Chen et al. 2017, torchvision's, output stride 8."""
+    """unet: an encoder of `backbone` with a light decoder and skip connections (Ronneberger et al.
+    2015), for CPUs with backbone.name=tiny. fcn32s-...: Long et al. 2015. deeplabv3-...: Chen et
+    al. 2017, torchvision's, output stride 8."""
     head: Head = "conv7"
-    """fcn32s: what follows the VGG's last map: conv7 (7x7 and 1x1 convolution, one x32 upsampling; report R0), deconv5 (1x1 convolutions,
-    five x2 upsamplings with BatchNorm; R2) or conv2 (2x2 and 1x1 convolution, one x32 upsampling; R4)."""
+    """fcn32s: what follows the VGG's last map: conv7 (7x7 and 1x1 convolution, one x32 upsampling;
+    report R0), deconv5 (1x1 convolutions, five x2 upsamplings with BatchNorm; R2) or conv2 (2x2 and
+    1x1 convolution, one x32 upsampling; R4)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """fcn32s, deeplabv3: probability of dropping a unit of the head, in [0, 1); the auxiliary head keeps torchvision's 0.1."""
+    """fcn32s, deeplabv3: probability of dropping a unit of the head, in [0, 1); the auxiliary head
+    keeps torchvision's 0.1."""
 
     def encoder(self, backbone: BackboneConfig) -> BackboneConfig:
-        """The architecture of the backbone: that of `backbone` in a U-Net, else the one in the model's name.
+        """The architecture of the backbone: that of `backbone` in a U-Net, else the one in the
+        model's name.
 
         Raises:
             ValueError: the U-Net has no decoder for this backbone.
@@ -40,13 +52,16 @@ class ModelConfig:
         if self.name != "unet":
             return BackboneConfig(name=self.name.split("-")[1])  # type: ignore[arg-type]
         if backbone.name not in _UNET_ENCODERS:
-            raise ValueError(f"model.name=unet needs backbone.name to be one of {', '.join(_UNET_ENCODERS)}, but got {backbone.name!r}")
+            raise ValueError(
+                f"model.name=unet needs backbone.name to be one of {', '.join(_UNET_ENCODERS)}, but got {backbone.name!r}"
+            )
         return backbone
 
 
 class UNet(nn.Module):
-    """A residual backbone, and from its last map up, at every halving: bilinear doubling, the encoder's map of that size beside it, a 3x3
-    convolution. At full resolution the image itself is beside it, so that a pixel's own colour reaches its score.
+    """A residual backbone, and from its last map up, at every halving: bilinear doubling, the
+    encoder's map of that size beside it, a 3x3 convolution. At full resolution the image itself is
+    beside it, so that a pixel's own colour reaches its score.
 
     Args:
         backbone: `TinyResNet` or a ResNet of torchvision; its average pool is not used.
@@ -78,15 +93,19 @@ class UNet(nn.Module):
 
 
 class _Merge(nn.Module):
-    """A map enlarged bilinearly to the size of a finer one, a 3x3 convolution of both side by side, BatchNorm, ReLU.
+    """A map enlarged bilinearly to the size of a finer one, a 3x3 convolution of both side by side,
+    BatchNorm, ReLU.
 
-    The convolution is two whose results are added: the same sum, but the gradient need not be cut out of a wider one, which takes as long
-    as the convolution on a CPU (a training step of the U-Net: a quarter of its time).
+    The convolution is two whose results are added: the same sum, but the gradient need not be cut
+    out of a wider one, which takes as long as the convolution on a CPU (a training step of the
+    U-Net: a quarter of its time).
     """
 
     def __init__(self, coarse: int, fine: int, outputs: int):
         super().__init__()
-        self.coarse, self.fine = (nn.Conv2d(inputs, outputs, 3, padding=1, bias=False) for inputs in (coarse, fine))
+        self.coarse, self.fine = (
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False) for inputs in (coarse, fine)
+        )
         self.norm, self.relu = nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
         for conv in (self.coarse, self.fine):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
@@ -100,8 +119,9 @@ class _Merge(nn.Module):
 
 
 class DeepLabV3(nn.Module):
-    """torchvision's DeepLabV3 with the auxiliary head of its FCN, here around any dilated ResNet; outputs are the tuple (logits, auxiliary
-    logits or None). Its state_dict has torchvision's keys, but for `backbone.fc`."""
+    """torchvision's DeepLabV3 with the auxiliary head of its FCN, here around any dilated ResNet;
+    outputs are the tuple (logits, auxiliary logits or None). Its state_dict has torchvision's keys,
+    but for `backbone.fc`."""
 
     def __init__(self, backbone: Any, classes: int, auxiliary: bool, dropout: float = 0.5):
         from torchvision.models._utils import IntermediateLayerGetter  # here, as in backbones.py
@@ -122,7 +142,8 @@ class DeepLabV3(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:  # (B, C, H, W)
         maps = self.backbone(images)
         head = self.aux_classifier
-        # The head's own mode: over a frozen backbone `FineTuned.train` sets the mode of heads alone.
+        # The head's own mode: over a frozen backbone `FineTuned.train` sets the mode of heads
+        # alone.
         auxiliary = _to(head(maps["aux"]), images) if head is not None and head.training else None
         return _to(self.classifier(maps["out"]), images), auxiliary
 
@@ -132,12 +153,22 @@ class DeepLabV3(nn.Module):
 
 
 class _NormOfOne(nn.BatchNorm2d):
-    """BatchNorm of ASPP's globally pooled map: a batch of one image has one value a channel, which has no variance and which torch refuses.
-    It is normalised by the running statistics; a micro-batch may come to that where memory is short."""
+    """BatchNorm of ASPP's globally pooled map: a batch of one image has one value a channel, which
+    has no variance and which torch refuses. It is normalised by the running statistics; a
+    micro-batch may come to that where memory is short."""
 
     def forward(self, pooled: Tensor) -> Tensor:
         if self.training and pooled.numel() == self.num_features:
-            return functional.batch_norm(pooled, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+            return functional.batch_norm(
+                pooled,
+                self.running_mean,
+                self.running_var,
+                self.weight,
+                self.bias,
+                False,
+                0.0,
+                self.eps,
+            )
         return super().forward(pooled)
 
 
@@ -145,19 +176,23 @@ Segmenter = UNet | FCN32s | DeepLabV3
 
 
 def build_backbone_of(model: ModelConfig, backbone: BackboneConfig) -> nn.Module:
-    """The encoder on its own, as a file of weights fits it. DeepLab's last two stages are dilated, which changes no shape of a weight."""
+    """The encoder on its own, as a file of weights fits it. DeepLab's last two stages are dilated,
+    which changes no shape of a weight."""
     net = build_backbone(model.encoder(backbone))
     if model.name.startswith("deeplabv3"):
         dilate(net)
     return net
 
 
-def build_segmenter(model: ModelConfig, backbone: nn.Module, classes: int, *, auxiliary: bool, loaded: bool) -> Segmenter:
+def build_segmenter(
+    model: ModelConfig, backbone: nn.Module, classes: int, *, auxiliary: bool, loaded: bool
+) -> Segmenter:
     """The network around a backbone of `build_backbone_of`.
 
     Args:
         auxiliary: DeepLabV3 only: with the auxiliary head.
-        loaded: the backbone's weights come from a file, so its hidden layers, too, are worth keeping (FCN's conv7).
+        loaded: the backbone's weights come from a file, so its hidden layers, too, are worth
+            keeping (FCN's conv7).
     """
     if model.name == "unet":
         return UNet(backbone, classes)
@@ -167,7 +202,8 @@ def build_segmenter(model: ModelConfig, backbone: nn.Module, classes: int, *, au
 
 
 def segmenter_stages(net: Segmenter) -> dict[str, list[nn.Module]]:
-    """The backbone's stages as `backbones.stages` names them; VGG's hidden layers, which became the head, are none."""
+    """The backbone's stages as `backbones.stages` names them; VGG's hidden layers, which became the
+    head, are none."""
     if isinstance(net, FCN32s):
         parts, blocks = list(net.backbone.features), {}
         ends = [i + 1 for i, part in enumerate(parts) if isinstance(part, nn.MaxPool2d)]
@@ -183,7 +219,8 @@ def decoder(net: Segmenter) -> nn.ModuleDict:
 
 
 def dilate(resnet: Any) -> None:
-    """A ResNet's last two stages at the resolution of the one before, with dilations 2 and 4 (Chen et al. 2017, section 3.2), in place.
+    """A ResNet's last two stages at the resolution of the one before, with dilations 2 and 4 (Chen
+    et al. 2017, section 3.2), in place.
 
     What torchvision builds with `replace_stride_with_dilation=[False, True, True]`.
     """
@@ -218,7 +255,11 @@ def _map_channels(backbone: Any) -> list[int]:
     channels = [backbone.bn1.num_features] if _pools(backbone) else []
     for name in ("layer1", "layer2", "layer3", "layer4"):
         if hasattr(backbone, name):
-            block: Any = list(blocks)[-1] if isinstance(blocks := getattr(backbone, name), nn.Sequential) else blocks
+            block: Any = (
+                list(blocks)[-1]
+                if isinstance(blocks := getattr(backbone, name), nn.Sequential)
+                else blocks
+            )
             channels.append((block.bn3 if hasattr(block, "bn3") else block.bn2).num_features)
     return channels
 

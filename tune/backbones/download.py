@@ -1,4 +1,5 @@
-"""Backbones from outside: torchvision's own weights, and files in MLflow. Either becomes a file on this machine; nothing in it is run.
+"""Backbones from outside: torchvision's own weights, and files in MLflow. Either becomes a file on
+this machine; nothing in it is run.
 
     --backbone torchvision                           # torchvision's best weights of backbone.name
     --backbone torchvision:IMAGENET1K_V1             # those of its weights
@@ -28,23 +29,29 @@ _TIMEOUT_S = 20.0  # without a byte from the server
 
 
 def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
-    """Path of the weights in torch's cache (`$TORCH_HOME/hub/checkpoints`), to which they are downloaded if need be, and their full name.
+    """Path of the weights in torch's cache (`$TORCH_HOME/hub/checkpoints`), to which they are
+    downloaded if need be, and their full name.
 
     Args:
         wanted: `torchvision`, or `torchvision:` and the name of weights.
         architecture: `backbone.name`.
     Raises:
-        UserError: no such weights, no network and no cached file, or a file that is not what torchvision's hash says.
+        UserError: no such weights, no network and no cached file, or a file that is not what
+            torchvision's hash says.
     """
     import torch
     import torchvision  # here: who names no such backbone need not wait for it
 
     if architecture not in torchvision.models.list_models():
-        raise UserError(f"--backbone {wanted}: torchvision has no weights of {architecture}; add e.g. --set backbone.name=resnet50")
+        raise UserError(
+            f"--backbone {wanted}: torchvision has no weights of {architecture}; add e.g. --set backbone.name=resnet50"
+        )
     known = torchvision.models.get_model_weights(architecture)
     name = wanted.partition(":")[2].removeprefix(f"{known.__name__}.") or known["DEFAULT"].name
     if name not in known.__members__:
-        raise UserError(f"--backbone {wanted}: {architecture} has no such weights{nearest(name, [member.name for member in known])}")
+        raise UserError(
+            f"--backbone {wanted}: {architecture} has no such weights{nearest(name, [member.name for member in known])}"
+        )
     weights = known[name]
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     found = re.search(r"-([0-9a-f]{8,})\.", file.name)
@@ -52,7 +59,9 @@ def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
     if not file.exists():
         _download(weights.url, file, prefix)
     if not content_hash(file).startswith(prefix):
-        raise UserError(f"{file} is not the file that torchvision published: its sha256 does not begin with {prefix}; delete it")
+        raise UserError(
+            f"{file} is not the file that torchvision published: its sha256 does not begin with {prefix}; delete it"
+        )
     return file, f"{TORCHVISION}:{weights}"
 
 
@@ -65,7 +74,9 @@ def _download(url: str, file: Path, prefix: str) -> None:
         with _patience(_TIMEOUT_S):
             torch.hub.download_url_to_file(url, str(file), prefix or None)
     except OSError as error:
-        raise UserError(f"{url} cannot be downloaded ({getattr(error, 'reason', None) or error}) and is not cached: {remedy}") from None
+        raise UserError(
+            f"{url} cannot be downloaded ({getattr(error, 'reason', None) or error}) and is not cached: {remedy}"
+        ) from None
     except RuntimeError as error:  # torch's word for another hash
         raise UserError(f"{url} arrived damaged ({error}): try again, or {remedy}") from None
 
@@ -81,17 +92,21 @@ def _patience(seconds: float) -> Iterator[None]:
 
 
 def from_mlflow(wanted: str, storage: Path) -> Path:
-    """Path of the file of weights in an MLflow artifact or model, copied to `<storage>/backbones`, where it bears its content's hash.
+    """Path of the file of weights in an MLflow artifact or model, copied to `<storage>/backbones`,
+    where it bears its content's hash.
 
     Args:
-        wanted: models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH: a file, or a folder with one file *.pt or *.pth (or one
-            best.pt).
+        wanted: models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH: a file, or a folder
+            with one file *.pt or *.pth (or one best.pt).
     Raises:
-        UserError: MLflow does not answer, has no such artifact, or it holds no file of weights, or several.
+        UserError: MLflow does not answer, has no such artifact, or it holds no file of weights, or
+            several.
     """
     uri = default_uri(storage)
     if (database := sqlite_path(uri)) and not database.exists():
-        raise UserError(f"--backbone {wanted}: there is no MLflow store {database}; MLFLOW_TRACKING_URI names another")
+        raise UserError(
+            f"--backbone {wanted}: there is no MLflow store {database}; MLFLOW_TRACKING_URI names another"
+        )
     shelf = storage / "backbones"
     shelf.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=shelf, prefix=".arriving-") as folder:
@@ -107,15 +122,20 @@ def _fetch(wanted: str, uri: str, folder: Path) -> Path:
         probe(uri)
         mlflow = importlib.import_module("mlflow")
         location = _location(mlflow.MlflowClient(uri, registry_uri=uri), wanted)
-        return Path(mlflow.artifacts.download_artifacts(location, dst_path=str(folder), tracking_uri=uri))
+        return Path(
+            mlflow.artifacts.download_artifacts(location, dst_path=str(folder), tracking_uri=uri)
+        )
     except Exception as error:  # MLflow's, its database's or the network's
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         where = without_password(uri)
-        raise UserError(f"--backbone {wanted}: MLflow at {where} does not give it ({why}); MLFLOW_TRACKING_URI names another") from None
+        raise UserError(
+            f"--backbone {wanted}: MLflow at {where} does not give it ({why}); MLFLOW_TRACKING_URI names another"
+        ) from None
 
 
 def _location(client: Any, wanted: str) -> str:
-    """Where a model's files are. `download_artifacts` would look models up in a registry of its own choice."""
+    """Where a model's files are. `download_artifacts` would look models up in a registry of its own
+    choice."""
     if wanted.startswith("runs:/"):
         return wanted
     match = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/]+))", wanted)
@@ -127,11 +147,19 @@ def _location(client: Any, wanted: str) -> str:
 
 
 def _weights_file(wanted: str, arrived: Path) -> Path:
-    files = [arrived] if arrived.is_file() else sorted(path for path in arrived.rglob("*") if path.suffix in _SUFFIXES)
+    files = (
+        [arrived]
+        if arrived.is_file()
+        else sorted(path for path in arrived.rglob("*") if path.suffix in _SUFFIXES)
+    )
     best = [path for path in files if path.name == BEST]
     if len(found := best if len(best) == 1 else files) == 1:
         return found[0]
     if not files:
-        raise UserError(f"--backbone {wanted} holds no file *.pt or *.pth; name an artifact that does, such as runs:/RUN_ID/backbone")
+        raise UserError(
+            f"--backbone {wanted} holds no file *.pt or *.pth; name an artifact that does, such as runs:/RUN_ID/backbone"
+        )
     names = ", ".join(str(path.relative_to(arrived)) for path in files[:5])
-    raise UserError(f"--backbone {wanted} holds {len(files)} files of weights: {names}; name one, as runs:/RUN_ID/PATH")
+    raise UserError(
+        f"--backbone {wanted} holds {len(files)} files of weights: {names}; name one, as runs:/RUN_ID/PATH"
+    )

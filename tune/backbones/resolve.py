@@ -1,4 +1,5 @@
-"""What a setting starts from: nothing, a file of weights, the best trial of another study, or what `sources.py` fetches."""
+"""What a setting starts from: nothing, a file of weights, the best trial of another study, or what
+`sources.py` fetches."""
 
 import re
 import shutil
@@ -18,7 +19,8 @@ from tune.study.manifest import read_manifest
 from tune.study.record import read_record
 
 DEFAULT_STUDY = {"supervised": "pretrain", "ssl": "ssl"}
-"""Source of a backbone -> the study whose best trial it is, where --backbone does not say otherwise."""
+"""Source of a backbone -> the study whose best trial it is, where --backbone does not say
+otherwise."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,29 @@ class Origin:
     """What it was asked for by, where that is neither a file nor a study."""
 
     def config(self) -> dict[str, Any]:
-        """Flat config values of a classifier that starts from it, the content's hash and the images' normalisation among them.
+        """Flat config values of a classifier that starts from it, the content's hash and the
+        images' normalisation among them.
 
         Raises:
             UserError: the file is missing, or not one of weights.
         """
-        from trainables.backbone.networks import load_backbone_meta  # here: it takes torch, for which a refusal need not wait
+        # here: it takes torch, for which a refusal need not wait
+        from trainables.backbone.networks import load_backbone_meta
 
         meta = load_backbone_meta(self.path)
-        found = {"init.file": str(self.path), "init.sha256": content_hash(self.path), "init.origin": str(self)}
+        found = {
+            "init.file": str(self.path),
+            "init.sha256": content_hash(self.path),
+            "init.origin": str(self),
+        }
         if self.source.startswith(TORCHVISION):
             meta = {"normalize": "imagenet"}
         return found | ({"normalize": meta["normalize"]} if "normalize" in meta else {})
 
     def __str__(self) -> str:
-        return self.source or (self.path.name if self.study is None else f"{self.study}/{self.trial}")
+        return self.source or (
+            self.path.name if self.study is None else f"{self.study}/{self.trial}"
+        )
 
 
 def choose(experiment: Experiment, setting: str | None, backbone: str | None) -> Setting | None:
@@ -57,16 +67,24 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
     """
     if setting is None and "" not in experiment.comparisons:
         if backbone is not None and experiment.loaded_space is None:
-            raise UserError(f"--backbone {backbone}: {experiment.name} always starts from scratch; --backbone is for classify and others")
+            raise UserError(
+                f"--backbone {backbone}: {experiment.name} always starts from scratch; --backbone is for classify and others"
+            )
         return None
     if not experiment.settings:
-        raise UserError(f"--setting {setting}: {experiment.name} has no settings; --setting is for classify and fewshot")
+        raise UserError(
+            f"--setting {setting}: {experiment.name} has no settings; --setting is for classify and fewshot"
+        )
     if setting is None or setting not in experiment.settings:
-        raise UserError(f"unknown --setting {setting!r}{nearest(str(setting), experiment.settings)}")
+        raise UserError(
+            f"unknown --setting {setting!r}{nearest(str(setting), experiment.settings)}"
+        )
     found = experiment.settings[setting]
     if backbone is not None and isinstance(found, classify.Setting) and found.init == "scratch":
         shown = ", ".join(f"{k} ({s.about})" for k, s in experiment.settings.items())
-        raise UserError(f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or choose one of {shown}")
+        raise UserError(
+            f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or choose one of {shown}"
+        )
     return found
 
 
@@ -82,7 +100,8 @@ def in_setting(experiment: Experiment, setting: classify.Setting) -> Experiment:
 def from_backbone(
     experiment: Experiment, backbone: str, storage: Path, study: Path, architecture: str = ""
 ) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment with its space for a loaded backbone, and the flat config values of that; arguments as for `start_values`.
+    """The experiment with its space for a loaded backbone, and the flat config values of that;
+    arguments as for `start_values`.
 
     Raises:
         UserError: there is no such backbone.
@@ -93,9 +112,15 @@ def from_backbone(
 
 
 def start_values(
-    setting: classify.Setting, backbone: str | None, storage: Path, study: Path, before: str, architecture: str = ""
+    setting: classify.Setting,
+    backbone: str | None,
+    storage: Path,
+    study: Path,
+    before: str,
+    architecture: str = "",
 ) -> dict[str, Any]:
-    """Flat config values of what the setting starts from. A study that is there already goes on with what it has.
+    """Flat config values of what the setting starts from. A study that is there already goes on
+    with what it has.
 
     Args:
         backbone: as for `find`; None: the best trial of the usual study.
@@ -109,16 +134,25 @@ def start_values(
         return {}
     if (values := recorded(study, backbone)) is not None:
         return values
-    return (default(setting.init, storage, before) if backbone is None else find(backbone, storage, architecture)).config()
+    return (
+        default(setting.init, storage, before)
+        if backbone is None
+        else find(backbone, storage, architecture)
+    ).config()
 
 
 def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
     """For the study's run in MLflow."""
-    return {f"lineage.{key}": base[f"init.{key}"] for key in ("origin", "file", "sha256") if base.get(f"init.{key}")}
+    return {
+        f"lineage.{key}": base[f"init.{key}"]
+        for key in ("origin", "file", "sha256")
+        if base.get(f"init.{key}")
+    }
 
 
 def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
-    """PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `sources.py` knows: torchvision[:WEIGHTS], models:/..., runs:/...
+    """PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `sources.py` knows:
+    torchvision[:WEIGHTS], models:/..., runs:/...
 
     Raises:
         UserError: none of them, or a study or trial without a backbone.
@@ -152,60 +186,83 @@ def of_study(wanted: str, storage: Path) -> Origin | None:
 
 
 def default(source: str, storage: Path, options: str) -> Origin:
-    """The best backbone of the source's usual study; `options` is what the command to run first should carry.
+    """The best backbone of the source's usual study; `options` is what the command to run first
+    should carry.
 
     Raises:
         UserError: it has not been run.
     """
     study = DEFAULT_STUDY[source]
-    first = f"run `python tune/run.py {study}{options}` first, or give --backbone PATH|STUDY[/TRIAL]"
+    first = (
+        f"run `python tune/run.py {study}{options}` first, or give --backbone PATH|STUDY[/TRIAL]"
+    )
     if not (storage / study / "study.json").exists():
-        raise UserError(f"a backbone of study {study!r} is needed, and there is no such study in {storage}: {first}")
+        raise UserError(
+            f"a backbone of study {study!r} is needed, and there is no such study in {storage}: {first}"
+        )
     if not read_record(storage / study).completed:
-        raise UserError(f"a backbone of study {study!r} is needed, and none of its trials has been completed: {first}")
+        raise UserError(
+            f"a backbone of study {study!r} is needed, and none of its trials has been completed: {first}"
+        )
     return find(study, storage)
 
 
 def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
-    """What an earlier start of this study has taken: the same command goes on with it though the other study may have a better one now."""
+    """What an earlier start of this study has taken: the same command goes on with it though the
+    other study may have a better one now."""
     if not (study / "study.json").exists():
         return None
     base = read_manifest(study / "study.json").base
     if not base.get("init.file"):
         return None
-    values = where_backbone_is({key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")}, study.parent)
+    values = where_backbone_is(
+        {key: base[key] for key in ("init.file", "init.sha256", "init.origin", "normalize")},
+        study.parent,
+    )
     return values if wanted is None or _is_what_was_taken(wanted, values) else None
 
 
 def _is_what_was_taken(wanted: str, values: dict[str, Any]) -> bool:
-    """Whether --backbone says what it said at the first start: where it may mean something else by now, or nothing on this machine."""
+    """Whether --backbone says what it said at the first start: where it may mean something else by
+    now, or nothing on this machine."""
     origin: str = values["init.origin"]
     if wanted.startswith(MLFLOW):  # an alias may point elsewhere by now
         return wanted == origin
     path = Path(wanted).expanduser()
-    if path.name == origin and not path.exists():  # a file of the machine where the study began, which the storage has a copy of
+    # a file of the machine where the study began, which the storage has a copy of
+    if path.name == origin and not path.exists():
         return Path(values["init.file"]).is_file()
     return wanted == origin.rpartition("/")[0]
 
 
 def where_backbone_is(values: dict[str, Any], storage: Path) -> dict[str, Any]:
-    """The config values, with the file of weights (if any) where it is now: the study may have been begun on another machine."""
-    return values | {"init.file": str(_found(values, storage))} if values.get("init.file") else values
+    """The config values, with the file of weights (if any) where it is now: the study may have been
+    begun on another machine."""
+    return (
+        values | {"init.file": str(_found(values, storage))} if values.get("init.file") else values
+    )
 
 
 def _found(values: dict[str, Any], storage: Path) -> Path:
     known, sha256 = Path(values["init.file"]), values["init.sha256"]
     study, _, trial = values["init.origin"].rpartition("/")
-    copies = [storage / study / "trials" / f"{int(trial):04d}" / BEST] if study and trial.isdigit() else []
+    copies = (
+        [storage / study / "trials" / f"{int(trial):04d}" / BEST]
+        if study and trial.isdigit()
+        else []
+    )
     copies.append(_shelf(storage, sha256, known.suffix))
     for path in [known, *copies]:
-        if (s3.present(path) if path in copies else path).is_file() and content_hash(path) == sha256:
+        if (s3.present(path) if path in copies else path).is_file() and content_hash(
+            path
+        ) == sha256:
             return path
     return known
 
 
 def for_every_machine(values: dict[str, Any], storage: Path) -> dict[str, Any]:
-    """With object storage a file of weights from elsewhere becomes one of the storage, which trials on other machines can fetch."""
+    """With object storage a file of weights from elsewhere becomes one of the storage, which trials
+    on other machines can fetch."""
     known = Path(values.get("init.file", ""))
     if s3.address(storage) is None or not known.is_file() or s3.address(known) is not None:
         return values
@@ -223,9 +280,13 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
     record = read_record(folder)
     completed = record.completed
     if trial is None and (trial := record.best_number()) is None:
-        raise UserError(f"no trial of study {folder.name!r} has been completed; go on with it first")
+        raise UserError(
+            f"no trial of study {folder.name!r} has been completed; go on with it first"
+        )
     path = s3.present(folder / "trials" / f"{trial:04d}" / BEST) if trial in completed else folder
     if not path.is_file():
         valid = ", ".join(map(str, sorted(completed))) or "none"
-        raise UserError(f"trial {trial} of study {folder.name!r} has no backbone; completed trials: {valid}")
+        raise UserError(
+            f"trial {trial} of study {folder.name!r} has no backbone; completed trials: {valid}"
+        )
     return Origin(path, folder.name, trial)

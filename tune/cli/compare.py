@@ -1,4 +1,5 @@
-"""An experiment in its settings: one alone, or all of a comparison with the same budget, as studies of one group, and their table."""
+"""An experiment in its settings: one alone, or all of a comparison with the same budget, as studies
+of one group, and their table."""
 
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
@@ -16,8 +17,11 @@ from tune.object_store.study_sync import copy_group_log
 from tune.study.group import Group, is_group
 
 
-def run_settings(options: Options, experiment: Experiment, storage: Path, budget_s: float | None) -> int:
-    """Run the setting that was chosen, or all of a comparison one after another; returns the exit code.
+def run_settings(
+    options: Options, experiment: Experiment, storage: Path, budget_s: float | None
+) -> int:
+    """Run the setting that was chosen, or all of a comparison one after another; returns the exit
+    code.
 
     Raises:
         UserError: wrong use, of any of the settings, before the first trial of the first.
@@ -26,9 +30,14 @@ def run_settings(options: Options, experiment: Experiment, storage: Path, budget
     starts = {getattr(setting, "init", None) for setting in comparison.settings.values()}
     if options.setting is None and options.backbone is not None and len(starts) > 1:
         shown = ", ".join(comparison.settings)
-        raise UserError(f"--backbone {options.backbone}: the settings start from different backbones; add --setting, one of {shown}")
+        raise UserError(
+            f"--backbone {options.backbone}: the settings start from different backbones; add --setting, one of {shown}"
+        )
     alone = options.setting is not None and options.study is not None  # under a name of its own
-    prepared = [prepare(member, experiment, storage) for member in ([options] if alone else _members(options, name, comparison))]
+    prepared = [
+        prepare(member, experiment, storage)
+        for member in ([options] if alone else _members(options, name, comparison))
+    ]
     if options.plan:
         from tune.cli.plan import show_plan
 
@@ -38,37 +47,54 @@ def run_settings(options: Options, experiment: Experiment, storage: Path, budget
     group = None
     if not alone:
         searched = sorted({name for one in prepared for name in one.manifest.space})
-        group = Group.open(storage / name, experiment.name, prepared[0].manifest.objective, searched)
+        group = Group.open(
+            storage / name, experiment.name, prepared[0].manifest.objective, searched
+        )
     if group is not None:
         copy_group_log(group.folder)  # before its members: they name it
     return _run_all(prepared, options, budget_s, group)
 
 
 def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparison]:
-    """The comparison that was asked for, or that the setting belongs to, and the name of its group."""
+    """The comparison that was asked for, or that the setting belongs to, and the name of its
+    group."""
     known = experiment.comparisons
     if options.compare is not None and options.setting is not None:
-        raise UserError(f"--compare {options.compare} with --setting {options.setting}, which is one of its sides: leave one of them out")
+        raise UserError(
+            f"--compare {options.compare} with --setting {options.setting}, which is one of its sides: leave one of them out"
+        )
     if options.compare is not None and options.compare not in known:
         named = [key for key in known if key]
-        why = nearest(options.compare, named) if named else f"; {experiment.name} has none that needs a name"
+        why = (
+            nearest(options.compare, named)
+            if named
+            else f"; {experiment.name} has none that needs a name"
+        )
         raise UserError(f"unknown --compare {options.compare!r}{why}")
     if options.setting is not None:
         choose(experiment, options.setting, options.backbone)
-    key = options.compare or next((key for key, comparison in known.items() if options.setting in comparison.settings), "")
+    key = options.compare or next(
+        (key for key, comparison in known.items() if options.setting in comparison.settings), ""
+    )
     return options.study or (f"{experiment.name}-{key}" if key else experiment.name), known[key]
 
 
 def _members(options: Options, group: str, comparison: Comparison) -> list[Options]:
-    """Options of the studies of a group. A warm start from a group is one from the study of the same setting."""
+    """Options of the studies of a group. A warm start from a group is one from the study of the
+    same setting."""
     chosen = list(comparison.settings) if options.setting is None else [options.setting]
     members = [replace(options, setting=setting, study=f"{group}-{setting}") for setting in chosen]
     if options.setting is None and options.warm_start is not None:
-        return [replace(member, warm_start=f"{options.warm_start}-{member.setting}") for member in members]
+        return [
+            replace(member, warm_start=f"{options.warm_start}-{member.setting}")
+            for member in members
+        ]
     return members
 
 
-def _run_all(prepared: list[Prepared], options: Options, budget_s: float | None, group: Group | None) -> int:
+def _run_all(
+    prepared: list[Prepared], options: Options, budget_s: float | None, group: Group | None
+) -> int:
     from tune.reports.comparison_table import publish
 
     code = DONE
@@ -89,7 +115,8 @@ def _run_all(prepared: list[Prepared], options: Options, budget_s: float | None,
 
 
 def publish_table(folder: Path) -> None:
-    """Print and write the table of the group in `folder`, and send it to MLflow where that is reachable.
+    """Print and write the table of the group in `folder`, and send it to MLflow where that is
+    reachable.
 
     Raises:
         UserError: none of its settings has been begun.

@@ -32,7 +32,9 @@ class Row:
 class Console:
     """An observer of the study's events. Use as a context manager around the run."""
 
-    def __init__(self, objective: str, epochs: int, trials: int, *, interactive: bool | None = None):
+    def __init__(
+        self, objective: str, epochs: int, trials: int, *, interactive: bool | None = None
+    ):
         self.out = plain_console()
         self.objective, self.epochs, self.trials = objective, epochs, trials
         self.interactive = self.out.is_terminal if interactive is None else interactive
@@ -45,11 +47,18 @@ class Console:
 
     def __enter__(self) -> Self:
         if self.interactive:
-            self._live = Live(get_renderable=self.render, console=self.out, refresh_per_second=4, transient=False)
+            self._live = Live(
+                get_renderable=self.render, console=self.out, refresh_per_second=4, transient=False
+            )
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -67,11 +76,18 @@ class Console:
         """Update the table, or print a line."""
         kind = event["event"]
         if kind == "summary" and "baseline/" + self.objective in event["metrics"]:
-            value, spread = (event["metrics"].get(f"{name}/{self.objective}", 0.0) for name in ("baseline", "baseline_std"))
+            value, spread = (
+                event["metrics"].get(f"{name}/{self.objective}", 0.0)
+                for name in ("baseline", "baseline_std")
+            )
             if math.isnan(value):
-                self.line(f"no untrained baseline ({event['tags'].get('baseline.reason', '')}); the study goes on without")
+                self.line(
+                    f"no untrained baseline ({event['tags'].get('baseline.reason', '')}); the study goes on without"
+                )
             else:
-                self.line(f"untrained baseline, BatchNorm calibrated: {self.objective} {value:.4f} +- {spread:.4f} over seeds")
+                self.line(
+                    f"untrained baseline, BatchNorm calibrated: {self.objective} {value:.4f} +- {spread:.4f} over seeds"
+                )
         if kind not in ("start", "report", "end") or event["trial"] is None:
             return
         if "repeat" in event:
@@ -84,7 +100,11 @@ class Console:
 
     def _on_start(self, row: Row, event: dict[str, Any]) -> str:
         row.state, row.started = "running", time.time()
-        again = f" goes on after epoch {event['resumed_epoch']}" if event["resumed_epoch"] else " starts"
+        again = (
+            f" goes on after epoch {event['resumed_epoch']}"
+            if event["resumed_epoch"]
+            else " starts"
+        )
         return f"trial {row.number}{again}"
 
     def _on_report(self, row: Row, event: dict[str, Any]) -> str:
@@ -94,7 +114,11 @@ class Console:
             row.best = row.value if row.best is None else max(row.best, row.value)
         row.images_per_s = metrics.get("time/images_per_s")
         self.epochs_run += 1
-        return f"trial {row.number} epoch {row.epoch}/{self.epochs} {self.objective} {row.value:.4f}" if row.value is not None else ""
+        return (
+            f"trial {row.number} epoch {row.epoch}/{self.epochs} {self.objective} {row.value:.4f}"
+            if row.value is not None
+            else ""
+        )
 
     def _on_end(self, row: Row, event: dict[str, Any]) -> str:
         row.state, row.reason = event["state"].lower(), event["reason"] or ""
@@ -109,13 +133,19 @@ class Console:
         if kind == "end":
             del self.repeats[key]
             if self._live is None:
-                test = {k: v for k, v in event["metrics"].items() if k == "test/" + self.objective.removeprefix("val/")}
+                test = {
+                    k: v
+                    for k, v in event["metrics"].items()
+                    if k == "test/" + self.objective.removeprefix("val/")
+                }
                 shown = " ".join(f"{k} {v:.4f}" for k, v in test.items()) or event["reason"]
                 self.line(f"trial {event['trial']} repeated with seed {event['repeat']}: {shown}")
 
     def _progress(self) -> str:
         ended = sum(row.state != "running" for row in self.rows.values())
-        done = [row for row in self.rows.values() if row.state == "complete" and row.best is not None]
+        done = [
+            row for row in self.rows.values() if row.state == "complete" and row.best is not None
+        ]
         best = max(done, key=lambda row: row.best or 0.0, default=None)
         text = f"{ended}/{self.trials} trials"
         if best is not None:
@@ -131,19 +161,37 @@ class Console:
         for name in ("trial", "state", "epoch", self.objective, "best", "images/s"):
             table.add_column(name, justify="left" if name == "state" else "right")
         running = [row for row in self.rows.values() if row.state == "running"]
-        ended = sorted((row for row in self.rows.values() if row.state != "running"), key=lambda r: -(r.best or -1.0))
+        ended = sorted(
+            (row for row in self.rows.values() if row.state != "running"),
+            key=lambda r: -(r.best or -1.0),
+        )
         style = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red"}
         for row in running + ended[:_ROWS]:
-            state = Text(row.state + (f": {row.reason}" if row.state == "fail" else ""), style=style[row.state])
+            state = Text(
+                row.state + (f": {row.reason}" if row.state == "fail" else ""),
+                style=style[row.state],
+            )
             speed = f"{row.images_per_s:.0f}" if row.images_per_s and row.state == "running" else ""
-            table.add_row(str(row.number), state, f"{row.epoch}/{self.epochs}", _number(row.value), _number(row.best), speed)
+            table.add_row(
+                str(row.number),
+                state,
+                f"{row.epoch}/{self.epochs}",
+                _number(row.value),
+                _number(row.best),
+                speed,
+            )
         lines: list[RenderableType] = [table]
         if len(ended) > _ROWS:
             lines.append(Text(f"... and {len(ended) - _ROWS} more", style="dim"))
         if self.repeats:
-            repeated = ", ".join(f"trial {n} seed {seed} epoch {e}/{self.epochs}" for (n, seed), e in sorted(self.repeats.items()))
+            repeated = ", ".join(
+                f"trial {n} seed {seed} epoch {e}/{self.epochs}"
+                for (n, seed), e in sorted(self.repeats.items())
+            )
             lines.append(Text(f"repeats for the verdict: {repeated}", style="cyan"))
-        lines.append(Text(f"{self._progress()}, {duration(time.time() - self.started)} so far", style="bold"))
+        lines.append(
+            Text(f"{self._progress()}, {duration(time.time() - self.started)} so far", style="bold")
+        )
         return Group(*lines)
 
 

@@ -25,26 +25,51 @@ _STEPS = 3  # timed, after one to warm up
 
 
 def show_plan(prepared: Prepared, options: Options) -> None:
-    """Print the resolved config, the space, the rungs, the resources, and time and disk estimated from one profiled step."""
-    experiment, manifest, config, data = prepared.experiment, prepared.manifest, prepared.config, prepared.data
+    """Print the resolved config, the space, the rungs, the resources, and time and disk estimated
+    from one profiled step."""
+    experiment, manifest, config, data = (
+        prepared.experiment,
+        prepared.manifest,
+        prepared.config,
+        prepared.data,
+    )
     out = plain_console()
-    out.print(f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, {options.trials} trials")
-    out.print(f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; searched by {manifest.objective}")
+    out.print(
+        f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, {options.trials} trials"
+    )
+    out.print(
+        f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; searched by {manifest.objective}"
+    )
     spaces = describe(experiment.space, manifest.preset, manifest.pins)
-    table = Table(box=None, pad_edge=False, header_style="bold", title="config of trial 0, and what is searched", title_justify="left")
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title="config of trial 0, and what is searched",
+        title_justify="left",
+    )
     for column in ("key", "trial 0", "searched"):
         table.add_column(column, overflow="fold")
     for key, value in manifest.base.items():
         ranges = [f"{show(d)}{f'  ({c})' if c else ''}" for c, d in spaces.get(key, [])]
         table.add_row(
-            key, f"{value:.6g}" if isinstance(value, float) else str(value), "pinned" if key in manifest.pins else "\n".join(ranges)
+            key,
+            f"{value:.6g}" if isinstance(value, float) else str(value),
+            "pinned" if key in manifest.pins else "\n".join(ranges),
         )
     out.print(table)
     for line in (*prepared.notes, *beginning(manifest.warm_start)):
         out.print(line)
     all_rungs = rungs(config.train.epochs)
-    conditions = [f"after epoch {epoch} if it is among the best {1 / factor:.0%} there" for epoch, factor in all_rungs.items()]
-    out.print(f"rungs: a trial goes on {', '.join(conditions)}; {config.train.epochs} epochs in all" if conditions else "rungs: none")
+    conditions = [
+        f"after epoch {epoch} if it is among the best {1 / factor:.0%} there"
+        for epoch, factor in all_rungs.items()
+    ]
+    out.print(
+        f"rungs: a trial goes on {', '.join(conditions)}; {config.train.epochs} epochs in all"
+        if conditions
+        else "rungs: none"
+    )
     cost = profile(experiment, config, data)
     expected = expected_epochs(all_rungs, config.train.epochs)
     repeats = (1 + experiment.top) * options.repeats  # of trial 0 and of the leaders
@@ -60,7 +85,9 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         f"{cost['export_mb']:.1f} MB per completed one"
     )
     if cost["once_s"]:
-        out.print(f"and once for each augmentation policy the features of the frozen backbone: {cost['once_s']:.0f} s")
+        out.print(
+            f"and once for each augmentation policy the features of the frozen backbone: {cost['once_s']:.0f} s"
+        )
 
 
 def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
@@ -73,8 +100,8 @@ def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
 
 
 def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
-    """Seconds of a training step, of a validation and of what is prepared once, megabytes of a checkpoint and of an export, of trial 0's
-    config."""
+    """Seconds of a training step, of a validation and of what is prepared once, megabytes of a
+    checkpoint and of an export, of trial 0's config."""
     with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
         runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
         torch.set_num_threads(config.train.threads)
@@ -97,11 +124,19 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
         started = time.perf_counter()
         trainable.validate()
         validation_s = time.perf_counter() - started - trainable.costs().get("time/features_s", 0.0)
-        save_checkpoint(Path(scratch) / LAST, {"model": trainable.changing_state(), "optimizer": optimizer.state_dict()})
+        save_checkpoint(
+            Path(scratch) / LAST,
+            {"model": trainable.changing_state(), "optimizer": optimizer.state_dict()},
+        )
         trainable.export(Path(scratch) / "best.pt", {})
         sizes = [(Path(scratch) / name).stat().st_size / 1e6 for name in (LAST, "best.pt")]
     return {
-        "step_s": step_s, "validation_s": validation_s, "epoch_s": per_epoch * step_s + validation_s, "checkpoint_mb": sizes[0],
-        "export_mb": sizes[1], "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad),
-        "once_s": trainable.once_s(data), "gpu": runtime.device.type == "cuda",
-    }  # fmt: skip
+        "step_s": step_s,
+        "validation_s": validation_s,
+        "epoch_s": per_epoch * step_s + validation_s,
+        "checkpoint_mb": sizes[0],
+        "export_mb": sizes[1],
+        "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad),
+        "once_s": trainable.once_s(data),
+        "gpu": runtime.device.type == "cuda",
+    }

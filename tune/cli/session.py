@@ -1,4 +1,5 @@
-"""Studies from their opening to their verdict, with everything that watches them: console, MLflow, pictures, Ctrl-C, the time budget."""
+"""Studies from their opening to their verdict, with everything that watches them: console, MLflow,
+pictures, Ctrl-C, the time budget."""
 
 import contextlib
 import shlex
@@ -77,9 +78,11 @@ class Stop:
 
 
 class Session:
-    """Studies that run one after another, and one wait at the end for what they leave behind: pictures, and MLflow.
+    """Studies that run one after another, and one wait at the end for what they leave behind:
+    pictures, and MLflow.
 
-    Use as a context manager around the runs: meanwhile the pictures of one study are drawn while the next one searches.
+    Use as a context manager around the runs: meanwhile the pictures of one study are drawn while
+    the next one searches.
 
     Args:
         budget_s: time for all of them; None: no limit.
@@ -95,14 +98,20 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is not None:
             self.stop.now(BROKEN_OFF)
         if kind is None or issubclass(kind, UserError):  # a second Ctrl-C means at once
             self._close()
 
     def track(self, folder: Path, copy: StudyCopy | None = None) -> None:
-        """Replay the event log of this folder into MLflow until the session ends; of one with a copy, what that has."""
+        """Replay the event log of this folder into MLflow until the session ends; of one with a
+        copy, what that has."""
         self._trackers.append(Tracker(folder))
         if copy is not None:
             self._trackers[-1].known = copy.known
@@ -117,7 +126,12 @@ class Session:
         options = self.options
         with opened(prepared.directory, _tell, self.stop.now) as copy:
             study = Study.open(
-                prepared.directory, prepared.experiment, prepared.manifest, trials=options.trials, repeats=options.repeats, group=group
+                prepared.directory,
+                prepared.experiment,
+                prepared.manifest,
+                trials=options.trials,
+                repeats=options.repeats,
+                group=group,
             )
             if copy is not None:
                 copy.start(*_weights(prepared))
@@ -127,7 +141,9 @@ class Session:
         if copy is not None:
             self._copies.append(copy)
             study.observers.append(copy.on_event)
-            console.line(f"record and checkpoints are copied to {s3.address(study.directory)} from {study.directory}")
+            console.line(
+                f"record and checkpoints are copied to {s3.address(study.directory)} from {study.directory}"
+            )
         self.track(study.directory, copy)
         self._pictures.watch(study)
         if prepared.start:
@@ -145,7 +161,9 @@ class Session:
             return _broken_off(study, error)
         if study.stopping:
             ended = f"{study.finished()} of {options.trials} trials ended"
-            console.line(f"{self.stop.reason}: {ended}, nothing is lost. Go on with: {resume_command()}")
+            console.line(
+                f"{self.stop.reason}: {ended}, nothing is lost. Go on with: {resume_command()}"
+            )
             return self.stop.code
         return DONE if study.best_number() is not None else FAILED
 
@@ -154,12 +172,16 @@ class Session:
         if code in (DONE, FAILED) and self.stop.reason != BROKEN_OFF:
             storage = shlex.quote(self.options.storage)
             make = "make ui" if storage == "runs" else f"make ui STORAGE={storage}"
-            print(f"compare the trials in MLflow: {make}    (or: python -m tune.ui --storage {storage})")
+            print(
+                f"compare the trials in MLflow: {make}    (or: python -m tune.ui --storage {storage})"
+            )
 
     def _close(self) -> None:
         undrawn = self._pictures.close(DRAIN_S, lambda: bool(self.stop.reason))
         if undrawn and not self.stop.reason:
-            print(f"not all pictures are drawn yet ({undrawn} to go, by trial): the same command draws them")
+            print(
+                f"not all pictures are drawn yet ({undrawn} to go, by trial): the same command draws them"
+            )
         for copy in self._copies:
             if not copy.close(DRAIN_S):
                 behind = f"{s3.address(copy.folder)} is behind; the record is safe in {copy.folder}"
@@ -167,8 +189,12 @@ class Session:
         for tracker in self._trackers:
             tracker.last_call()
         deadline = time.monotonic() + DRAIN_S
-        if [tracker for tracker in self._trackers if not tracker.close(deadline - time.monotonic())]:
-            print("MLflow is behind; the record is safe in the study's folder: `python tune/report.py sync` fills MLflow in")
+        if [
+            tracker for tracker in self._trackers if not tracker.close(deadline - time.monotonic())
+        ]:
+            print(
+                "MLflow is behind; the record is safe in the study's folder: `python tune/report.py sync` fills MLflow in"
+            )
         for study in self._studies:
             study.close()
 
@@ -177,17 +203,31 @@ def _console(study: Study, prepared: Prepared, options: Options) -> Console:
     """The console of this run, told what earlier ones have done."""
     # A live table would draw over the prompt of a debugger.
     interactive = False if options.local else None
-    console = Console(study.objective, study.base.train.epochs, options.trials, interactive=interactive)
+    console = Console(
+        study.objective, study.base.train.epochs, options.trials, interactive=interactive
+    )
     why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
     searched = f"searched by {study.objective}{why}, preset {study.manifest.preset}"
     console.line(f"study {study.manifest.name}: {prepared.data.summary()}; {searched}")
-    for line in filter(None, (prepared.start, *prepared.notes, *beginning(study.manifest.warm_start))):
+    for line in filter(
+        None, (prepared.start, *prepared.notes, *beginning(study.manifest.warm_start))
+    ):
         console.line(line)
     for t in study.frozen_trials():
         if t.state.is_finished() or t.intermediate_values:
-            best = t.value if t.value is not None else max(t.intermediate_values.values(), default=None)
+            best = (
+                t.value
+                if t.value is not None
+                else max(t.intermediate_values.values(), default=None)
+            )
             state = t.state.name.lower() if t.state.is_finished() else "running"
-            console.know(t.number, state, max(t.intermediate_values, default=0), best, t.user_attrs.get("reason", ""))
+            console.know(
+                t.number,
+                state,
+                max(t.intermediate_values, default=0),
+                best,
+                t.user_attrs.get("reason", ""),
+            )
     return console
 
 
@@ -200,9 +240,12 @@ def _search(study: Study, prepared: Prepared, options: Options) -> None:
         from tune.execution.ray_tune import search
 
         search(
-            study, prepared.experiment,
-            concurrent=options.concurrent, gpus_per_worker=options.gpus_per_worker, workers=options.workers,
-        )  # fmt: skip
+            study,
+            prepared.experiment,
+            concurrent=options.concurrent,
+            gpus_per_worker=options.gpus_per_worker,
+            workers=options.workers,
+        )
 
 
 def _tell(line: str) -> None:
@@ -216,7 +259,8 @@ def _weights(prepared: Prepared) -> list[Path]:
 
 
 def _broken_off(study: Study, error: StorageFailed | OSError) -> int:
-    """The study's folder cannot be written: nothing more is, its trials stay open, and the same command goes on."""
+    """The study's folder cannot be written: nothing more is, its trials stay open, and the same
+    command goes on."""
     from tune.execution.trial import storage_failure
 
     message = error if isinstance(error, StorageFailed) else storage_failure(error, study.directory)
@@ -235,7 +279,9 @@ def _conclude(study: Study, console: Console) -> None:
             s3.present(study.directory / "trials" / f"{number:04d}" / BEST)
         study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
         best = study.frozen_trials()[number]
-        console.line(f"best trial {number}: {study.objective} {best.value:.4f} with {assignments(best.params)}")
+        console.line(
+            f"best trial {number}: {study.objective} {best.value:.4f} with {assignments(best.params)}"
+        )
     if number is not None:
         said = claim(study, found)
         console.line(said)

@@ -1,4 +1,5 @@
-"""`--local`: the study in this very process, one trial after the other, and the replay of a recorded trial. Imports no Ray."""
+"""`--local`: the study in this very process, one trial after the other, and the replay of a
+recorded trial. Imports no Ray."""
 
 import tempfile
 from collections.abc import Callable
@@ -41,21 +42,31 @@ def _reporter(study: Study, work: Work) -> Callable[[int, Metrics], bool]:
     return report
 
 
-def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[[str], None]) -> bool:
-    """Run a recorded trial again, same config and seed, in a folder of its own; compare epoch by epoch. True: all equal.
+def replay(
+    study_dir: Path, experiment: Experiment, number: int, tell: Callable[[str], None]
+) -> bool:
+    """Run a recorded trial again, same config and seed, in a folder of its own; compare epoch by
+    epoch. True: all equal.
 
     A trial that failed before its first epoch must fail again, for the same reason.
 
     Raises:
-        UserError: there is no such trial on record, or nothing of it yet, or the study is one of another experiment.
+        UserError: there is no such trial on record, or nothing of it yet, or the study is one of
+            another experiment.
     """
     config, recorded, end = _recorded(study_dir, number)
     if config is None:
-        raise UserError(f"no trial {number} on record in {study_dir}; `python tune/report.py show {study_dir.name}` lists its trials")
+        raise UserError(
+            f"no trial {number} on record in {study_dir}; `python tune/report.py show {study_dir.name}` lists its trials"
+        )
     if (of := read_manifest(study_dir / "study.json").experiment) != experiment.name:
-        raise UserError(f"study {study_dir.name!r} is one of {of}: {replay_command(of, study_dir, number)}")
+        raise UserError(
+            f"study {study_dir.name!r} is one of {of}: {replay_command(of, study_dir, number)}"
+        )
     if not recorded and end is None:
-        raise UserError(f"trial {number} of study {study_dir.name!r} has no epoch on record yet, so that there is nothing to compare with")
+        raise UserError(
+            f"trial {number} of study {study_dir.name!r} has no epoch on record yet, so that there is nothing to compare with"
+        )
     config = where_backbone_is(config, study_dir.parent)
     equal = True
     missing = set(recorded)
@@ -67,9 +78,19 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
             return False
         missing.discard(epoch)
         then = recorded[epoch]
-        differing = {k: (then[k], v) for k, v in metrics.items() if not k.startswith("time/") and k in then and then[k] != v}
+        differing = {
+            k: (then[k], v)
+            for k, v in metrics.items()
+            if not k.startswith("time/") and k in then and then[k] != v
+        }
         equal &= not differing
-        tell(f"epoch {epoch}: " + ("; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in differing.items()) or "equal to the record"))
+        tell(
+            f"epoch {epoch}: "
+            + (
+                "; ".join(f"{k} was {a!r}, is {b!r}" for k, (a, b) in differing.items())
+                or "equal to the record"
+            )
+        )
         return epoch < max(recorded)
 
     with tempfile.TemporaryDirectory(prefix="vistune-replay-") as scratch:
@@ -77,7 +98,11 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
         outcome: Outcome = run(experiment, work, LocalRuntime(Path(scratch), compare))
     if outcome.state == "FAIL" or (outcome.reason and not recorded):
         tell(outcome.error or outcome.reason or "failed")
-    if not recorded and end is not None and (outcome.state, outcome.reason) != (end["state"], end["reason"]):
+    if (
+        not recorded
+        and end is not None
+        and (outcome.state, outcome.reason) != (end["state"], end["reason"])
+    ):
         equal = False
         tell(f"on record it ended as {end['state']} before its first epoch ({end['reason']})")
     if missing:
@@ -85,7 +110,9 @@ def replay(study_dir: Path, experiment: Experiment, number: int, tell: Callable[
     return equal and not missing
 
 
-def _recorded(study_dir: Path, number: int) -> tuple[dict[str, Any] | None, dict[int, Metrics], dict[str, Any] | None]:
+def _recorded(
+    study_dir: Path, number: int
+) -> tuple[dict[str, Any] | None, dict[int, Metrics], dict[str, Any] | None]:
     """Config, epoch -> metrics, and the event of its end."""
     config, reports, end = None, {}, None
     for event in EventLog.read(study_dir / "events.jsonl")[0]:

@@ -1,6 +1,8 @@
-"""Study -> Ray Tune. The study decides what runs and what stops; Tune brings it to free processes and notices when one dies.
+"""Study -> Ray Tune. The study decides what runs and what stops; Tune brings it to free processes
+and notices when one dies.
 
-Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the study's folder holds all that must last.
+Tune's own snapshots, `Tuner.restore`, checkpoints and loggers are not used: the study's folder
+holds all that must last.
 """
 
 import contextlib
@@ -53,7 +55,8 @@ from tune.study.study import Outcome, Study, Work  # noqa: E402
 
 # Tune reads the log files that it was told not to write, and says at length that there are none.
 logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.CRITICAL)
-# Of a lost process the study tells, and whether its trial goes on; Tune would print a traceback of its own.
+# Of a lost process the study tells, and whether its trial goes on; Tune would print a traceback of
+# its own.
 _TOLD = ("Trial task failed", "Trials did not complete")
 for _name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
     logging.getLogger(_name).addFilter(lambda record: not record.getMessage().startswith(_TOLD))
@@ -63,14 +66,16 @@ LOST_PROCESSES = 3  # a trial whose process dies goes on in another one, so ofte
 
 
 class _Unpickled:
-    """Tune pickles what it is given, for a restore that is not used; a study is a live thing of this process."""
+    """Tune pickles what it is given, for a restore that is not used; a study is a live thing of
+    this process."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _Storage:
-    """Around every call to the study: Tune would take a disk that cannot be written for the fault of a trial, and go on."""
+    """Around every call to the study: Tune would take a disk that cannot be written for the fault
+    of a trial, and go on."""
 
     def __init__(self, study: Study):
         self.study = study
@@ -79,7 +84,12 @@ class _Storage:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
         if not isinstance(error, UserError | OSError):
             return False
         self.error = self.error or error
@@ -108,7 +118,9 @@ class StudySearcher(_Unpickled, Searcher):
         self._out.add(trial_id)
         return {"work": json.dumps(asdict(work))}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
         """The scheduler has told the study."""
         self._out.discard(trial_id)
 
@@ -153,9 +165,14 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         return TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first of the live trials that waits and has not been chosen yet; Tune's own rule looks at all there have ever been. A trial
-        that has been chosen has a process starting: to choose it again would call that off whenever a short trial frees another process."""
-        waiting = [t for t in tune_controller.get_live_trials() if t.status == Trial.PENDING and t.trial_id not in self._chosen]
+        """The first of the live trials that waits and has not been chosen yet; Tune's own rule
+        looks at all there have ever been. A trial that has been chosen has a process starting: to
+        choose it again would call that off whenever a short trial frees another process."""
+        waiting = [
+            t
+            for t in tune_controller.get_live_trials()
+            if t.status == Trial.PENDING and t.trial_id not in self._chosen
+        ]
         if not waiting:
             return None
         first = min(waiting, key=lambda t: _work(t.config).number)
@@ -163,10 +180,13 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         return first
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        if self.study.stopping or trial.status == Trial.ERROR:  # Tune has ended this attempt and puts the trial into the queue again
+        # Tune has ended this attempt and puts the trial into the queue again
+        if self.study.stopping or trial.status == Trial.ERROR:
             return
         work = _work(trial.config)
-        if trial.status == Trial.PENDING:  # its process died before it began, such as a warm one between two trials: Tune gives up at once
+        # its process died before it began, such as a warm one between two trials: Tune gives up at
+        # once
+        if trial.status == Trial.PENDING:
             self._never_begun[work.key] += 1
             if self._never_begun[work.key] <= LOST_PROCESSES:
                 self.study.put_back(work)
@@ -177,12 +197,15 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
 
 
 class _Starts(_Unpickled, ray.tune.Callback):
-    """Tells the study which trial has a process now; a message from there would cost the driver as much as a report does."""
+    """Tells the study which trial has a process now; a message from there would cost the driver as
+    much as a report does."""
 
     def __init__(self, study: Study, storage: _Storage):
         self.study, self.storage = study, storage
 
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         with self.storage:
             self.study.started(_work(trial.config))
 
@@ -200,23 +223,35 @@ class _StopAll(_Unpickled, ray.tune.Stopper):
         return self.study.stopping
 
 
-def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus_per_worker: float | None, workers: int = 1) -> None:
-    """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on one of this machine's own.
+def search(
+    study: Study,
+    experiment: Experiment,
+    *,
+    concurrent: int | None,
+    gpus_per_worker: float | None,
+    workers: int = 1,
+) -> None:
+    """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on
+    one of this machine's own.
 
     Raises:
-        UserError: the cluster has no room for one trial; the study's folder cannot be written any more.
+        UserError: the cluster has no room for one trial; the study's folder cannot be written any
+            more.
     """
     started_here = start_ray(dashboard=workers > 1)
     patience_s = _patience_s()
     group = WorkerGroup(workers, float(study.base.train.threads), gpus_of_a_worker(gpus_per_worker))
     refuse_what_never_fits(group)
-    # All processes start at once. One at a time, the start of the second is called off whenever a short trial frees the first.
+    # All processes start at once. One at a time, the start of the second is called off whenever a
+    # short trial frees the first.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1000"
 
     if workers == 1:
         trial = functools.partial(run_in_tune, experiment, patience_s)
         holds = {"cpu": group.cpus, "gpu": group.gpus}
-    else:  # it is the workers who hold processors: a Tune trial that held one could keep it from its own
+    else:
+        # it is the workers who hold processors: a Tune trial that held one could keep it from its
+        # own
         trial = functools.partial(run_workers_in_tune, experiment, patience_s, group)
         holds = {"cpu": 0, "node:__internal_head__": 0.001}
     storage = _Storage(study)
@@ -228,7 +263,8 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
                 search_alg=StudySearcher(study, storage, Room(group, concurrent)),
                 scheduler=StudyScheduler(study, storage),
                 num_samples=-1,
-                reuse_actors=workers == 1,  # a process that has run a trainer hangs in the next trial
+                # a process that has run a trainer hangs in the next trial
+                reuse_actors=workers == 1,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=ray.tune.RunConfig(
@@ -236,7 +272,8 @@ def search(study: Study, experiment: Experiment, *, concurrent: int | None, gpus
                 storage_path=str(scratch),
                 failure_config=ray.tune.FailureConfig(max_failures=LOST_PROCESSES),
                 stop=_StopAll(study),
-                callbacks=[_Starts(study, storage)] if workers == 1 else [],  # of several workers, rank 0 says so
+                # of several workers, rank 0 says so
+                callbacks=[_Starts(study, storage)] if workers == 1 else [],
                 verbose=0,
             ),
         ).fit()
@@ -260,11 +297,13 @@ def ray_session(workers: int = 1) -> Iterator[None]:
 
 
 def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
-    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1). True: started here.
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1). True:
+    started here.
 
     Args:
         cpus: of a Ray started here; default: all.
-        dashboard: with the State API, through which Ray Train frees what a stopped trial's workers held.
+        dashboard: with the State API, through which Ray Train frees what a stopped trial's workers
+            held.
 
     Raises:
         UserError: the State API does not answer.
@@ -294,16 +333,26 @@ def _start_ray(cpus: int | None, dashboard: bool) -> bool:
     try:
         with _own_signals(), _loopback():
             ray.init(
-                address="local", _node_ip_address="127.0.0.1", include_dashboard=dashboard, dashboard_port=port, log_to_driver=False,
-                logging_level=logging.ERROR, object_store_memory=128 * 2**20, configure_logging=False, num_cpus=cpus,
-            )  # fmt: skip
+                address="local",
+                _node_ip_address="127.0.0.1",
+                include_dashboard=dashboard,
+                dashboard_port=port,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=128 * 2**20,
+                configure_logging=False,
+                num_cpus=cpus,
+            )
     except Exception as error:  # Ray raises bare ones
-        raise UserError(f"Ray did not start on this machine ({_first_line(error)}); run the same command again, or add --local") from error
+        raise UserError(
+            f"Ray did not start on this machine ({_first_line(error)}); run the same command again, or add --local"
+        ) from error
     return True
 
 
 def _connect(address: str) -> None:
-    """To the cluster there. Ray would try for a quarter of an hour, without a word, where nobody listens."""
+    """To the cluster there. Ray would try for a quarter of an hour, without a word, where nobody
+    listens."""
     host, _, port = address.rpartition(":")
     try:
         if "://" not in address and port.isdecimal():
@@ -322,8 +371,9 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _loopback() -> Iterator[None]:
-    """Ray replaces 127.0.0.1 by the machine's address in the network, where anyone could run code in it. The name is one of Ray's private
-    ones: tests/tune/execution/test_ray_tune.py looks at the sockets."""
+    """Ray replaces 127.0.0.1 by the machine's address in the network, where anyone could run code
+    in it. The name is one of Ray's private ones: tests/tune/execution/test_ray_tune.py looks at the
+    sockets."""
     replaced = services.resolve_ip_for_localhost
     services.resolve_ip_for_localhost = lambda host: host
     try:
@@ -350,7 +400,8 @@ def _own_signals() -> Iterator[None]:
 
 
 def run_in_tune(experiment: Experiment, patience_s: float, config: dict[str, Any]) -> None:
-    """What a Tune trial of one worker does. Everything it has to say goes through messages to `StudyScheduler`."""
+    """What a Tune trial of one worker does. Everything it has to say goes through messages to
+    `StudyScheduler`."""
     work = _work(config)
     runtime = TuneRuntime(Path(work.directory))
     try:
@@ -361,7 +412,9 @@ def run_in_tune(experiment: Experiment, patience_s: float, config: dict[str, Any
         runtime.send("end", **asdict(outcome))
 
 
-def run_workers_in_tune(experiment: Experiment, patience_s: float, group: WorkerGroup, config: dict[str, Any]) -> None:
+def run_workers_in_tune(
+    experiment: Experiment, patience_s: float, group: WorkerGroup, config: dict[str, Any]
+) -> None:
     """What a Tune trial of several workers does."""
     run_with_workers(experiment, _work(config), group, LOST_PROCESSES, patience_s)
 
@@ -378,5 +431,7 @@ def _patience_s() -> float:
     except ValueError:
         minutes = math.nan
     if not minutes > 0:
-        raise UserError(f"VISTUNE_HANG_MINUTES={text!r} must be a number of minutes above 0, such as 30")
+        raise UserError(
+            f"VISTUNE_HANG_MINUTES={text!r} must be a number of minutes above 0, such as 30"
+        )
     return 60 * minutes

@@ -33,7 +33,8 @@ class LocalRuntime:
 
 
 class TuneRuntime:
-    """In the process of a Ray Tune function trial. A stopped trial's thread ends inside `report`."""
+    """In the process of a Ray Tune function trial. A stopped trial's thread ends inside
+    `report`."""
 
     rank = 0
     world_size = 1
@@ -55,13 +56,15 @@ class TuneRuntime:
 
 
 class TrainRuntime:
-    """In a worker of Ray Train. `said` and `heard` are queues to and from the Tune trial that started it (`ray.util.queue.Queue`)."""
+    """In a worker of Ray Train. `said` and `heard` are queues to and from the Tune trial that
+    started it (`ray.util.queue.Queue`)."""
 
     def __init__(self, directory: Path, rank: int, world_size: int, said: Any, heard: Any):
         self.directory, self.rank, self.world_size = directory, rank, world_size
         self.device = best_device()
         self._said, self._heard = said, heard
-        if self.device.type == "cuda":  # Train has given this worker a GPU of those that its process sees
+        # Train has given this worker a GPU of those that its process sees
+        if self.device.type == "cuda":
             from ray.train.torch import get_device
 
             self.device = get_device()
@@ -72,7 +75,8 @@ class TrainRuntime:
         return True
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Hand a message to the driver and wait until it has dealt with it; a stopped trial's process is killed meanwhile."""
+        """Hand a message to the driver and wait until it has dealt with it; a stopped trial's
+        process is killed meanwhile."""
         self._said.put(json.dumps({"kind": kind, **fields}))
         self._heard.get()
 

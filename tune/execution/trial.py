@@ -1,4 +1,5 @@
-"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome. Never raises for a trial's own failure."""
+"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome.
+Never raises for a trial's own failure."""
 
 import contextlib
 import errno
@@ -33,19 +34,29 @@ DIVERGED = ("nan", "collapse")
 
 
 def storage_failure(error: BaseException, place: Path) -> StorageFailed | None:
-    """What to say where `error` comes from a disk that is full, read-only or failing (torch wraps such an error); else None."""
+    """What to say where `error` comes from a disk that is full, read-only or failing (torch wraps
+    such an error); else None."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        if isinstance(cause, OSError) and cause.errno in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EROFS,
+            errno.EIO,
+        ):
             return StorageFailed.at(cause.filename or place, cause.strerror or str(cause))
         cause = cause.__cause__ or cause.__context__
-    if shutil.disk_usage(place).free == 0:  # a torch.save to a path says "iostream error" and no more
+    # a torch.save to a path says "iostream error" and no more
+    if shutil.disk_usage(place).free == 0:
         return StorageFailed.at(place, os.strerror(errno.ENOSPC))
     return None
 
 
-def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None = None) -> Outcome:
-    """Do the work and say how it ended. What stops a process (SystemExit, KeyboardInterrupt) passes through.
+def run(
+    experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None = None
+) -> Outcome:
+    """Do the work and say how it ended. What stops a process (SystemExit, KeyboardInterrupt) passes
+    through.
 
     Args:
         patience_s: a fit that gets no further for so long ends this process.
@@ -56,8 +67,13 @@ def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float 
     try:
         # A process that outlived a killed driver may still be writing here: wait until it is gone.
         Path(work.directory).mkdir(parents=True, exist_ok=True)
-        with FileLock(Path(work.directory) / ".lock") if runtime.rank == 0 else contextlib.nullcontext():
-            distributed.from_first(None)  # the other workers read nothing before rank 0 has the folder
+        with (
+            FileLock(Path(work.directory) / ".lock")
+            if runtime.rank == 0
+            else contextlib.nullcontext()
+        ):
+            # the other workers read nothing before rank 0 has the folder
+            distributed.from_first(None)
             if work.kind == "baseline":
                 return _baseline(experiment, work, runtime)
             with copied(Path(work.directory), work.config, runtime) as copy:
@@ -70,7 +86,8 @@ def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float 
     except StartAgain:
         raise
     except TrialFailed as failure:
-        # Divergence and collapse are the configuration's fault, which the sampler is to learn; memory and data are not.
+        # Divergence and collapse are the configuration's fault, which the sampler is to learn;
+        # memory and data are not.
         state: State = "PRUNED" if failure.reason in DIVERGED else "FAIL"
         return Outcome(state, reason=failure.reason, error=failure.message or None)
     except Exception as error:
@@ -81,7 +98,13 @@ def run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float 
         return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
 
 
-def _fit(experiment: Experiment, work: Work, runtime: Runtime, copy: TrialCopy | None, patience_s: float | None) -> Outcome:
+def _fit(
+    experiment: Experiment,
+    work: Work,
+    runtime: Runtime,
+    copy: TrialCopy | None,
+    patience_s: float | None,
+) -> Outcome:
     trainable = _build(experiment, work.config, runtime)
     if work.kind == "trial" and runtime.rank == 0:
         write_architecture(trainable, runtime.directory)
@@ -102,19 +125,27 @@ def _fit(experiment: Experiment, work: Work, runtime: Runtime, copy: TrialCopy |
 
 
 def _fitted(trainable: Trainable, work: Work, runtime: Runtime) -> tuple[Fitted, str | None]:
-    """`fit`. A repeat that diverges is judged by its best epoch, as its user would keep that: evidence without it would flatter."""
+    """`fit`. A repeat that diverges is judged by its best epoch, as its user would keep that:
+    evidence without it would flatter."""
     try:
         return fit(trainable, trainable.config, runtime), None
     except TrialFailed as failure:
-        saved = load_checkpoint(runtime.directory / LAST) if work.kind == "repeat" and failure.reason in DIVERGED else None
+        saved = (
+            load_checkpoint(runtime.directory / LAST)
+            if work.kind == "repeat" and failure.reason in DIVERGED
+            else None
+        )
         if saved is None or not saved["history"]:
             raise
         progress = saved["progress"]
-        return Fitted(saved["history"], progress["best_epoch"], progress["best"], stopped=False), failure.reason
+        return Fitted(
+            saved["history"], progress["best_epoch"], progress["best"], stopped=False
+        ), failure.reason
 
 
 def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
-    """Val and test metrics of the untrained network with calibrated BatchNorm: mean over seeds, and the sample standard deviation."""
+    """Val and test metrics of the untrained network with calibrated BatchNorm: mean over seeds, and
+    the sample standard deviation."""
     runs = []
     for seed in range(work.seed, work.seed + BASELINE_SEEDS):
         trainable = _build(experiment, {**work.config, "seed": seed}, runtime)
@@ -125,7 +156,9 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
         values = [run[name] for run in runs]
         mean = sum(values) / len(values)
         metrics[f"baseline/{name}"] = mean
-        metrics[f"baseline_std/{name}"] = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
+        metrics[f"baseline_std/{name}"] = math.sqrt(
+            sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+        )
     return Outcome("COMPLETE", metrics=metrics)
 
 
@@ -142,7 +175,9 @@ def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Tr
 def _bring_backbone(flat: dict[str, Any]) -> None:
     """The file of weights that the trial starts from, where it is one of an object store."""
     path = Path(flat.get("init.file") or ".")
-    if s3.address(path) is not None and not (path.is_file() and content_hash(path) == flat["init.sha256"]):
+    if s3.address(path) is not None and not (
+        path.is_file() and content_hash(path) == flat["init.sha256"]
+    ):
         with s3.needed(path):
             s3.download(path)
 

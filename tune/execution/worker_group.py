@@ -1,10 +1,12 @@
-"""A trial of several workers: a Tune trial that holds no processor, and inside it Ray Train's `TorchTrainer` (V2; DDP over gloo or NCCL).
+"""A trial of several workers: a Tune trial that holds no processor, and inside it Ray Train's
+`TorchTrainer` (V2; DDP over gloo or NCCL).
 
     worker of rank 0 -> queue -> this Tune trial -> ray.tune.report -> StudyScheduler -> study
 
-The workers wait until the study has dealt with what they said, so a kill finds the checkpoint at most one report ahead, as with one worker.
-`ray.train.report` is not used: it is polled, and it does not wait. Neither are Train's retries: they cannot tell a lost process, which
-counts, from memory that ran out, after which the same trial goes on with smaller micro-batches.
+The workers wait until the study has dealt with what they said, so a kill finds the checkpoint at
+most one report ahead, as with one worker. `ray.train.report` is not used: it is polled, and it does
+not wait. Neither are Train's retries: they cannot tell a lost process, which counts, from memory
+that ran out, after which the same trial goes on with smaller micro-batches.
 """
 
 import json
@@ -33,7 +35,8 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 _LISTEN_S = 0.5
-# Controllers that find no room for their workers give up after so many starts, a minute each; the default waits for ever.
+# Controllers that find no room for their workers give up after so many starts, a minute each; the
+# default waits for ever.
 _STARTS = 3
 
 
@@ -46,9 +49,12 @@ class WorkerGroup:
     gpus: float
 
 
-def run_with_workers(experiment: Experiment, work: Work, group: WorkerGroup, lost_processes: int, patience_s: float) -> None:
-    """Do the work in a group of workers, and in a fresh group, from the checkpoint, as often as one loses a process (`lost_processes` times
-    at most) or runs out of memory (until micro-batches cannot be halved any more)."""
+def run_with_workers(
+    experiment: Experiment, work: Work, group: WorkerGroup, lost_processes: int, patience_s: float
+) -> None:
+    """Do the work in a group of workers, and in a fresh group, from the checkpoint, as often as one
+    loses a process (`lost_processes` times at most) or runs out of memory (until micro-batches
+    cannot be halved any more)."""
     os.environ |= _ENVIRONMENT
     runtime = TuneRuntime(Path(work.directory))
     if work.kind == "baseline":  # no training, so nothing to share
@@ -61,7 +67,9 @@ def run_with_workers(experiment: Experiment, work: Work, group: WorkerGroup, los
         if found_micro_batch(runtime.directory) == micro_batch:
             lost_processes -= 1
         if lost_processes < 0:
-            runtime.send("end", **asdict(Outcome("FAIL", reason="process lost", error=str(error)[-4000:])))
+            runtime.send(
+                "end", **asdict(Outcome("FAIL", reason="process lost", error=str(error)[-4000:]))
+            )
             return
 
 
@@ -73,7 +81,9 @@ class _Running:
         self.error: BaseException | None = None
         self.scratch = Path(work.directory) / ".train"
         queues = self.said, self.heard  # not this object: the worker is sent what `train` names
-        self._fit = _trainer(lambda: _work_on_rank(experiment, work, queues, patience_s), group, self.scratch)
+        self._fit = _trainer(
+            lambda: _work_on_rank(experiment, work, queues, patience_s), group, self.scratch
+        )
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
         self._thread.start()
 
@@ -84,7 +94,8 @@ class _Running:
             self.error = error
 
     def pass_on(self, runtime: TuneRuntime) -> BaseException | None:
-        """Until the group has ended: the error that it has ended with, None where the work is done. A stopped trial ends inside `send`."""
+        """Until the group has ended: the error that it has ended with, None where the work is done.
+        A stopped trial ends inside `send`."""
         end: dict[str, Any] | None = None
         while self._thread.is_alive() or not self.said.empty():
             try:
@@ -120,17 +131,24 @@ def _trainer(train: Callable[[], None], group: WorkerGroup, scratch: Path) -> Ca
         run_config=ray.train.RunConfig(
             name=scratch.name,
             storage_path=str(scratch.parent),
-            failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=_STARTS),  # type: ignore[call-arg]
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=_STARTS
+            ),  # type: ignore[call-arg]
         ),
     ).fit
 
 
-def _work_on_rank(experiment: Experiment, work: Work, queues: tuple[Queue, Queue], patience_s: float) -> None:
-    """What every worker does. An exception that leaves here ends the group, which is then started again."""
+def _work_on_rank(
+    experiment: Experiment, work: Work, queues: tuple[Queue, Queue], patience_s: float
+) -> None:
+    """What every worker does. An exception that leaves here ends the group, which is then started
+    again."""
     import ray.train
 
     context = ray.train.get_context()
-    runtime = TrainRuntime(Path(work.directory), context.get_world_rank(), context.get_world_size(), *queues)
+    runtime = TrainRuntime(
+        Path(work.directory), context.get_world_rank(), context.get_world_size(), *queues
+    )
     if runtime.rank == 0:
         runtime.send("start")
     try:
@@ -138,5 +156,6 @@ def _work_on_rank(experiment: Experiment, work: Work, queues: tuple[Queue, Queue
     except StorageFailed as error:
         runtime.send("storage failed", error=str(error))
         return
-    if runtime.rank == 0 or outcome.state != "COMPLETE":  # what befell one rank alone is for that rank to say
+    # what befell one rank alone is for that rank to say
+    if runtime.rank == 0 or outcome.state != "COMPLETE":
         runtime.send("end", **asdict(outcome))

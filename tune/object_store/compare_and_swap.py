@@ -1,4 +1,5 @@
-"""An object of a store that one writer at a time extends: each content follows the one that its writer has seen, or is not written."""
+"""An object of a store that one writer at a time extends: each content follows the one that its
+writer has seen, or is not written."""
 
 import uuid
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ _WRITER = "writer"  # metadata
 class Chain:
     """Of one object, for one writer, by conditional writes (If-Match, If-None-Match).
 
-    A machine that was taken for dead cannot overwrite what its successor has written, however late its upload arrives. Contents must
-    differ: the store tells them apart by their etags.
+    A machine that was taken for dead cannot overwrite what its successor has written, however late
+    its upload arrives. Contents must differ: the store tells them apart by their etags.
 
     Args:
         seen: etag of the content that the next one follows; None: there is no object.

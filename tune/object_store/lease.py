@@ -1,6 +1,8 @@
-"""Who runs a study in an object store: one driver at a time, on whatever machine. An object says who, renewed while that one lives.
+"""Who runs a study in an object store: one driver at a time, on whatever machine. An object says
+who, renewed while that one lives.
 
-All of it rests on conditional writes (If-Match, If-None-Match) and on the store's clock; machines' own clocks do not matter.
+All of it rests on conditional writes (If-Match, If-None-Match) and on the store's clock; machines'
+own clocks do not matter.
 """
 
 import json
@@ -24,7 +26,8 @@ _LOOK_S = 2.0
 
 
 class Lease:
-    """Of the study in `folder`. Take it before anything of the study is written, renew it every RENEW_S, release it at the end."""
+    """Of the study in `folder`. Take it before anything of the study is written, renew it every
+    RENEW_S, release it at the end."""
 
     def __init__(self, folder: Path):
         self.path = folder / "lease"
@@ -44,7 +47,8 @@ class Lease:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._lock.acquire(timeout=0)  # nobody else on this machine: a lease from here is that of a process that was killed
+            # nobody else on this machine: a lease from here is that of a process that was killed
+            self._lock.acquire(timeout=0)
         except Timeout:
             raise self._busy("another process of this machine") from None
         try:
@@ -78,8 +82,10 @@ class Lease:
                 raise self._busy(owner["host"])
             if not told:
                 told = True
-                tell(f"{owner['host']} ran this study and was last heard of {now.age_s:.0f} s ago: waiting whether it lives, "
-                     f"at most {EXPIRES_S - now.age_s:.0f} s")  # fmt: skip
+                tell(
+                    f"{owner['host']} ran this study and was last heard of {now.age_s:.0f} s ago: waiting whether it lives, "
+                    f"at most {EXPIRES_S - now.age_s:.0f} s"
+                )
             time.sleep(_LOOK_S)
 
     def renew(self) -> bool:
@@ -110,8 +116,12 @@ class Lease:
         self._lock.release()
 
     def _write(self) -> None:
-        self._chain.put(json.dumps({**self._here, "pid": os.getpid(), "renewal": uuid.uuid4().hex}).encode())
+        self._chain.put(
+            json.dumps({**self._here, "pid": os.getpid(), "renewal": uuid.uuid4().hex}).encode()
+        )
         self.renewed = time.monotonic()
 
     def _busy(self, where: str) -> UserError:
-        return UserError(f"study {self.path.parent.name!r} is being run by {where}; wait for it, or choose another --study name")
+        return UserError(
+            f"study {self.path.parent.name!r} is being run by {where}; wait for it, or choose another --study name"
+        )

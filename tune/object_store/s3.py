@@ -1,11 +1,12 @@
-"""Object storage: `--storage s3://bucket/prefix` is a folder of this machine whose files have copies in a bucket, under the same names.
+"""Object storage: `--storage s3://bucket/prefix` is a folder of this machine whose files have
+copies in a bucket, under the same names.
 
     ~/.cache/vistune/object-storage/s3/bucket/prefix/ssl/events.jsonl      is copied to
                                     s3://bucket/prefix/ssl/events.jsonl
 
-So a path says which object it is, in every process and on every machine, and nobody has to be told more than a path. For a path in an
-ordinary folder `copy`, `present` and `present_in` have nothing to do. Credentials, region and endpoint are boto3's own (`AWS_...`,
-profiles, roles).
+So a path says which object it is, in every process and on every machine, and nobody has to be told
+more than a path. For a path in an ordinary folder `copy`, `present` and `present_in` have nothing
+to do. Credentials, region and endpoint are boto3's own (`AWS_...`, profiles, roles).
 """
 
 import contextlib
@@ -28,11 +29,23 @@ from tune.study.manifest import PLACES
 CONFIG = "config"  # metadata of a trial's objects
 _SCHEME = "s3://"
 _MIRRORS = ("object-storage", "s3")
-_DENIED = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "InvalidBucketName")
+_DENIED = (
+    "AccessDenied",
+    "403",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidBucketName",
+)
 _MISSING = ("NoSuchKey", "404", "NotFound")
 _TAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 # Nobody waits for a copy but at the start: there a server that hangs is told of after a minute.
-_PATIENCE = {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2, "mode": "standard"}}
+_PATIENCE = {
+    "connect_timeout": 5,
+    "read_timeout": 20,
+    "retries": {"max_attempts": 2, "mode": "standard"},
+}
 
 
 class Unreachable(Exception):
@@ -67,13 +80,17 @@ class Content:
 
 
 def meta_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Metadata of the objects of a trial with this flat config; where it finds its data and backbone is no part of it."""
-    text = json.dumps({key: value for key, value in config.items() if key not in PLACES}, sort_keys=True)
+    """Metadata of the objects of a trial with this flat config; where it finds its data and
+    backbone is no part of it."""
+    text = json.dumps(
+        {key: value for key, value in config.items() if key not in PLACES}, sort_keys=True
+    )
     return {CONFIG: hashlib.sha256(text.encode()).hexdigest()[:32]}
 
 
 def local_folder(storage: str) -> Path:
-    """The folder of this machine for a --storage; of an object store the one whose files are copied there.
+    """The folder of this machine for a --storage; of an object store the one whose files are copied
+    there.
 
     Raises:
         UserError: nothing, a URL that is not s3://bucket[/prefix], or boto3 is missing.
@@ -89,7 +106,9 @@ def local_folder(storage: str) -> Path:
     try:
         import boto3  # noqa: F401
     except ImportError:
-        raise UserError(f"--storage {storage} needs boto3: pip install 'vistune[aws]', or use a folder") from None
+        raise UserError(
+            f"--storage {storage} needs boto3: pip install 'vistune[aws]', or use a folder"
+        ) from None
     return default_cache_dir().resolve().joinpath(*_MIRRORS, bucket, *parts)
 
 
@@ -100,7 +119,12 @@ def address(path: Path) -> str | None:
 
 
 def put(
-    path: Path, body: bytes | BinaryIO, meta: Mapping[str, str] | None = None, *, replaces: str | None = None, new: bool = False
+    path: Path,
+    body: bytes | BinaryIO,
+    meta: Mapping[str, str] | None = None,
+    *,
+    replaces: str | None = None,
+    new: bool = False,
 ) -> str:
     """Write the object of `path`, whole or not at all; its etag.
 
@@ -112,10 +136,16 @@ def put(
         Unreachable, Refused
     """
     bucket, key = _required(path)
-    condition = {"IfMatch": replaces} if replaces is not None else {"IfNoneMatch": "*"} if new else {}
+    condition = (
+        {"IfMatch": replaces} if replaces is not None else {"IfNoneMatch": "*"} if new else {}
+    )
     with _translated(path):
         try:
-            return str(_client().put_object(Bucket=bucket, Key=key, Body=body, Metadata=dict(meta or {}), **condition)["ETag"])
+            return str(
+                _client().put_object(
+                    Bucket=bucket, Key=key, Body=body, Metadata=dict(meta or {}), **condition
+                )["ETag"]
+            )
         except Exception as error:
             if replaces is not None and _code(error) in _MISSING:
                 raise Taken(f"{address(path)} is gone") from None
@@ -143,8 +173,11 @@ def get(path: Path, first: int | None = None) -> Content | None:
     return Content(body, answer["ETag"], answer["Metadata"], _age(answer))
 
 
-def download(path: Path, accept: Callable[[Mapping[str, str]], bool] = lambda meta: True) -> str | None:
-    """Bring the object of `path` to `path`, whole or not at all; its etag. None: there is none, or `accept` refuses its metadata.
+def download(
+    path: Path, accept: Callable[[Mapping[str, str]], bool] = lambda meta: True
+) -> str | None:
+    """Bring the object of `path` to `path`, whole or not at all; its etag. None: there is none, or
+    `accept` refuses its metadata.
 
     Raises:
         Unreachable, Refused, OSError
@@ -215,25 +248,31 @@ def within(folder: Path) -> tuple[list[Path], dict[Path, Entry]]:
         Unreachable, Refused
     """
     found = list(_listed(folder, "/"))
-    return [path for path, entry in found if entry is None], {path: entry for path, entry in found if entry is not None}
+    return [path for path, entry in found if entry is None], {
+        path: entry for path, entry in found if entry is not None
+    }
 
 
 def copy(path: Path) -> Path:
-    """Copy a file, or all of a folder, to the object store that it belongs to, if it belongs to one; `path`.
+    """Copy a file, or all of a folder, to the object store that it belongs to, if it belongs to
+    one; `path`.
 
     Raises:
         UserError: the store does not take it.
     """
     if address(path) is not None:
         with needed(path):
-            for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
+            for file in (
+                [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+            ):
                 with file.open("rb") as content:
                     put(file, content)
     return path
 
 
 def present(path: Path) -> Path:
-    """`path`, brought from the object store where it belongs to one and this machine lacks it. It may still be missing.
+    """`path`, brought from the object store where it belongs to one and this machine lacks it. It
+    may still be missing.
 
     Raises:
         UserError: the store does not give it.
@@ -245,7 +284,8 @@ def present(path: Path) -> Path:
 
 
 def present_in(folder: Path) -> Path:
-    """`folder` with the files that the object store has directly in it, where it belongs to one; but no checkpoint.
+    """`folder` with the files that the object store has directly in it, where it belongs to one;
+    but no checkpoint.
 
     Raises:
         UserError: the store does not give them.
@@ -260,11 +300,14 @@ def present_in(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def needed(path: Path) -> Iterator[None]:
-    """Around what cannot go on without the store: that it does not answer is then for the user to mend."""
+    """Around what cannot go on without the store: that it does not answer is then for the user to
+    mend."""
     try:
         yield
     except Unreachable as error:
-        raise Refused(f"{address(path)} cannot be reached ({error}); mend that and run the same command again") from None
+        raise Refused(
+            f"{address(path)} cannot be reached ({error}); mend that and run the same command again"
+        ) from None
 
 
 # -- paths and keys
@@ -288,7 +331,11 @@ def _listed(folder: Path, delimiter: str) -> Iterator[tuple[Path, Entry | None]]
     bucket, key = _required(folder)
     prefix = f"{key}/" if key else ""
     with _translated(folder):
-        for page in _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter):
+        for page in (
+            _client()
+            .get_paginator("list_objects_v2")
+            .paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter)
+        ):
             for found in page.get("CommonPrefixes", []):
                 yield folder / found["Prefix"][len(prefix) : -1], None
             for found in page.get("Contents", []):
@@ -300,7 +347,8 @@ def _listed(folder: Path, delimiter: str) -> Iterator[tuple[Path, Entry | None]]
 
 @functools.cache
 def _client() -> Any:
-    """One of this process; its threads may share it. What it finds in the environment at first is what it keeps."""
+    """One of this process; its threads may share it. What it finds in the environment at first is
+    what it keeps."""
     import boto3
     from botocore.config import Config
 
@@ -326,18 +374,33 @@ def _translated(path: Path) -> Iterator[None]:
     url, bucket = address(path), _required(path)[0]
     try:
         yield
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.CredentialRetrievalError) as error:
-        raise Refused(f"{url}: {_line(error)}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role") from None
-    except (exceptions.ParamValidationError, exceptions.NoRegionError, exceptions.ProfileNotFound, ValueError) as error:
+    except (
+        exceptions.NoCredentialsError,
+        exceptions.PartialCredentialsError,
+        exceptions.CredentialRetrievalError,
+    ) as error:
+        raise Refused(
+            f"{url}: {_line(error)}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE or a role"
+        ) from None
+    except (
+        exceptions.ParamValidationError,
+        exceptions.NoRegionError,
+        exceptions.ProfileNotFound,
+        ValueError,
+    ) as error:
         raise Refused(f"{url}: {_line(error)}; check --storage and the AWS_... settings") from None
     except exceptions.ClientError as error:
         code = _code(error)
         if code in _TAKEN:
             raise Taken(f"{url}: {code}") from None
         if code == "NoSuchBucket":
-            raise Refused(f"there is no bucket {bucket!r}: create it (aws s3 mb s3://{bucket}), or correct --storage") from None
+            raise Refused(
+                f"there is no bucket {bucket!r}: create it (aws s3 mb s3://{bucket}), or correct --storage"
+            ) from None
         if code in _DENIED:
-            raise Refused(f"{url} is refused ({code}): the credentials must allow reading, writing and listing there") from None
+            raise Refused(
+                f"{url} is refused ({code}): the credentials must allow reading, writing and listing there"
+            ) from None
         raise Unreachable(_line(error)) from None
     except (exceptions.BotoCoreError, exceptions.HTTPClientError) as error:
         raise Unreachable(_line(error)) from None

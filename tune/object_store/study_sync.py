@@ -1,15 +1,21 @@
-"""A study's record and its copy in an object store: brought here before a start, copied there while it runs.
+"""A study's record and its copy in an object store: brought here before a start, copied there while
+it runs.
 
-The event log and the journal are appended to on the head's disk, as without an object store. A thread copies them at the end of every
-trial, and in between where the last copy is half a minute old. What a copy holds is taken at one moment between two steps of the study:
-both files only grow, so two lengths say it. The log goes first, then the journal, which carries the log's length: whatever upload was
-the last, a journal with so many bytes of the log is a state that the study was in, and `Study.open` goes on from it as after a kill.
+The event log and the journal are appended to on the head's disk, as without an object store. A
+thread copies them at the end of every trial, and in between where the last copy is half a minute
+old. What a copy holds is taken at one moment between two steps of the study: both files only grow,
+so two lengths say it. The log goes first, then the journal, which carries the log's length:
+whatever upload was the last, a journal with so many bytes of the log is a state that the study was
+in, and `Study.open` goes on from it as after a kill.
 
-A head that was taken for lost may still have an upload under way, between the two files too. So both are chains (`chain.py`), and a new
-head's first act is to extend the journal, to which opening the study has added a line: from then on no journal of the old head arrives
-that would be about a log which the new one has replaced. The lease alone, which is a matter of time, could not promise that.
+A head that was taken for lost may still have an upload under way, between the two files too. So
+both are chains (`chain.py`), and a new head's first act is to extend the journal, to which opening
+the study has added a line: from then on no journal of the old head arrives that would be about a
+log which the new one has replaced. The lease alone, which is a matter of time, could not promise
+that.
 
-What the store has not got does not exist for others: MLflow is told of an event once it is copied (`known`).
+What the store has not got does not exist for others: MLflow is told of an event once it is copied
+(`known`).
 """
 
 import contextlib
@@ -44,7 +50,8 @@ Tell = Callable[[str], None]
 
 
 def pull(storage: Path) -> None:
-    """Bring the record of every study of an object store to `storage`; an ordinary folder is as it should be.
+    """Bring the record of every study of an object store to `storage`; an ordinary folder is as it
+    should be.
 
     Raises:
         UserError: the store does not answer, or a study here and its copy have each gone on alone.
@@ -58,7 +65,8 @@ def pull(storage: Path) -> None:
 
 
 def pull_study(folder: Path) -> None:
-    """Bring one study, or the log of a group, up to its copy; nothing where this folder is ahead of it, or a driver runs the study here.
+    """Bring one study, or the log of a group, up to its copy; nothing where this folder is ahead of
+    it, or a driver runs the study here.
 
     Raises:
         UserError: they have each gone on alone.
@@ -69,7 +77,11 @@ def pull_study(folder: Path) -> None:
     if head not in files or _seen(folder) == files[head].etag:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(Timeout), FileLock(folder / ".lock", timeout=0), FileLock(folder / ".lease", timeout=0):
+    with (
+        contextlib.suppress(Timeout),
+        FileLock(folder / ".lock", timeout=0),
+        FileLock(folder / ".lease", timeout=0),
+    ):
         _compare(folder, head, MANIFEST in files)
 
 
@@ -77,7 +89,8 @@ def _compare(folder: Path, head: str, is_study: bool) -> None:
     newest = s3.get(folder / head)
     if newest is None:
         return
-    length = int(newest.meta[_LENGTH]) if _LENGTH in newest.meta else None  # without: copied there by other means
+    # without: copied there by other means
+    length = int(newest.meta[_LENGTH]) if _LENGTH in newest.meta else None
     log = newest if head == LOG else s3.get(folder / LOG, length)
     if log is None:
         return
@@ -88,15 +101,19 @@ def _compare(folder: Path, head: str, is_study: bool) -> None:
             "remove that folder to go on with the former"
         )
     journal = newest.body if head == JOURNAL else b""
-    behind = len(mine) < len(theirs) or (len(mine) == len(theirs) and len(_whole_lines(folder / JOURNAL)) < len(journal))
+    behind = len(mine) < len(theirs) or (
+        len(mine) == len(theirs) and len(_whole_lines(folder / JOURNAL)) < len(journal)
+    )
     if behind:
         _replace(folder, log.body, journal, is_study)
     (folder / _SEEN).write_text(newest.etag)
 
 
 def _replace(folder: Path, log: bytes, journal: bytes, is_study: bool) -> None:
-    """The study's folder as the store has it. A kill in the middle leaves it behind its copy, so that the next start does this again."""
-    shutil.rmtree(folder / "trials", ignore_errors=True)  # of a state that is past; what is needed of them is fetched
+    """The study's folder as the store has it. A kill in the middle leaves it behind its copy, so
+    that the next start does this again."""
+    # of a state that is past; what is needed of them is fetched
+    shutil.rmtree(folder / "trials", ignore_errors=True)
     if is_study:
         s3.download(folder / MANIFEST)
         _write(folder / JOURNAL, journal)
@@ -127,10 +144,12 @@ def _seen(folder: Path) -> str:
 
 @contextlib.contextmanager
 def opened(folder: Path, tell: Tell, stop: Tell) -> Iterator["StudyCopy | None"]:
-    """Around the opening of a study: nobody else runs it from now on. What fails in the block gives it back. None for an ordinary folder.
+    """Around the opening of a study: nobody else runs it from now on. What fails in the block gives
+    it back. None for an ordinary folder.
 
     Raises:
-        UserError: somebody runs it, or has gone on with it since `pull`; or the store does not answer.
+        UserError: somebody runs it, or has gone on with it since `pull`; or the store does not
+            answer.
     """
     copy = None if s3.address(folder) is None else StudyCopy(folder, tell, stop)
     if copy is not None:
@@ -144,7 +163,8 @@ def opened(folder: Path, tell: Tell, stop: Tell) -> Iterator["StudyCopy | None"]
 
 
 class StudyCopy:
-    """Of the study that this process is about to run, in `folder`. An observer of the study; see the module's docstring.
+    """Of the study that this process is about to run, in `folder`. An observer of the study; see
+    the module's docstring.
 
     Args:
         tell: hears, once each, that copies fail and that they work again.
@@ -189,7 +209,8 @@ class StudyCopy:
         self._lease.release()
 
     def start(self, *files: Path) -> None:
-        """The first copy, with what trials need of this machine (`files`), and the thread that makes the others.
+        """The first copy, with what trials need of this machine (`files`), and the thread that
+        makes the others.
 
         Raises:
             UserError: the store does not take it, or another driver has gone on with the study.
@@ -201,7 +222,8 @@ class StudyCopy:
                     if s3.etag(path) is None:
                         _put(path)
                 if self._there == self._state[0]:
-                    self._copy_journal(*self._state)  # the log is there, and stays until this has arrived
+                    # the log is there, and stays until this has arrived
+                    self._copy_journal(*self._state)
                 else:
                     self._copy()
         except s3.Taken:
@@ -209,7 +231,8 @@ class StudyCopy:
         self._thread.start()
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Called with the event on disk. What the driver's thread says comes between two steps of the study; pictures come at any time."""
+        """Called with the event on disk. What the driver's thread says comes between two steps of
+        the study; pictures come at any time."""
         if event["event"] == "artifact":
             self._files.append(self.folder / event["path"])
             return
@@ -217,7 +240,12 @@ class StudyCopy:
         if event["event"] == "end" and "repeat" not in event:
             self._ended.append((self.folder / "trials" / f"{event['trial']:04d}", event["state"]))
         elif event["event"] == "end":
-            self._ended.append((self.folder / "trials" / f"{event['trial']:04d}" / f"repeat-{event['repeat']}", event["state"]))
+            self._ended.append(
+                (
+                    self.folder / "trials" / f"{event['trial']:04d}" / f"repeat-{event['repeat']}",
+                    event["state"],
+                )
+            )
         if event["event"] in _URGENT:
             self._wake.set()
 
@@ -255,7 +283,8 @@ class StudyCopy:
                 self._lease.drop()
                 self.stop("another machine goes on with this study")
                 return
-            except Exception as error:  # whatever it is, the next try may fare better, and no trial should notice
+            except Exception as error:
+                # whatever it is, the next try may fare better, and no trial should notice
                 safe = f"the study goes on, its record is safe in {self.folder}, copies are tried again"
                 self._say(f"object storage fails ({error}); {safe}", True)
                 pause = min(2 * pause, _LONGEST_RETRY_S) if not closing else _RETRY_S
@@ -283,7 +312,8 @@ class StudyCopy:
         log = _first(self.folder / LOG, log_bytes)
         try:
             self._log.put(log)
-        except s3.Taken:  # by the head before us, late, or by the one after us, which has the lease then
+        except s3.Taken:
+            # by the head before us, late, or by the one after us, which has the lease then
             self._log.etag = s3.etag(self.folder / LOG)
             if not self._lease.renew():
                 raise
@@ -291,9 +321,15 @@ class StudyCopy:
         self._copy_journal(log_bytes, journal_bytes)
 
     def _copy_journal(self, log_bytes: int, journal_bytes: int) -> None:
-        seen = self._journal.put(_first(self.folder / JOURNAL, journal_bytes), {_LENGTH: str(log_bytes)})
+        seen = self._journal.put(
+            _first(self.folder / JOURNAL, journal_bytes), {_LENGTH: str(log_bytes)}
+        )
         (self.folder / _SEEN).write_text(seen)
-        self._done, self._done_at, self._copied = (log_bytes, journal_bytes), time.monotonic(), log_bytes
+        self._done, self._done_at, self._copied = (
+            (log_bytes, journal_bytes),
+            time.monotonic(),
+            log_bytes,
+        )
 
     def _say(self, line: str, failing: bool) -> None:
         if failing != self._failing:
@@ -302,10 +338,12 @@ class StudyCopy:
 
 
 def copy_group_log(folder: Path) -> None:
-    """Copy the log of a group, which has no lease: no trial is in it, and what a run has said of its table the next one says again.
+    """Copy the log of a group, which has no lease: no trial is in it, and what a run has said of
+    its table the next one says again.
 
     Raises:
-        UserError: another machine has copied its own since `pull`; that one is here then. Or the store does not take it.
+        UserError: another machine has copied its own since `pull`; that one is here then. Or the
+            store does not take it.
     """
     log = folder / LOG
     if s3.address(log) is None:
@@ -320,21 +358,36 @@ def copy_group_log(folder: Path) -> None:
 
 
 def _overtaken(folder: Path) -> UserError:
-    return UserError(f"study {folder.name!r} was gone on with elsewhere just now; run the same command again")
+    return UserError(
+        f"study {folder.name!r} was gone on with elsewhere just now; run the same command again"
+    )
 
 
 def _tidy(folder: Path, state: str) -> None:
-    """An ended trial is not gone on with, and one that did not complete has no export. What it left on this machine is copied."""
+    """An ended trial is not gone on with, and one that did not complete has no export. What it left
+    on this machine is copied."""
     gone = (LAST,) if state == "COMPLETE" else (LAST, BEST)
     for name in gone:
         s3.delete(folder / name)
     there = s3.within(folder)[1]
-    meta = s3.meta_of(json.loads((folder / CONFIG).read_text())) if (folder / CONFIG).exists() else {}
+    meta = (
+        s3.meta_of(json.loads((folder / CONFIG).read_text())) if (folder / CONFIG).exists() else {}
+    )
     for path in sorted(folder.glob("*")):
-        if not path.is_file() or path.name in gone or path.name.startswith(".") or path.suffix == ".partial":
+        if (
+            not path.is_file()
+            or path.name in gone
+            or path.name.startswith(".")
+            or path.suffix == ".partial"
+        ):
             continue
-        # The etag is the content's MD5, where the store encrypts with no key of its own; elsewhere it is sent once more.
-        if path not in there or there[path].etag.strip('"') != hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest():
+        # The etag is the content's MD5, where the store encrypts with no key of its own; elsewhere
+        # it is sent once more.
+        if (
+            path not in there
+            or there[path].etag.strip('"')
+            != hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        ):
             _put(path, meta)
 
 

@@ -1,8 +1,10 @@
-"""A trial's folder and its copy in an object store, in the process that trains; another process, anywhere, goes on from the copy.
+"""A trial's folder and its copy in an object store, in the process that trains; another process,
+anywhere, goes on from the copy.
 
-Checkpoints are written to this machine's disk as without an object store; a thread copies what has changed, the checkpoint last and at
-most every half minute. What a vanished machine has not copied is trained again. Every object says of which configuration it is: after the
-loss of the head a trial number may be given to another one.
+Checkpoints are written to this machine's disk as without an object store; a thread copies what has
+changed, the checkpoint last and at most every half minute. What a vanished machine has not copied
+is trained again. Every object says of which configuration it is: after the loss of the head a trial
+number may be given to another one.
 """
 
 import contextlib
@@ -28,13 +30,18 @@ _RETRY_S = 5.0
 _STOP_S = 1.0
 PATIENCE_S = 60.0
 """The end of a trial waits so long for its files to be in the store; the thread goes on trying."""
-_NOTE = ".copied"  # JSON: config, and the etag of the checkpoint's copy that this folder was last equal to, or ahead of
+# JSON: config, and the etag of the checkpoint's copy that this folder was last equal to, or ahead
+# of
+_NOTE = ".copied"
 _HEAD = "study.json"
 
 
 @contextlib.contextmanager
-def copied(folder: Path, config: Mapping[str, Any], runtime: Runtime) -> Iterator["TrialCopy | None"]:
-    """Around the training of a trial in `folder`; None where that is an ordinary folder, which has no copy.
+def copied(
+    folder: Path, config: Mapping[str, Any], runtime: Runtime
+) -> Iterator["TrialCopy | None"]:
+    """Around the training of a trial in `folder`; None where that is an ordinary folder, which has
+    no copy.
 
     Raises:
         Refused: the store does not let this machine in.
@@ -63,7 +70,9 @@ class TrialCopy:
         self._meta = meta_of(config)
         self._digest = self._meta[CONFIG]
         # Of a trial, and of a repeat, which is in the folder of its trial.
-        self._on_head = any((parent / _HEAD).exists() for parent in (folder.parents[1], folder.parents[2]))
+        self._on_head = any(
+            (parent / _HEAD).exists() for parent in (folder.parents[1], folder.parents[2])
+        )
         self._ours = False  # several workers: this one's machine has a folder of its own
         self._sent: dict[str, tuple[int, int]] = {}
         self._checkpoint_at = -float("inf")
@@ -72,13 +81,15 @@ class TrialCopy:
         self._thread = threading.Thread(target=self._work, name="trial copy", daemon=True)
 
     def begin(self) -> None:
-        """Bring here what another machine has done of this trial, and report what a record that was restored may lack of it.
+        """Bring here what another machine has done of this trial, and report what a record that was
+        restored may lack of it.
 
         Raises:
             Refused: the store does not let this machine in.
         """
         if self.runtime.rank == 0:
-            with contextlib.suppress(s3.Unreachable):  # then from what is here, or from the beginning
+            # then from what is here, or from the beginning
+            with contextlib.suppress(s3.Unreachable):
                 self._fetch()
             self._note(self._known())
             self._thread.start()
@@ -92,7 +103,9 @@ class TrialCopy:
         path = self.folder / name
         if self.runtime.world_size == 1:
             return
-        wanted = distributed.from_first(content_hash(path) if self.runtime.rank == 0 and path.exists() else None)
+        wanted = distributed.from_first(
+            content_hash(path) if self.runtime.rank == 0 and path.exists() else None
+        )
         if wanted is None:
             path.unlink(missing_ok=True)  # of an earlier time, on another machine than rank 0's
         has = wanted is None or (path.exists() and content_hash(path) == wanted)
@@ -105,7 +118,8 @@ class TrialCopy:
             path.write_bytes(content)
 
     def end(self) -> None:
-        """Of a complete trial on another machine than the head's: wait for its files to be in the store, for a while. The head has them."""
+        """Of a complete trial on another machine than the head's: wait for its files to be in the
+        store, for a while. The head has them."""
         if self.runtime.rank == 0 and self._thread.ident is not None:
             if self.complete and not self._on_head:
                 self._finishing = True
@@ -138,7 +152,8 @@ class TrialCopy:
         self._note(known)
 
     def _accepts(self, meta: Mapping[str, str]) -> bool:
-        return meta.get(CONFIG, self._digest) == self._digest  # without: copied there by other means
+        # without: copied there by other means
+        return meta.get(CONFIG, self._digest) == self._digest
 
     def _known(self) -> str | None:
         with contextlib.suppress(OSError, ValueError):
@@ -159,7 +174,8 @@ class TrialCopy:
             finishing, pause = self._finishing, _POLL_S
             try:
                 self._copy(finishing)
-            except (s3.Unreachable, s3.Refused, OSError):  # the head, which has the same store, says so
+            except (s3.Unreachable, s3.Refused, OSError):
+                # the head, which has the same store, says so
                 self._wake.clear()
                 pause = _RETRY_S
             else:
@@ -169,13 +185,26 @@ class TrialCopy:
             self._wake.wait(pause)
 
     def _copy(self, finishing: bool) -> None:
-        """What has changed. The checkpoint was opened first, so that nothing in the store is older than what it goes on from."""
+        """What has changed. The checkpoint was opened first, so that nothing in the store is older
+        than what it goes on from."""
         with contextlib.ExitStack() as stack:
             checkpoint = None
-            if not finishing and time.monotonic() - self._checkpoint_at >= _EVERY_S and self._changed(LAST):
-                checkpoint, state = stack.enter_context((self.folder / LAST).open("rb")), self._state(LAST)
+            if (
+                not finishing
+                and time.monotonic() - self._checkpoint_at >= _EVERY_S
+                and self._changed(LAST)
+            ):
+                checkpoint, state = (
+                    stack.enter_context((self.folder / LAST).open("rb")),
+                    self._state(LAST),
+                )
             for path in sorted(self.folder.iterdir()):
-                if path.is_file() and path.name != LAST and not path.name.startswith(".") and path.suffix != ".partial":
+                if (
+                    path.is_file()
+                    and path.name != LAST
+                    and not path.name.startswith(".")
+                    and path.suffix != ".partial"
+                ):
                     self._send(path)
             if checkpoint is not None:
                 self._checkpoint_at = time.monotonic()
@@ -197,7 +226,8 @@ class TrialCopy:
         return found.st_mtime_ns, found.st_ino
 
     def _leave(self) -> None:
-        """Only the head's folder lasts; on another machine it was scratch. A repeat may be at work in one inside."""
+        """Only the head's folder lasts; on another machine it was scratch. A repeat may be at work
+        in one inside."""
         if not self._on_head and (self.runtime.rank == 0 or self._ours):
             for path in list(self.folder.iterdir()):
                 if path.is_file():

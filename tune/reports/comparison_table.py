@@ -1,4 +1,5 @@
-"""The verdict on a comparison of settings: accuracy with intervals, paired differences, what it cost, and what each setting chose.
+"""The verdict on a comparison of settings: accuracy with intervals, paired differences, what it
+cost, and what each setting chose.
 
     python tune/report.py table [GROUP]          # prints it, and writes table.md, table.csv, table.html and table.png in the group's folder
 """
@@ -35,7 +36,8 @@ FILES = ("table.md", "table.csv", "table.html", "table.png")
 
 @dataclass(frozen=True)
 class Row:
-    """One setting. Accuracies are shares of the test split, over the repeats of the chosen configuration; None where there are none."""
+    """One setting. Accuracies are shares of the test split, over the repeats of the chosen
+    configuration; None where there are none."""
 
     name: str
     about: str
@@ -58,12 +60,21 @@ class Row:
     @property
     def backbone(self) -> str:
         base = self.record.manifest.base
-        return f"{base['init.origin'] or Path(base['init.file']).name} ({base['init.sha256'][:8]})" if base["init.file"] else "-"
+        return (
+            f"{base['init.origin'] or Path(base['init.file']).name} ({base['init.sha256'][:8]})"
+            if base["init.file"]
+            else "-"
+        )
 
     @property
     def minutes(self) -> float:
         """Training time of trials and repeats."""
-        return sum(run.seconds for run in [*self.record.trials.values(), *self.record.repeats.values()]) / 60
+        return (
+            sum(
+                run.seconds for run in [*self.record.trials.values(), *self.record.repeats.values()]
+            )
+            / 60
+        )
 
 
 @dataclass(frozen=True)
@@ -76,8 +87,8 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """Which is better, where all differences of the table together leave no doubt: an interval alone would be wrong once in twenty
-        questions, and a table asks several."""
+        """Which is better, where all differences of the table together leave no doubt: an interval
+        alone would be wrong once in twenty questions, and a table asks several."""
         first, _, second = self.name.partition("-")
         if self.p_holm >= 1 - LEVEL:
             return "not decided"
@@ -116,19 +127,30 @@ def verdict(folder: Path) -> Verdict:
     """
     begun = members(folder)
     if begun is None:
-        raise UserError(f"no setting of {folder.name!r} in {folder.parent}: run `python tune/run.py classify` first")
+        raise UserError(
+            f"no setting of {folder.name!r} in {folder.parent}: run `python tune/run.py classify` first"
+        )
     comparison = begun.comparison
     records = {name: read_record(path) for name, path in begun.folders.items()}
     metric = test_metric(next(iter(records.values())).manifest.objective)
-    rows = [_row(name, comparison.settings[name].about, record, metric) for name, record in records.items()]
+    rows = [
+        _row(name, comparison.settings[name].about, record, metric)
+        for name, record in records.items()
+    ]
     found = {row.name: row for row in rows if row.accuracy is not None}
     gains = {}
     for name in comparison.questions:
         first, _, second = name.partition("-")
-        if first in found and second in found and (gain := _gain(found[first], found[second], metric)) is not None:
+        if (
+            first in found
+            and second in found
+            and (gain := _gain(found[first], found[second], metric)) is not None
+        ):
             gains[name] = gain
     adjusted = holm([gain.p for gain in gains.values()])
-    differences = [Difference(name, gain, p) for (name, gain), p in zip(gains.items(), adjusted, strict=True)]
+    differences = [
+        Difference(name, gain, p) for (name, gain), p in zip(gains.items(), adjusted, strict=True)
+    ]
     missing = [name for name in comparison.settings if name not in found]
     return Verdict(folder.name, comparison, begun.command, metric, rows, differences, missing)
 
@@ -139,21 +161,39 @@ def _row(name: str, about: str, record: Record, metric: str) -> Row:
     known = number in numbers and scores.shape[1] > 1
     _, default = table_of(record.finals(), [0], metric)
     return Row(
-        name, about, record, number, mean_of(scores, numbers.index(number)).of_a_share() if known else None,  # type: ignore[arg-type]
-        mean_of(default, 0).of_a_share() if default.shape[1:] > (1,) else None, scores.shape[1],
-    )  # fmt: skip
+        name,
+        about,
+        record,
+        number,
+        mean_of(scores, numbers.index(number)).of_a_share() if known else None,  # type: ignore[arg-type]
+        mean_of(default, 0).of_a_share() if default.shape[1:] > (1,) else None,
+        scores.shape[1],
+    )
 
 
 def _gain(first: Row, second: Row, metric: str) -> Interval | None:
-    """Paired by seed; the noise is estimated from all configurations that were repeated in either setting. None of other images."""
+    """Paired by seed; the noise is estimated from all configurations that were repeated in either
+    setting. None of other images."""
     if not same_data(first.record, second.record):
         return None
-    finals = {(f"{row.name}{n}", seed): m for row in (first, second) for (n, seed), m in row.record.finals().items()}
-    names = [f"{row.name}{n}" for row in (first, second) for n in leaders(row.record.completed, row.record.top)]
+    finals = {
+        (f"{row.name}{n}", seed): m
+        for row in (first, second)
+        for (n, seed), m in row.record.finals().items()
+    }
+    names = [
+        f"{row.name}{n}"
+        for row in (first, second)
+        for n in leaders(row.record.completed, row.record.top)
+    ]
     rows, scores = table_of(finals, names, metric)
     if scores.shape[1] < 2:
         return None
-    return difference(scores, rows.index(f"{first.name}{first.number}"), rows.index(f"{second.name}{second.number}"))
+    return difference(
+        scores,
+        rows.index(f"{first.name}{first.number}"),
+        rows.index(f"{second.name}{second.number}"),
+    )
 
 
 def as_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
@@ -165,12 +205,23 @@ def as_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
         header.append(found.comparison.reference_title)
     rows = []
     for row in found.rows:
-        accuracy = ("-", "-") if row.accuracy is None else (f"{row.accuracy.mean:.3f}", range_of(row.accuracy))
-        rows.append([
-            row.setting, *accuracy, "-" if row.default is None else f"{row.default.mean:.3f}", str(len(row.record.trials)),
-            str(row.record.epochs), f"{row.minutes:.1f}", row.backbone,
-            *([" / ".join(f"{x:g}" for x in references[row.name])] if references else []),
-        ])  # fmt: skip
+        accuracy = (
+            ("-", "-")
+            if row.accuracy is None
+            else (f"{row.accuracy.mean:.3f}", range_of(row.accuracy))
+        )
+        rows.append(
+            [
+                row.setting,
+                *accuracy,
+                "-" if row.default is None else f"{row.default.mean:.3f}",
+                str(len(row.record.trials)),
+                str(row.record.epochs),
+                f"{row.minutes:.1f}",
+                row.backbone,
+                *([" / ".join(f"{x:g}" for x in references[row.name])] if references else []),
+            ]
+        )
     return header, rows
 
 
@@ -187,7 +238,15 @@ def comparison_cells(found: Answered) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the second table."""
     header = ["difference", "question", "estimate", "95 % interval", "p", "p (Holm)", "verdict"]
     return header, [
-        [d.name, found.questions[d.name], f"{d.gain.mean:+.3f}", range_of(d.gain), f"{d.gain.p:.3g}", f"{d.p_holm:.3g}", d.verdict]
+        [
+            d.name,
+            found.questions[d.name],
+            f"{d.gain.mean:+.3f}",
+            range_of(d.gain),
+            f"{d.gain.p:.3g}",
+            f"{d.p_holm:.3g}",
+            d.verdict,
+        ]
         for d in found.differences
     ]
 
@@ -206,10 +265,18 @@ def notes(found: Verdict) -> list[str]:
     ]
     for row in known[1:]:
         if differing := unlike(known[0].record, row.record, found.comparison):
-            apart = "" if same_data(known[0].record, row.record) else ", so that a difference of theirs would say nothing and is left out"
-            said.append(f"{known[0].name} and {row.name} were not searched alike: {', '.join(differing)}{apart}.")
+            apart = (
+                ""
+                if same_data(known[0].record, row.record)
+                else ", so that a difference of theirs would say nothing and is left out"
+            )
+            said.append(
+                f"{known[0].name} and {row.name} were not searched alike: {', '.join(differing)}{apart}."
+            )
     if found.missing:
-        said.append(f"Without repeats so far: {', '.join(found.missing)}. `{found.command}` goes on with them.")
+        said.append(
+            f"Without repeats so far: {', '.join(found.missing)}. `{found.command}` goes on with them."
+        )
     return said
 
 
@@ -226,7 +293,9 @@ def show(found: Verdict, out: Console) -> None:
 
 def print_cells(out: Console, title: str, header: list[str], rows: list[list[str]]) -> None:
     """A table of texts, and an empty line."""
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left")
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left"
+    )
     for column in header:
         table.add_column(column, overflow="fold")
     for cells in rows:
@@ -241,7 +310,8 @@ def wide_console() -> Console:
 
 
 def publish(group: Path | Group) -> Verdict:
-    """Write the table's files into the group's folder and, where a group is given, put them on record for MLflow."""
+    """Write the table's files into the group's folder and, where a group is given, put them on
+    record for MLflow."""
     folder = group.folder if isinstance(group, Group) else group
     found = verdict(folder)
     folder.mkdir(exist_ok=True)
@@ -253,9 +323,17 @@ def publish(group: Path | Group) -> Verdict:
     if isinstance(group, Group):
         for name in FILES:
             group.say("artifact", trial=None, path=name, to="table")
-        metrics = {f"{found.metric}/{row.name}": row.accuracy.mean for row in found.rows if row.accuracy is not None}
+        metrics = {
+            f"{found.metric}/{row.name}": row.accuracy.mean
+            for row in found.rows
+            if row.accuracy is not None
+        }
         metrics |= {f"{found.metric}/{d.name}": d.gain.mean for d in found.differences}
-        group.say("summary", metrics=metrics, tags={f"verdict.{d.name}": str(d) for d in found.differences})
+        group.say(
+            "summary",
+            metrics=metrics,
+            tags={f"verdict.{d.name}": str(d) for d in found.differences},
+        )
     return found
 
 
@@ -263,8 +341,17 @@ def markdown(found: Verdict) -> str:
     """Both tables in Markdown."""
     parts = [f"# {found.title}", ""]
     for header, rows in (as_cells(found), comparison_cells(found)):
-        parts += [f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row)} |" for row in rows), ""]
-    parts += [f"- {row.name}: trial {row.number}, {row.configuration}" for row in found.rows if row.number is not None]
+        parts += [
+            f"| {' | '.join(header)} |",
+            "|" + "---|" * len(header),
+            *(f"| {' | '.join(row)} |" for row in rows),
+            "",
+        ]
+    parts += [
+        f"- {row.name}: trial {row.number}, {row.configuration}"
+        for row in found.rows
+        if row.number is not None
+    ]
     return "\n".join([*parts, "", *(f"- {note}" for note in notes(found)), ""])
 
 
@@ -272,14 +359,31 @@ def as_csv(found: Verdict) -> str:
     """One line a setting and one a difference, numbers in full."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["row", "estimate", "low", "high", "p", "p_holm", "seeds", "trials", "epochs", "minutes", "chosen_trial", "backbone"])
+    writer.writerow(
+        [
+            "row",
+            "estimate",
+            "low",
+            "high",
+            "p",
+            "p_holm",
+            "seeds",
+            "trials",
+            "epochs",
+            "minutes",
+            "chosen_trial",
+            "backbone",
+        ]
+    )
     for row in found.rows:
         a = row.accuracy
         estimate = ["", "", ""] if a is None else [a.mean, a.low, a.high]
         cost = [len(row.record.trials), row.record.epochs, row.minutes]
         writer.writerow([row.name, *estimate, "", "", row.seeds, *cost, row.number, row.backbone])
     for d in found.differences:
-        writer.writerow([d.name, d.gain.mean, d.gain.low, d.gain.high, d.gain.p, d.p_holm, *[""] * 6])
+        writer.writerow(
+            [d.name, d.gain.mean, d.gain.low, d.gain.high, d.gain.p, d.p_holm, *[""] * 6]
+        )
     return text.getvalue()
 
 
@@ -296,7 +400,10 @@ def html_body(found: Verdict, figure: bytes) -> str:
     """
     picture = base64.b64encode(figure).decode()
     known = [row for row in found.rows if row.number is not None]
-    choices = "".join(f"<li><b>{row.name}</b>: trial {row.number}, {escape(row.configuration)}</li>" for row in known)
+    choices = "".join(
+        f"<li><b>{row.name}</b>: trial {row.number}, {escape(row.configuration)}</li>"
+        for row in known
+    )
     said = "".join(f"<li><small>{escape(note)}</small></li>" for note in notes(found))
     return (
         f"{html_table(*as_cells(found), long=(8,))}"
@@ -307,7 +414,8 @@ def html_body(found: Verdict, figure: bytes) -> str:
 
 
 def draw(found: Verdict, path: Path) -> bytes:
-    """Accuracy with intervals beside the learning curves of the chosen configurations; also returned as PNG."""
+    """Accuracy with intervals beside the learning curves of the chosen configurations; also
+    returned as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -315,11 +423,16 @@ def draw(found: Verdict, path: Path) -> bytes:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
     curves = {row.setting: runs for row in found.rows if (runs := _curves(row))}
-    colours = {row.setting: COLOURS[list(found.comparison.settings).index(row.name)] for row in found.rows}
+    colours = {
+        row.setting: COLOURS[list(found.comparison.settings).index(row.name)] for row in found.rows
+    }
     for y, row in enumerate(found.rows):
         colour = colours[row.setting]
         if row.accuracy is not None:
-            bounds = [[max(0.0, row.accuracy.mean - row.accuracy.low)], [row.accuracy.high - row.accuracy.mean]]
+            bounds = [
+                [max(0.0, row.accuracy.mean - row.accuracy.low)],
+                [row.accuracy.high - row.accuracy.mean],
+            ]
             left.errorbar(row.accuracy.mean, y, xerr=bounds, fmt="o", color=colour, capsize=4)
         if row.default is not None:
             left.plot(row.default.mean, y, "|", color="0.45", markersize=13)
@@ -338,8 +451,14 @@ def draw(found: Verdict, path: Path) -> bytes:
 
 def _curves(row: Row) -> list[list[float]]:
     """Validation metric of the chosen configuration's repeats by epoch."""
-    runs = [run for (number, _), run in row.record.repeats.items() if number == row.number and run.state == "COMPLETE"]
-    return [[metrics[row.record.objective] for metrics in run.history] for run in runs if run.history]
+    runs = [
+        run
+        for (number, _), run in row.record.repeats.items()
+        if number == row.number and run.state == "COMPLETE"
+    ]
+    return [
+        [metrics[row.record.objective] for metrics in run.history] for run in runs if run.history
+    ]
 
 
 def range_of(interval: Interval) -> str:

@@ -1,4 +1,5 @@
-"""Whether studies that stand beside each other in a table were searched alike: in what they differ beyond what the comparison is about."""
+"""Whether studies that stand beside each other in a table were searched alike: in what they differ
+beyond what the comparison is about."""
 
 from search_spaces.settings import Comparison
 from tune.formatting import brief
@@ -16,11 +17,30 @@ def same_data(one: Record, other: Record) -> bool:
 
 def unlike(one: Record, other: Record, comparison: Comparison) -> list[str]:
     """`trials 16 and 40`, for everything that two of its settings should have had in common."""
-    free = {*PLACES, *_BACKBONE, *(key for setting in comparison.settings.values() for key in setting.values)}
-    mine, theirs = ({key: value for key, value in record.manifest.base.items() if key not in free} for record in (one, other))
-    pairs = [("trials", len(one.trials), len(other.trials)), *((key, value, theirs.get(key)) for key, value in mine.items())]
-    shown = [f"{name} {brief(first)} and {brief(second)}" for name, first, second in pairs if first != second]
+    free = {
+        *PLACES,
+        *_BACKBONE,
+        *(key for setting in comparison.settings.values() for key in setting.values),
+    }
+    mine, theirs = (
+        {key: value for key, value in record.manifest.base.items() if key not in free}
+        for record in (one, other)
+    )
+    pairs = [
+        ("trials", len(one.trials), len(other.trials)),
+        *((key, value, theirs.get(key)) for key, value in mine.items()),
+    ]
+    shown = [
+        f"{name} {brief(first)} and {brief(second)}"
+        for name, first, second in pairs
+        if first != second
+    ]
     if not same_data(one, other):
         names = one.manifest.data["name"], other.manifest.data["name"]
-        shown.insert(0, f"images of {names[0]} and {names[1]}" if names[0] != names[1] else f"other images of {names[0]}")
+        shown.insert(
+            0,
+            f"images of {names[0]} and {names[1]}"
+            if names[0] != names[1]
+            else f"other images of {names[0]}",
+        )
     return shown

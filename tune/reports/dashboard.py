@@ -1,6 +1,8 @@
-"""`python tune/report.py dashboard STUDY`: optuna-dashboard on a study's journal, beside whoever runs it. It only reads.
+"""`python tune/report.py dashboard STUDY`: optuna-dashboard on a study's journal, beside whoever
+runs it. It only reads.
 
-Its buttons that rename, delete, annotate and tell are answered with 403, as a study belongs to the process that runs it.
+Its buttons that rename, delete, annotate and tell are answered with 403, as a study belongs to the
+process that runs it.
 """
 
 import sys
@@ -39,7 +41,9 @@ def server(study: Path, port: int) -> WSGIServer:
     try:
         from optuna_dashboard import wsgi
     except ImportError:
-        raise UserError("the dashboard needs optuna-dashboard: pip install -e '.[dashboard]'") from None
+        raise UserError(
+            "the dashboard needs optuna-dashboard: pip install -e '.[dashboard]'"
+        ) from None
     journal = study / "study.journal"
     if not journal.exists():
         raise UserError(f"study {study.name!r} has no {journal.name} yet; start it first")
@@ -47,13 +51,18 @@ def server(study: Path, port: int) -> WSGIServer:
     try:
         return make_server(HOST, port, app, server_class=_Server, handler_class=_Quiet)
     except (OSError, OverflowError) as error:
-        raise UserError(f"port {port} cannot be used ({error}): choose another one with --port {port + 1}") from None
+        raise UserError(
+            f"port {port} cannot be used ({error}): choose another one with --port {port + 1}"
+        ) from None
 
 
 def serve(study: Path, port: int) -> None:
     """Until Ctrl-C. Raises as `server` does."""
     with server(study, port) as running:
-        print(f"study {study.name} is on http://{HOST}:{running.server_port}/dashboard; Ctrl-C ends it", flush=True)
+        print(
+            f"study {study.name} is on http://{HOST}:{running.server_port}/dashboard; Ctrl-C ends it",
+            flush=True,
+        )
         try:
             running.serve_forever()
         except KeyboardInterrupt:
@@ -66,6 +75,8 @@ def _read_only(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[by
         if local and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return app(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "application/json")])
-        return [b'{"reason": "this dashboard only reads: the study belongs to the process that runs it"}']
+        return [
+            b'{"reason": "this dashboard only reads: the study belongs to the process that runs it"}'
+        ]
 
     return guarded

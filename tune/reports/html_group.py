@@ -1,4 +1,5 @@
-"""`python tune/report.py html GROUP`: a comparison of settings in one HTML file: its table, then what each of them found."""
+"""`python tune/report.py html GROUP`: a comparison of settings in one HTML file: its table, then
+what each of them found."""
 
 from pathlib import Path
 
@@ -30,19 +31,33 @@ def write_group_report(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     parts = [f"<h1>{escape(found.title)}</h1>"]
     for d in found.differences:
-        parts.append(f"<p class=verdict>{escape(f'{d.name}, {found.comparison.questions[d.name]}? {d}')}</p>")
+        parts.append(
+            f"<p class=verdict>{escape(f'{d.name}, {found.comparison.questions[d.name]}? {d}')}</p>"
+        )
     parts.append(html_body(found, draw(found, folder / "table.png")))
     for row in found.rows:
         record, number, claim = row.record, row.number, verdict(row.record)
         parts += [f"<h2>{escape(row.setting)}</h2>", opening(record, claim), health(record)]
         if number is not None:
-            parts += [learning_curves(record), f"<h3>Best against default</h3>{against_default(record, number, claim)}"]
-            figures = "".join(f"<h3>{escape(name)}</h3>{content}" for name, content in of_parameters(record, number))
-            parts.append(f"<details><summary>Parameters: importance, all of them side by side, one at a time</summary>{figures}</details>")
+            parts += [
+                learning_curves(record),
+                f"<h3>Best against default</h3>{against_default(record, number, claim)}",
+            ]
+            figures = "".join(
+                f"<h3>{escape(name)}</h3>{content}"
+                for name, content in of_parameters(record, number)
+            )
+            parts.append(
+                f"<details><summary>Parameters: importance, all of them side by side, one at a time</summary>{figures}</details>"
+            )
             if shown := pictures(record, number):
-                parts.append(f"<details><summary>Pictures of trial {number}</summary>{shown}</details>")
+                parts.append(
+                    f"<details><summary>Pictures of trial {number}</summary>{shown}</details>"
+                )
         inside = budget(record) + failures(record) + reproduction(record, number)
-        parts.append(f"<details><summary>Budget, failures, how to repeat it</summary>{inside}</details>")
+        parts.append(
+            f"<details><summary>Budget, failures, how to repeat it</summary>{inside}</details>"
+        )
     path = folder / "report.html"
     write_atomically(path, page(found.title, "".join(parts)))
     return path

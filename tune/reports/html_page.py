@@ -1,7 +1,8 @@
 """The frame of a report: one HTML file that needs no network and can be read on a phone.
 
-Figures are plain dicts of plotly's schema (https://plotly.com/javascript/reference/); its script stands in the page once, and draws each
-figure when it comes into view, so that a page of many figures opens at once.
+Figures are plain dicts of plotly's schema (https://plotly.com/javascript/reference/); its script
+stands in the page once, and draws each figure when it comes into view, so that a page of many
+figures opens at once.
 """
 
 import html
@@ -48,8 +49,16 @@ def escape(value: object) -> str:
     return html.escape(str(value))
 
 
-def table(header: list[str], rows: list[list[str]], *, numeric: tuple[int, ...] = (), long: tuple[int, ...] = (), best: int = -1) -> str:
-    """A table of texts. Where the screen is narrow it scrolls sideways; with few columns, its long ones go below the others.
+def table(
+    header: list[str],
+    rows: list[list[str]],
+    *,
+    numeric: tuple[int, ...] = (),
+    long: tuple[int, ...] = (),
+    best: int = -1,
+) -> str:
+    """A table of texts. Where the screen is narrow it scrolls sideways; with few columns, its long
+    ones go below the others.
 
     Args:
         numeric: columns set to the right.
@@ -58,11 +67,18 @@ def table(header: list[str], rows: list[list[str]], *, numeric: tuple[int, ...] 
     """
     kinds = ["num" if i in numeric else "long" if i in long else "" for i in range(len(header))]
     marks = [f' class="{kind}"' if kind else "" for kind in kinds]
-    names = [f' data-of="{escape(name)}"' if kind == "long" and name else "" for name, kind in zip(header, kinds, strict=True)]
+    names = [
+        f' data-of="{escape(name)}"' if kind == "long" and name else ""
+        for name, kind in zip(header, kinds, strict=True)
+    ]
     cells = [mark + name for mark, name in zip(marks, names, strict=True)]
-    head = "".join(f"<th{mark}>{escape(cell)}</th>" for cell, mark in zip(header, marks, strict=True))
+    head = "".join(
+        f"<th{mark}>{escape(cell)}</th>" for cell, mark in zip(header, marks, strict=True)
+    )
     body = "".join(
-        f"<tr{' class=best' if i == best else ''}>" + "".join(f"<td{m}>{escape(c)}</td>" for c, m in zip(row, cells, strict=True)) + "</tr>"
+        f"<tr{' class=best' if i == best else ''}>"
+        + "".join(f"<td{m}>{escape(c)}</td>" for c, m in zip(row, cells, strict=True))
+        + "</tr>"
         for i, row in enumerate(rows)
     )
     short = len(header) - len(long)
@@ -71,13 +87,23 @@ def table(header: list[str], rows: list[list[str]], *, numeric: tuple[int, ...] 
 
 
 def plot(figure: Figure, label: str, *, height: int, min_width: int = 0) -> str:
-    """A figure; where it must be `min_width` pixels wide and the screen is narrower, it scrolls sideways.
+    """A figure; where it must be `min_width` pixels wide and the screen is narrower, it scrolls
+    sideways.
 
     Raises:
         ValueError: a number in it is not finite, which JSON cannot hold.
     """
-    layout = {"margin": {"l": 55, "r": 15, "t": 30, "b": 45}, "font": {"size": 12}, "height": height, "hovermode": "closest"}
-    spec = json.dumps({"data": figure["data"], "layout": layout | figure["layout"]}, allow_nan=False, separators=(",", ":"))
+    layout = {
+        "margin": {"l": 55, "r": 15, "t": 30, "b": 45},
+        "font": {"size": 12},
+        "height": height,
+        "hovermode": "closest",
+    }
+    spec = json.dumps(
+        {"data": figure["data"], "layout": layout | figure["layout"]},
+        allow_nan=False,
+        separators=(",", ":"),
+    )
     spec = spec.replace("</", "<\\/")  # no text in it may end the script
     width = f"min-width:{min_width}px;" if min_width else ""
     return (

@@ -17,7 +17,8 @@ from tune.study.study import Study
 
 _TIMEOUT_S = 300
 _RECORDED = "plots/.recorded"
-"""In a trial's folder: all its pictures are drawn, and in the event log. Without it they are drawn again."""
+"""In a trial's folder: all its pictures are drawn, and in the event log. Without it they are drawn
+again."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class _Undrawn:
 
 
 class Pictures:
-    """What completed trials leave behind (`*.npz`) becomes pictures, and `artifact` events. One trial after another, of all studies
-    that are watched: drawing goes on while the next study searches."""
+    """What completed trials leave behind (`*.npz`) becomes pictures, and `artifact` events. One
+    trial after another, of all studies that are watched: drawing goes on while the next study
+    searches."""
 
     def __init__(self) -> None:
         self._waiting: list[_Undrawn] = []  # the one that is being drawn among them
@@ -48,7 +50,12 @@ class Pictures:
         """From now on; and what an earlier start has left undrawn."""
 
         def on_event(event: dict[str, object]) -> None:
-            if event["event"] == "end" and event["state"] == "COMPLETE" and "repeat" not in event and event["value"] is not None:
+            if (
+                event["event"] == "end"
+                and event["state"] == "COMPLETE"
+                and "repeat" not in event
+                and event["value"] is not None
+            ):
                 self._add(_Undrawn(study, event["trial"], event["value"]))  # type: ignore[arg-type]
 
         study.observers.append(on_event)
@@ -59,8 +66,8 @@ class Pictures:
                     self._add(undrawn)
 
     def close(self, patience_s: float, enough: Callable[[], bool] = lambda: False) -> int:
-        """Wait for the last pictures, at most so long, and until `enough`. Returns how many trials are left without: the next start of
-        their studies draws them."""
+        """Wait for the last pictures, at most so long, and until `enough`. Returns how many trials
+        are left without: the next start of their studies draws them."""
         deadline = time.monotonic() + patience_s
         with self._changed:
             self._closing = True
@@ -88,12 +95,16 @@ class Pictures:
                 self._waiting.remove(undrawn)
 
     def _next(self) -> _Undrawn | None:
-        """Of the study that has the fewest pictures the best trial: not all may be drawn when the last study ends."""
+        """Of the study that has the fewest pictures the best trial: not all may be drawn when the
+        last study ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if self._given_up or not self._waiting:
                 return None
-            return min(self._waiting, key=lambda undrawn: (self._drawn[undrawn.study.directory], -undrawn.value))
+            return min(
+                self._waiting,
+                key=lambda undrawn: (self._drawn[undrawn.study.directory], -undrawn.value),
+            )
 
     def _draw(self, undrawn: _Undrawn) -> None:
         folder, study = undrawn.folder, undrawn.study
@@ -104,12 +115,25 @@ class Pictures:
         if not snapshots:
             return
         title = f"{study.manifest.name} trial {undrawn.number}"
-        command = [sys.executable, "-m", "trainables.plots.draw", "--title", title, *map(str, snapshots), str(folder / "plots")]
+        command = [
+            sys.executable,
+            "-m",
+            "trainables.plots.draw",
+            "--title",
+            title,
+            *map(str, snapshots),
+            str(folder / "plots"),
+        ]
         if not self._ran(command):
             return
         try:
             for picture in sorted(folder.glob("plots/*.png")):
-                study.emit("artifact", trial=undrawn.number, path=str(picture.relative_to(study.directory)), to="plots")
+                study.emit(
+                    "artifact",
+                    trial=undrawn.number,
+                    path=str(picture.relative_to(study.directory)),
+                    to="plots",
+                )
             (folder / _RECORDED).touch()
             with contextlib.suppress(UserError):
                 s3.copy(folder / _RECORDED)
@@ -122,9 +146,13 @@ class Pictures:
             with self._changed:
                 if self._given_up:
                     return False
-                self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)  # beside training, not before it: idle time of the machine only
-            return self._process.wait(_TIMEOUT_S) >= 0  # a refused file is one that no later start can draw either
+                self._process = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                )
+                # beside training, not before it: idle time of the machine only
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)
+            # a refused file is one that no later start can draw either
+            return self._process.wait(_TIMEOUT_S) >= 0
         except (OSError, subprocess.SubprocessError):
             if self._process is not None:
                 self._process.kill()

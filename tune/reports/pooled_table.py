@@ -1,10 +1,13 @@
-"""The verdict over several searches: a comparison that was begun anew under other seeds, each time in a storage of its own.
+"""The verdict over several searches: a comparison that was begun anew under other seeds, each time
+in a storage of its own.
 
     python tune/report.py table [GROUP] --with STORAGE [--with STORAGE ...]
 
-The intervals of one table are of the training of the configurations that one search has chosen. Another search chooses others, on
-another draw of images and with other backbones. Here a whole search counts as one observation, the mean of its chosen configuration's
-repeats, and differences are paired by search (the paired t test over searches). So an interval covers all that the seed of a study draws.
+The intervals of one table are of the training of the configurations that one search has chosen.
+Another search chooses others, on another draw of images and with other backbones. Here a whole
+search counts as one observation, the mean of its chosen configuration's repeats, and differences
+are paired by search (the paired t test over searches). So an interval covers all that the seed of a
+study draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +20,19 @@ from rich.console import Console
 
 from trainables.data.embedded import EMBEDDED
 from trainables.errors import UserError
-from tune.reports.comparison_table import Difference, Row, comparison_cells, print_cells, range_of, verdict
+from tune.reports.comparison_table import (
+    Difference,
+    Row,
+    comparison_cells,
+    print_cells,
+    range_of,
+    verdict,
+)
 from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
 from tune.study.manifest import PLACES, Manifest
 
-# Differ from search to search: its seed, what is drawn by it, and the backbones that were found by it.
+# Differ from search to search: its seed, what is drawn by it, and the backbones that were found by
+# it.
 _OF_A_SEARCH = {"seed", "data.seed", "init.file", "init.sha256", "init.origin", *PLACES}
 
 
@@ -52,47 +63,77 @@ def pooled(folders: Sequence[Path]) -> Pooled:
     """The table over the searches in the groups' folders.
 
     Raises:
-        UserError: fewer than two, a search without all of its settings, or searches that differ in more than their seed.
+        UserError: fewer than two, a search without all of its settings, or searches that differ in
+            more than their seed.
     """
     found = [verdict(folder) for folder in folders]
     first = found[0]
     for folder, one in zip(folders, found, strict=True):
         if one.missing:
             lacking = ", ".join(one.missing)
-            raise UserError(f"{folder}: without repeats so far: {lacking}; `{one.command}` with that --storage goes on with them")
+            raise UserError(
+                f"{folder}: without repeats so far: {lacking}; `{one.command}` with that --storage goes on with them"
+            )
     seeds = [one.rows[0].record.manifest.seed for one in found]
     for place, (folder, seed) in enumerate(zip(folders, seeds, strict=True)):
         if seed in seeds[:place]:
             other = folders[seeds.index(seed)]
-            raise UserError(f"{folder} and {other} have the same seed, {seed}: they are one search; begin another with --seed")
+            raise UserError(
+                f"{folder} and {other} have the same seed, {seed}: they are one search; begin another with --seed"
+            )
         for here, there in zip(found[place].rows, first.rows, strict=True):
             if differing := _differing(here, there):
                 shown = ", ".join(differing[:4])
-                raise UserError(f"{folder} and {folders[0]} are not the same study: setting {here.name} differs in {shown}")
-    scores = np.array([[_mean(one.rows[i]) for one in found] for i in range(len(first.rows))])  # (settings, searches)
+                raise UserError(
+                    f"{folder} and {folders[0]} are not the same study: setting {here.name} differs in {shown}"
+                )
+    # (settings, searches)
+    scores = np.array([[_mean(one.rows[i]) for one in found] for i in range(len(first.rows))])
     names = [row.name for row in first.rows]
-    gains = {name: difference(scores[[names.index(side) for side in name.split("-")]], 0, 1) for name in first.comparison.questions}
+    gains = {
+        name: difference(scores[[names.index(side) for side in name.split("-")]], 0, 1)
+        for name in first.comparison.questions
+    }
     adjusted = holm([gain.p for gain in gains.values()])
     return Pooled(
         title=f"{first.title}, over {len(found)} searches",
         seeds=seeds,
         rows=[
-            PooledRow(row.setting, list(scores[i]), _defaults([one.rows[i] for one in found]), mean_of(scores[[i]], 0).of_a_share())
+            PooledRow(
+                row.setting,
+                list(scores[i]),
+                _defaults([one.rows[i] for one in found]),
+                mean_of(scores[[i]], 0).of_a_share(),
+            )
             for i, row in enumerate(first.rows)
         ],
-        differences=[Difference(name, gain, p) for (name, gain), p in zip(gains.items(), adjusted, strict=True)],
+        differences=[
+            Difference(name, gain, p)
+            for (name, gain), p in zip(gains.items(), adjusted, strict=True)
+        ],
         questions=first.comparison.questions,
     )
 
 
 def show_pooled(found: Pooled, out: Console) -> None:
     """Print it."""
-    header = ["setting", *(f"seed {seed}" for seed in found.seeds), "mean", "95 % interval", "untuned default"]
+    header = [
+        "setting",
+        *(f"seed {seed}" for seed in found.seeds),
+        "mean",
+        "95 % interval",
+        "untuned default",
+    ]
     rows = [
-        [row.setting, *(f"{x:.3f}" for x in row.accuracies), f"{row.accuracy.mean:.3f}", range_of(row.accuracy),
-         f"{np.mean(row.defaults):.3f}" if row.defaults else "-"]
+        [
+            row.setting,
+            *(f"{x:.3f}" for x in row.accuracies),
+            f"{row.accuracy.mean:.3f}",
+            range_of(row.accuracy),
+            f"{np.mean(row.defaults):.3f}" if row.defaults else "-",
+        ]
         for row in found.rows
-    ]  # fmt: skip
+    ]
     print_cells(out, found.title, header, rows)
     print_cells(out, "differences, paired by search", *comparison_cells(found))
     out.print(
@@ -120,9 +161,22 @@ def _differing(row: Row, other: Row) -> list[str]:
 
 def _identity(row: Row) -> dict[str, Any]:
     m: Manifest = row.record.manifest
-    content = m.data["name"] if m.data["name"] in EMBEDDED else m.data["fingerprint"]  # embedded images are drawn by the seed
+    # embedded images are drawn by the seed
+    content = m.data["name"] if m.data["name"] in EMBEDDED else m.data["fingerprint"]
     config = {name: value for name, value in m.base.items() if name not in _OF_A_SEARCH}
     pins = {f"--set {name}": value for name, value in m.pins.items() if name not in _OF_A_SEARCH}
     counts = {"the number of trials": len(row.record.trials), "the number of repeats": row.seeds}
-    kind = {"experiment": m.experiment, "preset": m.preset, "objective": m.objective, "data": content, "warm start": bool(m.warm_start)}
-    return {**kind, **counts, **pins, **config, **{f"range of {name}": ranges for name, ranges in m.space.items()}}
+    kind = {
+        "experiment": m.experiment,
+        "preset": m.preset,
+        "objective": m.objective,
+        "data": content,
+        "warm start": bool(m.warm_start),
+    }
+    return {
+        **kind,
+        **counts,
+        **pins,
+        **config,
+        **{f"range of {name}": ranges for name, ranges in m.space.items()},
+    }

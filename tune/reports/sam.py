@@ -1,6 +1,8 @@
-"""`python tune/report.py sam IMAGE... --checkpoint FOLDER`: Segment Anything's automatic masks (Kirillov et al. 2023).
+"""`python tune/report.py sam IMAGE... --checkpoint FOLDER`: Segment Anything's automatic masks
+(Kirillov et al. 2023).
 
-The model is transformers' SAM, read from a folder of safetensors: nothing is downloaded, and nothing in it is unpickled.
+The model is transformers' SAM, read from a folder of safetensors: nothing is downloaded, and
+nothing in it is unpickled.
 """
 
 import json
@@ -33,7 +35,9 @@ class Thresholds:
     """Least IoU between the mask at a higher and at a lower cutoff, in [0, 1]; 0 keeps all."""
 
 
-def draw_masks(images: Sequence[Path], checkpoint: Path, out: Path | None, keep: Thresholds) -> Iterator[str]:
+def draw_masks(
+    images: Sequence[Path], checkpoint: Path, out: Path | None, keep: Thresholds
+) -> Iterator[str]:
     """Write `<name>_sam.png`, the image under its masks, for every image; yields a line about each.
 
     Args:
@@ -76,11 +80,19 @@ def load(checkpoint: Path) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
-        model = transformers.SamModel.from_pretrained(str(checkpoint), local_files_only=True, use_safetensors=True)
-        processor = transformers.SamImageProcessor.from_pretrained(str(checkpoint), local_files_only=True)
+        model = transformers.SamModel.from_pretrained(
+            str(checkpoint), local_files_only=True, use_safetensors=True
+        )
+        processor = transformers.SamImageProcessor.from_pretrained(
+            str(checkpoint), local_files_only=True
+        )
     except Exception as error:  # safetensors' and transformers' own
-        raise UserError(f"--checkpoint {str(checkpoint)!r} cannot be read ({str(error).splitlines()[0][:200]}); fetch it again") from None
-    return transformers.pipeline("mask-generation", model=model, image_processor=processor, device=best_device())
+        raise UserError(
+            f"--checkpoint {str(checkpoint)!r} cannot be read ({str(error).splitlines()[0][:200]}); fetch it again"
+        ) from None
+    return transformers.pipeline(
+        "mask-generation", model=model, image_processor=processor, device=best_device()
+    )
 
 
 def automatic_masks(
@@ -90,9 +102,12 @@ def automatic_masks(
 ) -> np.ndarray:  # (M, H, W) bool, largest first
     """A grid of points prompts the model; doubtful and double masks are dropped."""
     found = generate(
-        Image.fromarray(pixels), points_per_batch=_POINTS_PER_BATCH, points_per_crop=keep.points, pred_iou_thresh=keep.quality,
+        Image.fromarray(pixels),
+        points_per_batch=_POINTS_PER_BATCH,
+        points_per_crop=keep.points,
+        pred_iou_thresh=keep.quality,
         stability_score_thresh=keep.stability,
-    )["masks"]  # fmt: skip
+    )["masks"]
     masks = np.array([np.asarray(mask, bool) for mask in found]).reshape(-1, *pixels.shape[:2])
     return masks[np.argsort(-masks.sum((1, 2)), kind="stable")]
 
@@ -104,14 +119,17 @@ def overlay(
     """The image under its masks, each in a colour of its own with a white edge."""
     drawn = pixels.astype(np.float32)
     for number, mask in enumerate(masks):
-        colour = np.array([int(COLOURS[number % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+        colour = np.array(
+            [int(COLOURS[number % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5)], np.float32
+        )
         drawn[mask] = (1 - _OPACITY) * pixels[mask] + _OPACITY * colour
         drawn[_edge(mask)] = 255
     return drawn.round().astype(np.uint8)
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:
-    """Pixels of the mask that have a neighbour outside of it; the border of the image is no edge."""
+    """Pixels of the mask that have a neighbour outside of it; the border of the image is no
+    edge."""
     padded = np.pad(mask, 1, mode="edge")
     inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask & ~inside

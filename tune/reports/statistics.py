@@ -1,23 +1,27 @@
 """Confidence intervals over configurations that were trained again under the same few seeds.
 
-A table of scores, one row a configuration and one column a seed, is a randomised block design: score = configuration + seed + noise
-(Montgomery, Design and Analysis of Experiments, chapter 4). The noise is estimated from all rows together: with two rows this is the
-paired t test; every further row that is trained anyway makes the same three seeds say more. It supposes that the noise of the rows
-compared is about equally large.
+A table of scores, one row a configuration and one column a seed, is a randomised block design:
+score = configuration + seed + noise (Montgomery, Design and Analysis of Experiments, chapter 4).
+The noise is estimated from all rows together: with two rows this is the paired t test; every
+further row that is trained anyway makes the same three seeds say more. It supposes that the noise
+of the rows compared is about equally large.
 """
 
 import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # Student's t; `scipy.stats` has it too, and takes a second to import
+
+# Student's t; `scipy.stats` has it too, and takes a second to import
+from scipy.special import stdtr, stdtrit
 
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % confidence interval (Student t) and, of a difference, the two-sided p-value for "none"."""
+    """An estimate with its 95 % confidence interval (Student t) and, of a difference, the two-sided
+    p-value for "none"."""
 
     mean: float
     low: float
@@ -50,8 +54,9 @@ def mean_of(scores: np.ndarray, row: int) -> Interval:  # (configurations, seeds
 
 
 def difference(scores: np.ndarray, row: int, other: int) -> Interval:  # (configurations, seeds)
-    """Mean of configuration `row` minus that of `other`, paired by seed. Scores that differ by the same under every seed, as those of few
-    test images may, say nothing of the noise: the interval is then infinite, and not of width 0.
+    """Mean of configuration `row` minus that of `other`, paired by seed. Scores that differ by the
+    same under every seed, as those of few test images may, say nothing of the noise: the interval
+    is then infinite, and not of width 0.
 
     Raises:
         ValueError: fewer than two seeds, or the same row twice.
@@ -60,7 +65,12 @@ def difference(scores: np.ndarray, row: int, other: int) -> Interval:  # (config
     if row == other:
         raise ValueError(f"`row != other` must hold, but got {row=}, {other=}")
     rows, seeds = scores.shape
-    residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
+    residuals = (
+        scores
+        - scores.mean(axis=1, keepdims=True)
+        - scores.mean(axis=0, keepdims=True)
+        + scores.mean()
+    )
     freedom = (rows - 1) * (seeds - 1)
     variance = float((residuals**2).sum()) / freedom
     mean = float((scores[row] - scores[other]).mean())
@@ -86,4 +96,6 @@ def _interval(mean: float, error: float, freedom: int) -> Interval:
 
 def _check(scores: np.ndarray) -> None:
     if scores.ndim != 2 or scores.shape[1] < 2:
-        raise ValueError(f"scores must be (configurations, seeds) with seeds >= 2, but got {scores.shape}")
+        raise ValueError(
+            f"scores must be (configurations, seeds) with seeds >= 2, but got {scores.shape}"
+        )

@@ -1,4 +1,5 @@
-"""ASHA's rule (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2), with decisions that a kill cannot change."""
+"""ASHA's rule (Li et al. 2020, https://arxiv.org/abs/1810.05934, algorithm 2), with decisions that
+a kill cannot change."""
 
 import math
 
@@ -7,12 +8,14 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 RUNGS = ((6, 4), (2, 2))
-"""(part of the epochs, part of the trials): after a sixth of the epochs the best quarter goes on, at half of them the better half."""
+"""(part of the epochs, part of the trials): after a sixth of the epochs the best quarter goes on,
+at half of them the better half."""
 _STOPPED = "stopped_at_epoch"
 
 
 def rungs(epochs: int) -> dict[int, int]:
-    """Epoch at which a trial is compared -> one in so many goes on (eta of the paper). None is the last epoch."""
+    """Epoch at which a trial is compared -> one in so many goes on (eta of the paper). None is the
+    last epoch."""
     found: dict[int, int] = {}
     for part, factor in RUNGS:
         found.setdefault(math.ceil(epochs / part), factor)
@@ -20,10 +23,12 @@ def rungs(epochs: int) -> dict[int, int]:
 
 
 class DurableHalving(BasePruner):
-    """At every rung a trial must be among the best quarter, or half, of those that have reached it, and the first of them the best so far.
+    """At every rung a trial must be among the best quarter, or half, of those that have reached it,
+    and the first of them the best so far.
 
-    Optuna's `SuccessiveHalvingPruner` notes that a trial has been at a rung before it decides. Killed in between, it takes the trial for
-    one that was let through. Here the stop is noted first, so that asking again gives the first answer, whoever has come since.
+    Optuna's `SuccessiveHalvingPruner` notes that a trial has been at a rung before it decides.
+    Killed in between, it takes the trial for one that was let through. Here the stop is noted
+    first, so that asking again gives the first answer, whoever has come since.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -37,8 +42,12 @@ class DurableHalving(BasePruner):
         if rung in trial.system_attrs:
             return trial.system_attrs.get(_STOPPED) == epoch
         value = trial.intermediate_values[epoch]
-        others = [t.system_attrs[rung] for t in study.get_trials(deepcopy=False) if rung in t.system_attrs]
-        stop = trial.system_attrs.get(_STOPPED) == epoch or not _among_best(value, others, self._rungs[epoch])
+        others = [
+            t.system_attrs[rung] for t in study.get_trials(deepcopy=False) if rung in t.system_attrs
+        ]
+        stop = trial.system_attrs.get(_STOPPED) == epoch or not _among_best(
+            value, others, self._rungs[epoch]
+        )
         if stop:
             study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, epoch)
         study._storage.set_trial_system_attr(trial._trial_id, rung, value)
@@ -46,7 +55,8 @@ class DurableHalving(BasePruner):
 
 
 def _among_best(value: float, others: list[float], factor: int) -> bool:
-    """Whether `value` is among the best `1 / factor` (at least one) of itself and the others; larger is better."""
+    """Whether `value` is among the best `1 / factor` (at least one) of itself and the others;
+    larger is better."""
     if math.isnan(value):
         return False
     places = max(1, (len(others) + 1) // factor)

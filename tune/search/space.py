@@ -1,10 +1,16 @@
-"""A define-by-run search space, looked at from outside: which parameters there are, in which ranges, and when they apply."""
+"""A define-by-run search space, looked at from outside: which parameters there are, in which
+ranges, and when they apply."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from tune.experiments import SearchSpace
 
@@ -16,17 +22,30 @@ class Pinned:
         self._trial, self._pins = trial, pins
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return self._pins[name] if name in self._pins else self._trial.suggest_float(name, low, high, log=log)
+        return (
+            self._pins[name]
+            if name in self._pins
+            else self._trial.suggest_float(name, low, high, log=log)
+        )
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return self._pins[name] if name in self._pins else self._trial.suggest_int(name, low, high, log=log)
+        return (
+            self._pins[name]
+            if name in self._pins
+            else self._trial.suggest_int(name, low, high, log=log)
+        )
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._pins[name] if name in self._pins else self._trial.suggest_categorical(name, choices)
+        return (
+            self._pins[name]
+            if name in self._pins
+            else self._trial.suggest_categorical(name, choices)
+        )
 
 
 class _Walk:
-    """Answers with `wanted` where it can, else with the first choice or the low end, and keeps what it was asked and what it said."""
+    """Answers with `wanted` where it can, else with the first choice or the low end, and keeps what
+    it was asked and what it said."""
 
     def __init__(self, wanted: Mapping[str, Any]):
         self.wanted = wanted
@@ -48,8 +67,11 @@ class _Walk:
         return self._answer(name, CategoricalDistribution(choices), choices[0])
 
 
-def asked_for(space: SearchSpace, preset: str, config: Mapping[str, Any], pins: Mapping[str, Any]) -> dict[str, BaseDistribution]:
-    """The distributions that the space asks for on the way to `config` (a flat config), pinned names left out."""
+def asked_for(
+    space: SearchSpace, preset: str, config: Mapping[str, Any], pins: Mapping[str, Any]
+) -> dict[str, BaseDistribution]:
+    """The distributions that the space asks for on the way to `config` (a flat config), pinned
+    names left out."""
     walk = _Walk(config)
     space(Pinned(walk, pins), preset)
     return walk.asked
@@ -58,7 +80,9 @@ def asked_for(space: SearchSpace, preset: str, config: Mapping[str, Any], pins: 
 def contains(space: SearchSpace, preset: str, config: Mapping[str, Any]) -> bool:
     """Whether the search can reach this flat (partial) config."""
     asked = asked_for(space, preset, config, {})
-    return all(within(distribution, config[name]) for name, distribution in asked.items() if name in config)
+    return all(
+        within(distribution, config[name]) for name, distribution in asked.items() if name in config
+    )
 
 
 def within(distribution: BaseDistribution, value: Any) -> bool:
@@ -69,7 +93,9 @@ def within(distribution: BaseDistribution, value: Any) -> bool:
         return False
 
 
-def fitted(nearest: "Nearest", space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, Any]:
+def fitted(
+    nearest: "Nearest", space: SearchSpace, preset: str, pins: Mapping[str, Any]
+) -> dict[str, Any]:
     """A configuration as this space admits it; `nearest.notes` say what had to give way."""
     space(Pinned(nearest, pins), preset)
     return nearest.said
@@ -98,16 +124,26 @@ class Nearest:
         value = self._config.get(name, self._base[name])
         if value not in choices:
             instead = self._base[name] if self._base[name] in choices else choices[0]
-            self.notes.append(f"{name}={value} is dropped, as it is no choice here; {instead} takes its place")
+            self.notes.append(
+                f"{name}={value} is dropped, as it is no choice here; {instead} takes its place"
+            )
             value = instead
         self.said[name] = value
         return value
 
     def all_notes(self, searched: Iterable[str]) -> list[str]:
-        """The notes and, of the parameters that were searched, those that this space did not ask for."""
+        """The notes and, of the parameters that were searched, those that this space did not ask
+        for."""
         config, base = self._config, self._base
-        lost = [name for name in searched if name not in self.said and name in config and config[name] != base.get(name)]
-        return [*self.notes, *(f"{name}={config[name]} is dropped, as it is not searched here" for name in lost)]
+        lost = [
+            name
+            for name in searched
+            if name not in self.said and name in config and config[name] != base.get(name)
+        ]
+        return [
+            *self.notes,
+            *(f"{name}={config[name]} is dropped, as it is not searched here" for name in lost),
+        ]
 
     def _clipped(self, name: str, low: Any, high: Any) -> Any:
         value = self._config.get(name, self._base[name])
@@ -117,8 +153,11 @@ class Nearest:
         return self.said[name]
 
 
-def describe(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, list[tuple[str, BaseDistribution]]]:
-    """Parameter -> [(condition, distribution), ...] over every branch; the condition is "" where the parameter always applies the same way.
+def describe(
+    space: SearchSpace, preset: str, pins: Mapping[str, Any]
+) -> dict[str, list[tuple[str, BaseDistribution]]]:
+    """Parameter -> [(condition, distribution), ...] over every branch; the condition is "" where
+    the parameter always applies the same way.
 
     A branch is entered by one categorical choice at a time, and by its sub-choices within.
     """
@@ -127,7 +166,10 @@ def describe(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[s
     for walk in walks:
         for name, distribution in walk.asked.items():
             variants.setdefault(name, {})[repr(distribution)] = distribution
-    return {name: [(_condition(walks, name, d), d) for d in by_repr.values()] for name, by_repr in variants.items()}
+    return {
+        name: [(_condition(walks, name, d), d) for d in by_repr.values()]
+        for name, by_repr in variants.items()
+    }
 
 
 def _branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[_Walk]:
@@ -147,7 +189,8 @@ def _branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[
 
 
 def _condition(walks: Sequence[_Walk], name: str, distribution: BaseDistribution) -> str:
-    """The categorical parameter whose choices tell the walks that met this distribution from those that did not."""
+    """The categorical parameter whose choices tell the walks that met this distribution from those
+    that did not."""
     met = [w for w in walks if w.asked.get(name) == distribution]
     missed = [w for w in walks if w.asked.get(name) != distribution]
     if not missed:
@@ -162,12 +205,17 @@ def _condition(walks: Sequence[_Walk], name: str, distribution: BaseDistribution
 
 def as_json(described: Mapping[str, list[tuple[str, BaseDistribution]]]) -> dict[str, list[str]]:
     """The description in a form that a manifest can hold and compare."""
-    return {name: [f"{show(d)}{f' when {c}' if c else ''}" for c, d in variants] for name, variants in sorted(described.items())}
+    return {
+        name: [f"{show(d)}{f' when {c}' if c else ''}" for c, d in variants]
+        for name, variants in sorted(described.items())
+    }
 
 
 def show(distribution: BaseDistribution) -> str:
     """`0.03 to 1 (log)`, `one of 64, 128`."""
     if isinstance(distribution, CategoricalDistribution):
-        return "one of " + ", ".join(json.dumps(c) if not isinstance(c, str) else c for c in distribution.choices)
+        return "one of " + ", ".join(
+            json.dumps(c) if not isinstance(c, str) else c for c in distribution.choices
+        )
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     return f"{distribution.low:g} to {distribution.high:g}{' (log)' if distribution.log else ''}"

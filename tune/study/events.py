@@ -11,7 +11,8 @@ Every event is {"t": milliseconds since the epoch, "event": name, ...}:
     summary   metrics {}, tags {}  (of the whole study)
     finish    state FINISHED|INTERRUPTED
 
-`start`, `report`, `artifact` and `end` may carry `repeat` (a seed): the run then repeats that trial under another seed.
+`start`, `report`, `artifact` and `end` may carry `repeat` (a seed): the run then repeats that trial
+under another seed.
 """
 
 import json
@@ -30,18 +31,23 @@ _NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
 
 
 class StorageFailed(UserError):
-    """The study's folder cannot be written. No trial's fault, and no trial could do better: the run ends, the trials stay open."""
+    """The study's folder cannot be written. No trial's fault, and no trial could do better: the run
+    ends, the trials stay open."""
 
     @classmethod
     def at(cls, place: str | Path, why: str | None) -> "StorageFailed":
-        return cls(f"cannot write {place}: {why}; mend that and run the same command again, nothing recorded is lost")
+        return cls(
+            f"cannot write {place}: {why}; mend that and run the same command again, nothing recorded is lost"
+        )
 
 
 class AppendOnlyFile:
-    """A file of whole lines that are on disk when `append_lines` returns. One process writes; its threads may share it.
+    """A file of whole lines that are on disk when `append_lines` returns. One process writes; its
+    threads may share it.
 
-    Opening removes a torn last line, which is what a kill or a full disk in the middle of a write leaves.
-    Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that hold one.
+    Opening removes a torn last line, which is what a kill or a full disk in the middle of a write
+    leaves. Copies and pickles refer to the same file without opening it: Ray Tune copies the
+    objects that hold one.
 
     Raises:
         StorageFailed: the folder or the file cannot be written.
@@ -93,7 +99,9 @@ class AppendOnlyFile:
 
     def _open(self) -> int:
         if self._fd < 0:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
+            )
         return self._fd
 
     def _cut_torn_line(self, fd: int) -> None:
@@ -117,16 +125,21 @@ class EventLog(AppendOnlyFile):
         """Write one event and return when it is on disk.
 
         Raises:
-            StorageFailed: the disk is full or not writable; the log then ends with the last whole event.
+            StorageFailed: the disk is full or not writable; the log then ends with the last whole
+                event.
         """
         self.append_lines(_encode({"t": int(time.time() * 1000), "event": event, **fields}) + b"\n")
 
     @staticmethod
-    def read(path: Path, offset: int = 0, limit: int | None = None) -> tuple[list[dict[str, Any]], int]:
-        """Whole events from byte `offset` on, and the offset of the next one; a last line that is still being written is left.
+    def read(
+        path: Path, offset: int = 0, limit: int | None = None
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Whole events from byte `offset` on, and the offset of the next one; a last line that is
+        still being written is left.
 
         Args:
-            limit: read about this many bytes at most (always at least one event, where there is one).
+            limit: read about this many bytes at most (always at least one event, where there is
+                one).
 
         Raises:
             UserError: a line is not JSON, which no crash of the writer can leave.
@@ -150,7 +163,9 @@ class EventLog(AppendOnlyFile):
             try:
                 events.append(_decode(line))
             except ValueError as error:
-                raise UserError(f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line") from error
+                raise UserError(
+                    f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line"
+                ) from error
             offset += len(line)
         return events, offset
 
@@ -187,7 +202,10 @@ def _without_non_finite(value: Any) -> Any:
 
 
 def _decode(line: bytes) -> dict[str, Any]:
-    record = json.loads(line, object_hook=lambda item: float(item[_NON_FINITE]) if item.keys() == {_NON_FINITE} else item)
+    record = json.loads(
+        line,
+        object_hook=lambda item: float(item[_NON_FINITE]) if item.keys() == {_NON_FINITE} else item,
+    )
     if not isinstance(record, dict) or "event" not in record or "t" not in record:
         raise ValueError(f"not an event: {line[:60]!r}")
     return record

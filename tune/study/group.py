@@ -1,4 +1,5 @@
-"""Studies that belong together, such as the settings A to E: a folder with an event log of its own, which MLflow shows as their parent."""
+"""Studies that belong together, such as the settings A to E: a folder with an event log of its own,
+which MLflow shows as their parent."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -41,16 +42,33 @@ class Group:
             UserError: the folder holds a study, or is not writable.
         """
         if (folder / "study.json").exists() or _kind(folder) == STUDY:
-            raise UserError(f"{folder.name!r} is a study of its own in {folder.parent}; give the settings another name with --study")
+            raise UserError(
+                f"{folder.name!r} is a study of its own in {folder.parent}; give the settings another name with --study"
+            )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 if not is_group(folder):
-                    fields: dict[str, Any] = {"name": folder.name, "kind": GROUP, "experiment": experiment, "objective": objective}
+                    fields: dict[str, Any] = {
+                        "name": folder.name,
+                        "kind": GROUP,
+                        "experiment": experiment,
+                        "objective": objective,
+                    }
                     with closing(EventLog(folder / LOG)) as log:
-                        log.append("study", direction="maximize", config={}, searched=searched, data=None, tags={}, **fields)
+                        log.append(
+                            "study",
+                            direction="maximize",
+                            config={},
+                            searched=searched,
+                            data=None,
+                            tags={},
+                            **fields,
+                        )
         except OSError as error:
-            raise UserError(f"cannot write to {error.filename or folder}: {error.strerror}; choose another place with --storage") from None
+            raise UserError(
+                f"cannot write to {error.filename or folder}: {error.strerror}; choose another place with --storage"
+            ) from None
         return cls.at(folder)
 
     @classmethod
@@ -87,11 +105,24 @@ class Members:
 
 
 def members(folder: Path) -> Members | None:
-    """The studies beside `folder` that bear its name and that of a setting; None where there are none."""
+    """The studies beside `folder` that bear its name and that of a setting; None where there are
+    none."""
     for experiment in EXPERIMENTS.values():
         for key, comparison in experiment.comparisons.items():
-            folders = {setting: folder.parent / f"{folder.name}-{setting}" for setting in comparison.settings}
-            begun = {setting: path for setting, path in folders.items() if (path / "study.json").exists()}
-            if any(read_manifest(path / "study.json").experiment == experiment.name for path in begun.values()):
-                return Members(comparison, f"python tune/run.py {experiment.name}{f' --compare {key}' if key else ''}", begun)
+            folders = {
+                setting: folder.parent / f"{folder.name}-{setting}"
+                for setting in comparison.settings
+            }
+            begun = {
+                setting: path for setting, path in folders.items() if (path / "study.json").exists()
+            }
+            if any(
+                read_manifest(path / "study.json").experiment == experiment.name
+                for path in begun.values()
+            ):
+                return Members(
+                    comparison,
+                    f"python tune/run.py {experiment.name}{f' --compare {key}' if key else ''}",
+                    begun,
+                )
     return None

@@ -1,7 +1,9 @@
-"""Optuna's journal file, kept by the one process that runs the study: what belongs together reaches the disk in one write.
+"""Optuna's journal file, kept by the one process that runs the study: what belongs together reaches
+the disk in one write.
 
-Optuna's own backend is for many writers: every parameter of a trial takes a lock, opens the file, waits for the disk and reads the file
-again. With 14 parameters that was two thirds of the driver's time. The file is the same; Optuna's backend reads it.
+Optuna's own backend is for many writers: every parameter of a trial takes a lock, opens the file,
+waits for the disk and reads the file again. With 14 parameters that was two thirds of the driver's
+time. The file is the same; Optuna's backend reads it.
 """
 
 import contextlib
@@ -22,7 +24,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study 
 
 
 def read_trials(path: Path, study: str) -> list[FrozenTrial]:
-    """The trials in a journal, beside the process that writes it: no lock, nothing written, a line that is still being written is left.
+    """The trials in a journal, beside the process that writes it: no lock, nothing written, a line
+    that is still being written is left.
 
     Empty where the study has not been written yet.
     """
@@ -55,7 +58,8 @@ class JournalReader(BaseJournalBackend):
 
 
 class Journal(BaseJournalBackend):
-    """Backend of an Optuna `JournalStorage` for one thread of one process; the study's lock keeps others out.
+    """Backend of an Optuna `JournalStorage` for one thread of one process; the study's lock keeps
+    others out.
 
     Opening cuts off a line that a kill tore, as Optuna would refuse all that follows it.
 
@@ -68,12 +72,14 @@ class Journal(BaseJournalBackend):
         self._file = AppendOnlyFile(path)
         self._pending: list[bytes] = []
         self._open_groups = 0
-        self._recent: list[dict[str, Any]] = []  # what the storage has written and may not have read yet
+        # what the storage has written and may not have read yet
+        self._recent: list[dict[str, Any]] = []
         self._recent_from = 0
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is appended within is on disk when the block ends, by an exception too. A kill in it leaves a beginning, mostly nothing."""
+        """What is appended within is on disk when the block ends, by an exception too. A kill in it
+        leaves a beginning, mostly nothing."""
         self._open_groups += 1
         try:
             yield

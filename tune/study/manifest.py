@@ -16,21 +16,42 @@ from typing import Any
 from trainables.errors import UserError
 
 PLACES = {"data.name": "data", "init.file": "init.sha256"}
-"""Config values that say where something is -> what says which it is. A study may be gone on with where both have other places."""
-_PACKAGES = ("ray", "torch", "torchvision", "optuna", "mlflow", "byol-pytorch", "numpy", "scikit-learn")
+"""Config values that say where something is -> what says which it is. A study may be gone on with
+where both have other places."""
+_PACKAGES = (
+    "ray",
+    "torch",
+    "torchvision",
+    "optuna",
+    "mlflow",
+    "byol-pytorch",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _PACKAGES}}
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
 
 
 def git_commit() -> str | None:
     """Commit of this checkout, `+` at the end where files differ from it; None outside one."""
     here = Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True).stdout
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")
@@ -38,7 +59,8 @@ def git_commit() -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """study.json. `experiment`, `preset`, `base`, `pins`, `space`, warm start and the data's fingerprint make the study what it is."""
+    """study.json. `experiment`, `preset`, `base`, `pins`, `space`, warm start and the data's
+    fingerprint make the study what it is."""
 
     name: str
     experiment: str
@@ -70,7 +92,9 @@ class Manifest:
             return self
         there = read_manifest(path)
         if differences := self._differences(there):
-            shown = "; ".join(differences[:6]) + (f"; and {len(differences) - 6} more" if len(differences) > 6 else "")
+            shown = "; ".join(differences[:6]) + (
+                f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
+            )
             raise UserError(
                 f"study {self.name!r} exists with another configuration: {shown}. "
                 f"Repeat the options it was begun with, or give this one a name of its own: --study {self.name}-2"
@@ -85,7 +109,11 @@ class Manifest:
                 mine.pop(place, None)
                 theirs.pop(place, None)
         keys = [*mine, *(k for k in theirs if k not in mine)]
-        return [f"{k} was {_shown(theirs, k)}, is {_shown(mine, k)}" for k in keys if mine.get(k) != theirs.get(k)]
+        return [
+            f"{k} was {_shown(theirs, k)}, is {_shown(mine, k)}"
+            for k in keys
+            if mine.get(k) != theirs.get(k)
+        ]
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -97,7 +125,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest(**json.loads(path.read_text()))
     except FileNotFoundError:
-        raise UserError(f"no study in {path.parent}; `python tune/report.py show` lists the studies there are") from None
+        raise UserError(
+            f"no study in {path.parent}; `python tune/report.py show` lists the studies there are"
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
@@ -126,7 +156,17 @@ def replay_command(experiment: str, study: Path, number: int) -> str:
         study: its folder.
     """
     where = [] if study.parent == Path("runs").resolve() else ["--storage", str(study.parent)]
-    return shlex.join(["python", "tune/run.py", experiment, "--local", "--trial", f"{study.name}/{number}", *where])
+    return shlex.join(
+        [
+            "python",
+            "tune/run.py",
+            experiment,
+            "--local",
+            "--trial",
+            f"{study.name}/{number}",
+            *where,
+        ]
+    )
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""A study as its event log tells it: for reading beside a run, and after it. Nothing is locked and nothing is written."""
+"""A study as its event log tells it: for reading beside a run, and after it. Nothing is locked and
+nothing is written."""
 
 import math
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     """Final ones."""
     occupied_ms: int = 0
-    """From each start to the last that was heard of it: training, validation, checkpoints; no interruption."""
+    """From each start to the last that was heard of it: training, validation, checkpoints; no
+    interruption."""
     heard: int = 0
     """When that was, ms since the epoch."""
 
@@ -54,7 +56,11 @@ class Run:
     @property
     def gpu_seconds(self) -> float:
         """Of GPUs that it kept."""
-        return self.occupied_ms / 1000 * max((m.get("time/gpus") or 0.0 for m in self.history), default=0.0)
+        return (
+            self.occupied_ms
+            / 1000
+            * max((m.get("time/gpus") or 0.0 for m in self.history), default=0.0)
+        )
 
 
 @dataclass
@@ -74,7 +80,11 @@ class Record:
     @property
     def top(self) -> int:
         """How many of the best configurations are repeated."""
-        return EXPERIMENTS[self.manifest.experiment].top if self.manifest.experiment in EXPERIMENTS else 1
+        return (
+            EXPERIMENTS[self.manifest.experiment].top
+            if self.manifest.experiment in EXPERIMENTS
+            else 1
+        )
 
     @property
     def objective(self) -> str:
@@ -83,7 +93,11 @@ class Record:
     @property
     def completed(self) -> dict[int, float]:
         """Completed trials -> objective."""
-        return {n: run.value for n, run in sorted(self.trials.items()) if run.state == "COMPLETE" and run.value is not None}
+        return {
+            n: run.value
+            for n, run in sorted(self.trials.items())
+            if run.state == "COMPLETE" and run.value is not None
+        }
 
     @property
     def epochs(self) -> int:
@@ -92,8 +106,8 @@ class Record:
 
     @property
     def spared(self) -> tuple[int, int]:
-        """Epochs that the trials which have ended did not run, and those that they would have run: what pruning and failures have saved. A
-        trial that still runs has saved nothing yet."""
+        """Epochs that the trials which have ended did not run, and those that they would have run:
+        what pruning and failures have saved. A trial that still runs has saved nothing yet."""
         ended = [run for run in self.trials.values() if run.state != "open"]
         whole = len(ended) * int(self.manifest.base["train.epochs"])
         return whole - sum(len(run.history) for run in ended), whole
@@ -129,7 +143,11 @@ class Record:
     def departures(self, number: int) -> dict[str, Any]:
         """In what a trial departs from the default, by searched parameter."""
         config, base = self.trials[number].config, self.manifest.base
-        return {name: config[name] for name in self.manifest.space if name in config and config[name] != base[name]}
+        return {
+            name: config[name]
+            for name in self.manifest.space
+            if name in config and config[name] != base[name]
+        }
 
 
 def read_record(folder: Path) -> Record:
@@ -151,7 +169,8 @@ def read_record(folder: Path) -> Record:
             else:
                 run = record.repeats.setdefault((event["trial"], seed), Run())
             _tell(run, event)
-            if kind == "start" and record.finished:  # with more trials or repeats: what was said at that end is about fewer
+            # with more trials or repeats: what was said at that end is about fewer
+            if kind == "start" and record.finished:
                 record.finished = False
                 for said in CONCLUSIONS:
                     record.tags.pop(said, None)
@@ -170,28 +189,48 @@ def _tell(run: Run, event: dict[str, Any]) -> None:
     if event["event"] == "report":
         run.history.append(event["metrics"])
     else:
-        run.state, run.value, run.reason, run.ended = event["state"], event["value"], event["reason"], event["t"]
+        run.state, run.value, run.reason, run.ended = (
+            event["state"],
+            event["value"],
+            event["reason"],
+            event["t"],
+        )
         run.metrics = event.get("metrics") or {}
 
 
 def leaders(completed: dict[int, float], top: int) -> list[int]:
-    """The `top` best of the completed trials, best first; of equal ones the earlier. Beside the best none that is below the default: where
-    most trials are stopped early few are left, and to train a poor one again says nothing."""
+    """The `top` best of the completed trials, best first; of equal ones the earlier. Beside the
+    best none that is below the default: where most trials are stopped early few are left, and to
+    train a poor one again says nothing."""
     ranked = sorted(completed, key=lambda number: (-completed[number], number))
     return [n for n in ranked[:top] if n == ranked[0] or completed[n] > completed.get(0, -math.inf)]
 
 
-def table_of(finals: dict[tuple[K, int], dict[str, float]], numbers: list[K], metric: str) -> tuple[list[K], np.ndarray]:
-    """Numbers (those of `numbers` that were repeated) and their scores (numbers, seeds), over the seeds that all of them have."""
-    seeds = {n: {seed for (m, seed), metrics in finals.items() if m == n and metric in metrics} for n in numbers}
+def table_of(
+    finals: dict[tuple[K, int], dict[str, float]], numbers: list[K], metric: str
+) -> tuple[list[K], np.ndarray]:
+    """Numbers (those of `numbers` that were repeated) and their scores (numbers, seeds), over the
+    seeds that all of them have."""
+    seeds = {
+        n: {seed for (m, seed), metrics in finals.items() if m == n and metric in metrics}
+        for n in numbers
+    }
     rows = [n for n in dict.fromkeys(numbers) if seeds[n]]
     common = sorted(set.intersection(*(seeds[n] for n in rows))) if rows else []
-    return rows, np.array([[finals[n, seed][metric] for seed in common] for n in rows]).reshape(len(rows), len(common))
+    return rows, np.array([[finals[n, seed][metric] for seed in common] for n in rows]).reshape(
+        len(rows), len(common)
+    )
 
 
-def chosen(completed: dict[int, float], top: int, finals: dict[tuple[int, int], dict[str, float]], objective: str) -> int | None:
-    """The leader whose repeats have the best mean of the *selecting* metric: a lucky seed of the search does not choose. Before there are
-    repeats, the first leader; None where no trial ran to the end."""
+def chosen(
+    completed: dict[int, float],
+    top: int,
+    finals: dict[tuple[int, int], dict[str, float]],
+    objective: str,
+) -> int | None:
+    """The leader whose repeats have the best mean of the *selecting* metric: a lucky seed of the
+    search does not choose. Before there are repeats, the first leader; None where no trial ran to
+    the end."""
     first = leaders(completed, top)
     rows, scores = table_of(finals, first, f"best/{objective}")
     if not scores.size:

@@ -1,10 +1,12 @@
-"""The durable study. Optuna's storage is the database of trials, the event log is the diary, everything else is a worker.
+"""The durable study. Optuna's storage is the database of trials, the event log is the diary,
+everything else is a worker.
 
     study = Study.open(...)                 # creates it, or goes on with it after any kind of end
     while (work := study.next_work()) ...   # interrupted trials first, then new ones, then the repeats that claims rest on
         study.started(work); study.reported(work, epoch, metrics); study.ended(work, outcome)
 
-Order within every call: the event log first (appended and fsynced), then Optuna. `open` brings Optuna up to the log.
+Order within every call: the event log first (appended and fsynced), then Optuna. `open` brings
+Optuna up to the log.
 """
 
 import json
@@ -41,7 +43,8 @@ Observer = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Work:
-    """One fit to do: a trial of the search, a repeat of a finished trial under another seed, or the untrained baseline."""
+    """One fit to do: a trial of the search, a repeat of a finished trial under another seed, or the
+    untrained baseline."""
 
     kind: Literal["trial", "repeat", "baseline"]
     number: int
@@ -70,13 +73,27 @@ class Outcome:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Outcome":
-        return cls(fields["state"], fields.get("value"), fields.get("reason"), fields.get("metrics") or {}, fields.get("error"))
+        return cls(
+            fields["state"],
+            fields.get("value"),
+            fields.get("reason"),
+            fields.get("metrics") or {},
+            fields.get("error"),
+        )
 
 
 class Study:
     """See the module's docstring. Not for two processes at once: a lock says so."""
 
-    def __init__(self, directory: Path, experiment: Experiment, manifest: Manifest, *, trials: int, repeats: int):
+    def __init__(
+        self,
+        directory: Path,
+        experiment: Experiment,
+        manifest: Manifest,
+        *,
+        trials: int,
+        repeats: int,
+    ):
         self.directory, self.experiment, self.manifest = directory, experiment, manifest
         self.trials, self.repeats = trials, repeats
         self.objective = manifest.objective
@@ -97,9 +114,13 @@ class Study:
         self.log = EventLog(directory / "events.jsonl")
         self._journal = Journal(directory / "study.journal")
         self.optuna = optuna.create_study(
-            study_name=manifest.name, storage=JournalStorage(self._journal), direction="maximize", load_if_exists=True,
-            sampler=SeededTPE(_seed_of_draws(manifest)), pruner=DurableHalving(self.base.train.epochs),
-        )  # fmt: skip
+            study_name=manifest.name,
+            storage=JournalStorage(self._journal),
+            direction="maximize",
+            load_if_exists=True,
+            sampler=SeededTPE(_seed_of_draws(manifest)),
+            pruner=DurableHalving(self.base.train.epochs),
+        )
         self._reconcile()
         if self._outcomes:  # a kill may have come between the last end and what belongs to it
             number, repeat = next(reversed(self._outcomes))
@@ -122,12 +143,14 @@ class Study:
         Args:
             group: that a new study belongs to.
         Raises:
-            UserError: the study there has another config, space or data set; or another process runs it; or the place is not writable, or
-                that of settings which are compared.
+            UserError: the study there has another config, space or data set; or another process
+                runs it; or the place is not writable, or that of settings which are compared.
         """
         try:
             if is_group(directory):
-                raise UserError(f"{directory.name!r} is a comparison of settings in {directory.parent}; choose another --study name")
+                raise UserError(
+                    f"{directory.name!r} is a comparison of settings in {directory.parent}; choose another --study name"
+                )
             (directory / "trials").mkdir(parents=True, exist_ok=True)
             manifest = manifest.reconcile_with(directory / "study.json")
             study = cls(directory, experiment, manifest, trials=trials, repeats=repeats)
@@ -138,9 +161,18 @@ class Study:
         study.observers += observers or []
         if not study._diary_has_study:
             data = manifest.data
-            study.emit("study", name=manifest.name, experiment=experiment.name, objective=manifest.objective, direction="maximize",
-                       config=manifest.base, searched=sorted(manifest.space), data=data, tags={"preset": manifest.preset},
-                       group=None if group is None else group.event)  # fmt: skip
+            study.emit(
+                "study",
+                name=manifest.name,
+                experiment=experiment.name,
+                objective=manifest.objective,
+                direction="maximize",
+                config=manifest.base,
+                searched=sorted(manifest.space),
+                data=data,
+                tags={"preset": manifest.preset},
+                group=None if group is None else group.event,
+            )
         return study
 
     # -- the diary
@@ -167,7 +199,8 @@ class Study:
                 self._diary_has_study = True
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append to the event log, then tell the observers (console, MLflow). Safe to call from any thread."""
+        """Append to the event log, then tell the observers (console, MLflow). Safe to call from any
+        thread."""
         with self._emitting:
             self.log.append(event, **fields)
             for observer in self.observers:
@@ -181,9 +214,14 @@ class Study:
     # -- what there is to do
 
     def _reconcile(self) -> None:
-        """Tell Optuna what the log knows and a kill kept from it; put the untuned default first, and what a warm start brings behind it."""
-        # A waiting trial is one line of the journal, and no trial is begun before all wait: what is there is the beginning of this list.
-        waiting = [self._default(), *(point["params"] for point in (self.manifest.warm_start or {}).get("points", []))]
+        """Tell Optuna what the log knows and a kill kept from it; put the untuned default first,
+        and what a warm start brings behind it."""
+        # A waiting trial is one line of the journal, and no trial is begun before all wait: what is
+        # there is the beginning of this list.
+        waiting = [
+            self._default(),
+            *(point["params"] for point in (self.manifest.warm_start or {}).get("points", [])),
+        ]
         for params in waiting[len(self.optuna.get_trials(deepcopy=False)) :]:
             self.optuna.enqueue_trial(params)
         self._interrupted = []
@@ -195,34 +233,54 @@ class Study:
                 self._interrupted.append(trial)
 
     def _default(self) -> dict[str, Any]:
-        searched = asked_for(self.experiment.space, self.manifest.preset, self.manifest.base, self.pins)
+        searched = asked_for(
+            self.experiment.space, self.manifest.preset, self.manifest.base, self.pins
+        )
         return {name: self.manifest.base[name] for name in searched}
 
     def next_work(self) -> Work | Literal["wait"] | None:
-        """The next fit to do; "wait" while running trials decide what is next; None when all is done."""
+        """The next fit to do; "wait" while running trials decide what is next; None when all is
+        done."""
         if self.stopping:
             return None
-        if f"baseline/{self.objective}" not in self.summary and (BASELINE, None) not in self._running:
+        if (
+            f"baseline/{self.objective}" not in self.summary
+            and (BASELINE, None) not in self._running
+        ):
             self._running[BASELINE, None] = None
-            return Work("baseline", BASELINE, self.base.seed, self.manifest.base, str(self.directory / "baseline"))
+            return Work(
+                "baseline",
+                BASELINE,
+                self.base.seed,
+                self.manifest.base,
+                str(self.directory / "baseline"),
+            )
         if self._interrupted or self._created() < self.trials:
             with self._journal.together():
-                return self._trial_work(self._interrupted.pop(0) if self._interrupted else self.optuna.ask())
+                return self._trial_work(
+                    self._interrupted.pop(0) if self._interrupted else self.optuna.ask()
+                )
         return self._next_repeat()
 
     def _created(self) -> int:
         return sum(t.state != TrialState.WAITING for t in self.optuna.get_trials(deepcopy=False))
 
     def _trial_work(self, trial: Trial) -> Work:
-        # Also for an interrupted trial: what it has been given is handed out again, what the kill kept from it is drawn now.
+        # Also for an interrupted trial: what it has been given is handed out again, what the kill
+        # kept from it is drawn now.
         self.experiment.space(Pinned(trial, self.pins), self.manifest.preset)
-        work = self._work("trial", trial.number, self.base.seed, {**self.manifest.base, **trial.params})
-        trial.set_user_attr("checkpoint", str((Path(work.directory) / "best.pt").relative_to(self.directory)))
+        work = self._work(
+            "trial", trial.number, self.base.seed, {**self.manifest.base, **trial.params}
+        )
+        trial.set_user_attr(
+            "checkpoint", str((Path(work.directory) / "best.pt").relative_to(self.directory))
+        )
         self._running[work.key] = trial
         return work
 
     def _next_repeat(self) -> Work | Literal["wait"] | None:
-        """Trial 0's repeats fill the time until the last trial ends; then those of the best trials."""
+        """Trial 0's repeats fill the time until the last trial ends; then those of the best
+        trials."""
         searching = any(repeat is None and number != BASELINE for number, repeat in self._running)
         numbers = [0] if searching else list(dict.fromkeys([0, *self.leaders()]))
         for number in numbers:
@@ -232,15 +290,28 @@ class Study:
                 if (number, seed) not in self._outcomes and (number, seed) not in self._running:
                     self._running[number, seed] = None
                     frozen = self.optuna.get_trials(deepcopy=False)[number]
-                    return self._work("repeat", number, seed, {**self.manifest.base, **frozen.params, "seed": seed})
+                    return self._work(
+                        "repeat",
+                        number,
+                        seed,
+                        {**self.manifest.base, **frozen.params, "seed": seed},
+                    )
         return "wait" if self._running else None
 
     def repeat_seeds(self) -> list[int]:
         """Seeds that no search has used: selection does not leak into the claim."""
         return [self.base.seed + 1000 + k for k in range(self.repeats)]
 
-    def _work(self, kind: Literal["trial", "repeat"], number: int, seed: int, config: dict[str, Any]) -> Work:
-        return Work(kind, number, seed, config, str(self._folder(number, seed if kind == "repeat" else None)))
+    def _work(
+        self, kind: Literal["trial", "repeat"], number: int, seed: int, config: dict[str, Any]
+    ) -> Work:
+        return Work(
+            kind,
+            number,
+            seed,
+            config,
+            str(self._folder(number, seed if kind == "repeat" else None)),
+        )
 
     def _folder(self, number: int, repeat: int | None) -> Path:
         trial = self.directory / "trials" / f"{number:04d}"
@@ -256,14 +327,31 @@ class Study:
         directory = Path(work.directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(json.dumps(work.config, indent=1) + "\n")
-        self._emit_for("start", work, config=work.config, attempt=attempt, resumed_epoch=self._epochs.get(work.key))
+        self._emit_for(
+            "start",
+            work,
+            config=work.config,
+            attempt=attempt,
+            resumed_epoch=self._epochs.get(work.key),
+        )
 
     def reported(self, work: Work, epoch: int, metrics: dict[str, float]) -> bool:
-        """Record an epoch; a step that is on record already is ignored. False: stop this trial now."""
+        """Record an epoch; a step that is on record already is ignored. False: stop this trial
+        now."""
         if epoch > self._epochs.get(work.key, 0):
-            # Before the report: after a kill between the two the artifact is on record twice, not never.
-            if epoch == 1 and work.kind == "trial" and (Path(work.directory) / ARCHITECTURE).exists():
-                self.emit("artifact", trial=work.number, path=f"trials/{work.number:04d}/{ARCHITECTURE}", to="")
+            # Before the report: after a kill between the two the artifact is on record twice, not
+            # never.
+            if (
+                epoch == 1
+                and work.kind == "trial"
+                and (Path(work.directory) / ARCHITECTURE).exists()
+            ):
+                self.emit(
+                    "artifact",
+                    trial=work.number,
+                    path=f"trials/{work.number:04d}/{ARCHITECTURE}",
+                    to="",
+                )
             self._epochs[work.key] = epoch
             self._emit_for("report", work, epoch=epoch, metrics=metrics)
         trial = self._running[work.key]
@@ -282,7 +370,10 @@ class Study:
             if outcome.state == "COMPLETE":
                 self.summarize(outcome.metrics)
             else:  # no baseline is no reason to lose the study
-                why = {"baseline.reason": outcome.reason or "", "baseline.error": outcome.error or ""}
+                why = {
+                    "baseline.reason": outcome.reason or "",
+                    "baseline.error": outcome.error or "",
+                }
                 self.summarize({"baseline/" + self.objective: math.nan}, **why)
             return
         if work.key not in self._running:
@@ -305,12 +396,20 @@ class Study:
 
     def pruned(self, work: Work) -> Outcome:
         """The outcome of a trial that `reported` has just stopped."""
-        values = self.optuna._storage.get_trial(self._running[work.key]._trial_id).intermediate_values  # type: ignore[union-attr]
+        values = self.optuna._storage.get_trial(
+            self._running[work.key]._trial_id
+        ).intermediate_values  # type: ignore[union-attr]
         best = max(values.values())
-        return Outcome("PRUNED", best, f"below its rung at epoch {max(values)}", {f"best/{self.objective}": best})
+        return Outcome(
+            "PRUNED",
+            best,
+            f"below its rung at epoch {max(values)}",
+            {f"best/{self.objective}": best},
+        )
 
     def put_back(self, work: Work) -> None:
-        """No process works on it any more and it has not ended: it is the next to be handed out, now or at the next start."""
+        """No process works on it any more and it has not ended: it is the next to be handed out,
+        now or at the next start."""
         if work.key in self._running and (trial := self._running.pop(work.key)) is not None:
             self._interrupted.insert(0, trial)
 
@@ -339,7 +438,8 @@ class Study:
         return leaders(self.completed(), self.experiment.top)
 
     def best_number(self) -> int | None:
-        """The finished trial that is the study's answer: the best, or of several that were repeated the best on average."""
+        """The finished trial that is the study's answer: the best, or of several that were repeated
+        the best on average."""
         return chosen(self.completed(), self.experiment.top, self.finals(), self.objective)
 
     def finished(self) -> int:
@@ -350,7 +450,11 @@ class Study:
         """(trial, seed) -> final metrics of the repeats that ran to the end."""
         done = {key: o for key, o in self._outcomes.items() if o.state == "COMPLETE"}
         seeds = set(self.repeat_seeds())
-        return {(number, seed): o.metrics for (number, seed), o in done.items() if seed is not None and seed in seeds}
+        return {
+            (number, seed): o.metrics
+            for (number, seed), o in done.items()
+            if seed is not None and seed in seeds
+        }
 
     def _outcome_state(self, number: int) -> str | None:
         outcome = self._outcomes.get((number, None))
@@ -358,9 +462,12 @@ class Study:
 
 
 def _seed_of_draws(manifest: Manifest) -> int:
-    """A warm-started study draws anew: under the earlier one's seed its random trials would be that one's again."""
+    """A warm-started study draws anew: under the earlier one's seed its random trials would be that
+    one's again."""
     start = manifest.warm_start
-    return manifest.seed if start is None else zlib.crc32(f"{manifest.seed} {start['study']}".encode())
+    return (
+        manifest.seed if start is None else zlib.crc32(f"{manifest.seed} {start['study']}".encode())
+    )
 
 
 def _clean(directory: Path, state: State) -> None:

@@ -1,7 +1,8 @@
 """What the event log of a study looks like in MLflow: a fold over the events, without MLflow.
 
-The result depends on the log alone, so a replay from the beginning says exactly what the first one said.
-One run for the study, below it one per trial, below that one per repeat of the trial under another seed.
+The result depends on the log alone, so a replay from the beginning says exactly what the first one
+said. One run for the study, below it one per trial, below that one per repeat of the trial under
+another seed.
 """
 
 import hashlib
@@ -12,18 +13,29 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["GROUP", "STUDY", "Changes", "Projection", "Run", "mlflow_key", "shared_view", "study_id"]
+__all__ = [
+    "GROUP",
+    "STUDY",
+    "Changes",
+    "Projection",
+    "Run",
+    "mlflow_key",
+    "shared_view",
+    "study_id",
+]
 
 STUDY, GROUP = "study", "group"
 PARAM_LIMIT, TAG_LIMIT, KEY_LIMIT = 6000, 8000, 250  # characters that MLflow keeps
-LOGARITHMIC = ("lr", "weight_decay")  # last words of parameters searched on a log scale: MLflow's axes are linear
+# last words of parameters searched on a log scale: MLflow's axes are linear
+LOGARITHMIC = ("lr", "weight_decay")
 
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """How an MLflow run is created. `key` is unique within the study; `parent` is the key of the run above."""
+    """How an MLflow run is created. `key` is unique within the study; `parent` is the key of the
+    run above."""
 
     key: str
     name: str
@@ -34,14 +46,18 @@ class Run:
 
 @dataclass
 class Changes:
-    """What one run gains from a stretch of the log; later values replace earlier ones, metrics and files add up."""
+    """What one run gains from a stretch of the log; later values replace earlier ones, metrics and
+    files add up."""
 
     params: dict[str, str] = field(default_factory=dict)
-    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)  # key, value, ms since the epoch, step
+    # key, value, ms since the epoch, step
+    metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
-    status: tuple[str, int] | None = None  # MLflow's RUNNING, FINISHED, FAILED or KILLED, and since when (ms)
+    # MLflow's RUNNING, FINISHED, FAILED or KILLED, and since when (ms)
+    status: tuple[str, int] | None = None
     data: dict[str, Any] | None = None
-    files: list[tuple[str, str]] = field(default_factory=list)  # path within the study's folder, artifact sub-folder
+    # path within the study's folder, artifact sub-folder
+    files: list[tuple[str, str]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)  # artifact name -> contents
 
 
@@ -54,7 +70,8 @@ class Projection:
         self.runs: dict[str, Run] = {}
         self._changes: dict[str, Changes] = {}
         self._live: dict[str, None] = {}  # started and not ended, in that order
-        self._last: dict[tuple[str, str], tuple[int, float]] = {}  # (run, metric) -> last step and value
+        # (run, metric) -> last step and value
+        self._last: dict[tuple[str, str], tuple[int, float]] = {}
         self._epoch: dict[str, int] = {}
         self._best: dict[str, float] = {}
         self._tags: dict[str, str] = {}
@@ -83,13 +100,23 @@ class Projection:
             self.study_id = study_id(event)
         self.study = event
         data = event.get("data") or {}
-        self._tags = {"study": event["name"], "study.id": self.study_id} | _strings(event.get("tags"), TAG_LIMIT)
+        self._tags = {"study": event["name"], "study.id": self.study_id} | _strings(
+            event.get("tags"), TAG_LIMIT
+        )
         if group := event.get("group"):
             self._tags |= {"group": group["name"], "group.id": group["id"]}
-        self._tags |= {f"data.{name}": str(data[name])[:TAG_LIMIT] for name in ("name", "fingerprint") if name in data}
+        self._tags |= {
+            f"data.{name}": str(data[name])[:TAG_LIMIT]
+            for name in ("name", "fingerprint")
+            if name in data
+        }
         changes = self._run(STUDY, event)
         changes.params |= _strings(event["config"], PARAM_LIMIT)
-        changes.tags |= self._tags | {"objective": event["objective"], "direction": event["direction"], "study.state": "RUNNING"}
+        changes.tags |= self._tags | {
+            "objective": event["objective"],
+            "direction": event["direction"],
+            "study.state": "RUNNING",
+        }
         changes.tags["searched"] = ", ".join(event["searched"])[:TAG_LIMIT]
         changes.data = event.get("data")
         changes.status = ("RUNNING", event["t"])
@@ -97,10 +124,19 @@ class Projection:
     def _on_start(self, event: Event) -> None:
         key, study = _key(event), self._studied()
         changes = self._run(key, event)
-        config, searched = event["config"], [name for name in study["searched"] if name in event["config"]]
-        changes.params |= _strings({name: config[name] for name in [*searched, *config]}, PARAM_LIMIT)
+        config, searched = (
+            event["config"],
+            [name for name in study["searched"] if name in event["config"]],
+        )
+        changes.params |= _strings(
+            {name: config[name] for name in [*searched, *config]}, PARAM_LIMIT
+        )
         for name in searched:
-            if name.endswith(LOGARITHMIC) and isinstance(config[name], int | float) and config[name] > 0:
+            if (
+                name.endswith(LOGARITHMIC)
+                and isinstance(config[name], int | float)
+                and config[name] > 0
+            ):
                 self._log(key, f"log10/{name}", math.log10(config[name]), event["t"], 0)
         changes.tags |= {"trial.state": "RUNNING", "trial.attempt": str(event["attempt"])}
         if event.get("resumed_epoch") is not None:
@@ -135,7 +171,9 @@ class Projection:
         self._log_final(key, final, event["t"])
         changes.tags |= {"trial.state": state, "trial.reason": str(event.get("reason") or "")}
         if event.get("error"):
-            changes.tags["trial.error"] = str(event["error"]).strip().rsplit("\n", 1)[-1][:TAG_LIMIT]
+            changes.tags["trial.error"] = (
+                str(event["error"]).strip().rsplit("\n", 1)[-1][:TAG_LIMIT]
+            )
             changes.texts["error.txt"] = str(event["error"])
         changes.status = ("FAILED" if state == "FAIL" else "FINISHED", event["t"])
         self._live.pop(key, None)
@@ -163,10 +201,18 @@ class Projection:
         """Changes of a run, which is put on record with all runs above it when it is new."""
         if key not in self.runs:
             study = self._studied()
-            name, tags, parent = study["name"], {"kind": study.get("kind", STUDY)}, GROUP if study.get("group") else None
+            name, tags, parent = (
+                study["name"],
+                {"kind": study.get("kind", STUDY)},
+                GROUP if study.get("group") else None,
+            )
             if key != STUDY:
                 trial, repeat = event["trial"], event.get("repeat")
-                name, tags, parent = f"trial-{trial:03d}", {"kind": "trial", "trial.number": str(trial)}, STUDY
+                name, tags, parent = (
+                    f"trial-{trial:03d}",
+                    {"kind": "trial", "trial.number": str(trial)},
+                    STUDY,
+                )
                 if repeat is not None:
                     name, parent = f"{name}-seed-{repeat}", f"trial/{trial}"
                     tags |= {"kind": "repeat", "repeat.seed": str(repeat)}
@@ -175,7 +221,8 @@ class Projection:
         return self._changes.setdefault(key, Changes())
 
     def _log(self, run: str, name: str, value: float, t: int, step: int) -> None:
-        """A step that a run has is not logged again: a resumed trial reports its checkpoint's epoch a second time."""
+        """A step that a run has is not logged again: a resumed trial reports its checkpoint's epoch
+        a second time."""
         name = mlflow_key(name)
         last, _ = self._last.get((run, name), (-1, math.nan))
         if step > last:
@@ -183,7 +230,8 @@ class Projection:
             self._run(run, {"t": t}).metrics.append((name, value, t, step))
 
     def _log_final(self, run: str, metrics: dict[str, Any], t: int) -> None:
-        """Values that close a run come after its last epoch, and only where they differ from what it has."""
+        """Values that close a run come after its last epoch, and only where they differ from what
+        it has."""
         for name, value in metrics.items():
             step, last = self._last.get((run, mlflow_key(name)), (-1, math.nan))
             if value is not None and float(value) != last:
@@ -191,12 +239,14 @@ class Projection:
 
 
 def study_id(first: Event) -> str:
-    """Of the study (or group) whose log begins with this event. The time tells it from an earlier one of the same name that was deleted."""
+    """Of the study (or group) whose log begins with this event. The time tells it from an earlier
+    one of the same name that was deleted."""
     return hashlib.sha256(f"{first['name']} {first['t']}".encode()).hexdigest()[:12]
 
 
 def mlflow_key(name: str) -> str:
-    """`name` with what MLflow forbids in keys replaced by `_`: characters such as `[` and `@`, and a path that is not normal.
+    """`name` with what MLflow forbids in keys replaced by `_`: characters such as `[` and `@`, and
+    a path that is not normal.
 
     >>> mlflow_key("/val/top@1"), mlflow_key("../x"), mlflow_key("val/knn_top1")
     ('val/top_1', '_/x', 'val/knn_top1')
@@ -208,7 +258,8 @@ def mlflow_key(name: str) -> str:
 
 
 def shared_view(study: Event, study_id: str) -> str:
-    """State of MLflow's run table and charts that shows the trials of one study or group, best first, as the JSON of a shared view.
+    """State of MLflow's run table and charts that shows the trials of one study or group, best
+    first, as the JSON of a shared view.
 
     The format is the UI's own and not documented; it was read from MLflow 3.17.
     """
@@ -219,15 +270,35 @@ def shared_view(study: Event, study_id: str) -> str:
     ascending = study["direction"] == "minimize"
     section = "vistune"
     charts: list[dict[str, Any]] = [
-        {"type": "PARALLEL", "selectedParams": plain[:6], "selectedMetrics": [*logs[:3], best], "showAllRuns": True},
+        {
+            "type": "PARALLEL",
+            "selectedParams": plain[:6],
+            "selectedMetrics": [*logs[:3], best],
+            "showAllRuns": True,
+        },
         *({"type": "SCATTER", "xaxis": _axis(name), "yaxis": _axis(best)} for name in logs[:2]),
-        {"type": "LINE", "metricKey": objective, "selectedMetricKeys": [objective], "xAxisKey": "step", "selectedXAxisMetricKey": ""}
+        {
+            "type": "LINE",
+            "metricKey": objective,
+            "selectedMetricKeys": [objective],
+            "xAxisKey": "step",
+            "selectedXAxisMetricKey": "",
+        }
         | {"xAxisScaleType": "linear", "scaleType": "linear", "lineSmoothness": 0},
         {"type": "BAR", "metricKey": best},
     ]
-    common = {"runsCountToCompare": 100, "metricSectionId": section, "deleted": False, "isGenerated": False}
+    common = {
+        "runsCountToCompare": 100,
+        "metricSectionId": section,
+        "deleted": False,
+        "isGenerated": False,
+    }
     group = study.get("kind") == GROUP
-    columns = [f"metrics.`{best}`", *["tags.study"] * group, *(f"params.`{name}`" for name in searched)]
+    columns = [
+        f"metrics.`{best}`",
+        *["tags.study"] * group,
+        *(f"params.`{name}`" for name in searched),
+    ]
     columns += ["tags.`trial.state`", "tags.`trial.reason`"]
     state = {
         "searchFilter": f"tags.kind = 'trial' and tags.`{'group' if group else 'study'}.id` = '{study_id}'",
@@ -249,8 +320,17 @@ def shared_view(study: Event, study_id: str) -> str:
         "groupsExpanded": {},
         "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
-        "compareRunSections": [{"uuid": section, "name": f"Study {study['name']}", "display": True, "isReordered": True}],
-        "compareRunCharts": [{"uuid": f"{section}-{i}"} | chart | common for i, chart in enumerate(charts)],
+        "compareRunSections": [
+            {
+                "uuid": section,
+                "name": f"Study {study['name']}",
+                "display": True,
+                "isReordered": True,
+            }
+        ],
+        "compareRunCharts": [
+            {"uuid": f"{section}-{i}"} | chart | common for i, chart in enumerate(charts)
+        ],
     }
     return json.dumps(state)
 
@@ -267,4 +347,7 @@ def _key(event: Event) -> str:
 
 
 def _strings(values: dict[str, Any] | None, limit: int) -> dict[str, str]:
-    return {mlflow_key(name): "none" if value is None else str(value)[:limit] for name, value in (values or {}).items()}
+    return {
+        mlflow_key(name): "none" if value is None else str(value)[:limit]
+        for name, value in (values or {}).items()
+    }

@@ -1,4 +1,5 @@
-"""The runs of one study in an MLflow store: found or created, written in batches, all of it safe to repeat."""
+"""The runs of one study in an MLflow store: found or created, written in batches, all of it safe to
+repeat."""
 
 import contextlib
 import importlib
@@ -20,21 +21,25 @@ from tune.tracking.projection import GROUP, Changes, Event, Run, shared_view
 __all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "quieten", "sqlite_path"]
 
 RUN_TAG, OFFSET_TAG, NOTE_TAG = "run.key", "tracking.offset", "tracking.rejected"
-METRICS_PER_CALL, OTHERS_PER_CALL = 800, 100  # MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all
+# MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all
+METRICS_PER_CALL, OTHERS_PER_CALL = 800, 100
 PROBE_S = 2.0
 SETUP_S = 30.0  # importing MLflow and creating its tables may take this long without being hung
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the default blocks a call for four minutes when the server is down
+    # the default blocks a call for four minutes when the server is down
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-_opened: dict[str, tuple[int, int]] = {}  # SQLite URI -> inode when MLflow opened it, how often it was replaced since
+# SQLite URI -> inode when MLflow opened it, how often it was replaced since
+_opened: dict[str, tuple[int, int]] = {}
 
 
 class Rejected:
-    """Records that MLflow refuses for good, kept in a file with the reason so that the rest can go on."""
+    """Records that MLflow refuses for good, kept in a file with the reason so that the rest can go
+    on."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -46,7 +51,9 @@ class Rejected:
 
     def add(self, run: str, kind: str, name: str, value: str, reason: str) -> None:
         """Put a record on file, once: a replay meets the same refusals again."""
-        line = json.dumps({"run": run, "kind": kind, "name": name, "value": value, "reason": reason.strip()[:500]})
+        line = json.dumps(
+            {"run": run, "kind": kind, "name": name, "value": value, "reason": reason.strip()[:500]}
+        )
         if line not in self._known:
             self._known.add(line)
             with self.path.open("a") as file:
@@ -58,13 +65,22 @@ class MlflowRuns:
 
     Args:
         first: the log's first event, a `study`.
-        beat: called with the seconds that the next call may take, before it; a sign of life for whoever waits.
+        beat: called with the seconds that the next call may take, before it; a sign of life for
+            whoever waits.
 
     Raises:
         Exception: whatever MLflow, SQLite or the network raise; make a new one to try again.
     """
 
-    def __init__(self, uri: str, study_dir: Path, first: Event, study_id: str, rejected: Rejected, beat: Callable[[float], None]):
+    def __init__(
+        self,
+        uri: str,
+        study_dir: Path,
+        first: Event,
+        study_id: str,
+        rejected: Rejected,
+        beat: Callable[[float], None],
+    ):
         self._uri, self._study_dir, self.study_id = uri, study_dir, study_id
         self._rejected, self._beat = rejected, beat
         probe(uri)
@@ -76,7 +92,9 @@ class MlflowRuns:
         self.experiment_id = self._experiment(first["experiment"])
         _remember_inode(uri)
         beat(0)
-        self._client.set_experiment_tag(self.experiment_id, f"mlflow.sharedViewState.{study_id}", shared_view(first, study_id))
+        self._client.set_experiment_tag(
+            self.experiment_id, f"mlflow.sharedViewState.{study_id}", shared_view(first, study_id)
+        )
         self.ids: dict[str, str] = {}
         self._deleted: set[str] = set()
         self._location_refuses = False
@@ -92,13 +110,23 @@ class MlflowRuns:
         metrics = [entities.Metric(*metric) for metric in changes.metrics]
         tags = [entities.RunTag(key, value) for key, value in changes.tags.items()]
         while params or metrics or tags:
-            self._send(run, [*params[:OTHERS_PER_CALL], *metrics[:METRICS_PER_CALL], *tags[:OTHERS_PER_CALL]])
-            params, metrics, tags = params[OTHERS_PER_CALL:], metrics[METRICS_PER_CALL:], tags[OTHERS_PER_CALL:]
+            self._send(
+                run,
+                [*params[:OTHERS_PER_CALL], *metrics[:METRICS_PER_CALL], *tags[:OTHERS_PER_CALL]],
+            )
+            params, metrics, tags = (
+                params[OTHERS_PER_CALL:],
+                metrics[METRICS_PER_CALL:],
+                tags[OTHERS_PER_CALL:],
+            )
         if changes.data:
             self._client.log_inputs(run_id, datasets=[self._dataset(changes.data)])
         for path, folder in changes.files:
-            s3.present(self._study_dir / path)  # of a head that was lost, or on a machine that only reads
-            self._upload(run, path, partial(self._log_file, run_id, self._study_dir / path, folder or None))
+            # of a head that was lost, or on a machine that only reads
+            s3.present(self._study_dir / path)
+            self._upload(
+                run, path, partial(self._log_file, run_id, self._study_dir / path, folder or None)
+            )
         for name, text in changes.texts.items():
             self._upload(run, name, partial(self._client.log_text, run_id, text, name))
         if status and status[0] == "RUNNING":
@@ -115,13 +143,15 @@ class MlflowRuns:
         self._send(study, [self._mlflow.entities.RunTag(key, value) for key, value in tags.items()])
 
     def check_same_file(self) -> None:
-        """Raises where the SQLite file was deleted or replaced: MLflow would go on writing to the unlinked one."""
+        """Raises where the SQLite file was deleted or replaced: MLflow would go on writing to the
+        unlinked one."""
         if self._uri in _opened and _inode(self._uri) != _opened[self._uri][0]:
             raise ConnectionError("the database file was deleted or replaced")
 
     def _experiment(self, name: str) -> str:
         experiment = self._client.get_experiment_by_name(name)
-        # A location of our own keeps artifacts beside the database; a server knows better where its own go.
+        # A location of our own keeps artifacts beside the database; a server knows better where its
+        # own go.
         folder = sqlite_path(self._uri)
         location = (folder.parent / "mlartifacts").as_uri() if folder else None
         if experiment is None:
@@ -129,12 +159,19 @@ class MlflowRuns:
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
         before = experiment.artifact_location
-        if folder and location and before != location and before.startswith("file:") and before.endswith("/mlartifacts"):
+        if (
+            folder
+            and location
+            and before != location
+            and before.startswith("file:")
+            and before.endswith("/mlartifacts")
+        ):
             _follow(folder, str(experiment.experiment_id), before, location)
         return str(experiment.experiment_id)
 
     def _find_runs(self) -> int:
-        """Fill `ids` with the study's runs; the offset up to which the store has the log. A create whose reply was lost shows up here."""
+        """Fill `ids` with the study's runs; the offset up to which the store has the log. A create
+        whose reply was lost shows up here."""
         found, token = [], None
         while True:
             page = self._client.search_runs(
@@ -150,8 +187,19 @@ class MlflowRuns:
             if not token:
                 break
         offset = 0
-        for run in sorted(found, key=lambda run: (run.info.lifecycle_stage == "deleted", run.info.start_time, run.info.run_id)):
-            key, run_id, deleted = run.data.tags[RUN_TAG], run.info.run_id, run.info.lifecycle_stage == "deleted"
+        for run in sorted(
+            found,
+            key=lambda run: (
+                run.info.lifecycle_stage == "deleted",
+                run.info.start_time,
+                run.info.run_id,
+            ),
+        ):
+            key, run_id, deleted = (
+                run.data.tags[RUN_TAG],
+                run.info.run_id,
+                run.info.lifecycle_stage == "deleted",
+            )
             if key not in self.ids:
                 self.ids[key] = run_id
                 self._deleted |= {run_id} if deleted else set()
@@ -173,7 +221,9 @@ class MlflowRuns:
             tags = run.tags | {RUN_TAG: run.key}
             if run.parent:
                 tags["mlflow.parentRunId"] = self.ids[run.parent]
-            created = self._client.create_run(self.experiment_id, start_time=run.started, tags=tags, run_name=run.name)
+            created = self._client.create_run(
+                self.experiment_id, start_time=run.started, tags=tags, run_name=run.name
+            )
             self.ids[run.key] = created.info.run_id
         run_id = self.ids[run.key]
         if run_id in self._deleted:
@@ -182,27 +232,40 @@ class MlflowRuns:
         return run_id
 
     def _send(self, run: Run, batch: Sequence[Any]) -> None:
-        """Log params, metrics and tags. What MLflow calls invalid is narrowed down by halves and rejected; other failures are raised."""
+        """Log params, metrics and tags. What MLflow calls invalid is narrowed down by halves and
+        rejected; other failures are raised."""
         kinds: dict[str, list[Any]] = {"Param": [], "Metric": [], "RunTag": []}
         for entity in batch:
             kinds[type(entity).__name__].append(entity)
         self._beat(0)
         try:
-            self._client.log_batch(self.ids[run.key], params=kinds["Param"], metrics=kinds["Metric"], tags=kinds["RunTag"])
+            self._client.log_batch(
+                self.ids[run.key],
+                params=kinds["Param"],
+                metrics=kinds["Metric"],
+                tags=kinds["RunTag"],
+            )
         except self._mlflow.MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             if self._client.get_run(self.ids[run.key]).info.lifecycle_stage == "deleted":
                 raise ConnectionError(f"run {run.name} was deleted") from error
             if len(batch) == 1:
-                self._rejected.add(run.name, type(batch[0]).__name__.lower(), batch[0].key, str(batch[0].value), error.message)
+                self._rejected.add(
+                    run.name,
+                    type(batch[0]).__name__.lower(),
+                    batch[0].key,
+                    str(batch[0].value),
+                    error.message,
+                )
             else:
                 middle = len(batch) // 2
                 self._send(run, batch[:middle])
                 self._send(run, batch[middle:])
 
     def _upload(self, run: Run, name: str, upload: Callable[[], None]) -> None:
-        """A file that cannot be stored must not hold up the numbers: it is rejected, unless the whole store is gone."""
+        """A file that cannot be stored must not hold up the numbers: it is rejected, unless the
+        whole store is gone."""
         self._beat(SETUP_S)
         try:
             try:
@@ -216,7 +279,8 @@ class MlflowRuns:
                 upload()
             self._location_refuses = False
         except Exception as error:
-            self._client.get_experiment(self.experiment_id)  # raises where it is not the artifact but the store
+            # raises where it is not the artifact but the store
+            self._client.get_experiment(self.experiment_id)
             self._location_refuses = not isinstance(error, FileNotFoundError)
             self._rejected.add(run.name, "artifact", name, "", f"{type(error).__name__}: {error}")
 
@@ -234,19 +298,26 @@ class MlflowRuns:
             source=json.dumps({"uri": str(data.get("path"))}),
             profile=json.dumps({"images": data.get("images")}),
         )
-        return entities.DatasetInput(dataset, tags=[entities.InputTag("mlflow.data.context", "training")])
+        return entities.DatasetInput(
+            dataset, tags=[entities.InputTag("mlflow.data.context", "training")]
+        )
 
 
 def quieten() -> None:
-    """Call it before MLflow is imported: neither telemetry nor chatter, and no retries for minutes."""
+    """Call it before MLflow is imported: neither telemetry nor chatter, and no retries for
+    minutes."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def _follow(database: Path, experiment_id: str, before: str, now: str) -> None:
-    """The storage was moved or copied, and its artifacts with it; MLflow, which has no call for that, would write to the old place."""
+    """The storage was moved or copied, and its artifacts with it; MLflow, which has no call for
+    that, would write to the old place."""
     with contextlib.closing(sqlite3.connect(database, timeout=PROBE_S)) as connection, connection:
-        connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (now, experiment_id))
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+            (now, experiment_id),
+        )
         connection.execute(
             "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
             (now, len(before) + 1, experiment_id, len(before), before),
@@ -254,7 +325,8 @@ def _follow(database: Path, experiment_id: str, before: str, now: str) -> None:
 
 
 def probe(uri: str) -> None:
-    """Raise within PROBE_S seconds where the store is down, hung or locked; MLflow's own calls take up to minutes to notice."""
+    """Raise within PROBE_S seconds where the store is down, hung or locked; MLflow's own calls take
+    up to minutes to notice."""
     path = sqlite_path(uri)
     if path and path.exists():
         connection = sqlite3.connect(path, timeout=PROBE_S, isolation_level=None)
@@ -270,13 +342,16 @@ def probe(uri: str) -> None:
             if error.code >= 500:
                 raise
         except urllib.error.URLError as error:
-            if not isinstance(error.reason, ssl.SSLError):  # MLflow has settings of its own for certificates
+            # MLflow has settings of its own for certificates
+            if not isinstance(error.reason, ssl.SSLError):
                 raise ConnectionError(str(error.reason)) from None
 
 
 def sqlite_path(uri: str) -> Path | None:
     prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix).split("?")[0]).absolute() if uri.startswith(prefix) else None
+    return (
+        Path(uri.removeprefix(prefix).split("?")[0]).absolute() if uri.startswith(prefix) else None
+    )
 
 
 def _inode(uri: str) -> int:
@@ -290,7 +365,8 @@ def _remember_inode(uri: str) -> None:
 
 
 def _pool_uri(uri: str) -> str:
-    """MLflow keeps one connection pool per URI while the process lives: a replaced file gets a new one by another spelling of its path."""
+    """MLflow keeps one connection pool per URI while the process lives: a replaced file gets a new
+    one by another spelling of its path."""
     path = sqlite_path(uri)
     if not path or uri not in _opened:
         return uri

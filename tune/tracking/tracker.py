@@ -1,8 +1,10 @@
-"""Event log of a study -> MLflow. MLflow being slow, hung, locked or gone never holds a study up; it catches up later.
+"""Event log of a study -> MLflow. MLflow being slow, hung, locked or gone never holds a study up;
+it catches up later.
 
-A thread replays the log and notes how far it came in the store itself (a tag of the study's run), so that a store
-that was deleted, switched or restored from a copy is completed. All that is sent may be sent again: runs are found by a tag
-of their own, and a metric that comes twice with the same time, step and value is one row.
+A thread replays the log and notes how far it came in the store itself (a tag of the study's run),
+so that a store that was deleted, switched or restored from a copy is completed. All that is sent
+may be sent again: runs are found by a tag of their own, and a metric that comes twice with the same
+time, step and value is one row.
 """
 
 import json
@@ -25,7 +27,8 @@ from tune.tracking.runs import MlflowRuns, Rejected
 __all__ = ["Tracker", "default_uri", "saved_state", "without_password"]
 
 POLL_S = 0.5
-REST = 2.0  # pause per second of work while the study runs: the driver shares its interpreter with this thread
+# pause per second of work while the study runs: the driver shares its interpreter with this thread
+REST = 2.0
 CHUNK_BYTES = 256 * 1024
 PATIENCE_S = 3.0  # `close` waits this long for a sign of life
 RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
@@ -37,20 +40,27 @@ def default_uri(storage: Path) -> str:
 
 
 def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
-    """What this folder knows of the study in the store at `uri`: {"offset", "experiment_id", "run_id", "study_id"}; at first {}."""
+    """What this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
+    "run_id", "study_id"}; at first {}."""
     return dict(_saved_states(study_dir).get(without_password(uri), {}))
 
 
 def without_password(uri: str) -> str:
     """`uri` fit to be shown and stored."""
     parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+    return (
+        urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        if "@" in parts.netloc
+        else uri
+    )
 
 
 class Tracker:
-    """Replays `events.jsonl` of one study folder into MLflow, from a thread (`start`, `close`) or at once (`sync`).
+    """Replays `events.jsonl` of one study folder into MLflow, from a thread (`start`, `close`) or
+    at once (`sync`).
 
-    Start it when the imports of the driver are done: the thread imports MLflow, which takes seconds of CPU time.
+    Start it when the imports of the driver are done: the thread imports MLflow, which takes seconds
+    of CPU time.
 
     Args:
         study_dir: `<storage>/<study>`, the folder of the event log.
@@ -58,7 +68,8 @@ class Tracker:
 
     Attributes:
         problem: why the last attempt failed, in one line; None when it succeeded.
-        known: how many bytes of the log outlive this machine; MLflow, which may, is told of no more.
+        known: how many bytes of the log outlive this machine; MLflow, which may, is told of no
+            more.
     """
 
     def __init__(self, study_dir: Path, uri: str | None = None):
@@ -87,11 +98,16 @@ class Tracker:
     def last_call(self) -> None:
         """Ask the thread to finish; returns at once."""
         now = time.monotonic()
-        self._alive_until = max(self._alive_until, now + PATIENCE_S) if self.problem is None else now + PATIENCE_S / 2
+        self._alive_until = (
+            max(self._alive_until, now + PATIENCE_S)
+            if self.problem is None
+            else now + PATIENCE_S / 2
+        )
         self._closing.set()
 
     def close(self, drain_s: float = 30.0) -> bool:
-        """Let the thread finish for as long as it gets on, at most `drain_s` seconds. True if MLflow has every event. Never raises."""
+        """Let the thread finish for as long as it gets on, at most `drain_s` seconds. True if
+        MLflow has every event. Never raises."""
         if self._thread is None:
             return False
         limit = time.monotonic() + drain_s
@@ -106,17 +122,22 @@ class Tracker:
         """Replay now what MLflow lacks, and say in one line what was done.
 
         Raises:
-            UserError: there is no event log, MLflow cannot take it, or another process replays this study.
+            UserError: there is no event log, MLflow cannot take it, or another process replays this
+                study.
         """
         if not self._log.exists():
-            raise UserError(f"{self.study_dir} is not a study: it has no events.jsonl; give a study's folder below {self.study_dir.parent}")
+            raise UserError(
+                f"{self.study_dir} is not a study: it has no events.jsonl; give a study's folder below {self.study_dir.parent}"
+            )
         shown = without_password(self.uri)
         self._sync_group()
         try:
             while self._step():
                 pass
         except Timeout as error:
-            raise UserError(f"study {self.study_dir.name!r} is being sent to MLflow by its own run; nothing to do until it ends") from error
+            raise UserError(
+                f"study {self.study_dir.name!r} is being sent to MLflow by its own run; nothing to do until it ends"
+            ) from error
         except Exception as error:
             raise UserError(
                 f"MLflow at {shown} cannot take study {self.study_dir.name!r} ({_one_line(error)}): mend that, "
@@ -124,13 +145,21 @@ class Tracker:
             ) from error
         finally:
             self._disconnect()
-        refused = f"; {self._rejected.count} records refused, see {self._rejected.path}" if self._rejected.count else ""
+        refused = (
+            f"; {self._rejected.count} records refused, see {self._rejected.path}"
+            if self._rejected.count
+            else ""
+        )
         return f"{self.study_dir.name}: {self._sent} events sent to {shown}{refused}"
 
     def _sync_group(self) -> None:
         """A study's run is below that of its group."""
         first, _ = EventLog.read(self._log, 0, limit=1)
-        if first and (group := first[0].get("group")) and (self.study_dir.parent / group["name"] / "events.jsonl").exists():
+        if (
+            first
+            and (group := first[0].get("group"))
+            and (self.study_dir.parent / group["name"] / "events.jsonl").exists()
+        ):
             Tracker(self.study_dir.parent / group["name"], self.uri).sync()
 
     def _replay(self) -> None:
@@ -162,7 +191,11 @@ class Tracker:
             return False
         runs.check_same_file()
         allowed = min(CHUNK_BYTES, self.known() - self._offset)
-        events, following = EventLog.read(self._log, self._offset, int(allowed)) if allowed > 0 else ([], self._offset)
+        events, following = (
+            EventLog.read(self._log, self._offset, int(allowed))
+            if allowed > 0
+            else ([], self._offset)
+        )
         if not events:
             return False
         for event in events:
@@ -176,7 +209,8 @@ class Tracker:
         return True
 
     def _connect(self) -> MlflowRuns | None:
-        """Find the study in MLflow and bring the projection to where MLflow stands; None while the log is empty."""
+        """Find the study in MLflow and bring the projection to where MLflow stands; None while the
+        log is empty."""
         first, _ = EventLog.read(self._log, 0, limit=1)
         if not first:
             return None
@@ -184,7 +218,9 @@ class Tracker:
             self._lock.acquire(timeout=0)
         projection = Projection()
         projection.feed(first[0])
-        runs = MlflowRuns(self.uri, self.study_dir, first[0], projection.study_id, self._rejected, self._beat)
+        runs = MlflowRuns(
+            self.uri, self.study_dir, first[0], projection.study_id, self._rejected, self._beat
+        )
         self._projection = _folded(self._log, runs.offset)
         self._offset = runs.offset
         if not self._projection.runs.keys() <= runs.ids.keys():  # runs were deleted for good
@@ -226,7 +262,8 @@ def _folded(log: Path, offset: int) -> Projection:
 def _saved_states(study_dir: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((study_dir / "tracking.json").read_text()))
-    except (FileNotFoundError, ValueError):  # a power cut can leave it empty; the store knows the offset
+    except (FileNotFoundError, ValueError):
+        # a power cut can leave it empty; the store knows the offset
         return {}
 
 

@@ -1,4 +1,5 @@
-"""cluster-onprem.yaml on the hosts of a laboratory: filled in, brought up from the laptop, spoken to through its tunnel."""
+"""cluster-onprem.yaml on the hosts of a laboratory: filled in, brought up from the laptop, spoken
+to through its tunnel."""
 
 import json
 import time
@@ -18,7 +19,11 @@ _TOKEN = '-H "Authorization: Bearer $(cat ~/.ray/auth_token)"'
 def fill_in(lab: Laboratory, workers: list[str]) -> str:
     """The file with what its CHANGE lines ask for."""
     text = (REPO / "cluster-onprem.yaml").read_text()
-    values = {"CHANGE-head": lab.address("head"), "[CHANGE-worker]": json.dumps([lab.address(w) for w in workers]), "CHANGE-user": "root"}
+    values = {
+        "CHANGE-head": lab.address("head"),
+        "[CHANGE-worker]": json.dumps([lab.address(w) for w in workers]),
+        "CHANGE-user": "root",
+    }
     for placeholder, value in values.items():
         text = text.replace(placeholder, value)
     return text
@@ -42,7 +47,11 @@ def bring_up(lab: Laboratory, workers: list[str]) -> None:
 def status(lab: Laboratory, *, token: bool) -> str:
     """HTTP status of the jobs API through the tunnel."""
     header = _TOKEN if token else ""
-    return typed(lab, f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' {header} http://127.0.0.1:8265/api/jobs/", check=False)
+    return typed(
+        lab,
+        f"curl -s -m 10 -o /dev/null -w '%{{http_code}}' {header} http://127.0.0.1:8265/api/jobs/",
+        check=False,
+    )
 
 
 def nodes(lab: Laboratory) -> int:

@@ -1,12 +1,14 @@
-"""Machines on this machine: each is a set of namespaces with sshd, a private address and a root of its own, and they share one folder.
+"""Machines on this machine: each is a set of namespaces with sshd, a private address and a root of
+its own, and they share one folder.
 
     with Laboratory(folder, ["head", "w1"]) as lab:
         lab["laptop"].run("ssh head hostname")
         lab["w1"].kill()      # as if its plug were pulled
         lab["w1"].cut()       # as if its cable were
 
-Nothing of them outlives this process, however it ends, and nothing that runs in them sees this machine's processes, files that are written,
-or network. Needs root, and Debian's packages iproute2, openssh-server and rsync.
+Nothing of them outlives this process, however it ends, and nothing that runs in them sees this
+machine's processes, files that are written, or network. Needs root, and Debian's packages iproute2,
+openssh-server and rsync.
 """
 
 import os
@@ -34,7 +36,9 @@ def unavailable() -> str:
         return "hosts are namespaces of Linux, which root alone may make"
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
         return f"{', '.join(missing)} missing: apt-get install iproute2 openssh-server rsync"
-    tried = subprocess.run(["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        ["unshare", *_NAMESPACES, "--fork", "true"], capture_output=True, text=True, check=False
+    )
     return f"no namespaces here ({tried.stderr.strip()})" if tried.returncode else ""
 
 
@@ -43,12 +47,30 @@ class Host:
 
     def __init__(self, name: str, address: str, lab: Path):
         self.name, self.address = name, address
-        command = ["bash", str(Path(__file__).with_name("host.sh")), name, str(lab), HOME, sys.prefix]
+        command = [
+            "bash",
+            str(Path(__file__).with_name("host.sh")),
+            name,
+            str(lab),
+            HOME,
+            sys.prefix,
+        ]
         # Each dies with the one that started it: host -> unshare -> this process.
-        unshare = ["setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--fork", "--mount-proc", "--kill-child=KILL"]
+        unshare = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            *_NAMESPACES,
+            "--fork",
+            "--mount-proc",
+            "--kill-child=KILL",
+        ]
         self.console = lab / f"{name}.log"
         out = self.console.open("w")
-        self._process = subprocess.Popen([*unshare, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+        self._process = subprocess.Popen(
+            [*unshare, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
         self.pid = self._first_process()
 
     def _first_process(self) -> int:
@@ -56,7 +78,11 @@ class Host:
         deadline = time.monotonic() + _START_S
         while time.monotonic() < deadline and self._process.poll() is None:
             found = children.read_text().split()
-            if found and Path(f"/proc/{found[0]}/root/run/ready").exists() and Path(f"/proc/{found[0]}/root{HOME}").exists():
+            if (
+                found
+                and Path(f"/proc/{found[0]}/root/run/ready").exists()
+                and Path(f"/proc/{found[0]}/root{HOME}").exists()
+            ):
                 return int(found[0])
             time.sleep(0.05)
         self._process.kill()
@@ -64,8 +90,32 @@ class Host:
 
     def command(self, script: str) -> list[str]:
         """argv that runs a line of bash here, with the environment of a login."""
-        inside = ["nsenter", "-t", str(self.pid), "-m", "-n", "-p", "-u", "-i", "-r", "-w", "env", "-i"]
-        return [*inside, f"HOME={HOME}", "USER=root", "TERM=dumb", "LANG=C.UTF-8", f"PATH={_PATH}", "bash", "-l", "-c", script]
+        inside = [
+            "nsenter",
+            "-t",
+            str(self.pid),
+            "-m",
+            "-n",
+            "-p",
+            "-u",
+            "-i",
+            "-r",
+            "-w",
+            "env",
+            "-i",
+        ]
+        return [
+            *inside,
+            f"HOME={HOME}",
+            "USER=root",
+            "TERM=dumb",
+            "LANG=C.UTF-8",
+            f"PATH={_PATH}",
+            "bash",
+            "-l",
+            "-c",
+            script,
+        ]
 
     def run(self, script: str, *, timeout: float = 120, check: bool = True) -> str:
         """What a line of bash says here, on both channels.
@@ -74,16 +124,27 @@ class Host:
             RuntimeError: it failed, if `check`.
         """
         done = subprocess.run(
-            self.command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout,
+            self.command(script),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
             check=False,
-        )  # fmt: skip
+        )
         if check and done.returncode:
-            raise RuntimeError(f"{self.name}: `{script}` ended with {done.returncode}: {done.stdout[-4000:]}")
+            raise RuntimeError(
+                f"{self.name}: `{script}` ended with {done.returncode}: {done.stdout[-4000:]}"
+            )
         return done.stdout
 
     def start(self, script: str) -> "subprocess.Popen[bytes]":
-        """A line of bash that goes on in the background, for as long as this host and this process live."""
-        command, nothing = ["setpriv", "--pdeathsig", "KILL", *self.command(script)], subprocess.DEVNULL
+        """A line of bash that goes on in the background, for as long as this host and this process
+        live."""
+        command, nothing = (
+            ["setpriv", "--pdeathsig", "KILL", *self.command(script)],
+            subprocess.DEVNULL,
+        )
         return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing)
 
     def kill(self) -> None:
@@ -94,15 +155,20 @@ class Host:
 
     def cut(self) -> None:
         """Pull the cable: whoever spoke with this host waits for answers."""
-        subprocess.run(["nsenter", "-t", str(self.pid), "-n", "ip", "link", "set", "eth0", "down"], check=True)
+        subprocess.run(
+            ["nsenter", "-t", str(self.pid), "-n", "ip", "link", "set", "eth0", "down"], check=True
+        )
 
 
 class Laboratory:
-    """A laptop and hosts on one bridge. `shared` is the folder that all of them have at /mnt/vistune."""
+    """A laptop and hosts on one bridge. `shared` is the folder that all of them have at
+    /mnt/vistune."""
 
     def __init__(self, folder: Path, names: list[str]):
         self.folder, self.shared = folder, folder / "shared"
-        self._addresses = {LAPTOP: "10.77.0.1"} | {name: f"10.77.0.{11 + i}" for i, name in enumerate(names)}
+        self._addresses = {LAPTOP: "10.77.0.1"} | {
+            name: f"10.77.0.{11 + i}" for i, name in enumerate(names)
+        }
         self._hosts: dict[str, Host] = {}
 
     def __getitem__(self, name: str) -> Host:
@@ -113,19 +179,32 @@ class Laboratory:
 
     def __enter__(self) -> Self:
         self.shared.mkdir(parents=True)
-        lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in self._addresses.items())]
+        lines = [
+            "127.0.0.1 localhost",
+            *(f"{address} {name}" for name, address in self._addresses.items()),
+        ]
         (self.folder / "hosts").write_text("\n".join(lines) + "\n")
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key")], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key")],
+            check=True,
+        )
         try:
             for name in self._addresses:
                 self.boot(name)
-            self[LAPTOP].run(f"cat > ~/.ssh/vistune <<'END'\n{(self.folder / 'key').read_text()}END\nchmod 600 ~/.ssh/vistune")
+            self[LAPTOP].run(
+                f"cat > ~/.ssh/vistune <<'END'\n{(self.folder / 'key').read_text()}END\nchmod 600 ~/.ssh/vistune"
+            )
         except BaseException:
             self.close()
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -133,17 +212,32 @@ class Laboratory:
             host.kill()
 
     def boot(self, name: str) -> None:
-        """Start a host, anew if it was killed, and plug it into the bridge, which is on the laptop."""
+        """Start a host, anew if it was killed, and plug it into the bridge, which is on the
+        laptop."""
         host = self._hosts[name] = Host(name, self._addresses[name], self.folder)
         _refuse_to_see_others(host)
         if name == LAPTOP:
-            _ip(host, "link add bridge0 type bridge", f"addr add {host.address}/24 dev bridge0", "link set bridge0 up")
+            _ip(
+                host,
+                "link add bridge0 type bridge",
+                f"addr add {host.address}/24 dev bridge0",
+                "link set bridge0 up",
+            )
             _ip(host, "route add default dev bridge0")
             return
         laptop = self[LAPTOP]
-        _ip(laptop, f"link add plug-{name} type veth peer name eth0 netns {host.pid}", f"link set plug-{name} master bridge0 up")
+        _ip(
+            laptop,
+            f"link add plug-{name} type veth peer name eth0 netns {host.pid}",
+            f"link set plug-{name} master bridge0 up",
+        )
         # Ray takes for its own the address that packets to the world would leave by; none does.
-        _ip(host, f"addr add {host.address}/24 dev eth0", "link set eth0 up", "route add default dev eth0")
+        _ip(
+            host,
+            f"addr add {host.address}/24 dev eth0",
+            "link set eth0 up",
+            "route add default dev eth0",
+        )
 
 
 def _ip(host: Host, *commands: str) -> None:
@@ -157,4 +251,6 @@ def _refuse_to_see_others(host: Host) -> None:
     count, _, first = seen.partition("\n")
     if int(count) > 20 or "host.sh" not in first:
         host.kill()
-        raise RuntimeError(f"host {host.name} sees processes of this machine, which it might end: {seen}")
+        raise RuntimeError(
+            f"host {host.name} sees processes of this machine, which it might end: {seen}"
+        )

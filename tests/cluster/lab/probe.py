@@ -1,7 +1,9 @@
-"""What each port says to somebody without a token: python -m tests.cluster.lab.probe ADDRESS:PORT ...
+"""What each port says to somebody without a token: python -m tests.cluster.lab.probe ADDRESS:PORT
+...
 
-One line a port: `10.0.0.1:6379 gRPC UNAUTHENTICATED`. Ports of gRPC answer by service; they are asked for one method of each of Ray's.
-With VISTUNE_PROBE_TOKEN, what they say to somebody who has it.
+One line a port: `10.0.0.1:6379 gRPC UNAUTHENTICATED`. Ports of gRPC answer by service; they are
+asked for one method of each of Ray's. With VISTUNE_PROBE_TOKEN, what they say to somebody who has
+it.
 """
 
 import http.client
@@ -31,14 +33,20 @@ def answer(address: str, port: int, token: str) -> str:
         if str(no_http).startswith("SSH-"):
             return "SSH"
     said = {method: _grpc(f"{address}:{port}", method, token) for method in METHODS}
-    opened = [f"{method}: {code}" for method, code in said.items() if code not in ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE")]
+    opened = [
+        f"{method}: {code}"
+        for method, code in said.items()
+        if code not in ("UNAUTHENTICATED", "UNIMPLEMENTED", "UNAVAILABLE")
+    ]
     return "gRPC " + (", ".join(opened) or ", ".join(sorted(set(said.values()))))
 
 
 def _http(address: str, port: int, token: str) -> int:
     connection = http.client.HTTPConnection(address, port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"} if token else {})
+        connection.request(
+            "GET", "/metrics", headers={"Authorization": f"Bearer {token}"} if token else {}
+        )
         return connection.getresponse().status
     finally:
         connection.close()
@@ -48,7 +56,11 @@ def _grpc(target: str, method: str, token: str) -> str:
     with grpc.insecure_channel(target) as channel:
         call = channel.unary_unary(f"/ray.rpc.{method}")
         try:
-            call(b"", timeout=TIMEOUT_S, metadata=[("authorization", f"Bearer {token}")] if token else [])
+            call(
+                b"",
+                timeout=TIMEOUT_S,
+                metadata=[("authorization", f"Bearer {token}")] if token else [],
+            )
         except grpc.RpcError as error:
             return str(error.code().name)
         return "OK"
@@ -57,4 +69,6 @@ def _grpc(target: str, method: str, token: str) -> str:
 if __name__ == "__main__":
     for place in sys.argv[1:]:
         host, _, number = place.rpartition(":")
-        print(place, answer(host, int(number), os.environ.get("VISTUNE_PROBE_TOKEN", "")), flush=True)
+        print(
+            place, answer(host, int(number), os.environ.get("VISTUNE_PROBE_TOKEN", "")), flush=True
+        )

@@ -15,7 +15,8 @@ from trainables.config import build, flatten
 
 
 @pytest.mark.parametrize(
-    ("side", "pixels", "expected"), [(28, 1 << 22, 256), (128, 1 << 22, 256), (224, 1 << 22, 83), (512, 1 << 22, 16), (64, 100, 1)]
+    ("side", "pixels", "expected"),
+    [(28, 1 << 22, 256), (128, 1 << 22, 256), (224, 1 << 22, 83), (512, 1 << 22, 16), (64, 100, 1)],
 )
 def test_a_batch_is_bounded_by_its_pixels(side: int, pixels: int, expected: int) -> None:
     assert batch_size(side, pixels) == expected
@@ -25,7 +26,11 @@ def test_a_batch_is_bounded_by_its_pixels(side: int, pixels: int, expected: int)
 def test_batches_are_the_whole_in_order(channels_last: bool) -> None:
     split = byol().data.val
     config: Any = build(type(SMALL), flatten(SMALL) | {"train.channels_last": channels_last})
-    batches = list(evaluation_batches(split, range(3, 50), config, "half", torch.device("cpu"), pixels=10 * 16**2))
+    batches = list(
+        evaluation_batches(
+            split, range(3, 50), config, "half", torch.device("cpu"), pixels=10 * 16**2
+        )
+    )
     assert [len(batch) for batch in batches] == [10, 10, 10, 10, 7]
     expected = evaluation_view(split.batch(np.arange(3, 50)), 16, "half")
     assert torch.equal(torch.cat(batches), expected)
@@ -34,7 +39,9 @@ def test_batches_are_the_whole_in_order(channels_last: bool) -> None:
 
 
 @pytest.mark.parametrize("make", [byol, classifier])
-def test_large_images_are_judged_a_few_at_a_time(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_images_are_judged_a_few_at_a_time(
+    make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Training halves its micro-batches where memory is short; nothing does so for validation."""
     model, seen = make(), []
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))

@@ -12,7 +12,9 @@ from trainables.augment.image_ops import MEAN_STD
 from trainables.augment.joint_augment import JointAugment, JointAugmentConfig, JointDraws
 from trainables.data import IGNORE
 
-FULL = JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, vflip=0.5, rot90=0.75, jitter=0.8)
+FULL = JointAugmentConfig(
+    scale_min=0.5, scale_max=2.0, hflip=0.5, vflip=0.5, rot90=0.75, jitter=0.8
+)
 CLASSES = 6
 
 
@@ -23,7 +25,9 @@ def pairs(count: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return images, torch.where(masks == CLASSES - 1, IGNORE, masks)
 
 
-def reference(image: Tensor, mask: Tensor, draws: JointDraws, index: int, size: int) -> tuple[Tensor, Tensor]:
+def reference(
+    image: Tensor, mask: Tensor, draws: JointDraws, index: int, size: int
+) -> tuple[Tensor, Tensor]:
     """One pair by torchvision: resize, pad, crop, flips, turn, jitter, normalise."""
     side = max(1, round(float(draws.scale[index]) * size))
     spare = abs(side - size)
@@ -48,7 +52,8 @@ def reference(image: Tensor, mask: Tensor, draws: JointDraws, index: int, size: 
     return TF.normalize(image, *MEAN_STD["imagenet"])[0], mask[0, 0]
 
 
-@pytest.mark.parametrize("size", [17, 31])  # odd: no centre lies between two pixels, where torch's nearest depends on rounding
+# odd: no centre lies between two pixels, where torch's nearest depends on rounding
+@pytest.mark.parametrize("size", [17, 31])
 def test_equals_torchvision_pair_by_pair(size: int):
     images, masks = pairs(48, size)
     augment = JointAugment(FULL, size)
@@ -80,7 +85,11 @@ def test_centres_between_two_pixels_take_the_later_one():
     size, side = 24, 37  # 18.5 * 24 / 37 is 12
     images, masks = pairs(1, size)
     augment = JointAugment(JointAugmentConfig(scale_max=2.0), size)
-    draws = replace(augment.draw(1, torch.Generator().manual_seed(0)), scale=torch.tensor([side / size]), at=torch.zeros(1, 2))
+    draws = replace(
+        augment.draw(1, torch.Generator().manual_seed(0)),
+        scale=torch.tensor([side / size]),
+        at=torch.zeros(1, 2),
+    )
     places = [(2 * place + 1) * size // (2 * side) for place in range(size)]
     assert places[18] == 12
     assert torch.equal(augment.apply(images, masks, draws)[1][0], masks[0][places][:, places])
@@ -89,7 +98,9 @@ def test_centres_between_two_pixels_take_the_later_one():
 def test_defaults_change_nothing():
     images, masks = pairs(5, 16)
     views, moved = JointAugment(JointAugmentConfig(), 16, "none").apply(
-        images, masks, JointAugment(JointAugmentConfig(), 16).draw(5, torch.Generator().manual_seed(0))
+        images,
+        masks,
+        JointAugment(JointAugmentConfig(), 16).draw(5, torch.Generator().manual_seed(0)),
     )
     torch.testing.assert_close(views, images / 255, atol=1e-6, rtol=0)
     assert torch.equal(moved, masks)
@@ -97,8 +108,13 @@ def test_defaults_change_nothing():
 
 def test_padding_is_black_and_ignored_and_nothing_else_is():
     size = 16
-    images, masks = torch.full((64, 3, size, size), 255, dtype=torch.uint8), torch.full((64, size, size), 3, dtype=torch.uint8)
-    augment = JointAugment(JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, rot90=0.75), size, "none")
+    images, masks = (
+        torch.full((64, 3, size, size), 255, dtype=torch.uint8),
+        torch.full((64, size, size), 3, dtype=torch.uint8),
+    )
+    augment = JointAugment(
+        JointAugmentConfig(scale_min=0.5, scale_max=2.0, hflip=0.5, rot90=0.75), size, "none"
+    )
     draws = augment.draw(64, torch.Generator().manual_seed(2))
     views, moved = augment.apply(images, masks, draws)
     black = views.amax(1) == 0
@@ -135,7 +151,10 @@ def test_scales_are_log_uniform_and_places_reach_both_edges():
 
 
 def test_one_setting_leaves_the_other_draws_as_they_were():
-    one, other = (JointAugment(c, 16).draw(32, torch.Generator().manual_seed(5)) for c in (FULL, replace(FULL, rot90=0.0)))
+    one, other = (
+        JointAugment(c, 16).draw(32, torch.Generator().manual_seed(5))
+        for c in (FULL, replace(FULL, rot90=0.0))
+    )
     assert torch.equal(one.scale, other.scale)
     assert torch.equal(one.hflip, other.hflip)
     assert torch.equal(one.colour.factors, other.colour.factors)

@@ -18,12 +18,15 @@ def drawn(count: int, mixup: float, cutmix: float, size: int = 8) -> tuple[Mix, 
 
 def test_mixup_is_equation_1() -> None:
     mix, images = drawn(32, 0.8, 0.0)
-    np.testing.assert_array_equal(mix.images.numpy(), images.numpy()[mix.targets.numpy()])  # image and label of the same partner
+    # image and label of the same partner
+    np.testing.assert_array_equal(mix.images.numpy(), images.numpy()[mix.targets.numpy()])
     assert sorted(mix.targets.tolist()) == list(range(32))
     x, partners = torch.rand(32, 3, 8, 8), torch.rand(32, 3, 8, 8)
     views, share = mix_views(x, partners, mix)
     weight = mix.share.numpy()[:, None, None, None]
-    np.testing.assert_allclose(views.numpy(), weight * x.numpy() + (1 - weight) * partners.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        views.numpy(), weight * x.numpy() + (1 - weight) * partners.numpy(), rtol=1e-5, atol=1e-6
+    )
     np.testing.assert_array_equal(share.numpy(), mix.share.numpy())
 
 
@@ -42,7 +45,9 @@ def test_cutmix_pastes_boxes_and_counts_pixels() -> None:
 def test_boxes_have_the_area_of_the_paper() -> None:
     share = np.array([0.0, 0.19, 0.75, 1.0])
     inside = cutmix_boxes(share, np.full((4, 2), 0.5))
-    np.testing.assert_allclose((inside[:, 1] - inside[:, 0]) * (inside[:, 3] - inside[:, 2]), 1 - share)
+    np.testing.assert_allclose(
+        (inside[:, 1] - inside[:, 0]) * (inside[:, 3] - inside[:, 2]), 1 - share
+    )
     np.testing.assert_allclose(inside[1], [0.05, 0.95, 0.05, 0.95])
     corner = cutmix_boxes(np.array([0.75]), np.array([[0.0, 0.9]]))
     np.testing.assert_allclose(corner, [[0, 0.25, 0.65, 1]])

@@ -1,4 +1,5 @@
-"""Kept features against the backbone itself, a head trained by hand, an uninterrupted run; entries on disk under kills and full disks."""
+"""Kept features against the backbone itself, a head trained by hand, an uninterrupted run; entries
+on disk under kills and full disks."""
 
 import json
 import os
@@ -24,7 +25,12 @@ from trainables.backbone import feature_store
 from trainables.backbone.cached_features import FeaturesConfig, FixedViews, why_not
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_state, save_backbone
+from trainables.backbone.networks import (
+    BackboneConfig,
+    build_backbone,
+    load_backbone_state,
+    save_backbone,
+)
 from trainables.base import TrainConfig
 from trainables.byol import ViewConfig
 from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
@@ -79,7 +85,9 @@ def classifier(config: ClassifierConfig) -> Classifier:
     return Classifier(config, Classifier.load_data(config.data))
 
 
-def run(config: ClassifierConfig, directory: Path, die_after: int = 0) -> tuple[Classifier, Reports]:
+def run(
+    config: ClassifierConfig, directory: Path, die_after: int = 0
+) -> tuple[Classifier, Reports]:
     reports: Reports = []
 
     def report(epoch: int, metrics: dict[str, float]) -> bool:
@@ -106,11 +114,17 @@ def without_times(reports: Reports) -> Reports:
 
 
 def test_a_view_is_a_function_of_data_seed_view_and_image(config: ClassifierConfig) -> None:
-    one, other = classifier(config).features.views, classifier(replace(config, seed=5)).features.views
+    one, other = (
+        classifier(config).features.views,
+        classifier(replace(config, seed=5)).features.views,
+    )
     assert one is not None
     assert other is not None
     assert len(one) == 3 * len(one.split) == 600
-    views, again = torch.cat(list(one.batches(torch.device("cpu")))), torch.cat(list(other.batches(torch.device("cpu"))))
+    views, again = (
+        torch.cat(list(one.batches(torch.device("cpu")))),
+        torch.cat(list(other.batches(torch.device("cpu")))),
+    )
     assert torch.equal(views, again)
     for row in (0, 199, 200, 431):  # each alone, from its own image
         alone = one.augment.apply(one.split.batch(np.array([row % 200])), one.draws[row : row + 1])
@@ -131,17 +145,36 @@ def test_every_view_is_chosen_and_fits_its_image(config: ClassifierConfig) -> No
     assert (abs(counts - 2000) < 5 * (6000 * 2 / 9) ** 0.5).all()  # 5 standard deviations
 
 
-@pytest.mark.parametrize("aug", [ViewConfig(policy="none"), ViewConfig(policy="none", crop_ratio=1.0, strength=2.0)])
-def test_a_policy_that_changes_nothing_has_one_view(config: ClassifierConfig, aug: ViewConfig) -> None:
+@pytest.mark.parametrize(
+    "aug", [ViewConfig(policy="none"), ViewConfig(policy="none", crop_ratio=1.0, strength=2.0)]
+)
+def test_a_policy_that_changes_nothing_has_one_view(
+    config: ClassifierConfig, aug: ViewConfig
+) -> None:
     model = classifier(replace(config, aug=aug))
     views = model.features.views
     assert views is not None
     assert len(views) == 200
     images = views.split.batch(np.arange(200))
-    torch.testing.assert_close(torch.cat(list(views.batches(torch.device("cpu")))), evaluation_view(images, 16, "imagenet"))
+    torch.testing.assert_close(
+        torch.cat(list(views.batches(torch.device("cpu")))), evaluation_view(images, 16, "imagenet")
+    )
 
 
-@pytest.mark.parametrize("field", ["hflip", "rot90", "rotate", "jitter", "grayscale", "blur", "solarize", "one_of", "crop_scale_min"])
+@pytest.mark.parametrize(
+    "field",
+    [
+        "hflip",
+        "rot90",
+        "rotate",
+        "jitter",
+        "grayscale",
+        "blur",
+        "solarize",
+        "one_of",
+        "crop_scale_min",
+    ],
+)
 def test_a_policy_that_changes_anything_has_all_views(config: ClassifierConfig, field: str) -> None:
     split = classifier(config).data.train
     policy = replace(AugmentConfig(), **{field: True if field == "one_of" else 0.5})
@@ -153,28 +186,48 @@ def test_a_policy_that_changes_anything_has_all_views(config: ClassifierConfig, 
     [
         (ViewConfig(policy="none"), ClassifierHeadConfig()),
         (ViewConfig(policy="byol"), ClassifierHeadConfig()),
-        (ViewConfig(policy="glyphs", rotate=20.0), ClassifierHeadConfig(kind="mlp", hidden=16, dropout=0.5)),
+        (
+            ViewConfig(policy="glyphs", rotate=20.0),
+            ClassifierHeadConfig(kind="mlp", hidden=16, dropout=0.5),
+        ),
     ],
 )
 def test_a_run_on_kept_features_equals_the_run_without(
-    config: ClassifierConfig, tmp_path: Path, cache: Path, aug: ViewConfig, head: ClassifierHeadConfig
+    config: ClassifierConfig,
+    tmp_path: Path,
+    cache: Path,
+    aug: ViewConfig,
+    head: ClassifierHeadConfig,
 ) -> None:
-    config = replace(config, aug=aug, head=head, loss=LossConfig(label_smoothing=0.1, focal_gamma=0.5))
+    config = replace(
+        config, aug=aug, head=head, loss=LossConfig(label_smoothing=0.1, focal_gamma=0.5)
+    )
     kept, kept_reports = run(config, tmp_path / "kept")
-    assert len(entries(cache)) == 3  # of the training views, of val, and of training images that pictures show
-    bare, bare_reports = run(replace(config, features=FeaturesConfig(views=3, cache=False)), tmp_path / "bare")
+    # of the training views, of val, and of training images that pictures show
+    assert len(entries(cache)) == 3
+    bare, bare_reports = run(
+        replace(config, features=FeaturesConfig(views=3, cache=False)), tmp_path / "bare"
+    )
     for a, b in zip(kept.head.parameters(), bare.head.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     for a, b in zip(without_times(kept_reports), without_times(bare_reports), strict=True):
         assert (a.pop("features/cached"), b.pop("features/cached")) == (1.0, 0.0)
         assert a == pytest.approx(b, rel=1e-4)
     assert kept.test() == pytest.approx(bare.test(), rel=1e-4)
-    np.testing.assert_allclose(kept.embeddings("val")[0], bare.embeddings("val")[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        kept.embeddings("val")[0], bare.embeddings("val")[0], rtol=1e-5, atol=1e-6
+    )
 
 
-def test_a_head_by_hand_on_features_of_fixed_views(config: ClassifierConfig, tmp_path: Path) -> None:
+def test_a_head_by_hand_on_features_of_fixed_views(
+    config: ClassifierConfig, tmp_path: Path
+) -> None:
     """Views image by image, torch's SGD and cross-entropy."""
-    config = replace(config, optim=OptimConfig(name="sgd", lr=0.1, weight_decay=0.0), schedule=ScheduleConfig(name="constant"))
+    config = replace(
+        config,
+        optim=OptimConfig(name="sgd", lr=0.1, weight_decay=0.0),
+        schedule=ScheduleConfig(name="constant"),
+    )
     model = classifier(config)
     views, labels = model.features.views, torch.from_numpy(model.data.train.targets())
     assert views is not None
@@ -188,7 +241,10 @@ def test_a_head_by_hand_on_features_of_fixed_views(config: ClassifierConfig, tmp
         choice = torch.randint(3, (32,), generator=generator(config.seed, 2, step))
         with torch.no_grad():
             rows = [int(v) * 200 + int(i) for v, i in zip(choice, at, strict=True)]
-            seen = [model.augment.apply(views.split.batch(at[j : j + 1]), views.draws[row : row + 1]) for j, row in enumerate(rows)]
+            seen = [
+                model.augment.apply(views.split.batch(at[j : j + 1]), views.draws[row : row + 1])
+                for j, row in enumerate(rows)
+            ]
             features = model.backbone(torch.cat(seen))
         optimizer.zero_grad()
         functional.cross_entropy(probe(features), labels[at]).backward()
@@ -211,15 +267,27 @@ def fail_when_called(model: Classifier) -> None:
     model.backbone.forward = forward  # type: ignore[method-assign]
 
 
-def test_the_second_trial_never_calls_the_backbone(config: ClassifierConfig, tmp_path: Path) -> None:
+def test_the_second_trial_never_calls_the_backbone(
+    config: ClassifierConfig, tmp_path: Path
+) -> None:
     """Another seed, head, optimizer and loss, in what could be another process."""
     _, first = run(config, tmp_path / "first")
-    other = replace(config, seed=7, head=ClassifierHeadConfig(kind="mlp"), optim=OptimConfig(lr=0.1), loss=LossConfig(focal_gamma=2.0))
+    other = replace(
+        config,
+        seed=7,
+        head=ClassifierHeadConfig(kind="mlp"),
+        optim=OptimConfig(lr=0.1),
+        loss=LossConfig(focal_gamma=2.0),
+    )
     model = classifier(other)
     fail_when_called(model)
     reports: Reports = []
     (tmp_path / "second").mkdir()
-    fit(model, other, LocalRuntime(tmp_path / "second", lambda epoch, metrics: not reports.append(metrics)))  # type: ignore[func-returns-value]
+    fit(
+        model,
+        other,
+        LocalRuntime(tmp_path / "second", lambda epoch, metrics: not reports.append(metrics)),
+    )  # type: ignore[func-returns-value]
     assert [metrics["features/cached"] for metrics in first + reports] == [1.0] * 6
     assert first[0]["time/features_s"] > reports[0]["time/features_s"]
     assert first[2]["time/features_s"] == 0.0
@@ -232,40 +300,70 @@ def test_the_second_trial_never_calls_the_backbone(config: ClassifierConfig, tmp
     ("change", "reason"),
     [
         ({"freeze": FreezeConfig()}, "freeze.policy=none trains the backbone"),
-        ({"freeze": FreezeConfig(policy="until", until="layer3")}, "freeze.policy=until trains the backbone"),
+        (
+            {"freeze": FreezeConfig(policy="until", until="layer3")},
+            "freeze.policy=until trains the backbone",
+        ),
         ({"freeze": FreezeConfig(policy="gradual")}, "freeze.policy=gradual trains the backbone"),
-        ({"freeze": FreezeConfig(policy="probe_first")}, "freeze.policy=probe_first trains the backbone"),
+        (
+            {"freeze": FreezeConfig(policy="probe_first")},
+            "freeze.policy=probe_first trains the backbone",
+        ),
         ({"loss": LossConfig(mixup=0.2)}, "mixup and CutMix make other images at every step"),
         ({"loss": LossConfig(cutmix=1.0)}, "mixup and CutMix make other images at every step"),
         ({"features": FeaturesConfig(views=0)}, "features.views=0 draws fresh views at every step"),
     ],
 )
-def test_never_used_where_it_must_not(config: ClassifierConfig, cache: Path, change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+def test_never_used_where_it_must_not(
+    config: ClassifierConfig, cache: Path, change: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
     config = replace(config, **change)
-    assert why_not(config.freeze, bool(config.loss.mixup or config.loss.cutmix), config.features) == reason
-    model, reports = run(replace(config, train=TrainConfig(epochs=1, epoch_images=32, batch_size=32)), tmp_path / "t")
+    assert (
+        why_not(config.freeze, bool(config.loss.mixup or config.loss.cutmix), config.features)
+        == reason
+    )
+    model, reports = run(
+        replace(config, train=TrainConfig(epochs=1, epoch_images=32, batch_size=32)), tmp_path / "t"
+    )
     assert not cache.exists()
     batch = model.draw(np.arange(4), generator(0, 0))
-    assert (batch.images.dtype, batch.images.shape, len(batch.draws) > 0) == (torch.uint8, (4, 3, 16, 16), True)
+    assert (batch.images.dtype, batch.images.shape, len(batch.draws) > 0) == (
+        torch.uint8,
+        (4, 3, 16, 16),
+        True,
+    )
     frozen = config.freeze.policy == "all"
     assert [metrics.get("features/cached") for metrics in reports] == [0.0 if frozen else None]
     assert (reason in Classifier.prove(config, model.data)) == frozen
 
 
-def test_it_is_said_before_any_trial(config: ClassifierConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_said_before_any_trial(
+    config: ClassifierConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = Classifier.load_data(config.data)
-    assert Classifier.prove(config, data).endswith("; its features are cached, 3 views of 200 images in 0.0768 MB")
-    assert Classifier.prove(replace(config, features=FeaturesConfig(cache=False)), data).endswith(": features.cache=False")
+    assert Classifier.prove(config, data).endswith(
+        "; its features are cached, 3 views of 200 images in 0.0768 MB"
+    )
+    assert Classifier.prove(replace(config, features=FeaturesConfig(cache=False)), data).endswith(
+        ": features.cache=False"
+    )
     monkeypatch.setenv("VISTUNE_FEATURES_GB", "0.00001")
-    assert Classifier.prove(config, data).endswith("at every step: 7.68e-05 GB exceed VISTUNE_FEATURES_GB=1e-05")
+    assert Classifier.prove(config, data).endswith(
+        "at every step: 7.68e-05 GB exceed VISTUNE_FEATURES_GB=1e-05"
+    )
     monkeypatch.setenv("VISTUNE_FEATURES_GB", "ten")
-    with pytest.raises(UserError, match="VISTUNE_FEATURES_GB='ten' is not a number of gigabytes; unset it for 20"):
+    with pytest.raises(
+        UserError, match="VISTUNE_FEATURES_GB='ten' is not a number of gigabytes; unset it for 20"
+    ):
         Classifier.prove(config, data)
 
 
 def test_the_backbone_leaves_as_it_came(config: ClassifierConfig, tmp_path: Path) -> None:
     run(config, tmp_path / "t")
-    came, left = load_backbone_state(Path(config.init.file)), load_backbone_state(tmp_path / "t" / BEST)
+    came, left = (
+        load_backbone_state(Path(config.init.file)),
+        load_backbone_state(tmp_path / "t" / BEST),
+    )
     assert came.keys() == left.keys()
     assert all(torch.equal(left[key], value) for key, value in came.items())
 
@@ -275,9 +373,13 @@ def test_a_plan_computes_no_more_than_it_times(config: ClassifierConfig, cache: 
     data = Classifier.load_data(config.data)
     for _ in range(2):  # what is there already makes no other estimate
         cost = profile(EXPERIMENTS["classify"], config, data)
-        sizes = sorted(len(np.load(cache / key / "features.npy", mmap_mode="r")) for key in entries(cache))
+        sizes = sorted(
+            len(np.load(cache / key / "features.npy", mmap_mode="r")) for key in entries(cache)
+        )
         assert sizes == sorted([3 * 4 * 10, len(data.val)])
-        seconds = [json.loads((cache / key / "meta.json").read_text())["seconds"] for key in entries(cache)]
+        seconds = [
+            json.loads((cache / key / "meta.json").read_text())["seconds"] for key in entries(cache)
+        ]
         assert cost["once_s"] > max(seconds)
         assert cost["once_s"] < 10 * sum(seconds)  # 600 views instead of 120, and val
 
@@ -324,7 +426,9 @@ def test_the_backbones_hash_is_of_its_values_alone(config: ClassifierConfig) -> 
     assert model.features._key_of(model.backbone) == before
 
 
-def test_another_backbone_under_the_same_model_has_other_features(config: ClassifierConfig, tmp_path: Path) -> None:
+def test_another_backbone_under_the_same_model_has_other_features(
+    config: ClassifierConfig, tmp_path: Path
+) -> None:
     model = classifier(config)
     before = model.validate()
     torch.manual_seed(3)
@@ -341,26 +445,35 @@ def test_another_backbone_under_the_same_model_has_other_features(config: Classi
 
 @pytest.mark.parametrize("lost", [False, True])
 @pytest.mark.parametrize("die_after", [1, 2])
-def test_resume_is_exact(config: ClassifierConfig, tmp_path: Path, cache: Path, die_after: int, lost: bool) -> None:
+def test_resume_is_exact(
+    config: ClassifierConfig, tmp_path: Path, cache: Path, die_after: int, lost: bool
+) -> None:
     config = replace(config, head=ClassifierHeadConfig(kind="mlp", hidden=16, dropout=0.5))
     whole, expected = run(config, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "killed", die_after)
-    assert not any(key.startswith("backbone") for key in torch.load(tmp_path / "killed" / LAST, weights_only=True)["model"])
+    assert not any(
+        key.startswith("backbone")
+        for key in torch.load(tmp_path / "killed" / LAST, weights_only=True)["model"]
+    )
     if lost:  # removed for want of room meanwhile
         for key in entries(cache):
             (cache / key / "meta.json").unlink()
     torch.randn(5)
     killed, got = run(config, tmp_path / "killed")
     assert without_times(got) == without_times(expected)[die_after - 1 :]
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), killed.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("room", [True, False])
 def test_two_workers_train_the_head_that_one_does(
     config: ClassifierConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
-    """Each has the whole batch's features and takes its share; one that cannot keep features computes them, and nobody waits for it."""
+    """Each has the whole batch's features and takes its share; one that cannot keep features
+    computes them, and nobody waits for it."""
 
     class Worker:
         device, world_size = torch.device("cpu"), 2
@@ -373,7 +486,10 @@ def test_two_workers_train_the_head_that_one_does(
 
     def worker(rank: int) -> tuple[Reports, dict[str, Tensor]]:
         if rank == 1 and not room:
-            monkeypatch.setattr("trainables.backbone.feature_store.default_cache_dir", lambda: tmp_path / "other machine")
+            monkeypatch.setattr(
+                "trainables.backbone.feature_store.default_cache_dir",
+                lambda: tmp_path / "other machine",
+            )
             monkeypatch.setenv("VISTUNE_FEATURES_GB", "0")
         model = classifier(config)
         return fit(model, config, Worker(rank)).history, model.head.state_dict()
@@ -439,7 +555,10 @@ def test_a_build_in_progress_is_not_swept(cache: Path) -> None:
         assert go_on.wait(20)
         yield torch.ones(50, 5)
 
-    builders = [threading.Thread(target=open_features, args=("aa1", (100, 5), slow, cache.parent)) for _ in range(2)]
+    builders = [
+        threading.Thread(target=open_features, args=("aa1", (100, 5), slow, cache.parent))
+        for _ in range(2)
+    ]
     for builder in builders:
         builder.start()
     assert started.wait(20)
@@ -452,7 +571,9 @@ def test_a_build_in_progress_is_not_swept(cache: Path) -> None:
     assert opened(cache, "aa1").rows.sum() == 250
 
 
-def test_who_waits_for_anothers_build_does_not_hang(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_waits_for_anothers_build_does_not_hang(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The watchdog would end it, and after three times its trial."""
     alive = threading.Semaphore(0)
     monkeypatch.setattr(feature_store, "_BEAT_S", 0.01)
@@ -481,7 +602,8 @@ def test_a_damaged_entry_is_made_anew(cache: Path, damage: str) -> None:
 
 
 def test_the_longest_unused_makes_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VISTUNE_FEATURES_GB", str(3.5 * 100 * 5 * 4 / 1e9))  # three entries and their headers
+    # three entries and their headers
+    monkeypatch.setenv("VISTUNE_FEATURES_GB", str(3.5 * 100 * 5 * 4 / 1e9))
     first = opened(cache, "aa1", 1.0)
     for number, key in enumerate(("aa1", "bb1", "cc1")):
         opened(cache, key)
@@ -506,14 +628,18 @@ def test_what_is_larger_than_the_limit_is_not_kept_and_removes_nothing(
     assert entries(cache) == ["aa1"]
 
 
-def test_a_run_without_room_is_the_same_run(config: ClassifierConfig, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_room_is_the_same_run(
+    config: ClassifierConfig, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, kept = run(config, tmp_path / "kept")
     monkeypatch.setenv("VISTUNE_FEATURES_GB", "0")
     for key in entries(cache):
         (cache / key / "meta.json").unlink()
     _, bare = run(config, tmp_path / "bare")
     assert [metrics["features/cached"] for metrics in bare] == [0.0] * 3
-    assert [metrics["val/loss"] for metrics in bare] == pytest.approx([metrics["val/loss"] for metrics in kept], rel=1e-4)
+    assert [metrics["val/loss"] for metrics in bare] == pytest.approx(
+        [metrics["val/loss"] for metrics in kept], rel=1e-4
+    )
 
 
 def test_a_full_disk_costs_the_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -548,4 +674,9 @@ def test_a_step_on_kept_features_is_fast(config: ClassifierConfig, tmp_path: Pat
 def test_splits_are_told_apart(config: ClassifierConfig) -> None:
     model = classifier(config)
     some = Split(model.data.val.images, model.data.val.labels, model.data.val.indices[:7])
-    np.testing.assert_allclose(model._features(some).numpy(), model._features(model.data.val)[:7].numpy(), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        model._features(some).numpy(),
+        model._features(model.data.val)[:7].numpy(),
+        rtol=1e-4,
+        atol=1e-6,
+    )

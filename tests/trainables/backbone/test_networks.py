@@ -10,7 +10,14 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from trainables.backbone.networks import BackboneConfig, build_backbone, load_backbone_meta, load_backbone_state, save_backbone, stages
+from trainables.backbone.networks import (
+    BackboneConfig,
+    build_backbone,
+    load_backbone_meta,
+    load_backbone_state,
+    save_backbone,
+    stages,
+)
 from trainables.config import build
 from trainables.errors import UserError
 
@@ -25,7 +32,9 @@ def test_same_network_as_torchvision_without_its_head(name, dim):
     backbone = build_backbone(BackboneConfig(name=name))
     assert backbone.feature_dim == dim
     assert parameters(backbone) == parameters(reference) - parameters(reference.fc)
-    backbone.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}, strict=True)
+    backbone.load_state_dict(
+        {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}, strict=True
+    )
     reference.fc = nn.Identity()
     images = torch.rand(2, 3, 65, 65)
     with torch.no_grad():
@@ -35,7 +44,9 @@ def test_same_network_as_torchvision_without_its_head(name, dim):
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_small_stem_of_a_resnet(name):
     torch.manual_seed(0)
-    plain, small = (build_backbone(BackboneConfig(name=name, small_stem=flag)) for flag in (False, True))
+    plain, small = (
+        build_backbone(BackboneConfig(name=name, small_stem=flag)) for flag in (False, True)
+    )
     assert parameters(plain) - parameters(small) == 3 * 64 * (49 - 9)
     maps = []
     small.layer4.register_forward_hook(lambda module, inputs, output: maps.append(output.shape))
@@ -56,7 +67,14 @@ def test_tiny_shapes_and_parameters(width, pool, small_stem, last_map):
     assert backbone.feature_dim == 4 * width * pool**2
     assert maps == [(2, 4 * width, last_map, last_map)]
     w = width
-    kernels = 27 * w + 9 * (w * w + w * w) + 9 * (2 * w * w + 4 * w * w) + 2 * w * w + 9 * (8 * w * w + 16 * w * w) + 8 * w * w
+    kernels = (
+        27 * w
+        + 9 * (w * w + w * w)
+        + 9 * (2 * w * w + 4 * w * w)
+        + 2 * w * w
+        + 9 * (8 * w * w + 16 * w * w)
+        + 8 * w * w
+    )
     norms = 2 * (w + 2 * w + 3 * 2 * w + 3 * 4 * w)
     assert parameters(backbone) == kernels + norms
 
@@ -65,7 +83,9 @@ def test_tiny_shapes_and_parameters(width, pool, small_stem, last_map):
 def test_tiny_pools_cells_of_the_last_map(pool, side):
     backbone = build_backbone(BackboneConfig(width=8, pool=pool, small_stem=True)).eval()
     maps = []
-    backbone.layer3.register_forward_hook(lambda module, inputs, output: maps.append(output.numpy()))
+    backbone.layer3.register_forward_hook(
+        lambda module, inputs, output: maps.append(output.numpy())
+    )
     with torch.no_grad():
         features = backbone(torch.rand(2, 3, 28, 28)).numpy()
     cells = maps[0].reshape(2, 32, pool, side, pool, side).mean((3, 5))
@@ -73,7 +93,14 @@ def test_tiny_pools_cells_of_the_last_map(pool, side):
 
 
 @pytest.mark.parametrize("size", [1, 8, 27, 33])
-@pytest.mark.parametrize("cfg", [BackboneConfig(width=8), BackboneConfig(width=8, small_stem=True), BackboneConfig(name="resnet18")])
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        BackboneConfig(width=8),
+        BackboneConfig(width=8, small_stem=True),
+        BackboneConfig(name="resnet18"),
+    ],
+)
 def test_odd_sizes_and_one_image(cfg, size):
     backbone = build_backbone(cfg).eval()
     with torch.no_grad():
@@ -85,7 +112,9 @@ def test_odd_sizes_and_one_image(cfg, size):
 @pytest.mark.parametrize("name", ["tiny", "resnet18", "resnet50"])
 @pytest.mark.parametrize("small_stem", [False, True])
 def test_in_channels(name, small_stem):
-    backbone = build_backbone(BackboneConfig(name=name, width=8, small_stem=small_stem), in_channels=1).eval()
+    backbone = build_backbone(
+        BackboneConfig(name=name, width=8, small_stem=small_stem), in_channels=1
+    ).eval()
     with torch.no_grad():
         assert backbone(torch.rand(2, 1, 32, 32)).shape == (2, backbone.feature_dim)
 
@@ -120,8 +149,12 @@ def test_saved_and_loaded_backbone_gives_equal_features(cfg, tmp_path):
     fresh.load_state_dict(state, strict=True)
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(fresh.eval()(images), backbone.eval()(images), rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(value, backbone.state_dict()[key]) for key, value in fresh.state_dict().items())
+        torch.testing.assert_close(
+            fresh.eval()(images), backbone.eval()(images), rtol=1e-4, atol=1e-5
+        )
+    assert all(
+        torch.equal(value, backbone.state_dict()[key]) for key, value in fresh.state_dict().items()
+    )
     assert load_backbone_meta(tmp_path / "b.pt") == meta
     assert [p.name for p in tmp_path.iterdir()] == ["b.pt"]
 
@@ -129,7 +162,9 @@ def test_saved_and_loaded_backbone_gives_equal_features(cfg, tmp_path):
 def test_a_head_is_left_out(tmp_path):
     net = torchvision.models.resnet18(weights=None)
     save_backbone(tmp_path / "b.pt", net, {})
-    assert load_backbone_state(tmp_path / "b.pt").keys() == {k for k in net.state_dict() if not k.startswith("fc.")}
+    assert load_backbone_state(tmp_path / "b.pt").keys() == {
+        k for k in net.state_dict() if not k.startswith("fc.")
+    }
 
 
 def test_plain_state_dict_of_torchvision(tmp_path):
@@ -159,7 +194,9 @@ def test_failed_save_keeps_the_old_file(tmp_path, monkeypatch):
 
 def test_meta_that_json_cannot_hold_is_refused_before_writing(tmp_path):
     with pytest.raises(TypeError):
-        save_backbone(tmp_path / "b.pt", build_backbone(BackboneConfig(width=8)), {"path": tmp_path})
+        save_backbone(
+            tmp_path / "b.pt", build_backbone(BackboneConfig(width=8)), {"path": tmp_path}
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -171,7 +208,16 @@ def test_unreadable_files_are_named(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     torch.save({"w": torch.rand(1000)}, tmp_path / "torn.pt")
     (tmp_path / "torn.pt").write_bytes((tmp_path / "torn.pt").read_bytes()[:2000])
-    for name in ("missing.pt", "empty.pt", "text.pt", "list.pt", "other.pt", "module.pt", "torn.pt", "."):
+    for name in (
+        "missing.pt",
+        "empty.pt",
+        "text.pt",
+        "list.pt",
+        "other.pt",
+        "module.pt",
+        "torn.pt",
+        ".",
+    ):
         with pytest.raises(UserError, match="give a backbone") as caught:
             load_backbone_state(tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
@@ -204,7 +250,8 @@ def test_parameters_are_torchvisions_published_number(name, weights, dim):
 
 
 def test_small_networks_of_the_reports():
-    """cnn: 3 x 3 convolutions to w and 2w channels; conv4: four to w with BatchNorm (Snell et al. 2017)."""
+    """cnn: 3 x 3 convolutions to w and 2w channels; conv4: four to w with BatchNorm (Snell et al.
+    2017)."""
     cnn = build_backbone(BackboneConfig(name="cnn", width=32, pool=8))
     assert parameters(cnn) == (27 * 32 + 32) + (9 * 32 * 64 + 64)
     assert cnn(torch.rand(2, 3, 32, 32)).shape == (2, 64 * 8 * 8) == (2, cnn.feature_dim)
@@ -212,18 +259,28 @@ def test_small_networks_of_the_reports():
     assert parameters(conv4) == (27 * 64 + 3 * 64) + 3 * (9 * 64 * 64 + 3 * 64) == 113_088
     images = torch.rand(2, 3, 84, 84)
     with torch.no_grad():
-        reference = nn.Sequential(*(layer for block in conv4.blocks for layer in block), nn.Flatten()).eval()
-        assert torch.equal(conv4.eval()(images), reference(images))  # at 84 px the last map is 5x5: nothing is averaged
-    assert build_backbone(BackboneConfig(name="cnn", width=8), in_channels=1)(torch.rand(2, 1, 16, 16)).shape == (2, 256)
+        reference = nn.Sequential(
+            *(layer for block in conv4.blocks for layer in block), nn.Flatten()
+        ).eval()
+        # at 84 px the last map is 5x5: nothing is averaged
+        assert torch.equal(conv4.eval()(images), reference(images))
+    assert build_backbone(BackboneConfig(name="cnn", width=8), in_channels=1)(
+        torch.rand(2, 1, 16, 16)
+    ).shape == (2, 256)
 
 
 def test_resnet12_of_few_shot_learning():
-    """12.4 M parameters at width 64 (Lee et al. 2019); 84 px leave a 5x5 map; a block is what torch's own functions make of its weights."""
+    """12.4 M parameters at width 64 (Lee et al. 2019); 84 px leave a 5x5 map; a block is what
+    torch's own functions make of its weights."""
     with torch.device("meta"):
         net = build_backbone(BackboneConfig(name="resnet12", width=64, pool=1))
         features = net(torch.empty(2, 3, 84, 84))
     widths = (3, 64, 160, 320, 640)
-    assert parameters(net) == sum(9 * (a * b + 2 * b * b) + a * b + 4 * 2 * b for a, b in pairwise(widths)) == 12_424_320
+    assert (
+        parameters(net)
+        == sum(9 * (a * b + 2 * b * b) + a * b + 4 * 2 * b for a, b in pairwise(widths))
+        == 12_424_320
+    )
     assert features.shape == (2, 640) == (2, net.feature_dim)
     assert list(stages(net)) == ["block1", "block2", "block3", "block4"]
     block = build_backbone(BackboneConfig(name="resnet12", width=8)).blocks.block1.eval()
@@ -234,7 +291,9 @@ def test_resnet12_of_few_shot_learning():
     for number, kernel in enumerate(w):
         y = functional.conv2d(y, kernel, padding=1) * scale
         y = functional.leaky_relu(y, 0.1) if number < 2 else y
-    y = functional.max_pool2d(functional.leaky_relu(y + functional.conv2d(x, block.shortcut[0].weight) * scale, 0.1), 2)
+    y = functional.max_pool2d(
+        functional.leaky_relu(y + functional.conv2d(x, block.shortcut[0].weight) * scale, 0.1), 2
+    )
     with torch.no_grad():
         torch.testing.assert_close(block(x), y)
 
@@ -242,5 +301,7 @@ def test_resnet12_of_few_shot_learning():
 def test_three_channels_where_torchvision_wants_them():
     with pytest.raises(UserError, match="vgg16 takes images of 3 channels, not 1"):
         build_backbone(BackboneConfig(name="vgg16"), in_channels=1)
-    with pytest.raises(UserError, match="small_stem and zero_init_residual are for tiny and the ResNets"):
+    with pytest.raises(
+        UserError, match="small_stem and zero_init_residual are for tiny and the ResNets"
+    ):
         build(BackboneConfig, {"name": "conv4", "small_stem": True})

@@ -1,4 +1,5 @@
-"""The printed architecture agrees with the network it is of, and a run that is printed equals one that is not."""
+"""The printed architecture agrees with the network it is of, and a run that is printed equals one
+that is not."""
 
 from collections import Counter
 from pathlib import Path
@@ -25,10 +26,14 @@ def shape(tensor: torch.Tensor) -> str:
 
 
 def leaf_shapes(network: nn.Module, image_size: int) -> Counter[tuple[str, str]]:
-    """(class, output shape) of every layer without children that a pass calls: by torch's own hooks."""
+    """(class, output shape) of every layer without children that a pass calls: by torch's own
+    hooks."""
     found: Counter[tuple[str, str]] = Counter()
     leaves = [m for m in network.modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(lambda m, _, out: found.update([(type(m).__name__, shape(out))])) for m in leaves]
+    hooks = [
+        m.register_forward_hook(lambda m, _, out: found.update([(type(m).__name__, shape(out))]))
+        for m in leaves
+    ]
     with torch.no_grad():
         network.eval()(torch.rand(1, 3, image_size, image_size))
     for hook in hooks:
@@ -44,13 +49,17 @@ def check_table(network: nn.Module, image_size: int) -> None:
     assert f"Trainable params: {trained:,}\n" in table
     lines = table.splitlines()
     for (name, output), times in leaf_shapes(network, image_size).items():
-        assert sum(f"{name} (" in line and f" {output} " in line for line in lines) >= times, (name, output)
+        assert sum(f"{name} (" in line and f" {output} " in line for line in lines) >= times, (
+            name,
+            output,
+        )
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_trainable_prints_its_network(name: str) -> None:
     experiment = EXPERIMENTS[name]
-    plain = {"loss.name": "ce"} if name == "segment" else {}  # weights of classes would be counted in training masks
+    # weights of classes would be counted in training masks
+    plain = {"loss.name": "ce"} if name == "segment" else {}
     config: Any = build(experiment.config, experiment.presets["tiny"] | plain)
     data: Any = SimpleNamespace(classes=("a", "b", "c"), colors=(), gallery=())
     network = experiment.trainable(config, data).network()
@@ -63,14 +72,19 @@ def test_what_is_frozen_does_not_train() -> None:
     head = nn.Linear(512, 3)
     table = layer_table(nn.Sequential(backbone, head), 32)
     assert "Trainable params: 1,539\n" in table
-    assert "Non-trainable params: 11,176,512\n" in table  # torchvision's 11,689,512 without the 513,000 of its fc
+    # torchvision's 11,689,512 without the 513,000 of its fc
+    assert "Non-trainable params: 11,176,512\n" in table
 
 
-@pytest.mark.parametrize(("name", "auxiliary"), [("deeplabv3-resnet50", True), ("fcn32s-vgg16_bn", False)])
+@pytest.mark.parametrize(
+    ("name", "auxiliary"), [("deeplabv3-resnet50", True), ("fcn32s-vgg16_bn", False)]
+)
 def test_large_networks_by_shape_alone(name: Any, auxiliary: bool) -> None:
     with torch.device("meta"):  # half a gigabyte that nobody needs
         model = ModelConfig(name=name, head="deconv5")
-        network = build_segmenter(model, build_backbone_of(model, BackboneConfig()), 7, auxiliary=auxiliary, loaded=False)
+        network = build_segmenter(
+            model, build_backbone_of(model, BackboneConfig()), 7, auxiliary=auxiliary, loaded=False
+        )
     table = layer_table(network, 512)
     assert f"Total params: {sum(p.numel() for p in network.parameters()):,}\n" in table
     assert "[1, 7, 512, 512]" in table
@@ -92,7 +106,12 @@ def test_a_printed_run_equals_one_that_is_not(tmp_path: Path) -> None:
             write_architecture(model, directory)
             assert (directory / ARCHITECTURE).read_text() == "kept: a resumed trial has it"
         fitted = fit(model, model.config, LocalRuntime(directory, lambda epoch, metrics: True))
-        histories.append([{k: v for k, v in metrics.items() if not k.startswith("time/")} for metrics in fitted.history])
+        histories.append(
+            [
+                {k: v for k, v in metrics.items() if not k.startswith("time/")}
+                for metrics in fitted.history
+            ]
+        )
         states.append(model.state_dict())
     assert histories[0] == histories[1]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -102,6 +121,9 @@ def test_tables_tell_architectures_apart_and_nothing_else() -> None:
     """Values that are no part of a network leave its table alone, and the width does not."""
     tables = set()
     for width, lr in ((8, 1e-3), (8, 1e-2), (16, 1e-3)):
-        config: Any = build(type(shapes_config()), flatten(shapes_config()) | {"backbone.width": width, "optim.lr": lr})
+        config: Any = build(
+            type(shapes_config()),
+            flatten(shapes_config()) | {"backbone.width": width, "optim.lr": lr},
+        )
         tables.add(layer_table(Shapes(config, shapes()).network(), 32))
     assert len(tables) == 2

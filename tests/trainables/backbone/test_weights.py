@@ -1,4 +1,5 @@
-"""Loading proves itself: all tensors matched and changed, or one clear line. Lineage: which file a setting starts from."""
+"""Loading proves itself: all tensors matched and changed, or one clear line. Lineage: which file a
+setting starts from."""
 
 import hashlib
 import json
@@ -11,12 +12,26 @@ import torch
 import torchvision
 from torch import nn
 
-from trainables.backbone.networks import BackboneConfig, build_backbone, head_prefix, load_head_state, save_backbone
+from trainables.backbone.networks import (
+    BackboneConfig,
+    build_backbone,
+    head_prefix,
+    load_head_state,
+    save_backbone,
+)
 from trainables.backbone.weights import load_backbone
 from trainables.config import build, flatten
 from trainables.errors import UserError
 from trainables.files import content_hash
-from tune.backbones.resolve import choose, default, find, in_setting, lineage_tags, recorded, start_values
+from tune.backbones.resolve import (
+    choose,
+    default,
+    find,
+    in_setting,
+    lineage_tags,
+    recorded,
+    start_values,
+)
 from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS
 from tune.run import Options, execute
@@ -29,7 +44,9 @@ TINY = BackboneConfig(width=8, pool=1)
 SETTINGS = EXPERIMENTS["classify"].settings
 
 
-def saved(path: Path, config: BackboneConfig = TINY, meta: dict[str, Any] | None = None) -> nn.Module:
+def saved(
+    path: Path, config: BackboneConfig = TINY, meta: dict[str, Any] | None = None
+) -> nn.Module:
     torch.manual_seed(7)
     backbone = build_backbone(config)
     save_backbone(path, backbone, meta or {})
@@ -49,7 +66,9 @@ def test_torchvisions_state_dict_loads_without_its_head(tmp_path: Path) -> None:
     assert str(loaded).startswith(f"{len(own)} of {len(own)} tensors matched, ")
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet101", "vgg16", "vgg16_bn", "vgg19", "convnext_base"])
+@pytest.mark.parametrize(
+    "name", ["resnet50", "resnet101", "vgg16", "vgg16_bn", "vgg19", "convnext_base"]
+)
 def test_what_a_backbone_has_no_place_for_is_the_head(name: str) -> None:
     with torch.device("meta"):  # VGG has half a gigabyte
         backbone = build_backbone(BackboneConfig(name=name))  # type: ignore[arg-type]
@@ -63,7 +82,10 @@ def test_a_head_under_any_name_is_left_out(tmp_path: Path, monkeypatch: pytest.M
     """As VGG's and ConvNeXt's, whose prefix is also the backbone's own."""
     torch.manual_seed(1)
     state = build_backbone(TINY).state_dict()
-    torch.save(state | {"classifier.2.weight": torch.rand(5, 32), "classifier.2.bias": torch.rand(5)}, tmp_path / "b.pt")
+    torch.save(
+        state | {"classifier.2.weight": torch.rand(5, 32), "classifier.2.bias": torch.rand(5)},
+        tmp_path / "b.pt",
+    )
     monkeypatch.setattr("trainables.backbone.weights.head_prefix", lambda name: "classifier.2.")
     loaded = load_backbone(build_backbone(TINY), TINY, tmp_path / "b.pt")
     assert loaded.ignored == ("classifier.2.weight", "classifier.2.bias")
@@ -76,8 +98,15 @@ def test_changed_is_counted(tmp_path: Path) -> None:
     backbone = build_backbone(TINY)
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     loaded = load_backbone(backbone, TINY, tmp_path / "b.pt", content_hash(tmp_path / "b.pt"))
-    assert loaded.changed == sum(not torch.equal(v, before[k]) for k, v in backbone.state_dict().items()) > 0
-    assert content_hash(tmp_path / "b.pt") == hashlib.sha256((tmp_path / "b.pt").read_bytes()).hexdigest()
+    assert (
+        loaded.changed
+        == sum(not torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+        > 0
+    )
+    assert (
+        content_hash(tmp_path / "b.pt")
+        == hashlib.sha256((tmp_path / "b.pt").read_bytes()).hexdigest()
+    )
 
 
 def refusal(config: BackboneConfig, path: Path, sha256: str = "", seed: int = 8) -> str:
@@ -94,8 +123,9 @@ def refusal(config: BackboneConfig, path: Path, sha256: str = "", seed: int = 8)
 def test_wrong_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "b.pt"
     torch.save({"encoder.weight": torch.rand(3)}, path)
-    assert "0 of 54 tensors match; 54 missing (conv1.weight, bn1.weight, bn1.bias, ...); 1 left over (encoder.weight)" in refusal(
-        TINY, path
+    assert (
+        "0 of 54 tensors match; 54 missing (conv1.weight, bn1.weight, bn1.bias, ...); 1 left over (encoder.weight)"
+        in refusal(TINY, path)
     )
     saved(path, BackboneConfig(width=16, pool=1))
     assert "of another shape (conv1.weight (16, 3, 3, 3) for (8, 3, 3, 3), " in refusal(TINY, path)
@@ -115,7 +145,8 @@ def test_another_architecture_of_the_same_shapes_is_refused(tmp_path: Path) -> N
     saved(tmp_path / "b.pt", stride_1, {"backbone": asdict(stride_1)})
     message = refusal(TINY, tmp_path / "b.pt")
     assert (
-        "was trained with backbone.small_stem=True, this run has backbone.small_stem=False; add --set backbone.small_stem=True" in message
+        "was trained with backbone.small_stem=True, this run has backbone.small_stem=False; add --set backbone.small_stem=True"
+        in message
     )
 
 
@@ -141,12 +172,33 @@ def study_on_disk(storage: Path, name: str, values: dict[int, float], **base: An
     """A study of completed trials, as far as lineage looks at it."""
     folder = storage / name
     folder.mkdir(parents=True)
-    manifest = Manifest(name=name, experiment="ssl", preset="tiny", objective="val/top1", seed=0, base=base, pins={}, space={}, data={})
+    manifest = Manifest(
+        name=name,
+        experiment="ssl",
+        preset="tiny",
+        objective="val/top1",
+        seed=0,
+        base=base,
+        pins={},
+        space={},
+        data={},
+    )
     manifest.reconcile_with(folder / "study.json")
     log = EventLog(folder / "events.jsonl")
     for number, value in values.items():
-        log.append("end", trial=number, state="COMPLETE", value=value, reason=None, metrics={}, error=None)
-        log.append("end", trial=number, repeat=1000, state="COMPLETE", value=9.0, reason=None, metrics={}, error=None)
+        log.append(
+            "end", trial=number, state="COMPLETE", value=value, reason=None, metrics={}, error=None
+        )
+        log.append(
+            "end",
+            trial=number,
+            repeat=1000,
+            state="COMPLETE",
+            value=9.0,
+            reason=None,
+            metrics={},
+            error=None,
+        )
         (folder / "trials" / f"{number:04d}").mkdir(parents=True)
         saved(folder / "trials" / f"{number:04d}" / "best.pt", meta={"normalize": "half"})
     log.append("end", trial=50, state="PRUNED", value=99.0, reason="rung", metrics={}, error=None)
@@ -160,7 +212,9 @@ def test_a_study_stands_for_its_best_completed_trial(tmp_path: Path) -> None:
     config = find("ssl", tmp_path).config()
     assert config["normalize"] == "half"
     assert config["init.sha256"] == content_hash(tmp_path / "ssl/trials/0003/best.pt")
-    assert lineage_tags(config) == {f"lineage.{key}": config[f"init.{key}"] for key in ("origin", "file", "sha256")}
+    assert lineage_tags(config) == {
+        f"lineage.{key}": config[f"init.{key}"] for key in ("origin", "file", "sha256")
+    }
     file = find(str(tmp_path / "ssl/trials/0000/best.pt"), tmp_path)
     assert (file.study, str(file)) == (None, "best.pt")
 
@@ -169,12 +223,24 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     study_on_disk(tmp_path, "pretrain", {})
     study_on_disk(tmp_path, "other", {1: 0.3})
     for call, message in (
-        (lambda: default("ssl", tmp_path, " --storage x"), "run `python tune/run.py ssl --storage x` first, or give --backbone"),
-        (lambda: default("supervised", tmp_path, ""), "none of its trials has been completed: run `python tune/run.py pretrain` first"),
+        (
+            lambda: default("ssl", tmp_path, " --storage x"),
+            "run `python tune/run.py ssl --storage x` first, or give --backbone",
+        ),
+        (
+            lambda: default("supervised", tmp_path, ""),
+            "none of its trials has been completed: run `python tune/run.py pretrain` first",
+        ),
         (lambda: find("pretrain", tmp_path), "no trial of study 'pretrain' has been completed"),
-        (lambda: find("other/50", tmp_path), "trial 50 of study 'other' has no backbone; completed trials: 1"),
+        (
+            lambda: find("other/50", tmp_path),
+            "trial 50 of study 'other' has no backbone; completed trials: 1",
+        ),
         (lambda: find("nothing", tmp_path), "'nothing' is neither a file nor a study in"),
-        (lambda: choose(EXPERIMENTS["classify"], "F", None), "unknown --setting 'F'; valid: A, B, C, D, E"),
+        (
+            lambda: choose(EXPERIMENTS["classify"], "F", None),
+            "unknown --setting 'F'; valid: A, B, C, D, E",
+        ),
         (lambda: choose(EXPERIMENTS["classify"], "A", "ssl"), "setting A starts from scratch"),
         (lambda: choose(EXPERIMENTS["ssl"], "A", None), "--setting is for classify"),
         (lambda: choose(EXPERIMENTS["pretrain"], None, "ssl"), "--backbone is for classify"),
@@ -189,12 +255,17 @@ def test_the_same_command_goes_on_with_the_same_backbone(tmp_path: Path) -> None
     study_on_disk(tmp_path, "ssl", {0: 0.1})
     first = start_values(SETTINGS["C"], None, tmp_path, tmp_path / "classify-C", "")
     study_on_disk(tmp_path, "classify-C", {}, **first)
-    EventLog(tmp_path / "ssl/events.jsonl").append("end", trial=1, state="COMPLETE", value=0.9, reason=None, metrics={}, error=None)
+    EventLog(tmp_path / "ssl/events.jsonl").append(
+        "end", trial=1, state="COMPLETE", value=0.9, reason=None, metrics={}, error=None
+    )
     (tmp_path / "ssl/trials/0001").mkdir()
     saved(tmp_path / "ssl/trials/0001/best.pt")
     assert start_values(SETTINGS["C"], None, tmp_path, tmp_path / "classify-C", "") == first
     assert start_values(SETTINGS["C"], "ssl", tmp_path, tmp_path / "classify-C", "") == first
-    assert start_values(SETTINGS["C"], "ssl/1", tmp_path, tmp_path / "classify-C", "")["init.origin"] == "ssl/1"
+    assert (
+        start_values(SETTINGS["C"], "ssl/1", tmp_path, tmp_path / "classify-C", "")["init.origin"]
+        == "ssl/1"
+    )
     assert recorded(tmp_path / "ssl", None) is None
     assert start_values(SETTINGS["A"], None, tmp_path, tmp_path / "classify-A", "") == {}
 
@@ -207,28 +278,55 @@ def test_the_same_command_goes_on_with_the_same_backbone(tmp_path: Path) -> None
 def test_a_setting_searches_what_it_trains(letter: str, preset: str) -> None:
     experiment = in_setting(EXPERIMENTS["classify"], SETTINGS[letter])
     file = {} if SETTINGS[letter].init == "scratch" else {"init.file": "b.pt"}
-    base = flatten(build(experiment.config, experiment.presets[preset] | SETTINGS[letter].values | file))
+    base = flatten(
+        build(experiment.config, experiment.presets[preset] | SETTINGS[letter].values | file)
+    )
     found = set(describe(experiment.space, preset, {}))
     assert not {"init.source", "init.file"} & found
-    fine_tuning = {"freeze.policy", "freeze.backbone_lr", "freeze.layer_decay", "freeze.batchnorm", "freeze.thaw_frac"}
+    fine_tuning = {
+        "freeze.policy",
+        "freeze.backbone_lr",
+        "freeze.layer_decay",
+        "freeze.batchnorm",
+        "freeze.thaw_frac",
+    }
     assert found & fine_tuning == (fine_tuning if letter in "BC" else set())
     assert ("loss.mixup" in found) == (letter in "ABC")
-    for key, distribution in asked_for(experiment.space, preset, base, {}).items():  # trial 0, the same in every setting
+    # trial 0, the same in every setting
+    for key, distribution in asked_for(experiment.space, preset, base, {}).items():
         assert within(distribution, base[key]), key
 
 
 def test_the_table_of_settings() -> None:
     assert {k: (s.init, s.trains) for k, s in SETTINGS.items()} == {
-        "A": ("scratch", "all"), "B": ("supervised", "all"), "C": ("ssl", "all"), "D": ("supervised", "head"), "E": ("ssl", "head"),
-    }  # fmt: skip
+        "A": ("scratch", "all"),
+        "B": ("supervised", "all"),
+        "C": ("ssl", "all"),
+        "D": ("supervised", "head"),
+        "E": ("ssl", "head"),
+    }
 
 
 def options(experiment: str, storage: Path, **changes: Any) -> Options:
     defaults: dict[str, Any] = {
-        "data": "digits", "trials": 2, "study": None, "time_budget": None, "seed": 0, "set": [], "preset": None, "workers": 1,
-        "gpus_per_worker": None, "concurrent": None, "repeats": 0, "skip_corrupt": False, "setting": None, "backbone": None, "local": True,
-        "trial": None, "plan": False,
-    }  # fmt: skip
+        "data": "digits",
+        "trials": 2,
+        "study": None,
+        "time_budget": None,
+        "seed": 0,
+        "set": [],
+        "preset": None,
+        "workers": 1,
+        "gpus_per_worker": None,
+        "concurrent": None,
+        "repeats": 0,
+        "skip_corrupt": False,
+        "setting": None,
+        "backbone": None,
+        "local": True,
+        "trial": None,
+        "plan": False,
+    }
     return Options(experiment=experiment, storage=str(storage), **defaults | changes)
 
 
@@ -239,10 +337,16 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
         ({"backbone": file}, "the settings start from different backbones"),
         ({"setting": "E"}, "run `python tune/run.py ssl --storage"),
         ({"setting": "E", "backbone": file}, "does not fit backbone.name=tiny"),
-        ({"setting": "D", "backbone": file, "set": ["freeze.policy=none"]}, "--set freeze.policy: setting D is freeze.policy=all"),
+        (
+            {"setting": "D", "backbone": file, "set": ["freeze.policy=none"]},
+            "--set freeze.policy: setting D is freeze.policy=all",
+        ),
         ({"setting": "A", "set": ["init.file=x"]}, "--set init.file: use --backbone"),
         ({"setting": "A", "set": ["init.source=ssl"]}, "--set init.source: use --setting"),
-        ({"setting": "A", "set": ["freeze.policy=until", "freeze.until=layer7"]}, "freeze.until='layer7' is no stage"),
+        (
+            {"setting": "A", "set": ["freeze.policy=until", "freeze.until=layer7"]},
+            "freeze.until='layer7' is no stage",
+        ),
     ):
         with pytest.raises(UserError) as caught:
             execute(options("classify", tmp_path / "runs", **changes))
@@ -256,16 +360,31 @@ def run_study(storage: Path, name: str, letter: str | None) -> Study:
     values: dict[str, Any] = {}
     if letter is not None:
         experiment = in_setting(experiment, SETTINGS[letter])
-        values = SETTINGS[letter].values | start_values(SETTINGS[letter], None, storage, storage / name, "")
-    small = {"data.name": "digits", "data.image_size": 16, "backbone.width": 8, "train.epochs": 2, "train.epoch_images": 64}
+        values = SETTINGS[letter].values | start_values(
+            SETTINGS[letter], None, storage, storage / name, ""
+        )
+    small = {
+        "data.name": "digits",
+        "data.image_size": 16,
+        "backbone.width": 8,
+        "train.epochs": 2,
+        "train.epoch_images": 64,
+    }
     base = flatten(build(experiment.config, experiment.presets["tiny"] | small | values))
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data)
     assert (experiment.trainable.prove(config, data) == "") == (not config.init.file)
     manifest = Manifest(
-        name=name, experiment=experiment.name, preset="tiny", objective="val/top1", seed=0, base=base, pins={},
-        space=as_json(describe(experiment.space, "tiny", {})), data={"name": "digits", "fingerprint": data.fingerprint},
-    )  # fmt: skip
+        name=name,
+        experiment=experiment.name,
+        preset="tiny",
+        objective="val/top1",
+        seed=0,
+        base=base,
+        pins={},
+        space=as_json(describe(experiment.space, "tiny", {})),
+        data={"name": "digits", "fingerprint": data.fingerprint},
+    )
     study = Study.open(storage / name, experiment, manifest, trials=2, repeats=1)
     search_locally(study, experiment)
     study.close()
@@ -282,5 +401,6 @@ def test_from_pre_training_to_frozen_classification(tmp_path: Path) -> None:
     source = torch.load(base["init.file"], weights_only=True)["state_dict"]
     after = torch.load(tmp_path / "classify-D/trials/0000/best.pt", weights_only=True)["state_dict"]
     assert source.keys() == after.keys()
-    assert all(torch.equal(after[k], v) for k, v in source.items())  # trained, exported, and not one byte of the backbone moved
+    # trained, exported, and not one byte of the backbone moved
+    assert all(torch.equal(after[k], v) for k, v in source.items())
     assert all("test/top1" in metrics for metrics in study.finals().values())

@@ -57,7 +57,10 @@ def test_sizes(letters: DataSet) -> None:
 
 def test_alphabets_and_halves(letters: DataSet) -> None:
     assert letters.gallery is not None
-    train, gallery, val, test = (names(letters, split) for split in (letters.train, letters.gallery, letters.val, letters.test))
+    train, gallery, val, test = (
+        names(letters, split)
+        for split in (letters.train, letters.gallery, letters.val, letters.test)
+    )
     assert not train & gallery
     assert not val & test
     assert val | test == gallery
@@ -69,7 +72,9 @@ def test_alphabets_and_halves(letters: DataSet) -> None:
         assert not {fold(letter) for letter in val} & {fold(letter) for letter in test}
 
 
-def test_gallery_and_queries_are_drawn_in_different_faces(letters: DataSet, plan: GlyphPlan) -> None:
+def test_gallery_and_queries_are_drawn_in_different_faces(
+    letters: DataSet, plan: GlyphPlan
+) -> None:
     assert letters.gallery is not None
     for queries in (letters.val, letters.test):
         assert len(faces(queries, plan)) >= 4
@@ -80,12 +85,19 @@ def test_every_drawn_letter_is_in_its_face(plan: GlyphPlan) -> None:
     letter, face = np.array(plan.letter), np.array(plan.face)
     for position, name in enumerate(FACES):
         used = {plan.classes[label] for label in letter[face == position]}
-        covered = {chr(code) for table in TTFont(FONTS / f"{name}.ttf")["cmap"].tables if table.isUnicode() for code in table.cmap}
+        covered = {
+            chr(code)
+            for table in TTFont(FONTS / f"{name}.ttf")["cmap"].tables
+            if table.isUnicode()
+            for code in table.cmap
+        }
         assert used
         assert used <= covered
 
 
-@pytest.mark.parametrize("pair", ["АA", "ВB", "ЕE", "ЅS", "ІI", "ЈJ", "оo", "рp", "сc", "ёë", "օo", "աɯ"])
+@pytest.mark.parametrize(
+    "pair", ["АA", "ВB", "ЕE", "ЅS", "ІI", "ЈJ", "оo", "рp", "сc", "ёë", "օo", "աɯ"]
+)
 def test_known_homoglyphs_are_removed(plan: GlyphPlan, pair: str) -> None:
     """Pairs of Unicode's confusables table."""
     held_out, rival = pair
@@ -100,7 +112,8 @@ def test_distinct_letters_are_kept(plan: GlyphPlan) -> None:
 
 @pytest.mark.parametrize("face", ["DejaVuSans", "DejaVuSerif"])
 def test_no_held_out_letter_is_drawn_like_a_training_letter(plan: GlyphPlan, face: str) -> None:
-    """Independent of the similarity used: plain drawings, cropped to their ink, compared byte by byte."""
+    """Independent of the similarity used: plain drawings, cropped to their ink, compared byte by
+    byte."""
     font = ImageFont.truetype(FONTS / f"{face}.ttf", 40)
 
     def plain(letter: str) -> bytes:
@@ -134,7 +147,13 @@ def test_shifts_cut_nothing_off(monkeypatch: pytest.MonkeyPatch, face: str) -> N
     """Shifted or not, a letter has the same amount of ink, and shifts do happen."""
 
     def drawn() -> np.ndarray:
-        return np.stack([glyphs.draw(letter, face, 28, np.random.default_rng(seed)) for letter in "WŒǄĴ" for seed in range(30)])
+        return np.stack(
+            [
+                glyphs.draw(letter, face, 28, np.random.default_rng(seed))
+                for letter in "WŒǄĴ"
+                for seed in range(30)
+            ]
+        )
 
     shifted = drawn()
     monkeypatch.setattr(glyphs, "SHIFT", 0.0)
@@ -173,7 +192,10 @@ def test_classification_of_the_test_letters(letters: DataSet, plan: GlyphPlan, c
     data = load_dataset(DataConfig(name="glyphs"), "classify", cache)
     assert set(data.classes) == names(letters, letters.test)
     for split in (data.train, data.val, data.test):
-        expected = [data.classes.index(plan.classes[label]) for label in np.array(plan.letter)[split.indices]]
+        expected = [
+            data.classes.index(plan.classes[label])
+            for label in np.array(plan.letter)[split.indices]
+        ]
         assert split.targets().tolist() == expected
         assert names(data, split) == set(data.classes)
     assert set(data.test.indices) < set(letters.test.indices)
@@ -181,18 +203,26 @@ def test_classification_of_the_test_letters(letters: DataSet, plan: GlyphPlan, c
     assert sum(map(len, families)) == len(set.union(*families))
 
 
-def test_pre_training_on_the_pre_training_letters(letters: DataSet, plan: GlyphPlan, cache: Path) -> None:
+def test_pre_training_on_the_pre_training_letters(
+    letters: DataSet, plan: GlyphPlan, cache: Path
+) -> None:
     data = load_dataset(DataConfig(name="glyphs"), "pretrain", cache)
     assert data.classes == plan.classes[plan.held_out :]
     splits = (data.train, data.val, data.test)
     rows = np.concatenate([split.indices for split in splits])
-    assert sorted(rows) == sorted(letters.train.indices)  # what ssl sees without labels, each drawing once
+    # what ssl sees without labels, each drawing once
+    assert sorted(rows) == sorted(letters.train.indices)
     for split in splits:
-        assert [data.classes[label] for label in split.targets()] == [plan.classes[label] for label in np.array(plan.letter)[split.indices]]
+        assert [data.classes[label] for label in split.targets()] == [
+            plan.classes[label] for label in np.array(plan.letter)[split.indices]
+        ]
         assert names(data, split) == set(data.classes)
         assert faces(split, plan) == faces(letters.train, plan)
     drawn = {(plan.letter[row], plan.face[row]) for row in data.train.indices}
-    assert not drawn & {(plan.letter[row], plan.face[row]) for row in np.concatenate([data.val.indices, data.test.indices])}
+    assert not drawn & {
+        (plan.letter[row], plan.face[row])
+        for row in np.concatenate([data.val.indices, data.test.indices])
+    }
 
 
 def test_digits_are_those_of_scikit_learn(cache: Path) -> None:
@@ -203,7 +233,9 @@ def test_digits_are_those_of_scikit_learn(cache: Path) -> None:
     rows = np.concatenate([data.train.indices, data.val.indices, data.test.indices])
     assert sorted(rows) == list(range(1797))
     for split, share in ((data.train, 0.6), (data.val, 0.2), (data.test, 0.2)):
-        np.testing.assert_allclose(np.bincount(split.targets()), share * np.bincount(digits.target), atol=2)
+        np.testing.assert_allclose(
+            np.bincount(split.targets()), share * np.bincount(digits.target), atol=2
+        )
     other = load_dataset(DataConfig(name="digits", image_size=8, seed=1), cache_dir=cache)
     assert other.test.indices.tolist() != data.test.indices.tolist()
 

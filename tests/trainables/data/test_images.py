@@ -24,10 +24,16 @@ def saved(image: Image.Image, path: Path, **options: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("width", "height", "size"), [(120, 80, 40), (80, 120, 40), (64, 64, 28), (20, 20, 50)])
-def test_resize_equals_torchvision_resize_then_center_crop(tmp_path: Path, width: int, height: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(120, 80, 40), (80, 120, 40), (64, 64, 28), (20, 20, 50)]
+)
+def test_resize_equals_torchvision_resize_then_center_crop(
+    tmp_path: Path, width: int, height: int, size: int
+) -> None:
     image = picture(width, height)
-    expected = TF.center_crop(TF.resize(image, [size], InterpolationMode.BICUBIC, antialias=True), [size, size])
+    expected = TF.center_crop(
+        TF.resize(image, [size], InterpolationMode.BICUBIC, antialias=True), [size, size]
+    )
     found = decode(saved(image, tmp_path / "a.png"), size)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found.transpose(1, 2, 0), np.asarray(expected))
@@ -38,9 +44,12 @@ def test_odd_shapes_crop_the_centre(tmp_path: Path, width: int, height: int) -> 
     image = picture(width, height)
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
-    expected = image.crop((left, top, left + side, top + side)).resize((32, 32), Image.Resampling.BICUBIC)
+    expected = image.crop((left, top, left + side, top + side)).resize(
+        (32, 32), Image.Resampling.BICUBIC
+    )
     found = decode(saved(image, tmp_path / "a.png"), 32).transpose(1, 2, 0).astype(int)
-    assert np.abs(found - np.asarray(expected))[4:-4, 4:-4].mean() < 4  # half a pixel of shift where the margin is odd
+    # half a pixel of shift where the margin is odd
+    assert np.abs(found - np.asarray(expected))[4:-4, 4:-4].mean() < 4
 
 
 ORIENTATIONS = {
@@ -61,22 +70,35 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     image = picture(24, 24)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = saved(image, tmp_path / f"a.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
-    np.testing.assert_array_equal(decode(path, 24).transpose(1, 2, 0), ORIENTATIONS[orientation](np.asarray(image)))
+    path = saved(
+        image,
+        tmp_path / f"a.{suffix}",
+        exif=exif,
+        **({"lossless": True} if suffix == "webp" else {}),
+    )
+    np.testing.assert_array_equal(
+        decode(path, 24).transpose(1, 2, 0), ORIENTATIONS[orientation](np.asarray(image))
+    )
 
 
 def test_exif_orientation_of_jpeg(tmp_path: Path) -> None:
     image = picture(32, 32)
     exif = Image.Exif()
     exif[0x0112] = 6
-    found = decode(saved(image, tmp_path / "a.jpg", exif=exif, quality=95), 32).transpose(1, 2, 0).astype(int)
+    found = (
+        decode(saved(image, tmp_path / "a.jpg", exif=exif, quality=95), 32)
+        .transpose(1, 2, 0)
+        .astype(int)
+    )
     assert np.abs(found - np.rot90(np.asarray(image), -1)).mean() < 3
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp"])
 def test_lossless_formats_are_exact(tmp_path: Path, suffix: str) -> None:
     image = picture(16, 16)
-    path = saved(image, tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    path = saved(
+        image, tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {})
+    )
     np.testing.assert_array_equal(decode(path, 16).transpose(1, 2, 0), np.asarray(image))
 
 
@@ -97,27 +119,46 @@ def test_16_bit_gray_keeps_its_range(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", ["jpg", "tif"])
 def test_cmyk(tmp_path: Path, suffix: str) -> None:
     """Reference: R = 255 (1 - C)(1 - K), and so on for the channels."""
-    for ink, colour in {(0, 255, 255, 0): (255, 0, 0), (255, 0, 255, 0): (0, 255, 0), (0, 0, 0, 128): (127, 127, 127)}.items():
+    for ink, colour in {
+        (0, 255, 255, 0): (255, 0, 0),
+        (255, 0, 255, 0): (0, 255, 0),
+        (0, 0, 0, 128): (127, 127, 127),
+    }.items():
         found = decode(saved(Image.new("CMYK", (16, 16), ink), tmp_path / f"a.{suffix}"), 16)
         assert np.abs(found.reshape(3, -1).mean(1) - colour).max() < 4
 
 
 def test_transparency_lies_over_white(tmp_path: Path) -> None:
     red_half_clear = Image.new("RGBA", (8, 8), (255, 0, 0, 128))
-    np.testing.assert_allclose(decode(saved(red_half_clear, tmp_path / "a.png"), 8)[:, 0, 0], [255, 127, 127], atol=1)
+    np.testing.assert_allclose(
+        decode(saved(red_half_clear, tmp_path / "a.png"), 8)[:, 0, 0], [255, 127, 127], atol=1
+    )
     palette = Image.new("P", (8, 8), 0)
     palette.putpalette([10, 20, 30, 200, 100, 50])
     palette.putpixel((0, 0), 1)
-    np.testing.assert_array_equal(decode(saved(palette, tmp_path / "b.png"), 8)[:, 0, :2].T, [[200, 100, 50], [10, 20, 30]])
-    np.testing.assert_array_equal(decode(saved(palette, tmp_path / "c.png", transparency=0), 8)[:, 0, :2].T, [[200, 100, 50], [255] * 3])
-    np.testing.assert_array_equal(decode(saved(palette, tmp_path / "d.gif", transparency=0), 8)[:, 0, :2].T, [[200, 100, 50], [255] * 3])
+    np.testing.assert_array_equal(
+        decode(saved(palette, tmp_path / "b.png"), 8)[:, 0, :2].T, [[200, 100, 50], [10, 20, 30]]
+    )
+    np.testing.assert_array_equal(
+        decode(saved(palette, tmp_path / "c.png", transparency=0), 8)[:, 0, :2].T,
+        [[200, 100, 50], [255] * 3],
+    )
+    np.testing.assert_array_equal(
+        decode(saved(palette, tmp_path / "d.gif", transparency=0), 8)[:, 0, :2].T,
+        [[200, 100, 50], [255] * 3],
+    )
 
 
 def huge_png(side: int) -> bytes:
     """A PNG that claims side x side pixels and holds none."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")

@@ -1,4 +1,5 @@
-"""Folder layouts. The red channel of every test image says its class, so labels are checked against pixels, not against paths."""
+"""Folder layouts. The red channel of every test image says its class, so labels are checked against
+pixels, not against paths."""
 
 import csv
 import os
@@ -69,7 +70,11 @@ def table(root: Path, part: str, each: int = 10, folder: str | None = None) -> P
     return root
 
 
-def write_csv(path: Path, lines: list[tuple[object, ...]], header: tuple[str, ...] = ("id", "filename", "label")) -> None:
+def write_csv(
+    path: Path,
+    lines: list[tuple[object, ...]],
+    header: tuple[str, ...] = ("id", "filename", "label"),
+) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *lines])
@@ -107,7 +112,11 @@ def make(kind: str, root: Path) -> Path:
     return root
 
 
-UNLABELED = {"flat": (12, "flat"), "flat in one folder": (12, "flat"), "flat train val": (16, "flat")}
+UNLABELED = {
+    "flat": (12, "flat"),
+    "flat in one folder": (12, "flat"),
+    "flat train val": (16, "flat"),
+}
 LABELED = {  # images in all, in the layout's val, in its test
     "classes": (30, 0, 0),
     "classes train val": (39, 9, 0),
@@ -128,7 +137,13 @@ def load(root: Path, task: str = "ssl", **options: object) -> DataSet:
 
 def assert_apart(data: DataSet) -> None:
     """Train, val and test share no row, nor do gallery and queries."""
-    for a, b in (("train", "val"), ("train", "test"), ("val", "test"), ("gallery", "val"), ("gallery", "test")):
+    for a, b in (
+        ("train", "val"),
+        ("train", "test"),
+        ("val", "test"),
+        ("gallery", "val"),
+        ("gallery", "test"),
+    ):
         if getattr(data, a) is not None:
             assert not set(getattr(data, a).indices) & set(getattr(data, b).indices), (a, b)
 
@@ -149,7 +164,10 @@ def test_labelled_layouts(tmp_path: Path, kind: str, task: str) -> None:
     if val and not test:  # the layout's val is the untouched test
         files = read_layout(root, task).files
         assert len(data.test) == val
-        assert all("val" in files[i] for i in data.test.indices) or kind in ("csv images", "csv beside")
+        assert all("val" in files[i] for i in data.test.indices) or kind in (
+            "csv images",
+            "csv beside",
+        )
     if test:
         assert (len(data.val), len(data.test)) == (val, test)
 
@@ -343,7 +361,10 @@ def test_a_csv_that_cannot_be_opened(tmp_path: Path) -> None:
     table(tmp_path, "train", 4)
     (tmp_path / "train.csv").unlink()
     (tmp_path / "train.csv").mkdir()  # permissions would not keep root out
-    assert "train.csv cannot be read (Is a directory); make it a file that you may read" in error_of(tmp_path, "classify")
+    assert (
+        "train.csv cannot be read (Is a directory); make it a file that you may read"
+        in error_of(tmp_path, "classify")
+    )
 
 
 def test_csv_errors(tmp_path: Path) -> None:
@@ -351,19 +372,33 @@ def test_csv_errors(tmp_path: Path) -> None:
     good = (tmp_path / "train.csv").read_text()
 
     def with_csv(content: str | bytes) -> str:
-        (tmp_path / "train.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+        (tmp_path / "train.csv").write_bytes(
+            content if isinstance(content, bytes) else content.encode()
+        )
         return error_of(tmp_path, "classify")
 
-    assert "train.csv lacks the columns label (found: id, filename, class)" in with_csv(good.replace("label", "class"))
-    assert "lacks the columns filename, label (found: id;filename;label)" in with_csv(good.replace(",", ";"))
+    assert "train.csv lacks the columns label (found: id, filename, class)" in with_csv(
+        good.replace("label", "class")
+    )
+    assert "lacks the columns filename, label (found: id;filename;label)" in with_csv(
+        good.replace(",", ";")
+    )
     assert "lacks the columns filename, label (found: none)" in with_csv("")
-    assert "train.csv cannot be read as csv" in with_csv(b"id,filename,label\n0,\xff\xfe\x00.png,ant\n")
+    assert "train.csv cannot be read as csv" in with_csv(
+        b"id,filename,label\n0,\xff\xfe\x00.png,ant\n"
+    )
     assert "train.csv line 14 has no file name" in with_csv(good + "99,,ant\n")
-    assert "names 2 files that are not in" in with_csv(good + "98,gone.png,ant\n99,/etc/passwd,ant\n")
+    assert "names 2 files that are not in" in with_csv(
+        good + "98,gone.png,ant\n99,/etc/passwd,ant\n"
+    )
     assert "gone.png, /etc/passwd" in with_csv(good + "98,gone.png,ant\n99,/etc/passwd,ant\n")
-    assert "train/traina0.png is listed as train/bee and train/ant" in with_csv(good + "99,traina0.png,bee\n")
+    assert "train/traina0.png is listed as train/bee and train/ant" in with_csv(
+        good + "99,traina0.png,bee\n"
+    )
     assert "1 images in " in with_csv(good.replace("traina0.png,ant", "traina0.png,"))
-    assert "have no line in a csv (train/traina0.png)" in with_csv(good.replace("0,traina0.png,ant\n", "", 1))
+    assert "have no line in a csv (train/traina0.png)" in with_csv(
+        good.replace("0,traina0.png,ant\n", "", 1)
+    )
     (tmp_path / "train.csv").rename(tmp_path / "val.csv")
     assert "has no train.csv beside it" in error_of(tmp_path)
 

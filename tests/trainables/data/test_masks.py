@@ -1,4 +1,5 @@
-"""Data with masks: `earth` lies the right way round, its splits are apart, masks follow their images."""
+"""Data with masks: `earth` lies the right way round, its splits are apart, masks follow their
+images."""
 
 from pathlib import Path
 
@@ -39,7 +40,10 @@ def test_climates_lie_where_they_are() -> None:
 def test_masks_lie_on_their_images(data: DataSet) -> None:
     """Water is blue, and climates look as they do; flipped masks do not fit."""
     positions = np.arange(len(data.train))
-    images, masks = data.train.batch(positions).numpy().astype(float), data.train.masks(positions).numpy()
+    images, masks = (
+        data.train.batch(positions).numpy().astype(float),
+        data.train.masks(positions).numpy(),
+    )
     blueness = images[:, 2] - images[:, :2].mean(1)
     water = masks == 0
     gap = blueness[water].mean() - blueness[~water & (masks < 5)].mean()
@@ -62,11 +66,17 @@ def test_splits_have_no_neighbours(data: DataSet) -> None:
 def test_every_split_has_every_class(seed: int, cache: Path) -> None:
     data = load_dataset(DataConfig(name="earth", image_size=64, seed=seed), "segment", cache)
     for split in (data.train, data.val, data.test):
-        assert set(np.unique(split.masks(np.arange(len(split))).numpy())) - {IGNORE} == set(range(6))
+        assert set(np.unique(split.masks(np.arange(len(split))).numpy())) - {IGNORE} == set(
+            range(6)
+        )
 
 
 def test_inspection_and_refusals(data: DataSet, cache: Path, tmp_path: Path) -> None:
     found = inspect(DataConfig(name="earth"), "segment", tmp_path)
-    assert (found.fingerprint, found.classes, sum(found.counts.values())) == (data.fingerprint, 6, len(data.train.images))
+    assert (found.fingerprint, found.classes, sum(found.counts.values())) == (
+        data.fingerprint,
+        6,
+        len(data.train.images),
+    )
     with pytest.raises(UserError, match="'digits' has no masks"):
         load_dataset(DataConfig(name="digits"), "segment", cache)

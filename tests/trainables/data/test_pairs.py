@@ -1,4 +1,5 @@
-"""Folders of images with masks: both layouts decoded against NumPy, and every way in which a pair can be wrong, by name."""
+"""Folders of images with masks: both layouts decoded against NumPy, and every way in which a pair
+can be wrong, by name."""
 
 import shutil
 from pathlib import Path
@@ -18,20 +19,26 @@ CLASSES = "ground\nroad\nroof\n"
 
 
 def satellite(root: Path, train: int = 8, validation: int = 3) -> dict[str, np.ndarray]:
-    """{path of the image: (16, 16) class numbers}; the mask's colours are off by up to 100 levels, as a JPEG's might be."""
+    """{path of the image: (16, 16) class numbers}; the mask's colours are off by up to 100 levels,
+    as a JPEG's might be."""
     rng, truth = np.random.default_rng(0), {}
     for part, count in (("train", train), ("validation", validation)):
         (root / part).mkdir(parents=True)
         for number in range(count):
             values = rng.integers(0, 7, (SIDE, SIDE))
-            colors = COLORS[values].astype(int) + rng.integers(0, 101, (SIDE, SIDE, 3)) * np.where(COLORS[values] > 0, -1, 1)
+            colors = COLORS[values].astype(int) + rng.integers(0, 101, (SIDE, SIDE, 3)) * np.where(
+                COLORS[values] > 0, -1, 1
+            )
             Image.fromarray(colors.astype(np.uint8)).save(root / part / f"{number:04d}_mask.png")
-            Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(root / part / f"{number:04d}_sat.jpg")
+            Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(
+                root / part / f"{number:04d}_sat.jpg"
+            )
             truth[f"{part}/{number:04d}_sat.jpg"] = np.where(values == 6, IGNORE, values)
     return truth
 
 
-def folders(root: Path, size: tuple[int, int] = (SIDE, SIDE), count: int = 8) -> np.ndarray:  # (count, height, width)
+# (count, height, width)
+def folders(root: Path, size: tuple[int, int] = (SIDE, SIDE), count: int = 8) -> np.ndarray:
     rng = np.random.default_rng(1)
     values = rng.choice([0, 1, 2, IGNORE], (count, *size)).astype(np.uint8)
     for folder in ("images", "masks"):
@@ -41,13 +48,17 @@ def folders(root: Path, size: tuple[int, int] = (SIDE, SIDE), count: int = 8) ->
         if number % 2:
             image.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
         image.save(root / "masks" / f"{number}.png")
-        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / "images" / f"{number}.jpg")
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(
+            root / "images" / f"{number}.jpg"
+        )
     (root / "classes.txt").write_text(CLASSES)
     return values
 
 
 def load(root: Path, size: int = SIDE, **settings: bool) -> DataSet:
-    return load_dataset(DataConfig(name=str(root), image_size=size, **settings), "segment", root.parent / "cache")
+    return load_dataset(
+        DataConfig(name=str(root), image_size=size, **settings), "segment", root.parent / "cache"
+    )
 
 
 def error_of(root: Path) -> str:
@@ -63,9 +74,12 @@ def test_satellite_colours_and_splits(tmp_path: Path) -> None:
     assert data.classes == ("urban", "agriculture", "rangeland", "forest", "water", "barren")
     assert len(data.colors) == 6
     assert "3 test images of 16 px, 6 classes of pixels" in data.summary()
-    assert (len(data.train) + len(data.val), len(data.test)) == (8, 3)  # validation is the test, val is carved from train
+    # validation is the test, val is carved from train
+    assert (len(data.train) + len(data.val), len(data.test)) == (8, 3)
     assert data.train.mask_images is not None
-    for stored, expected in zip(data.train.mask_images, (truth[path] for path in sorted(truth)), strict=True):
+    for stored, expected in zip(
+        data.train.mask_images, (truth[path] for path in sorted(truth)), strict=True
+    ):
         np.testing.assert_array_equal(stored, expected)
     assert not set(data.train.indices) & set(data.val.indices)
 
@@ -76,7 +90,12 @@ def test_images_and_masks_gray_and_palette(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.train.mask_images, values)
     assert (data.classes, len(data.colors)) == (("ground", "road", "roof"), 3)
     found = inspect(DataConfig(name=str(tmp_path / "pairs"), image_size=SIDE), "segment")
-    assert (found.layout, found.classes, found.counts, found.store_bytes) == ("images and masks", 3, {"images": 8}, 8 * 4 * SIDE**2)
+    assert (found.layout, found.classes, found.counts, found.store_bytes) == (
+        "images and masks",
+        3,
+        {"images": 8},
+        8 * 4 * SIDE**2,
+    )
 
 
 def test_parts_above_or_below(tmp_path: Path) -> None:
@@ -117,7 +136,9 @@ def test_red_sizes_and_damage_are_named_and_can_be_left_out(tmp_path: Path) -> N
     red[0, :5] = (255, 0, 0)
     Image.fromarray(red).save(root / "train/0002_mask.png")
     Image.new("RGB", (8, 8)).save(root / "train/0004_mask.png")
-    (root / "validation/0000_mask.png").write_bytes((root / "validation/0000_mask.png").read_bytes()[:100])
+    (root / "validation/0000_mask.png").write_bytes(
+        (root / "validation/0000_mask.png").read_bytes()[:100]
+    )
     (root / "train/0007_sat.jpg").write_bytes(b"")
     message = error_of(root)
     assert "4 of 11 images" in message
@@ -139,10 +160,15 @@ def test_values_beyond_the_classes(tmp_path: Path) -> None:
     assert "mask 5.png has mode RGB" in message
 
 
-@pytest.mark.parametrize(("text", "expected"), [("one\n", "but names 1"), ("a\nb\na\n", "but names 3, a twice"), (None, "cannot be read")])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("one\n", "but names 1"), ("a\nb\na\n", "but names 3, a twice"), (None, "cannot be read")],
+)
 def test_unusable_classes(tmp_path: Path, text: str | None, expected: str) -> None:
     folders(tmp_path / "pairs")
-    (tmp_path / "pairs/classes.txt").unlink() if text is None else (tmp_path / "pairs/classes.txt").write_text(text)
+    (tmp_path / "pairs/classes.txt").unlink() if text is None else (
+        tmp_path / "pairs/classes.txt"
+    ).write_text(text)
     assert expected in error_of(tmp_path / "pairs")
 
 

@@ -23,8 +23,12 @@ def natural(n: int, size: int = 48, seed: int = 0) -> np.ndarray:  # (n, 3, S, S
     rng = np.random.default_rng(seed)
     images = []
     for _ in range(n):
-        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
-        images.append(np.clip(np.asarray(coarse) + rng.normal(0, 6, (size, size, 3)), 0, 255).astype(np.uint8))
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
+            (size, size), Image.Resampling.BICUBIC
+        )
+        images.append(
+            np.clip(np.asarray(coarse) + rng.normal(0, 6, (size, size, 3)), 0, 255).astype(np.uint8)
+        )
     return np.stack(images).transpose(0, 3, 1, 2)
 
 
@@ -33,7 +37,9 @@ def test_carve_is_stratified_like_scikit_learn(fraction: float) -> None:
     labels = np.repeat([0, 1, 2], [100, 40, 60])
     kept, carved = carve(np.arange(200), labels, np.arange(200), fraction, seed=3)
     assert sorted([*kept, *carved]) == list(range(200))
-    reference = next(StratifiedShuffleSplit(1, test_size=fraction, random_state=0).split(labels, labels))[1]
+    reference = next(
+        StratifiedShuffleSplit(1, test_size=fraction, random_state=0).split(labels, labels)
+    )[1]
     np.testing.assert_array_equal(np.bincount(labels[carved]), np.bincount(labels[reference]))
 
 
@@ -93,7 +99,9 @@ def test_re_encoded_copies_are_near_duplicates(quality: int) -> None:
 def test_plain_and_single_images() -> None:
     """Plain colours are duplicates only when they are equal."""
     levels = np.array([10, 11, 12, 10, 200])
-    groups = near_duplicates(np.broadcast_to(levels.reshape(-1, 1, 1, 1), (5, 3, 16, 16)).astype(np.uint8))
+    groups = near_duplicates(
+        np.broadcast_to(levels.reshape(-1, 1, 1, 1), (5, 3, 16, 16)).astype(np.uint8)
+    )
     assert groups[0] == groups[3]
     assert len(set(groups)) == 4
     assert near_duplicates(natural(1)).tolist() == [0]
@@ -105,7 +113,9 @@ def test_copies_in_a_folder_stay_on_one_side(tmp_path: Path) -> None:
         image = Image.open(path)
         image.save(path.with_name(f"{path.stem}copy.jpg"), quality=95)
     for seed in range(4):
-        data = load_dataset(DataConfig(name=str(root), image_size=16, seed=seed), cache_dir=tmp_path)
+        data = load_dataset(
+            DataConfig(name=str(root), image_size=16, seed=seed), cache_dir=tmp_path
+        )
         stems = [_stems(root, split) for split in (data.train, data.val, data.test)]
         assert all(stems)
         assert sum(map(len, stems)) == len(set.union(*stems))
@@ -121,7 +131,9 @@ def test_duplicates_across_given_parts_are_noted(tmp_path: Path) -> None:
     class_folders(root / "val", each=3)
     for name in ("ant", "bee"):
         (root / "val" / name / "0.png").write_bytes((root / "train" / name / "5.png").read_bytes())
-    notes = load_dataset(DataConfig(name=str(root), image_size=16), "classify", tmp_path / "cache").notes
+    notes = load_dataset(
+        DataConfig(name=str(root), image_size=16), "classify", tmp_path / "cache"
+    ).notes
     assert "2 images of val and test have a near-duplicate in train or val" in notes
 
 
@@ -132,11 +144,14 @@ def test_batch_is_one_gather() -> None:
     assert batch.dtype == torch.uint8
     np.testing.assert_array_equal(batch.numpy(), images[[19, 16, 16]])
     assert (len(split), split.targets()) == (10, None)
-    np.testing.assert_array_equal(Split(images, np.arange(20) * 2, split.indices).targets(), np.arange(19, 9, -1) * 2)
+    np.testing.assert_array_equal(
+        Split(images, np.arange(20) * 2, split.indices).targets(), np.arange(19, 9, -1) * 2
+    )
 
 
 def test_groups_and_splits_are_the_same_in_every_process(tmp_path: Path) -> None:
-    """Python salts the hashes of bytes per process; a split that followed them would differ from machine to machine."""
+    """Python salts the hashes of bytes per process; a split that followed them would differ from
+    machine to machine."""
     root = class_folders(tmp_path / "set")
     program = (
         "import sys; from pathlib import Path; from trainables.data import DataConfig, load_dataset;"
@@ -146,8 +161,12 @@ def test_groups_and_splits_are_the_same_in_every_process(tmp_path: Path) -> None
     seen = {
         subprocess.run(
             [sys.executable, "-c", program, str(root), str(tmp_path / f"cache-{salt}")],
-            env={**os.environ, "PYTHONHASHSEED": salt}, cwd=REPO, capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": salt},
+            cwd=REPO,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for salt in ("1", "2", "3")
-    }  # fmt: skip
+    }
     assert len(seen) == 1

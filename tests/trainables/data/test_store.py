@@ -1,4 +1,5 @@
-"""The store: built once, whole or not at all, with clear errors. Builders are forked, so that they can be raced and killed."""
+"""The store: built once, whole or not at all, with clear errors. Builders are forked, so that they
+can be raced and killed."""
 
 import errno
 import io
@@ -42,7 +43,9 @@ def opened(cache: Path, make: Callable[[], Source] = source) -> Store:
 
 
 def assert_whole(found: Store) -> None:
-    np.testing.assert_array_equal(found.images, np.broadcast_to(np.arange(40).reshape(-1, 1, 1, 1), (40, 3, 8, 8)))
+    np.testing.assert_array_equal(
+        found.images, np.broadcast_to(np.arange(40).reshape(-1, 1, 1, 1), (40, 3, 8, 8))
+    )
     np.testing.assert_array_equal(found.labels, np.arange(40))
     assert found.extra == {"note": "kept"}
 
@@ -112,7 +115,9 @@ def test_rows_that_fail_are_black_and_listed(tmp_path: Path) -> None:
 
 
 def test_images_are_a_read_only_memory_map_shared_by_the_splits(tmp_path: Path) -> None:
-    data = load_dataset(DataConfig(name=str(class_folders(tmp_path / "set")), image_size=8), cache_dir=tmp_path)
+    data = load_dataset(
+        DataConfig(name=str(class_folders(tmp_path / "set")), image_size=8), cache_dir=tmp_path
+    )
     assert isinstance(data.train.images, np.memmap)
     assert data.train.images is data.val.images is data.test.images
     with pytest.raises(ValueError, match="read-only"):
@@ -193,7 +198,9 @@ def test_corrupt_files_are_all_listed(tmp_path: Path) -> None:
     names = spoil(root)
 
     def load(**options: bool) -> DataSet:
-        return load_dataset(DataConfig(name=str(root), image_size=8, **options), cache_dir=tmp_path / "cache")
+        return load_dataset(
+            DataConfig(name=str(root), image_size=8, **options), cache_dir=tmp_path / "cache"
+        )
 
     message = message_of(load)
     assert f"{len(names)} of {20 + len(names)} images in {root} cannot be used" in message
@@ -217,7 +224,9 @@ def test_message_names_the_first_twenty(tmp_path: Path) -> None:
     root = flat(tmp_path / "set", 4)
     for i in range(30):
         (root / f"bad{i:02d}.jpg").write_bytes(b"")
-    message = message_of(lambda: load_dataset(DataConfig(name=str(root)), cache_dir=tmp_path / "cache"))
+    message = message_of(
+        lambda: load_dataset(DataConfig(name=str(root)), cache_dir=tmp_path / "cache")
+    )
     assert message.count("zero bytes") == 20
     assert "30 of 34" in message
     assert len(Path(message.split("full list in ")[1].split(";")[0]).read_text().splitlines()) == 30
@@ -234,7 +243,9 @@ def test_class_that_loses_all_its_images(tmp_path: Path) -> None:
     for path in (root / "bee").iterdir():
         path.write_bytes(b"")
     config = DataConfig(name=str(root), skip_corrupt=True)
-    assert "classes without a usable training image" in message_of(lambda: load_dataset(config, "classify", tmp_path / "cache"))
+    assert "classes without a usable training image" in message_of(
+        lambda: load_dataset(config, "classify", tmp_path / "cache")
+    )
 
 
 # progress
@@ -245,7 +256,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_bar_on_a_terminal_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bar_on_a_terminal_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     def build(name: str, progress: bool) -> None:
         open_store(name, "0" * 16, 8, source, tmp_path, progress)
 

@@ -31,7 +31,15 @@ print(first, min(steps() for _ in range(3)))  # the kernel may reclaim pages of 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_a_step_asks_the_system_for_nothing_twice() -> None:
-    returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}  # glibc's own first value, which it else adapts as it goes
-    said = subprocess.run([sys.executable, "-c", STEPS], check=True, capture_output=True, text=True, timeout=200, env=returned).stdout
+    # glibc's own first value, which it else adapts as it goes
+    returned = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(128 << 10)}
+    said = subprocess.run(
+        [sys.executable, "-c", STEPS],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=returned,
+    ).stdout
     before, after = map(int, said.split())
     assert after < before / 100, said

@@ -28,8 +28,15 @@ class Rank:
 
     device = torch.device("cpu")
 
-    def __init__(self, directory: Path, rank: int = 0, world_size: int = 1, stop_after: int | None = None):
-        self.directory, self.rank, self.world_size, self.stop_after = directory, rank, world_size, stop_after
+    def __init__(
+        self, directory: Path, rank: int = 0, world_size: int = 1, stop_after: int | None = None
+    ):
+        self.directory, self.rank, self.world_size, self.stop_after = (
+            directory,
+            rank,
+            world_size,
+            stop_after,
+        )
         self.reports: list[Metrics] = []
 
     def report(self, epoch: int, metrics: Metrics) -> bool:
@@ -46,7 +53,12 @@ class Exact(Toy):
 
 
 def train(
-    kind: type[Trainable], config: Any, directory: Path, rank: int = 0, count: int = 1, stop_after: int | None = None
+    kind: type[Trainable],
+    config: Any,
+    directory: Path,
+    rank: int = 0,
+    count: int = 1,
+    stop_after: int | None = None,
 ) -> tuple[list[Metrics], Tensor]:
     """Reports, and all parameters and statistics in one vector (P,) float64."""
     place = Rank(directory, rank, count, stop_after)
@@ -55,10 +67,14 @@ def train(
     if kind is Exact:
         model.double()
     fit(model, config, place)
-    return place.reports, torch.cat([v.detach().double().flatten() for v in model.state_dict().values()])
+    return place.reports, torch.cat(
+        [v.detach().double().flatten() for v in model.state_dict().values()]
+    )
 
 
-def train_on(count: int, kind: type[Trainable], config: Any, directory: Path, **runtime: Any) -> tuple[list[Metrics], Tensor]:
+def train_on(
+    count: int, kind: type[Trainable], config: Any, directory: Path, **runtime: Any
+) -> tuple[list[Metrics], Tensor]:
     """The same on `count` workers, which must end with the same model."""
     directory.mkdir()
     results = on_ranks(count, lambda rank: train(kind, config, directory, rank, count, **runtime))
@@ -70,11 +86,16 @@ def train_on(count: int, kind: type[Trainable], config: Any, directory: Path, **
 @pytest.mark.parametrize("shape", [(7, 5), (7, 5, 3), (7, 5, 3, 2)])
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("affine", [True, False])
-def test_batchnorm_over_ranks_equals_one_batch(shape: tuple[int, ...], momentum: float | None, affine: bool) -> None:
-    """Outputs, gradients of inputs and parameters, and running statistics of nn.BatchNorm on the whole batch, in float64."""
+def test_batchnorm_over_ranks_equals_one_batch(
+    shape: tuple[int, ...], momentum: float | None, affine: bool
+) -> None:
+    """Outputs, gradients of inputs and parameters, and running statistics of nn.BatchNorm on the
+    whole batch, in float64."""
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)]
     generator = torch.Generator().manual_seed(0)
-    batches = [torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 50 for _ in range(2)]
+    batches = [
+        torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 50 for _ in range(2)
+    ]
     weights = torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def pass_through(rows: slice, synchronise: bool) -> list[Tensor]:
@@ -88,9 +109,17 @@ def test_batchnorm_over_ranks_equals_one_batch(shape: tuple[int, ...], momentum:
         for batch in batches:
             x = batch[rows].clone().requires_grad_()
             y = norm(x)
-            gradients = torch.autograd.grad((y.square() * weights[rows]).sum(), [x, *norm.parameters()])
+            gradients = torch.autograd.grad(
+                (y.square() * weights[rows]).sum(), [x, *norm.parameters()]
+            )
             out += [y.detach(), gradients[0], *(distributed.all_sum(g) for g in gradients[1:])]
-        return [*out, norm.running_mean, norm.running_var, norm.num_batches_tracked, norm.eval()(batches[0])]
+        return [
+            *out,
+            norm.running_mean,
+            norm.running_var,
+            norm.num_batches_tracked,
+            norm.eval()(batches[0]),
+        ]
 
     expected = pass_through(slice(None), synchronise=False)
     shares = [slice(0, 1), slice(1, 3), slice(3, 7)]  # unequal, and one a single image
@@ -99,7 +128,12 @@ def test_batchnorm_over_ranks_equals_one_batch(shape: tuple[int, ...], momentum:
     for number, reference in enumerate(expected):
         by_row = number < 2 * per_batch and number % per_batch < 2
         for rank, results in enumerate(got):
-            torch.testing.assert_close(results[number], reference[shares[rank]] if by_row else reference, rtol=1e-10, atol=1e-11)
+            torch.testing.assert_close(
+                results[number],
+                reference[shares[rank]] if by_row else reference,
+                rtol=1e-10,
+                atol=1e-11,
+            )
 
 
 def test_batchnorm_over_ranks_in_bfloat16_keeps_its_type() -> None:
@@ -116,7 +150,10 @@ def test_batchnorm_over_ranks_in_bfloat16_keeps_its_type() -> None:
 
 
 def test_on_gpus_it_is_what_torch_converts_to() -> None:
-    ours, theirs = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    ours, theirs = (
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)),
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)),
+    )
     distributed.synchronize_batchnorm(ours, torch.device("cuda"))
     theirs = nn.SyncBatchNorm.convert_sync_batchnorm(theirs)
     assert type(ours[1]) is type(theirs[1]) is nn.SyncBatchNorm
@@ -130,10 +167,15 @@ def test_shards_and_gathered_rows() -> None:
         with distributed.alone():
             apart = list(distributed.shard(10))
         return {
-            "mine": list(mine), "apart": apart, "episodes": list(distributed.shard(20, 5)),
-            "rows": distributed.gather_rows(torch.arange(20.0).view(10, 2)[mine.start : mine.stop], 10),
-            "sum": distributed.all_sum(torch.full((2, 2), float(rank))), "first": distributed.from_first(f"of {rank}"),
-        }  # fmt: skip
+            "mine": list(mine),
+            "apart": apart,
+            "episodes": list(distributed.shard(20, 5)),
+            "rows": distributed.gather_rows(
+                torch.arange(20.0).view(10, 2)[mine.start : mine.stop], 10
+            ),
+            "sum": distributed.all_sum(torch.full((2, 2), float(rank))),
+            "first": distributed.from_first(f"of {rank}"),
+        }
 
     results = on_ranks(3, run)
     assert [i for r in results for i in r["mine"]] == list(range(10))
@@ -146,7 +188,8 @@ def test_shards_and_gathered_rows() -> None:
         assert result["first"] == "of 0"
 
 
-# No dropout, whose masks a worker draws for its own images; no Adam, which makes steps of the rounding errors of gradients that are zero.
+# No dropout, whose masks a worker draws for its own images; no Adam, which makes steps of the
+# rounding errors of gradients that are zero.
 TOY = ToyConfig(dropout=0.0, optim=OptimConfig(name="sgd", lr=0.1, clip_grad_norm=0.5))
 
 
@@ -169,19 +212,27 @@ def compare(reports: list[Metrics], expected: list[Metrics], tolerance: float) -
 
 @pytest.mark.parametrize("micro", [1, 3])
 def test_micro_batches_of_workers(tmp_path: Path, micro: int) -> None:
-    """Equally many on each rank, though 20 images do not divide by 3 workers; without BatchNorm the result is that of one batch."""
+    """Equally many on each rank, though 20 images do not divide by 3 workers; without BatchNorm the
+    result is that of one batch."""
     config = replace(TOY, normalized=False)
     (tmp_path / "one").mkdir()
     expected, state = train(Exact, config, tmp_path / "one")
-    reports, got = train_on(3, Exact, replace(config, train=replace(config.train, micro_batch=micro)), tmp_path / "many")
+    reports, got = train_on(
+        3, Exact, replace(config, train=replace(config.train, micro_batch=micro)), tmp_path / "many"
+    )
     compare(reports, expected, 1e-10)
     torch.testing.assert_close(got, state, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
-def test_begun_with_some_workers_and_finished_with_others(tmp_path: Path, before: int, after: int) -> None:
-    """A kill in the middle of the second epoch; nothing of the checkpoint depends on the number of workers."""
-    config = replace(TOY, train=replace(TOY.train, epochs=2, checkpoint_minutes=1e-9, epoch_images=600))
+def test_begun_with_some_workers_and_finished_with_others(
+    tmp_path: Path, before: int, after: int
+) -> None:
+    """A kill in the middle of the second epoch; nothing of the checkpoint depends on the number of
+    workers."""
+    config = replace(
+        TOY, train=replace(TOY.train, epochs=2, checkpoint_minutes=1e-9, epoch_images=600)
+    )
     (tmp_path / "one").mkdir()
     expected, state = train(Exact, config, tmp_path / "one")
 
@@ -200,7 +251,9 @@ def test_begun_with_some_workers_and_finished_with_others(tmp_path: Path, before
     (tmp_path / "many").mkdir()
     assert on_ranks(before, cut_short) == [True] * before
     assert torch.load(tmp_path / "many" / LAST, weights_only=True)["progress"]["step"] in (40, 45)
-    reports, got = on_ranks(after, lambda rank: train(Exact, config, tmp_path / "many", rank, after))[0]
+    reports, got = on_ranks(
+        after, lambda rank: train(Exact, config, tmp_path / "many", rank, after)
+    )[0]
     compare(reports, expected[1:], 1e-10)
     torch.testing.assert_close(got, state, rtol=1e-9, atol=1e-11)
 
@@ -214,7 +267,13 @@ def test_the_study_stops_all_workers(tmp_path: Path) -> None:
 def test_all_workers_end_with_the_reason(tmp_path: Path, reason: str) -> None:
     def run(rank: int) -> str:
         with pytest.raises(TrialFailed) as failure:
-            train(Exact, replace(TOY, fault=reason if reason == "collapse" or rank == 1 else ""), tmp_path, rank, 2)
+            train(
+                Exact,
+                replace(TOY, fault=reason if reason == "collapse" or rank == 1 else ""),
+                tmp_path,
+                rank,
+                2,
+            )
         return failure.value.reason
 
     assert on_ranks(2, run) == [reason] * 2
@@ -228,7 +287,13 @@ def test_out_of_memory_on_one_worker_starts_all_again_with_less(tmp_path: Path) 
 
     def first(rank: int) -> str:
         try:
-            train(Exact, replace(config, memory=4) if rank == 1 else config, tmp_path / "many", rank, 2)
+            train(
+                Exact,
+                replace(config, memory=4) if rank == 1 else config,
+                tmp_path / "many",
+                rank,
+                2,
+            )
         except StartAgain:
             return "start again"
         except RuntimeError as error:
@@ -239,21 +304,50 @@ def test_out_of_memory_on_one_worker_starts_all_again_with_less(tmp_path: Path) 
     for micro in (5, 3):
         assert on_ranks(2, first) == ["lost peer", "start again"]
         assert (tmp_path / "many" / "micro-batch.txt").read_text() == str(micro)
-    reports, got = on_ranks(2, lambda rank: train(Exact, replace(config, memory=4), tmp_path / "many", rank, 2))[0]
+    reports, got = on_ranks(
+        2, lambda rank: train(Exact, replace(config, memory=4), tmp_path / "many", rank, 2)
+    )[0]
     assert [r.pop("train/micro_batch") for r in reports] == [3] * len(reports)
     compare(reports, expected, 1e-10)
     torch.testing.assert_close(got, state, rtol=1e-9, atol=1e-11)
 
 
-CLASSIFIER = build(ClassifierConfig, {
-    "data.name": "digits", "data.image_size": 16, "backbone.width": 8, "aug.policy": "reports-r0", "aug.crop_scale_min": 0.5,
-    "loss.mixup": 0.4, "optim.name": "sgd", "optim.lr": 0.05, "train.epochs": 3, "train.epoch_images": 64, "train.batch_size": 32,
-})  # fmt: skip
-SSL = build(BYOLConfig, {
-    "data.name": "digits", "data.image_size": 16, "backbone.width": 8, "head.projection_size": 16, "head.hidden_size": 32, "head.tau0": 0.9,
-    "optim.name": "sgd", "optim.lr": 0.05, "train.epochs": 2, "train.epoch_images": 64, "train.batch_size": 32, "val.probe_steps": 5,
-})  # fmt: skip
-CURVE_TOLERANCE = 1e-3  # relative, of train/loss in float32 over these few steps; the split of a sum differs, and training amplifies it
+CLASSIFIER = build(
+    ClassifierConfig,
+    {
+        "data.name": "digits",
+        "data.image_size": 16,
+        "backbone.width": 8,
+        "aug.policy": "reports-r0",
+        "aug.crop_scale_min": 0.5,
+        "loss.mixup": 0.4,
+        "optim.name": "sgd",
+        "optim.lr": 0.05,
+        "train.epochs": 3,
+        "train.epoch_images": 64,
+        "train.batch_size": 32,
+    },
+)
+SSL = build(
+    BYOLConfig,
+    {
+        "data.name": "digits",
+        "data.image_size": 16,
+        "backbone.width": 8,
+        "head.projection_size": 16,
+        "head.hidden_size": 32,
+        "head.tau0": 0.9,
+        "optim.name": "sgd",
+        "optim.lr": 0.05,
+        "train.epochs": 2,
+        "train.epoch_images": 64,
+        "train.batch_size": 32,
+        "val.probe_steps": 5,
+    },
+)
+# relative, of train/loss in float32 over these few steps; the split of a sum differs, and training
+# amplifies it
+CURVE_TOLERANCE = 1e-3
 
 
 @pytest.mark.parametrize(
@@ -265,8 +359,11 @@ CURVE_TOLERANCE = 1e-3  # relative, of train/loss in float32 over these few step
     ],
     ids=["classifier", "gradual", "byol"],
 )
-def test_loss_curve_of_two_workers_is_that_of_one(tmp_path: Path, kind: type[Trainable], config: Any) -> None:
-    """Augmentation, mixup, BatchNorm, thawing stages, BYOL's average: the same batches, the same steps, the same validation."""
+def test_loss_curve_of_two_workers_is_that_of_one(
+    tmp_path: Path, kind: type[Trainable], config: Any
+) -> None:
+    """Augmentation, mixup, BatchNorm, thawing stages, BYOL's average: the same batches, the same
+    steps, the same validation."""
     (tmp_path / "one").mkdir()
     expected, state = train(kind, config, tmp_path / "one")
     reports, got = train_on(2, kind, config, tmp_path / "two")

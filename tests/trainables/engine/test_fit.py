@@ -21,7 +21,9 @@ class Recorder:
 
     device, rank, world_size = torch.device("cpu"), 0, 1
 
-    def __init__(self, directory: Path, die_after: int | None = None, stop_after: int | None = None):
+    def __init__(
+        self, directory: Path, die_after: int | None = None, stop_after: int | None = None
+    ):
         self.directory, self.die_after, self.stop_after = directory, die_after, stop_after
         self.reports: list[tuple[int, dict[str, float]]] = []
 
@@ -29,7 +31,9 @@ class Recorder:
         if epoch == self.die_after:
             self.die_after = None
             raise KeyboardInterrupt
-        self.reports.append((epoch, {k: v for k, v in metrics.items() if not k.startswith("time/")}))
+        self.reports.append(
+            (epoch, {k: v for k, v in metrics.items() if not k.startswith("time/")})
+        )
         return epoch != self.stop_after
 
 
@@ -40,11 +44,16 @@ def train(config: ToyConfig, runtime: Recorder) -> tuple[Fitted, Toy]:
 
 
 def equal_states(a: Toy, b: Toy) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("die_after", [1, 2, 3, 4])
-def test_killed_between_checkpoint_and_report_equals_uninterrupted(tmp_path: Path, die_after: int) -> None:
+def test_killed_between_checkpoint_and_report_equals_uninterrupted(
+    tmp_path: Path, die_after: int
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole, killed = Recorder(tmp_path / "a"), Recorder(tmp_path / "b", die_after)
@@ -59,10 +68,13 @@ def test_killed_between_checkpoint_and_report_equals_uninterrupted(tmp_path: Pat
 
 
 @pytest.mark.parametrize("die_at_step", range(1, 16, 2))
-def test_killed_at_any_step_equals_uninterrupted(tmp_path: Path, die_at_step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_any_step_equals_uninterrupted(
+    tmp_path: Path, die_at_step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    config = ToyConfig(train=TrainConfig(epochs=4, batch_size=20, checkpoint_minutes=1e-9))  # saves after every step
+    # saves after every step
+    config = ToyConfig(train=TrainConfig(epochs=4, batch_size=20, checkpoint_minutes=1e-9))
     whole, killed = Recorder(tmp_path / "a"), Recorder(tmp_path / "b")
     _, expected = train(config, whole)
     step = 0
@@ -78,7 +90,8 @@ def test_killed_at_any_step_equals_uninterrupted(tmp_path: Path, die_at_step: in
         with pytest.raises(KeyboardInterrupt):
             train(config, killed)
     _, got = train(config, killed)
-    once = [r for i, r in enumerate(killed.reports) if r not in killed.reports[:i]]  # an epoch reported again is the same to the bit
+    # an epoch reported again is the same to the bit
+    once = [r for i, r in enumerate(killed.reports) if r not in killed.reports[:i]]
     assert once == whole.reports
     assert equal_states(got, expected)
 
@@ -106,19 +119,28 @@ def test_gradient_accumulation_equals_one_batch(tmp_path: Path, micro: int) -> N
     states = []
     for name, size in (("whole", 0), ("micro", micro)):
         (tmp_path / name).mkdir()
-        config = ToyConfig(normalized=False, train=TrainConfig(epochs=2, batch_size=20, micro_batch=size))
+        config = ToyConfig(
+            normalized=False, train=TrainConfig(epochs=2, batch_size=20, micro_batch=size)
+        )
         _, toy = train(config, Recorder(tmp_path / name))
         states.append(torch.cat([p.detach().flatten() for p in toy.parameters()]))
     torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(("batch", "micro", "expected"), [(20, 0, [20]), (20, 10, [10, 10]), (13, 4, [3, 3, 3, 4]), (9, 8, [4, 5])])
-def test_no_micro_batch_is_a_small_rest(tmp_path: Path, batch: int, micro: int, expected: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("batch", "micro", "expected"),
+    [(20, 0, [20]), (20, 10, [10, 10]), (13, 4, [3, 3, 3, 4]), (9, 8, [4, 5])],
+)
+def test_no_micro_batch_is_a_small_rest(
+    tmp_path: Path, batch: int, micro: int, expected: list[int]
+) -> None:
     """BatchNorm would take its statistics from it; BYOL's refuses a single image."""
     config = ToyConfig(train=TrainConfig(batch_size=batch, micro_batch=micro))
     toy, seen = Toy(config, Toy.load_data(config.data)), []
     toy.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    StepRunner(toy, config, Recorder(tmp_path), 10, toy.sampler()).run(0, torch.optim.SGD(toy.parameters(), 0.1))
+    StepRunner(toy, config, Recorder(tmp_path), 10, toy.sampler()).run(
+        0, torch.optim.SGD(toy.parameters(), 0.1)
+    )
     assert seen == expected
 
 
@@ -146,11 +168,24 @@ def test_ends_with_a_reason(tmp_path: Path, reason: str) -> None:
     ("error", "memory"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"), True),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+            ),
+            True,
+        ),
+        (
+            RuntimeError(
+                "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+            ),
+            True,
+        ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), False),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"),
+            False,
+        ),
     ],
 )
 def test_what_is_taken_for_memory(error: Exception, memory: bool) -> None:
@@ -168,16 +203,24 @@ def test_every_pass_shows_every_image_once() -> None:
     for k in range(4):
         assert sorted(stream[90 * k : 90 * (k + 1)]) == list(range(90))
     assert not np.array_equal(stream[:90], stream[90:180])
-    np.testing.assert_array_equal(Sampler(90, 20, seed=3).positions(11), stream[220:240])  # no history needed
+    # no history needed
+    np.testing.assert_array_equal(Sampler(90, 20, seed=3).positions(11), stream[220:240])
     assert not np.array_equal(Sampler(90, 20, seed=4).positions(0), stream[:20])
 
 
 def test_a_batch_larger_than_the_set_goes_round() -> None:
-    assert np.bincount(Sampler(3, 10, seed=0).positions(0)).tolist() in ([3, 3, 4], [3, 4, 3], [4, 3, 3])
+    assert np.bincount(Sampler(3, 10, seed=0).positions(0)).tolist() in (
+        [3, 3, 4],
+        [3, 4, 3],
+        [4, 3, 3],
+    )
 
 
 def test_generators_of_different_places_differ() -> None:
-    draws = {torch.rand(1, generator=generator(0, *place)).item() for place in ((1, 2), (2, 1), (1, 3), (2,))}
+    draws = {
+        torch.rand(1, generator=generator(0, *place)).item()
+        for place in ((1, 2), (2, 1), (1, 3), (2,))
+    }
     assert len(draws) == 4
 
 
@@ -188,10 +231,16 @@ def test_checkpoint_is_atomic_and_safe(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize(("epochs", "looked_at"), [(1, {1}), (2, {1, 2}), (5, {1, 3, 5}), (12, {1, 6, 12})])
-def test_first_middle_and_last_epoch_leave_snapshots(tmp_path: Path, epochs: int, looked_at: set[int]) -> None:
+@pytest.mark.parametrize(
+    ("epochs", "looked_at"), [(1, {1}), (2, {1, 2}), (5, {1, 3, 5}), (12, {1, 6, 12})]
+)
+def test_first_middle_and_last_epoch_leave_snapshots(
+    tmp_path: Path, epochs: int, looked_at: set[int]
+) -> None:
     _, toy = train(ToyConfig(train=TrainConfig(epochs=epochs, batch_size=20)), Recorder(tmp_path))
-    names = {f"embeddings-{part}-{epoch:04d}.npz" for part in ("train", "val") for epoch in looked_at}
+    names = {
+        f"embeddings-{part}-{epoch:04d}.npz" for part in ("train", "val") for epoch in looked_at
+    }
     assert {path.name for path in tmp_path.glob("*.npz")} == names
     with np.load(tmp_path / f"embeddings-train-{epochs:04d}.npz") as file:
         np.testing.assert_array_equal(file["features"], toy.data.train)

@@ -55,13 +55,24 @@ def test_pca_same_as_numpy_and_tsne_keeps_neighbours(tmp_path, monkeypatch):
     share = sigma**2 / (sigma**2).sum()
     np.testing.assert_allclose(np.abs(projected), np.abs(centred @ directions[:2].T), atol=1e-5)
     assert pca == f"PCA, explained variance {share[:2].sum():.0%}"
-    assert axes == (f"component 1 ({share[0]:.0%} of the variance)", f"component 2 ({share[1]:.0%})")
+    assert axes == (
+        f"component 1 ({share[0]:.0%} of the variance)",
+        f"component 2 ({share[1]:.0%})",
+    )
 
     assert (title, data.epoch, tsne) == ("trial 7", 3, "t-SNE, perplexity 30")
     np.testing.assert_array_equal(data.labels, labels[:500])
     even = np.arange(500) % 2 == 0
-    in_plane = KNeighborsClassifier(5).fit(mapped[even], data.labels[even]).score(mapped[~even], data.labels[~even])
-    in_space = KNeighborsClassifier(5).fit(unit[even], data.labels[even]).score(unit[~even], data.labels[~even])
+    in_plane = (
+        KNeighborsClassifier(5)
+        .fit(mapped[even], data.labels[even])
+        .score(mapped[~even], data.labels[~even])
+    )
+    in_space = (
+        KNeighborsClassifier(5)
+        .fit(unit[even], data.labels[even])
+        .score(unit[~even], data.labels[~even])
+    )
     assert in_plane > in_space - 0.05
 
 
@@ -73,7 +84,8 @@ def test_equal_input_gives_equal_pictures(tmp_path):
 
 
 def test_most_frequent_classes_are_coloured_and_rows_are_capped(tmp_path):
-    labels = np.repeat(np.arange(40), [20 + i for i in range(40)])  # 1,580 rows; 28 to 39 are the largest
+    # 1,580 rows; 28 to 39 are the largest
+    labels = np.repeat(np.arange(40), [20 + i for i in range(40)])
     features = np.random.default_rng(0).normal(size=(len(labels), 4))
     features[:, 0] = labels  # a row can be told from its features
     data = load_embeddings(write(tmp_path / "a.npz", features, labels))
@@ -90,26 +102,41 @@ def test_most_frequent_classes_are_coloured_and_rows_are_capped(tmp_path):
 
 def test_all_rows_of_few_classes(tmp_path):
     labels = np.arange(900) % 3
-    data = load_embeddings(write(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(900, 4)), labels))
+    data = load_embeddings(
+        write(tmp_path / "a.npz", np.random.default_rng(0).normal(size=(900, 4)), labels)
+    )
     assert (data.coloured, len(data.features)) == ((0, 1, 2), MAX_POINTS)
     assert plots._what(data) == "600 of 900 images, 3 classes"
 
 
 def test_names_of_classes(tmp_path):
     assert load_embeddings(small(tmp_path / "a.npz")).names == ("class 0", "class 1", "class 2")
-    assert load_embeddings(small(tmp_path / "b.npz", names=np.array(["Ж", "Ա", "ა"]))).names == ("Ж", "Ա", "ა")
+    assert load_embeddings(small(tmp_path / "b.npz", names=np.array(["Ж", "Ա", "ა"]))).names == (
+        "Ж",
+        "Ա",
+        "ა",
+    )
 
 
 def test_the_legend_has_names_that_begin_with_an_underscore(tmp_path, monkeypatch):
     figures = []
     monkeypatch.setattr(plots.plt, "close", figures.append)
-    embedding_pictures(small(tmp_path / "a.npz", names=np.array(["_noise_", "a$b$c^", "c"])), tmp_path, "t")
+    embedding_pictures(
+        small(tmp_path / "a.npz", names=np.array(["_noise_", "a$b$c^", "c"])), tmp_path, "t"
+    )
     for figure in figures:
-        assert [text.get_text() for text in figure.legends[0].get_texts()] == [" _noise_", r"a\$b\$c^", "c"]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+            " _noise_",
+            r"a\$b\$c^",
+            "c",
+        ]
 
 
 def test_the_split_is_named(tmp_path):
-    named = [plots._what(load_embeddings(small(tmp_path / "a.npz", part=part))) for part in ("train", "val")]
+    named = [
+        plots._what(load_embeddings(small(tmp_path / "a.npz", part=part)))
+        for part in ("train", "val")
+    ]
     assert named == ["30 training images, 3 classes", "30 validation images, 3 classes"]
 
 
@@ -122,8 +149,15 @@ def test_without_labels(tmp_path, labels):
 
 def test_collapsed_embeddings_and_four_points(tmp_path, monkeypatch):
     drawn = drawings(monkeypatch)
-    embedding_pictures(write(tmp_path / "a.npz", np.ones((30, 8)) * np.arange(1, 31)[:, None], np.arange(30) % 3), tmp_path, "t")
-    assert [method for _, _, _, method, _ in drawn] == ["t-SNE, collapsed to one point", "PCA, collapsed to one point"]
+    embedding_pictures(
+        write(tmp_path / "a.npz", np.ones((30, 8)) * np.arange(1, 31)[:, None], np.arange(30) % 3),
+        tmp_path,
+        "t",
+    )
+    assert [method for _, _, _, method, _ in drawn] == [
+        "t-SNE, collapsed to one point",
+        "PCA, collapsed to one point",
+    ]
     embedding_pictures(small(tmp_path / "b.npz", n=4), tmp_path, "t")
     assert np.isfinite(drawn[2][1]).all()
 
@@ -144,7 +178,19 @@ def test_refusals_name_the_file_and_the_remedy(tmp_path):
     write(tmp_path / "short.npz", good, ten[:9])
     write(tmp_path / "float.npz", good, ten / 2)
     (tmp_path / "torn.npz").write_bytes((tmp_path / "short.npz").read_bytes()[:300])
-    names = ["text", "empty", "lacking", "pickled", "nan", "few", "flat", "short", "float", "torn", "missing"]
+    names = [
+        "text",
+        "empty",
+        "lacking",
+        "pickled",
+        "nan",
+        "few",
+        "flat",
+        "short",
+        "float",
+        "torn",
+        "missing",
+    ]
     for file in [*(f"{name}.npz" for name in names), "array.npy"]:
         with pytest.raises(UserError) as caught:
             embedding_pictures(tmp_path / file, tmp_path / "plots", "t")
@@ -158,10 +204,20 @@ def test_command_draws_what_it_can_and_reports_what_it_refuses(tmp_path, capsys)
     (tmp_path / "other").mkdir()
     twin = small(tmp_path / "other" / "embeddings-1.npz")
     strange = small(tmp_path / "features-1.npz")
-    status = main([str(tmp_path / "embeddings-missing.npz"), str(one), str(twin), str(strange), str(tmp_path / "plots")])
+    status = main(
+        [
+            str(tmp_path / "embeddings-missing.npz"),
+            str(one),
+            str(twin),
+            str(strange),
+            str(tmp_path / "plots"),
+        ]
+    )
     output = capsys.readouterr()
     assert status == 2
-    assert output.out.split() == [str(tmp_path / "plots" / f"{kind}_embeddings-1.png") for kind in ("tsne", "pca")]
+    assert output.out.split() == [
+        str(tmp_path / "plots" / f"{kind}_embeddings-1.png") for kind in ("tsne", "pca")
+    ]
     refused = output.err.splitlines()
     assert len(refused) == 3
     assert "embeddings-missing.npz" in refused[0]
@@ -174,5 +230,8 @@ def test_command_form(tmp_path):
     npz = small(tmp_path / "embeddings-2.npz")
     command = [sys.executable, "-m", "trainables.plots.draw", str(npz), str(tmp_path / "plots")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == ["pca_embeddings-2.png", "tsne_embeddings-2.png"]
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == [
+        "pca_embeddings-2.png",
+        "tsne_embeddings-2.png",
+    ]
     assert done.stderr == ""

@@ -1,4 +1,5 @@
-"""Pictures of predictions and learning curves: what reaches the canvas against scikit-learn and NumPy, and what is refused."""
+"""Pictures of predictions and learning curves: what reaches the canvas against scikit-learn and
+NumPy, and what is refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +19,23 @@ from trainables.plots.snapshots import MISTAKES, confident_mistakes, write_array
 from trainables.plots.style import COLOURS
 
 
-def predictions(path: Path, classes: int = 5, n: int = 120, accuracy: float = 0.7, **more: Any) -> dict[str, Any]:
+def predictions(
+    path: Path, classes: int = 5, n: int = 120, accuracy: float = 0.7, **more: Any
+) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     labels = np.arange(n) % classes
     predicted = np.where(rng.random(n) < accuracy, labels, rng.integers(classes, size=n))
     confidence = rng.random(n).astype(np.float32)
     mistakes = confident_mistakes(labels, predicted, confidence)
     arrays: dict[str, Any] = {
-        "labels": labels, "predicted": predicted, "confidence": confidence, "names": np.array([f"class {c}" for c in range(classes)]),
-        "epoch": 4, "mistakes": mistakes, "images": np.zeros((len(mistakes), 3, 8, 8), np.uint8),
-    }  # fmt: skip
+        "labels": labels,
+        "predicted": predicted,
+        "confidence": confidence,
+        "names": np.array([f"class {c}" for c in range(classes)]),
+        "epoch": 4,
+        "mistakes": mistakes,
+        "images": np.zeros((len(mistakes), 3, 8, 8), np.uint8),
+    }
     write_arrays(path, **arrays | more)
     return arrays | more
 
@@ -40,10 +48,15 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[plt.Figure]:
     return kept
 
 
-def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(tmp_path: Path, figures: list[plt.Figure]) -> None:
+def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(
+    tmp_path: Path, figures: list[plt.Figure]
+) -> None:
     data = predictions(tmp_path / "predictions-val.npz")
     paths = draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
-    assert [path.name for path in paths] == ["confusion_predictions-val.png", "mistakes_predictions-val.png"]
+    assert [path.name for path in paths] == [
+        "confusion_predictions-val.png",
+        "mistakes_predictions-val.png",
+    ]
     assert all(imread(path).ndim == 3 for path in paths)
     counts = confusion_matrix(data["labels"], data["predicted"])
     matrix, beside = figures[0].axes[:2]
@@ -54,11 +67,14 @@ def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(tmp_path: Path, f
     a, b = np.unravel_index(off.argmax(), off.shape)
     assert texts[1:3] == [f"class {a} → class {b}", f"{off.max()} of {counts[a].sum()}"]
     accuracy = (data["labels"] == data["predicted"]).mean()
-    assert f"epoch 4 · 120 validation images, 5 classes, {accuracy:.1%} right" in [text.get_text() for text in matrix.texts]
+    assert f"epoch 4 · 120 validation images, 5 classes, {accuracy:.1%} right" in [
+        text.get_text() for text in matrix.texts
+    ]
 
 
 def test_names_as_folders_have_them(tmp_path: Path, figures: list[plt.Figure]) -> None:
-    """Longer than their place and without a space to break at; dollars, which matplotlib would read as a formula."""
+    """Longer than their place and without a space to break at; dollars, which matplotlib would read
+    as a formula."""
     names = np.array(["golden_retriever_dog", "US$_1$_bill^", "_background_", "d", "e"])
     predictions(tmp_path / "predictions-val.npz", names=names)
     draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
@@ -79,14 +95,24 @@ def test_the_most_confident_mistakes_come_first(tmp_path: Path, figures: list[pl
 
 def test_without_a_mistake_there_is_only_the_matrix(tmp_path: Path) -> None:
     predictions(tmp_path / "predictions-val.npz", accuracy=1.0)
-    assert [path.name for path in draw(tmp_path / "predictions-val.npz", tmp_path, "t")] == ["confusion_predictions-val.png"]
+    assert [path.name for path in draw(tmp_path / "predictions-val.npz", tmp_path, "t")] == [
+        "confusion_predictions-val.png"
+    ]
 
 
-def test_of_very_many_classes_the_most_confused_are_shown(tmp_path: Path, figures: list[plt.Figure]) -> None:
+def test_of_very_many_classes_the_most_confused_are_shown(
+    tmp_path: Path, figures: list[plt.Figure]
+) -> None:
     labels, predicted = np.arange(1000), np.arange(1000)
     predicted[600:640] = np.roll(predicted[600:640], 1)
     names = np.array([str(c) for c in range(1000)])
-    predictions(tmp_path / "predictions-val.npz", labels=labels, predicted=predicted, confidence=np.ones(1000), names=names)
+    predictions(
+        tmp_path / "predictions-val.npz",
+        labels=labels,
+        predicted=predicted,
+        confidence=np.ones(1000),
+        names=names,
+    )
     draw(tmp_path / "predictions-val.npz", tmp_path, "t")
     shown = [int(label.get_text()) for label in figures[0].axes[0].get_yticklabels()]
     assert len(shown) == 70
@@ -121,12 +147,20 @@ def ax() -> Iterator[plt.Axes]:
 
 
 def test_every_label_has_a_line_and_a_name_of_its_own(ax: plt.Axes) -> None:
-    curves = {label: [[0.1, 0.2 + i / 100], [0.2, 0.3 + i / 100]] for i, label in enumerate("ABCDE")}
+    curves = {
+        label: [[0.1, 0.2 + i / 100], [0.2, 0.3 + i / 100]] for i, label in enumerate("ABCDE")
+    }
     draw_curves(ax, curves, "val/top1", dict(zip(curves, COLOURS, strict=False)), chance=0.05)
-    lines = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
+    lines = [
+        line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"
+    ]
     for line, runs in zip(lines, curves.values(), strict=True):
         np.testing.assert_allclose(line.get_ydata(), np.mean(runs, 0))
-    names = {text.get_text(): text.xy[1] for text in ax.texts if text.get_text()[:1] in curves and "  " in text.get_text()}
+    names = {
+        text.get_text(): text.xy[1]
+        for text in ax.texts
+        if text.get_text()[:1] in curves and "  " in text.get_text()
+    }
     assert sorted(names) == [f"{label}  {np.mean(curves[label], 0)[-1]:.3f}" for label in "ABCDE"]
     low, high = ax.get_ylim()
     assert min(np.diff(sorted(names.values()))) > 0.03 * (high - low)
@@ -135,6 +169,8 @@ def test_every_label_has_a_line_and_a_name_of_its_own(ax: plt.Axes) -> None:
 
 
 @pytest.mark.parametrize("curves", [{}, {"A": []}, {"A": [[0.1], []]}])
-def test_a_label_without_a_run_is_refused(curves: dict[str, list[list[float]]], ax: plt.Axes) -> None:
+def test_a_label_without_a_run_is_refused(
+    curves: dict[str, list[list[float]]], ax: plt.Axes
+) -> None:
     with pytest.raises(ValueError, match="every label needs runs"):
         draw_curves(ax, curves, "val/top1", {"A": "C0"})

@@ -15,7 +15,7 @@ from trainables.segmenters.losses import (
     focal,
     lovasz_softmax,
     segmentation_loss,
-)  # fmt: skip
+)
 
 NAMES = ("ce", "weighted_ce", "ce_dice", "focal", "lovasz")
 
@@ -34,12 +34,22 @@ def some(ignored: bool = True) -> tuple[Tensor, Tensor]:
 def test_cross_entropy_is_torchs() -> None:
     weights = torch.tensor([0.5, 2.0, 1.0, 0.0], dtype=torch.float64)
     logits, masks = some(ignored=False)
-    torch.testing.assert_close(cross_entropy(logits, masks), functional.cross_entropy(logits, masks))
-    torch.testing.assert_close(cross_entropy(logits, masks, None, 0.1), functional.cross_entropy(logits, masks, label_smoothing=0.1))
+    torch.testing.assert_close(
+        cross_entropy(logits, masks), functional.cross_entropy(logits, masks)
+    )
+    torch.testing.assert_close(
+        cross_entropy(logits, masks, None, 0.1),
+        functional.cross_entropy(logits, masks, label_smoothing=0.1),
+    )
     logits, masks = some()
     known = (masks != IGNORE).double().mean()
-    torch.testing.assert_close(cross_entropy(logits, masks), functional.cross_entropy(logits, masks, ignore_index=IGNORE) * known)
-    one_by_one = functional.cross_entropy(logits, masks, weights, ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(
+        cross_entropy(logits, masks),
+        functional.cross_entropy(logits, masks, ignore_index=IGNORE) * known,
+    )
+    one_by_one = functional.cross_entropy(
+        logits, masks, weights, ignore_index=IGNORE, reduction="none"
+    )
     torch.testing.assert_close(cross_entropy(logits, masks, weights), one_by_one.mean())
 
 
@@ -94,7 +104,9 @@ def test_lovasz_softmax_of_a_hard_prediction_is_one_minus_iou() -> None:
     truth = torch.tensor([[[0, 0, 1, 1, 1, 1]]])
     predicted = torch.tensor([[[0, 1, 1, 1, 1, 0]]])  # IoU 1/3 and 3/5
     logits = 1e3 * functional.one_hot(predicted, 2).permute(0, 3, 1, 2).double()
-    torch.testing.assert_close(lovasz_softmax(logits, truth), torch.tensor(1 - (1 / 3 + 3 / 5) / 2, dtype=torch.float64))
+    torch.testing.assert_close(
+        lovasz_softmax(logits, truth), torch.tensor(1 - (1 / 3 + 3 / 5) / 2, dtype=torch.float64)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -103,7 +115,9 @@ def test_micro_batches_change_nothing(name: str) -> None:
     weights = class_weights(np.array([3, 2, 1, 0]), 0.5).double()
     logits, masks = some()
     whole = segmentation_loss(logits, masks, config, weights)
-    parts = [segmentation_loss(logits[i : i + 1], masks[i : i + 1], config, weights) for i in range(3)]
+    parts = [
+        segmentation_loss(logits[i : i + 1], masks[i : i + 1], config, weights) for i in range(3)
+    ]
     torch.testing.assert_close(whole, torch.stack(parts).mean())
 
 
@@ -113,7 +127,9 @@ def test_gradients_are_finite_and_leave_ignored_pixels_alone(name: str) -> None:
     logits, masks = some()
     logits[1] = 80.0 * functional.one_hot(masks[1], 4).permute(2, 0, 1)  # certain, and right
     logits.requires_grad_()
-    segmentation_loss(logits, masks, config, class_weights(np.array([3, 2, 1, 0]), 0.5).double()).backward()
+    segmentation_loss(
+        logits, masks, config, class_weights(np.array([3, 2, 1, 0]), 0.5).double()
+    ).backward()
     gradient = logits.grad
     assert gradient is not None
     assert gradient.isfinite().all()
@@ -124,7 +140,9 @@ def test_gradients_are_finite_and_leave_ignored_pixels_alone(name: str) -> None:
 def test_gradient_of_lovasz_and_dice_is_that_of_finite_differences() -> None:
     logits, masks = some()
     for loss in (dice, lovasz_softmax):
-        assert torch.autograd.gradcheck(lambda x, f=loss: f(x, masks), logits.clone().requires_grad_())
+        assert torch.autograd.gradcheck(
+            lambda x, f=loss: f(x, masks), logits.clone().requires_grad_()
+        )
 
 
 def test_class_weights() -> None:

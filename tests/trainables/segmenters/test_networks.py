@@ -1,4 +1,5 @@
-"""Segmentation networks against torchvision, hand-counted parameters, and bilinear interpolation."""
+"""Segmentation networks against torchvision, hand-counted parameters, and bilinear
+interpolation."""
 
 import pytest
 import torch
@@ -21,28 +22,52 @@ from trainables.segmenters.networks import (
     decoder,
     dilate,
     segmenter_stages,
-)  # fmt: skip
+)
 
 CLASSES = 7
 TINY = BackboneConfig(width=8, pool=1)
 VGGS = ("fcn32s-vgg16", "fcn32s-vgg16_bn", "fcn32s-vgg19")
 DEEPLABS = ("deeplabv3-resnet50", "deeplabv3-resnet101")
-EVERY = [("unet", "conv7"), *((name, head) for name in VGGS for head in ("conv7", "deconv5", "conv2")), *((d, "conv7") for d in DEEPLABS)]
-REFERENCES = {"vgg16": vgg16, "vgg16_bn": vgg16_bn, "vgg19": vgg19, "resnet18": resnet18, "resnet50": resnet50, "resnet101": resnet101}
+EVERY = [
+    ("unet", "conv7"),
+    *((name, head) for name in VGGS for head in ("conv7", "deconv5", "conv2")),
+    *((d, "conv7") for d in DEEPLABS),
+]
+REFERENCES = {
+    "vgg16": vgg16,
+    "vgg16_bn": vgg16_bn,
+    "vgg19": vgg19,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "resnet101": resnet101,
+}
 HEADS = {
     # fc6 + fc7 + score + x32
     "conv7": (512 * 49 + 1) * 4096 + 4097 * 4096 + 4097 * CLASSES + CLASSES * CLASSES * 64**2,
     "conv2": (512 * 4 + 1) * 4096 + 4097 * 4096 + 4097 * CLASSES + CLASSES * CLASSES * 64**2,
     # two 1x1, five x2 of 4x4 kernels, scale and shift of the norms, score
-    "deconv5": 2 * 513 * 512 + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 32) + 2 * (256 + 128 + 64 + 32 + 32) + 33 * CLASSES,
+    "deconv5": 2 * 513 * 512
+    + 16 * (512 * 256 + 256 * 128 + 128 * 64 + 64 * 32 + 32 * 32)
+    + 2 * (256 + 128 + 64 + 32 + 32)
+    + 33 * CLASSES,
 }
-# Of width 8: stem, a block of 8, and two that double and halve, each with a 1x1 shortcut; scale and shift of every norm.
-TINY_ENCODER = (27 * 8 + 16) + (2 * 72 * 8 + 32) + (72 * 16 + 144 * 16 + 8 * 16 + 3 * 32) + (144 * 32 + 288 * 32 + 16 * 32 + 3 * 64)
+# Of width 8: stem, a block of 8, and two that double and halve, each with a 1x1 shortcut; scale and
+# shift of every norm.
+TINY_ENCODER = (
+    (27 * 8 + 16)
+    + (2 * 72 * 8 + 32)
+    + (72 * 16 + 144 * 16 + 8 * 16 + 3 * 32)
+    + (144 * 32 + 288 * 32 + 16 * 32 + 3 * 64)
+)
 
 
-def segmenter(name: str = "unet", head: str = "conv7", backbone: BackboneConfig = TINY, auxiliary: bool = True) -> Segmenter:
+def segmenter(
+    name: str = "unet", head: str = "conv7", backbone: BackboneConfig = TINY, auxiliary: bool = True
+) -> Segmenter:
     model = build(ModelConfig, {"name": name, "head": head})
-    return build_segmenter(model, build_backbone_of(model, backbone), CLASSES, auxiliary=auxiliary, loaded=False)
+    return build_segmenter(
+        model, build_backbone_of(model, backbone), CLASSES, auxiliary=auxiliary, loaded=False
+    )
 
 
 def count(net: nn.Module) -> int:
@@ -70,24 +95,35 @@ def test_unet_goes_around_every_residual_backbone(backbone: str, small_stem: boo
 
 
 def test_unet_has_no_decoder_for_others() -> None:
-    with pytest.raises(ValueError, match=r"backbone\.name to be one of tiny, resnet18, resnet50, resnet101, but got 'cnn'"):
+    with pytest.raises(
+        ValueError,
+        match=r"backbone\.name to be one of tiny, resnet18, resnet50, resnet101, but got 'cnn'",
+    ):
         ModelConfig().encoder(BackboneConfig(name="cnn"))
 
 
-@pytest.mark.parametrize(("name", "reference"), [(DEEPLABS[0], deeplabv3_resnet50), (DEEPLABS[1], deeplabv3_resnet101)])
+@pytest.mark.parametrize(
+    ("name", "reference"), [(DEEPLABS[0], deeplabv3_resnet50), (DEEPLABS[1], deeplabv3_resnet101)]
+)
 @pytest.mark.parametrize("auxiliary", [False, True])
 def test_deeplab_has_torchvisions_parameters(name: str, reference: object, auxiliary: bool) -> None:
     with torch.device("meta"):
         net = segmenter(name, auxiliary=auxiliary)
-        expected = reference(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=auxiliary)  # type: ignore[operator]
+        expected = reference(
+            weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=auxiliary
+        )  # type: ignore[operator]
     assert count(net) == count(expected)
-    assert {k: v.shape for k, v in net.state_dict().items()} == {k: v.shape for k, v in expected.state_dict().items()}
+    assert {k: v.shape for k, v in net.state_dict().items()} == {
+        k: v.shape for k, v in expected.state_dict().items()
+    }
     assert count(net.backbone) + count(decoder(net)) == count(net)
 
 
 def test_deeplab_computes_what_torchvision_computes() -> None:
     torch.manual_seed(0)
-    expected = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True).eval()
+    expected = deeplabv3_resnet50(
+        weights=None, weights_backbone=None, num_classes=CLASSES, aux_loss=True
+    ).eval()
     net = segmenter(DEEPLABS[0])
     net.load_state_dict(expected.state_dict())
     images = torch.randn(1, 3, 32, 41)
@@ -102,7 +138,11 @@ def test_dilation_is_torchvisions() -> None:
         expected = resnet50(weights=None, replace_stride_with_dilation=[False, True, True])
     for (name, ours), theirs in zip(net.named_modules(), expected.modules(), strict=True):
         if isinstance(ours, nn.Conv2d):
-            assert (ours.stride, ours.dilation, ours.padding) == (theirs.stride, theirs.dilation, theirs.padding), name
+            assert (ours.stride, ours.dilation, ours.padding) == (
+                theirs.stride,
+                theirs.dilation,
+                theirs.padding,
+            ), name
 
 
 def test_a_batch_of_one_trains() -> None:
@@ -123,10 +163,14 @@ def test_fcn_has_torchvisions_convolutions_and_a_head_counted_by_hand(name: str,
     with torch.device("meta"):
         net = segmenter(name, head)
         expected = REFERENCES[name.removeprefix("fcn32s-")](weights=None).features
-    assert [p.shape for p in net.backbone.features.parameters()] == [p.shape for p in expected.parameters()]  # type: ignore[union-attr]
+    assert [p.shape for p in net.backbone.features.parameters()] == [
+        p.shape for p in expected.parameters()
+    ]  # type: ignore[union-attr]
     assert count(net) == count(expected) + HEADS[head]
     assert list(segmenter_stages(net)) == ["block1", "block2", "block3", "block4", "block5"]
-    assert count(nn.ModuleList(m for part in segmenter_stages(net).values() for m in part)) == count(net.backbone)
+    assert count(
+        nn.ModuleList(m for part in segmenter_stages(net).values() for m in part)
+    ) == count(net.backbone)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +182,19 @@ def test_fcn_has_torchvisions_convolutions_and_a_head_counted_by_hand(name: str,
         ("resnet101", (64, 256, 512, 1024, 2048)),
     ],
 )
-def test_unet_has_its_backbone_and_a_decoder_counted_by_hand(name: str, skips: tuple[int, ...]) -> None:
+def test_unet_has_its_backbone_and_a_decoder_counted_by_hand(
+    name: str, skips: tuple[int, ...]
+) -> None:
     with torch.device("meta"):
         net = segmenter(backbone=BackboneConfig(name=name, width=8, pool=1))  # type: ignore[arg-type]
-        encoder = count(REFERENCES[name](weights=None)) - 1000 * (skips[-1] + 1) if name in REFERENCES else TINY_ENCODER
+        encoder = (
+            count(REFERENCES[name](weights=None)) - 1000 * (skips[-1] + 1)
+            if name in REFERENCES
+            else TINY_ENCODER
+        )
     decoder_parameters, deep = 0, skips[-1]
-    for skip in reversed(skips[:-1]):  # 3x3 convolutions of what comes from below and from beside, with scale and shift
+    # 3x3 convolutions of what comes from below and from beside, with scale and shift
+    for skip in reversed(skips[:-1]):
         out = min(skip, 256)
         decoder_parameters, deep = decoder_parameters + 9 * (deep + skip) * out + 2 * out, out
     decoder_parameters += 9 * (deep + 3) * 16 + 2 * 16 + 17 * CLASSES
@@ -163,7 +214,12 @@ def test_upsampling_begins_as_bilinear_interpolation(factor: int) -> None:
 def test_upsampling_of_other_channels_is_a_mixture_enlarged() -> None:
     x, layer = torch.randn(2, 5, 4, 4), upsampling(5, 3, 2, padding=1)
     mixture = layer.weight[:, :, 1, 1] / 0.75**2
-    expected = functional.interpolate(torch.einsum("bihw,io->bohw", x, mixture), scale_factor=2, mode="bilinear", align_corners=False)
+    expected = functional.interpolate(
+        torch.einsum("bihw,io->bohw", x, mixture),
+        scale_factor=2,
+        mode="bilinear",
+        align_corners=False,
+    )
     torch.testing.assert_close(layer(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
 
 
@@ -175,7 +231,9 @@ def test_heads_enlarge_32_times(head: object) -> None:
 
 def test_hidden_layers_become_convolutions() -> None:
     hidden = [nn.Linear(2 * 49, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 5), nn.ReLU()]
-    head = nn.Sequential(nn.Conv2d(2, 5, 7, padding=3), nn.ReLU(), nn.Conv2d(5, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1))
+    head = nn.Sequential(
+        nn.Conv2d(2, 5, 7, padding=3), nn.ReLU(), nn.Conv2d(5, 5, 1), nn.ReLU(), nn.Conv2d(5, 3, 1)
+    )
     copy_hidden(hidden, head)
     x = torch.randn(4, 2, 7, 7)
     expected = nn.Sequential(*hidden).eval()(x.flatten(1))
@@ -193,4 +251,6 @@ def test_padding_changes_nothing_where_sides_are_multiples_of_32() -> None:
 
 def test_kinds() -> None:
     with torch.device("meta"):
-        assert [type(segmenter(name)) for name in ("unet", "fcn32s-vgg16", "deeplabv3-resnet50")] == [UNet, FCN32s, DeepLabV3]
+        assert [
+            type(segmenter(name)) for name in ("unet", "fcn32s-vgg16", "deeplabv3-resnet50")
+        ] == [UNet, FCN32s, DeepLabV3]

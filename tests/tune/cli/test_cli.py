@@ -1,4 +1,5 @@
-"""The command line: what it refuses, in one line and before anything runs; what it leaves behind; `--local`, `--plan` and replay."""
+"""The command line: what it refuses, in one line and before anything runs; what it leaves behind;
+`--local`, `--plan` and replay."""
 
 import json
 import os
@@ -50,7 +51,9 @@ Call = Callable[..., Said]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Call]:
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Call]:
     """The command line in this process, in an empty folder, with the toy among its experiments."""
 
     def leave(code: int) -> None:
@@ -66,7 +69,8 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.setattr("tune.run.os._exit", leave)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
-    monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)  # pictures have tests of their own, and each takes a process
+    # pictures have tests of their own, and each takes a process
+    monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield call
@@ -75,7 +79,11 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 
 def left_in(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 WRONG = {
@@ -118,7 +126,10 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("option", ["--data", "--storage", "--study", "--backbone", "--warm-start", "--preset", "--time-budget"])
+@pytest.mark.parametrize(
+    "option",
+    ["--data", "--storage", "--study", "--backbone", "--warm-start", "--preset", "--time-budget"],
+)
 def test_a_variable_of_the_shell_that_is_not_set(call: Call, tmp_path: Path, option: str) -> None:
     """`--data "$IMAGES"`: not the folder we are in."""
     said = call("ssl", option, "")
@@ -133,7 +144,9 @@ def test_blanks_around_a_key_are_no_way_round_its_option(call: Call) -> None:
 
 
 @pytest.mark.parametrize(("words", "expected"), WRONG.items())
-def test_wrong_use_is_one_line_and_leaves_nothing(call: Call, tmp_path: Path, words: str, expected: str) -> None:
+def test_wrong_use_is_one_line_and_leaves_nothing(
+    call: Call, tmp_path: Path, words: str, expected: str
+) -> None:
     said = call(*words.split())
     assert expected in said.line
     assert (said.code, said.out) == (2, "")
@@ -187,11 +200,21 @@ def too_few(folder: Path) -> str:
     return "too small"
 
 
-FOLDERS = [empty, a_file, csv_that_is_no_text, csv_without_labels, labels_without_files, files_that_are_no_images, too_few]
+FOLDERS = [
+    empty,
+    a_file,
+    csv_that_is_no_text,
+    csv_without_labels,
+    labels_without_files,
+    files_that_are_no_images,
+    too_few,
+]
 
 
 @pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
-def test_unusable_folders_are_one_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], str]) -> None:
+def test_unusable_folders_are_one_line(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], str]
+) -> None:
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
     expected = make(tmp_path / "data")
@@ -264,7 +287,9 @@ def test_a_disk_that_is_full_at_the_start(call: Call, disk: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [2, 3, 5, 12])
-def test_a_disk_that_fills_up_in_the_middle(call: Call, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_a_disk_that_fills_up_in_the_middle(
+    call: Call, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
     append, count = EventLog.append, 0
 
     def appended(self: EventLog, event: str, **fields: Any) -> None:
@@ -278,10 +303,16 @@ def test_a_disk_that_fills_up_in_the_middle(call: Call, disk: Path, tmp_path: Pa
     with monkeypatch.context() as patch:
         patch.setattr(EventLog, "append", appended)
         said = call(*command)
-    assert "No space left on device; mend that and run the same command again, nothing recorded is lost" in said.line
+    assert (
+        "No space left on device; mend that and run the same command again, nothing recorded is lost"
+        in said.line
+    )
     assert said.code == 1
     assert "compare the trials in MLflow" not in said.out
-    assert not any(e["event"] == "end" and e["state"] == "FAIL" for e in EventLog.read(disk / "toy/events.jsonl")[0])
+    assert not any(
+        e["event"] == "end" and e["state"] == "FAIL"
+        for e in EventLog.read(disk / "toy/events.jsonl")[0]
+    )
     again = call(*command)  # still full
     assert "No space left on device" in again.line
     assert again.code in (1, 2)
@@ -291,7 +322,9 @@ def test_a_disk_that_fills_up_in_the_middle(call: Call, disk: Path, tmp_path: Pa
     assert reports(disk) == reports(tmp_path / "roomy")
 
 
-def test_a_machine_that_is_not_enough_is_wrong_use(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_is_not_enough_is_wrong_use(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is found when Ray is there, behind the study's opening."""
 
     def refuse(*_: Any) -> None:
@@ -314,7 +347,10 @@ def test_failed_trials_are_no_failure_of_the_command_unless_all_are(call: Call) 
 def test_local_study_ends_and_is_extended(call: Call, tmp_path: Path) -> None:
     first = call(*LOCAL_TOY, "3")
     assert first.code == 0
-    assert "compare the trials in MLflow: make ui    (or: python -m tune.ui --storage runs)" in first.out
+    assert (
+        "compare the trials in MLflow: make ui    (or: python -m tune.ui --storage runs)"
+        in first.out
+    )
     assert "study toy: blobs: 90 points; searched by val/top1" in first.out
     assert len(re.findall(r"^trial \d+ (?:complete|pruned)", first.out, re.MULTILINE)) == 3
     assert "No claim yet: " in first.out
@@ -328,11 +364,16 @@ def test_replay_equals_the_record_or_says_where_it_does_not(call: Call, tmp_path
     before = left_in(tmp_path / "runs")
     said = call("toy", "--local", "--trial", "toy/0")
     assert said.code == 0
-    assert said.out.splitlines() == [*(f"epoch {n}: equal to the record" for n in range(1, 5)), "the replay equals the record"]
+    assert said.out.splitlines() == [
+        *(f"epoch {n}: equal to the record" for n in range(1, 5)),
+        "the replay equals the record",
+    ]
     assert left_in(tmp_path / "runs") == before
     log = tmp_path / "runs/toy/events.jsonl"
     lines = log.read_text().splitlines()
-    chosen = next(i for i, line in enumerate(lines) if '"report"' in line and json.loads(line)["epoch"] == 2)
+    chosen = next(
+        i for i, line in enumerate(lines) if '"report"' in line and json.loads(line)["epoch"] == 2
+    )
     event = json.loads(lines[chosen])
     event["metrics"]["train/loss"] += 1e-12
     log.write_text("\n".join([*lines[:chosen], json.dumps(event), *lines[chosen + 1 :]]) + "\n")
@@ -363,7 +404,10 @@ def test_replay_of_a_trial_that_failed_at_once_must_fail_again(call: Call, tmp_p
     assert said.code == 1
     assert "epoch 1: not on record" in said.out
     assert "on record it ended as FAIL before its first epoch (ZeroDivisionError)" in said.out
-    log.write_text("".join(line for line in log.read_text().splitlines(keepends=True) if '"end"' not in line))  # as while it runs
+    # as while it runs
+    log.write_text(
+        "".join(line for line in log.read_text().splitlines(keepends=True) if '"end"' not in line)
+    )
     said = call("toy", "--local", "--trial", "toy/0")
     assert (said.code, said.out) == (2, "")
     assert "trial 0 of study 'toy' has no epoch on record yet" in said.line
@@ -374,29 +418,75 @@ def test_replay_by_another_experiment(call: Call, tmp_path: Path) -> None:
         assert call(*LOCAL_TOY, "1", "--storage", storage).code == 0
         said = call("ssl", "--local", "--trial", "toy/0", "--storage", storage)
         assert (said.code, said.out) == (2, "")
-        assert said.line == f"study 'toy' is one of toy: python tune/run.py toy --local --trial toy/0{words}"
+        assert (
+            said.line
+            == f"study 'toy' is one of toy: python tune/run.py toy --local --trial toy/0{words}"
+        )
 
 
-def test_help_names_every_option_on_a_narrow_terminal(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_names_every_option_on_a_narrow_terminal(
+    call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     said = call("--help")
     assert said.code == 0
     assert max(map(len, said.out.splitlines())) <= 80
-    for option in ("data", "trials", "study", "storage", "seed", "time-budget", "set", "preset", "workers", "gpus-per-worker", "concurrent",
-                   "setting", "backbone", "local", "trial", "plan"):  # fmt: skip
+    for option in (
+        "data",
+        "trials",
+        "study",
+        "storage",
+        "seed",
+        "time-budget",
+        "set",
+        "preset",
+        "workers",
+        "gpus-per-worker",
+        "concurrent",
+        "setting",
+        "backbone",
+        "local",
+        "trial",
+        "plan",
+    ):
         assert f"--{option} " in said.out
     assert "ssl: BYOL pre-training" in said.out
 
 
 def test_plan_from_any_directory_runs_and_writes_nothing(tmp_path: Path) -> None:
-    small = ["--set", "train.epoch_images=128", "--set", "head.hidden_size=64", "--set", "val.probe_steps=0"]
-    words = [sys.executable, SCRIPT, "ssl", "--plan", "--trials", "7", "--set", "optim.name=sgd", "--set", "optim.lr=0.2", *small]
+    small = [
+        "--set",
+        "train.epoch_images=128",
+        "--set",
+        "head.hidden_size=64",
+        "--set",
+        "val.probe_steps=0",
+    ]
+    words = [
+        sys.executable,
+        SCRIPT,
+        "ssl",
+        "--plan",
+        "--trials",
+        "7",
+        "--set",
+        "optim.name=sgd",
+        "--set",
+        "optim.lr=0.2",
+        *small,
+    ]
     wide = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(words, cwd=tmp_path, env=wide, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        words, cwd=tmp_path, env=wide, capture_output=True, text=True, timeout=200, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "preset tiny, 7 trials" in done.stdout
     assert re.search(r"^optim.lr +0.2 +pinned *$", done.stdout, re.MULTILINE)
-    assert re.search(r"^schedule.warmup_frac +0.1 +0.01 to 0.2  \(schedule.name=warmup_cosine\) *$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^schedule.warmup_frac +0.1 +0.01 to 0.2  \(schedule.name=warmup_cosine\) *$",
+        done.stdout,
+        re.MULTILINE,
+    )
     assert re.search(r"estimate from one profiled step \(\d+ ms\) and one validation", done.stdout)
     assert list(tmp_path.iterdir()) == []
 
@@ -412,7 +502,13 @@ def test_local_never_imports_ray(tmp_path: Path) -> None:
         sys.argv = [{SCRIPT!r}, *sys.argv[1:]]
         runpy.run_path({SCRIPT!r}, run_name="__main__")
     """
-    small = ("data.image_size=8", "train.epoch_images=128", "train.epochs=1", "head.hidden_size=64", "val.probe_steps=0")
+    small = (
+        "data.image_size=8",
+        "train.epoch_images=128",
+        "train.epochs=1",
+        "head.hidden_size=64",
+        "val.probe_steps=0",
+    )
     words = [
         "ssl",
         "--data",
@@ -425,9 +521,14 @@ def test_local_never_imports_ray(tmp_path: Path) -> None:
         *(word for setting in small for word in ("--set", setting)),
     ]
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *words], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False,
+        [sys.executable, "-c", textwrap.dedent(program), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
         env=os.environ | {"MLFLOW_TRACKING_URI": NO_SERVER},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert "trial 0 complete" in done.stdout
     assert "ray in sys.modules: False" in done.stdout
@@ -435,7 +536,8 @@ def test_local_never_imports_ray(tmp_path: Path) -> None:
 
 
 def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None:
-    """On a terminal of its own: the prompt comes, an expression is answered, `c` goes on, and the study ends."""
+    """On a terminal of its own: the prompt comes, an expression is answered, `c` goes on, and the
+    study ends."""
     program = """
         import sys
         from dataclasses import replace
@@ -455,7 +557,11 @@ def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(tmp_path)
-        environment = os.environ | {"PYTHONPATH": str(REPO), "MLFLOW_TRACKING_URI": NO_SERVER, "TERM": "xterm"}
+        environment = os.environ | {
+            "PYTHONPATH": str(REPO),
+            "MLFLOW_TRACKING_URI": NO_SERVER,
+            "TERM": "xterm",
+        }
         environment.pop("PYTHONBREAKPOINT", None)
         os.execve(sys.executable, [sys.executable, "-c", textwrap.dedent(program)], environment)
     seen = ""

@@ -1,4 +1,5 @@
-"""Every command of README.md and of the experiments' pages: typed here one after the other at a small size, or the test that runs it."""
+"""Every command of README.md and of the experiments' pages: typed here one after the other at a
+small size, or the test that runs it."""
 
 import ast
 import os
@@ -35,7 +36,8 @@ SMALL = {
 """Options that make an experiment take a second; a later option of a name wins."""
 MORE = {
     "python tune/run.py ssl --trials 40": "--trials 5",
-    "python tune/run.py ssl --data path/to/folder": "--study folder",  # on a page of its own, another study `ssl`
+    # on a page of its own, another study `ssl`
+    "python tune/run.py ssl --data path/to/folder": "--study folder",
     "python tune/run.py ssl --set head.simplicial=false --set optim.name=lars": "--study pinned",
     "python tune/run.py fewshot --data path/to/mini-imagenet": "--study mini",
     "python tune/run.py fewshot --backbone ssl": "--study fewshot-from-ssl",
@@ -56,15 +58,13 @@ ELSEWHERE = {
     "python tune/report.py table --with runs1": "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages",
     "python tune/report.py table --with runs1 --with runs2": "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages",
     "python tune/report.py dashboard ssl": "tests/tune/reports/test_dashboard.py::test_command_shows_the_study_in_a_browser",
-    "python tune/report.py sam a.jpg b.png --checkpoint sam-vit-base":
-        "tests/tune/reports/test_sam.py::test_command_draws_the_masks_that_transformers_finds",
+    "python tune/report.py sam a.jpg b.png --checkpoint sam-vit-base": "tests/tune/reports/test_sam.py::test_command_draws_the_masks_that_transformers_finds",
     "python tune/run.py ssl --workers 2": "tests/tune/execution/test_train_runtime.py::test_twenty_trials_leak_nothing_and_equal_one_worker",
     "python tune/run.py ssl --storage s3://bucket/runs": "tests/tune/object_store/test_head_lost.py::test_a_head_that_is_lost_with_its_disk",
-    "python tune/run.py classify --setting D --backbone torchvision --preset full":
-        "tests/tune/backbones/test_download.py::test_weights_of_torchvision_are_downloaded_once",
+    "python tune/run.py classify --setting D --backbone torchvision --preset full": "tests/tune/backbones/test_download.py::test_weights_of_torchvision_are_downloaded_once",
     "python tune/run.py classify --setting E --backbone models:/letters@best": "tests/tune/backbones/test_download.py::test_a_backbone_from_mlflow",
     "python -m tune.export runs/segment/model IMAGES OUT": "tests/tune/test_segmentation_export.py::test_a_study_is_exported_by_command",
-}  # fmt: skip
+}
 
 
 def commands(page: str) -> list[str]:
@@ -75,7 +75,9 @@ def commands(page: str) -> list[str]:
 
 def typed_here(pages: list[str]) -> list[str]:
     """Each once, in the order of the pages."""
-    return [c for c in dict.fromkeys(c for page in pages for c in commands(page)) if c not in ELSEWHERE]
+    return [
+        c for c in dict.fromkeys(c for page in pages for c in commands(page)) if c not in ELSEWHERE
+    ]
 
 
 def test_what_is_run_elsewhere_is_a_command_and_a_test() -> None:
@@ -92,14 +94,19 @@ def folder(experiment: str) -> None:
     """`path/to/folder` and the like, in a layout that the experiment takes."""
     shutil.rmtree("path", ignore_errors=True)
     if experiment == "fewshot":
-        mini_imagenet(Path("path/to/mini-imagenet"), {"train": range(8), "val": range(8, 12), "test": range(12, 16)})
+        mini_imagenet(
+            Path("path/to/mini-imagenet"),
+            {"train": range(8), "val": range(8, 12), "test": range(12, 16)},
+        )
     elif experiment == "segment":
         rng, root = np.random.default_rng(0), Path("path/to/folder")
         for part, count in (("train", 12), ("validation", 4)):
             (root / part).mkdir(parents=True)
             for number in range(count):
                 water = rng.integers(0, 2, (4, 4)).repeat(8, 0).repeat(8, 1)[..., None]
-                image = np.where(water, (30, 60, 150), (40, 120, 50)) + rng.integers(0, 99, (32, 32, 3))
+                image = np.where(water, (30, 60, 150), (40, 120, 50)) + rng.integers(
+                    0, 99, (32, 32, 3)
+                )
                 mask = np.where(water, (0, 0, 255), (0, 255, 0))
                 Image.fromarray(image.astype(np.uint8)).save(root / f"{part}/{number}_sat.jpg")
                 Image.fromarray(mask.astype(np.uint8)).save(root / f"{part}/{number}_mask.png")
@@ -137,17 +144,28 @@ def type_all(typed: list[str], run: Call, monkeypatch: pytest.MonkeyPatch) -> No
             assert left.value.code == 0, command
 
 
-def test_the_readme_can_be_typed_from_top_to_bottom(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_readme_can_be_typed_from_top_to_bottom(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # noqa: F811
     type_all(typed_here(PAGES[:1]), call, monkeypatch)
     runs = tmp_path / "runs"
     assert "trial" in (runs / "ssl/report.html").read_text()
     assert len(list((runs / "ssl/trials").iterdir())) == 5
-    for left in ("ssl/model/MLmodel", "segment/model/MLmodel", "classify/table.html", "other/study.json", "mine/study.json", "mlflow.db"):
+    for left in (
+        "ssl/model/MLmodel",
+        "segment/model/MLmodel",
+        "classify/table.html",
+        "other/study.json",
+        "mine/study.json",
+        "mlflow.db",
+    ):
         assert (runs / left).exists(), left
 
 
 @pytest.mark.slow
-def test_the_pages_of_experiments_too(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_the_pages_of_experiments_too(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # noqa: F811
     """After the README, whose studies they take up."""
     type_all(typed_here(PAGES), call, monkeypatch)
     assert (tmp_path / "runs/fewshot-shots/table.html").exists()
@@ -157,7 +175,11 @@ def test_the_checks_of_a_change_are_those_of_make() -> None:
     """`.ci/run` is what every change has passed."""
     checks = (REPO / ".ci/run").read_text()
     assert "\nmake test\n" in checks
-    recipe = re.findall(r"^\t\$\(BIN\)/(.*)$", (REPO / "Makefile").read_text().partition("\ncheck:")[2].partition("\nui:")[0], re.MULTILINE)
+    recipe = re.findall(
+        r"^\t\$\(BIN\)/(.*)$",
+        (REPO / "Makefile").read_text().partition("\ncheck:")[2].partition("\nui:")[0],
+        re.MULTILINE,
+    )
     assert recipe[-1] == "python $(FAST)"  # which is `make test`
     assert all(f"\n.venv/bin/{line}\n" in f"{checks}\n" for line in recipe[:-1])
 
@@ -174,14 +196,25 @@ def test_a_clone_runs_and_is_looked_at_by_make(tmp_path: Path) -> None:
         return ["make", "-o", f"{sys.prefix}/installed", f"VENV={sys.prefix}", *words]
 
     clone = tmp_path / "vistune"
-    run = subprocess.run(make("run", f"OPTIONS={small}"), cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        make("run", f"OPTIONS={small}"),
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "4/4 trials" in run.stdout
     assert (clone / "runs/ssl/trials/0003/config.json").exists()
-    unfilled = subprocess.run(make("cluster-check"), cwd=clone, capture_output=True, text=True, check=False)
+    unfilled = subprocess.run(
+        make("cluster-check"), cwd=clone, capture_output=True, text=True, check=False
+    )
     assert unfilled.returncode != 0
     assert "cluster.yaml" in unfilled.stdout + unfilled.stderr
-    ui = subprocess.Popen(make("ui"), cwd=clone, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    ui = subprocess.Popen(
+        make("ui"), cwd=clone, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
         assert ui.stdout is not None
         lines = [ui.stdout.readline() for _ in range(3)]

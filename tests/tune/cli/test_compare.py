@@ -30,11 +30,49 @@ from tune.reports.statistics import Interval, holm
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest, read_manifest
 
-SMALL = ("--local", "--set", "data.image_size=8", "--set", "backbone.width=8", "--set", "backbone.pool=1", "--set", "train.epochs=3")
+SMALL = (
+    "--local",
+    "--set",
+    "data.image_size=8",
+    "--set",
+    "backbone.width=8",
+    "--set",
+    "backbone.pool=1",
+    "--set",
+    "train.epochs=3",
+)
 TINY_FOLDER = ("--data", "data", "--preset", "tiny", *SMALL, "--set", "train.epoch_images=32")
-PRETRAINED = ("--data", "digits", "--trials", "1", "--repeats", "0", *SMALL, "--set", "train.epoch_images=96")
-BYOL = ("--set", "val.probe_steps=0", "--set", "head.hidden_size=32", "--set", "head.projection_size=16")
-ALL = ("classify", "--data", "digits", *SMALL, "--set", "train.epoch_images=96", "--trials", "3", "--repeats", "2")
+PRETRAINED = (
+    "--data",
+    "digits",
+    "--trials",
+    "1",
+    "--repeats",
+    "0",
+    *SMALL,
+    "--set",
+    "train.epoch_images=96",
+)
+BYOL = (
+    "--set",
+    "val.probe_steps=0",
+    "--set",
+    "head.hidden_size=32",
+    "--set",
+    "head.projection_size=16",
+)
+ALL = (
+    "classify",
+    "--data",
+    "digits",
+    *SMALL,
+    "--set",
+    "train.epoch_images=96",
+    "--trials",
+    "3",
+    "--repeats",
+    "2",
+)
 
 
 def ends(study: Path) -> list[dict[str, Any]]:
@@ -47,8 +85,11 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "prefix train val"])
-def test_layouts_of_the_reports_are_searched_unchanged(call: Call, tmp_path: Path, kind: str) -> None:  # noqa: F811
-    """Office-Home's csv files and the 50 classes' file names, with other images: searched, repeated, judged on the layout's val."""
+def test_layouts_of_the_reports_are_searched_unchanged(
+    call: Call, tmp_path: Path, kind: str
+) -> None:  # noqa: F811
+    """Office-Home's csv files and the 50 classes' file names, with other images: searched,
+    repeated, judged on the layout's val."""
     make(kind, tmp_path / "data")
     said = call("classify", "--setting", "A", *TINY_FOLDER, "--trials", "2", "--repeats", "2")
     assert said.code == 0, said.err
@@ -87,7 +128,9 @@ def label_missing_in_train(folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "spoil", [class_in_val_only, prefix_in_val_only, unknown_file, label_missing_in_train], ids=lambda spoil: spoil.__name__
+    "spoil",
+    [class_in_val_only, prefix_in_val_only, unknown_file, label_missing_in_train],
+    ids=lambda spoil: spoil.__name__,
 )
 def test_labels_that_do_not_fit_are_one_line(call: Call, tmp_path: Path, spoil: Any) -> None:  # noqa: F811
     expected = spoil(tmp_path / "data")
@@ -106,14 +149,21 @@ def test_a_backbone_for_all_settings_is_refused(call: Call, tmp_path: Path) -> N
 
 def whole(storage: Path, *words: str, kill_after: int | None = None) -> int:
     """The command line in processes of its own."""
-    return finished([sys.executable, str(REPO / "tune/run.py"), *words, "--storage", str(storage)], storage, kill_after)
+    return finished(
+        [sys.executable, str(REPO / "tune/run.py"), *words, "--storage", str(storage)],
+        storage,
+        kill_after,
+    )
 
 
 def finished(command: list[str], storage: Path, kill_after: int | None) -> int:
-    """Exit code. All of the command's processes are killed when it has put so many more epochs on record, if it lives to see that."""
+    """Exit code. All of the command's processes are killed when it has put so many more epochs on
+    record, if it lives to see that."""
     before = epochs_on_record(storage)
     with (storage.parent / "out.txt").open("w") as out:
-        process = subprocess.Popen(command, cwd=REPO, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=REPO, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
         if kill_after is None:
             return process.wait()
         while process.poll() is None and epochs_on_record(storage) < before + kill_after:
@@ -124,7 +174,9 @@ def finished(command: list[str], storage: Path, kill_after: int | None) -> int:
 
 
 def epochs_on_record(storage: Path) -> int:
-    return sum(path.read_bytes().count(b'"event":"report"') for path in storage.glob("*/events.jsonl"))
+    return sum(
+        path.read_bytes().count(b'"event":"report"') for path in storage.glob("*/events.jsonl")
+    )
 
 
 def estimates(storage: Path) -> list[list[str]]:
@@ -147,22 +199,43 @@ def test_all_settings_killed_and_gone_on_with_end_with_the_same_table(tmp_path: 
     assert whole(tmp_path / "straight", *ALL) == 0, (tmp_path / "out.txt").read_text()
     rng = random.Random(1)
     for _ in range(4):
-        assert whole(tmp_path / "killed", *ALL, kill_after=rng.randint(1, 8)) == -9, (tmp_path / "out.txt").read_text()
+        assert whole(tmp_path / "killed", *ALL, kill_after=rng.randint(1, 8)) == -9, (
+            tmp_path / "out.txt"
+        ).read_text()
     assert whole(tmp_path / "killed", *ALL) == 0, (tmp_path / "out.txt").read_text()
     assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")
     for storage in (tmp_path / "straight", tmp_path / "killed"):
         with sqlite3.connect(storage / "mlflow.db") as database:
             kinds = dict(database.execute(_KINDS))
-            parent = database.execute("SELECT run_uuid FROM runs WHERE name = 'classify'").fetchall()
+            parent = database.execute(
+                "SELECT run_uuid FROM runs WHERE name = 'classify'"
+            ).fetchall()
             below = database.execute(_BELOW, parent[0]).fetchone()
-        assert (len(parent), below[0], kinds["study"], kinds["trial"], kinds["group"]) == (1, 5, 5, 15, 1)
+        assert (len(parent), below[0], kinds["study"], kinds["trial"], kinds["group"]) == (
+            1,
+            5,
+            5,
+            15,
+            1,
+        )
 
 
 def make_table(storage: Path, kill_after: int | None = None) -> int:
     """`make table` on small digits."""
-    options = " ".join(("--data digits --trials 3 --repeats 2 --set train.epoch_images=96", *SMALL[1:]))
+    options = " ".join(
+        ("--data digits --trials 3 --repeats 2 --set train.epoch_images=96", *SMALL[1:])
+    )
     installed = f"{sys.prefix}/installed"
-    command = ["make", "-o", installed, "table", "JOBS=2", f"VENV={sys.prefix}", f"STORAGE={storage}", f"OPTIONS={options}"]
+    command = [
+        "make",
+        "-o",
+        installed,
+        "table",
+        "JOBS=2",
+        f"VENV={sys.prefix}",
+        f"STORAGE={storage}",
+        f"OPTIONS={options}",
+    ]
     return finished(command, storage, kill_after)
 
 
@@ -172,29 +245,72 @@ def test_make_table_killed_at_random_moments_ends_with_the_same_table(tmp_path: 
     assert make_table(tmp_path / "straight") == 0, (tmp_path / "out.txt").read_text()
     rng = random.Random(2)
     for _ in range(4):
-        assert make_table(tmp_path / "killed", kill_after=rng.randint(1, 8)) == -9, (tmp_path / "out.txt").read_text()
+        assert make_table(tmp_path / "killed", kill_after=rng.randint(1, 8)) == -9, (
+            tmp_path / "out.txt"
+        ).read_text()
     assert make_table(tmp_path / "killed") == 0, (tmp_path / "out.txt").read_text()
-    assert any(e["attempt"] > 1 for log in tmp_path.glob("killed/*/events.jsonl") for e in EventLog.read(log)[0] if e["event"] == "start")
+    assert any(
+        e["attempt"] > 1
+        for log in tmp_path.glob("killed/*/events.jsonl")
+        for e in EventLog.read(log)[0]
+        if e["event"] == "start"
+    )
     assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")
 
 
-def study(folder: Path, letter: str, scores: dict[int, list[float]], base: dict[str, Any] | None = None, images: str = "f") -> None:
-    """A finished study of one setting whose trials were repeated with these test accuracies; its values fall with the trial's number."""
+def study(
+    folder: Path,
+    letter: str,
+    scores: dict[int, list[float]],
+    base: dict[str, Any] | None = None,
+    images: str = "f",
+) -> None:
+    """A finished study of one setting whose trials were repeated with these test accuracies; its
+    values fall with the trial's number."""
     base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | (base or {})
     manifest = Manifest(
-        name=folder.name, experiment="classify", preset="tiny", objective="val/top1", seed=0, base=base, pins={},
-        space={"optim.lr": ["a range"]}, data={"name": "letters", "fingerprint": images, "path": "letters", "images": 9},
-    )  # fmt: skip
+        name=folder.name,
+        experiment="classify",
+        preset="tiny",
+        objective="val/top1",
+        seed=0,
+        base=base,
+        pins={},
+        space={"optim.lr": ["a range"]},
+        data={"name": "letters", "fingerprint": images, "path": "letters", "images": 9},
+    )
     folder.mkdir()
     manifest.reconcile_with(folder / "study.json")
     log = EventLog(folder / "events.jsonl")
     for trial, tests in scores.items():
         for seed, test in [(None, 0.0), *enumerate(tests)]:
             repeat = {} if seed is None else {"repeat": seed}
-            log.append("start", trial=trial, config=base | {"optim.lr": 0.1 + trial}, attempt=1, resumed_epoch=None, **repeat)
-            log.append("report", trial=trial, epoch=1, metrics={"val/top1": 0.9 - trial / 10, "time/epoch_s": 30.0}, **repeat)
+            log.append(
+                "start",
+                trial=trial,
+                config=base | {"optim.lr": 0.1 + trial},
+                attempt=1,
+                resumed_epoch=None,
+                **repeat,
+            )
+            log.append(
+                "report",
+                trial=trial,
+                epoch=1,
+                metrics={"val/top1": 0.9 - trial / 10, "time/epoch_s": 30.0},
+                **repeat,
+            )
             metrics = {"best/val/top1": 0.9 - trial / 10, "test/top1": test}
-            log.append("end", trial=trial, state="COMPLETE", value=0.9 - trial / 10, reason=None, metrics=metrics, error=None, **repeat)
+            log.append(
+                "end",
+                trial=trial,
+                state="COMPLETE",
+                value=0.9 - trial / 10,
+                reason=None,
+                metrics=metrics,
+                error=None,
+                **repeat,
+            )
 
 
 def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
@@ -206,7 +322,9 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
     [comparison] = found.differences
     interval = expected.confidence_interval()
     assert (comparison.name, comparison.verdict) == ("C-A", "C is better")
-    assert [comparison.gain.low, comparison.gain.high, comparison.gain.p] == pytest.approx([interval.low, interval.high, expected.pvalue])
+    assert [comparison.gain.low, comparison.gain.high, comparison.gain.p] == pytest.approx(
+        [interval.low, interval.high, expected.pvalue]
+    )
     assert comparison.p_holm == pytest.approx(expected.pvalue)
     assert found.missing == ["B", "D", "E"]
     [row, _] = found.rows
@@ -222,8 +340,12 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
 
 def test_a_verdict_holds_for_all_differences_at_once() -> None:
     """Three questions whose intervals all exclude 0; together two of them are still open."""
-    found = [Difference(name, Interval(0.02, 0.001, 0.039, p=p), p_holm) for name, p, p_holm in
-             zip(("B-A", "C-A", "C-B"), (0.01, 0.03, 0.04), holm([0.01, 0.03, 0.04]), strict=True)]  # fmt: skip
+    found = [
+        Difference(name, Interval(0.02, 0.001, 0.039, p=p), p_holm)
+        for name, p, p_holm in zip(
+            ("B-A", "C-A", "C-B"), (0.01, 0.03, 0.04), holm([0.01, 0.03, 0.04]), strict=True
+        )
+    ]
     assert all(d.gain.decided for d in found)
     assert [d.verdict for d in found] == ["B is better", "not decided", "not decided"]
     assert Difference("B-A", Interval(-0.02, -0.039, -0.001, p=0.01), 0.01).verdict == "A is better"
@@ -231,9 +353,14 @@ def test_a_verdict_holds_for_all_differences_at_once() -> None:
 
 def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
     study(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48], 1: [0.60, 0.40, 0.5]})
-    study(tmp_path / "classify-C", "C", {0: [0.50, 0.53, 0.48], 1: [0.2, 0.3, 0.1], 2: [0.3, 0.2, 0.1], 3: [0.9, 0.9, 0.9]})
+    study(
+        tmp_path / "classify-C",
+        "C",
+        {0: [0.50, 0.53, 0.48], 1: [0.2, 0.3, 0.1], 2: [0.3, 0.2, 0.1], 3: [0.9, 0.9, 0.9]},
+    )
     found = verdict(tmp_path / "classify")
-    assert [row.number for row in found.rows] == [0, 0]  # by validation; trial 3 is no leader, however good its test accuracy
+    # by validation; trial 3 is no leader, however good its test accuracy
+    assert [row.number for row in found.rows] == [0, 0]
     [comparison] = found.differences
     assert comparison.verdict == "not decided"
     lines = list(csv.DictReader(io.StringIO(as_csv(found))))
@@ -242,12 +369,25 @@ def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
 
 
 def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
-    """It is said in what; of other images there is no difference at all. What makes the setting is no such thing."""
+    """It is said in what; of other images there is no difference at all. What makes the setting is
+    no such thing."""
     a, c = {0: [0.50, 0.52, 0.48]}, {0: [0.60, 0.63, 0.57]}
     study(tmp_path / "classify-A", "A", a)
-    study(tmp_path / "classify-B", "B", c, {"init.source": "supervised", "init.sha256": "1", "normalize": "half"})
-    study(tmp_path / "classify-C", "C", c | {1: [0.5, 0.5, 0.5]}, {"init.source": "ssl", "train.epochs": 5, "optim.clip_grad_norm": 1.0})
-    study(tmp_path / "classify-E", "E", c, {"init.source": "ssl", "freeze.policy": "all"}, images="g")
+    study(
+        tmp_path / "classify-B",
+        "B",
+        c,
+        {"init.source": "supervised", "init.sha256": "1", "normalize": "half"},
+    )
+    study(
+        tmp_path / "classify-C",
+        "C",
+        c | {1: [0.5, 0.5, 0.5]},
+        {"init.source": "ssl", "train.epochs": 5, "optim.clip_grad_norm": 1.0},
+    )
+    study(
+        tmp_path / "classify-E", "E", c, {"init.source": "ssl", "freeze.policy": "all"}, images="g"
+    )
     study(tmp_path / "classify-D", "D", c, {"init.source": "supervised", "freeze.policy": "all"})
     found = verdict(tmp_path / "classify")
     assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # not E-D
@@ -279,16 +419,46 @@ def test_a_group_without_studies(tmp_path: Path) -> None:
         verdict(tmp_path / "nothing")
 
 
-FEWSHOT = ("fewshot", "--data", "digits", *SMALL, "--set", "train.epoch_images=96", "--set", "episode.way=5", "--set", "val.way=2",
-           "--set", "episode.query=2", "--set", "train.batch_size=60", "--trials", "2", "--repeats", "2")  # fmt: skip
+FEWSHOT = (
+    "fewshot",
+    "--data",
+    "digits",
+    *SMALL,
+    "--set",
+    "train.epoch_images=96",
+    "--set",
+    "episode.way=5",
+    "--set",
+    "val.way=2",
+    "--set",
+    "episode.query=2",
+    "--set",
+    "train.batch_size=60",
+    "--trials",
+    "2",
+    "--repeats",
+    "2",
+)
 
 
-@pytest.mark.parametrize(("compare", "names", "differing"), [
-    pytest.param("shots", ["K1", "K5", "K10"], ("val.shot", [1, 5, 10]), marks=pytest.mark.slow),
-    ("distance", ["euclidean", "cosine", "parametric"], ("head.distance", ["euclidean", "cosine", "parametric"])),
-])  # fmt: skip
-def test_ready_comparisons_of_fewshot(call: Call, tmp_path: Path, compare: str, names: list[str], differing: Any) -> None:  # noqa: F811
-    """One command: studies that differ in one value, which none of them searches, with at least 600 episodes and a table."""
+@pytest.mark.parametrize(
+    ("compare", "names", "differing"),
+    [
+        pytest.param(
+            "shots", ["K1", "K5", "K10"], ("val.shot", [1, 5, 10]), marks=pytest.mark.slow
+        ),
+        (
+            "distance",
+            ["euclidean", "cosine", "parametric"],
+            ("head.distance", ["euclidean", "cosine", "parametric"]),
+        ),
+    ],
+)
+def test_ready_comparisons_of_fewshot(
+    call: Call, tmp_path: Path, compare: str, names: list[str], differing: Any
+) -> None:  # noqa: F811
+    """One command: studies that differ in one value, which none of them searches, with at least 600
+    episodes and a table."""
     said = call(*FEWSHOT, "--compare", compare)
     assert said.code == 0, said.err
     group = tmp_path / f"runs/fewshot-{compare}"
@@ -308,14 +478,26 @@ def test_ready_comparisons_of_fewshot(call: Call, tmp_path: Path, compare: str, 
     assert (one.code, "trial 0 complete" in one.out) == (0, False)
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    ("fewshot --compare shot", "unknown --compare 'shot'; did you mean 'shots'?"),
-    ("ssl --compare shots", "unknown --compare 'shots'; ssl has none that needs a name"),
-    ("fewshot --compare shots --setting K1", "--compare shots with --setting K1, which is one of its sides"),
-    ("fewshot --setting K2", "unknown --setting 'K2'; valid: K1, K10, K5, cosine, euclidean, parametric"),
-    ("fewshot --setting K5 --set val.shot=3", "--set val.shot: setting K5 is val.shot=5; leave it out"),
-    ("ssl --setting A", "ssl has no settings"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("fewshot --compare shot", "unknown --compare 'shot'; did you mean 'shots'?"),
+        ("ssl --compare shots", "unknown --compare 'shots'; ssl has none that needs a name"),
+        (
+            "fewshot --compare shots --setting K1",
+            "--compare shots with --setting K1, which is one of its sides",
+        ),
+        (
+            "fewshot --setting K2",
+            "unknown --setting 'K2'; valid: K1, K10, K5, cosine, euclidean, parametric",
+        ),
+        (
+            "fewshot --setting K5 --set val.shot=3",
+            "--set val.shot: setting K5 is val.shot=5; leave it out",
+        ),
+        ("ssl --setting A", "ssl has no settings"),
+    ],
+)
 def test_comparisons_that_cannot_be(call: Call, tmp_path: Path, words: str, message: str) -> None:  # noqa: F811
     said = call(*words.split())
     assert (said.code, said.out) == (2, "")

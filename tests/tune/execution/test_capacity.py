@@ -7,32 +7,48 @@ import ray
 import yaml
 
 from trainables.errors import UserError
-from tune.execution.capacity import Room, at_its_largest, gpus_of_a_worker, holds, refuse_what_never_fits
+from tune.execution.capacity import (
+    Room,
+    at_its_largest,
+    gpus_of_a_worker,
+    holds,
+    refuse_what_never_fits,
+)
 from tune.execution.worker_group import WorkerGroup
 
 CONFIG = {
-    "max_workers": 8, "head_node_type": "head",
+    "max_workers": 8,
+    "head_node_type": "head",
     "available_node_types": {
         "head": {"resources": {"CPU": 0}, "max_workers": 0},
         "spot": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 6},
         "large": {"resources": {"CPU": 2, "GPU": 4}, "max_workers": 3},
     },
-}  # fmt: skip
+}
 
 
 def test_each_kind_of_machine_up_to_its_number_and_all_up_to_the_cluster_s() -> None:
     assert at_its_largest(CONFIG) == {"CPU": 6 * 4 + 2 * 2, "GPU": 3 * 4 + 5 * 1}
-    assert at_its_largest({**CONFIG, "max_workers": 100}) == {"CPU": 6 * 4 + 3 * 2, "GPU": 3 * 4 + 6 * 1}
+    assert at_its_largest({**CONFIG, "max_workers": 100}) == {
+        "CPU": 6 * 4 + 3 * 2,
+        "GPU": 3 * 4 + 6 * 1,
+    }
     assert at_its_largest({**CONFIG, "max_workers": 0}) == {"CPU": 0, "GPU": 0}
 
 
 def test_machines_of_one_s_own_are_counted_when_they_are_there() -> None:
     """Their file says nothing of resources."""
-    config = {"max_workers": 2, "head_node_type": "n", "available_node_types": {"n": {"resources": {}, "max_workers": 2}}}
+    config = {
+        "max_workers": 2,
+        "head_node_type": "n",
+        "available_node_types": {"n": {"resources": {}, "max_workers": 2}},
+    }
     assert at_its_largest(config) == {"CPU": 0, "GPU": 0}
 
 
-def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"node:10.0.0.1": 1.0})
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(CONFIG))
@@ -46,12 +62,16 @@ def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(monkeypatch: py
     assert Room(WorkerGroup(1, 1.0, 0.0), None)() == 28
     assert Room(WorkerGroup(1, 1.0, 1.0), 3)() == 3
     refuse_what_never_fits(WorkerGroup(16, 1.0, 1.0))
-    with pytest.raises(UserError, match="--workers 18 need 18 GPUs, and Ray has 17; use --workers 17"):
+    with pytest.raises(
+        UserError, match="--workers 18 need 18 GPUs, and Ray has 17; use --workers 17"
+    ):
         refuse_what_never_fits(WorkerGroup(18, 1.0, 1.0))
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 4, 5, 8, 10, 20])
-def test_a_gpu_holds_as_many_trials_as_it_is_shared_by(monkeypatch: pytest.MonkeyPatch, parts: int) -> None:
+def test_a_gpu_holds_as_many_trials_as_it_is_shared_by(
+    monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
     """In floats 1 // 0.2 is 4."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 99.0, "GPU": 3.0})
     share = int(10_000 / parts) / 10_000  # as Ray counts
@@ -62,9 +82,13 @@ def test_a_gpu_holds_as_many_trials_as_it_is_shared_by(monkeypatch: pytest.Monke
 def test_a_single_worker_that_this_machine_can_never_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     refuse_what_never_fits(WorkerGroup(1, 2.0, 0.0))
-    with pytest.raises(UserError, match=r"a trial needs 3 CPUs \(--set train.threads\), and this machine has 2"):
+    with pytest.raises(
+        UserError, match=r"a trial needs 3 CPUs \(--set train.threads\), and this machine has 2"
+    ):
         refuse_what_never_fits(WorkerGroup(1, 3.0, 0.0))
-    with pytest.raises(UserError, match=r"a trial needs 0.5 GPUs \(--gpus-per-worker\), and this machine has 0"):
+    with pytest.raises(
+        UserError, match=r"a trial needs 0.5 GPUs \(--gpus-per-worker\), and this machine has 0"
+    ):
         refuse_what_never_fits(WorkerGroup(1, 1.0, 0.5))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # it may grow
     refuse_what_never_fits(WorkerGroup(1, 1.0, 1.0))

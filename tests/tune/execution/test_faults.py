@@ -1,9 +1,12 @@
-"""What can break around a study breaks: a node, the driver, the head, a cable, a worker that hangs, MLflow. The study, or the same command
-again, then comes to its end with nothing lost and nothing twice: every trial is replayed and must say the same, bit for bit.
+"""What can break around a study breaks: a node, the driver, the head, a cable, a worker that hangs,
+MLflow. The study, or the same command again, then comes to its end with nothing lost and nothing
+twice: every trial is replayed and must say the same, bit for bit.
 
-Elsewhere: processes of trials and full disks (tests/tune/execution/test_ray_tune.py), workers of one trial (tests/tune/execution/test_train_runtime.py), driver and MLflow on
-one machine at random moments (tests/tune/execution/test_kills.py), a head that is lost with its disk (tests/tune/object_store/test_head_lost.py), a machine whose plug is
-pulled (tests/cluster/test_cluster_lab.py)."""
+Elsewhere: processes of trials and full disks (tests/tune/execution/test_ray_tune.py), workers of
+one trial (tests/tune/execution/test_train_runtime.py), driver and MLflow on one machine at random
+moments (tests/tune/execution/test_kills.py), a head that is lost with its disk
+(tests/tune/object_store/test_head_lost.py), a machine whose plug is pulled
+(tests/cluster/test_cluster_lab.py)."""
 
 import contextlib
 import os
@@ -21,7 +24,15 @@ from optuna.trial import TrialState
 
 from tests.cluster.lab.hosts import SHARED, Laboratory, unavailable
 from tests.toy import TOY
-from tests.tune.execution.test_kills import LONG, REPO, Command, LongCommand, check_mlflow, check_study, wait_until
+from tests.tune.execution.test_kills import (
+    LONG,
+    REPO,
+    Command,
+    LongCommand,
+    check_mlflow,
+    check_study,
+    wait_until,
+)
 from tests.tune.execution.test_ray_tune import of_trial, run
 from tune.execution.ray_tune import start_ray
 
@@ -32,14 +43,17 @@ TRIALS = 4
 
 @contextlib.contextmanager
 def cluster() -> Iterator[Any]:
-    """A head without processors and two nodes with one each, on this machine's loopback: Ray's drivers would replace 127.0.0.1."""
+    """A head without processors and two nodes with one each, on this machine's loopback: Ray's
+    drivers would replace 127.0.0.1."""
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80_000_000, "node_ip_address": "127.0.0.2"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("PYTHONPATH", str(REPO))
-        made = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False})
+        made = Cluster(
+            initialize_head=True, head_node_args={**node, "num_cpus": 0, "include_dashboard": False}
+        )
         try:
             made.workers = [made.add_node(**node), made.add_node(**node)]
             yield made
@@ -52,8 +66,12 @@ def on(made: Any, storage: Path) -> Command:
 
 
 def two_run(events: list[dict[str, Any]]) -> bool:
-    """Whether two trials run that no rung can stop in the next moment: after one epoch of `LONG`, or the default."""
-    reports, ends = ([e for e in events if e["event"] == kind and "repeat" not in e] for kind in ("report", "end"))
+    """Whether two trials run that no rung can stop in the next moment: after one epoch of `LONG`,
+    or the default."""
+    reports, ends = (
+        [e for e in events if e["event"] == kind and "repeat" not in e]
+        for kind in ("report", "end")
+    )
     last = {e["trial"]: e["epoch"] for e in reports}
     running = last.keys() - {e["trial"] for e in ends}
     return len(running) == 2 and all(trial == 0 or last[trial] == 1 for trial in running)
@@ -121,10 +139,14 @@ def mlflow_server(storage: Path, port: int) -> Iterator[None]:
     """As a cluster's head starts it, with the database where `check_mlflow` looks."""
     folder = storage / "server"
     environment = os.environ | {
-        "VISTUNE_MLFLOW_DIR": str(folder), "VISTUNE_MLFLOW_PORT": str(port), "VISTUNE_MLFLOW_DB": f"sqlite:///{storage}/mlflow.db",
+        "VISTUNE_MLFLOW_DIR": str(folder),
+        "VISTUNE_MLFLOW_PORT": str(port),
+        "VISTUNE_MLFLOW_DB": f"sqlite:///{storage}/mlflow.db",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
-    subprocess.run(["bash", str(REPO / "cluster/mlflow-server.sh")], env=environment, check=True, timeout=300)
+    }
+    subprocess.run(
+        ["bash", str(REPO / "cluster/mlflow-server.sh")], env=environment, check=True, timeout=300
+    )
     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20).close()
     try:
         yield
@@ -136,15 +158,25 @@ def test_mlflow_is_stopped_in_the_middle_and_catches_up(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = Command(tmp_path / "runs", trials=TRIALS, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}")
+    command = Command(
+        tmp_path / "runs", trials=TRIALS, MLFLOW_TRACKING_URI=f"http://127.0.0.1:{port}"
+    )
     with mlflow_server(command.storage, port):
         process = command.start()
         wait_until(lambda: len(command.events("report")) >= 3, command, process)
     assert process.wait(600) == 0, command.output
     check_study(command, TRIALS)
     with mlflow_server(command.storage, port):
-        report = [sys.executable, str(REPO / "tune/report.py"), "sync", "--storage", str(command.storage)]
-        subprocess.run(report, env=command.environment, check=True, timeout=300, capture_output=True)
+        report = [
+            sys.executable,
+            str(REPO / "tune/report.py"),
+            "sync",
+            "--storage",
+            str(command.storage),
+        ]
+        subprocess.run(
+            report, env=command.environment, check=True, timeout=300, capture_output=True
+        )
         check_mlflow(command, TRIALS)
 
 
@@ -157,7 +189,9 @@ def test_the_cable_of_a_worker_is_cut(tmp_path: Path) -> None:
         ray = "export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1; cd ~; ray start --disable-usage-stats"
         lab["head"].run(f"{ray} --head --port=6379 --num-cpus=0 --include-dashboard=false")
         for name in ("w1", "w2"):
-            lab[name].run(f"export PYTHONPATH={REPO}; {ray} --address={lab.address('head')}:6379 --num-cpus=1")
+            lab[name].run(
+                f"export PYTHONPATH={REPO}; {ray} --address={lab.address('head')}:6379 --num-cpus=1"
+            )
         driver = lab["head"].start(
             f"export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=disabled RAY_ADDRESS={lab.address('head')}:6379; cd {REPO}; "
             f"python tune/run.py ssl --storage {SHARED}/runs --trials {TRIALS} --repeats 1 {settings} > {SHARED}/runs/out.txt 2>&1"

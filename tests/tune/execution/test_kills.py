@@ -1,4 +1,5 @@
-"""The real command line under kill, signals and broken MLflow stores: exactly the trials asked for, every epoch once, nothing lost."""
+"""The real command line under kill, signals and broken MLflow stores: exactly the trials asked for,
+every epoch once, nothing lost."""
 
 import contextlib
 import os
@@ -30,16 +31,27 @@ from tune.study.events import EventLog
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
-SMALL = ("train.epoch_images=256", "train.epochs=4", "val.probe_steps=0", "head.hidden_size=256", "data.image_size=28")
-LONG = ("train.epochs=12", *(setting for setting in SMALL if not setting.startswith("train.epochs=")))
-"""Trial 0, which is never stopped, runs for longer than a second process needs to come, on a busy machine too."""
+SMALL = (
+    "train.epoch_images=256",
+    "train.epochs=4",
+    "val.probe_steps=0",
+    "head.hidden_size=256",
+    "data.image_size=28",
+)
+LONG = (
+    "train.epochs=12",
+    *(setting for setting in SMALL if not setting.startswith("train.epochs=")),
+)
+"""Trial 0, which is never stopped, runs for longer than a second process needs to come, on a busy
+machine too."""
 TRIALS, REPEATS = 6, 1
 MARK = "VISTUNE_TEST_MARK"
 PATIENCE_S = 900  # with what a busy machine makes of half a minute
 
 
 class Command:
-    """`python tune/run.py ssl ...`, always the same, in a storage of its own; what it starts carries a mark in its environment."""
+    """`python tune/run.py ssl ...`, always the same, in a storage of its own; what it starts
+    carries a mark in its environment."""
 
     experiment, settings = "ssl", SMALL
 
@@ -48,7 +60,16 @@ class Command:
         self.log = self.folder / "events.jsonl"
         settings = [word for setting in self.settings for word in ("--set", setting)]
         counts = ["--trials", str(trials), "--repeats", str(REPEATS), "--concurrent", "2"]
-        self.argv = [sys.executable, str(REPO / "tune/run.py"), self.experiment, "--storage", str(storage), *settings, *counts, *more]
+        self.argv = [
+            sys.executable,
+            str(REPO / "tune/run.py"),
+            self.experiment,
+            "--storage",
+            str(storage),
+            *settings,
+            *counts,
+            *more,
+        ]
         self.mark = uuid.uuid4().hex
         self.environment = os.environ | environment | {MARK: self.mark}
         storage.mkdir(exist_ok=True)
@@ -56,7 +77,13 @@ class Command:
     def start(self) -> "subprocess.Popen[str]":
         out = (self.storage / "out.txt").open("w")
         return subprocess.Popen(
-            self.argv, cwd=self.storage, env=self.environment, stdout=out, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            self.argv,
+            cwd=self.storage,
+            env=self.environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
 
     def finish(self) -> int:
@@ -67,16 +94,23 @@ class Command:
         return (self.storage / "out.txt").read_text()
 
     def events(self, kind: str | None = None) -> list[dict[str, Any]]:
-        return [e for e in EventLog.read(self.log)[0] if kind in (None, e["event"])] if self.log.exists() else []
+        return (
+            [e for e in EventLog.read(self.log)[0] if kind in (None, e["event"])]
+            if self.log.exists()
+            else []
+        )
 
     def alive(self, *variables: str) -> dict[int, str]:
-        """Ids and command lines of the processes that this command has started and that are still there; with
-        `variables` (NAME=VALUE), those alone that have these in their environment too."""
+        """Ids and command lines of the processes that this command has started and that are still
+        there; with `variables` (NAME=VALUE), those alone that have these in their environment
+        too."""
         wanted, found = {word.encode() for word in (f"{MARK}={self.mark}", *variables)}, {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it ended while we looked
                 if wanted <= set((process / "environ").read_bytes().split(b"\0")):
-                    found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")[:120]
+                    found[int(process.name)] = (
+                        (process / "cmdline").read_text().replace("\0", " ")[:120]
+                    )
         return found
 
     def kill_all(self, *variables: str) -> None:
@@ -96,7 +130,9 @@ def command(tmp_path: Path) -> Iterator[Command]:
     command.kill_all()
 
 
-def wait_until(condition: Callable[[], bool], command: Command, process: "subprocess.Popen[str] | None" = None) -> None:
+def wait_until(
+    condition: Callable[[], bool], command: Command, process: "subprocess.Popen[str] | None" = None
+) -> None:
     """As long as it takes, unless `process` ends before."""
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
@@ -106,7 +142,8 @@ def wait_until(condition: Callable[[], bool], command: Command, process: "subpro
 
 
 def check_study(command: Command, trials: int = TRIALS) -> None:
-    """Optuna by its own backend, the log, and a replay of every trial that must say the same bit for bit."""
+    """Optuna by its own backend, the log, and a replay of every trial that must say the same bit
+    for bit."""
     storage = JournalStorage(JournalFileBackend(str(command.folder / "study.journal")))
     found = optuna.load_study(study_name=command.experiment, storage=storage).trials
     assert [t.number for t in found] == list(range(trials))
@@ -115,15 +152,22 @@ def check_study(command: Command, trials: int = TRIALS) -> None:
     assert set(ends.values()) == {1}
     assert sorted(trial for trial, repeat in ends if repeat is None) == list(range(trials))
     for trial in found:
-        epochs = [e["epoch"] for e in command.events("report") if e["trial"] == trial.number and "repeat" not in e]
+        epochs = [
+            e["epoch"]
+            for e in command.events("report")
+            if e["trial"] == trial.number and "repeat" not in e
+        ]
         assert epochs == sorted(trial.intermediate_values) == list(range(1, len(epochs) + 1))
         said: list[str] = []
-        assert replay(command.folder, EXPERIMENTS[command.experiment], trial.number, said.append), said
+        assert replay(command.folder, EXPERIMENTS[command.experiment], trial.number, said.append), (
+            said
+        )
         assert len(said) == len(epochs)
 
 
 def check_mlflow(command: Command, trials: int = TRIALS) -> None:
-    """One run a trial, one a repeat, every epoch of every metric as it is in the log, nothing running."""
+    """One run a trial, one a repeat, every epoch of every metric as it is in the log, nothing
+    running."""
     runs = store(command.storage)
     kinds = Counter(run["tags"]["kind"] for run in runs.values())
     repeated = {(e["trial"], e["repeat"]) for e in command.events("start") if "repeat" in e}
@@ -132,9 +176,13 @@ def check_mlflow(command: Command, trials: int = TRIALS) -> None:
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
     for name, wanted in reported(EventLog(command.log)).items():
         rows = runs[name]["metrics"]
-        assert [row for row in rows if not row[0].startswith(("best/", "log10/", "test/"))] == wanted, name
+        assert [
+            row for row in rows if not row[0].startswith(("best/", "log10/", "test/"))
+        ] == wanted, name
         assert len({row[:2] for row in rows}) == len(rows), f"{name} has a step twice"
-        assert runs[name]["parent"] == (name.partition("-seed-")[0] if "-seed-" in name else command.experiment)
+        assert runs[name]["parent"] == (
+            name.partition("-seed-")[0] if "-seed-" in name else command.experiment
+        )
 
 
 def test_driver_killed_at_five_random_moments(command: Command) -> None:
@@ -143,7 +191,13 @@ def test_driver_killed_at_five_random_moments(command: Command) -> None:
         starts, reports = len(command.events("start")), len(command.events("report"))
         reports += rng.randint(0, 2)  # of this start, which the driver lives to see
         process = command.start()
-        wait_until(lambda: len(command.events("start")) > starts and len(command.events("report")) >= reports, command, process)  # noqa: B023
+        wait_until(
+            lambda: (
+                len(command.events("start")) > starts and len(command.events("report")) >= reports
+            ),
+            command,
+            process,
+        )  # noqa: B023
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, command.output
         os.kill(process.pid, signal.SIGKILL)
@@ -161,7 +215,9 @@ def test_driver_killed_at_five_random_moments(command: Command) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_end_in_order_and_the_same_command_goes_on(command: Command, number: signal.Signals) -> None:
+def test_signals_end_in_order_and_the_same_command_goes_on(
+    command: Command, number: signal.Signals
+) -> None:
     process = command.start()
     wait_until(lambda: len(command.events("report")) > 1, command, process)
     if number == signal.SIGINT:
@@ -171,7 +227,10 @@ def test_signals_end_in_order_and_the_same_command_goes_on(command: Command, num
     asked = time.monotonic()
     assert process.wait(PATIENCE_S) == 130, command.output
     print(f"{number.name}: {time.monotonic() - asked:.1f} s to the end")
-    assert re.search(r"interrupted: \d of 6 trials ended, nothing is lost. Go on with: python \S*tune/run.py ssl --storage", command.output)
+    assert re.search(
+        r"interrupted: \d of 6 trials ended, nothing is lost. Go on with: python \S*tune/run.py ssl --storage",
+        command.output,
+    )
     assert "Traceback" not in command.output
     assert "rror" not in command.output
     assert {run["status"] for run in store(command.storage).values()} <= {"FINISHED", "KILLED"}
@@ -188,8 +247,11 @@ def test_time_budget_is_kept_and_the_same_command_ends_the_study_in_pieces(tmp_p
         before, started = len(command.events("report")), time.monotonic()
         assert command.finish() == 0, command.output
         seconds = time.monotonic() - started
-        print(f"{seconds:.1f} s with a budget of {budget} s, {len(command.events('report')) - before} epochs")
-        assert seconds < budget + 60  # the imports before, the stop after, on a machine that others use
+        print(
+            f"{seconds:.1f} s with a budget of {budget} s, {len(command.events('report')) - before} epochs"
+        )
+        # the imports before, the stop after, on a machine that others use
+        assert seconds < budget + 60
         if "time budget spent" not in command.output:
             break
         pieces += 1
@@ -250,7 +312,13 @@ def test_a_broken_mlflow_costs_no_time_and_sync_fills_it_in(tmp_path: Path) -> N
         assert ("report.py sync" in command.output) == (name != "healthy")
         assert {e["state"] for e in command.events("finish")} == {"FINISHED"}
         if name != "healthy":
-            report = [sys.executable, str(REPO / "tune/report.py"), "sync", "--storage", str(command.storage)]
+            report = [
+                sys.executable,
+                str(REPO / "tune/report.py"),
+                "sync",
+                "--storage",
+                str(command.storage),
+            ]
             subprocess.run(report, check=True, timeout=200, capture_output=True)
         check_mlflow(command)
     assert max(seconds.values()) < 1.25 * seconds["healthy"] + 15

@@ -40,16 +40,29 @@ def _two_processes() -> Iterator[None]:
         ray.shutdown()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "127.0.0.1:99999", "no-such-host.invalid:6379", "elsewhere"])
-def test_a_cluster_that_is_not_there_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9", "127.0.0.1:99999", "no-such-host.invalid:6379", "elsewhere"]
+)
+def test_a_cluster_that_is_not_there_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     begun = time.monotonic()
-    with pytest.raises(UserError, match=f"no Ray cluster at RAY_ADDRESS={address} .*unset RAY_ADDRESS to run on this machine alone"):
+    with pytest.raises(
+        UserError,
+        match=f"no Ray cluster at RAY_ADDRESS={address} .*unset RAY_ADDRESS to run on this machine alone",
+    ):
         start_ray()
     assert time.monotonic() - begun < 30
 
 
-def run(folder: Path, experiment: Experiment, trials: int, base: dict[str, Any], observers: list[Any] | None = None) -> Study:
+def run(
+    folder: Path,
+    experiment: Experiment,
+    trials: int,
+    base: dict[str, Any],
+    observers: list[Any] | None = None,
+) -> Study:
     about = manifest(base=base, space=as_json(describe(experiment.space, "tiny", {})))
     study = Study.open(folder, experiment, about, trials=trials, repeats=0, observers=observers)
     try:
@@ -60,12 +73,18 @@ def run(folder: Path, experiment: Experiment, trials: int, base: dict[str, Any],
 
 
 def of_trial(study: Study, number: int, kind: str) -> list[Event]:
-    return [e for e in EventLog.read(study.directory / "events.jsonl")[0] if e["event"] == kind and e["trial"] == number]
+    return [
+        e
+        for e in EventLog.read(study.directory / "events.jsonl")[0]
+        if e["event"] == kind and e["trial"] == number
+    ]
 
 
 @pytest.fixture(scope="module")
 def healthy(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return run(tmp_path_factory.mktemp("ray") / "toy", TOY, 10, {"train.epochs": 6, "sleep_s": 0.01})
+    return run(
+        tmp_path_factory.mktemp("ray") / "toy", TOY, 10, {"train.epochs": 6, "sleep_s": 0.01}
+    )
 
 
 @pytest.mark.usefixtures("_two_processes")
@@ -91,7 +110,11 @@ def test_ends_with_exactly_the_trials_asked_for(healthy: Study) -> None:
 def test_stopped_trials_are_pruned_at_their_rungs(healthy: Study) -> None:
     for trial in healthy.frozen_trials():
         epochs = sorted(trial.intermediate_values)
-        assert epochs == list(range(1, len(epochs) + 1)) == [e["epoch"] for e in of_trial(healthy, trial.number, "report")]
+        assert (
+            epochs
+            == list(range(1, len(epochs) + 1))
+            == [e["epoch"] for e in of_trial(healthy, trial.number, "report")]
+        )
         assert len(epochs) in (rungs(6) if trial.state == TrialState.PRUNED else [6])
     assert healthy.frozen_trials()[0].state == TrialState.COMPLETE
 
@@ -99,7 +122,10 @@ def test_stopped_trials_are_pruned_at_their_rungs(healthy: Study) -> None:
 def test_two_warm_processes_serve_all_trials_at_once(healthy: Study) -> None:
     reports = [e for number in range(10) for e in of_trial(healthy, number, "report")]
     assert len({e["metrics"]["time/pid"] for e in reports}) == 2
-    spans = [(of_trial(healthy, n, "start")[0]["t"], of_trial(healthy, n, "end")[0]["t"]) for n in range(10)]
+    spans = [
+        (of_trial(healthy, n, "start")[0]["t"], of_trial(healthy, n, "end")[0]["t"])
+        for n in range(10)
+    ]
     assert any(a < d and c < b for i, (a, b) in enumerate(spans) for c, d in spans[:i])
 
 
@@ -109,7 +135,8 @@ def test_metrics_equal_the_same_trials_in_this_process(healthy: Study) -> None:
 
 
 class Killer:
-    """An observer: SIGKILLs trial 0's process after every epoch, and another trial's once, after an epoch beyond the first."""
+    """An observer: SIGKILLs trial 0's process after every epoch, and another trial's once, after an
+    epoch beyond the first."""
 
     def __init__(self) -> None:
         self.victim: int | None = None
@@ -131,13 +158,22 @@ def unlucky(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> t
     killer = Killer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tune.execution.ray_tune.LOST_PROCESSES", LOST_PROCESSES)
-        return run(tmp_path_factory.mktemp("ray") / "toy", BUGGY, 8, {"train.epochs": 6, "sleep_s": 0.01}, [killer]), killer
+        return run(
+            tmp_path_factory.mktemp("ray") / "toy",
+            BUGGY,
+            8,
+            {"train.epochs": 6, "sleep_s": 0.01},
+            [killer],
+        ), killer
 
 
 def test_a_killed_process_is_replaced_and_its_trial_goes_on(unlucky: tuple[Study, Killer]) -> None:
     study, killer = unlucky
     assert killer.victim is not None
-    starts, reports = of_trial(study, killer.victim, "start"), of_trial(study, killer.victim, "report")
+    starts, reports = (
+        of_trial(study, killer.victim, "start"),
+        of_trial(study, killer.victim, "report"),
+    )
     assert [e["attempt"] for e in starts] == [1, 2]
     killed_at = starts[1]["resumed_epoch"]
     assert killed_at > 1
@@ -146,10 +182,13 @@ def test_a_killed_process_is_replaced_and_its_trial_goes_on(unlucky: tuple[Study
     assert len(set(pids[:killed_at])) == 1
     assert pids[0] not in pids[killed_at:]
     assert study.frozen_trials()[killer.victim].state in (TrialState.COMPLETE, TrialState.PRUNED)
-    assert replay(study.directory, BUGGY, killer.victim, print)  # bit for bit what the uninterrupted run says
+    # bit for bit what the uninterrupted run says
+    assert replay(study.directory, BUGGY, killer.victim, print)
 
 
-def test_a_trial_that_loses_its_process_too_often_fails_alone(unlucky: tuple[Study, Killer]) -> None:
+def test_a_trial_that_loses_its_process_too_often_fails_alone(
+    unlucky: tuple[Study, Killer],
+) -> None:
     study, killer = unlucky
     end = of_trial(study, 0, "end")[0]
     assert (end["state"], end["reason"]) == ("FAIL", "process lost")

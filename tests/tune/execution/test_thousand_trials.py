@@ -20,13 +20,19 @@ from tune.study.manifest import Manifest
 from tune.study.study import Outcome, Study, Work
 
 TRIALS, EPOCHS = 1000, 12
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # a thousand trials wait for the disk eight times each
+# a thousand trials wait for the disk eight times each
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def curve(config: dict[str, Any], rng: random.Random) -> Iterator[float]:
-    """kNN accuracies that rise, higher near a learning rate of .003 and for small crops of strength."""
-    best = 0.3 - 0.05 * abs(math.log10(config["optim.lr"]) + 2.5) + 0.1 * config["aug.crop_scale_min"]
-    return (max(0.0, best * (1 - 0.8 ** (epoch + 1)) + rng.gauss(0, 0.005)) for epoch in range(EPOCHS))
+    """kNN accuracies that rise, higher near a learning rate of .003 and for small crops of
+    strength."""
+    best = (
+        0.3 - 0.05 * abs(math.log10(config["optim.lr"]) + 2.5) + 0.1 * config["aug.crop_scale_min"]
+    )
+    return (
+        max(0.0, best * (1 - 0.8 ** (epoch + 1)) + rng.gauss(0, 0.005)) for epoch in range(EPOCHS)
+    )
 
 
 def search(root: Path, trials: int = TRIALS) -> None:
@@ -34,20 +40,35 @@ def search(root: Path, trials: int = TRIALS) -> None:
     experiment, rng = EXPERIMENTS["ssl"], random.Random(0)
     base = flatten(build(experiment.config, experiment.presets["tiny"]))
     manifest = Manifest(
-        name="many", experiment="ssl", preset="tiny", objective="val/knn_top1", seed=0, base=base, pins={},
+        name="many",
+        experiment="ssl",
+        preset="tiny",
+        objective="val/knn_top1",
+        seed=0,
+        base=base,
+        pins={},
         space=as_json(describe(experiment.space, "tiny", {})),
         data={"name": "glyphs", "fingerprint": "f", "path": "glyphs", "images": 1530},
-    )  # fmt: skip
+    )
     study = Study.open(root / "many", experiment, manifest, trials=trials, repeats=0)
     while isinstance(work := study.next_work(), Work):
         study.started(work)
         values = [] if work.kind == "baseline" else list(curve(work.config, rng))
-        others = {"train/loss": 1.0, "val/std": 0.5, "val/rankme": 20.0, "time/epoch_s": 2.0, "time/images_per_s": 1500.0}
+        others = {
+            "train/loss": 1.0,
+            "val/std": 0.5,
+            "val/rankme": 20.0,
+            "time/epoch_s": 2.0,
+            "time/images_per_s": 1500.0,
+        }
         if work.kind == "baseline":
             study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/knn_top1": 0.07}))
         elif work.number % 50 == 7:
             study.ended(work, Outcome("FAIL", reason="nan", error="Traceback"))
-        elif all(study.reported(work, epoch, {"val/knn_top1": value} | others) for epoch, value in enumerate(values, 1)):
+        elif all(
+            study.reported(work, epoch, {"val/knn_top1": value} | others)
+            for epoch, value in enumerate(values, 1)
+        ):
             study.ended(work, Outcome("COMPLETE", max(values)))
         else:
             study.ended(work, study.pruned(work))
@@ -78,7 +99,8 @@ def test_page_takes_half_a_minute_and_ten_megabytes(many: Path) -> None:
 
 @pytest.mark.parametrize("width", [1400, 390])
 def test_page_is_usable(many: Path, browser: Any, width: int) -> None:
-    """It can be read after 5 seconds, and each figure is there 5 seconds after it has come into view."""
+    """It can be read after 5 seconds, and each figure is there 5 seconds after it has come into
+    view."""
     path = write_report(many / "many")
     metrics = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)

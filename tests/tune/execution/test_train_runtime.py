@@ -1,4 +1,5 @@
-"""Trials of several workers on real Ray processes: nothing is leaked, and the record is that of one worker."""
+"""Trials of several workers on real Ray processes: nothing is leaked, and the record is that of one
+worker."""
 
 import os
 import signal
@@ -84,7 +85,10 @@ def test_twenty_trials_leak_nothing_and_equal_one_worker(tmp_path: Path) -> None
             def measure() -> None:
                 import ray
 
-                while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() - pruned_at[-1] < 10:
+                while (
+                    ray.available_resources().get("CPU", 0) < 2
+                    and time.monotonic() - pruned_at[-1] < 10
+                ):
                     time.sleep(0.05)
                 pauses.append(time.monotonic() - pruned_at[-1])
 
@@ -101,10 +105,14 @@ def test_twenty_trials_leak_nothing_and_equal_one_worker(tmp_path: Path) -> None
     alone = run(tmp_path / "one", 20, workers=1)
     for trial in study.frozen_trials():
         assert epochs(study, trial.number) == list(range(1, len(epochs(study, trial.number)) + 1))
-        assert len(epochs(study, trial.number)) in (rungs(6) if trial.state == TrialState.PRUNED else [6])
+        assert len(epochs(study, trial.number)) in (
+            rungs(6) if trial.state == TrialState.PRUNED else [6]
+        )
     theirs = of_trial(alone, 0, "report")
     for mine, other in zip(of_trial(study, 0, "report"), theirs, strict=True):
-        assert mine["metrics"]["train/loss"] == pytest.approx(other["metrics"]["train/loss"], rel=1e-4)
+        assert mine["metrics"]["train/loss"] == pytest.approx(
+            other["metrics"]["train/loss"], rel=1e-4
+        )
 
 
 @pytest.mark.usefixtures("_ray")

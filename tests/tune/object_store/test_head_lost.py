@@ -1,4 +1,5 @@
-"""The head is lost, or a study moves: the real command line goes on with it elsewhere, from an object store or a copied folder."""
+"""The head is lost, or a study moves: the real command line goes on with it elsewhere, from an
+object store or a copied folder."""
 
 import os
 import shutil
@@ -21,23 +22,42 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 def on_machine(home: Path, endpoint: str, trials: int, *more: str) -> Command:
     """The command on a machine whose cache, and so whose copy of the bucket, is in `home`."""
-    aws = {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    aws = {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
     home.mkdir(parents=True, exist_ok=True)
-    command = Command(home, "--concurrent", "1", *more, trials=trials, VISTUNE_CACHE=str(home), **aws)
+    command = Command(
+        home, "--concurrent", "1", *more, trials=trials, VISTUNE_CACHE=str(home), **aws
+    )
     command.argv[command.argv.index("--storage") + 1] = "s3://heads/runs"
     command.log = home / "object-storage/s3/heads/runs/ssl/events.jsonl"
     return command
 
 
 def report(command: Command, *arguments: str) -> str:
-    argv = [sys.executable, str(REPO / "tune/report.py"), *arguments, "--storage", "s3://heads/runs"]
-    return subprocess.run(argv, env=command.environment, capture_output=True, text=True, check=True, timeout=600).stdout
+    argv = [
+        sys.executable,
+        str(REPO / "tune/report.py"),
+        *arguments,
+        "--storage",
+        "s3://heads/runs",
+    ]
+    return subprocess.run(
+        argv, env=command.environment, capture_output=True, text=True, check=True, timeout=600
+    ).stdout
 
 
 def found(log: Path) -> list[dict[str, object]]:
     """Reports and ends of trials and repeats, in their order, without times and processes."""
     events = [e for e in EventLog.read(log)[0] if e["event"] in ("report", "end")]
-    kept = [e | {"t": 0, "metrics": {k: v for k, v in e["metrics"].items() if not k.startswith("time/")}} for e in events]
+    kept = [
+        e
+        | {"t": 0, "metrics": {k: v for k, v in e["metrics"].items() if not k.startswith("time/")}}
+        for e in events
+    ]
     return sorted(kept, key=lambda e: (str(e["trial"]), str(e.get("repeat")), e.get("epoch", 99)))
 
 
@@ -50,10 +70,20 @@ def test_a_head_that_is_lost_with_its_disk(tmp_path: Path) -> None:
         plain = Command(tmp_path / "plain", "--concurrent", "1", trials=trials)
         assert plain.finish() == 0, plain.output
         first = on_machine(tmp_path / "first", endpoint, trials)
-        subprocess.run([sys.executable, "-c", "import boto3; boto3.client('s3').create_bucket(Bucket='heads')"],
-                       env=first.environment, check=True, timeout=300)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "import boto3; boto3.client('s3').create_bucket(Bucket='heads')",
+            ],
+            env=first.environment,
+            check=True,
+            timeout=300,
+        )
         process = first.start()
-        wait_until(lambda: len(first.events("end")) > 0 and len(first.events("start")) > 1, first, process)
+        wait_until(
+            lambda: len(first.events("end")) > 0 and len(first.events("start")) > 1, first, process
+        )
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         wait_until(lambda: not first.alive(), first)
@@ -76,8 +106,12 @@ def test_a_head_that_is_lost_with_its_disk(tmp_path: Path) -> None:
         command = on_machine(tmp_path / "other", endpoint, trials, "--plan", "--study", "later")
         assert command.finish() == 0, command.output
         sha = (new.log.parent / weights).read_bytes()
-        argv = [sys.executable, "-c", "import sys, pathlib, tune.object_store.s3 as o; p = pathlib.Path(sys.argv[1]); print(o.present(p))",
-                str(reader.log.parent / weights)]  # fmt: skip
+        argv = [
+            sys.executable,
+            "-c",
+            "import sys, pathlib, tune.object_store.s3 as o; p = pathlib.Path(sys.argv[1]); print(o.present(p))",
+            str(reader.log.parent / weights),
+        ]
         subprocess.run(argv, cwd=REPO, env=reader.environment, check=True, timeout=300)
         assert (reader.log.parent / weights).read_bytes() == sha
     finally:

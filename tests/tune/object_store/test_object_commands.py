@@ -1,5 +1,6 @@
-"""What a user types with `--storage s3://...`, on machines that share nothing but the bucket: studies that start from one another, and
-every command that looks at them. Against moto's S3 server; each must say what it says of the same studies in an ordinary folder."""
+"""What a user types with `--storage s3://...`, on machines that share nothing but the bucket:
+studies that start from one another, and every command that looks at them. Against moto's S3 server;
+each must say what it says of the same studies in an ordinary folder."""
 
 import json
 import shutil
@@ -22,7 +23,15 @@ from tune import report
 from tune.study.manifest import read_manifest
 from tune.tracking.runs import RUN_TAG
 
-DIGITS = ("--data", "digits", *SMALL, "--set", "train.epoch_images=96", "--storage", f"s3://{BUCKET}/runs")
+DIGITS = (
+    "--data",
+    "digits",
+    *SMALL,
+    "--set",
+    "train.epoch_images=96",
+    "--storage",
+    f"s3://{BUCKET}/runs",
+)
 Look = Callable[..., str]
 
 
@@ -49,7 +58,9 @@ def bytes_of(store: Any, key: str) -> bytes:  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_studies_of_four_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any, call: Call, look: Look) -> None:  # noqa: F811
+def test_studies_of_four_machines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any, call: Call, look: Look
+) -> None:  # noqa: F811
     first = machine(monkeypatch, tmp_path / "first")
     said = call("ssl", "--trials", "2", "--repeats", "2", *BYOL, *DIGITS)
     assert said.code == 0, said.err
@@ -58,23 +69,42 @@ def test_studies_of_four_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     said = call("classify", "--setting", "A", "--trials", "2", "--repeats", "2", *DIGITS)
     assert said.code == 0, said.err
     third = machine(monkeypatch, tmp_path / "third")
-    said = call("classify", "--setting", "C", "--backbone", "ssl", "--trials", "2", "--repeats", "2", *DIGITS)
+    said = call(
+        "classify",
+        "--setting",
+        "C",
+        "--backbone",
+        "ssl",
+        "--trials",
+        "2",
+        "--repeats",
+        "2",
+        *DIGITS,
+    )
     assert said.code == 0, said.err
     base = read_manifest(third / "classify-C/study.json").base
     study, _, number = base["init.origin"].partition("/")
     assert study == "ssl"
-    assert base["init.sha256"] == content_hash(first / f"ssl/trials/{int(number):04d}" / BEST)  # of the machine that trained it
+    # of the machine that trained it
+    assert base["init.sha256"] == content_hash(first / f"ssl/trials/{int(number):04d}" / BEST)
     assert not [key for key in keys(store) if key.endswith((LAST, "lease"))]
 
     laptop = machine(monkeypatch, tmp_path / "laptop")
     assert not laptop.exists()
     listed = look("show")
-    assert {line.partition(":")[0] for line in listed.splitlines()} == {"ssl", "classify-A", "classify-C"}
+    assert {line.partition(":")[0] for line in listed.splitlines()} == {
+        "ssl",
+        "classify-A",
+        "classify-C",
+    }
     shown, table = look("show", "ssl"), look("table")
     assert "2 trials" in shown
     assert "C-A" in table
     for kind in ("csv", "md", "html"):
-        assert bytes_of(store, f"classify/table.{kind}") == (laptop / f"classify/table.{kind}").read_bytes()
+        assert (
+            bytes_of(store, f"classify/table.{kind}")
+            == (laptop / f"classify/table.{kind}").read_bytes()
+        )
     for name in ("ssl", "classify"):
         page = Path(look("html", name).strip())
         assert page == laptop / name / "report.html"
@@ -83,7 +113,9 @@ def test_studies_of_four_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     said_of_export = look("export", "ssl")
     model = laptop / "ssl/model"
     files = {str(path.relative_to(laptop)) for path in model.rglob("*") if path.is_file()}
-    assert {key.removeprefix("runs/") for key in keys(store) if key.startswith("runs/ssl/model/")} == files
+    assert {
+        key.removeprefix("runs/") for key in keys(store) if key.startswith("runs/ssl/model/")
+    } == files
     assert all(bytes_of(store, name) == (laptop / name).read_bytes() for name in files)
     assert "registered in MLflow as models:/ssl@champion, version 1" in said_of_export
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
@@ -93,8 +125,13 @@ def test_studies_of_four_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     database = sqlite3.connect(laptop / "mlflow.db")
     sent = {row[0] for row in database.execute("SELECT value FROM tags WHERE key = ?", (RUN_TAG,))}
     assert {"trial/0", "trial/1"} <= sent
-    assert database.execute("SELECT name FROM runs WHERE status != 'FINISHED'").fetchall() == [("classify",)]  # B, D and E are to come
-    kinds = dict(database.execute("SELECT value, count(*) FROM tags WHERE key = 'kind' GROUP BY value"))
+    # B, D and E are to come
+    assert database.execute("SELECT name FROM runs WHERE status != 'FINISHED'").fetchall() == [
+        ("classify",)
+    ]
+    kinds = dict(
+        database.execute("SELECT value, count(*) FROM tags WHERE key = 'kind' GROUP BY value")
+    )
     assert (kinds["study"], kinds["trial"], kinds["group"]) == (3, 6, 1)
 
     # The bucket's content in an ordinary folder: the same commands say the same.
@@ -103,25 +140,44 @@ def test_studies_of_four_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (plain / key).parent.mkdir(parents=True, exist_ok=True)
         (plain / key).write_bytes(store.get_object(Bucket=BUCKET, Key=key)["Body"].read())
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "first"))
-    assert sorted(look("show", storage=str(plain / "runs")).splitlines()) == sorted(listed.splitlines())
+    assert sorted(look("show", storage=str(plain / "runs")).splitlines()) == sorted(
+        listed.splitlines()
+    )
     assert look("show", "ssl", storage=str(plain / "runs")) == shown
     assert look("table", storage=str(plain / "runs")) == table
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_file_of_weights_reaches_the_machines_that_lack_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:  # noqa: F811
+def test_a_file_of_weights_reaches_the_machines_that_lack_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:  # noqa: F811
     """`--backbone PATH` with a bucket: the study goes on where that path is not."""
     first = machine(monkeypatch, tmp_path / "first")
     assert call("ssl", "--trials", "1", "--repeats", "0", *BYOL, *DIGITS).code == 0
     file = tmp_path / "weights.pt"
     shutil.copy(first / "ssl/trials/0000" / BEST, file)
-    command = ("classify", "--setting", "C", "--backbone", str(file), "--study", "from-file", "--repeats", "0", *DIGITS)
+    command = (
+        "classify",
+        "--setting",
+        "C",
+        "--backbone",
+        str(file),
+        "--study",
+        "from-file",
+        "--repeats",
+        "0",
+        *DIGITS,
+    )
     said = call(*command, "--trials", "1")
     assert said.code == 0, said.err
     file.unlink()
     second = machine(monkeypatch, tmp_path / "second")
     said = call(*command, "--trials", "2")
     assert said.code == 0, said.err
-    ends = [json.loads(line) for line in (second / "from-file/events.jsonl").read_text().splitlines()]
-    assert [(e["trial"], e["state"] in ("COMPLETE", "PRUNED")) for e in ends if e["event"] == "end"] == [(0, True), (1, True)]
+    ends = [
+        json.loads(line) for line in (second / "from-file/events.jsonl").read_text().splitlines()
+    ]
+    assert [
+        (e["trial"], e["state"] in ("COMPLETE", "PRUNED")) for e in ends if e["event"] == "end"
+    ] == [(0, True), (1, True)]

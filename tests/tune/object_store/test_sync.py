@@ -1,4 +1,5 @@
-"""Object storage against moto's S3 server on this machine: copies, leases, what is brought back after which loss, refusals."""
+"""Object storage against moto's S3 server on this machine: copies, leases, what is brought back
+after which loss, refusals."""
 
 import functools
 import json
@@ -69,7 +70,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
 
 
 def keys(store: Any) -> set[str]:
-    return {found["Key"] for page in store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET) for found in page.get("Contents", [])}
+    return {
+        found["Key"]
+        for page in store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+        for found in page.get("Contents", [])
+    }
 
 
 def no_stop(reason: str) -> None:
@@ -99,7 +104,11 @@ def finish(root: Path, trials: int = 3) -> Study:
 def told(root: Path) -> list[Any]:
     """What a study found, without what differs from time to time."""
     found = [e for e in EventLog.read(root / "toy" / LOG)[0] if e["event"] in ("report", "end")]
-    return [e | {"t": 0, "metrics": {k: v for k, v in e["metrics"].items() if not k.startswith("time/")}} for e in found]
+    return [
+        e
+        | {"t": 0, "metrics": {k: v for k, v in e["metrics"].items() if not k.startswith("time/")}}
+        for e in found
+    ]
 
 
 def test_a_path_says_which_object_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +121,9 @@ def test_a_path_says_which_object_it_is(tmp_path: Path, monkeypatch: pytest.Monk
             s3.local_folder(wrong)
 
 
-def test_writes_are_whole_conditional_and_carry_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_are_whole_conditional_and_carry_metadata(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = machine(monkeypatch, tmp_path) / "a"
     assert s3.get(path) is None
     assert s3.etag(path) is None
@@ -180,7 +191,9 @@ def test_one_driver_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     Lease(a.path.parent).take(no_stop)  # the same machine need not wait
 
 
-def test_an_answer_that_was_lost_is_no_loss_of_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_was_lost_is_no_loss_of_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mine = Lease(machine(monkeypatch, tmp_path) / "toy")
     mine.take(print)
     before = mine._chain.etag
@@ -205,8 +218,12 @@ def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         first.put(b"five")
 
 
-@pytest.mark.parametrize("log_arrives", ["before its successor looks", "after its successor has begun"])
-def test_what_a_lost_head_still_sends_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_arrives: str) -> None:
+@pytest.mark.parametrize(
+    "log_arrives", ["before its successor looks", "after its successor has begun"]
+)
+def test_what_a_lost_head_still_sends_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log_arrives: str
+) -> None:
     """It hangs in the middle of a copy until another head has gone on; then its uploads arrive."""
     monkeypatch.setattr(lease, "EXPIRES_S", 0.0)
     monkeypatch.setattr(StudyCopy, "_work", lambda self: None)  # this test says when
@@ -237,7 +254,9 @@ def test_what_a_lost_head_still_sends_changes_nothing(tmp_path: Path, monkeypatc
     assert second.finished() == 3
 
 
-def test_a_new_head_goes_on_as_the_old_one_would_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
+def test_a_new_head_goes_on_as_the_old_one_would_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
     plain = tmp_path / "plain"
     whole = Study.open(plain / "toy", TOY, manifest(), trials=5, repeats=1)
     search_locally(whole, TOY)
@@ -247,7 +266,11 @@ def test_a_new_head_goes_on_as_the_old_one_would_have(tmp_path: Path, monkeypatc
     new = machine(monkeypatch, tmp_path / "b")
     study = finish(new, trials=5)
     assert study.finished() == 5
-    ends = [(e["trial"], e.get("repeat")) for e in EventLog.read(new / "toy" / LOG)[0] if e["event"] == "end"]
+    ends = [
+        (e["trial"], e.get("repeat"))
+        for e in EventLog.read(new / "toy" / LOG)[0]
+        if e["event"] == "end"
+    ]
     assert len(set(ends)) == len(ends)
     trials = [e for e in told(new) if "repeat" not in e]
     assert trials == [e for e in told(plain) if "repeat" not in e]
@@ -261,7 +284,8 @@ def test_a_new_head_goes_on_as_the_old_one_would_have(tmp_path: Path, monkeypatc
 def test_every_last_upload_leaves_a_state_to_go_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, store: Any
 ) -> None:
-    """The head dies between the upload of the log and that of the journal, or before both, at every trial's end."""
+    """The head dies between the upload of the log and that of the journal, or before both, at every
+    trial's end."""
     plain = tmp_path / "plain"
     whole = Study.open(plain / "toy", TOY, manifest(), trials=4, repeats=1)
     search_locally(whole, TOY)
@@ -294,7 +318,9 @@ def test_every_last_upload_leaves_a_state_to_go_on_from(
             study.close()
     new = machine(monkeypatch, tmp_path / "last")
     finish(new, trials=4)
-    assert [e for e in told(new) if "repeat" not in e] == [e for e in told(plain) if "repeat" not in e]
+    assert [e for e in told(new) if "repeat" not in e] == [
+        e for e in told(plain) if "repeat" not in e
+    ]
     assert not [e for e in told(new) if told(new).count(e) > 1]
 
 
@@ -304,7 +330,10 @@ def test_two_histories_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     new = machine(monkeypatch, tmp_path / "b")
     finish(new, trials=2)
     EventLog(old / "toy" / LOG).append("finish", state="INTERRUPTED")  # nobody has a copy of this
-    with pytest.raises(UserError, match=f"'toy' has gone on in s3://studies/runs/toy and, apart from that, in {old}"):
+    with pytest.raises(
+        UserError,
+        match=f"'toy' has gone on in s3://studies/runs/toy and, apart from that, in {old}",
+    ):
         pull(old)
     shutil.rmtree(old / "toy")
     pull(old)
@@ -341,11 +370,16 @@ def test_a_copy_that_fails_holds_nothing_up_and_is_told_once(
     forget(monkeypatch)
     assert copy.close(30)
     assert said[1:] == ["object storage works again, and has everything"]
-    assert store.get_object(Bucket=BUCKET, Key="runs/toy/events.jsonl")["Body"].read() == (root / "toy" / LOG).read_bytes()
+    assert (
+        store.get_object(Bucket=BUCKET, Key="runs/toy/events.jsonl")["Body"].read()
+        == (root / "toy" / LOG).read_bytes()
+    )
     study.close()
 
 
-def test_a_driver_that_another_one_has_replaced_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_another_one_has_replaced_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(study_copy, "RENEW_S", 0.0)
     reasons: list[str] = []
     study, copy = start(machine(monkeypatch, tmp_path / "a"), stop=reasons.append)
@@ -360,7 +394,9 @@ def test_a_driver_that_another_one_has_replaced_stops(tmp_path: Path, monkeypatc
     study.close()
 
 
-def test_two_machines_that_say_something_of_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_machines_that_say_something_of_a_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The second one has the first one's log then, and says its own again."""
     roots = [machine(monkeypatch, tmp_path / name) for name in "ab"]
     a = Group.open(roots[0] / "both", "toy", "val/top1", [])
@@ -384,7 +420,8 @@ def test_two_machines_that_say_something_of_a_group(tmp_path: Path, monkeypatch:
 
 
 def trial(root: Path, reports: list[int], until: int = 99, **config: Any) -> Any:
-    """Trial 0 in this process, as on a machine that has no study; it is told to stop after an epoch."""
+    """Trial 0 in this process, as on a machine that has no study; it is told to stop after an
+    epoch."""
     from tune.study.study import Work
 
     work = Work("trial", 0, 0, {**manifest().base, **config}, str(root / "toy" / "trials" / "0000"))
@@ -420,7 +457,9 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_trial_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any) -> None:
+def test_a_trial_goes_on_on_another_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
     whole: list[int] = []
     plain = trial(tmp_path / "plain", whole)
     first, second = [], []
@@ -432,11 +471,15 @@ def test_a_trial_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.
     assert (outcome.value, outcome.metrics) == (plain.value, plain.metrics)
     head = machine(monkeypatch, tmp_path / "head") / "toy" / "trials" / "0000"
     s3.present_in(head)
-    assert (head / BEST).read_bytes() == (tmp_path / "plain" / "toy" / "trials" / "0000" / BEST).read_bytes()
+    assert (head / BEST).read_bytes() == (
+        tmp_path / "plain" / "toy" / "trials" / "0000" / BEST
+    ).read_bytes()
 
 
 @pytest.mark.usefixtures("eager")
-def test_another_configuration_under_the_same_number_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_configuration_under_the_same_number_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = machine(monkeypatch, tmp_path / "a"), machine(monkeypatch, tmp_path / "b")
     trial(a, [], until=2)
     alone: list[int] = []
@@ -448,7 +491,9 @@ def test_another_configuration_under_the_same_number_begins_anew(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("eager")
-def test_the_checkpoint_that_was_gone_on_from_elsewhere_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checkpoint_that_was_gone_on_from_elsewhere_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = machine(monkeypatch, tmp_path / "head")
     (root / "toy").mkdir(parents=True)
     (root / "toy" / "study.json").touch()  # the head's folder stays
@@ -469,7 +514,9 @@ def test_the_checkpoint_that_was_gone_on_from_elsewhere_wins(tmp_path: Path, mon
         assert (folder / LAST).read_bytes() == kept
 
 
-def test_a_machine_that_may_not_read_the_store_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_may_not_read_the_store_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="there is no bucket 'absent'"):
         trial(s3.local_folder("s3://absent"), [])

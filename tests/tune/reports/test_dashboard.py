@@ -1,4 +1,5 @@
-"""optuna-dashboard on a real study, asked over HTTP while the study goes on, and looked at in a browser."""
+"""optuna-dashboard on a real study, asked over HTTP while the study goes on, and looked at in a
+browser."""
 
 import json
 import signal
@@ -48,7 +49,9 @@ def test_trials_are_shown_while_the_study_runs(tmp_path: Path) -> None:
         (summary,) = get(f"{address}/api/studies")["study_summaries"]
         assert summary["study_name"] == "toy"
         detail = f"{address}/api/studies/{summary['study_id']}"
-        assert [t["state"] for t in get(detail)["trials"]] == [t.state.name.title() for t in study.frozen_trials()]
+        assert [t["state"] for t in get(detail)["trials"]] == [
+            t.state.name.title() for t in study.frozen_trials()
+        ]
         work = study.next_work()
         assert isinstance(work, Work)
         study.started(work)
@@ -60,32 +63,53 @@ def test_trials_are_shown_while_the_study_runs(tmp_path: Path) -> None:
         study.ended(work, Outcome("COMPLETE", 0.625))
         time.sleep(KEPT_S)
         assert get(detail)["trials"][3]["values"] == [0.625]
-        names = {importance["name"] for importance in get(f"{detail}/param_importances")["param_importances"][0]}
+        names = {
+            importance["name"]
+            for importance in get(f"{detail}/param_importances")["param_importances"][0]
+        }
         assert "optim.lr" in names
     study.close()
 
 
-@pytest.mark.parametrize(("method", "path", "host"), [
-    ("DELETE", "/api/studies/0", "127.0.0.1"), ("POST", "/api/studies/0/rename", "127.0.0.1"), ("PUT", "/api/studies/0/note", "localhost"),
-    ("POST", "/api/trials/0/tell", "127.0.0.1"), ("GET", "/api/studies", "rebound.example"),
-])  # fmt: skip
-def test_nothing_is_written_and_no_other_name_is_answered(tmp_path: Path, method: str, path: str, host: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "host"),
+    [
+        ("DELETE", "/api/studies/0", "127.0.0.1"),
+        ("POST", "/api/studies/0/rename", "127.0.0.1"),
+        ("PUT", "/api/studies/0/note", "localhost"),
+        ("POST", "/api/trials/0/tell", "127.0.0.1"),
+        ("GET", "/api/studies", "rebound.example"),
+    ],
+)
+def test_nothing_is_written_and_no_other_name_is_answered(
+    tmp_path: Path, method: str, path: str, host: str
+) -> None:
     finish(tmp_path, 1)
     before = (tmp_path / "toy/study.journal").read_bytes()
     with serving(tmp_path / "toy") as address:
-        headers = {"Content-Type": "application/json", "Host": f"{host}:{address.rpartition(':')[2]}"}
-        request = urllib.request.Request(address + path, b"{}" if method != "GET" else None, headers, method=method)
+        headers = {
+            "Content-Type": "application/json",
+            "Host": f"{host}:{address.rpartition(':')[2]}",
+        }
+        request = urllib.request.Request(
+            address + path, b"{}" if method != "GET" else None, headers, method=method
+        )
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=20)
         assert refused.value.code == 403
     assert (tmp_path / "toy/study.journal").read_bytes() == before
 
 
-def test_what_cannot_be_served_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_served_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=r"study 'toy' has no study.journal yet"):
         server(tmp_path / "toy", 0)
     finish(tmp_path, 1)
-    with server(tmp_path / "toy", 0) as taken, pytest.raises(UserError, match=f"port {taken.server_port} cannot be used"):
+    with (
+        server(tmp_path / "toy", 0) as taken,
+        pytest.raises(UserError, match=f"port {taken.server_port} cannot be used"),
+    ):
         server(tmp_path / "toy", taken.server_port)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
     with pytest.raises(UserError, match=r"pip install -e '\.\[dashboard\]'"):
@@ -95,7 +119,16 @@ def test_what_cannot_be_served_is_said_in_one_line(tmp_path: Path, monkeypatch: 
 @pytest.mark.slow
 def test_command_shows_the_study_in_a_browser(tmp_path: Path, browser: Any) -> None:
     finish(tmp_path, 12)
-    command = [sys.executable, "tune/report.py", "dashboard", "toy", "--storage", str(tmp_path), "--port", "0"]
+    command = [
+        sys.executable,
+        "tune/report.py",
+        "dashboard",
+        "toy",
+        "--storage",
+        str(tmp_path),
+        "--port",
+        "0",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPO)
     try:
         assert process.stdout is not None

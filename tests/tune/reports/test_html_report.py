@@ -1,4 +1,5 @@
-"""The report against the study it tells of, plotly's own schema, Optuna's own reader, and a real browser."""
+"""The report against the study it tells of, plotly's own schema, Optuna's own reader, and a real
+browser."""
 
 import json
 import re
@@ -27,7 +28,10 @@ from tune.study.study import Study
 
 
 def figures(html: str) -> list[dict[str, Any]]:
-    return [json.loads(spec) for spec in re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)]
+    return [
+        json.loads(spec)
+        for spec in re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    ]
 
 
 def without_plotly(html: str) -> str:
@@ -72,12 +76,17 @@ def test_trials_are_those_that_optuna_reads(told: tuple[Path, Study, str]) -> No
         ours = read_record(root / "toy").frozen_trials()
     finally:
         (root / "toy/study.journal").write_bytes(before)
-    theirs = optuna.load_study(study_name="toy", storage=JournalStorage(JournalFileBackend(str(root / "toy/study.journal")))).trials
+    theirs = optuna.load_study(
+        study_name="toy",
+        storage=JournalStorage(JournalFileBackend(str(root / "toy/study.journal"))),
+    ).trials
     assert ours == theirs
     assert (root / "toy/study.journal").read_bytes() == before
 
 
-def test_page_is_whole_without_a_network_and_every_figure_is_plotlys(told: tuple[Path, Study, str]) -> None:
+def test_page_is_whole_without_a_network_and_every_figure_is_plotlys(
+    told: tuple[Path, Study, str],
+) -> None:
     import plotly.graph_objects as go
 
     html = without_plotly(told[2])
@@ -88,9 +97,15 @@ def test_page_is_whole_without_a_network_and_every_figure_is_plotlys(told: tuple
         go.Figure(spec)  # refuses what is not of its schema
 
 
-def test_curves_are_the_reports_of_every_trial_and_end_where_it_was_stopped(told: tuple[Path, Study, str]) -> None:
+def test_curves_are_the_reports_of_every_trial_and_end_where_it_was_stopped(
+    told: tuple[Path, Study, str],
+) -> None:
     root, study, html = told
-    curves = next(spec for spec in figures(html) if spec["layout"]["xaxis"].get("title", {}).get("text") == "epoch")
+    curves = next(
+        spec
+        for spec in figures(html)
+        if spec["layout"]["xaxis"].get("title", {}).get("text") == "epoch"
+    )
     drawn: dict[int, list[float]] = {}
     for trace in curves["data"]:
         for number, y in zip(trace.get("customdata", []), trace["y"], strict=False):
@@ -99,19 +114,30 @@ def test_curves_are_the_reports_of_every_trial_and_end_where_it_was_stopped(told
     expected: dict[int, list[float]] = {}
     for event in events(root):
         if event["event"] == "report" and "repeat" not in event:
-            expected.setdefault(event["trial"], []).append(float(f"{event['metrics']['val/top1']:.5g}"))
+            expected.setdefault(event["trial"], []).append(
+                float(f"{event['metrics']['val/top1']:.5g}")
+            )
     assert drawn == expected
     stopped = [t.number for t in study.frozen_trials() if t.state == optuna.trial.TrialState.PRUNED]
-    marks = [text for trace in curves["data"] for text in trace.get("text", []) if "below its rung" in text]
+    marks = [
+        text
+        for trace in curves["data"]
+        for text in trace.get("text", [])
+        if "below its rung" in text
+    ]
     assert stopped
     assert [int(text.split()[1].rstrip(":")) for text in marks] == stopped
 
 
-def test_failures_stand_with_their_reasons_and_pictures_first_and_last(told: tuple[Path, Study, str]) -> None:
+def test_failures_stand_with_their_reasons_and_pictures_first_and_last(
+    told: tuple[Path, Study, str],
+) -> None:
     _, study, html = told
     failed = [t for t in study.frozen_trials() if t.state == optuna.trial.TrialState.FAIL]
     assert failed
-    which = ", ".join(f"trial {t.number}" for t in failed[:12]) + (", ..." if len(failed) > 12 else "")
+    which = ", ".join(f"trial {t.number}" for t in failed[:12]) + (
+        ", ..." if len(failed) > 12 else ""
+    )
     row = [str(len(failed)), failed[0].user_attrs["reason"], which]
     assert table(["runs", "reason", "which"], [row], numeric=(0,), long=(1, 2)) in html
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", html)
@@ -119,7 +145,9 @@ def test_failures_stand_with_their_reasons_and_pictures_first_and_last(told: tup
     assert without_plotly(html).count("data:image/webp;base64,") == 3
 
 
-def test_command_writes_the_page_and_names_the_replay(told: tuple[Path, Study, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_writes_the_page_and_names_the_replay(
+    told: tuple[Path, Study, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, study, html = told
     done = CliRunner().invoke(app, ["html", "toy", "--storage", str(root)])
     assert done.output.strip() == str(root / "toy/report.html")
@@ -129,7 +157,10 @@ def test_command_writes_the_page_and_names_the_replay(told: tuple[Path, Study, s
     assert f"{command} --storage {root}" in html
     monkeypatch.chdir(root.parent)
     assert replay_command("toy", root.parent / "runs/toy", number) == command
-    assert replay_command("toy", root.parent / "my runs/toy", number) == f"{command} --storage '{root.parent}/my runs'"
+    assert (
+        replay_command("toy", root.parent / "my runs/toy", number)
+        == f"{command} --storage '{root.parent}/my runs'"
+    )
 
 
 @pytest.mark.parametrize("trials", [0, 1])
@@ -143,7 +174,8 @@ def test_a_study_that_has_hardly_begun(tmp_path: Path, trials: int) -> None:
 
 
 def test_importance_goes_to_what_matters_where_it_is_asked_for() -> None:
-    """The value is one parameter's alone, which only half of the trials have; early values are another's."""
+    """The value is one parameter's alone, which only half of the trials have; early values are
+    another's."""
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
 
     def objective(trial: optuna.Trial) -> float:
@@ -163,27 +195,57 @@ def test_importance_goes_to_what_matters_where_it_is_asked_for() -> None:
 
 
 def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -> None:
-    """Two attempts with an hour of interruption between them, two workers with a GPU each, features looked up."""
+    """Two attempts with an hour of interruption between them, two workers with a GPU each, features
+    looked up."""
     open_study(tmp_path, 1, base={"train.threads": 2, "train.epochs": 4}).close()
     config = {"train.threads": 2}
-    looked_up = {"features/cached": 1.0, "time/saved_s": 30.0, "time/epoch_s": 10.0, "time/features_s": 5.0}
+    looked_up = {
+        "features/cached": 1.0,
+        "time/saved_s": 30.0,
+        "time/epoch_s": 10.0,
+        "time/features_s": 5.0,
+    }
     told: list[dict[str, Any]] = [
         {"event": "start", "t": 1_000, "trial": 0, "config": config},
-        {"event": "report", "t": 61_000, "trial": 0, "epoch": 1, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
+        {
+            "event": "report",
+            "t": 61_000,
+            "trial": 0,
+            "epoch": 1,
+            "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up,
+        },
         {"event": "start", "t": 3_661_000, "trial": 0, "config": config},
-        {"event": "report", "t": 3_721_000, "trial": 0, "epoch": 2, "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up},
-        {"event": "end", "t": 3_751_000, "trial": 0, "state": "COMPLETE", "value": 0.5, "reason": None, "metrics": {}},
+        {
+            "event": "report",
+            "t": 3_721_000,
+            "trial": 0,
+            "epoch": 2,
+            "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up,
+        },
+        {
+            "event": "end",
+            "t": 3_751_000,
+            "trial": 0,
+            "state": "COMPLETE",
+            "value": 0.5,
+            "reason": None,
+            "metrics": {},
+        },
     ]
     (tmp_path / "toy/events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in told))
     record = read_record(tmp_path / "toy")
     assert record.trials[0].occupied_ms == 150_000
     bill = budget(record)
     for name, value in (
-        ("CPU time, cores that were kept", "10 min 00 s"), ("GPU time", "5 min 00 s"), ("epochs saved by pruning and failures", "2 (50%)"),
-        ("epochs saved by kept features",
-         "1.5 of 2 that looked them up: 1 min 00 s of the frozen backbone&#x27;s, for 10.0 s spent on them"),
+        ("CPU time, cores that were kept", "10 min 00 s"),
+        ("GPU time", "5 min 00 s"),
+        ("epochs saved by pruning and failures", "2 (50%)"),
+        (
+            "epochs saved by kept features",
+            "1.5 of 2 that looked them up: 1 min 00 s of the frozen backbone&#x27;s, for 10.0 s spent on them",
+        ),
         ("from the first start to the last end", "1 h 02 min, interruptions included"),
-    ):  # fmt: skip
+    ):
         assert f'<td>{name}</td><td class="long">{value}</td>' in bill
 
 
@@ -197,14 +259,16 @@ def test_a_picture_that_is_being_drawn_is_left_out(tmp_path: Path) -> None:
     (plots / "confusion_half.png").write_bytes(content[: len(content) // 2])
     (plots / "confusion_empty.png").write_bytes(b"")
     assert study.best_number() == 0
-    assert re.findall(r"<figcaption>(.*?)</figcaption>", write_report(tmp_path / "toy").read_text()) == ["confusion, whole"]
+    assert re.findall(
+        r"<figcaption>(.*?)</figcaption>", write_report(tmp_path / "toy").read_text()
+    ) == ["confusion, whole"]
 
 
 def test_no_text_can_break_the_page() -> None:
     evil = "</script><b>&"
-    assert "<b>" not in table(["x"], [[evil]]) + plot({"data": [{"type": "scatter", "name": evil}], "layout": {}}, evil, height=9).replace(
-        "<\\/script><b>", ""
-    )
+    assert "<b>" not in table(["x"], [[evil]]) + plot(
+        {"data": [{"type": "scatter", "name": evil}], "layout": {}}, evil, height=9
+    ).replace("<\\/script><b>", "")
     with pytest.raises(ValueError, match="JSON"):
         plot({"data": [{"x": [float("nan")]}], "layout": {}}, "", height=9)
 
@@ -212,7 +276,8 @@ def test_no_text_can_break_the_page() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1400, 390])
 def test_page_in_a_browser(told: tuple[Path, Study, str], browser: Any, width: int) -> None:
-    """Every figure is drawn when it comes into view, nothing is wider than the screen, and the console is silent."""
+    """Every figure is drawn when it comes into view, nothing is wider than the screen, and the
+    console is silent."""
     root, _, html = told
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
@@ -229,4 +294,6 @@ def test_page_in_a_browser(told: tuple[Path, Study, str], browser: Any, width: i
     hidden = "return [...document.querySelectorAll('.folds')].filter(t => t.scrollWidth > t.parentElement.clientWidth + 1).length"
     assert browser.execute_script(hidden) == 0  # nothing of the leaderboard is beyond the edge
     assert len(browser.find_elements("css selector", ".folds")) >= 4
-    assert [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    assert [
+        entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
+    ] == []

@@ -1,4 +1,5 @@
-"""Pictures of studies that were killed, or ended, while they were drawn: the next start draws and records what is missing, and no more."""
+"""Pictures of studies that were killed, or ended, while they were drawn: the next start draws and
+records what is missing, and no more."""
 
 import time
 from pathlib import Path
@@ -7,7 +8,9 @@ from tests.tune.study.test_study import events, finish, open_study
 from tune.reports.plot_worker import Pictures
 from tune.study.study import Study
 
-NAMES = [f"{kind}_embeddings-{part}-0001.png" for kind in ("pca", "tsne") for part in ("train", "val")]
+NAMES = [
+    f"{kind}_embeddings-{part}-0001.png" for kind in ("pca", "tsne") for part in ("train", "val")
+]
 
 
 def opened(root: Path, trials: int = 1) -> Study:
@@ -28,7 +31,9 @@ def draw_all(*roots: Path) -> None:
         study.close()
 
 
-def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studies(tmp_path: Path) -> None:
+def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studies(
+    tmp_path: Path,
+) -> None:
     for root in (tmp_path / "one", tmp_path / "two"):
         finish(root, 1, base={"train.epochs": 1})
         plots = root / "toy/trials/0000/plots"
@@ -37,7 +42,10 @@ def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studi
     draw_all(tmp_path / "one", tmp_path / "two")
     for root in (tmp_path / "one", tmp_path / "two"):
         assert on_record(root) == [f"trials/0000/plots/{name}" for name in NAMES]
-        assert all((root / "toy/trials/0000/plots" / name).read_bytes().startswith(b"\x89PNG") for name in NAMES)
+        assert all(
+            (root / "toy/trials/0000/plots" / name).read_bytes().startswith(b"\x89PNG")
+            for name in NAMES
+        )
     draw_all(tmp_path / "one")
     assert len(on_record(tmp_path / "one")) == len(NAMES)
 
@@ -47,7 +55,8 @@ def test_a_study_that_does_not_wait_leaves_its_pictures_to_the_next_start(tmp_pa
     study, pictures = opened(tmp_path), Pictures()
     pictures.watch(study)
     began = time.monotonic()
-    assert pictures.close(60, enough=lambda: time.monotonic() > began + 0.2) == 1  # in the middle of drawing
+    # in the middle of drawing
+    assert pictures.close(60, enough=lambda: time.monotonic() > began + 0.2) == 1
     assert time.monotonic() - began < 10
     assert on_record(tmp_path) == []
     study.close()

@@ -21,20 +21,46 @@ from tune.study.events import EventLog
 from tune.study.manifest import Manifest
 
 NOISE = np.array([-0.01, 0.0, 0.01])
-MEANS = {"A": [0.50, 0.52, 0.57], "B": [0.80, 0.71, 0.90], "C": [0.60, 0.64, 0.65], "D": [0.70, 0.72, 0.69], "E": [0.3, 0.31, 0.35]}
+MEANS = {
+    "A": [0.50, 0.52, 0.57],
+    "B": [0.80, 0.71, 0.90],
+    "C": [0.60, 0.64, 0.65],
+    "D": [0.70, 0.72, 0.69],
+    "E": [0.3, 0.31, 0.35],
+}
 
 
-def search(storage: Path, seed: int, means: dict[str, float], pins: dict[str, Any] | None = None, trials: int = 2) -> Path:
-    """The group's folder of studies whose trial 0 is the default and whose trial 1 is the one chosen."""
+def search(
+    storage: Path,
+    seed: int,
+    means: dict[str, float],
+    pins: dict[str, Any] | None = None,
+    trials: int = 2,
+) -> Path:
+    """The group's folder of studies whose trial 0 is the default and whose trial 1 is the one
+    chosen."""
     for letter, mean in means.items():
         folder = storage / f"classify-{letter}"
-        base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | {"seed": seed, "data.seed": seed}
-        base |= {"init.file": f"{storage}/{letter}", "init.sha256": str(seed), "init.origin": f"ssl/{seed}"}
+        base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | {
+            "seed": seed,
+            "data.seed": seed,
+        }
+        base |= {
+            "init.file": f"{storage}/{letter}",
+            "init.sha256": str(seed),
+            "init.origin": f"ssl/{seed}",
+        }
         manifest = Manifest(
-            name=folder.name, experiment="classify", preset="tiny", objective="val/top1", seed=seed, base=base | (pins or {}),
-            pins=pins or {}, space={"optim.lr": ["a range"]},
+            name=folder.name,
+            experiment="classify",
+            preset="tiny",
+            objective="val/top1",
+            seed=seed,
+            base=base | (pins or {}),
+            pins=pins or {},
+            space={"optim.lr": ["a range"]},
             data={"name": "glyphs", "fingerprint": f"of {seed}", "path": "glyphs", "images": 9},
-        )  # fmt: skip
+        )
         folder.mkdir(parents=True)
         manifest.reconcile_with(folder / "study.json")
         log = EventLog(folder / "events.jsonl")
@@ -43,14 +69,33 @@ def search(storage: Path, seed: int, means: dict[str, float], pins: dict[str, An
             tests = mean - 0.2 * (trial == 0) + NOISE
             for repeat, test in [(None, 0.0), *enumerate(tests)]:
                 said = {} if repeat is None else {"repeat": repeat}
-                log.append("start", trial=trial, config=base | {"optim.lr": trial}, attempt=1, resumed_epoch=None, **said)
+                log.append(
+                    "start",
+                    trial=trial,
+                    config=base | {"optim.lr": trial},
+                    attempt=1,
+                    resumed_epoch=None,
+                    **said,
+                )
                 metrics = {"best/val/top1": value, "test/top1": float(test)}
-                log.append("end", trial=trial, state="COMPLETE", value=value, reason=None, metrics=metrics, error=None, **said)
+                log.append(
+                    "end",
+                    trial=trial,
+                    state="COMPLETE",
+                    value=value,
+                    reason=None,
+                    metrics=metrics,
+                    error=None,
+                    **said,
+                )
     return storage / "classify"
 
 
 def searches(tmp_path: Path) -> list[Path]:
-    return [search(tmp_path / str(seed), seed, {k: v[seed] for k, v in MEANS.items()}) for seed in range(3)]
+    return [
+        search(tmp_path / str(seed), seed, {k: v[seed] for k, v in MEANS.items()})
+        for seed in range(3)
+    ]
 
 
 def test_differences_are_the_paired_t_test_over_searches(tmp_path: Path) -> None:
@@ -61,9 +106,13 @@ def test_differences_are_the_paired_t_test_over_searches(tmp_path: Path) -> None
         references[difference.name] = reference = stats.ttest_rel(MEANS[first], MEANS[second])
         interval = reference.confidence_interval()
         gain = difference.gain
-        assert [gain.low, gain.high, gain.p] == pytest.approx([interval.low, interval.high, reference.pvalue])
+        assert [gain.low, gain.high, gain.p] == pytest.approx(
+            [interval.low, interval.high, reference.pvalue]
+        )
     assert list(references) == ["C-A", "C-B", "E-D", "B-A"]
-    assert [d.p_holm for d in found.differences] == pytest.approx(holm([r.pvalue for r in references.values()]))
+    assert [d.p_holm for d in found.differences] == pytest.approx(
+        holm([r.pvalue for r in references.values()])
+    )
     for row, means in zip(found.rows, MEANS.values(), strict=True):
         assert row.accuracies == pytest.approx(means)
         assert row.defaults == pytest.approx([mean - 0.2 for mean in means])
@@ -83,28 +132,58 @@ def test_shown_with_a_column_a_search(tmp_path: Path) -> None:
     assert "not decided" in said
 
 
-def test_the_command_over_storages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_over_storages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, *others = (str(folder.parent) for folder in searches(tmp_path))
-    monkeypatch.setattr(sys, "argv", ["report.py", "table", "--storage", first, *(word for other in others for word in ("--with", other))])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "report.py",
+            "table",
+            "--storage",
+            first,
+            *(word for other in others for word in ("--with", other)),
+        ],
+    )
     with pytest.raises(SystemExit) as left:
         report.main()
     assert left.value.code == 0
     assert "0.500   0.520   0.570   0.530" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("seed", "changes", "message"), [
-    (0, {}, "the same seed, 0"),
-    (1, {"pins": {"train.epochs": 3}}, r"setting A differs in --set train.epochs, train.epochs"),
-    (1, {"trials": 3}, "setting A differs in the number of trials"),
-])  # fmt: skip
-def test_searches_that_are_not_the_same_study(tmp_path: Path, seed: int, changes: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(
+    ("seed", "changes", "message"),
+    [
+        (0, {}, "the same seed, 0"),
+        (
+            1,
+            {"pins": {"train.epochs": 3}},
+            r"setting A differs in --set train.epochs, train.epochs",
+        ),
+        (1, {"trials": 3}, "setting A differs in the number of trials"),
+    ],
+)
+def test_searches_that_are_not_the_same_study(
+    tmp_path: Path, seed: int, changes: dict[str, Any], message: str
+) -> None:
     means = {letter: values[0] for letter, values in MEANS.items()}
-    folders = [search(tmp_path / "one", 0, means), search(tmp_path / "other", seed, means, **changes)]
+    folders = [
+        search(tmp_path / "one", 0, means),
+        search(tmp_path / "other", seed, means, **changes),
+    ]
     with pytest.raises(UserError, match=message):
         pooled(folders)
 
 
 def test_a_search_that_is_not_finished(tmp_path: Path) -> None:
-    folders = [search(tmp_path / "one", 0, {k: v[0] for k, v in MEANS.items()}), search(tmp_path / "other", 1, {"A": 0.5})]
-    with pytest.raises(UserError, match=r"other/classify: without repeats so far: B, C, D, E; `python tune/run.py classify` with that"):
+    folders = [
+        search(tmp_path / "one", 0, {k: v[0] for k, v in MEANS.items()}),
+        search(tmp_path / "other", 1, {"A": 0.5}),
+    ]
+    with pytest.raises(
+        UserError,
+        match=r"other/classify: without repeats so far: B, C, D, E; `python tune/run.py classify` with that",
+    ):
         pooled(folders)

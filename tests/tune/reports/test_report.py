@@ -1,4 +1,5 @@
-"""`python tune/report.py` on studies as they may be found: half written, damaged, foreign, beside each other, or not there at all."""
+"""`python tune/report.py` on studies as they may be found: half written, damaged, foreign, beside
+each other, or not there at all."""
 
 import json
 import sys
@@ -22,7 +23,9 @@ Look = Callable[..., Said]
 
 
 @pytest.fixture
-def look(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Look:
+def look(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Look:
     """The command line in this process, on the studies in `tmp_path`."""
 
     def look(*words: str) -> Said:
@@ -50,14 +53,21 @@ def test_a_damaged_study_hides_no_other(look: Look, tmp_path: Path) -> None:
     names = damaged(tmp_path)
     said = look("show")
     assert (said.code, said.out.partition(":")[0]) == (2, "toy")
-    assert sorted(line.partition("/study.json")[0].rpartition("/")[2] for line in said.err.splitlines()) == names
+    assert (
+        sorted(
+            line.partition("/study.json")[0].rpartition("/")[2] for line in said.err.splitlines()
+        )
+        == names
+    )
     for name in names:
         said = look("show", name)
         assert said.code == 2
         assert f"{name}/study.json" in said.line
 
 
-def test_a_study_that_cannot_be_sent_keeps_no_other_from_mlflow(look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_cannot_be_sent_keeps_no_other_from_mlflow(
+    look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("first", "second", "third"):
         finish(tmp_path / name, 1)
         (tmp_path / name / "toy").rename(tmp_path / f"study-{name}")
@@ -70,17 +80,26 @@ def test_a_study_that_cannot_be_sent_keeps_no_other_from_mlflow(look: Look, tmp_
     monkeypatch.setattr(Tracker, "sync", sync)
     said = look("sync")
     assert sorted(said.out.splitlines()) == ["study-first: sent", "study-third: sent"]
-    assert (said.code, said.line) == (2, "study 'study-second' is being sent to MLflow by its own run")
+    assert (said.code, said.line) == (
+        2,
+        "study 'study-second' is being sent to MLflow by its own run",
+    )
 
 
-def test_a_damaged_log_hides_no_other_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_log_hides_no_other_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("damaged", "sound"):
         (tmp_path / name).mkdir()
     (tmp_path / "damaged/events.jsonl").write_text("no JSON\n")
     (tmp_path / "sound/events.jsonl").touch()
     known = {"experiment_id": "1", "study_id": "2"}
-    monkeypatch.setattr("tune.ui.saved_state", lambda folder, uri: known if folder.name == "sound" else {})
-    assert [name for name, _ in study_links(tmp_path, "sqlite:///none", "http://127.0.0.1:5000")] == ["sound"]
+    monkeypatch.setattr(
+        "tune.ui.saved_state", lambda folder, uri: known if folder.name == "sound" else {}
+    )
+    assert [
+        name for name, _ in study_links(tmp_path, "sqlite:///none", "http://127.0.0.1:5000")
+    ] == ["sound"]
     assert "damaged/events.jsonl is damaged after byte 0" in capsys.readouterr().err
 
 
@@ -88,7 +107,10 @@ def test_a_damaged_log_hides_no_other_link(tmp_path: Path, monkeypatch: pytest.M
 def test_no_study_at_all(look: Look, tmp_path: Path, command: str) -> None:
     said = look(command)
     assert (said.code, said.out) == (2, "")
-    assert said.line == f"no study in {tmp_path}: run `python tune/run.py ssl`, or name the folder with --storage"
+    assert (
+        said.line
+        == f"no study in {tmp_path}: run `python tune/run.py ssl`, or name the folder with --storage"
+    )
 
 
 @pytest.mark.parametrize("missing", ["events.jsonl", "study.journal"])
@@ -109,13 +131,16 @@ def test_a_place_that_cannot_be_written(look: Look, tmp_path: Path) -> None:
     assert "report.html" in said.line
 
 
-@pytest.mark.parametrize(("wanted", "message"), [
-    ("nothing", "export 'nothing': it must be STUDY or STUDY/TRIAL of "),
-    ("torchvision", "export 'torchvision': it must be STUDY or STUDY/TRIAL of "),
-    ("runs:/1/backbone", "export 'runs:/1/backbone': it must be STUDY or STUDY/TRIAL of "),
-    ("toy", "unknown experiment 'toy'; valid: classify, fewshot, pretrain, segment, ssl"),
-    ("toy/9", "trial 9 of study 'toy' has no backbone; completed trials: 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ("nothing", "export 'nothing': it must be STUDY or STUDY/TRIAL of "),
+        ("torchvision", "export 'torchvision': it must be STUDY or STUDY/TRIAL of "),
+        ("runs:/1/backbone", "export 'runs:/1/backbone': it must be STUDY or STUDY/TRIAL of "),
+        ("toy", "unknown experiment 'toy'; valid: classify, fewshot, pretrain, segment, ssl"),
+        ("toy/9", "trial 9 of study 'toy' has no backbone; completed trials: 0"),
+    ],
+)
 def test_what_cannot_be_exported(look: Look, tmp_path: Path, wanted: str, message: str) -> None:
     finish(tmp_path, 1)
     said = look("export", wanted)
@@ -124,7 +149,9 @@ def test_what_cannot_be_exported(look: Look, tmp_path: Path, wanted: str, messag
     assert "--backbone" not in said.line
 
 
-def test_names_are_shown_as_they_are(look: Look, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_shown_as_they_are(
+    look: Look, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A folder may be called what rich takes for markup, or for an emoji."""
     finish(tmp_path, 1)
     name = "photos[v2][/] :smile:"

@@ -10,7 +10,11 @@ from tune.reports.statistics import difference, holm, mean_of
 @pytest.fixture
 def scores() -> np.ndarray:
     rng = np.random.default_rng(0)
-    return rng.normal(0.5, 0.02, (4, 3)) + rng.normal(0, 0.05, 3) + np.array([0.0, 0.02, 0.05, 0.01])[:, None]
+    return (
+        rng.normal(0.5, 0.02, (4, 3))
+        + rng.normal(0, 0.05, 3)
+        + np.array([0.0, 0.02, 0.05, 0.01])[:, None]
+    )
 
 
 def test_two_rows_are_the_paired_t_test(scores):
@@ -24,11 +28,14 @@ def test_two_rows_are_the_paired_t_test(scores):
 
 def test_one_row_is_the_t_interval(scores):
     found = mean_of(scores[:1], 0)
-    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, scores[0].mean(), stats.sem(scores[0])))
+    assert (found.low, found.high) == pytest.approx(
+        stats.t.interval(0.95, 2, scores[0].mean(), stats.sem(scores[0]))
+    )
 
 
 def test_more_rows_are_the_two_way_model(scores):
-    """The contrast of a least-squares fit with a column for every configuration and every seed but one."""
+    """The contrast of a least-squares fit with a column for every configuration and every seed but
+    one."""
     rows, seeds = scores.shape
     design = np.zeros((rows * seeds, rows + seeds - 1))
     for i in range(rows):
@@ -49,7 +56,8 @@ def test_more_rows_are_the_two_way_model(scores):
 
 @pytest.mark.parametrize("rows", [2, 6])
 def test_intervals_hold_what_they_promise(rows):
-    """Of 4,000 simulated comparisons 95 % contain the truth: within four standard errors of that."""
+    """Of 4,000 simulated comparisons 95 % contain the truth: within four standard errors of
+    that."""
     rng, runs, truth = np.random.default_rng(rows), 4000, 0.03
     hits = 0
     for _ in range(runs):
@@ -62,7 +70,12 @@ def test_intervals_hold_what_they_promise(rows):
 
 def test_more_rows_are_narrower_on_average():
     rng = np.random.default_rng(0)
-    widths = {rows: np.mean([(d := difference(rng.normal(size=(rows, 3)), 1, 0)).high - d.low for _ in range(500)]) for rows in (2, 6)}
+    widths = {
+        rows: np.mean(
+            [(d := difference(rng.normal(size=(rows, 3)), 1, 0)).high - d.low for _ in range(500)]
+        )
+        for rows in (2, 6)
+    }
     assert widths[6] < 0.75 * widths[2]
 
 

@@ -1,4 +1,5 @@
-"""`python -m tune.ui`: the printed link, opened in a real browser, shows the trials of its study and nothing else."""
+"""`python -m tune.ui`: the printed link, opened in a real browser, shows the trials of its study
+and nothing else."""
 
 import os
 import random
@@ -37,17 +38,41 @@ def study(storage, name, trials, seed):
     rng, log = random.Random(seed), EventLog(storage / name / "events.jsonl")
     base = {"optim.name": "sgd", "optim.lr": 0.1, "data.batch_size": 64}
     data = {"name": "glyphs", "fingerprint": "f00d", "path": "embedded", "images": 1530}
-    fields = {"experiment": "ssl", "objective": OBJECTIVE, "direction": "maximize", "config": base, "searched": SEARCHED}
+    fields = {
+        "experiment": "ssl",
+        "objective": OBJECTIVE,
+        "direction": "maximize",
+        "config": base,
+        "searched": SEARCHED,
+    }
     log.append("study", name=name, data=data, tags={}, **fields)
     for trial in range(trials):
-        config = {"optim.name": rng.choice(["sgd", "adamw"]), "optim.lr": 10 ** rng.uniform(-4, 0), "data.batch_size": 64}
+        config = {
+            "optim.name": rng.choice(["sgd", "adamw"]),
+            "optim.lr": 10 ** rng.uniform(-4, 0),
+            "data.batch_size": 64,
+        }
         log.append("start", trial=trial, config=config, attempt=1, resumed_epoch=None)
         for epoch in range(1, 6):
-            log.append("report", trial=trial, epoch=epoch, metrics={OBJECTIVE: rng.random(), "train/loss": 1 / epoch})
+            log.append(
+                "report",
+                trial=trial,
+                epoch=epoch,
+                metrics={OBJECTIVE: rng.random(), "train/loss": 1 / epoch},
+            )
         state = "PRUNED" if trial % 3 == 1 else "COMPLETE"
         log.append("end", trial=trial, state=state, value=None, reason=None, metrics={}, error=None)
     log.append("start", trial=0, repeat=1, config=base, attempt=1, resumed_epoch=None)
-    log.append("end", trial=0, repeat=1, state="COMPLETE", value=None, reason=None, metrics={"test/knn_top1": 0.5}, error=None)
+    log.append(
+        "end",
+        trial=0,
+        repeat=1,
+        state="COMPLETE",
+        value=None,
+        reason=None,
+        metrics={"test/knn_top1": 0.5},
+        error=None,
+    )
     log.append("finish", state="FINISHED")
     return log
 
@@ -79,10 +104,18 @@ def test_taken_port_is_one_line_with_the_remedy(tmp_path, capsys):
 
 
 def test_storage_without_a_study_names_the_remedy(tmp_path):
-    result = subprocess.run([sys.executable, "-m", "tune.ui", "--storage", str(tmp_path)], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-m", "tune.ui", "--storage", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr == f"no study in {tmp_path}: run `python tune/run.py ssl`, or name the folder with --storage\n"
+    assert (
+        result.stderr
+        == f"no study in {tmp_path}: run `python tune/run.py ssl`, or name the folder with --storage\n"
+    )
 
 
 def test_view_of_a_large_space_fits_into_a_tag():
@@ -90,13 +123,16 @@ def test_view_of_a_large_space_fits_into_a_tag():
     from mlflow.utils.validation import _validate_experiment_tag
 
     names = [f"augmentation.block_{i}.strength_lr" for i in range(80)]
-    view = shared_view({"name": "s", "objective": OBJECTIVE, "direction": "maximize", "searched": names}, "0" * 12)
+    view = shared_view(
+        {"name": "s", "objective": OBJECTIVE, "direction": "maximize", "searched": names}, "0" * 12
+    )
     _validate_experiment_tag("mlflow.sharedViewState." + "0" * 12, view)
     assert len(view) < 20_000
 
 
 def server_processes(port):
-    """Processes with this port on their command line: the server that the test started and its workers."""
+    """Processes with this port on their command line: the server that the test started and its
+    workers."""
     lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -113,7 +149,15 @@ def server_processes(port):
 def test_command_prints_a_link_per_study_and_ends_its_server(tmp_path, free_port, number):
     first, second = study(tmp_path, "old", 2, 0), study(tmp_path, "new", 2, 1)
     os.utime(first.path, (1, 1))
-    command = [sys.executable, "-m", "tune.ui", "--storage", str(tmp_path), "--port", str(free_port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tune.ui",
+        "--storage",
+        str(tmp_path),
+        "--port",
+        str(free_port),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         lines = [process.stdout.readline() for _ in range(3)]
@@ -132,7 +176,15 @@ def test_command_prints_a_link_per_study_and_ends_its_server(tmp_path, free_port
 @pytest.mark.slow
 def test_command_ends_with_its_server(tmp_path, free_port):
     study(tmp_path, "one", 2, 0)
-    command = [sys.executable, "-m", "tune.ui", "--storage", str(tmp_path), "--port", str(free_port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tune.ui",
+        "--storage",
+        str(tmp_path),
+        "--port",
+        str(free_port),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(2):
@@ -158,17 +210,29 @@ def wait_for(condition, what, seconds=90):
 @pytest.mark.slow
 def test_link_opens_on_the_trials(tmp_path, free_port, browser):
     log, _ = study(tmp_path, "ssl-1", 12, 0), study(tmp_path, "ssl-2", 5, 1)
-    command = [sys.executable, "-m", "tune.ui", "--storage", str(tmp_path), "--port", str(free_port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tune.ui",
+        "--storage",
+        str(tmp_path),
+        "--port",
+        str(free_port),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        links = dict(line.split() for line in [process.stdout.readline(), process.stdout.readline()])
+        links = dict(
+            line.split() for line in [process.stdout.readline(), process.stdout.readline()]
+        )
 
         def body():
             return browser.find_element("tag name", "body").text
 
         browser.get(links["ssl-1"])
         wait_for(lambda: "12 matching runs" in body(), "the trials of the study")
-        wait_for(lambda: len(browser.find_elements("css selector", ".js-plotly-plot")) >= 3, "the charts")
+        wait_for(
+            lambda: len(browser.find_elements("css selector", ".js-plotly-plot")) >= 3, "the charts"
+        )
         wait_for(lambda: f"trial-003 ({OBJECTIVE})" in body(), "the learning curves")
         text = body()
         assert "Study ssl-1" in text
@@ -189,8 +253,12 @@ def test_link_opens_on_the_trials(tmp_path, free_port, browser):
         browser.get(links["ssl-2"])
         wait_for(lambda: "5 matching runs" in body(), "the other study")
         harmless = ("users/current", "ResizeObserver")  # MLflow's own, on every page
-        errors = [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
-        assert [message for message in errors if not any(word in message for word in harmless)] == []
+        errors = [
+            entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"
+        ]
+        assert [
+            message for message in errors if not any(word in message for word in harmless)
+        ] == []
     finally:
         process.send_signal(signal.SIGTERM)  # it ends its server
         process.wait(60)
@@ -209,4 +277,8 @@ def test_links_send_what_mlflow_lacks(tmp_path):
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("ssl")
     (key,) = [tag for tag in experiment.tags if tag.startswith("mlflow.sharedViewState.")]
-    assert link == deep_link("http://127.0.0.1:5000", experiment.experiment_id, key.removeprefix("mlflow.sharedViewState."))
+    assert link == deep_link(
+        "http://127.0.0.1:5000",
+        experiment.experiment_id,
+        key.removeprefix("mlflow.sharedViewState."),
+    )

@@ -21,7 +21,9 @@ from tune.study.events import EventLog
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -35,7 +37,14 @@ def fields_of(event):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(["metrics", "config", "reason", "trial"]), VALUES, max_size=4), max_size=4))
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["metrics", "config", "reason", "trial"]), VALUES, max_size=4
+        ),
+        max_size=4,
+    )
+)
 def test_round_trip_is_exact_and_strict_json(tmp_path_factory, records):
     path = tmp_path_factory.mktemp("log") / "events.jsonl"
     log = EventLog(path)
@@ -55,7 +64,14 @@ def test_round_trip_is_exact_and_strict_json(tmp_path_factory, records):
 
 def test_numpy_numbers_and_paths(tmp_path):
     log = EventLog(tmp_path / "e.jsonl")
-    log.append("report", a=np.float32(0.5), b=np.int64(3), c=np.float32("nan"), d=np.float64("-inf"), path=Path("x/y"))
+    log.append(
+        "report",
+        a=np.float32(0.5),
+        b=np.int64(3),
+        c=np.float32("nan"),
+        d=np.float64("-inf"),
+        path=Path("x/y"),
+    )
     (event,), _ = EventLog.read(log.path)
     assert event["a"] == 0.5
     assert event["b"] == 3
@@ -76,7 +92,8 @@ def test_torn_last_line_is_repaired(tmp_path, cut):
     log.close()
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
-    assert [event["epoch"] for event in EventLog.read(path)[0]] == [0, 1]  # a reader leaves the torn line alone
+    # a reader leaves the torn line alone
+    assert [event["epoch"] for event in EventLog.read(path)[0]] == [0, 1]
     EventLog(path).append("report", trial=0, epoch=9)
     assert [event["epoch"] for event in EventLog.read(path)[0]] == [0, 1, 9]
 
@@ -165,15 +182,20 @@ def test_a_damaged_line_is_told_by_its_place(tmp_path):
 
 def test_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*: (File exists|Not a directory); ") as error:
+    with pytest.raises(
+        UserError, match=r"cannot write .*: (File exists|Not a directory); "
+    ) as error:
         EventLog(tmp_path / "file" / "e.jsonl")
     assert "\n" not in str(error.value)
 
 
 def test_event_is_on_disk_when_append_returns(tmp_path):
     """A process that is killed right after `append` has lost nothing."""
-    code = "import os, signal, sys; from pathlib import Path; from tune.study.events import EventLog\n" + (
-        "log = EventLog(Path(sys.argv[1])); log.append('start', trial=1); os.kill(os.getpid(), signal.SIGKILL)"
+    code = (
+        "import os, signal, sys; from pathlib import Path; from tune.study.events import EventLog\n"
+        + (
+            "log = EventLog(Path(sys.argv[1])); log.append('start', trial=1); os.kill(os.getpid(), signal.SIGKILL)"
+        )
     )
     path = tmp_path / "e.jsonl"
     assert subprocess.run([sys.executable, "-c", code, str(path)], check=False).returncode == -9
@@ -210,4 +232,9 @@ def test_threads_and_copies_write_whole_lines(tmp_path):
 
 def test_events_imports_neither_ray_nor_mlflow():
     code = "import sys, tune.study.events; print(sorted({'ray', 'mlflow', 'torch', 'optuna'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

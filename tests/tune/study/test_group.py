@@ -19,7 +19,9 @@ def open_files() -> int:
 def test_a_study_does_not_begin_in_a_group(tmp_path: Path) -> None:
     Group.open(tmp_path / "toy", "toy", "val/top1", [])
     before = (tmp_path / "toy/events.jsonl").read_bytes()
-    with pytest.raises(UserError, match=r"'toy' is a comparison of settings in .*; choose another --study name"):
+    with pytest.raises(
+        UserError, match=r"'toy' is a comparison of settings in .*; choose another --study name"
+    ):
         open_study(tmp_path, 1)
     assert not (tmp_path / "toy/study.json").exists()
     assert (tmp_path / "toy/events.jsonl").read_bytes() == before
@@ -34,7 +36,8 @@ def test_a_group_does_not_begin_in_a_study(tmp_path: Path, without: str) -> None
 
 
 def test_a_table_beside_a_study_of_its_name_leaves_that_alone(tmp_path: Path) -> None:
-    """Settings A and C under names of their own, which begin as that of a study does that has nothing to do with them."""
+    """Settings A and C under names of their own, which begin as that of a study does that has
+    nothing to do with them."""
     finish(tmp_path, 1)
     before = (tmp_path / "toy/events.jsonl").read_bytes()
     study(tmp_path / "toy-A", "A", {0: [0.50, 0.52, 0.48]})

@@ -22,8 +22,14 @@ def trials_of(storage: JournalStorage) -> list[optuna.trial.FrozenTrial]:
 
 
 def search(storage: JournalStorage) -> optuna.Study:
-    """What touches every kind of record: queue, parameters of each type, values, attributes, pruning, failure."""
-    study = optuna.create_study(storage=storage, study_name="s", sampler=optuna.samplers.TPESampler(seed=0), load_if_exists=True)
+    """What touches every kind of record: queue, parameters of each type, values, attributes,
+    pruning, failure."""
+    study = optuna.create_study(
+        storage=storage,
+        study_name="s",
+        sampler=optuna.samplers.TPESampler(seed=0),
+        load_if_exists=True,
+    )
     study.enqueue_trial({"x": 0.5})
     for _ in range(6):
         trial = study.ask()
@@ -31,14 +37,25 @@ def search(storage: JournalStorage) -> optuna.Study:
         y = trial.suggest_categorical("y", ["a", "b", None]), trial.suggest_int("n", 1, 9, log=True)
         trial.report(float("nan") if trial.number == 3 else x, 1)
         trial.set_user_attr("why", {"tuple": y, 1: "int key"})
-        state = {2: optuna.trial.TrialState.PRUNED, 3: optuna.trial.TrialState.FAIL}.get(trial.number)
+        state = {2: optuna.trial.TrialState.PRUNED, 3: optuna.trial.TrialState.FAIL}.get(
+            trial.number
+        )
         study.tell(trial, None if state else x, state)
     return study
 
 
 def without_times(trial: optuna.trial.FrozenTrial) -> tuple[object, ...]:
     values = tuple((step, repr(value)) for step, value in trial.intermediate_values.items())
-    return trial.number, trial.state, trial.params, trial.distributions, trial.values, values, trial.user_attrs, trial.system_attrs
+    return (
+        trial.number,
+        trial.state,
+        trial.params,
+        trial.distributions,
+        trial.values,
+        values,
+        trial.user_attrs,
+        trial.system_attrs,
+    )
 
 
 def test_the_same_search_as_on_optunas_backend_and_the_same_file(tmp_path: Path) -> None:
@@ -46,12 +63,16 @@ def test_the_same_search_as_on_optunas_backend_and_the_same_file(tmp_path: Path)
     journal = Journal(tmp_path / "ours")
     with journal.together():
         ours = search(JournalStorage(journal))
-    assert [without_times(t) for t in ours.get_trials()] == [without_times(t) for t in peer.get_trials()]
+    assert [without_times(t) for t in ours.get_trials()] == [
+        without_times(t) for t in peer.get_trials()
+    ]
     for backend in (JournalFileBackend(str(tmp_path / "ours")), Journal(tmp_path / "ours")):
-        assert [repr(t) for t in trials_of(JournalStorage(backend))] == [repr(t) for t in ours.get_trials()]
-    assert [line.count(b'"op_code"') for line in (tmp_path / "ours").read_bytes().splitlines()] == [1] * len(
-        (tmp_path / "peer").read_bytes().splitlines()
-    )
+        assert [repr(t) for t in trials_of(JournalStorage(backend))] == [
+            repr(t) for t in ours.get_trials()
+        ]
+    assert [line.count(b'"op_code"') for line in (tmp_path / "ours").read_bytes().splitlines()] == [
+        1
+    ] * len((tmp_path / "peer").read_bytes().splitlines())
 
 
 def test_on_disk_when_the_block_ends_and_without_a_block_at_once(tmp_path: Path) -> None:
@@ -96,8 +117,11 @@ def test_memory_does_not_grow_with_the_journal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
 @pytest.mark.parametrize("die_at", [3, 4, 8, 9, 13])
-def test_killed_in_the_middle_of_a_write(tmp_path: Path, die_at: int, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the write a beginning has reached the disk, torn anywhere. The study then ends as if nothing had happened."""
+def test_killed_in_the_middle_of_a_write(
+    tmp_path: Path, die_at: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the write a beginning has reached the disk, torn anywhere. The study then ends as if
+    nothing had happened."""
     whole = finish(tmp_path / "whole", 3)
     original, count = AppendOnlyFile.append_lines, 0
 
@@ -122,7 +146,9 @@ def test_killed_in_the_middle_of_a_write(tmp_path: Path, die_at: int, share: flo
         study.close()
     killed = finish(tmp_path / "killed", 3)
     assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
-    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [(t.state, t.params, t.value) for t in whole.frozen_trials()]
+    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [
+        (t.state, t.params, t.value) for t in whole.frozen_trials()
+    ]
 
 
 def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
@@ -130,5 +156,7 @@ def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "toy/study.journal"
     path.write_bytes(b"\0" + path.read_bytes()[1:])
     for read in (lambda: finish(tmp_path, 2), lambda: read_trials(path, "toy")):
-        with pytest.raises(UserError, match=r"study.journal is damaged \(.*\): restore it from a copy"):
+        with pytest.raises(
+            UserError, match=r"study.journal is damaged \(.*\): restore it from a copy"
+        ):
             read()

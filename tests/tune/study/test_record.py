@@ -1,4 +1,5 @@
-"""What is read out of a study's log, of studies that run, that were gone on with, and that lost processes."""
+"""What is read out of a study's log, of studies that run, that were gone on with, and that lost
+processes."""
 
 import json
 from pathlib import Path
@@ -21,10 +22,20 @@ def log(root: Path, *told: dict[str, Any]) -> None:
 def test_a_process_that_was_lost_before_it_began_has_kept_nothing(tmp_path: Path) -> None:
     """The end of a trial that never started is no time since 1970."""
     open_study(tmp_path, 1).close()
-    log(tmp_path, {"event": "end", "t": 1_700_000_000_000, "trial": 0, "state": "FAIL", "value": None, "reason": "process lost"})
+    log(
+        tmp_path,
+        {
+            "event": "end",
+            "t": 1_700_000_000_000,
+            "trial": 0,
+            "state": "FAIL",
+            "value": None,
+            "reason": "process lost",
+        },
+    )
     record = read_record(tmp_path / "toy")
     assert (record.trials[0].occupied_ms, record.trials[0].cpu_seconds) == (0, 0.0)
-    assert "<td>CPU time, cores that were kept</td><td class=\"long\">0.0 s</td>" in budget(record)
+    assert '<td>CPU time, cores that were kept</td><td class="long">0.0 s</td>' in budget(record)
 
 
 def test_what_was_said_at_an_end_is_not_said_of_a_study_that_goes_on(tmp_path: Path) -> None:
@@ -60,4 +71,4 @@ def test_a_trial_that_still_runs_has_saved_no_epochs(tmp_path: Path) -> None:
     study.ended(work, Outcome("FAIL", reason="oom"))
     record = read_record(tmp_path / "toy")
     assert (record.spared, record.saved) == ((7, 8), pytest.approx(7 / 8))
-    assert "<td>epochs of trials</td><td class=\"long\">3 of 16</td>" in budget(record)
+    assert '<td>epochs of trials</td><td class="long">3 of 16</td>' in budget(record)

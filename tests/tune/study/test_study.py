@@ -1,4 +1,5 @@
-"""The durable study on real Optuna storage: order of work, kills at every point, rungs, repeats, refusals."""
+"""The durable study on real Optuna storage: order of work, kills at every point, rungs, repeats,
+refusals."""
 
 import json
 import shutil
@@ -27,15 +28,23 @@ from tune.study.record import read_record
 from tune.study.study import Outcome, Study, Work
 
 POOR = {"optim.lr": 1e-3}
-"""A default that others beat on every kind of processor: which of two good ones is ahead, depends on how it rounds."""
+"""A default that others beat on every kind of processor: which of two good ones is ahead, depends
+on how it rounds."""
 
 
 def manifest(**changes: Any) -> Manifest:
     base = flatten(build(ToyConfig, TOY.presets["tiny"] | changes.pop("base", {})))
     fields: dict[str, Any] = {
-        "name": "toy", "experiment": "toy", "preset": "tiny", "objective": "val/top1", "seed": 0, "base": base, "pins": {},
-        "space": as_json(describe(TOY.space, "tiny", {})), "data": {"name": "blobs", "fingerprint": "f", "path": "blobs", "images": 90},
-    }  # fmt: skip
+        "name": "toy",
+        "experiment": "toy",
+        "preset": "tiny",
+        "objective": "val/top1",
+        "seed": 0,
+        "base": base,
+        "pins": {},
+        "space": as_json(describe(TOY.space, "tiny", {})),
+        "data": {"name": "blobs", "fingerprint": "f", "path": "blobs", "images": 90},
+    }
     return Manifest(**fields | changes)
 
 
@@ -81,19 +90,24 @@ def test_trial_zero_is_the_default_and_runs_to_the_end(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "toy/trials/0000/config.json").read_text())["optim.lr"] == 0.01
 
 
-def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storage(tmp_path: Path) -> None:
+def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storage(
+    tmp_path: Path,
+) -> None:
     study = finish(tmp_path, 12, base={"train.epochs": 18})
     pruned = [t for t in study.frozen_trials() if t.state == TrialState.PRUNED]
     assert pruned
     for trial in pruned:
         assert max(trial.intermediate_values) in rungs(18)
-        assert sorted(trial.intermediate_values) == list(range(1, max(trial.intermediate_values) + 1))
+        assert sorted(trial.intermediate_values) == list(
+            range(1, max(trial.intermediate_values) + 1)
+        )
         assert "rung" in trial.user_attrs["reason"]
         assert any(key.startswith("completed_rung_") for key in trial.system_attrs)
 
 
 def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
-    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/4)) (Li et al. 2020, algorithm 2)."""
+    """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/4)) (Li et
+    al. 2020, algorithm 2)."""
     study = open_study(tmp_path, 30, base={"train.epochs": 18})
     seen: list[float] = []
     values = [0.5, 0.3, 0.6, 0.55, 0.7, 0.1, 0.65, 0.62, 0.71, 0.4, 0.9, 0.8]
@@ -104,7 +118,8 @@ def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
         work = study.next_work()
         assert isinstance(work, Work)
         study.started(work)
-        assert all(study.reported(work, epoch, {"val/top1": value}) for epoch in (1, 2))  # below the first rung
+        # below the first rung
+        assert all(study.reported(work, epoch, {"val/top1": value}) for epoch in (1, 2))
         went_on = study.reported(work, 3, {"val/top1": value})
         seen.append(value)
         among_best = value >= sorted(seen, reverse=True)[max(1, len(seen) // 4) - 1]
@@ -113,8 +128,11 @@ def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("die_at", range(1, 40, 3))
-def test_killed_at_any_event_goes_on_as_if_never_killed(tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The process ends right after (odd) or right before (even) some event is written; the next one must know neither more nor less."""
+def test_killed_at_any_event_goes_on_as_if_never_killed(
+    tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends right after (odd) or right before (even) some event is written; the next one
+    must know neither more nor less."""
     whole = finish(tmp_path / "whole", 4, repeats=2)
     append, count = EventLog.append, 0
 
@@ -139,15 +157,27 @@ def test_killed_at_any_event_goes_on_as_if_never_killed(tmp_path: Path, die_at: 
         study.close()
     killed = finish(tmp_path / "killed", 4, repeats=2)
     assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
-    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [(t.state, t.params, t.value) for t in whole.frozen_trials()]
-    ends = [(e["trial"], e.get("repeat")) for e in events(tmp_path / "killed") if e["event"] == "end"]
-    assert len(ends) == len(set(ends)) == len([e for e in events(tmp_path / "whole") if e["event"] == "end"])
+    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [
+        (t.state, t.params, t.value) for t in whole.frozen_trials()
+    ]
+    ends = [
+        (e["trial"], e.get("repeat")) for e in events(tmp_path / "killed") if e["event"] == "end"
+    ]
+    assert (
+        len(ends)
+        == len(set(ends))
+        == len([e for e in events(tmp_path / "whole") if e["event"] == "end"])
+    )
 
 
 @pytest.mark.parametrize("call", ["report", "tell", "create_new_trial", "set_trial_param"])
-def test_killed_between_log_and_storage(tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_log_and_storage(
+    tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = finish(tmp_path / "whole", 4)
-    target: Any = {"report": optuna.trial.Trial, "tell": optuna.Study}.get(call, optuna.storages.JournalStorage)
+    target: Any = {"report": optuna.trial.Trial, "tell": optuna.Study}.get(
+        call, optuna.storages.JournalStorage
+    )
     original, count = getattr(target, call), 0
 
     def dying(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -165,7 +195,9 @@ def test_killed_between_log_and_storage(tmp_path: Path, call: str, monkeypatch: 
     study.close()
     killed = finish(tmp_path / "killed", 4)
     assert reports(tmp_path / "killed") == reports(tmp_path / "whole")
-    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [(t.state, t.params, t.value) for t in whole.frozen_trials()]
+    assert [(t.state, t.params, t.value) for t in killed.frozen_trials()] == [
+        (t.state, t.params, t.value) for t in whole.frozen_trials()
+    ]
 
 
 def test_a_torn_journal_line_is_cut_off(tmp_path: Path) -> None:
@@ -179,7 +211,9 @@ def test_suggestions_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
     straight = finish(tmp_path / "straight", 6)
     for trials in range(1, 7):  # a restart before every trial
         stepwise = finish(tmp_path / "stepwise", trials)
-    assert [t.params for t in straight.frozen_trials()] == [t.params for t in stepwise.frozen_trials()]
+    assert [t.params for t in straight.frozen_trials()] == [
+        t.params for t in stepwise.frozen_trials()
+    ]
     assert len({t.params["optim.lr"] for t in straight.frozen_trials()}) == 6
     other = finish(tmp_path / "other", 6, seed=1)
     assert other.frozen_trials()[3].params != straight.frozen_trials()[3].params
@@ -190,7 +224,9 @@ def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
     assert len(study.frozen_trials()) == 5
     best = study.best_number()
     assert best is not None
-    assert set(study.finals()) == {(number, seed) for number in (0, best) for seed in study.repeat_seeds()}
+    assert set(study.finals()) == {
+        (number, seed) for number in (0, best) for seed in study.repeat_seeds()
+    }
     assert all("test/top1" in metrics for metrics in study.finals().values())
     assert study.base.seed not in study.repeat_seeds()
     for event in events(tmp_path):  # the search never looks at the test split
@@ -207,17 +243,32 @@ def test_the_best_few_are_repeated_and_the_best_on_average_is_the_answer(tmp_pat
     assert record.completed == study.completed()
     first = sorted(record.completed, key=lambda n: (-record.completed[n], n))[:3]
     assert study.leaders() == first
-    assert set(study.finals()) == {(number, seed) for number in {0, *first} for seed in study.repeat_seeds()} == set(record.repeats)
-    means = {n: np.mean([study.finals()[n, seed]["best/val/top1"] for seed in study.repeat_seeds()]) for n in first}
+    assert (
+        set(study.finals())
+        == {(number, seed) for number in {0, *first} for seed in study.repeat_seeds()}
+        == set(record.repeats)
+    )
+    means = {
+        n: np.mean([study.finals()[n, seed]["best/val/top1"] for seed in study.repeat_seeds()])
+        for n in first
+    }
     assert study.best_number() == max(first, key=lambda n: means[n])
 
 
 @pytest.mark.parametrize(
     ("fault", "state", "reason"),
-    [("nan", "PRUNED", "nan"), ("collapse", "PRUNED", "collapse"), ("oom", "FAIL", "oom"), ("raise", "FAIL", "ZeroDivisionError")],
+    [
+        ("nan", "PRUNED", "nan"),
+        ("collapse", "PRUNED", "collapse"),
+        ("oom", "FAIL", "oom"),
+        ("raise", "FAIL", "ZeroDivisionError"),
+    ],
 )
-def test_failed_trials_are_on_record_and_cost_only_themselves(tmp_path: Path, fault: str, state: str, reason: str) -> None:
-    study = finish(tmp_path, 3, base={"fault": fault, "train.epochs": 13})  # the first rung is after what goes wrong
+def test_failed_trials_are_on_record_and_cost_only_themselves(
+    tmp_path: Path, fault: str, state: str, reason: str
+) -> None:
+    # the first rung is after what goes wrong
+    study = finish(tmp_path, 3, base={"fault": fault, "train.epochs": 13})
     assert [t.state.name for t in study.frozen_trials()] == [state] * 3
     ends = [e for e in events(tmp_path) if e["event"] == "end"]
     assert [e["reason"] for e in ends] == [reason] * 3
@@ -225,26 +276,40 @@ def test_failed_trials_are_on_record_and_cost_only_themselves(tmp_path: Path, fa
         assert "a bug in the model" in ends[0]["error"]
 
 
-def test_a_baseline_that_fails_costs_itself_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_baseline_that_fails_costs_itself_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Uncalibrated(Toy):
         def calibrate(self) -> None:
             raise ZeroDivisionError("no statistics")
 
     experiment = replace(TOY, model=lambda: (Uncalibrated, ToyConfig))
-    study = Study.open(tmp_path / "toy", experiment, manifest(), trials=1, repeats=0, observers=[Console("val/top1", 4, 1).on_event])
+    study = Study.open(
+        tmp_path / "toy",
+        experiment,
+        manifest(),
+        trials=1,
+        repeats=0,
+        observers=[Console("val/top1", 4, 1).on_event],
+    )
     search_locally(study, experiment)
     study.close()
     assert study.best_number() == 0
     [said] = [e for e in events(tmp_path) if e["event"] == "summary"]
     assert said["tags"]["baseline.reason"] == "ZeroDivisionError"
     assert "no statistics" in said["tags"]["baseline.error"]
-    assert "no untrained baseline (ZeroDivisionError); the study goes on without" in capsys.readouterr().out
+    assert (
+        "no untrained baseline (ZeroDivisionError); the study goes on without"
+        in capsys.readouterr().out
+    )
     assert any("the untrained network could not be measured" in doubt for doubt in doubts(study))
 
 
 def test_a_repeat_that_collapses_is_judged_by_its_best_epoch(tmp_path: Path) -> None:
     study = finish(tmp_path, 2, repeats=2, base={"fault": "collapse repeat"})
-    assert set(study.finals()) == {(number, seed) for number in {0, study.best_number()} for seed in study.repeat_seeds()}
+    assert set(study.finals()) == {
+        (number, seed) for number in {0, study.best_number()} for seed in study.repeat_seeds()
+    }
     ends = [e for e in events(tmp_path) if e["event"] == "end" and "repeat" in e]
     assert {(e["state"], e["reason"]) for e in ends} == {("COMPLETE", "collapse")}
     assert all(e["metrics"]["best/epoch"] <= 2 and "test/top1" in e["metrics"] for e in ends)
@@ -265,9 +330,12 @@ def test_a_changed_study_under_an_old_name(tmp_path: Path) -> None:
         open_study(tmp_path, 1, data={**manifest().data, "fingerprint": "g"})
     with pytest.raises(UserError, match=r"space of optim.lr"):
         open_study(tmp_path, 1, space={"schedule.name": ["one of a, b"]})
-    none, some = (replace(manifest(), base={**manifest().base, "aug.blur": blur}) for blur in (None, 0.5))
+    none, some = (
+        replace(manifest(), base={**manifest().base, "aug.blur": blur}) for blur in (None, 0.5)
+    )
     none.reconcile_with(tmp_path / "none.json")
-    with pytest.raises(UserError, match=r"aug.blur was none, is 0.5"):  # a value, and not the lack of one
+    # a value, and not the lack of one
+    with pytest.raises(UserError, match=r"aug.blur was none, is 0.5"):
         some.reconcile_with(tmp_path / "none.json")
     assert replace(manifest(), commit="elsewhere") != manifest()
     open_study(tmp_path, 1, commit="elsewhere").close()  # code may move on; its commit is on record
@@ -282,7 +350,9 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("die_at", [1, 2, 3])  # trial 0, which completes; trial 1; a repeat
-def test_killed_before_the_resume_state_of_an_ended_run_is_gone(tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_before_the_resume_state_of_an_ended_run_is_gone(
+    tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clean, count = tune.study.study._clean, 0
 
     def dying(*args: Any) -> None:
@@ -304,16 +374,22 @@ def test_killed_before_the_resume_state_of_an_ended_run_is_gone(tmp_path: Path, 
 
 
 def test_stops_equal_those_of_optunas_successive_halving() -> None:
-    """Same values in the same interleaved order; rungs 1 and 2 of 4 epochs, each with a peer of its own, whose next rung is far."""
+    """Same values in the same interleaved order; rungs 1 and 2 of 4 epochs, each with a peer of its
+    own, whose next rung is far."""
     rng = np.random.default_rng(0)
     ours = optuna.create_study(direction="maximize", pruner=DurableHalving(4))
     peers = {
-        rung: optuna.create_study(direction="maximize", pruner=SuccessiveHalvingPruner(min_resource=rung, reduction_factor=factor))
+        rung: optuna.create_study(
+            direction="maximize",
+            pruner=SuccessiveHalvingPruner(min_resource=rung, reduction_factor=factor),
+        )
         for rung, factor in {1: 4, 2: 2}.items()
     }
     stops = dict.fromkeys(range(1, 5), 0)
     for _ in range(10):  # ten at a time, epoch by epoch
-        running = [(ours.ask(), {rung: peer.ask() for rung, peer in peers.items()}) for _ in range(10)]
+        running = [
+            (ours.ask(), {rung: peer.ask() for rung, peer in peers.items()}) for _ in range(10)
+        ]
         for epoch in range(1, 5):
             for one, others in list(running):
                 value = float(rng.integers(20))  # with ties
@@ -365,5 +441,9 @@ def test_where_data_and_backbone_are_is_no_part_of_what_a_study_is(tmp_path: Pat
     one.reconcile_with(path)
     moved = manifest(data=there | {"path": "/cluster/p"}, base={"data.name": "/cluster/p"})
     assert moved.reconcile_with(path).base["data.name"] == "/cluster/p"
-    with pytest.raises(UserError, match=r"data\.name was /laptop/p, is /cluster/q; data was f, is g"):
-        manifest(data=there | {"fingerprint": "g"}, base={"data.name": "/cluster/q"}).reconcile_with(path)
+    with pytest.raises(
+        UserError, match=r"data\.name was /laptop/p, is /cluster/q; data was f, is g"
+    ):
+        manifest(
+            data=there | {"fingerprint": "g"}, base={"data.name": "/cluster/q"}
+        ).reconcile_with(path)

@@ -1,4 +1,5 @@
-"""Warm start: which configurations are taken over, what gives way, what the same command does later, kills, and what is said at the end."""
+"""Warm start: which configurations are taken over, what gives way, what the same command does
+later, kills, and what is said at the end."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +32,9 @@ def earlier(tmp_path: Path) -> Path:
 
 def points(storage: Path, space: Any = TOY.space, **pins: Any) -> dict[str, Any]:
     base = manifest(base=POOR).base | pins
-    return warm_start("toy", storage, storage / "new", replace(TOY, space=space), "tiny", base, pins)
+    return warm_start(
+        "toy", storage, storage / "new", replace(TOY, space=space), "tiny", base, pins
+    )
 
 
 def start(storage: Path, trials: int, name: str = "new") -> Study:
@@ -62,27 +65,44 @@ def test_what_does_not_fit_is_clipped_or_dropped_and_said(earlier: Path) -> None
     found = points(earlier, narrower)
     assert all(0.02 <= p["params"]["optim.lr"] <= 0.021 for p in found["points"])
     assert all(p["params"]["schedule.name"] == "cosine" for p in found["points"])
-    assert len({p["params"]["optim.lr"] for p in found["points"]}) == len(found["points"])  # what has become equal comes once
+    # what has become equal comes once
+    assert len({p["params"]["optim.lr"] for p in found["points"]}) == len(found["points"])
     assert any("is clipped to 0.02 to 0.021" in note for note in found["notes"])
-    assert any("is dropped, as it is no choice here; cosine takes its place" in note for note in found["notes"])
+    assert any(
+        "is dropped, as it is no choice here; cosine takes its place" in note
+        for note in found["notes"]
+    )
     pinned = points(earlier, **{"optim.lr": 0.3})
     assert all("optim.lr" not in p["params"] for p in pinned["points"])
-    assert any(note.startswith("toy/") and "optim.lr=" in note and "not searched here" in note for note in pinned["notes"])
+    assert any(
+        note.startswith("toy/") and "optim.lr=" in note and "not searched here" in note
+        for note in pinned["notes"]
+    )
 
 
 def test_what_is_recorded_stays_when_the_earlier_study_goes_on(earlier: Path) -> None:
     start(earlier, 2).close()
     before = read_manifest(earlier / "new/study.json").warm_start
     log = EventLog(earlier / "toy/events.jsonl")
-    log.append("start", trial=9, config=manifest().base | {"optim.lr": 0.7}, attempt=1, resumed_epoch=None)
+    log.append(
+        "start", trial=9, config=manifest().base | {"optim.lr": 0.7}, attempt=1, resumed_epoch=None
+    )
     log.append("end", trial=9, state="COMPLETE", value=0.999, reason=None, metrics={}, error=None)
     assert points(earlier) == before
-    fresh = warm_start("toy", earlier, earlier / "another", TOY, "tiny", manifest(base=POOR).base, {})
-    assert fresh["points"][0] == {"trial": 9, "value": 0.999, "params": {"optim.lr": 0.7, "schedule.name": "constant"}}
+    fresh = warm_start(
+        "toy", earlier, earlier / "another", TOY, "tiny", manifest(base=POOR).base, {}
+    )
+    assert fresh["points"][0] == {
+        "trial": 9,
+        "value": 0.999,
+        "params": {"optim.lr": 0.7, "schedule.name": "constant"},
+    }
 
 
 @pytest.mark.parametrize("die_at", range(1, POINTS + 3))
-def test_killed_while_it_is_begun(earlier: Path, die_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_while_it_is_begun(
+    earlier: Path, die_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before the n-th trial, waiting or asked for, reaches the journal."""
     whole = start(earlier, 6, "whole")
     search_locally(whole, TOY)
@@ -104,7 +124,9 @@ def test_killed_while_it_is_begun(earlier: Path, die_at: int, monkeypatch: pytes
     study = start(earlier, 6)
     search_locally(study, TOY)
     study.close()
-    assert [(t.params, t.value) for t in study.frozen_trials()] == [(t.params, t.value) for t in whole.frozen_trials()]
+    assert [(t.params, t.value) for t in study.frozen_trials()] == [
+        (t.params, t.value) for t in whole.frozen_trials()
+    ]
 
 
 def test_fewer_trials_than_there_are_points_leave_the_others_for_more(earlier: Path) -> None:
@@ -112,7 +134,9 @@ def test_fewer_trials_than_there_are_points_leave_the_others_for_more(earlier: P
         study = start(earlier, trials)
         search_locally(study, TOY)
         study.close()
-        assert [t.number for t in study.frozen_trials() if t.state != TrialState.WAITING] == list(range(trials))
+        assert [t.number for t in study.frozen_trials() if t.state != TrialState.WAITING] == list(
+            range(trials)
+        )
         assert study.finished() == trials
 
 
@@ -126,7 +150,10 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
     best = max(warm, key=lambda n: (warm[n], -n))
     assert said is not None
     assert f"of trial {best} (trial " in said
-    assert f"is {warm[best]:.4f}, the best of {len(warm)} that ran to the end; the default {values[0]:.4f}" in said
+    assert (
+        f"is {warm[best]:.4f}, the best of {len(warm)} that ran to the end; the default {values[0]:.4f}"
+        in said
+    )
     others = [v for n, v in values.items() if n > POINTS]
     assert f"the best of the {len(others)} others that did {max(others):.4f}." in said
     assert worth(read_record(earlier / "new")) == said
@@ -134,7 +161,9 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
 
 
 def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setitem(EXPERIMENTS, "toy", replace(TOY, presets={"tiny": TOY.presets["tiny"] | POOR}))
+    monkeypatch.setitem(
+        EXPERIMENTS, "toy", replace(TOY, presets={"tiny": TOY.presets["tiny"] | POOR})
+    )
     assert call(*LOCAL_TOY, "10").code == 0
     new = (*LOCAL_TOY, "5", "--study", "new")
     said = call(*new, "--warm-start", "toy")
@@ -142,7 +171,10 @@ def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
     assert "warm start: after the default, trials 1 to 3 are toy/" in said.out
     assert "Warm start from toy: val/top1 of trial " in said.out
     before = left_in(tmp_path / "runs/new")
-    for words, shown in (((), "warm start was toy, is absent"), (("--warm-start", "new"), "'new' is the study itself")):
+    for words, shown in (
+        ((), "warm start was toy, is absent"),
+        (("--warm-start", "new"), "'new' is the study itself"),
+    ):
         refused = call(*new, *words)
         assert (refused.code, shown in refused.line) == (2, True)
     refused = call(*LOCAL_TOY, "10", "--warm-start", "new")
@@ -155,7 +187,10 @@ def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_is_no_earlier_study_is_one_line(call: Call, tmp_path: Path) -> None:  # noqa: F811
     assert call(*LOCAL_TOY, "1", "--study", "broken", "--set", "fault=raise").code == 1
-    for name, shown in (("nothing", "is no study in "), ("broken", "none of its trials has been completed")):
+    for name, shown in (
+        ("nothing", "is no study in "),
+        ("broken", "none of its trials has been completed"),
+    ):
         said = call(*LOCAL_TOY, "2", "--warm-start", name)
         assert (said.code, shown in said.line) == (2, True)
     finish(tmp_path, 1)

@@ -1,4 +1,5 @@
-"""`cluster/mlflow-server.sh` on a real PostgreSQL, with MLflow's password: a study is recorded, nobody without the password gets in."""
+"""`cluster/mlflow-server.sh` on a real PostgreSQL, with MLflow's password: a study is recorded,
+nobody without the password gets in."""
 
 import contextlib
 import os
@@ -50,10 +51,28 @@ def database() -> Iterator[str]:
         environment = {"PGPASSWORD": SECRET, "PATH": os.environ["PATH"]}
         command = [str(found[-1].parent / program), *arguments]
         log = (folder / "commands.log").open("a")  # a pipe would be kept open by the server
-        subprocess.run(command, user="postgres", cwd=folder, env=environment, check=True, timeout=300, stdout=log, stderr=log)
+        subprocess.run(
+            command,
+            user="postgres",
+            cwd=folder,
+            env=environment,
+            check=True,
+            timeout=300,
+            stdout=log,
+            stderr=log,
+        )
 
     data = str(folder / "data")
-    run("initdb", "-D", data, "-U", "vistune", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
+    run(
+        "initdb",
+        "-D",
+        data,
+        "-U",
+        "vistune",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder / 'password'}",
+    )
     where = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories= -c fsync=off"
     run("pg_ctl", "-D", data, "-o", where, "-l", str(folder / "log"), "-w", "-t", "240", "start")
     try:
@@ -75,7 +94,14 @@ class Server:
         """What the script says on its way."""
         script = ["bash", str(REPO / "cluster/mlflow-server.sh")]
         environment = self.environment | {"VISTUNE_MLFLOW_WAIT": str(wait_s)}
-        return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=wait_s + 120, check=True).stderr
+        return subprocess.run(
+            script,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=wait_s + 120,
+            check=True,
+        ).stderr
 
     @property
     def url(self) -> str:
@@ -101,9 +127,12 @@ class Server:
 @pytest.fixture
 def server(database: str, tmp_path: Path) -> Iterator[Server]:
     environment = os.environ | {
-        "VISTUNE_MLFLOW_DIR": str(tmp_path / "mlflow"), "VISTUNE_MLFLOW_PORT": str(free_port()), "VISTUNE_MLFLOW_DB": database,
-        "MLFLOW_TRACKING_PASSWORD": PASSWORD, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }  # fmt: skip
+        "VISTUNE_MLFLOW_DIR": str(tmp_path / "mlflow"),
+        "VISTUNE_MLFLOW_PORT": str(free_port()),
+        "VISTUNE_MLFLOW_DB": database,
+        "MLFLOW_TRACKING_PASSWORD": PASSWORD,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
     server = Server(tmp_path / "mlflow", environment)
     yield server
     server.end()
@@ -111,9 +140,15 @@ def server(database: str, tmp_path: Path) -> Iterator[Server]:
 
 def status(url: str, password: str | None) -> int:
     """HTTP status for user admin with a password, or for nobody."""
-    login = {} if password is None else {"Authorization": "Basic " + b64encode(f"admin:{password}".encode()).decode()}
+    login = (
+        {}
+        if password is None
+        else {"Authorization": "Basic " + b64encode(f"admin:{password}".encode()).decode()}
+    )
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=login), timeout=60) as response:
+        with urllib.request.urlopen(
+            urllib.request.Request(url, headers=login), timeout=60
+        ) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -122,7 +157,9 @@ def status(url: str, password: str | None) -> int:
 def test_a_study_is_recorded_in_postgres_and_a_wrong_password_is_refused(
     server: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    psycopg2 = pytest.importorskip("psycopg2", reason="no driver for PostgreSQL: pip install -e '.[cluster]'")
+    psycopg2 = pytest.importorskip(
+        "psycopg2", reason="no driver for PostgreSQL: pip install -e '.[cluster]'"
+    )
     assert server.start(600) == "", (server.folder / "mlflow.log").read_text()[-2000:]
     assert SECRET not in server.command_lines()
     asked = f"{server.url}/api/2.0/mlflow/experiments/get?experiment_id=0"
@@ -140,11 +177,17 @@ def test_a_study_is_recorded_in_postgres_and_a_wrong_password_is_refused(
 
     with psycopg2.connect(database) as connection, connection.cursor() as cursor:
         cursor.execute("select value, count(*) from tags where key = 'kind' group by value")
-        started = {(e["trial"], e.get("repeat")) for e in events(tmp_path / "runs") if e["event"] == "start"}
+        started = {
+            (e["trial"], e.get("repeat"))
+            for e in events(tmp_path / "runs")
+            if e["event"] == "start"
+        }
         repeats = sum(repeat is not None for _, repeat in started)
         assert dict(cursor.fetchall()) == {"study": 1, "trial": 3, "repeat": repeats}
         reports = [e for e in events(tmp_path / "runs") if e["event"] == "report"]
-        tagged = "metrics join tags using (run_uuid) where tags.key = 'kind' and tags.value != 'study'"
+        tagged = (
+            "metrics join tags using (run_uuid) where tags.key = 'kind' and tags.value != 'study'"
+        )
         cursor.execute(f"select count(*) from {tagged} and metrics.key = 'val/top1'")
         assert cursor.fetchone() == (len(reports),)
     connection.close()
@@ -153,5 +196,8 @@ def test_a_study_is_recorded_in_postgres_and_a_wrong_password_is_refused(
 def test_a_wrong_password_of_the_database_is_told(server: Server, database: str) -> None:
     server.environment["VISTUNE_MLFLOW_DB"] = database.replace(SECRET, "wrong-one")
     said = server.start(40)
-    assert f"MLflow does not answer on port {server.environment['VISTUNE_MLFLOW_PORT']}: see {server.folder}/mlflow.log" in said
+    assert (
+        f"MLflow does not answer on port {server.environment['VISTUNE_MLFLOW_PORT']}: see {server.folder}/mlflow.log"
+        in said
+    )
     assert "wrong-one" not in said

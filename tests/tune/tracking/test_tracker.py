@@ -1,4 +1,5 @@
-"""The MLflow projection, against a real MLflow store that is read through SQL: what the log says, once, whatever happened."""
+"""The MLflow projection, against a real MLflow store that is read through SQL: what the log says,
+once, whatever happened."""
 
 import json
 import math
@@ -50,31 +51,67 @@ def storage(tmp_path, template):
 def begin(storage, name="ssl-1", **changes):
     log = EventLog(storage / name / "events.jsonl")
     data = {"name": "glyphs", "fingerprint": "f00d", "path": "embedded", "images": 1530}
-    study = {"name": name, "experiment": "ssl", "objective": "val/knn_top1", "direction": "maximize", "config": BASE}
-    log.append("study", **(study | {"searched": SEARCHED, "data": data, "tags": {"git.commit": "abc"}} | changes))
+    study = {
+        "name": name,
+        "experiment": "ssl",
+        "objective": "val/knn_top1",
+        "direction": "maximize",
+        "config": BASE,
+    }
+    log.append(
+        "study",
+        **(study | {"searched": SEARCHED, "data": data, "tags": {"git.commit": "abc"}} | changes),
+    )
     return log
 
 
 def start(log, trial, lr=0.1, attempt=1, resumed_epoch=None, **more):
-    log.append("start", trial=trial, config=BASE | {"optim.lr": lr}, attempt=attempt, resumed_epoch=resumed_epoch, **more)
+    log.append(
+        "start",
+        trial=trial,
+        config=BASE | {"optim.lr": lr},
+        attempt=attempt,
+        resumed_epoch=resumed_epoch,
+        **more,
+    )
 
 
 def report(log, trial, epoch, value, **more):
-    log.append("report", trial=trial, epoch=epoch, metrics={"val/knn_top1": value, "train/loss": 1 / epoch}, **more)
+    log.append(
+        "report",
+        trial=trial,
+        epoch=epoch,
+        metrics={"val/knn_top1": value, "train/loss": 1 / epoch},
+        **more,
+    )
 
 
 def end(log, trial, state="COMPLETE", value=None, reason=None, error=None, metrics=None, **more):
-    log.append("end", trial=trial, state=state, value=value, reason=reason, metrics=metrics or {}, error=error, **more)
+    log.append(
+        "end",
+        trial=trial,
+        state=state,
+        value=value,
+        reason=reason,
+        metrics=metrics or {},
+        error=error,
+        **more,
+    )
 
 
 def study_of(storage, trials=4, epochs=5, seed=0, name="ssl-1", finish="FINISHED"):
-    """A finished study with every kind of event; the values are irregular so that a mix-up shows."""
+    """A finished study with every kind of event; the values are irregular so that a mix-up
+    shows."""
     rng, log = random.Random(seed), begin(storage, name)
     for trial in range(trials):
         start(log, trial, lr=10 ** rng.uniform(-4, 0))
         for epoch in range(1, epochs + 1):
             report(log, trial, epoch, rng.random())
-        end(log, trial, **({"state": "PRUNED", "reason": "rung"} if trial % 2 else {"state": "COMPLETE"}))
+        end(
+            log,
+            trial,
+            **({"state": "PRUNED", "reason": "rung"} if trial % 2 else {"state": "COMPLETE"}),
+        )
     log.append("summary", metrics={"baseline/knn_top1": 0.11}, tags={"verdict": "tuning helps"})
     if finish:
         log.append("finish", state=finish)
@@ -87,15 +124,30 @@ def rows(database, query):
 
 
 def store(storage):
-    """Everything in the store: {run name: {status, parent, tags, params, metrics: rows (key, step, value, ms, is_nan)}}."""
+    """Everything in the store: {run name: {status, parent, tags, params, metrics: rows (key, step,
+    value, ms, is_nan)}}."""
     database, runs = storage / "mlflow.db", {}
-    for run_id, name, status, stage, end_time in rows(database, "SELECT run_uuid, name, status, lifecycle_stage, end_time FROM runs"):
+    for run_id, name, status, stage, end_time in rows(
+        database, "SELECT run_uuid, name, status, lifecycle_stage, end_time FROM runs"
+    ):
         if stage == "active":
             assert name not in runs, f"two runs named {name}"
             tags = dict(rows(database, f"SELECT key, value FROM tags WHERE run_uuid = '{run_id}'"))
-            params = dict(rows(database, f"SELECT key, value FROM params WHERE run_uuid = '{run_id}'"))
-            metrics = rows(database, f"SELECT key, step, value, timestamp, is_nan FROM metrics WHERE run_uuid = '{run_id}'")
-            runs[name] = {"id": run_id, "status": status, "end": end_time, "tags": tags, "params": params, "metrics": sorted(metrics)}
+            params = dict(
+                rows(database, f"SELECT key, value FROM params WHERE run_uuid = '{run_id}'")
+            )
+            metrics = rows(
+                database,
+                f"SELECT key, step, value, timestamp, is_nan FROM metrics WHERE run_uuid = '{run_id}'",
+            )
+            runs[name] = {
+                "id": run_id,
+                "status": status,
+                "end": end_time,
+                "tags": tags,
+                "params": params,
+                "metrics": sorted(metrics),
+            }
     names = {run["id"]: name for name, run in runs.items()}
     for run in runs.values():
         run["parent"] = names.get(run["tags"].get("mlflow.parentRunId"))
@@ -103,14 +155,22 @@ def store(storage):
 
 
 def reported(log):
-    """The rows that the reports of the log ask for, in plain Python, by run name: each (metric, epoch) as it first came."""
+    """The rows that the reports of the log ask for, in plain Python, by run name: each (metric,
+    epoch) as it first came."""
     wanted = {}
     for event in EventLog.read(log.path)[0]:
         if event["event"] == "report":
-            run = wanted.setdefault(f"trial-{event['trial']:03d}" + (f"-seed-{event['repeat']}" if "repeat" in event else ""), {})
+            run = wanted.setdefault(
+                f"trial-{event['trial']:03d}"
+                + (f"-seed-{event['repeat']}" if "repeat" in event else ""),
+                {},
+            )
             for key, value in event["metrics"].items():
                 run.setdefault((key, event["epoch"]), (value, event["t"]))
-    return {name: sorted((key, step, value, t, 0) for (key, step), (value, t) in run.items()) for name, run in wanted.items()}
+    return {
+        name: sorted((key, step, value, t, 0) for (key, step), (value, t) in run.items())
+        for name, run in wanted.items()
+    }
 
 
 def assert_equals_log(storage, log):
@@ -119,7 +179,9 @@ def assert_equals_log(storage, log):
     assert set(runs) == {"ssl-1", *wanted}
     for name, metrics in wanted.items():
         derived = ("best/", "log10/", "test/")  # these do not come from reports
-        assert [row for row in runs[name]["metrics"] if not row[0].startswith(derived)] == metrics, name
+        assert [
+            row for row in runs[name]["metrics"] if not row[0].startswith(derived)
+        ] == metrics, name
         steps = [row[:2] for row in runs[name]["metrics"]]
         assert len(steps) == len(set(steps)), f"{name} has a step twice"
         running, best = -math.inf, []
@@ -135,28 +197,68 @@ def test_replay_equals_the_log(storage):
     log = study_of(storage)
     start(log, 4, lr=0.01)
     report(log, 4, 1, 0.2)
-    end(log, 4, state="FAIL", reason="nan", error="Traceback (most recent call last):\n  File\nValueError: loss is nan\n")
+    end(
+        log,
+        4,
+        state="FAIL",
+        reason="nan",
+        error="Traceback (most recent call last):\n  File\nValueError: loss is nan\n",
+    )
     log.append("finish", state="FINISHED")
     message = Tracker(log.path.parent).sync()
-    assert message == f"ssl-1: {len(EventLog.read(log.path)[0])} events sent to sqlite:///{storage}/mlflow.db"
+    assert (
+        message
+        == f"ssl-1: {len(EventLog.read(log.path)[0])} events sent to sqlite:///{storage}/mlflow.db"
+    )
 
     runs = assert_equals_log(storage, log)
     assert [runs[f"trial-{i:03d}"]["status"] for i in range(5)] == ["FINISHED"] * 4 + ["FAILED"]
-    assert [runs[f"trial-{i:03d}"]["tags"]["trial.state"] for i in range(5)] == ["COMPLETE", "PRUNED", "COMPLETE", "PRUNED", "FAIL"]
+    assert [runs[f"trial-{i:03d}"]["tags"]["trial.state"] for i in range(5)] == [
+        "COMPLETE",
+        "PRUNED",
+        "COMPLETE",
+        "PRUNED",
+        "FAIL",
+    ]
     assert all(runs[f"trial-{i:03d}"]["parent"] == "ssl-1" for i in range(5))
     parent, failed = runs["ssl-1"], runs["trial-004"]
     assert (parent["status"], parent["parent"]) == ("FINISHED", None)
-    assert parent["params"] == {"optim.lr": "0.1", "optim.name": "sgd", "data.batch_size": "64", "aug.crop": "none"}
-    expected = {"kind": "study", "objective": "val/knn_top1", "verdict": "tuning helps", "git.commit": "abc", "study.state": "FINISHED"}
+    assert parent["params"] == {
+        "optim.lr": "0.1",
+        "optim.name": "sgd",
+        "data.batch_size": "64",
+        "aug.crop": "none",
+    }
+    expected = {
+        "kind": "study",
+        "objective": "val/knn_top1",
+        "verdict": "tuning helps",
+        "git.commit": "abc",
+        "study.state": "FINISHED",
+    }
     assert expected.items() <= parent["tags"].items()
     assert [row[:3] for row in parent["metrics"]] == [("baseline/knn_top1", 0, 0.11)]
     assert failed["params"] == parent["params"] | {"optim.lr": "0.01"}
-    assert [row[:3] for row in failed["metrics"] if row[0].startswith("log10")] == [("log10/optim.lr", 0, -2.0)]
-    expected = {"kind": "trial", "trial.number": "4", "trial.reason": "nan", "trial.error": "ValueError: loss is nan", "study": "ssl-1"}
+    assert [row[:3] for row in failed["metrics"] if row[0].startswith("log10")] == [
+        ("log10/optim.lr", 0, -2.0)
+    ]
+    expected = {
+        "kind": "trial",
+        "trial.number": "4",
+        "trial.reason": "nan",
+        "trial.error": "ValueError: loss is nan",
+        "study": "ssl-1",
+    }
     assert expected.items() <= failed["tags"].items()
-    assert (storage / "mlartifacts" / failed["id"] / "artifacts" / "error.txt").read_text().endswith("ValueError: loss is nan\n")
+    assert (
+        (storage / "mlartifacts" / failed["id"] / "artifacts" / "error.txt")
+        .read_text()
+        .endswith("ValueError: loss is nan\n")
+    )
     starts = [event["t"] for event in EventLog.read(log.path)[0] if event["event"] == "start"]
-    assert [row[0] for row in rows(storage / "mlflow.db", "SELECT start_time FROM runs ORDER BY name")][1:] == starts
+    assert [
+        row[0] for row in rows(storage / "mlflow.db", "SELECT start_time FROM runs ORDER BY name")
+    ][1:] == starts
 
 
 def test_data_set_is_an_input_of_the_study_and_named_in_each_run(storage):
@@ -168,23 +270,30 @@ def test_data_set_is_an_input_of_the_study_and_named_in_each_run(storage):
     (data,) = MlflowClient(default_uri(storage)).get_run(runs["ssl-1"]["id"]).inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("glyphs", "f00d")
     assert json.loads(data.dataset.profile) == {"images": 1530}
-    assert all(run["tags"]["data.name"] == "glyphs" and run["tags"]["data.fingerprint"] == "f00d" for run in runs.values())
+    assert all(
+        run["tags"]["data.name"] == "glyphs" and run["tags"]["data.fingerprint"] == "f00d"
+        for run in runs.values()
+    )
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkeypatch):
-    """Cut the log at random places; at each, a tracker dies before, within or after its writes, and a new one goes on."""
+    """Cut the log at random places; at each, a tracker dies before, within or after its writes, and
+    a new one goes on."""
     import tune.tracking.tracker
 
     log, rng = study_of(storage, trials=3, epochs=4, seed=seed), random.Random(seed)
     lines = log.path.read_bytes().splitlines(keepends=True)
     monkeypatch.setattr(tune.tracking.tracker, "CHUNK_BYTES", rng.choice([1, 600, 5000]))
     for cut in sorted(rng.sample(range(1, len(lines)), 5)):
-        log.path.write_bytes(b"".join(lines[:cut]) + lines[cut][: rng.randrange(len(lines[cut]))])  # a torn line, too
+        # a torn line, too
+        log.path.write_bytes(b"".join(lines[:cut]) + lines[cut][: rng.randrange(len(lines[cut]))])
         fatal = rng.randrange(12)
         calls = iter(range(1000))
 
-        def dying(self, run, batch, fatal=fatal, calls=calls, send=tune.tracking.tracker.MlflowRuns._send):
+        def dying(
+            self, run, batch, fatal=fatal, calls=calls, send=tune.tracking.tracker.MlflowRuns._send
+        ):
             if next(calls) == fatal:
                 raise ConnectionError("killed")
             send(self, run, batch)
@@ -218,7 +327,9 @@ time.sleep(60)
 def test_process_killed_at_random_moments(storage):
     log, rng = study_of(storage, trials=40, epochs=10), random.Random(3)
     for _ in range(5):
-        process = subprocess.Popen([sys.executable, "-c", KILLED, str(log.path.parent)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(log.path.parent)], stdout=subprocess.PIPE, text=True
+        )
         assert process.stdout.readline() == "started\n"
         time.sleep(rng.uniform(2, 6))
         process.kill()
@@ -260,14 +371,22 @@ def test_interrupted_study_is_killed_and_comes_back(storage):
     log.append("finish", state="INTERRUPTED")
     Tracker(log.path.parent).sync()
     runs = store(storage)
-    assert [runs[name]["status"] for name in ("ssl-1", "trial-000", "trial-001")] == ["KILLED", "FINISHED", "KILLED"]
+    assert [runs[name]["status"] for name in ("ssl-1", "trial-000", "trial-001")] == [
+        "KILLED",
+        "FINISHED",
+        "KILLED",
+    ]
     assert runs["trial-001"]["tags"]["trial.state"] == "INTERRUPTED"
 
     begin(storage)
     start(log, 1, attempt=2, resumed_epoch=1)
     Tracker(log.path.parent).sync()
     runs = store(storage)
-    assert [runs[name]["status"] for name in ("ssl-1", "trial-000", "trial-001")] == ["RUNNING", "FINISHED", "RUNNING"]
+    assert [runs[name]["status"] for name in ("ssl-1", "trial-000", "trial-001")] == [
+        "RUNNING",
+        "FINISHED",
+        "RUNNING",
+    ]
     assert runs["trial-001"]["tags"]["trial.resumed_epoch"] == "1"
     report(log, 1, 1, 0.1)  # the checkpoint's epoch again
     report(log, 1, 2, 0.3)
@@ -288,20 +407,36 @@ def test_repeats_are_grandchildren(storage):
     log.append("finish", state="FINISHED")
     Tracker(log.path.parent).sync()
     runs = assert_equals_log(storage, log)
-    assert sorted(name for name, run in runs.items() if run["parent"] == "ssl-1") == ["trial-000", "trial-001"]
-    assert sorted(name for name, run in runs.items() if run["parent"] == "trial-000") == ["trial-000-seed-7", "trial-000-seed-8"]
+    assert sorted(name for name, run in runs.items() if run["parent"] == "ssl-1") == [
+        "trial-000",
+        "trial-001",
+    ]
+    assert sorted(name for name, run in runs.items() if run["parent"] == "trial-000") == [
+        "trial-000-seed-7",
+        "trial-000-seed-8",
+    ]
     assert runs["trial-000-seed-7"]["tags"]["kind"] == "repeat"
-    assert [row[:3] for row in runs["trial-000-seed-8"]["metrics"] if row[0] == "test/knn_top1"] == [("test/knn_top1", 1, 0.08)]
+    assert [
+        row[:3] for row in runs["trial-000-seed-8"]["metrics"] if row[0] == "test/knn_top1"
+    ] == [("test/knn_top1", 1, 0.08)]
     assert {run["status"] for run in runs.values()} == {"FINISHED"}
 
 
 def test_not_a_number_and_infinity(storage):
     log = begin(storage)
     start(log, 0)
-    log.append("report", trial=0, epoch=1, metrics={"val/knn_top1": math.nan, "train/loss": math.inf, "gone": None})
+    log.append(
+        "report",
+        trial=0,
+        epoch=1,
+        metrics={"val/knn_top1": math.nan, "train/loss": math.inf, "gone": None},
+    )
     report(log, 0, 2, 0.5)
     Tracker(log.path.parent).sync()
-    metrics = {(key, step): (value, is_nan) for key, step, value, _, is_nan in store(storage)["trial-000"]["metrics"]}
+    metrics = {
+        (key, step): (value, is_nan)
+        for key, step, value, _, is_nan in store(storage)["trial-000"]["metrics"]
+    }
     assert metrics["val/knn_top1", 1][1] == 1
     assert metrics["train/loss", 1][0] == sys.float_info.max
     assert metrics["best/val/knn_top1", 2] == (0.5, 0)
@@ -314,11 +449,14 @@ def test_minimised_objective(storage):
     for epoch, value in enumerate([0.5, 0.7, 0.2], 1):
         log.append("report", trial=0, epoch=epoch, metrics={"val/loss": value})
     Tracker(log.path.parent).sync()
-    assert [row[1:3] for row in store(storage)["trial-000"]["metrics"] if row[0] == "best/val/loss"] == [(1, 0.5), (3, 0.2)]
+    assert [
+        row[1:3] for row in store(storage)["trial-000"]["metrics"] if row[0] == "best/val/loss"
+    ] == [(1, 0.5), (3, 0.2)]
 
 
 def test_limits_are_split_and_cut(storage):
-    """More than MLflow takes in one call (1000 metrics, 100 params, 100 tags, 1 MB), and values longer than it keeps."""
+    """More than MLflow takes in one call (1000 metrics, 100 params, 100 tags, 1 MB), and values
+    longer than it keeps."""
     config = {f"block.{i}": "x" * 5000 for i in range(250)} | {"long": "y" * 9000}
     log = begin(storage, config=config, tags={f"tag.{i}": "z" * 9000 for i in range(150)})
     log.append("start", trial=0, config=config, attempt=1, resumed_epoch=None)
@@ -330,13 +468,31 @@ def test_limits_are_split_and_cut(storage):
     assert trial["params"]["block.7"] == "x" * 5000
     assert trial["params"]["long"] == "y" * 6000
     assert trial["tags"]["tag.149"] == "z" * 8000
-    assert sorted(row[2] for row in trial["metrics"] if row[1] == 1) == [float(i) for i in range(2500)]
+    assert sorted(row[2] for row in trial["metrics"] if row[1] == 1) == [
+        float(i) for i in range(2500)
+    ]
     assert [len(row[0]) for row in trial["metrics"] if row[1] == 2] == [250]
     assert not (log.path.parent / "tracking-rejected.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    "name", ["a[0]", "top@1", "/val/x", "a//b", "../x", "a/../b", "./a", "ü/ä", "%", "a b:c", ".", "..", "x" * 300, "a/"]
+    "name",
+    [
+        "a[0]",
+        "top@1",
+        "/val/x",
+        "a//b",
+        "../x",
+        "a/../b",
+        "./a",
+        "ü/ä",
+        "%",
+        "a b:c",
+        ".",
+        "..",
+        "x" * 300,
+        "a/",
+    ],
 )
 def test_keys_are_such_as_mlflow_takes(name):
     from mlflow.utils.validation import _validate_metric_name
@@ -361,24 +517,42 @@ def test_refused_records_are_set_aside_and_the_rest_goes_on(storage):
         runs = assert_equals_log(storage, log)
         log.append("summary", metrics={}, tags={})
     message = Tracker(log.path.parent).sync()
-    refused = [json.loads(line) for line in (log.path.parent / "tracking-rejected.jsonl").read_text().splitlines()]
-    assert sorted((line["run"], line["kind"], line["name"]) for line in refused) == [("trial-000", "artifact", "trials/0000/missing.png")]
+    refused = [
+        json.loads(line)
+        for line in (log.path.parent / "tracking-rejected.jsonl").read_text().splitlines()
+    ]
+    assert sorted((line["run"], line["kind"], line["name"]) for line in refused) == [
+        ("trial-000", "artifact", "trials/0000/missing.png")
+    ]
     assert "1 records refused, see" in message
-    assert runs["trial-000"]["params"]["optim.lr"] == "0.2"  # both starts came in one stretch: the later one counts
+    # both starts came in one stretch: the later one counts
+    assert runs["trial-000"]["params"]["optim.lr"] == "0.2"
     start(log, 0, lr=0.3, attempt=3)
     Tracker(log.path.parent).sync()
-    refused = [json.loads(line) for line in (log.path.parent / "tracking-rejected.jsonl").read_text().splitlines()]
-    assert (refused[-1]["kind"], refused[-1]["name"], refused[-1]["value"]) == ("param", "optim.lr", "0.3")
+    refused = [
+        json.loads(line)
+        for line in (log.path.parent / "tracking-rejected.jsonl").read_text().splitlines()
+    ]
+    assert (refused[-1]["kind"], refused[-1]["name"], refused[-1]["value"]) == (
+        "param",
+        "optim.lr",
+        "0.3",
+    )
     assert "Changing param values is not allowed" in refused[-1]["reason"]
     assert "refused by MLflow" in store(storage)["ssl-1"]["tags"]["tracking.rejected"]
-    assert (storage / "mlartifacts" / runs["ssl-1"]["id"] / "artifacts" / "plots" / "plot.png").read_bytes() == b"png"
+    assert (
+        storage / "mlartifacts" / runs["ssl-1"]["id"] / "artifacts" / "plots" / "plot.png"
+    ).read_bytes() == b"png"
 
 
 def test_artifact_location_that_refuses_keeps_the_numbers(storage):
-    """An experiment made by a server takes no files from a client that writes to its database directly."""
+    """An experiment made by a server takes no files from a client that writes to its database
+    directly."""
     from mlflow import MlflowClient
 
-    MlflowClient(default_uri(storage)).create_experiment("ssl", artifact_location="mlflow-artifacts:/9")
+    MlflowClient(default_uri(storage)).create_experiment(
+        "ssl", artifact_location="mlflow-artifacts:/9"
+    )
     log = study_of(storage, trials=2, finish=None)
     (log.path.parent / "plot.png").write_bytes(b"png")
     log.append("artifact", trial=0, path="plot.png", to="plots")
@@ -453,8 +627,13 @@ def test_new_study_under_an_old_name_does_not_mix(storage):
     time.sleep(0.002)  # the time of the first event tells the two apart
     log = study_of(storage, trials=1, seed=9)
     Tracker(log.path.parent).sync()
-    assert [row[0] for row in rows(storage / "mlflow.db", "SELECT count(*) FROM runs GROUP BY name")] == [2, 2]
-    assert len(rows(storage / "mlflow.db", "SELECT DISTINCT value FROM tags WHERE key = 'study.id'")) == 2
+    assert [
+        row[0] for row in rows(storage / "mlflow.db", "SELECT count(*) FROM runs GROUP BY name")
+    ] == [2, 2]
+    assert (
+        len(rows(storage / "mlflow.db", "SELECT DISTINCT value FROM tags WHERE key = 'study.id'"))
+        == 2
+    )
 
 
 def test_run_whose_creation_got_lost_is_found_and_doubles_are_removed(storage):
@@ -464,7 +643,9 @@ def test_run_whose_creation_got_lost_is_found_and_doubles_are_removed(storage):
     Tracker(log.path.parent).sync()
     client = MlflowClient(default_uri(storage))
     trial = client.get_run(store(storage)["trial-000"]["id"])
-    client.create_run(trial.info.experiment_id, trial.info.start_time + 1, dict(trial.data.tags), "trial-000")
+    client.create_run(
+        trial.info.experiment_id, trial.info.start_time + 1, dict(trial.data.tags), "trial-000"
+    )
     (log.path.parent / "tracking.json").unlink()
     Tracker(log.path.parent).sync()
     assert_equals_log(storage, log)
@@ -492,7 +673,10 @@ def test_another_store_gets_everything_from_the_beginning(storage, template, tmp
     assert_equals_log(other, log)
     states = json.loads((log.path.parent / "tracking.json").read_text())
     assert set(states) == {f"sqlite:///{storage}/mlflow.db", f"sqlite:///{other}/mlflow.db"}
-    assert saved_state(log.path.parent, f"sqlite:///{other}/mlflow.db")["offset"] == log.path.stat().st_size
+    assert (
+        saved_state(log.path.parent, f"sqlite:///{other}/mlflow.db")["offset"]
+        == log.path.stat().st_size
+    )
 
 
 def test_password_is_neither_stored_nor_shown(storage):
@@ -567,7 +751,10 @@ def test_locked_database_holds_nobody_up(storage):
     wait_until(lambda: tracker.problem is not None, 10)
     assert "database is locked" in tracker.problem
     close_within(tracker, 5)
-    with pytest.raises(UserError, match=r"cannot take study 'ssl-1' \(OperationalError: database is locked\): .*report\.py sync"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot take study 'ssl-1' \(OperationalError: database is locked\): .*report\.py sync",
+    ):
         Tracker(log.path.parent).sync()
     connection.execute("ROLLBACK")
     connection.close()
@@ -620,7 +807,9 @@ def test_hung_server_is_bounded_and_said(storage):
         wait_until(lambda: tracker.problem is not None, 10)
         close_within(tracker, 5)
         began = time.monotonic()
-        with pytest.raises(UserError, match=f"MLflow at {uri} cannot take study 'ssl-1' .*timed out"):
+        with pytest.raises(
+            UserError, match=f"MLflow at {uri} cannot take study 'ssl-1' .*timed out"
+        ):
             Tracker(log.path.parent, uri).sync()
         assert time.monotonic() - began < 5
 
@@ -639,10 +828,20 @@ print("up to date:", tracker.close(60))
 
 
 def test_new_database_without_any_noise(tmp_path):
-    """MLflow creates its tables, says nothing, and is not imported by the driver itself; the process ends by itself."""
+    """MLflow creates its tables, says nothing, and is not imported by the driver itself; the
+    process ends by itself."""
     log = study_of(tmp_path, trials=1)
-    result = subprocess.run([sys.executable, "-c", QUIET, str(log.path.parent)], capture_output=True, text=True, timeout=120)
-    assert result.stdout.splitlines() == ["imported []", "start took less than 50 ms: True", "up to date: True"]
+    result = subprocess.run(
+        [sys.executable, "-c", QUIET, str(log.path.parent)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.stdout.splitlines() == [
+        "imported []",
+        "start took less than 50 ms: True",
+        "up to date: True",
+    ]
     assert result.stderr == ""
     assert result.returncode == 0
     assert_equals_log(tmp_path, log)
@@ -653,14 +852,48 @@ def test_projection_of_a_long_log_takes_time_in_proportion():
 
     def seconds(trials):
         projection = Projection()
-        study = {"name": "s", "objective": "m", "direction": "maximize", "config": {}, "searched": [], "data": None, "tags": {}}
+        study = {
+            "name": "s",
+            "objective": "m",
+            "direction": "maximize",
+            "config": {},
+            "searched": [],
+            "data": None,
+            "tags": {},
+        }
         projection.feed({"t": 0, "event": "study", **study})
         began = time.process_time()
         for trial in range(trials):
-            projection.feed({"t": 1, "event": "start", "trial": trial, "config": {}, "attempt": 1, "resumed_epoch": None})
+            projection.feed(
+                {
+                    "t": 1,
+                    "event": "start",
+                    "trial": trial,
+                    "config": {},
+                    "attempt": 1,
+                    "resumed_epoch": None,
+                }
+            )
             for epoch in range(1, 11):
-                projection.feed({"t": 1, "event": "report", "trial": trial, "epoch": epoch, "metrics": {"m": 1.0, "n": 2.0}})
-            projection.feed({"t": 1, "event": "end", "trial": trial, "state": "COMPLETE", "value": 1.0, "metrics": {}})
+                projection.feed(
+                    {
+                        "t": 1,
+                        "event": "report",
+                        "trial": trial,
+                        "epoch": epoch,
+                        "metrics": {"m": 1.0, "n": 2.0},
+                    }
+                )
+            projection.feed(
+                {
+                    "t": 1,
+                    "event": "end",
+                    "trial": trial,
+                    "state": "COMPLETE",
+                    "value": 1.0,
+                    "metrics": {},
+                }
+            )
             projection.take()
         return (time.process_time() - began) / trials
 
@@ -669,7 +902,8 @@ def test_projection_of_a_long_log_takes_time_in_proportion():
 
 @pytest.fixture
 def server(storage):
-    """A real MLflow server on the storage's database, with artifacts of its own; yields a function that starts it, and its URI."""
+    """A real MLflow server on the storage's database, with artifacts of its own; yields a function
+    that starts it, and its URI."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -677,11 +911,39 @@ def server(storage):
     uri = f"http://127.0.0.1:{port}"
 
     def begin_server():
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{storage}/mlflow.db", "-w", "1"]
-        command += ["--artifacts-destination", str(storage / "served"), "--host", "127.0.0.1", "--port", str(port)]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--backend-store-uri",
+            f"sqlite:///{storage}/mlflow.db",
+            "-w",
+            "1",
+        ]
+        command += [
+            "--artifacts-destination",
+            str(storage / "served"),
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        environment = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
         log = (storage / "server.log").open("ab")
-        processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True, cwd=storage))
+        processes.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd=storage,
+            )
+        )
         wait_until(lambda: answers(uri), 90)
         return processes[-1]
 
@@ -757,7 +1019,8 @@ def test_real_server_stopped_in_mid_study_is_bounded(storage, server):
 
 
 def test_store_that_fails_each_time_is_given_up(storage, monkeypatch):
-    """An attempt that gets through the first checks and then fails, again and again, is no sign of life."""
+    """An attempt that gets through the first checks and then fails, again and again, is no sign of
+    life."""
     import tune.tracking.tracker
 
     def broken(self, name):
