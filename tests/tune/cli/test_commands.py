@@ -145,8 +145,10 @@ def type_all(typed: list[str], run: Call, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_readme_can_be_typed_from_top_to_bottom(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # noqa: F811
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     type_all(typed_here(PAGES[:1]), call, monkeypatch)
     runs = tmp_path / "runs"
     assert "trial" in (runs / "ssl/report.html").read_text()
@@ -164,8 +166,10 @@ def test_the_readme_can_be_typed_from_top_to_bottom(
 
 @pytest.mark.slow
 def test_the_pages_of_experiments_too(
-    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # noqa: F811
+    call: Call,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """After the README, whose studies they take up."""
     type_all(typed_here(PAGES), call, monkeypatch)
     assert (tmp_path / "runs/fewshot-shots/table.html").exists()

@@ -86,8 +86,10 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "prefix train val"])
 def test_layouts_of_the_reports_are_searched_unchanged(
-    call: Call, tmp_path: Path, kind: str
-) -> None:  # noqa: F811
+    call: Call,
+    tmp_path: Path,
+    kind: str,
+) -> None:
     """Office-Home's csv files and the 50 classes' file names, with other images: searched,
     repeated, judged on the layout's val."""
     make(kind, tmp_path / "data")
@@ -132,7 +134,7 @@ def label_missing_in_train(folder: Path) -> str:
     [class_in_val_only, prefix_in_val_only, unknown_file, label_missing_in_train],
     ids=lambda spoil: spoil.__name__,
 )
-def test_labels_that_do_not_fit_are_one_line(call: Call, tmp_path: Path, spoil: Any) -> None:  # noqa: F811
+def test_labels_that_do_not_fit_are_one_line(call: Call, tmp_path: Path, spoil: Any) -> None:
     expected = spoil(tmp_path / "data")
     said = call("classify", "--setting", "A", *TINY_FOLDER)
     assert said.code == 2
@@ -140,7 +142,7 @@ def test_labels_that_do_not_fit_are_one_line(call: Call, tmp_path: Path, spoil: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_backbone_for_all_settings_is_refused(call: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_a_backbone_for_all_settings_is_refused(call: Call, tmp_path: Path) -> None:
     said = call(*ALL, "--backbone", "ssl")
     assert (said.code, said.out) == (2, "")
     assert "--setting" in said.line
@@ -455,8 +457,12 @@ FEWSHOT = (
     ],
 )
 def test_ready_comparisons_of_fewshot(
-    call: Call, tmp_path: Path, compare: str, names: list[str], differing: Any
-) -> None:  # noqa: F811
+    call: Call,
+    tmp_path: Path,
+    compare: str,
+    names: list[str],
+    differing: Any,
+) -> None:
     """One command: studies that differ in one value, which none of them searches, with at least 600
     episodes and a table."""
     said = call(*FEWSHOT, "--compare", compare)
@@ -498,7 +504,7 @@ def test_ready_comparisons_of_fewshot(
         ("ssl --setting A", "ssl has no settings"),
     ],
 )
-def test_comparisons_that_cannot_be(call: Call, tmp_path: Path, words: str, message: str) -> None:  # noqa: F811
+def test_comparisons_that_cannot_be(call: Call, tmp_path: Path, words: str, message: str) -> None:
     said = call(*words.split())
     assert (said.code, said.out) == (2, "")
     assert message in said.line

@@ -193,11 +193,11 @@ def test_driver_killed_at_five_random_moments(command: Command) -> None:
         process = command.start()
         wait_until(
             lambda: (
-                len(command.events("start")) > starts and len(command.events("report")) >= reports
+                len(command.events("start")) > starts and len(command.events("report")) >= reports  # noqa: B023
             ),
             command,
             process,
-        )  # noqa: B023
+        )
         time.sleep(rng.uniform(0, 0.3))
         assert process.poll() is None, command.output
         os.kill(process.pid, signal.SIGKILL)

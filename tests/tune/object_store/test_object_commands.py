@@ -52,15 +52,19 @@ def look(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     return look
 
 
-def bytes_of(store: Any, key: str) -> bytes:  # noqa: F811
+def bytes_of(store: Any, key: str) -> bytes:
     return bytes(store.get_object(Bucket=BUCKET, Key=f"runs/{key}")["Body"].read())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_studies_of_four_machines(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any, call: Call, look: Look
-) -> None:  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    store: Any,
+    call: Call,
+    look: Look,
+) -> None:
     first = machine(monkeypatch, tmp_path / "first")
     said = call("ssl", "--trials", "2", "--repeats", "2", *BYOL, *DIGITS)
     assert said.code == 0, said.err
@@ -150,8 +154,10 @@ def test_studies_of_four_machines(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_file_of_weights_reaches_the_machines_that_lack_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
-) -> None:  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+) -> None:
     """`--backbone PATH` with a bucket: the study goes on where that path is not."""
     first = machine(monkeypatch, tmp_path / "first")
     assert call("ssl", "--trials", "1", "--repeats", "0", *BYOL, *DIGITS).code == 0

@@ -160,7 +160,7 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
     assert worth(read_record(earlier / "toy")) is None
 
 
-def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         EXPERIMENTS, "toy", replace(TOY, presets={"tiny": TOY.presets["tiny"] | POOR})
     )
@@ -185,7 +185,7 @@ def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
     assert "trial 0 complete" not in again.out
 
 
-def test_what_is_no_earlier_study_is_one_line(call: Call, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_no_earlier_study_is_one_line(call: Call, tmp_path: Path) -> None:
     assert call(*LOCAL_TOY, "1", "--study", "broken", "--set", "fault=raise").code == 1
     for name, shown in (
         ("nothing", "is no study in "),
