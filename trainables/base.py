@@ -78,7 +78,7 @@ class Trainable(nn.Module, ABC):
 
     config: Any
     data: Any
-    fewest_images: ClassVar[int] = 1
+    min_batch_size: ClassVar[int] = 1
     """The smallest batch that `forward` takes in training. BatchNorm of features asks for 2."""
 
     @classmethod
@@ -92,7 +92,7 @@ class Trainable(nn.Module, ABC):
         """Name of the metric that selects on this data, `val/...`; larger is better."""
 
     @classmethod
-    def prove(cls, config: Any, data: Any) -> str:
+    def check_startup(cls, config: Any, data: Any) -> str:
         """Before any trial: one line about what trials start from, "" where there is nothing to
         say.
 
@@ -107,7 +107,7 @@ class Trainable(nn.Module, ABC):
         all of it."""
         return data
 
-    def once_s(self, data: Any) -> float:
+    def setup_seconds(self, data: Any) -> float:
         """Seconds to prepare all of `data` for the first trial, as a step and a validation on
         `profiled_data` tell."""
         return 0.0
@@ -121,7 +121,7 @@ class Trainable(nn.Module, ABC):
         return Sampler(len(self.data.train), self.config.train.batch_size, self.config.seed)
 
     @classmethod
-    def most_workers(cls, config: Any) -> int:
+    def max_workers(cls, config: Any) -> int:
         """Among how many a batch can be shared out: two images each, as BatchNorm needs."""
         return config.train.batch_size // 2
 

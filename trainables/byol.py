@@ -178,7 +178,7 @@ class DrawnView(nn.Module):
 class BYOL(Trainable):
     """BYOL on a `DataSet`; labels are used for validation alone."""
 
-    fewest_images = 2  # BatchNorm of the projector
+    min_batch_size = 2  # BatchNorm of the projector
 
     def __init__(self, config: BYOLConfig, data: DataSet):
         # Here: torchvision, accelerate and boto3 come with it, seconds that a process which builds
@@ -270,12 +270,12 @@ class BYOL(Trainable):
         torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - self.tau)
 
     def validate(self) -> Metrics:
-        return self._judge(self.data.val, "val")
+        return self.evaluate(self.data.val, "val")
 
     def test(self) -> Metrics:
-        return self._judge(self.data.test, "test")
+        return self.evaluate(self.data.test, "test")
 
-    def _judge(self, split: Split, prefix: str) -> Metrics:
+    def evaluate(self, split: Split, prefix: str) -> Metrics:
         val = self.config.val
         features, projections = self._embed(split)
         metrics = {

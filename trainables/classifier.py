@@ -126,7 +126,7 @@ class Classifier(FineTuned):
         self._freeze(0)
 
     @classmethod
-    def prove(cls, config: ClassifierConfig, data: DataSet) -> str:
+    def check_startup(cls, config: ClassifierConfig, data: DataSet) -> str:
         model = cls(config, data)
         return "; ".join(
             filter(None, (model.describe_start(), model.features.describe(model.backbone)))
@@ -148,8 +148,8 @@ class Classifier(FineTuned):
             ),
         )
 
-    def once_s(self, data: DataSet) -> float:
-        return self.features.once_s(data)
+    def setup_seconds(self, data: DataSet) -> float:
+        return self.features.setup_seconds(data)
 
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
         targets = torch.from_numpy(self.data.train.labels[self.data.train.indices[positions]])
@@ -180,7 +180,7 @@ class Classifier(FineTuned):
             views = self.augment.apply(batch.images, view)
             for mix in mixes:
                 views, truth = self._mixed(views, truth, mix)
-            features = self.backbone(self._laid_out(views))
+            features = self.backbone(self.to_memory_format(views))
         logits = self.head(features)
         return soft_loss(
             logits.float(), truth, self.config.loss.label_smoothing, self.config.loss.focal_gamma
@@ -198,7 +198,7 @@ class Classifier(FineTuned):
         return self.features.costs()
 
     @torch.no_grad()
-    def _judge(self, split: Split, prefix: str) -> Metrics:
+    def evaluate(self, split: Split, prefix: str) -> Metrics:
         self.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
             logits = self.head(self._features(split)).float()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from trainables.augment.evaluation import PIXELS, evaluation_batches
 from trainables.augment.views import Augment
-from trainables.backbone.freezing import frozen_modules, keep_still, set_frozen, stage_groups
+from trainables.backbone.freezing import frozen_modules, set_eval_mode, set_frozen, stage_groups
 from trainables.backbone.networks import (
     build_backbone,
     load_backbone_state,
@@ -76,7 +76,7 @@ def check_image_size(config: Any) -> None:
 class FineTuned(Trainable):
     """A backbone, from scratch or loaded, under a head, with a policy of what stays frozen.
 
-    Subclasses set `task`, `make_head` and `_judge`; their configs have blocks data, backbone, init,
+    Subclasses set `task`, `make_head` and `evaluate`; their configs have blocks data, backbone, init,
     freeze, aug, train, and `normalize`.
     """
 
@@ -166,19 +166,19 @@ class FineTuned(Trainable):
             self.head.train(mode)
             return self
         super().train(mode)
-        keep_still(self.stages, self.frozen, self.config.freeze)
+        set_eval_mode(self.stages, self.frozen, self.config.freeze)
         if self.config.freeze.policy == "all":
             self.backbone.eval()
         return self
 
     def validate(self) -> Metrics:
-        return self._judge(self.data.val, "val")
+        return self.evaluate(self.data.val, "val")
 
     def test(self) -> Metrics:
-        return self._judge(self.data.test, "test")
+        return self.evaluate(self.data.test, "test")
 
     @abstractmethod
-    def _judge(self, split: Split, prefix: str) -> Metrics:
+    def evaluate(self, split: Split, prefix: str) -> Metrics:
         """Metrics `<prefix>/...` on a split."""
 
     def _features(self, split: Split) -> Tensor:
@@ -193,7 +193,7 @@ class FineTuned(Trainable):
         self.backbone.eval()
         for views in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
-                features = self.backbone(self._laid_out(views)).float()
+                features = self.backbone(self.to_memory_format(views)).float()
             yield features
 
     def _eval_batches(
@@ -206,7 +206,7 @@ class FineTuned(Trainable):
             split, mine, self.config, self.config.normalize, self.device, self._eval_pixels
         )
 
-    def _laid_out(self, views: Tensor) -> Tensor:
+    def to_memory_format(self, views: Tensor) -> Tensor:
         return (
             views.contiguous(memory_format=torch.channels_last)
             if self.config.train.channels_last

@@ -124,7 +124,7 @@ class ProtoNet(FineTuned):
         return "val/episode_top1"
 
     @classmethod
-    def prove(cls, config: ProtoNetConfig, data: FewShotData) -> str:
+    def check_startup(cls, config: ProtoNetConfig, data: FewShotData) -> str:
         """Also that every split has classes enough for its episodes."""
         model = cls(config, data)
         members, fixed = model.sampler().members, model.fixed_episodes
@@ -154,7 +154,7 @@ class ProtoNet(FineTuned):
         )
 
     @classmethod
-    def most_workers(cls, config: ProtoNetConfig) -> int:
+    def max_workers(cls, config: ProtoNetConfig) -> int:
         """An episode each."""
         return max(
             1,
@@ -175,7 +175,7 @@ class ProtoNet(FineTuned):
             self.config.episode.query,
         )
         features = self.backbone(
-            self._laid_out(self.augment.apply(batch.images, batch.draws[0]))
+            self.to_memory_format(self.augment.apply(batch.images, batch.draws[0]))
         ).float()
         features = features.view(-1, way, shot + query, features.shape[1])  # (E, N, K + Q, D)
         prototypes = features[:, :, :shot].mean(2)  # (E, N, D), equation 1
@@ -196,7 +196,7 @@ class ProtoNet(FineTuned):
             for name in ("val", "test")
         }
 
-    def _judge(self, split: Split, prefix: str) -> Metrics:
+    def evaluate(self, split: Split, prefix: str) -> Metrics:
         """Every image goes through the backbone once; the episodes are index operations on the
         features."""
         self.eval()

@@ -134,7 +134,7 @@ class Segmentation(FineTuned):
         return self.net
 
     @classmethod
-    def prove(cls, config: SegmentationConfig, data: DataSet) -> str:
+    def check_startup(cls, config: SegmentationConfig, data: DataSet) -> str:
         return cls(config, data).describe_start()
 
     @classmethod
@@ -148,7 +148,7 @@ class Segmentation(FineTuned):
     def forward(self, batch: Batch) -> Tensor:
         assert batch.targets is not None  # `draw` gives them: (B, H, W) uint8
         views, masks = self.joint.apply(batch.images, batch.targets, batch.draws[0])
-        logits, auxiliary = self.net(self._laid_out(views))
+        logits, auxiliary = self.net(self.to_memory_format(views))
         loss, truth = self.config.loss, masks.long()
         total = segmentation_loss(logits.float(), truth, loss, self.weights)
         if auxiliary is not None:
@@ -158,7 +158,7 @@ class Segmentation(FineTuned):
         return total
 
     @torch.no_grad()
-    def _judge(self, split: Split, prefix: str) -> Metrics:
+    def evaluate(self, split: Split, prefix: str) -> Metrics:
         classes = len(self.data.classes)
         confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=self.device)
         loss, right = (

@@ -7,7 +7,7 @@ from rich.console import Console
 DEFAULT = "(the default)"
 
 
-def brief(value: object) -> str:
+def format_value(value: object) -> str:
     """A config value in few characters, as `--set` takes it: floats in three digits, None as
     `none`."""
     return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 
 def assignments(values: Mapping[str, object]) -> str:
     """`optim.lr=0.1, optim.name=sgd`; "" for none."""
-    return ", ".join(f"{key}={brief(value)}" for key, value in values.items())
+    return ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
 def plain_console(width: int | None = None) -> Console:

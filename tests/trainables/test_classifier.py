@@ -365,10 +365,10 @@ def test_settings_b_to_e_refuse_a_wrong_file(tmp_path: Path, source: str, policy
     )  # type: ignore[arg-type]
     data = Classifier.load_data(SMALL.data)
     with pytest.raises(UserError, match="no backbone file"):
-        Classifier.prove(config, data)
+        Classifier.check_startup(config, data)
     save_backbone(tmp_path / "b.pt", build_backbone(BackboneConfig(width=16, pool=1)), {})
     with pytest.raises(UserError, match=r"does not fit backbone\.name=tiny"):
-        Classifier.prove(config, data)
+        Classifier.check_startup(config, data)
 
 
 def test_normalisation_is_the_configs_in_every_policy() -> None:

@@ -137,7 +137,7 @@ def test_shares_and_micro_batches_are_whole_episodes(tmp_path: Path) -> None:
 def test_every_worker_needs_an_episode(tmp_path: Path) -> None:
     """Otherwise none of them would train, and say nothing."""
     model = protonet(replace(SMALL, train=replace(SMALL.train, batch_size=40)))  # 2 episodes of 16
-    assert [model.sampler().batch_size // 16, ProtoNet.most_workers(model.config)] == [2, 2]
+    assert [model.sampler().batch_size // 16, ProtoNet.max_workers(model.config)] == [2, 2]
     runtime = SimpleNamespace(directory=tmp_path, device=torch.device("cpu"), rank=0, world_size=3)
     with pytest.raises(
         TrialFailed, match=r"2 x 16 images of a step for 3 workers; raise train\.batch_size"
@@ -150,7 +150,7 @@ def test_every_worker_needs_an_episode(tmp_path: Path) -> None:
         replace(SMALL, episode=TrainEpisodeConfig(way=2)),
     ):
         sampler = protonet(config).sampler()
-        assert ProtoNet.most_workers(config) == sampler.batch_size // sampler.unit
+        assert ProtoNet.max_workers(config) == sampler.batch_size // sampler.unit
 
 
 def test_too_few_classes_or_images_are_named() -> None:
@@ -165,7 +165,7 @@ def test_too_few_classes_or_images_are_named() -> None:
         EpisodeSampler(labels, 7, 1, 1, 10, 0)
     config = replace(SMALL, val=EvaluationConfig(way=5))
     with pytest.raises(UserError, match=r"5-way .* val has 2 \(of 2\)"):
-        ProtoNet.prove(config, ProtoNet.load_data(config.data))
+        ProtoNet.check_startup(config, ProtoNet.load_data(config.data))
 
 
 # distances
@@ -424,7 +424,7 @@ def test_a_study_may_start_from_a_backbone(tmp_path: Path) -> None:
     }
     config: Any = build(ProtoNetConfig, flat | values)
     assert (config.init.origin, config.normalize, config.freeze.policy) == ("b.pt", "half", "none")
-    assert "tensors matched" in ProtoNet.prove(config, ProtoNet.load_data(config.data))
+    assert "tensors matched" in ProtoNet.check_startup(config, ProtoNet.load_data(config.data))
     asked = asked_for(loaded.space, "tiny", flatten(config), {})
     assert {"freeze.policy", "freeze.backbone_lr", "head.distance"} <= asked.keys()
     assert all(within(distribution, flatten(config)[key]) for key, distribution in asked.items())

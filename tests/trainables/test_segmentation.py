@@ -246,7 +246,7 @@ def test_a_loaded_backbone_is_frozen_to_the_byte(tmp_path: Path) -> None:
     config = shapes_config(
         init=InitConfig(source="given", file=str(path)), freeze=FreezeConfig(policy="all")
     )
-    assert "tensors matched" in Shapes.prove(config, Shapes.load_data(config.data))
+    assert "tensors matched" in Shapes.check_startup(config, Shapes.load_data(config.data))
     model = trained(config, tmp_path / "run")
     state = load_backbone_state(path)
     assert all(torch.equal(value, state[key]) for key, value in model.backbone.state_dict().items())

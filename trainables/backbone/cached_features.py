@@ -199,7 +199,7 @@ class FrozenFeatures:
         self._seconds, self._rows_drawn = 0.0, 0
         return metrics
 
-    def once_s(self, data: DataSet) -> float:
+    def setup_seconds(self, data: DataSet) -> float:
         """Seconds that the features of `data` (train and val) take, judged by those that are
         open."""
         train, val = self._train_and_val()

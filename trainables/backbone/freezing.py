@@ -116,7 +116,7 @@ def set_frozen(stages: Mapping[str, Sequence[nn.Module]], frozen: Sequence[str])
                     parameter.grad = None
 
 
-def keep_still(
+def set_eval_mode(
     stages: Mapping[str, Sequence[nn.Module]], frozen: Sequence[str], config: FreezeConfig
 ) -> None:
     """After every `.train()`: frozen stages to eval mode, and BatchNorm too where its statistics

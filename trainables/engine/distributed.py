@@ -28,7 +28,7 @@ def rank() -> int:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
+def no_collectives() -> Iterator[None]:
     """What is inside is done by this worker only (pictures, the baseline); the others wait at the
     next exchange."""
     global _alone
@@ -75,7 +75,7 @@ def gather_rows(
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
-def from_first(value: T) -> T:
+def broadcast(value: T) -> T:
     """Rank 0's value on every rank; anything that pickles, so for small things. Nobody goes on
     before rank 0 has come here."""
     if world_size() == 1:

@@ -134,7 +134,7 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
             if step_runner.micro_batch < step_runner.asked:
                 metrics["train/micro_batch"] = step_runner.micro_batch
             # the last bits of two GPUs may differ
-            metrics = distributed.from_first(metrics | trainable.validate() | trainable.costs())
+            metrics = distributed.broadcast(metrics | trainable.validate() | trainable.costs())
             if not math.isfinite(metrics[trainable.objective]):
                 raise TrialFailed(
                     "nan",
@@ -143,7 +143,7 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
             history.append(metrics)
             _keep_best(trainable, runtime, progress, history)
             if runtime.rank == 0 and len(history) in snapshot_epochs(train.epochs):
-                with distributed.alone():
+                with distributed.no_collectives():
                     trainable.snapshot(runtime.directory, len(history))
             loss_sum.zero_()
             started = saved_at = time.perf_counter()
@@ -161,7 +161,7 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
 
 def _report(runtime: Runtime, history: list[Metrics]) -> bool:
     """Rank 0 speaks to the study, and all do what it answers."""
-    return distributed.from_first(runtime.rank != 0 or runtime.report(len(history), history[-1]))
+    return distributed.broadcast(runtime.rank != 0 or runtime.report(len(history), history[-1]))
 
 
 def _epoch_metrics(

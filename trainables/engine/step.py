@@ -50,7 +50,7 @@ class StepRunner:
             total_steps,
         )
         self.sampler, self.unit = sampler, sampler.unit
-        self.fewest = max(self.unit, trainable.fewest_images)
+        self.fewest = max(self.unit, trainable.min_batch_size)
         if (parts := sampler.batch_size // self.unit) < runtime.world_size:
             raise TrialFailed(
                 "workers",

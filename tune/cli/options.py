@@ -104,8 +104,8 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data, progress=True)
     if options.workers > 1:
-        _check_workers(options.workers, experiment.trainable.most_workers(config), data)
-    proof = experiment.trainable.prove(config, data)
+        _check_workers(options.workers, experiment.trainable.max_workers(config), data)
+    proof = experiment.trainable.check_startup(config, data)
     earlier = options.warm_start
     warm = (
         None

@@ -84,9 +84,9 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         f"{duration(epochs * cost['epoch_s'])} of one worker; disk {cost['checkpoint_mb'] * 2:.0f} MB per running trial, "
         f"{cost['export_mb']:.1f} MB per completed one"
     )
-    if cost["once_s"]:
+    if cost["setup_seconds"]:
         out.print(
-            f"and once for each augmentation policy the features of the frozen backbone: {cost['once_s']:.0f} s"
+            f"and once for each augmentation policy the features of the frozen backbone: {cost['setup_seconds']:.0f} s"
         )
 
 
@@ -137,6 +137,6 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
         "checkpoint_mb": sizes[0],
         "export_mb": sizes[1],
         "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad),
-        "once_s": trainable.once_s(data),
+        "setup_seconds": trainable.setup_seconds(data),
         "gpu": runtime.device.type == "cuda",
     }

@@ -20,7 +20,7 @@ _LOOK_S = 5.0
 _PARTS = 10_000
 
 
-class Room:
+class ConcurrencyLimit:
     """Trials at a time: `concurrent`, or what the cluster holds. Asked for often, so looked up
     every few seconds, as machines come and go.
 
@@ -33,7 +33,7 @@ class Room:
 
     def __call__(self) -> int:
         if self.concurrent is None and time.monotonic() - self._looked_at > _LOOK_S:
-            have, group = holds(), self.group
+            have, group = cluster_resources(), self.group
             fits = (
                 _times(have["GPU"], group.gpus) if group.gpus else _times(have["CPU"], group.cpus)
             )
@@ -50,7 +50,7 @@ def gpus_of_a_worker(asked: float | None) -> float:
     """What was asked for; else one where the cluster has or may start any."""
     if asked is not None:
         return asked
-    return 1.0 if holds()["GPU"] else 0.0
+    return 1.0 if cluster_resources()["GPU"] else 0.0
 
 
 def refuse_what_never_fits(group: WorkerGroup) -> None:
@@ -60,7 +60,7 @@ def refuse_what_never_fits(group: WorkerGroup) -> None:
     Raises:
         UserError: one trial needs more than the machine or the cluster can have.
     """
-    have = holds()
+    have = cluster_resources()
     for name, each, option in (
         ("CPU", group.cpus, "--set train.threads"),
         ("GPU", group.gpus, "--gpus-per-worker"),
@@ -82,7 +82,7 @@ def _times(have: float, each: float) -> int:
     return int(have) * (_PARTS // round(each * _PARTS)) if each < 1 else int(have // each)
 
 
-def holds() -> dict[str, float]:
+def cluster_resources() -> dict[str, float]:
     """CPUs and GPUs of the cluster now, or at its largest if that is more."""
     now, largest = ray.cluster_resources(), {}
     path = _CLUSTER_FILE.expanduser()

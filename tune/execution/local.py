@@ -28,7 +28,7 @@ def search_locally(study: Study, experiment: Experiment) -> None:
         study.started(work)
         outcome = run(experiment, work, LocalRuntime(Path(work.directory), _reporter(study, work)))
         if study.stopping:
-            study.put_back(work)
+            study.requeue(work)
         elif outcome.state == "PRUNED" and outcome.reason is None:
             study.ended(work, study.pruned(work))
         else:

@@ -45,7 +45,12 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
-from tune.execution.capacity import Room, gpus_of_a_worker, on_a_cluster, refuse_what_never_fits  # noqa: E402
+from tune.execution.capacity import (  # noqa: E402
+    ConcurrencyLimit,
+    gpus_of_a_worker,
+    on_a_cluster,
+    refuse_what_never_fits,
+)
 from tune.execution.runtimes import TuneRuntime  # noqa: E402
 from tune.execution.trial import run  # noqa: E402
 from tune.execution.worker_group import WorkerGroup, run_with_workers  # noqa: E402
@@ -189,7 +194,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         if trial.status == Trial.PENDING:
             self._never_begun[work.key] += 1
             if self._never_begun[work.key] <= LOST_PROCESSES:
-                self.study.put_back(work)
+                self.study.requeue(work)
                 return
         error = str(trial.get_error() or "")
         with self.storage:
@@ -248,19 +253,19 @@ def search(
 
     if workers == 1:
         trial = functools.partial(run_in_tune, experiment, patience_s)
-        holds = {"cpu": group.cpus, "gpu": group.gpus}
+        resources = {"cpu": group.cpus, "gpu": group.gpus}
     else:
         # it is the workers who hold processors: a Tune trial that held one could keep it from its
         # own
         trial = functools.partial(run_workers_in_tune, experiment, patience_s, group)
-        holds = {"cpu": 0, "node:__internal_head__": 0.001}
+        resources = {"cpu": 0, "node:__internal_head__": 0.001}
     storage = _Storage(study)
     scratch = Path(tempfile.mkdtemp(prefix="vistune-"))
     try:
         ray.tune.Tuner(
-            ray.tune.with_resources(trial, holds),
+            ray.tune.with_resources(trial, resources),
             tune_config=ray.tune.TuneConfig(
-                search_alg=StudySearcher(study, storage, Room(group, concurrent)),
+                search_alg=StudySearcher(study, storage, ConcurrencyLimit(group, concurrent)),
                 scheduler=StudyScheduler(study, storage),
                 num_samples=-1,
                 # a process that has run a trainer hangs in the next trial

@@ -73,7 +73,7 @@ def run(
             else contextlib.nullcontext()
         ):
             # the other workers read nothing before rank 0 has the folder
-            distributed.from_first(None)
+            distributed.broadcast(None)
             if work.kind == "baseline":
                 return _baseline(experiment, work, runtime)
             with copied(Path(work.directory), work.config, runtime) as copy:
@@ -119,7 +119,7 @@ def _fit(
         metrics |= trainable.test()
     elif not fitted.stopped and runtime.rank == 0:
         trainable.load_export(runtime.directory / BEST)
-        with distributed.alone():
+        with distributed.no_collectives():
             trainable.snapshot_best(runtime.directory, fitted.best_epoch)
     return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, reason, metrics)
 

@@ -10,7 +10,7 @@ from tune.object_store import s3
 _WRITER = "writer"  # metadata
 
 
-class Chain:
+class CompareAndSwap:
     """Of one object, for one writer, by conditional writes (If-Match, If-None-Match).
 
     A machine that was taken for dead cannot overwrite what its successor has written, however late

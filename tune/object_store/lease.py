@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from trainables.errors import UserError
 from tune.object_store import s3
-from tune.object_store.compare_and_swap import Chain
+from tune.object_store.compare_and_swap import CompareAndSwap
 
 RENEW_S = 20.0
 EXPIRES_S = 90.0
@@ -32,7 +32,7 @@ class Lease:
     def __init__(self, folder: Path):
         self.path = folder / "lease"
         self._here = {"host": socket.gethostname(), "folder": str(folder)}
-        self._chain = Chain(self.path, None)
+        self._chain = CompareAndSwap(self.path, None)
         self._lock = FileLock(folder / ".lease")
         self.renewed = -float("inf")
         """When it was last known to be ours (monotonic)."""

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from trainables.errors import UserError
 from trainables.files import LAST, default_cache_dir
-from tune.study.manifest import PLACES
+from tune.study.manifest import PATH_KEYS
 
 CONFIG = "config"  # metadata of a trial's objects
 _SCHEME = "s3://"
@@ -83,7 +83,7 @@ def meta_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Metadata of the objects of a trial with this flat config; where it finds its data and
     backbone is no part of it."""
     text = json.dumps(
-        {key: value for key, value in config.items() if key not in PLACES}, sort_keys=True
+        {key: value for key, value in config.items() if key not in PATH_KEYS}, sort_keys=True
     )
     return {CONFIG: hashlib.sha256(text.encode()).hexdigest()[:32]}
 

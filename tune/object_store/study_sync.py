@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
 from tune.object_store import s3
-from tune.object_store.compare_and_swap import Chain
+from tune.object_store.compare_and_swap import CompareAndSwap
 from tune.object_store.lease import RENEW_S, Lease
 
 LOG, JOURNAL, MANIFEST, CONFIG = "events.jsonl", "study.journal", "study.json", "config.json"
@@ -175,7 +175,10 @@ class StudyCopy:
         self.folder, self.tell, self.stop = folder, tell, stop
         self._copied = 0
         self._lease = Lease(folder)
-        self._log, self._journal = Chain(folder / LOG, None), Chain(folder / JOURNAL, None)
+        self._log, self._journal = (
+            CompareAndSwap(folder / LOG, None),
+            CompareAndSwap(folder / JOURNAL, None),
+        )
         self._there = -1  # bytes of the log that the store's journal is about
         self._state = (0, 0)  # bytes of log and journal, at one moment between two steps
         self._done = (-1, -1)
@@ -351,7 +354,7 @@ def copy_group_log(folder: Path) -> None:
     with s3.needed(log):
         try:
             seen = (_seen(folder) or None) if s3.etag(log) is not None else None
-            (folder / _SEEN).write_text(Chain(log, seen).put(log.read_bytes()))
+            (folder / _SEEN).write_text(CompareAndSwap(log, seen).put(log.read_bytes()))
         except s3.Taken:
             (folder / _SEEN).write_text(s3.download(log) or "")
             raise _overtaken(folder) from None

@@ -103,7 +103,7 @@ class TrialCopy:
         path = self.folder / name
         if self.runtime.world_size == 1:
             return
-        wanted = distributed.from_first(
+        wanted = distributed.broadcast(
             content_hash(path) if self.runtime.rank == 0 and path.exists() else None
         )
         if wanted is None:
@@ -111,7 +111,7 @@ class TrialCopy:
         has = wanted is None or (path.exists() and content_hash(path) == wanted)
         if not distributed.all_sum(torch.tensor(float(not has), device=self.runtime.device)):
             return
-        content = distributed.from_first(path.read_bytes() if self.runtime.rank == 0 else b"")
+        content = distributed.broadcast(path.read_bytes() if self.runtime.rank == 0 else b"")
         if not has:
             self._ours = True
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from trainables.errors import UserError
 from trainables.plots.curves import draw_curves
 from trainables.plots.style import COLOURS
 from tune.formatting import DEFAULT, assignments, plain_console
-from tune.reports.config_differences import same_data, unlike
+from tune.reports.config_differences import config_differences, same_data
 from tune.reports.html_page import escape, page
 from tune.reports.html_page import table as html_table
 from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
@@ -165,8 +165,8 @@ def _row(name: str, about: str, record: Record, metric: str) -> Row:
         about,
         record,
         number,
-        mean_of(scores, numbers.index(number)).of_a_share() if known else None,  # type: ignore[arg-type]
-        mean_of(default, 0).of_a_share() if default.shape[1:] > (1,) else None,
+        mean_of(scores, numbers.index(number)).clipped_to_unit() if known else None,  # type: ignore[arg-type]
+        mean_of(default, 0).clipped_to_unit() if default.shape[1:] > (1,) else None,
         scores.shape[1],
     )
 
@@ -264,7 +264,7 @@ def notes(found: Verdict) -> list[str]:
         *filter(None, [found.comparison.reference_note]),
     ]
     for row in known[1:]:
-        if differing := unlike(known[0].record, row.record, found.comparison):
+        if differing := config_differences(known[0].record, row.record, found.comparison):
             apart = (
                 ""
                 if same_data(known[0].record, row.record)

@@ -2,8 +2,8 @@
 beyond what the comparison is about."""
 
 from search_spaces.settings import Comparison
-from tune.formatting import brief
-from tune.study.manifest import PLACES
+from tune.formatting import format_value
+from tune.study.manifest import PATH_KEYS
 from tune.study.record import Record
 
 _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
@@ -15,10 +15,10 @@ def same_data(one: Record, other: Record) -> bool:
     return one.manifest.data["fingerprint"] == other.manifest.data["fingerprint"]
 
 
-def unlike(one: Record, other: Record, comparison: Comparison) -> list[str]:
+def config_differences(one: Record, other: Record, comparison: Comparison) -> list[str]:
     """`trials 16 and 40`, for everything that two of its settings should have had in common."""
     free = {
-        *PLACES,
+        *PATH_KEYS,
         *_BACKBONE,
         *(key for setting in comparison.settings.values() for key in setting.values),
     }
@@ -31,7 +31,7 @@ def unlike(one: Record, other: Record, comparison: Comparison) -> list[str]:
         *((key, value, theirs.get(key)) for key, value in mine.items()),
     ]
     shown = [
-        f"{name} {brief(first)} and {brief(second)}"
+        f"{name} {format_value(first)} and {format_value(second)}"
         for name, first, second in pairs
         if first != second
     ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from tune.formatting import brief
+from tune.formatting import format_value
 from tune.reports.html_page import Figure
 from tune.reports.importances import Importances
 from tune.reports.verdict import Verdict
@@ -243,7 +243,7 @@ def _dimension(axis: Axis, values: list[Any]) -> dict[str, Any]:
             0.0,
             float(places[-1]),
             [float(p) for p in places],
-            [brief(c) for c in axis.choices],
+            [format_value(c) for c in axis.choices],
         )
     else:
         low, high = _place(axis, axis.low), _place(axis, axis.high)
@@ -294,7 +294,9 @@ def slices(points: list[Point], axis: Axis, objective: str, best: int | None) ->
                     "marker": marker,
                     "x": [_short(_spread(axis, p)) for p in group],
                     "y": [_short(p.reached) for p in group],
-                    "text": [f"trial {p.number}, {brief(p.params[axis.name])}" for p in group],
+                    "text": [
+                        f"trial {p.number}, {format_value(p.params[axis.name])}" for p in group
+                    ],
                     "hovertemplate": "%{text}: %{y}<extra></extra>",
                 }
             )
@@ -308,7 +310,7 @@ def slices(points: list[Point], axis: Axis, objective: str, best: int | None) ->
         last = len(axis.choices) - 1
         x |= {
             "tickvals": list(range(last + 1)),
-            "ticktext": [brief(c) for c in axis.choices],
+            "ticktext": [format_value(c) for c in axis.choices],
             "range": [-0.5, last + 0.5],
         }
     elif axis.log:

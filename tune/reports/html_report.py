@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tune.formatting import DEFAULT, assignments, brief, duration
+from tune.formatting import DEFAULT, assignments, duration, format_value
 from tune.object_store import s3
 from tune.reports import html_figures as figures
 from tune.reports.html_page import escape, page, plot, table
@@ -141,7 +141,7 @@ def against_default(record: Record, number: int, found: Verdict | None) -> str:
     """Configurations side by side, and scores on the test split."""
     config, base, space = record.trials[number].config, record.manifest.base, record.manifest.space
     rows = [
-        [name, brief(base[name]), brief(value), "; ".join(space[name])]
+        [name, format_value(base[name]), format_value(value), "; ".join(space[name])]
         for name, value in sorted(record.departures(number).items())
     ]
     same = [
@@ -244,7 +244,7 @@ def budget(record: Record) -> str:
         ]
     )
     rows.append(
-        ["epochs saved by pruning and failures", f"{record.spared[0]} ({record.saved:.0%})"]
+        ["epochs saved by pruning and failures", f"{record.epochs_saved[0]} ({record.saved:.0%})"]
     )
     runs = [*record.trials.values(), *record.repeats.values()]
     rows.append(["epochs saved by kept features", _saved_by_features(runs)])
@@ -386,16 +386,16 @@ def reproduction(record: Record, number: int | None) -> str:
     ]
     parts.append(table(["", ""], rows, long=(1,)))
     space = [
-        [name, "; ".join(ranges), brief(manifest.base[name])]
+        [name, "; ".join(ranges), format_value(manifest.base[name])]
         for name, ranges in manifest.space.items()
     ]
-    whole = [[name, brief(value)] for name, value in manifest.base.items()]
+    whole = [[name, format_value(value)] for name, value in manifest.base.items()]
     parts.append(
         f"<details><summary>Search space</summary>{table(['parameter', 'searched over', 'default'], space, long=(1,))}</details>"
     )
     if number is not None:
         config = record.trials[number].config
-        whole = [[*row, brief(config.get(row[0]))] for row in whole]
+        whole = [[*row, format_value(config.get(row[0]))] for row in whole]
     header = ["key", "default", *([] if number is None else [f"trial {number}"])]
     parts.append(
         f"<details><summary>All of the configuration</summary>{table(header, whole)}</details>"

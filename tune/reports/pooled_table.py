@@ -29,11 +29,11 @@ from tune.reports.comparison_table import (
     verdict,
 )
 from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
-from tune.study.manifest import PLACES, Manifest
+from tune.study.manifest import PATH_KEYS, Manifest
 
 # Differ from search to search: its seed, what is drawn by it, and the backbones that were found by
 # it.
-_OF_A_SEARCH = {"seed", "data.seed", "init.file", "init.sha256", "init.origin", *PLACES}
+_OF_A_SEARCH = {"seed", "data.seed", "init.file", "init.sha256", "init.origin", *PATH_KEYS}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def pooled(folders: Sequence[Path]) -> Pooled:
                 row.setting,
                 list(scores[i]),
                 _defaults([one.rows[i] for one in found]),
-                mean_of(scores[[i]], 0).of_a_share(),
+                mean_of(scores[[i]], 0).clipped_to_unit(),
             )
             for i, row in enumerate(first.rows)
         ],

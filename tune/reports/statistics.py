@@ -33,7 +33,7 @@ class Interval:
         """Whether 0 lies outside."""
         return self.low > 0 or self.high < 0
 
-    def of_a_share(self) -> "Interval":
+    def clipped_to_unit(self) -> "Interval":
         """What of it lies in [0, 1], where an accuracy lies; it covers the truth as often."""
         return replace(self, low=max(0.0, self.low), high=min(1.0, self.high))
 

@@ -93,7 +93,7 @@ def verdict(study: Known) -> Verdict | None:
     leaders = [row for row, n in enumerate(rows) if n in study.leaders()]
     means = mean_of(scores[leaders], leaders.index(best)), mean_of(scores[[default]], 0)
     if metric != _RANK:
-        means = means[0].of_a_share(), means[1].of_a_share()
+        means = means[0].clipped_to_unit(), means[1].clipped_to_unit()
     return Verdict(
         metric=metric,
         best_number=number,

@@ -15,7 +15,7 @@ from typing import Any
 
 from trainables.errors import UserError
 
-PLACES = {"data.name": "data", "init.file": "init.sha256"}
+PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
 """Config values that say where something is -> what says which it is. A study may be gone on with
 where both have other places."""
 _PACKAGES = (
@@ -104,7 +104,7 @@ class Manifest:
     def _differences(self, there: "Manifest") -> list[str]:
         mine: dict[str, Any] = _identity(self)
         theirs: dict[str, Any] = _identity(there)
-        for place, content in PLACES.items():
+        for place, content in PATH_KEYS.items():
             if mine.get(content) == theirs.get(content):
                 mine.pop(place, None)
                 theirs.pop(place, None)

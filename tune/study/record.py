@@ -105,7 +105,7 @@ class Record:
         return sum(len(run.history) for run in self.trials.values())
 
     @property
-    def spared(self) -> tuple[int, int]:
+    def epochs_saved(self) -> tuple[int, int]:
         """Epochs that the trials which have ended did not run, and those that they would have run:
         what pruning and failures have saved. A trial that still runs has saved nothing yet."""
         ended = [run for run in self.trials.values() if run.state != "open"]
@@ -115,7 +115,7 @@ class Record:
     @property
     def saved(self) -> float:
         """Share of the epochs that pruning and failures have saved."""
-        saved, whole = self.spared
+        saved, whole = self.epochs_saved
         return saved / whole if whole else 0.0
 
     @cached_property

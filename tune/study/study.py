@@ -1,4 +1,4 @@
-"""The durable study. Optuna's storage is the database of trials, the event log is the diary,
+"""The durable study. Optuna's storage is the database of trials, the event log is the record,
 everything else is a worker.
 
     study = Study.open(...)                 # creates it, or goes on with it after any kind of end
@@ -110,7 +110,7 @@ class Study:
             raise UserError(
                 f"study {manifest.name!r} is being run by another process; wait for it, or choose another --study name"
             ) from None
-        self._load_diary()
+        self._load_event_log()
         self.log = EventLog(directory / "events.jsonl")
         self._journal = Journal(directory / "study.journal")
         self.optuna = optuna.create_study(
@@ -159,7 +159,7 @@ class Study:
                 f"cannot write to {error.filename or directory}: {error.strerror}; choose another place with --storage"
             ) from None
         study.observers += observers or []
-        if not study._diary_has_study:
+        if not study._log_has_study:
             data = manifest.data
             study.emit(
                 "study",
@@ -175,15 +175,15 @@ class Study:
             )
         return study
 
-    # -- the diary
+    # -- the event log
 
-    def _load_diary(self) -> None:
+    def _load_event_log(self) -> None:
         """What the event log knows: the last reported epoch and the outcome of every run."""
         self._epochs: dict[tuple[int, int | None], int] = {}
         self._outcomes: dict[tuple[int, int | None], Outcome] = {}
         self._attempts: dict[tuple[int, int | None], int] = {}
         self.summary: dict[str, float] = {}
-        self._diary_has_study = False
+        self._log_has_study = False
         path = self.directory / "events.jsonl"
         for event in EventLog.read(path)[0] if path.exists() else []:
             key: Any = (event.get("trial"), event.get("repeat"))
@@ -196,7 +196,7 @@ class Study:
             elif event["event"] == "summary":
                 self.summary |= event["metrics"]
             elif event["event"] == "study":
-                self._diary_has_study = True
+                self._log_has_study = True
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append to the event log, then tell the observers (console, MLflow). Safe to call from any
@@ -397,8 +397,8 @@ class Study:
     def pruned(self, work: Work) -> Outcome:
         """The outcome of a trial that `reported` has just stopped."""
         values = self.optuna._storage.get_trial(
-            self._running[work.key]._trial_id
-        ).intermediate_values  # type: ignore[union-attr]
+            self._running[work.key]._trial_id  # type: ignore[union-attr]
+        ).intermediate_values
         best = max(values.values())
         return Outcome(
             "PRUNED",
@@ -407,7 +407,7 @@ class Study:
             {f"best/{self.objective}": best},
         )
 
-    def put_back(self, work: Work) -> None:
+    def requeue(self, work: Work) -> None:
         """No process works on it any more and it has not ended: it is the next to be handed out,
         now or at the next start."""
         if work.key in self._running and (trial := self._running.pop(work.key)) is not None:

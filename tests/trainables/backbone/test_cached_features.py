@@ -334,28 +334,28 @@ def test_never_used_where_it_must_not(
     )
     frozen = config.freeze.policy == "all"
     assert [metrics.get("features/cached") for metrics in reports] == [0.0 if frozen else None]
-    assert (reason in Classifier.prove(config, model.data)) == frozen
+    assert (reason in Classifier.check_startup(config, model.data)) == frozen
 
 
 def test_it_is_said_before_any_trial(
     config: ClassifierConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = Classifier.load_data(config.data)
-    assert Classifier.prove(config, data).endswith(
+    assert Classifier.check_startup(config, data).endswith(
         "; its features are cached, 3 views of 200 images in 0.0768 MB"
     )
-    assert Classifier.prove(replace(config, features=FeaturesConfig(cache=False)), data).endswith(
-        ": features.cache=False"
-    )
+    assert Classifier.check_startup(
+        replace(config, features=FeaturesConfig(cache=False)), data
+    ).endswith(": features.cache=False")
     monkeypatch.setenv("VISTUNE_FEATURES_GB", "0.00001")
-    assert Classifier.prove(config, data).endswith(
+    assert Classifier.check_startup(config, data).endswith(
         "at every step: 7.68e-05 GB exceed VISTUNE_FEATURES_GB=1e-05"
     )
     monkeypatch.setenv("VISTUNE_FEATURES_GB", "ten")
     with pytest.raises(
         UserError, match="VISTUNE_FEATURES_GB='ten' is not a number of gigabytes; unset it for 20"
     ):
-        Classifier.prove(config, data)
+        Classifier.check_startup(config, data)
 
 
 def test_the_backbone_leaves_as_it_came(config: ClassifierConfig, tmp_path: Path) -> None:
@@ -380,8 +380,8 @@ def test_a_plan_computes_no_more_than_it_times(config: ClassifierConfig, cache: 
         seconds = [
             json.loads((cache / key / "meta.json").read_text())["seconds"] for key in entries(cache)
         ]
-        assert cost["once_s"] > max(seconds)
-        assert cost["once_s"] < 10 * sum(seconds)  # 600 views instead of 120, and val
+        assert cost["setup_seconds"] > max(seconds)
+        assert cost["setup_seconds"] < 10 * sum(seconds)  # 600 views instead of 120, and val
 
 
 # the key

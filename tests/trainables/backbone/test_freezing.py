@@ -10,7 +10,7 @@ from torch import nn
 from trainables.backbone.freezing import (
     FreezeConfig,
     frozen_modules,
-    keep_still,
+    set_eval_mode,
     set_frozen,
     stage_groups,
 )
@@ -227,7 +227,7 @@ def test_batchnorm_by_hand(name: str) -> None:
     parts = stages(net)
     for batchnorm in ("train", "frozen"):
         net.train()
-        keep_still(parts, list(parts)[:1], FreezeConfig(batchnorm=batchnorm))  # type: ignore[arg-type]
+        set_eval_mode(parts, list(parts)[:1], FreezeConfig(batchnorm=batchnorm))  # type: ignore[arg-type]
         modules = {
             stage: [m for top in tops for m in top.modules()] for stage, tops in parts.items()
         }
@@ -290,7 +290,7 @@ def test_modes_and_gradients() -> None:
     }
     for batchnorm, training in (("train", {"layer2", "layer3"}), ("frozen", set())):
         net.train()
-        keep_still(parts, ("stem", "layer1"), FreezeConfig(batchnorm=batchnorm))  # type: ignore[arg-type]
+        set_eval_mode(parts, ("stem", "layer1"), FreezeConfig(batchnorm=batchnorm))  # type: ignore[arg-type]
         norms = {
             n.split(".")[0]
             for n, m in net.named_modules()

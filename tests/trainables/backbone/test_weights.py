@@ -373,7 +373,7 @@ def run_study(storage: Path, name: str, letter: str | None) -> Study:
     base = flatten(build(experiment.config, experiment.presets["tiny"] | small | values))
     config: Any = build(experiment.config, base)
     data = experiment.trainable.load_data(config.data)
-    assert (experiment.trainable.prove(config, data) == "") == (not config.init.file)
+    assert (experiment.trainable.check_startup(config, data) == "") == (not config.init.file)
     manifest = Manifest(
         name=name,
         experiment=experiment.name,

@@ -9,7 +9,7 @@ import pytest
 from trainables.data import IGNORE, DataConfig, DataSet, earth, inspect, load_dataset
 from trainables.errors import UserError
 
-PLACES = {  # latitude, longitude
+SITES = {  # latitude, longitude
     "arid": [(23, 10), (-25, 125), (20, 50)],
     "tropical": [(-5, -62), (0, 22), (0, 114)],
     "temperate": [(48.8, 2.3), (33, -84), (-30, -56)],
@@ -31,7 +31,7 @@ def data(cache: Path) -> DataSet:
 
 def test_climates_lie_where_they_are() -> None:
     climates = earth.climate_map()
-    for name, places in PLACES.items():
+    for name, places in SITES.items():
         for latitude, longitude in places:
             found = climates[int((90 - latitude) * 15), int((longitude + 180) * 15)]
             assert earth.CLASSES[found] == name, (latitude, longitude)

@@ -164,7 +164,7 @@ def test_on_gpus_it_is_what_torch_converts_to() -> None:
 def test_shards_and_gathered_rows() -> None:
     def run(rank: int) -> dict[str, Any]:
         mine = distributed.shard(10)
-        with distributed.alone():
+        with distributed.no_collectives():
             apart = list(distributed.shard(10))
         return {
             "mine": list(mine),
@@ -174,7 +174,7 @@ def test_shards_and_gathered_rows() -> None:
                 torch.arange(20.0).view(10, 2)[mine.start : mine.stop], 10
             ),
             "sum": distributed.all_sum(torch.full((2, 2), float(rank))),
-            "first": distributed.from_first(f"of {rank}"),
+            "first": distributed.broadcast(f"of {rank}"),
         }
 
     results = on_ranks(3, run)

@@ -8,10 +8,10 @@ import yaml
 
 from trainables.errors import UserError
 from tune.execution.capacity import (
-    Room,
+    ConcurrencyLimit,
     at_its_largest,
+    cluster_resources,
     gpus_of_a_worker,
-    holds,
     refuse_what_never_fits,
 )
 from tune.execution.worker_group import WorkerGroup
@@ -52,15 +52,15 @@ def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"node:10.0.0.1": 1.0})
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(CONFIG))
-    assert holds() == {"CPU": 0, "GPU": 0}  # not on a cluster: a file that lies about
-    assert Room(WorkerGroup(1, 1.0, 0.0), None)() == 1
+    assert cluster_resources() == {"CPU": 0, "GPU": 0}  # not on a cluster: a file that lies about
+    assert ConcurrencyLimit(WorkerGroup(1, 1.0, 0.0), None)() == 1
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert gpus_of_a_worker(None) == 1.0
     assert gpus_of_a_worker(0.5) == 0.5
-    assert Room(WorkerGroup(1, 1.0, 1.0), None)() == 17
-    assert Room(WorkerGroup(2, 1.0, 1.0), None)() == 8
-    assert Room(WorkerGroup(1, 1.0, 0.0), None)() == 28
-    assert Room(WorkerGroup(1, 1.0, 1.0), 3)() == 3
+    assert ConcurrencyLimit(WorkerGroup(1, 1.0, 1.0), None)() == 17
+    assert ConcurrencyLimit(WorkerGroup(2, 1.0, 1.0), None)() == 8
+    assert ConcurrencyLimit(WorkerGroup(1, 1.0, 0.0), None)() == 28
+    assert ConcurrencyLimit(WorkerGroup(1, 1.0, 1.0), 3)() == 3
     refuse_what_never_fits(WorkerGroup(16, 1.0, 1.0))
     with pytest.raises(
         UserError, match="--workers 18 need 18 GPUs, and Ray has 17; use --workers 17"
@@ -75,8 +75,10 @@ def test_a_gpu_holds_as_many_trials_as_it_is_shared_by(
     """In floats 1 // 0.2 is 4."""
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 99.0, "GPU": 3.0})
     share = int(10_000 / parts) / 10_000  # as Ray counts
-    assert Room(WorkerGroup(1, 1.0, share), None)() == 3 * parts
-    assert Room(WorkerGroup(1, 1.0, 0.3), None)() == 9  # a share is not put together of two GPUs
+    assert ConcurrencyLimit(WorkerGroup(1, 1.0, share), None)() == 3 * parts
+    assert (
+        ConcurrencyLimit(WorkerGroup(1, 1.0, 0.3), None)() == 9
+    )  # a share is not put together of two GPUs
 
 
 def test_a_single_worker_that_this_machine_can_never_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from tune.execution.trial import run
 from tune.object_store import lease, s3
 from tune.object_store import study_sync as study_copy
 from tune.object_store import trial_sync as trial_copy
-from tune.object_store.compare_and_swap import Chain
+from tune.object_store.compare_and_swap import CompareAndSwap
 from tune.object_store.lease import Lease
 from tune.object_store.study_sync import JOURNAL, LOG, StudyCopy, pull
 from tune.object_store.trial_sync import TrialCopy, copied
@@ -204,10 +204,10 @@ def test_an_answer_that_was_lost_is_no_loss_of_the_lease(
 
 def test_a_chain_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = machine(monkeypatch, tmp_path) / "a"
-    first = Chain(path, None)
+    first = CompareAndSwap(path, None)
     with pytest.raises(s3.Taken):
-        Chain(path, first.put(b"one") + "?").put(b"two")
-    second = Chain(path, first.etag)
+        CompareAndSwap(path, first.put(b"one") + "?").put(b"two")
+    second = CompareAndSwap(path, first.etag)
     first.etag = None  # the write arrived, its answer did not
     first.put(b"two")
     first.put(b"three")

@@ -106,7 +106,7 @@ def test_an_interval_of_a_share_ends_at_0_and_1():
     rng, truth, hits = np.random.default_rng(0), 0.97, [0, 0]
     for _ in range(2000):
         found = mean_of(rng.normal(truth, 0.02, (1, 3)), 0)
-        cut = found.of_a_share()
+        cut = found.clipped_to_unit()
         assert 0 <= cut.low <= cut.high <= 1
         hits[0] += found.low <= truth <= found.high
         hits[1] += cut.low <= truth <= cut.high

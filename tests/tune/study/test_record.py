@@ -70,5 +70,5 @@ def test_a_trial_that_still_runs_has_saved_no_epochs(tmp_path: Path) -> None:
     assert read_record(tmp_path / "toy").saved == 0
     study.ended(work, Outcome("FAIL", reason="oom"))
     record = read_record(tmp_path / "toy")
-    assert (record.spared, record.saved) == ((7, 8), pytest.approx(7 / 8))
+    assert (record.epochs_saved, record.saved) == ((7, 8), pytest.approx(7 / 8))
     assert '<td>epochs of trials</td><td class="long">3 of 16</td>' in budget(record)
