@@ -1,4 +1,4 @@
-# The whole project through one .venv: `make run` and `make test` make it themselves.
+# The whole project through one .venv, which every target makes itself where it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,9 +8,18 @@ export MPLBACKEND := Agg
 
 CLUSTER ?= cluster.yaml
 
-SHELL := bash
+# Of `make image`: cpu or cuda.
+DEVICE ?= cpu
 
-.PHONY: run table table-ssl table-pretrain table-A table-B table-C table-D table-E test test-slow check ui cluster-check cluster-up cluster-lab bench clean
+SHELL := bash
+.DEFAULT_GOAL := help
+
+.PHONY: help run table table-ssl table-pretrain table-A table-B table-C table-D table-E ui
+.PHONY: test test-slow lint docs check bench
+.PHONY: cluster-check cluster-up cluster-lab lock image clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vistune needs Python 3.11 or newer; name one with make PYTHON=...")'
@@ -45,10 +54,16 @@ test: $(VENV)/installed  ## the fast suite, six minutes on two cores
 test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies
 	$(BIN)/python -m pytest -m slow
 
-check: $(VENV)/installed  ## lint, types, fast tests
+lint: $(VENV)/installed  ## style, types, density of the code
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python $(FAST)
+	$(BIN)/python benchmarks/density.py
+
+docs: $(VENV)/installed  ## the documentation site, into build/site; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check: lint docs test  ## all that must be green before a commit
 
 ui: $(VENV)/installed  ## MLflow on 127.0.0.1, with links that open on the trials
 	$(BIN)/python -m tune.ui --storage $(STORAGE)
@@ -64,10 +79,19 @@ cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from
 	$(BIN)/python -m pytest -m slow -x -s -rs tests/cluster/test_cluster_lab.py
 
 # Those that are no claim against a peer: what records and reads tables, and what compares our own defaults, for hours.
-BENCHMARKS := $(filter-out $(addprefix benchmarks/,record_curves.py search_tables.py search_variants.py),$(wildcard benchmarks/*.py))
+NO_CLAIM := $(addprefix benchmarks/,density.py record_curves.py search_tables.py search_variants.py)
+BENCHMARKS := $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py))
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
 	$(BIN)/python -m pip install --quiet -e '.[dev,bench]'
 	for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lock: $(VENV)/installed  ## constraints-cpu.txt and constraints-cuda.txt, from what is installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python .ci/lock.py
+
+image:  ## a container image, vistune:cpu; with DEVICE=cuda, vistune:cuda
+	@docker info >/dev/null 2>&1 || { echo "make image: no docker daemon answers on this machine; start or install docker" >&2; exit 2; }
+	docker build --build-arg DEVICE=$(DEVICE) --tag vistune:$(DEVICE) .
 
 clean:  ## everything but studies
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,1 @@
+"""The search spaces of vistune, one module for each experiment."""

@@ -1,0 +1,1 @@
+"""The algorithms of vistune: training and evaluation, without any search library."""

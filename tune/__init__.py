@@ -1,0 +1,1 @@
+"""The search platform of vistune: from the command line down to where trials run."""

@@ -1,0 +1,106 @@
+"""What a wheel holds, and what its commands do where nothing else of the project is."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vistune import __version__
+
+REPO = Path(__file__).resolve().parents[2]
+PACKAGES = ("vistune", "tune", "trainables", "search_spaces")
+
+
+def tracked(*paths: str) -> list[str]:
+    """Files of the project in Git, and those that are not ignored yet."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *paths]
+    listed = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    return [name for name in listed.stdout.splitlines() if (REPO / name).is_file()]
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the working tree, as a clone would be; builds write into it."""
+    folder = tmp_path_factory.mktemp("checkout") / "vistune"
+    folder.mkdir()
+    archive = folder.with_suffix(".tar")
+
+    with tarfile.open(archive, "w") as tar:
+        for name in tracked():
+            tar.add(REPO / name, name)
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this project, built without a network."""
+    (checkout / "build/lib/tune").mkdir(parents=True)
+    (checkout / "build/lib/tune/moved_away.py").write_text("'''Left by an earlier build.'''\n")
+
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", str(folder), str(checkout)], check=True)
+
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+def test_a_wheel_holds_every_package_and_data_file(wheel: Path) -> None:
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+    modules = set(tracked(*PACKAGES))
+    cluster = {f"vistune/cluster_files/{name}" for name in tracked("cluster*.yaml", "cluster/")}
+
+    assert "tune/run.py" in modules
+    assert "trainables/data/store.py" in modules
+    assert "vistune/cluster_files/cluster.yaml" in cluster
+    assert "vistune/cluster_files/cluster/mlflow-server.sh" in cluster
+    assert held == modules | cluster
+
+
+def test_packages_are_typed_and_the_version_is_said_once(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    for package in PACKAGES:
+        assert archive.getinfo(f"{package}/py.typed").file_size == 0
+
+    assert wheel.name.startswith(f"vistune-{__version__}-")
+    for name in ("pyproject.toml", "setup.py", "CITATION.cff", "mkdocs.yml", "Makefile"):
+        assert f'"{__version__}"' not in (REPO / name).read_text(), name
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The `bin` folder of an environment with the wheel and the packages of this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True, with_pip=False)
+
+    (site,) = folder.glob("lib/python*/site-packages")
+    # A path in a .pth file is searched for modules, but for no further .pth files: an editable
+    # installation there does not count.
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "packages.pth").write_text("\n".join(here) + "\n")
+
+    install = ["install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python")]
+    subprocess.run([*pip, *install], check=True)
+    yield folder / "bin"
+
+
+def finished(
+    command: list[str], cwd: Path, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command in a shell's environment that knows nothing of this project."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    kept["PATH"] = "/usr/bin:/bin"
+    return subprocess.run(
+        command, cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False
+    )
