@@ -30,7 +30,8 @@ $(VENV)/installed: pyproject.toml
 run: $(VENV)/installed  ## a BYOL search on embedded data, minutes on two cores
 	$(BIN)/python tune/run.py ssl --storage $(STORAGE) $(OPTIONS)
 
-# One trial at a time in every study, so that nothing depends on which trial comes first: killed and gone on with, the table is the same.
+# One trial at a time in every study, so that nothing depends on which trial comes first: killed and
+# resumed, the table is the same.
 # Studies that do not need each other run side by side.
 JOBS ?= $(shell nproc)
 STUDY = @set -o pipefail; $(BIN)/python tune/run.py $(1) --storage $(STORAGE) --concurrent 1 $(OPTIONS) | (trap '' INT; sed -u 's/^/$(2): /')

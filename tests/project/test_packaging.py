@@ -6,7 +6,6 @@ import sys
 import tarfile
 import venv
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,7 +77,7 @@ def test_packages_are_typed_and_the_version_is_said_once(wheel: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The `bin` folder of an environment with the wheel and the packages of this one."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True, with_pip=False)
@@ -92,7 +91,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     install = ["install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)]
     pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin/python")]
     subprocess.run([*pip, *install], check=True)
-    yield folder / "bin"
+    return folder / "bin"
 
 
 def finished(
