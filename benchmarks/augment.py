@@ -26,7 +26,8 @@ from torchvision.transforms import v2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainables.augment.image_ops import MEAN_STD
-from trainables.augment.views import PRESETS, Augment, AugmentConfig
+from trainables.augment.view_config import PRESETS, AugmentConfig
+from trainables.augment.views import Augment
 
 Loader = Callable[[np.ndarray], Tensor]  # positions (B,) -> (B, 3, S, S) float32
 

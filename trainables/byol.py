@@ -13,14 +13,15 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainables.augment.evaluation import evaluation_batches
-from trainables.augment.views import PRESETS, Augment, AugmentConfig
+from trainables.augment.view_config import ViewConfig
+from trainables.augment.views import Augment
 from trainables.backbone.networks import (
     BackboneConfig,
     build_backbone,
@@ -35,8 +36,6 @@ from trainables.errors import TrialFailed
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.plots.snapshots import Part, shown_rows
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 @config
@@ -53,74 +52,6 @@ class HeadConfig:
     simplicial: bool = False
     """Simplicial embeddings before the projector (Lavoie et al. 2022). Not in the BYOL paper; the
     package's default is True."""
-
-
-@config
-class ViewConfig:
-    """The two augmented views: a named policy, and what departs from it. `None` (`--set KEY=none`)
-    keeps the policy's own value."""
-
-    policy: Literal["byol", "simclr", "glyphs", "reports-r0", "reports-r1", "trivial", "none"] = (
-        "byol"
-    )
-    """`byol` is the paper's asymmetric pair (table 6); `trivial` is TrivialAugment. See
-    `augment.PRESETS`."""
-    exact: bool = False
-    """The policy as it is: nothing below departs from it."""
-    strength: Annotated[float, Field(ge=0, le=2)] = 1.0
-    """Factor on the policy's brightness, contrast, saturation and hue strengths (hue is capped at
-    .5)."""
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Smallest area of the random resized crop, as a fraction of the image."""
-    crop_ratio: Annotated[float, Field(ge=1)] | None = None
-    """Largest aspect ratio of the crop; the smallest is its inverse."""
-    hflip: Probability | None = None
-    """Probability of a horizontal flip."""
-    vflip: Probability | None = None
-    """Probability of a vertical flip."""
-    rot90: Probability | None = None
-    """Probability of a turn by 90, 180 or 270 degrees."""
-    rotate: Annotated[float, Field(ge=0, le=180)] | None = None
-    """Largest angle of a rotation either way, in degrees. Not in the BYOL paper."""
-    jitter: Probability | None = None
-    """Probability of colour jitter."""
-    brightness: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Strength of brightness jitter."""
-    contrast: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Strength of contrast jitter."""
-    saturation: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Strength of saturation jitter."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Strength of hue jitter, in turns of the colour wheel."""
-    grayscale: Probability | None = None
-    """Probability of dropping colour."""
-    blur: Probability | None = None
-    """Probability of Gaussian blur, in both views."""
-    blur_sigma_max: Annotated[float, Field(gt=0)] | None = None
-    """Largest standard deviation of the blur, in pixels."""
-    solarize: Probability | None = None
-    """Probability of solarization, in both views."""
-
-    def views(self) -> tuple[AugmentConfig, AugmentConfig]:
-        """The policy's two views with this config's departures."""
-        one, two = (self._depart(view) for view in PRESETS[self.policy])
-        return one, two
-
-    def _depart(self, view: AugmentConfig) -> AugmentConfig:
-        if self.exact:
-            return view
-        values = asdict(view)
-        for name in ("brightness", "contrast", "saturation", "hue"):
-            values[name] *= self.strength
-        departures = {
-            k: v
-            for k, v in asdict(self).items()
-            if k not in ("policy", "exact", "strength") and v is not None
-        }
-        values |= departures
-        values["hue"] = min(values["hue"], 0.5)
-        values["blur_sigma_min"] = min(values["blur_sigma_min"], values["blur_sigma_max"])
-        return AugmentConfig(**values)
 
 
 @config

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from trainables.augment.image_ops import Normalization
 from trainables.augment.mixing import Mix, draw_mix, mix_views
+from trainables.augment.view_config import ViewConfig
 from trainables.backbone.cached_features import FeaturesConfig, FixedViews, FrozenFeatures, why_not
 from trainables.backbone.feature_store import Features
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import FC_UNITS, BackboneConfig, load_fc_state
 from trainables.backbone.weights import Loaded
 from trainables.base import Batch, Metrics, TrainConfig
-from trainables.byol import ViewConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task
 from trainables.errors import UserError

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.augment.image_ops import Normalization
+from trainables.augment.view_config import ViewConfig
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import Batch, Metrics, TrainConfig
-from trainables.byol import ViewConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, FewShotData, Split
 from trainables.data.episodes import Episodes, EpisodeSampler

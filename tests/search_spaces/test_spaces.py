@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.segment import segment
 from search_spaces.ssl import ssl
-from trainables.augment.views import PRESETS as AUGMENTATIONS
+from trainables.augment.view_config import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
 from tune.cli.options import resolve
 from tune.experiments import EXPERIMENTS

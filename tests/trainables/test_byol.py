@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from trainables.augment.evaluation import IMAGES
-from trainables.augment.views import PRESETS
+from trainables.augment.view_config import PRESETS, ViewConfig
 from trainables.backbone.networks import BackboneConfig, load_backbone_state
 from trainables.base import Batch, TrainConfig
-from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, ViewConfig, momentum_at
+from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.data.sampling import generator
 from trainables.engine.fit import fit

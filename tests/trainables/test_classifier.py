@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
+from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import evaluation_view
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import (
@@ -21,7 +22,6 @@ from trainables.backbone.networks import (
     save_backbone,
 )
 from trainables.base import TrainConfig
-from trainables.byol import ViewConfig
 from trainables.classifier import (
     Classifier,
     ClassifierConfig,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from trainables.augment.image_ops import Normalization, on_chosen, resample
-from trainables.augment.views import Augment, AugmentConfig, Draws, Probability
+from trainables.augment.view_config import AugmentConfig, Probability
+from trainables.augment.views import Augment, Draws
 from trainables.config import Annotated, Field, config
 from trainables.data.splits import IGNORE
 

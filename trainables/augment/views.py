@@ -10,11 +10,10 @@ that a batch can be split, moved or repeated.
 """
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
-from pydantic import BeforeValidator
 from torch import Tensor
 from torch.nn import functional
 
@@ -39,123 +38,13 @@ from trainables.augment.image_ops import (
     unit_float,
 )
 from trainables.augment.trivial_augment import IDENTITY, TrivialPlan, draw_trivial
-from trainables.config import Annotated, Field, config
+from trainables.augment.view_config import AugmentConfig
 from trainables.errors import UserError
-
-Probability = Annotated[float, Field(ge=0, le=1)]
 
 ATTEMPTS = 10
 """Tries for a crop that fits before the central one is taken, as in torchvision."""
 _CHUNK_BYTES = 3 << 20
 """Size of the float32 images worked on at a time on a CPU, so that they stay in cache."""
-
-
-@config
-class AugmentConfig:
-    """The policy of one view. The defaults change nothing: each operation is switched on by its
-    probability or strength."""
-
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Smallest share of the image's area in a random resized crop, (0, 1]. With both bounds at 1
-    the whole image is resized."""
-    crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Largest share of the image's area, (0, 1], not below `crop_scale_min`."""
-    crop_ratio: Annotated[float, Field(ge=1)] = 4 / 3
-    """Largest width / height and height / width of a crop, >= 1; log-uniform in between."""
-    hflip: Probability = 0.0
-    """Probability of swapping left and right, [0, 1]."""
-    vflip: Probability = 0.0
-    """Probability of swapping top and bottom, [0, 1]."""
-    rot90: Probability = 0.0
-    """Probability of a turn by 90, 180 or 270 degrees (equally likely), [0, 1]."""
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Angle of a turn uniform in [-x, x], degrees, [0, 180]; the corners that come free are
-    black."""
-    jitter: Probability = 0.0
-    """Probability of colour jitter: brightness, contrast, saturation and hue in random order, [0,
-    1]."""
-    brightness: Annotated[float, Field(ge=0)] = 0.0
-    """Factor uniform in [max(0, 1 - x), 1 + x], x >= 0."""
-    contrast: Annotated[float, Field(ge=0)] = 0.0
-    """Factor uniform in [max(0, 1 - x), 1 + x], x >= 0."""
-    saturation: Annotated[float, Field(ge=0)] = 0.0
-    """Factor uniform in [max(0, 1 - x), 1 + x], x >= 0."""
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Shift uniform in [-x, x], as a share of the colour circle, [0, 0.5]."""
-    grayscale: Probability = 0.0
-    """Probability of dropping the colour, [0, 1]."""
-    blur: Probability = 0.0
-    """Probability of a Gaussian blur, [0, 1]."""
-    blur_sigma_min: Annotated[float, Field(gt=0)] = 0.1
-    """Smallest standard deviation of the blur, pixels, > 0."""
-    blur_sigma_max: Annotated[float, Field(gt=0)] = 2.0
-    """Largest standard deviation of the blur, pixels, not below `blur_sigma_min`."""
-    blur_kernel: Annotated[int, Field(ge=0)] = 0
-    """Side of the blur's kernel, pixels, odd; 0 = a tenth of the image's side, made odd
-    (SimCLR)."""
-    solarize: Probability = 0.0
-    """Probability of inverting the pixels that are not below `solarize_threshold`, [0, 1]."""
-    solarize_threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Brightness from which solarize inverts, [0, 1]."""
-    one_of: bool = False
-    """Exactly one of {crop, horizontal flip, jitter} per image, equally likely; the chosen one
-    keeps its own probability."""
-    trivial: bool = False
-    """One operation of TrivialAugment's wide space per image, after all others (see
-    `trivial_augment.py`)."""
-    # `build` reads the text "none" as None, which here is a name.
-    normalize: Annotated[
-        Normalization, BeforeValidator(lambda value: "none" if value is None else value)
-    ] = "imagenet"
-    """Mean and standard deviation taken off each channel: of ImageNet, 0.5 and 0.5, or nothing."""
-
-    def __post_init__(self) -> None:
-        for name in ("crop_scale", "blur_sigma"):
-            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
-            if low > high:
-                raise ValueError(
-                    f"`{name}_min <= {name}_max` must hold, but got ({name}_min={low}, {name}_max={high})"
-                )
-        if self.blur_kernel and self.blur_kernel % 2 == 0:
-            raise ValueError(
-                f"blur_kernel={self.blur_kernel} must be odd, or 0 for a tenth of the image's side"
-            )
-
-
-_BYOL = AugmentConfig(
-    crop_scale_min=0.08,
-    hflip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    grayscale=0.2,
-    blur=1.0,
-)
-_SIMCLR = replace(_BYOL, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, blur=0.5)
-# The reports jitter before they crop; here the crop comes first, as in the papers.
-_R0 = replace(_SIMCLR, jitter=0.3, blur=0.2, blur_sigma_min=1.0, blur_sigma_max=2.0, blur_kernel=3)
-_R1 = AugmentConfig(
-    one_of=True, crop_scale_min=0.08, hflip=1.0, jitter=1.0, brightness=0.5, contrast=0.5, hue=0.5
-)
-_NONE = AugmentConfig()
-_TRIVIAL = AugmentConfig(trivial=True)
-_GLYPHS = AugmentConfig(crop_scale_min=0.6, normalize="half")
-
-PRESETS: dict[str, tuple[AugmentConfig, AugmentConfig]] = {
-    "simclr": (_SIMCLR, _SIMCLR),
-    "byol": (_BYOL, replace(_BYOL, blur=0.1, solarize=0.2)),
-    "reports-r0": (_R0, _R0),
-    "reports-r1": (_R1, _R1),
-    "trivial": (_TRIVIAL, _TRIVIAL),
-    "none": (_NONE, _NONE),
-    "glyphs": (_GLYPHS, _GLYPHS),
-}
-"""Named policies of the two views: SimCLR (appendix A, strength 1), BYOL (table 6), TrivialAugment
-(wide), nothing, and crops only for letters. Of the reports: `reports-r0` is R0's and R3's,
-`reports-r1` the one-of-three choice of R1 and `trivial` its other variant, `none` R2's; R4 trained
-without self-supervision and names none."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.augment.evaluation import batch_size
-from trainables.augment.views import Augment, AugmentConfig, Draws
+from trainables.augment.view_config import AugmentConfig
+from trainables.augment.views import Augment, Draws
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
 from trainables.backbone.freezing import FreezeConfig
 from trainables.base import Batch, Metrics

@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 
 from trainables.augment.mixing import Mix, cutmix_boxes, draw_mix, mix_views
-from trainables.augment.views import Augment, AugmentConfig
+from trainables.augment.view_config import AugmentConfig
+from trainables.augment.views import Augment
 
 
 def drawn(count: int, mixup: float, cutmix: float, size: int = 8) -> tuple[Mix, torch.Tensor]:

@@ -12,7 +12,8 @@ from torchvision.transforms import v2
 
 from trainables.augment import trivial_augment
 from trainables.augment.trivial_augment import BINS, OPERATIONS, TrivialPlan, draw_trivial
-from trainables.augment.views import PRESETS, Augment
+from trainables.augment.view_config import PRESETS
+from trainables.augment.views import Augment
 
 TOLERANCE = 2e-5
 """Largest difference of any value in [0, 1]: a two-hundredth of a grey level."""

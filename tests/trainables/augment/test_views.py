@@ -17,7 +17,8 @@ from tests.trainables.augment.test_trivial_augment import STEPPED, torchvisions
 from trainables.augment import image_ops
 from trainables.augment.image_ops import MEAN_STD
 from trainables.augment.trivial_augment import OPERATIONS
-from trainables.augment.views import PRESETS, Augment, AugmentConfig, Draws, evaluation_view
+from trainables.augment.view_config import PRESETS, AugmentConfig
+from trainables.augment.views import Augment, Draws, evaluation_view
 from trainables.config import build, flatten
 from trainables.errors import UserError
 

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from tests.disks import fill, small_disk
 from tests.ranks import on_ranks
-from trainables.augment.views import Augment, AugmentConfig, evaluation_view
+from trainables.augment.view_config import AugmentConfig, ViewConfig
+from trainables.augment.views import Augment, evaluation_view
 from trainables.backbone import feature_store
 from trainables.backbone.cached_features import FeaturesConfig, FixedViews, why_not
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
@@ -32,7 +33,6 @@ from trainables.backbone.networks import (
     save_backbone,
 )
 from trainables.base import TrainConfig
-from trainables.byol import ViewConfig
 from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
 from trainables.data import DataConfig
 from trainables.data.sampling import Sampler, generator
