@@ -1,14 +1,21 @@
-"""How things go wrong: the user can mend it, one trial is lost, or its workers must start again."""
+"""The kinds of failure: the user can fix it, one trial is lost, or its workers must restart."""
 
 
 class UserError(Exception):
-    """Wrong use or bad input. The message is one line that names the value and the remedy; the
-    command line prints it and exits with 2."""
+    """Wrong use or bad input.
+
+    The message is one line that names the value and the remedy. The command line prints it and
+    exits with 2.
+    """
 
 
 class TrialFailed(Exception):
-    """This trial cannot go on. `reason` is a short word for the record (`nan`, `collapse`, `oom`,
-    `data`, `workers`)."""
+    """This trial cannot continue.
+
+    Args:
+        reason: a short word for the event log: `nan`, `collapse`, `oom`, `data` or `workers`.
+        message: details for a reader.
+    """
 
     def __init__(self, reason: str, message: str = ""):
         super().__init__(message or reason)
@@ -20,5 +27,16 @@ class TrialFailed(Exception):
 
 
 class StartAgain(Exception):
-    """The workers of this trial are out of step and are to be started again, from the checkpoint.
-    No fault of the trial's."""
+    """The workers of this trial are out of step and must restart from the checkpoint.
+
+    The trial is not to blame.
+    """
+
+
+def first_line(error: BaseException, limit: int = 200) -> str:
+    """First line of an exception's message, at most `limit` characters; without a message, the name
+    of its type."""
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    return lines[0][:limit]

@@ -2,9 +2,7 @@
 to."""
 
 import json
-import os
 import pickle
-import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from trainables.config import Annotated, Field, config
 from trainables.errors import UserError
+from trainables.files import atomic_file
 
 FC_UNITS = 1000
 """Outputs of the classification layer `fc` of ImageNet's networks."""
@@ -333,17 +332,8 @@ def save_backbone(
     payload = {"state_dict": state, "meta": json.loads(json.dumps(meta))} | (
         {} if head is None else {"head": _on_cpu(head)}
     )
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with atomic_file(path) as file:
+        torch.save(payload, file)
 
 
 def _on_cpu(module: nn.Module) -> dict[str, Tensor]:

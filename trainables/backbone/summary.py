@@ -12,7 +12,7 @@ from torch import nn
 from torchinfo import summary
 
 from trainables.base import Trainable
-from trainables.files import ARCHITECTURE
+from trainables.files import ARCHITECTURE, write_atomically
 
 _DEPTH = 6  # a bottleneck's convolutions in a segmentation network's encoder are five deep
 # of this process: a warm one serves many trials of few architectures
@@ -33,9 +33,7 @@ def write_architecture(trainable: Trainable, directory: Path) -> None:
     key = repr(network), tuple(p.requires_grad for p in network.parameters()), size
     if key not in _tables:
         _tables[key] = layer_table(network, size)
-    partial = path.with_suffix(".partial")
-    partial.write_text(_tables[key])
-    partial.replace(path)
+    write_atomically(path, _tables[key])
 
 
 def layer_table(network: nn.Module, image_size: int) -> str:

@@ -2,9 +2,7 @@
 that a run which was killed and resumed equals the run which was not, bit for bit on a CPU. Several
 workers compute what one would: see `distributed.py`."""
 
-import contextlib
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from trainables.base import Metrics, Runtime, Trainable
 from trainables.engine import distributed, watchdog
 from trainables.engine.step import StepRunner
 from trainables.errors import TrialFailed
-from trainables.files import BEST, LAST
+from trainables.files import BEST, LAST, atomic_file, remove_partials
 from trainables.optim import build_optimizer, lr_at
 from trainables.plots.snapshots import snapshot_epochs
 
@@ -65,6 +63,8 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
     """
     if runtime.world_size > 1:
         distributed.synchronize_batchnorm(trainable, runtime.device)
+    if runtime.rank == 0:
+        remove_partials(runtime.directory)
     train = config.train
     sampler = trainable.sampler()
     per_epoch = steps_per_epoch(config, len(trainable.data.train), sampler.batch_size)
@@ -198,17 +198,8 @@ def _keep_best(
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Atomic and durable: after a kill or a power cut the path holds the old state or the new
     one."""
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError):  # torch makes a RuntimeError of a full disk
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    with atomic_file(path) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from trainables.base import Batch, Runtime, Trainable
 from trainables.data.sampling import BatchSampler, generator
 from trainables.engine import distributed
 from trainables.errors import StartAgain, TrialFailed
+from trainables.files import write_atomically
 from trainables.optim import lr_at
 
 _MICRO = "micro-batch.txt"
@@ -154,9 +155,7 @@ class StepRunner:
         if self.runtime.world_size > 1:
             # The others are within an exchange that this rank has left, and no message reaches them
             # there.
-            partial = self.runtime.directory / f"{_MICRO}.{self.runtime.rank}"
-            partial.write_text(str(self.micro_batch))
-            partial.replace(self.runtime.directory / _MICRO)
+            write_atomically(self.runtime.directory / _MICRO, str(self.micro_batch))
             raise StartAgain(
                 f"out of memory on rank {self.runtime.rank}: micro-batches of {self.micro_batch} from now on"
             )

@@ -10,7 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from trainables.plots.snapshots import coloured_classes, shown_rows
 from trainables.plots.style import COLOURS, GREY, INK, caption, heading, plt, quiet_frame
 
@@ -100,7 +100,7 @@ def _read(npz: Path) -> tuple[np.ndarray, np.ndarray, int, Sequence[str], str]:
             f"{str(npz)!r} lacks an array: {error.args[0]}; it needs features, labels and epoch"
         ) from None
     except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"cannot read embeddings {str(npz)!r}: {reason}; write it with numpy.savez(features=, labels=, epoch=)"
         ) from None

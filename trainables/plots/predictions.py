@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from trainables.plots.style import INK, caption, heading, plt, quiet_frame
 
 _COLUMNS = 8
@@ -200,7 +200,7 @@ def _load(npz: Path) -> Predictions:
     except KeyError as error:
         raise UserError(f"{str(npz)!r} lacks an array: {error.args[0]}") from None
     except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"cannot read predictions {str(npz)!r}: {reason}") from None
     n, classes = len(arrays["labels"]), len(arrays["names"])
     for name in ("labels", "predicted"):

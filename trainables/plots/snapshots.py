@@ -5,11 +5,12 @@ A file `<kind>-<anything>.npz` in a trial's folder holds plain arrays: no object
 could run code.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from trainables.files import atomic_file
 
 Part = Literal["train", "val"]
 """The split that a picture shows."""
@@ -57,12 +58,5 @@ def confident_mistakes(
 
 def write_arrays(path: Path, **arrays: Any) -> None:
     """`numpy.savez`, but after a kill the path holds the old file or the new one."""
-    partial = path.with_suffix(".partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        partial.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    with atomic_file(path) as file:
+        np.savez(file, **arrays)

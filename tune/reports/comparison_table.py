@@ -18,6 +18,7 @@ from rich.table import Table
 
 from search_spaces.settings import Comparison
 from trainables.errors import UserError
+from trainables.files import write_atomically
 from trainables.plots.curves import draw_curves
 from trainables.plots.style import COLOURS
 from tune.formatting import DEFAULT, assignments, plain_console
@@ -27,7 +28,6 @@ from tune.reports.html_page import table as html_table
 from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
 from tune.reports.verdict import test_metric
 from tune.study.group import Group, members
-from tune.study.manifest import write_atomically
 from tune.study.record import Record, chosen, leaders, read_record, table_of
 
 _FILE_WIDTH = 150  # columns, where the output is no terminal

@@ -3,6 +3,7 @@ what each of them found."""
 
 from pathlib import Path
 
+from trainables.files import write_atomically
 from tune.reports.comparison_table import draw, html_body
 from tune.reports.comparison_table import verdict as compare
 from tune.reports.html_page import escape, page
@@ -18,7 +19,6 @@ from tune.reports.html_report import (
     reproduction,
 )
 from tune.reports.verdict import verdict
-from tune.study.manifest import write_atomically
 
 
 def write_group_report(folder: Path) -> Path:

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainables.files import write_atomically
 from tune.formatting import DEFAULT, assignments, duration, format_value
 from tune.object_store import s3
 from tune.reports import html_figures as figures
 from tune.reports.html_page import escape, page, plot, table
 from tune.reports.importances import FEW, METHOD, importances
 from tune.reports.verdict import FEW_TRIALS, Verdict, claim, doubts, verdict
-from tune.study.manifest import replay_command, write_atomically
+from tune.study.manifest import replay_command
 from tune.study.record import Record, Run, read_record
 
 _TOP, _MORE = 10, 100  # trials of the leaderboard that are in sight, and that are in the page

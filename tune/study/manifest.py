@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import shlex
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
+from trainables.files import write_atomically
 
 PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
 """Config values that say where something is -> what says which it is. A study may be gone on with
@@ -132,16 +132,6 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a study manifest of this version: {error}") from None
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """After a kill or a power cut the path holds the old text or the new one."""
-    partial = path.with_suffix(path.suffix + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def resume_command() -> str:

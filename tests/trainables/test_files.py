@@ -1,0 +1,140 @@
+"""One atomic write: old content or new, and nothing left that the next start does not remove."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from trainables.files import atomic_file, remove_partials, write_atomically
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_text_and_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "ü\n")
+    assert path.read_bytes() == "ü\n".encode()
+    write_atomically(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    assert names(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize("error", [OSError, RuntimeError, KeyboardInterrupt, SystemExit])
+def test_an_error_keeps_the_old_content_and_leaves_no_partial(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with atomic_file(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == {"file"}
+
+
+def test_content_is_on_disk_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        calls.append("fsync")
+        real_fsync(handle)
+
+    def replace(source: Path, target: Path) -> None:
+        assert Path(source).read_text() == "all of it"
+        calls.append("rename")
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_atomically(tmp_path / "file", "all of it")
+    assert calls == ["fsync", "rename", "fsync"]  # the file, then the folder's list of names
+
+
+def test_the_mode_is_that_of_an_ordinary_new_file(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").write_text("")
+    write_atomically(tmp_path / "atomic", "")
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from trainables.files import write_atomically
+os.replace = lambda source, target: os._exit(9)
+write_atomically(Path(sys.argv[1]), "new")
+"""
+
+
+def test_next_start_removes_what_a_kill_left(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    killed = subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+    assert killed.returncode == 9
+    assert len(names(tmp_path)) == 2
+    remove_partials(tmp_path)
+    assert names(tmp_path) == {"file"}
+    assert path.read_text() == "old"
+
+
+def test_leftovers_of_earlier_versions_are_removed(tmp_path: Path) -> None:
+    for name in ("best.ptk3j_x9.tmp", "last.partial", "embeddings-val-0001.partial"):
+        (tmp_path / name).write_text("half")
+    (tmp_path / "notes.txt").write_text("kept")
+    remove_partials(tmp_path)
+    assert names(tmp_path) == {"notes.txt"}
+
+
+def _write_slowly(path: Path, started: object, finish: object) -> None:
+    with atomic_file(path) as file:
+        file.write(b"new")
+        started.set()  # type: ignore[attr-defined]
+        finish.wait(60)  # type: ignore[attr-defined]
+
+
+def test_partial_of_a_living_process_stays(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    started, finish = context.Event(), context.Event()
+    writer = context.Process(target=_write_slowly, args=(tmp_path / "file", started, finish))
+    writer.start()
+    assert started.wait(60)
+    remove_partials(tmp_path)
+    finish.set()
+    writer.join(60)
+    assert writer.exitcode == 0
+    assert (tmp_path / "file").read_text() == "new"
+    assert names(tmp_path) == {"file"}
+
+
+def test_concurrent_writers_and_removers_do_not_meet(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def work(index: int) -> None:
+        try:
+            for turn in range(20):
+                write_atomically(tmp_path / "file", f"{index} {turn} " * 1000)
+                remove_partials(tmp_path)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert names(tmp_path) == {"file"}
+    assert len(set((tmp_path / "file").read_text().split())) <= 2
