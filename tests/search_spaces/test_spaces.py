@@ -14,7 +14,7 @@ from search_spaces.segment import segment
 from search_spaces.ssl import ssl
 from trainables.augment.view_config import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
-from tune.cli.options import resolve
+from tune.cli.prepare import resolve
 from tune.experiments import EXPERIMENTS
 from tune.search.space import Pinned, asked_for, contains, describe, within
 

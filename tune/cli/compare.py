@@ -9,7 +9,8 @@ from search_spaces.settings import Comparison
 from trainables.config import nearest
 from trainables.errors import UserError
 from tune.backbones.resolve import choose
-from tune.cli.options import Options, Prepared, prepare
+from tune.cli.options import Options
+from tune.cli.prepare import Prepared, prepare
 from tune.cli.session import DONE, Session
 from tune.experiments import Experiment
 from tune.object_store.s3 import copy

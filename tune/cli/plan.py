@@ -13,7 +13,8 @@ from trainables.engine.fit import save_checkpoint, steps_per_epoch
 from trainables.engine.step import StepRunner
 from trainables.files import LAST
 from trainables.optim import build_optimizer
-from tune.cli.options import Options, Prepared
+from tune.cli.options import Options
+from tune.cli.prepare import Prepared
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console

@@ -15,7 +15,8 @@ from trainables.errors import UserError
 from trainables.files import BEST
 from tune.backbones.resolve import lineage_tags
 from tune.cli.console import Console
-from tune.cli.options import Options, Prepared
+from tune.cli.options import Options
+from tune.cli.prepare import Prepared
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
@@ -162,7 +163,7 @@ class Session:
         if study.stopping:
             ended = f"{study.finished()} of {options.trials} trials ended"
             console.line(
-                f"{self.stop.reason}: {ended}, nothing is lost. Go on with: {resume_command()}"
+                f"{self.stop.reason}: {ended}, nothing is lost. Resume with: {resume_command()}"
             )
             return self.stop.code
         return DONE if study.best_number() is not None else FAILED

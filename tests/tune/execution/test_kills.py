@@ -228,7 +228,7 @@ def test_signals_end_in_order_and_the_same_command_goes_on(
     assert process.wait(PATIENCE_S) == 130, command.output
     print(f"{number.name}: {time.monotonic() - asked:.1f} s to the end")
     assert re.search(
-        r"interrupted: \d of 6 trials ended, nothing is lost. Go on with: python \S*tune/run.py ssl --storage",
+        r"interrupted: \d of 6 trials ended, nothing is lost. Resume with: python \S*tune/run.py ssl --storage",
         command.output,
     )
     assert "Traceback" not in command.output

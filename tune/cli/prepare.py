@@ -1,0 +1,215 @@
+"""Resolve the options of a command into everything that a study needs to begin."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search_spaces.classify import Setting
+from search_spaces.settings import Setting as AnySetting
+from trainables.config import build, flatten, nearest
+from trainables.errors import UserError
+from tune.backbones.resolve import (
+    choose,
+    for_every_machine,
+    from_backbone,
+    in_setting,
+    start_values,
+)
+from tune.cli.options import Options, parse_pins
+from tune.experiments import Experiment
+from tune.search.space import Nearest, as_json, describe, fitted
+from tune.study.manifest import Manifest
+from tune.study.warm_start import warm_start
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A study that is ready to begin: everything that can be refused has been checked."""
+
+    directory: Path
+    experiment: Experiment
+    """With the search space of its setting."""
+    manifest: Manifest
+    config: Any
+    """Config of trial 0, a dataclass of `experiment.config`."""
+    data: Any
+    start: str
+    """What trials start from, in one line; "" for random initialisation."""
+    notes: tuple[str, ...] = ()
+    """Values of the default configuration that a pin has changed."""
+
+
+def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared:
+    """Resolve the options, read the data and check the backbone.
+
+    Raises:
+        UserError: wrong use.
+    """
+    setting = choose(experiment, options.setting, options.backbone)
+    name = study_name(options, experiment)
+    directory = storage / name
+
+    fixed = {} if setting is None else setting.values
+    experiment, start = _starting_point(options, experiment, setting, directory)
+    start = for_every_machine(start, storage)
+    preset, base, pins, notes = resolve(options, experiment, fixed, start)
+
+    config: Any = build(experiment.config, base)
+    trainable = experiment.trainable
+    data = trainable.load_data(config.data, progress=True)
+
+    if options.workers > 1:
+        _check_workers(options.workers, trainable.max_workers(config), data)
+
+    proof = trainable.check_startup(config, data)
+    warm = None
+    if options.warm_start is not None:
+        warm = warm_start(options.warm_start, storage, directory, experiment, preset, base, pins)
+
+    manifest = Manifest(
+        name=name,
+        experiment=experiment.name,
+        preset=preset,
+        objective=trainable.objective_for(data),
+        seed=options.seed,
+        base=base,
+        pins=pins,
+        space=as_json(describe(experiment.space, preset, pins)),
+        data={
+            "name": data.name,
+            "fingerprint": data.fingerprint,
+            "path": str(config.data.name),
+            "images": len(data.train),
+        },
+        warm_start=warm,
+    )
+    return Prepared(directory, experiment, manifest, config, data, proof, notes)
+
+
+def study_name(options: Options, experiment: Experiment) -> str:
+    """Return `--study`, or the experiment's name, to which a setting adds its own.
+
+    Raises:
+        UserError: a name that is no plain file name.
+    """
+    name = experiment.name
+    if options.study:
+        name = options.study
+    elif options.setting is not None:
+        name = f"{experiment.name}-{options.setting}"
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(
+            f"--study {name!r} must be letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit"
+        )
+    return name
+
+
+def resolve(
+    options: Options, experiment: Experiment, fixed: dict[str, Any], start: dict[str, Any]
+) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """Return the preset, the complete flat config of trial 0, the pins, and one note for each
+    default value that lies outside the range that a pin leaves.
+
+    Args:
+        fixed: config values that define the setting; they are pinned too.
+        start: config values of the backbone that trials start from.
+    Raises:
+        UserError: unknown preset, unknown key, a value out of range, or a pin that contradicts the
+            setting.
+    """
+    pins = parse_pins(options.set)
+    for key in sorted(fixed.keys() & pins.keys()):
+        raise UserError(
+            f"--set {key}: setting {options.setting} is {key}={fixed[key]}; leave it out, "
+            "or choose another setting"
+        )
+
+    preset = _preset(options, experiment)
+    typed: dict[str, Any] = {"seed": options.seed, "data.skip_corrupt": options.skip_corrupt}
+    if options.data is not None:
+        typed["data.name"] = _data_name(options.data)
+
+    flat = {**experiment.presets[preset], **typed, **fixed, **start, **pins}
+    base = flatten(build(experiment.config, flat))
+    pinned = {key: base[key] for key in [*fixed, *pins]}
+
+    # Adam's default rate may be out of range once `--set` has limited the search to SGD.
+    default = Nearest(base, base)
+    base |= fitted(default, experiment.space, preset, pinned)
+    notes = tuple(f"note: of the default, {note}" for note in default.notes)
+    return preset, base, pinned, notes
+
+
+def _starting_point(
+    options: Options, experiment: Experiment, setting: AnySetting | None, directory: Path
+) -> tuple[Experiment, dict[str, Any]]:
+    """Return the experiment with the search space for what trials start from, and the config values
+    of that start."""
+    storage = directory.parent
+
+    if isinstance(setting, Setting):
+        start = start_values(
+            setting,
+            options.backbone,
+            storage,
+            directory,
+            _options_of_source_study(options),
+            _architecture(options, experiment),
+        )
+        return in_setting(experiment, setting), start
+
+    if options.backbone is not None:
+        architecture = _architecture(options, experiment)
+        return from_backbone(experiment, options.backbone, storage, directory, architecture)
+
+    return experiment, {}
+
+
+def _check_workers(workers: int, max_workers: int, data: Any) -> None:
+    most = min(max_workers, len(data.val), len(data.test))
+    if workers <= most:
+        return
+
+    each = "2 images of a batch (few-shot: an episode) and 1 of the validation and the test split"
+    raise UserError(
+        f"--workers {workers}: each needs {each}; use at most {most}, or a larger train.batch_size"
+    )
+
+
+def _preset(options: Options, experiment: Experiment) -> str:
+    on_folder = bool(options.data) and _is_folder(str(options.data))
+    preset = options.preset or ("full" if on_folder else "tiny")
+
+    if preset not in experiment.presets:
+        raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
+    return preset
+
+
+def _architecture(options: Options, experiment: Experiment) -> str:
+    """Return `backbone.name`, which is needed before the config can be built."""
+    default = experiment.presets[_preset(options, experiment)]["backbone.name"]
+    return str(parse_pins(options.set).get("backbone.name", default))
+
+
+def _options_of_source_study(options: Options) -> str:
+    """Return the options that a missing source study should be run with."""
+    text = ""
+    if options.data and _is_folder(options.data):
+        text += f" --data {shlex.quote(options.data)}"
+    if options.storage != "runs":
+        text += f" --storage {shlex.quote(options.storage)}"
+    return text
+
+
+def _data_name(data: str) -> str:
+    return str(Path(data).expanduser().resolve()) if _is_folder(data) else data
+
+
+def _is_folder(data: str) -> bool:
+    from trainables.data import EMBEDDED  # it imports torch, for which a refusal should not wait
+
+    return data not in EMBEDDED
