@@ -4,11 +4,17 @@ the person who runs them."""
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.commands import NO_SERVER, Call, Said
+
+pytest.register_assert_rewrite("tests.kills", "tests.mlflow_store", "tests.studies")
 
 os.environ.setdefault("VISTUNE_CACHE", tempfile.gettempdir() + f"/vistune-test-cache-{os.getuid()}")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
@@ -24,6 +30,37 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Call]:
+    """The command line in this process, in an empty folder, with the toy among its experiments."""
+    from tests.toy import TOY
+    from tune import run
+    from tune.experiments import EXPERIMENTS
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    def call(*words: str) -> Said:
+        monkeypatch.setattr(sys, "argv", ["tune/run.py", *words])
+        with pytest.raises(SystemExit) as left:
+            run.command_line()
+        said = capsys.readouterr()
+        return Said(int(left.value.code or 0), said.out, said.err)
+
+    monkeypatch.setattr("tune.run.os._exit", leave)
+    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
+    # pictures have tests of their own, and each takes a process
+    monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.cli.test_cli import NO_SERVER, REPO
+from tests import REPO
+from tests.commands import NO_SERVER
 
 PAGE = (REPO / "docs/adding-a-trainable.md").read_text()
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -13,15 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.execution.test_faults import two_run
-from tests.tune.execution.test_kills import (
-    REPO,
-    Command,
-    LongCommand,
-    check_mlflow,
-    check_study,
-    wait_until,
-)
+from tests import REPO
+from tests.kills import Command, LongCommand, check_mlflow, check_study, two_run, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -12,14 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tune.execution.test_kills import (
-    REPO,
-    Command,
-    check_mlflow,
-    check_study,
-    dead,
-    wait_until,
-)
+from tests import REPO
+from tests.kills import Command, check_mlflow, check_study, dead, wait_until
 from trainables.data.store import SKIPPED
 from tune.study.manifest import read_manifest
 

@@ -5,13 +5,11 @@ import json
 import os
 import pty
 import re
-import signal
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,71 +18,11 @@ import pytest
 from PIL import Image
 
 from tests import REPO
+from tests.commands import LOCAL_TOY, NO_SERVER, SCRIPT, Call, left_in
 from tests.disks import fill, small_disk
-from tests.toy import TOY
-from tests.tune.study.test_study import reports
+from tests.studies import reports
 from trainables.errors import UserError
-from tune import run
-from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
-
-SCRIPT = str(REPO / "tune/run.py")
-NO_SERVER = "http://127.0.0.1:9"  # closed: these tests are not about MLflow
-
-
-@dataclass
-class Said:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def line(self) -> str:
-        """The one line of a refusal."""
-        assert self.err.startswith("vistune: "), self.err
-        assert self.err.count("\n") == 1, self.err
-        assert "Traceback" not in self.out
-        return self.err.removeprefix("vistune: ").strip()
-
-
-Call = Callable[..., Said]
-
-
-@pytest.fixture
-def call(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Call]:
-    """The command line in this process, in an empty folder, with the toy among its experiments."""
-
-    def leave(code: int) -> None:
-        raise SystemExit(code)
-
-    def call(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["tune/run.py", *words])
-        with pytest.raises(SystemExit) as left:
-            run.command_line()
-        said = capsys.readouterr()
-        return Said(int(left.value.code or 0), said.out, said.err)
-
-    monkeypatch.setattr("tune.run.os._exit", leave)
-    monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
-    # pictures have tests of their own, and each takes a process
-    monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)
-    monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield call
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def left_in(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
 
 WRONG = {
     "sll": "unknown experiment 'sll'; did you mean 'ssl'?",
@@ -223,9 +161,6 @@ def test_unusable_folders_are_one_line(
     assert str(tmp_path / "data") in said.line
     assert (said.code, said.out) == (2, "")
     assert not (tmp_path / "runs").exists()
-
-
-LOCAL_TOY = ("toy", "--local", "--repeats", "0", "--trials")
 
 
 def test_a_changed_config_under_an_old_name(call: Call, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from tests import REPO
+from tests.commands import Call
 from tests.trainables.data.test_layouts import class_folders
 from tests.trainables.test_fewshot import mini_imagenet
-from tests.tune.cli.test_cli import Call, call  # noqa: F401
 from tune import report
 
 PAGES = ["README.md", *(f"docs/{name}.md" for name in ("ssl", "classify", "fewshot", "segment"))]

@@ -19,28 +19,15 @@ import pytest
 from scipy import stats
 
 from tests import REPO
+from tests.commands import BYOL, SMALL, Call
+from tests.studies import write_setting
 from tests.trainables.data.test_layouts import make, paint, write_csv
-from tests.tune.cli.test_cli import Call, call  # noqa: F401
-from trainables.classifier import ClassifierConfig
-from trainables.config import build, flatten
 from trainables.errors import UserError
-from tune.experiments import EXPERIMENTS
 from tune.reports.comparison_table import Difference, as_csv, as_html, markdown, notes, verdict
 from tune.reports.statistics import Interval, holm
 from tune.study.events import EventLog
-from tune.study.manifest import Manifest, read_manifest
+from tune.study.manifest import read_manifest
 
-SMALL = (
-    "--local",
-    "--set",
-    "data.image_size=8",
-    "--set",
-    "backbone.width=8",
-    "--set",
-    "backbone.pool=1",
-    "--set",
-    "train.epochs=3",
-)
 TINY_FOLDER = ("--data", "data", "--preset", "tiny", *SMALL, "--set", "train.epoch_images=32")
 PRETRAINED = (
     "--data",
@@ -52,14 +39,6 @@ PRETRAINED = (
     *SMALL,
     "--set",
     "train.epoch_images=96",
-)
-BYOL = (
-    "--set",
-    "val.probe_steps=0",
-    "--set",
-    "head.hidden_size=32",
-    "--set",
-    "head.projection_size=16",
 )
 ALL = (
     "classify",
@@ -260,65 +239,10 @@ def test_make_table_killed_at_random_moments_ends_with_the_same_table(tmp_path: 
     assert estimates(tmp_path / "killed") == estimates(tmp_path / "straight")
 
 
-def study(
-    folder: Path,
-    letter: str,
-    scores: dict[int, list[float]],
-    base: dict[str, Any] | None = None,
-    images: str = "f",
-) -> None:
-    """A finished study of one setting whose trials were repeated with these test accuracies; its
-    values fall with the trial's number."""
-    base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | (base or {})
-    manifest = Manifest(
-        name=folder.name,
-        experiment="classify",
-        preset="tiny",
-        objective="val/top1",
-        seed=0,
-        base=base,
-        pins={},
-        space={"optim.lr": ["a range"]},
-        data={"name": "letters", "fingerprint": images, "path": "letters", "images": 9},
-    )
-    folder.mkdir()
-    manifest.reconcile_with(folder / "study.json")
-    log = EventLog(folder / "events.jsonl")
-    for trial, tests in scores.items():
-        for seed, test in [(None, 0.0), *enumerate(tests)]:
-            repeat = {} if seed is None else {"repeat": seed}
-            log.append(
-                "start",
-                trial=trial,
-                config=base | {"optim.lr": 0.1 + trial},
-                attempt=1,
-                resumed_epoch=None,
-                **repeat,
-            )
-            log.append(
-                "report",
-                trial=trial,
-                epoch=1,
-                metrics={"val/top1": 0.9 - trial / 10, "time/epoch_s": 30.0},
-                **repeat,
-            )
-            metrics = {"best/val/top1": 0.9 - trial / 10, "test/top1": test}
-            log.append(
-                "end",
-                trial=trial,
-                state="COMPLETE",
-                value=0.9 - trial / 10,
-                reason=None,
-                metrics=metrics,
-                error=None,
-                **repeat,
-            )
-
-
 def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
     a, c = {0: [0.50, 0.52, 0.48]}, {0: [0.60, 0.63, 0.57]}
-    study(tmp_path / "classify-A", "A", a)
-    study(tmp_path / "classify-C", "C", c)
+    write_setting(tmp_path / "classify-A", "A", a)
+    write_setting(tmp_path / "classify-C", "C", c)
     found = verdict(tmp_path / "classify")
     expected = stats.ttest_rel(c[0], a[0])
     [comparison] = found.differences
@@ -354,8 +278,8 @@ def test_a_verdict_holds_for_all_differences_at_once() -> None:
 
 
 def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
-    study(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48], 1: [0.60, 0.40, 0.5]})
-    study(
+    write_setting(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48], 1: [0.60, 0.40, 0.5]})
+    write_setting(
         tmp_path / "classify-C",
         "C",
         {0: [0.50, 0.53, 0.48], 1: [0.2, 0.3, 0.1], 2: [0.3, 0.2, 0.1], 3: [0.9, 0.9, 0.9]},
@@ -374,23 +298,25 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
     """It is said in what; of other images there is no difference at all. What makes the setting is
     no such thing."""
     a, c = {0: [0.50, 0.52, 0.48]}, {0: [0.60, 0.63, 0.57]}
-    study(tmp_path / "classify-A", "A", a)
-    study(
+    write_setting(tmp_path / "classify-A", "A", a)
+    write_setting(
         tmp_path / "classify-B",
         "B",
         c,
         {"init.source": "supervised", "init.sha256": "1", "normalize": "half"},
     )
-    study(
+    write_setting(
         tmp_path / "classify-C",
         "C",
         c | {1: [0.5, 0.5, 0.5]},
         {"init.source": "ssl", "train.epochs": 5, "optim.clip_grad_norm": 1.0},
     )
-    study(
+    write_setting(
         tmp_path / "classify-E", "E", c, {"init.source": "ssl", "freeze.policy": "all"}, images="g"
     )
-    study(tmp_path / "classify-D", "D", c, {"init.source": "supervised", "freeze.policy": "all"})
+    write_setting(
+        tmp_path / "classify-D", "D", c, {"init.source": "supervised", "freeze.policy": "all"}
+    )
     found = verdict(tmp_path / "classify")
     assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # not E-D
     said = [note for note in notes(found) if "alike" in note]
@@ -401,15 +327,15 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
 
 
 def test_a_table_before_any_repeat_counts_no_seeds(tmp_path: Path) -> None:
-    study(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48]})
-    study(tmp_path / "classify-C", "C", {0: []})
+    write_setting(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48]})
+    write_setting(tmp_path / "classify-C", "C", {0: []})
     found = verdict(tmp_path / "classify")
     assert found.missing == ["B", "C", "D", "E"]
     assert notes(found)[0].startswith("Test accuracy: mean over 3 fresh seeds of")
 
 
 def test_an_accuracy_has_no_interval_above_1(tmp_path: Path) -> None:
-    study(tmp_path / "classify-A", "A", {0: [0.9, 1.0, 0.98]})
+    write_setting(tmp_path / "classify-A", "A", {0: [0.9, 1.0, 0.98]})
     [row] = verdict(tmp_path / "classify").rows
     assert row.accuracy is not None
     assert row.default is not None

@@ -22,18 +22,11 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
+from tests import REPO
 from tests.cluster.lab.hosts import SHARED, Laboratory, unavailable
+from tests.kills import LONG, Command, LongCommand, check_mlflow, check_study, two_run, wait_until
+from tests.studies import of_trial, run_on_ray
 from tests.toy import TOY
-from tests.tune.execution.test_kills import (
-    LONG,
-    REPO,
-    Command,
-    LongCommand,
-    check_mlflow,
-    check_study,
-    wait_until,
-)
-from tests.tune.execution.test_ray_tune import of_trial, run
 from tune.execution.ray_tune import start_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -63,18 +56,6 @@ def cluster() -> Iterator[Any]:
 
 def on(made: Any, storage: Path) -> Command:
     return LongCommand(storage, trials=TRIALS, RAY_ADDRESS=made.address, RAY_AUTH_MODE="disabled")
-
-
-def two_run(events: list[dict[str, Any]]) -> bool:
-    """Whether two trials run that no rung can stop in the next moment: after one epoch of `LONG`,
-    or the default."""
-    reports, ends = (
-        [e for e in events if e["event"] == kind and "repeat" not in e]
-        for kind in ("report", "end")
-    )
-    last = {e["trial"]: e["epoch"] for e in reports}
-    running = last.keys() - {e["trial"] for e in ends}
-    return len(running) == 2 and all(trial == 0 or last[trial] == 1 for trial in running)
 
 
 def check(command: Command) -> None:
@@ -121,7 +102,7 @@ def test_a_hung_worker_is_timed_out_and_its_trial_goes_on(tmp_path: Path) -> Non
         patch.setenv("VISTUNE_TEST_MARKER", str(tmp_path / "hung once"))
         assert start_ray(cpus=2)
         try:
-            study = run(tmp_path / "toy", TOY, 3, {"train.epochs": 6, "fault": "hang"})
+            study = run_on_ray(tmp_path / "toy", TOY, 3, {"train.epochs": 6, "fault": "hang"})
         finally:
             ray.shutdown()
     hung = [n for n in range(3) if len(of_trial(study, n, "start")) > 1]

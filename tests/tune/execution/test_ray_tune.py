@@ -13,15 +13,12 @@ from optuna.trial import TrialState
 
 from tests import REPO
 from tests.disks import fill, small_disk
+from tests.studies import of_trial, run_on_ray
 from tests.toy import BUGGY, TOY
-from tests.tune.study.test_study import manifest
 from trainables.errors import UserError
 from tune.execution.local import replay
-from tune.execution.ray_tune import search, start_ray
-from tune.experiments import Experiment
+from tune.execution.ray_tune import start_ray
 from tune.search.pruner import rungs
-from tune.search.space import as_json, describe
-from tune.study.events import EventLog
 from tune.study.study import Study
 
 Event = dict[str, Any]
@@ -56,33 +53,9 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(
     assert time.monotonic() - begun < 30
 
 
-def run(
-    folder: Path,
-    experiment: Experiment,
-    trials: int,
-    base: dict[str, Any],
-    observers: list[Any] | None = None,
-) -> Study:
-    about = manifest(base=base, space=as_json(describe(experiment.space, "tiny", {})))
-    study = Study.open(folder, experiment, about, trials=trials, repeats=0, observers=observers)
-    try:
-        search(study, experiment, concurrent=2, gpus_per_worker=None)
-    finally:
-        study.close()
-    return study
-
-
-def of_trial(study: Study, number: int, kind: str) -> list[Event]:
-    return [
-        e
-        for e in EventLog.read(study.directory / "events.jsonl")[0]
-        if e["event"] == kind and e["trial"] == number
-    ]
-
-
 @pytest.fixture(scope="module")
 def healthy(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return run(
+    return run_on_ray(
         tmp_path_factory.mktemp("ray") / "toy", TOY, 10, {"train.epochs": 6, "sleep_s": 0.01}
     )
 
@@ -158,7 +131,7 @@ def unlucky(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> t
     killer = Killer()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tune.execution.ray_tune.LOST_PROCESSES", LOST_PROCESSES)
-        return run(
+        return run_on_ray(
             tmp_path_factory.mktemp("ray") / "toy",
             BUGGY,
             8,
@@ -210,7 +183,7 @@ def test_a_warm_process_that_dies_between_two_trials_costs_none(tmp_path: Path) 
             os.kill(pids[event["trial"]], signal.SIGKILL)
 
     pids: dict[int, int] = {}
-    study = run(tmp_path / "toy", TOY, 6, {"train.epochs": 4, "sleep_s": 0.01}, [kill])
+    study = run_on_ray(tmp_path / "toy", TOY, 6, {"train.epochs": 4, "sleep_s": 0.01}, [kill])
     assert len(killed) == 2
     assert [t.number for t in study.frozen_trials()] == list(range(6))
     assert {t.state for t in study.frozen_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
@@ -247,9 +220,9 @@ def test_a_full_disk_ends_the_search_and_loses_nothing(tmp_path: Path, after: in
     with small_disk(tmp_path / "disk") as disk:
         base = {"train.epochs": 6, "sleep_s": 0.01}
         with pytest.raises((UserError, OSError), match="No space left on device"):
-            run(disk / "toy", TOY, 6, base, [fill_up])
+            run_on_ray(disk / "toy", TOY, 6, base, [fill_up])
         (disk / "filler").unlink()
-        study = run(disk / "toy", TOY, 6, base)
+        study = run_on_ray(disk / "toy", TOY, 6, base)
         assert [t.number for t in study.frozen_trials()] == list(range(6))
         assert {t.state for t in study.frozen_trials()} <= {TrialState.COMPLETE, TrialState.PRUNED}
         for number in range(6):

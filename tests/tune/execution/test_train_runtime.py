@@ -13,9 +13,8 @@ import pytest
 from optuna.trial import TrialState
 
 from tests import REPO
+from tests.studies import manifest, of_trial
 from tests.toy import TOY
-from tests.tune.execution.test_ray_tune import of_trial
-from tests.tune.study.test_study import manifest
 from tune.execution.local import search_locally
 from tune.execution.ray_tune import search, start_ray
 from tune.search.pruner import rungs

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.tune.execution.test_kills import REPO, Command, check_mlflow, wait_until
-from tests.tune.tracking.test_tracker import store as mlflow_store
+from tests import REPO
+from tests.kills import Command, check_mlflow, wait_until
+from tests.mlflow_store import store as mlflow_store
 from tune.study.events import EventLog
 from tune.study.record import read_record
 

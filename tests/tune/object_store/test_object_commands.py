@@ -14,14 +14,15 @@ import mlflow.pyfunc
 import numpy as np
 import pytest
 
-from tests.tune.cli.test_cli import Call, call  # noqa: F401
-from tests.tune.cli.test_compare import BYOL, SMALL
-from tests.tune.object_store.test_sync import BUCKET, keys, machine, server, store  # noqa: F401
+from tests.commands import BYOL, SMALL, Call
+from tests.object_store import BUCKET, keys, machine
 from trainables.engine.fit import BEST, LAST
 from trainables.files import content_hash
 from tune import report
 from tune.study.manifest import read_manifest
 from tune.tracking.runs import RUN_TAG
+
+pytestmark = pytest.mark.usefixtures("store")
 
 DIGITS = (
     "--data",

@@ -6,15 +6,14 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
+from tests.object_store import BUCKET, keys, machine
+from tests.studies import manifest
 from tests.toy import TOY
-from tests.tune.study.test_study import manifest
 from trainables.engine.fit import load_checkpoint
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
@@ -32,49 +31,12 @@ from tune.study.events import EventLog
 from tune.study.group import Group
 from tune.study.study import Study
 
-BUCKET = "studies"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    yield "http://{}:{}".format(*running.get_host_and_port())
-    running.stop()
-    s3._client.cache_clear()
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of this test alone, of what the environment says now."""
     monkeypatch.setattr(s3, "_client", functools.cache(s3._client.__wrapped__))
-
-
-@pytest.fixture(autouse=True)
-def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An empty bucket, and boto3 sent to it."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    client = s3._client()
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    for key in keys(client):
-        client.delete_object(Bucket=BUCKET, Key=key)
-
-
-def machine(monkeypatch: pytest.MonkeyPatch, home: Path) -> Path:
-    """The storage folder of a machine of its own."""
-    monkeypatch.setenv("VISTUNE_CACHE", str(home))
-    return s3.local_folder(f"s3://{BUCKET}/runs")
-
-
-def keys(store: Any) -> set[str]:
-    return {
-        found["Key"]
-        for page in store.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-        for found in page.get("Contents", [])
-    }
 
 
 def no_stop(reason: str) -> None:

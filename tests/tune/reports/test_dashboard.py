@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import REPO
-from tests.tune.study.test_study import finish, open_study
+from tests.studies import finish, open_study
 from trainables.errors import UserError
 from tune.reports.dashboard import server
 from tune.study.study import Outcome, Work

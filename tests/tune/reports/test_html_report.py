@@ -13,8 +13,8 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.studies import events, finish, manifest, open_study
 from tests.toy import BUGGY
-from tests.tune.study.test_study import events, finish, manifest, open_study
 from tune.execution.local import search_locally
 from tune.report import app
 from tune.reports.html_page import plot, table

@@ -4,7 +4,7 @@ records what is missing, and no more."""
 import time
 from pathlib import Path
 
-from tests.tune.study.test_study import events, finish, open_study
+from tests.studies import events, finish, open_study
 from tune.reports.plot_worker import Pictures
 from tune.study.study import Study
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.cli.test_cli import Said
-from tests.tune.study.test_study import finish
+from tests.commands import Said
+from tests.studies import finish
 from trainables.errors import UserError
 from tune import report
 from tune.cli.console import Console

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tune.cli.test_compare import study
-from tests.tune.study.test_study import finish, open_study
+from tests.studies import finish, open_study, write_setting
 from trainables.errors import UserError
 from tune.cli.compare import publish_table
 from tune.study.events import EventLog
@@ -40,8 +39,8 @@ def test_a_table_beside_a_study_of_its_name_leaves_that_alone(tmp_path: Path) ->
     nothing to do with them."""
     finish(tmp_path, 1)
     before = (tmp_path / "toy/events.jsonl").read_bytes()
-    study(tmp_path / "toy-A", "A", {0: [0.50, 0.52, 0.48]})
-    study(tmp_path / "toy-C", "C", {0: [0.60, 0.63, 0.57]})
+    write_setting(tmp_path / "toy-A", "A", {0: [0.50, 0.52, 0.48]})
+    write_setting(tmp_path / "toy-C", "C", {0: [0.60, 0.63, 0.57]})
     publish_table(tmp_path / "toy")
     assert (tmp_path / "toy/table.md").exists()
     assert (tmp_path / "toy/events.jsonl").read_bytes() == before

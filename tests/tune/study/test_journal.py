@@ -9,8 +9,8 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from tests.studies import finish, open_study, reports
 from tests.toy import TOY
-from tests.tune.study.test_study import finish, open_study, reports
 from trainables.errors import UserError
 from tune.execution.local import search_locally
 from tune.study.events import AppendOnlyFile

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.tune.study.test_study import finish, open_study
+from tests.studies import finish, open_study
 from tune.report import app
 from tune.reports.html_report import budget, opening
 from tune.study.record import read_record

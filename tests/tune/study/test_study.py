@@ -14,63 +14,16 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 import tune.study.study
+from tests.studies import POOR, events, finish, manifest, open_study, reports
 from tests.toy import TOY, Toy, ToyConfig
-from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.cli.console import Console
 from tune.execution.local import search_locally
 from tune.reports.verdict import doubts
 from tune.search.pruner import DurableHalving, rungs
-from tune.search.space import as_json, describe
 from tune.study.events import EventLog
-from tune.study.manifest import Manifest
 from tune.study.record import read_record
 from tune.study.study import Outcome, Study, Work
-
-POOR = {"optim.lr": 1e-3}
-"""A default that others beat on every kind of processor: which of two good ones is ahead, depends
-on how it rounds."""
-
-
-def manifest(**changes: Any) -> Manifest:
-    base = flatten(build(ToyConfig, TOY.presets["tiny"] | changes.pop("base", {})))
-    fields: dict[str, Any] = {
-        "name": "toy",
-        "experiment": "toy",
-        "preset": "tiny",
-        "objective": "val/top1",
-        "seed": 0,
-        "base": base,
-        "pins": {},
-        "space": as_json(describe(TOY.space, "tiny", {})),
-        "data": {"name": "blobs", "fingerprint": "f", "path": "blobs", "images": 90},
-    }
-    return Manifest(**fields | changes)
-
-
-def open_study(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
-    return Study.open(root / "toy", TOY, manifest(**changes), trials=trials, repeats=repeats)
-
-
-def finish(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
-    study = open_study(root, trials, repeats, **changes)
-    search_locally(study, TOY)
-    study.close()
-    return study
-
-
-def events(root: Path) -> list[dict[str, Any]]:
-    return EventLog.read(root / "toy" / "events.jsonl")[0]
-
-
-def reports(root: Path) -> dict[tuple[int, int | None, int], dict[str, float]]:
-    found: dict[tuple[int, int | None, int], dict[str, float]] = {}
-    for event in events(root):
-        if event["event"] == "report":
-            key = event["trial"], event.get("repeat"), event["epoch"]
-            assert key not in found, f"reported twice: {key}"
-            found[key] = {k: v for k, v in event["metrics"].items() if not k.startswith("time/")}
-    return found
 
 
 def test_trials_in_total_and_extension(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from tests.commands import LOCAL_TOY, Call, left_in
+from tests.studies import POOR, finish, manifest
 from tests.toy import TOY
-from tests.tune.cli.test_cli import LOCAL_TOY, Call, call, left_in  # noqa: F401
-from tests.tune.study.test_study import POOR, finish, manifest
 from trainables.errors import UserError
 from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS

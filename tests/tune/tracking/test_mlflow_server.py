@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests import REPO
-from tests.tune.study.test_study import events, finish
+from tests.studies import events, finish
 from trainables.errors import UserError
 from tune.tracking.tracker import Tracker
 

@@ -16,6 +16,7 @@ import urllib.request
 
 import pytest
 
+from tests.mlflow_store import reported, rows, store
 from trainables.errors import UserError
 from tune.study.events import EventLog
 from tune.tracking.projection import Projection, mlflow_key
@@ -116,61 +117,6 @@ def study_of(storage, trials=4, epochs=5, seed=0, name="ssl-1", finish="FINISHED
     if finish:
         log.append("finish", state=finish)
     return log
-
-
-def rows(database, query):
-    with sqlite3.connect(database) as connection:
-        return connection.execute(query).fetchall()
-
-
-def store(storage):
-    """Everything in the store: {run name: {status, parent, tags, params, metrics: rows (key, step,
-    value, ms, is_nan)}}."""
-    database, runs = storage / "mlflow.db", {}
-    for run_id, name, status, stage, end_time in rows(
-        database, "SELECT run_uuid, name, status, lifecycle_stage, end_time FROM runs"
-    ):
-        if stage == "active":
-            assert name not in runs, f"two runs named {name}"
-            tags = dict(rows(database, f"SELECT key, value FROM tags WHERE run_uuid = '{run_id}'"))
-            params = dict(
-                rows(database, f"SELECT key, value FROM params WHERE run_uuid = '{run_id}'")
-            )
-            metrics = rows(
-                database,
-                f"SELECT key, step, value, timestamp, is_nan FROM metrics WHERE run_uuid = '{run_id}'",
-            )
-            runs[name] = {
-                "id": run_id,
-                "status": status,
-                "end": end_time,
-                "tags": tags,
-                "params": params,
-                "metrics": sorted(metrics),
-            }
-    names = {run["id"]: name for name, run in runs.items()}
-    for run in runs.values():
-        run["parent"] = names.get(run["tags"].get("mlflow.parentRunId"))
-    return runs
-
-
-def reported(log):
-    """The rows that the reports of the log ask for, in plain Python, by run name: each (metric,
-    epoch) as it first came."""
-    wanted = {}
-    for event in EventLog.read(log.path)[0]:
-        if event["event"] == "report":
-            run = wanted.setdefault(
-                f"trial-{event['trial']:03d}"
-                + (f"-seed-{event['repeat']}" if "repeat" in event else ""),
-                {},
-            )
-            for key, value in event["metrics"].items():
-                run.setdefault((key, event["epoch"]), (value, event["t"]))
-    return {
-        name: sorted((key, step, value, t, 0) for (key, step), (value, t) in run.items())
-        for name, run in wanted.items()
-    }
 
 
 def assert_equals_log(storage, log):

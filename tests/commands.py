@@ -1,0 +1,56 @@
+"""The command line as tests type it (the fixture `call` of conftest.py), and what it says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests import REPO
+
+SCRIPT = str(REPO / "tune/run.py")
+NO_SERVER = "http://127.0.0.1:9"  # closed: these tests are not about MLflow
+LOCAL_TOY = ("toy", "--local", "--repeats", "0", "--trials")
+SMALL = (
+    "--local",
+    "--set",
+    "data.image_size=8",
+    "--set",
+    "backbone.width=8",
+    "--set",
+    "backbone.pool=1",
+    "--set",
+    "train.epochs=3",
+)
+BYOL = (
+    "--set",
+    "val.probe_steps=0",
+    "--set",
+    "head.hidden_size=32",
+    "--set",
+    "head.projection_size=16",
+)
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line of a refusal."""
+        assert self.err.startswith("vistune: "), self.err
+        assert self.err.count("\n") == 1, self.err
+        assert "Traceback" not in self.out
+        return self.err.removeprefix("vistune: ").strip()
+
+
+Call = Callable[..., Said]
+
+
+def left_in(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -1,0 +1,145 @@
+"""Small studies for tests: the toy's, run in this process or on Ray, what their logs hold, and
+records of settings that no trial has been run for."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.toy import TOY, ToyConfig
+from trainables.classifier import ClassifierConfig
+from trainables.config import build, flatten
+from tune.execution.local import search_locally
+from tune.experiments import EXPERIMENTS, Experiment
+from tune.search.space import as_json, describe
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest
+from tune.study.study import Study
+
+Event = dict[str, Any]
+
+
+POOR = {"optim.lr": 1e-3}
+"""A default that others beat on every kind of processor: which of two good ones is ahead, depends
+on how it rounds."""
+
+
+def manifest(**changes: Any) -> Manifest:
+    base = flatten(build(ToyConfig, TOY.presets["tiny"] | changes.pop("base", {})))
+    fields: dict[str, Any] = {
+        "name": "toy",
+        "experiment": "toy",
+        "preset": "tiny",
+        "objective": "val/top1",
+        "seed": 0,
+        "base": base,
+        "pins": {},
+        "space": as_json(describe(TOY.space, "tiny", {})),
+        "data": {"name": "blobs", "fingerprint": "f", "path": "blobs", "images": 90},
+    }
+    return Manifest(**fields | changes)
+
+
+def open_study(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
+    return Study.open(root / "toy", TOY, manifest(**changes), trials=trials, repeats=repeats)
+
+
+def finish(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
+    study = open_study(root, trials, repeats, **changes)
+    search_locally(study, TOY)
+    study.close()
+    return study
+
+
+def run_on_ray(
+    folder: Path,
+    experiment: Experiment,
+    trials: int,
+    base: dict[str, Any],
+    observers: list[Any] | None = None,
+) -> Study:
+    from tune.execution.ray_tune import search
+
+    about = manifest(base=base, space=as_json(describe(experiment.space, "tiny", {})))
+    study = Study.open(folder, experiment, about, trials=trials, repeats=0, observers=observers)
+    try:
+        search(study, experiment, concurrent=2, gpus_per_worker=None)
+    finally:
+        study.close()
+    return study
+
+
+def events(root: Path) -> list[dict[str, Any]]:
+    return EventLog.read(root / "toy" / "events.jsonl")[0]
+
+
+def of_trial(study: Study, number: int, kind: str) -> list[Event]:
+    """The events of one kind that a trial has in its study's log."""
+    return [
+        e
+        for e in EventLog.read(study.directory / "events.jsonl")[0]
+        if e["event"] == kind and e["trial"] == number
+    ]
+
+
+def reports(root: Path) -> dict[tuple[int, int | None, int], dict[str, float]]:
+    found: dict[tuple[int, int | None, int], dict[str, float]] = {}
+    for event in events(root):
+        if event["event"] == "report":
+            key = event["trial"], event.get("repeat"), event["epoch"]
+            assert key not in found, f"reported twice: {key}"
+            found[key] = {k: v for k, v in event["metrics"].items() if not k.startswith("time/")}
+    return found
+
+
+def write_setting(
+    folder: Path,
+    letter: str,
+    scores: dict[int, list[float]],
+    base: dict[str, Any] | None = None,
+    images: str = "f",
+) -> None:
+    """A finished study of one setting whose trials were repeated with these test accuracies; its
+    values fall with the trial's number."""
+    base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | (base or {})
+    manifest = Manifest(
+        name=folder.name,
+        experiment="classify",
+        preset="tiny",
+        objective="val/top1",
+        seed=0,
+        base=base,
+        pins={},
+        space={"optim.lr": ["a range"]},
+        data={"name": "letters", "fingerprint": images, "path": "letters", "images": 9},
+    )
+    folder.mkdir()
+    manifest.reconcile_with(folder / "study.json")
+    log = EventLog(folder / "events.jsonl")
+    for trial, tests in scores.items():
+        for seed, test in [(None, 0.0), *enumerate(tests)]:
+            repeat = {} if seed is None else {"repeat": seed}
+            log.append(
+                "start",
+                trial=trial,
+                config=base | {"optim.lr": 0.1 + trial},
+                attempt=1,
+                resumed_epoch=None,
+                **repeat,
+            )
+            log.append(
+                "report",
+                trial=trial,
+                epoch=1,
+                metrics={"val/top1": 0.9 - trial / 10, "time/epoch_s": 30.0},
+                **repeat,
+            )
+            metrics = {"best/val/top1": 0.9 - trial / 10, "test/top1": test}
+            log.append(
+                "end",
+                trial=trial,
+                state="COMPLETE",
+                value=0.9 - trial / 10,
+                reason=None,
+                metrics=metrics,
+                error=None,
+                **repeat,
+            )
