@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.data.layouts import Listing
+from trainables.data.listing import Listing
 from trainables.data.splits import DataSet, Split
 from trainables.data.store import digest
 from trainables.data.tables import read_ids

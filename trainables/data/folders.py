@@ -1,5 +1,5 @@
-"""A folder in a recognised layout -> DataSet: decoded once into a store, carved where the layout
-lacks a split."""
+"""A folder in a recognised layout -> DataSet: decoded once into a store, and carved where the
+layout lacks a split."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.images import decode
-from trainables.data.layouts import Listing
+from trainables.data.listing import Listing
 from trainables.data.splits import (
     CARVED,
     CARVED_CLASSES,
@@ -27,8 +27,10 @@ _SHOWN = 20  # corrupt files named in the message; all are in the list file
 
 
 @dataclass(frozen=True)
-class _Rows:
-    train: np.ndarray  # (n,) rows, as are the others
+class Rows:
+    """Rows of the store that make each split, (n,) int64 each."""
+
+    train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     gallery: np.ndarray
@@ -44,11 +46,11 @@ def load_folder(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> DataSet:
-    """Splits of a folder.
+    """Loads the splits of a folder.
 
-    A test part is the test split; without one the layout's val part is, untouched. What is missing
-    then is carved from train by seed, stratified, near-duplicates on one side. Of partly labelled
-    data only labelled images select and test.
+    A test part is the test split; without one the layout's val part is, untouched. Splits that are
+    still missing are carved from train by seed, stratified, with near-duplicates on one side. In
+    partly labelled data only labelled images are validated and tested on.
 
     Raises:
         UserError: corrupt files without skip_corrupt, or too few images for three splits.
@@ -58,102 +60,30 @@ def load_folder(
         name, listing.fingerprint, size, lambda: _source(listing), cache_dir, progress
     )
     check_corrupt(listing, store, skip_corrupt)
-    usable = np.ones(len(store.labels), bool)
-    usable[store.skipped_rows] = False
-    rows = (
-        _split_classes(listing, store, usable, seed)
-        if task == "fewshot"
-        else split_rows(listing, store, usable, seed, task)
-    )
-    labels = store.labels if listing.classes else None
+    usable = usable_rows(store)
+    if task == "fewshot":
+        rows = split_classes(listing, store, usable, seed)
+    else:
+        rows = split_rows(listing, store, usable, seed, task)
     check_size(listing, rows, task)
+
+    labels = store.labels if listing.classes else None
 
     def split(chosen: np.ndarray) -> Split:
         return Split(store.images, labels, chosen)
 
+    has_gallery = bool(listing.classes) and task != "fewshot"
     return DataSet(
         name=name,
         fingerprint=listing.fingerprint,
         classes=listing.classes,
         train=split(rows.train),
-        gallery=split(rows.gallery) if listing.classes and task != "fewshot" else None,
+        gallery=split(rows.gallery) if has_gallery else None,
         val=split(rows.val),
         test=split(rows.test),
         skipped=store.skipped,
         notes=(f"layout: {listing.layout}", *listing.notes, *rows.notes),
     )
-
-
-def split_rows(listing: Listing, store: Store, usable: np.ndarray, seed: int, task: str) -> _Rows:
-    labels, groups = store.labels, store.groups
-    labelled = labels >= 0
-    # unlabeled images cannot be queries where others have labels
-    answerable = usable & (labelled | (not listing.classes))
-    train = np.flatnonzero(usable & np.isin(listing.parts, ("", "train")))
-    val, test = (np.flatnonzero(answerable & (listing.parts == part)) for part in ("val", "test"))
-    notes: list[str] = []
-    if len(val) and not len(test):
-        val, test = test, val
-        notes.append("the layout's val is the test split")
-    candidates, rest = train[answerable[train]], train[~answerable[train]]
-    most = None if listing.classes else UNLABELED
-    missing = int(not len(val)) + int(not len(test))
-    if not len(test):
-        candidates, test = carve(candidates, labels, groups, CARVED, seed, most)
-        notes.append(f"test is carved from train by seed {seed} ({len(test):,} images)")
-    if not len(val):
-        candidates, val = carve(
-            candidates, labels, groups, CARVED / (1 - CARVED * (missing - 1)), seed, most
-        )
-        notes.append(f"val is carved from train by seed {seed} ({len(val):,} images)")
-    gallery = candidates if listing.classes else candidates[:0]
-    if task == "ssl" and listing.classes:
-        val, more_val = _novel(val, gallery, labels, groups, seed)
-        test, more_test = _novel(test, gallery, labels, groups, seed)
-        gallery = np.concatenate([gallery, more_val, more_test])
-    train = np.sort(np.concatenate([candidates, rest]))
-    shared = (
-        np.isin(groups[test], groups[np.concatenate([train, val])]).sum()
-        + np.isin(groups[val], groups[train]).sum()
-    )
-    if shared:
-        notes.append(f"{shared:,} images of val and test have a near-duplicate in train or val")
-    return _Rows(train, val, test, balanced(gallery, labels, GALLERY, seed), tuple(notes))
-
-
-def _split_classes(listing: Listing, store: Store, usable: np.ndarray, seed: int) -> _Rows:
-    """For few-shot learning: train, val and test have no class in common. Without a test part the
-    layout's val classes are the test."""
-    train = np.flatnonzero(usable & np.isin(listing.parts, ("", "train")))
-    val, test = (np.flatnonzero(usable & (listing.parts == part)) for part in ("val", "test"))
-    notes: list[str] = []
-    if len(val) and not len(test):
-        val, test = test, val
-        notes.append("the layout's val classes are the test classes")
-    missing = int(not len(val)) + int(not len(test))
-    if not len(test):
-        train, test = carve_classes(train, store.labels, CARVED_CLASSES, seed)
-        notes.append(
-            f"{len(np.unique(store.labels[test]))} test classes are chosen from train by seed {seed}"
-        )
-    if not len(val):
-        train, val = carve_classes(
-            train, store.labels, CARVED_CLASSES / (1 - CARVED_CLASSES * (missing - 1)), seed
-        )
-        notes.append(
-            f"{len(np.unique(store.labels[val]))} val classes are chosen from train by seed {seed}"
-        )
-    return _Rows(train, val, test, train[:0], tuple(notes))
-
-
-def _novel(
-    queries: np.ndarray, gallery: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:  # (queries, their gallery)
-    """Classes that train does not have (few-shot layouts) lend half of their images to the gallery,
-    otherwise no query could be right."""
-    novel = ~np.isin(labels[queries], labels[gallery])
-    lent, asked = carve(queries[novel], labels, groups, 0.5, seed)
-    return np.sort(np.concatenate([queries[~novel], asked])), lent
 
 
 def _source(listing: Listing) -> Source:
@@ -167,30 +97,174 @@ def _source(listing: Listing) -> Source:
     )
 
 
+def usable_rows(store: Store) -> np.ndarray:  # (N,) bool
+    """Marks the rows that could be decoded."""
+    usable = np.ones(len(store.labels), bool)
+    usable[store.skipped_rows] = False
+    return usable
+
+
+# ---------------------------------------------------------------- splits
+
+
+def split_rows(
+    listing: Listing,
+    store: Store,
+    usable: np.ndarray,  # (N,) bool
+    seed: int,
+    task: str,
+) -> Rows:
+    """Splits images whose classes are the same everywhere; see `load_folder`."""
+    labels = store.labels
+    groups = store.groups
+
+    # unlabeled images cannot be queries where others have labels
+    answerable = usable & (labels >= 0) if listing.classes else usable
+    in_train = np.isin(listing.parts, ("", "train"))
+    train = np.flatnonzero(usable & in_train)
+    val = np.flatnonzero(answerable & (listing.parts == "val"))
+    test = np.flatnonzero(answerable & (listing.parts == "test"))
+    notes: list[str] = []
+    if len(val) and not len(test):
+        val, test = test, val
+        notes.append("the layout's val is the test split")
+
+    candidates = train[answerable[train]]
+    unlabeled = train[~answerable[train]]
+    most = None if listing.classes else UNLABELED
+    missing = _missing(val, test)
+    if not len(test):
+        candidates, test = carve(candidates, labels, groups, CARVED, seed, most)
+        notes.append(f"test is carved from train by seed {seed} ({len(test):,} images)")
+    if not len(val):
+        fraction = _remaining_fraction(CARVED, missing)
+        candidates, val = carve(candidates, labels, groups, fraction, seed, most)
+        notes.append(f"val is carved from train by seed {seed} ({len(val):,} images)")
+
+    gallery = candidates if listing.classes else candidates[:0]
+    if task == "ssl" and listing.classes:
+        val, lent_by_val = _lend_new_classes(val, gallery, labels, groups, seed)
+        test, lent_by_test = _lend_new_classes(test, gallery, labels, groups, seed)
+        gallery = np.concatenate([gallery, lent_by_val, lent_by_test])
+
+    train = np.sort(np.concatenate([candidates, unlabeled]))
+    shared = _count_shared(groups, train, val, test)
+    if shared:
+        notes.append(f"{shared:,} images of val and test have a near-duplicate in train or val")
+    return Rows(train, val, test, balanced(gallery, labels, GALLERY, seed), tuple(notes))
+
+
+def split_classes(
+    listing: Listing,
+    store: Store,
+    usable: np.ndarray,  # (N,) bool
+    seed: int,
+) -> Rows:
+    """Splits for few-shot learning: train, val and test have no class in common. Without a test
+    part the layout's val classes are the test classes."""
+    labels = store.labels
+    in_train = np.isin(listing.parts, ("", "train"))
+    train = np.flatnonzero(usable & in_train)
+    val = np.flatnonzero(usable & (listing.parts == "val"))
+    test = np.flatnonzero(usable & (listing.parts == "test"))
+    notes: list[str] = []
+    if len(val) and not len(test):
+        val, test = test, val
+        notes.append("the layout's val classes are the test classes")
+
+    missing = _missing(val, test)
+    if not len(test):
+        train, test = carve_classes(train, labels, CARVED_CLASSES, seed)
+        count = len(np.unique(labels[test]))
+        notes.append(f"{count} test classes are chosen from train by seed {seed}")
+    if not len(val):
+        fraction = _remaining_fraction(CARVED_CLASSES, missing)
+        train, val = carve_classes(train, labels, fraction, seed)
+        count = len(np.unique(labels[val]))
+        notes.append(f"{count} val classes are chosen from train by seed {seed}")
+
+    no_gallery = train[:0]
+    return Rows(train, val, test, no_gallery, tuple(notes))
+
+
+def _missing(val: np.ndarray, test: np.ndarray) -> int:
+    """Number of splits, of val and test, that have to be carved."""
+    return int(not len(val)) + int(not len(test))
+
+
+def _remaining_fraction(fraction: float, missing: int) -> float:
+    """Fraction for val of what is left once test, if it was missing too, has been carved."""
+    return fraction / (1 - fraction * (missing - 1))
+
+
+def _lend_new_classes(
+    queries: np.ndarray,  # (n,) rows
+    gallery: np.ndarray,  # rows
+    labels: np.ndarray,
+    groups: np.ndarray,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:  # the remaining queries; rows lent to the gallery
+    """Lends half of the images of every class that the gallery lacks (few-shot layouts) to it:
+    otherwise no query of these classes could be answered."""
+    new = ~np.isin(labels[queries], labels[gallery])
+    lent, asked = carve(queries[new], labels, groups, 0.5, seed)
+    remaining = np.sort(np.concatenate([queries[~new], asked]))
+    return remaining, lent
+
+
+def _count_shared(groups: np.ndarray, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> int:
+    """Number of images of val and test that have a near-duplicate in an earlier split."""
+    before_test = groups[np.concatenate([train, val])]
+    in_test = np.isin(groups[test], before_test).sum()
+    in_val = np.isin(groups[val], groups[train]).sum()
+    return int(in_test + in_val)
+
+
+# ---------------------------------------------------------------- refusals
+
+
 def check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
+    """Refuses files that could not be decoded, unless they may be left out.
+
+    Raises:
+        UserError: some files are corrupt and `skip_corrupt` is off, or all are.
+    """
     if not store.skipped:
         return
-    shown = "; ".join(f"{path}: {reason}" for path, reason in store.skipped[:_SHOWN])
-    found = f"{len(store.skipped):,} of {len(listing.files):,} images in {listing.root} cannot be used ({shown}"
-    more = "; ..." if len(store.skipped) > _SHOWN else ""
-    if len(store.skipped) == len(listing.files):
-        raise UserError(f"{found}{more}); none is left: give a folder of readable images")
+    reasons = [f"{path}: {reason}" for path, reason in store.skipped[:_SHOWN]]
+    if len(store.skipped) > _SHOWN:
+        reasons.append("...")
+    corrupt = len(store.skipped)
+    total = len(listing.files)
+    found = (
+        f"{corrupt:,} of {total:,} images in {listing.root} cannot be used ({'; '.join(reasons)})"
+    )
+    if corrupt == total:
+        raise UserError(f"{found}; none is left: give a folder of readable images")
     if not skip_corrupt:
         raise UserError(
-            f"{found}{more}); full list in {store.path / SKIPPED}; mend them, or leave them out with --skip-corrupt"
+            f"{found}; full list in {store.path / SKIPPED}; "
+            "repair them, or leave them out with --skip-corrupt"
         )
 
 
-def check_size(listing: Listing, rows: _Rows, task: str) -> None:
+def check_size(listing: Listing, rows: Rows, task: str) -> None:
+    """Checks that every split has an image and, for "classify", that train has every class.
+
+    Raises:
+        UserError: it names the empty split, or the classes.
+    """
     for name, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
         if not len(chosen):
             raise UserError(
-                f"data folder {listing.root} is too small: no images are left for {name} of {len(listing.files)}; add images"
+                f"data folder {listing.root} is too small: no images are left for {name} of "
+                f"{len(listing.files)}; add images"
             )
     if task == "classify":
         present = set(listing.labels[rows.train].tolist())
         lost = [name for label, name in enumerate(listing.classes) if label not in present]
         if lost:
             raise UserError(
-                f"classes without a usable training image in {listing.root}: {', '.join(lost[:10])}; add images or remove them"
+                f"classes without a usable training image in {listing.root}: "
+                f"{', '.join(lost[:10])}; add images or remove them"
             )

@@ -1,4 +1,4 @@
-"""One file -> one uint8 array, by one rule: upright, RGB, largest centred square, antialiased
+"""One image file -> one uint8 array, by one rule: upright, RGB, largest centred square, antialiased
 bicubic to S x S."""
 
 import io
@@ -20,16 +20,21 @@ def decode(
     path: Path,
     size: int,  # S, pixels
 ) -> np.ndarray:  # (3, S, S) uint8
-    """`read_rgb`, then `square`: cropping the largest centred square before resizing equals
-    "shorter side to S, then centre crop" without its rounding of the longer side. Raises
-    CorruptImage as `read_rgb` does."""
+    """Reads a file (`read_rgb`) and resizes its largest centred square (`square`).
+
+    Cropping before resizing equals "shorter side to S, then centre crop" without its rounding of
+    the longer side.
+
+    Raises:
+        CorruptImage: as `read_rgb`.
+    """
     return square(read_rgb(path), size)
 
 
 def read_rgb(path: Path) -> Image.Image:
     """Reads JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) in any colour mode, upright, as RGB.
 
-    EXIF orientation is applied, transparency is laid over white, CMYK goes to RGB, 16-bit grayscale
+    EXIF orientation is applied, transparency is laid over white, CMYK becomes RGB, 16-bit grayscale
     is divided by 257 and rounded, gray is repeated over the channels.
 
     Raises:
@@ -44,11 +49,8 @@ def read_rgb(path: Path) -> Image.Image:
         raise CorruptImage("zero bytes")
     try:
         with Image.open(io.BytesIO(content)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise CorruptImage(
-                    f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: a decompression bomb?"
-                )
-            return _rgb(image)
+            _check_pixels(image)
+            return _to_rgb(image)
     except UnidentifiedImageError:
         raise CorruptImage("not an image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -58,39 +60,54 @@ def read_rgb(path: Path) -> Image.Image:
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged
         # files
-        raise CorruptImage(
-            "damaged: " + (" ".join(str(error).split())[:120] or type(error).__name__)
-        ) from None
+        raise CorruptImage(f"damaged: {one_line(error)}") from None
 
 
 def square(
     image: Image.Image,  # RGB or L
     size: int,  # S, pixels
 ) -> np.ndarray:  # (3, S, S) uint8
-    """Largest centred square of `image`, resized to S x S by Pillow's antialiased bicubic
+    """Resizes the largest centred square of `image` to S x S by Pillow's antialiased bicubic
     filter."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    resized = image.resize(
-        (size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side)
-    )
+    box = centred_square(image.width, image.height)
+    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     pixels = np.asarray(resized)
     if pixels.ndim == 2:
         return np.broadcast_to(pixels, (3, size, size))
     return pixels.transpose(2, 0, 1)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def centred_square(width: int, height: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the largest centred square, in pixels; halves are possible."""
+    side = min(width, height)
+    left = (width - side) / 2
+    top = (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def one_line(error: Exception) -> str:
+    """Message of an exception on one line of at most 120 characters, or its type without one."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _check_pixels(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise CorruptImage(
+            f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: a decompression bomb?"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):
-        upright = Image.fromarray(
-            np.round(np.clip(np.asarray(upright).astype(np.int64), 0, 65535) / 257).astype(np.uint8)
-        )
+        levels = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)
+        upright = Image.fromarray(np.round(levels / 257).astype(np.uint8))
     elif upright.mode == "F":
         raise CorruptImage(
             "floating-point pixels have no defined range; convert it to 8 or 16 bits"
         )
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        white = Image.new("RGBA", layer.size, "white")
+        upright = Image.alpha_composite(white, layer)
     return upright.convert("RGB")

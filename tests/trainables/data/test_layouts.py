@@ -343,7 +343,47 @@ def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     message = error_of(tmp_path)
     assert f"{tmp_path} holds no images" in message
-    assert "train.csv (filename, label), <class>/*.jpg, <label>_<n>.jpg, a flat folder" in message
+    assert message.endswith(
+        "; known layouts: csv (train.csv (filename, label)); folder per class (<class>/*.jpg); "
+        "file-name prefix (<label>_<n>.jpg); flat folder without labels (a flat folder of images); "
+        "all but csv also in train/ and val/"
+    )
+
+
+def test_a_refusal_lists_the_layouts_that_were_tried(tmp_path: Path) -> None:
+    for number in range(8):
+        paint(tmp_path / f"{number}.png")
+    paint(tmp_path / "ant" / "a_1.png")
+    assert error_of(tmp_path, "classify") == (
+        f"data folder {tmp_path} has no labels (flat folder without labels), classification needs "
+        "them; tried: csv (no train.csv); folder per class (1 of 9 images are in a subfolder); "
+        "file-name prefix (1 of 9 names are <label>_<n>)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (["a/1.png", "2.png"], "folder per class (1 of 2 images are in a subfolder)"),
+        (["a/1.png", "a/2.png", "3.png"], "folder per class (only one subfolder)"),
+        (["a_1.png", "a_2.png"], "file-name prefix ('a' is the only label)"),
+        (["a_1.png", "b_1.png", "c_1.png"], "file-name prefix (3 different labels in 3 names)"),
+    ],
+)
+def test_a_refusal_says_what_each_layout_lacks(
+    tmp_path: Path, files: list[str], reason: str
+) -> None:
+    for file in files:
+        paint(tmp_path / file)
+    assert reason in error_of(tmp_path, "fewshot")
+
+
+def test_a_csv_without_any_label(tmp_path: Path) -> None:
+    table(tmp_path, "train", 4)
+    path = tmp_path / "train.csv"
+    lines = [line.rpartition(",")[0] + "," for line in path.read_text().splitlines()[1:]]
+    path.write_text("\n".join(["id,filename,label", *lines]))
+    assert error_of(tmp_path, "classify").endswith("needs them; fill in the column label")
 
 
 def test_val_without_train(tmp_path: Path) -> None:

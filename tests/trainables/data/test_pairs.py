@@ -10,7 +10,7 @@ from PIL import Image
 
 from trainables.data import IGNORE, DataConfig, DataSet, inspect, load_dataset
 from trainables.data.layouts import read_layout
-from trainables.data.pairs import SATELLITE
+from trainables.data.masks import SATELLITE
 from trainables.errors import UserError
 
 SIDE = 16
@@ -175,7 +175,21 @@ def test_unusable_classes(tmp_path: Path, text: str | None, expected: str) -> No
 def test_folders_without_masks(tmp_path: Path) -> None:
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "flat/a.jpg")
-    assert "no pairs of image and mask" in error_of(tmp_path / "flat")
+    assert error_of(tmp_path / "flat") == (
+        f"data folder {tmp_path / 'flat'} has no pairs of image and mask, segmentation needs them; "
+        "tried: satellite pairs (no <id>_sat.jpg with <id>_mask.png); "
+        "images and masks (no folder images/ with images)"
+    )
+
+
+def test_images_whose_masks_are_all_missing(tmp_path: Path) -> None:
+    satellite(tmp_path / "sat")
+    for path in (tmp_path / "sat").rglob("*_mask.png"):
+        path.unlink()
+    assert error_of(tmp_path / "sat").endswith("tried: satellite pairs (11 images and 0 masks)")
+    folders(tmp_path / "pairs")
+    shutil.rmtree(tmp_path / "pairs" / "masks")
+    assert error_of(tmp_path / "pairs").endswith("images and masks (no folder masks/ with images)")
 
 
 def test_a_changed_mask_is_another_store(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""One mask file -> one uint8 array of class numbers, by the rule that `images.decode` has for its
+image: largest centred square, S x S."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trainables.data.images import CorruptImage, centred_square, one_line
+from trainables.data.splits import IGNORE
+
+SATELLITE = {
+    "urban": (0, 255, 255),
+    "agriculture": (255, 255, 0),
+    "rangeland": (255, 0, 255),
+    "forest": (0, 255, 0),
+    "water": (0, 0, 255),
+    "barren": (255, 255, 255),
+}
+"""Classes 0 to 5 of the satellite layout and their colours; black is unknown, pure red is no
+class."""
+_ILLEGAL = 254
+_CLASS_OF_CODE = np.array([IGNORE, 4, 3, 0, _ILLEGAL, 2, 1, 5], np.uint8)  # code 4 R + 2 G + B
+
+_EXIF_ORIENTATION = 0x0112
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+ReadValues = Callable[[Image.Image], np.ndarray]
+"""Opened mask -> (H, W) uint8 class numbers; raises CorruptImage."""
+
+
+def read_mask(
+    path: Path,
+    image: Path,
+    size: int,  # S, pixels
+    read_values: ReadValues,
+) -> np.ndarray:  # (S, S) uint8: [0, C), or IGNORE
+    """Reads a mask's largest centred square, resized to S x S by the nearest pixel.
+
+    Raises:
+        CorruptImage: damaged, not of the size of `image`, or values that are no class; the message
+            names the mask.
+    """
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as file:
+            file.load()
+            values = read_values(file)
+    except CorruptImage as error:
+        raise CorruptImage(f"mask {path.name} {error}") from None
+    except Exception as error:  # as in `images.read_rgb`: Pillow's decoders raise many kinds
+        raise CorruptImage(f"mask {path.name} is damaged: {one_line(error)}") from None
+
+    height, width = values.shape
+    expected = _upright_size(image)
+    if expected is not None and expected != (width, height):
+        raise CorruptImage(
+            f"mask {path.name} is {width}x{height} pixels, its image {expected[0]}x{expected[1]}"
+        )
+    resized = Image.fromarray(values).resize(
+        (size, size), Image.Resampling.NEAREST, box=centred_square(width, height)
+    )
+    return np.asarray(resized)
+
+
+def satellite_values(image: Image.Image) -> np.ndarray:  # (H, W) uint8
+    """Class numbers of a mask in the colours of `SATELLITE`. Channels are cut at 128, so that
+    JPEG's errors do not matter.
+
+    Raises:
+        CorruptImage: pure red pixels.
+    """
+    bits = np.asarray(image.convert("RGB")) >= 128
+    codes = bits @ np.array([4, 2, 1])
+    values = _CLASS_OF_CODE[codes]
+    illegal = int((values == _ILLEGAL).sum())
+    if illegal:
+        raise CorruptImage(f"has {illegal:,} red pixels (code 4), which are no class")
+    return values
+
+
+def index_values(
+    image: Image.Image,
+    classes: int,  # C
+) -> np.ndarray:  # (H, W) uint8
+    """Class numbers of a palette or gray mask whose values are the classes themselves; 255 is
+    unknown.
+
+    Raises:
+        CorruptImage: another colour mode, or a value that is no class.
+    """
+    if image.mode not in ("P", "L", "1"):
+        raise CorruptImage(
+            f"has mode {image.mode}; save it as a palette or 8-bit gray image of class numbers"
+        )
+    values = np.asarray(image).astype(np.uint8)
+    present = np.unique(values).tolist()
+    unknown = [str(value) for value in present if value >= classes and value != IGNORE]
+    if unknown:
+        raise CorruptImage(
+            f"has the values {', '.join(unknown)}, but classes.txt has {classes} lines"
+        )
+    return values
+
+
+def _upright_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as `images.read_rgb` sees them; None for a file that it refuses."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            if image.getexif().get(_EXIF_ORIENTATION) in _TURNED:
+                return height, width
+            return width, height
+    except Exception:
+        return None
