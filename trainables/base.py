@@ -1,8 +1,9 @@
 """What the training loop asks of a model, and what it asks of the place where it runs."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from trainables.config import Annotated, Field, config
 from trainables.data.sampling import BatchSampler, Sampler
-from trainables.optim import param_groups
+from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.plots.snapshots import Part, write_arrays
 
 Metrics = dict[str, float]
@@ -23,13 +24,13 @@ class TrainConfig:
     epochs: Annotated[int, Field(ge=1)] = 12
     """Number of reports; schedules stretch over all of them."""
     epoch_images: Annotated[int, Field(ge=0)] = 0
-    """Images that count as one epoch (0 = one pass over the training split). The pass goes on where
-    the last epoch ended."""
+    """Images that count as one epoch (0 = one pass over the training split). The next epoch
+    continues the pass where the last one ended."""
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Effective batch over all workers and micro-batches, in images."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
-    """Largest forward pass, in images (0 = the whole batch); gradients are accumulated. Halved by
-    itself when memory runs out."""
+    """Largest forward pass, in images (0 = the whole batch); gradients are accumulated. Halved
+    automatically when memory runs out."""
     bf16: bool = False
     """bfloat16 autocast: for GPUs; slower on CPUs without AMX."""
     channels_last: bool = False
@@ -39,8 +40,32 @@ class TrainConfig:
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of one trial; part of the config because floating-point sums depend on it."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
-    """Within an epoch the state is saved at least this often, in minutes (it is always saved at the
-    end of one)."""
+    """Longest time between two checkpoints within an epoch, in minutes (each epoch ends with
+    one)."""
+
+
+class RunConfig(Protocol):
+    """The blocks that the training loop reads of every config."""
+
+    @property
+    def train(self) -> TrainConfig: ...
+    @property
+    def optim(self) -> OptimConfig: ...
+    @property
+    def schedule(self) -> ScheduleConfig: ...
+    @property
+    def seed(self) -> int: ...
+
+
+class TrainingData(Protocol):
+    """The part of a data set that the training loop looks at: how many images it trains on."""
+
+    @property
+    def train(self) -> Sized: ...
+
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
+DataT = TypeVar("DataT", bound=TrainingData)
 
 
 class Batch(NamedTuple):
@@ -54,81 +79,83 @@ class Batch(NamedTuple):
         return len(self.images)
 
     def slice(self, start: int, stop: int) -> "Batch":
+        """Images `start` to `stop` with their draws and targets."""
+        draws = tuple(view[start:stop] for view in self.draws)
         targets = None if self.targets is None else self.targets[start:stop]
-        return Batch(self.images[start:stop], tuple(d[start:stop] for d in self.draws), targets)
+        return Batch(self.images[start:stop], draws, targets)
 
     def to(self, device: torch.device) -> "Batch":
+        """The batch on `device`; the copy does not block the CPU."""
         if device.type == "cpu":
             return self
+        images = self.images.to(device, non_blocking=True)
+        draws = tuple(view.to(device) for view in self.draws)
         targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
-        return Batch(
-            self.images.to(device, non_blocking=True),
-            tuple(d.to(device) for d in self.draws),
-            targets,
-        )
+        return Batch(images, draws, targets)
 
 
-class Trainable(nn.Module, ABC):
-    """A model that knows its data, its loss and its metrics; `engine.fit` trains it. See `byol.py`
-    for an example.
+class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
+    """A model that knows its data, its loss and its metrics; `engine.fit` trains it.
 
-    Subclasses set `config` (with blocks `train`, `optim`, `schedule` and a `seed`) and `data` (a
-    `DataSet`).
+    Subclasses set `config` and `data`. See `byol.py` for an example.
     """
 
-    config: Any
-    data: Any
+    config: ConfigT
+    data: DataT
     min_batch_size: ClassVar[int] = 1
-    """The smallest batch that `forward` takes in training. BatchNorm of features asks for 2."""
+    """Smallest batch that `forward` takes in training. BatchNorm of features needs 2."""
 
     @classmethod
     @abstractmethod
-    def load_data(cls, config: Any, progress: bool = False) -> Any:
-        """The data set of a data config, as this kind of model splits it."""
+    def load_data(cls, config: Any, progress: bool = False) -> DataT:
+        """Load the data set of a data config, split as this kind of model needs it."""
 
     @classmethod
     @abstractmethod
-    def objective_for(cls, data: Any) -> str:
+    def objective_for(cls, data: DataT) -> str:
         """Name of the metric that selects on this data, `val/...`; larger is better."""
 
     @classmethod
-    def check_startup(cls, config: Any, data: Any) -> str:
-        """Before any trial: one line about what trials start from, "" where there is nothing to
-        say.
+    def check_startup(cls, config: ConfigT, data: DataT) -> str:
+        """Check, before any trial, that trials of this config can start.
 
+        Returns:
+            One line about what trials start from, "" where there is nothing to say.
         Raises:
-            UserError: trials of this config cannot start.
+            UserError: they cannot start.
         """
         return ""
 
     @classmethod
-    def profiled_data(cls, config: Any, data: Any) -> Any:
-        """What is enough of the data to tell the cost of a step, where the first step would prepare
-        all of it."""
+    def profiled_data(cls, config: ConfigT, data: DataT) -> DataT:
+        """Choose a part of the data that shows the cost of a step, where the first step would
+        prepare all of it."""
         return data
 
-    def setup_seconds(self, data: Any) -> float:
-        """Seconds to prepare all of `data` for the first trial, as a step and a validation on
-        `profiled_data` tell."""
+    def setup_seconds(self, data: DataT) -> float:
+        """Seconds to prepare all of `data` for the first trial, as estimated from a step and a
+        validation on `profiled_data`."""
         return 0.0
 
     @property
     def objective(self) -> str:
+        """Name of the metric that selects, `val/...`; larger is better."""
         return self.objective_for(self.data)
 
     def sampler(self) -> BatchSampler:
-        """Which images make the batch of a step."""
-        return Sampler(len(self.data.train), self.config.train.batch_size, self.config.seed)
+        """Sampler that chooses the images of each step's batch."""
+        train = self.config.train
+        return Sampler(len(self.data.train), train.batch_size, self.config.seed)
 
     @classmethod
-    def max_workers(cls, config: Any) -> int:
-        """Among how many a batch can be shared out: two images each, as BatchNorm needs."""
+    def max_workers(cls, config: ConfigT) -> int:
+        """Largest number of workers that can share a batch: two images each, as BatchNorm needs."""
         return config.train.batch_size // 2
 
     @abstractmethod
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
-        """The batch at these positions of the training split with freshly drawn augmentation, on
-        the CPU."""
+        """Draw the batch at these positions of the training split and its augmentation, on the
+        CPU."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -136,10 +163,10 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def validate(self) -> Metrics:
-        """Metrics on the validation split; the objective is among them."""
+        """Metrics on the validation split, the objective among them."""
 
     def costs(self) -> Metrics:
-        """What the epoch that ends here has cost beside steps and validation, or has saved; asked
+        """Costs and savings of the epoch that ends here, apart from steps and validation. Called
         once an epoch."""
         return {}
 
@@ -148,8 +175,8 @@ class Trainable(nn.Module, ABC):
         """The same metrics on the test split, named `test/...`: for claims, never for choices."""
 
     def network(self) -> nn.Module | None:
-        """What takes views (B, 3, S, S) to what the loss looks at, made of this trainable's own
-        modules, for the printed architecture; None where there is no such thing."""
+        """The network from views (B, 3, S, S) to the input of the loss, made of this trainable's
+        own modules, for the printed architecture; None where there is no such thing."""
         return None
 
     @abstractmethod
@@ -158,12 +185,12 @@ class Trainable(nn.Module, ABC):
         (`snapshots.shown_rows`), for pictures."""
 
     def snapshot(self, directory: Path, epoch: int) -> None:
-        """Write what pictures of this epoch are drawn from: `<kind>-....npz`, whose kind is in
-        `draw.KINDS`. Called by rank 0 alone, after `validate`, at the first, the middle and the
-        last epoch (counted from 1).
+        """Write the arrays that pictures of this epoch are drawn from: `<kind>-....npz`, where
+        `draw.KINDS` lists the kinds.
 
-        Here: `embeddings-train-0001.npz` and `embeddings-val-0001.npz`; `data.classes` names the
-        labels.
+        Rank 0 alone calls it, after `validate`, at the first, the middle and the last epoch
+        (counted from 1). Here: `embeddings-train-0001.npz` and `embeddings-val-0001.npz`;
+        `data.classes` names the labels.
         """
         names = np.array(getattr(self.data, "classes", ()), dtype=str)
         parts: tuple[Part, ...] = ("train", "val")
@@ -176,23 +203,23 @@ class Trainable(nn.Module, ABC):
             )
 
     def snapshot_best(self, directory: Path, epoch: int) -> None:
-        """The same of a completed trial's best epoch, whose export has been loaded. Called once, by
-        rank 0 alone."""
+        """Write the same for a completed trial's best epoch, whose export has been loaded. Rank 0
+        alone calls it, once."""
 
     @abstractmethod
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        """Write what a later trial can start from (a clean backbone state dict)."""
+        """Write the file that a later trial can start from (a clean backbone state dict)."""
 
     @abstractmethod
     def load_export(self, path: Path) -> None:
-        """Read what `export` wrote."""
+        """Read a file that `export` wrote."""
 
     def changing_state(self) -> dict[str, Tensor]:
-        """The state that training changes: what a checkpoint has to hold of the model."""
+        """The state that training changes: the model's part of a checkpoint."""
         return self.state_dict()
 
     def load_changing_state(self, state: dict[str, Tensor]) -> None:
-        """Into a model that was built from the same config: all that `changing_state` gave."""
+        """Load what `changing_state` returned into a model built from the same config."""
         self.load_state_dict(state)
 
     def calibrate(self) -> None:
@@ -200,19 +227,21 @@ class Trainable(nn.Module, ABC):
         baseline."""
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Parameter groups for the optimizer (see `optim.param_groups`)."""
         return param_groups(self, weight_decay)
 
     def before_step(self, step: int, total_steps: int) -> None:
         """Set what follows a schedule of its own, such as BYOL's momentum."""
 
     def after_step(self) -> None:
-        """Called after the optimizer's step, such as BYOL's moving average."""
+        """Update what follows the optimizer's step, such as BYOL's moving average."""
 
     def check(self, history: list[Metrics]) -> None:
-        """Look at the epochs so far; raise `TrialFailed` where going on is pointless."""
+        """Raise `TrialFailed` where the epochs so far show that training is pointless."""
 
     @property
     def device(self) -> torch.device:
+        """Device of the parameters."""
         return next(self.parameters()).device
 
 

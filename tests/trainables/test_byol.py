@@ -12,6 +12,7 @@ from byol_pytorch.byol_pytorch import EMA, update_moving_average
 from torch import nn
 from torch.nn import functional
 
+from tests.steps import fresh_state
 from trainables.augment.evaluation import IMAGES
 from trainables.augment.view_config import PRESETS, ViewConfig
 from trainables.backbone.networks import BackboneConfig, load_backbone_state
@@ -19,8 +20,7 @@ from trainables.base import Batch, TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.data.sampling import generator
-from trainables.engine.fit import fit
-from trainables.engine.step import StepRunner
+from trainables.engine.fit import fit, train_step
 from trainables.errors import TrialFailed
 from trainables.files import BEST
 from trainables.optim import OptimConfig, build_optimizer
@@ -267,11 +267,10 @@ def run_tight(directory: Path, batch: int, memory: int) -> list[int | str]:
     config = replace(SMALL, train=replace(SMALL.train, batch_size=batch))
     model = Tight(config, load_dataset(config.data))
     model.memory, model.seen = memory, []
-    runner = StepRunner(
-        model, config, LocalRuntime(directory, lambda *_: True), 10, model.sampler()
-    )
+    runtime = LocalRuntime(directory, lambda *_: True)
+    state = fresh_state(model, config, runtime)
     try:
-        runner.run(0, torch.optim.SGD(model.parameters(), 0.1))
+        train_step(state, config, runtime, step=0, total_steps=10)
     except TrialFailed as failure:
         return [*model.seen, failure.reason]
     return model.seen
@@ -303,9 +302,8 @@ def test_one_step_lowers_the_loss_on_its_batch(tmp_path: Path) -> None:
         def positions(self, step: int) -> np.ndarray:
             return np.arange(32)
 
-    runner = StepRunner(
-        model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True), 100, Same()
-    )
+    runtime = LocalRuntime(tmp_path, lambda epoch, metrics: True)
+    state = fresh_state(model, SMALL, runtime, optimizer, Same())
     model.train()
-    losses = [float(runner.run(step, optimizer)) for step in range(30)]
+    losses = [float(train_step(state, SMALL, runtime, step, 100)) for step in range(30)]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])

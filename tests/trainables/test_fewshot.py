@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.nn import functional
 
+from tests.steps import fresh_state
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import (
     BackboneConfig,
@@ -26,7 +27,8 @@ from trainables.config import build, flatten
 from trainables.data import DataConfig, FewShotData, load_dataset
 from trainables.data.episodes import EpisodeSampler, draw_episodes
 from trainables.data.sampling import generator
-from trainables.engine.fit import StepRunner, fit
+from trainables.engine.fit import fit, train_step
+from trainables.engine.step import BatchSplitter
 from trainables.errors import TrialFailed, UserError
 from trainables.files import BEST
 from trainables.finetune import InitConfig
@@ -128,9 +130,8 @@ def test_shares_and_micro_batches_are_whole_episodes(tmp_path: Path) -> None:
     seen: list[int] = []
     model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     runtime = LocalRuntime(tmp_path, lambda epoch, metrics: True)
-    StepRunner(model, model.config, runtime, 10, model.sampler()).run(
-        0, torch.optim.SGD(model.parameters(), 0.1)
-    )
+    state = fresh_state(model, model.config, runtime)
+    train_step(state, model.config, runtime, step=0, total_steps=10)
     assert seen == [16, 32, 32]
 
 
@@ -142,7 +143,7 @@ def test_every_worker_needs_an_episode(tmp_path: Path) -> None:
     with pytest.raises(
         TrialFailed, match=r"2 x 16 images of a step for 3 workers; raise train\.batch_size"
     ) as failure:
-        StepRunner(model, model.config, runtime, 10, model.sampler())
+        BatchSplitter(model, model.config, runtime, model.sampler())
     assert failure.value.reason == "workers"
     for config in (
         SMALL,

@@ -1,61 +1,56 @@
-"""The only training loop. Everything that is random in it is a function of (seed, epoch, step), so
-that a run which was killed and resumed equals the run which was not, bit for bit on a CPU. Several
-workers compute what one would: see `distributed.py`."""
+"""The only training loop.
+
+Everything random in it is a function of (seed, epoch, step): on a CPU, a run that was killed and
+resumed equals an uninterrupted one bit for bit. Several workers compute what one would
+(`distributed.py`).
+"""
 
 import math
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
-from trainables.base import Metrics, Runtime, Trainable
-from trainables.engine import distributed, watchdog
-from trainables.engine.step import StepRunner
+from trainables.base import Batch, ConfigT, DataT, Metrics, RunConfig, Runtime, Trainable
+from trainables.engine import checkpoint, distributed, watchdog
+from trainables.engine.checkpoint import TrainingState
+from trainables.engine.step import (
+    BatchSplitter,
+    gradient_exchange,
+    is_out_of_memory,
+    seed_forward_pass,
+)
 from trainables.errors import TrialFailed
-from trainables.files import BEST, LAST, atomic_file, remove_partials
+from trainables.files import BEST, remove_partials
 from trainables.optim import build_optimizer, lr_at
 from trainables.plots.snapshots import snapshot_epochs
 
-# reading the loss stalls a GPU's queue, and asking the other workers stalls this one
+# Reading the loss stalls a GPU's queue, and an exchange stalls the other workers.
 _LOOK_STEPS = 10
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What `fit` hands back: the epoch-by-epoch metrics and the best of them."""
+    """Result of `fit`."""
 
     history: list[Metrics]
-    best_epoch: int  # 1-based
+    """Metrics, epoch by epoch."""
+    best_epoch: int
+    """Epoch with the best objective, counted from 1."""
     best: float
-    stopped: bool  # by the study, before the last epoch
+    """Its objective."""
+    stopped: bool
+    """The study stopped the trial before its last epoch."""
 
 
-@dataclass
-class Progress:
-    """All of the loop's state that is not in the model or the optimizer."""
-
-    step: int = 0
-    loss_sum: float = 0.0
-    epoch_seconds: float = 0.0
-    micro_batch: int = 0  # what memory allowed; 0: all that was asked for
-    best: float = -math.inf
-    best_epoch: int = 0
-
-
-def steps_per_epoch(config: Any, train_images: int, batch_size: int) -> int:
-    """Whole batches in an epoch, at least one."""
-    return max(1, (config.train.epoch_images or train_images) // batch_size)
-
-
-def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
-    """Train, validate and report epoch by epoch, going on from the checkpoint in
-    `runtime.directory` where there is one.
+def fit(trainable: Trainable[ConfigT, DataT], config: ConfigT, runtime: Runtime) -> Fitted:
+    """Train, validate and report epoch by epoch, resuming from `runtime.directory` where it holds a
+    checkpoint.
 
     Args:
         trainable: built under `torch.manual_seed(config.seed)` and moved to `runtime.device`.
-        config: frozen config with blocks `train`, `optim`, `schedule` and `seed`.
+        config: the trainable's config.
     Raises:
         TrialFailed: `nan` (the loss is not finite), `oom` (out of memory at micro-batch 1), or what
             `trainable.check` finds.
@@ -65,146 +60,190 @@ def fit(trainable: Trainable, config: Any, runtime: Runtime) -> Fitted:
         distributed.synchronize_batchnorm(trainable, runtime.device)
     if runtime.rank == 0:
         remove_partials(runtime.directory)
-    train = config.train
+
     sampler = trainable.sampler()
-    per_epoch = steps_per_epoch(config, len(trainable.data.train), sampler.batch_size)
-    total = per_epoch * train.epochs
+    epochs = config.train.epochs
+    epoch_steps = steps_per_epoch(config, len(trainable.data.train), sampler.batch_size)
+    total_steps = epochs * epoch_steps
+    look_steps = 1 if runtime.device.type == "cpu" and runtime.world_size == 1 else _LOOK_STEPS
+
     optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
-    step_runner = StepRunner(trainable, config, runtime, total, sampler)
-    progress, history = Progress(), []
-    if (saved := load_checkpoint(runtime.directory / LAST)) is not None:
-        trainable.load_changing_state(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        progress, history = Progress(**saved["progress"]), saved["history"]
-        step_runner.micro_batch = min(
-            step_runner.micro_batch, progress.micro_batch or step_runner.asked
-        )
-        # The kill may have come between the checkpoint and its report: report again, the study
-        # ignores what it has.
-        if history and progress.step == len(history) * per_epoch and not _report(runtime, history):
-            return Fitted(
-                history, progress.best_epoch, progress.best, stopped=len(history) < train.epochs
-            )
-        trainable.check(history)
+    batches = BatchSplitter(trainable, config, runtime, sampler)
+    state = checkpoint.restore(trainable, optimizer, batches, runtime)
+    if state.progress.step > 0:
+        # The kill may have come between a checkpoint and its report: report again. The study
+        # ignores a report that it has.
+        between_epochs = state.progress.step == len(state.history) * epoch_steps
+        if between_epochs and not _report(state, runtime):
+            return _fitted(state, stopped=len(state.history) < epochs)
+        trainable.check(state.history)
 
-    def save() -> None:
-        progress.loss_sum = float(distributed.all_sum(loss_sum))
-        progress.epoch_seconds = time.perf_counter() - started
-        progress.micro_batch = (
-            step_runner.micro_batch if step_runner.micro_batch < step_runner.asked else 0
+    for epoch in range(len(state.history), epochs):
+        epoch_end = (epoch + 1) * epoch_steps
+        for step in range(state.progress.step, epoch_end):
+            watchdog.beat()
+            trainable.train()
+            state.loss_sum += train_step(state, config, runtime, step, total_steps)
+            state.progress.step = step + 1
+
+            if (step + 1) % look_steps == 0 and step + 1 < epoch_end:
+                _, overdue = _read_loss(state, config, runtime, total_steps)
+                if overdue:
+                    checkpoint.save(state, runtime)
+
+        loss_sum, _ = _read_loss(state, config, runtime, total_steps)
+        _finish_epoch(state, config, runtime, loss_sum, epoch_steps)
+        checkpoint.save(state, runtime)
+        if not _report(state, runtime):
+            return _fitted(state, stopped=epoch + 1 < epochs)
+        trainable.check(state.history)
+    return _fitted(state, stopped=False)
+
+
+def train_step(
+    state: TrainingState, config: RunConfig, runtime: Runtime, step: int, total_steps: int
+) -> Tensor:
+    """Take one optimizer step on an effective batch.
+
+    Returns:
+        This worker's part of the batch's mean loss, a detached scalar; the parts of all workers add
+        up to it.
+    """
+    trainable, optimizer, batches = state.trainable, state.optimizer, state.batches
+    lr = lr_at(step, total_steps, config.optim.lr, config.schedule)
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+    batch = batches.draw(step)
+    trainable.before_step(step, total_steps)
+    while True:
+        seed_forward_pass(config.seed, step, runtime)
+        optimizer.zero_grad(set_to_none=True)
+        loss = accumulate_gradients(batches, batch, bf16=config.train.bf16)
+        if loss is not None:
+            break
+        batches.halve()
+
+    if config.optim.clip_grad_norm:
+        torch.nn.utils.clip_grad_norm_(trainable.parameters(), config.optim.clip_grad_norm)
+    optimizer.step()
+    trainable.after_step()
+    return loss
+
+
+def accumulate_gradients(batches: BatchSplitter, batch: Batch, bf16: bool) -> Tensor | None:
+    """Add up the gradients of a batch's mean loss, micro-batch by micro-batch.
+
+    Returns:
+        This worker's part of that loss, a detached scalar in float64; None when memory ran out.
+    """
+    runtime = batches.runtime
+    model = batches.model()
+    micro_batches = batches.split(batch)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=runtime.device)
+    try:
+        for micro_batch in micro_batches:
+            with gradient_exchange(model, is_last=micro_batch is micro_batches[-1]):
+                with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
+                    loss = model(micro_batch) * (len(micro_batch) / batches.batch_size)
+                # The exchange averages the workers' gradients, and their sum is wanted.
+                (loss * runtime.world_size).backward()
+            loss_sum += loss.detach()
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return None  # The traceback, which holds the activations, ends here.
+    return loss_sum
+
+
+def steps_per_epoch(config: RunConfig, train_images: int, batch_size: int) -> int:
+    """Whole batches in an epoch, at least one."""
+    images = config.train.epoch_images or train_images
+    return max(1, images // batch_size)
+
+
+def _read_loss(
+    state: TrainingState, config: RunConfig, runtime: Runtime, total_steps: int
+) -> tuple[float, bool]:
+    """Read the sum of losses of the epoch in progress, over all workers, and whether a checkpoint
+    is overdue by rank 0's clock.
+
+    Raises:
+        TrialFailed: `nan`.
+    """
+    seconds_unsaved = time.perf_counter() - state.saved_at
+    overdue = runtime.rank == 0 and seconds_unsaved > 60 * config.train.checkpoint_minutes
+    message = torch.stack([state.loss_sum, state.loss_sum.new_tensor(overdue)])
+    loss_sum, any_overdue = distributed.all_sum(message).tolist()
+    if not math.isfinite(loss_sum):
+        raise TrialFailed(
+            "nan", f"the loss is {loss_sum} at step {state.progress.step} of {total_steps}"
         )
+    return loss_sum, bool(any_overdue)
+
+
+def _finish_epoch(
+    state: TrainingState, config: RunConfig, runtime: Runtime, loss_sum: float, epoch_steps: int
+) -> None:
+    """Validate, keep the weights of the best epoch and what pictures need, and start the next
+    epoch's clock.
+
+    Raises:
+        TrialFailed: `nan` (the objective is not finite).
+    """
+    trainable, history = state.trainable, state.history
+    metrics = _training_metrics(state, config, runtime, loss_sum, epoch_steps)
+    metrics |= trainable.validate()
+    metrics |= trainable.costs()
+    metrics = distributed.broadcast(metrics)  # the last bits of two GPUs may differ
+    epoch = len(history) + 1
+    value = metrics[trainable.objective]
+    if not math.isfinite(value):
+        raise TrialFailed("nan", f"{trainable.objective} is {value} after epoch {epoch}")
+
+    history.append(metrics)
+    if value > state.progress.best:
+        state.progress.best = value
+        state.progress.best_epoch = epoch
         if runtime.rank == 0:
-            model = trainable.changing_state()
-            state = {
-                "model": model,
-                "optimizer": optimizer.state_dict(),
-                "progress": vars(progress),
-                "history": history,
-            }
-            save_checkpoint(runtime.directory / LAST, state)
+            trainable.export(runtime.directory / BEST, {"epoch": epoch, trainable.objective: value})
+    if runtime.rank == 0 and epoch in snapshot_epochs(config.train.epochs):
+        with distributed.no_collectives():
+            trainable.snapshot(runtime.directory, epoch)
 
-    loss_sum = torch.tensor(
-        progress.loss_sum if runtime.rank == 0 else 0.0, dtype=torch.float64, device=runtime.device
-    )
-    started = saved_at = time.perf_counter()
-    started -= progress.epoch_seconds
-    look = 1 if runtime.device.type == "cpu" and runtime.world_size == 1 else _LOOK_STEPS
-    while progress.step < total:
-        watchdog.beat()
-        trainable.train()
-        loss_sum += step_runner.run(progress.step, optimizer)
-        progress.step += 1
-        epoch_ends = progress.step % per_epoch == 0
-        if not epoch_ends and progress.step % look:
-            continue
-        # rank 0's clock counts
-        overdue = (
-            runtime.rank == 0 and time.perf_counter() - saved_at > 60 * train.checkpoint_minutes
-        )
-        loss, overdue = distributed.all_sum(
-            torch.stack([loss_sum, loss_sum.new_tensor(overdue)])
-        ).tolist()
-        if not math.isfinite(loss):
-            raise TrialFailed("nan", f"the loss is {loss} at step {progress.step} of {total}")
-        if epoch_ends:
-            seconds, images = time.perf_counter() - started, per_epoch * sampler.batch_size
-            metrics = _epoch_metrics(
-                loss / per_epoch, seconds, images, config, progress.step, total
-            ) | _processors(runtime)
-            if step_runner.micro_batch < step_runner.asked:
-                metrics["train/micro_batch"] = step_runner.micro_batch
-            # the last bits of two GPUs may differ
-            metrics = distributed.broadcast(metrics | trainable.validate() | trainable.costs())
-            if not math.isfinite(metrics[trainable.objective]):
-                raise TrialFailed(
-                    "nan",
-                    f"{trainable.objective} is {metrics[trainable.objective]} after epoch {len(history) + 1}",
-                )
-            history.append(metrics)
-            _keep_best(trainable, runtime, progress, history)
-            if runtime.rank == 0 and len(history) in snapshot_epochs(train.epochs):
-                with distributed.no_collectives():
-                    trainable.snapshot(runtime.directory, len(history))
-            loss_sum.zero_()
-            started = saved_at = time.perf_counter()
-            save()
-            if not _report(runtime, history):
-                return Fitted(
-                    history, progress.best_epoch, progress.best, stopped=len(history) < train.epochs
-                )
-            trainable.check(history)
-        elif overdue:
-            save()
-            saved_at = time.perf_counter()
-    return Fitted(history, progress.best_epoch, progress.best, stopped=False)
+    state.loss_sum.zero_()
+    state.epoch_started = time.perf_counter()
 
 
-def _report(runtime: Runtime, history: list[Metrics]) -> bool:
-    """Rank 0 speaks to the study, and all do what it answers."""
-    return distributed.broadcast(runtime.rank != 0 or runtime.report(len(history), history[-1]))
-
-
-def _epoch_metrics(
-    loss: float, seconds: float, images: int, config: Any, step: int, total: int
+def _training_metrics(
+    state: TrainingState, config: RunConfig, runtime: Runtime, loss_sum: float, epoch_steps: int
 ) -> Metrics:
-    return {
-        "train/loss": loss,
-        "train/lr": lr_at(step - 1, total, config.optim.lr, config.schedule),
+    """Loss, learning rate, time and processors of the epoch that has just been trained."""
+    seconds = time.perf_counter() - state.epoch_started
+    images = epoch_steps * state.batches.batch_size
+    last_step = state.progress.step - 1
+    total_steps = epoch_steps * config.train.epochs
+    metrics: Metrics = {
+        "train/loss": loss_sum / epoch_steps,
+        "train/lr": lr_at(last_step, total_steps, config.optim.lr, config.schedule),
         "time/epoch_s": seconds,
         "time/images_per_s": images / seconds,
     }
+    if runtime.world_size > 1:
+        metrics["time/workers"] = float(runtime.world_size)
+    if runtime.device.type == "cuda":
+        metrics["time/gpus"] = float(runtime.world_size)
+    if state.batches.reduced_micro_batch:
+        metrics["train/micro_batch"] = state.batches.reduced_micro_batch
+    return metrics
 
 
-def _processors(runtime: Runtime) -> Metrics:
-    """What an epoch keeps busy, where that is more than one process on the CPU: for the bill."""
-    metrics = {"time/workers": float(runtime.world_size)} if runtime.world_size > 1 else {}
-    return metrics | (
-        {"time/gpus": float(runtime.world_size)} if runtime.device.type == "cuda" else {}
-    )
+def _report(state: TrainingState, runtime: Runtime) -> bool:
+    """Report the last epoch through rank 0; every worker gets the study's answer."""
+    history = state.history
+    return distributed.broadcast(runtime.rank != 0 or runtime.report(len(history), history[-1]))
 
 
-def _keep_best(
-    trainable: Trainable, runtime: Runtime, progress: Progress, history: list[Metrics]
-) -> None:
-    value = history[-1][trainable.objective]
-    if value > progress.best:
-        progress.best, progress.best_epoch = value, len(history)
-        if runtime.rank == 0:
-            trainable.export(
-                runtime.directory / BEST, {"epoch": len(history), trainable.objective: value}
-            )
-
-
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Atomic and durable: after a kill or a power cut the path holds the old state or the new
-    one."""
-    with atomic_file(path) as file:
-        torch.save(state, file)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """The state, on the CPU; None where there is none yet. Plain tensors and containers only:
-    nothing in it can run code."""
-    if not path.exists():
-        return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+def _fitted(state: TrainingState, stopped: bool) -> Fitted:
+    progress = state.progress
+    return Fitted(state.history, progress.best_epoch, progress.best, stopped)

@@ -1,5 +1,7 @@
-"""One step of training: an effective batch shared out over workers and micro-batches, and its
-gradients brought together again."""
+"""An effective batch: its images, shared out over workers and split into micro-batches.
+
+`fit.train_step` is the step itself.
+"""
 
 import contextlib
 import gc
@@ -10,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from trainables.base import Batch, Runtime, Trainable
+from trainables.base import Batch, RunConfig, Runtime, Trainable
 from trainables.data.sampling import BatchSampler, generator
 from trainables.engine import distributed
 from trainables.errors import StartAgain, TrialFailed
 from trainables.files import write_atomically
-from trainables.optim import lr_at
 
 _MICRO = "micro-batch.txt"
 _NO_MEMORY = (
@@ -29,167 +30,154 @@ _NO_MEMORY = (
 )
 
 
-class StepRunner:
-    """One optimizer step on an effective batch, in as many micro-batches as memory asks for.
+class BatchSplitter:
+    """Draws this worker's share of an effective batch and splits it so that it fits into memory.
 
     Raises:
-        TrialFailed: `workers` (more of them than a batch has parts, such as episodes).
+        TrialFailed: `workers` (more workers than a batch has units, such as episodes).
     """
 
     def __init__(
         self,
-        trainable: Trainable,
-        config: Any,
+        trainable: Trainable[Any, Any],
+        config: RunConfig,
         runtime: Runtime,
-        total_steps: int,
         sampler: BatchSampler,
     ):
-        self.trainable, self.config, self.runtime, self.total_steps = (
-            trainable,
-            config,
-            runtime,
-            total_steps,
-        )
-        self.sampler, self.unit = sampler, sampler.unit
-        self.fewest = max(self.unit, trainable.min_batch_size)
-        if (parts := sampler.batch_size // self.unit) < runtime.world_size:
+        self.trainable = trainable
+        self.config = config
+        self.runtime = runtime
+        self.sampler = sampler
+        self.batch_size = sampler.batch_size  # over all workers, in images
+        self.unit = sampler.unit  # images that stay together
+        self.min_images = max(self.unit, trainable.min_batch_size)  # of a micro-batch
+        self.share_size = self._share_size()
+        self.requested = self._requested_micro_batch()
+        self.micro_batch = self.requested
+        if runtime.world_size > 1:
+            self.limit(found_micro_batch(runtime.directory) or 0)
+        self._wrapped: DistributedDataParallel | None = None
+        self._wrapped_trains: list[bool] = []
+
+    def _share_size(self) -> int:
+        """Images of the largest worker's share."""
+        units = self.batch_size // self.unit
+        workers = self.runtime.world_size
+        if units < workers:
             raise TrialFailed(
                 "workers",
-                f"{parts} x {self.unit} images of a step for {runtime.world_size} workers; raise train.batch_size",
+                f"{units} x {self.unit} images of a step for {workers} workers; "
+                "raise train.batch_size",
             )
-        self.per_worker = math.ceil(sampler.batch_size / self.unit / runtime.world_size) * self.unit
-        micro_batch = min(config.train.micro_batch or self.per_worker, self.per_worker)
-        self.asked = self.micro_batch = max(1, micro_batch // self.unit) * self.unit
-        if runtime.world_size > 1:
-            self.micro_batch = min(self.asked, found_micro_batch(runtime.directory) or self.asked)
-        self.autocast = config.train.bf16
-        self._wrapped: nn.Module | None = None
-        self._trains: list[bool] = []
+        return math.ceil(self.batch_size / self.unit / workers) * self.unit
 
-    def run(self, step: int, optimizer: torch.optim.Optimizer) -> Tensor:
-        """This worker's part of the batch's mean loss (scalar, detached; all workers' add up to
-        it), after the optimizer's step."""
-        config = self.config
-        lr = lr_at(step, self.total_steps, config.optim.lr, config.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
-        # Draws are made for the whole batch and shared out, so that the number of workers changes
-        # nothing.
-        batch = self.trainable.draw(self.sampler.positions(step), generator(config.seed, 2, step))
-        share, whole = distributed.shard(len(batch), self.unit), len(batch)
-        batch = batch.slice(share.start, share.stop).to(self.runtime.device)
-        self.trainable.before_step(step, self.total_steps)
-        while True:
-            _seed(
-                self.runtime.device,
-                int(
-                    np.random.SeedSequence(
-                        [config.seed, 3, self.runtime.rank, step]
-                    ).generate_state(1)[0]
-                ),
-            )
-            optimizer.zero_grad(set_to_none=True)
-            if (loss := self._accumulate(batch, whole)) is not None:
-                break
-            self._halve()
-        if config.optim.clip_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.trainable.parameters(), config.optim.clip_grad_norm)
-        optimizer.step()
-        self.trainable.after_step()
-        return loss
+    def _requested_micro_batch(self) -> int:
+        """Images of a micro-batch as the config asks for them, in whole units."""
+        images = min(self.config.train.micro_batch or self.share_size, self.share_size)
+        return max(1, images // self.unit) * self.unit
 
-    def _accumulate(self, batch: Batch, whole: int) -> Tensor | None:
-        """Gradients of the mean loss over the `whole` batch, micro-batch by micro-batch; None when
-        memory ran out."""
-        total = torch.zeros((), dtype=torch.float64, device=self.runtime.device)
-        model, micros = self._model(), self._micro_batches(batch, whole)
-        try:
-            for micro in micros:
-                with _exchange(model, last=micro is micros[-1]):
-                    with torch.autocast(
-                        self.runtime.device.type, torch.bfloat16, enabled=self.autocast
-                    ):
-                        loss = model(micro) * (len(micro) / whole)
-                    # the workers' gradients are averaged, not added
-                    (loss * self.runtime.world_size).backward()
-                total += loss.detach()
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return None  # the traceback, which holds the activations, ends here
-        return total
+    def draw(self, step: int) -> Batch:
+        """This worker's share of the batch of `step`, on its device.
 
-    def _micro_batches(self, batch: Batch, whole: int) -> list[Batch]:
-        """As equal as can be: BatchNorm has no use for a rest of one image. Of several workers
-        equally many on every rank, since every forward pass is an exchange; so one may be a unit
-        larger than was asked for."""
-        count = min(
-            math.ceil(self.per_worker / self.micro_batch),
-            whole // self.fewest // self.runtime.world_size,
-        )
-        edges = [len(batch) // self.unit * k // count * self.unit for k in range(count + 1)]
-        return [batch.slice(start, stop) for start, stop in itertools.pairwise(edges)]
+        Augmentation is drawn for the whole batch, so that the number of workers changes nothing.
+        """
+        positions = self.sampler.positions(step)
+        batch = self.trainable.draw(positions, generator(self.config.seed, 2, step))
+        share = distributed.shard(len(batch), self.unit)
+        return batch.slice(share.start, share.stop).to(self.runtime.device)
 
-    def _model(self) -> nn.Module:
-        """The trainable; of several workers, wrapped. A wrapper averages the gradients of what
-        trained when it was made, so it is made anew when a policy thaws something."""
-        if self.runtime.world_size == 1:
-            return self.trainable
-        trains = [p.requires_grad for p in self.trainable.parameters()]
-        if self._wrapped is None or trains != self._trains:
-            self._wrapped = None
-            gc.collect()  # the old wrapper's hooks leave the parameters with it
-            self._wrapped, self._trains = (
-                DistributedDataParallel(self.trainable, broadcast_buffers=False),
-                trains,
-            )
-        return self._wrapped
+    def split(self, share: Batch) -> list[Batch]:
+        """Micro-batches of a share, as equal as possible: BatchNorm needs more than one image.
 
-    def _halve(self) -> None:
-        if self.micro_batch <= self.fewest:
+        Every rank has the same number of them, since every forward pass is an exchange; one may
+        therefore be a unit larger than requested.
+        """
+        needed = math.ceil(self.share_size / self.micro_batch)
+        possible = self.batch_size // self.min_images // self.runtime.world_size
+        count = min(needed, possible)
+        units = len(share) // self.unit
+        edges = [units * k // count * self.unit for k in range(count + 1)]
+        return [share.slice(start, stop) for start, stop in itertools.pairwise(edges)]
+
+    def limit(self, micro_batch: int) -> None:
+        """Allow at most `micro_batch` images in a micro-batch; 0: no limit."""
+        if micro_batch:
+            self.micro_batch = min(self.micro_batch, micro_batch)
+
+    @property
+    def reduced_micro_batch(self) -> int:
+        """Images of a micro-batch where memory allowed fewer than requested, else 0."""
+        return self.micro_batch if self.micro_batch < self.requested else 0
+
+    def halve(self) -> None:
+        """Halve the micro-batch, as memory ran out.
+
+        Raises:
+            TrialFailed: `oom` (it cannot be smaller).
+            StartAgain: of several workers, as the others wait in an exchange that this one left.
+        """
+        device = self.runtime.device
+        if self.micro_batch <= self.min_images:
             raise TrialFailed(
-                "oom",
-                f"out of memory on {self.runtime.device} even at micro-batch {self.micro_batch}",
+                "oom", f"out of memory on {device} even at micro-batch {self.micro_batch}"
             )
         self.micro_batch = math.ceil(self.micro_batch / self.unit / 2) * self.unit
         if self.runtime.world_size > 1:
-            # The others are within an exchange that this rank has left, and no message reaches them
-            # there.
+            # No message reaches the others inside the exchange, so a file tells them.
             write_atomically(self.runtime.directory / _MICRO, str(self.micro_batch))
             raise StartAgain(
-                f"out of memory on rank {self.runtime.rank}: micro-batches of {self.micro_batch} from now on"
+                f"out of memory on rank {self.runtime.rank}: "
+                f"micro-batches of {self.micro_batch} from now on"
             )
-        if self.runtime.device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def model(self) -> nn.Module:
+        """The trainable; with several workers, inside a wrapper that averages gradients.
+
+        A wrapper averages only what required gradients when it was made, so a new one is made when
+        a freezing policy has thawed something.
+        """
+        if self.runtime.world_size == 1:
+            return self.trainable
+        trains = [parameter.requires_grad for parameter in self.trainable.parameters()]
+        if self._wrapped is None or trains != self._wrapped_trains:
+            self._wrapped = None
+            gc.collect()  # the old wrapper's hooks leave the parameters with it
+            self._wrapped = DistributedDataParallel(self.trainable, broadcast_buffers=False)
+            self._wrapped_trains = trains
+        return self._wrapped
 
 
 def found_micro_batch(directory: Path) -> int | None:
-    """What several workers wrote down when one of them ran out of memory; None where none has."""
-    return int((directory / _MICRO).read_text()) if (directory / _MICRO).exists() else None
+    """Size that a group of workers wrote down when one of them ran out of memory, else None."""
+    path = directory / _MICRO
+    return int(path.read_text()) if path.exists() else None
 
 
-def _exchange(model: nn.Module, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Gradients are averaged once, in the last micro-batch's backward pass."""
-    return (
-        contextlib.nullcontext()
-        if last or not isinstance(model, DistributedDataParallel)
-        else model.no_sync()
-    )
+def gradient_exchange(model: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[None]:
+    """Context of a backward pass: workers average gradients once, in the last micro-batch."""
+    if is_last or not isinstance(model, DistributedDataParallel):
+        return contextlib.nullcontext()
+    exchange_off: contextlib.AbstractContextManager[None] = model.no_sync()
+    return exchange_off
 
 
-def _seed(device: torch.device, seed: int) -> None:
-    """The generators that a forward pass draws from. Without an accelerator `torch.manual_seed`
-    notes the seed for each kind of one with a formatted traceback, which takes as long as a step on
-    kept features."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
+def seed_forward_pass(seed: int, step: int, runtime: Runtime) -> None:
+    """Seed the global generators that a forward pass draws from, such as those of dropout."""
+    sequence = np.random.SeedSequence([seed, 3, runtime.rank, step])
+    state = int(sequence.generate_state(1)[0])
+    if runtime.device.type == "cpu":
+        # Without an accelerator `torch.manual_seed` formats a traceback for each kind of one, which
+        # takes as long as a step on cached features.
+        torch.default_generator.manual_seed(state)
     else:
-        torch.manual_seed(seed)
+        torch.manual_seed(state)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch's own class; what its allocator does not allocate (on a CPU, or for cuBLAS and cuDNN)
-    fails as a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error) for words in _NO_MEMORY
-    )
+    """Tell whether memory ran out: torch has a class for it, but what it cannot allocate on a CPU,
+    or for cuBLAS and cuDNN, fails as a plain RuntimeError."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in _NO_MEMORY)

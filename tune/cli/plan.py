@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from trainables.engine import checkpoint
 from trainables.engine.allocator import keep_freed_memory
-from trainables.engine.fit import save_checkpoint, steps_per_epoch
-from trainables.engine.step import StepRunner
+from trainables.engine.fit import steps_per_epoch, train_step
+from trainables.engine.step import BatchSplitter
 from trainables.files import LAST
 from trainables.optim import build_optimizer
 from tune.cli.options import Options
@@ -113,22 +114,21 @@ def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
         optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
         sampler = trainable.sampler()
         per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
-        runner = StepRunner(trainable, config, runtime, per_epoch * config.train.epochs, sampler)
+        total_steps = per_epoch * config.train.epochs
+        batches = BatchSplitter(trainable, config, runtime, sampler)
+        state = checkpoint.restore(trainable, optimizer, batches, runtime)
         trainable.train()
-        float(runner.run(0, optimizer))
+        float(train_step(state, config, runtime, 0, total_steps))
         started = time.perf_counter()
         for step in range(1, 1 + _STEPS):
-            loss = runner.run(step, optimizer)
+            loss = train_step(state, config, runtime, step, total_steps)
         float(loss)  # a GPU's queue ends here
         step_s = (time.perf_counter() - started) / _STEPS
         trainable.costs()
         started = time.perf_counter()
         trainable.validate()
         validation_s = time.perf_counter() - started - trainable.costs().get("time/features_s", 0.0)
-        save_checkpoint(
-            Path(scratch) / LAST,
-            {"model": trainable.changing_state(), "optimizer": optimizer.state_dict()},
-        )
+        checkpoint.save(state, runtime)
         trainable.export(Path(scratch) / "best.pt", {})
         sizes = [(Path(scratch) / name).stat().st_size / 1e6 for name in (LAST, "best.pt")]
     return {

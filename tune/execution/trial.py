@@ -19,7 +19,8 @@ from trainables.base import Runtime, Trainable
 from trainables.config import build
 from trainables.engine import distributed
 from trainables.engine.allocator import keep_freed_memory
-from trainables.engine.fit import Fitted, fit, load_checkpoint
+from trainables.engine.checkpoint import load_checkpoint
+from trainables.engine.fit import Fitted, fit
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
 from trainables.files import BEST, LAST, content_hash

@@ -19,7 +19,7 @@ import torch
 
 from trainables.base import Runtime
 from trainables.engine import distributed
-from trainables.engine.fit import load_checkpoint
+from trainables.engine.checkpoint import load_checkpoint
 from trainables.files import BEST, LAST, content_hash
 from tune.object_store import s3
 from tune.object_store.s3 import CONFIG, meta_of

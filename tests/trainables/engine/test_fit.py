@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.steps import fresh_state
 from tests.toy import Toy, ToyConfig
 from trainables.base import TrainConfig
 from trainables.data.sampling import Sampler, generator
-from trainables.engine.fit import Fitted, fit
-from trainables.engine.step import StepRunner, is_out_of_memory
+from trainables.engine.fit import Fitted, fit, train_step
+from trainables.engine.step import is_out_of_memory
 from trainables.errors import TrialFailed
 from trainables.files import BEST, LAST
 
@@ -138,9 +139,8 @@ def test_no_micro_batch_is_a_small_rest(
     config = ToyConfig(train=TrainConfig(batch_size=batch, micro_batch=micro))
     toy, seen = Toy(config, Toy.load_data(config.data)), []
     toy.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    StepRunner(toy, config, Recorder(tmp_path), 10, toy.sampler()).run(
-        0, torch.optim.SGD(toy.parameters(), 0.1)
-    )
+    runtime = Recorder(tmp_path)
+    train_step(fresh_state(toy, config, runtime), config, runtime, step=0, total_steps=10)
     assert seen == expected
 
 

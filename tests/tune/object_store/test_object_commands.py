@@ -16,8 +16,7 @@ import pytest
 
 from tests.commands import BYOL, SMALL, Call
 from tests.object_store import BUCKET, keys, machine
-from trainables.engine.fit import BEST, LAST
-from trainables.files import content_hash
+from trainables.files import BEST, LAST, content_hash
 from tune import report
 from tune.study.manifest import read_manifest
 from tune.tracking.runs import RUN_TAG

@@ -14,7 +14,7 @@ import pytest
 from tests.object_store import BUCKET, keys, machine
 from tests.studies import manifest
 from tests.toy import TOY
-from trainables.engine.fit import load_checkpoint
+from trainables.engine.checkpoint import load_checkpoint
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
 from tune.execution.local import search_locally
