@@ -4,7 +4,7 @@ whether both come to the same.
     python benchmarks/features.py                                        # ResNet18 at 64 px
     python benchmarks/features.py --backbone resnet50 --image-size 128   # the scale of the course reports
 
-Both contenders are the `classify` trainable of setting E in the loop's own `StepRunner`, with the
+Both contenders are the `classify` trainable of setting E in the loop's own `train_step`, with the
 untuned defaults of the preset `full` and a rate of .01, the same fixed augmented views, batches and
 initial weights; `features.cache` alone differs. They take turns in one process; counted is its CPU
 time, and the ratio is the median over the turns. Building the features comes before and is printed:
@@ -29,7 +29,9 @@ from trainables.backbone.networks import save_backbone
 from trainables.base import Metrics
 from trainables.classifier import Classifier, ClassifierConfig, InitConfig
 from trainables.config import build
-from trainables.engine.step import StepRunner
+from trainables.engine import checkpoint
+from trainables.engine.fit import train_step
+from trainables.engine.step import BatchSplitter
 from trainables.optim import build_optimizer
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
@@ -43,11 +45,13 @@ class Contender:
     def __init__(self, config: ClassifierConfig, folder: Path, total_steps: int):
         torch.manual_seed(config.seed)
         self.model = Classifier(config, Classifier.load_data(config.data))
-        self.optimizer = build_optimizer(
-            self.model.param_groups(config.optim.weight_decay), config.optim
-        )
-        runtime = LocalRuntime(folder, lambda epoch, metrics: True)
-        self.runner = StepRunner(self.model, config, runtime, total_steps, self.model.sampler())
+        self.config = config
+        self.total_steps = total_steps
+        self.runtime = LocalRuntime(folder, lambda epoch, metrics: True)
+        groups = self.model.param_groups(config.optim.weight_decay)
+        optimizer = build_optimizer(groups, config.optim)
+        batches = BatchSplitter(self.model, config, self.runtime, self.model.sampler())
+        self.state = checkpoint.restore(self.model, optimizer, batches, self.runtime)
         self.loss = 0.0
 
     def run(self, first: int, steps: int) -> float:
@@ -55,7 +59,8 @@ class Contender:
         started = time.process_time()
         for step in range(first, first + steps):
             self.model.train()
-            self.loss = float(self.runner.run(step, self.optimizer))
+            loss = train_step(self.state, self.config, self.runtime, step, self.total_steps)
+            self.loss = float(loss)
         return (time.process_time() - started) / steps
 
 
@@ -106,7 +111,7 @@ def main() -> None:
         building = kept.run(0, 1)
         kept = Contender(config, folder, total)
         # opens what is there now
-        kept.model.draw(kept.runner.sampler.positions(0), torch.Generator())
+        kept.model.draw(kept.state.batches.sampler.positions(0), torch.Generator())
         turns = [
             (kept.run(at, options.steps), bare.run(at, options.steps))
             for at in range(0, total, options.steps)
