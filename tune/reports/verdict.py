@@ -3,33 +3,18 @@ that no search has used; and what it does not know."""
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from tune.reports.statistics import Interval, difference, mean_of
-from tune.study.manifest import Manifest
 from tune.study.record import table_of
+from tune.study.view import StudyView
 
 _EDGE = 0.02  # of a range: closer than this is "at the edge"
 _RANK = "test/rankme"  # the one metric that is no share: an effective rank, from 1 on
 FEW_TRIALS = 12
-
-
-class Known(Protocol):
-    """A study: the one that is being run (`tune.study.study.Study`), or what is on record of it
-    (`tune.study.record.Record`)."""
-
-    manifest: Manifest
-    summary: dict[str, float]
-
-    @property
-    def objective(self) -> str: ...
-    def frozen_trials(self) -> list[FrozenTrial]: ...
-    def leaders(self) -> list[int]: ...
-    def best_number(self) -> int | None: ...
-    def finals(self) -> dict[tuple[int, int], dict[str, float]]: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +64,7 @@ def test_metric(objective: str) -> str:
     return "test/" + objective.removeprefix("val/")
 
 
-def verdict(study: Known) -> Verdict | None:
+def verdict(study: StudyView) -> Verdict | None:
     """None where repeats are missing (too few finished trials, or repeats that failed)."""
     metric = test_metric(study.objective)
     number = study.best_number()
@@ -105,7 +90,7 @@ def verdict(study: Known) -> Verdict | None:
     )
 
 
-def claim(study: Known, found: Verdict | None) -> str:
+def claim(study: StudyView, found: Verdict | None) -> str:
     """The verdict in a sentence, or why there is none."""
     if found is not None:
         return found.sentence
@@ -114,7 +99,7 @@ def claim(study: Known, found: Verdict | None) -> str:
     return f"No claim yet: trial {number} is ahead on the split that selects; it or the default has fewer than two repeats on fresh seeds."
 
 
-def doubts(study: Known) -> list[str]:
+def doubts(study: StudyView) -> list[str]:
     """What keeps this study from being the last word; each line says what to do."""
     found = []
     trials = [t for t in study.frozen_trials() if t.state.is_finished()]

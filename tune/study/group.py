@@ -12,8 +12,8 @@ from search_spaces.settings import Comparison
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
+from tune.study.identity import GROUP, STUDY, study_id
 from tune.study.manifest import read_manifest
-from tune.tracking.projection import GROUP, STUDY, study_id
 
 LOG = "events.jsonl"
 

@@ -15,10 +15,10 @@ from optuna.trial import TrialState
 
 from trainables.errors import UserError
 from tune.experiments import Experiment
-from tune.reports.verdict import Known
 from tune.search.space import Nearest, fitted
 from tune.study.manifest import read_manifest
 from tune.study.record import leaders, read_record
+from tune.study.view import StudyView
 
 POINTS = 3
 """Configurations taken over: with 16 trials, more would leave the search too little."""
@@ -93,7 +93,7 @@ def beginning(manifest_value: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def worth(study: Known) -> str | None:
+def worth(study: StudyView) -> str | None:
     """At the end of a study: the best warm-started trial against the default and the best of the
     others, on the validation split."""
     start = study.manifest.warm_start

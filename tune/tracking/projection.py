@@ -13,6 +13,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from tune.study.identity import GROUP, STUDY, study_id
+
 __all__ = [
     "GROUP",
     "STUDY",
@@ -24,7 +26,6 @@ __all__ = [
     "study_id",
 ]
 
-STUDY, GROUP = "study", "group"
 PARAM_LIMIT, TAG_LIMIT, KEY_LIMIT = 6000, 8000, 250  # characters that MLflow keeps
 # last words of parameters searched on a log scale: MLflow's axes are linear
 LOGARITHMIC = ("lr", "weight_decay")
@@ -236,12 +237,6 @@ class Projection:
             step, last = self._last.get((run, mlflow_key(name)), (-1, math.nan))
             if value is not None and float(value) != last:
                 self._log(run, name, float(value), t, max(self._epoch.get(run, 0), step + 1))
-
-
-def study_id(first: Event) -> str:
-    """Of the study (or group) whose log begins with this event. The time tells it from an earlier
-    one of the same name that was deleted."""
-    return hashlib.sha256(f"{first['name']} {first['t']}".encode()).hexdigest()[:12]
 
 
 def mlflow_key(name: str) -> str:

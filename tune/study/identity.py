@@ -1,0 +1,18 @@
+"""Identities of studies and groups, as the first event of their logs states them."""
+
+import hashlib
+from typing import Any
+
+STUDY = "study"
+GROUP = "group"
+"""Values of `kind` in a log's first event; a log without it is a study's."""
+
+
+def study_id(first: dict[str, Any]) -> str:
+    """Identity of the study or group whose log begins with the event `first`, 12 hexadecimal digits.
+
+    It depends on the name and on the time of creation, which distinguishes a study from an earlier,
+    deleted one of the same name.
+    """
+    text = f"{first['name']} {first['t']}"
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
