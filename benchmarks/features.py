@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from trainables.backbone.networks import save_backbone
+from trainables.backbone.export import save_backbone
 from trainables.base import Metrics
 from trainables.classifier import Classifier, ClassifierConfig, InitConfig
 from trainables.config import build

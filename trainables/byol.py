@@ -22,12 +22,8 @@ from torch import Tensor, nn
 from trainables.augment.evaluation import evaluation_batches
 from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import Augment
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    load_backbone_state,
-    save_backbone,
-)
+from trainables.backbone.export import load_backbone_state, save_backbone
+from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, load_dataset

@@ -1,10 +1,10 @@
-"""What trainables share that put a head on a backbone: where its weights come from, what of it
-trains when, and its features."""
+"""What trainables with a head on a backbone share: where the backbone's weights come from, which
+stages train in which epoch, and the features of a split."""
 
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -15,14 +15,9 @@ from torch import Tensor, nn
 
 from trainables.augment.evaluation import PIXELS, evaluation_batches
 from trainables.augment.views import Augment
+from trainables.backbone.export import load_backbone_state, load_head_state, save_backbone
 from trainables.backbone.freezing import frozen_modules, set_eval_mode, set_frozen, stage_groups
-from trainables.backbone.networks import (
-    build_backbone,
-    load_backbone_state,
-    load_head_state,
-    save_backbone,
-    stages,
-)
+from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.backbone.weights import Loaded, load_backbone
 from trainables.base import Metrics, Trainable
 from trainables.config import config
@@ -32,8 +27,9 @@ from trainables.metrics import calibrate_batchnorm
 from trainables.plots.snapshots import Part, shown_rows
 
 _CALIBRATION_IMAGES = 4096
-# Side in px that survives every halving.
-_SMALLEST = {
+
+# Sides in px that leave at least one pixel after every halving.
+_MIN_IMAGE_SIZE = {
     "cnn": 4,
     "conv4": 16,
     "resnet12": 16,
@@ -42,6 +38,7 @@ _SMALLEST = {
     "vgg19": 32,
     "convnext_base": 32,
 }
+_MIN_IMAGE_SIZE_OF_OTHERS = 8
 
 
 @config
@@ -49,95 +46,168 @@ class InitConfig:
     """Where the backbone's weights come from."""
 
     source: Literal["scratch", "supervised", "ssl", "given"] = "scratch"
-    """scratch: at random; supervised, ssl: from `file`, which labels, or no labels, have trained;
-    given: from `file`, however trained."""
+    """scratch: random weights. supervised, ssl: weights in `file`, trained with or without labels.
+    given: weights in `file`, however trained."""
     file: str = ""
     """Path of the weights."""
     sha256: str = ""
-    """Of the file's content; "" is not compared."""
+    """SHA-256 that the file's content must have; "" accepts any."""
     origin: str = ""
     """STUDY/TRIAL that wrote the file, for the record."""
 
     def __post_init__(self) -> None:
         if (self.source == "scratch") != (not self.file):
             raise ValueError(
-                f"source={self.source!r} with file={self.file!r}: every source but scratch needs a file, and scratch none"
+                f"source={self.source!r} with file={self.file!r}: "
+                "every source but scratch needs a file, and scratch none"
             )
 
 
 def check_image_size(config: Any) -> None:
-    """Raises ValueError where images of `config.data` are too small for `config.backbone`."""
-    if config.data.image_size < (least := _SMALLEST.get(config.backbone.name, 8)):
+    """Raise ValueError if images of `config.data` are too small for `config.backbone`."""
+    name = config.backbone.name
+    smallest = _MIN_IMAGE_SIZE.get(name, _MIN_IMAGE_SIZE_OF_OTHERS)
+
+    if config.data.image_size < smallest:
         raise ValueError(
-            f"backbone.name={config.backbone.name} needs data.image_size >= {least}, but got {config.data.image_size}"
+            f"backbone.name={name} needs data.image_size >= {smallest}, "
+            f"but got {config.data.image_size}"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class InitialBackbone:
+    """A backbone as training starts from it."""
+
+    module: nn.Module
+    config: BackboneConfig
+    stages: dict[str, list[nn.Module]]
+    """Name -> modules, in the order of the data: what a freeze policy freezes and thaws."""
+    loaded: Loaded | None
+    """What was read from a file; None for random weights."""
+
+    @property
+    def feature_dim(self) -> int:
+        """Features D of an image."""
+        dim: Any = self.module.feature_dim
+        return int(dim)
+
+
+def initial_backbone(config: BackboneConfig, init: InitConfig) -> InitialBackbone:
+    """Build the backbone of a config and load its weights if `init` names a file.
+
+    Raises:
+        UserError: the file is unusable, see `load_backbone`.
+    """
+    module = build_backbone(config)
+    loaded = load_initial_weights(module, config, init)
+    return InitialBackbone(module, config, stages(module), loaded)
+
+
+def load_initial_weights(
+    module: nn.Module, config: BackboneConfig, init: InitConfig
+) -> Loaded | None:
+    """Load the weights that `init` names into a backbone; None if it starts from scratch.
+
+    Draws no random number: a head that is built afterwards starts the same from every file.
+    """
+    if not init.file:
+        return None
+    return load_backbone(module, config, Path(init.file), init.sha256)
 
 
 class FineTuned(Trainable):
     """A backbone, from scratch or loaded, under a head, with a policy of what stays frozen.
 
-    Subclasses set `task`, `make_head` and `evaluate`; their configs have blocks data, backbone, init,
-    freeze, aug, train, and `normalize`.
+    Subclasses build both, pass them on, and set `task` and `evaluate`. Their configs have the
+    blocks data, backbone, init, freeze, aug and train, and `normalize`.
+
+    Args:
+        backbone: of `initial_backbone`.
+        head: takes features (B, D), randomly initialised.
+        net: a network that holds both parts under names of its own, if there is one. The
+            state_dict then has its keys, `net.*`, instead of `backbone.*` and `head.*`.
     """
 
-    task: ClassVar[Task]
-    _eval_pixels: ClassVar[int] = PIXELS
+    task: ClassVar[Task] = "classify"
+    max_eval_pixels: ClassVar[int] = PIXELS
+    """Pixels of an evaluation batch, at most."""
+    backbone: nn.Module
+    head: nn.Module
 
-    def __init__(self, config: Any, data: DataSet):
+    def __init__(
+        self,
+        config: Any,
+        data: DataSet,
+        backbone: InitialBackbone,
+        head: nn.Module,
+        net: nn.Module | None = None,
+    ):
         super().__init__()
-        self.config, self.data = config, data
-        self.backbone = build_backbone(config.backbone)
-        feature_dim: int = self.backbone.feature_dim  # type: ignore[assignment]
-        self.head = self.make_head(feature_dim)
-        # after every random draw: from all files the same head begins
-        self.loaded: Loaded | None = None
-        if config.init.file:
-            self.loaded = load_backbone(
-                self.backbone, config.backbone, Path(config.init.file), config.init.sha256
-            )
-        self.stages = stages(self.backbone)
-        self.augment = Augment(
-            replace(config.aug.views()[0], normalize=config.normalize), config.data.image_size
-        )
-        self._freeze(0)
+        self.config = config
+        self.data = data
+        self.backbone_config = backbone.config
+        self.loaded = backbone.loaded
+        self.stages = backbone.stages
+
+        if net is None:
+            self.backbone = backbone.module
+            self.head = head
+        else:
+            self.net = net
+            # Already registered as parts of `net`: once more would double the state_dict.
+            object.__setattr__(self, "backbone", backbone.module)
+            object.__setattr__(self, "head", head)
+
+        self.frozen: tuple[str, ...] = ()
+        self._freeze(epoch=0)
+
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
         if config.train.compile:
-            self.backbone.compile()
-
-    @abstractmethod
-    def make_head(self, feature_dim: int) -> nn.Module:
-        """What stands on features (B, feature_dim), randomly initialised."""
+            compiled = backbone.module if net is None else net
+            compiled.compile()
 
     @classmethod
     def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
         return load_dataset(config, task=cls.task, progress=progress)
 
+    @cached_property
+    def augment(self) -> Augment:
+        """The training view: the first of the policy `aug`, normalised as the config says."""
+        view = self.config.aug.views()[0]
+        view = replace(view, normalize=self.config.normalize)
+        return Augment(view, self.config.data.image_size)
+
     def network(self) -> nn.Module:
         return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
 
     def describe_start(self) -> str:
-        """What was loaded, "" from scratch."""
+        """One clause about the weights that were loaded; "" from scratch."""
+        if self.loaded is None:
+            return ""
+
         init = self.config.init
-        return (
-            ""
-            if self.loaded is None
-            else f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {self.loaded}"
-        )
+        return f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {self.loaded}"
+
+    # -- what trains
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        # policies only thaw: what trains in the last epoch is all that ever trains
-        self._freeze(self.config.train.epochs - 1)
-        groups = stage_groups(self.stages, self.own_head(), weight_decay, self.config.freeze)
-        self._freeze(0)
+        # Policies only thaw: what trains in the last epoch is all that ever trains.
+        self._freeze(epoch=self.config.train.epochs - 1)
+        groups = stage_groups(
+            self.stages, self.head_outside_stages(), weight_decay, self.config.freeze
+        )
+        self._freeze(epoch=0)
         return groups
 
-    def own_head(self) -> nn.Module:
-        """The part of the head that is no stage."""
+    def head_outside_stages(self) -> nn.Module:
+        """The part of the head that belongs to no stage and always trains."""
         return self.head
 
     def before_step(self, step: int, total_steps: int) -> None:
-        if self._freeze(step * self.config.train.epochs // total_steps):
+        epoch = step * self.config.train.epochs // total_steps
+        if self._freeze(epoch):
             self.train()
 
     @cached_property
@@ -145,7 +215,7 @@ class FineTuned(Trainable):
         return any(True for _ in self.head.parameters())
 
     def _freeze(self, epoch: int) -> bool:
-        """Whether this has changed what trains."""
+        """Freeze and thaw what the policy says; True if that changed anything."""
         frozen = frozen_modules(
             epoch,
             self.config.train.epochs,
@@ -153,23 +223,29 @@ class FineTuned(Trainable):
             self.config.freeze,
             self._head_trains,
         )
-        if frozen == getattr(self, "frozen", None):
+        if frozen == self.frozen:
             return False
+
         self.frozen = frozen
         set_frozen(self.stages, frozen)
         return True
 
     def train(self, mode: bool = True) -> Self:
-        # to walk it at every step takes as long as the step
-        if self.config.freeze.policy == "all" and not self.backbone.training:
+        never_trains = self.config.freeze.policy == "all"
+        if never_trains and not self.backbone.training:
+            # In eval mode already, and to walk all its modules takes as long as a step on cached
+            # features.
             self.training = mode
             self.head.train(mode)
             return self
+
         super().train(mode)
         set_eval_mode(self.stages, self.frozen, self.config.freeze)
-        if self.config.freeze.policy == "all":
+        if never_trains:
             self.backbone.eval()
         return self
+
+    # -- what is measured
 
     def validate(self) -> Metrics:
         return self.evaluate(self.data.val, "val")
@@ -181,14 +257,14 @@ class FineTuned(Trainable):
     def evaluate(self, split: Split, prefix: str) -> Metrics:
         """Metrics `<prefix>/...` on a split."""
 
-    def _features(self, split: Split) -> Tensor:
-        """Penultimate features (n, D), float32, of the evaluation view."""
-        return distributed.gather_rows(
-            torch.cat(list(self._through(self._eval_batches(split, shared=True)))), len(split)
-        )
+    def split_features(self, split: Split) -> Tensor:
+        """Penultimate features (n, D), float32, of a split's evaluation views, on every rank."""
+        views = self.evaluation_views(split, shared=True)
+        features = torch.cat(list(self.backbone_features(views)))
+        return distributed.gather_rows(features, len(split))
 
     @torch.no_grad()
-    def _through(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def backbone_features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Penultimate features (b, D), float32, in eval mode, of views (b, 3, S, S)."""
         self.backbone.eval()
         for views in batches:
@@ -196,46 +272,57 @@ class FineTuned(Trainable):
                 features = self.backbone(self.to_memory_format(views)).float()
             yield features
 
-    def _eval_batches(
+    def evaluation_views(
         self, split: Split, limit: int | None = None, shared: bool = False
     ) -> Iterator[Tensor]:
-        """Of the whole split, or of this worker's share of it."""
-        n = len(split) if limit is None else min(limit, len(split))
-        mine = distributed.shard(n) if shared else range(n)
+        """Views (b, 3, S, S) without augmentation, in order.
+
+        Args:
+            limit: the first so many images; None for all.
+            shared: only this worker's share of them.
+        """
+        count = len(split) if limit is None else min(limit, len(split))
+        rows = distributed.shard(count) if shared else range(count)
         return evaluation_batches(
-            split, mine, self.config, self.config.normalize, self.device, self._eval_pixels
+            split, rows, self.config, self.config.normalize, self.device, self.max_eval_pixels
         )
 
     def to_memory_format(self, views: Tensor) -> Tensor:
-        return (
-            views.contiguous(memory_format=torch.channels_last)
-            if self.config.train.channels_last
-            else views
-        )
+        if self.config.train.channels_last:
+            return views.contiguous(memory_format=torch.channels_last)
+        return views
 
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
         split = self.data.train if part == "train" else self.data.val
-        rows = shown_rows(split.targets())
-        return self._features(
-            replace(split, indices=split.indices[rows])
-        ).cpu().numpy(), split.targets()[rows]
+        labels = split.targets()
+        rows = shown_rows(labels)
+
+        shown = replace(split, indices=split.indices[rows])
+        features = self.split_features(shown)
+        return features.cpu().numpy(), labels[rows]
 
     def calibrate(self) -> None:
-        if self.loaded is None:  # loaded statistics are part of what was trained
-            calibrate_batchnorm(
-                self.backbone, self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES)
-            )
+        # Loaded statistics are part of what was trained.
+        if self.loaded is None:
+            views = self.evaluation_views(self.data.train, limit=_CALIBRATION_IMAGES)
+            calibrate_batchnorm(self.backbone, views)
+
+    # -- what is stored
 
     def changing_state(self) -> dict[str, Tensor]:
-        """A wholly frozen backbone is what the config makes it: hundreds of megabytes that no
-        checkpoint needs."""
-        return self.head.state_dict() if self.config.freeze.policy == "all" else self.state_dict()
+        """Return the head's state alone if the backbone never trains: the config gives the backbone
+        back, and no checkpoint needs its hundreds of megabytes."""
+        return self._changing_part.state_dict()
 
     def load_changing_state(self, state: dict[str, Tensor]) -> None:
-        (self.head if self.config.freeze.policy == "all" else self).load_state_dict(state)
+        self._changing_part.load_state_dict(state)
+
+    @property
+    def _changing_part(self) -> nn.Module:
+        return self.head if self.config.freeze.policy == "all" else self
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        about = {"backbone": asdict(self.config.backbone), "normalize": self.config.normalize}
+        about = {"backbone": asdict(self.backbone_config), "normalize": self.config.normalize}
         save_backbone(path, self.backbone, meta | about, head=self.head)
 
     def load_export(self, path: Path) -> None:

@@ -15,7 +15,8 @@ from torch.nn import functional
 from tests.steps import fresh_state
 from trainables.augment.evaluation import IMAGES
 from trainables.augment.view_config import PRESETS, ViewConfig
-from trainables.backbone.networks import BackboneConfig, load_backbone_state
+from trainables.backbone.export import load_backbone_state
+from trainables.backbone.networks import BackboneConfig
 from trainables.base import Batch, TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, momentum_at
 from trainables.data import DataConfig, DataSet, Split, load_dataset

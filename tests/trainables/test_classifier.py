@@ -14,13 +14,9 @@ from torch.nn import functional
 
 from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import evaluation_view
+from trainables.backbone.export import load_backbone_meta, save_backbone
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    load_backbone_meta,
-    save_backbone,
-)
+from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.classifier import (
     Classifier,
@@ -66,7 +62,7 @@ def backbone_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("backbone") / "b.pt"
     torch.manual_seed(99)
     backbone = build_backbone(SMALL.backbone)
-    calibrate_batchnorm(backbone, classifier()._eval_batches(classifier().data.train))
+    calibrate_batchnorm(backbone, classifier().evaluation_views(classifier().data.train))
     save_backbone(path, backbone, {})
     return path
 
@@ -118,7 +114,7 @@ def test_a_head_on_a_frozen_backbone_is_a_linear_probe_on_its_features(
     probe = nn.Linear(32, 10)
     probe.load_state_dict({k.removeprefix("0."): v for k, v in model.head.state_dict().items()})
     features, labels = (
-        model._features(model.data.train),
+        model.split_features(model.data.train),
         torch.from_numpy(model.data.train.targets()),
     )
     optimizer = torch.optim.SGD(

@@ -15,13 +15,9 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from torch.nn import functional
 
 from tests.steps import fresh_state
+from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    load_backbone_state,
-    save_backbone,
-)
+from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig, FewShotData, load_dataset
@@ -272,7 +268,7 @@ def test_metrics_and_interval_by_hand() -> None:
     model = protonet()
     metrics = model.validate()
     accuracies, _ = evaluate(
-        model.head, model._features(model.data.val), model.fixed_episodes["val"]
+        model.head, model.split_features(model.data.val), model.fixed_episodes["val"]
     )
     a = accuracies.numpy()
     assert metrics["val/episode_top1"] == pytest.approx(a.mean())

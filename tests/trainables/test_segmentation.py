@@ -14,13 +14,9 @@ from torch.nn import functional
 from tests.shapes import CLASSES, COLORS, SIZE, Shapes, shapes_config
 from trainables.augment.joint_augment import JointAugmentConfig
 from trainables.augment.views import evaluation_view
+from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    load_backbone_state,
-    save_backbone,
-)
+from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.config import build
 from trainables.data import IGNORE, Split

@@ -1,8 +1,8 @@
-"""What a backbone that never trains sees of the training images, and the features that are kept of
-it.
+"""The views that a backbone which never trains sees of the training images, and their cached
+features.
 
-A step on fresh augmentation has nothing to look up. So a frozen backbone sees `k` fixed views of
-every training image, which belong to the data as its splits do: they depend on data.seed, and on no
+A step on fresh augmentation has nothing to look up. So a frozen backbone sees a few fixed views of
+every training image. They belong to the data as its splits do: they depend on data.seed, and on no
 trial's seed. A step picks one of them for each of its images. Their features, and those of the
 evaluation views, are computed once for all trials and processes of a machine (`feature_store.py`).
 """
@@ -23,7 +23,6 @@ from trainables.augment.evaluation import batch_size
 from trainables.augment.view_config import AugmentConfig
 from trainables.augment.views import Augment, Draws
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
-from trainables.backbone.freezing import FreezeConfig
 from trainables.base import Batch, Metrics
 from trainables.config import Annotated, Field, config
 from trainables.data.sampling import generator
@@ -33,8 +32,9 @@ from trainables.data.store import digest
 
 VERSION = 1
 """Part of the key: raise it when views or features are computed otherwise."""
-# Of a view these say how, and others whether: alone they change nothing.
-_IDLE = {
+
+# Parameters of a view that say how something is done, never whether: alone they change nothing.
+_HOW = {
     "crop_ratio",
     "blur_sigma_min",
     "blur_sigma_max",
@@ -46,29 +46,36 @@ _IDLE = {
 
 @config
 class FeaturesConfig:
-    """How a wholly frozen backbone (freeze.policy=all) sees the training images."""
+    """Views and cached features of a backbone that never trains (freeze.policy=all)."""
 
     views: Annotated[int, Field(ge=0, le=64)] = 4
-    """Fixed augmented views of every training image, of which a step picks one (1 where the policy
-    changes nothing). 0: fresh views at every step, whose features cannot be kept."""
+    """Fixed augmented views of every training image, of which a step picks one; 1 if the policy
+    changes nothing. 0: fresh views at every step, whose features cannot be cached."""
     cache: bool = True
-    """Compute the features of those views once. False: at every step, with the same result but for
-    rounding."""
+    """Compute the features of those views once. False: at every step, with the same result except
+    for rounding."""
 
 
-def why_not(freeze: FreezeConfig, mixing: bool, features: FeaturesConfig) -> str:
-    """Why a step needs the backbone, in a few words; "" where its features can be looked up."""
-    if freeze.policy != "all":
-        return f"freeze.policy={freeze.policy} trains the backbone"
-    if mixing:
+def why_not_cached(config: Any) -> str:
+    """The reason why a step needs the backbone, in a few words; "" if its features can be looked
+    up.
+
+    Args:
+        config: of a classifier.
+    """
+    if config.freeze.policy != "all":
+        return f"freeze.policy={config.freeze.policy} trains the backbone"
+    if config.loss.mixup or config.loss.cutmix:
         return "mixup and CutMix make other images at every step"
-    return "" if features.views else "features.views=0 draws fresh views at every step"
+    if not config.features.views:
+        return "features.views=0 draws fresh views at every step"
+    return ""
 
 
 @dataclass(frozen=True, eq=False)
 class FixedViews:
-    """`count` views of every image of a split; row v n + i is view v of image i, the same in every
-    trial."""
+    """`count` views of every image of a split, the same in every trial; row v n + i is view v of
+    image i of n."""
 
     split: Split
     augment: Augment
@@ -77,10 +84,10 @@ class FixedViews:
 
     @classmethod
     def of(cls, split: Split, augment: Augment, count: int, seed: int) -> "FixedViews":
-        """One view is enough of a policy that changes nothing."""
-        default = AugmentConfig()
-        names = (f.name for f in fields(default) if f.name not in _IDLE)
-        changes = any(getattr(augment.config, name) != getattr(default, name) for name in names)
+        """Fix `count` views, or one if the augmentation changes nothing."""
+        unchanged = AugmentConfig()
+        names = (field.name for field in fields(unchanged) if field.name not in _HOW)
+        changes = any(getattr(augment.config, name) != getattr(unchanged, name) for name in names)
         return cls(split, augment, count if changes else 1, seed)
 
     def __len__(self) -> int:
@@ -88,28 +95,30 @@ class FixedViews:
 
     @cached_property
     def draws(self) -> Draws:
-        """Of all rows."""
+        """Augmentation parameters of all rows."""
         return self.augment.draw(len(self), generator(self.seed, 4))
 
-    def choose(self, positions: np.ndarray, generator: torch.Generator) -> np.ndarray:
-        """Rows (B,) of one view each of the images at `positions` (B,)."""
-        return (
-            torch.randint(self.count, (len(positions),), generator=generator).numpy()
-            * len(self.split)
-            + positions
-        )
+    def choose(
+        self,
+        positions: np.ndarray,  # (B,) of images
+        generator: torch.Generator,
+    ) -> np.ndarray:  # (B,) rows
+        """Choose one view of each image."""
+        views = torch.randint(self.count, (len(positions),), generator=generator).numpy()
+        rows: np.ndarray = views * len(self.split) + positions
+        return rows
 
     def batches(self, device: torch.device) -> Iterator[Tensor]:
         """All rows in order, (b, 3, S, S) float32, normalised."""
         step = batch_size(self.augment.image_size)
         for start in range(0, len(self), step):
-            rows = np.arange(start, min(start + step, len(self)))
-            images = self.split.batch(rows % len(self.split)).to(device)
-            yield self.augment.apply(images, self.draws[start : start + len(rows)])
+            stop = min(start + step, len(self))
+            images = self.split.batch(np.arange(start, stop) % len(self.split))
+            yield self.augment.apply(images.to(device), self.draws[start:stop])
 
     @cached_property
     def digest(self) -> str:
-        """Of what decides the views."""
+        """Digest of all that decides the views."""
         drawn = {
             "count": self.count,
             "seed": self.seed,
@@ -120,7 +129,7 @@ class FixedViews:
 
 
 class FrozenFeatures:
-    """What a classifier's frozen backbone sees, and the features that are kept of it: opened, or
+    """Views and cached features of a classifier's frozen backbone. Features are opened, or
     computed, when they are first asked for.
 
     Args:
@@ -129,75 +138,86 @@ class FrozenFeatures:
     """
 
     def __init__(self, config: Any, data: DataSet, augment: Augment):
-        self.config, self.data = config, data
-        self.reason = why_not(
-            config.freeze, bool(config.loss.mixup or config.loss.cutmix), config.features
-        )
+        self.config = config
+        self.data = data
+
+        self.reason = why_not_cached(config)
+        """The reason why features are not cached; "" if they are."""
         self.views: FixedViews | None = None
+        """None: a step draws fresh views."""
         if not self.reason:
             self.views = FixedViews.of(data.train, augment, config.features.views, config.data.seed)
             self.reason = "" if config.features.cache else "features.cache=False"
-        self._seconds, self._rows_drawn = 0.0, 0
+
+        # Of the epoch so far.
+        self._seconds = 0.0
+        self._rows_drawn = 0
         self.forget()
 
     def forget(self) -> None:
-        """The backbone has changed."""
+        """Forget all features: the backbone has changed."""
         self._key = ""
         self._opened: dict[str, Features | None] = {}
 
-    def kept(
+    def cached(
         self, what: Split | FixedViews, backbone: nn.Module, compute: Callable[[], Iterable[Tensor]]
     ) -> Features | None:
-        """Of the evaluation view of a split, or of fixed views; None where they are not kept.
+        """Features of a split's evaluation views, or of fixed views; None if they are not cached.
 
         Args:
             compute: gives the features in order, each (b, D).
         """
         if self.reason:
             return None
+
         name = _name(what)
         if name not in self._opened:
             started = time.perf_counter()
             self._key = self._key or self._key_of(backbone)
-            self._opened[name] = open_features(
-                digest(self._key, name), (len(what), _width(backbone)), compute
-            )
+            shape = (len(what), _width(backbone))
+            self._opened[name] = open_features(digest(self._key, name), shape, compute)
             self._seconds += time.perf_counter() - started
         return self._opened[name]
 
     def _key_of(self, backbone: nn.Module) -> str:
-        c = self.config
-        data = [STORE_VERSION, self.data.fingerprint, c.data.image_size, c.normalize]
+        config = self.config
+        data = [STORE_VERSION, self.data.fingerprint, config.data.image_size, config.normalize]
         numerics = [
             torch.__version__,
-            c.train.bf16,
-            c.train.channels_last,
-            c.train.compile,
-            c.train.threads,
+            config.train.bf16,
+            config.train.channels_last,
+            config.train.compile,
+            config.train.threads,
         ]
         device = str(next(backbone.parameters()).device.type)
-        return digest(
-            state_hash(backbone),
-            json.dumps([VERSION, asdict(c.backbone), data, numerics, device], sort_keys=True),
-        )
+        decisive = [VERSION, asdict(config.backbone), data, numerics, device]
+        return digest(state_hash(backbone), json.dumps(decisive, sort_keys=True))
 
-    def batch(self, kept: Features, rows: np.ndarray, targets: Tensor) -> Batch:
-        """Of features at `rows` (B,) instead of images."""
+    def batch(
+        self,
+        cached: Features,
+        rows: np.ndarray,  # (B,)
+        targets: Tensor,  # (B,)
+    ) -> Batch:
+        """A batch of features instead of images."""
         self._rows_drawn += len(rows)
-        return Batch(torch.from_numpy(kept.rows[rows]), (), targets)
+        return Batch(torch.from_numpy(cached.rows[rows]), (), targets)
 
     def costs(self) -> Metrics:
-        """Of the epoch: whether it has looked features up, seconds spent on having them, and what
-        the backbone would have taken."""
+        """Metrics of the epoch that ends: 1 if it has looked features up, the seconds spent on
+        having them, and those that the backbone would have taken."""
         if self.config.freeze.policy != "all":
             return {}
+
         train, val = self._train_and_val()
         metrics = {"features/cached": float(train is not None), "time/features_s": self._seconds}
         if train is not None and val is not None:
             metrics["time/saved_s"] = (
                 self._rows_drawn * train.row_seconds + len(val.rows) * val.row_seconds
             )
-        self._seconds, self._rows_drawn = 0.0, 0
+
+        self._seconds = 0.0
+        self._rows_drawn = 0
         return metrics
 
     def setup_seconds(self, data: DataSet) -> float:
@@ -206,36 +226,44 @@ class FrozenFeatures:
         train, val = self._train_and_val()
         if self.views is None or train is None or val is None:
             return 0.0
-        return (
-            self.views.count * len(data.train) * train.row_seconds + len(data.val) * val.row_seconds
-        )
+
+        views = self.views.count * len(data.train)
+        return views * train.row_seconds + len(data.val) * val.row_seconds
 
     def _train_and_val(self) -> tuple[Features | None, Features | None]:
         train = None if self.views is None else self._opened.get(_name(self.views))
-        return train, self._opened.get(_name(self.data.val))
+        val = self._opened.get(_name(self.data.val))
+        return train, val
 
     def describe(self, backbone: nn.Module) -> str:
-        """One clause about a frozen backbone's features; "" where it trains."""
+        """One clause about a frozen backbone's features; "" if it trains."""
         if self.config.freeze.policy != "all":
             return ""
         if self.reason or self.views is None:
             return f"its features are computed at every step: {self.reason}"
-        needed, limit = 4 * _width(backbone) * len(self.views), limit_bytes()
+
+        needed = 4 * _width(backbone) * len(self.views)
+        limit = limit_bytes()
         if needed > limit:
-            return f"its features are computed at every step: {needed / 1e9:.3g} GB exceed VISTUNE_FEATURES_GB={limit / 1e9:g}"
-        return f"its features are cached, {self.views.count} views of {len(self.data.train):,} images in {needed / 1e6:.3g} MB"
+            return (
+                "its features are computed at every step: "
+                f"{needed / 1e9:.3g} GB exceed VISTUNE_FEATURES_GB={limit / 1e9:g}"
+            )
+        return (
+            f"its features are cached, {self.views.count} views of {len(self.data.train):,} images "
+            f"in {needed / 1e6:.3g} MB"
+        )
 
 
 def _name(what: Split | FixedViews) -> str:
-    return (
-        what.digest
-        if isinstance(what, FixedViews)
-        else digest("evaluation", what.indices.tobytes())
-    )
+    if isinstance(what, FixedViews):
+        return what.digest
+    return digest("evaluation", what.indices.tobytes())
 
 
 def _width(backbone: nn.Module) -> int:
-    return backbone.feature_dim  # type: ignore[return-value]
+    dim: Any = backbone.feature_dim
+    return int(dim)
 
 
 def state_hash(module: nn.Module) -> str:
@@ -244,5 +272,6 @@ def state_hash(module: nn.Module) -> str:
     state = hashlib.sha256()
     for name, value in module.state_dict().items():
         state.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
-        state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        state.update(flat.view(torch.uint8).numpy())
     return state.hexdigest()

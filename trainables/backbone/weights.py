@@ -9,12 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.backbone.networks import (
-    BackboneConfig,
-    head_prefix,
-    load_backbone_meta,
-    load_backbone_state,
-)
+from trainables.backbone.export import load_backbone_meta, load_backbone_state
+from trainables.backbone.networks import BackboneConfig, head_prefix
 from trainables.errors import UserError
 from trainables.files import content_hash
 

@@ -41,7 +41,7 @@ class Origin:
             UserError: the file is missing, or not one of weights.
         """
         # here: it takes torch, for which a refusal need not wait
-        from trainables.backbone.networks import load_backbone_meta
+        from trainables.backbone.export import load_backbone_meta
 
         meta = load_backbone_meta(self.path)
         found = {

@@ -23,15 +23,11 @@ from tests.ranks import on_ranks
 from trainables.augment.view_config import AugmentConfig, ViewConfig
 from trainables.augment.views import Augment, evaluation_view
 from trainables.backbone import feature_store
-from trainables.backbone.cached_features import FeaturesConfig, FixedViews, why_not
+from trainables.backbone.cached_features import FeaturesConfig, FixedViews, why_not_cached
+from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    load_backbone_state,
-    save_backbone,
-)
+from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
 from trainables.data import DataConfig
@@ -318,10 +314,7 @@ def test_never_used_where_it_must_not(
     config: ClassifierConfig, cache: Path, change: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     config = replace(config, **change)
-    assert (
-        why_not(config.freeze, bool(config.loss.mixup or config.loss.cutmix), config.features)
-        == reason
-    )
+    assert why_not_cached(config) == reason
     model, reports = run(
         replace(config, train=TrainConfig(epochs=1, epoch_images=32, batch_size=32)), tmp_path / "t"
     )
@@ -675,8 +668,8 @@ def test_splits_are_told_apart(config: ClassifierConfig) -> None:
     model = classifier(config)
     some = Split(model.data.val.images, model.data.val.labels, model.data.val.indices[:7])
     np.testing.assert_allclose(
-        model._features(some).numpy(),
-        model._features(model.data.val)[:7].numpy(),
+        model.split_features(some).numpy(),
+        model.split_features(model.data.val)[:7].numpy(),
         rtol=1e-4,
         atol=1e-6,
     )

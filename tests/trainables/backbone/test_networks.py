@@ -10,14 +10,8 @@ import torchvision
 from torch import nn
 from torch.nn import functional
 
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    load_backbone_meta,
-    load_backbone_state,
-    save_backbone,
-    stages,
-)
+from trainables.backbone.export import load_backbone_meta, load_backbone_state, save_backbone
+from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.config import build
 from trainables.errors import UserError
 

@@ -16,7 +16,7 @@ from trainables.backbone.summary import layer_table, write_architecture
 from trainables.config import build, flatten
 from trainables.engine.fit import fit
 from trainables.files import ARCHITECTURE
-from trainables.segmenters.networks import ModelConfig, build_backbone_of, build_segmenter
+from trainables.segmenters.networks import ModelConfig, build_encoder, build_segmenter
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
 
@@ -83,7 +83,7 @@ def test_large_networks_by_shape_alone(name: Any, auxiliary: bool) -> None:
     with torch.device("meta"):  # half a gigabyte that nobody needs
         model = ModelConfig(name=name, head="deconv5")
         network = build_segmenter(
-            model, build_backbone_of(model, BackboneConfig()), 7, auxiliary=auxiliary, loaded=False
+            model, build_encoder(model, BackboneConfig()), 7, auxiliary=auxiliary, loaded=False
         )
     table = layer_table(network, 512)
     assert f"Total params: {sum(p.numel() for p in network.parameters()):,}\n" in table

@@ -12,13 +12,8 @@ import torch
 import torchvision
 from torch import nn
 
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    head_prefix,
-    load_head_state,
-    save_backbone,
-)
+from trainables.backbone.export import load_head_state, save_backbone
+from trainables.backbone.networks import BackboneConfig, build_backbone, head_prefix
 from trainables.backbone.weights import load_backbone
 from trainables.config import build, flatten
 from trainables.errors import UserError

@@ -17,7 +17,7 @@ from trainables.segmenters.networks import (
     Segmenter,
     UNet,
     _NormOfOne,
-    build_backbone_of,
+    build_encoder,
     build_segmenter,
     decoder,
     dilate,
@@ -66,7 +66,7 @@ def segmenter(
 ) -> Segmenter:
     model = build(ModelConfig, {"name": name, "head": head})
     return build_segmenter(
-        model, build_backbone_of(model, backbone), CLASSES, auxiliary=auxiliary, loaded=False
+        model, build_encoder(model, backbone), CLASSES, auxiliary=auxiliary, loaded=False
     )
 
 

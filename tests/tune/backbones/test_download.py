@@ -13,12 +13,8 @@ import torch
 import torchvision
 from torchvision.models._api import WeightsEnum
 
-from trainables.backbone.networks import (
-    BackboneConfig,
-    build_backbone,
-    load_backbone_state,
-    save_backbone,
-)
+from trainables.backbone.export import load_backbone_state, save_backbone
+from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.backbone.weights import load_backbone
 from trainables.errors import UserError
 from trainables.files import content_hash

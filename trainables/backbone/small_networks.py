@@ -1,0 +1,169 @@
+"""Small backbones, for images that are small and for machines without a GPU."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class TinyResNet(nn.Module):
+    """ResNet of 3 basic blocks of widths w, 2w, 4w and strides 1, 2, 2 after a 3x3 stem.
+
+    Modules have the names of torchvision's ResNet.
+
+    Args:
+        width: channels w of the stem and the first block.
+        pool: side of the grid to which the last map is averaged. Letters and digits differ by
+            layout: a grid keeps it, as Conv-4 of few-shot learning does by flattening its last map.
+        stem_stride: 2 halves the image first: at 28 px the last map is 4x4. 1 leaves it 7x7 at 4
+            times the cost.
+        in_channels: channels of the images.
+    """
+
+    def __init__(self, width: int, pool: int = 4, stem_stride: int = 2, in_channels: int = 3):
+        super().__init__()
+        self.feature_dim = 4 * width * pool**2
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _basic_block(width, width, stride=1)
+        self.layer2 = _basic_block(width, 2 * width, stride=2)
+        self.layer3 = _basic_block(2 * width, 4 * width, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(pool)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                init_conv(module)
+
+    def forward(
+        self,
+        images: Tensor,  # (B, C, H, W)
+    ) -> Tensor:  # (B, 4 width pool^2)
+        x: Tensor = self.relu(self.bn1(self.conv1(images)))
+        x = self.layer1(x)
+        x = self.layer2(x)
+        x = self.layer3(x)
+        x = self.avgpool(x)
+        return x.flatten(1)
+
+
+class ConvBlocks(nn.Module):
+    """Blocks of a 3x3 convolution, ReLU and a max-pool that halves; the last map is averaged to a
+    grid and flattened.
+
+    Args:
+        channels: output channels of each block.
+        pool: side of the grid.
+        norm: BatchNorm before each ReLU.
+        in_channels: channels of the images.
+    """
+
+    def __init__(self, channels: tuple[int, ...], pool: int, norm: bool, in_channels: int = 3):
+        super().__init__()
+        self.feature_dim = channels[-1] * pool**2
+
+        self.blocks = nn.Sequential()
+        inputs = in_channels
+        for number, outputs in enumerate(channels, 1):
+            block = nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1))
+            if norm:
+                block.append(nn.BatchNorm2d(outputs))
+            block.append(nn.ReLU(inplace=True))
+            block.append(nn.MaxPool2d(2))
+            self.blocks.add_module(f"block{number}", block)
+            inputs = outputs
+
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+
+    def forward(
+        self,
+        images: Tensor,  # (B, C, H, W)
+    ) -> Tensor:  # (B, channels[-1] pool^2)
+        x: Tensor = self.pool(self.blocks(images))
+        return x.flatten(1)
+
+
+class ResNet12(nn.Module):
+    """The residual network of few-shot learning (Lee et al. 2019, section 4.2), without the paper's
+    DropBlock.
+
+    4 blocks of three 3x3 convolutions with BatchNorm and LeakyReLU .1, a 1x1 shortcut and a
+    max-pool that halves, of w, 2.5 w, 5 w and 10 w channels.
+
+    Args:
+        width: channels w of the first block.
+        pool: side of the grid to which the last map is averaged; 1 is the paper's global average.
+        in_channels: channels of the images.
+    """
+
+    def __init__(self, width: int, pool: int = 1, in_channels: int = 3):
+        super().__init__()
+        channels = (width, 5 * width // 2, 5 * width, 10 * width)
+        self.feature_dim = channels[-1] * pool**2
+
+        self.blocks = nn.Sequential()
+        inputs = in_channels
+        for number, outputs in enumerate(channels, 1):
+            self.blocks.add_module(f"block{number}", ResNet12Block(inputs, outputs))
+            inputs = outputs
+
+        self.pool = nn.AdaptiveAvgPool2d(pool)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, 0.1, mode="fan_out", nonlinearity="leaky_relu"
+                )
+
+    def forward(
+        self,
+        images: Tensor,  # (B, C, H, W)
+    ) -> Tensor:  # (B, 10 width pool^2)
+        x: Tensor = self.pool(self.blocks(images))
+        return x.flatten(1)
+
+
+class ResNet12Block(nn.Module):
+    """(B, inputs, H, W) -> (B, outputs, H // 2, W // 2)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (inputs, outputs, outputs):
+            layers += [
+                nn.Conv2d(channels, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.LeakyReLU(0.1, inplace=True),
+            ]
+        # The last activation comes after the sum.
+        self.branch = nn.Sequential(*layers[:-1])
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.activation = nn.LeakyReLU(0.1, inplace=True)
+        self.halve = nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.branch(x) + self.shortcut(x)
+        halved: Tensor = self.halve(self.activation(total))
+        return halved
+
+
+def init_conv(conv: nn.Conv2d) -> None:
+    """Initialise a convolution as torchvision's ResNet does."""
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _basic_block(channels: int, out_channels: int, stride: int) -> Any:
+    # Imported here because torch._dynamo comes with torchvision: seconds that a process which
+    # builds no network, such as a driver, need not wait.
+    from torchvision.models.resnet import BasicBlock
+
+    if stride == 1:
+        return BasicBlock(channels, out_channels)
+
+    shortcut = nn.Sequential(
+        nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+    return BasicBlock(channels, out_channels, stride=stride, downsample=shortcut)
