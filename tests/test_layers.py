@@ -1,4 +1,8 @@
-"""Dependence has one direction: tune -> search_spaces -> trainables."""
+"""Dependence has one direction: tune -> search_spaces -> trainables, and down the floors of each.
+
+A floor is a set of rooms (packages) and loose modules. A module imports from its own room and from
+floors below; two rooms of one floor do not know each other.
+"""
 
 import ast
 import importlib.metadata
@@ -17,6 +21,37 @@ FORBIDDEN = {
     "search_spaces": {"tune", "ray", "optuna", "mlflow", "typer"},
     "tune": {"tests", "benchmarks"},
 }
+FLOORS = {
+    "tune": [
+        {"run", "report", "ui", "cluster_check"},
+        {"cli"},
+        {"reports", "registry"},
+        {"export"},
+        {"execution"},
+        {"backbones"},
+        {"tracking"},
+        {"object_store"},
+        {"study"},
+        {"search"},
+        {"experiments"},
+        {"formatting"},
+    ],
+    "trainables": [
+        {"served"},
+        {"classifier", "protonet", "segmentation"},
+        {"byol", "finetune"},
+        {"segmenters"},
+        {"backbone"},
+        {"engine"},
+        {"base"},
+        {"augment", "optim", "plots", "metrics"},
+        {"miou"},
+        {"data"},
+        {"config", "files"},
+        {"errors"},
+    ],
+}
+"""From the front door down."""
 MODULES = [path for package in FORBIDDEN for path in sorted((REPO / package).rglob("*.py"))]
 
 
@@ -33,6 +68,47 @@ def imported(path: Path) -> Iterator[str]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(REPO)))
 def test_imports_point_one_way(path: Path) -> None:
     assert not set(imported(path)) & FORBIDDEN[path.relative_to(REPO).parts[0]]
+
+
+def imported_rooms(path: Path, package: str) -> Iterator[str]:
+    """First names below `package` that a file imports from it: rooms and loose modules."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            names = [f"{package}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [str(node.module)]
+        else:
+            continue
+        for name in names:
+            top, _, rest = name.partition(".")
+            if top == package and rest:
+                yield rest.partition(".")[0]
+
+
+def room_of(path: Path) -> str:
+    return Path(path.relative_to(REPO).parts[1]).stem
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_every_room_stands_on_one_floor(package: str) -> None:
+    rooms = {room_of(path) for path in sorted((REPO / package).rglob("*.py"))} - {"__init__"}
+    floors = [room for floor in FLOORS[package] for room in floor]
+    assert sorted(floors) == sorted(rooms)
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_imports_point_down_the_floors(package: str) -> None:
+    floor_of = {room: n for n, floor in enumerate(FLOORS[package]) for room in floor}
+    upward = [
+        f"{path.relative_to(REPO)} imports {package}.{room}"
+        for path in sorted((REPO / package).rglob("*.py"))
+        if path.stem != "__init__"
+        for room in imported_rooms(path, package)
+        if room != room_of(path) and floor_of[room] <= floor_of[room_of(path)]
+    ]
+    assert upward == []
 
 
 def test_only_what_starts_ray_imports_it() -> None:
