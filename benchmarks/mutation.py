@@ -1,0 +1,341 @@
+"""Mutation testing: are there changes to the code that no test notices?
+
+    pip install -e '.[mutation]'
+    python benchmarks/mutation.py --mutants 600 --seed 0 --out mutants.jsonl  # resumes
+    python benchmarks/mutation.py --summary mutants.jsonl
+
+cosmic-ray lists every mutation of the rooms below; a seed draws some of them. Of the
+operators that may replace one operator, one is drawn; annotations are left out. Each mutant runs in
+a copy of the tree against the tests that execute its line, fastest first, in a process forked from
+one that has imported torch and Optuna already. A mutant is killed when a test fails or takes five
+times as long; it survives when none does. docs/notes/mutation.md keeps the survivors with reasons.
+"""
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPO = Path(__file__).resolve().parents[1]
+TARGETS = [
+    "tune/study",
+    "tune/search",
+    "tune/reports/verdict.py",
+    "tune/reports/statistics.py",
+    "trainables/engine",
+]
+TESTS = [
+    "tests/tune/study",
+    "tests/tune/search",
+    "tests/tune/reports",
+    "tests/tune/cli/test_cli.py",
+    "tests/trainables/engine",
+    "tests/trainables/test_byol.py",
+    "tests/search_spaces",
+]
+SLOWEST_TEST_S = 20.0
+"""Tests that take longer are not run."""
+BUDGET_S = 40.0
+"""Tests of one mutant take at most so long together, on the unmutated code."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: an operator of cosmic-ray at its n-th position in a file."""
+
+    path: str
+    operator: str
+    occurrence: int
+    line: int
+    column: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}:{self.line} {self.operator}#{self.occurrence}"
+
+
+def all_mutants() -> Iterator[Mutant]:
+    """Every mutation of the targets, in a fixed order."""
+    from cosmic_ray import plugins
+    from cosmic_ray.ast import ast_nodes, get_ast_from_path
+
+    operators = {name: plugins.get_operator(name) for name in sorted(plugins.operator_names())}
+    for target in TARGETS:
+        whole = REPO / target
+        files = sorted(whole.rglob("*.py")) if whole.is_dir() else [whole]
+        for file in files:
+            nodes = list(ast_nodes(get_ast_from_path(file)))
+            annotations = annotation_spans(file.read_text())
+            for name, operator in operators.items():
+                if operator.arguments():
+                    continue
+                positions = [p for node in nodes for p in operator().mutation_positions(node)]
+                for occurrence, (start, _) in enumerate(positions):
+                    path = str(file.relative_to(REPO))
+                    if not any(first <= start < last for first, last in annotations):
+                        yield Mutant(path, name, occurrence, *start)
+
+
+def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """(line, column) of begin and end of every annotation: changing one changes no behaviour."""
+    nodes = [
+        annotation
+        for node in ast.walk(ast.parse(source))
+        for annotation in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if isinstance(annotation, ast.expr)
+    ]
+    return [((n.lineno, n.col_offset), (n.end_lineno or 0, n.end_col_offset or 0)) for n in nodes]
+
+
+def draw(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
+    """A sample of the places that can be changed, with one change for each place."""
+    places: dict[tuple[str, int, int, str], list[Mutant]] = {}
+    for mutant in mutants:
+        family = mutant.operator.split("_")[0]
+        places.setdefault((mutant.path, mutant.line, mutant.column, family), []).append(mutant)
+    generator = random.Random(seed)
+    chosen = generator.sample(list(places.values()), min(count, len(places)))
+    return [generator.choice(options) for options in chosen]
+
+
+def mutated_source(mutant: Mutant) -> str | None:
+    from cosmic_ray import plugins
+    from cosmic_ray.mutating import mutate_code
+
+    operator = plugins.get_operator(mutant.operator)()
+    return mutate_code((REPO / mutant.path).read_text(), operator, mutant.occurrence)
+
+
+class Coverage:
+    """Tests that execute a line, with the time that each takes.
+
+    Attributes:
+        seconds: test id -> its time on the unmutated code, under the tracer.
+        tests: file -> line -> ids of the tests that execute it; "" stands for the import.
+    """
+
+    def __init__(self, saved: dict[str, Any]):
+        self.seconds: dict[str, float] = saved["seconds"]
+        self.tests: dict[str, dict[str, list[str]]] = saved["tests"]
+
+    def of(self, mutant: Mutant) -> list[str]:
+        """Ids of the tests to run, fastest first, within the budget."""
+        lines = self.tests.get(mutant.path, {})
+        found = set(lines.get(str(mutant.line), []))
+        if found <= {""}:  # a constant: every test that uses its module
+            found = {test for tests in lines.values() for test in tests}
+        known = sorted((self.seconds[test], test) for test in found if test in self.seconds)
+        chosen: list[str] = []
+        spent = 0.0
+        for seconds, test in known:
+            spent += seconds
+            if seconds > SLOWEST_TEST_S or spent > BUDGET_S:
+                break
+            chosen.append(test)
+        return chosen
+
+
+def measure_coverage(out: Path) -> None:
+    """Run the tests once, noting for each line who executes it."""
+    import coverage
+    import pytest
+
+    tracer = coverage.Coverage(
+        data_file=None, source=[str(REPO / p) for p in ("tune", "trainables")]
+    )
+
+    class Contexts:
+        def __init__(self) -> None:
+            self.seconds: dict[str, float] = {}
+
+        def pytest_runtest_logreport(self, report: Any) -> None:
+            if report.passed:
+                before = self.seconds.get(report.nodeid, 0.0)
+                self.seconds[report.nodeid] = before + report.duration
+
+        @pytest.hookimpl(hookwrapper=True)
+        def pytest_runtest_protocol(self, item: Any) -> Iterator[None]:
+            tracer.switch_context(item.nodeid)
+            yield
+            tracer.switch_context("")
+
+    contexts = Contexts()
+    tracer.start()
+    pytest.main(["-q", "-p", "no:cacheprovider", *TESTS], plugins=[contexts])
+    tracer.stop()
+    data = tracer.get_data()
+    tests = {
+        str(Path(file).relative_to(REPO)): {
+            str(line): sorted(names) for line, names in data.contexts_by_lineno(file).items()
+        }
+        for file in data.measured_files()
+    }
+    out.write_text(json.dumps({"seconds": contexts.seconds, "tests": tests}))
+
+
+def copy_of_tree(into: Path) -> Path:
+    files = subprocess.check_output(["git", "ls-files"], cwd=REPO, text=True).splitlines()
+    for name in files:
+        if (REPO / name).is_file():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPO / name, into / name)
+    return into
+
+
+def fork_and_test(tree: Path, tests: list[str], limit_s: float) -> str:
+    """Run tests in a forked process: "killed", "timeout" or "survived"."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(null, stream)
+        os.chdir(tree)
+        os.environ["PYTHONPATH"] = str(tree)
+        sys.path[0:0] = [str(tree)]
+        import pytest
+
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+        os._exit(0 if code == 0 else 1)
+
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return "survived" if status == 0 else "killed"
+        time.sleep(0.05)
+    os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout"
+
+
+def preload() -> None:
+    """Import what tests need and no mutant touches."""
+    import numpy
+    import optuna
+    import pytest
+    import scipy.stats
+    import sklearn
+    import torch
+
+    torch.set_num_threads(1)
+    del numpy, optuna, pytest, scipy, sklearn
+
+
+def run(mutants: list[Mutant], coverage: Coverage, say: Callable[[dict[str, Any]], None]) -> None:
+    preload()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as name:
+        tree = copy_of_tree(Path(name))
+        for mutant in mutants:
+            tests = coverage.of(mutant)
+            source = mutated_source(mutant)
+            if source is None:
+                continue
+            result = "not covered"
+            began = time.monotonic()
+            if tests:
+                limit_s = 30 + 5 * sum(coverage.seconds[test] for test in tests)
+                (tree / mutant.path).write_text(source)
+                result = fork_and_test(tree, tests, limit_s)
+                shutil.copy2(REPO / mutant.path, tree / mutant.path)
+            seconds = round(time.monotonic() - began, 1)
+            say({**vars(mutant), "result": result, "tests": len(tests), "seconds": seconds})
+
+
+def summary(out: Path) -> None:
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    rooms: dict[str, dict[str, int]] = {}
+    for row in rows:
+        room = row["path"] if "reports" in row["path"] else str(Path(row["path"]).parent)
+        counts = rooms.setdefault(room, {})
+        counts[row["result"]] = counts.get(row["result"], 0) + 1
+    for room, counts in sorted(rooms.items()):
+        print(f"{room}: " + ", ".join(f"{n} {result}" for result, n in sorted(counts.items())))
+    for row in rows:
+        if row["result"] in ("survived", "not covered"):
+            print(
+                f"{row['result']}: {row['path']}:{row['line']} {row['operator']}#{row['occurrence']}"
+            )
+
+
+def diff(mutant: Mutant) -> str:
+    import difflib
+
+    before = (REPO / mutant.path).read_text().splitlines()
+    after = (mutated_source(mutant) or "").splitlines()
+    return "\n".join(difflib.unified_diff(before, after, lineterm="", n=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--mutants", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
+    parser.add_argument("--coverage", type=Path, default=Path("mutants-coverage.json"))
+    parser.add_argument("--part", default="0/1", help="K/N: every N-th mutant from the K-th on")
+    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--summary", type=Path)
+    parser.add_argument("--diff", help="print the diff of every mutant whose name contains this")
+    options = parser.parse_args()
+    if options.summary is not None:
+        summary(options.summary)
+        return
+
+    mutants = list(all_mutants())
+    drawn = draw(mutants, options.mutants, options.seed)
+    if options.diff is not None:
+        for mutant in drawn:
+            if options.diff in mutant.name:
+                print(mutant.name, diff(mutant), sep="\n")
+        return
+
+    if not options.coverage.exists():
+        command = [sys.executable, __file__, "--coverage", str(options.coverage), "--part", "cover"]
+        if options.part == "cover":
+            os.chdir(REPO)
+            sys.path.insert(0, str(REPO))
+            measure_coverage(options.coverage.resolve())
+            return
+        subprocess.run(command, check=True)
+    coverage = Coverage(json.loads(options.coverage.read_text()))
+    done = set()
+    if options.out.exists():
+        for line in options.out.read_text().splitlines():
+            row = json.loads(line)
+            done.add((row["path"], row["operator"], row["occurrence"]))
+    first, step = map(int, options.part.split("/"))
+    todo = [m for m in drawn[first::step] if (m.path, m.operator, m.occurrence) not in done]
+    print(f"{len(mutants)} mutations, {len(drawn)} drawn, {len(todo)} to run here", flush=True)
+    end = time.monotonic() + 60 * options.minutes
+
+    def say(row: dict[str, Any]) -> None:
+        with options.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(
+            row["result"],
+            f"{row['path']}:{row['line']}",
+            row["operator"],
+            row["seconds"],
+            flush=True,
+        )
+        if time.monotonic() > end:
+            sys.exit("out of time: the same command continues")
+
+    run(todo, coverage, say)
+
+
+if __name__ == "__main__":
+    main()
