@@ -107,7 +107,7 @@ def local_folder(storage: str) -> Path:
         import boto3  # noqa: F401
     except ImportError:
         raise UserError(
-            f"--storage {storage} needs boto3: pip install 'vistune[aws]', or use a folder"
+            f"--storage {storage} needs boto3: pip install -e '.[aws]', or use a folder"
         ) from None
     return default_cache_dir().resolve().joinpath(*_MIRRORS, bucket, *parts)
 

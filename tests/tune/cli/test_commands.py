@@ -22,7 +22,14 @@ from tests.trainables.data.test_layouts import class_folders
 from tests.trainables.test_fewshot import mini_imagenet
 from tune import report
 
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("ssl", "classify", "fewshot", "segment"))]
+PAGES = [
+    "README.md",
+    "docs/guide.md",
+    "docs/data.md",
+    *(f"docs/{name}.md" for name in ("ssl", "classify", "fewshot", "segment")),
+]
+FRONT = ["docs/guide.md", "README.md", "docs/data.md"]
+"""Typed in the fast suite, in this order."""
 SIZE = "--local --set data.image_size=8 --set backbone.width=8 --set backbone.pool=1 --set train.epochs=1 --set train.epoch_images=64"
 BYOL = "--set val.probe_steps=0 --set head.hidden_size=32 --set head.projection_size=16 --set train.batch_size=32"
 EPISODES = "--set train.epoch_images=60 --set train.batch_size=30 --set episode.way=5 --set episode.query=2 --set val.way=2"
@@ -52,10 +59,7 @@ ELSEWHERE = {
     "make cluster-check": MAKE,
     "make table": "tests/tune/cli/test_compare.py::test_make_table_killed_at_random_moments_ends_with_the_same_table",
     "make cluster-up": "tests/cluster/test_cluster_lab.py::test_a_study_survives_the_loss_of_a_worker",
-    "make test": "tests/tune/cli/test_commands.py::test_the_checks_of_a_change_are_those_of_make",
-    "make check": "tests/tune/cli/test_commands.py::test_the_checks_of_a_change_are_those_of_make",
     "python -m tune.ui": "tests/tune/reports/test_ui_browser.py::test_link_opens_on_the_trials",
-    "python tune/report.py table --with runs1": "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages",
     "python tune/report.py table --with runs1 --with runs2": "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages",
     "python tune/report.py dashboard ssl": "tests/tune/reports/test_dashboard.py::test_command_shows_the_study_in_a_browser",
     "python tune/report.py sam a.jpg b.png --checkpoint sam-vit-base": "tests/tune/reports/test_sam.py::test_command_draws_the_masks_that_transformers_finds",
@@ -69,7 +73,9 @@ ELSEWHERE = {
 
 def commands(page: str) -> list[str]:
     """The indented lines of a page that begin a command, without their comments."""
-    lines = re.findall(r"^    ((?:python|make|git) .*)$", (REPO / page).read_text(), re.MULTILINE)
+    lines = re.findall(
+        r"^    (?:\.venv/bin/)?((?:python|make|git) .*)$", (REPO / page).read_text(), re.MULTILINE
+    )
     return [re.sub(r"\s+# .*", "", line).strip() for line in lines]
 
 
@@ -144,23 +150,16 @@ def type_all(typed: list[str], run: Call, monkeypatch: pytest.MonkeyPatch) -> No
             assert left.value.code == 0, command
 
 
-def test_the_readme_can_be_typed_from_top_to_bottom(
+def test_readme_and_guide_can_be_typed_from_top_to_bottom(
     call: Call,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    type_all(typed_here(PAGES[:1]), call, monkeypatch)
+    type_all(typed_here(FRONT), call, monkeypatch)
     runs = tmp_path / "runs"
     assert "trial" in (runs / "ssl/report.html").read_text()
     assert len(list((runs / "ssl/trials").iterdir())) == 5
-    for left in (
-        "ssl/model/MLmodel",
-        "segment/model/MLmodel",
-        "classify/table.html",
-        "other/study.json",
-        "mine/study.json",
-        "mlflow.db",
-    ):
+    for left in ("ssl/model/MLmodel", "sgd/study.json", "more/study.json", "mlflow.db"):
         assert (runs / left).exists(), left
 
 
@@ -170,9 +169,17 @@ def test_the_pages_of_experiments_too(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After the README, whose studies they take up."""
-    type_all(typed_here(PAGES), call, monkeypatch)
-    assert (tmp_path / "runs/fewshot-shots/table.html").exists()
+    """After the guide, whose studies they take up."""
+    pages = [page for page in PAGES if page not in FRONT]
+    type_all(typed_here([*FRONT, *pages]), call, monkeypatch)
+    runs = tmp_path / "runs"
+    for left in (
+        "segment/model/MLmodel",
+        "classify/table.html",
+        "other/study.json",
+        "fewshot-shots/table.html",
+    ):
+        assert (runs / left).exists(), left
 
 
 def test_the_checks_of_a_change_are_those_of_make() -> None:

@@ -1,0 +1,85 @@
+"""Speed of this tree against an earlier commit, in turns on one machine.
+
+    python benchmarks/against.py 5d3a9ec                       # all three scripts, median of 7
+    python benchmarks/against.py 5d3a9ec loop.py --runs 3
+
+Each tree runs its own copy of the script; the earlier one is checked out into a temporary worktree.
+A ratio is this tree over the earlier one, pair by pair; below 1 this tree is faster. The interval
+around the median is that of the ordered ratios (with 7 pairs the smallest and the largest: 98 %).
+"""
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+SCRIPTS = {
+    "loop.py": ([], r"^overhead ([+-][\d.]+) %", "CPU of a training step over a bare loop's"),
+    "trial_gap.py": (
+        ["--plain", "2", "--nested", "2"],
+        r"^vistune\s+([\d.]+)",
+        "seconds between trials",
+    ),
+    "thousand_trials.py": (
+        ["--trials", "400"],
+        r"driver CPU time per trial ([\d.]+) ms",
+        "driver CPU ms per trial, of 400",
+    ),
+}
+"""Script -> options, the figure in its output, what it is."""
+
+
+def measure(tree: Path, script: str) -> float:
+    options, pattern, _ = SCRIPTS[script]
+    command = [sys.executable, str(tree / "benchmarks" / script), *options]
+    environment = os.environ | {"PYTHONPATH": str(tree)}
+    done = subprocess.run(
+        command, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
+    found = re.search(pattern, done.stdout, re.MULTILINE)
+    if found is None:
+        sys.exit(f"{' '.join(command)} printed no figure:\n{done.stdout}{done.stderr}")
+    figure = float(found[1])
+    return 1 + figure / 100 if script == "loop.py" else figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("commit")
+    parser.add_argument("scripts", nargs="*", default=list(SCRIPTS))
+    parser.add_argument("--runs", type=int, default=7)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="against-") as folder:
+        before = Path(folder) / "before"
+        git = ["git", "-C", str(REPO), "worktree"]
+        subprocess.run([*git, "add", "-q", "--detach", str(before), options.commit], check=True)
+        try:
+            for script in options.scripts:
+                compare(before, script, options.runs)
+        finally:
+            subprocess.run([*git, "remove", "--force", str(before)], check=True)
+
+
+def compare(before: Path, script: str, runs: int) -> None:
+    ours: list[float] = []
+    theirs: list[float] = []
+    for run in range(runs):
+        for tree, figures in ((REPO, ours), (before, theirs))[:: 1 if run % 2 else -1]:
+            figures.append(measure(tree, script))
+        print(f"{script} {run + 1}: {ours[-1]:.4g} and {theirs[-1]:.4g}", flush=True)
+    ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
+    print(
+        f"{script}, {SCRIPTS[script][2]}: {statistics.median(ours):.4g} and "
+        f"{statistics.median(theirs):.4g}, ratio {statistics.median(ratios):.3f} "
+        f"[{min(ratios):.3f}, {max(ratios):.3f}]",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
