@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import REPO
-from tests.tune.cli.test_cli import Call, call  # noqa: F401
+from tests.commands import Call
 from tune.experiments import EXPERIMENTS, Experiment
 
 README = (REPO / "README.md").read_text()
