@@ -16,8 +16,8 @@ from rich.table import Table  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
 from tune.formatting import DEFAULT, assignments, plain_console  # noqa: E402
+from tune.object_store.restore import pull  # noqa: E402
 from tune.object_store.s3 import copy, local_folder  # noqa: E402
-from tune.object_store.study_sync import pull  # noqa: E402
 from tune.study.manifest import read_manifest  # noqa: E402
 from tune.study.record import CONCLUSIONS, Run, read_record  # noqa: E402
 

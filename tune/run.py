@@ -16,8 +16,8 @@ from tune.cli.options import Options, as_command, check_given, check_workers, pa
 from tune.cli.prepare import prepare  # noqa: E402
 from tune.cli.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session  # noqa: E402
 from tune.experiments import Experiment, named  # noqa: E402
+from tune.object_store.restore import pull  # noqa: E402
 from tune.object_store.s3 import local_folder  # noqa: E402
-from tune.object_store.study_sync import pull  # noqa: E402
 from tune.study.manifest import resume_command  # noqa: E402
 
 

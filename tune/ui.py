@@ -23,8 +23,8 @@ from types import FrameType
 from urllib.parse import quote
 
 from trainables.errors import UserError
+from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
-from tune.object_store.study_sync import pull
 from tune.study.events import EventLog
 from tune.tracking.tracker import Tracker, default_uri, saved_state, without_password
 

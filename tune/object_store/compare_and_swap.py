@@ -1,5 +1,5 @@
-"""An object of a store that one writer at a time extends: each content follows the one that its
-writer has seen, or is not written."""
+"""Compare-and-swap on one object: a write succeeds only if the object is still as its writer has
+last seen it."""
 
 import uuid
 from collections.abc import Mapping
@@ -11,36 +11,47 @@ _WRITER = "writer"  # metadata
 
 
 class CompareAndSwap:
-    """Of one object, for one writer, by conditional writes (If-Match, If-None-Match).
+    """One writer's view of an object, written with If-Match and If-None-Match.
 
     A machine that was taken for dead cannot overwrite what its successor has written, however late
-    its upload arrives. Contents must differ: the store tells them apart by their etags.
+    its upload arrives. Contents must differ from one write to the next: the store tells them apart
+    by their etags.
 
     Args:
-        seen: etag of the content that the next one follows; None: there is no object.
+        path: the object's path on this machine.
+        seen: etag of the content to replace; None: there is no object.
+
+    Attributes:
+        etag: etag of the content that the next write replaces.
     """
 
     def __init__(self, path: Path, seen: str | None):
-        self.path, self.etag = path, seen
+        self.path = path
+        self.etag = seen
         self._id = uuid.uuid4().hex
 
     def put(self, body: bytes, meta: Mapping[str, str] | None = None) -> str:
-        """The next content; its etag.
+        """Write the next content and return its etag.
 
         Raises:
             Taken: another writer has written since.
-            Unreachable, Refused: it may or may not have arrived; to be tried again.
+            Unreachable, Refused: it may or may not have arrived; try again.
         """
         meta = {**(meta or {}), _WRITER: self._id}
+
         try:
             return self._put(body, meta)
         except s3.Taken:
-            there = s3.get(self.path, 1)
-            if there is not None and there.etag == self.etag:
+            current = s3.get(self.path, 1)
+
+            if current is not None and current.etag == self.etag:
                 raise s3.Unreachable(f"{s3.address(self.path)} is being written") from None
-            if there is None or there.meta.get(_WRITER) != self._id:
+
+            if current is None or current.meta.get(_WRITER) != self._id:
                 raise
-            self.etag = there.etag  # our own write, whose answer was lost
+
+            # An earlier write of ours arrived, but the answer to it was lost.
+            self.etag = current.etag
             return self._put(body, meta)
 
     def _put(self, body: bytes, meta: Mapping[str, str]) -> str:

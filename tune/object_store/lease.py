@@ -1,10 +1,10 @@
-"""Who runs a study in an object store: one driver at a time, on whatever machine. An object says
-who, renewed while that one lives.
+"""The lease on a study in an object store: one driver at a time, on whatever machine.
 
-All of it rests on conditional writes (If-Match, If-None-Match) and on the store's clock; machines'
-own clocks do not matter.
+An object names the driver, which renews it while it lives. Everything rests on conditional writes
+(If-Match, If-None-Match) and on the store's clock; machines' own clocks do not matter.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -21,36 +21,42 @@ from tune.object_store.compare_and_swap import CompareAndSwap
 
 RENEW_S = 20.0
 EXPIRES_S = 90.0
-"""A lease that nobody has renewed for so long is that of a machine that is gone."""
+"""A lease that was not renewed for so long belongs to a machine that is gone."""
 _LOOK_S = 2.0
 
 
 class Lease:
-    """Of the study in `folder`. Take it before anything of the study is written, renew it every
-    RENEW_S, release it at the end."""
+    """The lease on the study in `folder`.
+
+    Take it before anything of the study is written, renew it every RENEW_S, release it at the end.
+
+    Attributes:
+        renewed: when this driver was last known to hold it (`time.monotonic()`).
+    """
 
     def __init__(self, folder: Path):
         self.path = folder / "lease"
-        self._here = {"host": socket.gethostname(), "folder": str(folder)}
-        self._chain = CompareAndSwap(self.path, None)
-        self._lock = FileLock(folder / ".lease")
         self.renewed = -float("inf")
-        """When it was last known to be ours (monotonic)."""
+        self._here = {"host": socket.gethostname(), "folder": str(folder)}
+        self._object = CompareAndSwap(self.path, None)
+        self._lock = FileLock(folder / ".lease")
 
     def take(self, tell: Callable[[str], None]) -> None:
-        """Ours from now on; waits for one to expire whose owner gives no sign of life.
+        """Take the lease; wait for one to expire whose owner gives no sign of life.
 
         Args:
-            tell: hears that, and for how long, we wait.
+            tell: receives one line if that wait is necessary.
         Raises:
             UserError: the study is being run elsewhere, or the store does not answer.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+        # With the lock held, a lease of this machine is that of a process that was killed.
         try:
-            # nobody else on this machine: a lease from here is that of a process that was killed
             self._lock.acquire(timeout=0)
         except Timeout:
             raise self._busy("another process of this machine") from None
+
         try:
             with s3.needed(self.path):
                 self._take(tell)
@@ -58,41 +64,11 @@ class Lease:
             self._lock.release()
             raise
 
-    def _take(self, tell: Callable[[str], None]) -> None:
-        first = s3.get(self.path)
-        self._chain.etag = None if first is None else first.etag
-        if first is None:
-            try:
-                self._write()
-            except s3.Taken:
-                raise self._busy("another machine, which began at the same moment") from None
-            return
-        owner = json.loads(first.body)
-        if {key: owner.get(key) for key in self._here} != self._here:
-            self._wait(first, owner, tell)
-        try:
-            self._write()  # given back meanwhile it counts as taken: the next start has it
-        except s3.Taken:
-            raise self._busy(owner["host"]) from None
-
-    def _wait(self, first: s3.Content, owner: dict[str, str], tell: Callable[[str], None]) -> None:
-        told = False
-        while (now := s3.get(self.path)) is not None and now.age_s < EXPIRES_S:
-            if now.etag != first.etag:
-                raise self._busy(owner["host"])
-            if not told:
-                told = True
-                tell(
-                    f"{owner['host']} ran this study and was last heard of {now.age_s:.0f} s ago: waiting whether it lives, "
-                    f"at most {EXPIRES_S - now.age_s:.0f} s"
-                )
-            time.sleep(_LOOK_S)
-
     def renew(self) -> bool:
-        """False: another driver has it now.
+        """Renew the lease. False: another driver has it now.
 
         Raises:
-            Unreachable, Refused: to be tried again; whether it is still ours is not known.
+            Unreachable, Refused: it is not known who holds it; try again.
         """
         try:
             self._write()
@@ -101,27 +77,70 @@ class Lease:
         return True
 
     def release(self) -> None:
-        """Give it back. That the store does not answer is no matter: it expires.
+        """Give the lease back, if the last `renew` returned True.
 
-        Only for an owner whose last `renew` said True."""
+        If the store does not answer, the lease expires.
+        """
         try:
-            s3.delete(self.path)
-        except (s3.Unreachable, s3.Refused):
-            pass
+            with contextlib.suppress(s3.Unreachable, s3.Refused):
+                s3.delete(self.path)
         finally:
             self._lock.release()
 
     def drop(self) -> None:
-        """Another driver has it."""
+        """Forget the lease, which another driver holds now."""
         self._lock.release()
 
+    def _take(self, tell: Callable[[str], None]) -> None:
+        first = s3.get(self.path)
+
+        if first is None:
+            self._object.etag = None
+            self._write_or_refuse("another machine, which began at the same moment")
+            return
+
+        self._object.etag = first.etag
+        owner = json.loads(first.body)
+        ours = all(owner.get(key) == value for key, value in self._here.items())
+        if not ours:
+            self._wait(first, owner["host"], tell)
+
+        # If it was given back in the meantime this write fails too, and the next start succeeds.
+        self._write_or_refuse(owner["host"])
+
+    def _wait(self, first: s3.Content, host: str, tell: Callable[[str], None]) -> None:
+        told = False
+
+        while True:
+            now = s3.get(self.path)
+            if now is None or now.age_s >= EXPIRES_S:
+                return
+
+            if now.etag != first.etag:
+                raise self._busy(host)
+
+            if not told:
+                told = True
+                tell(
+                    f"{host} ran this study and was last heard of {now.age_s:.0f} s ago: waiting "
+                    f"whether it lives, at most {EXPIRES_S - now.age_s:.0f} s"
+                )
+
+            time.sleep(_LOOK_S)
+
+    def _write_or_refuse(self, host: str) -> None:
+        try:
+            self._write()
+        except s3.Taken:
+            raise self._busy(host) from None
+
     def _write(self) -> None:
-        self._chain.put(
-            json.dumps({**self._here, "pid": os.getpid(), "renewal": uuid.uuid4().hex}).encode()
-        )
+        content = {**self._here, "pid": os.getpid(), "renewal": uuid.uuid4().hex}
+        self._object.put(json.dumps(content).encode())
         self.renewed = time.monotonic()
 
     def _busy(self, where: str) -> UserError:
         return UserError(
-            f"study {self.path.parent.name!r} is being run by {where}; wait for it, or choose another --study name"
+            f"study {self.path.parent.name!r} is being run by {where}; wait for it, or choose "
+            "another --study name"
         )

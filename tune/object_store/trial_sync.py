@@ -1,17 +1,18 @@
-"""A trial's folder and its copy in an object store, in the process that trains; another process,
-anywhere, goes on from the copy.
+"""A trial's folder and its copy in an object store, in the process that trains. Another process, on
+any machine, resumes from the copy.
 
-Checkpoints are written to this machine's disk as without an object store; a thread copies what has
-changed, the checkpoint last and at most every half minute. What a vanished machine has not copied
-is trained again. Every object says of which configuration it is: after the loss of the head a trial
-number may be given to another one.
+Checkpoints are written to this machine's disk as without an object store. A thread uploads what has
+changed, the checkpoint last and at most every half minute; what a lost machine has not uploaded is
+trained again. The metadata of every object names the configuration: after the loss of the head a
+trial number may be given to another one.
 """
 
 import contextlib
 import json
-import threading
+import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,21 @@ import torch
 from trainables.base import Runtime
 from trainables.engine import distributed
 from trainables.engine.checkpoint import load_checkpoint
-from trainables.files import BEST, LAST, content_hash
+from trainables.files import BEST, LAST, content_hash, write_atomically
 from tune.object_store import s3
-from tune.object_store.s3 import CONFIG, meta_of
+from tune.object_store.trial_folder import CONFIG, config_meta, files_to_upload
+from tune.object_store.uploader import Uploader
 
 _POLL_S = 1.0
 _EVERY_S = 30.0
 _RETRY_S = 5.0
 _STOP_S = 1.0
 PATIENCE_S = 60.0
-"""The end of a trial waits so long for its files to be in the store; the thread goes on trying."""
-# JSON: config, and the etag of the checkpoint's copy that this folder was last equal to, or ahead
-# of
+"""The end of a trial waits so long for its uploads; afterwards the thread keeps trying."""
+
 _NOTE = ".copied"
+"""JSON file: digest of the config, and etag of the checkpoint's copy that this folder was last
+equal to, or ahead of."""
 _HEAD = "study.json"
 
 
@@ -40,8 +43,8 @@ _HEAD = "study.json"
 def copied(
     folder: Path, config: Mapping[str, Any], runtime: Runtime
 ) -> Iterator["TrialCopy | None"]:
-    """Around the training of a trial in `folder`; None where that is an ordinary folder, which has
-    no copy.
+    """Keep the copy of a trial in `folder` up to date while it trains. Yields None for an ordinary
+    folder, which has no copy.
 
     Raises:
         Refused: the store does not let this machine in.
@@ -49,6 +52,7 @@ def copied(
     if s3.address(folder) is None:
         yield None
         return
+
     copy = TrialCopy(folder, config, runtime)
     try:
         copy.begin()
@@ -57,8 +61,24 @@ def copied(
         copy.end()
 
 
+@dataclass(frozen=True)
+class Version:
+    """Tells one content of a file from the next: every write replaces the file."""
+
+    mtime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Version":
+        return cls(status.st_mtime_ns, status.st_ino)
+
+
+Snapshot = dict[str, Version]
+"""Names and versions of the files of a folder at one moment."""
+
+
 class TrialCopy:
-    """Of one trial, or repeat, in this process.
+    """The copy of one trial or repeat, in this process.
 
     Attributes:
         complete: set it when the trial has run to its end.
@@ -67,95 +87,110 @@ class TrialCopy:
     def __init__(self, folder: Path, config: Mapping[str, Any], runtime: Runtime):
         self.folder, self.runtime = folder, runtime
         self.complete = False
-        self._meta = meta_of(config)
+        self._meta = config_meta(config)
         self._digest = self._meta[CONFIG]
-        # Of a trial, and of a repeat, which is in the folder of its trial.
-        self._on_head = any(
-            (parent / _HEAD).exists() for parent in (folder.parents[1], folder.parents[2])
-        )
-        self._ours = False  # several workers: this one's machine has a folder of its own
-        self._sent: dict[str, tuple[int, int]] = {}
-        self._checkpoint_at = -float("inf")
-        self._wake = threading.Event()
-        self._finishing = self._abandoned = False
-        self._thread = threading.Thread(target=self._work, name="trial copy", daemon=True)
+        self._uploader = Uploader("trial copy", self._upload)
+
+        # A repeat's folder is in that of its trial.
+        study_folders = (folder.parents[1], folder.parents[2])
+        self._on_head = any((study / _HEAD).exists() for study in study_folders)
+        self._folder_is_ours = runtime.rank == 0
+
+        self._sent: Snapshot = {}
+        self._checkpoint_sent_at = -float("inf")
 
     def begin(self) -> None:
-        """Bring here what another machine has done of this trial, and report what a record that was
-        restored may lack of it.
+        """Fetch what another machine has done of this trial, and report epochs that a restored
+        record may lack.
 
         Raises:
             Refused: the store does not let this machine in.
         """
         if self.runtime.rank == 0:
-            # then from what is here, or from the beginning
+            # Without the store, the trial resumes from what is here, or starts.
             with contextlib.suppress(s3.Unreachable):
                 self._fetch()
-            self._note(self._known())
-            self._thread.start()
+
+            self._note(self._noted())
+            self._uploader.start()
+
         self.share(LAST)
-        if (saved := load_checkpoint(self.folder / LAST)) is not None and self.runtime.rank == 0:
-            for epoch, metrics in enumerate(saved["history"][:-1], 1):  # `fit` reports the last one
-                self.runtime.report(epoch, metrics)
+        if self.runtime.rank == 0:
+            self._report_again()
 
     def share(self, name: str) -> None:
-        """A file of rank 0's folder, in that of every worker: they may be on other machines."""
-        path = self.folder / name
+        """Bring a file of rank 0's folder into that of every worker, which may be on another
+        machine."""
         if self.runtime.world_size == 1:
             return
-        wanted = distributed.broadcast(
-            content_hash(path) if self.runtime.rank == 0 and path.exists() else None
-        )
+
+        path = self.folder / name
+        is_first = self.runtime.rank == 0
+        digest = content_hash(path) if is_first and path.exists() else None
+        wanted = distributed.broadcast(digest)
+
         if wanted is None:
-            path.unlink(missing_ok=True)  # of an earlier time, on another machine than rank 0's
-        has = wanted is None or (path.exists() and content_hash(path) == wanted)
-        if not distributed.all_sum(torch.tensor(float(not has), device=self.runtime.device)):
+            path.unlink(missing_ok=True)  # left from an attempt whose rank 0 was elsewhere
+        missing = wanted is not None and not (path.exists() and content_hash(path) == wanted)
+
+        somebody_lacks_it = distributed.all_sum(
+            torch.tensor(float(missing), device=self.runtime.device)
+        )
+        if not somebody_lacks_it:
             return
-        content = distributed.broadcast(path.read_bytes() if self.runtime.rank == 0 else b"")
-        if not has:
-            self._ours = True
+
+        content = distributed.broadcast(path.read_bytes() if is_first else b"")
+        if missing:
+            self._folder_is_ours = True
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
     def end(self) -> None:
-        """Of a complete trial on another machine than the head's: wait for its files to be in the
-        store, for a while. The head has them."""
-        if self.runtime.rank == 0 and self._thread.ident is not None:
+        """End the uploads. For a complete trial on another machine than the head's, wait a while
+        until its files are in the store; the head has them on its own disk."""
+        if self._uploader.started:
             if self.complete and not self._on_head:
-                self._finishing = True
-                self._wake.set()
-                self._thread.join(PATIENCE_S)
+                self._uploader.finish(PATIENCE_S)  # the thread leaves the folder
                 return
-            self._abandoned = True
-            self._wake.set()
-            self._thread.join(_STOP_S)
+
+            self._uploader.abandon(_STOP_S)
+
         self._leave()
 
     # -- from the store
 
     def _fetch(self) -> None:
-        known = self._known()
-        if known is None:  # of another configuration, or of none
+        noted = self._noted()
+        if noted is None:
+            # Files of another configuration, or of none.
             for name in (LAST, BEST):
                 (self.folder / name).unlink(missing_ok=True)
-        there = {path.name: (path, entry) for path, entry in s3.within(self.folder)[1].items()}
-        if LAST in there and there[LAST][1].etag == known and (self.folder / LAST).exists():
-            return  # nobody has gone on since this folder was copied
-        for name, (path, _) in sorted(there.items(), key=lambda item: item[0] == LAST):
+
+        _, entries = s3.within(self.folder)
+        checkpoint = self.folder / LAST
+        in_store = entries.get(checkpoint)
+
+        if in_store is not None and in_store.etag == noted and checkpoint.exists():
+            return  # nobody has resumed the trial since this folder was copied
+
+        for path in sorted(entries, key=lambda path: path.name == LAST):
             etag = s3.download(path, self._accepts)
             if etag is None:
                 s3.delete(path)
                 continue
-            self._sent[name] = self._state(name)
-            if name == LAST:
-                known = etag
-        self._note(known)
+
+            self._sent[path.name] = Version.of(path.stat())
+            if path == checkpoint:
+                noted = etag
+
+        self._note(noted)
 
     def _accepts(self, meta: Mapping[str, str]) -> bool:
-        # without: copied there by other means
+        # An object without the digest was copied there by other means.
         return meta.get(CONFIG, self._digest) == self._digest
 
-    def _known(self) -> str | None:
+    def _noted(self) -> str | None:
+        """Return the noted etag; None if the note is missing or of another configuration."""
         with contextlib.suppress(OSError, ValueError):
             note = json.loads((self.folder / _NOTE).read_text())
             if note[CONFIG] == self._digest:
@@ -163,74 +198,75 @@ class TrialCopy:
         return None
 
     def _note(self, etag: str | None) -> None:
-        partial = self.folder / f"{_NOTE}.partial"
-        partial.write_text(json.dumps({CONFIG: self._digest, "etag": etag or ""}))
-        partial.replace(self.folder / _NOTE)
+        note = {CONFIG: self._digest, "etag": etag or ""}
+        write_atomically(self.folder / _NOTE, json.dumps(note))
+
+    def _report_again(self) -> None:
+        saved = load_checkpoint(self.folder / LAST)
+        if saved is None:
+            return
+
+        # `fit` reports the last epoch.
+        for epoch, metrics in enumerate(saved["history"][:-1], 1):
+            self.runtime.report(epoch, metrics)
 
     # -- to the store
 
-    def _work(self) -> None:
-        while not self._abandoned:
-            finishing, pause = self._finishing, _POLL_S
-            try:
-                self._copy(finishing)
-            except (s3.Unreachable, s3.Refused, OSError):
-                # the head, which has the same store, says so
-                self._wake.clear()
-                pause = _RETRY_S
-            else:
-                if finishing:
-                    self._leave()
-                    return
-            self._wake.wait(pause)
+    def _upload(self, finishing: bool) -> float | None:
+        """Upload what has changed, for `Uploader`."""
+        try:
+            self._upload_changed(with_checkpoint=not finishing)
+        except (s3.Unreachable, s3.Refused, OSError):
+            # The head, which uses the same store, reports it.
+            return _RETRY_S
 
-    def _copy(self, finishing: bool) -> None:
-        """What has changed. The checkpoint was opened first, so that nothing in the store is older
-        than what it goes on from."""
+        if finishing:
+            self._leave()
+            return None
+        return _POLL_S
+
+    def _upload_changed(self, *, with_checkpoint: bool) -> None:
+        """Upload changed files. The checkpoint is opened first and sent last, so that nothing in
+        the store is older than the checkpoint."""
         with contextlib.ExitStack() as stack:
+            due = time.monotonic() - self._checkpoint_sent_at >= _EVERY_S
             checkpoint = None
-            if (
-                not finishing
-                and time.monotonic() - self._checkpoint_at >= _EVERY_S
-                and self._changed(LAST)
-            ):
-                checkpoint, state = (
-                    stack.enter_context((self.folder / LAST).open("rb")),
-                    self._state(LAST),
-                )
-            for path in sorted(self.folder.iterdir()):
-                if (
-                    path.is_file()
-                    and path.name != LAST
-                    and not path.name.startswith(".")
-                    and path.suffix != ".partial"
-                ):
-                    self._send(path)
-            if checkpoint is not None:
-                self._checkpoint_at = time.monotonic()
+
+            if with_checkpoint and due and (self.folder / LAST).exists():
+                checkpoint = stack.enter_context((self.folder / LAST).open("rb"))
+
+            for name, version in self._snapshot().items():
+                if self._sent.get(name) != version:
+                    s3.put_file(self.folder / name, self._meta)
+                    self._sent[name] = version
+
+            if checkpoint is None:
+                return
+
+            version = Version.of(os.fstat(checkpoint.fileno()))
+            if self._sent.get(LAST) != version:
+                self._checkpoint_sent_at = time.monotonic()
                 self._note(s3.put(self.folder / LAST, checkpoint, self._meta))
-                self._sent[LAST] = state
+                self._sent[LAST] = version
 
-    def _send(self, path: Path) -> None:
-        if self._changed(path.name):
-            state = self._state(path.name)
-            with path.open("rb") as file:
-                s3.put(path, file, self._meta)
-            self._sent[path.name] = state
-
-    def _changed(self, name: str) -> bool:
-        return (self.folder / name).exists() and self._sent.get(name) != self._state(name)
-
-    def _state(self, name: str) -> tuple[int, int]:
-        found = (self.folder / name).stat()
-        return found.st_mtime_ns, found.st_ino
+    def _snapshot(self) -> Snapshot:
+        """Look at the files other than the checkpoint. A file may be newer when it is sent; then it
+        is sent once more."""
+        return {
+            path.name: Version.of(path.stat())
+            for path in files_to_upload(self.folder)
+            if path.name != LAST
+        }
 
     def _leave(self) -> None:
-        """Only the head's folder lasts; on another machine it was scratch. A repeat may be at work
-        in one inside."""
-        if not self._on_head and (self.runtime.rank == 0 or self._ours):
-            for path in list(self.folder.iterdir()):
-                if path.is_file():
-                    path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+        """Remove the files of a folder that was scratch. Only the head's folder lasts; a repeat may
+        be at work in a folder inside."""
+        if self._on_head or not self._folder_is_ours:
+            return
+
+        for path in list(self.folder.iterdir()):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()

@@ -5,7 +5,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.object_store import BUCKET, keys
-from tune.object_store import s3
+from tune.object_store.client import connect
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def server() -> Iterator[str]:
     running.start()
     yield "http://{}:{}".format(*running.get_host_and_port())
     running.stop()
-    s3._client.cache_clear()
+    connect.cache_clear()
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def store(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    client = s3._client()
+    client = connect()
     client.create_bucket(Bucket=BUCKET)
     yield client
     for key in keys(client):

@@ -110,7 +110,8 @@ def test_a_head_that_is_lost_with_its_disk(tmp_path: Path) -> None:
         argv = [
             sys.executable,
             "-c",
-            "import sys, pathlib, tune.object_store.s3 as o; p = pathlib.Path(sys.argv[1]); print(o.present(p))",
+            "import sys, pathlib, tune.object_store.s3 as s3; "
+            "print(s3.present(pathlib.Path(sys.argv[1])))",
             str(reader.log.parent / weights),
         ]
         subprocess.run(argv, cwd=REPO, env=reader.environment, check=True, timeout=300)

@@ -20,13 +20,13 @@ from trainables.files import BEST, LAST
 from tune.execution.local import search_locally
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
-from tune.object_store import lease, s3
-from tune.object_store import study_sync as study_copy
-from tune.object_store import trial_sync as trial_copy
+from tune.object_store import client, lease, s3, study_sync, trial_sync
 from tune.object_store.compare_and_swap import CompareAndSwap
 from tune.object_store.lease import Lease
-from tune.object_store.study_sync import JOURNAL, LOG, StudyCopy, pull
+from tune.object_store.restore import JOURNAL, LOG, pull
+from tune.object_store.study_sync import StudyCopy
 from tune.object_store.trial_sync import TrialCopy, copied
+from tune.object_store.uploader import Uploader
 from tune.study.events import EventLog
 from tune.study.group import Group
 from tune.study.study import Study
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("store")
 
 def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client of this test alone, of what the environment says now."""
-    monkeypatch.setattr(s3, "_client", functools.cache(s3._client.__wrapped__))
+    monkeypatch.setattr(client, "connect", functools.cache(client.connect.__wrapped__))
 
 
 def no_stop(reason: str) -> None:
@@ -46,7 +46,7 @@ def no_stop(reason: str) -> None:
 def start(root: Path, trials: int = 3, stop: Any = no_stop) -> tuple[Study, StudyCopy]:
     """What a session does: bring, take, open, copy."""
     pull(root)
-    with study_copy.opened(root / "toy", print, stop) as copy:
+    with study_sync.opened(root / "toy", print, stop) as copy:
         assert copy is not None
         study = Study.open(root / "toy", TOY, manifest(), trials=trials, repeats=1)
         copy.start()
@@ -158,9 +158,9 @@ def test_an_answer_that_was_lost_is_no_loss_of_the_lease(
 ) -> None:
     mine = Lease(machine(monkeypatch, tmp_path) / "toy")
     mine.take(print)
-    before = mine._chain.etag
+    before = mine._object.etag
     assert mine.renew()
-    mine._chain.etag = before  # the write arrived, its answer did not
+    mine._object.etag = before  # the write arrived, its answer did not
     assert mine.renew()
 
 
@@ -188,24 +188,24 @@ def test_what_a_lost_head_still_sends_changes_nothing(
 ) -> None:
     """It hangs in the middle of a copy until another head has gone on; then its uploads arrive."""
     monkeypatch.setattr(lease, "EXPIRES_S", 0.0)
-    monkeypatch.setattr(StudyCopy, "_work", lambda self: None)  # this test says when
+    monkeypatch.setattr(Uploader, "start", lambda self: None)  # this test says when
     first, old = start(machine(monkeypatch, tmp_path / "old"))
     first.observers.append(lambda event: setattr(first, "stopping", event["event"] == "end"))
     search_locally(first, TOY)
-    lengths = old._state
-    assert lengths > old._done
+    snapshot = old._latest
+    assert snapshot.log_bytes > old.known()
     early = log_arrives.startswith("before")
     if early:
-        old._log.put((old.folder / LOG).read_bytes())
+        old.record.log.put((old.folder / LOG).read_bytes())
     second, new = start(machine(monkeypatch, tmp_path / "new"))
     if not early:
-        old._log.put((old.folder / LOG).read_bytes())
+        old.record.log.put((old.folder / LOG).read_bytes())
     with pytest.raises(s3.Taken):
-        old._copy_journal(*lengths)
+        old.record.upload_journal(snapshot)
     search_locally(second, TOY)
-    new._copy()
+    new.record.upload(new._latest, new._lease.renew)
     with pytest.raises(s3.Taken):
-        old._copy()
+        old.record.upload(old._latest, old._lease.renew)
     for study, copy in ((first, old), (second, new)):
         copy._lease.drop()
         study.close()
@@ -257,7 +257,7 @@ def test_every_last_upload_leaves_a_state_to_go_on_from(
         pass
 
     with monkeypatch.context() as patched:
-        patched.setattr(StudyCopy, "_work", lambda self: None)  # this test says when
+        patched.setattr(Uploader, "start", lambda self: None)  # this test says when
         for head in range(3):
             root = machine(monkeypatch, tmp_path / str(head))
             study, copy = start(root, trials=4)
@@ -268,10 +268,10 @@ def test_every_last_upload_leaves_a_state_to_go_on_from(
                     ends.append(None)
                     if len(ends) == 2:
                         if lost == "journal":
-                            length = copy._state[0]
-                            copy._log.put((copy.folder / LOG).read_bytes()[:length])
+                            length = copy._latest.log_bytes
+                            copy.record.log.put((copy.folder / LOG).read_bytes()[:length])
                         raise Died
-                    copy._copy()  # this one the store has
+                    copy.record.upload(copy._latest, copy._lease.renew)  # this one the store has
 
             study.observers[:] = [lambda event, copy=copy: copy._look(), die]
             with pytest.raises(Died):
@@ -294,7 +294,7 @@ def test_two_histories_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     EventLog(old / "toy" / LOG).append("finish", state="INTERRUPTED")  # nobody has a copy of this
     with pytest.raises(
         UserError,
-        match=f"'toy' has gone on in s3://studies/runs/toy and, apart from that, in {old}",
+        match=f"'toy' has diverged: {old}/toy and s3://studies/runs/toy have each continued alone",
     ):
         pull(old)
     shutil.rmtree(old / "toy")
@@ -309,14 +309,14 @@ def test_two_histories_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_copy_that_fails_holds_nothing_up_and_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, store: Any
 ) -> None:
-    monkeypatch.setattr(study_copy, "_RETRY_S", 0.05)
+    monkeypatch.setattr(study_sync, "_RETRY_S", 0.05)
     root, said = machine(monkeypatch, tmp_path), []
     study, copy = start(root)
     copy.tell = said.append
     with socket.socket() as hung:
         hung.bind(("127.0.0.1", 0))
         hung.listen(50)  # connections are made, answers never come
-        monkeypatch.setitem(s3._PATIENCE, "read_timeout", 0.2)
+        monkeypatch.setitem(client._PATIENCE, "read_timeout", 0.2)
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*hung.getsockname()))
         forget(monkeypatch)
         began = time.monotonic()
@@ -339,16 +339,36 @@ def test_a_copy_that_fails_holds_nothing_up_and_is_told_once(
     study.close()
 
 
+def test_the_copy_of_an_ended_trial_is_finished_at_the_next_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    upload_ended = study_sync.upload_ended
+    tries: list[str] = []
+
+    def fail_once(folder: Path, state: str) -> None:
+        tries.append(folder.name)
+        if len(tries) == 1:
+            raise s3.Unreachable("no answer")
+        upload_ended(folder, state)
+
+    monkeypatch.setattr(study_sync, "_RETRY_S", 0.05)
+    monkeypatch.setattr(study_sync, "upload_ended", fail_once)
+    finish(machine(monkeypatch, tmp_path), trials=1)
+    assert tries[:2] == ["0000", "0000"]
+    assert "runs/toy/trials/0000/config.json" in keys(store)
+    assert not any(key.endswith(LAST) for key in keys(store))
+
+
 def test_a_driver_that_another_one_has_replaced_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(study_copy, "RENEW_S", 0.0)
+    monkeypatch.setattr(study_sync, "RENEW_S", 0.0)
     reasons: list[str] = []
     study, copy = start(machine(monkeypatch, tmp_path / "a"), stop=reasons.append)
     s3.put(copy.folder / "lease", json.dumps({"host": "other", "id": "x"}).encode())
-    copy._wake.set()
-    copy._thread.join(20)
-    assert reasons == ["another machine goes on with this study"]
+    copy._uploader.wake()
+    assert copy._uploader.join(20)
+    assert reasons == ["another machine has taken this study over"]
     assert not copy.close(1)
     found = s3.get(copy.folder / "lease")
     assert found is not None
@@ -362,18 +382,18 @@ def test_two_machines_that_say_something_of_a_group(
     """The second one has the first one's log then, and says its own again."""
     roots = [machine(monkeypatch, tmp_path / name) for name in "ab"]
     a = Group.open(roots[0] / "both", "toy", "val/top1", [])
-    study_copy.copy_group_log(a.folder)
-    with pytest.raises(UserError, match="'both' was gone on with elsewhere just now"):
-        study_copy.copy_group_log(Group.open(roots[1] / "both", "toy", "val/top1", []).folder)
+    study_sync.copy_group_log(a.folder)
+    with pytest.raises(UserError, match="'both' was continued elsewhere just now"):
+        study_sync.copy_group_log(Group.open(roots[1] / "both", "toy", "val/top1", []).folder)
     b = Group.at(roots[1] / "both")
     assert b.id == a.id
     a.say("finish", state="FINISHED")
-    study_copy.copy_group_log(a.folder)
+    study_sync.copy_group_log(a.folder)
     b.say("summary", metrics={}, tags={})
-    with pytest.raises(UserError, match="'both' was gone on with elsewhere just now"):
-        study_copy.copy_group_log(b.folder)
+    with pytest.raises(UserError, match="'both' was continued elsewhere just now"):
+        study_sync.copy_group_log(b.folder)
     b.say("summary", metrics={}, tags={})
-    study_copy.copy_group_log(b.folder)
+    study_sync.copy_group_log(b.folder)
     pull(roots[0])
     assert [e["event"] for e in EventLog.read(a.folder / LOG)[0]] == ["study", "finish", "summary"]
 
@@ -414,8 +434,8 @@ def _epochs(work: Any) -> int:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial_copy, "_EVERY_S", 0.0)
-    monkeypatch.setattr(trial_copy, "_POLL_S", 0.01)
+    monkeypatch.setattr(trial_sync, "_EVERY_S", 0.0)
+    monkeypatch.setattr(trial_sync, "_POLL_S", 0.01)
 
 
 @pytest.mark.usefixtures("eager")

@@ -1,0 +1,130 @@
+"""Bring the records of studies from an object store to this machine."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from trainables.errors import UserError
+from trainables.files import write_atomically
+from tune.object_store import s3
+
+LOG, JOURNAL, MANIFEST = "events.jsonl", "study.journal", "study.json"
+
+LOG_BYTES = "log-bytes"
+"""Key of the journal's metadata: length of the log that belongs to it."""
+
+_SEEN = ".copied"
+
+
+def seen(folder: Path) -> str:
+    """Return the etag of the journal (of a group: of the log) that this folder was last equal to,
+    or ahead of; "" if none."""
+    note = folder / _SEEN
+    return note.read_text() if note.exists() else ""
+
+
+def remember(folder: Path, etag: str) -> None:
+    """Note the etag that `seen` returns from now on."""
+    (folder / _SEEN).write_text(etag)
+
+
+def pull(storage: Path) -> None:
+    """Bring the record of every study of an object store to `storage`; do nothing for an ordinary
+    folder.
+
+    Raises:
+        UserError: the store does not answer, or a study and its copy have diverged.
+    """
+    if s3.address(storage) is None:
+        return
+
+    with s3.needed(storage):
+        storage.mkdir(parents=True, exist_ok=True)
+        folders, _ = s3.within(storage)
+        for folder in folders:
+            pull_study(folder)
+
+
+def pull_study(folder: Path) -> None:
+    """Bring one study, or the log of a group, up to its copy.
+
+    Does nothing if this folder is ahead of the copy, or if a driver runs the study on this machine.
+
+    Raises:
+        UserError: the study and its copy have diverged.
+        Unreachable, Refused
+    """
+    _, entries = s3.within(folder)
+    names = {path.name: entry for path, entry in entries.items()}
+    head = JOURNAL if JOURNAL in names else LOG  # a group has no journal
+
+    if head not in names or seen(folder) == names[head].etag:
+        return
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (
+        contextlib.suppress(Timeout),
+        FileLock(folder / ".lock", timeout=0),
+        FileLock(folder / ".lease", timeout=0),
+    ):
+        _update(folder, head, is_study=MANIFEST in names)
+
+
+def _update(folder: Path, head: str, is_study: bool) -> None:
+    newest = s3.get(folder / head)
+    if newest is None:
+        return
+
+    # A journal without the length was copied there by other means.
+    length = int(newest.meta[LOG_BYTES]) if LOG_BYTES in newest.meta else None
+    log = newest if head == LOG else s3.get(folder / LOG, length)
+    if log is None:
+        return
+
+    mine, theirs = _whole_lines(folder / LOG), log.body
+    if not (mine.startswith(theirs) or theirs.startswith(mine)):
+        raise UserError(
+            f"study {folder.name!r} has diverged: {folder} and {s3.address(folder)} have each "
+            f"continued alone; remove the folder to continue with {s3.address(folder)}"
+        )
+
+    journal = newest.body if head == JOURNAL else b""
+    log_behind = len(mine) < len(theirs)
+    journal_behind = len(_whole_lines(folder / JOURNAL)) < len(journal)
+
+    if log_behind or (len(mine) == len(theirs) and journal_behind):
+        _replace(folder, log.body, journal, is_study)
+
+    remember(folder, newest.etag)
+
+
+def _replace(folder: Path, log: bytes, journal: bytes, is_study: bool) -> None:
+    """Make the study's folder what the store has.
+
+    The log comes last: a kill in the middle leaves the folder behind its copy, so that the next
+    start does this again.
+    """
+    # Files of an earlier state; those that are needed are downloaded when they are.
+    shutil.rmtree(folder / "trials", ignore_errors=True)
+
+    if is_study:
+        s3.download(folder / MANIFEST)
+        write_atomically(folder / JOURNAL, journal)
+        _create_marks(folder / "trials")
+
+    write_atomically(folder / LOG, log)
+
+
+def _create_marks(trials: Path) -> None:
+    """Create the empty files of the store, whose names say everything."""
+    for path, entry in s3.below(trials).items():
+        if entry.bytes == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+def _whole_lines(path: Path) -> bytes:
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1]

@@ -1,0 +1,68 @@
+"""What of a trial's folder belongs in an object store, and which configuration it belongs to.
+
+Imports no torch: the head uses it too.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.files import BEST, LAST, PARTIAL
+from tune.object_store import s3
+from tune.study.manifest import PATH_KEYS
+
+CONFIG = "config"
+"""Key of an object's metadata: digest of the trial's config."""
+CONFIG_FILE = "config.json"
+
+
+def config_meta(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the metadata of the objects of a trial with this flat config. Paths of data and
+    backbone do not count."""
+    values = {key: value for key, value in config.items() if key not in PATH_KEYS}
+    text = json.dumps(values, sort_keys=True)
+    return {CONFIG: hashlib.sha256(text.encode()).hexdigest()[:32]}
+
+
+def files_to_upload(folder: Path) -> list[Path]:
+    """List the finished files directly in a trial's folder, except this machine's notes
+    (dotfiles)."""
+    return [
+        path
+        for path in sorted(folder.glob("*"))
+        if path.is_file() and path.suffix != PARTIAL and not path.name.startswith(".")
+    ]
+
+
+def upload_ended(folder: Path, state: str) -> None:
+    """Bring the copy of an ended trial to its final state.
+
+    The checkpoint is removed, as the trial will not be resumed; so is the export of a trial that
+    did not complete. Whatever else it left on this machine is uploaded.
+
+    Raises:
+        Unreachable, Refused, OSError
+    """
+    removed = (LAST,) if state == "COMPLETE" else (LAST, BEST)
+    for name in removed:
+        s3.delete(folder / name)
+
+    config = folder / CONFIG_FILE
+    meta = config_meta(json.loads(config.read_text())) if config.exists() else {}
+    _, uploaded = s3.within(folder)
+
+    for path in files_to_upload(folder):
+        if path.name not in removed and not _is_copy(uploaded.get(path), path):
+            s3.put_file(path, meta)
+
+
+def _is_copy(entry: s3.Entry | None, path: Path) -> bool:
+    """Compare by the etag, which is the MD5 of the content unless the store encrypts with a key of
+    its own; then the file is sent once more."""
+    if entry is None:
+        return False
+
+    digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return entry.etag.strip('"') == digest
