@@ -1,5 +1,5 @@
-"""Bootstrap your own latent (Grill et al. 2020, https://arxiv.org/abs/2006.07733) through the
-byol-pytorch package.
+"""Bootstrap your own latent (BYOL; Grill et al. 2020, https://arxiv.org/abs/2006.07733), with
+encoder, projector and predictor from the byol-pytorch package.
 
     python tune/run.py ssl                    # glyphs of matplotlib's fonts, minutes on two cores
     python tune/run.py ssl --data FOLDER      # ResNet50 at 128 px
@@ -8,6 +8,7 @@ Never choose by the BYOL loss: easier augmentation, or collapse, lowers it. The 
 weighted kNN top-1 on held-out labels, or RankMe where a data set has no labels.
 """
 
+import copy
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainables.augment.evaluation import evaluation_batches
 from trainables.augment.view_config import ViewConfig
@@ -32,6 +35,8 @@ from trainables.errors import TrialFailed
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.plots.snapshots import Part, shown_rows
+
+_CALIBRATION_IMAGES = 4096
 
 
 @config
@@ -52,21 +57,21 @@ class HeadConfig:
 
 @config
 class ValidationConfig:
-    """How representations are judged."""
+    """Evaluation of representations: neighbours, linear probe, collapse."""
 
     knn_k: Annotated[int, Field(ge=1)] = 200
     """Neighbours of the weighted kNN (capped at the gallery's size)."""
     knn_temperature: Annotated[float, Field(gt=0)] = 0.1
     """Temperature of its weights exp(cosine / temperature)."""
     probe_steps: Annotated[int, Field(ge=0)] = 50
-    """Steps that the linear probe learns at each validation (0 = no probe)."""
+    """Training steps of the linear probe at each validation (0 = no probe)."""
     probe_lr: Annotated[float, Field(gt=0)] = 0.1
-    """Its learning rate."""
+    """Learning rate of the linear probe."""
     collapse_std: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Collapsed where the std of normalised projections x sqrt(d) is below this (1 isotropic, 0 a
-    point)."""
+    """Threshold of collapse, for the standard deviation of normalised projections times sqrt(d) (1
+    where they are isotropic, 0 in a point)."""
     collapse_epochs: Annotated[int, Field(ge=1)] = 2
-    """End the trial after so many collapsed epochs in a row."""
+    """Collapsed epochs in a row that end the trial."""
 
 
 @config
@@ -85,81 +90,123 @@ class BYOLConfig:
     """Seed of initialisation, order and augmentation."""
 
 
-class DrawnView(nn.Module):
-    """The package calls `augment_fn(images)`; the parameters of the draw are laid ready beforehand,
-    one set an image."""
+class OnlineAndTarget(nn.Module):
+    """The online network with weights theta and the target network with weights xi (section 3.1).
 
-    def __init__(self, augment: Augment):
+    Both have a backbone f and a projector g; the online network alone has a predictor q. Names of
+    modules are keys of checkpoints, `net` (the online backbone once more) among them.
+    """
+
+    def __init__(self, backbone: nn.Module, config: HeadConfig, image_size: int):
+        # Imported here: it brings torchvision, accelerate and boto3, seconds that a process without
+        # networks (a driver) need not wait.
+        from byol_pytorch.byol_pytorch import MLP, NetWrapper
+
         super().__init__()
-        self.augment = augment
-        self.draws: Any = None
-        self.channels_last = False
+        self.net = backbone
+        # No SyncBatchNorm, which refuses a CPU: the engine synchronises every BatchNorm itself.
+        self.online_encoder = NetWrapper(
+            backbone,
+            config.projection_size,
+            config.hidden_size,
+            layer=-1,
+            sync_batchnorm=False,
+            use_simplicial_embeddings=config.simplicial,
+        )
+        self.online_predictor = MLP(
+            config.projection_size,
+            config.projection_size,
+            config.hidden_size,
+            sync_batchnorm=False,
+        )
 
-    def forward(self, images: Tensor) -> Tensor:
-        if self.draws is None:  # the constructor's mock forward: a float image of the right size
-            return images
-        views = self.augment.apply(images, self.draws)
-        return views.contiguous(memory_format=torch.channels_last) if self.channels_last else views
+        # The package makes the projector in a first forward pass, for the width it finds there. Two
+        # views of two random images, as in its own constructor: weights stay a function of the seed.
+        with torch.no_grad():
+            self.online_encoder(torch.randn(2, 3, image_size, image_size).repeat(2, 1, 1, 1))
+        for module in self.online_encoder.modules():
+            if isinstance(module, _BatchNorm):
+                module.reset_running_stats()
+
+        self.target_encoder = copy.deepcopy(self.online_encoder)
+        self.target_encoder.requires_grad_(False)
+
+    def predict(
+        self,
+        views: Tensor,  # (n, 3, S, S)
+    ) -> Tensor:  # (n, P)
+        """q(g(f(v))): the online network's predictions of the target projections."""
+        projections, _ = self.online_encoder(views)
+        predictions: Tensor = self.online_predictor(projections)
+        return predictions
+
+    @torch.no_grad()
+    def project_target(
+        self,
+        views: Tensor,  # (n, 3, S, S)
+    ) -> Tensor:  # (n, P)
+        """g(f(v)) with the target's weights; no gradient flows back."""
+        projections: Tensor
+        projections, _ = self.target_encoder(views)
+        return projections
+
+    @torch.no_grad()
+    def move_target(self, tau: float) -> None:
+        """xi <- tau xi + (1 - tau) theta, in place and in one call."""
+        target = list(self.target_encoder.parameters())
+        online = list(self.online_encoder.parameters())
+        torch._foreach_lerp_(target, online, 1 - tau)
 
 
-class BYOL(Trainable):
-    """BYOL on a `DataSet`; labels are used for validation alone."""
+class BYOL(Trainable[BYOLConfig, DataSet]):
+    """BYOL on a `DataSet`; labels are used for validation alone.
+
+    Algorithm 1 of the paper: `draw` the parameters of two views, `forward` to the loss, the
+    engine's optimizer step, and `after_step` the moving average.
+    """
 
     min_batch_size = 2  # BatchNorm of the projector
 
     def __init__(self, config: BYOLConfig, data: DataSet):
-        # Here: torchvision, accelerate and boto3 come with it, seconds that a process which builds
-        # no network (a driver) need not wait.
-        import byol_pytorch.byol_pytorch as package
-
-        # With several workers the package takes SyncBatchNorm, which refuses a CPU, for some of its
-        # layers; the engine synchronises all.
-        package.MaybeSyncBatchnorm = lambda is_distributed=None: nn.BatchNorm1d
         super().__init__()
         self.config, self.data = config, data
         self.labelled = data.gallery is not None
-        size, head = config.data.image_size, config.head
+        self.tau = config.head.tau0
+        size = config.data.image_size
+
         backbone = build_backbone(config.backbone)
-        self.views = tuple(DrawnView(Augment(view, size)) for view in config.aug.views())
-        self.normalize = config.aug.views()[0].normalize
-        self.learner = package.BYOL(
-            backbone,
-            image_size=size,
-            hidden_layer=-1,
-            projection_size=head.projection_size,
-            projection_hidden_size=head.hidden_size,
-            augment_fn=self.views[0],
-            augment_fn2=self.views[1],
-            use_simplicial_embeddings=head.simplicial,
-        )
-        # The package's constructor has run a random image through the network: forget those
-        # BatchNorm statistics.
-        for module in self.learner.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.reset_running_stats()
         feature_dim: int = backbone.feature_dim  # type: ignore[assignment]
-        self.probe = (
-            OnlineProbe(feature_dim, len(data.classes))
-            if self.labelled and config.val.probe_steps
-            else None
-        )
-        self._probe_knows = False  # the backbone as it is
+        policies = config.aug.views()
+        self.views = tuple(Augment(policy, size) for policy in policies)
+        self.normalize = policies[0].normalize
+        self.learner = OnlineAndTarget(backbone, config.head, size)
+
+        self.probe: OnlineProbe | None = None
+        if self.labelled and config.val.probe_steps:
+            self.probe = OnlineProbe(feature_dim, len(data.classes))
+        self._probe_is_fitted = False  # to the backbone as it is
+
+        self.memory_format = torch.contiguous_format
         if config.train.channels_last:
+            self.memory_format = torch.channels_last
             self.to(memory_format=torch.channels_last)
-            for view in self.views:
-                view.channels_last = True
         if config.train.compile:
             self.backbone.compile()
             self.learner.target_encoder.net.compile()
-        self.tau = head.tau0
 
     @classmethod
     def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
         return load_dataset(config, task="ssl", progress=progress)
 
+    @classmethod
+    def objective_for(cls, data: DataSet) -> str:
+        return "val/knn_top1" if data.gallery is not None else "val/rankme"
+
     @property
     def backbone(self) -> nn.Module:
-        return self.learner.online_encoder.net
+        """The online backbone f, which is what pre-training is for."""
+        backbone: nn.Module = self.learner.online_encoder.net
+        return backbone
 
     def network(self) -> nn.Module:
         """The online network; the target has the same backbone and projector, and neither
@@ -169,32 +216,36 @@ class BYOL(Trainable):
             OrderedDict(backbone=encoder.net, projector=encoder.projector, predictor=predictor)
         )
 
-    @classmethod
-    def objective_for(cls, data: DataSet) -> str:
-        return "val/knn_top1" if data.gallery is not None else "val/rankme"
-
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
-        draws = tuple(view.augment.draw(len(positions), generator) for view in self.views)
+        draws = tuple(view.draw(len(positions), generator) for view in self.views)
         return Batch(self.data.train.batch(positions), draws)
 
     def forward(self, batch: Batch) -> Tensor:
-        for view, draws in zip(self.views, batch.draws, strict=True):
-            view.draws = draws
-        return self.learner(batch.images)
+        # Both views in one pass: BatchNorm sees them together, as in the package.
+        views = torch.cat(self._views(batch))  # (2B, 3, S, S)
+        prediction_one, prediction_two = self.learner.predict(views).chunk(2)  # (B, P) each
+        target_one, target_two = self.learner.project_target(views).chunk(2)  # (B, P) each
+
+        loss_one = regression_loss(prediction_one, target_two)
+        loss_two = regression_loss(prediction_two, target_one)
+        return (loss_one + loss_two).mean()
+
+    def _views(self, batch: Batch) -> list[Tensor]:
+        """Both augmented views of a batch, (B, 3, S, S) each."""
+        return [
+            view.apply(batch.images, draws).contiguous(memory_format=self.memory_format)
+            for view, draws in zip(self.views, batch.draws, strict=True)
+        ]
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        return param_groups(self.learner, weight_decay)  # the probe learns at validation, by itself
+        # Without the probe, which learns at validation with an optimizer of its own.
+        return param_groups(self.learner, weight_decay)
 
     def before_step(self, step: int, total_steps: int) -> None:
         self.tau = momentum_at(step, total_steps, self.config.head.tau0)
-        self.learner.target_ema_updater.beta = self.tau
 
-    @torch.no_grad()
     def after_step(self) -> None:
-        # The package's own update reallocates every parameter; this is the same average, in place
-        # and in one call.
-        target, online = self.learner.target_encoder, self.learner.online_encoder
-        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), 1 - self.tau)
+        self.learner.move_target(self.tau)
 
     def validate(self) -> Metrics:
         return self.evaluate(self.data.val, "val")
@@ -203,37 +254,39 @@ class BYOL(Trainable):
         return self.evaluate(self.data.test, "test")
 
     def evaluate(self, split: Split, prefix: str) -> Metrics:
+        """RankMe, spread of projections and, where there are labels, kNN and probe accuracy, named
+        `<prefix>/...`."""
         val = self.config.val
         features, projections = self._embed(split)
         metrics = {
             f"{prefix}/rankme": rankme(features),
             f"{prefix}/std": embedding_std(projections),
         }
-        if self.labelled:
-            gallery, _ = self._embed(self.data.gallery)
-            gallery_labels = torch.from_numpy(self.data.gallery.targets()).to(gallery.device)
-            labels = torch.from_numpy(split.targets()).to(gallery.device)
-            metrics[f"{prefix}/knn_top1"] = knn_top1(
-                gallery,
-                gallery_labels,
-                features,
-                labels,
-                k=val.knn_k,
-                temperature=val.knn_temperature,
-            )
-            if self.probe is not None:
-                if prefix == "val" or not self._probe_knows:
-                    generator = torch.Generator().manual_seed(self.config.seed)
-                    self.probe.fit(
-                        gallery,
-                        gallery_labels,
-                        steps=val.probe_steps,
-                        lr=val.probe_lr,
-                        generator=generator,
-                    )
-                    self._probe_knows = True
-                metrics[f"{prefix}/probe_top1"] = self.probe.accuracy(features, labels)
+        if self.data.gallery is None:
+            return metrics
+
+        gallery, _ = self._embed(self.data.gallery)
+        gallery_labels = torch.from_numpy(self.data.gallery.targets()).to(gallery.device)
+        labels = torch.from_numpy(split.targets()).to(gallery.device)
+        metrics[f"{prefix}/knn_top1"] = knn_top1(
+            gallery,
+            gallery_labels,
+            features,
+            labels,
+            k=val.knn_k,
+            temperature=val.knn_temperature,
+        )
+        if self.probe is not None:
+            if prefix == "val" or not self._probe_is_fitted:
+                self._fit_probe(self.probe, gallery, gallery_labels)
+            metrics[f"{prefix}/probe_top1"] = self.probe.accuracy(features, labels)
         return metrics
+
+    def _fit_probe(self, probe: OnlineProbe, features: Tensor, labels: Tensor) -> None:
+        val = self.config.val
+        generator = torch.Generator().manual_seed(self.config.seed)
+        probe.fit(features, labels, steps=val.probe_steps, lr=val.probe_lr, generator=generator)
+        self._probe_is_fitted = True
 
     @torch.no_grad()
     def _embed(self, split: Split) -> tuple[Tensor, Tensor]:
@@ -245,14 +298,17 @@ class BYOL(Trainable):
                 projection, feature = self.learner.online_encoder(images)
             features.append(feature.float())
             projections.append(projection.float())
-        return distributed.gather_rows(torch.cat(features), len(split)), distributed.gather_rows(
-            torch.cat(projections), len(split)
+        return (
+            distributed.gather_rows(torch.cat(features), len(split)),
+            distributed.gather_rows(torch.cat(projections), len(split)),
         )
 
     def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
-        """This worker's share of the split."""
-        mine = distributed.shard(len(split) if limit is None else min(limit, len(split)))
-        return evaluation_batches(split, mine, self.config, self.normalize, self.device)
+        """Evaluation views (b, 3, S, S) of this worker's share of the split, or of its first
+        `limit` images."""
+        images = len(split) if limit is None else min(limit, len(split))
+        share = distributed.shard(images)
+        return evaluation_batches(split, share, self.config, self.normalize, self.device)
 
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
         split = self.data.train if part == "train" else self.data.val
@@ -262,29 +318,37 @@ class BYOL(Trainable):
         return features.cpu().numpy(), None if labels is None else labels[rows]
 
     def calibrate(self) -> None:
-        calibrate_batchnorm(
-            self.learner.online_encoder, self._eval_batches(self.data.train, limit=4096)
-        )
+        batches = self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES)
+        calibrate_batchnorm(self.learner.online_encoder, batches)
 
     def check(self, history: list[Metrics]) -> None:
+        """Raise `TrialFailed` (`collapse`) where the last epochs' projections lie in a point."""
         val = self.config.val
-        recent = [m["val/std"] for m in history[-val.collapse_epochs :]]
+        recent = [metrics["val/std"] for metrics in history[-val.collapse_epochs :]]
         if len(recent) == val.collapse_epochs and max(recent) < val.collapse_std:
             raise TrialFailed(
                 "collapse",
-                f"std of the projections below {val.collapse_std} for {val.collapse_epochs} epochs: {recent}",
+                f"std of the projections below {val.collapse_std} for {val.collapse_epochs} "
+                f"epochs: {recent}",
             )
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        save_backbone(
-            path,
-            self.backbone,
-            meta | {"backbone": asdict(self.config.backbone), "normalize": self.normalize},
-        )
+        about = {"backbone": asdict(self.config.backbone), "normalize": self.normalize}
+        save_backbone(path, self.backbone, meta | about)
 
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))
-        self._probe_knows = False
+        self._probe_is_fitted = False
+
+
+def regression_loss(
+    predictions: Tensor,  # (B, P)
+    targets: Tensor,  # (B, P)
+) -> Tensor:  # (B,), in [0, 4]
+    """Squared distance between L2-normalised vectors, 2 - 2 cos (equation 2)."""
+    predictions = functional.normalize(predictions, dim=-1)
+    targets = functional.normalize(targets, dim=-1)
+    return 2 - 2 * (predictions * targets).sum(dim=-1)
 
 
 def momentum_at(step: int, total_steps: int, tau0: float) -> float:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from byol_pytorch.byol_pytorch import EMA, update_moving_average
+from byol_pytorch import BYOL as PackageBYOL
+from byol_pytorch.byol_pytorch import EMA, cosine_loss_fn, update_moving_average
 from torch import nn
 from torch.nn import functional
 
@@ -16,9 +17,17 @@ from tests.steps import fresh_state
 from trainables.augment.evaluation import IMAGES
 from trainables.augment.view_config import PRESETS, ViewConfig
 from trainables.backbone.export import load_backbone_state
-from trainables.backbone.networks import BackboneConfig
+from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import Batch, TrainConfig
-from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig, momentum_at
+from trainables.byol import (
+    BYOL,
+    BYOLConfig,
+    HeadConfig,
+    OnlineAndTarget,
+    ValidationConfig,
+    momentum_at,
+    regression_loss,
+)
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.data.sampling import generator
 from trainables.engine.fit import fit, train_step
@@ -60,6 +69,48 @@ def test_moving_average_equals_the_packages() -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("simplicial", [False, True])
+def test_networks_and_their_first_weights_are_the_packages(simplicial: bool) -> None:
+    """Keys and order too: checkpoints hold them."""
+    head = HeadConfig(projection_size=16, hidden_size=32, simplicial=simplicial)
+
+    torch.manual_seed(0)
+    ours = OnlineAndTarget(build_backbone(BackboneConfig(width=8)), head, image_size=16)
+    torch.manual_seed(0)
+    theirs = PackageBYOL(
+        build_backbone(BackboneConfig(width=8)),
+        image_size=16,
+        hidden_layer=-1,
+        projection_size=16,
+        projection_hidden_size=32,
+        augment_fn=nn.Identity(),
+        use_simplicial_embeddings=simplicial,
+    )
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
+            module.reset_running_stats()
+
+    state, expected = ours.state_dict(), theirs.state_dict()
+    assert list(state) == list(expected)
+    for key, value in expected.items():
+        assert torch.equal(state[key], value), key
+    for (name, a), (other, b) in zip(
+        ours.named_parameters(), theirs.named_parameters(), strict=True
+    ):
+        assert (name, a.requires_grad) == (other, b.requires_grad)
+
+    images = torch.randn(8, 3, 16, 16)
+    one, two = ours.predict(torch.cat([images, images])).chunk(2)
+    target_one, target_two = ours.project_target(torch.cat([images, images])).chunk(2)
+    loss = regression_loss(one, target_two) + regression_loss(two, target_one)
+    assert torch.equal(loss.mean(), theirs(images))
+
+
+def test_regression_loss_equals_the_packages() -> None:
+    predictions, targets = torch.randn(2, 5, 7)
+    assert torch.equal(regression_loss(predictions, targets), cosine_loss_fn(predictions, targets))
+
+
 def test_loss_is_equation_2() -> None:
     """Both views through both networks: L = 2 - 2 cos(q(z), z'), symmetrised, averaged over
     images."""
@@ -68,7 +119,7 @@ def test_loss_is_equation_2() -> None:
     batch = model.draw(np.arange(8), generator(0, 1))
     loss = model(batch)
     one, two = (
-        view.augment.apply(batch.images, draws)
+        view.apply(batch.images, draws)
         for view, draws in zip(model.views, batch.draws, strict=True)
     )
     learner = model.learner
@@ -91,7 +142,7 @@ def test_every_image_gets_views_of_its_own() -> None:
     """The package's own augmentation draws once a batch: equal images would stay equal."""
     model = byol()
     batch = model.draw(np.zeros(16, dtype=int), generator(0, 1))
-    views = model.views[0].augment.apply(batch.images, batch.draws[0])
+    views = model.views[0].apply(batch.images, batch.draws[0])
     assert all(not torch.equal(views[0], view) for view in views[1:])
 
 
