@@ -10,8 +10,9 @@ from typing import Literal
 from trainables.config import Annotated, Field, config, nearest
 from trainables.data.earth import load_earth
 from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs, load_scikit_digits
-from trainables.data.episodes import FewShotData, with_given_episodes
+from trainables.data.episodes import FewShotData
 from trainables.data.folders import load_folder
+from trainables.data.given_episodes import with_given_episodes
 from trainables.data.layouts import read_layout
 from trainables.data.listing import PARTS, Listing
 from trainables.data.pairs import load_pairs, read_pairs

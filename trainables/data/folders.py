@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.data.duplicates import near_duplicates
 from trainables.data.images import decode
 from trainables.data.listing import Listing
 from trainables.data.splits import (
@@ -18,7 +19,6 @@ from trainables.data.splits import (
     balanced,
     carve,
     carve_classes,
-    near_duplicates,
 )
 from trainables.data.store import SKIPPED, Source, Store, open_store
 from trainables.errors import UserError

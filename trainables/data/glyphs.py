@@ -3,11 +3,12 @@ seeded rotation, scale and shift.
 
 Pre-training letters (Latin, Greek and others) are unlabeled images; held-out letters (Cyrillic,
 Armenian, Georgian) measure what was learned. Held-out letters that look like a pre-training letter,
-or like another held-out letter, are removed. Letters and faces are apart:
+or like another held-out letter, are removed. Letters and faces are disjoint:
 
     train     pre-training letters, all 16 faces
     gallery   held-out letters, 12 faces
-    val       queries: one half of the held-out letters, the 4 other faces (one a family, each of another style)
+    val       queries: one half of the held-out letters, in the 4 other faces (one of each family,
+              each of another style)
     test      queries: the other half, likewise
 
 The halves are split by letter: cases and accented forms of one letter stay together. A query is
@@ -42,16 +43,25 @@ QUERIES = ("DejaVuSans-Oblique", "DejaVuSansMono-Bold", "DejaVuSerif", "STIXGene
 GALLERY = tuple(face for face in FACES if face not in QUERIES)
 HELD_OUT = ("CYRILLIC", "ARMENIAN", "GEORGIAN")
 
-ROTATION = 15.0  # degrees, either way
-SCALE = (0.85, 1.15)  # of the face's natural size
-SHIFT = 0.07  # of the image's side, either way
+ROTATION = 15.0
+"""Largest rotation either way, in degrees."""
+SCALE = (0.85, 1.15)
+"""Smallest and largest size, as a factor on the face's natural size."""
+SHIFT = 0.07
+"""Largest shift either way, as a share of the image's side."""
 HOMOGLYPH = 0.97
 """Letters whose clean, size-normalised drawings have at least this cosine similarity, in one of
 `COMPARED`, count as the same shape."""
 COMPARED = ("DejaVuSans", "DejaVuSerif")
-QUERY_DRAWINGS = 3  # of each (held-out letter, query face)
-_EM = 0.9  # natural size of a face, of the image's side
+QUERY_DRAWINGS = 3
+"""Number of drawings of each held-out letter in each query face."""
+
+_EM = 0.9  # natural size of a face, as a share of the image's side
+_MARGIN = 0.95  # largest drawing, as a share of the image's side
 _OVERSAMPLE = 3
+_SHAPE = 32  # side of the drawings that are compared, pixels
+_SHAPE_EM = 64  # em at which they are drawn, pixels
+_LETTERS = ("Lu", "Ll", "Lt", "Lo")  # Unicode categories; modifier letters are left out
 _RENDERING = 2  # raise it when the code draws otherwise than before
 
 
@@ -62,15 +72,15 @@ class GlyphPlan:
     classes: tuple[str, ...]
     """Held-out letters first (labels 0 to `held_out` - 1), then the pre-training letters."""
     held_out: int
+    """Number of held-out letters."""
     letter: tuple[int, ...]
     """Label of each row."""
     face: tuple[int, ...]
     """Position in `FACES` of each row."""
     drawing: tuple[int, ...]
-    """Which drawing of the same letter and face a row is."""
+    """Number of each row among the drawings of its letter and face."""
     test_letters: tuple[int, ...]
-    """Labels of the held-out letters that belong to test; the other held-out letters belong to
-    val."""
+    """Labels of the held-out letters that belong to test; the others belong to val."""
     homoglyphs: str
     """Held-out letters that were removed."""
 
@@ -79,14 +89,14 @@ class GlyphPlan:
 
     @staticmethod
     def from_json(tree: dict[str, Any]) -> "GlyphPlan":
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()
-        }
+        values: dict[str, Any] = {}
+        for key, value in tree.items():
+            values[key] = tuple(value) if isinstance(value, list) else value
         return GlyphPlan(**values)
 
 
 def fingerprint(seed: int) -> str:
-    """Of the fonts and of every constant that shapes a drawing."""
+    """Hash of the fonts and of every constant that shapes a drawing."""
     fonts = [_path(face).read_bytes() for face in FACES]
     constants = (
         seed,
@@ -110,22 +120,22 @@ def source(seed: int) -> Source:
     plan = make_plan(seed)
 
     def read(row: int, size: int) -> np.ndarray:
-        letter, face, drawing = (
-            plan.classes[plan.letter[row]],
-            FACES[plan.face[row]],
-            plan.drawing[row],
-        )
-        rng = np.random.default_rng([seed, ord(letter), plan.face[row], drawing])
-        return np.broadcast_to(draw(letter, face, size, rng), (3, size, size))
+        letter = plan.classes[plan.letter[row]]
+        face = plan.face[row]
+        rng = np.random.default_rng([seed, ord(letter), face, plan.drawing[row]])
+        gray = draw(letter, FACES[face], size, rng)
+        return np.broadcast_to(gray, (3, size, size))
 
-    labels = np.array(plan.letter, np.int64)
     return Source(
-        len(labels),
-        read,
-        lambda row: plan.classes[plan.letter[row]],
-        labels,
+        count=len(plan.letter),
+        read=read,
+        describe=lambda row: plan.classes[plan.letter[row]],
+        labels=np.array(plan.letter, np.int64),
         extra={"plan": plan.to_json()},
     )
+
+
+# ---------------------------------------------------------------- drawing
 
 
 def draw(
@@ -136,49 +146,89 @@ def draw(
 ) -> np.ndarray:  # (S, S) uint8, white on black
     """One jittered drawing, made at three times the size and reduced by antialiased bicubic.
 
-    The ink is centred before the shift, and shifted as far as it stays inside; wide letters are
-    drawn smaller rather than cut.
+    The ink is centred before the shift, and shifted only as far as it stays inside; wide letters
+    are drawn smaller rather than cut.
     """
+    side = size * _OVERSAMPLE
     angle = rng.uniform(-ROTATION, ROTATION)
     scale = rng.uniform(*SCALE)
-    side = size * _OVERSAMPLE
-    shift = rng.uniform(-SHIFT, SHIFT, 2) * side
+    shift_x, shift_y = rng.uniform(-SHIFT, SHIFT, 2) * side
+
     ink = _ink(letter, face, max(1, round(_EM * side)))
     turned = ink.rotate(angle, Image.Resampling.BILINEAR, expand=True)
-    scale = min(scale, 0.95 * side / max(turned.size))
-    width, height = (max(1, round(length * scale)) for length in turned.size)
-    left, top = (
-        round((side - length) / 2 + by) for length, by in zip((width, height), shift, strict=True)
-    )
+    scale = min(scale, _MARGIN * side / max(turned.size))
+    width = max(1, round(turned.width * scale))
+    height = max(1, round(turned.height * scale))
+    scaled = turned.resize((width, height), Image.Resampling.BILINEAR)
+
     canvas = Image.new("L", (side, side))
-    corner = (min(max(0, left), side - width), min(max(0, top), side - height))
-    canvas.paste(turned.resize((width, height), Image.Resampling.BILINEAR), corner)
+    canvas.paste(scaled, (_corner(side, width, shift_x), _corner(side, height, shift_y)))
     return np.asarray(canvas.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _corner(side: int, length: int, shift: float) -> int:
+    """Begin of a drawing of `length` pixels that is centred, shifted, and kept inside."""
+    wanted = round((side - length) / 2 + shift)
+    return min(max(0, wanted), side - length)
+
+
+def _ink(letter: str, face: str, em: int) -> Image.Image:
+    """Grayscale drawing at `em` pixels, cropped to its ink."""
+    font = _font(face, em)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(letter))
+    width = max(1, right - left) + 2  # one pixel of margin on each side
+    height = max(1, bottom - top) + 2
+    image = Image.new("L", (width, height))
+    ImageDraw.Draw(image).text((1 - left, 1 - top), letter, fill=255, font=font)
+    return image.crop(image.getbbox() or (0, 0, 1, 1))
+
+
+@cache
+def _font(face: str, em: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(_path(face), em, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _path(face: str) -> Path:
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+
+
+# ---------------------------------------------------------------- letters
 
 
 def make_plan(seed: int) -> GlyphPlan:
     """Chooses letters and faces; deterministic in (fonts, seed)."""
     covered = {face: _letters(face) for face in FACES}
-    common = sorted(set.intersection(*(covered[face] for face in (*SANS, *SERIF))))
-    training = [c for c in common if not _is_held_out(c) and _has_ink(c)]
-    candidates = [c for c in common if _is_held_out(c) and all(c in covered[face] for face in MONO)]
+    in_sans_and_serif = [covered[face] for face in (*SANS, *SERIF)]
+    common = sorted(set.intersection(*in_sans_and_serif))
+
+    training: list[str] = []
+    candidates: list[str] = []
+    for letter in common:
+        if not _is_held_out(letter):
+            if _has_ink(letter):
+                training.append(letter)
+        elif all(letter in covered[face] for face in MONO):
+            candidates.append(letter)
     held_out, removed = without_homoglyphs(candidates, training)
+
     classes = (*held_out, *training)
-    rows: list[tuple[int, int, int]] = []
+    rows: list[tuple[int, int, int]] = []  # label, face, drawing
     for label, letter in enumerate(classes):
         for face, name in enumerate(FACES):
-            if letter in covered[name]:
-                drawings = QUERY_DRAWINGS if label < len(held_out) and name in QUERIES else 1
-                rows += [(label, face, drawing) for drawing in range(drawings)]
-    letter_of, face_of, drawing_of = zip(*rows, strict=True)
+            if letter not in covered[name]:
+                continue
+            is_query = label < len(held_out) and name in QUERIES
+            drawings = QUERY_DRAWINGS if is_query else 1
+            rows += [(label, face, drawing) for drawing in range(drawings)]
+
     return GlyphPlan(
-        classes,
-        len(held_out),
-        letter_of,
-        face_of,
-        drawing_of,
-        _test_letters(held_out, seed),
-        "".join(removed),
+        classes=classes,
+        held_out=len(held_out),
+        letter=tuple(label for label, _, _ in rows),
+        face=tuple(face for _, face, _ in rows),
+        drawing=tuple(drawing for _, _, drawing in rows),
+        test_letters=_test_letters(held_out, seed),
+        homoglyphs="".join(removed),
     )
 
 
@@ -189,32 +239,36 @@ def without_homoglyphs(
     """Removes letters that look like one of `known` or like an earlier kept letter (see
     `HOMOGLYPH`)."""
     pool = [*known, *letters]
-    similar = np.zeros((len(letters), len(pool)))
+    similar = np.zeros((len(letters), len(pool)))  # largest cosine over the faces
     for face in COMPARED:
-        shapes = np.stack([_shape(c, face) for c in pool])  # (L, 1024), unit length
+        shapes = np.stack([_shape(letter, face) for letter in pool])  # (L, 1024), unit length
         similar = np.maximum(similar, shapes[len(known) :] @ shapes.T)
-    rivals = list(range(len(known)))
-    kept, removed = [], []
-    for i, letter in enumerate(letters):
-        if similar[i, rivals].max(initial=0.0) >= HOMOGLYPH:
+
+    rivals = list(range(len(known)))  # positions in the pool
+    kept: list[str] = []
+    removed: list[str] = []
+    for number, letter in enumerate(letters):
+        if similar[number, rivals].max(initial=0.0) >= HOMOGLYPH:
             removed.append(letter)
         else:
             kept.append(letter)
-            rivals.append(len(known) + i)
+            rivals.append(len(known) + number)
     return kept, removed
 
 
 def base_letter(letter: str) -> str:
-    """What the cases and accented forms of one letter share: that of 'Й' and 'и' is "CYRILLIC
-    LETTER I"."""
+    """The name that cases and accented forms of one letter share: "CYRILLIC LETTER I" for 'Й' and
+    for 'и'."""
     base = unicodedata.normalize("NFD", letter)[0].lower()
     name = unicodedata.name(base, base)
     return name.split(" WITH ")[0].replace(" CAPITAL", "").replace(" SMALL", "")
 
 
 def _test_letters(held_out: Sequence[str], seed: int) -> tuple[int, ...]:
-    bases = [base_letter(c) for c in held_out]
-    shuffled = np.random.default_rng([seed, 1]).permutation(sorted(set(bases))).tolist()
+    """Labels of about half of the held-out letters, by base letter."""
+    bases = [base_letter(letter) for letter in held_out]
+    rng = np.random.default_rng([seed, 1])
+    shuffled = rng.permutation(sorted(set(bases))).tolist()
     chosen: list[int] = []
     for base in shuffled:
         if len(chosen) < len(held_out) // 2:
@@ -227,47 +281,25 @@ def _is_held_out(letter: str) -> bool:
 
 
 def _letters(face: str) -> set[str]:
-    """Letters in the face's character map: what is not in it would be drawn as a box. Modifier
-    letters (accents, ticks) are left out."""
+    """Letters in the face's character map: others would be drawn as a box."""
     with TTFont(_path(face), lazy=True) as font:
-        return {
-            chr(code)
-            for code in font.getBestCmap()
-            if unicodedata.category(chr(code)) in ("Lu", "Ll", "Lt", "Lo")
-        }
+        characters = [chr(code) for code in font.getBestCmap()]
+    return {letter for letter in characters if unicodedata.category(letter) in _LETTERS}
 
 
 def _has_ink(letter: str) -> bool:
-    return all(_ink(letter, face, 64).getbbox() is not None for face in COMPARED)
+    return all(_ink(letter, face, _SHAPE_EM).getbbox() is not None for face in COMPARED)
 
 
 def _shape(letter: str, face: str) -> np.ndarray:  # (1024,) float32, unit length
     """Clean drawing, its ink fitted into 32 x 32 pixels with the aspect kept."""
-    ink = _ink(letter, face, 64)
-    scale = 32 / max(ink.size)
-    fitted = ink.resize(
-        (max(1, round(ink.width * scale)), max(1, round(ink.height * scale))),
-        Image.Resampling.BICUBIC,
-    )
-    canvas = Image.new("L", (32, 32))
-    canvas.paste(fitted, ((32 - fitted.width) // 2, (32 - fitted.height) // 2))
+    ink = _ink(letter, face, _SHAPE_EM)
+    scale = _SHAPE / max(ink.size)
+    width = max(1, round(ink.width * scale))
+    height = max(1, round(ink.height * scale))
+    fitted = ink.resize((width, height), Image.Resampling.BICUBIC)
+
+    canvas = Image.new("L", (_SHAPE, _SHAPE))
+    canvas.paste(fitted, ((_SHAPE - width) // 2, (_SHAPE - height) // 2))
     flat = np.asarray(canvas, np.float32).ravel()
     return flat / max(float(np.linalg.norm(flat)), 1e-6)
-
-
-def _ink(letter: str, face: str, em: int) -> Image.Image:
-    """Grayscale drawing at `em` pixels, cropped to its ink."""
-    font = _font(face, em)
-    left, top, right, bottom = (round(edge) for edge in font.getbbox(letter))
-    image = Image.new("L", (max(1, right - left) + 2, max(1, bottom - top) + 2))
-    ImageDraw.Draw(image).text((1 - left, 1 - top), letter, fill=255, font=font)
-    return image.crop(image.getbbox() or (0, 0, 1, 1))
-
-
-@cache
-def _font(face: str, em: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_path(face), em, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _path(face: str) -> Path:
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"

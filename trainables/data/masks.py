@@ -73,7 +73,7 @@ def satellite_values(image: Image.Image) -> np.ndarray:  # (H, W) uint8
     """
     bits = np.asarray(image.convert("RGB")) >= 128
     codes = bits @ np.array([4, 2, 1])
-    values = _CLASS_OF_CODE[codes]
+    values: np.ndarray = _CLASS_OF_CODE[codes]
     illegal = int((values == _ILLEGAL).sum())
     if illegal:
         raise CorruptImage(f"has {illegal:,} red pixels (code 4), which are no class")

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from trainables.data.duplicates import near_duplicates
 from trainables.data.folders import check_corrupt, check_size, split_rows, usable_rows
 from trainables.data.images import decode
 from trainables.data.layouts import tried
 from trainables.data.listing import Entry, Listing, find_images, fingerprint_of, part_of
 from trainables.data.masks import ReadValues, read_mask
 from trainables.data.pair_layouts import PAIR_LAYOUTS, Color, PairedFiles, PairLayout
-from trainables.data.splits import DataSet, Split, near_duplicates
+from trainables.data.splits import DataSet, Split
 from trainables.data.store import Source, digest, open_store
 from trainables.errors import UserError
 

@@ -1,8 +1,12 @@
 """Decode once, train many trials: a memory-mapped uint8 array on disk, shared by every process of
 the machine.
 
-    <cache>/<name>-<fingerprint>-<S>px-v1/   images.npy (N, 3, S, S) uint8   labels.npy (N,) int64   groups.npy (N,) int64   meta.json
-    and, of data with masks, masks.npy (N, S, S) uint8
+    <cache>/<name>-<fingerprint>-<S>px-v1/
+        images.npy   (N, 3, S, S) uint8
+        labels.npy   (N,) int64
+        groups.npy   (N,) int64
+        meta.json
+        masks.npy    (N, S, S) uint8, only for data with masks
 
 A store is built in `<...>.building` under a file lock and renamed when it is complete and synced:
 whatever bears the final name is whole.
@@ -37,13 +41,16 @@ VERSION = 1
 """Part of the key: raise it when decoding, resizing or rendering changes."""
 SKIPPED = "skipped.txt"
 """File in a store that lists what could not be decoded: path, tab, reason."""
+
+_META = "meta.json"
 _CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be written
-_SPARE_BYTES = 32 << 20
+_SPARE_BYTES = 32 << 20  # left free on the disk
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a store is built from; made only when no store exists yet."""
+    """The images that a store is built from; made only when no store exists yet."""
 
     count: int
     """Number of rows N."""
@@ -54,7 +61,7 @@ class Source:
     labels: np.ndarray  # (N,) int64, -1 = unlabeled
     group: Callable[[np.ndarray], np.ndarray] | None = None
     """(N, 3, S, S) uint8 -> (N,) int64: rows of one group must never be split between training and
-    evaluation. None: every row alone."""
+    evaluation. None: every row is a group of its own."""
     extra: dict[str, Any] = field(default_factory=dict)
     """JSON that is kept with the store."""
     read_mask: Callable[[int, int], np.ndarray] | None = None
@@ -91,10 +98,10 @@ def open_store(
             damaged.
     """
     final = store_path(name, fingerprint, size, cache_dir)
-    if not (final / "meta.json").exists():
+    if not (final / _META).exists():
         try:
             with _locked(final, progress):
-                if not (final / "meta.json").exists():
+                if not (final / _META).exists():
                     _build(final, size, make_source(), progress)
         except OSError as error:
             raise _disk_error(error, final.parent) from None
@@ -102,26 +109,51 @@ def open_store(
 
 
 def store_path(name: str, fingerprint: str, size: int, cache_dir: Path | None) -> Path:
-    """Where the store of this key is, or will be."""
+    """Folder of the store with this key, existing or not."""
     word = re.sub(r"[^\w.-]+", "_", name)[:40]
-    return (cache_dir or default_cache_dir()) / f"{word}-{fingerprint[:16]}-{size}px-v{VERSION}"
+    folder = cache_dir or default_cache_dir()
+    return folder / f"{word}-{fingerprint[:16]}-{size}px-v{VERSION}"
 
 
 def existing_extra(
     name: str, fingerprint: str, size: int, cache_dir: Path | None
 ) -> dict[str, Any] | None:
     """`Source.extra` of a store that has been built already, else None."""
+    path = store_path(name, fingerprint, size, cache_dir)
     try:
-        extra: dict[str, Any] = json.loads(
-            (store_path(name, fingerprint, size, cache_dir) / "meta.json").read_text()
-        )["extra"]
+        meta = json.loads((path / _META).read_text())
+        extra: dict[str, Any] = meta["extra"]
     except (OSError, ValueError, KeyError):
         return None
     return extra
 
 
+def digest(*parts: str | bytes) -> str:
+    """32 hexadecimal digits of BLAKE2b over length-prefixed parts."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+        length = len(content).to_bytes(8, "little")
+        state.update(length + content)
+    return state.hexdigest()
+
+
+def sync(folder: Path) -> None:
+    """Writes everything in the folder, and its list of names, to the disk."""
+    for path in (*folder.iterdir(), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# ---------------------------------------------------------------- building
+
+
 @contextmanager
 def _locked(final: Path, progress: bool) -> Iterator[None]:
+    """Holds the lock of a store while it is built."""
     final.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{final}.lock")
     try:
@@ -141,150 +173,164 @@ def _locked(final: Path, progress: bool) -> Iterator[None]:
 
 def _build(final: Path, size: int, source: Source, progress: bool) -> None:
     building = final.with_name(final.name + ".building")
-    # what a killed build left; the lock says that nobody is at it
+    # left by a killed build: nobody else holds the lock
     shutil.rmtree(building, ignore_errors=True)
-    _check_room(final.parent, source.count * (3 + bool(source.read_mask)) * size * size)
+    channels = 3 if source.read_mask is None else 4
+    _check_space(final.parent, source.count * channels * size * size)
     building.mkdir()
     try:
-        images = _allocate(building / "images.npy", (source.count, 3, size, size))
-        masks = (
-            _allocate(building / "masks.npy", (source.count, size, size))
-            if source.read_mask
-            else None
-        )
-        skipped = _fill(images, masks, size, source, progress)
-        groups = source.group(images) if source.group else np.arange(source.count)
-        images.flush()
-        if masks is not None:
-            masks.flush()
-        np.save(building / "labels.npy", source.labels.astype(np.int64))
-        np.save(building / "groups.npy", groups.astype(np.int64))
-        named = [(row, source.describe(row), reason) for row, reason in skipped]
-        lines = "".join(f"{path}\t{reason}\n" for _, path, reason in named)
-        (building / SKIPPED).write_text(lines, encoding="utf-8", errors="surrogateescape")
-        meta = {
-            "version": VERSION,
-            "count": source.count,
-            "size": size,
-            "skipped": named,
-            "extra": source.extra,
-        }
-        meta["masks"] = masks is not None
-        (building / "meta.json").write_text(json.dumps(meta))
+        _write_store(building, size, source, progress)
         sync(building)
         building.rename(final)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
+def _write_store(building: Path, size: int, source: Source, progress: bool) -> None:
+    images = _allocate(building / "images.npy", (source.count, 3, size, size))
+    masks = None
+    if source.read_mask is not None:
+        masks = _allocate(building / "masks.npy", (source.count, size, size))
+
+    skipped = _fill(images, masks, size, source, progress)
+    groups = np.arange(source.count) if source.group is None else source.group(images)
+    images.flush()
+    if masks is not None:
+        masks.flush()
+    np.save(building / "labels.npy", source.labels.astype(np.int64))
+    np.save(building / "groups.npy", groups.astype(np.int64))
+
+    named = [(row, source.describe(row), reason) for row, reason in skipped]
+    lines = [f"{path}\t{reason}\n" for _, path, reason in named]
+    (building / SKIPPED).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+    meta = {
+        "version": VERSION,
+        "count": source.count,
+        "size": size,
+        "skipped": named,
+        "extra": source.extra,
+        "masks": masks is not None,
+    }
+    (building / _META).write_text(json.dumps(meta))
+
+
 def _fill(
-    images: np.ndarray, masks: np.ndarray | None, size: int, source: Source, progress: bool
+    images: np.ndarray,  # (N, 3, S, S) uint8, written to
+    masks: np.ndarray | None,  # (N, S, S) uint8, written to
+    size: int,  # S
+    source: Source,
+    progress: bool,
 ) -> list[tuple[int, str]]:
-    """Decodes every row into `images`; returns the (row, reason) of those that could not be."""
-    skipped: list[tuple[int, str]] = []
+    """Decodes every row; returns (row, reason) of those that could not be decoded."""
 
     def read(row: int) -> str | None:
         try:
-            if masks is not None and source.read_mask:
-                # first: of a pair without a usable mask the image stays black
+            # The mask first: of a pair without a usable mask the image stays black.
+            if masks is not None and source.read_mask is not None:
                 masks[row] = source.read_mask(row, size)
             images[row] = source.read(row, size)
         except CorruptImage as error:
             return str(error)
         return None
 
+    skipped: list[tuple[int, str]] = []
     with (
-        _bar(source.count, progress) as advance,
+        _progress_bar(source.count, progress) as advance,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for start in range(0, source.count, _CHUNK):
             rows = range(start, min(start + _CHUNK, source.count))
-            skipped += [
-                (row, reason)
-                for row, reason in zip(rows, pool.map(read, rows), strict=True)
-                if reason is not None
-            ]
+            for row, reason in zip(rows, pool.map(read, rows), strict=True):
+                if reason is not None:
+                    skipped.append((row, reason))
             advance(len(rows))
     return skipped
 
 
 @contextmanager
-def _bar(count: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("decoding"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+def _progress_bar(count: int, progress: bool) -> Iterator[Callable[[int], None]]:
     shown = progress and sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True) as bar:
+    bar = Progress(
+        TextColumn("decoding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not shown,
+        transient=True,
+    )
+    with bar:
         task = bar.add_task("decoding", total=count)
         yield lambda rows: bar.advance(task, rows)
 
 
-def _open(path: Path) -> Store:
-    try:
-        meta = json.loads((path / "meta.json").read_text())
-        images = np.load(path / "images.npy", mmap_mode="r")
-        labels, groups = np.load(path / "labels.npy"), np.load(path / "groups.npy")
-        shape = (meta["count"], 3, meta["size"], meta["size"])
-        if images.shape != shape:
-            raise ValueError(f"images have shape {images.shape}, not {shape}")
-        masks = np.load(path / "masks.npy", mmap_mode="r") if meta.get("masks") else None
-        if masks is not None and masks.shape != (shape[0], *shape[2:]):
-            raise ValueError(f"masks have shape {masks.shape}, not {(shape[0], *shape[2:])}")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"the image store {path} is damaged ({error}); remove that folder and run again to build it anew"
-        ) from None
-    skipped = tuple((name, reason) for _, name, reason in meta["skipped"])
-    rows = np.array([row for row, _, _ in meta["skipped"]], np.int64)
-    return Store(path, images, labels, groups, skipped, rows, meta["extra"], masks)
-
-
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    images = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    # a full disk must be an error here: on writing to a sparse map it would be a SIGBUS
+    array: np.memmap = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    # A full disk must be an error here: writing to a sparse map would raise SIGBUS.
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    return images
+    return array
 
 
-def sync(folder: Path) -> None:
-    """Everything in the folder, and its list of names, to the disk."""
-    for path in (*folder.iterdir(), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+# ---------------------------------------------------------------- opening
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _open(path: Path) -> Store:
+    try:
+        meta = json.loads((path / _META).read_text())
+        count = meta["count"]
+        size = meta["size"]
+        images = _open_map(path, "images", (count, 3, size, size))
+        masks = _open_map(path, "masks", (count, size, size)) if meta.get("masks") else None
+        labels = np.load(path / "labels.npy")
+        groups = np.load(path / "groups.npy")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"the image store {path} is damaged ({error}); "
+            "remove that folder and run again to rebuild it"
+        ) from None
+    skipped = meta["skipped"]  # [row, path, reason] of each
+    return Store(
+        path=path,
+        images=images,
+        labels=labels,
+        groups=groups,
+        skipped=tuple((name, reason) for _, name, reason in skipped),
+        skipped_rows=np.array([row for row, _, _ in skipped], np.int64),
+        extra=meta["extra"],
+        masks=masks,
+    )
+
+
+def _open_map(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    array: np.ndarray = np.load(path / f"{name}.npy", mmap_mode="r")
+    if array.shape != shape:
+        raise ValueError(f"{name} have shape {array.shape}, not {shape}")
+    return array
+
+
+# ---------------------------------------------------------------- disk space
+
+
+def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed + _SPARE_BYTES > free:
-        raise UserError(_no_room(folder, needed, free))
-
-
-def _no_room(folder: Path, needed: int, free: int) -> str:
-    return (
-        f"the image store needs {needed / 1e9:.3g} GB in {folder}, {free / 1e9:.3g} GB free; "
-        "set VISTUNE_CACHE to a directory with room, or lower data.image_size"
-    )
+        raise UserError(
+            f"the image store needs {needed / 1e9:.3g} GB in {folder}, {free / 1e9:.3g} GB free; "
+            "set VISTUNE_CACHE to a directory with more space, or lower data.image_size"
+        )
 
 
 def _disk_error(error: OSError, folder: Path) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _DISK_FULL:
         return UserError(
-            f"the disk of {folder} became full while the image store was built; set VISTUNE_CACHE to a directory with room"
+            f"the disk of {folder} became full while the image store was built; "
+            "set VISTUNE_CACHE to a directory with more space"
         )
     return UserError(
-        f"cannot write to the cache directory {folder} ({error.strerror or error}); set VISTUNE_CACHE to a writable directory"
+        f"cannot write to the cache directory {folder} ({error.strerror or error}); "
+        "set VISTUNE_CACHE to a writable directory"
     )
-
-
-def digest(*parts: str | bytes) -> str:
-    """32 hex digits of BLAKE2b over length-prefixed parts."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        content = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
-        state.update(len(content).to_bytes(8, "little") + content)
-    return state.hexdigest()

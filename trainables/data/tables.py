@@ -1,4 +1,4 @@
-"""Label files: csv with columns filename, label and id, which only episodes need."""
+"""Label files: csv with the columns filename, label and id, which only episodes need."""
 
 import csv
 from dataclasses import dataclass
@@ -15,43 +15,29 @@ class Row:
 
     filename: str
     label: str | None
+    """Name of the class; None for an empty cell."""
     line: int
+    """Number of the line in the file, for messages."""
     id: str = ""
 
 
 def read_table(path: Path) -> list[Row]:
-    """Rows of a UTF-8 csv whose label is a class name; an empty label is None.
+    """Reads a UTF-8 csv whose label is a class name.
 
     Raises:
         UserError: not a readable csv, a column is missing, or a line has no file name.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            missing = [column for column in LABEL_COLUMNS if column not in columns]
-            if missing:
-                found = ", ".join(columns) or "none"
-                raise UserError(
-                    f"{path} lacks the columns {', '.join(missing)} (found: {found}); its first line must be id,filename,label"
-                )
-            rows = [
-                Row(
-                    _word(line["filename"]),
-                    _word(line["label"]) or None,
-                    reader.line_num,
-                    _word(line.get("id")),
-                )
-                for line in reader
-            ]
+        rows = _read_rows(path)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); make it a file that you may read, or move it away"
+            f"{path} cannot be read ({error.strerror}); "
+            "make it a file that you may read, or move it away"
         ) from None
     except (UnicodeError, csv.Error) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} cannot be read as csv ({' '.join(str(error).split())}); save it as UTF-8 text, comma-separated"
+            f"{path} cannot be read as csv ({reason}); save it as UTF-8 text, comma-separated"
         ) from None
     for row in rows:
         if not row.filename:
@@ -61,8 +47,37 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
+def _read_rows(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        _check_columns(path, columns)
+
+        rows: list[Row] = []
+        for line in reader:
+            row = Row(
+                filename=_word(line["filename"]),
+                label=_word(line["label"]) or None,
+                line=reader.line_num,
+                id=_word(line.get("id")),
+            )
+            rows.append(row)
+    return rows
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    missing = [column for column in LABEL_COLUMNS if column not in columns]
+    if missing:
+        found = ", ".join(columns) or "none"
+        raise UserError(
+            f"{path} lacks the columns {', '.join(missing)} (found: {found}); "
+            "its first line must be id,filename,label"
+        )
+
+
 def read_ids(path: Path) -> dict[str, str]:
-    """Id -> file name of a label file.
+    """Reads id -> file name from a label file.
 
     Raises:
         UserError: as `read_table`, or an id is missing or occurs twice.
@@ -71,7 +86,8 @@ def read_ids(path: Path) -> dict[str, str]:
     for row in read_table(path):
         if not row.id or row.id in names:
             raise UserError(
-                f"{path} line {row.line}: id {row.id!r} is missing or there twice; episodes need an id for every image"
+                f"{path} line {row.line}: id {row.id!r} is missing or there twice; "
+                "episodes need an id for every image"
             )
         names[row.id] = row.filename
     return names

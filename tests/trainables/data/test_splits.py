@@ -15,7 +15,8 @@ from sklearn.model_selection import StratifiedShuffleSplit
 from tests import REPO
 from tests.trainables.data.test_layouts import class_folders
 from trainables.data import DataConfig, Split, load_dataset
-from trainables.data.splits import balanced, carve, near_duplicates
+from trainables.data.duplicates import near_duplicates
+from trainables.data.splits import balanced, carve
 
 
 def natural(n: int, size: int = 48, seed: int = 0) -> np.ndarray:  # (n, 3, S, S) uint8
