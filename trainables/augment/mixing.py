@@ -1,7 +1,7 @@
 """Mixup and CutMix: each image of a batch is mixed with a partner of the same batch, by a share of
 its own.
 
-Partners travel with the batch (`Mix`), so that a slice of it is a micro-batch as good as the whole.
+Partners travel with the batch (`Mix`), so that a slice of it is a micro-batch like the whole.
 """
 
 from dataclasses import dataclass, fields
@@ -10,49 +10,51 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.augment.views import Draws
+from trainables.augment.draws import Draws
 
 
 @dataclass(frozen=True)
 class Mix:
-    """The partners of B images and how much of each image stays. `mix[a:b]` is a part of the
+    """The partners of B images, and how much of each image stays. `mix[a:b]` is a part of the
     batch."""
 
-    images: Tensor  # (B, 3, S, S) uint8, the partners'
+    images: Tensor  # (B, 3, S, S) uint8, of the partners
     draws: Draws  # B, of the partners' augmentation
-    targets: Tensor  # (B,) int64, the partners'
+    targets: Tensor  # (B,) int64, of the partners
     blended: Tensor  # (B,) bool: mixup, otherwise CutMix
     share: Tensor  # (B,) float32 in [0, 1], of the image itself in mixup
-    # (B, 4) top, bottom, left, right of what CutMix pastes, as parts of the view's side
-    boxes: Tensor
+    boxes: Tensor  # (B, 4) top, bottom, left, right of CutMix's box, as shares of the view's side
 
     def __len__(self) -> int:
         return len(self.share)
 
     def __getitem__(self, part: slice) -> "Mix":
-        return Mix(**{f.name: getattr(self, f.name)[part] for f in fields(self)})
+        return Mix(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
 
     def to(self, device: torch.device | str) -> "Mix":
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if f.name != "draws"
-        }
-        return Mix(draws=self.draws, **moved)
+        """The same on a device; draws stay on the CPU."""
+        return Mix(
+            images=self.images.to(device, non_blocking=True),
+            draws=self.draws,
+            targets=self.targets.to(device, non_blocking=True),
+            blended=self.blended.to(device, non_blocking=True),
+            share=self.share.to(device, non_blocking=True),
+            boxes=self.boxes.to(device, non_blocking=True),
+        )
 
 
 def draw_mix(
     images: Tensor,  # (B, 3, S, S) uint8
-    draws: Draws,
-    targets: Tensor,  # (B,)
-    mixup: float,
-    cutmix: float,
+    draws: Draws,  # of B images
+    targets: Tensor,  # (B,) int64
+    mixup: float,  # alpha, >= 0
+    cutmix: float,  # alpha, >= 0
     generator: torch.Generator,
 ) -> Mix:
-    """Partners by a random permutation; shares from Beta(alpha, alpha), one an image.
+    """Draws partners by a random permutation, and a share from Beta(alpha, alpha) for each image.
 
-    Mixup (Zhang et al. 2018, equation 1) with alpha `mixup`, CutMix (Yun et al. 2019, equation 1)
-    with alpha `cutmix`; where both are above 0, each image takes one of them, equally likely.
+    Mixup (Zhang et al. 2018, equation 1) has alpha `mixup`, CutMix (Yun et al. 2019, equation 1)
+    alpha `cutmix`; where both are above 0, each image takes one of them, equally likely.
 
     Raises:
         ValueError: neither alpha is above 0.
@@ -60,14 +62,16 @@ def draw_mix(
     if mixup <= 0 and cutmix <= 0:
         raise ValueError(f"`mixup > 0 or cutmix > 0` must hold, but got {mixup=}, {cutmix=}")
     count = len(targets)
-    rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    seed = int(torch.randint(2**62, (), generator=generator))
+    rng = np.random.default_rng(seed)
+
     partner = torch.from_numpy(rng.permutation(count))
-    blended = rng.random(count) < (0.5 if mixup > 0 and cutmix > 0 else float(mixup > 0))
-    share = np.where(
-        blended,
-        rng.beta(mixup or 1.0, mixup or 1.0, count),
-        rng.beta(cutmix or 1.0, cutmix or 1.0, count),
-    )
+    both = mixup > 0 and cutmix > 0
+    mixup_probability = 0.5 if both else float(mixup > 0)
+    blended = rng.random(count) < mixup_probability
+    mixup_share = rng.beta(mixup or 1.0, mixup or 1.0, count)
+    cutmix_share = rng.beta(cutmix or 1.0, cutmix or 1.0, count)
+    share = np.where(blended, mixup_share, cutmix_share)
     boxes = cutmix_boxes(share, rng.random((count, 2)))
     return Mix(
         images=images[partner],
@@ -81,29 +85,32 @@ def draw_mix(
 
 def cutmix_boxes(
     share: np.ndarray,  # (B,) in [0, 1], of the image that stays
-    centre: np.ndarray,  # (B, 2) in [0, 1)
-) -> np.ndarray:  # (B, 4) top, bottom, left, right, as parts of the view's side
-    """Squares of area 1 - share around `centre` (Yun et al. 2019, equation 2), cut at the border:
-    there they paste less."""
+    centre: np.ndarray,  # (B, 2) vertical and horizontal, in [0, 1)
+) -> np.ndarray:  # (B, 4) top, bottom, left, right, as shares of the view's side
+    """Squares of area 1 - share around `centre` (Yun et al. 2019, equation 2), cut at the border,
+    where they paste less."""
     half = np.sqrt(1 - share)[:, None] / 2
-    low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    low = np.clip(centre - half, 0, 1)
+    high = np.clip(centre + half, 0, 1)
     return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
 
 
 def mix_views(
     views: Tensor,  # (B, 3, S, S) float
-    partners: Tensor,  # (B, 3, S, S)
+    partners: Tensor,  # (B, 3, S, S) float
     mix: Mix,
 ) -> tuple[Tensor, Tensor]:  # (B, 3, S, S); (B,) share of each image itself, counted in pixels
-    """share x + (1 - share) x' for mixup; x with a box of x' for CutMix."""
+    """Mixes views: share x + (1 - share) x' for mixup; x with a box of x' for CutMix."""
     side = views.shape[-1]
     edges = (mix.boxes * side).round().long()
+    top, bottom, left, right = edges[:, :, None].unbind(1)  # (B, 1) each
     at = torch.arange(side, device=views.device)
-    rows = (at >= edges[:, :1]) & (at < edges[:, 1:2])  # (B, S)
-    columns = (at >= edges[:, 2:3]) & (at < edges[:, 3:])
+    rows = (at >= top) & (at < bottom)  # (B, S)
+    columns = (at >= left) & (at < right)
     pasted = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, S, S)
-    weight = torch.where(
-        mix.blended[:, None, None, None], mix.share[:, None, None, None], (~pasted).float()
-    )
-    share = torch.where(mix.blended, mix.share, 1 - pasted.float().mean((1, 2, 3)))
+
+    blended = mix.blended[:, None, None, None]
+    weight = torch.where(blended, mix.share[:, None, None, None], (~pasted).float())
+    kept = 1 - pasted.float().mean((1, 2, 3))
+    share = torch.where(mix.blended, mix.share, kept)
     return weight * views + (1 - weight) * partners, share

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from tests.trainables.augment.test_trivial_augment import STEPPED, torchvisions
-from trainables.augment import image_ops
+from trainables.augment import image_ops, resampling
 from trainables.augment.image_ops import MEAN_STD
 from trainables.augment.trivial_augment import OPERATIONS
 from trainables.augment.view_config import PRESETS, AugmentConfig
@@ -153,9 +153,9 @@ def test_crop_resize_flip_equal_torchvision(height: int, width: int, size: int) 
     top, left = rng.integers(0, height - h + 1), rng.integers(0, width - w + 1)
     up, right = torch.arange(12) % 2 == 1, torch.arange(12) % 3 == 1
     boxes = [torch.from_numpy(v) for v in (top, left, h, w)]
-    vertical = image_ops.resize_taps(boxes[0], boxes[2], up, size, height)
-    horizontal = image_ops.resize_taps(boxes[1], boxes[3], right, size, width)
-    ours = image_ops.resample(images, vertical, horizontal).mT
+    vertical = resampling.resize_taps(boxes[0], boxes[2], up, size, height)
+    horizontal = resampling.resize_taps(boxes[1], boxes[3], right, size, width)
+    ours = resampling.resample(images, vertical, horizontal).mT
     for i in range(12):
         theirs = F.resized_crop(
             images[i], int(top[i]), int(left[i]), int(h[i]), int(w[i]), [size, size], antialias=True
@@ -169,7 +169,7 @@ def test_crop_resize_flip_equal_torchvision(height: int, width: int, size: int) 
 def test_rotation_equals_torchvision(height: int, width: int) -> None:
     images = pictures(9, height, width).float() / 255
     degrees = torch.tensor([0.0, 0.3, -15.0, 15.0, 45.0, -90.0, 133.0, 180.0, -180.0])
-    ours = image_ops.rotate(images, degrees)
+    ours = resampling.rotate(images, degrees)
     for i in range(9):
         theirs = F.rotate(images[i], degrees[i].item(), F.InterpolationMode.BILINEAR)
         torch.testing.assert_close(ours[i], theirs, rtol=0, atol=TOLERANCE)
@@ -216,7 +216,7 @@ def test_hue_equals_torchvision() -> None:
 def test_blur_equals_torchvision(height: int, width: int, kernel: int) -> None:
     images = pictures(6, height, width).float() / 255
     sigma = torch.tensor([0.1, 0.43, 0.8, 1.3, 2.0, 9.0])
-    ours = image_ops.gaussian_blur(images, sigma, kernel).mT
+    ours = resampling.gaussian_blur(images, sigma, kernel).mT
     for i in range(6):
         theirs = F.gaussian_blur(images[i], [kernel, kernel], [sigma[i].item()] * 2)
         torch.testing.assert_close(ours[i], theirs, rtol=0, atol=TOLERANCE)
@@ -308,7 +308,7 @@ def test_central_crop_is_torchvisions() -> None:
     # twenty times as wide as high: fits nowhere below
     never = torch.ones(1, 10), torch.full((1, 10), 3.0), torch.zeros(1, 2)
     for height, width in [(10, 100), (100, 10), (30, 33)]:
-        ours = image_ops.crop_boxes(*never, (height, width), 4 / 3)[0].tolist()
+        ours = resampling.crop_boxes(*never, (height, width), 4 / 3)[0].tolist()
         theirs = v2.RandomResizedCrop(32, scale=(50.0, 50.0), ratio=(3 / 4, 4 / 3)).make_params(
             [torch.zeros(3, height, width)]
         )
