@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.augment.draws import Draws
 from trainables.augment.evaluation import batch_size
 from trainables.augment.view_config import AugmentConfig
-from trainables.augment.views import Augment, Draws
+from trainables.augment.views import Augment
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
 from trainables.base import Batch, Metrics
 from trainables.config import Annotated, Field, config

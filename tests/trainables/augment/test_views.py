@@ -15,10 +15,11 @@ from torchvision.transforms.v2 import functional as F
 
 from tests.trainables.augment.test_trivial_augment import STEPPED, torchvisions
 from trainables.augment import image_ops, resampling
+from trainables.augment.draws import Draws
 from trainables.augment.image_ops import MEAN_STD
 from trainables.augment.trivial_augment import OPERATIONS
 from trainables.augment.view_config import PRESETS, AugmentConfig
-from trainables.augment.views import Augment, Draws, evaluation_view
+from trainables.augment.views import Augment, evaluation_view
 from trainables.config import build, flatten
 from trainables.errors import UserError
 
