@@ -94,7 +94,7 @@ def show(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("trial", "state", "epochs", manifest.objective):
         table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-    table.add_column("departs from the default in", overflow="fold")
+    table.add_column("differs from default", overflow="fold")
     ranked = sorted(
         trials.items(), key=lambda item: (item[1].state != "COMPLETE", -_value(item[1]))
     )
@@ -153,10 +153,12 @@ def table(
     """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the
     group's folder, without --with."""
     if others:
-        from tune.reports.comparison_table import wide_console
-        from tune.reports.pooled_table import pooled, show_pooled
+        from tune.reports.pooled_table import pool_searches, show_pooled
+        from tune.reports.table_text import wide_console
 
-        show_pooled(pooled([_root(one) / group for one in (storage, *others)]), wide_console())
+        show_pooled(
+            pool_searches([_root(one) / group for one in (storage, *others)]), wide_console()
+        )
         return
     from tune.cli.compare import publish_table
 

@@ -96,7 +96,7 @@ def _members(options: Options, group: str, comparison: Comparison) -> list[Optio
 def _run_all(
     prepared: list[Prepared], options: Options, budget_s: float | None, group: Group | None
 ) -> int:
-    from tune.reports.comparison_table import publish
+    from tune.reports.table_files import publish
 
     code = DONE
     with Session(options, budget_s) as session:
@@ -122,7 +122,7 @@ def publish_table(folder: Path) -> None:
     Raises:
         UserError: none of its settings has been begun.
     """
-    from tune.reports.comparison_table import publish
+    from tune.reports.table_files import publish
     from tune.tracking.tracker import Tracker
 
     if not is_group(folder):  # settings under names of their own
@@ -136,7 +136,7 @@ def publish_table(folder: Path) -> None:
 
 
 def _copy_table(folder: Path) -> None:
-    from tune.reports.comparison_table import FILES
+    from tune.reports.table_files import FILES
 
     for name in FILES:
         copy(folder / name)

@@ -21,7 +21,7 @@ from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
 from tune.reports.plot_worker import Pictures
-from tune.reports.verdict import claim, doubts, verdict
+from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StorageFailed
 from tune.study.group import Group
 from tune.study.manifest import resume_command
@@ -273,7 +273,7 @@ def _broken_off(study: Study, error: StorageFailed | OSError) -> int:
 
 def _conclude(study: Study, console: Console) -> None:
     """Say what was found, and write it down."""
-    found = verdict(study)
+    found = judge_study(study)
     number = study.best_number()
     if number is not None:
         with contextlib.suppress(UserError):  # MLflow then lacks the file, and says so

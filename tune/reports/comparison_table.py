@@ -1,466 +1,244 @@
-"""The verdict on a comparison of settings: accuracy with intervals, paired differences, what it
-cost, and what each setting chose.
+"""The comparison of an experiment's settings: accuracies with intervals, and paired differences.
 
-    python tune/report.py table [GROUP]          # prints it, and writes table.md, table.csv, table.html and table.png in the group's folder
+This module computes the table; `table_text.py`, `table_figure.py` and `html_comparison.py` show it,
+`table_files.py` writes it.
 """
 
-import base64
-import csv
-import io
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-from rich.console import Console
-from rich.table import Table
 
 from search_spaces.settings import Comparison
 from trainables.errors import UserError
-from trainables.files import write_atomically
-from trainables.plots.curves import draw_curves
-from trainables.plots.style import COLOURS
-from tune.formatting import DEFAULT, assignments, plain_console
-from tune.reports.config_differences import config_differences, same_data
-from tune.reports.html_page import escape, page
-from tune.reports.html_page import table as html_table
+from tune.formatting import DEFAULT, assignments
+from tune.reports.config_differences import same_data
 from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
 from tune.reports.verdict import test_metric
-from tune.study.group import Group, members
-from tune.study.record import Record, chosen, leaders, read_record, table_of
-
-_FILE_WIDTH = 150  # columns, where the output is no terminal
-FILES = ("table.md", "table.csv", "table.html", "table.png")
+from tune.study.group import members
+from tune.study.record import Record, Run, chosen, leaders, read_record, table_of
 
 
 @dataclass(frozen=True)
-class Row:
-    """One setting. Accuracies are shares of the test split, over the repeats of the chosen
-    configuration; None where there are none."""
+class TableRow:
+    """One setting of a comparison. Accuracies are in [0, 1], on the test split."""
 
     name: str
     about: str
     record: Record
+
     number: int | None
+    """The chosen trial; None where no trial has completed."""
+
     accuracy: Interval | None
+    """Test accuracy over the repeats of the chosen trial; None where they are missing."""
+
     default: Interval | None
+    """Test accuracy over the repeats of the untuned default; None where they are missing."""
+
     seeds: int
+    """Seeds under which all repeated trials ran."""
 
     @property
     def setting(self) -> str:
+        """Name and description."""
         return f"{self.name}: {self.about}"
 
     @property
     def configuration(self) -> str:
+        """What the chosen trial changes in the default."""
         if self.number is None:
             return ""
         return assignments(self.record.departures(self.number)) or DEFAULT
 
     @property
     def backbone(self) -> str:
+        """Origin and hash of the weights that trials start from; `-` for a random start."""
         base = self.record.manifest.base
-        return (
-            f"{base['init.origin'] or Path(base['init.file']).name} ({base['init.sha256'][:8]})"
-            if base["init.file"]
-            else "-"
-        )
+        if not base["init.file"]:
+            return "-"
+        origin = base["init.origin"] or Path(base["init.file"]).name
+        return f"{origin} ({base['init.sha256'][:8]})"
 
     @property
     def minutes(self) -> float:
         """Training time of trials and repeats."""
-        return (
-            sum(
-                run.seconds for run in [*self.record.trials.values(), *self.record.repeats.values()]
-            )
-            / 60
-        )
+        runs = [*self.record.trials.values(), *self.record.repeats.values()]
+        return sum(run.seconds for run in runs) / 60
+
+    @property
+    def chosen_repeats(self) -> list[Run]:
+        """The completed repeats of the chosen trial."""
+        return [
+            run
+            for (number, _), run in self.record.repeats.items()
+            if number == self.number and run.state == "COMPLETE"
+        ]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One setting's accuracy minus another's."""
+    """The test accuracy of one setting minus that of another."""
 
     name: str
+    """The settings, such as `C-A`."""
+
     gain: Interval
+
     p_holm: float
+    """P-value that holds for all differences of the table at once."""
 
     @property
     def verdict(self) -> str:
-        """Which is better, where all differences of the table together leave no doubt: an interval
-        alone would be wrong once in twenty questions, and a table asks several."""
+        """Name the better setting, or say `not decided`.
+
+        The corrected p-value decides: an interval alone is wrong once in twenty questions, and a
+        table asks several.
+        """
         first, _, second = self.name.partition("-")
         if self.p_holm >= 1 - LEVEL:
             return "not decided"
-        return f"{first} is better" if self.gain.mean > 0 else f"{second} is better"
+        better = first if self.gain.mean > 0 else second
+        return f"{better} is better"
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.gain}, p = {self.p_holm:.2g} among all questions"
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """All of the table."""
+class ComparisonTable:
+    """All settings of a comparison that have begun."""
 
     group: str
     comparison: Comparison
+
     command: str
+    """Resumes the settings."""
+
     metric: str
-    rows: list[Row]
+    rows: list[TableRow]
     differences: list[Difference]
+
     missing: list[str]
+    """Settings without repeats."""
 
     @property
     def title(self) -> str:
+        """Group and comparison."""
         return f"{self.group}: {self.comparison.title}"
 
     @property
     def questions(self) -> Mapping[str, str]:
+        """Name of a difference -> the question that it answers."""
         return self.comparison.questions
 
+    @property
+    def judged(self) -> list[TableRow]:
+        """Rows with repeats."""
+        return [row for row in self.rows if row.accuracy is not None]
 
-def verdict(folder: Path) -> Verdict:
-    """The table of a group.
 
+def compare_settings(folder: Path) -> ComparisonTable:
+    """Compare the settings of a group.
+
+    Args:
+        folder: of the group; it need not exist.
     Raises:
-        UserError: none of its settings has been begun.
+        UserError: none of the settings has begun.
     """
     begun = members(folder)
     if begun is None:
         raise UserError(
-            f"no setting of {folder.name!r} in {folder.parent}: run `python tune/run.py classify` first"
+            f"no setting of {folder.name!r} in {folder.parent}: "
+            "run `python tune/run.py classify` first"
         )
+
     comparison = begun.comparison
     records = {name: read_record(path) for name, path in begun.folders.items()}
-    metric = test_metric(next(iter(records.values())).manifest.objective)
-    rows = [
-        _row(name, comparison.settings[name].about, record, metric)
-        for name, record in records.items()
-    ]
-    found = {row.name: row for row in rows if row.accuracy is not None}
-    gains = {}
-    for name in comparison.questions:
-        first, _, second = name.partition("-")
-        if (
-            first in found
-            and second in found
-            and (gain := _gain(found[first], found[second], metric)) is not None
-        ):
-            gains[name] = gain
-    adjusted = holm([gain.p for gain in gains.values()])
-    differences = [
-        Difference(name, gain, p) for (name, gain), p in zip(gains.items(), adjusted, strict=True)
-    ]
-    missing = [name for name in comparison.settings if name not in found]
-    return Verdict(folder.name, comparison, begun.command, metric, rows, differences, missing)
+    first = next(iter(records.values()))
+    metric = test_metric(first.objective)
 
+    rows = []
+    for name, record in records.items():
+        rows.append(_row(name, comparison.settings[name].about, record, metric))
 
-def _row(name: str, about: str, record: Record, metric: str) -> Row:
-    number = chosen(record.completed, record.top, record.finals(), record.manifest.objective)
-    numbers, scores = table_of(record.finals(), leaders(record.completed, record.top), metric)
-    known = number in numbers and scores.shape[1] > 1
-    _, default = table_of(record.finals(), [0], metric)
-    return Row(
-        name,
-        about,
-        record,
-        number,
-        mean_of(scores, numbers.index(number)).clipped_to_unit() if known else None,  # type: ignore[arg-type]
-        mean_of(default, 0).clipped_to_unit() if default.shape[1:] > (1,) else None,
-        scores.shape[1],
+    judged = {row.name: row for row in rows if row.accuracy is not None}
+    return ComparisonTable(
+        group=folder.name,
+        comparison=comparison,
+        command=begun.command,
+        metric=metric,
+        rows=rows,
+        differences=corrected(_gains(comparison.questions, judged, metric)),
+        missing=[name for name in comparison.settings if name not in judged],
     )
 
 
-def _gain(first: Row, second: Row, metric: str) -> Interval | None:
-    """Paired by seed; the noise is estimated from all configurations that were repeated in either
-    setting. None of other images."""
+def corrected(gains: Mapping[str, Interval]) -> list[Difference]:
+    """Correct the p-values of a table's differences for their number."""
+    p_values = holm([gain.p for gain in gains.values()])
+    return [
+        Difference(name, gain, p_holm)
+        for (name, gain), p_holm in zip(gains.items(), p_values, strict=True)
+    ]
+
+
+def _row(name: str, about: str, record: Record, metric: str) -> TableRow:
+    finals = record.finals()
+    number = chosen(record.completed, record.top, finals, record.objective)
+
+    numbers, scores = table_of(finals, leaders(record.completed, record.top), metric)
+    seeds = scores.shape[1]
+    accuracy = None
+    if number is not None and number in numbers and seeds > 1:
+        accuracy = mean_of(scores, numbers.index(number)).clipped_to_unit()
+
+    _, default_scores = table_of(finals, [0], metric)
+    default = None
+    if default_scores.shape[1] > 1:
+        default = mean_of(default_scores, 0).clipped_to_unit()
+
+    return TableRow(name, about, record, number, accuracy, default, seeds)
+
+
+def _gains(
+    questions: Mapping[str, str], judged: Mapping[str, TableRow], metric: str
+) -> dict[str, Interval]:
+    """Differences that can be estimated, in the order of the questions."""
+    gains = {}
+    for name in questions:
+        first, _, second = name.partition("-")
+        if first not in judged or second not in judged:
+            continue
+        gain = _gain(judged[first], judged[second], metric)
+        if gain is not None:
+            gains[name] = gain
+    return gains
+
+
+def _gain(first: TableRow, second: TableRow, metric: str) -> Interval | None:
+    """Subtract two settings, paired by seed.
+
+    All repeated trials of both settings estimate the noise. Returns None where the images differ or
+    fewer than two seeds are common.
+    """
     if not same_data(first.record, second.record):
         return None
-    finals = {
-        (f"{row.name}{n}", seed): m
-        for row in (first, second)
-        for (n, seed), m in row.record.finals().items()
-    }
-    names = [
-        f"{row.name}{n}"
-        for row in (first, second)
-        for n in leaders(row.record.completed, row.record.top)
-    ]
-    rows, scores = table_of(finals, names, metric)
+
+    finals = {}
+    names = []
+    for row in (first, second):
+        for (number, seed), metrics in row.record.finals().items():
+            finals[(row.name, number), seed] = metrics
+        for number in leaders(row.record.completed, row.record.top):
+            names.append((row.name, number))
+
+    configurations, scores = table_of(finals, names, metric)
     if scores.shape[1] < 2:
         return None
+    assert first.number is not None
+    assert second.number is not None
     return difference(
         scores,
-        rows.index(f"{first.name}{first.number}"),
-        rows.index(f"{second.name}{second.number}"),
+        configurations.index((first.name, first.number)),
+        configurations.index((second.name, second.number)),
     )
-
-
-def as_cells(found: Verdict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the first table, as text."""
-    header = ["setting", "test accuracy", "95 % interval", "untuned default"]
-    header += ["trials", "epochs", "minutes", "backbone"]
-    references = found.comparison.references
-    if references:
-        header.append(found.comparison.reference_title)
-    rows = []
-    for row in found.rows:
-        accuracy = (
-            ("-", "-")
-            if row.accuracy is None
-            else (f"{row.accuracy.mean:.3f}", range_of(row.accuracy))
-        )
-        rows.append(
-            [
-                row.setting,
-                *accuracy,
-                "-" if row.default is None else f"{row.default.mean:.3f}",
-                str(len(row.record.trials)),
-                str(row.record.epochs),
-                f"{row.minutes:.1f}",
-                row.backbone,
-                *([" / ".join(f"{x:g}" for x in references[row.name])] if references else []),
-            ]
-        )
-    return header, rows
-
-
-class Answered(Protocol):
-    """A table's second part."""
-
-    @property
-    def questions(self) -> Mapping[str, str]: ...
-    @property
-    def differences(self) -> list[Difference]: ...
-
-
-def comparison_cells(found: Answered) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the second table."""
-    header = ["difference", "question", "estimate", "95 % interval", "p", "p (Holm)", "verdict"]
-    return header, [
-        [
-            d.name,
-            found.questions[d.name],
-            f"{d.gain.mean:+.3f}",
-            range_of(d.gain),
-            f"{d.gain.p:.3g}",
-            f"{d.p_holm:.3g}",
-            d.verdict,
-        ]
-        for d in found.differences
-    ]
-
-
-def notes(found: Verdict) -> list[str]:
-    """How to read it."""
-    known = [row for row in found.rows if row.accuracy is not None]
-    seeds = " or ".join(map(str, sorted({row.seeds for row in known}))) or "no"
-    said = [
-        f"Test accuracy: mean over {seeds} fresh seeds of the configuration whose repeats have the best mean on the validation split; the "
-        "test split has been looked at by nothing else.",
-        "Intervals are about the randomness of training, paired by seed (two-way block design, Student t); they cover neither another "
-        "draw of images nor another search (`table --with` does, over searches). Holm's p-values hold for all "
-        f"differences at once, and decide under {1 - LEVEL:.2f}.",
-        *filter(None, [found.comparison.reference_note]),
-    ]
-    for row in known[1:]:
-        if differing := config_differences(known[0].record, row.record, found.comparison):
-            apart = (
-                ""
-                if same_data(known[0].record, row.record)
-                else ", so that a difference of theirs would say nothing and is left out"
-            )
-            said.append(
-                f"{known[0].name} and {row.name} were not searched alike: {', '.join(differing)}{apart}."
-            )
-    if found.missing:
-        said.append(
-            f"Without repeats so far: {', '.join(found.missing)}. `{found.command}` goes on with them."
-        )
-    return said
-
-
-def show(found: Verdict, out: Console) -> None:
-    """Print both tables."""
-    print_cells(out, "", *as_cells(found))
-    print_cells(out, "differences, paired by seed", *comparison_cells(found))
-    for row in found.rows:
-        if row.number is not None:
-            out.print(f"{row.name}: trial {row.number}, {row.configuration}")
-    for note in notes(found):
-        out.print(f"note: {note}")
-
-
-def print_cells(out: Console, title: str, header: list[str], rows: list[list[str]]) -> None:
-    """A table of texts, and an empty line."""
-    table = Table(
-        box=None, pad_edge=False, header_style="bold", title=title or None, title_justify="left"
-    )
-    for column in header:
-        table.add_column(column, overflow="fold")
-    for cells in rows:
-        table.add_row(*cells)
-    out.print(table)
-    out.print()
-
-
-def wide_console() -> Console:
-    """For tables: as wide as the terminal, and wide where the output is none."""
-    return plain_console(None if sys.stdout.isatty() else _FILE_WIDTH)
-
-
-def publish(group: Path | Group) -> Verdict:
-    """Write the table's files into the group's folder and, where a group is given, put them on
-    record for MLflow."""
-    folder = group.folder if isinstance(group, Group) else group
-    found = verdict(folder)
-    folder.mkdir(exist_ok=True)
-    figure = draw(found, folder / "table.png")
-    write_atomically(folder / "table.md", markdown(found))
-    write_atomically(folder / "table.csv", as_csv(found))
-    write_atomically(folder / "table.html", as_html(found, figure))
-    show(found, wide_console())
-    if isinstance(group, Group):
-        for name in FILES:
-            group.say("artifact", trial=None, path=name, to="table")
-        metrics = {
-            f"{found.metric}/{row.name}": row.accuracy.mean
-            for row in found.rows
-            if row.accuracy is not None
-        }
-        metrics |= {f"{found.metric}/{d.name}": d.gain.mean for d in found.differences}
-        group.say(
-            "summary",
-            metrics=metrics,
-            tags={f"verdict.{d.name}": str(d) for d in found.differences},
-        )
-    return found
-
-
-def markdown(found: Verdict) -> str:
-    """Both tables in Markdown."""
-    parts = [f"# {found.title}", ""]
-    for header, rows in (as_cells(found), comparison_cells(found)):
-        parts += [
-            f"| {' | '.join(header)} |",
-            "|" + "---|" * len(header),
-            *(f"| {' | '.join(row)} |" for row in rows),
-            "",
-        ]
-    parts += [
-        f"- {row.name}: trial {row.number}, {row.configuration}"
-        for row in found.rows
-        if row.number is not None
-    ]
-    return "\n".join([*parts, "", *(f"- {note}" for note in notes(found)), ""])
-
-
-def as_csv(found: Verdict) -> str:
-    """One line a setting and one a difference, numbers in full."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(
-        [
-            "row",
-            "estimate",
-            "low",
-            "high",
-            "p",
-            "p_holm",
-            "seeds",
-            "trials",
-            "epochs",
-            "minutes",
-            "chosen_trial",
-            "backbone",
-        ]
-    )
-    for row in found.rows:
-        a = row.accuracy
-        estimate = ["", "", ""] if a is None else [a.mean, a.low, a.high]
-        cost = [len(row.record.trials), row.record.epochs, row.minutes]
-        writer.writerow([row.name, *estimate, "", "", row.seeds, *cost, row.number, row.backbone])
-    for d in found.differences:
-        writer.writerow(
-            [d.name, d.gain.mean, d.gain.low, d.gain.high, d.gain.p, d.p_holm, *[""] * 6]
-        )
-    return text.getvalue()
-
-
-def as_html(found: Verdict, figure: bytes) -> str:
-    """One self-contained page."""
-    return page(found.title, f"<h1>{escape(found.title)}</h1>{html_body(found, figure)}")
-
-
-def html_body(found: Verdict, figure: bytes) -> str:
-    """Tables, picture, what was chosen, and how to read it.
-
-    Args:
-        figure: what `draw` returned.
-    """
-    picture = base64.b64encode(figure).decode()
-    known = [row for row in found.rows if row.number is not None]
-    choices = "".join(
-        f"<li><b>{row.name}</b>: trial {row.number}, {escape(row.configuration)}</li>"
-        for row in known
-    )
-    said = "".join(f"<li><small>{escape(note)}</small></li>" for note in notes(found))
-    return (
-        f"{html_table(*as_cells(found), long=(8,))}"
-        f'<img alt="test accuracy with intervals, and learning curves" src="data:image/png;base64,{picture}">'
-        f"<h2>Differences, paired by seed</h2>{html_table(*comparison_cells(found))}"
-        f"<h2>Chosen configurations</h2><ul>{choices}</ul><h2>How to read it</h2><ul>{said}</ul>"
-    )
-
-
-def draw(found: Verdict, path: Path) -> bytes:
-    """Accuracy with intervals beside the learning curves of the chosen configurations; also
-    returned as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, width_ratios=[2, 3])
-    curves = {row.setting: runs for row in found.rows if (runs := _curves(row))}
-    colours = {
-        row.setting: COLOURS[list(found.comparison.settings).index(row.name)] for row in found.rows
-    }
-    for y, row in enumerate(found.rows):
-        colour = colours[row.setting]
-        if row.accuracy is not None:
-            bounds = [
-                [max(0.0, row.accuracy.mean - row.accuracy.low)],
-                [row.accuracy.high - row.accuracy.mean],
-            ]
-            left.errorbar(row.accuracy.mean, y, xerr=bounds, fmt="o", color=colour, capsize=4)
-        if row.default is not None:
-            left.plot(row.default.mean, y, "|", color="0.45", markersize=13)
-    left.set_yticks(range(len(found.rows)), [row.setting for row in found.rows])
-    left.invert_yaxis()
-    left.set_xlabel("test accuracy, 95 % interval; bar: untuned default")
-    if curves:
-        draw_curves(right, curves, found.rows[0].record.objective, colours)
-    else:
-        right.set_axis_off()
-    for ax in (left, right):
-        ax.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-    return path.read_bytes()
-
-
-def _curves(row: Row) -> list[list[float]]:
-    """Validation metric of the chosen configuration's repeats by epoch."""
-    runs = [
-        run
-        for (number, _), run in row.record.repeats.items()
-        if number == row.number and run.state == "COMPLETE"
-    ]
-    return [
-        [metrics[row.record.objective] for metrics in run.history] for run in runs if run.history
-    ]
-
-
-def range_of(interval: Interval) -> str:
-    """Its bounds, in three digits."""
-    return f"{interval.low:.3f} to {interval.high:.3f}"

@@ -1,5 +1,5 @@
-"""Whether studies that stand beside each other in a table were searched alike: in what they differ
-beyond what the comparison is about."""
+"""Config differences between studies that stand side by side in a table, beyond those that the
+comparison is about."""
 
 from search_spaces.settings import Comparison
 from tune.formatting import format_value
@@ -7,40 +7,47 @@ from tune.study.manifest import PATH_KEYS
 from tune.study.record import Record
 
 _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
-"""Follow from the setting."""
+"""Config values that follow from the setting."""
 
 
 def same_data(one: Record, other: Record) -> bool:
-    """Whether they saw the same images: scores on others cannot be subtracted."""
+    """True where both saw the same images; scores on different images cannot be subtracted."""
     return one.manifest.data["fingerprint"] == other.manifest.data["fingerprint"]
 
 
 def config_differences(one: Record, other: Record, comparison: Comparison) -> list[str]:
-    """`trials 16 and 40`, for everything that two of its settings should have had in common."""
-    free = {
-        *PATH_KEYS,
-        *_BACKBONE,
-        *(key for setting in comparison.settings.values() for key in setting.values),
-    }
-    mine, theirs = (
-        {key: value for key, value in record.manifest.base.items() if key not in free}
-        for record in (one, other)
-    )
-    pairs = [
-        ("trials", len(one.trials), len(other.trials)),
-        *((key, value, theirs.get(key)) for key, value in mine.items()),
-    ]
-    shown = [
-        f"{name} {format_value(first)} and {format_value(second)}"
-        for name, first, second in pairs
-        if first != second
-    ]
+    """List what two settings should have in common but do not, such as `trials 16 and 40`."""
+    shown = []
     if not same_data(one, other):
-        names = one.manifest.data["name"], other.manifest.data["name"]
-        shown.insert(
-            0,
-            f"images of {names[0]} and {names[1]}"
-            if names[0] != names[1]
-            else f"other images of {names[0]}",
-        )
+        shown.append(_data_difference(one, other))
+
+    trials, other_trials = len(one.trials), len(other.trials)
+    if trials != other_trials:
+        shown.append(_difference("trials", trials, other_trials))
+
+    ignored = _ignored_keys(comparison)
+    other_base = other.manifest.base
+    for key, value in one.manifest.base.items():
+        if key not in ignored and value != other_base.get(key):
+            shown.append(_difference(key, value, other_base.get(key)))
     return shown
+
+
+def _ignored_keys(comparison: Comparison) -> set[str]:
+    """Config keys that are paths, or that make the settings what they are."""
+    keys = {*PATH_KEYS, *_BACKBONE}
+    for setting in comparison.settings.values():
+        keys.update(setting.values)
+    return keys
+
+
+def _difference(name: str, value: object, other: object) -> str:
+    return f"{name} {format_value(value)} and {format_value(other)}"
+
+
+def _data_difference(one: Record, other: Record) -> str:
+    name = one.manifest.data["name"]
+    other_name = other.manifest.data["name"]
+    if name != other_name:
+        return f"images of {name} and {other_name}"
+    return f"other images of {name}"

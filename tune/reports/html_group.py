@@ -1,63 +1,69 @@
-"""`python tune/report.py html GROUP`: a comparison of settings in one HTML file: its table, then
-what each of them found."""
+"""`python tune/report.py html GROUP`: a comparison of settings in one HTML file.
+
+The page shows the comparison's table, then what each setting found.
+"""
 
 from pathlib import Path
 
 from trainables.files import write_atomically
-from tune.reports.comparison_table import draw, html_body
-from tune.reports.comparison_table import verdict as compare
-from tune.reports.html_page import escape, page
-from tune.reports.html_report import (
+from tune.reports.comparison_table import TableRow, compare_settings
+from tune.reports.html_comparison import comparison_content
+from tune.reports.html_page import page, render
+from tune.reports.html_parameters import parameter_sections
+from tune.reports.html_pictures import pictures
+from tune.reports.html_sections import (
     against_default,
     budget,
     failures,
     health,
     learning_curves,
-    of_parameters,
     opening,
-    pictures,
     reproduction,
 )
-from tune.reports.verdict import verdict
+from tune.reports.table_figure import draw
+from tune.reports.verdict import judge_study
 
 
 def write_group_report(folder: Path) -> Path:
     """Write `report.html` into a group's folder.
 
     Raises:
-        UserError: none of its settings has been begun.
+        UserError: none of the settings has begun.
     """
-    found = compare(folder)
+    comparison = compare_settings(folder)
     folder.mkdir(exist_ok=True)
-    parts = [f"<h1>{escape(found.title)}</h1>"]
-    for d in found.differences:
-        parts.append(
-            f"<p class=verdict>{escape(f'{d.name}, {found.comparison.questions[d.name]}? {d}')}</p>"
-        )
-    parts.append(html_body(found, draw(found, folder / "table.png")))
-    for row in found.rows:
-        record, number, claim = row.record, row.number, verdict(row.record)
-        parts += [f"<h2>{escape(row.setting)}</h2>", opening(record, claim), health(record)]
-        if number is not None:
-            parts += [
-                learning_curves(record),
-                f"<h3>Best against default</h3>{against_default(record, number, claim)}",
-            ]
-            figures = "".join(
-                f"<h3>{escape(name)}</h3>{content}"
-                for name, content in of_parameters(record, number)
-            )
-            parts.append(
-                f"<details><summary>Parameters: importance, all of them side by side, one at a time</summary>{figures}</details>"
-            )
-            if shown := pictures(record, number):
-                parts.append(
-                    f"<details><summary>Pictures of trial {number}</summary>{shown}</details>"
-                )
-        inside = budget(record) + failures(record) + reproduction(record, number)
-        parts.append(
-            f"<details><summary>Budget, failures, how to repeat it</summary>{inside}</details>"
-        )
+    figure = draw(comparison, folder / "table.png")
+    body = render(
+        "group.html",
+        title=comparison.title,
+        differences=comparison.differences,
+        questions=comparison.questions,
+        comparison=comparison_content(comparison, figure),
+        settings=[_setting(row) for row in comparison.rows],
+    )
     path = folder / "report.html"
-    write_atomically(path, page(found.title, "".join(parts)))
+    write_atomically(path, page(comparison.title, body))
     return path
+
+
+def _setting(row: TableRow) -> dict[str, object]:
+    """The parts of the page about one setting."""
+    record, number = row.record, row.number
+    verdict = judge_study(record)
+    parts: dict[str, object] = {
+        "title": row.setting,
+        "number": number,
+        "opening": opening(record, verdict),
+        "health": health(record),
+        "curves": None,
+        "pictures": None,
+        "budget": budget(record),
+        "failures": failures(record),
+        "reproduction": reproduction(record, number),
+    }
+    if number is not None:
+        parts["curves"] = learning_curves(record)
+        parts["against_default"] = against_default(record, number, verdict)
+        parts["parameters"] = dict(parameter_sections(record, number))
+        parts["pictures"] = pictures(record, number)
+    return parts

@@ -1,8 +1,8 @@
-"""Which parameters tell the best trials from the others.
+"""Importance of parameters: which of them tell the best trials from the others.
 
-Conditional PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255;
-https://arxiv.org/abs/2601.20800) as Optuna computes it: it knows parameters that are only sometimes
-asked for. Another method, such as fANOVA, may rank them wholly differently.
+The method is conditional PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255;
+https://arxiv.org/abs/2601.20800) as Optuna computes it. It handles conditional parameters, which
+only some trials have. Another method, such as fANOVA, may rank the parameters differently.
 """
 
 import math
@@ -15,58 +15,79 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 METHOD = "conditional PED-ANOVA"
 FEW = 10
-"""With fewer trials nothing is said."""
-_BEST = 5  # trials that PED-ANOVA should have to call "the best" (Optuna's documentation)
+"""Trials needed for a result."""
+
+_BEST = 5  # Optuna's documentation: PED-ANOVA needs at least so many trials in "the best"
+_BEST_SHARE = 0.1
+
+Scored = tuple[FrozenTrial, float]
+"""A trial and its value at one epoch."""
 
 
 @dataclass(frozen=True)
 class Importances:
-    """Shares that add up to 1, largest first."""
+    """Importances at one fidelity."""
 
     fidelity: str
+    """The epoch that is compared, in words."""
+
     trials: int
+
     best: float
     """Share of the trials that count as the best."""
+
     shares: dict[str, float]
+    """Parameter -> share of the importance, largest first; they add up to 1."""
 
 
 def importances(trials: list[FrozenTrial], rung: int | None) -> list[Importances]:
-    """At equal fidelity: over the trials that ran to the end by their last value, and over all that
-    reached epoch `rung` by its value.
+    """Compute importances at equal fidelity: of the last epoch, and of epoch `rung`.
 
-    Pruning lets few bad trials reach the end, so that the first sees little of what is bad; the
-    second sees all of it, but early.
+    Pruning lets few bad trials reach the last epoch, so that the first result sees little of what
+    is bad. The second sees all trials, but early.
+
+    Args:
+        trials: in any state.
+        rung: the first epoch at which trials are compared; None: trials have one epoch.
+    Returns:
+        Results with at least `FEW` trials.
     """
-    final = [(t, t.value) for t in trials if t.state == TrialState.COMPLETE and t.value is not None]
-    found = [("the last epoch", final)]
+    completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    fidelities = {"the last epoch": [(t, t.value) for t in completed if t.value is not None]}
     if rung is not None:
-        found.append(
-            (
-                f"epoch {rung}",
-                [(t, t.intermediate_values[rung]) for t in trials if rung in t.intermediate_values],
-            )
-        )
+        fidelities[f"epoch {rung}"] = _scored_at(rung, trials)
+
+    found = []
+    for fidelity, scored in fidelities.items():
+        finite = [(trial, value) for trial, value in scored if math.isfinite(value)]
+        if len(finite) >= FEW:
+            found.append(_importances(fidelity, finite))
+    return found
+
+
+def _scored_at(epoch: int, trials: list[FrozenTrial]) -> list[Scored]:
     return [
-        _of(name, scored)
-        for name, scored in found
-        if sum(math.isfinite(value) for _, value in scored) >= FEW
+        (trial, trial.intermediate_values[epoch])
+        for trial in trials
+        if epoch in trial.intermediate_values
     ]
 
 
-def _of(fidelity: str, scored: list[tuple[FrozenTrial, float]]) -> Importances:
+def _importances(fidelity: str, scored: list[Scored]) -> Importances:
+    # A study with the values of this fidelity; its trials count as complete.
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
-    finite = [(t, value) for t, value in scored if math.isfinite(value)]
-    study.add_trials(
-        [
-            create_trial(value=value, params=t.params, distributions=t.distributions)
-            for t, value in finite
-        ]
-    )
-    best = max(0.1, _BEST / len(finite))
-    # choices that one trial alone has made: Optuna leaves them out, and says so for each
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shares = get_param_importances(
-            study, evaluator=PedAnovaImportanceEvaluator(target_quantile=best)
+    for trial, value in scored:
+        completed = create_trial(
+            value=value,
+            params=trial.params,
+            distributions=trial.distributions,
         )
-    return Importances(fidelity, len(finite), best, shares)
+        study.add_trial(completed)
+
+    best = max(_BEST_SHARE, _BEST / len(scored))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=best)
+    with warnings.catch_warnings():
+        # Optuna warns of each choice that a single trial has made, and leaves it out.
+        warnings.simplefilter("ignore")
+        shares = get_param_importances(study, evaluator=evaluator)
+    return Importances(fidelity, len(scored), best, shares)

@@ -1,13 +1,12 @@
-"""The verdict over several searches: a comparison that was begun anew under other seeds, each time
-in a storage of its own.
+"""A comparison over several searches, each begun under another seed in a storage of its own.
 
     python tune/report.py table [GROUP] --with STORAGE [--with STORAGE ...]
 
-The intervals of one table are of the training of the configurations that one search has chosen.
+The intervals of a single table cover the training of the configurations that one search has chosen.
 Another search chooses others, on another draw of images and with other backbones. Here a whole
-search counts as one observation, the mean of its chosen configuration's repeats, and differences
-are paired by search (the paired t test over searches). So an interval covers all that the seed of a
-study draws.
+search counts as one observation: the mean of its chosen configuration's repeats. Differences are
+paired by search (the paired t test over searches), so an interval covers everything that the seed
+of a study draws.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,162 +20,187 @@ from rich.console import Console
 from trainables.data.embedded import EMBEDDED
 from trainables.errors import UserError
 from tune.reports.comparison_table import (
+    ComparisonTable,
     Difference,
-    Row,
-    comparison_cells,
-    print_cells,
-    range_of,
-    verdict,
+    TableRow,
+    compare_settings,
+    corrected,
 )
-from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
+from tune.reports.statistics import LEVEL, Interval, difference, mean_of
+from tune.reports.table_text import Cells, difference_cells, interval_range, print_cells
 from tune.study.manifest import PATH_KEYS, Manifest
 
-# Differ from search to search: its seed, what is drawn by it, and the backbones that were found by
-# it.
+# Config values that may differ between searches: the seed, what it draws, and the backbones found
+# under it.
 _OF_A_SEARCH = {"seed", "data.seed", "init.file", "init.sha256", "init.origin", *PATH_KEYS}
+_SHOWN_DIFFERENCES = 4
 
 
 @dataclass(frozen=True)
 class PooledRow:
-    """One setting over all searches; shares of the test splits."""
+    """One setting over all searches; accuracies are in [0, 1], on the test splits."""
 
     setting: str
+
     accuracies: list[float]
-    """Of each search: mean over the repeats of its chosen configuration."""
+    """One per search: the mean over the repeats of its chosen configuration."""
+
     defaults: list[float]
-    """Of each search: the same of the untuned default; empty where a search has not repeated it."""
+    """One per search, of the untuned default; empty where a search has not repeated it."""
+
     accuracy: Interval
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """All of the table."""
+class PooledTable:
+    """All settings over all searches."""
 
     title: str
+
     seeds: list[int]
+    """One per search."""
+
     rows: list[PooledRow]
     differences: list[Difference]
     questions: Mapping[str, str]
 
 
-def pooled(folders: Sequence[Path]) -> Pooled:
-    """The table over the searches in the groups' folders.
+def pool_searches(folders: Sequence[Path]) -> PooledTable:
+    """Compare settings over the searches in the groups' folders.
 
     Raises:
-        UserError: fewer than two, a search without all of its settings, or searches that differ in
-            more than their seed.
+        UserError: fewer than two searches, a search without all of its settings, or searches that
+            differ in more than their seed.
     """
-    found = [verdict(folder) for folder in folders]
-    first = found[0]
-    for folder, one in zip(folders, found, strict=True):
-        if one.missing:
-            lacking = ", ".join(one.missing)
-            raise UserError(
-                f"{folder}: without repeats so far: {lacking}; `{one.command}` with that --storage goes on with them"
-            )
-    seeds = [one.rows[0].record.manifest.seed for one in found]
-    for place, (folder, seed) in enumerate(zip(folders, seeds, strict=True)):
-        if seed in seeds[:place]:
-            other = folders[seeds.index(seed)]
-            raise UserError(
-                f"{folder} and {other} have the same seed, {seed}: they are one search; begin another with --seed"
-            )
-        for here, there in zip(found[place].rows, first.rows, strict=True):
-            if differing := _differing(here, there):
-                shown = ", ".join(differing[:4])
-                raise UserError(
-                    f"{folder} and {folders[0]} are not the same study: setting {here.name} differs in {shown}"
-                )
-    # (settings, searches)
-    scores = np.array([[_mean(one.rows[i]) for one in found] for i in range(len(first.rows))])
+    tables = [compare_settings(folder) for folder in folders]
+    first = tables[0]
+    _check_complete(folders, tables)
+    seeds = [table.rows[0].record.manifest.seed for table in tables]
+    _check_same_study(folders, tables, seeds)
+
+    rows = []
+    for index in range(len(first.rows)):
+        rows.append(_pooled_row([table.rows[index] for table in tables]))
+
+    scores = np.array([row.accuracies for row in rows])  # (settings, searches)
     names = [row.name for row in first.rows]
-    gains = {
-        name: difference(scores[[names.index(side) for side in name.split("-")]], 0, 1)
-        for name in first.comparison.questions
-    }
-    adjusted = holm([gain.p for gain in gains.values()])
-    return Pooled(
-        title=f"{first.title}, over {len(found)} searches",
+    gains = {}
+    for name in first.questions:
+        sides = [names.index(side) for side in name.split("-")]
+        gains[name] = difference(scores[sides], 0, 1)
+
+    return PooledTable(
+        title=f"{first.title}, over {len(tables)} searches",
         seeds=seeds,
-        rows=[
-            PooledRow(
-                row.setting,
-                list(scores[i]),
-                _defaults([one.rows[i] for one in found]),
-                mean_of(scores[[i]], 0).clipped_to_unit(),
+        rows=rows,
+        differences=corrected(gains),
+        questions=first.questions,
+    )
+
+
+def _check_complete(folders: Sequence[Path], tables: list[ComparisonTable]) -> None:
+    for folder, table in zip(folders, tables, strict=True):
+        if table.missing:
+            missing = ", ".join(table.missing)
+            raise UserError(
+                f"{folder}: without repeats so far: {missing}; "
+                f"`{table.command}` with that --storage resumes them"
             )
-            for i, row in enumerate(first.rows)
-        ],
-        differences=[
-            Difference(name, gain, p)
-            for (name, gain), p in zip(gains.items(), adjusted, strict=True)
-        ],
-        questions=first.comparison.questions,
+
+
+def _check_same_study(
+    folders: Sequence[Path], tables: list[ComparisonTable], seeds: list[int]
+) -> None:
+    """Refuse searches under the same seed, and searches that differ in more than the seed."""
+    for place, (folder, table) in enumerate(zip(folders, tables, strict=True)):
+        seed = seeds[place]
+        earlier = seeds[:place]
+        if seed in earlier:
+            other = folders[earlier.index(seed)]
+            raise UserError(
+                f"{folder} and {other} have the same seed, {seed}: they are one search; "
+                "begin another with --seed"
+            )
+
+        for row, first_row in zip(table.rows, tables[0].rows, strict=True):
+            differing = _differing(row, first_row)
+            if differing:
+                shown = ", ".join(differing[:_SHOWN_DIFFERENCES])
+                raise UserError(
+                    f"{folder} and {folders[0]} are not the same study: "
+                    f"setting {row.name} differs in {shown}"
+                )
+
+
+def _pooled_row(rows: list[TableRow]) -> PooledRow:
+    """One setting; a row per search."""
+    accuracies = []
+    defaults = []
+    for row in rows:
+        assert row.accuracy is not None  # no setting is missing
+        accuracies.append(row.accuracy.mean)
+        if row.default is not None:
+            defaults.append(row.default.mean)
+    return PooledRow(
+        setting=rows[0].setting,
+        accuracies=accuracies,
+        defaults=defaults if len(defaults) == len(rows) else [],
+        accuracy=mean_of(np.array([accuracies]), 0).clipped_to_unit(),
     )
 
 
-def show_pooled(found: Pooled, out: Console) -> None:
-    """Print it."""
-    header = [
-        "setting",
-        *(f"seed {seed}" for seed in found.seeds),
-        "mean",
-        "95 % interval",
-        "untuned default",
-    ]
-    rows = [
-        [
-            row.setting,
-            *(f"{x:.3f}" for x in row.accuracies),
-            f"{row.accuracy.mean:.3f}",
-            range_of(row.accuracy),
-            f"{np.mean(row.defaults):.3f}" if row.defaults else "-",
-        ]
-        for row in found.rows
-    ]
-    print_cells(out, found.title, header, rows)
-    print_cells(out, "differences, paired by search", *comparison_cells(found))
-    out.print(
-        "note: test accuracy. A search (trials, choice, repeats, the backbones and images of its seed) counts as one observation; "
-        f"intervals are Student's t over {len(found.seeds)} of them, so they cover another search. "
-        f"Holm's p-values hold for all at once, and decide under {1 - LEVEL:.2f}."
-    )
-
-
-def _mean(row: Row) -> float:
-    assert row.accuracy is not None  # none is missing
-    return row.accuracy.mean
-
-
-def _defaults(rows: list[Row]) -> list[float]:
-    known = [row.default.mean for row in rows if row.default is not None]
-    return known if len(known) == len(rows) else []
-
-
-def _differing(row: Row, other: Row) -> list[str]:
-    """What makes two studies of one setting different in more than the seed."""
+def _differing(row: TableRow, other: TableRow) -> list[str]:
+    """List in what two studies of one setting differ besides the seed."""
     mine, theirs = _identity(row), _identity(other)
     return [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
 
 
-def _identity(row: Row) -> dict[str, Any]:
-    m: Manifest = row.record.manifest
-    # embedded images are drawn by the seed
-    content = m.data["name"] if m.data["name"] in EMBEDDED else m.data["fingerprint"]
-    config = {name: value for name, value in m.base.items() if name not in _OF_A_SEARCH}
-    pins = {f"--set {name}": value for name, value in m.pins.items() if name not in _OF_A_SEARCH}
-    counts = {"the number of trials": len(row.record.trials), "the number of repeats": row.seeds}
-    kind = {
-        "experiment": m.experiment,
-        "preset": m.preset,
-        "objective": m.objective,
-        "data": content,
-        "warm start": bool(m.warm_start),
+def _identity(row: TableRow) -> dict[str, Any]:
+    """What two searches must have in common, by the name to show."""
+    manifest: Manifest = row.record.manifest
+    data_name = manifest.data["name"]
+    # The seed draws embedded images: their fingerprints differ.
+    data = data_name if data_name in EMBEDDED else manifest.data["fingerprint"]
+
+    identity = {
+        "experiment": manifest.experiment,
+        "preset": manifest.preset,
+        "objective": manifest.objective,
+        "data": data,
+        "warm start": bool(manifest.warm_start),
+        "the number of trials": len(row.record.trials),
+        "the number of repeats": row.seeds,
     }
-    return {
-        **kind,
-        **counts,
-        **pins,
-        **config,
-        **{f"range of {name}": ranges for name, ranges in m.space.items()},
-    }
+    for name, value in manifest.pins.items():
+        if name not in _OF_A_SEARCH:
+            identity[f"--set {name}"] = value
+    for name, value in manifest.base.items():
+        if name not in _OF_A_SEARCH:
+            identity[name] = value
+    for name, ranges in manifest.space.items():
+        identity[f"range of {name}"] = ranges
+    return identity
+
+
+def show_pooled(table: PooledTable, out: Console) -> None:
+    """Print the table."""
+    print_cells(out, table.title, _setting_cells(table))
+    print_cells(out, "differences, paired by search", difference_cells(table))
+    out.print(
+        "note: test accuracy. A search (trials, choice, repeats, the backbones and images of its "
+        "seed) counts as one observation; "
+        f"intervals are Student's t over {len(table.seeds)} of them, so they cover another search. "
+        f"Holm's p-values hold for all at once, and decide under {1 - LEVEL:.2f}."
+    )
+
+
+def _setting_cells(table: PooledTable) -> Cells:
+    seeds = [f"seed {seed}" for seed in table.seeds]
+    header = ["setting", *seeds, "mean", "95 % interval", "untuned default"]
+    rows = []
+    for row in table.rows:
+        accuracies = [f"{accuracy:.3f}" for accuracy in row.accuracies]
+        mean = f"{row.accuracy.mean:.3f}"
+        default = f"{np.mean(row.defaults):.3f}" if row.defaults else "-"
+        rows.append([row.setting, *accuracies, mean, interval_range(row.accuracy), default])
+    return Cells(header, rows)

@@ -23,8 +23,10 @@ from tests.commands import BYOL, SMALL, Call
 from tests.studies import write_setting
 from tests.trainables.data.test_layouts import make, paint, write_csv
 from trainables.errors import UserError
-from tune.reports.comparison_table import Difference, as_csv, as_html, markdown, notes, verdict
+from tune.reports.comparison_table import Difference, compare_settings
+from tune.reports.html_comparison import comparison_page
 from tune.reports.statistics import Interval, holm
+from tune.reports.table_text import as_csv, markdown, notes
 from tune.study.events import EventLog
 from tune.study.manifest import read_manifest
 
@@ -243,7 +245,7 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
     a, c = {0: [0.50, 0.52, 0.48]}, {0: [0.60, 0.63, 0.57]}
     write_setting(tmp_path / "classify-A", "A", a)
     write_setting(tmp_path / "classify-C", "C", c)
-    found = verdict(tmp_path / "classify")
+    found = compare_settings(tmp_path / "classify")
     expected = stats.ttest_rel(c[0], a[0])
     [comparison] = found.differences
     interval = expected.confidence_interval()
@@ -257,7 +259,7 @@ def test_the_table_says_what_the_repeats_say(tmp_path: Path) -> None:
     assert row.accuracy is not None
     assert row.accuracy.mean == pytest.approx(0.5)
     assert (len(row.record.trials), row.record.epochs, row.minutes) == (1, 1, 2.0)
-    text, page = markdown(found), as_html(found, b"png")
+    text, page = markdown(found), comparison_page(found, b"png")
     assert "| A: scratch, all trains | 0.500 | 0.450 to 0.550 |" in text
     assert "C is better" in text
     assert "C is better" in page
@@ -284,7 +286,7 @@ def test_not_decided_and_the_best_on_average(tmp_path: Path) -> None:
         "C",
         {0: [0.50, 0.53, 0.48], 1: [0.2, 0.3, 0.1], 2: [0.3, 0.2, 0.1], 3: [0.9, 0.9, 0.9]},
     )
-    found = verdict(tmp_path / "classify")
+    found = compare_settings(tmp_path / "classify")
     # by validation; trial 3 is no leader, however good its test accuracy
     assert [row.number for row in found.rows] == [0, 0]
     [comparison] = found.differences
@@ -317,26 +319,26 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
     write_setting(
         tmp_path / "classify-D", "D", c, {"init.source": "supervised", "freeze.policy": "all"}
     )
-    found = verdict(tmp_path / "classify")
+    found = compare_settings(tmp_path / "classify")
     assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # not E-D
     said = [note for note in notes(found) if "alike" in note]
     assert said == [
         "A and C were not searched alike: trials 1 and 2, optim.clip_grad_norm 0 and 1, train.epochs 12 and 5.",
-        "A and E were not searched alike: other images of letters, so that a difference of theirs would say nothing and is left out.",
+        "A and E were not searched alike: other images of letters, so their difference would mean nothing and is left out.",
     ]
 
 
 def test_a_table_before_any_repeat_counts_no_seeds(tmp_path: Path) -> None:
     write_setting(tmp_path / "classify-A", "A", {0: [0.50, 0.52, 0.48]})
     write_setting(tmp_path / "classify-C", "C", {0: []})
-    found = verdict(tmp_path / "classify")
+    found = compare_settings(tmp_path / "classify")
     assert found.missing == ["B", "C", "D", "E"]
     assert notes(found)[0].startswith("Test accuracy: mean over 3 fresh seeds of")
 
 
 def test_an_accuracy_has_no_interval_above_1(tmp_path: Path) -> None:
     write_setting(tmp_path / "classify-A", "A", {0: [0.9, 1.0, 0.98]})
-    [row] = verdict(tmp_path / "classify").rows
+    [row] = compare_settings(tmp_path / "classify").rows
     assert row.accuracy is not None
     assert row.default is not None
     assert (row.accuracy.high, row.default.high) == (1, 1)
@@ -344,7 +346,7 @@ def test_an_accuracy_has_no_interval_above_1(tmp_path: Path) -> None:
 
 def test_a_group_without_studies(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no setting of 'nothing' in"):
-        verdict(tmp_path / "nothing")
+        compare_settings(tmp_path / "nothing")
 
 
 FEWSHOT = (
@@ -400,7 +402,7 @@ def test_ready_comparisons_of_fewshot(
     assert all(key not in study.space and study.base["val.episodes"] == 600 for study in studies)
     changed = {k for study in studies for k, v in study.base.items() if v != studies[0].base[k]}
     assert changed == {key}
-    found = verdict(group)
+    found = compare_settings(group)
     assert [row.name for row in found.rows] == names
     assert all(row.accuracy is not None for row in found.rows)
     assert {d.name for d in found.differences} == found.comparison.questions.keys()

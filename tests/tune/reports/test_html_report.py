@@ -18,9 +18,10 @@ from tests.toy import BUGGY
 from tune.execution.local import search_locally
 from tune.report import app
 from tune.reports.html_page import plot, table
-from tune.reports.html_report import budget, write_report
+from tune.reports.html_report import write_report
+from tune.reports.html_sections import budget
 from tune.reports.importances import FEW, importances
-from tune.reports.verdict import doubts, verdict
+from tune.reports.verdict import doubts, judge_study
 from tune.search.space import as_json, describe
 from tune.study.manifest import replay_command
 from tune.study.record import read_record
@@ -59,9 +60,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study, str]:
 def test_record_claims_and_doubts_what_the_study_does(told: tuple[Path, Study, str]) -> None:
     root, study, html = told
     record = read_record(root / "toy")
-    assert verdict(record) == verdict(study)
+    assert judge_study(record) == judge_study(study)
     assert doubts(record) == doubts(study)
-    found = verdict(study)
+    found = judge_study(study)
     assert found is not None
     for said in (found.sentence, *doubts(study)):
         assert said in html
@@ -237,12 +238,12 @@ def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -
     assert record.trials[0].occupied_ms == 150_000
     bill = budget(record)
     for name, value in (
-        ("CPU time, cores that were kept", "10 min 00 s"),
+        ("CPU time of reserved cores", "10 min 00 s"),
         ("GPU time", "5 min 00 s"),
         ("epochs saved by pruning and failures", "2 (50%)"),
         (
-            "epochs saved by kept features",
-            "1.5 of 2 that looked them up: 1 min 00 s of the frozen backbone&#x27;s, for 10.0 s spent on them",
+            "epochs saved by cached features",
+            "1.5 of 2 that looked them up: 1 min 00 s of the frozen backbone&#39;s, for 10.0 s spent on them",
         ),
         ("from the first start to the last end", "1 h 02 min, interruptions included"),
     ):
@@ -266,11 +267,13 @@ def test_a_picture_that_is_being_drawn_is_left_out(tmp_path: Path) -> None:
 
 def test_no_text_can_break_the_page() -> None:
     evil = "</script><b>&"
-    assert "<b>" not in table(["x"], [[evil]]) + plot(
-        {"data": [{"type": "scatter", "name": evil}], "layout": {}}, evil, height=9
-    ).replace("<\\/script><b>", "")
+    import plotly.graph_objects as go
+
+    figure = go.Figure(go.Scatter(name=evil))
+    drawn = plot(figure, evil, height=9)
+    assert "<b>" not in table(["x"], [[evil]]) + drawn.replace("<\\/script><b>", "")
     with pytest.raises(ValueError, match="JSON"):
-        plot({"data": [{"x": [float("nan")]}], "layout": {}}, "", height=9)
+        plot(go.Figure(go.Scatter(x=[float("nan")])), "", height=9)
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune import report
 from tune.experiments import EXPERIMENTS
-from tune.reports.pooled_table import pooled, show_pooled
+from tune.reports.pooled_table import pool_searches, show_pooled
 from tune.reports.statistics import holm
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest
@@ -99,7 +99,7 @@ def searches(tmp_path: Path) -> list[Path]:
 
 
 def test_differences_are_the_paired_t_test_over_searches(tmp_path: Path) -> None:
-    found = pooled(searches(tmp_path))
+    found = pool_searches(searches(tmp_path))
     references = {}
     for difference in found.differences:
         first, second = difference.name.split("-")
@@ -123,7 +123,7 @@ def test_differences_are_the_paired_t_test_over_searches(tmp_path: Path) -> None
 
 def test_shown_with_a_column_a_search(tmp_path: Path) -> None:
     console = Console(width=150, record=True, file=io.StringIO())
-    show_pooled(pooled(searches(tmp_path)), console)
+    show_pooled(pool_searches(searches(tmp_path)), console)
     said = console.export_text()
     assert "seed 0  seed 1  seed 2" in said
     assert "A: scratch, all trains" in said
@@ -174,7 +174,7 @@ def test_searches_that_are_not_the_same_study(
         search(tmp_path / "other", seed, means, **changes),
     ]
     with pytest.raises(UserError, match=message):
-        pooled(folders)
+        pool_searches(folders)
 
 
 def test_a_search_that_is_not_finished(tmp_path: Path) -> None:
@@ -186,4 +186,4 @@ def test_a_search_that_is_not_finished(tmp_path: Path) -> None:
         UserError,
         match=r"other/classify: without repeats so far: B, C, D, E; `python tune/run.py classify` with that",
     ):
-        pooled(folders)
+        pool_searches(folders)

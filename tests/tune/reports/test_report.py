@@ -14,7 +14,7 @@ from tests.studies import finish
 from trainables.errors import UserError
 from tune import report
 from tune.cli.console import Console
-from tune.reports.comparison_table import print_cells, wide_console
+from tune.reports.table_text import Cells, print_cells, wide_console
 from tune.study.manifest import read_manifest, write_atomically
 from tune.tracking.tracker import Tracker
 from tune.ui import study_links
@@ -160,6 +160,6 @@ def test_names_are_shown_as_they_are(
     write_atomically(path, json.dumps(vars(replace(there, data={**there.data, "name": name}))))
     assert f"toy: toy on {name}, preset tiny" in look("show").out
     assert f"study toy: toy on {name}, preset tiny" in look("show", "toy").out
-    print_cells(wide_console(), "", ["backbone"], [[name]])
+    print_cells(wide_console(), "", Cells(["backbone"], [[name]]))
     Console("val/top1", 4, 1).line(name)
     assert capsys.readouterr().out.count(name) == 2

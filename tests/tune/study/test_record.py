@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.studies import finish, open_study
 from tune.report import app
-from tune.reports.html_report import budget, opening
+from tune.reports.html_sections import budget, opening
 from tune.study.record import read_record
 from tune.study.study import Outcome, Work
 
@@ -35,7 +35,7 @@ def test_a_process_that_was_lost_before_it_began_has_kept_nothing(tmp_path: Path
     )
     record = read_record(tmp_path / "toy")
     assert (record.trials[0].occupied_ms, record.trials[0].cpu_seconds) == (0, 0.0)
-    assert '<td>CPU time, cores that were kept</td><td class="long">0.0 s</td>' in budget(record)
+    assert '<td>CPU time of reserved cores</td><td class="long">0.0 s</td>' in budget(record)
 
 
 def test_what_was_said_at_an_end_is_not_said_of_a_study_that_goes_on(tmp_path: Path) -> None:

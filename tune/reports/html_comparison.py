@@ -1,0 +1,35 @@
+"""The comparison of settings as HTML."""
+
+from markupsafe import Markup
+
+from tune.reports.comparison_table import ComparisonTable
+from tune.reports.html_page import page, render, table
+from tune.reports.html_pictures import data_uri
+from tune.reports.table_text import difference_cells, notes, setting_cells
+
+_REFERENCES = 8  # the column of published results, where there is one
+
+
+def comparison_page(comparison: ComparisonTable, figure: bytes) -> str:
+    """The table as one self-contained page.
+
+    Args:
+        figure: what `table_figure.draw` returned.
+    """
+    content = comparison_content(comparison, figure)
+    body = render("comparison_page.html", title=comparison.title, comparison=content)
+    return page(comparison.title, body)
+
+
+def comparison_content(comparison: ComparisonTable, figure: bytes) -> Markup:
+    """Tables, picture, chosen configurations and notes, as part of a page."""
+    settings = setting_cells(comparison)
+    differences = difference_cells(comparison)
+    return render(
+        "comparison.html",
+        settings=table(settings.header, settings.rows, long=(_REFERENCES,)),
+        picture=data_uri(figure, "png"),
+        differences=table(differences.header, differences.rows),
+        chosen=[row for row in comparison.rows if row.number is not None],
+        notes=notes(comparison),
+    )

@@ -1,0 +1,83 @@
+"""Pictures of a trial in its study's report, each in the page itself."""
+
+import base64
+import io
+import os
+import re
+from pathlib import Path
+
+from markupsafe import Markup
+
+from tune.object_store import s3
+from tune.reports.html_page import render
+from tune.study.record import Record
+
+_MAX_WIDTH = 1000  # pixels
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+_NAME = re.compile(r"(?P<kind>.+?)(?:-(?P<epoch>\d{4}))?\.png")
+
+
+def pictures(record: Record, number: int) -> Markup:
+    """The pictures of a trial; nothing where it has none.
+
+    t-SNE plots show the first and the last epoch, predicted masks the first, the middle and the
+    last, other pictures the last.
+    """
+    folder = record.folder / "trials" / f"{number:04d}" / "plots"
+    chosen = _chosen(_by_kind(folder))
+    if not chosen:
+        return Markup()
+    shown = []
+    for path in chosen:
+        caption = path.stem.replace("_", ", ", 1)
+        shown.append({"name": path.stem, "caption": caption, "uri": _small_webp(path)})
+    return render("pictures.html", pictures=shown)
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """A picture as the address of itself."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _by_kind(folder: Path) -> dict[str, list[Path]]:
+    """Kind of picture -> its files by epoch; t-SNE plots and predictions first."""
+    kinds: dict[str, list[Path]] = {}
+    for path in sorted(s3.present_in(folder).glob("*.png")):
+        match = _NAME.fullmatch(path.name)
+        if match and _is_complete(path):
+            kinds.setdefault(match["kind"], []).append(path)
+
+    first = [kind for kind in kinds if kind.startswith(("tsne", "predicted"))]
+    others = [kind for kind in kinds if kind not in first]
+    return {kind: kinds[kind] for kind in [*sorted(first), *sorted(others)]}
+
+
+def _chosen(kinds: dict[str, list[Path]]) -> list[Path]:
+    chosen: list[Path] = []
+    for kind, paths in kinds.items():
+        first, middle, last = paths[0], paths[len(paths) // 2], paths[-1]
+        if kind.startswith("tsne"):
+            chosen += dict.fromkeys((first, last))
+        elif kind.startswith("predicted"):
+            chosen += dict.fromkeys((first, middle, last))
+        elif not kind.startswith("pca"):
+            chosen.append(last)
+    return chosen
+
+
+def _is_complete(path: Path) -> bool:
+    """False for a file that another process is still writing."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - len(_PNG_END)))
+        return file.read() == _PNG_END
+
+
+def _small_webp(path: Path) -> str:
+    from PIL import Image
+
+    image = Image.open(path).convert("RGB")
+    image.thumbnail((_MAX_WIDTH, 4 * _MAX_WIDTH))
+    content = io.BytesIO()
+    image.save(content, "WEBP", quality=85)
+    return data_uri(content.getvalue(), "webp")

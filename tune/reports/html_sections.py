@@ -1,0 +1,218 @@
+"""Sections of a study's report: verdict, health, leaderboard, curves, costs, reproduction."""
+
+from collections.abc import Iterator
+
+from markupsafe import Markup
+
+from tune.formatting import DEFAULT, assignments, format_value
+from tune.reports import html_figures as figures
+from tune.reports.budget import budget_rows
+from tune.reports.html_page import plot, render, table
+from tune.reports.trial_points import reached
+from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
+from tune.study.manifest import replay_command
+from tune.study.record import Record, Run
+
+_SHOWN = 10  # trials of the leaderboard
+_FOLDED = 90  # further ones, shown on a click
+_NAMED = 12  # runs listed per reason of failure
+
+
+def opening(record: Record, verdict: StudyVerdict | None) -> Markup:
+    """The verdict in a sentence, and up to four numbers."""
+    number = record.best_number()
+    sentence = claim(record, verdict)
+    if not record.finished:
+        sentence = f"The study has not ended: this is what is known so far. {sentence}"
+
+    facts = []
+    if number is not None:
+        facts.append((f"{record.completed[number]:.4f}", f"{record.objective} of trial {number}"))
+    facts.append((str(len(record.trials)), "trials"))
+    facts.append((str(record.epochs), "epochs trained"))
+    if record.trials:
+        facts.append((f"{record.saved:.0%}", "of the epochs saved by pruning"))
+    return render("opening.html", sentence=sentence, facts=facts)
+
+
+def health(record: Record) -> Markup:
+    """The reasons to doubt the study's answer, with remedies."""
+    return render("health.html", doubts=doubts(record), few_trials=FEW_TRIALS)
+
+
+def leaderboard(record: Record) -> Markup:
+    """The best trials, completed ones first."""
+    ranked = _ranked(record)
+    rows = [_leaderboard_row(record, number) for number in ranked[: _SHOWN + _FOLDED]]
+    first, following = rows[:_SHOWN], rows[_SHOWN:]
+    header = ["trial", "state", "epochs", record.objective, "differs from default"]
+
+    best_row = -1
+    best_number = record.best_number()
+    if best_number in ranked[:_SHOWN]:
+        best_row = ranked.index(best_number)
+
+    folded = None
+    if following:
+        folded = table(header, following, numeric=(0, 2, 3), long=(4,))
+    return render(
+        "leaderboard.html",
+        first=table(header, first, numeric=(0, 2, 3), long=(4,), best=best_row),
+        folded=folded,
+        folded_count=len(following),
+        left=len(ranked) - len(rows),
+    )
+
+
+def _ranked(record: Record) -> list[int]:
+    """Trial numbers, completed ones first, best first."""
+
+    def key(number: int) -> tuple[bool, float, int]:
+        run = record.trials[number]
+        value = reached(run, record.objective)
+        descending = float("inf") if value is None else -value
+        return run.state != "COMPLETE", descending, number
+
+    return sorted(record.trials, key=key)
+
+
+def _leaderboard_row(record: Record, number: int) -> list[str]:
+    run = record.trials[number]
+    value = reached(run, record.objective)
+    return [
+        str(number),
+        run.state.lower(),
+        str(len(run.history)),
+        "" if value is None else f"{value:.4f}",
+        assignments(record.departures(number)) or DEFAULT,
+    ]
+
+
+def against_default(record: Record, number: int, verdict: StudyVerdict | None) -> Markup:
+    """Both configurations side by side, and their scores on the test split.
+
+    Args:
+        number: of the best trial.
+    """
+    base, space = record.manifest.base, record.manifest.space
+    departures = record.departures(number)
+    rows = []
+    for name, value in sorted(departures.items()):
+        ranges = "; ".join(space[name])
+        rows.append([name, format_value(base[name]), format_value(value), ranges])
+
+    differing = None
+    same: list[str] = []
+    if rows:
+        header = ["parameter", "default", f"trial {number}", "searched over"]
+        differing = table(header, rows, long=(3,))
+        config = record.trials[number].config
+        same = [name for name in sorted(space) if name not in departures and name in config]
+
+    figure = None
+    if verdict is not None:
+        drawn = figures.against_default(record, verdict)
+        figure = plot(drawn, f"{verdict.metric} over fresh seeds", height=220)
+    return render("against_default.html", differing=differing, same=same, figure=figure)
+
+
+def learning_curves(record: Record) -> Markup:
+    """The objective of every trial by epoch."""
+    drawn = figures.curves(record, record.best_number())
+    figure = plot(drawn, f"{record.objective} by epoch of every trial", height=460)
+    return render("learning_curves.html", figure=figure)
+
+
+def budget(record: Record) -> Markup:
+    """What the study cost, and what was saved."""
+    return table(["", ""], budget_rows(record), long=(1,))
+
+
+def failures(record: Record) -> Markup:
+    """Runs that failed or were stopped for another reason than their rung, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, run in _named_runs(record):
+        stopped_early = run.state == "PRUNED" and run.reason and "rung" not in run.reason
+        if run.state == "FAIL" or stopped_early:
+            reasons.setdefault(run.reason or "no reason on record", []).append(name)
+    if not reasons:
+        return render("failures.html", table=None)
+
+    rows = []
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        which = ", ".join(names[:_NAMED])
+        if len(names) > _NAMED:
+            which += ", ..."
+        rows.append([str(len(names)), reason, which])
+    header = ["runs", "reason", "which"]
+    return render("failures.html", table=table(header, rows, numeric=(0,), long=(1, 2)))
+
+
+def _named_runs(record: Record) -> Iterator[tuple[str, Run]]:
+    for number, run in sorted(record.trials.items()):
+        yield f"trial {number}", run
+    for (number, seed), run in sorted(record.repeats.items()):
+        yield f"trial {number} seed {seed}", run
+
+
+def reproduction(record: Record, number: int | None) -> Markup:
+    """The command that replays the best trial, and everything that defines the study.
+
+    Args:
+        number: of the best trial; None before one has completed.
+    """
+    manifest = record.manifest
+    commit = manifest.commit or ""
+    replay = None
+    if number is not None:
+        replay = replay_command(manifest.experiment, record.folder, number)
+        if commit:
+            replay = f"git checkout {commit.removesuffix('+')}\n{replay}"
+    return render(
+        "reproduction.html",
+        number=number,
+        replay=replay,
+        modified=commit.endswith("+"),
+        facts=table(["", ""], _facts(record), long=(1,)),
+        space=_space(record),
+        config=_config(record, number),
+    )
+
+
+def _facts(record: Record) -> list[list[str]]:
+    manifest = record.manifest
+    data = manifest.data
+    about_data = (
+        f"{data['name']}, {data['images']} training images, "
+        f"fingerprint {data['fingerprint']}, from {data['path']}"
+    )
+    repeat_seeds = sorted({seed for _, seed in record.repeats})
+    shown_seeds = ", ".join(str(seed) for seed in repeat_seeds) or "none"
+    versions = [f"{name} {version}" for name, version in manifest.versions.items()]
+    return [
+        ["commit", manifest.commit or "not on record"],
+        ["data", about_data],
+        ["seeds", f"search and trials {manifest.seed}; repeats {shown_seeds}"],
+        ["pinned", assignments(manifest.pins) or "nothing"],
+        ["versions", ", ".join(versions)],
+    ]
+
+
+def _space(record: Record) -> Markup:
+    manifest = record.manifest
+    rows = []
+    for name, ranges in manifest.space.items():
+        rows.append([name, "; ".join(ranges), format_value(manifest.base[name])])
+    return table(["parameter", "searched over", "default"], rows, long=(1,))
+
+
+def _config(record: Record, number: int | None) -> Markup:
+    """All config values, beside those of the best trial."""
+    base = record.manifest.base
+    header = ["key", "default"]
+    rows = [[key, format_value(value)] for key, value in base.items()]
+    if number is not None:
+        header.append(f"trial {number}")
+        config = record.trials[number].config
+        rows = [[*row, format_value(config.get(row[0]))] for row in rows]
+    return table(header, rows)

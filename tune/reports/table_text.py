@@ -1,0 +1,234 @@
+"""The comparison table as text: cells, notes, Markdown, CSV, and tables on the terminal."""
+
+import csv
+import io
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console
+from rich.table import Table
+
+from tune.formatting import plain_console
+from tune.reports.comparison_table import ComparisonTable, Difference, TableRow
+from tune.reports.config_differences import config_differences, same_data
+from tune.reports.statistics import LEVEL, Interval
+
+_FILE_WIDTH = 150  # columns, where the output is not a terminal
+
+_CSV_HEADER = (
+    "row",
+    "estimate",
+    "low",
+    "high",
+    "p",
+    "p_holm",
+    "seeds",
+    "trials",
+    "epochs",
+    "minutes",
+    "chosen_trial",
+    "backbone",
+)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table of texts."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+class WithDifferences(Protocol):
+    """A table of settings, of one search or of several."""
+
+    @property
+    def questions(self) -> Mapping[str, str]:
+        """Name of a difference -> the question that it answers."""
+
+    @property
+    def differences(self) -> list[Difference]:
+        """The answers."""
+
+
+def setting_cells(table: ComparisonTable) -> Cells:
+    """One row per setting."""
+    header = [
+        "setting",
+        "test accuracy",
+        "95 % interval",
+        "untuned default",
+        "trials",
+        "epochs",
+        "minutes",
+        "backbone",
+    ]
+    references = table.comparison.references
+    if references:
+        header.append(table.comparison.reference_title)
+
+    rows = []
+    for row in table.rows:
+        cells = [
+            row.setting,
+            _mean(row.accuracy),
+            "-" if row.accuracy is None else interval_range(row.accuracy),
+            _mean(row.default),
+            str(len(row.record.trials)),
+            str(row.record.epochs),
+            f"{row.minutes:.1f}",
+            row.backbone,
+        ]
+        if references:
+            cells.append(" / ".join(f"{percent:g}" for percent in references[row.name]))
+        rows.append(cells)
+    return Cells(header, rows)
+
+
+def difference_cells(table: WithDifferences) -> Cells:
+    """One row per difference."""
+    header = ["difference", "question", "estimate", "95 % interval", "p", "p (Holm)", "verdict"]
+    rows = []
+    for difference in table.differences:
+        gain = difference.gain
+        cells = [
+            difference.name,
+            table.questions[difference.name],
+            f"{gain.mean:+.3f}",
+            interval_range(gain),
+            f"{gain.p:.3g}",
+            f"{difference.p_holm:.3g}",
+            difference.verdict,
+        ]
+        rows.append(cells)
+    return Cells(header, rows)
+
+
+def interval_range(interval: Interval) -> str:
+    """The bounds of an interval, in three digits."""
+    return f"{interval.low:.3f} to {interval.high:.3f}"
+
+
+def _mean(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.mean:.3f}"
+
+
+def notes(table: ComparisonTable) -> list[str]:
+    """Explain how to read the table."""
+    judged = table.judged
+    seeds = " or ".join(str(count) for count in sorted({row.seeds for row in judged}))
+    said = [
+        f"Test accuracy: mean over {seeds or 'no'} fresh seeds of the configuration whose repeats "
+        "have the best mean on the validation split; nothing else has used the test split.",
+        "Intervals cover the randomness of training, paired by seed (two-way block design, "
+        "Student t); they cover neither another draw of images nor another search "
+        "(`table --with` does, over searches). Holm's p-values hold for all "
+        f"differences at once, and decide under {1 - LEVEL:.2f}.",
+    ]
+    if table.comparison.reference_note:
+        said.append(table.comparison.reference_note)
+
+    for row in judged[1:]:
+        said += _difference_notes(table, judged[0], row)
+
+    if table.missing:
+        missing = ", ".join(table.missing)
+        said.append(f"Without repeats so far: {missing}. `{table.command}` resumes them.")
+    return said
+
+
+def _difference_notes(table: ComparisonTable, first: TableRow, other: TableRow) -> list[str]:
+    """Warn of two settings whose searches differ in more than the setting."""
+    found = config_differences(first.record, other.record, table.comparison)
+    if not found:
+        return []
+    note = f"{first.name} and {other.name} were not searched alike: {', '.join(found)}"
+    if not same_data(first.record, other.record):
+        note += ", so their difference would mean nothing and is left out"
+    return [f"{note}."]
+
+
+def chosen_configurations(table: ComparisonTable) -> list[str]:
+    """One line per setting that has chosen a trial."""
+    return [
+        f"{row.name}: trial {row.number}, {row.configuration}"
+        for row in table.rows
+        if row.number is not None
+    ]
+
+
+def markdown(table: ComparisonTable) -> str:
+    """Both tables, the choices and the notes in Markdown."""
+    lines = [f"# {table.title}", ""]
+    for cells in (setting_cells(table), difference_cells(table)):
+        lines.append(_markdown_row(cells.header))
+        lines.append("|" + "---|" * len(cells.header))
+        lines += [_markdown_row(row) for row in cells.rows]
+        lines.append("")
+
+    lines += [f"- {choice}" for choice in chosen_configurations(table)]
+    lines.append("")
+    lines += [f"- {note}" for note in notes(table)]
+    lines.append("")
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def as_csv(table: ComparisonTable) -> str:
+    """One line per setting and per difference, with unrounded numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_CSV_HEADER)
+
+    for row in table.rows:
+        accuracy = row.accuracy
+        estimate = ["", "", ""]
+        if accuracy is not None:
+            estimate = [accuracy.mean, accuracy.low, accuracy.high]
+        cost = [len(row.record.trials), row.record.epochs, row.minutes]
+        writer.writerow([row.name, *estimate, "", "", row.seeds, *cost, row.number, row.backbone])
+
+    for difference in table.differences:
+        gain = difference.gain
+        estimate = [gain.mean, gain.low, gain.high, gain.p, difference.p_holm]
+        empty = [""] * (len(_CSV_HEADER) - 1 - len(estimate))
+        writer.writerow([difference.name, *estimate, *empty])
+    return text.getvalue()
+
+
+def show(table: ComparisonTable, out: Console) -> None:
+    """Print both tables, the choices and the notes."""
+    print_cells(out, "", setting_cells(table))
+    print_cells(out, "differences, paired by seed", difference_cells(table))
+    for choice in chosen_configurations(table):
+        out.print(choice)
+    for note in notes(table):
+        out.print(f"note: {note}")
+
+
+def print_cells(out: Console, title: str, cells: Cells) -> None:
+    """Print a table of texts and an empty line."""
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        title=title or None,
+        title_justify="left",
+    )
+    for name in cells.header:
+        table.add_column(name, overflow="fold")
+    for row in cells.rows:
+        table.add_row(*row)
+    out.print(table)
+    out.print()
+
+
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, or wide where the output is not one."""
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    return plain_console(width)
