@@ -12,7 +12,7 @@ _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
 
 def same_data(one: Record, other: Record) -> bool:
     """True where both saw the same images; scores on different images cannot be subtracted."""
-    return one.manifest.data["fingerprint"] == other.manifest.data["fingerprint"]
+    return bool(one.manifest.data["fingerprint"] == other.manifest.data["fingerprint"])
 
 
 def config_differences(one: Record, other: Record, comparison: Comparison) -> list[str]:

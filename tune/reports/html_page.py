@@ -56,7 +56,8 @@ class _Table:
 
     @property
     def folds(self) -> bool:
-        return 0 < len(self.columns) - self.short and self.short <= _FOLDS
+        has_long = self.short < len(self.columns)
+        return has_long and self.short <= _FOLDS
 
 
 def render(template: str, **values: object) -> Markup:

@@ -187,7 +187,7 @@ def as_csv(table: ComparisonTable) -> str:
 
     for row in table.rows:
         accuracy = row.accuracy
-        estimate = ["", "", ""]
+        estimate: list[object] = ["", "", ""]
         if accuracy is not None:
             estimate = [accuracy.mean, accuracy.low, accuracy.high]
         cost = [len(row.record.trials), row.record.epochs, row.minutes]
