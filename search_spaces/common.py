@@ -1,13 +1,15 @@
-"""Blocks that the experiments share. A block asks an Optuna trial (or anything with its three
-`suggest_*` methods) and returns nothing: the names asked for are dotted config paths, so the
-answers are the config."""
+"""Blocks that the experiments share.
+
+A block asks an Optuna trial, or anything with its three `suggest_*` methods, and returns nothing.
+The names asked for are dotted config paths, so the answers are the config.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
 class Suggest(Protocol):
-    """The part of `optuna.trial.Trial` that a search space needs."""
+    """The part of `optuna.trial.Trial` that a search space uses."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
 
@@ -21,7 +23,7 @@ Ranges = Mapping[str, tuple[tuple[float, float], tuple[float, float]]]
 
 
 def optimizer(trial: Suggest, ranges: Ranges) -> None:
-    """Optimizer by name; learning rate and weight decay in its own ranges, on log scales."""
+    """Asks for the optimizer, then for learning rate and weight decay in its ranges, log-scaled."""
     name = trial.suggest_categorical("optim.name", sorted(ranges))
     (low, high), (low_decay, high_decay) = ranges[name]
     trial.suggest_float("optim.lr", low, high, log=True)
@@ -29,10 +31,9 @@ def optimizer(trial: Suggest, ranges: Ranges) -> None:
 
 
 def lr_schedule(trial: Suggest) -> None:
-    """Schedule by name; what a schedule does not use is not searched."""
-    name = trial.suggest_categorical(
-        "schedule.name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"]
-    )
+    """Asks for the learning rate schedule, and the parameters of that schedule alone."""
+    names = ["constant", "cosine", "warmup_cosine", "step", "polynomial"]
+    name = trial.suggest_categorical("schedule.name", names)
     if name == "warmup_cosine":
         trial.suggest_float("schedule.warmup_frac", 0.01, 0.2)
     elif name == "step":
@@ -42,11 +43,11 @@ def lr_schedule(trial: Suggest) -> None:
 
 
 def view_strengths(trial: Suggest, *, colour: bool) -> None:
-    """How far the views of a policy are apart. `colour`: the images have some."""
+    """Asks how much the two views of a policy differ. `colour`: the images have colour."""
     trial.suggest_float("aug.crop_scale_min", 0.08, 0.9)
     trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
-    # blur and solarize stay the policy's own: they differ from view to view, which one number for
-    # both would undo
+    # Blur and solarize stay the policy's own: they differ between the views, which one number for
+    # both would undo.
     if colour:
         trial.suggest_float("aug.strength", 0.2, 1.5)
         trial.suggest_float("aug.grayscale", 0.0, 0.4)
@@ -55,12 +56,11 @@ def view_strengths(trial: Suggest, *, colour: bool) -> None:
 
 
 def supervised_views(trial: Suggest, *, colour: bool) -> None:
-    """The one view of supervised training. `colour`: the images have some."""
+    """Asks for the one view of supervised training. `colour`: the images have colour."""
     trial.suggest_float("aug.crop_scale_min", 0.2, 1.0)
     if colour:
-        policy = trial.suggest_categorical(
-            "aug.policy", ["none", "reports-r0", "reports-r1", "simclr", "trivial"]
-        )
+        policies = ["none", "reports-r0", "reports-r1", "simclr", "trivial"]
+        policy = trial.suggest_categorical("aug.policy", policies)
         if policy not in ("none", "trivial"):
             trial.suggest_float("aug.strength", 0.2, 1.5)
     else:
@@ -68,7 +68,7 @@ def supervised_views(trial: Suggest, *, colour: bool) -> None:
 
 
 def supervised_loss(trial: Suggest, *, mixing: bool) -> None:
-    """Label smoothing and, where the backbone learns from the mixtures, mixup and CutMix."""
+    """Asks for label smoothing and, if `mixing`, for mixup and CutMix."""
     trial.suggest_float("loss.label_smoothing", 0.0, 0.2)
     if mixing:
         trial.suggest_categorical("loss.mixup", [0.0, 0.2, 0.8])
@@ -76,7 +76,7 @@ def supervised_loss(trial: Suggest, *, mixing: bool) -> None:
 
 
 def fine_tuning(trial: Suggest) -> None:
-    """How a loaded backbone thaws, and how fast it learns."""
+    """Asks how a loaded backbone thaws, and how fast it learns."""
     policy = trial.suggest_categorical("freeze.policy", ["none", "probe_first", "gradual"])
     trial.suggest_float("freeze.backbone_lr", 0.01, 1.0, log=True)
     trial.suggest_float("freeze.layer_decay", 0.5, 1.0)

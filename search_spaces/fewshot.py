@@ -1,12 +1,26 @@
-"""What is searched in few-shot learning with prototypical networks.
+"""Few-shot learning with prototypical networks (`trainables/protonet.py`; Snell et al. 2017).
 
-python tune/run.py fewshot --plan       # prints this space as it is resolved
+    python tune/run.py fewshot                     # preset tiny: letters of matplotlib's fonts
+    python tune/run.py fewshot --compare shots     # 1, 5 and 10 images of a class: three studies
+    python tune/run.py fewshot --compare distance  # Euclidean, cosine, learned: three studies
+    python tune/run.py fewshot --data FOLDER       # preset full: Conv-4 at 84 px, wants a GPU
+    python tune/run.py fewshot --plan              # prints this space with everything resolved
+
+Searched: optimizer, learning rate, weight decay and schedule; the distance from a query to a
+prototype and its parameters; classes and queries of a training episode; the views. Way and shot of
+the evaluation are the question asked, and are not searched.
+
+Cost and result of `tiny` on 2 AMD EPYC cores without a GPU, 16 trials for each study:
+`--compare shots` took 13 minutes, `--compare distance` 17. The best 5-way 1-shot accuracy is .943
+[.927, .959], from .695 of the untuned default and .375 of an untrained network (docs/fewshot.md).
+`full` has not been measured.
 """
 
 from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer, supervised_views
 from search_spaces.settings import Comparison, Fixed
 
-# optimizer -> (learning rate low, high), (weight decay low, high); Adam 1e-3 is Snell et al. 2017.
+# Optimizer -> (learning rate low, high), (weight decay low, high). Adam at 1e-3 is Snell et al.
+# 2017, section 3.
 _RANGES = {
     "sgd": ((1e-3, 0.3), (1e-5, 1e-2)),
     "adamw": ((1e-4, 3e-2), (1e-4, 0.1)),
@@ -40,8 +54,7 @@ DISTANCES = Comparison(
 
 
 def fewshot(trial: Suggest, preset: str) -> None:
-    """Optimizer and schedule, distance, training episodes, views. Way and shot of the evaluation
-    are the question, not searched."""
+    """Asks for optimizer and schedule, distance, training episodes and views."""
     tiny = preset == "tiny"
     optimizer(trial, _RANGES)
     lr_schedule(trial)
@@ -56,6 +69,6 @@ def fewshot(trial: Suggest, preset: str) -> None:
 
 
 def fewshot_from_backbone(trial: Suggest, preset: str) -> None:
-    """The same and, of the loaded backbone, how it thaws and how fast it learns."""
+    """Asks as `fewshot`, then how the loaded backbone thaws and how fast it learns."""
     fewshot(trial, preset)
     fine_tuning(trial)

@@ -1,5 +1,5 @@
-"""Settings of an experiment, and ready comparisons of them: studies that differ in what a question
-is about and in nothing else."""
+"""Settings of an experiment, and ready comparisons of settings: studies that differ in the subject
+of a question and in nothing else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ class Setting(Protocol):
 
     @property
     def about(self) -> str:
-        """What it is, for tables."""
+        """Name for tables."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -20,7 +20,7 @@ class Setting(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """A setting that is a few config values and leaves the rest of the space as it is."""
+    """A setting that fixes a few config values and leaves the rest of the space unchanged."""
 
     about: str
     values: dict[str, Any]
@@ -28,14 +28,14 @@ class Fixed:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Settings that are searched with the same budget, and the differences that answer its
+    """Settings that are searched with the same budget, and the differences between them that answer
     questions."""
 
     title: str
     settings: Mapping[str, Setting]
     questions: Mapping[str, str]
-    """"B-A" -> what the difference of setting B and setting A tells."""
+    """"B-A" -> the question that the difference between settings B and A answers."""
     references: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Setting -> figures of others, to be shown beside, in percent."""
+    """Setting -> reference figures to show beside, in percent."""
     reference_title: str = ""
     reference_note: str = ""

@@ -237,8 +237,8 @@ def _nearest(
 ) -> Tensor:  # (B, S, S) uint8
     """Takes the mask's pixel under the centre of each pixel of the view.
 
-    Equals torch's "nearest-exact", in whole numbers: where a centre lies between two pixels, torch's
-    choice depends on rounding, and this one does not.
+    Equals torch's "nearest-exact", in whole numbers: where a centre lies between two pixels,
+    torch's choice depends on rounding, and this one does not.
     """
     size = masks.shape[-1]
     row = _nearest_pixel(rows, sides, size)

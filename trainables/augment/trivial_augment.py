@@ -244,8 +244,8 @@ def autocontrast(
 def equalize(
     images: Tensor,  # (B, 3, H, W) in [0, 1]
 ) -> Tensor:  # (B, 3, H, W) in [0, 1], whole grey levels
-    """Flattens the histogram of the 256 grey levels of each channel, by Pillow's rule (torchvision's
-    `equalize`)."""
+    """Flattens the histogram of the 256 grey levels of each channel, by Pillow's rule
+    (torchvision's `equalize`)."""
     grey = (images * 255.999).long().flatten(-2)  # (B, 3, H W)
     histogram = torch.zeros(*grey.shape[:2], 256, dtype=torch.int64, device=images.device)
     histogram.scatter_add_(-1, grey, torch.ones_like(grey))

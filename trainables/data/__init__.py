@@ -39,7 +39,7 @@ Task = Literal["ssl", "classify", "pretrain", "fewshot", "segment"]
 
 @config
 class DataConfig:
-    """Which images, at which size."""
+    """The images of a run, and their size."""
 
     name: Annotated[str, Field(min_length=1)] = "glyphs"
     """An embedded set ("glyphs", "digits", "earth") or the path of a folder; a folder with the name

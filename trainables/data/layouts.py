@@ -43,7 +43,7 @@ class Match:
     """Answer of `matches`; true where the folder has the layout."""
 
     why_not: str = ""
-    """What the folder lacks, in a few words; empty for a match."""
+    """The thing that the folder lacks, in a few words; empty for a match."""
 
     def __bool__(self) -> bool:
         return not self.why_not
@@ -55,7 +55,7 @@ class Contents:
 
     entries: Sequence[Entry]
     notes: Sequence[str] = ()
-    """What a reader of the results should know, one sentence each."""
+    """Facts that a reader of the results should know, one sentence each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +110,9 @@ class Layout(Protocol):
     """One way in which people arrange images and labels."""
 
     name: str
-    """How notes and messages call it."""
+    """Name in notes and messages."""
     expects: str
-    """What such a folder holds, for messages."""
+    """Contents of such a folder, for messages."""
 
     def matches(self, folder: Folder) -> Match:
         """Tells if `folder` has this layout, and what it lacks otherwise."""

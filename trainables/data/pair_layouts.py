@@ -44,7 +44,7 @@ class PairLayout(Protocol):
     """One way in which people arrange images and masks."""
 
     name: str
-    """How notes and messages call it. Part of the fingerprint."""
+    """Name in notes and messages; part of the fingerprint."""
 
     def matches(self, files: Sequence[str]) -> Match:
         """Tells if the paths have this layout, and what they lack otherwise."""

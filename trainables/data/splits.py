@@ -1,4 +1,4 @@
-"""Splits of a store: what is trained on, what selects, what is claimed on; and the rules by which
+"""Splits of a store: one trains, one selects, one is for claims; and the rules by which
 splits are carved where a layout has none."""
 
 from dataclasses import dataclass, replace

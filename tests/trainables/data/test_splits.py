@@ -155,8 +155,10 @@ def test_groups_and_splits_are_the_same_in_every_process(tmp_path: Path) -> None
     machine to machine."""
     root = class_folders(tmp_path / "set")
     program = (
-        "import sys; from pathlib import Path; from trainables.data import DataConfig, load_dataset;"
-        "d = load_dataset(DataConfig(name=sys.argv[1], image_size=16), 'classify', Path(sys.argv[2]));"
+        "import sys; from pathlib import Path;"
+        "from trainables.data import DataConfig, load_dataset;"
+        "config = DataConfig(name=sys.argv[1], image_size=16);"
+        "d = load_dataset(config, 'classify', Path(sys.argv[2]));"
         "print(d.train.indices.tolist(), d.val.indices.tolist(), d.test.indices.tolist())"
     )
     seen = {

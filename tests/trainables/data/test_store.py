@@ -156,7 +156,10 @@ def test_disk_that_becomes_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     cache = tmp_path / "file" / "cache"
-    expected = f"cannot write to the cache directory {cache} (Not a directory); set VISTUNE_CACHE to a writable directory"
+    expected = (
+        f"cannot write to the cache directory {cache} (Not a directory); "
+        "set VISTUNE_CACHE to a writable directory"
+    )
     assert message_of(lambda: opened(cache)) == expected
     monkeypatch.setenv("VISTUNE_CACHE", str(cache))
     assert message_of(lambda: load_dataset(DataConfig(name="digits"))) == expected
