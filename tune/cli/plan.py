@@ -1,18 +1,20 @@
-"""`--plan`: what would run, what it would cost, and not a thing more."""
+"""`--plan`: what would run and what it would cost; nothing is run."""
 
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from optuna.distributions import BaseDistribution
 from rich.table import Table
 
 from trainables.engine import checkpoint
 from trainables.engine.allocator import keep_freed_memory
 from trainables.engine.fit import steps_per_epoch, train_step
 from trainables.engine.step import BatchSplitter
-from trainables.files import LAST
+from trainables.files import BEST, LAST
 from trainables.optim import build_optimizer
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
@@ -21,27 +23,145 @@ from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
 from tune.search.pruner import rungs
 from tune.search.space import describe, show
+from tune.study.manifest import Manifest
 from tune.study.warm_start import beginning
 
 _STEPS = 3  # timed, after one to warm up
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Measured cost of trial 0's config."""
+
+    step_s: float
+    """Seconds of a training step."""
+    validation_s: float
+    """Seconds of a validation."""
+    epoch_s: float
+    """Seconds of an epoch: its steps and one validation."""
+    checkpoint_mb: float
+    export_mb: float
+    parameters: int
+    """Number of parameters that train."""
+    setup_seconds: float
+    """Seconds of what is computed once and kept for other trials; 0: nothing is."""
+    gpu: bool
+
+
 def show_plan(prepared: Prepared, options: Options) -> None:
-    """Print the resolved config, the space, the rungs, the resources, and time and disk estimated
-    from one profiled step."""
-    experiment, manifest, config, data = (
-        prepared.experiment,
-        prepared.manifest,
-        prepared.config,
-        prepared.data,
-    )
+    """Print the resolved config, the search space, the rungs, the resources, and time and disk
+    estimated from one profiled step."""
+    experiment, manifest, config = prepared.experiment, prepared.manifest, prepared.config
+    data = prepared.data
     out = plain_console()
+
     out.print(
-        f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, {options.trials} trials"
+        f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, "
+        f"{options.trials} trials"
     )
     out.print(
-        f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; searched by {manifest.objective}"
+        f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; "
+        f"searched by {manifest.objective}"
     )
+    out.print(_config_table(experiment, manifest))
+    for line in (*prepared.notes, *beginning(manifest.warm_start)):
+        out.print(line)
+    out.print(_rungs_line(config.train.epochs))
+
+    cost = profile(experiment, config, data)
+    repeats = (1 + experiment.top) * options.repeats  # of trial 0 and of the leaders
+    epochs = total_epochs(options.trials, repeats, config.train.epochs)
+
+    device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"
+    out.print(f"resources: {device} per trial, {cost.parameters / 1e6:.2f} M parameters")
+    out.print(
+        f"estimate from one profiled step ({cost.step_s * 1e3:.0f} ms) and one validation "
+        f"({cost.validation_s:.1f} s): {cost.epoch_s:.1f} s an epoch, {epochs:.0f} epochs with "
+        f"pruning and {repeats} repeats, {duration(epochs * cost.epoch_s)} of one worker; "
+        f"disk {cost.checkpoint_mb * 2:.0f} MB per running trial, "
+        f"{cost.export_mb:.1f} MB per completed one"
+    )
+    if cost.setup_seconds:
+        out.print(
+            "and once for each augmentation policy the features of the frozen backbone: "
+            f"{cost.setup_seconds:.0f} s"
+        )
+
+
+def total_epochs(trials: int, repeats: int, epochs: int) -> float:
+    """Estimate the epochs of a study: trial 0 and the repeats run to the end, other trials are
+    pruned."""
+    complete = (1 + repeats) * epochs
+    pruned = max(0, trials - 1) * expected_epochs(rungs(epochs), epochs)
+    return complete + pruned
+
+
+def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
+    """Estimate the epochs of an average trial, if each rung lets its share of trials through.
+
+    Args:
+        all_rungs: epoch of a rung -> n, where the best 1/n continue.
+        epochs: of a complete trial.
+    """
+    share, total, before = 1.0, 0.0, 0
+
+    for rung, factor in {**all_rungs, epochs: 1}.items():
+        total += share * (rung - before)
+        share /= factor
+        before = rung
+
+    return total
+
+
+def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
+    """Measure a few training steps, a validation, a checkpoint and an export of `config`."""
+    with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
+        runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
+        torch.set_num_threads(config.train.threads)
+        keep_freed_memory()
+        torch.manual_seed(config.seed)
+
+        some = experiment.trainable.profiled_data(config, data)
+        trainable = experiment.trainable(config, some).to(runtime.device)
+        optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
+        sampler = trainable.sampler()
+        per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
+        total_steps = per_epoch * config.train.epochs
+        batches = BatchSplitter(trainable, config, runtime, sampler)
+        state = checkpoint.restore(trainable, optimizer, batches, runtime)
+
+        trainable.train()
+        float(train_step(state, config, runtime, 0, total_steps))
+
+        started = time.perf_counter()
+        for step in range(1, 1 + _STEPS):
+            loss = train_step(state, config, runtime, step, total_steps)
+        float(loss)  # a GPU's queue ends here
+        step_s = (time.perf_counter() - started) / _STEPS
+
+        trainable.costs()  # forget what the steps have cost
+        started = time.perf_counter()
+        trainable.validate()
+        elapsed = time.perf_counter() - started
+        validation_s = elapsed - trainable.costs().get("time/features_s", 0.0)
+
+        checkpoint.save(state, runtime)
+        trainable.export(Path(scratch) / BEST, {})
+
+        return Cost(
+            step_s=step_s,
+            validation_s=validation_s,
+            epoch_s=per_epoch * step_s + validation_s,
+            checkpoint_mb=_megabytes(Path(scratch) / LAST),
+            export_mb=_megabytes(Path(scratch) / BEST),
+            parameters=sum(p.numel() for p in trainable.parameters() if p.requires_grad),
+            setup_seconds=trainable.setup_seconds(data),
+            gpu=runtime.device.type == "cuda",
+        )
+
+
+def _config_table(experiment: Experiment, manifest: Manifest) -> Table:
+    """Draw the config of trial 0, with the range in which each value is searched."""
     spaces = describe(experiment.space, manifest.preset, manifest.pins)
     table = Table(
         box=None,
@@ -52,92 +172,30 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     )
     for column in ("key", "trial 0", "searched"):
         table.add_column(column, overflow="fold")
+
     for key, value in manifest.base.items():
-        ranges = [f"{show(d)}{f'  ({c})' if c else ''}" for c, d in spaces.get(key, [])]
-        table.add_row(
-            key,
-            f"{value:.6g}" if isinstance(value, float) else str(value),
-            "pinned" if key in manifest.pins else "\n".join(ranges),
-        )
-    out.print(table)
-    for line in (*prepared.notes, *beginning(manifest.warm_start)):
-        out.print(line)
-    all_rungs = rungs(config.train.epochs)
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        ranges = [_range(*one) for one in spaces.get(key, [])]
+        searched = "pinned" if key in manifest.pins else "\n".join(ranges)
+        table.add_row(key, text, searched)
+
+    return table
+
+
+def _range(condition: str, distribution: BaseDistribution) -> str:
+    text = show(distribution)
+    return f"{text}  ({condition})" if condition else text
+
+
+def _rungs_line(epochs: int) -> str:
     conditions = [
         f"after epoch {epoch} if it is among the best {1 / factor:.0%} there"
-        for epoch, factor in all_rungs.items()
+        for epoch, factor in rungs(epochs).items()
     ]
-    out.print(
-        f"rungs: a trial goes on {', '.join(conditions)}; {config.train.epochs} epochs in all"
-        if conditions
-        else "rungs: none"
-    )
-    cost = profile(experiment, config, data)
-    expected = expected_epochs(all_rungs, config.train.epochs)
-    repeats = (1 + experiment.top) * options.repeats  # of trial 0 and of the leaders
-    epochs = (1 + repeats) * config.train.epochs + max(0, options.trials - 1) * expected
-    out.print(
-        f"resources: {'1 GPU' if cost['gpu'] else f'{config.train.threads} CPU thread(s)'} per trial, "
-        f"{cost['parameters'] / 1e6:.2f} M parameters"
-    )
-    out.print(
-        f"estimate from one profiled step ({cost['step_s'] * 1e3:.0f} ms) and one validation ({cost['validation_s']:.1f} s): "
-        f"{cost['epoch_s']:.1f} s an epoch, {epochs:.0f} epochs with pruning and {repeats} repeats, "
-        f"{duration(epochs * cost['epoch_s'])} of one worker; disk {cost['checkpoint_mb'] * 2:.0f} MB per running trial, "
-        f"{cost['export_mb']:.1f} MB per completed one"
-    )
-    if cost["setup_seconds"]:
-        out.print(
-            f"and once for each augmentation policy the features of the frozen backbone: {cost['setup_seconds']:.0f} s"
-        )
+    if not conditions:
+        return "rungs: none"
+    return f"rungs: a trial continues {', '.join(conditions)}; {epochs} epochs in all"
 
 
-def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
-    """Epochs of an average trial when each rung lets its share through."""
-    reached, total, before = 1.0, 0.0, 0
-    for rung, factor in {**all_rungs, epochs: 1}.items():
-        total += reached * (rung - before)
-        reached, before = reached / factor, rung
-    return total
-
-
-def profile(experiment: Experiment, config: Any, data: Any) -> dict[str, float]:
-    """Seconds of a training step, of a validation and of what is prepared once, megabytes of a
-    checkpoint and of an export, of trial 0's config."""
-    with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
-        runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
-        torch.set_num_threads(config.train.threads)
-        keep_freed_memory()
-        torch.manual_seed(config.seed)
-        some = experiment.trainable.profiled_data(config, data)
-        trainable = experiment.trainable(config, some).to(runtime.device)
-        optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
-        sampler = trainable.sampler()
-        per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
-        total_steps = per_epoch * config.train.epochs
-        batches = BatchSplitter(trainable, config, runtime, sampler)
-        state = checkpoint.restore(trainable, optimizer, batches, runtime)
-        trainable.train()
-        float(train_step(state, config, runtime, 0, total_steps))
-        started = time.perf_counter()
-        for step in range(1, 1 + _STEPS):
-            loss = train_step(state, config, runtime, step, total_steps)
-        float(loss)  # a GPU's queue ends here
-        step_s = (time.perf_counter() - started) / _STEPS
-        trainable.costs()
-        started = time.perf_counter()
-        trainable.validate()
-        validation_s = time.perf_counter() - started - trainable.costs().get("time/features_s", 0.0)
-        checkpoint.save(state, runtime)
-        trainable.export(Path(scratch) / "best.pt", {})
-        sizes = [(Path(scratch) / name).stat().st_size / 1e6 for name in (LAST, "best.pt")]
-    return {
-        "step_s": step_s,
-        "validation_s": validation_s,
-        "epoch_s": per_epoch * step_s + validation_s,
-        "checkpoint_mb": sizes[0],
-        "export_mb": sizes[1],
-        "parameters": sum(p.numel() for p in trainable.parameters() if p.requires_grad),
-        "setup_seconds": trainable.setup_seconds(data),
-        "gpu": runtime.device.type == "cuda",
-    }
+def _megabytes(path: Path) -> float:
+    return path.stat().st_size / 1e6

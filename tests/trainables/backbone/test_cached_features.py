@@ -373,8 +373,8 @@ def test_a_plan_computes_no_more_than_it_times(config: ClassifierConfig, cache: 
         seconds = [
             json.loads((cache / key / "meta.json").read_text())["seconds"] for key in entries(cache)
         ]
-        assert cost["setup_seconds"] > max(seconds)
-        assert cost["setup_seconds"] < 10 * sum(seconds)  # 600 views instead of 120, and val
+        assert cost.setup_seconds > max(seconds)
+        assert cost.setup_seconds < 10 * sum(seconds)  # 600 views instead of 120, and val
 
 
 # the key

@@ -423,6 +423,9 @@ def test_plan_from_any_directory_runs_and_writes_nothing(tmp_path: Path) -> None
         re.MULTILINE,
     )
     assert re.search(r"estimate from one profiled step \(\d+ ms\) and one validation", done.stdout)
+    epochs = int(re.findall(r"; (\d+) epochs in all$", done.stdout, re.MULTILINE)[0])
+    total = int(re.findall(r" (\d+) epochs with pruning and 12 repeats", done.stdout)[0])
+    assert 13 * epochs < total < 19 * epochs  # trial 0 and the repeats; 6 trials may be pruned
     assert list(tmp_path.iterdir()) == []
 
 

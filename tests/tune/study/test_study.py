@@ -252,7 +252,7 @@ def test_a_baseline_that_fails_costs_itself_and_says_why(
     assert said["tags"]["baseline.reason"] == "ZeroDivisionError"
     assert "no statistics" in said["tags"]["baseline.error"]
     assert (
-        "no untrained baseline (ZeroDivisionError); the study goes on without"
+        "no untrained baseline (ZeroDivisionError); the study continues without"
         in capsys.readouterr().out
     )
     assert any("the untrained network could not be measured" in doubt for doubt in doubts(study))

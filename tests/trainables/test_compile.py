@@ -1,0 +1,52 @@
+"""`train.compile`: torch.compile of everything that is expensive in every trainable."""
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from tests.shapes import Shapes, shapes_config
+from tests.trainables.test_fewshot import SMALL as FEWSHOT
+from trainables.backbone.networks import BackboneConfig
+from trainables.base import TrainConfig
+from trainables.byol import BYOLConfig, HeadConfig
+from trainables.classifier import ClassifierConfig
+from trainables.config import build, flatten
+from trainables.data import DataConfig
+from trainables.segmentation import Segmentation
+from tune.experiments import EXPERIMENTS
+
+DIGITS, TINY = DataConfig(name="digits", image_size=16), BackboneConfig(width=8, pool=1)
+CLASSIFIER = ClassifierConfig(data=DIGITS, backbone=TINY)
+CONFIGS: dict[str, Any] = {
+    "ssl": BYOLConfig(
+        data=DIGITS,
+        backbone=TINY,
+        train=TrainConfig(batch_size=32),
+        head=HeadConfig(projection_size=16, hidden_size=32),
+    ),
+    "pretrain": CLASSIFIER,
+    "classify": CLASSIFIER,
+    "fewshot": FEWSHOT,
+    "segment": shapes_config(),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_convolution_is_compiled_if_and_only_if_asked_for(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Segmentation, "load_data", Shapes.load_data)
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *_, **__: compiled.append(self))
+    kind, flat = EXPERIMENTS[name].trainable, flatten(CONFIGS[name])
+    data = kind.load_data(CONFIGS[name].data)
+
+    kind(build(type(CONFIGS[name]), {**flat, "train.compile": False}), data)
+    assert compiled == []
+
+    trainable = kind(build(type(CONFIGS[name]), {**flat, "train.compile": True}), data)
+    inside = {id(module) for outer in compiled for module in outer.modules()}
+    convolutions = [module for module in trainable.modules() if isinstance(module, nn.Conv2d)]
+    assert convolutions
+    assert all(id(module) in inside for module in convolutions)

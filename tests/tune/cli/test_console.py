@@ -1,0 +1,91 @@
+"""The live table at a terminal, and the lines in a pipe."""
+
+from typing import Any
+
+import pytest
+
+from tune.cli.console import Console
+
+EPOCHS = 4
+
+
+def start(trial: int, **more: Any) -> dict[str, Any]:
+    return {"event": "start", "trial": trial, "resumed_epoch": None, **more}
+
+
+def report(trial: int, epoch: int, value: float, **more: Any) -> dict[str, Any]:
+    metrics = {"val/top1": value, "time/images_per_s": 1234.4}
+    return {"event": "report", "trial": trial, "epoch": epoch, "metrics": metrics, **more}
+
+
+def end(trial: int, state: str, value: float | None = None, reason: str = "") -> dict[str, Any]:
+    return {"event": "end", "trial": trial, "state": state, "value": value, "reason": reason}
+
+
+def cells(out: str) -> list[list[str]]:
+    """The words of each line of the table."""
+    return [line.split() for line in out.splitlines()]
+
+
+def test_live_table_shows_running_trials_then_the_best_of_the_ended_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Console("val/top1", EPOCHS, 6, interactive=True) as console:
+        console.know(0, "complete", EPOCHS, 0.5, "")
+        for event in (
+            start(1),
+            report(1, EPOCHS, 0.75),
+            end(1, "COMPLETE", 0.75),
+            start(2),
+            end(2, "FAIL", reason="memory"),
+            start(3),
+            report(3, 1, 0.7),
+            report(3, 2, 0.625),
+            start(0, repeat=11),
+            report(0, 3, 0.4, repeat=11),
+        ):
+            console.on_event(event)
+
+    lines = cells(capsys.readouterr().out)
+    header = lines.index(["trial", "state", "epoch", "val/top1", "best", "images/s"])
+    assert lines[header + 1 : header + 5] == [
+        ["3", "running", "2/4", "0.6250", "0.7000", "1234"],
+        ["1", "complete", "4/4", "0.7500", "0.7500"],
+        ["0", "complete", "4/4", "0.5000"],
+        ["2", "fail:", "memory", "0/4"],
+    ]
+    assert "repeats for the verdict: trial 0 seed 11 epoch 3/4" in " ".join(lines[header + 5])
+    assert " ".join(lines[header + 6]).startswith("3/6 trials, best trial 1 0.7500, about ")
+
+
+def test_live_table_keeps_the_twelve_best_ended_trials(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console("val/top1", EPOCHS, 20, interactive=True) as console:
+        for number in range(15):
+            console.on_event(start(number))
+            console.on_event(end(number, "COMPLETE", number / 100))
+
+    lines = cells(capsys.readouterr().out)
+    header = lines.index(["trial", "state", "epoch", "val/top1", "best", "images/s"])
+    shown = [line[0] for line in lines[header + 1 : header + 13]]
+    assert shown == [str(number) for number in range(14, 2, -1)]
+    assert lines[header + 13] == ["...", "and", "3", "more"]
+
+
+def test_a_pipe_gets_one_line_per_event(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console("val/top1", EPOCHS, 1, interactive=False) as console:
+        for event in (
+            {"event": "summary", "metrics": {"baseline/val/top1": 0.1}, "tags": {}},
+            start(0),
+            start(0) | {"resumed_epoch": 2},
+            report(0, 3, 0.25),
+            end(0, "PRUNED", 0.25, "rung"),
+        ):
+            console.on_event(event)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "untrained baseline, BatchNorm calibrated: val/top1 0.1000 +- 0.0000 over seeds",
+        "trial 0 starts",
+        "trial 0 resumes after epoch 2",
+        "trial 0 epoch 3/4 val/top1 0.2500",
+        "trial 0 pruned best 0.2500 (rung) | 1/1 trials",
+    ]
