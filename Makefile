@@ -79,8 +79,8 @@ cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from
 	$(BIN)/python -m pip install --quiet -e '.[dev,cluster]'
 	$(BIN)/python -m pytest -m slow -x -s -rs tests/cluster/test_cluster_lab.py
 
-# Those that are no claim against a peer: what records and reads tables, and what compares our own defaults, for hours.
-NO_CLAIM := $(addprefix benchmarks/,against.py density.py mutation.py record_curves.py search_tables.py search_variants.py)
+# Those that are no claim against a peer: what records and reads tables, what compares two checkouts, and what compares our own defaults, for hours.
+NO_CLAIM := $(addprefix benchmarks/,against.py density.py mutation.py record_curves.py same_numbers.py search_tables.py search_variants.py)
 BENCHMARKS := $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py))
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
 	$(BIN)/python -m pip install --quiet -e '.[dev,bench]'

@@ -1,0 +1,140 @@
+"""Two checkouts compute the same numbers: two epochs of each default study, bit for bit.
+
+    git worktree add /tmp/base 5d3a9ec
+    python benchmarks/same_numbers.py /tmp/base .               # all five, minutes on two cores
+    python benchmarks/same_numbers.py /tmp/base . ssl segment   # two of them
+
+In both checkouts the default study of an experiment begins on this machine, seed 0, embedded
+data. It is ended when trial 0, the untuned default, has reported twice: its schedule is that of
+the whole study. Compared are the trial's config, the untrained baseline and every metric of both
+epochs but times. Exit code 1 where anything differs.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+EXPERIMENTS = {
+    "ssl": "ssl",
+    "pretrain": "pretrain",
+    "classify": "classify --setting A",
+    "fewshot": "fewshot",
+    "segment": "segment",
+}
+"""Name here -> what `tune/run.py` is given."""
+EPOCHS = 2
+PATIENCE_S = 1200
+
+Values = dict[str, Any]
+
+
+def events(log: Path) -> list[Values]:
+    """The whole lines of an event log."""
+    if not log.exists():
+        return []
+    lines = log.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def reports(found: list[Values]) -> list[Values]:
+    """The first epochs of trial 0."""
+    return [event for event in found if event["event"] == "report" and event["trial"] == 0][:EPOCHS]
+
+
+def begin_study(tree: Path, arguments: str) -> list[Values]:
+    """Run a default study until trial 0 has reported EPOCHS times; returns its event log."""
+    environment = os.environ | {"PYTHONPATH": str(tree), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with tempfile.TemporaryDirectory(prefix="vistune-same-") as storage:
+        command = [sys.executable, "tune/run.py", *shlex.split(arguments)]
+        process = subprocess.Popen(
+            [*command, "--local", "--trials", "1", "--repeats", "0", "--storage", storage],
+            cwd=tree,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            return wait_for_reports(process, Path(storage))
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # what draws its pictures too
+            process.wait()
+
+
+def wait_for_reports(process: "subprocess.Popen[bytes]", storage: Path) -> list[Values]:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        ended = process.poll() is not None
+        for log in storage.glob("*/events.jsonl"):
+            found = events(log)
+            if len(reports(found)) == EPOCHS:
+                return found
+
+        if ended:
+            raise SystemExit(f"{process.args!r} ended with {process.returncode}")
+        if time.monotonic() > deadline:
+            raise SystemExit(f"{process.args!r}: no {EPOCHS} epochs in {PATIENCE_S} s")
+        time.sleep(0.2)
+
+
+def numbers(found: list[Values]) -> Values:
+    """All that must be equal, by name."""
+    values: Values = {}
+    for event in found:
+        if event["event"] == "start":
+            values |= {f"config {key}": value for key, value in event["config"].items()}
+            break
+        if event["event"] == "summary":
+            values |= {f"untrained {key}": value for key, value in event["metrics"].items()}
+
+    for event in reports(found):
+        for key, value in event["metrics"].items():
+            if not key.startswith("time/"):
+                values[f"epoch {event['epoch']} {key}"] = value
+    return values
+
+
+def differences(first: Values, second: Values) -> list[str]:
+    """Floats are compared by `repr`, which tells their last bit and takes one NaN for another."""
+    names = [*first, *(name for name in second if name not in first)]
+    was = {name: repr(first[name]) if name in first else "absent" for name in names}
+    now = {name: repr(second[name]) if name in second else "absent" for name in names}
+    return [f"{name} was {was[name]}, is {now[name]}" for name in names if was[name] != now[name]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("first", type=Path, help="a checkout")
+    parser.add_argument("second", type=Path, help="another")
+    parser.add_argument("experiments", nargs="*", help=f"default: {' '.join(EXPERIMENTS)}")
+    arguments = parser.parse_args()
+    wanted = arguments.experiments or list(EXPERIMENTS)
+    if unknown := [name for name in wanted if name not in EXPERIMENTS]:
+        parser.error(f"unknown experiment {unknown[0]!r}; there are {', '.join(EXPERIMENTS)}")
+
+    trees = [arguments.first.resolve(), arguments.second.resolve()]
+    differ = False
+    for name in wanted:
+        begin = partial(begin_study, arguments=EXPERIMENTS[name])
+        with ThreadPoolExecutor(len(trees)) as pool:  # a trial has one thread of its own
+            first, second = map(numbers, pool.map(begin, trees))
+        found = differences(first, second)
+        differ = differ or bool(found)
+
+        metrics = [key for key in first if key.startswith("epoch ")]
+        verdict = "; ".join(found) or f"equal ({len(metrics)} metrics of {EPOCHS} epochs)"
+        print(f"{name}: {verdict}", flush=True)
+    return int(differ)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
