@@ -31,7 +31,8 @@ import torch
 from ray.cluster_utils import Cluster
 
 from benchmarks.thousand_trials import EXPERIMENT, Meter, open_study
-from tune.execution.ray_tune import _loopback, search
+from tune.execution.ray_session import _loopback
+from tune.execution.ray_tune import search
 
 FLAT = 1.25
 """The last third of the blocks against the first third: more than that is growth."""
@@ -59,7 +60,7 @@ def say_what_an_instant_trial_says(
     flat = work["config"]
     value = math.exp(-abs(math.log10(flat["optim.lr"]) + 2)) + 0.1 * flat["head.tau0"]
     metrics = {"val/score": value}
-    if work["kind"] == "baseline":
+    if work["id"]["trial"] is None:  # the baseline
         metrics = {f"baseline/{name}": value for name in ("val/score", "test/score")}
     else:
         said = {

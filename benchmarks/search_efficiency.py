@@ -48,8 +48,9 @@ from tune.experiments import Experiment
 from tune.search.sampler import SeededTPE
 from tune.search.space import as_json, describe
 from tune.study.manifest import Manifest
-from tune.study.study import Outcome, Study, Work
+from tune.study.study import Study
 from tune.study.warm_start import POINTS
+from tune.study.work import Outcome, Work
 
 AT_A_TIME = 2
 OBJECTIVE = "val/top1"

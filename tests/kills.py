@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from tests import REPO
 from tests.mlflow_store import reported, store
-from tune.execution.local import replay
+from tune.execution.replay import replay
 from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
 

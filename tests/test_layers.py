@@ -115,6 +115,7 @@ def test_only_what_starts_ray_imports_it() -> None:
     allowed = [
         "tune/cluster_check.py",
         "tune/execution/capacity.py",
+        "tune/execution/ray_session.py",
         "tune/execution/ray_tune.py",
         "tune/execution/runtimes.py",
         "tune/execution/worker_group.py",

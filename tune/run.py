@@ -82,7 +82,7 @@ def _replay(options: Options, experiment: Experiment, storage: Path) -> int:
     if not name or not number.isdecimal():
         raise UserError(f"--trial {options.trial!r} must be STUDY/NUMBER, such as --trial ssl/3")
 
-    from tune.execution.local import replay
+    from tune.execution.replay import replay
 
     equal = replay(storage / name, experiment, int(number), print)
     print("the replay equals the record" if equal else "the replay differs from the record")

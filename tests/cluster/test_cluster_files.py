@@ -245,7 +245,7 @@ def test_ec2_launches_head_and_workers_of_the_aws_file(aws: dict[str, Any]) -> N
 
 LISTEN = """
 import os, psutil
-from tune.execution.ray_tune import start_ray
+from tune.execution.ray_session import start_ray
 assert start_ray(cpus=1, dashboard=True)
 import ray
 @ray.remote

@@ -148,6 +148,6 @@ def _one_ray(options: Options) -> AbstractContextManager[None]:
     """One Ray for all studies: to start it takes longer than a small study."""
     if options.local:
         return nullcontext()
-    from tune.execution.ray_tune import ray_session
+    from tune.execution.ray_session import ray_session
 
     return ray_session(options.workers)

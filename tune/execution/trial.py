@@ -28,7 +28,7 @@ from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.object_store.trial_sync import TrialCopy, copied
 from tune.study.events import StorageFailed
-from tune.study.study import Outcome, State, Work
+from tune.study.work import Outcome, State, Work
 
 BASELINE_SEEDS = 3
 DIVERGED = ("nan", "collapse")

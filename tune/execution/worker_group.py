@@ -25,7 +25,7 @@ from tune.execution.runtimes import TrainRuntime, TuneRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
 from tune.study.events import StorageFailed
-from tune.study.study import Outcome, Work
+from tune.study.work import Outcome, Work
 
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",

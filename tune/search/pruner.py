@@ -8,14 +8,14 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 RUNGS = ((6, 4), (2, 2))
-"""(part of the epochs, part of the trials): after a sixth of the epochs the best quarter goes on,
+"""(part of the epochs, part of the trials): after a sixth of the epochs the best quarter continues,
 at half of them the better half."""
-_STOPPED = "stopped_at_epoch"
+_STOPPED = "stopped_at_epoch"  # attribute of a stopped trial: the epoch
 
 
 def rungs(epochs: int) -> dict[int, int]:
-    """Epoch at which a trial is compared -> one in so many goes on (eta of the paper). None is the
-    last epoch."""
+    """Epoch at which a trial is compared -> one in so many continues (the paper's eta). The last
+    epoch is no rung."""
     found: dict[int, int] = {}
     for part, factor in RUNGS:
         found.setdefault(math.ceil(epochs / part), factor)
@@ -23,31 +23,37 @@ def rungs(epochs: int) -> dict[int, int]:
 
 
 class DurableHalving(BasePruner):
-    """At every rung a trial must be among the best quarter, or half, of those that have reached it,
-    and the first of them the best so far.
+    """Stops a trial that is not among the best quarter, or half, of those that have reached its
+    rung; the first ones must be the best so far.
 
-    Optuna's `SuccessiveHalvingPruner` notes that a trial has been at a rung before it decides.
-    Killed in between, it takes the trial for one that was let through. Here the stop is noted
-    first, so that asking again gives the first answer, whoever has come since.
+    Optuna's `SuccessiveHalvingPruner` records that a trial has reached a rung before it decides.
+    After a kill in between it takes the trial for one that has passed. Here the stop is recorded
+    first, so that asking again gives the first answer, whichever trials have come since.
+
+    Args:
+        epochs: epochs of a trial that runs to the end.
     """
 
     def __init__(self, epochs: int) -> None:
         self._rungs = rungs(epochs)
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return whether the trial stops at its last reported epoch, and record the decision."""
         epoch = trial.last_step
         if epoch not in self._rungs:
             return False
         rung = f"completed_rung_{epoch}"
         if rung in trial.system_attrs:
             return trial.system_attrs.get(_STOPPED) == epoch
+
         value = trial.intermediate_values[epoch]
         others = [
-            t.system_attrs[rung] for t in study.get_trials(deepcopy=False) if rung in t.system_attrs
+            other.system_attrs[rung]
+            for other in study.get_trials(deepcopy=False)
+            if rung in other.system_attrs
         ]
-        stop = trial.system_attrs.get(_STOPPED) == epoch or not _among_best(
-            value, others, self._rungs[epoch]
-        )
+        already_stopped = trial.system_attrs.get(_STOPPED) == epoch
+        stop = already_stopped or not _among_best(value, others, self._rungs[epoch])
         if stop:
             study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, epoch)
         study._storage.set_trial_system_attr(trial._trial_id, rung, value)
@@ -55,7 +61,7 @@ class DurableHalving(BasePruner):
 
 
 def _among_best(value: float, others: list[float], factor: int) -> bool:
-    """Whether `value` is among the best `1 / factor` (at least one) of itself and the others;
+    """True where `value` is among the best `1 / factor` (at least one) of itself and the others;
     larger is better."""
     if math.isnan(value):
         return False

@@ -1,13 +1,16 @@
-"""Optuna's TPE, made repeatable after a restart, told what ranges that depend on another parameter
-have in common, and of bounded cost."""
+"""Optuna's TPE with draws that survive a restart, a joint model over ranges that depend on another
+parameter, and bounded cost."""
 
+import contextlib
 import heapq
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
+import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import TPESampler
 from optuna.samplers._tpe import _truncnorm
@@ -16,37 +19,108 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy import special
 
-# Optuna brings Python versions of these, so as not to need SciPy, and they were a tenth of a
-# suggestion's cost.
-_truncnorm._ndtr, _truncnorm._log_ndtr, _truncnorm._ndtri_exp = (
-    special.ndtr,
-    special.log_ndtr,
-    special.ndtri_exp,
-)
-
-# spread ones before the model is asked; small studies cannot afford the usual 10
 STARTUP_TRIALS = 6
-LATEST_OTHERS = 225  # with the good ones, of which there are never more than 25: at most 250
-POSITION = FloatDistribution(0.0, 1.0)  # in a range, from its low to its high end, on its scale
+"""Spread trials before the model is asked; small studies cannot afford the usual 10."""
+LATEST_OTHERS = 225
+"""Trials that make g(x) at most. With the good ones, at most 25, the model sees 250."""
+POSITION = FloatDistribution(0.0, 1.0)
+"""Position in a range, from its low to its high end, on its scale."""
+
+_NORMAL = {
+    "_ndtr": special.ndtr,
+    "_log_ndtr": special.log_ndtr,
+    "_ndtri_exp": special.ndtri_exp,
+}
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the model needs of a trial. It is read once, and once more when it has finished: to read
-    all for every suggestion took longer than TPE."""
+    """What the model needs of a trial. A trial is read once while it runs and once more when it has
+    finished: reading all of them for every suggestion took longer than TPE."""
 
     number: int
     finished: bool
     merit: tuple[float, float, float]
-    """Order among the finished, best first: completed by value, then pruned by how far they came
-    and their last value. Of a running trial it means nothing."""
+    """Order among the finished, best first: completed ones by value, then pruned ones by how far
+    they came and their last value. Without meaning for a running trial."""
     asked: int
-    """How many parameters it had."""
+    """Number of its parameters."""
     values: dict[int, float]
-    """Parameter in a distribution (see `SeededTPE._key`) -> value in Optuna's internal
-    representation. Of a range also the position."""
+    """Parameter in a distribution (see `History.key`) -> value in Optuna's internal representation.
+    A range also has its position."""
     ranges: frozenset[str]
     """Parameters that have a position."""
+
+
+class History:
+    """All observed trials of a study."""
+
+    def __init__(self) -> None:
+        self.shared: frozenset[str] | None = None
+        """Ranges that all finished trials have; None before there is one."""
+        self._observed: dict[int, Observation] = {}
+        self._keys: dict[str, list[tuple[BaseDistribution, int]]] = {}
+
+    def others(self, study: Study, number: int) -> list[Observation]:
+        """Observations of all trials but `number` that have finished or run, by number."""
+        states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        trials = study._get_trials(deepcopy=False, states=states)
+        # A finished trial is final: of a thousand trials, a call for each costs more than the
+        # model.
+        known = self._observed
+        return [
+            o if (o := known.get(trial.number)) and o.finished else self.observe(trial)
+            for trial in trials
+            if trial.number != number
+        ]
+
+    def observe(self, trial: FrozenTrial) -> Observation:
+        """Read a trial that had not finished when it was last read."""
+        finished = trial.state.is_finished()
+        asked = len(trial.params)
+        known = self._observed.get(trial.number)
+        if known is not None and not finished and known.asked == asked:
+            return known
+
+        values: dict[int, float] = {}
+        ranges = []
+        for name, value in trial.params.items():
+            distribution = trial.distributions[name]
+            values[self.key(name, distribution)] = distribution.to_internal_repr(value)
+            if _is_range(distribution):
+                values[self.key(name, POSITION)] = _position(value, distribution)
+                ranges.append(name)
+        observation = Observation(
+            trial.number, finished, _merit(trial), asked, values, frozenset(ranges)
+        )
+        self._observed[trial.number] = observation
+        if finished:
+            shared = observation.ranges
+            self.shared = shared if self.shared is None else self.shared & shared
+        return observation
+
+    def key(self, name: str, distribution: BaseDistribution) -> int:
+        """A number for each parameter in each distribution, as equality of distributions is
+        slow."""
+        keys = self._keys.setdefault(name, [])
+        for known, key in keys:
+            if known == distribution:
+                return key
+        key = sum(map(len, self._keys.values()))
+        keys.append((distribution, key))
+        return key
+
+
+@dataclass
+class Drawing:
+    """What the parameters of one trial are drawn from, fixed when the trial begins."""
+
+    others: list[Observation]
+    """The other trials, finished or running, by number."""
+    shared: frozenset[str]
+    """Ranges that all finished trials have."""
+    positions: dict[str, float]
+    """Positions that the joint model has drawn; empty until then."""
 
 
 class SeededTPE(TPESampler):
@@ -54,49 +128,51 @@ class SeededTPE(TPESampler):
     of (seed, trial, parameter, storage).
 
     A sampler that a restart builds anew would otherwise repeat its first random draws, and a trial
-    that a kill caught between two parameters would get others than it was about to get.
+    that a kill interrupted between two parameters would get other ones.
 
     A parameter that every trial has, in a range that depends on another (`optim.lr` by
     `optim.name`), is modelled jointly with the others by its position in the range, [0, 1]: a rate
     of .3 that was good for SGD says nothing about AdamW, but that the ends of both ranges are bad
-    is learned from all trials. Optuna leaves such a parameter out of its joint model, and draws it
-    on its own. One that only some trials have is modelled on its own, from those that had the same
-    range.
+    is learned from all trials. Optuna leaves such a parameter out of its joint model and draws it
+    independently. Conditional parameters are modelled independently, from the trials that had the
+    same range.
 
     Up to 225 trials beside the good ones the model is Optuna's. Beyond, the density of the good
-    trials, l(x), still is; that of the others, g(x), is made of the latest, so that a suggestion
-    does not cost more and more. Optuna's weights fade old trials out anyway.
+    trials, l(x), still is; that of the others, g(x), is made of the latest, so that the cost of a
+    suggestion is bounded. Optuna's weights fade old trials out anyway.
+
+    Raises:
+        RuntimeError: this version of Optuna is built differently from the one that the sampler
+            extends.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__(n_startup_trials=STARTUP_TRIALS, multivariate=True)
+        _check_optuna()
         self._seed = seed
-        self._observed: dict[int, Observation] = {}
-        self._keys: dict[str, list[tuple[BaseDistribution, int]]] = {}
-        self._others_of: tuple[int, list[Observation]] = (-1, [])
-        # ranges that all finished trials have; None before there is one
-        self._shared: frozenset[str] | None = None
-        self._positions: tuple[int, dict[str, float]] = (-1, {})
+        self._history = History()
+        self._drawings: dict[int, Drawing] = {}  # by trial; of those that have not ended
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """What all finished trials have: Optuna's space, and the positions of those whose ranges
-        differ."""
+        """Begin a trial: the parameters that all finished trials have. These are Optuna's space,
+        and the positions of those whose ranges differ."""
         space = super().infer_relative_search_space(study, trial)
-        self._others(study, trial)  # sees what has finished meanwhile
-        return dict(sorted((dict.fromkeys(self._shared or (), POSITION) | space).items()))
+        drawing = self._begin(study, trial.number)
+        positions = dict.fromkeys(drawing.shared, POSITION)
+        return dict(sorted((positions | space).items()))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        """Draw from the joint model."""
         self._reseed(trial.number, "")
-        params = self._sample_relative(study, trial, search_space)  # which calls _sample
-        self._positions = (
-            trial.number,
-            {name: params.pop(name) for name in list(params) if search_space[name] is POSITION},
-        )
-        return params
+        parameters = self._sample_relative(study, trial, search_space)  # calls `_sample`
+        positions = [name for name in parameters if search_space[name] is POSITION]
+        drawing = self._drawing(study, trial.number)
+        drawing.positions = {name: parameters.pop(name) for name in positions}
+        return parameters
 
     def sample_independent(
         self,
@@ -105,44 +181,68 @@ class SeededTPE(TPESampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        number, positions = self._positions
-        if number == trial.number and param_name in positions and _is_range(param_distribution):
-            return _value_at(positions[param_name], param_distribution)
+        """Draw one parameter: by its position, which the joint model has drawn, or from the trials
+        that had the same range."""
+        drawing = self._drawing(study, trial.number)
+        if param_name in drawing.positions and _is_range(param_distribution):
+            return _value_at(drawing.positions[param_name], param_distribution)
+
         self._reseed(trial.number, param_name)
         space = {param_name: param_distribution}
-        observations = self._observations(study, trial, space)
+        observations = self._observations(drawing, space)
         if sum(o.finished for o in observations) < STARTUP_TRIALS:
             return self._spread(study, trial, param_name, param_distribution)
         return self._propose(observations, space)[param_name]
 
+    def after_trial(self, study: Study, trial: FrozenTrial, *ending: Any) -> None:
+        """Forget what the trial was drawn from."""
+        super().after_trial(study, trial, *ending)
+        self._drawings.pop(trial.number, None)
+
+    def _begin(self, study: Study, number: int) -> Drawing:
+        others = self._history.others(study, number)
+        drawing = Drawing(others, self._history.shared or frozenset(), positions={})
+        self._drawings[number] = drawing
+        return drawing
+
+    def _drawing(self, study: Study, number: int) -> Drawing:
+        drawing = self._drawings.get(number)
+        return self._begin(study, number) if drawing is None else drawing
+
     def _spread(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        """A Latin hypercube (McKay et al. 1979): six trials in a row meet every sixth of a range,
-        and choices equally often."""
+        """Draw from a Latin hypercube (McKay et al. 1979): six trials in a row meet every sixth of
+        a range, and choices equally often."""
         place = trial.number % STARTUP_TRIALS
         shuffle = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
         sixth = shuffle.permutation(STARTUP_TRIALS)[place]
         if isinstance(distribution, CategoricalDistribution):
-            return distribution.choices[
-                shuffle.permutation(len(distribution.choices))[sixth % len(distribution.choices)]
-            ]
+            choices = distribution.choices
+            order = shuffle.permutation(len(choices))
+            return choices[order[sixth % len(choices)]]
         if _is_range(distribution):
-            return _value_at((sixth + self._rng.rng.random()) / STARTUP_TRIALS, distribution)
+            position = (sixth + self._rng.rng.random()) / STARTUP_TRIALS
+            return _value_at(position, distribution)
         return self._random_sampler.sample_independent(study, trial, name, distribution)
 
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._propose(self._observations(study, trial, search_space), search_space)
+        """Draw from the joint model, where Optuna has one."""
+        drawing = self._drawing(study, trial.number)
+        return self._propose(self._observations(drawing, search_space), search_space)
 
     def _propose(
         self, observations: list[Observation], search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Of 24 draws from l(x) the one with the largest l(x) / g(x)."""
-        l_x, g_x = (self._density(part, search_space) for part in split(observations))
-        candidates = l_x.sample(self._rng.rng, self._n_ei_candidates)
-        best = np.argmax(l_x.log_pdf(candidates) - g_x.log_pdf(candidates))
+        """Draw 24 candidates from l(x) and take the one with the largest l(x) / g(x)."""
+        good, others = split(observations)
+        with _scipy_normal():
+            l_x = self._density(good, search_space)
+            g_x = self._density(others, search_space)
+            candidates = l_x.sample(self._rng.rng, self._n_ei_candidates)
+            best = np.argmax(l_x.log_pdf(candidates) - g_x.log_pdf(candidates))
         return {
             name: distribution.to_external_repr(candidates[name][best].item())
             for name, distribution in search_space.items()
@@ -151,73 +251,49 @@ class SeededTPE(TPESampler):
     def _density(
         self, observations: list[Observation], search_space: dict[str, BaseDistribution]
     ) -> _ParzenEstimator:
-        keys = {name: self._key(name, distribution) for name, distribution in search_space.items()}
-        values = {
-            name: np.asarray([o.values[key] for o in observations]) for name, key in keys.items()
-        }
+        values = {}
+        for name, distribution in search_space.items():
+            key = self._history.key(name, distribution)
+            values[name] = np.asarray([o.values[key] for o in observations])
         return _ParzenEstimator(values, search_space, self._parzen_estimator_parameters)
 
     def _observations(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        self, drawing: Drawing, search_space: dict[str, BaseDistribution]
     ) -> list[Observation]:
-        """The other trials, finished or running, that drew these parameters from these
-        distributions; by number."""
-        wanted = {self._key(name, distribution) for name, distribution in search_space.items()}
-        return [o for o in self._others(study, trial) if wanted <= o.values.keys()]
-
-    def _others(self, study: Study, trial: FrozenTrial) -> list[Observation]:
-        # all parameters of a trial are drawn at once: the others do not change meanwhile
-        if self._others_of[0] != trial.number:
-            trials = study._get_trials(
-                deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-            )
-            # of a finished trial for good: of a thousand trials a call for each costs more than the
-            # model
-            known = self._observed
-            others = [
-                o if (o := known.get(t.number)) and o.finished else self._observe(t)
-                for t in trials
-                if t.number != trial.number
-            ]
-            self._others_of = trial.number, others
-        return self._others_of[1]
-
-    def _observe(self, trial: FrozenTrial) -> Observation:
-        """Of a trial that had not finished when it was seen last."""
-        finished, asked = trial.state.is_finished(), len(trial.params)
-        if not finished and (known := self._observed.get(trial.number)) and known.asked == asked:
-            return known
-        values, ranges = {}, []
-        for name, value in trial.params.items():
-            distribution = trial.distributions[name]
-            values[self._key(name, distribution)] = distribution.to_internal_repr(value)
-            if _is_range(distribution):
-                values[self._key(name, POSITION)] = _position(value, distribution)
-                ranges.append(name)
-        o = self._observed[trial.number] = Observation(
-            trial.number, finished, _merit(trial), asked, values, frozenset(ranges)
-        )
-        if finished:
-            self._shared = o.ranges if self._shared is None else self._shared & o.ranges
-        return o
-
-    def _key(self, name: str, distribution: BaseDistribution) -> int:
-        """A number for each parameter in each distribution, as equality of distributions is
-        slow."""
-        for known, key in self._keys.setdefault(name, []):
-            if known == distribution:
-                return key
-        key = sum(map(len, self._keys.values()))
-        self._keys[name].append((distribution, key))
-        return key
+        """The other trials that drew these parameters from these distributions."""
+        wanted = {self._history.key(name, d) for name, d in search_space.items()}
+        return [o for o in drawing.others if wanted <= o.values.keys()]
 
     def _reseed(self, number: int, name: str) -> None:
+        """Make the next draws a function of (seed, trial, parameter)."""
+        key = [self._seed, number, zlib.crc32(name.encode())]
         for stream, rng in enumerate((self._rng, self._random_sampler._rng)):
-            rng.rng.seed(
-                np.random.SeedSequence(
-                    [self._seed, number, zlib.crc32(name.encode()), stream]
-                ).generate_state(4)
-            )
+            sequence = np.random.SeedSequence([*key, stream])
+            rng.rng.seed(sequence.generate_state(4))
+
+
+def _check_optuna() -> None:
+    missing = [name for name in _NORMAL if not hasattr(_truncnorm, name)]
+    if missing:
+        raise RuntimeError(
+            f"Optuna {optuna.__version__} has no {', '.join(missing)} in its _truncnorm module; "
+            "install the version that pyproject.toml names"
+        )
+
+
+@contextlib.contextmanager
+def _scipy_normal() -> Iterator[None]:
+    """SciPy's normal distribution in place of Optuna's within the block.
+
+    Optuna brings Python versions of these functions, so as not to depend on SciPy. They were a
+    tenth of a suggestion's cost, and agree with SciPy's to nine digits.
+    """
+    original = {name: getattr(_truncnorm, name) for name in _NORMAL}
+    vars(_truncnorm).update(_NORMAL)
+    try:
+        yield
+    finally:
+        vars(_truncnorm).update(original)
 
 
 def _is_range(distribution: BaseDistribution) -> TypeGuard[FloatDistribution]:
@@ -229,18 +305,23 @@ def _is_range(distribution: BaseDistribution) -> TypeGuard[FloatDistribution]:
 
 
 def _position(value: float, range_: FloatDistribution) -> float:
-    """0 at the low end, 1 at the high end; a value from outside, which a user may enqueue, is at
-    the nearer end."""
-    low, high = range_.low, range_.high
+    """Position of a value in its range: 0 at the low end, 1 at the high end. A value from outside,
+    which a user may enqueue, is at the nearer end."""
+    low = range_.low
+    high = range_.high
     value = min(max(value, low), high)
-    return (
-        math.log(value / low) / math.log(high / low) if range_.log else (value - low) / (high - low)
-    )
+    if range_.log:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
 
 
 def _value_at(position: float, range_: FloatDistribution) -> float:
-    low, high = range_.low, range_.high
-    value = low * (high / low) ** position if range_.log else low + position * (high - low)
+    low = range_.low
+    high = range_.high
+    if range_.log:
+        value = low * (high / low) ** position
+    else:
+        value = low + position * (high - low)
     return min(max(value, low), high)
 
 
@@ -251,14 +332,14 @@ def good_of(finished: int) -> int:
 
 
 def split(observations: list[Observation]) -> tuple[list[Observation], list[Observation]]:
-    """The good trials that make l(x), and the latest of the others with those that still run; by
-    number."""
+    """The good trials, which make l(x), and the latest of the others with those that still run;
+    each by number."""
     finished = [o for o in observations if o.finished]
+    running = [o for o in observations if not o.finished]
     good = heapq.nsmallest(good_of(len(finished)), finished, key=lambda o: o.merit)
     numbers = {o.number for o in good}
-    others = [o for o in finished if o.number not in numbers][-LATEST_OTHERS:] + [
-        o for o in observations if not o.finished
-    ]
+    rest = [o for o in finished if o.number not in numbers]
+    others = rest[-LATEST_OTHERS:] + running
     return sorted(good, key=lambda o: o.number), sorted(others, key=lambda o: o.number)
 
 

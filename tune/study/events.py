@@ -1,18 +1,20 @@
-"""The event log of a study: append-only JSON lines, on disk before anything else hears of them.
+"""The event log of a study: append-only JSON lines, on disk before anything else learns of them.
 
 Every event is {"t": milliseconds since the epoch, "event": name, ...}:
 
-    study     name, experiment, objective, direction, config {flat}, searched [names], data {name, fingerprint, path, images}, tags {},
-              group {name, id} or null; kind "group": what follows is said of several studies
+    study     name, experiment, objective, direction, config {flat}, searched [names],
+              data {name, fingerprint, path, images}, tags {}, group {name, id} or null;
+              kind "group": the log is about several studies
     start     trial, config {flat}, attempt, resumed_epoch (null: from the beginning)
     report    trial, epoch (from 1), metrics {name: float}
-    artifact  trial (null: the study), path (relative to the study's folder), to (artifact sub-folder)
+    artifact  trial (null: the study), path (relative to the study's folder),
+              to (artifact sub-folder)
     end       trial, state COMPLETE|PRUNED|FAIL, value, reason, metrics {final}, error (traceback)
     summary   metrics {}, tags {}  (of the whole study)
     finish    state FINISHED|INTERRUPTED
 
-`start`, `report`, `artifact` and `end` may carry `repeat` (a seed): the run then repeats that trial
-under another seed.
+`start`, `report`, `artifact` and `end` may carry `repeat` (a seed): the run then repeats the trial
+under that seed.
 """
 
 import json
@@ -28,26 +30,31 @@ from trainables.errors import UserError
 __all__ = ["AppendOnlyFile", "EventLog", "StorageFailed"]
 
 _NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
+_BLOCK = 65536  # bytes that are searched for the last newline at a time
 
 
 class StorageFailed(UserError):
-    """The study's folder cannot be written. No trial's fault, and no trial could do better: the run
-    ends, the trials stay open."""
+    """The study's folder cannot be written.
+
+    No trial is to blame and none could succeed: the run ends, the trials stay open.
+    """
 
     @classmethod
-    def at(cls, place: str | Path, why: str | None) -> "StorageFailed":
+    def at(cls, path: str | Path, why: str | None) -> "StorageFailed":
+        """The failure to write `path` for the operating system's reason `why`."""
         return cls(
-            f"cannot write {place}: {why}; mend that and run the same command again, nothing recorded is lost"
+            f"cannot write {path}: {why}; mend that and run the same command again, "
+            "nothing recorded is lost"
         )
 
 
 class AppendOnlyFile:
-    """A file of whole lines that are on disk when `append_lines` returns. One process writes; its
-    threads may share it.
+    """A file of whole lines, which are on disk when `append_lines` returns. One process writes; its
+    threads may share the object.
 
-    Opening removes a torn last line, which is what a kill or a full disk in the middle of a write
-    leaves. Copies and pickles refer to the same file without opening it: Ray Tune copies the
-    objects that hold one.
+    Opening removes a torn last line, which a kill or a full disk in the middle of a write leaves.
+    Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that
+    hold one.
 
     Raises:
         StorageFailed: the folder or the file cannot be written.
@@ -71,14 +78,7 @@ class AppendOnlyFile:
         """
         with self._lock:
             try:
-                fd = self._open()
-                end = os.fstat(fd).st_size
-                try:
-                    _write_all(fd, lines)
-                    os.fsync(fd)
-                except OSError:
-                    os.ftruncate(fd, end)
-                    raise
+                self._append_or_restore(lines)
             except OSError as error:
                 raise StorageFailed.at(self.path, error.strerror) from error
 
@@ -99,15 +99,25 @@ class AppendOnlyFile:
 
     def _open(self) -> int:
         if self._fd < 0:
-            self._fd = os.open(
-                self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
-            )
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(self.path, flags, 0o644)
         return self._fd
 
+    def _append_or_restore(self, lines: bytes) -> None:
+        fd = self._open()
+        end = os.fstat(fd).st_size
+        try:
+            _write_all(fd, lines)
+            os.fsync(fd)
+        except OSError:
+            os.ftruncate(fd, end)
+            raise
+
     def _cut_torn_line(self, fd: int) -> None:
-        size = end = os.fstat(fd).st_size
+        size = os.fstat(fd).st_size
+        end = size
         while end > 0:
-            start = max(0, end - 65536)
+            start = max(0, end - _BLOCK)
             newline = os.pread(fd, end - start, start).rfind(b"\n")
             if newline >= 0:
                 end = start + newline + 1
@@ -121,58 +131,66 @@ class AppendOnlyFile:
 class EventLog(AppendOnlyFile):
     """Appends events to a file and reads them back."""
 
-    def append(self, event: str, **fields: Any) -> None:
-        """Write one event and return when it is on disk.
+    def append(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Write one event and return it when it is on disk.
 
         Raises:
             StorageFailed: the disk is full or not writable; the log then ends with the last whole
                 event.
         """
-        self.append_lines(_encode({"t": int(time.time() * 1000), "event": event, **fields}) + b"\n")
+        written = {"t": int(time.time() * 1000), "event": event, **fields}
+        self.append_lines(_encode(written) + b"\n")
+        return written
 
     @staticmethod
     def read(
         path: Path, offset: int = 0, limit: int | None = None
     ) -> tuple[list[dict[str, Any]], int]:
-        """Whole events from byte `offset` on, and the offset of the next one; a last line that is
-        still being written is left.
+        """Read whole events from byte `offset` on.
 
         Args:
-            limit: read about this many bytes at most (always at least one event, where there is
-                one).
-
+            limit: read about this many bytes at most (but one event, where there is one).
+        Returns:
+            The events, and the offset of the next one. A last line that is still being written is
+            not read. There are no events where there is no file.
         Raises:
             UserError: a line is not JSON, which no crash of the writer can leave.
         """
-        lines: list[bytes] = []
-        size = 0
-        try:
-            with Path(path).open("rb") as file:
-                file.seek(offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    lines.append(line)
-                    size += len(line)
-                    if limit is not None and size >= limit:
-                        break
-        except FileNotFoundError:
-            return [], offset
         events = []
-        for line in lines:
+        for line in _whole_lines(Path(path), offset, limit):
             try:
                 events.append(_decode(line))
             except ValueError as error:
                 raise UserError(
-                    f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or delete the line"
+                    f"{path} is damaged after byte {offset} ({error}): "
+                    "restore it from a copy, or delete the line"
                 ) from error
             offset += len(line)
         return events, offset
 
 
-def _write_all(fd: int, line: bytes) -> None:
-    while line:
-        line = line[os.write(fd, line) :]
+def _whole_lines(path: Path, offset: int, limit: int | None) -> list[bytes]:
+    lines: list[bytes] = []
+    size = 0
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                lines.append(line)
+                size += len(line)
+                if limit is not None and size >= limit:
+                    break
+    except FileNotFoundError:
+        return []
+    return lines
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    while content:
+        written = os.write(fd, content)
+        content = content[written:]
 
 
 def _encode(record: dict[str, Any]) -> bytes:
@@ -202,10 +220,13 @@ def _without_non_finite(value: Any) -> Any:
 
 
 def _decode(line: bytes) -> dict[str, Any]:
-    record = json.loads(
-        line,
-        object_hook=lambda item: float(item[_NON_FINITE]) if item.keys() == {_NON_FINITE} else item,
-    )
+    record = json.loads(line, object_hook=_restore_non_finite)
     if not isinstance(record, dict) or "event" not in record or "t" not in record:
         raise ValueError(f"not an event: {line[:60]!r}")
     return record
+
+
+def _restore_non_finite(item: dict[str, Any]) -> Any:
+    if item.keys() == {_NON_FINITE}:
+        return float(item[_NON_FINITE])
+    return item

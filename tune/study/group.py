@@ -20,7 +20,7 @@ LOG = "events.jsonl"
 
 @dataclass(frozen=True)
 class Group:
-    """`<storage>/<name>/`; its members are `<storage>/<name>-<setting>/`."""
+    """A group in `<storage>/<name>/`; its members are `<storage>/<name>-<setting>/`."""
 
     folder: Path
     id: str
@@ -31,7 +31,7 @@ class Group:
 
     @property
     def event(self) -> dict[str, str]:
-        """What the first event of a member says of it."""
+        """The group as the first event of a member names it."""
         return {"name": self.name, "id": self.id}
 
     @classmethod
@@ -43,63 +43,70 @@ class Group:
         """
         if (folder / "study.json").exists() or _kind(folder) == STUDY:
             raise UserError(
-                f"{folder.name!r} is a study of its own in {folder.parent}; give the settings another name with --study"
+                f"{folder.name!r} is a study of its own in {folder.parent}; "
+                "give the settings another name with --study"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 if not is_group(folder):
-                    fields: dict[str, Any] = {
-                        "name": folder.name,
-                        "kind": GROUP,
-                        "experiment": experiment,
-                        "objective": objective,
-                    }
-                    with closing(EventLog(folder / LOG)) as log:
-                        log.append(
-                            "study",
-                            direction="maximize",
-                            config={},
-                            searched=searched,
-                            data=None,
-                            tags={},
-                            **fields,
-                        )
+                    _begin(folder, experiment, objective, searched)
         except OSError as error:
             raise UserError(
-                f"cannot write to {error.filename or folder}: {error.strerror}; choose another place with --storage"
+                f"cannot write to {error.filename or folder}: {error.strerror}; "
+                "choose another place with --storage"
             ) from None
         return cls.at(folder)
 
     @classmethod
     def at(cls, folder: Path) -> "Group":
-        """The group that is there (`is_group`)."""
-        return cls(folder, study_id(EventLog.read(folder / LOG, 0, limit=1)[0][0]))
+        """The group in `folder`, which is one (`is_group`)."""
+        events, _ = EventLog.read(folder / LOG, 0, limit=1)
+        return cls(folder, study_id(events[0]))
 
-    def say(self, event: str, **fields: Any) -> None:
+    def emit(self, event: str, **fields: Any) -> None:
         """Append to the group's log."""
         with FileLock(self.folder / ".lock"), closing(EventLog(self.folder / LOG)) as log:
             log.append(event, **fields)
 
 
 def is_group(folder: Path) -> bool:
-    """Whether the event log in `folder` is that of a group, and not of a study."""
+    """True where the event log in `folder` is that of a group, and not of a study."""
     return _kind(folder) == GROUP
 
 
 def _kind(folder: Path) -> str | None:
-    """GROUP or STUDY; None where nothing has been begun."""
-    first, _ = EventLog.read(folder / LOG, 0, limit=1)
-    return str(first[0].get("kind", STUDY)) if first else None
+    """GROUP or STUDY; None where nothing has begun."""
+    events, _ = EventLog.read(folder / LOG, 0, limit=1)
+    if not events:
+        return None
+    return str(events[0].get("kind", STUDY))
+
+
+def _begin(folder: Path, experiment: str, objective: str, searched: list[str]) -> None:
+    """Write the first event of a group's log."""
+    with closing(EventLog(folder / LOG)) as log:
+        log.append(
+            "study",
+            direction="maximize",
+            config={},
+            searched=searched,
+            data=None,
+            tags={},
+            name=folder.name,
+            kind=GROUP,
+            experiment=experiment,
+            objective=objective,
+        )
 
 
 @dataclass(frozen=True)
 class Members:
-    """The studies of a comparison that have been begun."""
+    """The studies of a comparison that have begun."""
 
     comparison: Comparison
     command: str
-    """What goes on with them."""
+    """Command that resumes them."""
     folders: dict[str, Path]
     """Setting -> folder, in the comparison's order."""
 
@@ -109,20 +116,18 @@ def members(folder: Path) -> Members | None:
     none."""
     for experiment in EXPERIMENTS.values():
         for key, comparison in experiment.comparisons.items():
-            folders = {
-                setting: folder.parent / f"{folder.name}-{setting}"
-                for setting in comparison.settings
-            }
-            begun = {
-                setting: path for setting, path in folders.items() if (path / "study.json").exists()
-            }
-            if any(
-                read_manifest(path / "study.json").experiment == experiment.name
-                for path in begun.values()
-            ):
-                return Members(
-                    comparison,
-                    f"python tune/run.py {experiment.name}{f' --compare {key}' if key else ''}",
-                    begun,
-                )
+            begun = _begun(folder, comparison)
+            names = {read_manifest(path / "study.json").experiment for path in begun.values()}
+            if experiment.name in names:
+                option = f" --compare {key}" if key else ""
+                command = f"python tune/run.py {experiment.name}{option}"
+                return Members(comparison, command, begun)
     return None
+
+
+def _begun(folder: Path, comparison: Comparison) -> dict[str, Path]:
+    """Setting -> folder of those studies of a comparison that have begun."""
+    folders = {
+        setting: folder.parent / f"{folder.name}-{setting}" for setting in comparison.settings
+    }
+    return {setting: path for setting, path in folders.items() if (path / "study.json").exists()}

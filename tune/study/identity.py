@@ -9,7 +9,7 @@ GROUP = "group"
 
 
 def study_id(first: dict[str, Any]) -> str:
-    """Identity of the study or group whose log begins with the event `first`, 12 hexadecimal digits.
+    """Identity of the study or group whose log begins with the event `first`: 12 hex digits.
 
     It depends on the name and on the time of creation, which distinguishes a study from an earlier,
     deleted one of the same name.

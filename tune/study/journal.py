@@ -1,4 +1,4 @@
-"""Optuna's journal file, kept by the one process that runs the study: what belongs together reaches
+"""Optuna's journal file, written by the one process that runs the study: records of one step reach
 the disk in one write.
 
 Optuna's own backend is for many writers: every parameter of a trial takes a lock, opens the file,
@@ -20,27 +20,29 @@ from optuna.trial import FrozenTrial
 from trainables.errors import UserError
 from tune.study.events import AppendOnlyFile
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study and trial
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # else a line for every study and trial
 
 
 def read_trials(path: Path, study: str) -> list[FrozenTrial]:
-    """The trials in a journal, beside the process that writes it: no lock, nothing written, a line
-    that is still being written is left.
+    """The trials in a journal, read beside the process that writes it, without a lock.
 
-    Empty where the study has not been written yet.
+    A last line that is still being written is not read. The list is empty where the journal does
+    not have the study yet.
     """
     storage = JournalStorage(JournalReader(path))
     try:
-        return storage.get_all_trials(storage.get_study_id_from_name(study), deepcopy=False)
-    except KeyError:  # Optuna's word for a study that is not there
+        study_id = storage.get_study_id_from_name(study)
+    except KeyError:  # Optuna's answer where there is no such study
         return []
+    return storage.get_all_trials(study_id, deepcopy=False)
 
 
 class JournalReader(BaseJournalBackend):
     """Backend of an Optuna `JournalStorage` that follows a journal which another process writes."""
 
     def __init__(self, path: Path):
-        self._path, self._offset = path, 0
+        self._path = path
+        self._offset = 0
         self._logs: list[dict[str, Any]] = []
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
@@ -54,32 +56,32 @@ class JournalReader(BaseJournalBackend):
         return self._logs[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        raise RuntimeError("a journal that is only read was written to")
+        raise RuntimeError("this journal is only read; it cannot be appended to")
 
 
 class Journal(BaseJournalBackend):
     """Backend of an Optuna `JournalStorage` for one thread of one process; the study's lock keeps
     others out.
 
-    Opening cuts off a line that a kill tore, as Optuna would refuse all that follows it.
+    Opening cuts off a torn last line, as Optuna would refuse all that follows it.
 
     Raises:
         StorageFailed: the file cannot be written.
-        UserError: a line of it, when a storage opens, is not JSON.
+        UserError: a line is not JSON, which is found when a storage opens.
     """
 
     def __init__(self, path: Path):
         self._file = AppendOnlyFile(path)
         self._pending: list[bytes] = []
         self._open_groups = 0
-        # what the storage has written and may not have read yet
+        # records that the storage has written and may not have read yet
         self._recent: list[dict[str, Any]] = []
         self._recent_from = 0
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """What is appended within is on disk when the block ends, by an exception too. A kill in it
-        leaves a beginning, mostly nothing."""
+        """Everything appended within the block is on disk when it ends, by an exception too. A kill
+        leaves a beginning of it, mostly nothing."""
         self._open_groups += 1
         try:
             yield

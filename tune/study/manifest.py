@@ -1,4 +1,4 @@
-"""What a study is: written once, compared at every later start."""
+"""The definition of a study: written once, compared at every later start."""
 
 import importlib.metadata
 import json
@@ -16,8 +16,9 @@ from trainables.errors import UserError
 from trainables.files import write_atomically
 
 PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
-"""Config values that say where something is -> what says which it is. A study may be gone on with
-where both have other places."""
+"""Config values that are a path -> the value that identifies the content. A study may be resumed
+where the content has another path."""
+_SHOWN_DIFFERENCES = 6
 _PACKAGES = (
     "ray",
     "torch",
@@ -40,27 +41,24 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Commit of this checkout, `+` at the end where files differ from it; None outside one."""
-    here = Path(__file__).parent
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        commit = _git("rev-parse", "HEAD").strip()
+        changes = _git("status", "--porcelain", "-uno")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if changed else "")
+    return f"{commit}+" if changes else commit
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """study.json. `experiment`, `preset`, `base`, `pins`, `space`, warm start and the data's
-    fingerprint make the study what it is."""
+    """Contents of study.json. `experiment`, `preset`, `base`, `pins`, `space`, warm start and the
+    data's fingerprint define the study."""
 
     name: str
     experiment: str
@@ -91,28 +89,31 @@ class Manifest:
             write_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
             return self
         there = read_manifest(path)
-        if differences := self._differences(there):
-            shown = "; ".join(differences[:6]) + (
-                f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
-            )
+        differences = self._differences(there)
+        if differences:
+            shown = differences[:_SHOWN_DIFFERENCES]
+            hidden = len(differences) - len(shown)
+            if hidden:
+                shown.append(f"and {hidden} more")
             raise UserError(
-                f"study {self.name!r} exists with another configuration: {shown}. "
-                f"Repeat the options it was begun with, or give this one a name of its own: --study {self.name}-2"
+                f"study {self.name!r} exists with another configuration: {'; '.join(shown)}. "
+                "Repeat the options it was begun with, or give this one a name of its own: "
+                f"--study {self.name}-2"
             )
         return replace(there, base=self.base)
 
     def _differences(self, there: "Manifest") -> list[str]:
-        mine: dict[str, Any] = _identity(self)
-        theirs: dict[str, Any] = _identity(there)
-        for place, content in PATH_KEYS.items():
+        """`train.epochs was 4, is 9`, for everything that defines the study."""
+        mine = _identity(self)
+        theirs = _identity(there)
+        for path, content in PATH_KEYS.items():
             if mine.get(content) == theirs.get(content):
-                mine.pop(place, None)
-                theirs.pop(place, None)
-        keys = [*mine, *(k for k in theirs if k not in mine)]
+                mine.pop(path, None)
+                theirs.pop(path, None)
         return [
-            f"{k} was {_shown(theirs, k)}, is {_shown(mine, k)}"
-            for k in keys
-            if mine.get(k) != theirs.get(k)
+            f"{key} was {_shown(theirs, key)}, is {_shown(mine, key)}"
+            for key in dict.fromkeys([*mine, *theirs])
+            if mine.get(key) != theirs.get(key)
         ]
 
 
@@ -135,43 +136,43 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def resume_command() -> str:
-    """The command line that was typed, to be shown where it is to be typed again."""
+    """The command line that was typed, quoted for a shell."""
     return shlex.join(["python", *sys.argv])
 
 
 def replay_command(experiment: str, study: Path, number: int) -> str:
-    """What runs a trial again and compares it with the record, epoch by epoch.
+    """The command that runs a trial again and compares it with the record, epoch by epoch.
 
     Args:
-        study: its folder.
+        study: folder of the study.
     """
-    where = [] if study.parent == Path("runs").resolve() else ["--storage", str(study.parent)]
-    return shlex.join(
-        [
-            "python",
-            "tune/run.py",
-            experiment,
-            "--local",
-            "--trial",
-            f"{study.name}/{number}",
-            *where,
-        ]
-    )
+    words = ["python", "tune/run.py", experiment, "--local", "--trial", f"{study.name}/{number}"]
+    if study.parent != Path("runs").resolve():
+        words += ["--storage", str(study.parent)]
+    return shlex.join(words)
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:
+    """Everything that defines a study, by the name that a difference is shown under."""
     # Through JSON, so that tuples and lists, 1e-3 and 0.001 compare as they were written.
     plain = json.loads(json.dumps(asdict(manifest)))
+    warm_start = plain["warm_start"] or {}
+    spaces = {f"space of {name}": ranges for name, ranges in plain["space"].items()}
     return {
-        **{k: plain[k] for k in ("experiment", "preset")},
+        "experiment": plain["experiment"],
+        "preset": plain["preset"],
         **plain["base"],
-        **{f"space of {k}": v for k, v in plain["space"].items()},
+        **spaces,
         "data": plain["data"]["fingerprint"],
-        "warm start": (plain["warm_start"] or {}).get("study", "absent"),
+        "warm start": warm_start.get("study", "absent"),
     }
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    """In full, as `--set` takes it: two rates may differ in their fourth digit."""
+    """A value in full, as `--set` takes it: two rates may differ in their fourth digit."""
     value = values.get(key, "absent")
-    return json.dumps(value) if isinstance(value, list) else "none" if value is None else str(value)
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return json.dumps(value)
+    return str(value)

@@ -227,12 +227,13 @@ def test_a_disk_that_fills_up_in_the_middle(
 ) -> None:
     append, count = EventLog.append, 0
 
-    def appended(self: EventLog, event: str, **fields: Any) -> None:
+    def appended(self: EventLog, event: str, **fields: Any) -> dict[str, Any]:
         nonlocal count
-        append(self, event, **fields)
+        written = append(self, event, **fields)
         count += 1
         if count == after:
             fill(disk)
+        return written
 
     command = (*LOCAL_TOY, "6", "--storage", str(disk))
     with monkeypatch.context() as patch:

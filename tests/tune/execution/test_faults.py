@@ -27,7 +27,7 @@ from tests.cluster.lab.hosts import SHARED, Laboratory, unavailable
 from tests.kills import LONG, Command, LongCommand, check_mlflow, check_study, two_run, wait_until
 from tests.studies import of_trial, run_on_ray
 from tests.toy import TOY
-from tune.execution.ray_tune import start_ray
+from tune.execution.ray_session import start_ray
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

@@ -16,8 +16,8 @@ from tests.disks import fill, small_disk
 from tests.studies import of_trial, run_on_ray
 from tests.toy import BUGGY, TOY
 from trainables.errors import UserError
-from tune.execution.local import replay
-from tune.execution.ray_tune import start_ray
+from tune.execution.ray_session import start_ray
+from tune.execution.replay import replay
 from tune.search.pruner import rungs
 from tune.study.study import Study
 

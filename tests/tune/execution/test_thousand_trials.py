@@ -17,7 +17,8 @@ from tune.experiments import EXPERIMENTS
 from tune.reports.html_report import write_report
 from tune.search.space import as_json, describe
 from tune.study.manifest import Manifest
-from tune.study.study import Outcome, Study, Work
+from tune.study.study import Study
+from tune.study.work import Outcome, Work
 
 TRIALS, EPOCHS = 1000, 12
 # a thousand trials wait for the disk eight times each
@@ -63,7 +64,7 @@ def search(root: Path, trials: int = TRIALS) -> None:
         }
         if work.kind == "baseline":
             study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/knn_top1": 0.07}))
-        elif work.number % 50 == 7:
+        elif work.id.trial % 50 == 7:
             study.ended(work, Outcome("FAIL", reason="nan", error="Traceback"))
         elif all(
             study.reported(work, epoch, {"val/knn_top1": value} | others)

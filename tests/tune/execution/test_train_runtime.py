@@ -16,7 +16,8 @@ from tests import REPO
 from tests.studies import manifest, of_trial
 from tests.toy import TOY
 from tune.execution.local import search_locally
-from tune.execution.ray_tune import search, start_ray
+from tune.execution.ray_session import start_ray
+from tune.execution.ray_tune import search
 from tune.search.pruner import rungs
 from tune.search.space import as_json, describe
 from tune.study.study import Study

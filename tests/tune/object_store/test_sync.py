@@ -404,9 +404,9 @@ def test_two_machines_that_say_something_of_a_group(
 def trial(root: Path, reports: list[int], until: int = 99, **config: Any) -> Any:
     """Trial 0 in this process, as on a machine that has no study; it is told to stop after an
     epoch."""
-    from tune.study.study import Work
+    from tune.study.work import Work, WorkId
 
-    work = Work("trial", 0, 0, {**manifest().base, **config}, str(root / "toy" / "trials" / "0000"))
+    work = Work(WorkId(0), 0, {**manifest().base, **config}, str(root / "toy" / "trials" / "0000"))
 
     def report(epoch: int, metrics: Any) -> bool:
         reports.append(epoch)

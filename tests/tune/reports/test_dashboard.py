@@ -20,7 +20,7 @@ from tests import REPO
 from tests.studies import finish, open_study
 from trainables.errors import UserError
 from tune.reports.dashboard import server
-from tune.study.study import Outcome, Work
+from tune.study.work import Outcome, Work
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The sampler against Optuna's own TPE, of which it is a faster reading."""
 
+import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,92 @@ from optuna.samplers._tpe.sampler import _split_trials
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tune.experiments import EXPERIMENTS
-from tune.search.sampler import LATEST_OTHERS, STARTUP_TRIALS, SeededTPE, split
+from tune.search.sampler import (
+    LATEST_OTHERS,
+    STARTUP_TRIALS,
+    History,
+    SeededTPE,
+    _scipy_normal,
+    split,
+)
+
+RECORDED = Path(__file__).with_name("draws.json")
+"""Thirty suggestions of `mixed`, drawn by commit 5d3a9ec."""
 
 
 def test_scipys_normal_distribution_is_optunas() -> None:
-    """Read from the installed source, as importing `tune.search.sampler` has put SciPy's in its
-    place."""
-    names: dict[str, Any] = {"__name__": "optunas"}
-    exec(compile(Path(_truncnorm.__file__).read_text(), _truncnorm.__file__, "exec"), names)
+    names = ("_ndtr", "_log_ndtr", "_ndtri_exp")
+    optunas = {name: getattr(_truncnorm, name) for name in names}
+    with _scipy_normal():
+        scipys = {name: getattr(_truncnorm, name) for name in names}
+    assert {name: getattr(_truncnorm, name) for name in names} == optunas
+    assert all(optunas[name] is not scipys[name] for name in names)
     x = np.linspace(-12, 6, 500)
-    np.testing.assert_allclose(_truncnorm._ndtr(x), names["_ndtr"](x), rtol=1e-9, atol=1e-15)
-    np.testing.assert_allclose(
-        _truncnorm._log_ndtr(x), names["_log_ndtr"](x), rtol=1e-9, atol=1e-15
-    )
+    for name in ("_ndtr", "_log_ndtr"):
+        np.testing.assert_allclose(scipys[name](x), optunas[name](x), rtol=1e-9, atol=1e-15)
     y = np.linspace(-60, -1e-6, 500)
-    np.testing.assert_allclose(_truncnorm._ndtri_exp(y), names["_ndtri_exp"](y), rtol=1e-6)
-    assert _truncnorm._log_ndtr is not names["_log_ndtr"]
+    np.testing.assert_allclose(scipys["_ndtri_exp"](y), optunas["_ndtri_exp"](y), rtol=1e-6)
+
+
+def test_another_optuna_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(_truncnorm, "_ndtri_exp")
+    with pytest.raises(RuntimeError, match="has no _ndtri_exp in its _truncnorm module"):
+        SeededTPE(0)
+
+
+def mixed(trial: Trial) -> None:
+    """Choices, a range that depends on one, a plain range, integers, a conditional range."""
+    kind = trial.suggest_categorical("optim.name", ["sgd", "adam", "lars"])
+    low, high = {"sgd": (0.01, 1.0), "adam": (1e-4, 1e-2), "lars": (0.1, 3.0)}[kind]
+    trial.suggest_float("optim.lr", low, high, log=True)
+    trial.suggest_float("head.dropout", 0.0, 0.6)
+    trial.suggest_int("aug.operations", 1, 9)
+    if trial.suggest_categorical("schedule.name", ["constant", "warm"]) == "warm":
+        trial.suggest_float("schedule.warmup", 0.01, 0.5)
+
+
+def test_draws_are_those_on_record() -> None:
+    study = optuna.create_study(direction="maximize", sampler=SeededTPE(0))
+    running: list[Trial] = []
+    for _ in range(30):
+        trial = study.ask()
+        mixed(trial)
+        running.append(trial)
+        if len(running) < 3:
+            continue
+        done = running.pop(0)
+        value = done.params["optim.lr"] - done.params["head.dropout"]
+        done.report(value, 1)
+        state = TrialState.PRUNED if done.number % 4 == 1 else None
+        study.tell(done, None if state else value, state)
+    recorded = json.loads(RECORDED.read_text())
+    for trial, wanted in zip(study.trials, recorded, strict=True):
+        assert trial.params.keys() == wanted.keys()
+        for name, value in trial.params.items():  # another processor may round the last digit
+            exact = not isinstance(value, float)
+            assert value == (wanted[name] if exact else pytest.approx(wanted[name], rel=1e-12))
+
+
+def test_trials_that_begin_together_do_not_share_their_draws() -> None:
+    """Parameters of two trials, asked for in turn, are those of one trial after the other."""
+    straight, in_turn = (
+        optuna.create_study(direction="maximize", sampler=SeededTPE(0)) for _ in range(2)
+    )
+    for study in (straight, in_turn):
+        for number in range(12):
+            trial = study.ask()
+            mixed(trial)
+            study.tell(trial, trial.params["optim.lr"] - number)
+    pairs = {study: [study.ask(), study.ask()] for study in (straight, in_turn)}
+    for trial in pairs[straight]:
+        mixed(trial)
+    for name in ("optim.name", "schedule.name"):
+        choices = {"optim.name": ["sgd", "adam", "lars"], "schedule.name": ["constant", "warm"]}
+        for trial in pairs[in_turn]:
+            trial.suggest_categorical(name, choices[name])
+    for trial in pairs[in_turn]:
+        mixed(trial)
+    assert [t.params for t in straight.trials] == [t.params for t in in_turn.trials]
 
 
 def half_the_root(finished: int) -> int:
@@ -218,8 +289,8 @@ def test_the_good_are_optunas_and_the_others_the_latest(trials: int) -> None:
     seen = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING))
     finished = sum(t.state != TrialState.RUNNING for t in seen)
     below, above = _split_trials(study, seen, half_the_root(finished))
-    sampler = SeededTPE(0)
-    good, others = split([sampler._observe(t) for t in seen])
+    history = History()
+    good, others = split([history.observe(t) for t in seen])
     assert [o.number for o in good] == [t.number for t in below]
     running = [t.number for t in above if t.state == TrialState.RUNNING]
     assert [o.number for o in others] == [t.number for t in above if t.number not in running][

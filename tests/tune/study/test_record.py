@@ -12,7 +12,7 @@ from tests.studies import finish, open_study
 from tune.report import app
 from tune.reports.html_sections import budget, opening
 from tune.study.record import read_record
-from tune.study.study import Outcome, Work
+from tune.study.work import Outcome, Work
 
 
 def log(root: Path, *told: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ from tune.reports.verdict import doubts
 from tune.search.pruner import DurableHalving, rungs
 from tune.study.events import EventLog
 from tune.study.record import read_record
-from tune.study.study import Outcome, Study, Work
+from tune.study.study import Study
+from tune.study.work import Outcome, Work
 
 
 def test_trials_in_total_and_extension(tmp_path: Path) -> None:
@@ -89,14 +90,15 @@ def test_killed_at_any_event_goes_on_as_if_never_killed(
     whole = finish(tmp_path / "whole", 4, repeats=2)
     append, count = EventLog.append, 0
 
-    def dying_append(self: EventLog, event: str, **fields: Any) -> None:
+    def dying_append(self: EventLog, event: str, **fields: Any) -> dict[str, Any]:
         nonlocal count
         count += 1
         if count == die_at and die_at % 2 == 0:
             raise SystemExit("killed")
-        append(self, event, **fields)
+        written = append(self, event, **fields)
         if count == die_at:
             raise SystemExit("killed")
+        return written
 
     study = None
     with monkeypatch.context() as patch:
@@ -306,7 +308,7 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
 def test_killed_before_the_resume_state_of_an_ended_run_is_gone(
     tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clean, count = tune.study.study._clean, 0
+    clean, count = tune.study.study._remove_spent_files, 0
 
     def dying(*args: Any) -> None:
         nonlocal count
@@ -317,7 +319,7 @@ def test_killed_before_the_resume_state_of_an_ended_run_is_gone(
 
     study = open_study(tmp_path, 2, repeats=2)
     with monkeypatch.context() as patch:
-        patch.setattr("tune.study.study._clean", dying)
+        patch.setattr("tune.study.study._remove_spent_files", dying)
         with pytest.raises(SystemExit):
             search_locally(study, TOY)
     study.close()

@@ -1,0 +1,156 @@
+"""Starting Ray on this machine, and connecting to a cluster."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import ray
+import ray.util.state
+from ray._private import services
+
+from trainables.errors import UserError, first_line
+from tune.execution.capacity import on_a_cluster
+
+_CONNECT_TIMEOUT_S = 10.0
+_OBJECT_STORE_BYTES = 128 * 2**20
+
+
+@contextlib.contextmanager
+def ray_session(workers: int = 1) -> Iterator[None]:
+    """Ray for one search or several in a row.
+
+    A session within another one uses that one's Ray, and leaves it running.
+
+    Args:
+        workers: workers of each trial.
+    Raises:
+        UserError: see `start_ray`.
+    """
+    started_here = start_ray(dashboard=workers > 1)
+    try:
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine alone (127.0.0.1).
+
+    Args:
+        cpus: CPUs of a Ray that is started here; default: all.
+        dashboard: start the dashboard, whose State API Ray Train uses to free what the workers of a
+            stopped trial held.
+    Returns:
+        Whether Ray was started here.
+    Raises:
+        UserError: no cluster answers at RAY_ADDRESS, Ray does not start, or the State API does not
+            answer.
+    """
+    started = _start_or_connect(cpus, dashboard)
+    if dashboard:
+        _require_state_api()
+    return started
+
+
+def _require_state_api() -> None:
+    try:
+        ray.util.state.list_actors(limit=1)
+    except Exception as error:
+        raise UserError(
+            "trials of several workers need Ray's State API, which does not answer "
+            f"({first_line(error)}); install ray[default], start the cluster with its dashboard, "
+            "or use --workers 1"
+        ) from None
+
+
+def _start_or_connect(cpus: int | None, dashboard: bool) -> bool:
+    if ray.is_initialized():
+        return False
+    if on_a_cluster():
+        _connect(os.environ["RAY_ADDRESS"])
+        return False
+    _start(cpus, dashboard)
+    return True
+
+
+def _start(cpus: int | None, dashboard: bool) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
+    port = _free_port()
+    if dashboard:  # the address of this Ray, whichever others run on the machine
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
+    try:
+        with _own_signals(), _loopback():
+            ray.init(
+                address="local",
+                _node_ip_address="127.0.0.1",
+                include_dashboard=dashboard,
+                dashboard_port=port,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                configure_logging=False,
+                num_cpus=cpus,
+            )
+    except Exception as error:  # Ray raises bare ones
+        raise UserError(
+            f"Ray did not start on this machine ({first_line(error)}); "
+            "run the same command again, or add --local"
+        ) from error
+
+
+def _connect(address: str) -> None:
+    """Connect to the cluster at `address`.
+
+    Where nobody listens Ray would try for a quarter of an hour, without a word: a plain connection
+    is tried first.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        if "://" not in address and port.isdecimal():
+            endpoint = (host.strip("[]"), int(port))
+            socket.create_connection(endpoint, timeout=_CONNECT_TIMEOUT_S).close()
+        with _own_signals():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"no Ray cluster at RAY_ADDRESS={address} ({first_line(error)}); start it, "
+            "or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Keep Ray on 127.0.0.1.
+
+    Ray replaces that address by the machine's in the network, where anyone could run code in it.
+    The replaced function is one of Ray's private ones: tests/tune/execution/test_ray_tune.py
+    inspects the sockets.
+    """
+    original = services.resolve_ip_for_localhost
+    services.resolve_ip_for_localhost = lambda host: host
+    try:
+        yield
+    finally:
+        services.resolve_ip_for_localhost = original
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's signal handlers: Ray puts its own on SIGTERM, which prints a stack and
+    aborts."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -1,0 +1,115 @@
+"""`--trial STUDY/NUMBER`: a recorded trial runs again and is compared with its record. Imports no
+Ray."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainables.base import Metrics
+from trainables.errors import UserError
+from tune.backbones.resolve import where_backbone_is
+from tune.execution.runtimes import LocalRuntime
+from tune.execution.trial import run
+from tune.experiments import Experiment
+from tune.study.log_state import Run, read_state
+from tune.study.manifest import read_manifest, replay_command
+from tune.study.work import Outcome, Work, WorkId
+
+
+def replay(
+    study_dir: Path, experiment: Experiment, number: int, tell: Callable[[str], None]
+) -> bool:
+    """Run a recorded trial again, with its config and seed, in a temporary folder, and compare it
+    with the record epoch by epoch.
+
+    A trial that failed before its first epoch must fail again, for the same reason.
+
+    Args:
+        tell: is called with each line of the comparison.
+    Returns:
+        Whether everything is equal.
+    Raises:
+        UserError: the trial is not on record, has no epoch yet, or the study is one of another
+            experiment.
+    """
+    recorded = _recorded(study_dir, experiment, number)
+    comparison = _Comparison(recorded, tell)
+    config = where_backbone_is(recorded.config, study_dir.parent)
+    with tempfile.TemporaryDirectory(prefix="vistune-replay-") as scratch:
+        work = Work(WorkId(number), config["seed"], config, scratch)
+        runtime = LocalRuntime(Path(scratch), comparison.on_epoch)
+        outcome = run(experiment, work, runtime)
+    comparison.on_end(outcome)
+    return comparison.equal
+
+
+def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:
+    """The trial's run on record."""
+    recorded = read_state(study_dir / "events.jsonl").trials.get(number)
+    if recorded is None or not recorded.attempts:
+        raise UserError(
+            f"no trial {number} on record in {study_dir}; "
+            f"`python tune/report.py show {study_dir.name}` lists its trials"
+        )
+    actual = read_manifest(study_dir / "study.json").experiment
+    if actual != experiment.name:
+        command = replay_command(actual, study_dir, number)
+        raise UserError(f"study {study_dir.name!r} is one of {actual}: {command}")
+    if not recorded.epochs and recorded.outcome is None:
+        raise UserError(
+            f"trial {number} of study {study_dir.name!r} has no epoch on record yet, "
+            "so that there is nothing to compare with"
+        )
+    return recorded
+
+
+class _Comparison:
+    """A running trial beside its record."""
+
+    def __init__(self, recorded: Run, tell: Callable[[str], None]):
+        self.equal = True
+        self._tell = tell
+        self._end = recorded.outcome
+        self._epochs = dict(zip(recorded.epochs, recorded.history, strict=True))
+        self._missing = set(self._epochs)
+
+    def on_epoch(self, epoch: int, metrics: Metrics) -> bool:
+        """Compare an epoch; False after the last one on record."""
+        if epoch not in self._epochs:
+            self._tell(f"epoch {epoch}: not on record")
+            return False
+        self._missing.discard(epoch)
+        differences = _differences(self._epochs[epoch], metrics)
+        if differences:
+            self.equal = False
+        self._tell(f"epoch {epoch}: {'; '.join(differences) or 'equal to the record'}")
+        return epoch < max(self._epochs)
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Compare the ends."""
+        if outcome.state == "FAIL" or (outcome.reason and not self._epochs):
+            self._tell(outcome.error or outcome.reason or "failed")
+        if not self._epochs and self._end is not None:
+            self._compare_early_ends(outcome, self._end)
+        if self._missing:
+            self.equal = False
+            epochs = ", ".join(map(str, sorted(self._missing)))
+            self._tell(f"on record but not reached again: epoch {epochs}")
+
+    def _compare_early_ends(self, outcome: Outcome, recorded: Outcome) -> None:
+        if (outcome.state, outcome.reason) == (recorded.state, recorded.reason):
+            return
+        self.equal = False
+        self._tell(
+            f"on record it ended as {recorded.state} before its first epoch ({recorded.reason})"
+        )
+
+
+def _differences(recorded: dict[str, Any], metrics: Metrics) -> list[str]:
+    """`val/top1 was 0.5, is 0.6`, for each metric that differs; times are not compared."""
+    return [
+        f"{name} was {recorded[name]!r}, is {value!r}"
+        for name, value in metrics.items()
+        if not name.startswith("time/") and name in recorded and recorded[name] != value
+    ]

@@ -1,0 +1,203 @@
+"""The state that a study's event log describes: one reducer for whoever reads the log.
+
+The running study applies the events that it writes, readers apply those that they find. MLflow's
+projection (`tune/tracking/projection.py`) is another fold: its state is a set of MLflow calls.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tune.study.events import EventLog
+from tune.study.work import Outcome, WorkId
+
+CONCLUSIONS = ("verdict", "warm_start")
+"""Tags that are written at the end of a study."""
+_PIECE = 2**22  # bytes that are read at a time
+
+
+@dataclass
+class Run:
+    """A trial, or a repeat of one under another seed."""
+
+    config: dict[str, Any] = field(default_factory=dict)
+    """Flat config of its last start."""
+    attempts: int = 0
+    """Starts so far."""
+    started: int = 0
+    """First start, ms since the epoch."""
+    ended: int = 0
+    """ms since the epoch."""
+    epochs: list[int] = field(default_factory=list)
+    """Reported epochs, from 1, in the log's order."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """Metrics of each reported epoch."""
+    state: str = "open"
+    """`open`, or the state of its outcome."""
+    outcome: Outcome | None = None
+    """None while it has not ended."""
+    occupied_ms: int = 0
+    """Time from each start to the last event of that attempt: training, validation, checkpoints;
+    interruptions are left out."""
+    heard: int = 0
+    """Time of its last event, ms since the epoch."""
+
+    @property
+    def last_epoch(self) -> int | None:
+        """The last reported epoch; None before the first."""
+        return self.epochs[-1] if self.epochs else None
+
+    @property
+    def value(self) -> float | None:
+        """Best objective of a run that has ended."""
+        return None if self.outcome is None else self.outcome.value
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended as it did."""
+        return None if self.outcome is None else self.outcome.reason
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Final metrics; empty while it has not ended."""
+        return {} if self.outcome is None else self.outcome.metrics
+
+    @property
+    def seconds(self) -> float:
+        """Training time of its epochs."""
+        return float(sum(metrics.get("time/epoch_s") or 0.0 for metrics in self.history))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU-seconds reserved: occupied time by threads and workers."""
+        workers = max((m.get("time/workers") or 1.0 for m in self.history), default=1.0)
+        threads = float(self.config.get("train.threads", 1))
+        return self.occupied_ms / 1000 * threads * workers
+
+    @property
+    def gpu_seconds(self) -> float:
+        """GPU-seconds reserved."""
+        gpus = max((m.get("time/gpus") or 0.0 for m in self.history), default=0.0)
+        return self.occupied_ms / 1000 * gpus
+
+
+@dataclass
+class LogState:
+    """Everything that a prefix of the event log says."""
+
+    keeps_history: bool = True
+    """Keep the metrics of every epoch. The running study does without: those of a thousand trials
+    would stay in the driver's memory."""
+    described: bool = False
+    """The log has its `study` event."""
+    runs: dict[WorkId, Run] = field(default_factory=dict)
+    last_ended: WorkId | None = None
+    summary: dict[str, float] = field(default_factory=dict)
+    """Metrics of the whole study."""
+    tags: dict[str, str] = field(default_factory=dict)
+    """Tags of the whole study."""
+    finished: bool = False
+    """The study has ended, and no run has started since."""
+
+    @property
+    def trials(self) -> dict[int, Run]:
+        """Trial -> run, in the order of first mention."""
+        return {
+            work_id.trial: run
+            for work_id, run in self.runs.items()
+            if work_id.trial is not None and work_id.repeat is None
+        }
+
+    @property
+    def repeats(self) -> dict[tuple[int, int], Run]:
+        """(trial, seed) -> run, in the order of first mention."""
+        return {
+            (work_id.trial, work_id.repeat): run
+            for work_id, run in self.runs.items()
+            if work_id.trial is not None and work_id.repeat is not None
+        }
+
+    def outcome(self, work_id: WorkId) -> Outcome | None:
+        """The outcome on record; None where the run has not ended."""
+        run = self.runs.get(work_id)
+        return None if run is None else run.outcome
+
+    def attempts(self, work_id: WorkId) -> int:
+        """Number of starts on record."""
+        run = self.runs.get(work_id)
+        return 0 if run is None else run.attempts
+
+    def last_epoch(self, work_id: WorkId) -> int | None:
+        """The last reported epoch; None before the first."""
+        run = self.runs.get(work_id)
+        return None if run is None else run.last_epoch
+
+
+def read_state(path: Path, *, keeps_history: bool = True) -> LogState:
+    """The state that the event log in `path` describes; the empty state where there is no log.
+
+    Raises:
+        UserError: a line of the log is damaged.
+    """
+    state = LogState(keeps_history=keeps_history)
+    offset = 0
+    while True:
+        events, offset = EventLog.read(path, offset, limit=_PIECE)
+        if not events:
+            return state
+        for event in events:
+            apply_event(state, event)
+
+
+def apply_event(state: LogState, event: dict[str, Any]) -> None:
+    """Bring the state up to the next event of the log. Events without a meaning here are passed
+    over."""
+    kind = event["event"]
+    if kind == "study":
+        state.described = True
+    elif kind == "summary":
+        state.summary |= event["metrics"]
+        state.tags |= event["tags"]
+    elif kind == "finish":
+        state.finished = event["state"] == "FINISHED"
+    elif kind in ("start", "report", "end") and event.get("trial") is not None:
+        _apply_to_run(state, event)
+
+
+def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
+    work_id = WorkId.from_event(event)
+    run = state.runs.setdefault(work_id, Run())
+    kind = event["event"]
+    if kind == "start":
+        _start(run, event)
+        _reopen(state)
+        return
+
+    if run.heard:  # a process that was lost before its start has occupied nothing
+        run.occupied_ms += event["t"] - run.heard
+    run.heard = event["t"]
+    if kind == "report":
+        run.epochs.append(event["epoch"])
+        if state.keeps_history:
+            run.history.append(event["metrics"])
+    else:
+        run.ended = event["t"]
+        run.state = event["state"]
+        run.outcome = Outcome.from_dict(event)
+        state.last_ended = work_id
+
+
+def _start(run: Run, event: dict[str, Any]) -> None:
+    run.config = event["config"]
+    run.attempts = event["attempt"]
+    run.started = run.started or event["t"]
+    run.heard = event["t"]
+
+
+def _reopen(state: LogState) -> None:
+    """Forget the conclusions of a finished study: they are about fewer trials or repeats."""
+    if not state.finished:
+        return
+    state.finished = False
+    for name in CONCLUSIONS:
+        state.tags.pop(name, None)

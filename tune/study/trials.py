@@ -1,0 +1,138 @@
+"""The trials of a study in Optuna: parameters, values of epochs, rungs, states."""
+
+import zlib
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from tune.search.pruner import DurableHalving
+from tune.search.sampler import SeededTPE
+from tune.study.journal import Journal
+from tune.study.manifest import Manifest
+from tune.study.work import Outcome
+
+
+class TrialDatabase:
+    """Optuna's storage of one study, with the sampler and the pruner that decide over it.
+
+    Not for two processes at once: the study's lock guards it.
+
+    Args:
+        path: the journal.
+        epochs: epochs of a trial that runs to the end; the rungs are parts of it.
+    Raises:
+        StorageFailed: the journal cannot be written.
+        UserError: the journal is damaged.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, epochs: int):
+        self._journal = Journal(path)
+        self._study = optuna.create_study(
+            study_name=manifest.name,
+            storage=JournalStorage(self._journal),
+            direction="maximize",
+            load_if_exists=True,
+            sampler=SeededTPE(_sampler_seed(manifest)),
+            pruner=DurableHalving(epochs),
+        )
+        self._open: dict[int, Trial] = {}
+
+    def one_write(self) -> AbstractContextManager[None]:
+        """Everything recorded within the block reaches the disk in one write."""
+        return self._journal.together()
+
+    def enqueue(self, configurations: list[dict[str, Any]]) -> None:
+        """Put configurations (searched parameters alone) before all that the sampler draws.
+
+        A waiting trial is one line of the journal, and no trial begins before all wait: after a
+        kill the journal holds a beginning of this list, which is completed.
+        """
+        known = len(self.frozen())
+        for parameters in configurations[known:]:
+            self._study.enqueue_trial(parameters)
+
+    def reopen(self, number: int) -> None:
+        """Take up a trial that an earlier process left running."""
+        trial_id = self.frozen()[number]._trial_id
+        self._open[number] = Trial(self._study, trial_id)
+
+    def ask(self) -> Trial:
+        """Begin the next trial: a waiting one, or a new one."""
+        trial = self._study.ask()
+        self._open[trial.number] = trial
+        return trial
+
+    def trial(self, number: int) -> Trial:
+        """A trial that has begun and has not ended."""
+        return self._open[number]
+
+    def values(self, number: int) -> dict[int, float]:
+        """Epoch -> objective of an open trial, as far as it is on record."""
+        trial_id = self._open[number]._trial_id
+        return self._study._storage.get_trial(trial_id).intermediate_values
+
+    def report(self, number: int, epoch: int, value: float) -> bool:
+        """Record an epoch's objective (once), and return whether the pruner stops the trial."""
+        trial = self._open[number]
+        with self.one_write():
+            if epoch not in self.values(number):
+                trial.report(value, epoch)
+            return trial.should_prune()
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Record the end of an open trial."""
+        trial = self._open[number]
+        state = TrialState[outcome.state]
+        value = outcome.value if state == TrialState.COMPLETE else None
+        with self.one_write():
+            if outcome.reason:
+                trial.set_user_attr("reason", outcome.reason)
+            self._study.tell(trial, value, state)
+        del self._open[number]
+
+    def frozen(self) -> list[FrozenTrial]:
+        """All trials, by number; not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
+    def running(self) -> list[int]:
+        """Numbers of the trials that have begun and have not ended."""
+        return [trial.number for trial in self._in_state(TrialState.RUNNING)]
+
+    def begun(self) -> int:
+        """Number of trials that have begun, in whatever state they are."""
+        return sum(trial.state != TrialState.WAITING for trial in self.frozen())
+
+    def ended(self) -> int:
+        """Number of trials that have ended, in whatever state."""
+        return sum(trial.state.is_finished() for trial in self.frozen())
+
+    def completed(self) -> dict[int, float]:
+        """Completed trials -> objective."""
+        return {
+            trial.number: trial.value
+            for trial in self._in_state(TrialState.COMPLETE)
+            if trial.value is not None
+        }
+
+    def close(self) -> None:
+        """Give the journal back."""
+        self._journal.close()
+
+    def _in_state(self, state: TrialState) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False, states=(state,))
+
+
+def _sampler_seed(manifest: Manifest) -> int:
+    """Seed of the sampler.
+
+    A warm-started study draws under a seed of its own: under the earlier study's seed its random
+    trials would be that study's again.
+    """
+    start = manifest.warm_start
+    if start is None:
+        return manifest.seed
+    return zlib.crc32(f"{manifest.seed} {start['study']}".encode())

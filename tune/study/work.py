@@ -1,0 +1,96 @@
+"""What a study hands out, and how it ended."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["trial", "repeat", "baseline"]
+State = Literal["COMPLETE", "PRUNED", "FAIL"]
+
+
+@dataclass(frozen=True)
+class WorkId:
+    """Names one fit of a study: a trial of the search, a repeat of a trial under another seed, or
+    the untrained baseline."""
+
+    trial: int | None
+    """Number of the trial; None for the baseline."""
+    repeat: int | None = None
+    """Seed of the repeat; None for the trial itself."""
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> "WorkId":
+        """The run that a `start`, `report` or `end` event is about."""
+        return cls(event["trial"], event.get("repeat"))
+
+    @property
+    def kind(self) -> Kind:
+        if self.trial is None:
+            return "baseline"
+        if self.repeat is None:
+            return "trial"
+        return "repeat"
+
+    def folder(self, study: Path) -> Path:
+        """The run's folder in the folder of its study."""
+        if self.trial is None:
+            return study / "baseline"
+        folder = study / "trials" / f"{self.trial:04d}"
+        if self.repeat is None:
+            return folder
+        return folder / f"repeat-{self.repeat}"
+
+
+BASELINE = WorkId(trial=None)
+
+
+@dataclass(frozen=True)
+class Work:
+    """One fit to do."""
+
+    id: WorkId
+    seed: int
+    config: dict[str, Any]
+    """Flat: dotted path -> value."""
+    directory: str
+    """Folder of its files."""
+
+    @property
+    def kind(self) -> Kind:
+        return self.id.kind
+
+    def to_json(self) -> str:
+        """The form in which it travels to another process."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Work":
+        fields = json.loads(text)
+        work_id = WorkId(**fields.pop("id"))
+        return cls(id=work_id, **fields)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a fit ended, as the process that did it reports."""
+
+    state: State
+    value: float | None = None
+    """Best objective; None where the fit has none."""
+    reason: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Final metrics."""
+    error: str | None = None
+    """Traceback."""
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Outcome":
+        return cls(
+            state=fields["state"],
+            value=fields.get("value"),
+            reason=fields.get("reason"),
+            metrics=fields.get("metrics") or {},
+            error=fields.get("error"),
+        )
