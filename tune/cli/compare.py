@@ -109,7 +109,7 @@ def _run_all(
                     break
         if group is not None and len(prepared) > 1 and not session.stop.reason:
             publish(group)
-            group.say("finish", state="FINISHED")
+            group.emit("finish", state="FINISHED")
             _copy_table(group.folder)
     session.say_where(code)
     return code

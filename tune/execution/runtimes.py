@@ -1,10 +1,12 @@
-"""Where a trial runs. `engine.fit` sees one interface and knows none of this.
+"""Where a trial runs, behind one interface, which is all that `engine.fit` knows.
 
-| runtime      | when                     | how                                                                                        |
-|--------------|--------------------------|--------------------------------------------------------------------------------------------|
-| LocalRuntime | `--local`                | in this process; no Ray is imported, so `breakpoint()` stops in the terminal                |
-| TuneRuntime  | a trial with one worker  | in the Tune trial's own process, which stays warm and serves many trials                    |
-| TrainRuntime | a trial with N workers   | in one of N processes of Ray Train, under a Tune trial: see `workers.py`                    |
+| runtime      | when                    | how                                                         |
+|--------------|-------------------------|-------------------------------------------------------------|
+| LocalRuntime | `--local`               | in this process, without Ray: `breakpoint()` stops in the   |
+|              |                         | terminal                                                    |
+| TuneRuntime  | a trial of one worker   | in the Tune trial's process, which stays warm for the next  |
+| TrainRuntime | a trial of N workers    | in N processes of Ray Train, under a Tune trial             |
+|              |                         | (`worker_group.py`)                                         |
 """
 
 import json
@@ -18,7 +20,7 @@ from trainables.base import Metrics
 
 
 class LocalRuntime:
-    """In process: `on_report` is asked after every epoch whether to go on."""
+    """In this process: after every epoch `on_report` decides whether the trial continues."""
 
     rank = 0
     world_size = 1
@@ -48,7 +50,7 @@ class TuneRuntime:
         return True
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Hand a message to the driver and wait until it has dealt with it."""
+        """Send a message to the driver and wait until it has been handled."""
         import ray.tune
 
         # One string: Tune flattens dicts, and a metric's own name has slashes in it.
@@ -56,14 +58,21 @@ class TuneRuntime:
 
 
 class TrainRuntime:
-    """In a worker of Ray Train. `said` and `heard` are queues to and from the Tune trial that
-    started it (`ray.util.queue.Queue`)."""
+    """In a worker of Ray Train.
 
-    def __init__(self, directory: Path, rank: int, world_size: int, said: Any, heard: Any):
-        self.directory, self.rank, self.world_size = directory, rank, world_size
+    Args:
+        messages: queue to the Tune trial that started the worker (`ray.util.queue.Queue`).
+        replies: queue from it: None for each message that has been handled.
+    """
+
+    def __init__(self, directory: Path, rank: int, world_size: int, messages: Any, replies: Any):
+        self.directory = directory
+        self.rank = rank
+        self.world_size = world_size
         self.device = best_device()
-        self._said, self._heard = said, heard
-        # Train has given this worker a GPU of those that its process sees
+        self._messages = messages
+        self._replies = replies
+        # Train assigns this worker one of the GPUs that its process sees
         if self.device.type == "cuda":
             from ray.train.torch import get_device
 
@@ -75,10 +84,10 @@ class TrainRuntime:
         return True
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Hand a message to the driver and wait until it has dealt with it; a stopped trial's
-        process is killed meanwhile."""
-        self._said.put(json.dumps({"kind": kind, **fields}))
-        self._heard.get()
+        """Send a message to the driver and wait until it has been handled. The process of a stopped
+        trial is killed meanwhile."""
+        self._messages.put(json.dumps({"kind": kind, **fields}))
+        self._replies.get()
 
 
 def best_device() -> torch.device:

@@ -43,7 +43,7 @@ def publish(group: Path | Group) -> ComparisonTable:
 def _log(table: ComparisonTable, group: Group) -> None:
     """Append the table to the group's event log."""
     for name in FILES:
-        group.say("artifact", trial=None, path=name, to="table")
+        group.emit("artifact", trial=None, path=name, to="table")
 
     metrics = {}
     for row in table.judged:
@@ -53,4 +53,4 @@ def _log(table: ComparisonTable, group: Group) -> None:
         metrics[f"{table.metric}/{difference.name}"] = difference.gain.mean
 
     tags = {f"verdict.{difference.name}": str(difference) for difference in table.differences}
-    group.say("summary", metrics=metrics, tags=tags)
+    group.emit("summary", metrics=metrics, tags=tags)

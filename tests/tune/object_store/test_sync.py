@@ -387,12 +387,12 @@ def test_two_machines_that_say_something_of_a_group(
         study_sync.copy_group_log(Group.open(roots[1] / "both", "toy", "val/top1", []).folder)
     b = Group.at(roots[1] / "both")
     assert b.id == a.id
-    a.say("finish", state="FINISHED")
+    a.emit("finish", state="FINISHED")
     study_sync.copy_group_log(a.folder)
-    b.say("summary", metrics={}, tags={})
+    b.emit("summary", metrics={}, tags={})
     with pytest.raises(UserError, match="'both' was continued elsewhere just now"):
         study_sync.copy_group_log(b.folder)
-    b.say("summary", metrics={}, tags={})
+    b.emit("summary", metrics={}, tags={})
     study_sync.copy_group_log(b.folder)
     pull(roots[0])
     assert [e["event"] for e in EventLog.read(a.folder / LOG)[0]] == ["study", "finish", "summary"]

@@ -91,14 +91,12 @@ def test_trials_that_begin_together_do_not_share_their_draws() -> None:
             trial = study.ask()
             mixed(trial)
             study.tell(trial, trial.params["optim.lr"] - number)
-    pairs = {study: [study.ask(), study.ask()] for study in (straight, in_turn)}
-    for trial in pairs[straight]:
-        mixed(trial)
-    for name in ("optim.name", "schedule.name"):
-        choices = {"optim.name": ["sgd", "adam", "lars"], "schedule.name": ["constant", "warm"]}
-        for trial in pairs[in_turn]:
-            trial.suggest_categorical(name, choices[name])
-    for trial in pairs[in_turn]:
+    one_by_one, by_turns = ([study.ask(), study.ask()] for study in (straight, in_turn))
+    for trial in (*one_by_one, *by_turns):  # draws from the joint model
+        trial.suggest_categorical("optim.name", ["sgd", "adam", "lars"])
+    for trial in by_turns:
+        trial.suggest_categorical("schedule.name", ["constant", "warm"])
+    for trial in (*one_by_one, *by_turns):
         mixed(trial)
     assert [t.params for t in straight.trials] == [t.params for t in in_turn.trials]
 

@@ -63,5 +63,5 @@ def test_neither_keeps_files_open(tmp_path: Path) -> None:
     finish(tmp_path / "second", 1)
     group = Group.open(tmp_path / "group", "toy", "val/top1", [])
     for _ in range(3):
-        group.say("finish", state="FINISHED")
+        group.emit("finish", state="FINISHED")
     assert open_files() == before
