@@ -39,6 +39,7 @@ from trainables.finetune import (
     InitialBackbone,
     check_image_size,
     initial_backbone,
+    labels_of,
 )
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.plots.snapshots import confident_mistakes, write_arrays
@@ -108,10 +109,9 @@ class ClassifierConfig:
         check_image_size(self)
 
 
-class Classifier(FineTuned):
+class Classifier(FineTuned[ClassifierConfig, DataSet]):
     """A classifier on a `DataSet` whose images all have labels."""
 
-    task: ClassVar[Task] = "classify"
     head: nn.Sequential
 
     def __init__(self, config: ClassifierConfig, data: DataSet):
@@ -154,11 +154,13 @@ class Classifier(FineTuned):
     # -- a training step
 
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
-        targets = torch.from_numpy(self.data.train.labels[self.data.train.indices[positions]])
+        train = self.data.train
+        assert train.labels is not None
+        targets = torch.from_numpy(train.labels[train.indices[positions]])
         if self.features.views is not None:
             return self._draw_fixed_views(self.features.views, positions, targets, generator)
 
-        images = self.data.train.batch(positions)
+        images = train.batch(positions)
         view = self.augment.draw(len(positions), generator)
         loss = self.config.loss
         if not loss.mixup and not loss.cutmix:
@@ -213,7 +215,7 @@ class Classifier(FineTuned):
         self.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
             logits = self.head(self.split_features(split)).float()
-        targets = torch.from_numpy(split.targets()).to(logits.device)
+        targets = torch.from_numpy(labels_of(split)).to(logits.device)
 
         right = logits.argmax(1) == targets
         metrics = {
@@ -252,7 +254,7 @@ class Classifier(FineTuned):
         top = probabilities.max(1)
         confidence = top.values.cpu().numpy()
         predicted = top.indices.cpu().numpy()
-        labels = self.data.val.targets()
+        labels = labels_of(self.data.val)
         mistakes = confident_mistakes(labels, predicted, confidence)
 
         write_arrays(
@@ -279,7 +281,7 @@ class Pretraining(Classifier):
     """A classifier on the classes that a data set has for pre-training: in `glyphs` the letters
     that `ssl` sees without labels."""
 
-    task = "pretrain"
+    task: ClassVar[Task] = "pretrain"
 
 
 def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> nn.Sequential:

@@ -7,19 +7,26 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from trainables.augment.evaluation import PIXELS, evaluation_batches
+from trainables.augment.image_ops import Normalization
 from trainables.augment.views import Augment
 from trainables.backbone.export import load_backbone_state, load_head_state, save_backbone
-from trainables.backbone.freezing import frozen_modules, set_eval_mode, set_frozen, stage_groups
+from trainables.backbone.freezing import (
+    FreezeConfig,
+    frozen_modules,
+    set_eval_mode,
+    set_frozen,
+    stage_groups,
+)
 from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.backbone.weights import Loaded, load_backbone
-from trainables.base import Metrics, Trainable
+from trainables.base import Metrics, RunConfig, Trainable
 from trainables.config import config
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
 from trainables.engine import distributed
@@ -116,11 +123,38 @@ def load_initial_weights(
     return load_backbone(module, config, Path(init.file), init.sha256)
 
 
-class FineTuned(Trainable):
+def labels_of(split: Split) -> np.ndarray:  # (n,) int64
+    """Labels of a split whose images all have one."""
+    labels = split.targets()
+    assert labels is not None  # supervised data sets are refused without labels
+    return labels
+
+
+class FineTuneConfig(RunConfig, Protocol):
+    """Blocks that the config of every `FineTuned` has."""
+
+    @property
+    def data(self) -> DataConfig: ...
+    @property
+    def backbone(self) -> BackboneConfig: ...
+    @property
+    def init(self) -> InitConfig: ...
+    @property
+    def freeze(self) -> FreezeConfig: ...
+    @property
+    def aug(self) -> Any: ...  # a `ViewConfig`, unless the subclass has an `augment` of its own
+    @property
+    def normalize(self) -> Normalization: ...
+
+
+ConfigT = TypeVar("ConfigT", bound=FineTuneConfig)
+DataT = TypeVar("DataT", bound=DataSet)
+
+
+class FineTuned(Trainable[ConfigT, DataT]):
     """A backbone, from scratch or loaded, under a head, with a policy of what stays frozen.
 
-    Subclasses build both, pass them on, and set `task` and `evaluate`. Their configs have the
-    blocks data, backbone, init, freeze, aug and train, and `normalize`.
+    Subclasses build both, pass them on, and set `task` and `evaluate`.
 
     Args:
         backbone: of `initial_backbone`.
@@ -137,8 +171,8 @@ class FineTuned(Trainable):
 
     def __init__(
         self,
-        config: Any,
-        data: DataSet,
+        config: ConfigT,
+        data: DataT,
         backbone: InitialBackbone,
         head: nn.Module,
         net: nn.Module | None = None,
@@ -169,8 +203,9 @@ class FineTuned(Trainable):
             compiled.compile()
 
     @classmethod
-    def load_data(cls, config: DataConfig, progress: bool = False) -> DataSet:
-        return load_dataset(config, task=cls.task, progress=progress)
+    def load_data(cls, config: DataConfig, progress: bool = False) -> DataT:
+        # The task decides the class: "fewshot" gives `FewShotData`.
+        return cast(DataT, load_dataset(config, task=cls.task, progress=progress))
 
     @cached_property
     def augment(self) -> Augment:
@@ -294,7 +329,7 @@ class FineTuned(Trainable):
 
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
         split = self.data.train if part == "train" else self.data.val
-        labels = split.targets()
+        labels = labels_of(split)
         rows = shown_rows(labels)
 
         shown = replace(split, indices=split.indices[rows])

@@ -28,9 +28,15 @@ from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import Batch, Metrics, TrainConfig
 from trainables.config import Annotated, Field, config
-from trainables.data import DataConfig, DataSet, FewShotData, Split, Task
+from trainables.data import DataConfig, FewShotData, Split, Task
 from trainables.data.episodes import Episodes, EpisodeSampler
-from trainables.finetune import FineTuned, InitConfig, check_image_size, initial_backbone
+from trainables.finetune import (
+    FineTuned,
+    InitConfig,
+    check_image_size,
+    initial_backbone,
+    labels_of,
+)
 from trainables.metrics import mean_interval
 from trainables.optim import OptimConfig, ScheduleConfig
 
@@ -77,8 +83,8 @@ class MetricConfig:
     similarity times a learned scale. parametric: a small network scores each pair of query and
     prototype (as in Sung et al. 2018)."""
     scale: Annotated[float, Field(gt=0, le=100)] = 10.0
-    """cosine: the scale at the start, in (0, 100]. Raw cosines, at most 2 apart, cap a 5-way softmax
-    at .65 (Gidaris & Komodakis 2018, section 3.2)."""
+    """cosine: the scale at the start, in (0, 100]. Raw cosines, at most 2 apart, cap a 5-way
+    softmax at .65 (Gidaris & Komodakis 2018, section 3.2)."""
     hidden: Annotated[int, Field(ge=4, le=1024)] = 64
     """parametric: width of the pair network, in units."""
 
@@ -119,11 +125,9 @@ class ProtoNetConfig:
         return self.episode.shot or self.val.shot
 
 
-class ProtoNet(FineTuned):
+class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
     """Compares features with the class means of a few examples, so that classes may be new."""
 
-    config: ProtoNetConfig
-    data: FewShotData
     task: ClassVar[Task] = "fewshot"
 
     def __init__(self, config: ProtoNetConfig, data: FewShotData):
@@ -131,7 +135,7 @@ class ProtoNet(FineTuned):
         super().__init__(config, data, backbone, Metric(config.head, backbone.feature_dim))
 
     @classmethod
-    def objective_for(cls, data: DataSet) -> str:
+    def objective_for(cls, data: FewShotData) -> str:
         return "val/episode_top1"
 
     @classmethod
@@ -160,7 +164,7 @@ class ProtoNet(FineTuned):
 
     def sampler(self) -> EpisodeSampler:
         return EpisodeSampler(
-            _targets(self.data.train),
+            labels_of(self.data.train),
             self.config.episode.way,
             self.config.train_shot,
             self.config.episode.query,
@@ -315,9 +319,3 @@ def evaluate(
         accuracies.append(right.double().mean(1))
         losses.append(loss.double().mean(1))
     return torch.cat(accuracies), torch.cat(losses)
-
-
-def _targets(split: Split) -> np.ndarray:
-    targets = split.targets()
-    assert targets is not None  # few-shot data has labels
-    return targets

@@ -83,12 +83,13 @@ class SegmentationConfig:
     def __post_init__(self) -> None:
         if self.data.image_size < MIN_IMAGE_SIZE:
             raise ValueError(
-                f"segmentation needs data.image_size >= {MIN_IMAGE_SIZE}, but got {self.data.image_size}"
+                f"segmentation needs data.image_size >= {MIN_IMAGE_SIZE}, "
+                f"but got {self.data.image_size}"
             )
         self.model.encoder(self.backbone)
 
 
-class Segmentation(FineTuned):
+class Segmentation(FineTuned[SegmentationConfig, DataSet]):
     """A segmentation network on a `DataSet` with masks."""
 
     task: ClassVar[Task] = "segment"
@@ -116,7 +117,7 @@ class Segmentation(FineTuned):
         self.weights: Tensor | None
         self.register_buffer("weights", self._class_weights(), persistent=False)
 
-        # Of the last `validate`: (n,) share of right pixels of each image, and the confusion matrix.
+        # Of the last `validate`: (n,) pixel accuracy of each image, and the confusion matrix.
         self._accuracies = np.empty(0)
         self._confusion = torch.empty(0)
 

@@ -152,7 +152,10 @@ def test_every_worker_needs_an_episode(tmp_path: Path) -> None:
 
 def test_too_few_classes_or_images_are_named() -> None:
     _, labels = blobs(classes=6, each=8)
-    message = r"5-way episodes of 4 support and 5 query images need 5 classes with 9 images, val has 0 \(of 6\); lower val\.way"
+    message = (
+        r"5-way episodes of 4 support and 5 query images need 5 classes with 9 images, "
+        r"val has 0 \(of 6\); lower val\.way"
+    )
     with pytest.raises(UserError, match=message):
         draw_episodes(labels, 5, 4, 5, 10, 0, "val")
     with pytest.raises(
@@ -234,9 +237,7 @@ def test_autocast_leaves_distances_exact(distance: Any) -> None:
     torch.testing.assert_close(loss, expected)
 
 
-def test_one_shot_euclidean_is_scikit_learns_nearest_neighbour_and_more_shots_its_nearest_centroid() -> (
-    None
-):
+def test_euclidean_is_scikit_learns_nearest_neighbour_or_nearest_centroid() -> None:
     features, labels = blobs()
     for shot, judge in ((1, KNeighborsClassifier(1)), (5, NearestCentroid())):
         episodes = draw_episodes(labels, 5, shot, 6, 60, 3, "val")
@@ -533,7 +534,8 @@ def test_class_folders_are_split_by_class(tmp_path: Path) -> None:
 def test_a_class_of_train_is_not_new(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
-        match=r"class 'n03' of .* occurs in train and in val: few-shot classes of val and test must be new",
+        match=r"class 'n03' of .* occurs in train and in val: "
+        r"few-shot classes of val and test must be new",
     ):
         load(mini_imagenet(tmp_path / "set", {"train": range(4), "val": range(3, 6)}))
 
@@ -579,12 +581,14 @@ def test_given_episodes_are_read(tmp_path: Path) -> None:
     [
         (
             [[99, *EPISODES[0][1:]]],
-            r"val_testcase.csv line 2: class0_support0 is image '99', which is not among the 48 usable ones",
+            r"val_testcase.csv line 2: class0_support0 is image '99', "
+            r"which is not among the 48 usable ones",
         ),
         ([EPISODES[1], [*EPISODES[0][:9], 0]], r"line 3: 1 images are support and query at once"),
         (
             [[*EPISODES[0][:9], 47]],
-            r"line 2: every class needs equally many support images, and every query must be of one",
+            r"line 2: every class needs equally many support images, "
+            r"and every query must be of one",
         ),
         ([[0, 8, 16, 1, 9, 10, 2, 11, 18, 3]], r"line 2: every class needs equally many"),
         ([], r"must hold episodes of one way, shot and number of queries, found 0 kinds"),

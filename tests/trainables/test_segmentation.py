@@ -279,7 +279,8 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     config = shapes_config(init=InitConfig(source="given", file=str(path)))
     with pytest.raises(
         UserError,
-        match=r"is a resnet18, but model\.name=unet has a tiny; add --set model\.name=unet --set backbone\.name=",
+        match=r"is a resnet18, but model\.name=unet has a tiny; "
+        r"add --set model\.name=unet --set backbone\.name=",
     ):
         segmentation(config)
 

@@ -2,10 +2,10 @@
 
     <cache>/features/<key>/   features.npy (rows, D) float32   meta.json
 
-An entry is built in `<key>.building` under a file lock, synced and renamed: whatever bears a key as
-its name is whole. Before a new one is built the longest unused are removed until all together fit
-into $VISTUNE_FEATURES_GB (20). Who reads a removed one keeps it: its map outlives its name. Where
-no entry can be kept, features are computed as if there were no cache; nothing else depends on it.
+An entry is built in `<key>.building` under a file lock, synced and renamed: a folder whose name is
+a key is whole. Before a new one is built, the longest unused are removed until all together fit
+into $VISTUNE_FEATURES_GB (20). A process that reads a removed one keeps it: its map outlives its
+name. If an entry cannot be stored, features are computed as if there were no cache.
 """
 
 import errno
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -30,7 +31,8 @@ from trainables.files import default_cache_dir
 
 _DEFAULT_GB = 20.0
 _SPARE_BYTES = 32 << 20
-_BEAT_S = 1.0  # between two signs of life of a process that waits for another's features
+# Seconds between two signs of life of a process that waits for another's features.
+_BEAT_S = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +41,7 @@ class Features:
 
     rows: np.ndarray  # (n, D) float32, memory-mapped; writing to it would change a private copy
     row_seconds: float
-    """What computing a row has cost."""
+    """Seconds that computing a row took."""
 
 
 def open_features(
@@ -48,20 +50,17 @@ def open_features(
     compute: Callable[[], Iterable[Tensor]],
     cache_dir: Path | None = None,
 ) -> Features | None:
-    """Opens the entry `key`, building it first where there is none. One process builds, others that
-    want it wait.
+    """Open the entry `key`; build it first if there is none. One process builds, others that want
+    it wait.
 
-    None, with a line on stderr, where the cache has no room or cannot be written.
+    Returns None, after a line on stderr, if the cache is full or cannot be written.
     """
     folder = (cache_dir or default_cache_dir()) / "features"
     try:
-        if (found := _open(folder / key, shape)) is None:
+        found = _open(folder / key, shape)
+        if found is None:
             folder.mkdir(parents=True, exist_ok=True)
-            with _waited_for(_lock(folder / key)):
-                if (found := _open(folder / key, shape)) is None:
-                    _make_room(folder / key, 4 * shape[0] * shape[1])
-                    _build(folder / key, shape, compute())
-                    found = _open(folder / key, shape)
+            found = _open_or_build(folder / key, shape, compute)
     except OSError as error:
         print(
             f"features are computed at every step: {error.strerror or error} ({folder})",
@@ -71,8 +70,21 @@ def open_features(
     return found
 
 
+def _open_or_build(
+    path: Path, shape: tuple[int, int], compute: Callable[[], Iterable[Tensor]]
+) -> Features | None:
+    with _waited_for(_lock(path)):
+        # Another process may have built it while this one waited.
+        found = _open(path, shape)
+        if found is None:
+            _make_room(path, 4 * shape[0] * shape[1])
+            _build(path, shape, compute())
+            found = _open(path, shape)
+    return found
+
+
 def limit_bytes() -> int:
-    """Of all entries together.
+    """Bytes that all entries together may take.
 
     Raises:
         UserError: $VISTUNE_FEATURES_GB is no number of gigabytes.
@@ -82,14 +94,15 @@ def limit_bytes() -> int:
         return round(max(0.0, float(text)) * 1e9)
     except (ValueError, OverflowError):
         raise UserError(
-            f"VISTUNE_FEATURES_GB={text!r} is not a number of gigabytes; unset it for {_DEFAULT_GB:g}"
+            f"VISTUNE_FEATURES_GB={text!r} is not a number of gigabytes; "
+            f"unset it for {_DEFAULT_GB:g}"
         ) from None
 
 
 @contextmanager
 def _waited_for(path: Path) -> Iterator[None]:
-    """The lock, after however long another process builds: it may take hours, and to wait for it is
-    not to hang."""
+    """Hold a lock, after however long another process builds: it may take hours, and the watchdog
+    must not take waiting for hanging."""
     lock = FileLock(path)
     while not lock.is_locked:
         with suppress(Timeout):
@@ -102,42 +115,41 @@ def _waited_for(path: Path) -> Iterator[None]:
 
 
 def _lock(path: Path) -> Path:
-    """One of 256, so that lock files, which must stay, do not pile up."""
+    """The lock file of an entry, one of 256: lock files must stay, and would otherwise pile up."""
     return path.parent / f"{path.name[:2]}.lock"
 
 
 def _open(path: Path, shape: tuple[int, int]) -> Features | None:
-    """None where it is missing or damaged."""
+    """Open an entry; None if it is missing or damaged."""
     try:
         meta = json.loads((path / "meta.json").read_text())
-        # private copies of what is written: torch wants writable memory
+        # Copy on write, because torch wants writable memory.
         rows = np.load(path / "features.npy", mmap_mode="c")
     except (FileNotFoundError, ValueError, EOFError):
         return None
     if rows.shape != shape or "seconds" not in meta:
         return None
-    with suppress(OSError):  # another user's
-        os.utime(path)  # the last use
+    with suppress(OSError):  # another user's entry
+        os.utime(path)  # the time of the last use
     return Features(rows, meta["seconds"] / max(1, len(rows)))
 
 
 def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> None:
     building = path.with_name(path.name + ".building")
-    for there in (building, path):  # what a killed build left; a damaged entry
-        shutil.rmtree(there, ignore_errors=True)
+    shutil.rmtree(building, ignore_errors=True)  # what a killed build left
+    shutil.rmtree(path, ignore_errors=True)  # a damaged entry
     building.mkdir()
     started = time.perf_counter()
     try:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         with (building / "features.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": "<f4", "fortran_order": False, "shape": shape}
-            )
+            np.lib.format.write_array_header_1_0(file, header)
             for features in batches:
                 watchdog.beat()
                 file.write(features.float().cpu().numpy().tobytes())
-        (building / "meta.json").write_text(
-            json.dumps({"rows": shape[0], "seconds": time.perf_counter() - started})
-        )
+
+        meta = {"rows": shape[0], "seconds": time.perf_counter() - started}
+        (building / "meta.json").write_text(json.dumps(meta))
         sync(building)
         building.rename(path)
     finally:
@@ -145,58 +157,72 @@ def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> Non
 
 
 def _make_room(path: Path, needed: int) -> None:
-    """Remove entries, the longest unused first, until `needed` bytes fit; none where they cannot.
-    Called by who has the lock of `path`.
+    """Remove entries, the longest unused first, until `needed` bytes fit; none if they cannot.
+
+    The caller holds the lock of `path`.
 
     Raises:
-        OSError: no room.
+        OSError: the cache's limit or the disk is too small.
     """
     folder = path.parent
     with FileLock(folder / "room.lock"):
-        _sweep(path)
-        entries = sorted(_entries(folder), key=lambda entry: entry[0])
-        total = sum(size for _, size, _ in entries)
-        limit, free = limit_bytes(), shutil.disk_usage(folder).free - _SPARE_BYTES
+        _remove_killed_builds(path)
+        entries = sorted(_entries(folder), key=lambda entry: entry.last_use)
+        used = sum(entry.size for entry in entries)
+        limit = limit_bytes()
+        free = shutil.disk_usage(folder).free - _SPARE_BYTES
+
         if needed > limit:
-            raise OSError(
-                errno.ENOSPC,
-                f"they need {needed / 1e9:.3g} GB, VISTUNE_FEATURES_GB allows {limit / 1e9:.3g}",
-            )
-        if needed > free + total:
-            raise OSError(
-                errno.ENOSPC, f"they need {needed / 1e9:.3g} GB, {max(0, free) / 1e9:.3g} GB free"
-            )
-        for _, size, entry in entries:
-            if total + needed <= limit and needed <= free:
+            allowed = f"VISTUNE_FEATURES_GB allows {limit / 1e9:.3g}"
+            raise OSError(errno.ENOSPC, f"they need {needed / 1e9:.3g} GB, {allowed}")
+        if needed > free + used:
+            left = f"{max(0, free) / 1e9:.3g} GB free"
+            raise OSError(errno.ENOSPC, f"they need {needed / 1e9:.3g} GB, {left}")
+
+        for entry in entries:
+            if used + needed <= limit and needed <= free:
                 break
-            # in one step, so that nobody opens half an entry
-            removed = entry.with_name(f"{entry.name}.{os.getpid()}.building")
-            with suppress(FileNotFoundError):
-                entry.rename(removed)
-            shutil.rmtree(removed, ignore_errors=True)
-            total, free = total - size, free + size
+            _remove(entry.path)
+            used -= entry.size
+            free += entry.size
 
 
-def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """(last use, bytes, path) of every entry."""
+class _Entry(NamedTuple):
+    last_use: float  # seconds since the epoch
+    size: int  # bytes
+    path: Path
+
+
+def _entries(folder: Path) -> Iterator[_Entry]:
     for meta in folder.glob("*/meta.json"):
-        entry = meta.parent
-        if not entry.name.endswith(".building"):
-            with suppress(FileNotFoundError):
-                yield entry.stat().st_mtime, (entry / "features.npy").stat().st_size, entry
+        path = meta.parent
+        if path.name.endswith(".building"):
+            continue
+        with suppress(FileNotFoundError):  # removed meanwhile
+            size = (path / "features.npy").stat().st_size
+            yield _Entry(path.stat().st_mtime, size, path)
 
 
-def _sweep(path: Path) -> None:
-    """Remove what killed builds left: nobody holds their lock."""
+def _remove(entry: Path) -> None:
+    # Renamed first, in one step, so that nobody opens half an entry.
+    removed = entry.with_name(f"{entry.name}.{os.getpid()}.building")
+    with suppress(FileNotFoundError):
+        entry.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+
+
+def _remove_killed_builds(path: Path) -> None:
+    """Remove what killed builds left: nobody holds their lock. The caller holds that of `path`."""
     for building in path.parent.glob("*.building"):
-        with _tried(_lock(building), _lock(path)) as free:
-            if free:
+        with _try_lock(_lock(building), held=_lock(path)) as locked:
+            if locked:
                 shutil.rmtree(building, ignore_errors=True)
 
 
 @contextmanager
-def _tried(lock: Path, held: Path) -> Iterator[bool]:
-    """Whether the lock is this thread's now, without waiting for it; `held` is already."""
+def _try_lock(lock: Path, held: Path) -> Iterator[bool]:
+    """Take the lock without waiting for it; yields False if another has it. `held` is this
+    thread's already."""
     if lock == held:
         yield True
         return

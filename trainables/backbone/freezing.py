@@ -1,5 +1,7 @@
-"""Which parts of a backbone train, when, and how fast. Policies are pure functions of the epoch;
-stages are those of `backbones.stages`."""
+"""Freeze policies: which stages of a backbone train in which epoch, and how fast.
+
+Policies are pure functions of the epoch; stages are those of `networks.stages`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,21 +16,22 @@ from trainables.optim import param_groups
 
 @config
 class FreezeConfig:
-    """What stays as it was loaded, and the learning rates of what does not. The head always trains,
-    at `optim.lr`."""
+    """Stages that stay as they were loaded, and the learning rates of the others. The head always
+    trains, at `optim.lr`."""
 
     policy: Literal["none", "all", "until", "gradual", "probe_first"] = "none"
-    """none: everything trains. all: the backbone never does. until: the stages before `until` never
-    do. gradual: the head alone at first, then stage after stage, the last first (Howard & Ruder
-    2018, section 3.3). probe_first: the head alone, then everything (Kumar et al. 2022, section
-    3.4). For a head without parameters (few-shot, Euclidean) the last stage stands in."""
+    """none: everything trains. all: the backbone never trains. until: the stages before `until`
+    never train. gradual: the head alone at first, then stage after stage, the last first (Howard &
+    Ruder 2018, section 3.3). probe_first: the head alone, then everything (Kumar et al. 2022,
+    section 3.4). The last stage takes the place of a head without parameters (few-shot,
+    Euclidean)."""
     until: str = ""
     """until: the first stage that trains, such as layer4, stage4 or block5; see
-    `backbones.stages`."""
+    `networks.stages`."""
     thaw_frac: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """gradual, probe_first: share of the epochs after which everything trains, in (0, 1)."""
+    """gradual, probe_first: fraction of the epochs after which everything trains, in (0, 1)."""
     batchnorm: Literal["train", "frozen"] = "train"
-    """frozen: the backbone's BatchNorm layers keep the loaded statistics even where their stage
+    """frozen: the backbone's BatchNorm layers keep the loaded statistics even if their stage
     trains."""
     backbone_lr: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Learning rate of the backbone's last stage as a multiple of the head's, in (0, 10]."""
@@ -39,48 +42,52 @@ class FreezeConfig:
     def __post_init__(self) -> None:
         if (self.policy == "until") != bool(self.until):
             raise ValueError(
-                f"policy='until' and a stage in `until` go together, but got policy={self.policy!r}, until={self.until!r}"
+                "policy='until' and a stage in `until` go together, "
+                f"but got policy={self.policy!r}, until={self.until!r}"
             )
 
 
 def frozen_modules(
     epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig, head_trains: bool = True
 ) -> tuple[str, ...]:
-    """Names of the stages that do not train in `epoch`, counted from 0, of `epochs`. Policies thaw
+    """Names of the stages that do not train in `epoch` of `epochs`, counted from 0. Policies thaw
     and never freeze again.
 
     Args:
-        head_trains: the head has parameters. Where it has none, the last stage stands in for it in
+        head_trains: the head has parameters. If it has none, the last stage takes its place in
             `gradual` and `probe_first`.
     Raises:
         UserError: `until` is none of `stages`.
     """
-    return tuple(stages[: len(stages) - _thawed(epoch, epochs, stages, config, head_trains)])
-
-
-def _thawed(
-    epoch: int, epochs: int, stages: Sequence[str], config: FreezeConfig, head_trains: bool
-) -> int:
-    """How many stages train, counted from the last."""
+    if config.policy == "none":
+        return ()
+    if config.policy == "all":
+        return tuple(stages)
     if config.policy == "until":
-        if config.until not in stages:
-            raise UserError(
-                f"freeze.until={config.until!r} is no stage of this backbone; valid: {', '.join(stages)}"
-            )
-        return len(stages) - list(stages).index(config.until)
-    if config.policy in ("none", "all"):
-        return len(stages) if config.policy == "none" else 0
-    thawed_at = max(1, round(config.thaw_frac * epochs))
-    if epoch >= thawed_at:
-        return len(stages)
-    return max(
-        len(stages) * epoch // thawed_at if config.policy == "gradual" else 0, int(not head_trains)
-    )
+        return _stages_before(config.until, stages)
+
+    thaw_end = max(1, round(config.thaw_frac * epochs))
+    if epoch >= thaw_end:
+        return ()
+    thawed = 0 if head_trains else 1
+    if config.policy == "gradual":
+        thawed = max(thawed, len(stages) * epoch // thaw_end)
+    return tuple(stages[: len(stages) - thawed])
+
+
+def _stages_before(first: str, stages: Sequence[str]) -> tuple[str, ...]:
+    if first not in stages:
+        raise UserError(
+            f"freeze.until={first!r} is no stage of this backbone; valid: {', '.join(stages)}"
+        )
+    return tuple(stages[: stages.index(first)])
 
 
 def lr_scale(stage: int, count: int, config: FreezeConfig) -> float:
-    """Learning rate of a stage (0 is the stem, count - 1 the last) over the head's: backbone_lr
-    layer_decay^(count - 1 - stage)."""
+    """Learning rate of a stage (0 is the stem, count - 1 the last) over the head's.
+
+    It is backbone_lr layer_decay^(count - 1 - stage).
+    """
     return config.backbone_lr * config.layer_decay ** (count - 1 - stage)
 
 
@@ -92,40 +99,43 @@ def stage_groups(
 ) -> list[dict[str, Any]]:
     """Parameter groups of the head and of every stage that has parameters with requires_grad, each
     with its `lr_scale` and `name`."""
-    groups = [
-        group | {"lr_scale": 1.0, "name": "head"} for group in param_groups(head, weight_decay)
-    ]
+    groups: list[dict[str, Any]] = []
+    for group in param_groups(head, weight_decay):
+        groups.append({**group, "lr_scale": 1.0, "name": "head"})
+
     for number, (name, modules) in enumerate(stages.items()):
         scale = lr_scale(number, len(stages), config)
-        groups += [
-            group | {"lr_scale": scale, "name": name}
-            for group in param_groups(nn.ModuleList(modules), weight_decay)
-        ]
+        for group in param_groups(nn.ModuleList(modules), weight_decay):
+            groups.append({**group, "lr_scale": scale, "name": name})
     return groups
 
 
 def set_frozen(stages: Mapping[str, Sequence[nn.Module]], frozen: Sequence[str]) -> None:
-    """requires_grad of every parameter of the stages: False in `frozen`, True elsewhere. Gradients
-    of frozen ones are dropped."""
+    """Set requires_grad of every parameter of the stages: False in `frozen`, True elsewhere."""
     for name, modules in stages.items():
-        for module in modules:
-            for parameter in module.parameters():
-                parameter.requires_grad_(name not in frozen)
-                if name in frozen:
-                    # an optimizer passes over it, and over its weight decay and momentum
-                    parameter.grad = None
+        for parameter in nn.ModuleList(modules).parameters():
+            parameter.requires_grad_(name not in frozen)
+            if name in frozen:
+                # Without a gradient an optimizer skips it, weight decay and momentum included.
+                parameter.grad = None
 
 
 def set_eval_mode(
     stages: Mapping[str, Sequence[nn.Module]], frozen: Sequence[str], config: FreezeConfig
 ) -> None:
-    """After every `.train()`: frozen stages to eval mode, and BatchNorm too where its statistics
-    are frozen; otherwise they would drift."""
+    """Set frozen stages to eval mode, and every BatchNorm if its statistics are frozen.
+
+    Call it after every `.train()`; otherwise the statistics would drift.
+    """
     for name, modules in stages.items():
         for module in modules:
             if name in frozen:
                 module.eval()
             elif config.batchnorm == "frozen":
-                for part in module.modules():
-                    if isinstance(part, _BatchNorm):
-                        part.eval()
+                _set_batchnorm_eval(module)
+
+
+def _set_batchnorm_eval(module: nn.Module) -> None:
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()

@@ -6,6 +6,7 @@ and whether they train.
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,36 +15,37 @@ from torchinfo import summary
 from trainables.base import Trainable
 from trainables.files import ARCHITECTURE, write_atomically
 
-_DEPTH = 6  # a bottleneck's convolutions in a segmentation network's encoder are five deep
-# of this process: a warm one serves many trials of few architectures
+# A bottleneck's convolutions in a segmentation network's encoder are five deep.
+_DEPTH = 6
+# Tables of this process: a warm one serves many trials of few architectures.
 _tables: dict[tuple[str, tuple[bool, ...], int], str] = {}
 
 
-def write_architecture(trainable: Trainable, directory: Path) -> None:
-    """Write `architecture.txt`, unless it is there or the trainable has no network of images. After
-    a kill it is whole or missing.
+def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
+    """Write `architecture.txt`, unless it exists or the trainable has no network of images. After a
+    kill it is whole or missing.
 
     Changes nothing of the trainable, draws no random number and computes nothing: shapes alone go
     through a copy without storage.
     """
-    path, network = directory / ARCHITECTURE, trainable.network()
+    path = directory / ARCHITECTURE
+    network = trainable.network()
     if network is None or path.exists():
         return
+
     size = trainable.config.data.image_size
-    key = repr(network), tuple(p.requires_grad for p in network.parameters()), size
+    trains = tuple(p.requires_grad for p in network.parameters())
+    key = (repr(network), trains, size)
     if key not in _tables:
         _tables[key] = layer_table(network, size)
     write_atomically(path, _tables[key])
 
 
 def layer_table(network: nn.Module, image_size: int) -> str:
-    """Of one image (1, 3, image_size, image_size), in eval mode."""
-    hollow: dict[int, torch.Tensor] = {
-        id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()
-    }
-    hollow |= {id(b): b.to("meta") for b in network.buffers()}
+    """Table of every layer with its output shape for one image (1, 3, image_size, image_size), its
+    parameters and whether they train; in eval mode."""
     table = summary(
-        copy.deepcopy(network, hollow),
+        _copy_without_storage(network),
         input_data=torch.empty(1, 3, image_size, image_size, device="meta"),
         device="meta",
         mode="eval",
@@ -53,3 +55,14 @@ def layer_table(network: nn.Module, image_size: int) -> str:
         verbose=0,
     )
     return f"{table}\n"
+
+
+def _copy_without_storage(network: nn.Module) -> nn.Module:
+    # What deepcopy finds in its memo it takes as copied already.
+    memo: dict[int, Any] = {}
+    for parameter in network.parameters():
+        hollow = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+        memo[id(parameter)] = hollow
+    for buffer in network.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(network, memo)

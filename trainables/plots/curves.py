@@ -3,27 +3,31 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from trainables.plots.style import INK, plt
+from trainables.plots.style import INK
 
 Curves = Mapping[str, Sequence[Sequence[float]]]
 """Label -> runs, such as the seeds of a setting's best configuration -> the metric at epochs 1, 2,
 ..."""
 
+# Distance of two labels, as a part of the axis, at which they can both be read.
+_LABEL_DISTANCE = 0.055
+
 
 def draw_curves(
-    ax: plt.Axes,
+    ax: Axes,
     curves: Curves,
     metric: str,
     colours: Mapping[str, str],
     chance: float | None = None,
 ) -> None:
-    """One line a label, the mean of its runs, in a band from the lowest to the highest of them;
-    named at its end, with its last mean.
+    """Draw one line a label, the mean of its runs, in a band from the lowest to the highest of
+    them, with the label and the last mean at its end.
 
-    Where runs are of unequal length (stopped early), a line ends where the shortest of its runs
-    does: a mean over those that went on would be one over the better ones.
+    If runs are of unequal length (some were stopped early), the line ends with the shortest: a mean
+    over the others alone would be one over the better runs.
 
     Args:
         metric: name of the axis, such as `val/top1`.
@@ -35,60 +39,84 @@ def draw_curves(
     lengths = {label: [len(run) for run in runs] for label, runs in curves.items()}
     if not lengths or not all(each and min(each) for each in lengths.values()):
         raise ValueError(f"every label needs runs of at least one epoch, but got lengths {lengths}")
+
     ends = []
     for label, runs in curves.items():
-        mean, low, high = bands(runs)
-        epochs = np.arange(1, len(mean) + 1)
-        ax.fill_between(epochs, low, high, color=colours[label], alpha=0.15, linewidth=0)
-        ax.plot(
-            epochs,
-            mean,
-            color=colours[label],
-            marker="o" if len(mean) == 1 else None,
-            markersize=4,
-            linewidth=1.8,
-        )
-        ends.append((float(mean[-1]), f"{label}  {mean[-1]:.3f}", colours[label]))
+        last_mean = _draw_line(ax, runs, colours[label])
+        ends.append((last_mean, f"{label}  {last_mean:.3f}", colours[label]))
     if chance is not None:
-        ax.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
-        ax.annotate(
-            "chance", (1, chance), xytext=(2, 2), textcoords="offset points", fontsize=8, color=INK
-        )
+        _draw_chance(ax, chance)
+
     longest = max(max(each) for each in lengths.values())
-    ax.set_xlim(1 - 0.02 * longest, longest + 0.02 * longest)
+    margin = 0.02 * longest
+    ax.set_xlim(1 - margin, longest + margin)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(axis="y", color="#eeeeee")
     ax.set_axisbelow(True)
     ax.set_xlabel("epoch", color=INK)
-    counts = sorted({len(runs) for runs in curves.values()})
-    each = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    ax.set_ylabel(
-        f"{metric}, mean and range of {each} run{'' if counts == [1] else 's'}", color=INK
-    )
-    _name_ends(ax, ends)
+    ax.set_ylabel(f"{metric}, mean and range of {_counted_runs(curves)}", color=INK)
+    _label_ends(ax, ends)
 
 
 def bands(runs: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean, lowest and highest (E,) of runs, E epochs of the shortest."""
-    table = np.array([run[: min(map(len, runs))] for run in runs], dtype=np.float64)
+    """Mean, lowest and highest value, each (E,), over the E epochs of the shortest run."""
+    shortest = min(len(run) for run in runs)
+    table = np.array([run[:shortest] for run in runs], dtype=np.float64)
     return table.mean(0), table.min(0), table.max(0)
 
 
-def _name_ends(ax: plt.Axes, ends: list[tuple[float, str, str]]) -> None:
-    """Labels right of the lines' ends, moved apart so that none covers another."""
+def _draw_line(ax: Axes, runs: Sequence[Sequence[float]], colour: str) -> float:
+    """Draw mean and band of a label's runs; returns the last mean."""
+    mean, low, high = bands(runs)
+    epochs = np.arange(1, len(mean) + 1)
+    # A line of a single point would be invisible.
+    marker = "o" if len(mean) == 1 else None
+
+    ax.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+    ax.plot(epochs, mean, color=colour, marker=marker, markersize=4, linewidth=1.8)
+    return float(mean[-1])
+
+
+def _draw_chance(ax: Axes, chance: float) -> None:
+    ax.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
+    ax.annotate(
+        "chance",
+        xy=(1, chance),
+        xytext=(2, 2),
+        textcoords="offset points",
+        fontsize=8,
+        color=INK,
+    )
+
+
+def _counted_runs(curves: Curves) -> str:
+    """Number of runs a label: "3 runs", or "2 to 3 runs"."""
+    counts = sorted({len(runs) for runs in curves.values()})
+    if counts == [1]:
+        return "1 run"
+    if len(counts) == 1:
+        return f"{counts[0]} runs"
+    return f"{counts[0]} to {counts[-1]} runs"
+
+
+def _label_ends(ax: Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Write labels to the right of the lines' ends, moved apart so that none covers another.
+
+    Args:
+        ends: (last value, label, colour) of each line.
+    """
     low, high = ax.get_ylim()
-    apart = (high - low) * 0.055
-    floor = -np.inf
+    distance = (high - low) * _LABEL_DISTANCE
+    highest = -np.inf
     for value, text, colour in sorted(ends):
-        at = max(value, floor + apart)
-        floor = at
+        highest = max(value, highest + distance)
         ax.annotate(
             text,
-            (1.01, at),
+            xy=(1.01, highest),
             xycoords=("axes fraction", "data"),
             va="center",
             fontsize=9,
             color=colour,
             annotation_clip=False,
         )
-    ax.set_ylim(low, max(high, floor + apart / 2))
+    ax.set_ylim(low, max(high, highest + distance / 2))

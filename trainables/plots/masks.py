@@ -1,19 +1,21 @@
 """Pictures of segmentation: masks beside image and truth, IoU by class, and the confusion of
 pixels. `draw.py` is the command."""
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from trainables.errors import UserError
 from trainables.miou import class_iou, mean_iou
-from trainables.plots.style import caption, plt
+from trainables.plots.snapshots import read_arrays
+from trainables.plots.style import INK, caption, plt
 
 _UNKNOWN = (0, 0, 0)
+_COLUMNS = ("image", "truth", "predicted")
 _NEEDED = (
     "epoch",
     "positions",
@@ -32,9 +34,8 @@ class Masks:
     """Checked content of a file."""
 
     epoch: int
-    positions: np.ndarray  # (n,) places of the images in the validation set
-    # (C, C + 1) int64, of the whole set: [predicted, true], last column unknown truth
-    confusion: np.ndarray
+    positions: np.ndarray  # (n,) of the images in the validation split
+    confusion: np.ndarray  # (C, C + 1) int64, [predicted, true]; the last column is unknown truth
     images: np.ndarray  # (n, 3, h, w) uint8
     truth: np.ndarray  # (n, h, w) uint8
     predicted: np.ndarray  # (n, h, w) uint8
@@ -45,89 +46,84 @@ class Masks:
 
 def mask_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     """Write `predicted_<stem>.png`, `iou_<stem>.png` and `confusion_<stem>.png` of a file of
-    `Segmentation.snapshot` into `out_dir`.
+    `Segmentation.snapshot` into `out_dir`, and return their paths.
 
     Raises:
         UserError: the file is missing, unreadable, or lacks an array.
     """
     data = _read(Path(npz))
     out_dir.mkdir(parents=True, exist_ok=True)
-    paths = [out_dir / f"{kind}_{npz.stem}.png" for kind in ("predicted", "iou", "confusion")]
-    for path, figure in zip(
-        paths, (_panels(data, title), _bars(data, title), _confusion(data, title)), strict=True
-    ):
+
+    figures = {
+        "predicted": _panels(data, title),
+        "iou": _bars(data, title),
+        "confusion": _confusion(data, title),
+    }
+    paths = []
+    for kind, figure in figures.items():
+        path = out_dir / f"{kind}_{npz.stem}.png"
         figure.savefig(path, dpi=100)
         plt.close(figure)
+        paths.append(path)
     return paths
 
 
-def coloured(masks: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Class numbers (..., h, w) -> (..., h, w, 3) uint8; what is no class is black."""
+def coloured(
+    masks: np.ndarray,  # (..., h, w) uint8, class numbers
+    colors: np.ndarray,  # (C, 3) uint8
+) -> np.ndarray:  # (..., h, w, 3) uint8
+    """Give every pixel the colour of its class; pixels of no class are black."""
     table = np.tile(np.array(_UNKNOWN, np.uint8), (256, 1))
     table[: len(colors)] = colors
-    return table[masks]
+    picture: np.ndarray = table[masks]
+    return picture
 
 
 def _read(npz: Path) -> Masks:
-    try:
-        with np.load(npz) as file:
-            found = {name: file[name] for name in _NEEDED}
-    except FileNotFoundError:
-        raise UserError(
-            f"no masks file {str(npz)!r}; a segmentation trial writes it into its folder"
-        ) from None
-    except KeyError as error:
-        raise UserError(
-            f"{str(npz)!r} lacks an array: {error.args[0]}; it needs {', '.join(_NEEDED)}"
-        ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"cannot read masks {str(npz)!r}: {error}; a segmentation trial writes such a file"
-        ) from None
-    names = tuple(caption(str(name)) for name in found["names"])
-    colors = found["colors"].reshape(-1, 3)
+    arrays = read_arrays(npz, "masks", _NEEDED)
+    names = tuple(caption(str(name)) for name in arrays["names"])
+
+    colors = arrays["colors"].reshape(-1, 3)
     if len(colors) != len(names):  # a data set without colours of its own
-        colors = np.round(255 * plt.get_cmap("tab20")(np.arange(len(names)) % 20)[:, :3]).astype(
-            np.uint8
-        )
-    return Masks(**{**found, "epoch": int(found["epoch"]), "names": names, "colors": colors})
+        palette = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
+        colors = np.round(255 * palette[:, :3]).astype(np.uint8)
 
-
-def _panels(data: Masks, title: str) -> plt.Figure:
-    n = len(data.positions)
-    figure, axes = plt.subplots(
-        n, 3, figsize=(7.2, 2.2 * n + 1.0), layout="constrained", squeeze=False
+    return Masks(
+        epoch=int(arrays["epoch"]),
+        positions=arrays["positions"],
+        confusion=arrays["confusion"],
+        images=arrays["images"],
+        truth=arrays["truth"],
+        predicted=arrays["predicted"],
+        names=names,
+        colors=colors,
+        accuracies=arrays["accuracies"],
     )
-    columns = (
+
+
+def _panels(data: Masks, title: str) -> Figure:
+    """Image, truth and prediction, an image a row."""
+    rows = len(data.positions)
+    figure, axes = plt.subplots(
+        rows, 3, figsize=(7.2, 2.2 * rows + 1.0), layout="constrained", squeeze=False
+    )
+    pictures = (
         data.images.transpose(0, 2, 3, 1),
         coloured(data.truth, data.colors),
         coloured(data.predicted, data.colors),
     )
-    for row in range(n):
-        for ax, column, heading in zip(
-            axes[row], columns, ("image", "truth", "predicted"), strict=True
-        ):
-            ax.imshow(column[row], interpolation="nearest")
-            ax.set_xticks([])
-            ax.set_yticks([])
-            if row == 0:
-                ax.set_title(heading, fontsize=9, color="#444444")
-        axes[row, 0].set_ylabel(
-            f"{data.positions[row]:04d}\npixels right {data.accuracies[row]:.0%}", fontsize=8
-        )
+    for row in range(rows):
+        for column in range(3):
+            _show(axes[row, column], pictures[column][row])
+        right = f"pixels right {data.accuracies[row]:.0%}"
+        axes[row, 0].set_ylabel(f"{data.positions[row]:04d}\n{right}", fontsize=8)
+    for column, name in enumerate(_COLUMNS):
+        axes[0, column].set_title(name, fontsize=9, color=INK)
+
     figure.suptitle(
         f"{title}, validation images, epoch {data.epoch}", fontsize=11, fontweight="bold"
     )
-    handles = [
-        Patch(
-            facecolor=(color[0] / 255, color[1] / 255, color[2] / 255),
-            edgecolor="#888888",
-            label=name,
-        )
-        for name, color in zip(data.names, data.colors.tolist(), strict=True)
-    ]
-    if np.any(data.truth >= len(data.names)):
-        handles.append(Patch(facecolor=_UNKNOWN, label="unknown"))
+    handles = _legend_patches(data)
     figure.legend(
         handles=handles,
         loc="outside lower center",
@@ -138,23 +134,35 @@ def _panels(data: Masks, title: str) -> plt.Figure:
     return figure
 
 
-def _bars(data: Masks, title: str) -> plt.Figure:
+def _show(ax: Axes, picture: np.ndarray) -> None:
+    ax.imshow(picture, interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _legend_patches(data: Masks) -> list[Patch]:
+    patches = []
+    for name, (red, green, blue) in zip(data.names, data.colors.tolist(), strict=True):
+        colour = (red / 255, green / 255, blue / 255)
+        patches.append(Patch(facecolor=colour, edgecolor="#888888", label=name))
+    if np.any(data.truth >= len(data.names)):
+        patches.append(Patch(facecolor=_UNKNOWN, label="unknown"))
+    return patches
+
+
+def _bars(data: Masks, title: str) -> Figure:
+    """IoU of each class."""
     confusion = torch.from_numpy(data.confusion)
     ious = class_iou(confusion).numpy()
+    lengths = np.nan_to_num(ious)
     figure, ax = plt.subplots(figsize=(6, 0.45 * len(ious) + 1.6), layout="constrained")
-    places = np.arange(len(ious))
-    ax.barh(
-        places, np.nan_to_num(ious), color=data.colors / 255, edgecolor="#666666", linewidth=0.6
-    )
-    for place, iou in enumerate(ious):
-        ax.text(
-            float(np.nan_to_num(iou)) + 0.01,
-            place,
-            "absent" if np.isnan(iou) else f"{iou:.3f}",
-            va="center",
-            fontsize=9,
-        )
-    ax.set_yticks(places, data.names)
+    rows = np.arange(len(ious))
+    ax.barh(rows, lengths, color=data.colors / 255, edgecolor="#666666", linewidth=0.6)
+    for row, iou in enumerate(ious):
+        text = "absent" if np.isnan(iou) else f"{iou:.3f}"
+        ax.text(float(lengths[row]) + 0.01, row, text, va="center", fontsize=9)
+
+    ax.set_yticks(rows, data.names)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.1)
     ax.set_xticks(np.linspace(0, 1, 6))
@@ -169,13 +177,17 @@ def _bars(data: Masks, title: str) -> plt.Figure:
     return figure
 
 
-def _confusion(data: Masks, title: str) -> plt.Figure:
-    truth = data.confusion.T.astype(float)  # (C + 1, C): a row is a truth
-    names = [*data.names, "unknown"] if truth[-1].any() else list(data.names)
-    shares = (truth / truth.sum(1, keepdims=True).clip(1))[: len(names)]
+def _confusion(data: Masks, title: str) -> Figure:
+    """Shares of each true class's pixels by predicted class, a true class a row."""
+    pixels = data.confusion.T.astype(float)  # (C + 1, C)
+    names = list(data.names)
+    if pixels[-1].any():
+        names.append("unknown")
+    shares = (pixels / pixels.sum(1, keepdims=True).clip(1))[: len(names)]
+
     side = 0.62 * len(names) + 2.4
     figure, ax = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
-    shown = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         ax.text(
             column,
@@ -196,5 +208,5 @@ def _confusion(data: Masks, title: str) -> plt.Figure:
         fontsize=10,
         fontweight="bold",
     )
-    figure.colorbar(shown, shrink=0.7)
+    figure.colorbar(image, shrink=0.7)
     return figure

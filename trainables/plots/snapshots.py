@@ -1,15 +1,18 @@
-"""What a trial leaves behind for pictures, which another process draws (`trainables/plots/draw.py`,
-by the file's name).
+"""Arrays that a trial leaves behind for pictures, which another process draws
+(`trainables/plots/draw.py`, by the file's name).
 
 A file `<kind>-<anything>.npz` in a trial's folder holds plain arrays: no objects, nothing that
 could run code.
 """
 
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from trainables.errors import UserError, first_line
 from trainables.files import atomic_file
 
 Part = Literal["train", "val"]
@@ -19,44 +22,84 @@ MAX_POINTS = 600
 still be told apart."""
 MAX_CLASSES = 12
 """Classes with a colour of their own; more cannot be told apart."""
-
 MISTAKES = 24
 """Images of the most confident mistakes."""
 
 
 def snapshot_epochs(epochs: int) -> set[int]:
-    """Epochs, counted from 1, after which a trial is looked at: the first, the middle and the
+    """Epochs, counted from 1, after which a trial writes snapshots: the first, the middle and the
     last."""
     return {1, (epochs + 1) // 2, epochs}
 
 
 def coloured_classes(labels: np.ndarray) -> np.ndarray:
-    """The `MAX_CLASSES` most frequent classes, sorted; labels below 0 are none."""
+    """The `MAX_CLASSES` most frequent classes, sorted; labels below 0 are no class."""
     classes, counts = np.unique(labels[labels >= 0], return_counts=True)
-    return np.sort(classes[np.argsort(-counts, kind="stable")][:MAX_CLASSES])
+    most_frequent = classes[np.argsort(-counts, kind="stable")]
+    return np.sort(most_frequent[:MAX_CLASSES])
 
 
 def shown_rows(
     labels: np.ndarray,  # (n,) int, -1 = unlabelled
 ) -> np.ndarray:  # (m,) int, sorted, m <= MAX_POINTS
-    """Rows that stand for all, the same at every epoch: two thirds of them of coloured classes,
-    where there are as many."""
+    """Choose rows that stand for all, the same at every epoch.
+
+    Two thirds of them are of coloured classes, if there are as many.
+    """
     shuffled = np.random.default_rng(0).permutation(len(labels))
-    coloured = np.isin(labels, coloured_classes(labels))[shuffled]
-    front, back = shuffled[coloured], shuffled[~coloured]
-    front = front[: max(MAX_POINTS - len(back), MAX_POINTS * 2 // 3)]
-    return np.sort(np.concatenate([front, back[: MAX_POINTS - len(front)]]))
+    is_coloured = np.isin(labels, coloured_classes(labels))[shuffled]
+    coloured = shuffled[is_coloured]
+    others = shuffled[~is_coloured]
+
+    coloured = coloured[: max(MAX_POINTS - len(others), MAX_POINTS * 2 // 3)]
+    others = others[: MAX_POINTS - len(coloured)]
+    return np.sort(np.concatenate([coloured, others]))
 
 
 def confident_mistakes(
-    labels: np.ndarray, predicted: np.ndarray, confidence: np.ndarray
-) -> np.ndarray:
-    """Rows (m,) of at most `MISTAKES` wrong predictions, the most confident first."""
+    labels: np.ndarray,  # (n,) int
+    predicted: np.ndarray,  # (n,) int
+    confidence: np.ndarray,  # (n,) probability of the predicted class
+) -> np.ndarray:  # (m,) rows, m <= MISTAKES
+    """Rows of wrong predictions, the most confident first."""
     wrong = np.flatnonzero(labels != predicted)
-    return wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    by_confidence = np.argsort(-confidence[wrong], kind="stable")
+    return wrong[by_confidence][:MISTAKES]
 
 
 def write_arrays(path: Path, **arrays: Any) -> None:
-    """`numpy.savez`, but after a kill the path holds the old file or the new one."""
+    """Write arrays as `numpy.savez` does; after a kill the path holds the old file or the new
+    one."""
     with atomic_file(path) as file:
         np.savez(file, **arrays)
+
+
+def read_arrays(
+    path: Path, kind: str, needed: Sequence[str], optional: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Read a file of `write_arrays` and check that it holds the arrays `needed`, among them
+    `epoch`, a number.
+
+    Raises:
+        UserError: the file is missing, unreadable, or lacks an array.
+    """
+    try:
+        with np.load(path) as file:
+            names = [*needed, *(name for name in optional if name in file.files)]
+            arrays = {name: file[name] for name in names}
+    except FileNotFoundError:
+        raise UserError(
+            f"no {kind} file {str(path)!r}; a trial writes it into its folder"
+        ) from None
+    except KeyError as error:
+        raise UserError(
+            f"{str(path)!r} lacks an array: {error.args[0]}; it needs {', '.join(needed)}"
+        ) from None
+    except (OSError, ValueError, TypeError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"cannot read {kind} {str(path)!r}: {first_line(error)}; a trial writes such a file"
+        ) from None
+
+    if arrays["epoch"].ndim:
+        raise UserError(f"{str(path)!r}: epoch must be a number; a trial writes such a file")
+    return arrays

@@ -1,33 +1,50 @@
-"""What all pictures share. Importing it makes matplotlib draw without a display."""
+"""Colours, captions and frames that all pictures share. Importing it makes matplotlib draw without
+a display."""
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+__all__ = ["COLOURS", "GREY", "INK", "caption", "heading", "plt", "quiet_frame"]
 
 GREY = "#c4c4c4"
 INK = "#444444"
-# Ten hues of Tableau without its grey, then three that differ from them in hue or lightness.
+# Tableau's hues without its grey, then three that differ from them in hue or lightness.
 COLOURS = (
-    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b"),
-    *("#e377c2", "#bcbd22", "#17becf", "#000000", "#7fc97f", "#f0b2a0"),
+    "#1f77b4",
+    "#ff7f0e",
+    "#2ca02c",
+    "#d62728",
+    "#9467bd",
+    "#8c564b",
+    "#e377c2",
+    "#bcbd22",
+    "#17becf",
+    "#000000",
+    "#7fc97f",
+    "#f0b2a0",
 )
 
 
-def caption(name: str, most: int = 40) -> str:
-    """A class's name, cut to `most` characters. In matplotlib dollars would begin a formula, and
-    legends leave out what begins with "_"."""
-    cut = name if len(name) <= most else f"{name[: most - 1]}…"
-    return f"{' ' if cut.startswith('_') else ''}{cut}".replace("$", r"\$")
+def caption(name: str, limit: int = 40) -> str:
+    """A class's name for a picture, cut to `limit` characters."""
+    if len(name) > limit:
+        name = f"{name[: limit - 1]}…"
+    # matplotlib's legends leave out names that begin with "_", and its dollars begin a formula.
+    if name.startswith("_"):
+        name = f" {name}"
+    return name.replace("$", r"\$")
 
 
-def heading(ax: plt.Axes, title: str, subtitle: str) -> None:
-    """Two lines above the axes, left: what it is, and of what."""
+def heading(ax: Axes, title: str, subtitle: str) -> None:
+    """Write two lines above the axes, on the left."""
     ax.set_title(f"{title}\n", loc="left", fontsize=12, fontweight="bold")
     ax.annotate(
         subtitle,
-        (0, 1),
+        xy=(0, 1),
         xytext=(0, 6),
         xycoords="axes fraction",
         textcoords="offset points",
@@ -36,8 +53,8 @@ def heading(ax: plt.Axes, title: str, subtitle: str) -> None:
     )
 
 
-def quiet_frame(ax: plt.Axes) -> None:
-    """No ticks, a light frame."""
+def quiet_frame(ax: Axes) -> None:
+    """Remove the ticks and draw a light frame."""
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

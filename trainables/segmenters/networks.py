@@ -247,8 +247,8 @@ def decoder(net: Segmenter) -> nn.ModuleDict:
 
 
 def dilate(resnet: Any) -> None:
-    """Give a ResNet's last two stages the resolution of the one before, with dilations 2 and 4 (Chen
-    et al. 2017, section 3.2), in place.
+    """Give a ResNet's last two stages the resolution of the stage before, with dilations 2 and 4
+    (Chen et al. 2017, section 3.2), in place.
 
     The result is torchvision's `replace_stride_with_dilation=[False, True, True]`.
     """

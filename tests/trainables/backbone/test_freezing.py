@@ -306,7 +306,8 @@ def test_modes_and_gradients() -> None:
 def test_bad_values_are_named() -> None:
     with pytest.raises(
         UserError,
-        match=r"freeze\.until='layer9' is no stage of this backbone; valid: stem, layer1, layer2, layer3",
+        match=r"freeze\.until='layer9' is no stage of this backbone; "
+        r"valid: stem, layer1, layer2, layer3",
     ):
         frozen_modules(0, 1, STAGES, FreezeConfig(policy="until", until="layer9"))
     with pytest.raises(UserError, match="policy='until' and a stage in `until` go together"):
