@@ -188,7 +188,7 @@ def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(
 
 def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
     """It needs every config and how data are loaded, but no network."""
-    only_trials = {"torchvision", "torch._dynamo", "byol_pytorch", "accelerate"}
+    only_trials = {"torchvision", "torch._dynamo", "byol_pytorch", "accelerate", "torchmetrics"}
     program = (
         "import sys, tune.execution.ray_tune, tune.cli.session; from tune.experiments import EXPERIMENTS; "
         f"[(e.trainable, e.config()) for e in EXPERIMENTS.values()]; print(sorted({only_trials} & sys.modules.keys()))"

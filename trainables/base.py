@@ -165,6 +165,9 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
     def validate(self) -> Metrics:
         """Metrics on the validation split, the objective among them."""
 
+    def preload(self) -> None:
+        """Import what only `validate` needs, before its time is measured."""
+
     def costs(self) -> Metrics:
         """Costs and savings of the epoch that ends here, apart from steps and validation. Called
         once an epoch."""

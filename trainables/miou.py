@@ -1,12 +1,13 @@
-"""How well a segmentation is: from one confusion matrix that is summed over batches and workers,
-never from a mean of batch scores.
+"""Quality of a segmentation, from one confusion matrix that is summed over batches and workers;
+never a mean of batch scores.
 
->>> total = sum(confusion_matrix(predictions, masks, 6) for predictions, masks in batches)   # int64: exact in any order
+>>> total = sum(confusion_matrix(predictions, masks, 6) for predictions, masks in batches)
 >>> segmentation_metrics(total, classes, "val")["val/miou"]
 
-`miou` is the course's: pooled over the set, and a prediction on a pixel of unknown class is a false
-positive. `masked` leaves such pixels out, as is common elsewhere (the void of Pascal VOC,
-Everingham et al. 2010, section 3.2).
+Counts are int64, so the order of the sum does not matter. `miou` is the course's: pooled over the
+set, where a prediction on a pixel of unknown class is a false positive. `miou_masked` leaves such
+pixels out, as is common elsewhere (the void of Pascal VOC, Everingham et al. 2010, section 3.2).
+torchmetrics counts the pixels; docs/notes/torchmetrics.md says why IoU is computed here.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,15 @@ def confusion_matrix(
 ) -> Tensor:
     """(C, C + 1) int64, on the device of `predictions`: `[p, t]` pixels of truth t that were called
     p; last column: of unknown truth."""
+    # Imported here: it takes seconds, and only a validation needs it.
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     truth = masks.to(predictions.device, torch.int64)
     truth = torch.where(truth == IGNORE, classes, truth)
-    cell = predictions.long() * (classes + 1) + truth
-    return torch.bincount(cell.flatten(), minlength=classes * (classes + 1)).view(
-        classes, classes + 1
-    )
+    by_truth = multiclass_confusion_matrix(predictions, truth, classes + 1, validate_args=False)
+
+    # Nothing is predicted to be unknown.
+    return by_truth.T[:classes].contiguous()
 
 
 def class_iou(
@@ -45,7 +49,8 @@ def class_iou(
         masked: leave out pixels of unknown truth, which otherwise are false positives.
     """
     known = confusion[:, :-1].double()
-    predicted = (known if masked else confusion.double()).sum(1)
+    counted = known if masked else confusion.double()
+    predicted = counted.sum(1)
     hits = known.diagonal()
     return hits / (predicted + known.sum(0) - hits)
 
@@ -58,7 +63,7 @@ def mean_iou(confusion: Tensor, masked: bool = False) -> float:
 def pixel_accuracy(
     confusion: Tensor,  # (C, C + 1)
 ) -> float:
-    """Share in [0, 1] of the pixels of known truth that were called right; NaN where there is
+    """Share in [0, 1] of the pixels of known truth that were predicted right; NaN where there is
     none."""
     known = confusion[:, :-1].double()
     return (known.diagonal().sum() / known.sum()).item()
@@ -71,14 +76,12 @@ def segmentation_metrics(
 ) -> dict[str, float]:
     """`<prefix>/miou`, `/miou_masked`, `/pixel_accuracy` and `/iou/<class>`; a class in neither
     truth nor prediction has no entry."""
-    ious = class_iou(confusion).tolist()
-    return {
+    metrics = {
         f"{prefix}/miou": mean_iou(confusion),
         f"{prefix}/miou_masked": mean_iou(confusion, masked=True),
         f"{prefix}/pixel_accuracy": pixel_accuracy(confusion),
-        **{
-            f"{prefix}/iou/{name}": iou
-            for name, iou in zip(classes, ious, strict=True)
-            if iou == iou
-        },
     }
+    for name, iou in zip(classes, class_iou(confusion).tolist(), strict=True):
+        if iou == iou:  # not NaN
+            metrics[f"{prefix}/iou/{name}"] = iou
+    return metrics

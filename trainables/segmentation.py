@@ -161,6 +161,9 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
 
     # -- evaluation
 
+    def preload(self) -> None:
+        import torchmetrics  # noqa: F401
+
     @torch.no_grad()
     def evaluate(self, split: Split, prefix: str) -> Metrics:
         classes = len(self.data.classes)

@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import evaluation_view
@@ -258,6 +259,10 @@ def test_metrics_are_counted_by_hand() -> None:
     order = np.argsort(-p, axis=1)
     assert metrics["val/top1"] == pytest.approx(np.mean(order[:, 0] == labels))
     assert metrics["val/top5"] == pytest.approx(np.mean((order[:, :5] == labels[:, None]).any(1)))
+    scores, truth = torch.from_numpy(p), torch.from_numpy(labels)
+    for k in (1, 5):
+        theirs = multiclass_accuracy(scores, truth, p.shape[1], average="micro", top_k=k)
+        assert metrics[f"val/top{k}"] == pytest.approx(theirs.item(), abs=1e-6)
     assert metrics["val/loss"] == pytest.approx(
         -np.mean(np.log(p[np.arange(len(labels)), labels])), rel=1e-4
     )

@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from trainables.metrics import (
     OnlineProbe,
@@ -136,6 +137,14 @@ def test_probe_reaches_logistic_regression():
     probe.fit(x, y, steps=300, lr=0.1, generator=torch.Generator().manual_seed(0))
     assert probe.accuracy(test_x, test_y) == pytest.approx(reference, abs=0.015)
     assert probe.accuracy(test_x, test_y, chunk=11) == probe.accuracy(test_x, test_y)
+
+
+def test_probe_accuracy_same_as_torchmetrics():
+    x, y = clouds(300, 8, 5, seed=4)
+    probe = OnlineProbe(8, 5)
+    probe.fit(x, y, steps=20, lr=0.1, generator=torch.Generator().manual_seed(0))
+    theirs = multiclass_accuracy(probe(x), y, num_classes=5, average="micro")
+    assert probe.accuracy(x, y) == pytest.approx(theirs.item(), abs=1e-6)
 
 
 def test_probe_standardises():

@@ -110,3 +110,16 @@ def test_nothing_known() -> None:
     assert mean_iou(confusion) == 0
     assert np.isnan(mean_iou(confusion, masked=True))
     assert np.isnan(pixel_accuracy(confusion))
+
+
+@pytest.mark.parametrize(("truth_has", "called"), CASES)
+def test_confusion_matrix_same_as_numpy(
+    truth_has: tuple[int, ...], called: tuple[int, ...]
+) -> None:
+    guess, truth = drawn(1, truth_has, called)
+    expected = np.zeros((C, C + 1), np.int64)
+    for p, t in zip(guess.flatten().tolist(), truth.flatten().tolist(), strict=True):
+        expected[p, C if t == IGNORE else t] += 1
+    confusion = confusion_matrix(guess, truth, C)
+    assert confusion.dtype == torch.int64
+    np.testing.assert_array_equal(confusion.numpy(), expected)

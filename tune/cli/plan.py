@@ -140,6 +140,7 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
         step_s = (time.perf_counter() - started) / _STEPS
 
         trainable.costs()  # forget what the steps have cost
+        trainable.preload()
         started = time.perf_counter()
         trainable.validate()
         elapsed = time.perf_counter() - started
