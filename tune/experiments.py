@@ -18,36 +18,37 @@ if TYPE_CHECKING:
     from trainables.base import Trainable
 
 SearchSpace = Callable[[Any, str], None]
-Model = tuple[type["Trainable"], type]
+Model = tuple[type["Trainable[Any, Any]"], type]
 """A trainable and its config."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What one word on the command line stands for."""
+    """An experiment, which one word on the command line names."""
 
     name: str
     about: str
     """One line for `--help`."""
     model: Callable[[], Model]
-    """Imports the trainable and its config: at its first call torch, seconds that `--help` and most
-    refusals do without."""
+    """Imports the trainable and its config. The first call imports torch, which takes seconds that
+    `--help` and most refusals do not need."""
     space: SearchSpace
     """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
     presets: dict[str, dict[str, Any]]
-    """Preset -> flat config that departs from the dataclass defaults. This is trial 0: the untuned
-    default."""
+    """Preset -> flat config values that differ from the dataclass defaults. With them a config is
+    trial 0: the untuned default."""
     loaded_space: SearchSpace | None = None
-    """The space where `--backbone` gives what it starts from; None: it does not take one, or a
-    setting chooses it."""
+    """The space where `--backbone` gives the initial weights; None: the experiment takes none, or a
+    setting chooses them."""
     top: int = 1
-    """How many of the best configurations are trained again on fresh seeds; the answer is the best
+    """Number of best configurations that are trained again on fresh seeds; the answer is the best
     of them on average."""
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
-    """What `--compare` chooses from; "" is run where neither that nor a setting is named."""
+    """The comparisons of `--compare`; "" is the one that runs where neither a comparison nor a
+    setting is named."""
 
     @property
-    def trainable(self) -> type["Trainable"]:
+    def trainable(self) -> type["Trainable[Any, Any]"]:
         return self.model()[0]
 
     @property
@@ -56,8 +57,7 @@ class Experiment:
 
     @property
     def settings(self) -> dict[str, Setting]:
-        """What `--setting` chooses from, of all comparisons; empty where there is nothing to
-        choose."""
+        """The settings of all comparisons, for `--setting`."""
         return {
             name: setting
             for comparison in self.comparisons.values()
@@ -95,9 +95,9 @@ def _segmentation() -> Model:
     return Segmentation, SegmentationConfig
 
 
-# A backbone goes from one experiment to the next: all have the same. Only the grid at which its
-# maps are read is each one's own (pooling has no weights): BYOL learns most through a global
-# average; a classifier of letters needs their layout.
+# A backbone passes from one experiment to the next: all have the same. Only the grid to which its
+# maps are pooled is each experiment's own (pooling has no weights): BYOL learns most through a
+# global average; a classifier of letters needs their layout.
 _LAYOUT: dict[str, Any] = {"backbone.pool": 2}
 _TINY: dict[str, Any] = {
     "data.name": "glyphs",
@@ -108,9 +108,9 @@ _TINY: dict[str, Any] = {
 }
 _FULL: dict[str, Any] = {"data.image_size": 128, "backbone.name": "resnet50", "train.threads": 1}
 
-# The untuned defaults are what a reader of the papers would start from: the optimizer that the
-# package's own example uses (Adam 3e-4), and the views, the momentum and the heads of Grill et al.
-# 2020 (heads scaled to the tiny backbone).
+# The untuned defaults are those that a reader of the papers would start from: the optimizer of the
+# package's own example (Adam 3e-4), and the views, the momentum and the heads of Grill et al. 2020
+# (heads scaled to the tiny backbone).
 _UNTUNED: dict[str, Any] = {
     "optim.name": "adam",
     "optim.lr": 3e-4,
@@ -124,7 +124,7 @@ _UNTUNED: dict[str, Any] = {
     "aug.crop_ratio": 4 / 3,
     "aug.blur": 0.5,
 }
-# Supervised: the reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
+# Supervised: the course reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
 _UNTUNED_SUPERVISED: dict[str, Any] = {
     "optim.name": "adam",
     "optim.lr": 5e-4,
@@ -133,7 +133,8 @@ _UNTUNED_SUPERVISED: dict[str, Any] = {
     "aug.policy": "none",
 }
 
-# Few-shot: Adam 1e-3, halved on the way (Snell et al. 2017, section 3), and the reports' Conv-4.
+# Few-shot: Adam 1e-3, halved at intervals (Snell et al. 2017, section 3), and the course reports'
+# Conv-4.
 _UNTUNED_FEWSHOT: dict[str, Any] = {
     "optim.name": "adam",
     "optim.lr": 1e-3,
@@ -145,7 +146,7 @@ _UNTUNED_FEWSHOT: dict[str, Any] = {
 }
 
 # Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain
-# cross-entropy, and the eight views of an image from above, where up means nothing.
+# cross-entropy, and the eight orientations of an aerial image, which has no upright one.
 _UNTUNED_SEGMENT: dict[str, Any] = {
     "schedule.name": "polynomial",
     "schedule.power": 0.9,

@@ -1,4 +1,4 @@
-"""How values are written for people: in tables, reports and on the terminal."""
+"""Values as people read them in tables, reports and on the terminal."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,13 @@ DEFAULT = "(the default)"
 
 
 def format_value(value: object) -> str:
-    """A config value in few characters, as `--set` takes it: floats in three digits, None as
+    """A config value in few characters, as `--set` takes it: floats with three digits, None as
     `none`."""
-    return "none" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
 
 
 def duration(seconds: float) -> str:
@@ -18,11 +22,10 @@ def duration(seconds: float) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
 
 
 def assignments(values: Mapping[str, object]) -> str:
@@ -31,6 +34,10 @@ def assignments(values: Mapping[str, object]) -> str:
 
 
 def plain_console(width: int | None = None) -> Console:
-    """Prints texts as they are: a name may hold what rich takes for markup or an emoji. `width`:
-    default, that of the terminal."""
+    """A console that prints text unchanged: a name may contain what rich takes for markup or an
+    emoji.
+
+    Args:
+        width: characters of a line; default: those of the terminal.
+    """
     return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)

@@ -105,7 +105,7 @@ def _times(available: float, each: float) -> int:
 
 def cluster_resources() -> dict[str, float]:
     """CPUs and GPUs of the cluster now, or at its largest if that is more."""
-    now: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    now: dict[str, float] = ray.cluster_resources()
     largest: dict[str, float] = {}
     path = _CLUSTER_FILE.expanduser()
     # a Ray that was started for this study alone does not grow

@@ -150,7 +150,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         process starting: choosing it again would cancel that start whenever a short trial frees
         another process.
         """
-        waiting = [
+        waiting: list[Trial] = [
             trial
             for trial in tune_controller.get_live_trials()
             if trial.status == Trial.PENDING and trial.trial_id not in self._chosen

@@ -1,5 +1,5 @@
-"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome.
-Never raises for a trial's own failure."""
+"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome. A
+trial's own failure is an outcome, not an exception."""
 
 import contextlib
 import errno
@@ -31,72 +31,78 @@ from tune.study.events import StorageFailed
 from tune.study.work import Outcome, State, Work
 
 BASELINE_SEEDS = 3
+"""Untrained networks that the baseline is the mean of."""
 DIVERGED = ("nan", "collapse")
+"""Reasons that are the configuration's fault, which the sampler is to learn; memory and data are
+not."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-def storage_failure(error: BaseException, place: Path) -> StorageFailed | None:
-    """What to say where `error` comes from a disk that is full, read-only or failing (torch wraps
-    such an error); else None."""
+def storage_failure(error: BaseException, folder: Path) -> StorageFailed | None:
+    """The storage failure behind `error`: a disk that is full, read-only or failing (torch wraps
+    such errors). None where it has another cause."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EIO,
-        ):
-            return StorageFailed.at(cause.filename or place, cause.strerror or str(cause))
+        if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
+            return StorageFailed.at(cause.filename or folder, cause.strerror or str(cause))
         cause = cause.__cause__ or cause.__context__
-    # a torch.save to a path says "iostream error" and no more
-    if shutil.disk_usage(place).free == 0:
-        return StorageFailed.at(place, os.strerror(errno.ENOSPC))
+    # torch.save to a path reports "iostream error" and no more
+    if shutil.disk_usage(folder).free == 0:
+        return StorageFailed.at(folder, os.strerror(errno.ENOSPC))
     return None
 
 
 def run(
     experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None = None
 ) -> Outcome:
-    """Do the work and say how it ended. What stops a process (SystemExit, KeyboardInterrupt) passes
-    through.
+    """Do the work and return how it ended. SystemExit and KeyboardInterrupt pass through.
 
     Args:
-        patience_s: a fit that gets no further for so long ends this process.
+        patience_s: end this process after so many seconds without progress; None: never.
     Raises:
         StorageFailed: the disk is full, read-only or failing.
-        StartAgain, or an error of an exchange: the group of workers is to be started again.
+        StartAgain, or an error of a collective operation: the group of workers must be restarted.
     """
+    folder = Path(work.directory)
     try:
-        # A process that outlived a killed driver may still be writing here: wait until it is gone.
-        Path(work.directory).mkdir(parents=True, exist_ok=True)
-        with (
-            FileLock(Path(work.directory) / ".lock")
-            if runtime.rank == 0
-            else contextlib.nullcontext()
-        ):
-            # the other workers read nothing before rank 0 has the folder
-            distributed.broadcast(None)
-            if work.kind == "baseline":
-                return _baseline(experiment, work, runtime)
-            with copied(Path(work.directory), work.config, runtime) as copy:
-                outcome = _fit(experiment, work, runtime, copy, patience_s)
-                if copy is not None:
-                    copy.complete = outcome.state == "COMPLETE"
-                return outcome
+        return _run(experiment, work, runtime, patience_s)
     except s3.Refused as error:
         raise StorageFailed(str(error)) from error
     except StartAgain:
         raise
     except TrialFailed as failure:
-        # Divergence and collapse are the configuration's fault, which the sampler is to learn;
-        # memory and data are not.
         state: State = "PRUNED" if failure.reason in DIVERGED else "FAIL"
         return Outcome(state, reason=failure.reason, error=failure.message or None)
     except Exception as error:
         if runtime.world_size > 1 and distributed.lost_peer(error):
             raise
-        if (lost := storage_failure(error, Path(work.directory))) is not None:
-            raise lost from error
+        lost_storage = storage_failure(error, folder)
+        if lost_storage is not None:
+            raise lost_storage from error
         return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
+
+
+def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None) -> Outcome:
+    folder = Path(work.directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _folder_lock(folder, runtime):
+        # the other workers read nothing before rank 0 has the folder
+        distributed.broadcast(None)
+        if work.kind == "baseline":
+            return _baseline(experiment, work, runtime)
+        with copied(folder, work.config, runtime) as copy:
+            outcome = _fit(experiment, work, runtime, copy, patience_s)
+            if copy is not None:
+                copy.complete = outcome.state == "COMPLETE"
+            return outcome
+
+
+def _folder_lock(folder: Path, runtime: Runtime) -> contextlib.AbstractContextManager[Any]:
+    """Wait until a process that outlived a killed driver has stopped writing here; rank 0 waits
+    for all."""
+    if runtime.rank == 0:
+        return FileLock(folder / ".lock")
+    return contextlib.nullcontext()
 
 
 def _fit(
@@ -111,6 +117,7 @@ def _fit(
         write_architecture(trainable, runtime.directory)
     with watching(patience_s, runtime.directory / f"hung-{runtime.rank}.txt"):
         fitted, reason = _fitted(trainable, work, runtime)
+
     name = trainable.objective
     metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
     if work.kind == "repeat":
@@ -125,45 +132,48 @@ def _fit(
     return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, reason, metrics)
 
 
-def _fitted(trainable: Trainable, work: Work, runtime: Runtime) -> tuple[Fitted, str | None]:
-    """`fit`. A repeat that diverges is judged by its best epoch, as its user would keep that:
-    evidence without it would flatter."""
+def _fitted(
+    trainable: Trainable[Any, Any], work: Work, runtime: Runtime
+) -> tuple[Fitted, str | None]:
+    """Run `fit`; the reason is None unless a repeat diverged.
+
+    Such a repeat is judged by its best epoch, which its user would keep: evidence without it would
+    flatter.
+    """
     try:
         return fit(trainable, trainable.config, runtime), None
     except TrialFailed as failure:
-        saved = (
-            load_checkpoint(runtime.directory / LAST)
-            if work.kind == "repeat" and failure.reason in DIVERGED
-            else None
-        )
+        if work.kind != "repeat" or failure.reason not in DIVERGED:
+            raise
+        saved = load_checkpoint(runtime.directory / LAST)
         if saved is None or not saved["history"]:
             raise
         progress = saved["progress"]
-        return Fitted(
-            saved["history"], progress["best_epoch"], progress["best"], stopped=False
-        ), failure.reason
+        fitted = Fitted(saved["history"], progress["best_epoch"], progress["best"], stopped=False)
+        return fitted, failure.reason
 
 
 def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
-    """Val and test metrics of the untrained network with calibrated BatchNorm: mean over seeds, and
-    the sample standard deviation."""
+    """Validation and test metrics of the untrained network with calibrated BatchNorm: mean and
+    sample standard deviation over seeds."""
     runs = []
     for seed in range(work.seed, work.seed + BASELINE_SEEDS):
         trainable = _build(experiment, {**work.config, "seed": seed}, runtime)
         trainable.calibrate()
         runs.append(trainable.validate() | trainable.test())
+
     metrics = {}
     for name in runs[0]:
         values = [run[name] for run in runs]
         mean = sum(values) / len(values)
+        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
         metrics[f"baseline/{name}"] = mean
-        metrics[f"baseline_std/{name}"] = math.sqrt(
-            sum((v - mean) ** 2 for v in values) / (len(values) - 1)
-        )
+        metrics[f"baseline_std/{name}"] = math.sqrt(variance)
     return Outcome("COMPLETE", metrics=metrics)
 
 
-def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable:
+def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable[Any, Any]:
+    """The trainable of a flat config, on the runtime's device."""
     _bring_backbone(flat)
     config: Any = build(experiment.config, flat)
     torch.set_num_threads(config.train.threads)
@@ -174,18 +184,19 @@ def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Tr
 
 
 def _bring_backbone(flat: dict[str, Any]) -> None:
-    """The file of weights that the trial starts from, where it is one of an object store."""
+    """Download the weights that the trial starts from, where they are in an object store."""
     path = Path(flat.get("init.file") or ".")
-    if s3.address(path) is not None and not (
-        path.is_file() and content_hash(path) == flat["init.sha256"]
-    ):
-        with s3.needed(path):
-            s3.download(path)
+    if s3.address(path) is None:
+        return
+    if path.is_file() and content_hash(path) == flat["init.sha256"]:
+        return
+    with s3.needed(path):
+        s3.download(path)
 
 
 @functools.lru_cache(maxsize=2)
-def _dataset(trainable: type[Trainable], data_config: Any) -> Any:
-    """The data set, kept by a warm process from trial to trial."""
+def _dataset(trainable: type[Trainable[Any, Any]], data_config: Any) -> Any:
+    """The data set, which a warm process keeps from trial to trial."""
     try:
         return trainable.load_data(data_config)
     except UserError as error:

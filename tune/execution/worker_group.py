@@ -3,10 +3,10 @@
 
     worker of rank 0 -> queue -> this Tune trial -> ray.tune.report -> StudyScheduler -> study
 
-The workers wait until the study has dealt with what they said, so a kill finds the checkpoint at
-most one report ahead, as with one worker. `ray.train.report` is not used: it is polled, and it does
-not wait. Neither are Train's retries: they cannot tell a lost process, which counts, from memory
-that ran out, after which the same trial goes on with smaller micro-batches.
+The workers wait until the study has handled their message, so a kill finds the checkpoint at most
+one report ahead, as with one worker. `ray.train.report` is not used: it is polled and does not
+wait. Neither are Train's retries: they cannot distinguish a lost process, which counts, from memory
+that ran out, after which the same trial resumes with smaller micro-batches.
 """
 
 import json
@@ -29,60 +29,70 @@ from tune.study.work import Outcome, Work
 
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # of 2 s: the end of a group is noticed by polling
+    # instead of 2 s: the end of a group is noticed by polling
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-_LISTEN_S = 0.5
-# Controllers that find no room for their workers give up after so many starts, a minute each; the
-# default waits for ever.
+_POLL_S = 0.5
+# A controller that finds no capacity for its workers gives up after so many starts, a minute each;
+# the default waits for ever.
 _STARTS = 3
 
 
 @dataclass(frozen=True)
 class WorkerGroup:
-    """The workers of one trial, and what each holds."""
+    """The workers of one trial, and the resources of each."""
 
     workers: int
+    """Number of workers, from 1."""
     cpus: float
+    """CPUs of each worker."""
     gpus: float
+    """GPUs of each worker: a share of one, or a whole number."""
 
 
 def run_with_workers(
     experiment: Experiment, work: Work, group: WorkerGroup, lost_processes: int, patience_s: float
 ) -> None:
-    """Do the work in a group of workers, and in a fresh group, from the checkpoint, as often as one
-    loses a process (`lost_processes` times at most) or runs out of memory (until micro-batches
-    cannot be halved any more)."""
+    """Do the work in a group of workers, which restarts from the checkpoint when a process is lost
+    (`lost_processes` times at most) or memory runs out (until micro-batches cannot be halved any
+    more).
+
+    Args:
+        patience_s: a process that makes no progress for so long ends itself.
+    """
     os.environ |= _ENVIRONMENT
     runtime = TuneRuntime(Path(work.directory))
     if work.kind == "baseline":  # no training, so nothing to share
         group = WorkerGroup(1, group.cpus, group.gpus)
     while True:
         micro_batch = found_micro_batch(runtime.directory)
-        error = _Running(experiment, work, group, patience_s).pass_on(runtime)
+        error = _RunningGroup(experiment, work, group, patience_s).forward_to(runtime)
         if error is None:
             return
-        if found_micro_batch(runtime.directory) == micro_batch:
+        ran_out_of_memory = found_micro_batch(runtime.directory) != micro_batch
+        if not ran_out_of_memory:
             lost_processes -= 1
         if lost_processes < 0:
-            runtime.send(
-                "end", **asdict(Outcome("FAIL", reason="process lost", error=str(error)[-4000:]))
-            )
+            outcome = Outcome("FAIL", reason="process lost", error=str(error)[-4000:])
+            runtime.send("end", **asdict(outcome))
             return
 
 
-class _Running:
-    """A trainer in a thread of its own; this one listens to what its workers say."""
+class _RunningGroup:
+    """A trainer in a thread of its own, and the messages of its workers."""
 
     def __init__(self, experiment: Experiment, work: Work, group: WorkerGroup, patience_s: float):
-        self.said, self.heard = (Queue(actor_options={"num_cpus": 0}) for _ in range(2))
-        self.error: BaseException | None = None
-        self.scratch = Path(work.directory) / ".train"
-        queues = self.said, self.heard  # not this object: the worker is sent what `train` names
+        self._messages = Queue(actor_options={"num_cpus": 0})
+        self._replies = Queue(actor_options={"num_cpus": 0})
+        self._error: BaseException | None = None
+        self._scratch = Path(work.directory) / ".train"
+        # The function is sent to the workers with all that it refers to: it must not refer to self.
+        queues = self._messages, self._replies
         self._fit = _trainer(
-            lambda: _work_on_rank(experiment, work, queues, patience_s), group, self.scratch
+            lambda: _work_on_rank(experiment, work, queues, patience_s), group, self._scratch
         )
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
         self._thread.start()
@@ -91,42 +101,50 @@ class _Running:
         try:
             self._fit()
         except BaseException as error:
-            self.error = error
+            self._error = error
 
-    def pass_on(self, runtime: TuneRuntime) -> BaseException | None:
-        """Until the group has ended: the error that it has ended with, None where the work is done.
-        A stopped trial ends inside `send`."""
+    def forward_to(self, runtime: TuneRuntime) -> BaseException | None:
+        """Forward all messages until the group has ended. A stopped trial ends inside `send`.
+
+        Returns:
+            None where the work is done, else the error that ended the group.
+        """
         end: dict[str, Any] | None = None
-        while self._thread.is_alive() or not self.said.empty():
+        while self._thread.is_alive() or not self._messages.empty():
             try:
-                message = json.loads(self.said.get(timeout=_LISTEN_S))
+                message = json.loads(self._messages.get(timeout=_POLL_S))
             except Empty:
                 continue
             if message["kind"] == "end" and message["state"] == "COMPLETE":
-                end = message  # said when the group has gone and what it held is free
+                end = message  # sent when the group has ended and its resources are free
             else:
                 runtime.send(**message)
-            self.heard.put(None)
-        for queue in (self.said, self.heard):
+            self._replies.put(None)
+
+        for queue in (self._messages, self._replies):
             queue.shutdown(force=True)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
         if end is not None:
             runtime.send(**end)
             return None
-        return self.error or RuntimeError("the workers ended without a word")
+        return self._error or RuntimeError("the workers ended without a message")
 
 
 def _trainer(train: Callable[[], None], group: WorkerGroup, scratch: Path) -> Callable[[], Any]:
+    """A function that runs `train` in every worker of a new group, until all have ended."""
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    resources = {"CPU": group.cpus}
+    if group.gpus:
+        resources["GPU"] = group.gpus
     return TorchTrainer(
         train,
         torch_config=TorchConfig(backend="nccl" if group.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=group.workers,
             use_gpu=bool(group.gpus),
-            resources_per_worker={"CPU": group.cpus} | ({"GPU": group.gpus} if group.gpus else {}),
+            resources_per_worker=resources,
         ),
         run_config=ray.train.RunConfig(
             name=scratch.name,
@@ -141,14 +159,13 @@ def _trainer(train: Callable[[], None], group: WorkerGroup, scratch: Path) -> Ca
 def _work_on_rank(
     experiment: Experiment, work: Work, queues: tuple[Queue, Queue], patience_s: float
 ) -> None:
-    """What every worker does. An exception that leaves here ends the group, which is then started
-    again."""
+    """Do the work in one worker. An exception that leaves here ends the group, which is then
+    restarted."""
     import ray.train
 
     context = ray.train.get_context()
-    runtime = TrainRuntime(
-        Path(work.directory), context.get_world_rank(), context.get_world_size(), *queues
-    )
+    rank = context.get_world_rank()
+    runtime = TrainRuntime(Path(work.directory), rank, context.get_world_size(), *queues)
     if runtime.rank == 0:
         runtime.send("start")
     try:
@@ -156,6 +173,6 @@ def _work_on_rank(
     except StorageFailed as error:
         runtime.send("storage failed", error=str(error))
         return
-    # what befell one rank alone is for that rank to say
+    # a failure of one rank alone is reported by that rank
     if runtime.rank == 0 or outcome.state != "COMPLETE":
         runtime.send("end", **asdict(outcome))

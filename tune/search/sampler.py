@@ -318,6 +318,7 @@ def _position(value: float, range_: FloatDistribution) -> float:
 def _value_at(position: float, range_: FloatDistribution) -> float:
     low = range_.low
     high = range_.high
+    value: float
     if range_.log:
         value = low * (high / low) ** position
     else:
