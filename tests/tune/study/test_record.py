@@ -1,4 +1,4 @@
-"""What is read out of a study's log, of studies that run, that were gone on with, and that lost
+"""The record that is read from a study's log: of studies that run, that were resumed, and that lost
 processes."""
 
 import json
@@ -9,9 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.studies import finish, open_study
+from tests.toy import TOY
+from tune.execution.local import search_locally
 from tune.report import app
 from tune.reports.html_sections import budget, opening
-from tune.study.record import read_record
+from tune.study.log_state import read_state
+from tune.study.record import chosen, leaders, read_record
 from tune.study.work import Outcome, Work
 
 
@@ -72,3 +75,35 @@ def test_a_trial_that_still_runs_has_saved_no_epochs(tmp_path: Path) -> None:
     record = read_record(tmp_path / "toy")
     assert (record.epochs_saved, record.saved) == ((7, 8), pytest.approx(7 / 8))
     assert '<td>epochs of trials</td><td class="long">3 of 16</td>' in budget(record)
+
+
+def test_leaders_below_the_default_are_left_out() -> None:
+    """The best is always repeated; others only where they beat the default."""
+    assert leaders({0: 0.5, 1: 0.7, 2: 0.6, 3: 0.4}, 3) == [1, 2]
+    assert leaders({0: 0.5, 1: 0.7, 2: 0.5}, 3) == [1]  # equal is not better
+    assert leaders({0: 0.9, 1: 0.7, 2: 0.6}, 3) == [0]
+    assert leaders({1: 0.3, 2: 0.3, 3: 0.2}, 2) == [1, 2]  # no default among them
+    assert leaders({}, 3) == []
+
+
+def test_the_answer_is_no_repeated_default_that_others_beat() -> None:
+    """Repeats of a leader below the default, from a study with another `top`, do not choose."""
+    completed = {0: 0.5, 1: 0.7, 2: 0.4}
+    finals = {(1, 1000): {"best/val": 0.6}, (2, 1000): {"best/val": 0.9}}
+    assert chosen(completed, 3, finals, "val") == 1
+
+
+def test_the_running_study_knows_what_its_log_says(tmp_path: Path) -> None:
+    """The events that a study applies as it writes them lead to the state of a reader."""
+    study = open_study(tmp_path, 4, repeats=1, base={"train.epochs": 6})
+    search_locally(study, TOY)
+    study.summarize({"test/x": 1.0}, verdict="better")
+    study.emit("finish", state="FINISHED")
+    study.close()
+    applied = study._state
+    read = read_state(tmp_path / "toy/events.jsonl", keeps_history=False)
+    assert read.runs.keys() == applied.runs.keys()
+    assert read == applied
+    with_history = read_state(tmp_path / "toy/events.jsonl")
+    for work_id, run in with_history.runs.items():
+        assert len(run.history) == len(run.epochs) == len(applied.runs[work_id].epochs)
