@@ -1,7 +1,7 @@
 """Images per second of loading and augmenting on one core: vistune against torchvision v2 per image
 and kornia per batch.
 
-    python benchmarks/augment.py                       # BYOL's first view, to 128 px, from 84 x 84 and 375 x 500
+    python benchmarks/augment.py  # BYOL's first view, to 128 px, from 84 x 84 and 375 x 500
     python benchmarks/augment.py --policy simclr --size 96 --rounds 10
 
 Every contender reads the same shuffled positions of the same memory-mapped uint8 array and ends
@@ -106,7 +106,8 @@ def compare(height: int, width: int, args: argparse.Namespace, folder: Path) -> 
             if round_:  # the first round warms up
                 times[name].append(taken)
     print(
-        f"\n{args.policy} view {args.view + 1}, {height} x {width} -> {args.size} px, batches of {args.batch}, {args.rounds} rounds, 1 core"
+        f"\n{args.policy} view {args.view + 1}, {height} x {width} -> {args.size} px, batches of "
+        f"{args.batch}, {args.rounds} rounds, 1 core"
     )
     print(f"{'':34}{'images/s':>10}{'vistune is faster by':>24}")
     first = times["vistune, batched"]

@@ -2,8 +2,8 @@
 blocks of 50. The driver's CPU time per report and per trial must not grow with the number of
 trials.
 
-    python benchmarks/cluster_64.py                                              # 64 workers on 8 nodes, about 10 GB of memory
-    python benchmarks/cluster_64.py --workers 8 --nodes 2 --trials 80 --block 10 --torch     # trials as they are, with torch, .4 GB each
+    python benchmarks/cluster_64.py  # 64 workers on 8 nodes, about 10 GB of memory
+    python benchmarks/cluster_64.py --workers 8 --nodes 2 --trials 80 --block 10 --torch  # with torch
 
 The nodes are those of `ray.cluster_utils.Cluster`: as many raylets and warm processes as a cluster
 of that size has, all on this machine, which pretends to have the processors. So wall times say
@@ -99,15 +99,18 @@ def show(meter: Meter, workers: int, epochs: int) -> None:
     print(f"{'trials':>10}{'driver CPU ms/trial':>21}{'ms/report':>11}{'study CPU ms/trial':>20}")
     for i, (whole, own) in enumerate(zip(driver, study, strict=True)):
         print(
-            f"{f'{first + i * meter.block}-{first + (i + 1) * meter.block}':>10}{whole:21.1f}{whole / epochs:11.2f}{own:20.1f}"
+            f"{f'{first + i * meter.block}-{first + (i + 1) * meter.block}':>10}{whole:21.1f}"
+            f"{whole / epochs:11.2f}{own:20.1f}"
         )
     third = max(1, len(driver) // 3)
     growth = driver[-third:].mean() / driver[:third].mean()
     print(
-        f"{workers} workers: {driver.mean():.1f} ms of driver CPU a trial, {driver.mean() / epochs:.2f} a report of {epochs}"
+        f"{workers} workers: {driver.mean():.1f} ms of driver CPU a trial, "
+        f"{driver.mean() / epochs:.2f} a report of {epochs}"
     )
     print(
-        f"flat in N: last third of the blocks over the first {growth:.2f}, at most {FLAT}: {'holds' if growth <= FLAT else 'FAILS'}"
+        f"flat in N: last third of the blocks over the first {growth:.2f}, at most {FLAT}: "
+        f"{'holds' if growth <= FLAT else 'FAILS'}"
     )
 
 

@@ -110,7 +110,8 @@ def main() -> None:
             f"{c} {iou:.2f}" for c, iou in zip(data.classes, class_iou(test).tolist(), strict=True)
         )
         print(
-            f"{name:30}{mean_iou(val):10.3f}{mean_iou(test):11.3f}{pixel_accuracy(test):13.3f}   {ious}"
+            f"{name:30}{mean_iou(val):10.3f}{mean_iou(test):11.3f}{pixel_accuracy(test):13.3f}   "
+            f"{ious}"
         )
 
 

@@ -2,7 +2,7 @@
 whether both come to the same.
 
     python benchmarks/features.py                                        # ResNet18 at 64 px
-    python benchmarks/features.py --backbone resnet50 --image-size 128   # the scale of the course reports
+    python benchmarks/features.py --backbone resnet50 --image-size 128  # as the course reports
 
 Both contenders are the `classify` trainable of setting E in the loop's own `train_step`, with the
 untuned defaults of the preset `full` and a rate of .01, the same fixed augmented views, batches and
@@ -137,22 +137,27 @@ def report(
     fast, slow = (statistics.median(column) for column in zip(*turns, strict=True))
     low, ratio, high = statistics.quantiles([b / a for a, b in turns], n=4)
     print(
-        f"{options.backbone} at {options.image_size} px, batches of {config.train.batch_size}, 1 core"
+        f"{options.backbone} at {options.image_size} px, batches of {config.train.batch_size}, 1 "
+        "core"
     )
     print(f"step on kept features      {1000 * fast:10.2f} ms CPU")
     print(f"step through the backbone  {1000 * slow:10.2f} ms CPU")
     print(
-        f"ratio {ratio:.0f} (quartiles {low:.0f}-{high:.0f}), at least {CLAIM:.0f} claimed: {'holds' if ratio >= CLAIM else 'FAILS'}"
+        f"ratio {ratio:.0f} (quartiles {low:.0f}-{high:.0f}), at least {CLAIM:.0f} claimed: "
+        f"{'holds' if ratio >= CLAIM else 'FAILS'}"
     )
     print(
-        f"{config.features.views} views of {options.images} images: {building:.1f} s CPU, paid after {building / (slow - fast):.0f} steps"
+        f"{config.features.views} views of {options.images} images: {building:.1f} s CPU, paid "
+        f"after {building / (slow - fast):.0f} steps"
     )
     top1 = [m["val/top1"] for m in metrics]
     print(
-        f"last training loss {losses[0]:.6f} and {losses[1]:.6f}; val/loss {metrics[0]['val/loss']:.6f} and {metrics[1]['val/loss']:.6f}"
+        f"last training loss {losses[0]:.6f} and {losses[1]:.6f}; val/loss "
+        f"{metrics[0]['val/loss']:.6f} and {metrics[1]['val/loss']:.6f}"
     )
     print(
-        f"val/top1 {top1[0]:.4f} and {top1[1]:.4f}: {'equal' if top1[0] == top1[1] else 'DIFFERENT'}"
+        f"val/top1 {top1[0]:.4f} and {top1[1]:.4f}: "
+        f"{'equal' if top1[0] == top1[1] else 'DIFFERENT'}"
     )
 
 

@@ -1,7 +1,7 @@
 """Pairs of image and mask per second on one core: vistune's joint augmentation against torchvision
 v2 per sample.
 
-    python benchmarks/joint_augment.py                 # scale .5-2, flips, quarter turns, jitter; 64, 128 and 256 px
+    python benchmarks/joint_augment.py  # scale .5-2, flips, quarter turns, jitter; 64 to 256 px
     python benchmarks/joint_augment.py --sizes 512 --batch 8
 
 Both draw scale, place, flips, turn and jitter anew for every pair and end with normalised float32
@@ -134,7 +134,8 @@ def main() -> None:
                 theirs / mine for theirs, mine in zip(taken, times["vistune, batched"], strict=True)
             )
             print(
-                f"{name:34}{args.batch / statistics.median(taken):10.0f} pairs/s   vistune is faster by {ratio:.1f}x"
+                f"{name:34}{args.batch / statistics.median(taken):10.0f} pairs/s   vistune is "
+                f"faster by {ratio:.1f}x"
             )
 
 

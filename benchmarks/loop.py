@@ -201,10 +201,12 @@ def main() -> None:
     times = measure(config, options.steps, options.epochs)
     ours, _, claimed = times.values()
     print(
-        f"BYOL, {config.backbone.name} backbone, batches of {config.train.batch_size}, epochs of {options.steps} steps, 1 core"
+        f"BYOL, {config.backbone.name} backbone, batches of {config.train.batch_size}, epochs of "
+        f"{options.steps} steps, 1 core"
     )
     print(
-        f"{'':36}{'images/s':>10}{'CPU ms/step':>13}{'wall ms/step':>14}{'vistune takes':>15}{'quartiles':>15}{'fastest turns':>15}"
+        f"{'':36}{'images/s':>10}{'CPU ms/step':>13}{'wall ms/step':>14}{'vistune takes':>15}"
+        f"{'quartiles':>15}{'fastest turns':>15}"
     )
     for name, taken in times.items():
         cpu, wall = (statistics.median(column) for column in zip(*taken, strict=True))
@@ -218,7 +220,8 @@ def main() -> None:
         statistics.median(a[0] / b[0] for a, b in zip(ours, claimed, strict=True)) - 1
     )
     print(
-        f"overhead {overhead:+.1f} %, at most {CLAIM_PERCENT:.0f} % claimed: {'holds' if overhead <= CLAIM_PERCENT else 'FAILS'}"
+        f"overhead {overhead:+.1f} %, at most {CLAIM_PERCENT:.0f} % claimed: "
+        f"{'holds' if overhead <= CLAIM_PERCENT else 'FAILS'}"
     )
 
 

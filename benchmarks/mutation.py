@@ -265,7 +265,8 @@ def summary(out: Path) -> None:
     for row in rows:
         if row["result"] in ("survived", "not covered"):
             print(
-                f"{row['result']}: {row['path']}:{row['line']} {row['operator']}#{row['occurrence']}"
+                f"{row['result']}: {row['path']}:{row['line']} {row['operator']}"
+                f"#{row['occurrence']}"
             )
 
 

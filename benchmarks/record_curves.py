@@ -1,7 +1,7 @@
 """Learning curves of our own trainables on complete grids, recorded once, so that searches can be
 compared on them in seconds.
 
-    python benchmarks/record_curves.py            # all tasks: about 15 CPU-minutes; writes benchmarks/data/curves-<task>.csv
+    python benchmarks/record_curves.py  # about 15 CPU-minutes; writes benchmarks/data/
     python benchmarks/record_curves.py head-digits
 
 Every configuration of a grid is trained to its last epoch, without pruning, with the trainable's

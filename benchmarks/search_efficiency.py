@@ -4,8 +4,8 @@ cap at 250 trials do to it.
 
     python benchmarks/search_efficiency.py                                  # all tables, 20 seeds
     python benchmarks/search_efficiency.py --tables head-glyphs --seeds 5
-    python benchmarks/search_efficiency.py --warm-start                     # with and without the best of a related table
-    python benchmarks/search_efficiency.py --cap                            # 1,000 trials, model with and without the cap
+    python benchmarks/search_efficiency.py --warm-start  # begun with the best of a related table
+    python benchmarks/search_efficiency.py --cap  # 1,000 trials, model with and without the cap
 
 `study` is `tune.study.study.Study` with its sampler, pruner, journal and event log, driven as
 `tune/execution/local.py` drives it; looking up a table is the training. `OptunaSearch + ASHA` are
@@ -293,12 +293,14 @@ def show(found: list[Table], results: dict[str, np.ndarray], trials: int) -> Non
     rng = np.random.default_rng(0)
     for index, table in enumerate(found):
         print(
-            f"{table.name}: {len(table.curves):,} configurations, {table.share:.2%} of them reach {table.target:.4f}"
+            f"{table.name}: {len(table.curves):,} configurations, {table.share:.2%} of them reach "
+            f"{table.target:.4f}"
         )
         for name, result in results.items():
             r = result[index]
             print(
-                f"  {name:22}{_mean(r[:, 0], rng)} trials{_mean(r[:, 1], rng)} epochs, reached {(r[:, 0] <= trials).mean():.0%}, "
+                f"  {name:22}{_mean(r[:, 0], rng)} trials{_mean(r[:, 1], rng)} epochs, reached "
+                f"{(r[:, 0] <= trials).mean():.0%}, "
                 f"within 16 trials {(r[:, 0] <= 16).mean():.0%}"
             )
     print(f"{OURS} against, geometric mean over {len(found)} tables:")

@@ -1,7 +1,7 @@
 """What each default of the search is worth: our study with one of them changed, against the study
 as it is, on the tables of `search_efficiency.py`.
 
-    python benchmarks/search_variants.py                       # rungs on the learning curves, sampler on all tables; 60 seeds
+    python benchmarks/search_variants.py  # rungs on curves, sampler on all tables; 60 seeds
     python benchmarks/search_variants.py --parts rungs --seeds 20
 
 Trials and epochs to 99 % of the best of a table, at most 100 trials; of rungs also the epochs that

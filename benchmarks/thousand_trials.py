@@ -2,7 +2,7 @@
 in N, memory bounded.
 
     python benchmarks/thousand_trials.py               # through Ray Tune, two trials at a time
-    python benchmarks/thousand_trials.py --local       # the study alone, without Ray, against Optuna as it comes
+    python benchmarks/thousand_trials.py --local  # without Ray, against Optuna alone
 
 The search space is that of `ssl` (up to 15 parameters, TPE, pruning at the first of two reports);
 the trainable does nothing, so that what is left is the price of searching and recording. "study" is
@@ -201,7 +201,8 @@ def open_study(folder: Path, trials: int, epochs: int) -> Study:
 def show(meter: Meter) -> None:
     last = "Optuna alone: ms/trial   (its CPU)" if meter.peer else "driver CPU ms/trial"
     print(
-        f"{'trials':>10}{'study ms/trial':>17}{'(its CPU)':>11}{last:>37}{'trials/s':>10}{'RSS MB':>8}"
+        f"{'trials':>10}{'study ms/trial':>17}{'(its CPU)':>11}{last:>37}{'trials/s':>10}"
+        f"{'RSS MB':>8}"
     )
     rows = []
     for i, (before, after) in enumerate(itertools.pairwise(meter.marks)):
@@ -210,7 +211,8 @@ def show(meter: Meter) -> None:
         )
         rows.append(row)
         print(
-            f"{f'{i * meter.block}-{(i + 1) * meter.block}':>10}{columns(row, meter)}{1000 / passed:10.1f}{after[-1]:8.0f}"
+            f"{f'{i * meter.block}-{(i + 1) * meter.block}':>10}{columns(row, meter)}"
+            f"{1000 / passed:10.1f}{after[-1]:8.0f}"
         )
     mean = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     print(f"{'mean':>10}{columns(mean, meter)}")
@@ -218,15 +220,18 @@ def show(meter: Meter) -> None:
     if meter.peer:
         name, counted = "study CPU time", 2
         print(
-            f"study CPU per trial against Optuna's: {mean[2] / mean[4]:.2f} over all, {rows[-1][2] / rows[-1][4]:.2f} in the last block"
+            f"study CPU per trial against Optuna's: {mean[2] / mean[4]:.2f} over all, "
+            f"{rows[-1][2] / rows[-1][4]:.2f} in the last block"
         )
     else:
         name, counted = "driver CPU time", 0
         print(
-            f"driver CPU time per trial {mean[0]:.1f} ms, at most {CLAIM_MS:.0f} claimed: {'holds' if mean[0] <= CLAIM_MS else 'FAILS'}"
+            f"driver CPU time per trial {mean[0]:.1f} ms, at most {CLAIM_MS:.0f} claimed: "
+            f"{'holds' if mean[0] <= CLAIM_MS else 'FAILS'}"
         )
     print(
-        f"flat in N: {name} of the last block is {rows[-1][counted] / rows[early][counted]:.2f} times that of block {early + 1}"
+        f"flat in N: {name} of the last block is {rows[-1][counted] / rows[early][counted]:.2f} "
+        f"times that of block {early + 1}"
     )
     grown = (meter.marks[-1][-1] - meter.marks[early][-1]) / (meter.block * (len(rows) - early))
     print(f"memory: {1000 * grown:.0f} kB a trial, {meter.marks[-1][-1]:.0f} MB at the end")

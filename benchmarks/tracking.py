@@ -119,7 +119,8 @@ def main() -> None:
         ordered = sorted(1000 * s for s in seconds)
         p95 = ordered[int(0.95 * (len(ordered) - 1))]
         print(
-            f"{name:44} median {statistics.median(ordered):8.2f} ms   p95 {p95:8.2f} ms   total {sum(ordered):9.1f} ms"
+            f"{name:44} median {statistics.median(ordered):8.2f} ms   p95 {p95:8.2f} ms   total "
+            f"{sum(ordered):9.1f} ms"
         )
     for name in list(rows)[:2]:
         ratio, totals = (

@@ -164,7 +164,8 @@ def gaps(contender: str, trials: int) -> list[float]:
     steps = [len(s) for s in spans.values()]
     if done.returncode or len(steps) != trials or max(steps) != EPOCHS:
         raise SystemExit(
-            f"{contender}: exit {done.returncode}, steps per trial {steps}, wanted {trials} trials of {EPOCHS}\n{done.stderr[-3000:]}"
+            f"{contender}: exit {done.returncode}, steps per trial {steps}, wanted {trials} trials "
+            f"of {EPOCHS}\n{done.stderr[-3000:]}"
         )
     ordered = sorted(spans.values())
     return [following[0] - trial[-1] for trial, following in itertools.pairwise(ordered)]
@@ -187,8 +188,10 @@ def main() -> None:
     if options.contender:
         CONTENDERS[options.contender](options.trials, options.folder)
         return
-    header = f"{'last step of a trial to first step of the next':48}{'median s':>10}{'min s':>9}{'max s':>9}{'gaps':>6}"
-    print(f"{header}{'vistune is shorter by':>24}")
+    print(
+        f"{'last step of a trial to first step of the next':48}{'median s':>10}{'min s':>9}"
+        f"{'max s':>9}{'gaps':>6}{'vistune is shorter by':>24}"
+    )
     ours = None
     for name, trials in zip(
         CONTENDERS, (options.vistune, options.plain, options.nested), strict=True
@@ -197,11 +200,13 @@ def main() -> None:
         median = statistics.median(measured)
         ours = ours or median
         print(
-            f"{name:48}{median:10.3f}{min(measured):9.3f}{max(measured):9.3f}{len(measured):6}{median / ours:23.0f}x",
+            f"{name:48}{median:10.3f}{min(measured):9.3f}{max(measured):9.3f}{len(measured):6}"
+            f"{median / ours:23.0f}x",
             flush=True,
         )
     print(
-        f"claim: at least {CLAIM} times shorter than the nested pattern: {'holds' if median / ours >= CLAIM else 'FAILS'}"
+        f"claim: at least {CLAIM} times shorter than the nested pattern: "
+        f"{'holds' if median / ours >= CLAIM else 'FAILS'}"
     )
 
 

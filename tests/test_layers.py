@@ -144,7 +144,10 @@ def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
 def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
     """Its import alone takes longer than the leaderboard of 1,000 trials."""
     heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
-    program = f"import sys, tune.report, tune.reports.verdict; print(sorted({heavy} & sys.modules.keys()))"
+    program = (
+        "import sys, tune.report, tune.reports.verdict; "
+        f"print(sorted({heavy} & sys.modules.keys()))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=REPO,
@@ -190,8 +193,10 @@ def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
     """It needs every config and how data are loaded, but no network."""
     only_trials = {"torchvision", "torch._dynamo", "byol_pytorch", "accelerate", "torchmetrics"}
     program = (
-        "import sys, tune.execution.ray_tune, tune.cli.session; from tune.experiments import EXPERIMENTS; "
-        f"[(e.trainable, e.config()) for e in EXPERIMENTS.values()]; print(sorted({only_trials} & sys.modules.keys()))"
+        "import sys, tune.execution.ray_tune, tune.cli.session; from tune.experiments import "
+        "EXPERIMENTS; "
+        f"[(e.trainable, e.config()) for e in EXPERIMENTS.values()]; print(sorted({only_trials} & "
+        "sys.modules.keys()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],

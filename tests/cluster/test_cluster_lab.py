@@ -106,7 +106,8 @@ def probe(lab: Laboratory, name: str, places: list[str], token: bool = False) ->
     """What each place says to a host that asks without token."""
     secret = "VISTUNE_PROBE_TOKEN=$(cat ~/.ray/auth_token)" if token else ""
     out = lab[name].run(
-        f"cd {REPO} && {secret} ~/venv/bin/python -m tests.cluster.lab.probe {' '.join(sorted(set(places)))}"
+        f"cd {REPO} && {secret} ~/venv/bin/python -m tests.cluster.lab.probe "
+        f"{' '.join(sorted(set(places)))}"
     )
     return dict(line.split(" ", 1) for line in out.splitlines())  # type: ignore[arg-type]
 
@@ -115,7 +116,8 @@ def test_a_study_survives_the_loss_of_a_worker(lab: Laboratory) -> None:
     command = f"python tune/run.py ssl --study lab --storage {SHARED}/runs {STUDY}"
     typed(
         lab,
-        f"ray job submit --no-wait --submission-id lab-1 --runtime-env cluster/job.yaml -- {command}",
+        "ray job submit --no-wait --submission-id lab-1 --runtime-env cluster/job.yaml -- "
+        f"{command}",
     )
     say("job submitted")
     wait_until(

@@ -11,7 +11,10 @@ from tests.cluster.lab.hosts import HOME, LAPTOP, Laboratory
 REPO = Path(__file__).parents[3]
 FILE = f"{HOME}/cluster.yaml"
 # What a user types is typed in the repository, by the environment's own `ray` and `python`.
-_HERE = f"cd {REPO}; export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=token RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 OMP_NUM_THREADS=1;"
+_HERE = (
+    f"cd {REPO}; export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=token "
+    "RAY_API_SERVER_ADDRESS=http://127.0.0.1:8265 OMP_NUM_THREADS=1;"
+)
 
 _TOKEN = '-H "Authorization: Bearer $(cat ~/.ray/auth_token)"'
 

@@ -192,7 +192,8 @@ class Laboratory:
             for name in self._addresses:
                 self.boot(name)
             self[LAPTOP].run(
-                f"cat > ~/.ssh/vistune <<'END'\n{(self.folder / 'key').read_text()}END\nchmod 600 ~/.ssh/vistune"
+                f"cat > ~/.ssh/vistune <<'END'\n{(self.folder / 'key').read_text()}END\nchmod 600 "
+                "~/.ssh/vistune"
             )
         except BaseException:
             self.close()
