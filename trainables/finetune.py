@@ -1,5 +1,5 @@
-"""What trainables with a head on a backbone share: where the backbone's weights come from, which
-stages train in which epoch, and the features of a split."""
+"""Base of all trainables that put a head on a backbone: it loads the backbone, freezes and thaws
+its stages, and computes its features of a split."""
 
 from abc import abstractmethod
 from collections import OrderedDict
@@ -50,7 +50,7 @@ _MIN_IMAGE_SIZE_OF_OTHERS = 8
 
 @config
 class InitConfig:
-    """Where the backbone's weights come from."""
+    """Source of the backbone's weights."""
 
     source: Literal["scratch", "supervised", "ssl", "given"] = "scratch"
     """scratch: random weights. supervised, ssl: weights in `file`, trained with or without labels.
@@ -91,7 +91,7 @@ class InitialBackbone:
     stages: dict[str, list[nn.Module]]
     """Name -> modules, in the order of the data: what a freeze policy freezes and thaws."""
     loaded: Loaded | None
-    """What was read from a file; None for random weights."""
+    """Result of loading a file; None for random weights."""
 
     @property
     def feature_dim(self) -> int:

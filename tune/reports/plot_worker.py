@@ -1,4 +1,4 @@
-"""Pictures of finished trials, drawn by a patient process of its own, off the training path."""
+"""Pictures of finished trials, drawn by a low-priority subprocess, off the training path."""
 
 import contextlib
 import os
