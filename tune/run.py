@@ -14,7 +14,8 @@ import typer  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from tune.cli.options import Options, as_command, check_given, check_workers, parse_duration  # noqa: E402
 from tune.cli.prepare import prepare  # noqa: E402
-from tune.cli.session import DONE, FAILED, INTERRUPTED, WRONG_USE, Session  # noqa: E402
+from tune.cli.session import Session  # noqa: E402
+from tune.cli.stop import DONE, FAILED, INTERRUPTED, WRONG_USE  # noqa: E402
 from tune.experiments import Experiment, named  # noqa: E402
 from tune.object_store.restore import pull  # noqa: E402
 from tune.object_store.s3 import local_folder  # noqa: E402

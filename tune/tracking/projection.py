@@ -1,8 +1,12 @@
 """What the event log of a study looks like in MLflow: a fold over the events, without MLflow.
 
+`tune/study/` has a fold of its own, which says what a study knows. This one is apart because it
+maps events to MLflow calls: runs with parents, params, metrics by step, tags and files, each as it
+changes. A replay has to continue anywhere in the log, and must not ask what the study is now.
+
 The result depends on the log alone, so a replay from the beginning says exactly what the first one
-said. One run for the study, below it one per trial, below that one per repeat of the trial under
-another seed.
+said. There is one run for the study, below it one per trial, below that one per repeat of the trial
+under another seed.
 """
 
 import hashlib

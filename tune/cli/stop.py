@@ -1,0 +1,67 @@
+"""When a run stops before its end: Ctrl-C, SIGTERM, the time budget."""
+
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+from tune.study.study import Study
+
+DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes."""
+
+BROKEN_OFF = "broken off"
+_BUDGET_SPENT = "time budget spent"
+
+
+class Stop:
+    """Stops one study after another, once there is a reason to.
+
+    Args:
+        budget_s: time for all studies; None: no limit.
+
+    Attributes:
+        reason: the first reason to stop, as it is shown; "" while there is none.
+    """
+
+    def __init__(self, budget_s: float | None):
+        self.reason = ""
+        self._study: Study | None = None
+
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+        if budget_s is not None:
+            deadline = time.monotonic() + budget_s
+            timer = threading.Thread(
+                target=self._at_deadline, args=(deadline,), name="time budget", daemon=True
+            )
+            timer.start()
+
+    @property
+    def code(self) -> int:
+        """Exit code of a run that was stopped."""
+        return DONE if self.reason == _BUDGET_SPENT else INTERRUPTED
+
+    def watch(self, study: Study) -> None:
+        """Make this the study to stop from now on."""
+        self._study = study
+        if self.reason:
+            study.stopping = True
+
+    def now(self, reason: str) -> None:
+        """Stop the study. The first reason is kept."""
+        self.reason = self.reason or reason
+        if self._study is not None:
+            self._study.stopping = True
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        """Stop in order at the first signal, at once at the second."""
+        self.now("interrupted")
+        print("\nstopping; the state is safe (Ctrl-C again to leave at once)", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _at_deadline(self, deadline: float) -> None:
+        time.sleep(max(0.0, deadline - time.monotonic()))
+        self.now(_BUDGET_SPENT)
