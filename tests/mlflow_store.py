@@ -28,7 +28,8 @@ def store(storage: Path) -> dict[str, dict[str, Any]]:
             )
             metrics = rows(
                 database,
-                f"SELECT key, step, value, timestamp, is_nan FROM metrics WHERE run_uuid = '{run_id}'",
+                "SELECT key, step, value, timestamp, is_nan FROM metrics "
+                f"WHERE run_uuid = '{run_id}'",
             )
             runs[name] = {
                 "id": run_id,

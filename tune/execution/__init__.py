@@ -1,5 +1,5 @@
-"""Where trials run. Ray reads these settings when it is imported, so the room sets them before any
-of its modules imports Ray."""
+"""Running trials. Ray reads these settings when it is imported, so they are set before any module
+of this room imports it."""
 
 import os
 

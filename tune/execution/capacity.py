@@ -43,7 +43,7 @@ class ConcurrencyLimit:
 
 
 def _capacity(group: WorkerGroup) -> int:
-    """How many such groups the cluster can run at a time, at least 1."""
+    """Number of such groups that the cluster can run at a time, at least 1."""
     resources = cluster_resources()
     if group.gpus:
         workers = _times(resources["GPU"], group.gpus)
@@ -95,7 +95,7 @@ def refuse_what_never_fits(group: WorkerGroup) -> None:
 
 
 def _times(available: float, each: float) -> int:
-    """How many times `each` fits. A share is one of a single GPU, so that 1.5 GPUs hold as many
+    """Times that `each` fits. A share is one of a single GPU, so that 1.5 GPUs hold as many
     shares as 1. In ten-thousandths, as Ray counts: in floats 1 // 0.2 is 4."""
     if each < 1:
         shares = _PARTS // round(each * _PARTS)

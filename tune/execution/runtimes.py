@@ -1,12 +1,10 @@
-"""Where a trial runs, behind one interface, which is all that `engine.fit` knows.
+"""The runtimes of a trial, behind one interface, which is all that `engine.fit` knows.
 
-| runtime      | when                    | how                                                         |
-|--------------|-------------------------|-------------------------------------------------------------|
-| LocalRuntime | `--local`               | in this process, without Ray: `breakpoint()` stops in the   |
-|              |                         | terminal                                                    |
-| TuneRuntime  | a trial of one worker   | in the Tune trial's process, which stays warm for the next  |
-| TrainRuntime | a trial of N workers    | in N processes of Ray Train, under a Tune trial             |
-|              |                         | (`worker_group.py`)                                         |
+| runtime      | when                  | how                                                      |
+|--------------|-----------------------|----------------------------------------------------------|
+| LocalRuntime | `--local`             | in this process, without Ray: `breakpoint()` works       |
+| TuneRuntime  | a trial of one worker | in the Tune trial's process, which stays warm            |
+| TrainRuntime | a trial of N workers  | in N processes of Ray Train (`worker_group.py`)          |
 """
 
 import json

@@ -35,7 +35,7 @@ _NORMAL = {
 
 @dataclass(frozen=True)
 class Observation:
-    """What the model needs of a trial. A trial is read once while it runs and once more when it has
+    """A trial as the model sees it. It is read once while it runs and once more when it has
     finished: reading all of them for every suggestion took longer than TPE."""
 
     number: int
@@ -113,7 +113,7 @@ class History:
 
 @dataclass
 class Drawing:
-    """What the parameters of one trial are drawn from, fixed when the trial begins."""
+    """The basis of one trial's draws, fixed when the trial begins."""
 
     others: list[Observation]
     """The other trials, finished or running, by number."""
@@ -327,8 +327,8 @@ def _value_at(position: float, range_: FloatDistribution) -> float:
 
 
 def good_of(finished: int) -> int:
-    """How many of so many finished trials make l(x): half the square root (Bergstra et al. 2013
-    take a quarter of it), at most 25."""
+    """Number of good trials, which make l(x), among so many finished ones: half the square root
+    (Bergstra et al. 2013 take a quarter of it), at most 25."""
     return min(math.ceil(0.5 * math.sqrt(finished)), 25)
 
 

@@ -1,5 +1,5 @@
-"""What runs next. What has happened is read from the event log's state and from Optuna; what runs
-now is remembered here."""
+"""The order of a study's work. The past is read from the event log's state and from Optuna; what
+runs now is remembered here."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ class Planner:
         objective: metric that the baseline must have on record.
         trials: trials of the study in total.
         seeds: seeds of the repeats.
-        top: how many of the best trials are repeated.
+        top: number of best trials that are repeated.
     """
 
     def __init__(

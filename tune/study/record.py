@@ -49,7 +49,7 @@ class Record:
 
     @property
     def top(self) -> int:
-        """How many of the best configurations are repeated."""
+        """Number of best configurations that are repeated."""
         experiment = EXPERIMENTS.get(self.manifest.experiment)
         return 1 if experiment is None else experiment.top
 

@@ -1,4 +1,4 @@
-"""What a study exposes to those who judge it."""
+"""The face of a study towards those who judge it."""
 
 from typing import Protocol
 

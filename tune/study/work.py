@@ -1,4 +1,4 @@
-"""What a study hands out, and how it ended."""
+"""The work that a study hands out, and its outcome."""
 
 import json
 from collections.abc import Mapping
@@ -74,7 +74,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a fit ended, as the process that did it reports."""
+    """The end of a fit, as the process that did it reports."""
 
     state: State
     value: float | None = None

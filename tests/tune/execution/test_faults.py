@@ -167,15 +167,20 @@ def test_the_cable_of_a_worker_is_cut(tmp_path: Path) -> None:
     settings = " ".join(f"--set {s}" for s in LONG)
     with Laboratory(tmp_path / "lab", ["head", "w1", "w2"]) as lab:
         command = LongCommand(lab.shared / "runs", trials=TRIALS)  # to read what is there
-        ray = "export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1; cd ~; ray start --disable-usage-stats"
+        path = "PATH=~/venv/bin:$PATH"
+        ray = (
+            f"export {path} RAY_AUTH_MODE=disabled OMP_NUM_THREADS=1; cd ~; "
+            "ray start --disable-usage-stats"
+        )
         lab["head"].run(f"{ray} --head --port=6379 --num-cpus=0 --include-dashboard=false")
         for name in ("w1", "w2"):
             lab[name].run(
                 f"export PYTHONPATH={REPO}; {ray} --address={lab.address('head')}:6379 --num-cpus=1"
             )
         driver = lab["head"].start(
-            f"export PATH=~/venv/bin:$PATH RAY_AUTH_MODE=disabled RAY_ADDRESS={lab.address('head')}:6379; cd {REPO}; "
-            f"python tune/run.py ssl --storage {SHARED}/runs --trials {TRIALS} --repeats 1 {settings} > {SHARED}/runs/out.txt 2>&1"
+            f"export {path} RAY_AUTH_MODE=disabled RAY_ADDRESS={lab.address('head')}:6379; "
+            f"cd {REPO}; python tune/run.py ssl --storage {SHARED}/runs --trials {TRIALS} "
+            f"--repeats 1 {settings} > {SHARED}/runs/out.txt 2>&1"
         )
         wait_until(lambda: two_run(command.events()) or driver.poll() is not None, command)
         lab["w1"].cut()

@@ -73,7 +73,8 @@ def test_signals_end_in_order_and_the_same_command_goes_on(
     assert process.wait(PATIENCE_S) == 130, command.output
     print(f"{number.name}: {time.monotonic() - asked:.1f} s to the end")
     assert re.search(
-        r"interrupted: \d of 6 trials ended, nothing is lost. Resume with: python \S*tune/run.py ssl --storage",
+        r"interrupted: \d of 6 trials ended, nothing is lost. "
+        r"Resume with: python \S*tune/run.py ssl --storage",
         command.output,
     )
     assert "Traceback" not in command.output
@@ -93,7 +94,8 @@ def test_time_budget_is_kept_and_the_same_command_ends_the_study_in_pieces(tmp_p
         assert command.finish() == 0, command.output
         seconds = time.monotonic() - started
         print(
-            f"{seconds:.1f} s with a budget of {budget} s, {len(command.events('report')) - before} epochs"
+            f"{seconds:.1f} s with a budget of {budget} s, "
+            f"{len(command.events('report')) - before} epochs"
         )
         # the imports before, the stop after, on a machine that others use
         assert seconds < budget + 60

@@ -47,7 +47,8 @@ def test_a_cluster_that_is_not_there_is_refused_at_once(
     begun = time.monotonic()
     with pytest.raises(
         UserError,
-        match=f"no Ray cluster at RAY_ADDRESS={address} .*unset RAY_ADDRESS to run on this machine alone",
+        match=f"no Ray cluster at RAY_ADDRESS={address} .*"
+        "unset RAY_ADDRESS to run on this machine alone",
     ):
         start_ray()
     assert time.monotonic() - begun < 30

@@ -194,7 +194,8 @@ def test_event_is_on_disk_when_append_returns(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path; from tune.study.events import EventLog\n"
         + (
-            "log = EventLog(Path(sys.argv[1])); log.append('start', trial=1); os.kill(os.getpid(), signal.SIGKILL)"
+            "log = EventLog(Path(sys.argv[1])); log.append('start', trial=1); "
+            "os.kill(os.getpid(), signal.SIGKILL)"
         )
     )
     path = tmp_path / "e.jsonl"
@@ -231,7 +232,10 @@ def test_threads_and_copies_write_whole_lines(tmp_path):
 
 
 def test_events_imports_neither_ray_nor_mlflow():
-    code = "import sys, tune.study.events; print(sorted({'ray', 'mlflow', 'torch', 'optuna'} & set(sys.modules)))"
+    code = (
+        "import sys, tune.study.events; "
+        "print(sorted({'ray', 'mlflow', 'torch', 'optuna'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

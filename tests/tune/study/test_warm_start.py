@@ -151,8 +151,8 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
     assert said is not None
     assert f"of trial {best} (trial " in said
     assert (
-        f"is {warm[best]:.4f}, the best of {len(warm)} that ran to the end; the default {values[0]:.4f}"
-        in said
+        f"is {warm[best]:.4f}, the best of {len(warm)} that ran to the end; "
+        f"the default {values[0]:.4f}" in said
     )
     others = [v for n, v in values.items() if n > POINTS]
     assert f"the best of the {len(others)} others that did {max(others):.4f}." in said
