@@ -32,13 +32,15 @@ def near_duplicates(
     """
     thumbnails, hashes = _thumbnails(images)
     _, first, copy_of = np.unique(hashes, return_index=True, return_inverse=True)
-    joined = [
-        (a, b)
-        for a, b in _similar_pairs(thumbnails[first])
-        if _correlated(images[first[a]], images[first[b]])
-    ]
+    joined: list[tuple[int, int]] = []
+    for a, b in _similar_pairs(thumbnails[first]):
+        if _correlated(images[first[a]], images[first[b]]):
+            joined.append((a, b))
+
     left, right = np.array(joined, int).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(left)), (left, right)), shape=(len(first), len(first)))
+    count = len(first)
+    edges = np.ones(len(left))
+    graph = coo_array((edges, (left, right)), shape=(count, count))
     _, group = connected_components(graph, directed=False)
     groups: np.ndarray = group[copy_of].astype(np.int64)
     return groups
@@ -55,10 +57,12 @@ def _similar_pairs(
     tree = cKDTree(centred @ axes[:, -_AXES:])
 
     for start in range(0, len(thumbnails), _QUERIES):
-        near = tree.query_ball_point(tree.data[start : start + _QUERIES], radius)
+        queries = tree.data[start : start + _QUERIES]
+        near = tree.query_ball_point(queries, radius)
         for position, found in enumerate(near, start):
             later = np.array([other for other in found if other > position], int)
-            distance = np.linalg.norm(thumbnails[later] - thumbnails[position], axis=1)
+            difference = thumbnails[later] - thumbnails[position]
+            distance = np.linalg.norm(difference, axis=1)
             for other in later[distance <= radius]:
                 yield position, other
 
@@ -71,22 +75,36 @@ def _thumbnails(
     hashes = np.empty(len(images), np.int64)
     weights = torch.tensor(_LUMINANCE).view(3, 1, 1)
     for start in range(0, len(images), _BLOCK):
-        block = np.array(images[start : start + _BLOCK])
+        rows = slice(start, start + _BLOCK)
+        block = np.array(images[rows])
         luminance = (torch.from_numpy(block) * weights).sum(1)
         small = F.adaptive_avg_pool2d(luminance, _SIDE)
-        thumbnails[start : start + _BLOCK] = small.flatten(1).numpy()
-        hashes[start : start + _BLOCK] = [_hash(row.tobytes()) for row in block]
+        thumbnails[rows] = small.flatten(1).numpy()
+        hashes[rows] = [_hash(image.tobytes()) for image in block]
     return thumbnails, hashes
 
 
 def _hash(pixels: bytes) -> int:
     """A hash that is the same in every process, unlike `hash`: the order of groups decides what is
     carved."""
-    return int.from_bytes(blake2b(pixels, digest_size=8).digest(), "little", signed=True)
+    value = blake2b(pixels, digest_size=8).digest()
+    return int.from_bytes(value, "little", signed=True)
 
 
-def _correlated(left: np.ndarray, right: np.ndarray) -> bool:
-    a = left.astype(np.float32).ravel() - left.mean()
-    b = right.astype(np.float32).ravel() - right.mean()
+def _correlated(
+    left: np.ndarray,  # (3, S, S) uint8
+    right: np.ndarray,  # (3, S, S) uint8
+) -> bool:
+    a = _centred(left)
+    b = _centred(right)
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return norm > 0 and float(a @ b) / norm >= _CORRELATION
+    if norm == 0:
+        return False
+    return float(a @ b) / norm >= _CORRELATION
+
+
+def _centred(image: np.ndarray) -> np.ndarray:  # (3 S S,) float32
+    """Pixels as a vector with mean 0."""
+    pixels = image.astype(np.float32).ravel()
+    centred: np.ndarray = pixels - image.mean()
+    return centred

@@ -103,7 +103,8 @@ def climate_map() -> np.ndarray:  # (2700, 5400) uint8: a number of `CLASSES`, o
     climate."""
     _, land_file, zone_file = _files()
     with gzip.open(land_file) as file:
-        land = np.frombuffer(file.read(), np.uint8).reshape(_MASK)
+        content = file.read()
+    land = np.frombuffer(content, np.uint8).reshape(_MASK)
     land = _resampled(land[::-1])
 
     with warnings.catch_warnings():
@@ -153,7 +154,8 @@ def places(
     height, width = climates.shape
     rows = height // TILE
     columns = width // TILE
-    tiles = climates[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE)
+    whole = climates[: rows * TILE, : columns * TILE]
+    tiles = whole.reshape(rows, TILE, columns, TILE)
     land = (tiles != 0).mean((1, 3))  # (rows, columns) share of each tile
     found: list[list[int]] = np.argwhere(land >= LAND).tolist()
     return found
@@ -172,9 +174,10 @@ def blocks(
     where = tuple(at.T)
     own = grid[where]
     near = beside[where]
-    train = np.flatnonzero((own == _TRAIN) & (near == _TRAIN))
-    val = np.flatnonzero((own == _VAL) & (near == _VAL))
-    test = np.flatnonzero((own == _TEST) & (near == _TEST))
+    inside = own == near  # no neighbour is of a later split
+    train = np.flatnonzero(inside & (own == _TRAIN))
+    val = np.flatnonzero(inside & (own == _VAL))
+    test = np.flatnonzero(inside & (own == _TEST))
     return train, val, test
 
 
@@ -229,7 +232,8 @@ def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     assert spec is not None
     assert spec.submodule_search_locations
-    return Path(next(iter(spec.submodule_search_locations)))
+    folder = next(iter(spec.submodule_search_locations))
+    return Path(folder)
 
 
 def _resampled(raster: np.ndarray) -> np.ndarray:  # (2700, 5400)

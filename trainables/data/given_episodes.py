@@ -30,8 +30,10 @@ def with_given_episodes(data: DataSet, listing: Listing | None) -> FewShotData:
         UserError: a csv of episodes that cannot be used.
     """
     values: dict[str, Any] = {field.name: getattr(data, field.name) for field in fields(DataSet)}
-    tables = {} if listing is None else _episode_tables(listing.root)
-    if listing is None or not tables:
+    if listing is None:
+        return FewShotData(**values)
+    tables = _episode_tables(listing.root)
+    if not tables:
         return FewShotData(**values)
 
     given: dict[str, Episodes] = {}
@@ -168,11 +170,12 @@ def _rows_by_id(listing: Listing, part: str) -> dict[str, int]:
             f"{listing.root} holds episodes of {part} but no {part}.csv, "
             "which says what their ids are; add it"
         )
-    row_of_name: dict[str, int] = {}
+    row_of_name: dict[str, int] = {}  # under every ending of its path
     for row in listing.rows(part):
         pieces = listing.files[row].split("/")
         for start in range(len(pieces)):
-            row_of_name["/".join(pieces[start:])] = int(row)
+            name = "/".join(pieces[start:])
+            row_of_name[name] = int(row)
 
     rows: dict[str, int] = {}
     for number, name in read_ids(path).items():

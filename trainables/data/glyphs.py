@@ -161,9 +161,12 @@ def draw(
     height = max(1, round(turned.height * scale))
     scaled = turned.resize((width, height), Image.Resampling.BILINEAR)
 
+    left = _corner(side, width, shift_x)
+    top = _corner(side, height, shift_y)
     canvas = Image.new("L", (side, side))
-    canvas.paste(scaled, (_corner(side, width, shift_x), _corner(side, height, shift_y)))
-    return np.asarray(canvas.resize((size, size), Image.Resampling.BICUBIC))
+    canvas.paste(scaled, (left, top))
+    reduced = canvas.resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(reduced)
 
 
 def _corner(side: int, length: int, shift: float) -> int:
@@ -178,9 +181,11 @@ def _ink(letter: str, face: str, em: int) -> Image.Image:
     left, top, right, bottom = (round(edge) for edge in font.getbbox(letter))
     width = max(1, right - left) + 2  # one pixel of margin on each side
     height = max(1, bottom - top) + 2
+    origin = (1 - left, 1 - top)
     image = Image.new("L", (width, height))
-    ImageDraw.Draw(image).text((1 - left, 1 - top), letter, fill=255, font=font)
-    return image.crop(image.getbbox() or (0, 0, 1, 1))
+    ImageDraw.Draw(image).text(origin, letter, fill=255, font=font)
+    ink = image.getbbox() or (0, 0, 1, 1)
+    return image.crop(ink)
 
 
 @cache
@@ -189,7 +194,8 @@ def _font(face: str, em: int) -> ImageFont.FreeTypeFont:
 
 
 def _path(face: str) -> Path:
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{face}.ttf"
+    data = Path(matplotlib.get_data_path())
+    return data / "fonts" / "ttf" / f"{face}.ttf"
 
 
 # ---------------------------------------------------------------- letters
@@ -242,13 +248,15 @@ def without_homoglyphs(
     similar = np.zeros((len(letters), len(pool)))  # largest cosine over the faces
     for face in COMPARED:
         shapes = np.stack([_shape(letter, face) for letter in pool])  # (L, 1024), unit length
-        similar = np.maximum(similar, shapes[len(known) :] @ shapes.T)
+        cosines = shapes[len(known) :] @ shapes.T
+        similar = np.maximum(similar, cosines)
 
     rivals = list(range(len(known)))  # positions in the pool
     kept: list[str] = []
     removed: list[str] = []
     for number, letter in enumerate(letters):
-        if similar[number, rivals].max(initial=0.0) >= HOMOGLYPH:
+        closest = similar[number, rivals].max(initial=0.0)
+        if closest >= HOMOGLYPH:
             removed.append(letter)
         else:
             kept.append(letter)
@@ -299,7 +307,10 @@ def _shape(letter: str, face: str) -> np.ndarray:  # (1024,) float32, unit lengt
     height = max(1, round(ink.height * scale))
     fitted = ink.resize((width, height), Image.Resampling.BICUBIC)
 
+    left = (_SHAPE - width) // 2
+    top = (_SHAPE - height) // 2
     canvas = Image.new("L", (_SHAPE, _SHAPE))
-    canvas.paste(fitted, ((_SHAPE - width) // 2, (_SHAPE - height) // 2))
+    canvas.paste(fitted, (left, top))
     flat = np.asarray(canvas, np.float32).ravel()
-    return flat / max(float(np.linalg.norm(flat)), 1e-6)
+    length = max(float(np.linalg.norm(flat)), 1e-6)
+    return flat / length

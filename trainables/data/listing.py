@@ -93,18 +93,23 @@ def fingerprint_of(root: Path, entries: list[Entry]) -> str:
     """Hash of paths, labels, parts, sizes and samples of the content: equal for a copied folder,
     whatever its dates and location."""
     paths = [f"{root}/{entry.path}" for entry in entries]
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        samples = [sample for block in pool.map(_sample_all, blocks) for sample in block]
-
-    lines = [
-        f"{entry.path}\n{entry.part}\n{entry.label}\n{sample}"
-        for entry, sample in zip(entries, samples, strict=True)
-    ]
+    lines: list[str] = []
+    for entry, sample in zip(entries, _sample_all(paths), strict=True):
+        lines.append(f"{entry.path}\n{entry.part}\n{entry.label}\n{sample}")
     return digest(*lines)
 
 
 def _sample_all(paths: list[str]) -> list[str]:
+    """Samples of all files, read by several threads."""
+    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+    samples: list[str] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for block in pool.map(_sample_block, blocks):
+            samples += block
+    return samples
+
+
+def _sample_block(paths: list[str]) -> list[str]:
     return [_sample(path) for path in paths]
 
 
@@ -116,7 +121,8 @@ def _sample(path: str) -> str:
         state = os.stat(path)  # noqa: PTH116
         key = (path, state.st_size, state.st_mtime_ns)
         if key not in _sampled:
-            _sampled[key] = digest(str(state.st_size), *_pieces(path, state.st_size))
+            pieces = _pieces(path, state.st_size)
+            _sampled[key] = digest(str(state.st_size), *pieces)
         return _sampled[key]
     except OSError as error:
         return f"unreadable: {error.strerror}"

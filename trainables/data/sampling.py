@@ -50,7 +50,8 @@ class Sampler:
         """A shuffle of all images. Only the latest two are kept: a batch reaches over both."""
         if number not in self._passes:
             self._passes = {kept: self._passes[kept] for kept in self._passes if kept == number - 1}
-            shuffle = torch.randperm(self.length, generator=generator(self.seed, 1, number))
+            source = generator(self.seed, 1, number)
+            shuffle = torch.randperm(self.length, generator=source)
             self._passes[number] = shuffle.numpy()
         return self._passes[number]
 
