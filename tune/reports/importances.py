@@ -7,11 +7,13 @@ only some trials have. Another method, such as fANOVA, may rank the parameters d
 
 import math
 import warnings
+from collections.abc import Container
 from dataclasses import dataclass
 
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.storages import InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
 
 METHOD = "conditional PED-ANOVA"
 FEW = 10
@@ -74,15 +76,8 @@ def _scored_at(epoch: int, trials: list[FrozenTrial]) -> list[Scored]:
 
 
 def _importances(fidelity: str, scored: list[Scored]) -> Importances:
-    # A study with the values of this fidelity; its trials count as complete.
-    study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
-    for trial, value in scored:
-        completed = create_trial(
-            value=value,
-            params=trial.params,
-            distributions=trial.distributions,
-        )
-        study.add_trial(completed)
+    completed = [_completed(index, trial, value) for index, (trial, value) in enumerate(scored)]
+    study = optuna.create_study(direction="maximize", storage=_GivenTrials(completed))
 
     best = max(_BEST_SHARE, _BEST / len(scored))
     evaluator = PedAnovaImportanceEvaluator(target_quantile=best)
@@ -91,3 +86,41 @@ def _importances(fidelity: str, scored: list[Scored]) -> Importances:
         warnings.simplefilter("ignore")
         shares = get_param_importances(study, evaluator=evaluator)
     return Importances(fidelity, len(scored), best, shares)
+
+
+def _completed(index: int, trial: FrozenTrial, value: float) -> FrozenTrial:
+    """The trial with another value; a pruned one counts as complete."""
+    return FrozenTrial(
+        number=index,
+        trial_id=index,
+        state=TrialState.COMPLETE,
+        value=value,
+        params=trial.params,
+        distributions=trial.distributions,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_start,
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={},
+    )
+
+
+class _GivenTrials(InMemoryStorage):
+    """A storage of given trials.
+
+    Adding them to an ordinary one copies each parameter's distribution, which takes longer than the
+    importances.
+    """
+
+    def __init__(self, trials: list[FrozenTrial]) -> None:
+        super().__init__()
+        self._given = trials
+
+    def get_all_trials(
+        self,
+        study_id: int,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        """The given trials in one of the states; never copied."""
+        return [trial for trial in self._given if states is None or trial.state in states]
