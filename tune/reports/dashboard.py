@@ -1,8 +1,7 @@
-"""`python tune/report.py dashboard STUDY`: optuna-dashboard on a study's journal, beside whoever
-runs it. It only reads.
+"""`python tune/report.py dashboard STUDY`: optuna-dashboard on a study's journal, read-only.
 
-Its buttons that rename, delete, annotate and tell are answered with 403, as a study belongs to the
-process that runs it.
+The study may be running in another process. It belongs to that process, so requests that would
+change it (rename, delete, annotate, tell) are answered with 403.
 """
 
 import sys
@@ -18,23 +17,28 @@ from trainables.errors import UserError
 from tune.study.journal import JournalReader
 
 HOST = "127.0.0.1"
-_NAMES = (HOST, "localhost")  # under any other name a page of the web would be asking
+_HOST_NAMES = (HOST, "localhost")  # another name: a web page asks through DNS rebinding
+_READING = ("GET", "HEAD")
+_REFUSAL = b'{"reason": "this dashboard only reads: the study belongs to the process that runs it"}'
+
+WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-class _Quiet(WSGIRequestHandler):
+class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads a line per request."""
+        """Do not print a line per request."""
 
 
 def server(study: Path, port: int) -> WSGIServer:
-    """A server of the dashboard that is bound and not yet serving (`serve_forever`).
+    """Bind a server of the dashboard; `serve_forever` starts it.
 
     Args:
-        port: on 127.0.0.1; 0: a free one.
+        study: its folder.
+        port: on 127.0.0.1; 0 picks a free one.
     Raises:
         UserError: optuna-dashboard is not installed, the study has not begun, or the port is taken.
     """
@@ -44,12 +48,14 @@ def server(study: Path, port: int) -> WSGIServer:
         raise UserError(
             "the dashboard needs optuna-dashboard: pip install -e '.[dashboard]'"
         ) from None
+
     journal = study / "study.journal"
     if not journal.exists():
         raise UserError(f"study {study.name!r} has no {journal.name} yet; start it first")
+
     app = _read_only(wsgi(JournalStorage(JournalReader(journal))))
     try:
-        return make_server(HOST, port, app, server_class=_Server, handler_class=_Quiet)
+        return make_server(HOST, port, app, server_class=_Server, handler_class=_QuietHandler)
     except (OSError, OverflowError) as error:
         raise UserError(
             f"port {port} cannot be used ({error}): choose another one with --port {port + 1}"
@@ -57,26 +63,24 @@ def server(study: Path, port: int) -> WSGIServer:
 
 
 def serve(study: Path, port: int) -> None:
-    """Until Ctrl-C. Raises as `server` does."""
+    """Serve the dashboard until Ctrl-C; raises as `server` does."""
     with server(study, port) as running:
-        print(
-            f"study {study.name} is on http://{HOST}:{running.server_port}/dashboard; Ctrl-C ends it",
-            flush=True,
-        )
+        address = f"http://{HOST}:{running.server_port}/dashboard"
+        print(f"study {study.name} is on {address}; Ctrl-C ends it", flush=True)
         try:
             running.serve_forever()
         except KeyboardInterrupt:
             print(file=sys.stderr)
 
 
-def _read_only(app: Callable[..., Iterable[bytes]]) -> Callable[..., Iterable[bytes]]:
+def _read_only(app: WsgiApp) -> WsgiApp:
+    """Answer only requests that read, and only those addressed to this machine by name."""
+
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        local = environ.get("HTTP_HOST", "").rpartition(":")[0] in _NAMES
-        if local and environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+        host = environ.get("HTTP_HOST", "").rpartition(":")[0]
+        if host in _HOST_NAMES and environ["REQUEST_METHOD"] in _READING:
             return app(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "application/json")])
-        return [
-            b'{"reason": "this dashboard only reads: the study belongs to the process that runs it"}'
-        ]
+        return [_REFUSAL]
 
     return guarded

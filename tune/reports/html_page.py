@@ -51,6 +51,10 @@ class _Table:
     best: int
 
     @property
+    def named(self) -> bool:
+        return any(column.name for column in self.columns)
+
+    @property
     def short(self) -> int:
         return sum(column.kind != "long" for column in self.columns)
 

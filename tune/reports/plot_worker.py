@@ -1,4 +1,4 @@
-"""Pictures of finished trials, drawn by a low-priority subprocess, off the training path."""
+"""Pictures of completed trials, drawn by a low-priority subprocess beside the search."""
 
 import contextlib
 import os
@@ -15,14 +15,17 @@ from trainables.errors import UserError
 from tune.object_store import s3
 from tune.study.study import Study
 
-_TIMEOUT_S = 300
+_TIMEOUT_S = 300  # for the pictures of one trial
+_LOWEST_PRIORITY = 19
 _RECORDED = "plots/.recorded"
-"""In a trial's folder: all its pictures are drawn, and in the event log. Without it they are drawn
-again."""
+"""In a trial's folder: all its pictures are drawn and in the event log. Without this file the next
+start draws them again."""
 
 
 @dataclass(frozen=True)
 class _Undrawn:
+    """A trial whose pictures are not drawn yet."""
+
     study: Study
     number: int
     value: float
@@ -33,29 +36,28 @@ class _Undrawn:
 
 
 class Pictures:
-    """What completed trials leave behind (`*.npz`) becomes pictures, and `artifact` events. One
-    trial after another, of all studies that are watched: drawing goes on while the next study
-    searches."""
+    """Draws what completed trials leave behind (`*.npz`), and logs `artifact` events.
+
+    A thread takes one trial after another, from all studies that are watched: drawing continues
+    while the next study searches.
+    """
 
     def __init__(self) -> None:
-        self._waiting: list[_Undrawn] = []  # the one that is being drawn among them
-        self._drawn: Counter[Path] = Counter()
+        self._waiting: list[_Undrawn] = []  # including the one that is being drawn
+        self._drawn: Counter[Path] = Counter()  # trials per study
         self._changed = threading.Condition()
-        self._closing = self._given_up = False
+        self._closing = False
+        self._given_up = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
         self._thread.start()
 
     def watch(self, study: Study) -> None:
-        """From now on; and what an earlier start has left undrawn."""
+        """Draw the trials that will complete, and those that an earlier start left undrawn."""
 
         def on_event(event: dict[str, object]) -> None:
-            if (
-                event["event"] == "end"
-                and event["state"] == "COMPLETE"
-                and "repeat" not in event
-                and event["value"] is not None
-            ):
+            completed = event["event"] == "end" and event["state"] == "COMPLETE"
+            if completed and "repeat" not in event and event["value"] is not None:
                 self._add(_Undrawn(study, event["trial"], event["value"]))  # type: ignore[arg-type]
 
         study.observers.append(on_event)
@@ -66,14 +68,22 @@ class Pictures:
                     self._add(undrawn)
 
     def close(self, patience_s: float, enough: Callable[[], bool] = lambda: False) -> int:
-        """Wait for the last pictures, at most so long, and until `enough`. Returns how many trials
-        are left without: the next start of their studies draws them."""
+        """Wait for the remaining pictures, then stop.
+
+        Args:
+            patience_s: longest wait, in seconds.
+            enough: ends the wait when it returns True.
+        Returns:
+            The number of trials without pictures; the next start of their studies draws them.
+        """
         deadline = time.monotonic() + patience_s
         with self._changed:
             self._closing = True
             self._changed.notify()
+
         while self._thread.is_alive() and time.monotonic() < deadline and not enough():
             self._thread.join(0.05)
+
         with self._changed:
             self._given_up = True
             if self._process is not None:
@@ -95,63 +105,55 @@ class Pictures:
                 self._waiting.remove(undrawn)
 
     def _next(self) -> _Undrawn | None:
-        """Of the study that has the fewest pictures the best trial: not all may be drawn when the
-        last study ends."""
+        """Wait for a trial; None: there is nothing more to draw.
+
+        The study with the fewest pictures comes first, and in it the best trial: time may run out
+        when the last study ends.
+        """
+
+        def order(undrawn: _Undrawn) -> tuple[int, float]:
+            return self._drawn[undrawn.study.directory], -undrawn.value
+
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if self._given_up or not self._waiting:
                 return None
-            return min(
-                self._waiting,
-                key=lambda undrawn: (self._drawn[undrawn.study.directory], -undrawn.value),
-            )
+            return min(self._waiting, key=order)
 
     def _draw(self, undrawn: _Undrawn) -> None:
-        folder, study = undrawn.folder, undrawn.study
+        folder = undrawn.folder
         try:
             snapshots = sorted(s3.present_in(folder).glob("*.npz"))
         except (UserError, OSError):  # the next start draws them
             return
         if not snapshots:
             return
-        title = f"{study.manifest.name} trial {undrawn.number}"
-        command = [
-            sys.executable,
-            "-m",
-            "trainables.plots.draw",
-            "--title",
-            title,
-            *map(str, snapshots),
-            str(folder / "plots"),
-        ]
-        if not self._ran(command):
-            return
-        try:
-            for picture in sorted(folder.glob("plots/*.png")):
-                study.emit(
-                    "artifact",
-                    trial=undrawn.number,
-                    path=str(picture.relative_to(study.directory)),
-                    to="plots",
-                )
-            (folder / _RECORDED).touch()
-            with contextlib.suppress(UserError):
-                s3.copy(folder / _RECORDED)
-        except (UserError, OSError):
-            return  # the disk is full: the study's own next write says so
 
-    def _ran(self, command: list[str]) -> bool:
-        """False where it was given up, or could not be had: a picture is not worth a study."""
+        title = f"{undrawn.study.manifest.name} trial {undrawn.number}"
+        command = [sys.executable, "-m", "trainables.plots.draw", "--title", title]
+        command += [str(path) for path in snapshots]
+        command.append(str(folder / "plots"))
+        if self._run(command):
+            _log(undrawn)
+
+    def _run(self, command: list[str]) -> bool:
+        """Run a command with low priority.
+
+        Returns False where it was killed or did not start: a missing picture must not end a study.
+        """
         try:
             with self._changed:
                 if self._given_up:
                     return False
                 self._process = subprocess.Popen(
-                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                    command,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                 )
-                # beside training, not before it: idle time of the machine only
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, 19)
-            # a refused file is one that no later start can draw either
+                # It may only use time that training leaves idle.
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, _LOWEST_PRIORITY)
+
+            # A positive exit code is a refused file, which no later start could draw either.
             return self._process.wait(_TIMEOUT_S) >= 0
         except (OSError, subprocess.SubprocessError):
             if self._process is not None:
@@ -159,3 +161,17 @@ class Pictures:
             return False
         finally:
             self._process = None
+
+
+def _log(undrawn: _Undrawn) -> None:
+    """Log a trial's pictures, and mark it as drawn."""
+    study, folder = undrawn.study, undrawn.folder
+    try:
+        for picture in sorted(folder.glob("plots/*.png")):
+            path = str(picture.relative_to(study.directory))
+            study.emit("artifact", trial=undrawn.number, path=path, to="plots")
+        (folder / _RECORDED).touch()
+        with contextlib.suppress(UserError):
+            s3.copy(folder / _RECORDED)
+    except (UserError, OSError):
+        return  # the disk is full: the study's next write reports it

@@ -1,8 +1,7 @@
-"""`python tune/report.py sam IMAGE... --checkpoint FOLDER`: Segment Anything's automatic masks
-(Kirillov et al. 2023).
+"""`python tune/report.py sam IMAGE... --checkpoint FOLDER`: automatic masks of Segment Anything.
 
-The model is transformers' SAM, read from a folder of safetensors: nothing is downloaded, and
-nothing in it is unpickled.
+The model (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643) is that of transformers, read
+from a folder with safetensors: nothing is downloaded, and nothing in it is unpickled.
 """
 
 import json
@@ -15,35 +14,40 @@ import numpy as np
 from PIL import Image
 
 from trainables.data.images import CorruptImage, read_rgb
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from trainables.plots.style import COLOURS
 
 _NEEDED = ("config.json", "preprocessor_config.json", "model.safetensors")
 _OPACITY = 0.5
-_POINTS_PER_BATCH = 64  # prompts at a time; bounds the memory
+_POINTS_PER_BATCH = 64  # bounds the memory
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Which masks are kept; the defaults are the paper's."""
+    """Which masks are kept; the defaults are those of the paper."""
 
     points: int = 32
     """Prompts along each side of the image: points * points in all."""
+
     quality: float = 0.88
     """Least IoU that the model predicts for its mask, in [0, 1]; 0 keeps all."""
+
     stability: float = 0.95
-    """Least IoU between the mask at a higher and at a lower cutoff, in [0, 1]; 0 keeps all."""
+    """Least IoU between the masks at a higher and at a lower cutoff, in [0, 1]; 0 keeps all."""
 
 
 def draw_masks(
     images: Sequence[Path], checkpoint: Path, out: Path | None, keep: Thresholds
 ) -> Iterator[str]:
-    """Write `<name>_sam.png`, the image under its masks, for every image; yields a line about each.
+    """Write `<name>_sam.png`, the image under its masks, for every image.
 
     Args:
+        checkpoint: folder of the model.
         out: folder of the pictures; default: beside each image.
+    Yields:
+        A line about each image.
     Raises:
-        UserError: transformers is not installed, or `checkpoint` is no folder of a SAM.
+        UserError: transformers is not installed, or `checkpoint` is not a folder of a SAM.
     """
     generate = load(checkpoint)
     for path in images:
@@ -52,6 +56,7 @@ def draw_masks(
         except (CorruptImage, OSError) as error:
             yield f"{path}: left out, {error}"
             continue
+
         masks = automatic_masks(generate, pixels, keep)
         folder = path.parent if out is None else out
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,13 +66,33 @@ def draw_masks(
 
 
 def load(checkpoint: Path) -> Any:
-    """The pipeline that generates masks. Raises as `draw_masks` does."""
+    """Return transformers' pipeline for mask generation; raises as `draw_masks` does."""
     try:
         import transformers
     except ImportError:
         raise UserError("Segment Anything needs transformers: pip install -e '.[sam]'") from None
     from tune.execution.runtimes import best_device
 
+    _check_files(checkpoint)
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        model = transformers.SamModel.from_pretrained(
+            str(checkpoint), local_files_only=True, use_safetensors=True
+        )
+        processor = transformers.SamImageProcessor.from_pretrained(
+            str(checkpoint), local_files_only=True
+        )
+    except Exception as error:  # of many types, from safetensors and transformers
+        raise UserError(
+            f"--checkpoint {str(checkpoint)!r} cannot be read ({first_line(error)}); fetch it again"
+        ) from None
+    return transformers.pipeline(
+        "mask-generation", model=model, image_processor=processor, device=best_device()
+    )
+
+
+def _check_files(checkpoint: Path) -> None:
     missing = [name for name in _NEEDED if not (checkpoint / name).is_file()]
     if missing:
         raise UserError(
@@ -77,22 +102,6 @@ def load(checkpoint: Path) -> Any:
     kind = json.loads((checkpoint / "config.json").read_text()).get("model_type")
     if kind != "sam":
         raise UserError(f"--checkpoint {str(checkpoint)!r} is a model of type {kind!r}, not 'sam'")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        model = transformers.SamModel.from_pretrained(
-            str(checkpoint), local_files_only=True, use_safetensors=True
-        )
-        processor = transformers.SamImageProcessor.from_pretrained(
-            str(checkpoint), local_files_only=True
-        )
-    except Exception as error:  # safetensors' and transformers' own
-        raise UserError(
-            f"--checkpoint {str(checkpoint)!r} cannot be read ({str(error).splitlines()[0][:200]}); fetch it again"
-        ) from None
-    return transformers.pipeline(
-        "mask-generation", model=model, image_processor=processor, device=best_device()
-    )
 
 
 def automatic_masks(
@@ -100,7 +109,11 @@ def automatic_masks(
     pixels: np.ndarray,  # (H, W, 3) uint8
     keep: Thresholds,
 ) -> np.ndarray:  # (M, H, W) bool, largest first
-    """A grid of points prompts the model; doubtful and double masks are dropped."""
+    """Prompt the model with a grid of points; doubtful masks and duplicates are dropped.
+
+    Args:
+        generate: what `load` returned.
+    """
     found = generate(
         Image.fromarray(pixels),
         points_per_batch=_POINTS_PER_BATCH,
@@ -108,28 +121,35 @@ def automatic_masks(
         pred_iou_thresh=keep.quality,
         stability_score_thresh=keep.stability,
     )["masks"]
-    masks = np.array([np.asarray(mask, bool) for mask in found]).reshape(-1, *pixels.shape[:2])
-    return masks[np.argsort(-masks.sum((1, 2)), kind="stable")]
+    height, width = pixels.shape[:2]
+    masks = np.array([np.asarray(mask, bool) for mask in found]).reshape(-1, height, width)
+    largest_first = np.argsort(-masks.sum((1, 2)), kind="stable")
+    ordered: np.ndarray = masks[largest_first]
+    return ordered
 
 
 def overlay(
     pixels: np.ndarray,  # (H, W, 3) uint8
     masks: np.ndarray,  # (M, H, W) bool; later ones lie above
 ) -> np.ndarray:  # (H, W, 3) uint8
-    """The image under its masks, each in a colour of its own with a white edge."""
+    """Draw each mask over the image in a colour of its own, with a white edge."""
     drawn = pixels.astype(np.float32)
     for number, mask in enumerate(masks):
-        colour = np.array(
-            [int(COLOURS[number % len(COLOURS)][i : i + 2], 16) for i in (1, 3, 5)], np.float32
-        )
+        colour = _rgb(COLOURS[number % len(COLOURS)])
         drawn[mask] = (1 - _OPACITY) * pixels[mask] + _OPACITY * colour
         drawn[_edge(mask)] = 255
     return drawn.round().astype(np.uint8)
 
 
-def _edge(mask: np.ndarray) -> np.ndarray:
-    """Pixels of the mask that have a neighbour outside of it; the border of the image is no
-    edge."""
+def _rgb(colour: str) -> np.ndarray:  # (3,) float32, in [0, 255]
+    """Parse `#rrggbb`."""
+    return np.array(list(bytes.fromhex(colour.removeprefix("#"))), np.float32)
+
+
+def _edge(mask: np.ndarray) -> np.ndarray:  # (H, W) bool
+    """Pixels of the mask with a neighbour outside of it; the image's border is no edge."""
     padded = np.pad(mask, 1, mode="edge")
-    inside = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
+    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+    inside: np.ndarray = above & below & left & right
     return mask & ~inside

@@ -207,7 +207,7 @@ def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -
         "time/features_s": 5.0,
     }
     told: list[dict[str, Any]] = [
-        {"event": "start", "t": 1_000, "trial": 0, "config": config},
+        {"event": "start", "t": 1_000, "trial": 0, "config": config, "attempt": 1},
         {
             "event": "report",
             "t": 61_000,
@@ -215,7 +215,7 @@ def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -
             "epoch": 1,
             "metrics": {"time/workers": 2.0, "time/gpus": 2.0} | looked_up,
         },
-        {"event": "start", "t": 3_661_000, "trial": 0, "config": config},
+        {"event": "start", "t": 3_661_000, "trial": 0, "config": config, "attempt": 2},
         {
             "event": "report",
             "t": 3_721_000,
