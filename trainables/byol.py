@@ -120,8 +120,9 @@ class OnlineAndTarget(nn.Module):
             sync_batchnorm=False,
         )
 
-        # The package makes the projector in a first forward pass, for the width it finds there. Two
-        # views of two random images, as in its own constructor: weights stay a function of the seed.
+        # The package makes the projector in a first forward pass, for the width that it finds
+        # there. Two views of two random images, as in its own constructor, so that a seed gives the
+        # weights that it gives there.
         with torch.no_grad():
             self.online_encoder(torch.randn(2, 3, image_size, image_size).repeat(2, 1, 1, 1))
         for module in self.online_encoder.modules():

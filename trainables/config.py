@@ -1,5 +1,4 @@
-"""Configs are frozen dataclasses, checked by pydantic; a config is spelled outside as a flat dict
-of dotted paths.
+"""Configs: frozen dataclasses, checked by pydantic, and their flat form, a dict of dotted paths.
 
 >>> @config
 ... class Optim:
@@ -35,13 +34,14 @@ _RULES = ConfigDict(
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def config(cls: type[C]) -> type[C]:
-    """Frozen, keyword-only dataclass whose annotations (`Literal`, `Annotated[float, Field(gt=0)]`)
-    are enforced."""
-    return _pydantic_dataclass(frozen=True, kw_only=True, config=_RULES)(cls)  # type: ignore[return-value]
+    """Make a frozen, keyword-only dataclass whose annotations (`Literal`, `Annotated[float,
+    Field(gt=0)]`) are enforced."""
+    decorate = _pydantic_dataclass(frozen=True, kw_only=True, config=_RULES)
+    return decorate(cls)  # type: ignore[return-value]
 
 
 def flatten(cfg: Any, prefix: str = "") -> dict[str, Scalar]:
-    """Nested config -> {"optim.lr": 0.1, ...}, in the order of declaration."""
+    """Turn a nested config into {"optim.lr": 0.1, ...}, in the order of declaration."""
     flat: dict[str, Scalar] = {}
     for field in fields(cfg):
         value = getattr(cfg, field.name)
@@ -53,7 +53,9 @@ def flatten(cfg: Any, prefix: str = "") -> dict[str, Scalar]:
 
 
 def build(cls: type[C], flat: Mapping[str, Any]) -> C:
-    """Flat dict of dotted paths -> config. Missing keys keep their defaults; strings are converted.
+    """Build a config from a flat dict of dotted paths.
+
+    Missing keys keep their defaults; strings are converted.
 
     Raises:
         UserError: unknown key (the nearest one is suggested) or a value that is out of range.
@@ -62,21 +64,26 @@ def build(cls: type[C], flat: Mapping[str, Any]) -> C:
     for key in flat:
         if key not in known:
             raise UserError(f"unknown config key {key!r}{nearest(key, known)}")
+
     tree: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, leaf = key.split(".")
         node = tree
         for name in parents:
             node = node.setdefault(name, {})
-        node[leaf] = None if value == "none" and _admits_none(cls, key) else value
+        if value == "none" and _admits_none(cls, key):
+            value = None
+        node[leaf] = value
+
     try:
         return cls(**tree)
     except ValidationError as error:
-        raise UserError("; ".join(_one_line(e) for e in error.errors())) from None
+        problems = [_one_line(problem) for problem in error.errors()]
+        raise UserError("; ".join(problems)) from None
 
 
 def _admits_none(cls: type, key: str) -> bool:
-    """Whether the word `none` stands for None here; elsewhere it may be a name."""
+    """Tell whether the word `none` stands for None here; elsewhere it may be a name."""
     *parents, leaf = key.split(".")
     for name in parents:
         cls = get_type_hints(cls)[name]
@@ -84,15 +91,20 @@ def _admits_none(cls: type, key: str) -> bool:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'optim.lr'?", or the valid names where nothing is near."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; valid: {', '.join(known)}"
+    """End of an error message: "; did you mean 'optim.lr'?", or all valid names where none is
+    near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; valid: {', '.join(names)}"
 
 
 def _one_line(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = error["msg"]
+    for prefix in ("Value error, ", "Input should be "):
+        message = message.removeprefix(prefix)
     if error["type"] == "value_error":  # raised by a __post_init__, which names its own values
         return f"{key}: {message}" if key else message
     return f"{key}={error['input']!r} is not valid: must be {message}"

@@ -1,5 +1,5 @@
-"""What a representation is worth: kNN, linear probe, spread and rank of embeddings; and intervals
-over repeated runs.
+"""Quality of a representation: kNN, linear probe, spread and rank of embeddings; and intervals over
+repeated runs.
 
 Features are float32 tensors (n, d) on any device; labels int64 (n,). Results are Python floats:
 each call waits for the device once.
@@ -39,13 +39,15 @@ def knn_top1(
     k = min(k, len(gallery))
     num_classes = int(gallery_labels.max()) + 1
     correct = torch.zeros((), dtype=torch.int64, device=gallery.device)
-    for some, labels in zip(queries.split(chunk), query_labels.split(chunk), strict=True):
-        similarity, index = (F.normalize(some.float(), dim=1) @ gallery.T).topk(k, dim=1)  # (b, k)
+    chunks = zip(torch.split(queries, chunk), torch.split(query_labels, chunk), strict=True)
+    for some, labels in chunks:
+        similarities = F.normalize(some.float(), dim=1) @ gallery.T  # (b, n)
+        similarity, index = similarities.topk(k, dim=1)  # (b, k) each
+
         # Relative to the nearest neighbour: the same vote, and no overflow at a low temperature.
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
-        votes = weight.new_zeros(len(some), num_classes).scatter_add_(
-            1, gallery_labels[index], weight
-        )
+        votes = weight.new_zeros(len(some), num_classes)
+        votes.scatter_add_(1, gallery_labels[index], weight)
         correct += (votes.argmax(1) == labels).sum()
     return correct.item() / len(queries)
 
@@ -61,7 +63,9 @@ def embedding_std(
     2021, section 4.1).
     """
     z = F.normalize(z.float(), dim=1)
-    return (z.std(0, correction=0).mean() * z.shape[1] ** 0.5).item()
+    mean_std = z.std(0, correction=0).mean()
+    spread: float = (mean_std * z.shape[1] ** 0.5).item()
+    return spread
 
 
 @torch.no_grad()
@@ -78,13 +82,16 @@ def rankme(
     if not z.isfinite().all():
         return float("nan")
     sigma = torch.linalg.svdvals(z.float())
-    p = sigma / sigma.sum().clamp_min(torch.finfo(sigma.dtype).tiny) + eps
-    return torch.exp(-(p * p.log()).sum()).item()
+    total = sigma.sum().clamp_min(torch.finfo(sigma.dtype).tiny)
+    p = sigma / total + eps
+    entropy = -(p * p.log()).sum()
+    rank: float = torch.exp(entropy).item()
+    return rank
 
 
 class OnlineProbe(nn.Module):
-    """Linear softmax classifier on standardised, detached features: what is linearly readable in a
-    representation that is still learning.
+    """Linear softmax classifier on standardised, detached features: measures how much is linearly
+    readable in a representation that is still learning.
 
     Weights and statistics are buffers: they go into the checkpoint, and no optimizer of the
     representation picks them up.
@@ -125,13 +132,13 @@ class OnlineProbe(nn.Module):
             generator: of the CPU; draws the batches, with replacement. Equal state, equal result.
         """
         self._standardise(features.float())
-        weight, bias = self.weight.clone().requires_grad_(), self.bias.clone().requires_grad_()
+        weight = self.weight.clone().requires_grad_()
+        bias = self.bias.clone().requires_grad_()
         optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=0.9, nesterov=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
         for _ in range(steps):
-            some = torch.randint(len(features), (batch_size,), generator=generator).to(
-                features.device
-            )
+            drawn = torch.randint(len(features), (batch_size,), generator=generator)
+            some = drawn.to(features.device)
             x = (features[some].float() - self.mean) / self.scale
             with torch.enable_grad():
                 loss = F.cross_entropy(F.linear(x, weight, bias), labels[some])
@@ -150,13 +157,14 @@ class OnlineProbe(nn.Module):
     ) -> float:
         """Share in [0, 1] of features whose class is predicted."""
         correct = torch.zeros((), dtype=torch.int64, device=features.device)
-        for some, truth in zip(features.split(chunk), labels.split(chunk), strict=True):
+        chunks = zip(torch.split(features, chunk), torch.split(labels, chunk), strict=True)
+        for some, truth in chunks:
             correct += (self(some).argmax(1) == truth).sum()
         return correct.item() / len(features)
 
     def _standardise(self, features: Tensor) -> None:
         std, mean = torch.std_mean(features, dim=0, correction=0)
-        # A dimension that is dead here may be alive in a query: without a floor it would outweigh
+        # A dimension that is constant here may vary in a query: without a floor it would outweigh
         # all others.
         floor = 1e-3 * features.square().mean().sqrt() + torch.finfo(features.dtype).tiny
         self.mean.copy_(mean)
@@ -171,9 +179,9 @@ def calibrate_batchnorm(
     """Give BatchNorm layers the statistics of `batches`: the plain average of batch means and of
     unbiased batch variances.
 
-    An untrained network needs this before it is a fair baseline. All else runs in eval mode; modes
-    and momenta are restored. A single image after others, the rest of a split, is left out:
-    projectors refuse it, and it would count as much as a batch.
+    An untrained network needs this before it is a fair baseline. All other layers run in eval mode;
+    modes and momenta are restored. A last batch of a single image is left out: projectors refuse
+    it, and it would count as much as a full one.
 
     Raises:
         ValueError: no batch.

@@ -1,6 +1,6 @@
-"""Optimizers, learning-rate schedules, and which parameters are decayed.
+"""Optimizers, learning-rate schedules, and the parameters that weight decay leaves out.
 
-A training step, as the engine writes it:
+The engine uses them like this:
 
     optimizer = build_optimizer(param_groups(model, config.weight_decay), config)
     for group in optimizer.param_groups:
@@ -48,7 +48,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError(
-                f"nesterov=True needs name='sgd' and momentum > 0, got name={self.name!r}, momentum={self.momentum}"
+                "nesterov=True needs name='sgd' and momentum > 0, "
+                f"got name={self.name!r}, momentum={self.momentum}"
             )
 
 
@@ -76,8 +77,10 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
 
     With t = step / total_steps, and f the final fraction, the rate over the peak is
         constant       1
-        cosine         f + (1 - f) (1 + cos(pi t)) / 2       (Loshchilov & Hutter 2017, eq. 5, one period)
-        warmup_cosine  (step + 1) / (W + 1) for step < W, the warm-up; then a cosine over the other steps
+        cosine         f + (1 - f) (1 + cos(pi t)) / 2
+                       (Loshchilov & Hutter 2017, equation 5, one period)
+        warmup_cosine  (step + 1) / (W + 1) for step < W, the warm-up;
+                       then a cosine over the other steps
         step           gamma ^ floor(step / every)
         polynomial     f + (1 - f) (1 - t) ^ power
     Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR and PolynomialLR.
@@ -87,11 +90,18 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
         return peak
     if schedule.name == "step":
         every = max(1, round(schedule.step_every_frac * total_steps))
-        return peak * schedule.step_gamma ** (step // every)
-    warmup = round(schedule.warmup_frac * total_steps) if schedule.name == "warmup_cosine" else 0
+        drops = step // every
+        factor: float = schedule.step_gamma**drops
+        return peak * factor
+
+    warmup = 0
+    if schedule.name == "warmup_cosine":
+        warmup = round(schedule.warmup_frac * total_steps)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
+
     t = (step - warmup) / (total_steps - warmup)
+    shape: float
     if schedule.name == "polynomial":
         shape = (1 - t) ** schedule.power
     else:
@@ -117,8 +127,8 @@ def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 
 def _is_vector(param: Tensor) -> bool:
-    """(C,), or (C, 1, 1) as the layer scale of ConvNeXt is stored: one number a channel, or one in
-    all."""
+    """Tell whether a parameter is one number a channel, or one in all: (C,), or (C, 1, 1) as the
+    layer scale of ConvNeXt."""
     return param.ndim <= 1 or (param.ndim == 3 and param.shape[1:] == (1, 1))
 
 
@@ -127,7 +137,7 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> to
     `lr_scale` and `lars_adapt`.
 
     Clipping (`config.clip_grad_norm`) is left to the training step, which knows when the gradients
-    are unscaled and complete.
+    are complete.
     """
     groups = [{**group, "lr": config.lr * group.get("lr_scale", 1)} for group in groups]
     decay = config.weight_decay
@@ -146,8 +156,9 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> to
         return LARS(
             groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, trust=config.trust
         )
-    adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    return adam(groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=decay)
+    adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    betas = (config.beta1, config.beta2)
+    return adam(groups, lr=config.lr, betas=betas, weight_decay=decay)
 
 
 class LARS(torch.optim.Optimizer):
@@ -156,11 +167,11 @@ class LARS(torch.optim.Optimizer):
 
     For every tensor w with gradient g:
         u = g + weight_decay w
-        u = u trust |w| / |u|      where both norms are > 0, and in groups with lars_adapt (the default)
+        u = u trust |w| / |u|      where both norms are > 0, in groups with lars_adapt (default)
         m = momentum m + u
         w = w - lr m
-    A group with lars_adapt=False is thus SGD with momentum. The rate multiplies m, not u: a new
-    rate acts at once on the whole update.
+    A group with lars_adapt=False is thus SGD with momentum. The rate multiplies m, not u, so a new
+    rate applies to the whole update at once.
     """
 
     def __init__(
@@ -171,16 +182,14 @@ class LARS(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         trust: float = 0.001,
     ):
-        super().__init__(
-            params,
-            {
-                "lr": lr,
-                "momentum": momentum,
-                "weight_decay": weight_decay,
-                "trust": trust,
-                "lars_adapt": True,
-            },
-        )
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "trust": trust,
+            "lars_adapt": True,
+        }
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -189,7 +198,8 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            self._update([p for p in group["params"] if p.grad is not None], group)
+            params = [p for p in group["params"] if p.grad is not None]
+            self._update(params, group)
         return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
@@ -199,9 +209,8 @@ class LARS(torch.optim.Optimizer):
         if group["weight_decay"]:
             updates = list(torch._foreach_add(updates, params, alpha=group["weight_decay"]))
         if group["lars_adapt"]:
-            updates = list(
-                torch._foreach_mul(updates, _trust_ratios(params, updates, group["trust"]))
-            )
+            ratios = _trust_ratios(params, updates, group["trust"])
+            updates = list(torch._foreach_mul(updates, ratios))
         if group["momentum"]:
             buffers = [self._buffer(p) for p in params]
             torch._foreach_mul_(buffers, group["momentum"])
@@ -213,17 +222,15 @@ class LARS(torch.optim.Optimizer):
         state = self.state[param]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param)
-        return state["momentum_buffer"]
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
 
 
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
-    """trust |w| / |u| for every tensor, 1 where either norm is 0. Stays on the device: nothing
-    waits for it."""
+    """trust |w| / |u| for every tensor, 1 where either norm is 0. The ratios stay on the device, so
+    that nothing waits for them."""
     weight_norms = torch.stack(torch._foreach_norm(params))
     update_norms = torch.stack(torch._foreach_norm(updates))
     ratios = trust * weight_norms / update_norms
-    return list(
-        torch.where(
-            (weight_norms > 0) & (update_norms > 0), ratios, torch.ones_like(ratios)
-        ).unbind()
-    )
+    defined = (weight_norms > 0) & (update_norms > 0)
+    return list(torch.where(defined, ratios, torch.ones_like(ratios)).unbind())

@@ -1,11 +1,12 @@
-"""A trained model outside of any study: a folder of weights and config that answers for images.
-Nothing in it is unpickled but tensors.
+"""A trained model outside of any study: a folder of weights and config that predicts for images.
+Only tensors are unpickled from it.
 
     <folder>/weights.pt    what the trial exported
-    <folder>/model.json    kind of trainable, flat config, classes and their colours, the metric and the trial it comes from
+    <folder>/model.json    kind of trainable, flat config, classes and their colours, the metric
+                           and the trial it comes from
 
-`_load_pyfunc` is what `mlflow.pyfunc.load_model` calls (a model with `loader_module:
-trainables.served`).
+`mlflow.pyfunc.load_model` calls `_load_pyfunc`, as exported models name this module as their
+`loader_module`.
 """
 
 import json
@@ -36,20 +37,21 @@ _BATCH = 32  # images; bounds the memory
 
 def _masks(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, H, W) uint8, in the size of the images."""
-    logits = functional.interpolate(
-        model.net(images)[0].float(), size=size, mode="bilinear", align_corners=False
-    )
+    logits = model.net(images)[0].float()
+    logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
     return logits.argmax(1).to(torch.uint8)
 
 
 def _probabilities(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C) float32."""
-    return model.head(model.backbone(images)).float().softmax(1)
+    logits: Tensor = model.head(model.backbone(images)).float()
+    return logits.softmax(1)
 
 
 def _features(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, D) float32: the backbone's."""
-    return model.backbone(images).float()
+    features: Tensor = model.backbone(images).float()
+    return features
 
 
 Answer = Callable[[Any, Tensor, tuple[int, int]], Tensor]
@@ -60,9 +62,9 @@ KINDS: dict[str, tuple[type, type, Answer]] = {
     "ProtoNet": (ProtoNet, ProtoNetConfig, _features),
     "Segmentation": (Segmentation, SegmentationConfig, _masks),
 }
-"""Name of a trainable -> (class, config, what it answers)."""
+"""Name of a trainable -> (class, config, function that predicts)."""
 
-# Where the weights began, what froze on the way and how the loss weighed belong to training.
+# Settings that matter in training alone: first weights, freezing, compilation.
 _UNTRAINED = {
     "init.source": "scratch",
     "init.file": "",
@@ -75,10 +77,10 @@ _UNTRAINED = {
 
 
 class Served:
-    """Images in, answers out.
+    """An exported model that predicts.
 
     Raises:
-        UserError: the folder holds no such model.
+        UserError: the folder holds no exported model.
     """
 
     def __init__(self, folder: Path, device: torch.device | None = None):
@@ -86,23 +88,24 @@ class Served:
             about = json.loads((Path(folder) / DESCRIPTION).read_text())
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{str(folder)!r} holds no exported model ({error}); write one with `python tune/report.py export STUDY`"
+                f"{str(folder)!r} holds no exported model ({error}); "
+                "write one with `python tune/report.py export STUDY`"
             ) from None
+
         kind, config_type, self._answer = KINDS[about["kind"]]
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.colors = np.array(about["colors"], np.uint8).reshape(-1, 3)
-        self.segments, self.compares = kind is Segmentation, kind is ProtoNet
+        self.segments = kind is Segmentation
+        self.compares = kind is ProtoNet
         self.classifies = self._answer is _probabilities
         self._threads = int(about["config"]["train.threads"])
-        flat = about["config"] | {
-            key: value for key, value in _UNTRAINED.items() if key in about["config"]
-        }
-        if self.segments:
-            flat["loss.name"] = "ce"  # weights of classes come from training data
-        config: Any = build(config_type, flat)
+
+        config = _config(config_type, about["config"])
         self._size = config.data.image_size
         data = SimpleNamespace(
-            classes=self.classes, colors=about["colors"], gallery=() if about["labelled"] else None
+            classes=self.classes,
+            colors=about["colors"],
+            gallery=() if about["labelled"] else None,
         )
         self.model = kind(config, data).to(device or torch.device("cpu"))
         self._normalize = self.model.normalize if kind is BYOL else config.normalize
@@ -114,9 +117,10 @@ class Served:
         self,
         images: np.ndarray,  # (B, H, W, 3) uint8
     ) -> np.ndarray:
-        """Of a classifier probabilities (B, C), of a segmentation network class numbers (B, H, W)
-        uint8, of others features (B, D). But for segmentation, the largest centred square of an
-        image counts.
+        """Predict for each image: a classifier gives probabilities (B, C) float32, a segmentation
+        network class numbers (B, H, W) uint8, any other model features (B, D) float32.
+
+        Except in segmentation, a model sees the largest centred square of an image.
 
         Raises:
             UserError: images of another shape or type.
@@ -124,28 +128,24 @@ class Served:
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise UserError(
-                f"images must be (B, H, W, 3) uint8, but got {images.shape} {images.dtype}; stack them, and convert to RGB"
+                f"images must be (B, H, W, 3) uint8, but got {images.shape} {images.dtype}; "
+                "stack them, and convert to RGB"
             )
+        size = (images.shape[1], images.shape[2])
         answers = []
         for start in range(0, len(images), _BATCH):
-            views = evaluation_view(
-                self._pixels(images[start : start + _BATCH]).to(self.model.device),
-                self._size,
-                self._normalize,
-            )
-            answers.append(
-                self._answer(self.model, views, (images.shape[1], images.shape[2])).cpu().numpy()
-            )
+            pixels = self._pixels(images[start : start + _BATCH]).to(self.model.device)
+            views = evaluation_view(pixels, self._size, self._normalize)
+            answers.append(self._answer(self.model, views, size).cpu().numpy())
         return np.concatenate(answers)
 
     def _pixels(self, images: np.ndarray) -> Tensor:
-        """(B, 3, S, S) uint8, cut and resized as files are for training; of a segmentation network,
-        whose answer is for every pixel, whole: (B, 3, H, W)."""
+        """(B, 3, S, S) uint8, cut and resized as files are for training; for a segmentation
+        network, which predicts every pixel, whole images (B, 3, H, W)."""
         if self.segments:
             return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-        return torch.from_numpy(
-            np.stack([square(Image.fromarray(image), self._size) for image in images])
-        )
+        squares = [square(Image.fromarray(image), self._size) for image in images]
+        return torch.from_numpy(np.stack(squares))
 
     def compare(
         self,
@@ -153,42 +153,56 @@ class Served:
         labels: Sequence[str],  # K, of the examples
         # N names in the order of their first examples; (Q, N) float32
     ) -> tuple[list[str], np.ndarray]:
-        """Few-shot classification: how probably a query is of each class that the examples show,
-        classes that training never saw included.
+        """Classify queries by a few examples: the probability of each class that the examples show,
+        which may be classes that training never saw.
 
         Raises:
             UserError: not a few-shot model, no query, or as `predict` does.
         """
         if not self.compares:
             raise UserError(
-                f"labels={list(labels)[:3]}...: this model needs no examples; labels are for models of `fewshot`"
+                f"labels={list(labels)[:3]}...: this model needs no examples; "
+                "labels are for models of `fewshot`"
             )
         if len(labels) >= len(images):
             raise UserError(
-                f"{len(labels)} labels for {len(images)} images leave no query; give the examples first, then the queries"
+                f"{len(labels)} labels for {len(images)} images leave no query; "
+                "give the examples first, then the queries"
             )
-        features, names = (
-            torch.from_numpy(self.predict(images)).to(self.model.device),
-            list(dict.fromkeys(labels)),
-        )
-        examples = features[: len(labels)]
-        prototypes = torch.stack(
-            [examples[[label == name for label in labels]].mean(0) for name in names]
-        )
+        names = list(dict.fromkeys(labels))
+        features = torch.from_numpy(self.predict(images)).to(self.model.device)  # (K + Q, D)
+        examples, queries = features[: len(labels)], features[len(labels) :]
+
+        prototypes = []
+        for name in names:
+            of_class = [label == name for label in labels]
+            prototypes.append(examples[of_class].mean(0))
         with torch.no_grad():
-            logits = self.model.head(features[None, len(labels) :], prototypes[None])[0]
+            logits = self.model.head(queries[None], torch.stack(prototypes)[None])[0]
         return names, logits.softmax(1).cpu().numpy()
 
     def judge(self, data: Any) -> Metrics:
-        """`val/...` metrics on the data set of the model's study, as its trial computed them."""
+        """Compute `val/...` metrics on the data set of the model's study, as its trial did."""
         torch.set_num_threads(self._threads)  # floating-point sums depend on it
         self.model.data = data
-        return self.model.validate()
+        metrics: Metrics = self.model.validate()
+        return metrics
+
+
+def _config(config_type: type[Any], flat: dict[str, Any]) -> Any:
+    """The config of the trial, without what matters in training alone."""
+    flat = dict(flat)
+    for key, value in _UNTRAINED.items():
+        if key in flat:
+            flat[key] = value
+    if config_type is SegmentationConfig:
+        flat["loss.name"] = "ce"  # class weights come from training data
+    return build(config_type, flat)
 
 
 class _PyFunc:
-    """What `mlflow.pyfunc` calls `predict` of. Probabilities become a table with a column a class,
-    so that an answer names its classes."""
+    """The model as `mlflow.pyfunc` wants it. Probabilities become a table with a column for each
+    class, so that a prediction names its classes."""
 
     def __init__(self, folder: Path):
         self.served = Served(folder)
@@ -201,11 +215,9 @@ class _PyFunc:
             names, probabilities = self.served.compare(model_input, list(labels))
             return pandas.DataFrame(probabilities, columns=names)
         answer = self.served.predict(model_input)
-        return (
-            pandas.DataFrame(answer, columns=list(self.served.classes))
-            if self.served.classifies
-            else answer
-        )
+        if self.served.classifies:
+            return pandas.DataFrame(answer, columns=list(self.served.classes))
+        return answer
 
 
 def _load_pyfunc(data_path: str) -> _PyFunc:

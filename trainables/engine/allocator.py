@@ -1,4 +1,4 @@
-"""Memory that a training step frees and the next one needs again."""
+"""The C library's allocator, set for a training loop: a step needs what the last one freed."""
 
 import ctypes
 import platform
@@ -10,10 +10,12 @@ _KEPT = 1 << 30  # bytes of freed memory that stay with the process
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep up to a gigabyte of freed memory for the next step. By itself glibc
-    returns it to the system, which then clears every page again: 6,300 page faults in each step of
-    the tiny U-Net, a tenth of its time, and more where processes compete for a machine. Without
-    glibc nothing is done. Memory on a GPU is torch's own affair."""
+    """Let glibc keep up to a gigabyte of freed memory for the next step.
+
+    By default it returns memory to the system, which then clears every page again: 6,300 page
+    faults in each step of the tiny U-Net, a tenth of its time, and more where processes compete for
+    a machine. Does nothing without glibc; memory on a GPU has an allocator of torch's.
+    """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)

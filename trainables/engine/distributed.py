@@ -1,6 +1,8 @@
-"""What the workers of one trial tell each other. Every function is for all ranks at once, and an
-identity where there is only one: without a process group, and inside `alone()`. Sums and order are
-such that N workers compute what one would."""
+"""Exchanges between the workers of one trial.
+
+All ranks call each function at once. It is an identity where there is only one rank: without a
+process group, and inside `no_collectives()`. Sums and order make N workers compute what one would.
+"""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,14 +14,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 T = TypeVar("T")
-_alone = 0
+_without_collectives = 0  # depth of `no_collectives` blocks
 
 
 def world_size() -> int:
-    """Workers of this trial, >= 1."""
-    return (
-        dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
-    )
+    """Number of workers of this trial, >= 1."""
+    if _without_collectives or not dist.is_available() or not dist.is_initialized():
+        return 1
+    return dist.get_world_size()
 
 
 def rank() -> int:
@@ -29,29 +31,32 @@ def rank() -> int:
 
 @contextlib.contextmanager
 def no_collectives() -> Iterator[None]:
-    """What is inside is done by this worker only (pictures, the baseline); the others wait at the
-    next exchange."""
-    global _alone
-    _alone += 1
+    """Run a block on this worker alone (pictures, the baseline); the others wait at their next
+    exchange."""
+    global _without_collectives
+    _without_collectives += 1
     try:
         yield
     finally:
-        _alone -= 1
+        _without_collectives -= 1
 
 
 def shard(length: int, grain: int = 1) -> range:
-    """Places in [0, length) that are this rank's. Shares are contiguous, in the order of ranks, and
-    differ by at most one grain.
+    """This rank's share of [0, length). Shares are contiguous, in the order of ranks, and differ by
+    at most one grain.
 
     Args:
-        grain: places that belong together, such as an episode; divides `length`.
+        grain: indices that stay together, such as an episode's; divides `length`.
     """
-    grains, number, count = length // grain, rank(), world_size()
-    return range(grains * number // count * grain, grains * (number + 1) // count * grain)
+    grains = length // grain
+    number, count = rank(), world_size()
+    start = grains * number // count
+    stop = grains * (number + 1) // count
+    return range(start * grain, stop * grain)
 
 
 def all_sum(x: Tensor) -> Tensor:
-    """Sum over ranks, the same on all of them; of any shape, such as a confusion matrix (C, C)."""
+    """Sum of a tensor of any shape over ranks, the same on all of them."""
     if world_size() == 1:
         return x
     total = x.clone()
@@ -60,10 +65,10 @@ def all_sum(x: Tensor) -> Tensor:
 
 
 def gather_rows(
-    rows: Tensor,  # (n_r, ...): those of `shard(length)`
+    rows: Tensor,  # (n_r, ...): the rows of `shard(length)`
     length: int,
 ) -> Tensor:  # (length, ...), on every rank
-    """All shards in their order."""
+    """Concatenate all shards in their order."""
     count = world_size()
     if count == 1:
         return rows
@@ -76,18 +81,17 @@ def gather_rows(
 
 
 def broadcast(value: T) -> T:
-    """Rank 0's value on every rank; anything that pickles, so for small things. Nobody goes on
-    before rank 0 has come here."""
+    """Send rank 0's value, anything small that pickles, to every rank. All wait for rank 0."""
     if world_size() == 1:
         return value
-    box: list[Any] = [value]
+    box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether a failed exchange, and no fault of the trial, is behind `error`: another worker's
-    process, or the way to it, is gone."""
+    """Tell whether `error` comes from a failed exchange, not from the trial: another worker's
+    process, or the connection to it, is gone."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -99,37 +103,42 @@ def lost_peer(error: BaseException) -> bool:
 
 
 class CrossRankBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all ranks. torch's own SyncBatchNorm, which refuses a CPU, says
-    the same on GPUs."""
+    """BatchNorm over the batches of all ranks, on a CPU, which torch's SyncBatchNorm refuses."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """The class that this one took the place of knew its inputs."""
+        """Accept any shape: the class that this one replaced has seen the inputs before."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
-        momentum = 0.0
-        if self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+        momentum = self._next_momentum()
+        output: Tensor
         output, mean, variance, count = _CrossRankNormalize.apply(
             input, self.weight, self.bias, self.eps
         )
         if momentum and self.running_mean is not None and self.running_var is not None:
+            unbiased = variance * count / (count - 1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-            self.running_var.lerp_(
-                (variance * count / (count - 1)).to(self.running_var.dtype), momentum
-            )
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         return output
+
+    def _next_momentum(self) -> float:
+        """Weight of this batch in the running statistics; counts the batch."""
+        if not self.track_running_stats or self.num_batches_tracked is None:
+            return 0.0
+        self.num_batches_tracked.add_(1)
+        if self.momentum is None:  # torch's spelling of a cumulative average
+            return 1 / int(self.num_batches_tracked)
+        return self.momentum
 
 
 class _CrossRankNormalize(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) * weight + bias, with mean and biased variance over all
     ranks (Ioffe & Szegedy 2015, algorithm 1).
 
-    One exchange forward (count, mean and sum of squares about it: Chan et al. 1983, equation 2.1,
-    which no large mean cancels out) and one backward. Gradients of weight and bias are this rank's
-    own: they are averaged with all others.
+    Forward takes one exchange, of count, mean and sum of squares about the mean, combined by
+    equation 2.1 of Chan et al. 1983, which a large mean does not cancel out. Backward takes one
+    more. Gradients of weight and bias are this rank's: they are averaged with all others.
     """
 
     @staticmethod
@@ -142,22 +151,16 @@ class _CrossRankNormalize(torch.autograd.Function):
         # (B, C, ...), mean (C,), biased variance (C,), count (1,)
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        dims = [d for d in range(x.ndim) if d != 1]
-        own = x.numel() // x.shape[1]
-        mean = exact.mean(dims)
-        about = (exact - _spread(mean, x)).square().sum(dims)
-        message = torch.cat([mean.new_full((1,), own), mean, about])
-        parts = [torch.empty_like(message) for _ in range(world_size())]
-        dist.all_gather(parts, message)
-        # (N, 1), (N, C), (N, C)
-        counts, means, abouts = torch.stack(parts).split([1, x.shape[1], x.shape[1]], dim=1)
-        count = counts.sum(0)
-        mean = (counts * means).sum(0) / count
-        variance = (abouts + counts * (means - mean).square()).sum(0) / count
+        mean, variance, count = _statistics(exact)
+
         inverse = (variance + eps).rsqrt()
         normal = (exact - _spread(mean, x)) * _spread(inverse, x)
-        output = normal if weight is None else normal * _spread(weight, x)
-        output = output if bias is None else output + _spread(bias, x)
+        output = normal
+        if weight is not None:
+            output = output * _spread(weight, x)
+        if bias is not None:
+            output = output + _spread(bias, x)
+
         ctx.save_for_backward(normal, weight, inverse, count)
         ctx.mark_non_differentiable(mean, variance, count)
         return output.to(x.dtype), mean, variance, count
@@ -168,22 +171,48 @@ class _CrossRankNormalize(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         normal, weight, inverse, count = ctx.saved_tensors
         exact = gradient.to(normal.dtype)
-        dims = [d for d in range(normal.ndim) if d != 1]
-        bias_gradient, weight_gradient = exact.sum(dims), (exact * normal).sum(dims)
+        dims = _all_but_channels(normal)
+        bias_gradient = exact.sum(dims)
+        weight_gradient = (exact * normal).sum(dims)
+
         sums = torch.cat([bias_gradient, weight_gradient])
         dist.all_reduce(sums)
-        of_one, of_normal = (sums / count).chunk(2)
+        mean_gradient, mean_product = (sums / count).chunk(2)
+        centred = exact - _spread(mean_gradient, normal) - normal * _spread(mean_product, normal)
         scale = inverse if weight is None else inverse * weight
-        x_gradient = (
-            exact - _spread(of_one, normal) - normal * _spread(of_normal, normal)
-        ) * _spread(scale, normal)
-        needs = ctx.needs_input_grad
+        x_gradient = centred * _spread(scale, normal)
+
+        _, needs_weight, needs_bias, _ = ctx.needs_input_grad
         return (
             x_gradient.to(gradient.dtype),
-            weight_gradient if needs[1] else None,
-            bias_gradient if needs[2] else None,
+            weight_gradient if needs_weight else None,
+            bias_gradient if needs_bias else None,
             None,
         )
+
+
+def _statistics(
+    x: Tensor,  # (B, C, ...), this rank's part
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), biased variance (C,) and count (1,) over all ranks."""
+    channels = x.shape[1]
+    dims = _all_but_channels(x)
+    mean = x.mean(dims)
+    squares = (x - _spread(mean, x)).square().sum(dims)
+    message = torch.cat([mean.new_full((1,), x.numel() // channels), mean, squares])
+    parts = [torch.empty_like(message) for _ in range(world_size())]
+    dist.all_gather(parts, message)
+
+    table = torch.stack(parts)  # (N, 1 + 2 C)
+    counts, means, all_squares = torch.split(table, [1, channels, channels], dim=1)
+    count = counts.sum(0)
+    mean = (counts * means).sum(0) / count
+    variance = (all_squares + counts * (means - mean).square()).sum(0) / count
+    return mean, variance, count
+
+
+def _all_but_channels(x: Tensor) -> list[int]:
+    return [dim for dim in range(x.ndim) if dim != 1]
 
 
 def _spread(
@@ -194,13 +223,16 @@ def _spread(
 
 
 def synchronize_batchnorm(module: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm layer take its statistics over all ranks, in place: nothing that refers
-    to a layer or its parameters notices.
+    """Make every BatchNorm layer take its statistics over all ranks, so that N workers train as one
+    would.
 
-    So the config, not the number of workers, decides what a batch is: N workers train as one would.
+    The layers change in place: references to them and to their parameters stay valid.
     """
     for part in module.modules():
-        if isinstance(part, _BatchNorm):
-            part.__class__ = nn.SyncBatchNorm if device.type == "cuda" else CrossRankBatchNorm
-            if device.type == "cuda":
-                part.process_group = None  # type: ignore[assignment]
+        if not isinstance(part, _BatchNorm):
+            continue
+        if device.type == "cuda":
+            part.__class__ = nn.SyncBatchNorm
+            part.process_group = None  # type: ignore[assignment]
+        else:
+            part.__class__ = CrossRankBatchNorm

@@ -25,7 +25,8 @@ steps()
 first = steps()
 keep_freed_memory()
 steps()
-print(first, min(steps() for _ in range(3)))  # the kernel may reclaim pages of an idle process at any time
+# the kernel may reclaim pages of an idle process at any time
+print(first, min(steps() for _ in range(3)))
 """
 
 

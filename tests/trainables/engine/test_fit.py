@@ -170,7 +170,8 @@ def test_ends_with_a_reason(tmp_path: Path, reason: str) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
         (
             RuntimeError(
-                "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried to allocate"
+                "[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: "
+                "can't allocate memory: you tried to allocate"
             ),
             True,
         ),

@@ -1,0 +1,91 @@
+"""A kill between writing a file and renaming it: the next start removes what it left."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import REPO
+from trainables.backbone.summary import write_architecture
+from trainables.byol import BYOL, BYOLConfig
+from trainables.config import build
+from trainables.engine.checkpoint import load_checkpoint, save_checkpoint
+from trainables.engine.fit import fit
+from trainables.files import ARCHITECTURE, BEST, LAST
+from tune.execution.runtimes import LocalRuntime
+
+CONFIG = build(
+    BYOLConfig,
+    {
+        "data.name": "digits",
+        "data.image_size": 16,
+        "backbone.width": 8,
+        "head.projection_size": 16,
+        "head.hidden_size": 32,
+        "train.epochs": 1,
+        "train.epoch_images": 64,
+        "train.batch_size": 32,
+        "val.probe_steps": 0,
+    },
+)
+SNAPSHOTS = [f"embeddings-{part}-0001.npz" for part in ("train", "val")]
+WRITTEN = [ARCHITECTURE, BEST, *SNAPSHOTS, LAST]
+"""Every file of a trial, in the order in which it is written."""
+
+
+def train(folder: Path) -> None:
+    torch.manual_seed(CONFIG.seed)
+    model = BYOL(CONFIG, BYOL.load_data(CONFIG.data))
+    write_architecture(model, folder)
+    fit(model, CONFIG, LocalRuntime(folder, lambda epoch, metrics: True))
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from tests.trainables.engine.test_checkpoint import train
+
+real_replace = os.replace
+
+def replace(source, target):
+    if Path(target).name == sys.argv[2]:
+        os._exit(9)
+    real_replace(source, target)
+
+os.replace = replace
+train(Path(sys.argv[1]))
+"""
+
+
+def partials(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_next_start_removes_what_a_kill_left(tmp_path: Path, name: str) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", _KILLED, str(tmp_path), name],
+        cwd=REPO,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        check=False,
+    )
+    assert killed.returncode == 9
+    assert [left.split(".partial")[0].rsplit(".", 1)[0] for left in partials(tmp_path)] == [name]
+    assert not (tmp_path / name).exists()
+    (tmp_path / "best.ptx1y2z3.tmp").write_text("left by an earlier version")
+
+    train(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(WRITTEN)
+
+
+def test_checkpoint_returns_what_was_saved(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path / LAST) is None
+    content = {"model": {"weight": torch.randn(3)}, "history": [{"val/top1": 0.5}]}
+    save_checkpoint(tmp_path / LAST, content)
+    loaded = load_checkpoint(tmp_path / LAST)
+    assert loaded is not None
+    assert torch.equal(loaded["model"]["weight"], content["model"]["weight"])
+    assert loaded["history"] == content["history"]
