@@ -12,20 +12,18 @@ from collections.abc import Callable, Iterable  # noqa: E402
 from typing import Annotated  # noqa: E402
 
 import typer  # noqa: E402
-from rich.table import Table  # noqa: E402
 
 from trainables.errors import UserError  # noqa: E402
-from tune.formatting import DEFAULT, assignments, plain_console  # noqa: E402
+from tune.formatting import plain_console  # noqa: E402
 from tune.object_store.restore import pull  # noqa: E402
 from tune.object_store.s3 import copy, local_folder  # noqa: E402
+from tune.reports.leaderboard import show_study  # noqa: E402
 from tune.study.manifest import read_manifest  # noqa: E402
-from tune.study.record import CONCLUSIONS, Run, read_record  # noqa: E402
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
 Storage = Annotated[
     str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
 ]
-_TOP = 20
 
 
 def studies(storage: Path) -> list[Path]:
@@ -87,53 +85,7 @@ def show(
     if study is None:
         _of_each(_all(_root(storage)), _begun)
         return
-    out = plain_console()
-    folder = _folder(_root(storage), study)
-    record = read_record(folder)
-    manifest, trials = record.manifest, record.trials
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("trial", "state", "epochs", manifest.objective):
-        table.add_column(column, justify="left" if column == "state" else "right", no_wrap=True)
-    table.add_column("differs from default", overflow="fold")
-    ranked = sorted(
-        trials.items(), key=lambda item: (item[1].state != "COMPLETE", -_value(item[1]))
-    )
-    for number, trial in ranked[:_TOP]:
-        value = "" if trial.value is None else f"{trial.value:.4f}"
-        table.add_row(
-            str(number),
-            trial.state,
-            str(len(trial.history)),
-            value,
-            assignments(record.departures(number)) or DEFAULT,
-        )
-    out.print(
-        f"study {study}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, seed {manifest.seed}"
-    )
-    out.print(table)
-    if len(ranked) > _TOP:
-        out.print(f"... and {len(ranked) - _TOP} more")
-    out.print(
-        f"{len(trials)} trials, {record.epochs} epochs; pruning saved {record.saved:.0%}"
-        if trials
-        else "no trial yet"
-    )
-    failed: dict[str | None, list[int]] = {}
-    for number, trial in sorted(trials.items()):
-        if trial.state == "FAIL":
-            failed.setdefault(trial.reason, []).append(number)
-    for reason, numbers in failed.items():
-        named = ", ".join(map(str, numbers[:_TOP])) + (", ..." if len(numbers) > _TOP else "")
-        out.print(f"{len(numbers)} failed: {reason} (trial {named})")
-    if not record.finished:
-        out.print("the study has not ended")
-    for said in CONCLUSIONS:
-        if said in record.tags:
-            out.print(record.tags[said])
-
-
-def _value(trial: Run) -> float:
-    return -1.0 if trial.value is None else trial.value
+    show_study(_folder(_root(storage), study), plain_console())
 
 
 @app.command()

@@ -127,4 +127,4 @@ def page(title: str, body: Markup) -> str:
         from plotly.offline import get_plotlyjs
 
         plotly = Markup(get_plotlyjs())
-    return render("page.html", title=title, body=body, plotly=plotly)
+    return str(render("page.html", title=title, body=body, plotly=plotly))

@@ -1,0 +1,92 @@
+"""The leaderboard of a study on the terminal, its claims, and the reasons of failures."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tune.formatting import DEFAULT, assignments
+from tune.study.record import CONCLUSIONS, Record, read_record
+
+_SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
+
+
+def show_study(folder: Path, out: Console) -> None:
+    """Print what a study has found so far.
+
+    Raises:
+        UserError: there is no study in the folder.
+    """
+    record = read_record(folder)
+    manifest = record.manifest
+    out.print(
+        f"study {folder.name}: {manifest.experiment} on {manifest.data['name']}, "
+        f"preset {manifest.preset}, seed {manifest.seed}"
+    )
+
+    ranked = _ranked(record)
+    out.print(_table(record, ranked[:_SHOWN]))
+    if len(ranked) > _SHOWN:
+        out.print(f"... and {len(ranked) - _SHOWN} more")
+    out.print(_totals(record))
+
+    for line in _failures(record):
+        out.print(line)
+    if not record.finished:
+        out.print("the study has not ended")
+    for name in CONCLUSIONS:
+        if name in record.tags:
+            out.print(record.tags[name])
+
+
+def _ranked(record: Record) -> list[int]:
+    """Trial numbers, completed ones first, best first."""
+
+    def key(number: int) -> tuple[bool, float]:
+        trial = record.trials[number]
+        value = -1.0 if trial.value is None else trial.value
+        return trial.state != "COMPLETE", -value
+
+    return sorted(record.trials, key=key)
+
+
+def _table(record: Record, numbers: list[int]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("epochs", justify="right", no_wrap=True)
+    table.add_column(record.objective, justify="right", no_wrap=True)
+    table.add_column("differs from default", overflow="fold")
+
+    for number in numbers:
+        trial = record.trials[number]
+        table.add_row(
+            str(number),
+            trial.state,
+            str(len(trial.history)),
+            "" if trial.value is None else f"{trial.value:.4f}",
+            assignments(record.departures(number)) or DEFAULT,
+        )
+    return table
+
+
+def _totals(record: Record) -> str:
+    if not record.trials:
+        return "no trial yet"
+    return f"{len(record.trials)} trials, {record.epochs} epochs; pruning saved {record.saved:.0%}"
+
+
+def _failures(record: Record) -> list[str]:
+    """A line per reason of failure."""
+    failed: dict[str | None, list[int]] = {}
+    for number, trial in sorted(record.trials.items()):
+        if trial.state == "FAIL":
+            failed.setdefault(trial.reason, []).append(number)
+
+    lines = []
+    for reason, numbers in failed.items():
+        named = ", ".join(str(number) for number in numbers[:_SHOWN])
+        if len(numbers) > _SHOWN:
+            named += ", ..."
+        lines.append(f"{len(numbers)} failed: {reason} (trial {named})")
+    return lines
