@@ -42,7 +42,8 @@ def problems(path: Path) -> list[str]:
         config = yaml.safe_load(text)
     except OSError as error:
         return [
-            f"cannot be read ({error.strerror}): name a cluster file, as in make cluster-check CLUSTER=cluster-onprem.yaml"
+            f"cannot be read ({error.strerror}): name a cluster file, as in make cluster-check "
+            "CLUSTER=cluster-onprem.yaml"
         ]
     except yaml.YAMLError as error:
         return [f"is no YAML: {' '.join(str(error).split())}"]
@@ -87,14 +88,20 @@ def _schema(config: Config) -> str | None:
 def _files(config: Config) -> Iterator[str]:
     key = config["auth"].get("ssh_private_key", "")
     if not key:
-        yield "auth.ssh_private_key is not set: name a key made for this cluster; without one Ray makes its own"
+        yield (
+            "auth.ssh_private_key is not set: name a key made for this cluster; without one Ray "
+            "makes its own"
+        )
     else:
         yield from _private(
             f"auth.ssh_private_key {key}", Path(key), "docs/cluster.md says how to make it"
         )
     mounts = config.get("file_mounts", {})
     if mounts.get(TOKEN) != TOKEN:
-        yield f"file_mounts lacks `{TOKEN}: {TOKEN}`: without the token nodes do not let each other in"
+        yield (
+            f"file_mounts lacks `{TOKEN}: {TOKEN}`: without the token nodes do not let each other "
+            "in"
+        )
     else:
         yield from _private(
             f"the token {TOKEN}",
@@ -144,12 +151,18 @@ def _commands(config: Config) -> Iterator[str]:
     for name in (name for name in config if name.endswith("_commands")):
         for command in config[name]:
             if "0.0.0.0" in command:
-                yield f"{name}: `{command[:60]}...` listens on 0.0.0.0, on all networks: use 127.0.0.1 and a tunnel"
+                yield (
+                    f"{name}: `{command[:60]}...` listens on 0.0.0.0, on all networks: use "
+                    "127.0.0.1 and a tunnel"
+                )
     if not any(
         "cluster/env.sh" in c or "RAY_AUTH_MODE=token" in c
         for c in config.get("setup_commands", [])
     ):
-        yield "setup_commands do not set RAY_AUTH_MODE=token: copy cluster/env.sh as cluster.yaml does"
+        yield (
+            "setup_commands do not set RAY_AUTH_MODE=token: copy cluster/env.sh as cluster.yaml "
+            "does"
+        )
 
 
 def _aws(config: Config) -> Iterator[str]:
@@ -158,19 +171,31 @@ def _aws(config: Config) -> Iterator[str]:
     if not _filled(region, _REGION):
         yield f"provider.region {region!r} is no region such as eu-central-1"
     if "security_group" in provider:
-        yield "provider.security_group makes a group that opens port 22 to the world: remove it, and name your own in SecurityGroupIds"
+        yield (
+            "provider.security_group makes a group that opens port 22 to the world: remove it, and "
+            "name your own in SecurityGroupIds"
+        )
     if not provider.get("use_internal_ips"):
         yield "provider.use_internal_ips is not true: nodes would be reached by public addresses"
     if types[config["head_node_type"]]["resources"].get("CPU") != 0:
-        yield f"available_node_types.{config['head_node_type']}.resources must be {{CPU: 0}}: trials would crowd the driver out"
+        yield (
+            f"available_node_types.{config['head_node_type']}.resources must be {{CPU: 0}}: trials "
+            "would crowd the driver out"
+        )
     for name, node_type in types.items():
         if node_type.get("min_workers", 0) > node_type.get("max_workers", config["max_workers"]):
-            yield f"available_node_types.{name}: min_workers {node_type['min_workers']} is more than max_workers {node_type['max_workers']}"
+            yield (
+                f"available_node_types.{name}: min_workers {node_type['min_workers']} is more than "
+                f"max_workers {node_type['max_workers']}"
+            )
         yield from _instance(f"available_node_types.{name}.node_config", node_type["node_config"])
     for command in config.get("setup_commands", []):
         for system, there in re.findall(r"(fs-\S+?)\.efs\.([a-z0-9-]+)\.amazonaws", command):
             if PLACEHOLDER not in system and there != region:
-                yield f"setup_commands mount {system} of {there}, but provider.region is {region}: they must be the same"
+                yield (
+                    f"setup_commands mount {system} of {there}, but provider.region is {region}: "
+                    "they must be the same"
+                )
 
 
 def _instance(where: str, node: Config) -> Iterator[str]:
@@ -180,11 +205,20 @@ def _instance(where: str, node: Config) -> Iterator[str]:
             if not _filled(str(value), pattern):
                 yield f"{key} {value!r} is no {pattern.partition('-')[0]}-... id"
         if not values:
-            yield f"{where}.{key} is not set: Ray's default is an old image, any subnet, or a group open to the world"
+            yield (
+                f"{where}.{key} is not set: Ray's default is an old image, any subnet, or a group "
+                "open to the world"
+            )
     if not node.get("IamInstanceProfile"):
-        yield f"{where}.IamInstanceProfile is not set: use {{Name: vistune-head}} or {{Name: vistune-worker}} of cluster/aws.cfn.yaml"
+        yield (
+            f"{where}.IamInstanceProfile is not set: use {{Name: vistune-head}} or {{Name: "
+            f"vistune-worker}} of cluster/aws.cfn.yaml"
+        )
     if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
-        yield f"{where}.MetadataOptions must be {{HttpTokens: required}}: otherwise a hijacked request reads the profile's credentials"
+        yield (
+            f"{where}.MetadataOptions must be {{HttpTokens: required}}: otherwise a hijacked "
+            "request reads the profile's credentials"
+        )
 
 
 def _onprem(config: Config) -> Iterator[str]:
@@ -199,7 +233,10 @@ def _onprem(config: Config) -> Iterator[str]:
         if not _address(address):
             yield f"provider: {address!r} is no address or host name"
     for address in sorted({a for a in (head, *workers) if (head, *workers).count(a) > 1}):
-        yield f"provider: {address} is there twice; each machine is one address, and the head is no worker"
+        yield (
+            f"provider: {address} is there twice; each machine is one address, and the head is no "
+            "worker"
+        )
 
 
 def _address(text: str) -> bool:

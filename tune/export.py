@@ -69,7 +69,10 @@ class Exported:
     """The objective, by the exported weights."""
 
     def __str__(self) -> str:
-        return f"trial {self.trial} of {self.study.name}: {self.objective} {self.measured:.4f}, on record {self.recorded:.4f}"
+        return (
+            f"trial {self.trial} of {self.study.name}: {self.objective} {self.measured:.4f}, on "
+            f"record {self.recorded:.4f}"
+        )
 
 
 def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exported:
@@ -85,7 +88,8 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
     origin = of_study(wanted, storage)
     if origin is None or origin.study is None or origin.trial is None:
         raise UserError(
-            f"export {wanted!r}: it must be STUDY or STUDY/TRIAL of {storage}; `python tune/report.py show` lists the studies"
+            f"export {wanted!r}: it must be STUDY or STUDY/TRIAL of {storage}; `python "
+            "tune/report.py show` lists the studies"
         )
     study = storage / origin.study
     final = out or study / MODEL
@@ -130,7 +134,8 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
 def _check(exported: Exported, experiment: str) -> None:
     if not math.isclose(exported.measured, exported.recorded, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE):
         raise UserError(
-            f"{exported}: not exported, as its weights do not do what is on record; the data or the code have changed since "
+            f"{exported}: not exported, as its weights do not do what is on record; the data or "
+            "the code have changed since "
             f"(`{replay_command(experiment, exported.study, exported.trial)}` trains it again)"
         )
 

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from tune.export import Exported
 from tune.study.events import EventLog
 from tune.tracking.projection import study_id
@@ -32,7 +32,10 @@ class Registered:
     def serve_command(self, port: int = 5001) -> str:
         """What serves it over HTTP, in this very environment."""
         where = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))}"
-        return f"{where} mlflow models serve -m {self.model} --env-manager local --host 127.0.0.1 --port {port}"
+        return (
+            f"{where} mlflow models serve -m {self.model} --env-manager local --host 127.0.0.1 "
+            f"--port {port}"
+        )
 
 
 def register(exported: Exported) -> Registered:
@@ -52,9 +55,10 @@ def register(exported: Exported) -> Registered:
     except UserError:
         raise
     except Exception as error:  # MLflow's, its database's or the network's
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        why = first_line(error)
         raise UserError(
-            f"{exported.folder} is written, but MLflow at {without_password(uri)} does not take it ({why}); mend that and export again"
+            f"{exported.folder} is written, but MLflow at {without_password(uri)} does not take it "
+            f"({why}); mend that and export again"
         ) from None
 
 
@@ -76,7 +80,8 @@ def _run_of(client: Any, exported: Exported, uri: str) -> Any:
         if not sent:
             Tracker(exported.study, uri).sync()
     raise UserError(
-        f"MLflow at {without_password(uri)} has no run of {exported}: `python tune/report.py sync` sends it"
+        f"MLflow at {without_password(uri)} has no run of {exported}: `python tune/report.py sync` "
+        "sends it"
     )
 
 

@@ -119,7 +119,8 @@ def _check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"port {port} cannot be used ({error}): choose another one with `python -m tune.ui --port {port + 1}`"
+                f"port {port} cannot be used ({error}): choose another one with `python -m tune.ui "
+                f"--port {port + 1}`"
             ) from None
 
 
@@ -178,7 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(storage: Path, port: int) -> int:
     if not any(storage.glob("*/events.jsonl")):
         raise UserError(
-            f"no study in {storage}: run `python tune/run.py ssl`, or name the folder with --storage"
+            f"no study in {storage}: run `python tune/run.py ssl`, or name the folder with "
+            "--storage"
         )
     uri = default_uri(storage)
     if uri.startswith("http"):

@@ -169,7 +169,10 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(tmp_path: Path) ->
     torch.save(saved, file)
     with pytest.raises(
         UserError,
-        match=r"trial 0 of classify: val/top1 .* not exported, as its weights do not do what is on record",
+        match=(
+            r"trial 0 of classify: val/top1 .* not exported, as its weights do not do what is on "
+            r"record"
+        ),
     ):
         export_model("classify", tmp_path)
     assert not (study / "model").exists()

@@ -1,10 +1,10 @@
 """Backbones from outside: torchvision's own weights, and files in MLflow. Either becomes a file on
 this machine; nothing in it is run.
 
-    --backbone torchvision                           # torchvision's best weights of backbone.name
-    --backbone torchvision:IMAGENET1K_V1             # those of its weights
-    --backbone models:/name/3                        # a registered model's version, or models:/name@alias
-    --backbone runs:/RUN_ID/backbone                 # an artifact of a run, such as the backbone that a trial exported
+    --backbone torchvision                     # torchvision's best weights for backbone.name
+    --backbone torchvision:IMAGENET1K_V1       # weights by name
+    --backbone models:/name/3                  # a registered model's version, or models:/name@alias
+    --backbone runs:/RUN_ID/backbone           # artifact of a run, such as a trial's export
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.config import nearest
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from trainables.files import BEST, content_hash
 from tune.tracking.runs import probe, quieten, sqlite_path
 from tune.tracking.tracker import default_uri, without_password
@@ -44,13 +44,15 @@ def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
 
     if architecture not in torchvision.models.list_models():
         raise UserError(
-            f"--backbone {wanted}: torchvision has no weights of {architecture}; add e.g. --set backbone.name=resnet50"
+            f"--backbone {wanted}: torchvision has no weights of {architecture}; add e.g. --set "
+            "backbone.name=resnet50"
         )
     known = torchvision.models.get_model_weights(architecture)
     name = wanted.partition(":")[2].removeprefix(f"{known.__name__}.") or known["DEFAULT"].name
     if name not in known.__members__:
         raise UserError(
-            f"--backbone {wanted}: {architecture} has no such weights{nearest(name, [member.name for member in known])}"
+            f"--backbone {wanted}: {architecture} has no such "
+            f"weights{nearest(name, [member.name for member in known])}"
         )
     weights = known[name]
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
@@ -60,7 +62,8 @@ def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
         _download(weights.url, file, prefix)
     if not content_hash(file).startswith(prefix):
         raise UserError(
-            f"{file} is not the file that torchvision published: its sha256 does not begin with {prefix}; delete it"
+            f"{file} is not the file that torchvision published: its sha256 does not begin with "
+            f"{prefix}; delete it"
         )
     return file, f"{TORCHVISION}:{weights}"
 
@@ -75,7 +78,8 @@ def _download(url: str, file: Path, prefix: str) -> None:
             torch.hub.download_url_to_file(url, str(file), prefix or None)
     except OSError as error:
         raise UserError(
-            f"{url} cannot be downloaded ({getattr(error, 'reason', None) or error}) and is not cached: {remedy}"
+            f"{url} cannot be downloaded ({getattr(error, 'reason', None) or error}) and is not "
+            f"cached: {remedy}"
         ) from None
     except RuntimeError as error:  # torch's word for another hash
         raise UserError(f"{url} arrived damaged ({error}): try again, or {remedy}") from None
@@ -105,7 +109,8 @@ def from_mlflow(wanted: str, storage: Path) -> Path:
     uri = default_uri(storage)
     if (database := sqlite_path(uri)) and not database.exists():
         raise UserError(
-            f"--backbone {wanted}: there is no MLflow store {database}; MLFLOW_TRACKING_URI names another"
+            f"--backbone {wanted}: there is no MLflow store {database}; MLFLOW_TRACKING_URI names "
+            "another"
         )
     shelf = storage / "backbones"
     shelf.mkdir(parents=True, exist_ok=True)
@@ -126,10 +131,11 @@ def _fetch(wanted: str, uri: str, folder: Path) -> Path:
             mlflow.artifacts.download_artifacts(location, dst_path=str(folder), tracking_uri=uri)
         )
     except Exception as error:  # MLflow's, its database's or the network's
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        why = first_line(error)
         where = without_password(uri)
         raise UserError(
-            f"--backbone {wanted}: MLflow at {where} does not give it ({why}); MLFLOW_TRACKING_URI names another"
+            f"--backbone {wanted}: MLflow at {where} does not give it ({why}); MLFLOW_TRACKING_URI "
+            "names another"
         ) from None
 
 
@@ -157,9 +163,11 @@ def _weights_file(wanted: str, arrived: Path) -> Path:
         return found[0]
     if not files:
         raise UserError(
-            f"--backbone {wanted} holds no file *.pt or *.pth; name an artifact that does, such as runs:/RUN_ID/backbone"
+            f"--backbone {wanted} holds no file *.pt or *.pth; name an artifact that does, such as "
+            "runs:/RUN_ID/backbone"
         )
     names = ", ".join(str(path.relative_to(arrived)) for path in files[:5])
     raise UserError(
-        f"--backbone {wanted} holds {len(files)} files of weights: {names}; name one, as runs:/RUN_ID/PATH"
+        f"--backbone {wanted} holds {len(files)} files of weights: {names}; name one, as "
+        "runs:/RUN_ID/PATH"
     )

@@ -68,12 +68,14 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
     if setting is None and "" not in experiment.comparisons:
         if backbone is not None and experiment.loaded_space is None:
             raise UserError(
-                f"--backbone {backbone}: {experiment.name} always starts from scratch; --backbone is for classify and others"
+                f"--backbone {backbone}: {experiment.name} always starts from scratch; --backbone "
+                "is for classify and others"
             )
         return None
     if not experiment.settings:
         raise UserError(
-            f"--setting {setting}: {experiment.name} has no settings; --setting is for classify and fewshot"
+            f"--setting {setting}: {experiment.name} has no settings; --setting is for classify "
+            "and fewshot"
         )
     if setting is None or setting not in experiment.settings:
         raise UserError(
@@ -83,7 +85,8 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
     if backbone is not None and isinstance(found, classify.Setting) and found.init == "scratch":
         shown = ", ".join(f"{k} ({s.about})" for k, s in experiment.settings.items())
         raise UserError(
-            f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or choose one of {shown}"
+            f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or "
+            f"choose one of {shown}"
         )
     return found
 
@@ -167,7 +170,8 @@ def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
     path = Path(wanted).expanduser().resolve()
     if not path.is_file():
         raise UserError(
-            f"--backbone {wanted!r} is neither a file nor a study in {storage} (`python tune/report.py show` lists them), nor torchvision, "
+            f"--backbone {wanted!r} is neither a file nor a study in {storage} (`python "
+            "tune/report.py show` lists them), nor torchvision, "
             "models:/NAME/VERSION or runs:/RUN_ID/PATH"
         )
     return Origin(path)
@@ -198,11 +202,13 @@ def default(source: str, storage: Path, options: str) -> Origin:
     )
     if not (storage / study / "study.json").exists():
         raise UserError(
-            f"a backbone of study {study!r} is needed, and there is no such study in {storage}: {first}"
+            f"a backbone of study {study!r} is needed, and there is no such study in {storage}: "
+            f"{first}"
         )
     if not read_record(storage / study).completed:
         raise UserError(
-            f"a backbone of study {study!r} is needed, and none of its trials has been completed: {first}"
+            f"a backbone of study {study!r} is needed, and none of its trials has been completed: "
+            f"{first}"
         )
     return find(study, storage)
 
@@ -244,19 +250,22 @@ def where_backbone_is(values: dict[str, Any], storage: Path) -> dict[str, Any]:
 
 
 def _found(values: dict[str, Any], storage: Path) -> Path:
-    known, sha256 = Path(values["init.file"]), values["init.sha256"]
-    study, _, trial = values["init.origin"].rpartition("/")
-    copies = (
-        [storage / study / "trials" / f"{int(trial):04d}" / BEST]
-        if study and trial.isdigit()
-        else []
-    )
+    """Return where the file of weights is now; where it was if it is nowhere."""
+    known = Path(values["init.file"])
+    sha256 = values["init.sha256"]
+    study, _, trial = str(values["init.origin"]).rpartition("/")
+
+    copies: list[Path] = []
+    if study and trial.isdigit():
+        copies.append(storage / study / "trials" / f"{int(trial):04d}" / BEST)
     copies.append(_shelf(storage, sha256, known.suffix))
+
     for path in [known, *copies]:
-        if (s3.present(path) if path in copies else path).is_file() and content_hash(
-            path
-        ) == sha256:
+        if path in copies:
+            s3.present(path)
+        if path.is_file() and content_hash(path) == sha256:
             return path
+
     return known
 
 

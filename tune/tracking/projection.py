@@ -300,7 +300,9 @@ def shared_view(study: Event, study_id: str) -> str:
     ]
     columns += ["tags.`trial.state`", "tags.`trial.reason`"]
     state = {
-        "searchFilter": f"tags.kind = 'trial' and tags.`{'group' if group else 'study'}.id` = '{study_id}'",
+        "searchFilter": (
+            f"tags.kind = 'trial' and tags.`{'group' if group else 'study'}.id` = '{study_id}'"
+        ),
         "orderByKey": f"metrics.`{best}`",
         "orderByAsc": ascending,
         "startTime": "ALL",

@@ -319,7 +319,8 @@ def _follow(database: Path, experiment_id: str, before: str, now: str) -> None:
             (now, experiment_id),
         )
         connection.execute(
-            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
+            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? "
+            "AND substr(artifact_uri, 1, ?) = ?",
             (now, len(before) + 1, experiment_id, len(before), before),
         )
 

@@ -127,7 +127,8 @@ class Tracker:
         """
         if not self._log.exists():
             raise UserError(
-                f"{self.study_dir} is not a study: it has no events.jsonl; give a study's folder below {self.study_dir.parent}"
+                f"{self.study_dir} is not a study: it has no events.jsonl; give a study's folder "
+                f"below {self.study_dir.parent}"
             )
         shown = without_password(self.uri)
         self._sync_group()
@@ -136,11 +137,13 @@ class Tracker:
                 pass
         except Timeout as error:
             raise UserError(
-                f"study {self.study_dir.name!r} is being sent to MLflow by its own run; nothing to do until it ends"
+                f"study {self.study_dir.name!r} is being sent to MLflow by its own run; nothing to "
+                "do until it ends"
             ) from error
         except Exception as error:
             raise UserError(
-                f"MLflow at {shown} cannot take study {self.study_dir.name!r} ({_one_line(error)}): mend that, "
+                f"MLflow at {shown} cannot take study {self.study_dir.name!r} "
+                f"({_one_line(error)}): mend that, "
                 "or set MLFLOW_TRACKING_URI, and run `python tune/report.py sync`"
             ) from error
         finally:

@@ -32,30 +32,45 @@ WRONG = {
     "ssl --set optim.lr=-1": "optim.lr='-1' is not valid: must be greater than 0",
     "ssl --set optim.lr=fast": "optim.lr='fast' is not valid: must be a valid number",
     "ssl --set optim.lr=nan": "optim.lr='nan' is not valid: must be a finite number",
-    "ssl --set optim.name=sdg": "optim.name='sdg' is not valid: must be 'sgd', 'adamw', 'lars' or 'adam'",
+    "ssl --set optim.name=sdg": (
+        "optim.name='sdg' is not valid: must be 'sgd', 'adamw', 'lars' or 'adam'"
+    ),
     "ssl --set train.epochs=0": "train.epochs='0' is not valid: must be greater than or equal to 1",
     "ssl --set train.epochs=1.5": "train.epochs='1.5' is not valid: must be a valid integer",
-    "ssl --set optim.nesterov=true": "optim: nesterov=True needs name='sgd' and momentum > 0, got name='adam'",
+    "ssl --set optim.nesterov=true": (
+        "optim: nesterov=True needs name='sgd' and momentum > 0, got name='adam'"
+    ),
     "ssl --set optim.lr": "--set 'optim.lr' must be KEY=VALUE, such as --set optim.lr=0.1",
     "ssl --set seed=3": "--set seed: use --seed 3",
     "ssl --set data.name=digits": "--set data.name: use --data digits",
     "ssl --preset tiney": "unknown preset 'tiney'; did you mean 'tiny'?",
-    "ssl --time-budget soon": "--time-budget 'soon' must be a number with s, m or h, such as 90s, 30m or 2h",
+    "ssl --time-budget soon": (
+        "--time-budget 'soon' must be a number with s, m or h, such as 90s, 30m or 2h"
+    ),
     "ssl --time-budget 0s": "--time-budget '0s' must be",
     "ssl --study ../elsewhere": "--study '../elsewhere' must be letters, digits",
     "ssl --workers 2 --local": "--workers 2 with --local, which is one process",
-    "ssl --workers 2 --gpus-per-worker 0.5": "--gpus-per-worker 0.5: each of --workers 2 needs a GPU of its own",
-    "ssl --gpus-per-worker 1.5": "--gpus-per-worker 1.5 must be 0, a share of one GPU such as 0.5, or a whole number of them",
+    "ssl --workers 2 --gpus-per-worker 0.5": (
+        "--gpus-per-worker 0.5: each of --workers 2 needs a GPU of its own"
+    ),
+    "ssl --gpus-per-worker 1.5": (
+        "--gpus-per-worker 1.5 must be 0, a share of one GPU such as 0.5, or a whole number of them"
+    ),
     "ssl --gpus-per-worker 0.00001": "--gpus-per-worker 1e-05 must be 0",
     "ssl --workers 33": "--workers 33: each needs 2 images of a batch",
-    "fewshot --workers 2": "--workers 2: each needs 2 images of a batch (few-shot: an episode) and 1 of the validation and the test split; "
-    "use at most 1, or a larger train.batch_size",
+    "fewshot --workers 2": (
+        "--workers 2: each needs 2 images of a batch (few-shot: an episode) and 1 of the "
+        "validation and the test split; "
+        "use at most 1, or a larger train.batch_size"
+    ),
     "ssl --storage gs://bucket": "--storage gs://bucket: use a folder, or s3://bucket/prefix",
     "ssl --trial ssl/3": "--trial ssl/3 replays a trial in this process: add --local",
     "ssl --local --trial ssl": "--trial 'ssl' must be STUDY/NUMBER, such as --trial ssl/3",
     "ssl --local --trial ssl/²": "--trial 'ssl/²' must be STUDY/NUMBER",
     "ssl --local --trial ssl/3": "no trial 3 on record in ",
-    "ssl --data /no/such/folder": "'/no/such/folder' is neither an embedded set nor an existing folder",
+    "ssl --data /no/such/folder": (
+        "'/no/such/folder' is neither an embedded set nor an existing folder"
+    ),
     "ssl --data glyps": "is neither an embedded set nor an existing folder",
     "ssl --trials 0": "'--trials': Input should be greater than or equal to 1",
     "ssl --seed 4294967296": "'--seed': Input should be less than or equal to 4294967295",
@@ -181,7 +196,8 @@ def test_a_study_that_runs_elsewhere(call: Call) -> None:
         [
             sys.executable,
             "-c",
-            "import filelock, time; lock = filelock.FileLock('runs/toy/.lock'); lock.acquire(); print('held', flush=True); time.sleep(60)",
+            "import filelock, time; lock = filelock.FileLock('runs/toy/.lock'); lock.acquire(); "
+            "print('held', flush=True); time.sleep(60)",
         ],
         stdout=subprocess.PIPE,
     )
@@ -240,8 +256,8 @@ def test_a_disk_that_fills_up_in_the_middle(
         patch.setattr(EventLog, "append", appended)
         said = call(*command)
     assert (
-        "No space left on device; mend that and run the same command again, nothing recorded is lost"
-        in said.line
+        "No space left on device; mend that and run the same command again, nothing recorded is "
+        "lost" in said.line
     )
     assert said.code == 1
     assert "compare the trials in MLflow" not in said.out
@@ -490,7 +506,8 @@ def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None
                     breakpoint()
                 return super().validate()
         EXPERIMENTS["toy"] = replace(TOY, model=lambda: (Stops, ToyConfig))
-        sys.argv = ["tune/run.py", "toy", "--local", "--trials", "1", "--repeats", "0", "--set", "train.epochs=2"]
+        words = "toy --local --trials 1 --repeats 0 --set train.epochs=2"
+        sys.argv = ["tune/run.py", *words.split()]
         run.command_line()
     """
     pid, terminal = pty.fork()

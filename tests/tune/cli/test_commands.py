@@ -30,15 +30,27 @@ PAGES = [
 ]
 FRONT = ["docs/guide.md", "README.md", "docs/data.md"]
 """Typed in the fast suite, in this order."""
-SIZE = "--local --set data.image_size=8 --set backbone.width=8 --set backbone.pool=1 --set train.epochs=1 --set train.epoch_images=64"
-BYOL = "--set val.probe_steps=0 --set head.hidden_size=32 --set head.projection_size=16 --set train.batch_size=32"
-EPISODES = "--set train.epoch_images=60 --set train.batch_size=30 --set episode.way=5 --set episode.query=2 --set val.way=2"
+SIZE = (
+    "--local --set data.image_size=8 --set backbone.width=8 --set backbone.pool=1 --set "
+    "train.epochs=1 --set train.epoch_images=64"
+)
+BYOL = (
+    "--set val.probe_steps=0 --set head.hidden_size=32 --set head.projection_size=16 --set "
+    "train.batch_size=32"
+)
+EPISODES = (
+    "--set train.epoch_images=60 --set train.batch_size=30 --set episode.way=5 --set "
+    "episode.query=2 --set val.way=2"
+)
 SMALL = {
     "ssl": f"--preset tiny --trials 4 --repeats 1 {SIZE} {BYOL}",
     "pretrain": f"--trials 2 --repeats 1 {SIZE}",
     "classify": f"--trials 1 --repeats 1 {SIZE}",
     "fewshot": f"--preset tiny --trials 1 --repeats 1 {SIZE} {EPISODES} --set val.query=2",
-    "segment": f"--preset tiny --trials 1 --repeats 1 {SIZE} --data path/to/folder --set data.image_size=32 --set train.batch_size=8",
+    "segment": (
+        f"--preset tiny --trials 1 --repeats 1 {SIZE} --data path/to/folder --set "
+        "data.image_size=32 --set train.batch_size=8"
+    ),
 }
 """Options that make an experiment take a second; a later option of a name wins."""
 MORE = {
@@ -57,17 +69,39 @@ ELSEWHERE = {
     "make run": MAKE,
     "make ui": MAKE,
     "make cluster-check": MAKE,
-    "make table": "tests/tune/cli/test_compare.py::test_make_table_killed_at_random_moments_ends_with_the_same_table",
-    "make cluster-up": "tests/cluster/test_cluster_lab.py::test_a_study_survives_the_loss_of_a_worker",
+    "make table": (
+        "tests/tune/cli/test_compare.py::"
+        "test_make_table_killed_at_random_moments_ends_with_the_same_table"
+    ),
+    "make cluster-up": (
+        "tests/cluster/test_cluster_lab.py::test_a_study_survives_the_loss_of_a_worker"
+    ),
     "python -m tune.ui": "tests/tune/reports/test_ui_browser.py::test_link_opens_on_the_trials",
-    "python tune/report.py table --with runs1 --with runs2": "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages",
-    "python tune/report.py dashboard ssl": "tests/tune/reports/test_dashboard.py::test_command_shows_the_study_in_a_browser",
-    "python tune/report.py sam a.jpg b.png --checkpoint sam-vit-base": "tests/tune/reports/test_sam.py::test_command_draws_the_masks_that_transformers_finds",
-    "python tune/run.py ssl --workers 2": "tests/tune/execution/test_train_runtime.py::test_twenty_trials_leak_nothing_and_equal_one_worker",
-    "python tune/run.py ssl --storage s3://bucket/runs": "tests/tune/object_store/test_head_lost.py::test_a_head_that_is_lost_with_its_disk",
-    "python tune/run.py classify --setting D --backbone torchvision --preset full": "tests/tune/backbones/test_download.py::test_weights_of_torchvision_are_downloaded_once",
-    "python tune/run.py classify --setting E --backbone models:/letters@best": "tests/tune/backbones/test_download.py::test_a_backbone_from_mlflow",
-    "python -m tune.export runs/segment/model IMAGES OUT": "tests/tune/test_segmentation_export.py::test_a_study_is_exported_by_command",
+    "python tune/report.py table --with runs1 --with runs2": (
+        "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages"
+    ),
+    "python tune/report.py dashboard ssl": (
+        "tests/tune/reports/test_dashboard.py::test_command_shows_the_study_in_a_browser"
+    ),
+    "python tune/report.py sam a.jpg b.png --checkpoint sam-vit-base": (
+        "tests/tune/reports/test_sam.py::test_command_draws_the_masks_that_transformers_finds"
+    ),
+    "python tune/run.py ssl --workers 2": (
+        "tests/tune/execution/test_train_runtime.py::"
+        "test_twenty_trials_leak_nothing_and_equal_one_worker"
+    ),
+    "python tune/run.py ssl --storage s3://bucket/runs": (
+        "tests/tune/object_store/test_head_lost.py::test_a_head_that_is_lost_with_its_disk"
+    ),
+    "python tune/run.py classify --setting D --backbone torchvision --preset full": (
+        "tests/tune/backbones/test_download.py::test_weights_of_torchvision_are_downloaded_once"
+    ),
+    "python tune/run.py classify --setting E --backbone models:/letters@best": (
+        "tests/tune/backbones/test_download.py::test_a_backbone_from_mlflow"
+    ),
+    "python -m tune.export runs/segment/model IMAGES OUT": (
+        "tests/tune/test_segmentation_export.py::test_a_study_is_exported_by_command"
+    ),
 }
 
 

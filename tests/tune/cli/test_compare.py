@@ -168,8 +168,11 @@ def estimates(storage: Path) -> list[list[str]]:
     return [[value for name, value in row.items() if name != "minutes"] for row in rows]
 
 
-_KINDS = """SELECT kind.value, count(*) FROM tags kind JOIN tags study ON kind.run_uuid = study.run_uuid
-            WHERE kind.key = 'kind' AND study.key = 'study' AND study.value LIKE 'classify%' GROUP BY kind.value"""
+_KINDS = """
+    SELECT kind.value, count(*) FROM tags kind JOIN tags study ON kind.run_uuid = study.run_uuid
+    WHERE kind.key = 'kind' AND study.key = 'study' AND study.value LIKE 'classify%'
+    GROUP BY kind.value
+"""
 _BELOW = "SELECT count(*) FROM tags WHERE key = 'mlflow.parentRunId' AND value = ?"
 
 
@@ -323,8 +326,10 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
     assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # not E-D
     said = [note for note in notes(found) if "alike" in note]
     assert said == [
-        "A and C were not searched alike: trials 1 and 2, optim.clip_grad_norm 0 and 1, train.epochs 12 and 5.",
-        "A and E were not searched alike: other images of letters, so their difference would mean nothing and is left out.",
+        "A and C were not searched alike: trials 1 and 2, optim.clip_grad_norm 0 and 1, "
+        "train.epochs 12 and 5.",
+        "A and E were not searched alike: other images of letters, so their difference would mean "
+        "nothing and is left out.",
     ]
 
 

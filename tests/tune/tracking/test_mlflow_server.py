@@ -197,7 +197,7 @@ def test_a_wrong_password_of_the_database_is_told(server: Server, database: str)
     server.environment["VISTUNE_MLFLOW_DB"] = database.replace(SECRET, "wrong-one")
     said = server.start(40)
     assert (
-        f"MLflow does not answer on port {server.environment['VISTUNE_MLFLOW_PORT']}: see {server.folder}/mlflow.log"
-        in said
+        f"MLflow does not answer on port {server.environment['VISTUNE_MLFLOW_PORT']}: see "
+        f"{server.folder}/mlflow.log" in said
     )
     assert "wrong-one" not in said

@@ -699,7 +699,9 @@ def test_locked_database_holds_nobody_up(storage):
     close_within(tracker, 5)
     with pytest.raises(
         UserError,
-        match=r"cannot take study 'ssl-1' \(OperationalError: database is locked\): .*report\.py sync",
+        match=(
+            r"cannot take study 'ssl-1' \(OperationalError: database is locked\): .*report\.py sync"
+        ),
     ):
         Tracker(log.path.parent).sync()
     connection.execute("ROLLBACK")
