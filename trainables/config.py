@@ -94,6 +94,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """End of an error message: "; did you mean 'optim.lr'?", or all valid names where none is
     near."""
     names = sorted(known)
+    ends = [name for name in names if name.endswith(f".{word}")]
+    if ends:
+        return f"; did you mean {' or '.join(repr(name) for name in ends)}?"
+
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"

@@ -89,7 +89,7 @@ class Served:
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{str(folder)!r} holds no exported model ({error}); "
-                "write one with `python tune/report.py export STUDY`"
+                "name a folder that `export` of tune/report.py wrote"
             ) from None
 
         kind, config_type, self._answer = KINDS[about["kind"]]

@@ -18,6 +18,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from tune.startup import check_python
+
+check_python()
+
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 

@@ -17,6 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tune.startup import check_python
+
+check_python()
+
 import numpy as np
 from PIL import Image
 
@@ -25,8 +29,8 @@ from trainables.data.images import EXTENSIONS, CorruptImage, read_rgb
 from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune.backbones.resolve import of_study
+from tune.command_line import command, replay_command
 from tune.experiments import named
-from tune.study.manifest import replay_command
 from tune.study.record import read_record
 from tune.tracking.runs import quieten
 
@@ -88,8 +92,8 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
     origin = of_study(wanted, storage)
     if origin is None or origin.study is None or origin.trial is None:
         raise UserError(
-            f"export {wanted!r}: it must be STUDY or STUDY/TRIAL of {storage}; `python "
-            "tune/report.py show` lists the studies"
+            f"export {wanted!r}: it must be STUDY or STUDY/TRIAL of {storage}; "
+            f"`{command('report', 'show', storage=storage)}` lists the studies"
         )
     study = storage / origin.study
     final = out or study / MODEL
@@ -191,7 +195,10 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
         UserError: no segmentation model, or no images.
     """
     found = sorted(model.rglob(DESCRIPTION)) if model.is_dir() else []
-    served = Served(found[0].parent if found else model)
+    if not found:
+        write = command("report", "export", "STUDY")
+        raise UserError(f"{str(model)!r} holds no exported model; write one with `{write}`")
+    served = Served(found[0].parent)
     if not served.segments:
         raise UserError(f"{str(model)!r} is no segmentation model: there are no masks to paint")
     files = (
@@ -219,7 +226,7 @@ def main(argv: Sequence[str]) -> int:
     painted)."""
     if len(argv) != 3:
         print(
-            "usage: python -m tune.export MODEL IMAGES OUT: a colour mask of every image in IMAGES",
+            f"usage: {command('export')} MODEL IMAGES OUT: a colour mask of every image in IMAGES",
             file=sys.stderr,
         )
         return 2

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.errors import UserError, first_line
+from tune.command_line import command
 from tune.export import Exported
 from tune.study.events import EventLog
 from tune.tracking.projection import study_id
@@ -80,8 +81,8 @@ def _run_of(client: Any, exported: Exported, uri: str) -> Any:
         if not sent:
             Tracker(exported.study, uri).sync()
     raise UserError(
-        f"MLflow at {without_password(uri)} has no run of {exported}: `python tune/report.py sync` "
-        "sends it"
+        f"MLflow at {without_password(uri)} has no run of {exported}: "
+        f"`{command('report', 'sync', storage=exported.study.parent)}` sends it"
     )
 
 

@@ -4,23 +4,29 @@ IMAGE... | sync. See README.md."""
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first on the path, where `tune/execution/ray_tune.py` would be a
-# module `search`.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:
+    # Python puts the folder of a script first on the path, where `tune/search` would be `search`.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from collections.abc import Callable, Iterable  # noqa: E402
-from typing import Annotated  # noqa: E402
+from tune.startup import check_python
 
-import typer  # noqa: E402
+check_python()
 
-from trainables.errors import UserError  # noqa: E402
-from tune.formatting import plain_console  # noqa: E402
-from tune.object_store.restore import pull  # noqa: E402
-from tune.object_store.s3 import copy, local_folder  # noqa: E402
-from tune.reports.leaderboard import show_study  # noqa: E402
-from tune.study.manifest import read_manifest  # noqa: E402
+from collections.abc import Callable, Iterable
+from typing import Annotated, NoReturn
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Look at studies.")
+import typer
+
+from trainables.errors import UserError
+from tune.cli.app import WRONG_USE, Version, new_app, run_app
+from tune.command_line import command
+from tune.formatting import plain_console
+from tune.object_store.restore import pull
+from tune.object_store.s3 import copy, local_folder
+from tune.reports.leaderboard import show_study
+from tune.study.manifest import read_manifest
+
+app = new_app()
 Storage = Annotated[
     str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
 ]
@@ -52,7 +58,8 @@ def _folder(root: Path, study: str) -> Path:
 def _all(root: Path) -> list[Path]:
     if not (found := studies(root)):
         raise UserError(
-            f"no study in {root}: run `python tune/run.py ssl`, or name the folder with --storage"
+            f"no study in {root}: run `{command('run', 'ssl', storage=root)}`, "
+            "or name the folder with --storage"
         )
     return found
 
@@ -68,7 +75,12 @@ def _of_each(folders: Iterable[Path], say: Callable[[Path], str]) -> None:
             print(f"vistune: {error}", file=sys.stderr)
             refused = True
     if refused:
-        raise typer.Exit(2)
+        raise typer.Exit(WRONG_USE)
+
+
+@app.callback()
+def look(version: Version = False) -> None:
+    """Look at studies."""
 
 
 def _begun(folder: Path) -> str:
@@ -193,7 +205,10 @@ def sam(
         print(line)
 
 
-@app.command()
+_MASKS = f"Colour masks of a folder of images: {command('export', 'MODEL', 'IMAGES', 'OUT')}"
+
+
+@app.command(epilog=_MASKS)
 def export(
     study: Annotated[str, typer.Argument(help="STUDY (its best trial) or STUDY/TRIAL.")],
     storage: Storage = "runs",
@@ -203,8 +218,6 @@ def export(
 ) -> None:
     """Check a trial's model against its record, write it and register it in MLflow as `champion` of
     its study.
-
-    Colour masks of a folder of images: `python -m tune.export MODEL IMAGES OUT`.
     """
     from tune.export import export_model
     from tune.registry import register
@@ -218,17 +231,21 @@ def export(
     print(f"    {registered.serve_command()}")
 
 
-def main() -> None:
+def main() -> NoReturn:
+    """Parse argv and run one of the commands above."""
+    if len(sys.argv) == 1:
+        app(["--help"], standalone_mode=False)
+        sys.exit(WRONG_USE)
+
     try:
-        app(standalone_mode=True)
+        run_app(app, "report")
     except UserError as error:
         print(f"vistune: {error}", file=sys.stderr)
-        sys.exit(2)
     except OSError as error:
         if error.filename is None:
             raise
         print(f"vistune: {error.filename}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(WRONG_USE)
 
 
 if __name__ == "__main__":

@@ -3,23 +3,27 @@
 import sys
 from pathlib import Path
 
-# Python puts this file's folder first on the path, where `tune/execution/ray_tune.py` would be a
-# module `search`.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:
+    # Python puts the folder of a script first on the path, where `tune/search` would be `search`.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import os  # noqa: E402
+from tune.startup import check_python
 
-import typer  # noqa: E402
+check_python()
 
-from trainables.errors import UserError  # noqa: E402
-from tune.cli.options import Options, as_command, check_given, check_workers, parse_duration  # noqa: E402
-from tune.cli.prepare import prepare  # noqa: E402
-from tune.cli.session import Session  # noqa: E402
-from tune.cli.stop import DONE, FAILED, INTERRUPTED, WRONG_USE  # noqa: E402
-from tune.experiments import Experiment, named  # noqa: E402
-from tune.object_store.restore import pull  # noqa: E402
-from tune.object_store.s3 import local_folder  # noqa: E402
-from tune.study.manifest import resume_command  # noqa: E402
+import os
+from typing import NoReturn
+
+from trainables.errors import UserError
+from tune.cli.app import new_app, run_app, with_version
+from tune.cli.options import Options, as_command, check_given, check_workers, parse_duration
+from tune.cli.prepare import prepare
+from tune.cli.session import Session
+from tune.cli.stop import DONE, FAILED, INTERRUPTED, WRONG_USE
+from tune.command_line import resume_command
+from tune.experiments import Experiment, named
+from tune.object_store.restore import pull
+from tune.object_store.s3 import local_folder
 
 
 def main(options: Options) -> None:
@@ -90,16 +94,11 @@ def _replay(options: Options, experiment: Experiment, storage: Path) -> int:
     return DONE if equal else FAILED
 
 
-def command_line() -> None:
+def command_line() -> NoReturn:
     """Parse argv and call `main`; wrong use is reported in one line, like every other error."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(as_command(main))
-    try:
-        sys.exit(app(standalone_mode=False))
-    except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
-        print(f"vistune: {message}; `python tune/run.py --help` lists the options", file=sys.stderr)
-        sys.exit(WRONG_USE)
+    app = new_app()
+    app.command()(with_version(as_command(main)))
+    run_app(app, "run")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,12 @@ from pathlib import Path
 from types import FrameType
 from urllib.parse import quote
 
+from tune.startup import check_python
+
+check_python()
+
 from trainables.errors import UserError
+from tune.command_line import command
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
 from tune.study.events import EventLog
@@ -119,8 +124,8 @@ def _check_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"port {port} cannot be used ({error}): choose another one with `python -m tune.ui "
-                f"--port {port + 1}`"
+                f"port {port} cannot be used ({error}): choose another one with "
+                f"`{command('ui', '--port', str(port + 1))}`"
             ) from None
 
 
@@ -154,7 +159,7 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line; the exit code is 0 after Ctrl-C and 2 for wrong use."""
     parser = argparse.ArgumentParser(
-        prog="python -m tune.ui",
+        prog=command("ui"),
         description="MLflow in the browser, opened on the trials of each study.",
     )
     parser.add_argument(
@@ -170,7 +175,7 @@ def main(arguments: list[str] | None = None) -> int:
         pull(storage)
         return _show(storage, options.port)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"vistune: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 0
@@ -179,8 +184,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _show(storage: Path, port: int) -> int:
     if not any(storage.glob("*/events.jsonl")):
         raise UserError(
-            f"no study in {storage}: run `python tune/run.py ssl`, or name the folder with "
-            "--storage"
+            f"no study in {storage}: run `{command('run', 'ssl', storage=storage)}`, "
+            "or name the folder with --storage"
         )
     uri = default_uri(storage)
     if uri.startswith("http"):

@@ -1,6 +1,8 @@
 """What a wheel holds, and what its commands do where nothing else of the project is."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -103,3 +105,75 @@ def finished(
     return subprocess.run(
         command, cwd=cwd, env=kept | environment, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.slow
+def test_commands_work_in_any_folder(installed: Path, tmp_path: Path) -> None:
+    """A search on Ray by `vistune`, from a wheel; then what it printed, as it was printed."""
+    small = "--data digits --trials 2 --repeats 0 --set train.epochs=1 --set train.epoch_images=64"
+    tiny = "--set data.image_size=8 --set backbone.width=8 --set backbone.pool=1"
+    words = ["pretrain", *small.split(), *tiny.split()]
+    cache = {"VISTUNE_CACHE": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+
+    for name in ("vistune", "vistune-report"):
+        said = finished([str(installed / name), "--version"], tmp_path)
+        assert said.stdout == f"vistune {__version__}\n", said.stderr
+
+    run = finished([str(installed / "vistune"), *words], tmp_path, **cache)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "2/2 trials" in run.stdout
+    assert (tmp_path / "runs/pretrain/study.json").exists()
+
+    (printed,) = re.findall(r"^compare the trials in MLflow: (.*)$", run.stdout, re.MULTILINE)
+    assert shlex.split(printed)[0].endswith("/vistune-ui")
+    typed = finished(["bash", "-c", f"timeout 60 {printed} --help"], tmp_path, **cache)
+    assert typed.returncode == 0, typed.stderr
+
+    show = finished([str(installed / "vistune-report"), "show", "pretrain"], tmp_path, **cache)
+    assert "2 trials, 2 epochs" in show.stdout, show.stderr
+    export = finished([str(installed / "vistune-report"), "export", "pretrain"], tmp_path, **cache)
+    assert export.returncode == 0, export.stderr
+    assert (tmp_path / "runs/pretrain/model/code/trainables/served.py").exists()
+
+
+@pytest.mark.slow
+def test_a_foreign_tune_is_refused_and_the_remedy_works(installed: Path, tmp_path: Path) -> None:
+    """Another package `tune` is installed over ours, as PyPI has one."""
+    foreign = tmp_path / "foreign"
+    (foreign / "tune").mkdir(parents=True)
+    (foreign / "tune/__init__.py").write_text("'''Another project.'''\n")
+    (foreign / "pyproject.toml").write_text(
+        '[project]\nname = "tune"\nversion = "0.1.6"\n'
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+    )
+    pip = [sys.executable, "-m", "pip", "--python", str(installed / "python")]
+    offline = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "install", *offline, str(foreign)], check=True)
+
+    for name in ("vistune", "vistune-report", "vistune-ui"):
+        said = finished([str(installed / name), "--help"], tmp_path)
+        assert said.returncode == 2
+        assert said.stderr.startswith("vistune: the package 'tune' that Python imports is not")
+        assert said.stderr.count("\n") == 1
+
+    remedy = said.stderr.strip().partition("put ours back: ")[2]
+    # The environment of this test has no pip of its own; it sees that of the packages' folder.
+    typed = finished(["bash", "-c", remedy], tmp_path, PIP_NO_INDEX="1", PIP_QUIET="1")
+    assert typed.returncode == 0, typed.stderr
+    said = finished([str(installed / "vistune"), "--version"], tmp_path)
+    assert said.stdout == f"vistune {__version__}\n", said.stderr
+
+
+@pytest.mark.slow
+def test_completion_knows_commands_and_options(installed: Path, tmp_path: Path) -> None:
+    asked = {"_VISTUNE_REPORT_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    said = finished(
+        [str(installed / "vistune-report")], tmp_path, COMP_WORDS="vistune-report sh", **asked
+    )
+    assert said.stdout.split() == ["show"], said.stderr
+
+    asked = {"_VISTUNE_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
+    said = finished(
+        [str(installed / "vistune")], tmp_path, COMP_WORDS="vistune ssl --warm", **asked
+    )
+    assert said.stdout.split() == ["--warm-start"], said.stderr

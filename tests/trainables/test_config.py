@@ -55,6 +55,7 @@ def test_flatten_is_the_inverse_of_build(preset: str) -> None:
 @pytest.mark.parametrize(
     ("flat", "message"),
     [
+        ({"lr": 1}, "unknown config key 'lr'; did you mean 'inner.lr'?"),
         ({"inner.lrr": 1}, "unknown config key 'inner.lrr'; did you mean 'inner.lr'?"),
         ({"zzz": 1}, "unknown config key 'zzz'; valid: inner.crop, inner.lr"),
         ({"inner.lr": "-1"}, "inner.lr='-1' is not valid: must be greater than 0"),

@@ -13,6 +13,7 @@ from trainables.config import nearest
 from trainables.errors import UserError
 from trainables.files import BEST, content_hash
 from tune.backbones.download import MLFLOW, TORCHVISION, from_mlflow, from_torchvision
+from tune.command_line import command
 from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.study.manifest import read_manifest
@@ -170,8 +171,8 @@ def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
     path = Path(wanted).expanduser().resolve()
     if not path.is_file():
         raise UserError(
-            f"--backbone {wanted!r} is neither a file nor a study in {storage} (`python "
-            "tune/report.py show` lists them), nor torchvision, "
+            f"--backbone {wanted!r} is neither a file nor a study in {storage} "
+            f"(`{command('report', 'show', storage=storage)}` lists them), nor torchvision, "
             "models:/NAME/VERSION or runs:/RUN_ID/PATH"
         )
     return Origin(path)
@@ -197,9 +198,7 @@ def default(source: str, storage: Path, options: str) -> Origin:
         UserError: it has not been run.
     """
     study = DEFAULT_STUDY[source]
-    first = (
-        f"run `python tune/run.py {study}{options}` first, or give --backbone PATH|STUDY[/TRIAL]"
-    )
+    first = f"run `{command('run', study)}{options}` first, or give --backbone PATH|STUDY[/TRIAL]"
     if not (storage / study / "study.json").exists():
         raise UserError(
             f"a backbone of study {study!r} is needed, and there is no such study in {storage}: "

@@ -2,7 +2,6 @@
 MLflow, pictures, object storage."""
 
 import contextlib
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
 from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Stop
+from tune.command_line import command, resume_command
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
@@ -25,7 +25,6 @@ from tune.reports.plot_worker import Pictures
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StorageFailed
 from tune.study.group import Group
-from tune.study.manifest import resume_command
 from tune.study.study import Study
 from tune.study.warm_start import beginning, worth
 from tune.tracking.tracker import Tracker
@@ -117,16 +116,16 @@ class Session:
 
         return DONE if study.best_number() is not None else FAILED
 
+    @property
+    def _storage(self) -> Path:
+        return Path(self.options.storage).expanduser().resolve()
+
     def say_where(self, code: int) -> None:
         """Print the last line of a run that came to its end."""
         if code not in (DONE, FAILED) or self.stop.reason == BROKEN_OFF:
             return
 
-        storage = shlex.quote(self.options.storage)
-        make = "make ui" if storage == "runs" else f"make ui STORAGE={storage}"
-        print(
-            f"compare the trials in MLflow: {make}    (or: python -m tune.ui --storage {storage})"
-        )
+        print(f"compare the trials in MLflow: {command('ui', storage=self._storage)}")
 
     def _open(self, prepared: Prepared, group: Group | None) -> tuple[Study, StudyCopy | None]:
         with opened(prepared.directory, _tell, self.stop.now) as copy:
@@ -171,7 +170,7 @@ class Session:
         if not self._close_trackers():
             print(
                 "MLflow is behind; the record is safe in the study's folder: "
-                "`python tune/report.py sync` brings MLflow up to date"
+                f"`{command('report', 'sync', storage=self._storage)}` brings MLflow up to date"
             )
 
         for study in self._studies:
@@ -280,7 +279,7 @@ def _conclude(study: Study, console: Console) -> None:
         console.line(sentence)
         study.summarize({}, warm_start=sentence)
 
-    for doubt in doubts(study):
+    for doubt in doubts(study, study.directory.parent):
         console.line(f"note: {doubt}")
 
     study.emit("finish", state="FINISHED")

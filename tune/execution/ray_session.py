@@ -13,6 +13,7 @@ from ray._private import services
 
 from trainables.errors import UserError, first_line
 from tune.execution.capacity import on_a_cluster
+from tune.execution.code_path import OwnCodeFirst
 
 _CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 128 * 2**20
@@ -94,6 +95,7 @@ def _start(cpus: int | None, dashboard: bool) -> None:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 configure_logging=False,
                 num_cpus=cpus,
+                job_config=OwnCodeFirst(),
             )
     except Exception as error:  # Ray raises bare ones
         raise UserError(
@@ -114,7 +116,7 @@ def _connect(address: str) -> None:
             endpoint = (host.strip("[]"), int(port))
             socket.create_connection(endpoint, timeout=_CONNECT_TIMEOUT_S).close()
         with _own_signals():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, job_config=OwnCodeFirst())
     except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise UserError(
             f"no Ray cluster at RAY_ADDRESS={address} ({first_line(error)}); start it, "

@@ -9,11 +9,12 @@ from typing import Any
 from trainables.base import Metrics
 from trainables.errors import UserError
 from tune.backbones.resolve import where_backbone_is
+from tune.command_line import command, replay_command
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
 from tune.study.log_state import Run, read_state
-from tune.study.manifest import read_manifest, replay_command
+from tune.study.manifest import read_manifest
 from tune.study.work import Outcome, Work, WorkId
 
 
@@ -48,14 +49,12 @@ def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:
     """The trial's run on record."""
     recorded = read_state(study_dir / "events.jsonl").trials.get(number)
     if recorded is None or not recorded.attempts:
-        raise UserError(
-            f"no trial {number} on record in {study_dir}; "
-            f"`python tune/report.py show {study_dir.name}` lists its trials"
-        )
+        show = command("report", "show", study_dir.name, storage=study_dir.parent)
+        raise UserError(f"no trial {number} on record in {study_dir}; `{show}` lists its trials")
     actual = read_manifest(study_dir / "study.json").experiment
     if actual != experiment.name:
-        command = replay_command(actual, study_dir, number)
-        raise UserError(f"study {study_dir.name!r} is one of {actual}: {command}")
+        again = replay_command(actual, study_dir, number)
+        raise UserError(f"study {study_dir.name!r} is one of {actual}: {again}")
     if not recorded.epochs and recorded.outcome is None:
         raise UserError(
             f"trial {number} of study {study_dir.name!r} has no epoch on record yet, "

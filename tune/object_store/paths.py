@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainables.errors import UserError
 from trainables.files import default_cache_dir
+from tune.command_line import install_command
 
 _SCHEME = "s3://"
 _MIRRORS = ("object-storage", "s3")
@@ -41,7 +42,7 @@ def local_folder(storage: str) -> Path:
         import boto3  # noqa: F401
     except ImportError:
         raise UserError(
-            f"--storage {storage} needs boto3: pip install -e '.[aws]', or use a folder"
+            f"--storage {storage} needs boto3: {install_command('aws')}, or use a folder"
         ) from None
 
     return default_cache_dir().resolve().joinpath(*_MIRRORS, bucket, *parts)

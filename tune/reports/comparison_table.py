@@ -10,6 +10,7 @@ from pathlib import Path
 
 from search_spaces.settings import Comparison
 from trainables.errors import UserError
+from tune.command_line import command
 from tune.formatting import DEFAULT, assignments
 from tune.reports.config_differences import same_data
 from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
@@ -149,7 +150,7 @@ def compare_settings(folder: Path) -> ComparisonTable:
     if begun is None:
         raise UserError(
             f"no setting of {folder.name!r} in {folder.parent}: "
-            "run `python tune/run.py classify` first"
+            f"run `{command('run', 'classify', storage=folder.parent)}` first"
         )
 
     comparison = begun.comparison

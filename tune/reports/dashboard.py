@@ -14,6 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from optuna.storages import JournalStorage
 
 from trainables.errors import UserError
+from tune.command_line import install_command
 from tune.study.journal import JournalReader
 
 HOST = "127.0.0.1"
@@ -46,7 +47,7 @@ def server(study: Path, port: int) -> WSGIServer:
         from optuna_dashboard import wsgi
     except ImportError:
         raise UserError(
-            "the dashboard needs optuna-dashboard: pip install -e '.[dashboard]'"
+            f"the dashboard needs optuna-dashboard: {install_command('dashboard')}"
         ) from None
 
     journal = study / "study.journal"

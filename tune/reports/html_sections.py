@@ -1,16 +1,18 @@
 """Sections of a study's report: verdict, health, leaderboard, curves, costs, reproduction."""
 
+import shlex
 from collections.abc import Iterator
 
 from markupsafe import Markup
 
+from tune.command_line import replay_command
 from tune.formatting import DEFAULT, assignments, format_value
 from tune.reports import html_figures as figures
 from tune.reports.budget import budget_rows
 from tune.reports.html_page import plot, render, table
 from tune.reports.trial_points import reached
 from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
-from tune.study.manifest import replay_command
+from tune.startup import ROOT, is_checkout
 from tune.study.record import Record, Run
 
 _SHOWN = 10  # trials of the leaderboard
@@ -37,7 +39,7 @@ def opening(record: Record, verdict: StudyVerdict | None) -> Markup:
 
 def health(record: Record) -> Markup:
     """The reasons to doubt the study's answer, with remedies."""
-    return render("health.html", doubts=doubts(record), few_trials=FEW_TRIALS)
+    return render("health.html", doubts=doubts(record, record.folder.parent), few_trials=FEW_TRIALS)
 
 
 def leaderboard(record: Record) -> Markup:
@@ -165,9 +167,10 @@ def reproduction(record: Record, number: int | None) -> Markup:
     commit = manifest.commit or ""
     replay = None
     if number is not None:
-        replay = replay_command(manifest.experiment, record.folder, number)
-        if commit:
-            replay = f"git checkout {commit.removesuffix('+')}\n{replay}"
+        replay = replay_command(manifest.experiment, record.folder, number, anywhere=True)
+        if commit and is_checkout():
+            enter = f"cd {shlex.quote(str(ROOT))}\ngit checkout {commit.removesuffix('+')}"
+            replay = f"{enter}\n{replay}"
     return render(
         "reproduction.html",
         number=number,

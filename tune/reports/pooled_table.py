@@ -103,8 +103,7 @@ def _check_complete(folders: Sequence[Path], tables: list[ComparisonTable]) -> N
         if table.missing:
             missing = ", ".join(table.missing)
             raise UserError(
-                f"{folder}: without repeats so far: {missing}; "
-                f"`{table.command}` with that --storage resumes them"
+                f"{folder}: without repeats so far: {missing}; `{table.command}` resumes them"
             )
 
 

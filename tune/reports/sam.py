@@ -16,6 +16,7 @@ from PIL import Image
 from trainables.data.images import CorruptImage, read_rgb
 from trainables.errors import UserError, first_line
 from trainables.plots.style import COLOURS
+from tune.command_line import install_command
 
 _NEEDED = ("config.json", "preprocessor_config.json", "model.safetensors")
 _OPACITY = 0.5
@@ -70,7 +71,7 @@ def load(checkpoint: Path) -> Any:
     try:
         import transformers
     except ImportError:
-        raise UserError("Segment Anything needs transformers: pip install -e '.[sam]'") from None
+        raise UserError(f"Segment Anything needs transformers: {install_command('sam')}") from None
     from tune.execution.runtimes import best_device
 
     _check_files(checkpoint)

@@ -7,10 +7,12 @@ seeds that the search has not used.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from tune.command_line import command
 from tune.reports.statistics import Interval, difference, mean_of
 from tune.study.record import table_of
 from tune.study.view import StudyView
@@ -141,10 +143,14 @@ def claim(study: StudyView, verdict: StudyVerdict | None) -> str:
     )
 
 
-def doubts(study: StudyView) -> list[str]:
-    """List the reasons not to trust the study's answer; each names a remedy."""
+def doubts(study: StudyView, storage: Path) -> list[str]:
+    """List the reasons not to trust the study's answer; each names a remedy.
+
+    Args:
+        storage: folder of the study's folder.
+    """
     trials = study.frozen_trials()
-    found = list(_doubts_about_search(study, trials))
+    found = list(_doubts_about_search(study, storage, trials))
 
     number = study.best_number()
     if number is None:
@@ -166,7 +172,9 @@ def doubts(study: StudyView) -> list[str]:
     return found
 
 
-def _doubts_about_search(study: StudyView, trials: list[FrozenTrial]) -> Iterator[str]:
+def _doubts_about_search(
+    study: StudyView, storage: Path, trials: list[FrozenTrial]
+) -> Iterator[str]:
     finished = [trial for trial in trials if trial.state.is_finished()]
     if len(finished) < FEW_TRIALS:
         yield (
@@ -176,7 +184,7 @@ def _doubts_about_search(study: StudyView, trials: list[FrozenTrial]) -> Iterato
 
     failed = sum(trial.state == TrialState.FAIL for trial in finished)
     if failed > len(finished) / 4:
-        show = f"python tune/report.py show {study.manifest.name}"
+        show = command("report", "show", study.manifest.name, storage=storage, anywhere=True)
         yield f"{failed} of {len(finished)} trials failed; `{show}` has the reasons"
 
 

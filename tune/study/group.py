@@ -10,6 +10,7 @@ from filelock import FileLock
 
 from search_spaces.settings import Comparison
 from trainables.errors import UserError
+from tune.command_line import command
 from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
 from tune.study.identity import GROUP, STUDY, study_id
@@ -119,9 +120,9 @@ def members(folder: Path) -> Members | None:
             begun = _begun(folder, comparison)
             names = {read_manifest(path / "study.json").experiment for path in begun.values()}
             if experiment.name in names:
-                option = f" --compare {key}" if key else ""
-                command = f"python tune/run.py {experiment.name}{option}"
-                return Members(comparison, command, begun)
+                words = [experiment.name, *(["--compare", key] if key else [])]
+                resume = command("run", *words, storage=folder.parent, anywhere=True)
+                return Members(comparison, resume, begun)
     return None
 
 

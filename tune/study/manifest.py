@@ -3,9 +3,7 @@
 import importlib.metadata
 import json
 import platform
-import shlex
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from typing import Any
 
 from trainables.errors import UserError
 from trainables.files import write_atomically
+from tune.command_line import command
 
 PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
 """Config values that are a path -> the value that identifies the content. A study may be resumed
@@ -126,30 +125,14 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest(**json.loads(path.read_text()))
     except FileNotFoundError:
+        show = command("report", "show", storage=path.parent.parent)
         raise UserError(
-            f"no study in {path.parent}; `python tune/report.py show` lists the studies there are"
+            f"no study in {path.parent}; `{show}` lists the studies there are"
         ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a study manifest of this version: {error}") from None
-
-
-def resume_command() -> str:
-    """The command line that was typed, quoted for a shell."""
-    return shlex.join(["python", *sys.argv])
-
-
-def replay_command(experiment: str, study: Path, number: int) -> str:
-    """The command that runs a trial again and compares it with the record, epoch by epoch.
-
-    Args:
-        study: folder of the study.
-    """
-    words = ["python", "tune/run.py", experiment, "--local", "--trial", f"{study.name}/{number}"]
-    if study.parent != Path("runs").resolve():
-        words += ["--storage", str(study.parent)]
-    return shlex.join(words)
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from optuna.trial import TrialState
 
 from trainables.errors import UserError
+from tune.command_line import command
 from tune.experiments import Experiment
 from tune.search.space import Nearest, fitted
 from tune.study.manifest import read_manifest
@@ -86,7 +87,7 @@ def _earlier(wanted: str, storage: Path, study: Path, experiment: Experiment) ->
         why = "is the study itself" if folder == study else f"is no study in {storage}"
         raise UserError(
             f"--warm-start {wanted!r} {why}; name an earlier one "
-            "(`python tune/report.py show` lists them)"
+            f"(`{command('report', 'show', storage=storage)}` lists them)"
         )
     record = read_record(folder)
     if record.manifest.experiment != experiment.name:

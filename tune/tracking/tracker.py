@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock, Timeout
 
 from trainables.errors import UserError
+from tune.command_line import command
 from tune.study.events import EventLog
 from tune.tracking.projection import Projection
 from tune.tracking.runs import MlflowRuns, Rejected
@@ -131,6 +132,7 @@ class Tracker:
                 f"below {self.study_dir.parent}"
             )
         shown = without_password(self.uri)
+        again = command("report", "sync", storage=self.study_dir.parent)
         self._sync_group()
         try:
             while self._step():
@@ -144,7 +146,7 @@ class Tracker:
             raise UserError(
                 f"MLflow at {shown} cannot take study {self.study_dir.name!r} "
                 f"({_one_line(error)}): mend that, "
-                "or set MLFLOW_TRACKING_URI, and run `python tune/report.py sync`"
+                f"or set MLFLOW_TRACKING_URI, and run `{again}`"
             ) from error
         finally:
             self._disconnect()

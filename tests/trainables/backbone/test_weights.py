@@ -27,6 +27,7 @@ from tune.backbones.resolve import (
     recorded,
     start_values,
 )
+from tune.command_line import command
 from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS
 from tune.run import Options, execute
@@ -217,11 +218,11 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     for call, message in (
         (
             lambda: default("ssl", tmp_path, " --storage x"),
-            "run `python tune/run.py ssl --storage x` first, or give --backbone",
+            f"run `{command('run', 'ssl')} --storage x` first, or give --backbone",
         ),
         (
             lambda: default("supervised", tmp_path, ""),
-            "none of its trials has been completed: run `python tune/run.py pretrain` first",
+            f"none of its trials has been completed: run `{command('run', 'pretrain')}` first",
         ),
         (lambda: find("pretrain", tmp_path), "no trial of study 'pretrain' has been completed"),
         (
@@ -327,7 +328,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
     file = str(tmp_path / "b.pt")
     for changes, message in (
         ({"backbone": file}, "the settings start from different backbones"),
-        ({"setting": "E"}, "run `python tune/run.py ssl --storage"),
+        ({"setting": "E"}, f"run `{command('run', 'ssl')} --storage"),
         ({"setting": "E", "backbone": file}, "does not fit backbone.name=tiny"),
         (
             {"setting": "D", "backbone": file, "set": ["freeze.policy=none"]},

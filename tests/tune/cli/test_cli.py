@@ -22,12 +22,15 @@ from tests.commands import LOCAL_TOY, NO_SERVER, SCRIPT, Call, left_in
 from tests.disks import fill, small_disk
 from tests.studies import reports
 from trainables.errors import UserError
+from tune.command_line import command, replay_command
 from tune.study.events import EventLog
+from vistune import __version__
 
 WRONG = {
     "sll": "unknown experiment 'sll'; did you mean 'ssl'?",
     "ssl --set optim.lrr=1": "unknown config key 'optim.lrr'; did you mean 'optim.lr'?",
-    "ssl --set lr=1": "unknown config key 'lr'; valid: ",
+    "ssl --set lr=0.1": "unknown config key 'lr'; did you mean 'optim.lr'?",
+    "ssl --set rate=1": "unknown config key 'rate'; valid: ",
     "ssl --set optim=1": "unknown config key 'optim'",
     "ssl --set optim.lr=-1": "optim.lr='-1' is not valid: must be greater than 0",
     "ssl --set optim.lr=fast": "optim.lr='fast' is not valid: must be a valid number",
@@ -75,7 +78,7 @@ WRONG = {
     "ssl --trials 0": "'--trials': Input should be greater than or equal to 1",
     "ssl --seed 4294967296": "'--seed': Input should be less than or equal to 4294967295",
     "ssl --trails 3": "No such option: --trails",
-    "": "Missing argument 'experiment'; `python tune/run.py --help` lists the options",
+    "": "Missing argument 'experiment'; `",
 }
 
 
@@ -89,6 +92,17 @@ def test_a_variable_of_the_shell_that_is_not_set(call: Call, tmp_path: Path, opt
     assert (said.code, said.out) == (2, "")
     assert said.line == f"{option} is empty: give a value, or leave it out"
     assert left_in(tmp_path) == {}
+
+
+def test_a_wrong_option_is_followed_by_the_command_that_lists_them(call: Call) -> None:
+    lists = f"`{command('run', '--help')}` lists the options"
+    assert call().line == f"Missing argument 'experiment'; {lists}"
+    assert call("ssl", "--trails", "3").line.endswith(lists)
+
+
+def test_the_version_is_printed(call: Call) -> None:
+    said = call("--version")
+    assert (said.code, said.out, said.err) == (0, f"vistune {__version__}\n", "")
 
 
 def test_blanks_around_a_key_are_no_way_round_its_option(call: Call) -> None:
@@ -288,21 +302,21 @@ def test_a_machine_that_is_not_enough_is_wrong_use(
     assert "compare the trials in MLflow" not in said.out
 
 
-def test_failed_trials_are_no_failure_of_the_command_unless_all_are(call: Call) -> None:
+def test_failed_trials_are_no_failure_of_the_command_unless_all_are(
+    call: Call, tmp_path: Path
+) -> None:
     said = call(*LOCAL_TOY, "2", "--set", "fault=raise")
     assert said.code == 1
     assert "ZeroDivisionError" in said.out
     assert "Traceback" not in said.out + said.err
-    assert "2 of 2 trials failed; `python tune/report.py show toy` has the reasons" in said.out
+    show = command("report", "show", "toy", storage=tmp_path / "runs", anywhere=True)
+    assert f"2 of 2 trials failed; `{show}` has the reasons" in said.out.replace("\n", "")
 
 
 def test_local_study_ends_and_is_extended(call: Call, tmp_path: Path) -> None:
     first = call(*LOCAL_TOY, "3")
     assert first.code == 0
-    assert (
-        "compare the trials in MLflow: make ui    (or: python -m tune.ui --storage runs)"
-        in first.out
-    )
+    assert f"compare the trials in MLflow: {command('ui')}\n" in first.out
     assert "study toy: blobs: 90 points; searched by val/top1" in first.out
     assert len(re.findall(r"^trial \d+ (?:complete|pruned)", first.out, re.MULTILINE)) == 3
     assert "No claim yet: " in first.out
@@ -366,14 +380,13 @@ def test_replay_of_a_trial_that_failed_at_once_must_fail_again(call: Call, tmp_p
 
 
 def test_replay_by_another_experiment(call: Call, tmp_path: Path) -> None:
-    for storage, words in (("runs", ""), ("elsewhere", f" --storage {tmp_path}/elsewhere")):
+    for storage, words in (("runs", ""), ("elsewhere", " --storage elsewhere")):
         assert call(*LOCAL_TOY, "1", "--storage", storage).code == 0
         said = call("ssl", "--local", "--trial", "toy/0", "--storage", storage)
         assert (said.code, said.out) == (2, "")
-        assert (
-            said.line
-            == f"study 'toy' is one of toy: python tune/run.py toy --local --trial toy/0{words}"
-        )
+        replay = replay_command("toy", tmp_path / storage / "toy", 0)
+        assert said.line == f"study 'toy' is one of toy: {replay}"
+        assert replay.endswith(f"tune/run.py toy --local --trial toy/0{words}")
 
 
 def test_help_names_every_option_on_a_narrow_terminal(

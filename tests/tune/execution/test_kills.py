@@ -74,7 +74,7 @@ def test_signals_end_in_order_and_the_same_command_goes_on(
     print(f"{number.name}: {time.monotonic() - asked:.1f} s to the end")
     assert re.search(
         r"interrupted: \d of 6 trials ended, nothing is lost. "
-        r"Resume with: python \S*tune/run.py ssl --storage",
+        r"Resume with: \S*python\S* \S*tune/run.py ssl --storage",
         command.output,
     )
     assert "Traceback" not in command.output

@@ -112,7 +112,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
     ):
         server(tmp_path / "toy", taken.server_port)
     monkeypatch.setitem(sys.modules, "optuna_dashboard", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[dashboard\]'"):
+    with pytest.raises(UserError, match=r"-m pip install -e '\S*\[dashboard\]'"):
         server(tmp_path / "toy", 0)
 
 

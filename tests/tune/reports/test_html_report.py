@@ -3,6 +3,7 @@ browser."""
 
 import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests import REPO
 from tests.studies import events, finish, manifest, open_study
 from tests.toy import BUGGY
+from tune.command_line import replay_command
 from tune.execution.local import search_locally
 from tune.report import app
 from tune.reports.html_page import plot, table
@@ -23,7 +26,7 @@ from tune.reports.html_sections import budget
 from tune.reports.importances import FEW, importances
 from tune.reports.verdict import doubts, judge_study
 from tune.search.space import as_json, describe
-from tune.study.manifest import replay_command
+from tune.startup import shorter
 from tune.study.record import read_record
 from tune.study.study import Study
 
@@ -61,10 +64,10 @@ def test_record_claims_and_doubts_what_the_study_does(told: tuple[Path, Study, s
     root, study, html = told
     record = read_record(root / "toy")
     assert judge_study(record) == judge_study(study)
-    assert doubts(record) == doubts(study)
+    assert doubts(record, root) == doubts(study, root)
     found = judge_study(study)
     assert found is not None
-    for said in (found.sentence, *doubts(study)):
+    for said in (found.sentence, *doubts(study, root)):
         assert said in html
 
 
@@ -154,13 +157,15 @@ def test_command_writes_the_page_and_names_the_replay(
     assert done.output.strip() == str(root / "toy/report.html")
     number = study.best_number()
     assert number is not None
-    command = f"python tune/run.py toy --local --trial toy/{number}"
-    assert f"{command} --storage {root}" in html
+    script = f"{sys.executable} {REPO}/tune/run.py"
+    assert f"{script} toy --local --trial toy/{number} --storage {root}" in html
     monkeypatch.chdir(root.parent)
-    assert replay_command("toy", root.parent / "runs/toy", number) == command
+    command = f"{shorter(Path(sys.executable))} {shorter(REPO / 'tune/run.py')} toy"
+    replay = f"{command} --local --trial toy/{number}"
+    assert replay_command("toy", root.parent / "runs/toy", number) == replay
     assert (
         replay_command("toy", root.parent / "my runs/toy", number)
-        == f"{command} --storage '{root.parent}/my runs'"
+        == f"{replay} --storage '{root.parent}/my runs'"
     )
 
 

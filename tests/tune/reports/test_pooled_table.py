@@ -184,6 +184,7 @@ def test_a_search_that_is_not_finished(tmp_path: Path) -> None:
     ]
     with pytest.raises(
         UserError,
-        match=r"other/classify: without repeats so far: B, C, D, E; `python tune/run.py classify` with that",
+        match=r"other/classify: without repeats so far: B, C, D, E; "
+        r"`\S+ \S+tune/run.py classify --storage \S+/other` resumes them",
     ):
         pool_searches(folders)

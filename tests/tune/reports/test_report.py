@@ -14,6 +14,7 @@ from tests.studies import finish
 from trainables.errors import UserError
 from tune import report
 from tune.cli.console import Console
+from tune.command_line import command
 from tune.reports.table_text import Cells, print_cells, wide_console
 from tune.study.manifest import read_manifest, write_atomically
 from tune.tracking.tracker import Tracker
@@ -65,6 +66,31 @@ def test_a_damaged_study_hides_no_other(look: Look, tmp_path: Path) -> None:
         assert f"{name}/study.json" in said.line
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("shwo", "No such command 'shwo'. Did you mean 'show'? `{} --help` lists the options"),
+        ("show --sotrage x", "No such option: --sotrage"),
+        ("html", "Missing argument 'study'; `{} html --help` lists the options"),
+        ("dashboard toy --port x", "'--port'"),
+    ],
+)
+def test_wrong_use_is_one_line(look: Look, words: str, expected: str) -> None:
+    said = look(*words.split())
+    assert (said.code, said.out) == (2, "")
+    assert expected.format(command("report")) in said.line
+
+
+def test_without_words_its_commands_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune/report.py"])
+    with pytest.raises(SystemExit) as left:
+        report.main()
+    assert left.value.code == 2
+    assert "dashboard" in capsys.readouterr().out
+
+
 def test_a_study_that_cannot_be_sent_keeps_no_other_from_mlflow(
     look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,13 +129,13 @@ def test_a_damaged_log_hides_no_other_link(
     assert "damaged/events.jsonl is damaged after byte 0" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["show", "sync"])
-def test_no_study_at_all(look: Look, tmp_path: Path, command: str) -> None:
-    said = look(command)
+@pytest.mark.parametrize("word", ["show", "sync"])
+def test_no_study_at_all(look: Look, tmp_path: Path, word: str) -> None:
+    said = look(word)
     assert (said.code, said.out) == (2, "")
     assert (
-        said.line
-        == f"no study in {tmp_path}: run `python tune/run.py ssl`, or name the folder with --storage"
+        said.line == f"no study in {tmp_path}: run `{command('run', 'ssl', storage=tmp_path)}`, "
+        "or name the folder with --storage"
     )
 
 

@@ -122,5 +122,5 @@ def test_what_is_missing_is_said_in_one_line(
     with pytest.raises(UserError, match="is a model of type 'vit', not 'sam'"):
         load(tmp_path)
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[sam\]'"):
+    with pytest.raises(UserError, match=r"-m pip install -e '\S*\[sam\]'"):
         load(checkpoint)

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tune.command_line import command
 from tune.study.events import EventLog
 from tune.tracking.projection import shared_view
 from tune.tracking.tracker import Tracker, default_uri
@@ -114,7 +115,8 @@ def test_storage_without_a_study_names_the_remedy(tmp_path):
     assert result.stdout == ""
     assert (
         result.stderr
-        == f"no study in {tmp_path}: run `python tune/run.py ssl`, or name the folder with --storage\n"
+        == f"vistune: no study in {tmp_path}: run `{command('run', 'ssl', storage=tmp_path)}`, "
+        "or name the folder with --storage\n"
     )
 
 

@@ -257,7 +257,9 @@ def test_a_baseline_that_fails_costs_itself_and_says_why(
         "no untrained baseline (ZeroDivisionError); the study continues without"
         in capsys.readouterr().out
     )
-    assert any("the untrained network could not be measured" in doubt for doubt in doubts(study))
+    assert any(
+        "the untrained network could not be measured" in doubt for doubt in doubts(study, tmp_path)
+    )
 
 
 def test_a_repeat_that_collapses_is_judged_by_its_best_epoch(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""What the command lines of `tune/run.py` and `tune/report.py` have in common."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from tune.command_line import command, started_by_entry_point
+
+WRONG_USE = 2
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+
+    from vistune import __version__
+
+    print(f"vistune {__version__}")
+    raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+    ),
+]
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """Return an app without frames around its errors; completion needs a command with a name."""
+    completion = started_by_entry_point()
+    return typer.Typer(add_completion=completion, pretty_exceptions_enable=False, **settings)
+
+
+def with_version(function: Callable[..., None]) -> Callable[..., None]:
+    """Add `--version` to the options of a command."""
+
+    def command(*, version: bool, **values: Any) -> None:
+        function(**values)
+
+    option = inspect.Parameter(
+        "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Version
+    )
+    signature = inspect.signature(function)
+    parameters = [*signature.parameters.values(), option]
+
+    command.__doc__ = function.__doc__
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return command
+
+
+def run_app(app: typer.Typer, program: str) -> NoReturn:
+    """Run what was typed and leave. Wrong use is one line, as everything else that goes wrong.
+
+    Args:
+        program: run or report.
+    """
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        message = error.format_message().rstrip(".")
+        context: Any = getattr(error, "ctx", None)
+        inner = context is not None and context.parent is not None
+        words = [context.info_name, "--help"] if inner else ["--help"]
+        shown = command(program, *words)
+        joint = " " if message.endswith("?") else "; "
+        print(f"vistune: {message}{joint}`{shown}` lists the options", file=sys.stderr)
+        sys.exit(WRONG_USE)
