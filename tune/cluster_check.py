@@ -39,8 +39,8 @@ _HOST = re.compile(r"(?!-)[A-Za-z0-9.-]+")
 
 
 def problems(path: Path) -> list[str]:
-    """What keeps `ray up` with this file from bringing up a cluster that works and is closed; [] if
-    nothing."""
+    """List what keeps `ray up` with this file from bringing up a working and closed cluster; [] if
+    nothing does."""
     try:
         text = path.read_text()
         config = yaml.safe_load(text)
@@ -126,7 +126,7 @@ def _private(what: str, path: Path, remedy: str) -> Iterator[str]:
 
 
 def _commands(config: Config) -> Iterator[str]:
-    """What Ray's schema does not look into: how nodes start."""
+    """Check what Ray's schema does not: how nodes start."""
     heads, workers = (
         config.get("head_start_ray_commands", []),
         config.get("worker_start_ray_commands", []),
@@ -253,7 +253,7 @@ def _address(text: str) -> bool:
 
 
 def _filled(value: str, pattern: str) -> bool:
-    """Whether `value` is such an id; a placeholder has its own line already."""
+    """True if `value` is such an id, or a placeholder, which has its own line already."""
     return PLACEHOLDER in value or re.fullmatch(pattern, value) is not None
 
 

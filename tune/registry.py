@@ -10,7 +10,7 @@ from trainables.errors import UserError, first_line
 from tune.command_line import command
 from tune.export import Exported
 from tune.study.events import EventLog
-from tune.tracking.projection import study_id
+from tune.study.identity import study_id
 from tune.tracking.runs import RUN_TAG, quieten
 from tune.tracking.tracker import Tracker, default_uri, without_password
 
@@ -24,14 +24,14 @@ class Registered:
     name: str
     version: str
     uri: str
-    """Of the MLflow store."""
+    """URI of the MLflow store."""
 
     @property
     def model(self) -> str:
         return f"models:/{self.name}@{ALIAS}"
 
     def serve_command(self, port: int = 5001) -> str:
-        """What serves it over HTTP, in this very environment."""
+        """Return the command that serves the model over HTTP, in this environment."""
         where = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))}"
         return (
             f"{where} mlflow models serve -m {self.model} --env-manager local --host 127.0.0.1 "

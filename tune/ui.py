@@ -3,7 +3,7 @@
     python -m tune.ui [--storage runs] [--port 5000]
 
 MLflow's own start page shows one collapsed row per study; the links printed here open a view that
-was prepared for the study (`tune.tracking.projection.shared_view`): its trials, best first, with
+was prepared for the study (`tune.tracking.view.shared_view`): its trials, best first, with
 charts.
 """
 

@@ -140,8 +140,8 @@ def _fetch(wanted: str, uri: str, folder: Path) -> Path:
 
 
 def _location(client: Any, wanted: str) -> str:
-    """Where a model's files are. `download_artifacts` would look models up in a registry of its own
-    choice."""
+    """Return the location of a model's files. `download_artifacts` would look models up in a
+    registry of its own choice."""
     if wanted.startswith("runs:/"):
         return wanted
     match = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/]+))", wanted)

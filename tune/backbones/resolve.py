@@ -1,5 +1,5 @@
-"""What a setting starts from: nothing, a file of weights, the best trial of another study, or what
-`sources.py` fetches."""
+"""Resolve what a setting starts from: nothing, a file of weights, the best trial of another study,
+or a backbone that `download.py` fetches."""
 
 import re
 import shutil
@@ -32,7 +32,7 @@ class Origin:
     study: str | None = None
     trial: int | None = None
     source: str = ""
-    """What it was asked for by, where that is neither a file nor a study."""
+    """The name that it was asked for by, if that is neither a file nor a study."""
 
     def config(self) -> dict[str, Any]:
         """Flat config values of a classifier that starts from it, the content's hash and the
@@ -155,7 +155,7 @@ def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
 
 
 def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
-    """PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `sources.py` knows:
+    """PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `download.py` knows:
     torchvision[:WEIGHTS], models:/..., runs:/...
 
     Raises:
@@ -213,8 +213,11 @@ def default(source: str, storage: Path, options: str) -> Origin:
 
 
 def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
-    """What an earlier start of this study has taken: the same command goes on with it though the
-    other study may have a better one now."""
+    """Return the config values of the backbone that an earlier start of this study has taken.
+
+    The same command keeps it, even if the other study has a better one now. None: there was no
+    earlier start, or `--backbone` asks for another one.
+    """
     if not (study / "study.json").exists():
         return None
     base = read_manifest(study / "study.json").base
@@ -228,8 +231,8 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
 
 
 def _is_what_was_taken(wanted: str, values: dict[str, Any]) -> bool:
-    """Whether --backbone says what it said at the first start: where it may mean something else by
-    now, or nothing on this machine."""
+    """Compare --backbone with that of the first start: by now it may mean something else, or
+    nothing on this machine."""
     origin: str = values["init.origin"]
     if wanted.startswith(MLFLOW):  # an alias may point elsewhere by now
         return wanted == origin
@@ -288,9 +291,7 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
     record = read_record(folder)
     completed = record.completed
     if trial is None and (trial := record.best_number()) is None:
-        raise UserError(
-            f"no trial of study {folder.name!r} has been completed; go on with it first"
-        )
+        raise UserError(f"no trial of study {folder.name!r} has been completed; resume it first")
     path = s3.present(folder / "trials" / f"{trial:04d}" / BEST) if trial in completed else folder
     if not path.is_file():
         valid = ", ".join(map(str, sorted(completed))) or "none"

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: a live table there, one line per event in a pipe."""
+"""The output of a run: a live table at a terminal, one line per event in a pipe."""
 
 import math
 import time

@@ -36,7 +36,7 @@ class Prepared:
     """Config of trial 0, a dataclass of `experiment.config`."""
     data: Any
     start: str
-    """What trials start from, in one line; "" for random initialisation."""
+    """The start of trials, in one line; "" for random initialisation."""
     notes: tuple[str, ...] = ()
     """Values of the default configuration that a pin has changed."""
 

@@ -1,5 +1,7 @@
-"""Which object belongs to a path: `--storage s3://bucket/prefix` is a folder of this machine whose
-files have copies in a bucket, under the same names.
+"""The object that belongs to a path.
+
+`--storage s3://bucket/prefix` is a folder of this machine whose files have copies in a bucket,
+under the same names.
 
     ~/.cache/vistune/object-storage/s3/bucket/prefix/ssl/events.jsonl      is copied to
                                     s3://bucket/prefix/ssl/events.jsonl

@@ -1,4 +1,4 @@
-"""What of a trial's folder belongs in an object store, and which configuration it belongs to.
+"""The files of a trial's folder that belong in an object store, and their configuration.
 
 Imports no torch: the head uses it too.
 """

@@ -1,4 +1,4 @@
-"""What the event log of a study looks like in MLflow: a fold over the events, without MLflow.
+"""The event log of a study as MLflow shows it: a fold over the events, without MLflow.
 
 `tune/study/` has a fold of its own, which says what a study knows. This one is apart because it
 maps events to MLflow calls: runs with parents, params, metrics by step, tags and files, each as it
@@ -10,7 +10,6 @@ under another seed.
 """
 
 import hashlib
-import json
 import math
 import posixpath
 import re
@@ -20,14 +19,10 @@ from typing import Any
 from tune.study.identity import GROUP, STUDY, study_id
 
 __all__ = [
-    "GROUP",
-    "STUDY",
     "Changes",
     "Projection",
     "Run",
     "mlflow_key",
-    "shared_view",
-    "study_id",
 ]
 
 PARAM_LIMIT, TAG_LIMIT, KEY_LIMIT = 6000, 8000, 250  # characters that MLflow keeps
@@ -39,8 +34,8 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """How an MLflow run is created. `key` is unique within the study; `parent` is the key of the
-    run above."""
+    """Everything that creates an MLflow run. `key` is unique within the study; `parent` is the key
+    of the run above."""
 
     key: str
     name: str
@@ -51,7 +46,7 @@ class Run:
 
 @dataclass
 class Changes:
-    """What one run gains from a stretch of the log; later values replace earlier ones, metrics and
+    """Changes of one run by a stretch of the log. Later values replace earlier ones; metrics and
     files add up."""
 
     params: dict[str, str] = field(default_factory=dict)
@@ -82,8 +77,8 @@ class Projection:
         self._tags: dict[str, str] = {}
 
     def feed(self, event: Event) -> None:
-        """Fold one event in; events of names that are not in the schema are left for others."""
-        handler = {
+        """Fold one event in; events of names that are not in the schema are ignored."""
+        handlers = {
             "study": self._on_study,
             "start": self._on_start,
             "report": self._on_report,
@@ -91,7 +86,8 @@ class Projection:
             "end": self._on_end,
             "summary": self._on_summary,
             "finish": self._on_finish,
-        }.get(event["event"])
+        }
+        handler = handlers.get(event["event"])
         if handler:
             handler(event)
 
@@ -104,82 +100,100 @@ class Projection:
         if not self.study_id:
             self.study_id = study_id(event)
         self.study = event
-        data = event.get("data") or {}
-        self._tags = {"study": event["name"], "study.id": self.study_id} | _strings(
-            event.get("tags"), TAG_LIMIT
-        )
-        if group := event.get("group"):
-            self._tags |= {"group": group["name"], "group.id": group["id"]}
-        self._tags |= {
-            f"data.{name}": str(data[name])[:TAG_LIMIT]
-            for name in ("name", "fingerprint")
-            if name in data
-        }
+        self._tags = self._common_tags(event)
+
         changes = self._run(STUDY, event)
         changes.params |= _strings(event["config"], PARAM_LIMIT)
-        changes.tags |= self._tags | {
-            "objective": event["objective"],
-            "direction": event["direction"],
-            "study.state": "RUNNING",
-        }
+        changes.tags |= self._tags
+        changes.tags["objective"] = event["objective"]
+        changes.tags["direction"] = event["direction"]
+        changes.tags["study.state"] = "RUNNING"
         changes.tags["searched"] = ", ".join(event["searched"])[:TAG_LIMIT]
         changes.data = event.get("data")
         changes.status = ("RUNNING", event["t"])
 
+    def _common_tags(self, event: Event) -> dict[str, str]:
+        """Return the tags that every run of the study has."""
+        tags = {"study": event["name"], "study.id": self.study_id}
+        tags |= _strings(event.get("tags"), TAG_LIMIT)
+
+        group = event.get("group")
+        if group:
+            tags |= {"group": group["name"], "group.id": group["id"]}
+
+        data = event.get("data") or {}
+        for name in ("name", "fingerprint"):
+            if name in data:
+                tags[f"data.{name}"] = str(data[name])[:TAG_LIMIT]
+
+        return tags
+
     def _on_start(self, event: Event) -> None:
-        key, study = _key(event), self._studied()
+        key = _key(event)
         changes = self._run(key, event)
-        config, searched = (
-            event["config"],
-            [name for name in study["searched"] if name in event["config"]],
-        )
-        changes.params |= _strings(
-            {name: config[name] for name in [*searched, *config]}, PARAM_LIMIT
-        )
+        config = event["config"]
+        searched = [name for name in self._studied()["searched"] if name in config]
+
+        # MLflow shows params in the order in which they were logged: what is searched comes first.
+        ordered = {name: config[name] for name in [*searched, *config]}
+        changes.params |= _strings(ordered, PARAM_LIMIT)
+
         for name in searched:
-            if (
-                name.endswith(LOGARITHMIC)
-                and isinstance(config[name], int | float)
-                and config[name] > 0
-            ):
-                self._log(key, f"log10/{name}", math.log10(config[name]), event["t"], 0)
-        changes.tags |= {"trial.state": "RUNNING", "trial.attempt": str(event["attempt"])}
+            value = config[name]
+            if name.endswith(LOGARITHMIC) and isinstance(value, int | float) and value > 0:
+                self._log(key, f"log10/{name}", math.log10(value), event["t"], 0)
+
+        changes.tags["trial.state"] = "RUNNING"
+        changes.tags["trial.attempt"] = str(event["attempt"])
         if event.get("resumed_epoch") is not None:
             changes.tags["trial.resumed_epoch"] = str(event["resumed_epoch"])
+
         changes.status = ("RUNNING", event["t"])
         self._live[key] = None
 
     def _on_report(self, event: Event) -> None:
-        key, study, epoch = _key(event), self._studied(), int(event["epoch"])
+        key = _key(event)
+        epoch = int(event["epoch"])
         self._run(key, event)
         self._epoch[key] = max(epoch, self._epoch.get(key, 0))
+
         for name, value in event["metrics"].items():
             if value is not None:
                 self._log(key, name, float(value), event["t"], epoch)
-        value = event["metrics"].get(study["objective"])
-        if value is None or not math.isfinite(value):
-            return
-        best = self._best.get(key)
-        if best is None or (value > best if study["direction"] == "maximize" else value < best):
+
+        objective = self._studied()["objective"]
+        value = event["metrics"].get(objective)
+        if value is not None and math.isfinite(value) and self._is_best(key, value):
             self._best[key] = value
-            self._log(key, f"best/{study['objective']}", float(value), event["t"], epoch)
+            self._log(key, f"best/{objective}", float(value), event["t"], epoch)
+
+    def _is_best(self, run: str, value: float) -> bool:
+        best = self._best.get(run)
+        if best is None:
+            return True
+        return value > best if self._studied()["direction"] == "maximize" else value < best
 
     def _on_artifact(self, event: Event) -> None:
         self._run(_key(event), event).files.append((event["path"], event["to"]))
 
     def _on_end(self, event: Event) -> None:
-        key, study, state = _key(event), self._studied(), event["state"]
+        key = _key(event)
+        state = event["state"]
         changes = self._run(key, event)
+
         final = dict(event.get("metrics") or {})
         if state == "COMPLETE" and event.get("value") is not None:
-            final.setdefault(f"best/{study['objective']}", event["value"])
+            final.setdefault(f"best/{self._studied()['objective']}", event["value"])
         self._log_final(key, final, event["t"])
-        changes.tags |= {"trial.state": state, "trial.reason": str(event.get("reason") or "")}
+
+        changes.tags["trial.state"] = state
+        changes.tags["trial.reason"] = str(event.get("reason") or "")
         if event.get("error"):
-            changes.tags["trial.error"] = (
-                str(event["error"]).strip().rsplit("\n", 1)[-1][:TAG_LIMIT]
-            )
-            changes.texts["error.txt"] = str(event["error"])
+            error = str(event["error"])
+            last_line = error.strip().rsplit("\n", 1)[-1]
+            changes.tags["trial.error"] = last_line[:TAG_LIMIT]
+            changes.texts["error.txt"] = error
+
         changes.status = ("FAILED" if state == "FAIL" else "FINISHED", event["t"])
         self._live.pop(key, None)
 
@@ -203,27 +217,27 @@ class Projection:
         return self.study
 
     def _run(self, key: str, event: Event) -> Changes:
-        """Changes of a run, which is put on record with all runs above it when it is new."""
+        """Return the changes of a run; a new run is created, with all runs above it."""
         if key not in self.runs:
-            study = self._studied()
-            name, tags, parent = (
-                study["name"],
-                {"kind": study.get("kind", STUDY)},
-                GROUP if study.get("group") else None,
-            )
-            if key != STUDY:
-                trial, repeat = event["trial"], event.get("repeat")
-                name, tags, parent = (
-                    f"trial-{trial:03d}",
-                    {"kind": "trial", "trial.number": str(trial)},
-                    STUDY,
-                )
-                if repeat is not None:
-                    name, parent = f"{name}-seed-{repeat}", f"trial/{trial}"
-                    tags |= {"kind": "repeat", "repeat.seed": str(repeat)}
-                self._run(parent, {"trial": trial, "t": event["t"]})
-            self.runs[key] = Run(key, name, parent, event["t"], self._tags | tags)
+            self.runs[key] = self._new_run(key, event)
         return self._changes.setdefault(key, Changes())
+
+    def _new_run(self, key: str, event: Event) -> Run:
+        if key == STUDY:
+            study = self._studied()
+            above = GROUP if study.get("group") else None
+            tags = {"kind": study.get("kind", STUDY)}
+            return Run(key, study["name"], above, event["t"], self._tags | tags)
+
+        trial, repeat = event["trial"], event.get("repeat")
+        name, parent = f"trial-{trial:03d}", STUDY
+        tags = {"kind": "trial", "trial.number": str(trial)}
+        if repeat is not None:
+            name, parent = f"{name}-seed-{repeat}", f"trial/{trial}"
+            tags |= {"kind": "repeat", "repeat.seed": str(repeat)}
+
+        self._run(parent, {"trial": trial, "t": event["t"]})
+        return Run(key, name, parent, event["t"], self._tags | tags)
 
     def _log(self, run: str, name: str, value: float, t: int, step: int) -> None:
         """A step that a run has is not logged again: a resumed trial reports its checkpoint's epoch
@@ -254,90 +268,6 @@ def mlflow_key(name: str) -> str:
     if len(name) > KEY_LIMIT:
         name = name[: KEY_LIMIT - 9] + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
     return "_" if name == "." else name
-
-
-def shared_view(study: Event, study_id: str) -> str:
-    """State of MLflow's run table and charts that shows the trials of one study or group, best
-    first, as the JSON of a shared view.
-
-    The format is the UI's own and not documented; it was read from MLflow 3.17.
-    """
-    objective, best = mlflow_key(study["objective"]), f"best/{mlflow_key(study['objective'])}"
-    searched = [mlflow_key(name) for name in study["searched"]]
-    logs = [f"log10/{name}" for name in searched if name.endswith(LOGARITHMIC)]
-    plain = [name for name in searched if not name.endswith(LOGARITHMIC)]
-    ascending = study["direction"] == "minimize"
-    section = "vistune"
-    charts: list[dict[str, Any]] = [
-        {
-            "type": "PARALLEL",
-            "selectedParams": plain[:6],
-            "selectedMetrics": [*logs[:3], best],
-            "showAllRuns": True,
-        },
-        *({"type": "SCATTER", "xaxis": _axis(name), "yaxis": _axis(best)} for name in logs[:2]),
-        {
-            "type": "LINE",
-            "metricKey": objective,
-            "selectedMetricKeys": [objective],
-            "xAxisKey": "step",
-            "selectedXAxisMetricKey": "",
-        }
-        | {"xAxisScaleType": "linear", "scaleType": "linear", "lineSmoothness": 0},
-        {"type": "BAR", "metricKey": best},
-    ]
-    common = {
-        "runsCountToCompare": 100,
-        "metricSectionId": section,
-        "deleted": False,
-        "isGenerated": False,
-    }
-    group = study.get("kind") == GROUP
-    columns = [
-        f"metrics.`{best}`",
-        *["tags.study"] * group,
-        *(f"params.`{name}`" for name in searched),
-    ]
-    columns += ["tags.`trial.state`", "tags.`trial.reason`"]
-    state = {
-        "searchFilter": (
-            f"tags.kind = 'trial' and tags.`{'group' if group else 'study'}.id` = '{study_id}'"
-        ),
-        "orderByKey": f"metrics.`{best}`",
-        "orderByAsc": ascending,
-        "startTime": "ALL",
-        "lifecycleFilter": "Active",
-        "datasetsFilter": [],
-        "modelVersionFilter": "All Runs",
-        "selectedColumns": columns,
-        "runsExpanded": {},
-        "runsPinned": [],
-        "runsHidden": [],
-        "runsHiddenMode": "SHOWALL",
-        "viewMaximized": False,
-        "runListHidden": False,
-        "isAccordionReordered": True,
-        "groupBy": None,
-        "groupsExpanded": {},
-        "useGroupedValuesInCharts": True,
-        "hideEmptyCharts": True,
-        "compareRunSections": [
-            {
-                "uuid": section,
-                "name": f"Study {study['name']}",
-                "display": True,
-                "isReordered": True,
-            }
-        ],
-        "compareRunCharts": [
-            {"uuid": f"{section}-{i}"} | chart | common for i, chart in enumerate(charts)
-        ],
-    }
-    return json.dumps(state)
-
-
-def _axis(metric: str) -> dict[str, str]:
-    return {"key": metric, "type": "METRIC"}
 
 
 def _key(event: Event) -> str:

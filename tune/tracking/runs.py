@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tune.object_store import s3
-from tune.tracking.projection import GROUP, Changes, Event, Run, shared_view
+from tune.study.identity import GROUP
+from tune.tracking.projection import Changes, Event, Run
+from tune.tracking.view import shared_view
 
 __all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "quieten", "sqlite_path"]
 
@@ -143,8 +145,12 @@ class MlflowRuns:
         self._send(study, [self._mlflow.entities.RunTag(key, value) for key, value in tags.items()])
 
     def check_same_file(self) -> None:
-        """Raises where the SQLite file was deleted or replaced: MLflow would go on writing to the
-        unlinked one."""
+        """Check that the SQLite file was not deleted or replaced: MLflow would continue to write to
+        the unlinked one.
+
+        Raises:
+            ConnectionError: it was.
+        """
         if self._uri in _opened and _inode(self._uri) != _opened[self._uri][0]:
             raise ConnectionError("the database file was deleted or replaced")
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from filelock import FileLock, Timeout
 
 from trainables.errors import UserError
+from trainables.files import write_atomically
 from tune.command_line import command
 from tune.study.events import EventLog
 from tune.tracking.projection import Projection
@@ -41,8 +42,8 @@ def default_uri(storage: Path) -> str:
 
 
 def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
-    """What this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
-    "run_id", "study_id"}; at first {}."""
+    """Return what this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
+    "run_id", "study_id"}; {} before the first event was sent."""
     return dict(_saved_states(study_dir).get(without_password(uri), {}))
 
 
@@ -69,8 +70,8 @@ class Tracker:
 
     Attributes:
         problem: why the last attempt failed, in one line; None when it succeeded.
-        known: how many bytes of the log outlive this machine; MLflow, which may, is told of no
-            more.
+        known: returns how many bytes of the log outlive this machine; MLflow, which may outlive
+            it too, gets no more.
     """
 
     def __init__(self, study_dir: Path, uri: str | None = None):
@@ -250,9 +251,7 @@ class Tracker:
             "run_id": runs.ids.get("study"),
             "study_id": runs.study_id,
         }
-        new = self.study_dir / "tracking.json.new"
-        new.write_text(json.dumps(states, indent=1))
-        new.replace(self.study_dir / "tracking.json")
+        write_atomically(self.study_dir / "tracking.json", json.dumps(states, indent=1))
 
 
 def _folded(log: Path, offset: int) -> Projection:

@@ -15,7 +15,7 @@ import pytest
 
 from tune.command_line import command
 from tune.study.events import EventLog
-from tune.tracking.projection import shared_view
+from tune.tracking.view import shared_view
 from tune.tracking.tracker import Tracker, default_uri
 from tune.ui import deep_link, main, study_links
 
