@@ -1,4 +1,4 @@
-"""Put the cluster files into the wheel, as `vistune/cluster_files/`; pyproject.toml says the rest."""
+"""Put the cluster files into the wheel, as `vistune/cluster_files/`."""
 
 import shutil
 from pathlib import Path

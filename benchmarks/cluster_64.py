@@ -3,7 +3,7 @@ blocks of 50. The driver's CPU time per report and per trial must not grow with 
 trials.
 
     python benchmarks/cluster_64.py  # 64 workers on 8 nodes, about 10 GB of memory
-    python benchmarks/cluster_64.py --workers 8 --nodes 2 --trials 80 --block 10 --torch  # with torch
+    python benchmarks/cluster_64.py --workers 8 --nodes 2 --trials 80 --block 10 --torch
 
 The nodes are those of `ray.cluster_utils.Cluster`: as many raylets and warm processes as a cluster
 of that size has, all on this machine, which pretends to have the processors. So wall times say

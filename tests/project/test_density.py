@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks import density
 
-SOURCE = "x = 1\n\n# why\ny = x\n"  # ten nodes on three lines: Module; Assign, Name, Store, Constant; ...
+SOURCE = "x = 1\n\n# why\ny = x\n"
+"""Ten nodes on three lines: Module; Assign, Name, Store, Constant; ..."""
 
 
 def project(root: Path, tune: str = SOURCE) -> Path:

@@ -110,7 +110,8 @@ def test_what_is_missing_is_said_in_one_line(
 ) -> None:
     with pytest.raises(
         UserError,
-        match=r"lacks config.json, preprocessor_config.json, model.safetensors; give a folder such as",
+        match=r"lacks config.json, preprocessor_config.json, model.safetensors; "
+        r"give a folder such as",
     ):
         load(tmp_path)
     for file in checkpoint.iterdir():
