@@ -12,48 +12,86 @@ def budget_rows(record: Record) -> list[list[str]]:
     repeats = list(record.repeats.values())
     runs = [*trials, *repeats]
 
-    planned_epochs = len(trials) * int(record.manifest.base["train.epochs"])
-    saved_epochs, _ = record.epochs_saved
-    repeat_epochs = sum(len(run.history) for run in repeats)
-    cpu_seconds = sum(run.cpu_seconds for run in runs)
-    gpu_seconds = sum(run.gpu_seconds for run in runs)
-
-    rows = [
-        ["trials", _states(trials)],
-        ["epochs of trials", f"{record.epochs} of {planned_epochs}"],
-        ["epochs saved by pruning and failures", f"{saved_epochs} ({record.saved:.0%})"],
-        ["epochs saved by cached features", _saved_by_features(runs)],
-        ["epochs of repeats on fresh seeds", f"{repeat_epochs} in {len(repeats)} runs"],
-        ["CPU time of reserved cores", duration(cpu_seconds)],
-        ["GPU time", duration(gpu_seconds) if gpu_seconds else "none"],
-    ]
-    starts = [run.started for run in runs if run.started]
-    ends = [run.ended for run in runs if run.ended]
-    if starts and ends:
-        elapsed = (max(ends) - min(starts)) / 1000
-        whole = f"{duration(elapsed)}, interruptions included"
-        rows.append(["from the first start to the last end", whole])
-    return rows
+    costs = {
+        "trials": _states(trials),
+        "epochs of trials": _epochs(record),
+        "epochs saved by pruning and failures": _saved_by_pruning(record),
+        "epochs saved by cached features": _saved_by_features(runs),
+        "epochs of repeats on fresh seeds": _epochs_of_repeats(repeats),
+        "CPU time of reserved cores": _cpu_time(runs),
+        "GPU time": _gpu_time(runs),
+    }
+    elapsed = _elapsed(runs)
+    if elapsed is not None:
+        costs["from the first start to the last end"] = elapsed
+    return [[name, cost] for name, cost in costs.items()]
 
 
 def _states(trials: list[Run]) -> str:
     """Count trials by state, such as `12 complete, 4 pruned`."""
     states = Counter(run.state for run in trials)
-    counts = [f"{count} {state.lower()}" for state, count in sorted(states.items())]
+    counts = []
+    for state, count in sorted(states.items()):
+        counts.append(f"{count} {state.lower()}")
     return ", ".join(counts) or "none"
+
+
+def _epochs(record: Record) -> str:
+    epochs = int(record.manifest.base["train.epochs"])
+    planned = epochs * len(record.trials)
+    return f"{record.epochs} of {planned}"
+
+
+def _saved_by_pruning(record: Record) -> str:
+    saved, _ = record.epochs_saved
+    return f"{saved} ({record.saved:.0%})"
+
+
+def _epochs_of_repeats(repeats: list[Run]) -> str:
+    epochs = sum(len(run.history) for run in repeats)
+    return f"{epochs} in {len(repeats)} runs"
+
+
+def _cpu_time(runs: list[Run]) -> str:
+    seconds = sum(run.cpu_seconds for run in runs)
+    return duration(seconds)
+
+
+def _gpu_time(runs: list[Run]) -> str:
+    seconds = sum(run.gpu_seconds for run in runs)
+    if not seconds:
+        return "none"
+    return duration(seconds)
+
+
+def _elapsed(runs: list[Run]) -> str | None:
+    """Time from the first start to the last end; None before the first end."""
+    starts = [run.started for run in runs if run.started]
+    ends = [run.ended for run in runs if run.ended]
+    if not starts or not ends:
+        return None
+    milliseconds = max(ends) - min(starts)
+    return f"{duration(milliseconds / 1000)}, interruptions included"
 
 
 def _saved_by_features(runs: list[Run]) -> str:
     """Epochs that cached features saved, against computing the backbone at every step."""
-    epochs = [metrics for run in runs for metrics in run.history if metrics.get("features/cached")]
-    saved = sum(metrics.get("time/saved_s") or 0.0 for metrics in epochs)
+    epochs = 0
+    saved = 0.0  # seconds
+    spent = 0.0
+    trained = 0.0
+    for run in runs:
+        for metrics in run.history:
+            if metrics.get("features/cached"):
+                epochs += 1
+                saved += metrics.get("time/saved_s") or 0.0
+                spent += metrics.get("time/features_s") or 0.0
+                trained += metrics.get("time/epoch_s") or 0.0
     if not saved:
         return "none: no features were looked up"
 
-    spent = sum(metrics.get("time/features_s") or 0.0 for metrics in epochs)
-    trained = sum(metrics.get("time/epoch_s") or 0.0 for metrics in epochs)
-    saved_epochs = saved / (saved + trained) * len(epochs)
+    saved_epochs = saved / (saved + trained) * epochs
     return (
-        f"{saved_epochs:.1f} of {len(epochs)} that looked them up: "
+        f"{saved_epochs:.1f} of {epochs} that looked them up: "
         f"{duration(saved)} of the frozen backbone's, for {duration(spent)} spent on them"
     )

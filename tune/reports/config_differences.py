@@ -12,7 +12,9 @@ _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
 
 def same_data(one: Record, other: Record) -> bool:
     """True where both saw the same images; scores on different images cannot be subtracted."""
-    return bool(one.manifest.data["fingerprint"] == other.manifest.data["fingerprint"])
+    fingerprint: str = one.manifest.data["fingerprint"]
+    other_fingerprint: str = other.manifest.data["fingerprint"]
+    return fingerprint == other_fingerprint
 
 
 def config_differences(one: Record, other: Record, comparison: Comparison) -> list[str]:
@@ -21,15 +23,18 @@ def config_differences(one: Record, other: Record, comparison: Comparison) -> li
     if not same_data(one, other):
         shown.append(_data_difference(one, other))
 
-    trials, other_trials = len(one.trials), len(other.trials)
+    trials = len(one.trials)
+    other_trials = len(other.trials)
     if trials != other_trials:
         shown.append(_difference("trials", trials, other_trials))
 
     ignored = _ignored_keys(comparison)
-    other_base = other.manifest.base
     for key, value in one.manifest.base.items():
-        if key not in ignored and value != other_base.get(key):
-            shown.append(_difference(key, value, other_base.get(key)))
+        if key in ignored:
+            continue
+        other_value = other.manifest.base.get(key)
+        if value != other_value:
+            shown.append(_difference(key, value, other_value))
     return shown
 
 

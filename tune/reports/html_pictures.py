@@ -12,7 +12,7 @@ from tune.object_store import s3
 from tune.reports.html_page import render
 from tune.study.record import Record
 
-_MAX_WIDTH = 1000  # pixels
+_MAX_SIZE = (1000, 4000)  # width and height in pixels
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 _NAME = re.compile(r"(?P<kind>.+?)(?:-(?P<epoch>\d{4}))?\.png")
 
@@ -27,16 +27,22 @@ def pictures(record: Record, number: int) -> Markup:
     chosen = _chosen(_by_kind(folder))
     if not chosen:
         return Markup()
-    shown = []
-    for path in chosen:
-        caption = path.stem.replace("_", ", ", 1)
-        shown.append({"name": path.stem, "caption": caption, "uri": _small_webp(path)})
-    return render("pictures.html", pictures=shown)
+    return render("pictures.html", pictures=[_picture(path) for path in chosen])
+
+
+def _picture(path: Path) -> dict[str, str]:
+    """The values of the template."""
+    return {
+        "name": path.stem,
+        "caption": path.stem.replace("_", ", ", 1),
+        "uri": _small_webp(path),
+    }
 
 
 def data_uri(content: bytes, kind: str) -> str:
     """A picture as the address of itself."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    encoded = base64.b64encode(content).decode()
+    return f"data:image/{kind};base64,{encoded}"
 
 
 def _by_kind(folder: Path) -> dict[str, list[Path]]:
@@ -47,15 +53,19 @@ def _by_kind(folder: Path) -> dict[str, list[Path]]:
         if match and _is_complete(path):
             kinds.setdefault(match["kind"], []).append(path)
 
-    first = [kind for kind in kinds if kind.startswith(("tsne", "predicted"))]
-    others = [kind for kind in kinds if kind not in first]
-    return {kind: kinds[kind] for kind in [*sorted(first), *sorted(others)]}
+    def order(kind: str) -> tuple[bool, str]:
+        comes_first = kind.startswith(("tsne", "predicted"))
+        return not comes_first, kind
+
+    return {kind: kinds[kind] for kind in sorted(kinds, key=order)}
 
 
 def _chosen(kinds: dict[str, list[Path]]) -> list[Path]:
     chosen: list[Path] = []
     for kind, paths in kinds.items():
-        first, middle, last = paths[0], paths[len(paths) // 2], paths[-1]
+        first = paths[0]
+        middle = paths[len(paths) // 2]
+        last = paths[-1]
         if kind.startswith("tsne"):
             chosen += dict.fromkeys((first, last))
         elif kind.startswith("predicted"):
@@ -77,7 +87,7 @@ def _small_webp(path: Path) -> str:
     from PIL import Image
 
     image = Image.open(path).convert("RGB")
-    image.thumbnail((_MAX_WIDTH, 4 * _MAX_WIDTH))
+    image.thumbnail(_MAX_SIZE)
     content = io.BytesIO()
     image.save(content, "WEBP", quality=85)
     return data_uri(content.getvalue(), "webp")

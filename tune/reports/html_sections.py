@@ -27,42 +27,50 @@ def opening(record: Record, verdict: StudyVerdict | None) -> Markup:
     if not record.finished:
         sentence = f"The study has not ended: this is what is known so far. {sentence}"
 
-    facts = []
+    facts = {}
     if number is not None:
-        facts.append((f"{record.completed[number]:.4f}", f"{record.objective} of trial {number}"))
-    facts.append((str(len(record.trials)), "trials"))
-    facts.append((str(record.epochs), "epochs trained"))
+        value = record.completed[number]
+        facts[f"{record.objective} of trial {number}"] = f"{value:.4f}"
+    facts["trials"] = str(len(record.trials))
+    facts["epochs trained"] = str(record.epochs)
     if record.trials:
-        facts.append((f"{record.saved:.0%}", "of the epochs saved by pruning"))
+        facts["of the epochs saved by pruning"] = f"{record.saved:.0%}"
     return render("opening.html", sentence=sentence, facts=facts)
 
 
 def health(record: Record) -> Markup:
     """The reasons to doubt the study's answer, with remedies."""
-    return render("health.html", doubts=doubts(record, record.folder.parent), few_trials=FEW_TRIALS)
+    found = doubts(record, record.folder.parent)
+    return render("health.html", doubts=found, few_trials=FEW_TRIALS)
 
 
 def leaderboard(record: Record) -> Markup:
     """The best trials, completed ones first."""
     ranked = _ranked(record)
-    rows = [_leaderboard_row(record, number) for number in ranked[: _SHOWN + _FOLDED]]
-    first, following = rows[:_SHOWN], rows[_SHOWN:]
-    header = ["trial", "state", "epochs", record.objective, "differs from default"]
-
-    best_row = -1
-    best_number = record.best_number()
-    if best_number in ranked[:_SHOWN]:
-        best_row = ranked.index(best_number)
-
+    shown = ranked[:_SHOWN]
+    following = ranked[_SHOWN : _SHOWN + _FOLDED]
     folded = None
     if following:
-        folded = table(header, following, numeric=(0, 2, 3), long=(4,))
+        folded = _leaderboard_table(record, following)
     return render(
         "leaderboard.html",
-        first=table(header, first, numeric=(0, 2, 3), long=(4,), best=best_row),
+        first=_leaderboard_table(record, shown),
         folded=folded,
         folded_count=len(following),
-        left=len(ranked) - len(rows),
+        left=len(ranked) - len(shown) - len(following),
+    )
+
+
+def _leaderboard_table(record: Record, numbers: list[int]) -> Markup:
+    header = ["trial", "state", "epochs", record.objective, "differs from default"]
+    best = record.best_number()
+    best_row = numbers.index(best) if best in numbers else -1
+    return table(
+        header,
+        [_leaderboard_row(record, number) for number in numbers],
+        numeric=(0, 2, 3),
+        long=(4,),
+        best=best_row,
     )
 
 
@@ -96,26 +104,32 @@ def against_default(record: Record, number: int, verdict: StudyVerdict | None) -
     Args:
         number: of the best trial.
     """
-    base, space = record.manifest.base, record.manifest.space
     departures = record.departures(number)
-    rows = []
-    for name, value in sorted(departures.items()):
-        ranges = "; ".join(space[name])
-        rows.append([name, format_value(base[name]), format_value(value), ranges])
-
     differing = None
-    same: list[str] = []
-    if rows:
-        header = ["parameter", "default", f"trial {number}", "searched over"]
-        differing = table(header, rows, long=(3,))
+    same = []
+    if departures:
+        differing = _departures_table(record, number)
         config = record.trials[number].config
-        same = [name for name in sorted(space) if name not in departures and name in config]
+        for name in sorted(record.manifest.space):
+            if name in config and name not in departures:
+                same.append(name)
 
     figure = None
     if verdict is not None:
         drawn = figures.against_default(record, verdict)
         figure = plot(drawn, f"{verdict.metric} over fresh seeds", height=220)
     return render("against_default.html", differing=differing, same=same, figure=figure)
+
+
+def _departures_table(record: Record, number: int) -> Markup:
+    manifest = record.manifest
+    rows = []
+    for name, value in sorted(record.departures(number).items()):
+        default = format_value(manifest.base[name])
+        ranges = "; ".join(manifest.space[name])
+        rows.append([name, default, format_value(value), ranges])
+    header = ["parameter", "default", f"trial {number}", "searched over"]
+    return table(header, rows, long=(3,))
 
 
 def learning_curves(record: Record) -> Markup:
@@ -189,8 +203,8 @@ def _facts(record: Record) -> list[list[str]]:
         f"{data['name']}, {data['images']} training images, "
         f"fingerprint {data['fingerprint']}, from {data['path']}"
     )
-    repeat_seeds = sorted({seed for _, seed in record.repeats})
-    shown_seeds = ", ".join(str(seed) for seed in repeat_seeds) or "none"
+    repeat_seeds = {seed for _, seed in record.repeats}
+    shown_seeds = ", ".join(str(seed) for seed in sorted(repeat_seeds)) or "none"
     versions = [f"{name} {version}" for name, version in manifest.versions.items()]
     return [
         ["commit", manifest.commit or "not on record"],
@@ -205,17 +219,24 @@ def _space(record: Record) -> Markup:
     manifest = record.manifest
     rows = []
     for name, ranges in manifest.space.items():
-        rows.append([name, "; ".join(ranges), format_value(manifest.base[name])])
-    return table(["parameter", "searched over", "default"], rows, long=(1,))
+        default = format_value(manifest.base[name])
+        rows.append([name, "; ".join(ranges), default])
+    header = ["parameter", "searched over", "default"]
+    return table(header, rows, long=(1,))
 
 
 def _config(record: Record, number: int | None) -> Markup:
     """All config values, beside those of the best trial."""
-    base = record.manifest.base
     header = ["key", "default"]
-    rows = [[key, format_value(value)] for key, value in base.items()]
+    config = None
     if number is not None:
         header.append(f"trial {number}")
         config = record.trials[number].config
-        rows = [[*row, format_value(config.get(row[0]))] for row in rows]
+
+    rows = []
+    for key, value in record.manifest.base.items():
+        row = [key, format_value(value)]
+        if config is not None:
+            row.append(format_value(config.get(key)))
+        rows.append(row)
     return table(header, rows)

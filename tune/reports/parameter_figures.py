@@ -28,34 +28,45 @@ def parallel(points: list[TrialPoint], axes: list[ParameterAxis], rung: int | No
         rung: the epoch whose value colours the lines; None: the last one.
     """
     points = [point for point in points if _compared(point, rung) is not None]
-    colours = [_compared(point, rung) for point in points]
-    finals = [point.reached if point.state == "COMPLETE" else None for point in points]
+    compared = [_compared(point, rung) for point in points]
+    finals = [_final(point) for point in points]
 
     dimensions = []
     for axis in axes:
         values = [point.params.get(axis.name) for point in points]
         dimensions.append(_dimension(axis, values))
     if rung is not None:
-        dimensions += _objective_dimension(f"epoch {rung}", colours)
+        dimensions += _objective_dimension(f"epoch {rung}", compared)
     dimensions += _objective_dimension("at the end", finals)
 
+    line = {
+        "color": [five_digits(value) for value in compared],
+        "colorscale": "Viridis",
+        "showscale": True,
+        "colorbar": {"thickness": 10},
+    }
     trace = go.Parcoords(
         dimensions=dimensions,
         labelangle=-15,
         tickfont={"size": 10},
         labelfont={"size": 11},
-        line={
-            "color": [five_digits(colour) for colour in colours],
-            "colorscale": "Viridis",
-            "showscale": True,
-            "colorbar": {"thickness": 10},
-        },
+        line=line,
     )
-    return figure([trace], go.Layout(margin={"l": 60, "r": 40, "t": 95, "b": 25}))
+    margin = {"l": 60, "r": 40, "t": 95, "b": 25}
+    return figure([trace], go.Layout(margin=margin))
 
 
 def _compared(point: TrialPoint, rung: int | None) -> float | None:
-    return point.reached if rung is None else point.at_rung
+    """The value at the epoch at which trials are compared."""
+    if rung is None:
+        return point.reached
+    return point.at_rung
+
+
+def _final(point: TrialPoint) -> float | None:
+    if point.state != "COMPLETE":
+        return None
+    return point.reached
 
 
 def _objective_dimension(name: str, values: list[float | None]) -> list[dict[str, Any]]:
@@ -63,64 +74,90 @@ def _objective_dimension(name: str, values: list[float | None]) -> list[dict[str
     known = [value for value in values if value is not None]
     if not known:
         return []
-    axis = ParameterAxis(f"<b>{name}</b>", None, min(known), max(known))
+    axis = ParameterAxis(
+        name=f"<b>{name}</b>",
+        choices=None,
+        low=min(known),
+        high=max(known),
+    )
     return [_dimension(axis, values)]
 
 
 def _dimension(axis: ParameterAxis, values: list[Any]) -> dict[str, Any]:
     """An axis of the parallel coordinates; None among the values is drawn at "-"."""
-    if axis.choices is not None:
-        low, high = 0.0, float(len(axis.choices) - 1)
-        ticks = [float(place) for place in range(len(axis.choices))]
-        labels = [format_value(choice) for choice in axis.choices]
-    else:
-        low, high = _scaled(axis, axis.low), _scaled(axis, axis.high)
-        if high <= low:
-            high = low + 1
-        ticks = [float(tick) for tick in np.linspace(low, high, _TICKS)]
-        labels = [f"{10**tick if axis.log else tick:.3g}" for tick in ticks]
-
+    ticks = _ticks(axis)
+    low = min(ticks)
+    high = max(ticks)
     missing = low - _MISSING_OFFSET * (high - low)
-    if any(value is None for value in values):
+    if None in values:
         low = missing
-        ticks = [missing, *ticks]
-        labels = ["-", *labels]
+        ticks = {missing: "-"} | ticks
 
-    positions = [missing if value is None else _position(axis, value) for value in values]
+    positions = []
+    for value in values:
+        position = missing if value is None else _position(axis, value)
+        positions.append(five_digits(position))
     return {
         "label": axis.name,
         "range": [low, high],
-        "tickvals": ticks,
-        "ticktext": labels,
-        "values": [five_digits(position) for position in positions],
+        "tickvals": list(ticks),
+        "ticktext": list(ticks.values()),
+        "values": positions,
     }
+
+
+def _ticks(axis: ParameterAxis) -> dict[float, str]:
+    """Position on the axis -> label, from its lower end to its upper end."""
+    if axis.choices is not None:
+        return {float(place): format_value(choice) for place, choice in enumerate(axis.choices)}
+
+    low = _position(axis, axis.low)
+    high = _position(axis, axis.high)
+    if high <= low:
+        high = low + 1
+    ticks = {}
+    for position in np.linspace(low, high, _TICKS):
+        value = 10**position if axis.log else position
+        ticks[float(position)] = f"{value:.3g}"
+    return ticks
 
 
 def _position(axis: ParameterAxis, value: Any) -> float:
     if axis.choices is not None:
         return float(axis.choices.index(value))
-    return _scaled(axis, value)
-
-
-def _scaled(axis: ParameterAxis, value: float) -> float:
-    return math.log10(value) if axis.log else float(value)
+    if axis.log:
+        return math.log10(value)
+    return float(value)
 
 
 def slices(
     points: list[TrialPoint], axis: ParameterAxis, objective: str, best: int | None
 ) -> go.Figure:
     """The objective against one parameter."""
-    points = [point for point in points if axis.name in point.params and point.reached is not None]
-    unfinished = [point for point in points if point.state != "COMPLETE"]
-    completed = [point for point in points if point.state == "COMPLETE" and point.number != best]
-    best_points = [point for point in points if point.number == best]
+    unfinished = []
+    completed = []
+    best_points = []
+    for point in points:
+        if axis.name not in point.params or point.reached is None:
+            continue
+        if point.number == best:
+            best_points.append(point)
+        elif point.state == "COMPLETE":
+            completed.append(point)
+        else:
+            unfinished.append(point)
 
-    groups = [
-        ("stopped early", unfinished, {"color": _UNFINISHED, "size": 5, "symbol": "x-thin-open"}),
-        ("ran to the end", completed, {"color": COMPLETED, "size": 6}),
-        ("the best", best_points, {"color": BEST, "size": 11, "symbol": "star"}),
-    ]
-    traces = [_markers(axis, name, group, marker) for name, group, marker in groups if group]
+    traces = []
+    if unfinished:
+        cross = {"color": _UNFINISHED, "size": 5, "symbol": "x-thin-open"}
+        traces.append(_markers(axis, "stopped early", unfinished, cross))
+    if completed:
+        dot = {"color": COMPLETED, "size": 6}
+        traces.append(_markers(axis, "ran to the end", completed, dot))
+    if best_points:
+        star = {"color": BEST, "size": 11, "symbol": "star"}
+        traces.append(_markers(axis, "the best", best_points, star))
+
     layout = go.Layout(
         xaxis=_slice_axis(axis),
         yaxis={"title": {"text": objective}},
@@ -132,15 +169,22 @@ def slices(
 def _markers(
     axis: ParameterAxis, name: str, points: list[TrialPoint], marker: dict[str, Any]
 ) -> go.Scatter:
-    shown = [format_value(point.params[axis.name]) for point in points]
+    x = []
+    y = []
+    text = []
+    for point in points:
+        x.append(five_digits(_spread(axis, point)))
+        y.append(five_digits(point.reached))
+        value = format_value(point.params[axis.name])
+        text.append(f"trial {point.number}, {value}")
     return go.Scatter(
         mode="markers",
         name=name,
         showlegend=False,
         marker=marker,
-        x=[five_digits(_spread(axis, point)) for point in points],
-        y=[five_digits(point.reached) for point in points],
-        text=[f"trial {point.number}, {value}" for point, value in zip(points, shown, strict=True)],
+        x=x,
+        y=y,
+        text=text,
         hovertemplate="%{text}: %{y}<extra></extra>",
     )
 
@@ -153,15 +197,17 @@ def _slice_axis(axis: ParameterAxis) -> dict[str, Any]:
         "automargin": True,
     }
     if axis.choices is not None:
-        last = len(axis.choices) - 1
-        x["tickvals"] = list(range(last + 1))
+        count = len(axis.choices)
+        x["tickvals"] = list(range(count))
         x["ticktext"] = [format_value(choice) for choice in axis.choices]
-        x["range"] = [-0.5, last + 0.5]
-    elif axis.log and math.log10(axis.high / axis.low) > _DECADES_FOR_POWERS:
-        x["dtick"] = 1
-        x["exponentformat"] = "power"
+        x["range"] = [-0.5, count - 0.5]
     elif axis.log:
-        x["nticks"] = 6
+        decades = math.log10(axis.high / axis.low)
+        if decades > _DECADES_FOR_POWERS:
+            x["dtick"] = 1
+            x["exponentformat"] = "power"
+        else:
+            x["nticks"] = 6
     return x
 
 
@@ -173,5 +219,7 @@ def _spread(axis: ParameterAxis, point: TrialPoint) -> float:
     value = point.params[axis.name]
     if axis.choices is None:
         return float(value)
-    draw = zlib.crc32(str(point.number).encode()) % 1000 / 1000  # in [0, 1)
-    return float(axis.choices.index(value)) + (draw - 0.5) * _JITTER
+    seed = str(point.number).encode()
+    draw = zlib.crc32(seed) % 1000 / 1000  # in [0, 1)
+    offset = (draw - 0.5) * _JITTER
+    return _position(axis, value) + offset

@@ -153,4 +153,5 @@ def _edge(mask: np.ndarray) -> np.ndarray:  # (H, W) bool
     above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
     left, right = padded[1:-1, :-2], padded[1:-1, 2:]
     inside: np.ndarray = above & below & left & right
-    return mask & ~inside
+    edge: np.ndarray = mask & ~inside
+    return edge
