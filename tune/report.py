@@ -21,10 +21,15 @@ from trainables.errors import UserError
 from tune.cli.app import WRONG_USE, Version, new_app, run_app
 from tune.command_line import command
 from tune.formatting import plain_console
-from tune.object_store.restore import pull
-from tune.object_store.s3 import copy, local_folder
+from tune.object_store.s3 import copy
 from tune.reports.leaderboard import show_study
-from tune.study.manifest import read_manifest
+from tune.reports.storage import (
+    describe,
+    find_all,
+    find_study,
+    is_comparison,
+    synced_folder,
+)
 
 app = new_app()
 Storage = Annotated[
@@ -32,60 +37,9 @@ Storage = Annotated[
 ]
 
 
-def studies(storage: Path) -> list[Path]:
-    """Folders of the studies in a storage, newest first."""
-    found = [path.parent for path in storage.glob("*/study.json")]
-    return sorted(found, key=lambda folder: (folder / "study.json").stat().st_mtime, reverse=True)
-
-
-def _root(storage: str) -> Path:
-    """Where the studies are, with the records of an object store as they are now."""
-    root = local_folder(storage)
-    pull(root)
-    return root
-
-
-def _folder(root: Path, study: str) -> Path:
-    folder = root / study
-    if not (folder / "study.json").exists():
-        names = [path.name for path in studies(folder.parent)]
-        raise UserError(
-            f"no study {study!r} in {folder.parent}; there {'are ' + ', '.join(names) if names else 'is none'}"
-        )
-    return folder
-
-
-def _all(root: Path) -> list[Path]:
-    if not (found := studies(root)):
-        raise UserError(
-            f"no study in {root}: run `{command('run', 'ssl', storage=root)}`, "
-            "or name the folder with --storage"
-        )
-    return found
-
-
-def _of_each(folders: Iterable[Path], say: Callable[[Path], str]) -> None:
-    """Print what there is to say of each study. One that cannot be read or sent keeps nobody from
-    the others; the exit code is then 2."""
-    refused = False
-    for folder in folders:
-        try:
-            print(say(folder))
-        except UserError as error:
-            print(f"vistune: {error}", file=sys.stderr)
-            refused = True
-    if refused:
-        raise typer.Exit(WRONG_USE)
-
-
 @app.callback()
 def look(version: Version = False) -> None:
     """Look at studies."""
-
-
-def _begun(folder: Path) -> str:
-    manifest = read_manifest(folder / "study.json")
-    return f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, preset {manifest.preset}, begun {manifest.created}"
 
 
 @app.command()
@@ -94,10 +48,11 @@ def show(
     storage: Storage = "runs",
 ) -> None:
     """The leaderboard of a study, what it may claim, and why trials failed."""
+    root = synced_folder(storage)
     if study is None:
-        _of_each(_all(_root(storage)), _begun)
-        return
-    show_study(_folder(_root(storage), study), plain_console())
+        _print_each(find_all(root), describe)
+    else:
+        show_study(find_study(root, study), plain_console())
 
 
 @app.command()
@@ -120,13 +75,12 @@ def table(
         from tune.reports.pooled_table import pool_searches, show_pooled
         from tune.reports.table_text import wide_console
 
-        show_pooled(
-            pool_searches([_root(one) / group for one in (storage, *others)]), wide_console()
-        )
-        return
-    from tune.cli.compare import publish_table
+        folders = [synced_folder(each) / group for each in (storage, *others)]
+        show_pooled(pool_searches(folders), wide_console())
+    else:
+        from tune.cli.compare import publish_table
 
-    publish_table(_root(storage) / group)
+        publish_table(synced_folder(storage) / group)
 
 
 @app.command("html")
@@ -135,18 +89,16 @@ def html_page(
     storage: Storage = "runs",
 ) -> None:
     """Write report.html: one file, readable without a network, of all that a study found."""
-    root = _root(storage)
-    if not (root / study / "study.json").exists():
-        from tune.study.group import members
+    root = synced_folder(storage)
+    if is_comparison(root / study):
+        from tune.reports.html_group import write_group_report
 
-        if members(root / study) is not None:
-            from tune.reports.html_group import write_group_report
+        page = write_group_report(root / study)
+    else:
+        from tune.reports.html_report import write_report
 
-            print(copy(write_group_report(root / study)))
-            return
-    from tune.reports.html_report import write_report
-
-    print(copy(write_report(_folder(root, study))))
+        page = write_report(find_study(root, study))
+    print(copy(page))
 
 
 @app.command()
@@ -157,8 +109,9 @@ def sync(
     """Bring MLflow up to the studies' own record."""
     from tune.tracking.tracker import Tracker
 
-    root = _root(storage)
-    _of_each([_folder(root, study)] if study else _all(root), lambda folder: Tracker(folder).sync())
+    root = synced_folder(storage)
+    folders = [find_study(root, study)] if study else find_all(root)
+    _print_each(folders, lambda folder: Tracker(folder).sync())
 
 
 @app.command()
@@ -170,7 +123,7 @@ def dashboard(
     """optuna-dashboard on a study: only reads, also while the study runs."""
     from tune.reports.dashboard import serve
 
-    serve(_folder(_root(storage), study), port)
+    serve(find_study(synced_folder(storage), study), port)
 
 
 @app.command()
@@ -199,9 +152,8 @@ def sam(
     """Segment Anything: pictures of images under their automatic masks."""
     from tune.reports.sam import Thresholds, draw_masks
 
-    for line in draw_masks(
-        images, checkpoint.expanduser(), out, Thresholds(points, quality, stability)
-    ):
+    keep = Thresholds(points, quality, stability)
+    for line in draw_masks(images, checkpoint.expanduser(), out, keep):
         print(line)
 
 
@@ -222,13 +174,30 @@ def export(
     from tune.export import export_model
     from tune.registry import register
 
-    exported = export_model(study, _root(storage), out)
+    exported = export_model(study, synced_folder(storage), out)
     print(copy(exported.folder))
     print(exported)
     registered = register(exported)
-    copy(exported.folder / "MLmodel")  # which says by now where it is registered
+    copy(exported.folder / "MLmodel")  # it names the registered model now
     print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")
     print(f"    {registered.serve_command()}")
+
+
+def _print_each(folders: Iterable[Path], line: Callable[[Path], str]) -> None:
+    """Print a line about each study; one that fails does not keep the others from it.
+
+    Raises:
+        typer.Exit: at the end, where one has failed.
+    """
+    failed = False
+    for folder in folders:
+        try:
+            print(line(folder))
+        except UserError as error:
+            print(f"vistune: {error}", file=sys.stderr)
+            failed = True
+    if failed:
+        raise typer.Exit(WRONG_USE)
 
 
 def main() -> NoReturn:

@@ -179,21 +179,27 @@ def reproduction(record: Record, number: int | None) -> Markup:
     """
     manifest = record.manifest
     commit = manifest.commit or ""
-    replay = None
-    if number is not None:
-        replay = replay_command(manifest.experiment, record.folder, number, anywhere=True)
-        if commit and is_checkout():
-            enter = f"cd {shlex.quote(str(ROOT))}\ngit checkout {commit.removesuffix('+')}"
-            replay = f"{enter}\n{replay}"
     return render(
         "reproduction.html",
         number=number,
-        replay=replay,
+        replay=None if number is None else _replay(record, number),
         modified=commit.endswith("+"),
         facts=table(["", ""], _facts(record), long=(1,)),
         space=_space(record),
         config=_config(record, number),
     )
+
+
+def _replay(record: Record, number: int) -> str:
+    """Commands that run a trial again at the commit of the study."""
+    manifest = record.manifest
+    lines = []
+    if manifest.commit and is_checkout():
+        lines.append(f"cd {shlex.quote(str(ROOT))}")
+        lines.append(f"git checkout {manifest.commit.removesuffix('+')}")
+    replay = replay_command(manifest.experiment, record.folder, number, anywhere=True)
+    lines.append(replay)
+    return "\n".join(lines)
 
 
 def _facts(record: Record) -> list[list[str]]:

@@ -1,0 +1,75 @@
+"""Find the studies in a storage."""
+
+from pathlib import Path
+
+from trainables.errors import UserError
+from tune.command_line import command
+from tune.object_store.restore import pull
+from tune.object_store.s3 import local_folder
+from tune.study.group import members
+from tune.study.manifest import read_manifest
+
+
+def synced_folder(storage: str) -> Path:
+    """The folder of the studies; those of an object store are downloaded as they are now.
+
+    Args:
+        storage: a folder, or `s3://bucket/prefix`.
+    """
+    root = local_folder(storage)
+    pull(root)
+    return root
+
+
+def study_folders(root: Path) -> list[Path]:
+    """Folders of the studies, newest first."""
+    manifests = list(root.glob("*/study.json"))
+    manifests.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.parent for path in manifests]
+
+
+def find_study(root: Path, name: str) -> Path:
+    """The folder of a study.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    folder = root / name
+    if (folder / "study.json").exists():
+        return folder
+    names = [path.name for path in study_folders(folder.parent)]
+    others = f"there are {', '.join(names)}" if names else "there is none"
+    raise UserError(f"no study {name!r} in {folder.parent}; {others}")
+
+
+def find_all(root: Path) -> list[Path]:
+    """Folders of all studies, newest first.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = study_folders(root)
+    if not found:
+        begin = command("run", "ssl", storage=root)
+        raise UserError(f"no study in {root}: run `{begin}`, or name the folder with --storage")
+    return found
+
+
+def is_comparison(folder: Path) -> bool:
+    """True where the name is that of a comparison's settings, and not of a study."""
+    if (folder / "study.json").exists():
+        return False
+    return members(folder) is not None
+
+
+def describe(folder: Path) -> str:
+    """A study in one line.
+
+    Raises:
+        UserError: its manifest is damaged.
+    """
+    manifest = read_manifest(folder / "study.json")
+    return (
+        f"{folder.name}: {manifest.experiment} on {manifest.data['name']}, "
+        f"preset {manifest.preset}, begun {manifest.created}"
+    )
