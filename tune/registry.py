@@ -3,12 +3,15 @@ whose alias `champion` it gets."""
 
 import importlib
 import shlex
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError, first_line
 from tune.command_line import command
 from tune.export import Exported
+from tune.startup import shorter
 from tune.study.events import EventLog
 from tune.study.identity import study_id
 from tune.tracking.runs import RUN_TAG, quieten
@@ -31,12 +34,15 @@ class Registered:
         return f"models:/{self.name}@{ALIAS}"
 
     def serve_command(self, port: int = 5001) -> str:
-        """Return the command that serves the model over HTTP, in this environment."""
+        """Return the shell command that serves it over HTTP from this very environment.
+
+        MLflow looks for uvicorn in PATH, which has it only where the environment is active.
+        """
+        python = Path(sys.executable)
         where = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))}"
-        return (
-            f"{where} mlflow models serve -m {self.model} --env-manager local --host 127.0.0.1 "
-            f"--port {port}"
-        )
+        path = f"PATH={shlex.quote(str(python.parent))}:$PATH"
+        serve = f"models serve -m {self.model} --env-manager local --host 127.0.0.1 --port {port}"
+        return f"{where} {path} {shlex.quote(shorter(python))} -m mlflow {serve}"
 
 
 def register(exported: Exported) -> Registered:

@@ -28,11 +28,34 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _EXPERIMENTS = "; ".join(f"{e.name}: {e.about}" for e in EXPERIMENTS.values())
 
 
+def _experiments(incomplete: str) -> list[str]:
+    return [name for name in EXPERIMENTS if name.startswith(incomplete)]
+
+
+def _presets(context: typer.Context, incomplete: str) -> list[str]:
+    experiment = EXPERIMENTS.get(context.params.get("experiment", ""))
+    names = experiment.presets if experiment else ()
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _settings(context: typer.Context, incomplete: str) -> list[str]:
+    experiment = EXPERIMENTS.get(context.params.get("experiment", ""))
+    comparisons = experiment.comparisons.values() if experiment else ()
+    names = [name for comparison in comparisons for name in comparison.settings]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _comparisons(context: typer.Context, incomplete: str) -> list[str]:
+    experiment = EXPERIMENTS.get(context.params.get("experiment", ""))
+    names = experiment.comparisons if experiment else ()
+    return [name for name in names if name and name.startswith(incomplete)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Everything that was typed, in the order in which `--help` lists it."""
 
-    experiment: Annotated[str, typer.Argument(help=_EXPERIMENTS)]
+    experiment: Annotated[str, typer.Argument(help=_EXPERIMENTS, autocompletion=_experiments)]
     data: Annotated[
         str | None, typer.Option(help="Embedded name (glyphs, digits, earth) or a folder.")
     ] = None
@@ -57,7 +80,10 @@ class Options:
     ] = None
     preset: Annotated[
         str | None,
-        typer.Option(help="tiny or full. Default: tiny on embedded data, full on a folder."),
+        typer.Option(
+            help="tiny or full. Default: tiny on embedded data, full on a folder.",
+            autocompletion=_presets,
+        ),
     ] = None
     workers: Annotated[int, typer.Option(min=1, help="Workers of one trial.")] = 1
     gpus_per_worker: Annotated[
@@ -78,7 +104,10 @@ class Options:
     ] = False
     setting: Annotated[
         str | None,
-        typer.Option(help="classify: A to E (README.md); fewshot: K1, K5, K10, euclidean, ..."),
+        typer.Option(
+            help="classify: A to E (README.md); fewshot: K1, K5, K10, euclidean, ...",
+            autocompletion=_settings,
+        ),
     ] = None
     backbone: Annotated[
         str | None,
@@ -99,7 +128,10 @@ class Options:
     ] = None
     compare: Annotated[
         str | None,
-        typer.Option(help="fewshot: shots or distance; its settings in turn, and a table."),
+        typer.Option(
+            help="fewshot: shots or distance; its settings in turn, and a table.",
+            autocompletion=_comparisons,
+        ),
     ] = None
 
 
