@@ -172,8 +172,15 @@ def test_completion_knows_commands_and_options(installed: Path, tmp_path: Path) 
     )
     assert said.stdout.split() == ["show"], said.stderr
 
-    asked = {"_VISTUNE_COMPLETE": "complete_bash", "COMP_CWORD": "2"}
-    said = finished(
-        [str(installed / "vistune")], tmp_path, COMP_WORDS="vistune ssl --warm", **asked
-    )
-    assert said.stdout.split() == ["--warm-start"], said.stderr
+    for line, expected in (
+        ("vistune s", "ssl segment"),
+        ("vistune ssl --warm", "--warm-start"),
+        ("vistune fewshot --setting K", "K1 K5 K10"),
+        ("vistune classify --setting ", "A B C D E"),
+        ("vistune fewshot --compare ", "shots distance"),
+        ("vistune ssl --preset f", "full"),
+    ):
+        at = {"COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+        asked = {"_VISTUNE_COMPLETE": "complete_bash", **at}
+        said = finished([str(installed / "vistune")], tmp_path, **asked)
+        assert said.stdout.split() == expected.split(), said.stderr

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from trainables.errors import UserError
-from tune.experiments import EXPERIMENTS
+from tune.experiments import EXPERIMENTS, Experiment
 
 DEFAULT_TRIALS = 16
 
@@ -32,21 +32,27 @@ def _experiments(incomplete: str) -> list[str]:
     return [name for name in EXPERIMENTS if name.startswith(incomplete)]
 
 
+def _typed_experiment(context: typer.Context) -> Experiment | None:
+    """Find the experiment in a line that is being completed, and so cannot be parsed yet."""
+    words = [context.params.get("experiment"), *context.args]
+    return next((EXPERIMENTS[word] for word in words if word in EXPERIMENTS), None)
+
+
 def _presets(context: typer.Context, incomplete: str) -> list[str]:
-    experiment = EXPERIMENTS.get(context.params.get("experiment", ""))
+    experiment = _typed_experiment(context)
     names = experiment.presets if experiment else ()
     return [name for name in names if name.startswith(incomplete)]
 
 
 def _settings(context: typer.Context, incomplete: str) -> list[str]:
-    experiment = EXPERIMENTS.get(context.params.get("experiment", ""))
+    experiment = _typed_experiment(context)
     comparisons = experiment.comparisons.values() if experiment else ()
     names = [name for comparison in comparisons for name in comparison.settings]
     return [name for name in names if name.startswith(incomplete)]
 
 
 def _comparisons(context: typer.Context, incomplete: str) -> list[str]:
-    experiment = EXPERIMENTS.get(context.params.get("experiment", ""))
+    experiment = _typed_experiment(context)
     names = experiment.comparisons if experiment else ()
     return [name for name in names if name and name.startswith(incomplete)]
 
