@@ -30,7 +30,7 @@ from search_spaces.settings import Comparison
 
 
 @dataclass(frozen=True)
-class Setting:
+class BackboneSetting:
     """An initialisation of the backbone, and the part that trains."""
 
     init: Literal["scratch", "supervised", "ssl"]
@@ -52,11 +52,11 @@ class Setting:
 
 
 SETTINGS = {
-    "A": Setting("scratch", "all"),
-    "B": Setting("supervised", "all"),
-    "C": Setting("ssl", "all"),
-    "D": Setting("supervised", "head"),
-    "E": Setting("ssl", "head"),
+    "A": BackboneSetting("scratch", "all"),
+    "B": BackboneSetting("supervised", "all"),
+    "C": BackboneSetting("ssl", "all"),
+    "D": BackboneSetting("supervised", "head"),
+    "E": BackboneSetting("ssl", "head"),
 }
 
 A_TO_E = Comparison(
@@ -97,7 +97,7 @@ _HEAD_ALONE = {
 }
 
 
-def classify(trial: Suggest, preset: str, setting: Setting = SETTINGS["A"]) -> None:
+def classify(trial: Suggest, preset: str, setting: BackboneSetting = SETTINGS["A"]) -> None:
     """Asks for optimizer and schedule, head, loss, views and batch size; for a loaded backbone that
     trains also how it thaws and how fast it learns."""
     tiny = preset == "tiny"

@@ -145,7 +145,7 @@ def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
 
 def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
     """Its import alone takes longer than the leaderboard of 1,000 trials."""
-    heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib"}
+    heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "plotly", "jinja2"}
     program = (
         "import sys, tune.report, tune.reports.verdict; "
         f"print(sorted({heavy} & sys.modules.keys()))"

@@ -83,7 +83,11 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
             f"unknown --setting {setting!r}{nearest(str(setting), experiment.settings)}"
         )
     found = experiment.settings[setting]
-    if backbone is not None and isinstance(found, classify.Setting) and found.init == "scratch":
+    if (
+        backbone is not None
+        and isinstance(found, classify.BackboneSetting)
+        and found.init == "scratch"
+    ):
         shown = ", ".join(f"{k} ({s.about})" for k, s in experiment.settings.items())
         raise UserError(
             f"--backbone {backbone}: setting {setting} starts from scratch; leave it out, or "
@@ -92,7 +96,7 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
     return found
 
 
-def in_setting(experiment: Experiment, setting: classify.Setting) -> Experiment:
+def in_setting(experiment: Experiment, setting: classify.BackboneSetting) -> Experiment:
     """The experiment with the search space of one of the settings A to E."""
 
     def space(trial: Any, preset: str) -> None:
@@ -116,7 +120,7 @@ def from_backbone(
 
 
 def start_values(
-    setting: classify.Setting,
+    setting: classify.BackboneSetting,
     backbone: str | None,
     storage: Path,
     study: Path,

@@ -18,7 +18,7 @@ _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red
 
 
 @dataclass
-class Row:
+class LiveRow:
     """A trial, as the table shows it."""
 
     number: int
@@ -53,7 +53,7 @@ class Console:
         self.epochs = epochs
         self.trials = trials
         self.interactive = self.out.is_terminal if interactive is None else interactive
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, LiveRow] = {}
         self.repeats: dict[tuple[int, int], int] = {}
         """(Trial, seed) of each running repeat -> its last epoch."""
         self.started = time.time()
@@ -79,7 +79,7 @@ class Console:
 
     def know(self, number: int, state: str, epoch: int, best: float | None, reason: str) -> None:
         """Add a trial of an earlier start."""
-        row = Row(number, state, epoch, best=best, reason=reason)
+        row = LiveRow(number, state, epoch, best=best, reason=reason)
         self.rows[number] = row
         if not row.running:
             self._ended_before += 1
@@ -104,7 +104,7 @@ class Console:
             self._on_repeat(kind, event)
             return
 
-        row = self.rows.setdefault(event["trial"], Row(event["trial"]))
+        row = self.rows.setdefault(event["trial"], LiveRow(event["trial"]))
         handlers = {"start": self._on_start, "report": self._on_report, "end": self._on_end}
         text = handlers[kind](row, event)
         if self._live is None:
@@ -128,7 +128,7 @@ class Console:
             f"+- {spread:.4f} over seeds"
         )
 
-    def _on_start(self, row: Row, event: dict[str, Any]) -> str:
+    def _on_start(self, row: LiveRow, event: dict[str, Any]) -> str:
         row.state = "running"
         row.started = time.time()
 
@@ -136,7 +136,7 @@ class Console:
             return f"trial {row.number} resumes after epoch {event['resumed_epoch']}"
         return f"trial {row.number} starts"
 
-    def _on_report(self, row: Row, event: dict[str, Any]) -> str:
+    def _on_report(self, row: LiveRow, event: dict[str, Any]) -> str:
         metrics = event["metrics"]
         row.epoch = event["epoch"]
         row.value = metrics.get(self.objective)
@@ -149,7 +149,7 @@ class Console:
         epoch = f"{row.epoch}/{self.epochs}"
         return f"trial {row.number} epoch {epoch} {self.objective} {row.value:.4f}"
 
-    def _on_end(self, row: Row, event: dict[str, Any]) -> str:
+    def _on_end(self, row: LiveRow, event: dict[str, Any]) -> str:
         row.state = event["state"].lower()
         row.reason = event["reason"] or ""
         if event["value"] is not None:
@@ -196,7 +196,7 @@ class Console:
         lines.append(Text(f"{self._progress()}, {elapsed} so far", style="bold"))
         return Group(*lines)
 
-    def _table(self, rows: list[Row]) -> Table:
+    def _table(self, rows: list[LiveRow]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in ("trial", "state", "epoch", self.objective, "best", "images/s"):
             table.add_column(name, justify="left" if name == "state" else "right")
@@ -236,7 +236,7 @@ class Console:
 
         return text
 
-    def _ended(self) -> list[Row]:
+    def _ended(self) -> list[LiveRow]:
         return [row for row in self.rows.values() if not row.running]
 
 

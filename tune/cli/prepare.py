@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search_spaces.classify import Setting
-from search_spaces.settings import Setting as AnySetting
+from search_spaces.classify import BackboneSetting
+from search_spaces.settings import Setting
 from trainables.config import build, flatten, nearest
 from trainables.errors import UserError
 from tune.backbones.resolve import (
@@ -145,13 +145,13 @@ def resolve(
 
 
 def _starting_point(
-    options: Options, experiment: Experiment, setting: AnySetting | None, directory: Path
+    options: Options, experiment: Experiment, setting: Setting | None, directory: Path
 ) -> tuple[Experiment, dict[str, Any]]:
     """Return the experiment with the search space for what trials start from, and the config values
     of that start."""
     storage = directory.parent
 
-    if isinstance(setting, Setting):
+    if isinstance(setting, BackboneSetting):
         start = start_values(
             setting,
             options.backbone,

@@ -19,7 +19,7 @@ from tune.object_store.paths import address, bucket_and_key, local_folder
 
 __all__ = [
     "Content",
-    "Entry",
+    "ObjectInfo",
     "Refused",
     "Taken",
     "Unreachable",
@@ -43,7 +43,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Entry:
+class ObjectInfo:
     """One object of a listing."""
 
     etag: str
@@ -208,7 +208,7 @@ def _age(answer: Mapping[str, Any]) -> float:
 # -- listings
 
 
-def below(folder: Path) -> dict[Path, Entry]:
+def below(folder: Path) -> dict[Path, ObjectInfo]:
     """List every object whose path is below `folder`, at any depth.
 
     Raises:
@@ -217,14 +217,14 @@ def below(folder: Path) -> dict[Path, Entry]:
     return {path: entry for path, entry in _listed(folder, "") if entry is not None}
 
 
-def within(folder: Path) -> tuple[list[Path], dict[Path, Entry]]:
+def within(folder: Path) -> tuple[list[Path], dict[Path, ObjectInfo]]:
     """List the folders and the files that the store has directly in `folder`.
 
     Raises:
         Unreachable, Refused
     """
     folders: list[Path] = []
-    files: dict[Path, Entry] = {}
+    files: dict[Path, ObjectInfo] = {}
 
     for path, entry in _listed(folder, "/"):
         if entry is None:
@@ -235,7 +235,7 @@ def within(folder: Path) -> tuple[list[Path], dict[Path, Entry]]:
     return folders, files
 
 
-def _listed(folder: Path, delimiter: str) -> Iterator[tuple[Path, Entry | None]]:
+def _listed(folder: Path, delimiter: str) -> Iterator[tuple[Path, ObjectInfo | None]]:
     bucket, key = bucket_and_key(folder)
     prefix = f"{key}/" if key else ""
 
@@ -249,7 +249,7 @@ def _listed(folder: Path, delimiter: str) -> Iterator[tuple[Path, Entry | None]]
 
             for found in page.get("Contents", []):
                 name = found["Key"].removeprefix(prefix)
-                yield folder / name, Entry(found["ETag"], found["Size"])
+                yield folder / name, ObjectInfo(found["ETag"], found["Size"])
 
 
 # -- for code that does not care where a folder is stored

@@ -58,7 +58,7 @@ def upload_ended(folder: Path, state: str) -> None:
             s3.put_file(path, meta)
 
 
-def _is_copy(entry: s3.Entry | None, path: Path) -> bool:
+def _is_copy(entry: s3.ObjectInfo | None, path: Path) -> bool:
     """Compare by the etag, which is the MD5 of the content unless the store encrypts with a key of
     its own; then the file is sent once more."""
     if entry is None:

@@ -20,8 +20,8 @@ from tune.study.identity import GROUP, STUDY, study_id
 
 __all__ = [
     "Changes",
+    "MlflowRun",
     "Projection",
-    "Run",
     "mlflow_key",
 ]
 
@@ -33,7 +33,7 @@ Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Run:
+class MlflowRun:
     """Everything that creates an MLflow run. `key` is unique within the study; `parent` is the key
     of the run above."""
 
@@ -67,7 +67,7 @@ class Projection:
     def __init__(self) -> None:
         self.study: Event | None = None
         self.study_id = ""
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, MlflowRun] = {}
         self._changes: dict[str, Changes] = {}
         self._live: dict[str, None] = {}  # started and not ended, in that order
         # (run, metric) -> last step and value
@@ -222,12 +222,12 @@ class Projection:
             self.runs[key] = self._new_run(key, event)
         return self._changes.setdefault(key, Changes())
 
-    def _new_run(self, key: str, event: Event) -> Run:
+    def _new_run(self, key: str, event: Event) -> MlflowRun:
         if key == STUDY:
             study = self._studied()
             above = GROUP if study.get("group") else None
             tags = {"kind": study.get("kind", STUDY)}
-            return Run(key, study["name"], above, event["t"], self._tags | tags)
+            return MlflowRun(key, study["name"], above, event["t"], self._tags | tags)
 
         trial, repeat = event["trial"], event.get("repeat")
         name, parent = f"trial-{trial:03d}", STUDY
@@ -237,7 +237,7 @@ class Projection:
             tags |= {"kind": "repeat", "repeat.seed": str(repeat)}
 
         self._run(parent, {"trial": trial, "t": event["t"]})
-        return Run(key, name, parent, event["t"], self._tags | tags)
+        return MlflowRun(key, name, parent, event["t"], self._tags | tags)
 
     def _log(self, run: str, name: str, value: float, t: int, step: int) -> None:
         """A step that a run has is not logged again: a resumed trial reports its checkpoint's epoch

@@ -17,7 +17,7 @@ from typing import Any
 
 from tune.object_store import s3
 from tune.study.identity import GROUP
-from tune.tracking.projection import Changes, Event, Run
+from tune.tracking.projection import Changes, Event, MlflowRun
 from tune.tracking.view import shared_view
 
 __all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "quieten", "sqlite_path"]
@@ -104,7 +104,7 @@ class MlflowRuns:
         if group := first.get("group"):
             self.ids[GROUP] = self._find_group(group)
 
-    def apply(self, run: Run, changes: Changes) -> None:
+    def apply(self, run: MlflowRun, changes: Changes) -> None:
         """Bring one run up to date. May be repeated with the same or overlapping changes."""
         run_id, status = self._run_id(run), changes.status
         entities = self._mlflow.entities
@@ -137,7 +137,7 @@ class MlflowRuns:
             self._client.set_terminated(run_id, status=status[0], end_time=status[1])
         self._beat(0)
 
-    def remember(self, study: Run, offset: int) -> None:
+    def remember(self, study: MlflowRun, offset: int) -> None:
         """Note in the store that it has all events before byte `offset`."""
         tags = {OFFSET_TAG: str(offset)}
         if count := self._rejected.count:
@@ -222,7 +222,7 @@ class MlflowRuns:
             raise ConnectionError(f"the run of the group {group['name']} is not there yet")
         return str(found[0].info.run_id)
 
-    def _run_id(self, run: Run) -> str:
+    def _run_id(self, run: MlflowRun) -> str:
         if run.key not in self.ids:
             tags = run.tags | {RUN_TAG: run.key}
             if run.parent:
@@ -237,7 +237,7 @@ class MlflowRuns:
             self._deleted.discard(run_id)
         return run_id
 
-    def _send(self, run: Run, batch: Sequence[Any]) -> None:
+    def _send(self, run: MlflowRun, batch: Sequence[Any]) -> None:
         """Log params, metrics and tags. What MLflow calls invalid is narrowed down by halves and
         rejected; other failures are raised."""
         kinds: dict[str, list[Any]] = {"Param": [], "Metric": [], "RunTag": []}
@@ -269,7 +269,7 @@ class MlflowRuns:
                 self._send(run, batch[:middle])
                 self._send(run, batch[middle:])
 
-    def _upload(self, run: Run, name: str, upload: Callable[[], None]) -> None:
+    def _upload(self, run: MlflowRun, name: str, upload: Callable[[], None]) -> None:
         """A file that cannot be stored must not hold up the numbers: it is rejected, unless the
         whole store is gone."""
         self._beat(SETUP_S)

@@ -248,7 +248,8 @@ def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -
         ("epochs saved by pruning and failures", "2 (50%)"),
         (
             "epochs saved by cached features",
-            "1.5 of 2 that looked them up: 1 min 00 s of the frozen backbone&#39;s, for 10.0 s spent on them",
+            "1.5 of 2 that looked them up: "
+            "1 min 00 s of the frozen backbone&#39;s, for 10.0 s spent on them",
         ),
         ("from the first start to the last end", "1 h 02 min, interruptions included"),
     ):
@@ -299,7 +300,8 @@ def test_page_in_a_browser(told: tuple[Path, Study, str], browser: Any, width: i
             assert time.monotonic() < limit
             time.sleep(0.1)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-    hidden = "return [...document.querySelectorAll('.folds')].filter(t => t.scrollWidth > t.parentElement.clientWidth + 1).length"
+    too_wide = "t => t.scrollWidth > t.parentElement.clientWidth + 1"
+    hidden = f"return [...document.querySelectorAll('.folds')].filter({too_wide}).length"
     assert browser.execute_script(hidden) == 0  # nothing of the leaderboard is beyond the edge
     assert len(browser.find_elements("css selector", ".folds")) >= 4
     assert [
