@@ -38,11 +38,11 @@ TARGETS = [
 TESTS = [
     "tests/tune/study",
     "tests/tune/search",
-    "tests/tune/reports",
-    "tests/tune/cli/test_cli.py",
+    "tests/tune/reports/test_statistics.py",
+    "tests/tune/reports/test_report.py",
+    "tests/tune/reports/test_report_contents.py",
+    "tests/tune/reports/test_pooled_table.py",
     "tests/trainables/engine",
-    "tests/trainables/test_byol.py",
-    "tests/search_spaces",
 ]
 SLOWEST_TEST_S = 20.0
 """Tests that take longer are not run."""

@@ -170,7 +170,8 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
 
     def __init__(self, config: BYOLConfig, data: DataSet):
         super().__init__()
-        self.config, self.data = config, data
+        self.config = config
+        self.data = data
         self.labelled = data.gallery is not None
         self.tau = config.head.tau0
         size = config.data.image_size
@@ -212,7 +213,8 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
     def network(self) -> nn.Module:
         """The online network; the target has the same backbone and projector, and neither
         trains."""
-        encoder, predictor = self.learner.online_encoder, self.learner.online_predictor
+        encoder = self.learner.online_encoder
+        predictor = self.learner.online_predictor
         return nn.Sequential(
             OrderedDict(backbone=encoder.net, projector=encoder.projector, predictor=predictor)
         )
@@ -355,4 +357,5 @@ def regression_loss(
 def momentum_at(step: int, total_steps: int, tau0: float) -> float:
     """1 - (1 - tau0) (cos(pi k / K) + 1) / 2: from tau0 at the first step to 1 at the end (section
     3.2)."""
-    return 1 - (1 - tau0) * (math.cos(math.pi * step / total_steps) + 1) / 2
+    progress = math.pi * step / total_steps
+    return 1 - (1 - tau0) * (math.cos(progress) + 1) / 2

@@ -205,7 +205,8 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         views, share = mix_views(views, partner_views, mix)
 
         partner_truth = nn.functional.one_hot(mix.targets, truth.shape[1])
-        truth = share[:, None] * truth + (1 - share[:, None]) * partner_truth
+        share = share[:, None]
+        truth = share * truth + (1 - share) * partner_truth
         return views, truth
 
     # -- evaluation

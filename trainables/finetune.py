@@ -223,7 +223,8 @@ class FineTuned(Trainable[ConfigT, DataT]):
             return ""
 
         init = self.config.init
-        return f"backbone {init.origin or init.file} (sha256 {init.sha256[:12]}): {self.loaded}"
+        origin = init.origin or init.file
+        return f"backbone {origin} (sha256 {init.sha256[:12]}): {self.loaded}"
 
     # -- what trains
 

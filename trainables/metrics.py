@@ -113,7 +113,8 @@ class OnlineProbe(nn.Module):
         self,
         features: Tensor,  # (n, d)
     ) -> Tensor:  # (n, C)
-        return F.linear((features.float() - self.mean) / self.scale, self.weight, self.bias)
+        standardised = (features.float() - self.mean) / self.scale
+        return F.linear(standardised, self.weight, self.bias)
 
     @torch.no_grad()
     def fit(
@@ -166,7 +167,9 @@ class OnlineProbe(nn.Module):
         std, mean = torch.std_mean(features, dim=0, correction=0)
         # A dimension that is constant here may vary in a query: without a floor it would outweigh
         # all others.
-        floor = 1e-3 * features.square().mean().sqrt() + torch.finfo(features.dtype).tiny
+        typical = features.square().mean().sqrt()
+        tiny = torch.finfo(features.dtype).tiny
+        floor = 1e-3 * typical + tiny
         self.mean.copy_(mean)
         self.scale.copy_(std.clamp_min(floor))
 
@@ -222,5 +225,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     mean = float(x.mean())
     if len(x) == 1:
         return mean, -np.inf, np.inf
-    half = float(stdtrit(len(x) - 1, 0.5 + confidence / 2) * x.std(ddof=1) / np.sqrt(len(x)))
+    quantile = stdtrit(len(x) - 1, 0.5 + confidence / 2)
+    spread = x.std(ddof=1)
+    half = float(quantile * spread / np.sqrt(len(x)))
     return mean, mean - half, mean + half

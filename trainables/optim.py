@@ -129,7 +129,8 @@ def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 def _is_vector(param: Tensor) -> bool:
     """Tell whether a parameter is one number a channel, or one in all: (C,), or (C, 1, 1) as the
     layer scale of ConvNeXt."""
-    return param.ndim <= 1 or (param.ndim == 3 and param.shape[1:] == (1, 1))
+    is_channel_scale = param.ndim == 3 and param.shape[1:] == (1, 1)
+    return param.ndim <= 1 or is_channel_scale
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
@@ -192,7 +193,9 @@ class LARS(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(  # type: ignore[override]
+        self, closure: Callable[[], float] | None = None
+    ) -> float | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():

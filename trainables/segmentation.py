@@ -227,7 +227,8 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             features.append(maps.mean((2, 3)).float().cpu())
 
         masks = shown.masks(np.arange(len(shown))).flatten(1)
-        pixels = [(masks == c).sum(1) for c in range(len(self.data.classes))]
+        classes = range(len(self.data.classes))
+        pixels = [(masks == c).sum(1) for c in classes]
         counts = torch.stack(pixels, 1)  # (n, C)
         labels = torch.where(counts.sum(1) > 0, counts.argmax(1), -1)
         return torch.cat(features).numpy(), labels.numpy()

@@ -134,7 +134,8 @@ class Served:
         size = (images.shape[1], images.shape[2])
         answers = []
         for start in range(0, len(images), _BATCH):
-            pixels = self._pixels(images[start : start + _BATCH]).to(self.model.device)
+            batch = images[start : start + _BATCH]
+            pixels = self._pixels(batch).to(self.model.device)
             views = evaluation_view(pixels, self._size, self._normalize)
             answers.append(self._answer(self.model, views, size).cpu().numpy())
         return np.concatenate(answers)
@@ -171,7 +172,8 @@ class Served:
             )
         names = list(dict.fromkeys(labels))
         features = torch.from_numpy(self.predict(images)).to(self.model.device)  # (K + Q, D)
-        examples, queries = features[: len(labels)], features[len(labels) :]
+        examples = features[: len(labels)]
+        queries = features[len(labels) :]
 
         prototypes = []
         for name in names:

@@ -43,7 +43,8 @@ class Draws:
         return len(self.crop)
 
     def __getitem__(self, part: slice | Tensor) -> "Draws":
-        return Draws(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+        parts = {field.name: getattr(self, field.name)[part] for field in fields(self)}
+        return Draws(**parts)
 
     def to(self, device: torch.device | str) -> "Draws":
         """Itself: draws stay on the CPU, which has to know which image gets which operation.

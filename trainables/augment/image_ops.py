@@ -38,7 +38,8 @@ def gray(
     red = images[:, 0:1]
     green = images[:, 1:2]
     blue = images[:, 2:3]
-    return (red * GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
+    grey = red * GRAY[0]
+    return grey.add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2])
 
 
 def blend_(

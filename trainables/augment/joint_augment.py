@@ -81,7 +81,8 @@ class JointDraws:
         return len(self.scale)
 
     def __getitem__(self, part: slice | Tensor) -> "JointDraws":
-        return JointDraws(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+        parts = {field.name: getattr(self, field.name)[part] for field in fields(self)}
+        return JointDraws(**parts)
 
     def to(self, device: torch.device | str) -> "JointDraws":
         """Itself: draws stay on the CPU; `apply` moves the few numbers it needs."""
@@ -208,7 +209,8 @@ def _positions(
     """Position in the scaled image of each pixel along one axis of the view; outside of [0, side)
     is padding."""
     out = torch.arange(size, device=offset.device)
-    return torch.where(flip[:, None], size - 1 - out, out) + offset[:, None]
+    mirrored = size - 1 - out
+    return torch.where(flip[:, None], mirrored, out) + offset[:, None]
 
 
 def _window_taps(
@@ -244,8 +246,11 @@ def _nearest(
     row = _nearest_pixel(rows, sides, size)
     column = _nearest_pixel(columns, sides, size)
     first = torch.arange(0, masks.numel(), size * size, device=masks.device).view(-1, 1, 1)
-    moved = masks.reshape(-1).take(first + row[:, :, None] * size + column[:, None])
-    known = _inside(rows, sides)[:, :, None] & _inside(columns, sides)[:, None]
+    places = first + row[:, :, None] * size + column[:, None]
+    moved = masks.reshape(-1).take(places)
+    known_rows = _inside(rows, sides)[:, :, None]
+    known_columns = _inside(columns, sides)[:, None]
+    known = known_rows & known_columns
     return moved.masked_fill_(~known, IGNORE)
 
 

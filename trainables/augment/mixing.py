@@ -29,7 +29,8 @@ class Mix:
         return len(self.share)
 
     def __getitem__(self, part: slice) -> "Mix":
-        return Mix(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+        parts = {field.name: getattr(self, field.name)[part] for field in fields(self)}
+        return Mix(**parts)
 
     def to(self, device: torch.device | str) -> "Mix":
         """The same on a device; draws stay on the CPU."""
@@ -92,7 +93,9 @@ def cutmix_boxes(
     half = np.sqrt(1 - share)[:, None] / 2
     low = np.clip(centre - half, 0, 1)
     high = np.clip(centre + half, 0, 1)
-    return np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+    top, left = low.T
+    bottom, right = high.T
+    return np.stack([top, bottom, left, right], 1)
 
 
 def mix_views(

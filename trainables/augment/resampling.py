@@ -63,7 +63,9 @@ def crop_boxes(
     ratios = log_ratios.exp()
     widths = (target * ratios).sqrt().round().long()
     heights = (target / ratios).sqrt().round().long()
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    wide_enough = (widths > 0) & (widths <= width)
+    high_enough = (heights > 0) & (heights <= height)
+    fits = wide_enough & high_enough
 
     attempt = fits.int().argmax(1, keepdim=True)
     box_height = heights.gather(1, attempt)[:, 0]
@@ -231,4 +233,6 @@ def blur_taps(
     pixels = torch.arange(height, device=sigma.device)[:, None]
     rows = (pixels + offset).abs_()  # reflected at the first pixel, then at the last
     rows = (height - 1 - (height - 1 - rows).abs_()).int()
-    return Taps(rows.expand(len(sigma), -1, -1), weights[:, None].expand(-1, height, -1))
+    rows = rows.expand(len(sigma), -1, -1)
+    weights = weights[:, None].expand(-1, height, -1)
+    return Taps(rows, weights)

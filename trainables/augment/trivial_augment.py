@@ -214,7 +214,8 @@ def sharpen_(
     kernel[:, :, 1, 1] = 5
     smooth = functional.conv2d(images, kernel / 13, groups=3)  # (B, 3, H - 2, W - 2)
     inner = images[..., 1:-1, 1:-1]
-    inner.add_(smooth.sub_(inner).mul_((1 - factor).view(-1, 1, 1, 1)))
+    share = (1 - factor).view(-1, 1, 1, 1)
+    inner.add_(smooth.sub_(inner).mul_(share))
     return images.clamp_(0, 1)
 
 

@@ -215,7 +215,8 @@ class _Plan:
         if images.dtype == torch.uint8:
             vertical = Taps(vertical.rows, vertical.weights / 255)
 
-        shrinks = images.shape[-2] * images.shape[-1] > self.augment.image_size**2
+        height, width = images.shape[-2:]
+        shrinks = height * width > self.augment.image_size**2
         if images.device.type == "cpu" and shrinks:
             chosen = [images[i] for i in index.tolist()]
             return resample_each(chosen, self.boxes[part], vertical, horizontal)

@@ -272,7 +272,8 @@ def state_hash(module: nn.Module) -> str:
     device and memory format."""
     state = hashlib.sha256()
     for name, value in module.state_dict().items():
-        state.update(f"{name} {value.dtype} {tuple(value.shape)};".encode())
+        described = f"{name} {value.dtype} {tuple(value.shape)};"
+        state.update(described.encode())
         flat = value.detach().cpu().contiguous().reshape(-1)
         state.update(flat.view(torch.uint8).numpy())
     return state.hexdigest()

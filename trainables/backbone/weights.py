@@ -61,7 +61,10 @@ def load_backbone(
     misfit = f"backbone file {path} does not fit backbone.name={config.name}"
     _check_keys_and_shapes(own, given, misfit)
     _check_finite(own, given, misfit)
-    changed = sum(not torch.equal(value.cpu(), given[key].cpu()) for key, value in own.items())
+    changed = 0
+    for key, value in own.items():
+        if not torch.equal(value.cpu(), given[key].cpu()):
+            changed += 1
     if not changed:
         raise UserError(
             f"backbone file {path} leaves every weight as it was: "
@@ -81,7 +84,8 @@ def _check_architecture(config: BackboneConfig, trained: Mapping[str, Any], path
     keys = ["name", "small_stem"]
     if config.name in _WITH_WIDTH:
         keys.append("width")
-    differing = [key for key in keys if key in trained and trained[key] != getattr(config, key)]
+    known = [key for key in keys if key in trained]
+    differing = [key for key in known if trained[key] != getattr(config, key)]
     if not differing:
         return
 
@@ -117,7 +121,10 @@ def _check_keys_and_shapes(
             f"{key} {tuple(given[key].shape)} for {tuple(own[key].shape)}" for key in reshaped
         ],
     }
-    found = [f"{len(keys)} {kind} ({_few(keys)})" for kind, keys in problems.items() if keys]
+    found = []
+    for kind, keys in problems.items():
+        if keys:
+            found.append(f"{len(keys)} {kind} ({_few(keys)})")
     if not found:
         return
 

@@ -47,7 +47,8 @@ def read_label_tables(
         _read_entries(root, path, part, folders, known, listed)
 
     used_folders = {_folder(path) for path in listed}
-    unlisted = [file for file in files if file not in listed and _folder(file) in used_folders]
+    beside = [file for file in files if _folder(file) in used_folders]
+    unlisted = [file for file in beside if file not in listed]
     if unlisted and need_labels:
         raise UserError(
             f"{len(unlisted):,} images in {root} have no line in a csv ({shortened(unlisted)}); "

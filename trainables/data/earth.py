@@ -118,7 +118,8 @@ def climate_map() -> np.ndarray:  # (2700, 5400) uint8: a number of `CLASSES`, o
         class_of_zone[zone] = _CLASS_OF_GROUP[group]
 
     water = CLASSES.index("water")
-    return np.where(land == _LAND, class_of_zone[zones], water).astype(np.uint8)
+    classes = np.where(land == _LAND, class_of_zone[zones], water)
+    return classes.astype(np.uint8)
 
 
 def source() -> Source:

@@ -130,7 +130,9 @@ def draw_episodes(
     members = members_of(targets, way, shot, query, split, "val")
     number = ("val", "test").index(split)
     rng = np.random.default_rng([seed, _EVALUATION, number])
-    drawn = np.stack([_draw(rng, members, way, shot + query) for _ in range(count)])  # (T, N, K+Q)
+    each = shot + query
+    episodes = [_draw(rng, members, way, each) for _ in range(count)]
+    drawn = np.stack(episodes)  # (T, N, K+Q)
 
     truth = np.repeat(np.arange(way), query)  # (N Q,)
     return Episodes(
@@ -181,4 +183,5 @@ def _draw(
     each: int,  # K + Q
 ) -> np.ndarray:  # (N, K + Q) positions
     chosen = rng.choice(len(members), way, replace=False)
-    return np.stack([rng.choice(members[number], each, replace=False) for number in chosen])
+    images = [rng.choice(members[number], each, replace=False) for number in chosen]
+    return np.stack(images)

@@ -231,7 +231,8 @@ def check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
     """
     if not store.skipped:
         return
-    reasons = [f"{path}: {reason}" for path, reason in store.skipped[:_SHOWN]]
+    shown = store.skipped[:_SHOWN]
+    reasons = [f"{path}: {reason}" for path, reason in shown]
     if len(store.skipped) > _SHOWN:
         reasons.append("...")
     corrupt = len(store.skipped)

@@ -122,7 +122,8 @@ def source(seed: int) -> Source:
     def read(row: int, size: int) -> np.ndarray:
         letter = plan.classes[plan.letter[row]]
         face = plan.face[row]
-        rng = np.random.default_rng([seed, ord(letter), face, plan.drawing[row]])
+        drawing = plan.drawing[row]
+        rng = np.random.default_rng([seed, ord(letter), face, drawing])
         gray = draw(letter, FACES[face], size, rng)
         return np.broadcast_to(gray, (3, size, size))
 

@@ -260,7 +260,8 @@ def recognize(folder: Folder) -> tuple[Layout, dict[str, str]]:
 
 def tried(why_not: dict[str, str]) -> str:
     """Layouts and what they lack, for a refusal: `tried: csv (no train.csv); flat (...)`."""
-    return "tried: " + "; ".join(f"{name} ({reason})" for name, reason in why_not.items())
+    tried = [f"{name} ({reason})" for name, reason in why_not.items()]
+    return "tried: " + "; ".join(tried)
 
 
 def _check_folder(root: Path) -> None:
@@ -339,7 +340,8 @@ def _part_folders(root: Path, paths: list[list[str]]) -> dict[str, str]:
             parts[name] = part
 
     found = set(parts.values())
-    all_inside = len(parts) == len(top_folders) and all(len(path) > 1 for path in paths)
+    only_parts = len(parts) == len(top_folders)
+    all_inside = only_parts and all(len(path) > 1 for path in paths)
     train_and_more = "train" in found and len(found) > 1
     if not parts or not (all_inside or train_and_more):
         return {}

@@ -101,7 +101,8 @@ def fingerprint_of(root: Path, entries: list[Entry]) -> str:
 
 def _sample_all(paths: list[str]) -> list[str]:
     """Samples of all files, read by several threads."""
-    blocks = [paths[start : start + _BLOCK] for start in range(0, len(paths), _BLOCK)]
+    starts = range(0, len(paths), _BLOCK)
+    blocks = [paths[start : start + _BLOCK] for start in starts]
     samples: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for block in pool.map(_sample_block, blocks):

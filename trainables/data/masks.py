@@ -96,7 +96,8 @@ def index_values(
         )
     values = np.asarray(image).astype(np.uint8)
     present = np.unique(values).tolist()
-    unknown = [str(value) for value in present if value >= classes and value != IGNORE]
+    above = [value for value in present if value >= classes]
+    unknown = [str(value) for value in above if value != IGNORE]
     if unknown:
         raise CorruptImage(
             f"has the values {', '.join(unknown)}, but classes.txt has {classes} lines"

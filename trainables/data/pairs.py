@@ -50,7 +50,8 @@ def read_pairs(root: Path) -> Pairs:
 
     keys = sorted(found.images, key=lambda key: found.images[key])
     masks = tuple(found.masks[key] for key in keys)
-    entries = [Entry(found.images[key], _part_of_path(found.images[key])) for key in keys]
+    images = [found.images[key] for key in keys]
+    entries = [Entry(image, _part_of_path(image)) for image in images]
     _check_parts(root, entries)
 
     content = fingerprint_of(root, [*entries, *(Entry(mask, "mask") for mask in masks)])
@@ -132,7 +133,9 @@ def _recognize(root: Path) -> tuple[PairLayout, PairedFiles]:
         found = layout.read(root, files)
         if found.images and found.masks:
             return layout, found
-        why_not[layout.name] = f"{len(found.images):,} images and {len(found.masks):,} masks"
+        images = len(found.images)
+        masks = len(found.masks)
+        why_not[layout.name] = f"{images:,} images and {masks:,} masks"
         break
     raise UserError(
         f"data folder {root} has no pairs of image and mask, segmentation needs them; "
@@ -141,8 +144,10 @@ def _recognize(root: Path) -> tuple[PairLayout, PairedFiles]:
 
 
 def _check_partners(root: Path, found: PairedFiles) -> None:
-    images_alone = [found.images[key] for key in found.images.keys() - found.masks.keys()]
-    masks_alone = [found.masks[key] for key in found.masks.keys() - found.images.keys()]
+    without_mask = found.images.keys() - found.masks.keys()
+    without_image = found.masks.keys() - found.images.keys()
+    images_alone = [found.images[key] for key in without_mask]
+    masks_alone = [found.masks[key] for key in without_image]
     alone = sorted(images_alone + masks_alone)
     if alone:
         raise UserError(

@@ -49,7 +49,8 @@ class Sampler:
     def _pass(self, number: int) -> np.ndarray:  # (length,) int64
         """A shuffle of all images. Only the latest two are kept: a batch reaches over both."""
         if number not in self._passes:
-            self._passes = {kept: self._passes[kept] for kept in self._passes if kept == number - 1}
+            before = number - 1
+            self._passes = {kept: p for kept, p in self._passes.items() if kept == before}
             source = generator(self.seed, 1, number)
             shuffle = torch.randperm(self.length, generator=source)
             self._passes[number] = shuffle.numpy()

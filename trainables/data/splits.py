@@ -100,7 +100,8 @@ class DataSet:
         sizes = [f"{len(self.train):,} train"]
         if self.gallery is not None:
             sizes.append(f"{len(self.gallery):,} gallery")
-        sizes += [f"{len(self.val):,} val", f"{len(self.test):,} test"]
+        sizes.append(f"{len(self.val):,} val")
+        sizes.append(f"{len(self.test):,} test")
 
         side = self.train.images.shape[-1]
         skipped = f", {len(self.skipped)} corrupt files skipped" if self.skipped else ""
@@ -167,7 +168,9 @@ def carve_classes(
     rng = np.random.default_rng([seed, len(classes)])
     chosen = rng.permutation(classes)[:count]
     carved = np.isin(labels[rows], chosen)
-    return np.sort(rows[~carved]), np.sort(rows[carved])
+    kept = np.sort(rows[~carved])
+    taken = np.sort(rows[carved])
+    return kept, taken
 
 
 def balanced(

@@ -5,6 +5,7 @@ process group, and inside `no_collectives()`. Sums and order make N workers comp
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -49,7 +50,8 @@ def shard(length: int, grain: int = 1) -> range:
         grain: indices that stay together, such as an episode's; divides `length`.
     """
     grains = length // grain
-    number, count = rank(), world_size()
+    number = rank()
+    count = world_size()
     start = grains * number // count
     stop = grains * (number + 1) // count
     return range(start * grain, stop * grain)
@@ -76,7 +78,8 @@ def gather_rows(
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(count)]
     dist.all_gather(parts, padded)
-    sizes = [length * (r + 1) // count - length * r // count for r in range(count)]
+    edges = [length * rank // count for rank in range(count + 1)]
+    sizes = [end - start for start, end in itertools.pairwise(edges)]
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
 
@@ -199,7 +202,8 @@ def _statistics(
     dims = _all_but_channels(x)
     mean = x.mean(dims)
     squares = (x - _spread(mean, x)).square().sum(dims)
-    message = torch.cat([mean.new_full((1,), x.numel() // channels), mean, squares])
+    own_count = mean.new_full((1,), x.numel() // channels)
+    message = torch.cat([own_count, mean, squares])
     parts = [torch.empty_like(message) for _ in range(world_size())]
     dist.all_gather(parts, message)
 

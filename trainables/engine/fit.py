@@ -191,7 +191,8 @@ def _finish_epoch(
     Raises:
         TrialFailed: `nan` (the objective is not finite).
     """
-    trainable, history = state.trainable, state.history
+    trainable = state.trainable
+    history = state.history
     metrics = _training_metrics(state, config, runtime, loss_sum, epoch_steps)
     metrics |= trainable.validate()
     metrics |= trainable.costs()

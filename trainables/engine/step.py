@@ -121,7 +121,8 @@ class BatchSplitter:
             raise TrialFailed(
                 "oom", f"out of memory on {device} even at micro-batch {self.micro_batch}"
             )
-        self.micro_batch = math.ceil(self.micro_batch / self.unit / 2) * self.unit
+        half_units = math.ceil(self.micro_batch / self.unit / 2)
+        self.micro_batch = half_units * self.unit
         if self.runtime.world_size > 1:
             # No message reaches the others inside the exchange, so a file tells them.
             write_atomically(self.runtime.directory / _MICRO, str(self.micro_batch))

@@ -36,14 +36,17 @@ def draw_curves(
     Raises:
         ValueError: no label, or a label without a run of at least one epoch.
     """
-    lengths = {label: [len(run) for run in runs] for label, runs in curves.items()}
+    lengths = {}
+    for label, runs in curves.items():
+        lengths[label] = [len(run) for run in runs]
     if not lengths or not all(each and min(each) for each in lengths.values()):
         raise ValueError(f"every label needs runs of at least one epoch, but got lengths {lengths}")
 
     ends = []
     for label, runs in curves.items():
         last_mean = _draw_line(ax, runs, colours[label])
-        ends.append((last_mean, f"{label}  {last_mean:.3f}", colours[label]))
+        text = f"{label}  {last_mean:.3f}"
+        ends.append((last_mean, text, colours[label]))
     if chance is not None:
         _draw_chance(ax, chance)
 

@@ -77,7 +77,11 @@ def load_embeddings(npz: Path) -> Embeddings:
 
     coloured = tuple(int(c) for c in coloured_classes(labels))
     names = arrays.get("names", np.array([], dtype=str))
-    captions = [caption(str(names[c])) if c < len(names) else f"class {c}" for c in coloured]
+    captions = []
+    for c in coloured:
+        known = c < len(names)
+        name = caption(str(names[c])) if known else f"class {c}"
+        captions.append(name)
     part = str(arrays.get("part", ""))
     return Embeddings(
         features=shown,
@@ -171,7 +175,8 @@ def _draw(
         )
 
     _frame(ax, axes)
-    heading(ax, title, f"epoch {data.epoch} · {method} · {_what(data)}")
+    details = f"epoch {data.epoch} · {method} · {_what(data)}"
+    heading(ax, title, details)
     if data.coloured:
         figure.legend(loc="outside right upper", frameon=False, fontsize=9, handletextpad=0.2)
     figure.savefig(path, dpi=120)
@@ -211,7 +216,9 @@ def _what(data: Embeddings) -> str:
         return f"{images}, no labels"
 
     classes = f"{len(data.coloured)} classes"
-    is_other = (data.labels >= 0) & ~np.isin(data.labels, data.coloured)
+    is_labelled = data.labels >= 0
+    is_coloured = np.isin(data.labels, data.coloured)
+    is_other = is_labelled & ~is_coloured
     others = len(np.unique(data.labels[is_other]))
     if others:
         classes = f"{classes} in colour, {others} others grey"

@@ -86,7 +86,8 @@ def _read(npz: Path) -> Masks:
     colors = arrays["colors"].reshape(-1, 3)
     if len(colors) != len(names):  # a data set without colours of its own
         palette = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
-        colors = np.round(255 * palette[:, :3]).astype(np.uint8)
+        rgb = 255 * palette[:, :3]
+        colors = np.round(rgb).astype(np.uint8)
 
     return Masks(
         epoch=int(arrays["epoch"]),
@@ -116,7 +117,8 @@ def _panels(data: Masks, title: str) -> Figure:
         for column in range(3):
             _show(axes[row, column], pictures[column][row])
         right = f"pixels right {data.accuracies[row]:.0%}"
-        axes[row, 0].set_ylabel(f"{data.positions[row]:04d}\n{right}", fontsize=8)
+        position = data.positions[row]
+        axes[row, 0].set_ylabel(f"{position:04d}\n{right}", fontsize=8)
     for column, name in enumerate(_COLUMNS):
         axes[0, column].set_title(name, fontsize=9, color=INK)
 
@@ -155,12 +157,14 @@ def _bars(data: Masks, title: str) -> Figure:
     confusion = torch.from_numpy(data.confusion)
     ious = class_iou(confusion).numpy()
     lengths = np.nan_to_num(ious)
-    figure, ax = plt.subplots(figsize=(6, 0.45 * len(ious) + 1.6), layout="constrained")
+    height = 0.45 * len(ious) + 1.6  # inches
+    figure, ax = plt.subplots(figsize=(6, height), layout="constrained")
     rows = np.arange(len(ious))
     ax.barh(rows, lengths, color=data.colors / 255, edgecolor="#666666", linewidth=0.6)
     for row, iou in enumerate(ious):
         text = "absent" if np.isnan(iou) else f"{iou:.3f}"
-        ax.text(float(lengths[row]) + 0.01, row, text, va="center", fontsize=9)
+        end = float(lengths[row])
+        ax.text(end + 0.01, row, text, va="center", fontsize=9)
 
     ax.set_yticks(rows, data.names)
     ax.invert_yaxis()
@@ -183,7 +187,8 @@ def _confusion(data: Masks, title: str) -> Figure:
     names = list(data.names)
     if pixels[-1].any():
         names.append("unknown")
-    shares = (pixels / pixels.sum(1, keepdims=True).clip(1))[: len(names)]
+    pixels_of_class = pixels.sum(1, keepdims=True).clip(1)
+    shares = (pixels / pixels_of_class)[: len(names)]
 
     side = 0.62 * len(names) + 2.4
     figure, ax = plt.subplots(figsize=(side + 0.6, side), layout="constrained")

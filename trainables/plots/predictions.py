@@ -108,7 +108,9 @@ def confusion_picture(
 
 def _most_confused(counts: np.ndarray) -> np.ndarray:
     """Classes with the most mistakes, as true or as predicted class, sorted by number."""
-    mistakes = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+    missed = counts.sum(1) - counts.diagonal()
+    mistaken = counts.sum(0) - counts.diagonal()
+    mistakes = missed + mistaken
     order = np.argsort(-mistakes, kind="stable")
     return np.sort(order[: _MAX_CLASSES // 3])
 
@@ -153,7 +155,8 @@ def _list_pairs(ax: Axes, counts: np.ndarray, names: tuple[str, ...]) -> None:
     size."""
     confused = counts - np.diag(counts.diagonal())
     order = np.argsort(-confused, axis=None, kind="stable")[:_PAIRS]
-    pairs = [divmod(int(cell), len(names)) for cell in order if confused.flat[cell]]
+    cells = [int(cell) for cell in order if confused.flat[cell]]
+    pairs = [divmod(cell, len(names)) for cell in cells]
 
     ax.axis("off")
     ax.text(
@@ -167,8 +170,12 @@ def _list_pairs(ax: Axes, counts: np.ndarray, names: tuple[str, ...]) -> None:
         color=INK,
     )
     for line, (true, predicted) in enumerate(pairs, 1):
-        pair = f"{caption(names[true], 14)} → {caption(names[predicted], 14)}"
-        frequency = f"{confused[true, predicted]} of {counts[true].sum()}"
+        truth = caption(names[true], 14)
+        answer = caption(names[predicted], 14)
+        pair = f"{truth} → {answer}"
+        times = confused[true, predicted]
+        images = counts[true].sum()
+        frequency = f"{times} of {images}"
         _write_line(ax, line, 0, "left", pair)
         _write_line(ax, line, 1, "right", frequency)
 
@@ -192,7 +199,8 @@ def _draw_mistakes(data: Predictions, title: str, path: Path) -> None:
     wrong = int((data.labels != data.predicted).sum())
     rows = math.ceil(count / _COLUMNS)
 
-    figure = plt.figure(figsize=(1.45 * _COLUMNS, 1.95 * rows + 0.8), layout="constrained")
+    size = (1.45 * _COLUMNS, 1.95 * rows + 0.8)  # inches
+    figure = plt.figure(figsize=size, layout="constrained")
     figure.suptitle(title, x=0.005, ha="left", fontsize=12, fontweight="bold")
     figure.supxlabel(
         f"epoch {data.epoch} · {count} most confident of {wrong} mistakes "
@@ -239,8 +247,10 @@ def _load(npz: Path) -> Predictions:
 
 
 def _check_classes(npz: Path, name: str, values: np.ndarray, count: int, classes: int) -> None:
-    is_list = values.shape == (count,) and count and values.dtype.kind == "i"
-    if not is_list or values.min() < 0 or values.max() >= classes:
+    """Raise UserError unless `values` are `count` class numbers, one an image."""
+    is_list = values.shape == (count,) and count
+    is_integer = values.dtype.kind == "i"
+    if not is_list or not is_integer or values.min() < 0 or values.max() >= classes:
         raise UserError(
             f"{str(npz)!r}: {name} {values.dtype} {values.shape} must be classes in "
             f"[0, {classes}), one an image"

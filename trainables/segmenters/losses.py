@@ -111,7 +111,9 @@ def lovasz_softmax(logits: Tensor, masks: Tensor) -> Tensor:
     intersection = size - hits.cumsum(2)
     union = size + (1 - hits).cumsum(2)
     jaccard = 1 - intersection / union
-    slopes = torch.cat([jaccard[..., :1], jaccard[..., 1:] - jaccard[..., :-1]], 2)
+    first = jaccard[..., :1]
+    steps = jaccard[..., 1:] - jaccard[..., :-1]
+    slopes = torch.cat([first, steps], 2)
     return _mean_over_present((errors * slopes).sum(2), y)
 
 
