@@ -204,7 +204,9 @@ def _highest_neighbour(grid: np.ndarray) -> np.ndarray:
     highest = np.zeros_like(grid)
     for down in range(3):
         for right in range(3):
-            shifted = padded[down : down + rows, right : right + columns]
+            bottom = down + rows
+            end = right + columns
+            shifted = padded[down:bottom, right:end]
             highest = np.maximum(highest, shifted)
     return highest
 

@@ -66,8 +66,9 @@ class FewShotData(DataSet):
         counts: list[str] = []
         for name in ("train", "val", "test"):
             split: Split = getattr(self, name)
-            classes = np.unique(targets_of(split))
-            counts.append(f"{len(split):,} {name} of {len(classes)} classes")
+            images = len(split)
+            classes = len(np.unique(targets_of(split)))
+            counts.append(f"{images:,} {name} of {classes} classes")
 
         side = self.train.images.shape[-1]
         skipped = f", {len(self.skipped)} corrupt files skipped" if self.skipped else ""
