@@ -104,6 +104,7 @@ def _remove_if_unlocked(path: Path) -> None:
 
 
 def _try_lock(file: BinaryIO) -> bool:
+    """Take the lock of an open file; False if another process holds it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

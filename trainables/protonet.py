@@ -274,6 +274,7 @@ class Metric(nn.Module):
 
 
 def _negative_squared_distances(queries: Tensor, prototypes: Tensor) -> Tensor:
+    """-|q - p|^2 of every query and prototype (Snell et al. 2017, equation 2)."""
     query_squares = queries.square().sum(2)[:, :, None]
     prototype_squares = prototypes.square().sum(2)[:, None]
     return 2 * queries @ prototypes.mT - (query_squares + prototype_squares)

@@ -310,6 +310,7 @@ def class_pixels(split: Split, classes: int) -> np.ndarray:  # (C,)
 
 
 def _count_pixels(split: Split, positions: np.ndarray, classes: int) -> np.ndarray:
+    """Pixels of each class in the masks at these positions."""
     pixels = np.zeros(classes, np.int64)
     for part in np.array_split(positions, max(1, len(positions) // 32)):
         values = split.masks(part).numpy().ravel()

@@ -261,4 +261,5 @@ def _nearest_pixel(positions: Tensor, sides: Tensor, size: int) -> Tensor:  # (B
 
 
 def _inside(positions: Tensor, sides: Tensor) -> Tensor:
+    """True where a coordinate lies in the image."""
     return (positions >= 0) & (positions < sides[:, None])

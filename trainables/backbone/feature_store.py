@@ -73,6 +73,7 @@ def open_features(
 def _open_or_build(
     path: Path, shape: tuple[int, int], compute: Callable[[], Iterable[Tensor]]
 ) -> Features | None:
+    """Map the entry, or build it under its lock: the second process finds what the first built."""
     with _waited_for(_lock(path)):
         # Another process may have built it while this one waited.
         found = _open(path, shape)
@@ -194,6 +195,7 @@ class _Entry(NamedTuple):
 
 
 def _entries(folder: Path) -> Iterator[_Entry]:
+    """Finished entries of the cache, each with its size and last use."""
     for meta in folder.glob("*/meta.json"):
         path = meta.parent
         if path.name.endswith(".building"):

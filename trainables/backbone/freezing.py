@@ -136,6 +136,7 @@ def set_eval_mode(
 
 
 def _set_batchnorm_eval(module: nn.Module) -> None:
+    """Keep running statistics as they are, whatever `train()` said."""
     for part in module.modules():
         if isinstance(part, _BatchNorm):
             part.eval()

@@ -137,11 +137,13 @@ def _check_keys_and_shapes(
 
 
 def _check_finite(own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit: str) -> None:
+    """Raise UserError if a tensor holds NaN or infinity."""
     for key, value in own.items():
         if value.is_floating_point() and not given[key].isfinite().all():
             raise UserError(f"{misfit}: {key} holds values that are not finite; give another file")
 
 
 def _few(keys: list[str]) -> str:
+    """The first names, for a message of one line."""
     shown = ", ".join(keys[:_SHOWN])
     return f"{shown}, ..." if len(keys) > _SHOWN else shown

@@ -183,6 +183,7 @@ def _draw(
     way: int,  # N
     each: int,  # K + Q
 ) -> np.ndarray:  # (N, K + Q) positions
+    """One episode: classes without replacement, then images of each class without replacement."""
     chosen = rng.choice(len(members), way, replace=False)
     images = [rng.choice(members[number], each, replace=False) for number in chosen]
     return np.stack(images)

@@ -179,7 +179,8 @@ def _corner(side: int, length: int, shift: float) -> int:
 def _ink(letter: str, face: str, em: int) -> Image.Image:
     """Grayscale drawing at `em` pixels, cropped to its ink."""
     font = _font(face, em)
-    left, top, right, bottom = (round(edge) for edge in font.getbbox(letter))
+    edges = [round(edge) for edge in font.getbbox(letter)]
+    left, top, right, bottom = edges
     width = max(1, right - left) + 2  # one pixel of margin on each side
     height = max(1, bottom - top) + 2
     origin = (1 - left, 1 - top)

@@ -416,4 +416,7 @@ def _prefix(name: str) -> str | None:
 def _natural(label: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts 2 before 10."""
     words = [word for word in re.split(r"(\d+)", label) if word]
-    return tuple((0, int(word), "") if word.isdecimal() else (1, 0, word) for word in words)
+    key: list[tuple[int, int, str]] = []
+    for word in words:
+        key.append((0, int(word), "") if word.isdecimal() else (1, 0, word))
+    return tuple(key)

@@ -325,6 +325,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _disk_error(error: OSError, folder: Path) -> UserError:
+    """A full disk, or a folder that cannot be written, in one line with the remedy."""
     if error.errno in _DISK_FULL:
         return UserError(
             f"the disk of {folder} became full while the image store was built; "

@@ -223,6 +223,7 @@ def _spread(
     values: Tensor,  # (C,)
     like: Tensor,  # (B, C, ...)
 ) -> Tensor:  # (1, C, 1, ...)
+    """A value per channel, shaped to be broadcast over `like`."""
     return values.view(1, -1, *[1] * (like.ndim - 2))
 
 

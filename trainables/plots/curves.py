@@ -39,7 +39,8 @@ def draw_curves(
     lengths = {}
     for label, runs in curves.items():
         lengths[label] = [len(run) for run in runs]
-    if not lengths or not all(each and min(each) for each in lengths.values()):
+    has_epochs = [bool(each) and min(each) > 0 for each in lengths.values()]
+    if not has_epochs or not all(has_epochs):
         raise ValueError(f"every label needs runs of at least one epoch, but got lengths {lengths}")
 
     ends = []
