@@ -28,8 +28,11 @@ SHOWN = {
 def record(command: str, clone: Path) -> str:
     """Run a command in the clone; a server is interrupted once it has said where it is."""
     environment = os.environ | {"COLUMNS": "100", "VISTUNE_CACHE": str(clone / "cache")}
+    words = command.split()
+    if words[0] == "make":
+        words[1:1] = ["-o", ".venv/installed"]  # the environment is this checkout's
     with subprocess.Popen(
-        command.split(),
+        words,
         cwd=clone,
         env=environment,
         stdout=subprocess.PIPE,
