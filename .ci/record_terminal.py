@@ -48,7 +48,9 @@ def record(command: str, clone: Path) -> str:
             if command == "make ui" and "Ctrl-C" in line:
                 time.sleep(2)
                 os.killpg(process.pid, signal.SIGINT)
-    return "".join(line for line in lines if not line.startswith(("WARNING: Location", "make")))
+    if command != "make ui" and process.returncode != 0:
+        sys.exit(f"{command} ended with exit code {process.returncode}")
+    return "".join(line for line in lines if not line.startswith(("make", ".venv/bin")))
 
 
 def excerpt(text: str, head: int, tail: int) -> str:

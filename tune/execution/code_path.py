@@ -18,7 +18,7 @@ class OwnCodeFirst(JobConfig):
     """
 
     def _serialize(self) -> str:
-        ships_code = self._runtime_env_has_working_dir()
+        ships_code = self._runtime_env_has_working_dir()  # type: ignore[no-untyped-call]
         if not ships_code and hides_ours(Path.cwd()):
             self._py_driver_sys_path.append(str(ROOT))  # each goes before the one before it
         return super()._serialize()

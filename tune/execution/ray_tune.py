@@ -116,7 +116,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
     """Passes messages of trials to the study, and its decision back to them."""
 
     def __init__(self, study: Study, guard: _StorageGuard):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.study = study
         self.guard = guard
         self._chosen: set[str] = set()

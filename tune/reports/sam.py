@@ -75,8 +75,8 @@ def load(checkpoint: Path) -> Any:
     from tune.execution.runtimes import best_device
 
     _check_files(checkpoint)
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     try:
         model = transformers.SamModel.from_pretrained(
             str(checkpoint), local_files_only=True, use_safetensors=True
