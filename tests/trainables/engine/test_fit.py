@@ -12,7 +12,7 @@ from tests.toy import Toy, ToyConfig
 from trainables.base import TrainConfig
 from trainables.data.sampling import Sampler, generator
 from trainables.engine.fit import Fitted, fit, train_step
-from trainables.engine.step import is_out_of_memory
+from trainables.engine.step import is_out_of_memory, seed_forward_pass
 from trainables.errors import TrialFailed
 from trainables.files import BEST, LAST
 
@@ -247,3 +247,17 @@ def test_first_middle_and_last_epoch_leave_snapshots(
         np.testing.assert_array_equal(file["features"], toy.data.train)
         assert (file["labels"] == -1).all()
         assert (int(file["epoch"]), str(file["part"])) == (epochs, "train")
+
+
+@pytest.mark.parametrize(
+    ("seed", "rank", "step", "state"),
+    [(0, 0, 0, 2613022947), (1, 0, 7, 1705901509), (1, 1, 7, 2045057326)],
+)
+def test_forward_passes_draw_as_in_earlier_versions(
+    seed: int, rank: int, step: int, state: int, tmp_path: Path
+) -> None:
+    """A run that an earlier version began is resumed bit for bit; the numbers are 5d3a9ec's."""
+    runtime = Recorder(tmp_path)
+    runtime.rank = rank
+    seed_forward_pass(seed, step, runtime)
+    assert torch.initial_seed() == state
