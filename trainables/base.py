@@ -1,4 +1,4 @@
-"""What the training loop asks of a model, and what it asks of the place where it runs."""
+"""Interfaces that the training loop asks of a model, and of the place where it runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sized
@@ -249,7 +249,7 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
 
 class Runtime(Protocol):
-    """Where a trial runs: one process, a Tune actor, or a group of Train workers."""
+    """The place where a trial runs: one process, a Tune actor, or a group of Train workers."""
 
     directory: Path
     """The trial's own folder: checkpoints and exports."""

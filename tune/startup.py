@@ -1,4 +1,4 @@
-"""Whether this Python can run vistune: asked before anything else is imported.
+"""Checks that this Python can run vistune, before anything else is imported.
 
 Any Python 3.6 or newer must be able to read this file, and nothing here needs a package.
 """
@@ -38,7 +38,7 @@ MODULES = (
     "plotly",
     "jinja2",
 )
-"""What pyproject.toml asks for, as it is imported."""
+"""Packages that pyproject.toml asks for, by the name that is imported."""
 
 
 def check_python() -> None:

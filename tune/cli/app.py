@@ -1,4 +1,4 @@
-"""What the command lines of `tune/run.py` and `tune/report.py` have in common."""
+"""Common ground of the command lines `tune/run.py` and `tune/report.py`."""
 
 import inspect
 import sys

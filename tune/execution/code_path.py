@@ -1,4 +1,4 @@
-"""Which vistune Ray's workers import: the one that this process runs."""
+"""Makes Ray's workers import the vistune that this process runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a study cost: epochs, time of CPUs and GPUs, and what pruning and caching saved."""
+"""The cost of a study: epochs, time of CPUs and GPUs, and what pruning and caching saved."""
 
 from collections import Counter
 

@@ -46,7 +46,7 @@ class TableRow:
 
     @property
     def configuration(self) -> str:
-        """What the chosen trial changes in the default."""
+        """The values in which the chosen trial differs from the default."""
         if self.number is None:
             return ""
         return assignments(self.record.departures(self.number)) or DEFAULT

@@ -17,7 +17,7 @@ _LAYOUT = {
     "font": {"size": 12},
     "hovermode": "closest",
 }
-"""Of every figure; the figure's own values take precedence."""
+"""Layout of every figure; the figure's own values take precedence."""
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),

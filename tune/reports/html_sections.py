@@ -140,7 +140,7 @@ def learning_curves(record: Record) -> Markup:
 
 
 def budget(record: Record) -> Markup:
-    """What the study cost, and what was saved."""
+    """Show what the study cost, and what was saved."""
     return table(["", ""], budget_rows(record), long=(1,))
 
 

@@ -155,7 +155,7 @@ def _differing(row: TableRow, other: TableRow) -> list[str]:
 
 
 def _identity(row: TableRow) -> dict[str, Any]:
-    """What two searches must have in common, by the name to show."""
+    """Values that two searches must have in common, by the name to show."""
     manifest: Manifest = row.record.manifest
     data_name = manifest.data["name"]
     # The seed draws embedded images: their fingerprints differ.

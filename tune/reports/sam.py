@@ -25,7 +25,7 @@ _POINTS_PER_BATCH = 64  # bounds the memory
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Which masks are kept; the defaults are those of the paper."""
+    """Limits that a mask must pass to be kept; the defaults are those of the paper."""
 
     points: int = 32
     """Prompts along each side of the image: points * points in all."""

@@ -37,7 +37,7 @@ class ParameterAxis:
     name: str
 
     choices: list[Any] | None
-    """Of a categorical parameter; None: numeric, in [low, high]."""
+    """Values of a categorical parameter; None: numeric, in [low, high]."""
 
     low: float = 0.0
     high: float = 0.0

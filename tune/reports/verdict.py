@@ -1,4 +1,4 @@
-"""What a study may claim, and why it may be wrong.
+"""The claim that a study may make, and why it may be wrong.
 
 The claim compares the best trial with the untuned default on the test split, over repeats under
 seeds that the search has not used.
