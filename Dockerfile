@@ -20,7 +20,7 @@ COPY . .
 RUN pip install --no-deps --no-build-isolation .
 
 # Studies are written to /work/runs, as this user; pass --user "$(id -u):$(id -g)" to own them.
-ENV HOME=/tmp/home VISTUNE_CACHE=/work/runs/.cache
+ENV HOME=/tmp/home USER=vistune VISTUNE_CACHE=/work/runs/.cache
 RUN mkdir -p /work/runs /tmp/home && chmod 1777 /work /work/runs /tmp/home
 WORKDIR /work
 USER 1000:1000

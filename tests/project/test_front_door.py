@@ -150,11 +150,15 @@ def test_a_command_is_spelled_from_here(tmp_path: Path, monkeypatch: pytest.Monk
     kept = replay_command("ssl", REPO / "runs/mine", 3, anywhere=True)
     assert kept == f"{whole} --storage {REPO}/runs"
 
-    monkeypatch.chdir(REPO / ".venv/bin" if (REPO / ".venv/bin").exists() else REPO / "tune")
-    assert command("run").endswith(f"{os.sep}python ../../tune/run.py") or command("run").endswith(
-        "/.venv/bin/python ./run.py"
-    )
-    assert "/" in command("run").split()[0]  # a shell does not look for it in PATH
+
+def test_a_program_in_this_folder_is_not_looked_for_in_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["tune/run.py"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.chdir(tmp_path)
+    assert command("ui") == "./python -m tune.ui"
+    assert startup.shorter(tmp_path) == "."
 
 
 def test_storage_is_the_one_that_was_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
