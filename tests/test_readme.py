@@ -54,15 +54,3 @@ def test_example_becomes_a_study(
     assert said.code == 0, said.err
     assert "scale" in (tmp_path / "runs/square/study.json").read_text()
     assert len(list((tmp_path / "runs/square/trials").iterdir())) == 2
-
-
-@pytest.mark.parametrize("name", ["run", "show", "ui"])
-def test_terminal_output_was_recorded(name: str) -> None:
-    """By `.ci/record_terminal.py`; an ellipsis stands for lines left out."""
-    (block,) = re.findall(
-        rf"^<!-- recorded: {name} -->\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL
-    )
-    recorded = (REPO / f"docs/recordings/{name}.txt").read_text().splitlines()
-    rest = iter(line.rstrip() for line in recorded)
-    for line in block.splitlines():
-        assert line == "..." or line in rest, line
