@@ -2,8 +2,8 @@
 
     .venv/bin/python .ci/record_terminal.py            # ten minutes on two quiet cores
 
-The whole output goes to docs/recordings/; README.md shows some of its lines. tests/test_readme.py
-compares the two, and the recordings with the messages of the code.
+The whole output goes to docs/recordings/; some of its lines go into README.md, behind a line
+`<!-- recorded: NAME -->` for each name.
 """
 
 import os
