@@ -286,6 +286,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
     parser.add_argument("--coverage", type=Path, default=Path("mutants-coverage.json"))
+    parser.add_argument("--cover", action="store_true", help="measure --coverage and end")
     parser.add_argument("--part", default="0/1", help="K/N: every N-th mutant from the K-th on")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--summary", type=Path)
@@ -293,6 +294,12 @@ def main() -> None:
     options = parser.parse_args()
     if options.summary is not None:
         summary(options.summary)
+        return
+    if options.cover:
+        out = options.coverage.resolve()
+        os.chdir(REPO)
+        sys.path.insert(0, str(REPO))
+        measure_coverage(out)
         return
 
     mutants = list(all_mutants())
@@ -304,12 +311,8 @@ def main() -> None:
         return
 
     if not options.coverage.exists():
-        command = [sys.executable, __file__, "--coverage", str(options.coverage), "--part", "cover"]
-        if options.part == "cover":
-            os.chdir(REPO)
-            sys.path.insert(0, str(REPO))
-            measure_coverage(options.coverage.resolve())
-            return
+        # In a process of its own: this one must not have imported what it mutates.
+        command = [sys.executable, __file__, "--cover", "--coverage", str(options.coverage)]
         subprocess.run(command, check=True)
     coverage = Coverage(json.loads(options.coverage.read_text()))
     done = set()

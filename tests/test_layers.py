@@ -126,12 +126,8 @@ def test_only_what_starts_ray_imports_it() -> None:
     assert found == allowed
 
 
-def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
-    """What their own dependencies import counts as well."""
-    program = (
-        "import sys, trainables.byol, trainables.engine.fit, search_spaces.ssl; "
-        "print(sorted({'ray', 'optuna', 'mlflow', 'tune'} & sys.modules.keys()))"
-    )
+def printed_by(program: str) -> str:
+    """The output of a program in a fresh process, which has imported nothing of ours yet."""
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=REPO,
@@ -140,7 +136,16 @@ def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
         timeout=120,
         check=True,
     )
-    assert done.stdout.strip() == "[]"
+    return done.stdout.strip()
+
+
+def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
+    """What their own dependencies import counts as well."""
+    program = (
+        "import sys, trainables.byol, trainables.engine.fit, search_spaces.ssl; "
+        "print(sorted({'ray', 'optuna', 'mlflow', 'tune'} & sys.modules.keys()))"
+    )
+    assert printed_by(program) == "[]"
 
 
 def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
@@ -150,15 +155,7 @@ def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
         "import sys, tune.report, tune.reports.verdict; "
         f"print(sorted({heavy} & sys.modules.keys()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed_by(program) == "[]"
 
 
 @pytest.mark.parametrize(
@@ -200,15 +197,7 @@ def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
         f"[(e.trainable, e.config()) for e in EXPERIMENTS.values()]; print(sorted({only_trials} & "
         "sys.modules.keys()))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed_by(program) == "[]"
 
 
 def test_no_script_of_tune_hides_another_module() -> None:

@@ -146,21 +146,18 @@ def server_processes(port):
     return lines
 
 
+def start_ui(storage: Path, port: int) -> subprocess.Popen[str]:
+    """`python -m tune.ui`, with its output in pipes."""
+    command = [sys.executable, "-m", "tune.ui", "--storage", str(storage), "--port", str(port)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_command_prints_a_link_per_study_and_ends_its_server(tmp_path, free_port, number):
     first, second = study(tmp_path, "old", 2, 0), study(tmp_path, "new", 2, 1)
     os.utime(first.path, (1, 1))
-    command = [
-        sys.executable,
-        "-m",
-        "tune.ui",
-        "--storage",
-        str(tmp_path),
-        "--port",
-        str(free_port),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_ui(tmp_path, free_port)
     try:
         lines = [process.stdout.readline() for _ in range(3)]
         assert [line.split()[0] for line in lines] == ["new", "old", "MLflow"]
@@ -178,16 +175,7 @@ def test_command_prints_a_link_per_study_and_ends_its_server(tmp_path, free_port
 @pytest.mark.slow
 def test_command_ends_with_its_server(tmp_path, free_port):
     study(tmp_path, "one", 2, 0)
-    command = [
-        sys.executable,
-        "-m",
-        "tune.ui",
-        "--storage",
-        str(tmp_path),
-        "--port",
-        str(free_port),
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_ui(tmp_path, free_port)
     try:
         for _ in range(2):
             process.stdout.readline()
