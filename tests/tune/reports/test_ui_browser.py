@@ -185,7 +185,7 @@ def test_command_ends_with_its_server(tmp_path, free_port):
     finally:
         process.kill()
     assert (process.returncode, out) == (2, "")
-    assert err.startswith("the MLflow server has ended (exit code -9): ")
+    assert err.startswith("vistune: the MLflow server has ended (exit code -9): ")
     assert err.count("\n") == 1
     assert not server_processes(free_port)
 
