@@ -373,7 +373,7 @@ def best_of(table: Table, seed: int, trials: int) -> list[dict[str, Any]]:
             if not searcher.report(asked[0], len(seen), value):
                 break
         searcher.end(asked[0], seen, stopped=len(seen) < len(curve))
-    completed = searcher.study.completed()
+    completed = searcher.study.completed
     frozen = searcher.study.frozen_trials()
     return [
         frozen[number].params for number in sorted(completed, key=lambda n: -completed[n]) if number

@@ -99,12 +99,13 @@ class Options:
         int | None, typer.Option(min=1, help="Trials at a time. Default: what fits.")
     ] = None
     repeats: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=0,
-            help="Fresh seeds for the default and the best three trials, on the test split.",
+            help="Fresh seeds for the default and the best other trial, on the test split "
+            "[default: 6].",
         ),
-    ] = 3
+    ] = None
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")
     ] = False

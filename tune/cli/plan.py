@@ -24,6 +24,7 @@ from tune.formatting import duration, plain_console
 from tune.search.pruner import rungs
 from tune.search.space import describe, show
 from tune.study.manifest import Manifest
+from tune.study.rules import RepeatRule
 from tune.study.warm_start import beginning
 
 _STEPS = 3  # timed, after one to warm up
@@ -69,7 +70,8 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     out.print(_rungs_line(config.train.epochs))
 
     cost = profile(experiment, config, data)
-    repeats = (1 + experiment.top) * options.repeats  # of trial 0 and of the leaders
+    rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
+    repeats = rule.configurations * (manifest.repeats or 0)
     epochs = total_epochs(options.trials, repeats, config.train.epochs)
 
     device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"

@@ -20,7 +20,8 @@ from tune.backbones.resolve import (
 from tune.cli.options import Options, parse_pins
 from tune.experiments import Experiment
 from tune.search.space import Nearest, as_json, describe, fitted
-from tune.study.manifest import Manifest
+from tune.study.manifest import Manifest, read_manifest
+from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 
 
@@ -84,8 +85,22 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
             "images": len(data.train),
         },
         warm_start=warm,
+        repeats=_repeats(options, directory),
     )
     return Prepared(directory, experiment, manifest, config, data, proof, notes)
+
+
+def _repeats(options: Options, directory: Path) -> int:
+    """Return `--repeats`, or the number that the study began with, or its rule's default."""
+    if options.repeats is not None:
+        return options.repeats
+
+    rules, fixed = CURRENT, None
+    path = directory / "study.json"
+    if path.exists():
+        there = read_manifest(path)
+        rules, fixed = there.rules, there.repeats
+    return REPEATS[str(rules["repeats"])] if fixed is None else fixed
 
 
 def study_name(options: Options, experiment: Experiment) -> str:

@@ -134,7 +134,7 @@ class Session:
                 prepared.experiment,
                 prepared.manifest,
                 trials=self.options.trials,
-                repeats=self.options.repeats,
+                repeats=prepared.manifest.repeats or 0,
                 group=group,
             )
             if copy is not None:

@@ -13,10 +13,13 @@ from trainables.errors import UserError
 from tune.command_line import command
 from tune.formatting import DEFAULT, assignments
 from tune.reports.config_differences import same_data
-from tune.reports.statistics import LEVEL, Interval, difference, holm, mean_of
-from tune.reports.verdict import test_metric
+from tune.reports.statistics import LEVEL, Interval, holm, mean_of
+from tune.reports.verdict import difference, repeat_scores, test_metric
 from tune.study.group import members
-from tune.study.record import Record, Run, chosen, leaders, read_record, table_of
+from tune.study.record import Record, Run, read_record
+
+ONE_SEARCH = "'s configuration"
+"""What one search of each setting can compare: another search would find other configurations."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,19 @@ class TableRow:
     number: int | None
     """The chosen trial; None where no trial has completed."""
 
+    scores: dict[int, float]
+    """Seed -> test accuracy of the chosen trial's repeats."""
+
     accuracy: Interval | None
     """Test accuracy over the repeats of the chosen trial; None where they are missing."""
 
     default: Interval | None
     """Test accuracy over the repeats of the untuned default; None where they are missing."""
 
-    seeds: int
-    """Seeds under which all repeated trials ran."""
+    @property
+    def seeds(self) -> int:
+        """Number of repeats of the chosen trial."""
+        return len(self.scores)
 
     @property
     def setting(self) -> str:
@@ -88,9 +96,12 @@ class Difference:
     p_holm: float
     """P-value that holds for all differences of the table at once."""
 
+    about: str = ""
+    """What was better, if not the setting itself, such as `'s configuration`."""
+
     @property
     def verdict(self) -> str:
-        """Name the better setting, or say `not decided`.
+        """Name the better side, or say `not decided`.
 
         The corrected p-value decides: an interval alone is wrong once in twenty questions, and a
         table asks several.
@@ -99,7 +110,7 @@ class Difference:
         if self.p_holm >= 1 - LEVEL:
             return "not decided"
         better = first if self.gain.mean > 0 else second
-        return f"{better} is better"
+        return f"{better}{self.about} is better"
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.gain}, p = {self.p_holm:.2g} among all questions"
@@ -169,77 +180,58 @@ def compare_settings(folder: Path) -> ComparisonTable:
         command=begun.command,
         metric=metric,
         rows=rows,
-        differences=corrected(_gains(comparison.questions, judged, metric)),
+        differences=corrected(
+            _gains(comparison.questions, judged), len(comparison.questions), ONE_SEARCH
+        ),
         missing=[name for name in comparison.settings if name not in judged],
     )
 
 
-def corrected(gains: Mapping[str, Interval]) -> list[Difference]:
-    """Correct the p-values of a table's differences for their number."""
-    p_values = holm([gain.p for gain in gains.values()])
+def corrected(gains: Mapping[str, Interval], questions: int, about: str = "") -> list[Difference]:
+    """Correct the p-values of a table's differences.
+
+    Args:
+        gains: the differences that can be estimated.
+        questions: number of all questions that the comparison asks.
+        about: what of a setting the differences are about.
+    """
+    p_values = holm([gain.p for gain in gains.values()], questions)
     return [
-        Difference(name, gain, p_holm)
+        Difference(name, gain, p_holm, about)
         for (name, gain), p_holm in zip(gains.items(), p_values, strict=True)
     ]
 
 
 def _row(name: str, about: str, record: Record, metric: str) -> TableRow:
-    finals = record.finals()
-    number = chosen(record.completed, record.top, finals, record.objective)
-
-    numbers, scores = table_of(finals, leaders(record.completed, record.top), metric)
-    seeds = scores.shape[1]
-    accuracy = None
-    if number is not None and number in numbers and seeds > 1:
-        accuracy = mean_of(scores, numbers.index(number)).clipped_to_unit()
-
-    _, default_scores = table_of(finals, [0], metric)
-    default = None
-    if default_scores.shape[1] > 1:
-        default = mean_of(default_scores, 0).clipped_to_unit()
-
-    return TableRow(name, about, record, number, accuracy, default, seeds)
+    number = record.best_number()
+    scores = {} if number is None else repeat_scores(record, number, metric)
+    default_scores = repeat_scores(record, 0, metric)
+    return TableRow(
+        name=name,
+        about=about,
+        record=record,
+        number=number,
+        scores=scores,
+        accuracy=_accuracy(scores),
+        default=_accuracy(default_scores),
+    )
 
 
-def _gains(
-    questions: Mapping[str, str], judged: Mapping[str, TableRow], metric: str
-) -> dict[str, Interval]:
+def _accuracy(scores: Mapping[int, float]) -> Interval | None:
+    """Estimate the mean of a configuration's repeats; None where there are too few."""
+    if len(scores) < 2:
+        return None
+    return mean_of(list(scores.values())).clipped_to_unit()
+
+
+def _gains(questions: Mapping[str, str], judged: Mapping[str, TableRow]) -> dict[str, Interval]:
     """Differences that can be estimated, in the order of the questions."""
     gains = {}
     for name in questions:
         first, _, second = name.partition("-")
         if first not in judged or second not in judged:
             continue
-        gain = _gain(judged[first], judged[second], metric)
-        if gain is not None:
-            gains[name] = gain
+        row, other = judged[first], judged[second]
+        if same_data(row.record, other.record):
+            gains[name] = difference(row.scores, other.scores)
     return gains
-
-
-def _gain(first: TableRow, second: TableRow, metric: str) -> Interval | None:
-    """Subtract two settings, paired by seed.
-
-    All repeated trials of both settings estimate the noise. Returns None where the images differ or
-    fewer than two seeds are common.
-    """
-    if not same_data(first.record, second.record):
-        return None
-
-    finals = {}
-    names = []
-    for row in (first, second):
-        for (number, seed), metrics in row.record.finals().items():
-            finals[(row.name, number), seed] = metrics
-        for number in leaders(row.record.completed, row.record.top):
-            names.append((row.name, number))
-
-    configurations, scores = table_of(finals, names, metric)
-    if scores.shape[1] < 2:
-        return None
-    assert first.number is not None
-    assert second.number is not None
-    return difference(
-        scores,
-        configurations.index((first.name, first.number)),
-        configurations.index((second.name, second.number)),
-    )

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from tune.reports.importances import Importances
 from tune.reports.statistics import Interval
 from tune.reports.trial_points import finite, five_digits
-from tune.reports.verdict import StudyVerdict
+from tune.reports.verdict import StudyVerdict, repeat_scores
 from tune.study.record import Record, Run
 
 COMPLETED = "#6b9fd4"
@@ -159,16 +159,13 @@ def importance_bars(found: list[Importances]) -> go.Figure:
 
 def against_default(record: Record, verdict: StudyVerdict) -> go.Figure:
     """The test metric under fresh seeds: a point per seed, and means with 95 % intervals."""
-    best = verdict.best_number
+    name = f"trial {verdict.number}"
     traces = [
-        _seed_points(record, verdict.metric, best, f"trial {best}", BEST),
-        _mean_with_interval(verdict.best, f"trial {best}", BEST),
+        _seed_points(record, verdict.metric, verdict.number, name, BEST),
+        _mean_with_interval(verdict.trial, name, BEST),
+        _seed_points(record, verdict.metric, 0, "the default", DEFAULT),
+        _mean_with_interval(verdict.default, "the default", DEFAULT),
     ]
-    if best != 0:
-        traces += [
-            _seed_points(record, verdict.metric, 0, "the default", DEFAULT),
-            _mean_with_interval(verdict.default, "the default", DEFAULT),
-        ]
 
     layout = go.Layout(
         xaxis={"title": {"text": verdict.metric}},
@@ -180,10 +177,7 @@ def against_default(record: Record, verdict: StudyVerdict) -> go.Figure:
 
 
 def _seed_points(record: Record, metric: str, trial: int, name: str, colour: str) -> go.Scatter:
-    scores = {}
-    for (number, seed), metrics in sorted(record.finals().items(), key=lambda item: item[0]):
-        if number == trial and metric in metrics:
-            scores[seed] = metrics[metric]
+    scores = dict(sorted(repeat_scores(record, trial, metric).items()))
     return go.Scatter(
         mode="markers",
         x=[five_digits(score) for score in scores.values()],

@@ -26,7 +26,7 @@ from tune.reports.comparison_table import (
     compare_settings,
     corrected,
 )
-from tune.reports.statistics import LEVEL, Interval, difference, mean_of
+from tune.reports.statistics import LEVEL, Interval, mean_of, paired
 from tune.reports.table_text import Cells, difference_cells, interval_range, print_cells
 from tune.study.manifest import PATH_KEYS, Manifest
 
@@ -87,13 +87,13 @@ def pool_searches(folders: Sequence[Path]) -> PooledTable:
     gains = {}
     for name in first.questions:
         sides = [names.index(side) for side in name.split("-")]
-        gains[name] = difference(scores[sides], 0, 1)
+        gains[name] = paired(*scores[sides])
 
     return PooledTable(
         title=f"{first.title}, over {len(tables)} searches",
         seeds=seeds,
         rows=rows,
-        differences=corrected(gains),
+        differences=corrected(gains, len(first.questions)),
         questions=first.questions,
     )
 
@@ -144,7 +144,7 @@ def _pooled_row(rows: list[TableRow]) -> PooledRow:
         setting=rows[0].setting,
         accuracies=accuracies,
         defaults=defaults if len(defaults) == len(rows) else [],
-        accuracy=mean_of(np.array([accuracies]), 0).clipped_to_unit(),
+        accuracy=mean_of(accuracies).clipped_to_unit(),
     )
 
 

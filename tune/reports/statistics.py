@@ -1,26 +1,30 @@
-"""Confidence intervals over configurations that were trained again under the same few seeds.
+"""Confidence intervals of means and of differences, over runs that were trained under fresh seeds.
 
-A table of scores, one row per configuration and one column per seed, is a randomised block design:
-
-    score = configuration + seed + noise
-
-(Montgomery, Design and Analysis of Experiments, chapter 4). All rows together estimate the noise.
-With two rows this is the paired t test; each further row adds degrees of freedom at no cost, as it
-was trained anyway. The method assumes that the noise of all rows is about equally large.
+Only the runs that are compared estimate their noise: an estimate pooled over other configurations
+is wrong where their noise differs. The error of the sample of test images adds to that of the
+seeds (Bouthillier et al. 2021, "Accounting for variance in machine learning benchmarks").
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 # Student's t distribution; `scipy.stats` has it too, but takes a second to import.
-from scipy.special import stdtr, stdtrit
+from scipy.special import ndtri, stdtr, stdtrit
 
 LEVEL = 0.95
 """Confidence level of all intervals."""
 
+FIRST_LOOK = 0.04
+"""Significance level of a study's first verdict; later looks at more runs share the rest of
+`1 - LEVEL`."""
+
 _ROUNDING = 1e-12  # a spread below this share of the largest score is a rounding error
+_SMALLEST_P = 1e-15
+_HALVINGS = 60
 
 
 @dataclass(frozen=True)
@@ -48,89 +52,160 @@ class Interval:
 
 
 def mean_of(
-    scores: np.ndarray,  # (configurations, seeds)
-    row: int,
+    values: ArrayLike,  # (n,) one per run
+    sampling_variance: float = 0.0,
 ) -> Interval:
-    """Estimate the mean of one configuration.
+    """Estimate the mean of independent runs.
 
-    The variance over seeds is pooled over all configurations: with R of them and S seeds the
-    interval has R * (S - 1) degrees of freedom.
-
+    Args:
+        sampling_variance: variance of the mean over other samples of test images.
     Raises:
-        ValueError: fewer than two seeds.
+        ValueError: fewer than two runs.
     """
-    _check(scores)
-    rows, seeds = scores.shape
-    variance = scores.var(axis=1, ddof=1).mean()
-    standard_error = math.sqrt(variance / seeds)
-    freedom = rows * (seeds - 1)
-    return _interval(float(scores[row].mean()), standard_error, freedom)
+    x = _checked(values)
+    variance = float(x.var(ddof=1)) / len(x)
+    if _is_rounding(math.sqrt(variance), x):
+        variance = 0.0
+    return _interval(float(x.mean()), [(variance, len(x) - 1)], sampling_variance)
 
 
-def difference(
-    scores: np.ndarray,  # (configurations, seeds)
-    row: int,
-    other: int,
+def paired(
+    first: ArrayLike,  # (n,)
+    second: ArrayLike,  # (n,) in the same order
+    sampling_variance: float = 0.0,
 ) -> Interval:
-    """Estimate the mean of configuration `row` minus that of `other`, paired by seed.
+    """Estimate the mean of `first` minus that of `second`, pair by pair (paired t test).
 
-    The residuals of the two-way model estimate the noise: with R configurations and S seeds the
-    interval has (R - 1) * (S - 1) degrees of freedom.
-
-    Where two configurations differ by the same amount under every seed, as can happen with few test
-    images, nothing is known about the noise: the interval is infinite instead of having width 0.
-
+    Args:
+        sampling_variance: variance of the difference over other samples of test images.
     Raises:
-        ValueError: fewer than two seeds, or the same row twice.
+        ValueError: fewer than two pairs.
     """
-    _check(scores)
-    if row == other:
-        raise ValueError(f"`row != other` must hold, but got {row=}, {other=}")
-
-    rows, seeds = scores.shape
-    row_means = scores.mean(axis=1, keepdims=True)
-    seed_means = scores.mean(axis=0, keepdims=True)
-    residuals = scores - row_means - seed_means + scores.mean()
-
-    freedom = (rows - 1) * (seeds - 1)
-    variance = float((residuals**2).sum()) / freedom
-    mean = float((scores[row] - scores[other]).mean())
-
-    no_spread = math.sqrt(variance) <= _ROUNDING * abs(scores).max()
-    if mean and no_spread:
-        return Interval(mean, -math.inf, math.inf, p=1.0)
-    return _interval(mean, math.sqrt(2 * variance / seeds), freedom)
+    x, y = _checked(first), _checked(second)
+    if len(x) != len(y):
+        raise ValueError(f"pairs must have two sides, but got {len(x)} and {len(y)} values")
+    differences = x - y
+    variance = float(differences.var(ddof=1)) / len(x)
+    if _is_rounding(math.sqrt(variance), np.concatenate([x, y])):
+        variance = 0.0
+    return _interval(float(differences.mean()), [(variance, len(x) - 1)], sampling_variance)
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Adjust p-values so that they hold for all comparisons at once (Holm 1979).
+def welch(
+    first: ArrayLike,  # (n,)
+    second: ArrayLike,  # (m,)
+    sampling_variance: float = 0.0,
+) -> Interval:
+    """Estimate the mean of `first` minus that of `second`, which are not paired and may vary
+    unequally (Welch 1947).
+
+    Args:
+        sampling_variance: variance of the difference over other samples of test images.
+    Raises:
+        ValueError: fewer than two values on a side.
+    """
+    x, y = _checked(first), _checked(second)
+    parts = []
+    for side in (x, y):
+        variance = float(side.var(ddof=1)) / len(side)
+        if _is_rounding(math.sqrt(variance), side):
+            variance = 0.0
+        parts.append((variance, len(side) - 1))
+    return _interval(float(x.mean() - y.mean()), parts, sampling_variance)
+
+
+def holm(p_values: list[float], declared: int | None = None) -> list[float]:
+    """Adjust p-values so that they hold for all questions at once (Holm 1979).
 
     The smallest of m p-values is multiplied by m, the next by m - 1, and so on. The results never
     fall along the way, and never exceed 1.
+
+    Args:
+        declared: number of questions m, those without an answer so far included; they count as if
+            their p-values were the largest. None: there are no others.
     """
+    questions = len(p_values) if declared is None else max(declared, len(p_values))
     adjusted = [0.0] * len(p_values)
     largest = 0.0
-    for rank, index in enumerate(np.argsort(p_values)):
-        remaining = len(p_values) - rank
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        remaining = questions - rank
         corrected = min(1.0, remaining * p_values[index])
         largest = max(largest, corrected)
         adjusted[index] = largest
     return adjusted
 
 
-def _interval(mean: float, standard_error: float, freedom: int) -> Interval:
-    """Student's t interval, and the p-value of mean 0."""
-    quantile = float(stdtrit(freedom, 0.5 + LEVEL / 2))
-    half = quantile * standard_error
-    if standard_error > 0:
-        p = float(2 * stdtr(freedom, -abs(mean) / standard_error))
+def significance(look: int) -> float:
+    """Significance level of the n-th look at a growing study.
+
+    The first look has `FIRST_LOOK`, each later one half of what is left of `1 - LEVEL`. All looks
+    together spend no more than that, however they depend on each other (Bonferroni).
+
+    Args:
+        look: from 1.
+    """
+    if look == 1:
+        return FIRST_LOOK
+    rest = 1 - LEVEL - FIRST_LOOK
+    return float(rest / 2 ** (look - 1))
+
+
+def _interval(mean: float, parts: list[tuple[float, int]], sampling_variance: float) -> Interval:
+    """An interval that covers both sources of error, and the p-value of mean 0.
+
+    The half-widths of the two add as squares (Zou and Donner 2008): Student's t for the seeds, with
+    Satterthwaite's degrees of freedom where there are two sides, and the normal distribution for
+    the sample of test images, whose variance is known well. A further source of error never makes
+    the interval narrower.
+
+    Without any spread nothing is known about the noise: the interval is infinite instead of having
+    width 0.
+
+    Args:
+        parts: (variance of a mean over seeds, its degrees of freedom).
+    """
+    of_seeds = sum(variance for variance, _ in parts)
+    if of_seeds == 0 and sampling_variance == 0:
+        return Interval(mean, -math.inf, math.inf, p=1.0)
+
+    weights = sum(variance**2 / freedom for variance, freedom in parts)
+    freedom = of_seeds**2 / weights if weights else 1.0
+
+    def half_width(p: float) -> float:
+        seeds = float(stdtrit(freedom, 1 - p / 2)) * math.sqrt(of_seeds)
+        images = float(ndtri(1 - p / 2)) * math.sqrt(sampling_variance)
+        return math.hypot(seeds, images)
+
+    half = half_width(1 - LEVEL)
+    if sampling_variance == 0:
+        p = float(2 * stdtr(freedom, -abs(mean) / math.sqrt(of_seeds)))
     else:
-        p = float(mean == 0)
+        p = _level_of(abs(mean), half_width)
     return Interval(mean, mean - half, mean + half, p)
 
 
-def _check(scores: np.ndarray) -> None:
-    if scores.ndim != 2 or scores.shape[1] < 2:
-        raise ValueError(
-            f"scores must be (configurations, seeds) with seeds >= 2, but got {scores.shape}"
-        )
+def _level_of(distance: float, half_width: Callable[[float], float]) -> float:
+    """The p at which the interval reaches so far, by bisection of its logarithm."""
+    low, high = _SMALLEST_P, 1.0
+    if half_width(low) < distance:
+        return low
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        if half_width(middle) < distance:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _is_rounding(spread: float, values: np.ndarray) -> bool:
+    return spread <= _ROUNDING * float(abs(values).max())
+
+
+def _checked(values: ArrayLike) -> np.ndarray:
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or len(x) < 2:
+        raise ValueError(f"`values` must be (n,) with n >= 2, but got {x.shape}")
+    if not np.isfinite(x).all():
+        raise ValueError(f"`values` must be finite, but got {x.tolist()}")
+    return x

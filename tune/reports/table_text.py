@@ -120,12 +120,14 @@ def notes(table: ComparisonTable) -> list[str]:
     judged = table.judged
     seeds = " or ".join(str(count) for count in sorted({row.seeds for row in judged}))
     said = [
-        f"Test accuracy: mean over {seeds or 'no'} fresh seeds of the configuration whose repeats "
-        "have the best mean on the validation split; nothing else has used the test split.",
-        "Intervals cover the randomness of training, paired by seed (two-way block design, "
-        "Student t); they cover neither another draw of images nor another search "
-        "(`table --with` does, over searches). Holm's p-values hold for all "
-        f"differences at once, and decide under {1 - LEVEL:.2f}.",
+        f"Test accuracy: mean over {seeds or 'no'} fresh seeds of the chosen configuration; "
+        "nothing else has used the test split.",
+        "One search of each setting: a verdict is about these two configurations, in this search. "
+        "Another search would find others, so it says nothing about the settings "
+        "(`table --with` compares settings, over searches).",
+        "Intervals cover the randomness of training (paired t where seeds are common, else "
+        "Welch's); they do not cover another draw of images. Holm's p-values hold for all "
+        f"{len(table.comparison.questions)} questions at once, and decide under {1 - LEVEL:.2f}.",
     ]
     if table.comparison.reference_note:
         said.append(table.comparison.reference_note)

@@ -1,11 +1,11 @@
 """The claim that a study may make, and why it may be wrong.
 
-The claim compares the best trial with the untuned default on the test split, over repeats under
-seeds that the search has not used.
+The claim compares one trial with the untuned default on the test split, over repeats under seeds
+that the search has not used. It is about this configuration: another search would find another.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.command_line import command
-from tune.reports.statistics import Interval, difference, mean_of
-from tune.study.record import table_of
+from tune.reports.statistics import Interval, mean_of, paired, significance, welch
+from tune.study.rules import WINNER
 from tune.study.view import StudyView
 
 FEW_TRIALS = 12
@@ -28,45 +28,63 @@ _CURVE_EPOCHS = 4  # a shorter curve does not show a trend
 
 @dataclass(frozen=True)
 class StudyVerdict:
-    """The best trial against the untuned default."""
+    """A trial against the untuned default, on the test split."""
 
     metric: str
 
-    best_number: int
-    """The best trial; 0 is the default itself."""
+    number: int
+    """The trial: the study's answer, or the best other one where the default is the answer."""
+
+    is_answer: bool
+    """The trial is the study's answer, not the default."""
 
     seeds: int
-    """Repeats of each configuration."""
+    """Fewest repeats of the two configurations."""
 
-    best: Interval
+    trial: Interval
     default: Interval
 
-    gain: Interval | None
-    """Best minus default, paired by seed; None where the default is the best trial."""
+    gain: Interval
+    """The trial minus the default."""
+
+    level: float
+    """Significance level of this look: the gain is decided where its p-value is below."""
 
     baseline: float | None
     """The metric of the untrained network."""
 
     @property
+    def decided(self) -> bool:
+        """True where the difference is more than the noise explains."""
+        return self.gain.p < self.level
+
+    @property
+    def outcome(self) -> str:
+        """The answer in a few words."""
+        if not self.decided:
+            return "Not decided"
+        if self.gain.mean > 0:
+            return f"Trial {self.number} beats the default"
+        return f"Trial {self.number} is worse than the default"
+
+    @property
     def sentence(self) -> str:
         """The verdict for a reader."""
         untrained = "" if self.baseline is None else f"; the untrained network {self.baseline:.4f}"
-        if self.gain is None:
-            return (
-                f"No trial beat the default: {self.metric} {self.default} "
-                f"over {self.seeds} seeds{untrained}."
-            )
+        which = f"trial {self.number}"
+        if not self.is_answer:
+            which += ", the best of the others (validation prefers the default),"
         return (
-            f"{_outcome(self.gain)}: {self.metric} of trial {self.best_number} is {self.best}, "
-            f"of the untuned default {self.default}, "
-            f"gain {self.gain} (95 % intervals, {self.seeds} fresh seeds){untrained}."
+            f"{self.outcome}: {self.metric} of {which} is {self.trial}, "
+            f"of the untuned default {self.default}, gain {self.gain} "
+            f"(95 % intervals, {self.seeds} fresh seeds of each, p = {self.gain.p:.2g})"
+            f"{untrained}."
         )
 
     def metrics(self) -> dict[str, float]:
         """Metrics for the study's run in MLflow."""
-        intervals = {"best": self.best, "default": self.default}
-        if self.gain is not None:
-            intervals["gain"] = self.gain
+        best = self.trial if self.is_answer else self.default
+        intervals = {"best": best, "default": self.default, "gain": self.gain}
 
         metrics = {}
         for name, interval in intervals.items():
@@ -76,56 +94,82 @@ class StudyVerdict:
         return metrics
 
 
-def _outcome(gain: Interval) -> str:
-    if gain.low > 0:
-        return "Tuning helps"
-    if gain.high < 0:
-        return "Tuning hurts"
-    return "Not decided"
-
-
 def test_metric(objective: str) -> str:
     """Name the test metric of an objective: `val/knn_top1` -> `test/knn_top1`."""
     return "test/" + objective.removeprefix("val/")
 
 
 def judge_study(study: StudyView) -> StudyVerdict | None:
-    """Compare the best trial with the default.
+    """Compare the study's answer, or the best other trial, with the default.
 
-    Returns None where repeats are missing: too few completed trials, or failed repeats.
+    Returns None where repeats are missing: too few completed trials, or lost repeats.
     """
     metric = test_metric(study.objective)
-    number = study.best_number()
+    answer = study.best_number()
+    number = answer or study.repeat_rule.challenger(study.completed)
     if number is None:
         return None
 
-    leaders = study.leaders()
-    rows, scores = table_of(study.finals(), [0, *leaders], metric)
-    seeds = scores.shape[1]
-    if number not in rows or 0 not in rows or seeds < 2:
+    scores = repeat_scores(study, number, metric)
+    default_scores = repeat_scores(study, 0, metric)
+    if min(len(scores), len(default_scores)) < 2:
         return None
-    best_row = rows.index(number)
-    default_row = rows.index(0)
 
-    # The leaders share one estimate of the noise. The default may be noisier: it has its own.
-    leader_rows = [row for row, trial in enumerate(rows) if trial in leaders]
-    best = mean_of(scores[leader_rows], leader_rows.index(best_row))
-    default = mean_of(scores[[default_row]], 0)
+    trial = mean_of(list(scores.values()))
+    default = mean_of(list(default_scores.values()))
     if metric != _RANK:
-        best = best.clipped_to_unit()
+        trial = trial.clipped_to_unit()
         default = default.clipped_to_unit()
 
-    gain = None
-    if number != 0:
-        gain = difference(scores, best_row, default_row)
     return StudyVerdict(
         metric=metric,
-        best_number=number,
-        seeds=seeds,
-        best=best,
+        number=number,
+        is_answer=answer != 0,
+        seeds=min(len(scores), len(default_scores)),
+        trial=trial,
         default=default,
-        gain=gain,
+        gain=difference(scores, default_scores),
+        level=significance(study.look),
         baseline=study.summary.get(f"baseline/{metric}"),
+    )
+
+
+def repeat_scores(study: StudyView, number: int, metric: str) -> dict[int, float]:
+    """Seed -> test metric of a trial's repeats.
+
+    A repeat that diverged counts as the untrained network. One that was lost, or whose metric is
+    not a number, says nothing.
+    """
+    scores = {}
+    for (trial, seed), run in study.repeats.items():
+        if trial != number:
+            continue
+        value = run.metrics.get(metric, math.nan)
+        if run.state == "PRUNED":
+            value = study.summary.get(f"baseline/{metric}", 0.0)
+        if math.isfinite(value):
+            scores[seed] = value
+    return scores
+
+
+def difference(
+    scores: Mapping[int, float],
+    others: Mapping[int, float],
+    sampling_variance: float = 0.0,
+) -> Interval:
+    """Subtract two configurations: in pairs where both have the same seeds, else by Welch's
+    interval.
+
+    Args:
+        scores: seed -> metric, at least two.
+        others: those of the configuration that is subtracted.
+        sampling_variance: variance of the difference over other samples of test images.
+    """
+    if scores.keys() != others.keys():
+        return welch(list(scores.values()), list(others.values()), sampling_variance)
+    seeds = list(scores)
+    return paired(
+        [scores[seed] for seed in seeds], [others[seed] for seed in seeds], sampling_variance
     )
 
 
@@ -137,6 +181,13 @@ def claim(study: StudyView, verdict: StudyVerdict | None) -> str:
     number = study.best_number()
     if number is None:
         return "No trial has run to the end, so there is nothing to claim."
+    if study.repeat_rule.rule == WINNER:
+        return (
+            f"Trial {number} leads on the split that selects. This search is one observation of "
+            "its comparison, whose table has the verdict."
+        )
+    if list(study.completed) == [0]:
+        return "No trial but the default has run to the end, so there is nothing to compare."
     return (
         f"No claim yet: trial {number} leads on the split that selects, "
         "but it or the default has fewer than two repeats under fresh seeds."
@@ -225,11 +276,12 @@ def _is_at_edge(value: float, distribution: FloatDistribution | IntDistribution)
 
 def _doubts_about_gain(study: StudyView) -> Iterator[str]:
     verdict = judge_study(study)
-    if verdict is None or verdict.gain is None or verdict.gain.decided:
+    if verdict is None or verdict.decided:
         return
     yield (
         f"the gain over the default ({verdict.gain}) is smaller than the noise between seeds; "
-        f"{verdict.seeds} fresh seeds cannot tell, give more with --repeats {2 * verdict.seeds}"
+        f"{verdict.seeds} fresh seeds cannot tell. More --repeats are a second look, which decides "
+        f"at a p-value below {significance(study.look + 1):.2g} instead of {verdict.level:.2g}"
     )
 
 

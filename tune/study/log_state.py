@@ -98,6 +98,29 @@ class LogState:
     """Tags of the whole study."""
     finished: bool = False
     """The study has ended, and no run has started since."""
+    looks: list[tuple[int, int]] = field(default_factory=list)
+    """Trials and repeats that had ended at each verdict."""
+
+    @property
+    def look(self) -> int:
+        """Number of the verdict that the log allows now, from 1. The same runs give the same
+        verdict, however often it is stated."""
+        if self._ended in self.looks:
+            return 1 + self.looks.index(self._ended)
+        return 1 + len(self.looks)
+
+    @property
+    def _ended(self) -> tuple[int, int]:
+        """Number of trials and of repeats that have ended."""
+        trials = sum(run.outcome is not None for run in self.trials.values())
+        repeats = sum(run.outcome is not None for run in self.repeats.values())
+        return trials, repeats
+
+    def note_look(self) -> None:
+        """The study has ended: remember what its verdict rests on."""
+        ended = self._ended
+        if ended[1] and ended not in self.looks:
+            self.looks.append(ended)
 
     @property
     def trials(self) -> dict[int, Run]:
@@ -160,6 +183,8 @@ def apply_event(state: LogState, event: dict[str, Any]) -> None:
         state.tags |= event["tags"]
     elif kind == "finish":
         state.finished = event["state"] == "FINISHED"
+        if state.finished:
+            state.note_look()
     elif kind in ("start", "report", "end") and event.get("trial") is not None:
         _apply_to_run(state, event)
 
@@ -192,6 +217,8 @@ def _start(run: Run, event: dict[str, Any]) -> None:
     run.attempts = event["attempt"]
     run.started = run.started or event["t"]
     run.heard = event["t"]
+    run.state = "open"  # a failed repeat is trained again
+    run.outcome = None
 
 
 def _reopen(state: LogState) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.command_line import command
+from tune.study.rules import CURRENT, FIRST, check_known
 
 PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
 """Config values that are a path -> the value that identifies the content. A study may be resumed
@@ -74,6 +75,10 @@ class Manifest:
     """name, fingerprint, path, images."""
     warm_start: dict[str, Any] | None = None
     """Study and configurations that come after the default (`tune/study/warm_start.py`)."""
+    rules: dict[str, str | int] = field(default_factory=CURRENT.copy)
+    """Rule -> version (`tune/study/rules.py`)."""
+    repeats: int | None = None
+    """Repeats of each repeated trial, fixed before the first of them; None: not on record."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -99,7 +104,8 @@ class Manifest:
                 "Repeat the options it was begun with, or give this one a name of its own: "
                 f"--study {self.name}-2"
             )
-        return replace(there, base=self.base)
+        repeats = max(self.repeats or 0, there.repeats or 0)
+        return replace(there, base=self.base, repeats=repeats)
 
     def _differences(self, there: "Manifest") -> list[str]:
         """`train.epochs was 4, is 9`, for everything that defines the study."""
@@ -123,7 +129,8 @@ def read_manifest(path: Path) -> Manifest:
         UserError: there is none, or it cannot be read.
     """
     try:
-        return Manifest(**json.loads(path.read_text()))
+        fields = {"rules": FIRST} | json.loads(path.read_text())
+        manifest = Manifest(**fields)
     except FileNotFoundError:
         show = command("report", "show", storage=path.parent.parent)
         raise UserError(
@@ -133,6 +140,8 @@ def read_manifest(path: Path) -> Manifest:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a study manifest of this version: {error}") from None
+    check_known(manifest.rules, manifest.name)
+    return manifest
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

@@ -4,9 +4,12 @@ runs now is remembered here."""
 from typing import Literal
 
 from tune.study.log_state import LogState
-from tune.study.record import leaders
+from tune.study.rules import RepeatRule
 from tune.study.trials import TrialDatabase
 from tune.study.work import BASELINE, WorkId
+
+ATTEMPTS = 3
+"""A repeat that fails for another reason than divergence is trained so often in all."""
 
 Step = WorkId | Literal["new trial", "wait"] | None
 """A run, a trial that Optuna is to begin, nothing at the moment, or nothing any more."""
@@ -18,13 +21,12 @@ class Planner:
     1. the untrained baseline, once;
     2. interrupted trials;
     3. new trials, up to `trials`;
-    4. repeats of trial 0 and of the leaders under `seeds`.
+    4. repeats under `seeds`, of the trials that the rule names.
 
     Args:
         objective: metric that the baseline must have on record.
         trials: trials of the study in total.
         seeds: seeds of the repeats.
-        top: number of best trials that are repeated.
     """
 
     def __init__(
@@ -35,14 +37,14 @@ class Planner:
         objective: str,
         trials: int,
         seeds: list[int],
-        top: int,
+        repeats: RepeatRule,
     ):
         self._log = log
         self._database = database
         self._objective = objective
         self._trials = trials
         self._seeds = seeds
-        self._top = top
+        self._repeats = repeats
         self.running: set[WorkId] = set()
         self.interrupted: list[WorkId] = []
         """Trials that wait for another process, first come first served."""
@@ -79,25 +81,33 @@ class Planner:
         if work_id.kind == "trial":
             self.interrupted.insert(0, work_id)
 
-    def leaders(self) -> list[int]:
-        """The trials that are repeated, best first."""
-        return leaders(self._database.completed(), self._top)
-
     def _baseline_is_due(self) -> bool:
         recorded = f"baseline/{self._objective}" in self._log.summary
         return not recorded and BASELINE not in self.running
 
     def _next_repeat(self) -> WorkId | None:
-        """Repeats of trial 0 fill the time until the last trial ends; then those of the leaders
-        follow."""
+        """Repeats that are certain fill the time until the last trial ends; then those follow that
+        the search has chosen."""
         searching = any(work_id.kind == "trial" for work_id in self.running)
-        numbers = [0] if searching else list(dict.fromkeys([0, *self.leaders()]))
+        if searching:
+            numbers = self._repeats.certain()
+        else:
+            numbers = self._repeats.repeated(self._database.completed())
+
         for number in numbers:
             outcome = self._log.outcome(WorkId(number))
             if outcome is None or outcome.state != "COMPLETE":
                 continue
             for seed in self._seeds:
                 repeat = WorkId(number, seed)
-                if repeat not in self.running and self._log.outcome(repeat) is None:
+                if repeat not in self.running and self._is_due(repeat):
                     return repeat
         return None
+
+    def _is_due(self, repeat: WorkId) -> bool:
+        """A repeat that has diverged says something about its configuration; one that has failed
+        says nothing, and is trained again."""
+        outcome = self._log.outcome(repeat)
+        if outcome is None:
+            return True
+        return outcome.state == "FAIL" and self._log.attempts(repeat) < ATTEMPTS

@@ -1,18 +1,15 @@
 """A study as its event log describes it, for reading beside a run and after it. Nothing is locked
 and nothing is written."""
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tune.experiments import EXPERIMENTS
 from tune.study.log_state import CONCLUSIONS, Run, read_state
 from tune.study.manifest import Manifest, read_manifest
+from tune.study.rules import RepeatRule
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -21,13 +18,8 @@ __all__ = [
     "CONCLUSIONS",
     "Record",
     "Run",
-    "chosen",
-    "leaders",
     "read_record",
-    "table_of",
 ]
-
-K = TypeVar("K")  # what names a configuration
 
 
 @dataclass
@@ -46,12 +38,16 @@ class Record:
     """Tags of the whole study."""
     finished: bool = False
     """The study has ended, and has not been resumed since."""
+    look: int = 1
+    """Number of the verdict that the record allows: 1, and one more for every time that the study
+    has grown after a verdict."""
 
     @property
-    def top(self) -> int:
-        """Number of best configurations that are repeated."""
+    def repeat_rule(self) -> RepeatRule:
+        """The rule by which trials are repeated and the answer is chosen."""
         experiment = EXPERIMENTS.get(self.manifest.experiment)
-        return 1 if experiment is None else experiment.top
+        top = 1 if experiment is None else experiment.top
+        return RepeatRule(str(self.manifest.rules["repeats"]), top)
 
     @property
     def objective(self) -> str:
@@ -98,13 +94,9 @@ class Record:
         from."""
         return self._frozen
 
-    def leaders(self) -> list[int]:
-        """Numbers of the trials that are repeated, best first."""
-        return leaders(self.completed, self.top)
-
     def best_number(self) -> int | None:
-        """The study's answer (`chosen`)."""
-        return chosen(self.completed, self.top, self.finals(), self.objective)
+        """The study's answer (`RepeatRule.answer`)."""
+        return self.repeat_rule.answer(self.completed, self.finals(), self.objective)
 
     def finals(self) -> dict[tuple[int, int], dict[str, float]]:
         """(trial, seed) -> final metrics of the completed repeats."""
@@ -138,63 +130,5 @@ def read_record(folder: Path) -> Record:
         summary=state.summary,
         tags=state.tags,
         finished=state.finished,
+        look=state.look,
     )
-
-
-def leaders(completed: dict[int, float], top: int) -> list[int]:
-    """The `top` best of the completed trials, best first; of equal ones the earlier comes first.
-
-    Apart from the best, none that is below the default (trial 0) is among them: where most trials
-    are stopped early few are left, and training a poor one again says nothing.
-
-    Args:
-        completed: trial -> objective.
-    """
-    ranked = sorted(completed, key=lambda number: (-completed[number], number))
-    default = completed.get(0, -math.inf)
-    return [number for number in ranked[:top] if number == ranked[0] or completed[number] > default]
-
-
-def table_of(
-    finals: dict[tuple[K, int], dict[str, float]], numbers: list[K], metric: str
-) -> tuple[list[K], NDArray[np.float64]]:
-    """The repeats as a table.
-
-    Returns:
-        Those of `numbers` that were repeated, and their values of `metric`, (numbers, seeds), over
-        the seeds that all of them have.
-    """
-    seeds = {number: _seeds_of(finals, number, metric) for number in numbers}
-    rows = [number for number in dict.fromkeys(numbers) if seeds[number]]
-    if not rows:
-        return [], np.zeros((0, 0))
-    common = sorted(set.intersection(*(seeds[number] for number in rows)))
-    values = [[finals[number, seed][metric] for seed in common] for number in rows]
-    return rows, np.array(values).reshape(len(rows), len(common))
-
-
-def _seeds_of(finals: dict[tuple[K, int], dict[str, float]], number: K, metric: str) -> set[int]:
-    return {
-        seed
-        for (repeated, seed), metrics in finals.items()
-        if repeated == number and metric in metrics
-    }
-
-
-def chosen(
-    completed: dict[int, float],
-    top: int,
-    finals: dict[tuple[int, int], dict[str, float]],
-    objective: str,
-) -> int | None:
-    """The leader whose repeats have the best mean of the *selecting* metric: a lucky seed of the
-    search does not choose.
-
-    Before there are repeats it is the first leader; None where no trial is complete.
-    """
-    candidates = leaders(completed, top)
-    rows, scores = table_of(finals, candidates, f"best/{objective}")
-    if scores.size:
-        means = scores.mean(axis=1)
-        return rows[int(means.argmax())]
-    return candidates[0] if candidates else None

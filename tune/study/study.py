@@ -31,10 +31,10 @@ from tune.experiments import Experiment
 from tune.search.space import Pinned, asked_for
 from tune.study.events import EventLog
 from tune.study.group import Group, is_group
-from tune.study.log_state import apply_event, read_state
+from tune.study.log_state import Run, apply_event, read_state
 from tune.study.manifest import Manifest
 from tune.study.planner import Planner
-from tune.study.record import chosen
+from tune.study.rules import RepeatRule, derived_seed
 from tune.study.trials import TrialDatabase
 from tune.study.work import Outcome, State, Work, WorkId
 
@@ -60,7 +60,7 @@ class Study:
         self.experiment = experiment
         self.manifest = manifest
         self.trials = trials
-        self.repeats = repeats
+        self.repeat_count = repeats
         self.base: Any = build(experiment.config, manifest.base)
         self.pins = manifest.pins
         self.observers: list[Observer] = []
@@ -80,7 +80,7 @@ class Study:
             objective=manifest.objective,
             trials=trials,
             seeds=self.repeat_seeds(),
-            top=experiment.top,
+            repeats=self.repeat_rule,
         )
         self._reconcile()
 
@@ -239,7 +239,10 @@ class Study:
 
     def repeat_seeds(self) -> list[int]:
         """Seeds of the repeats. No search has used them: selection does not leak into the claim."""
-        return [self.base.seed + 1000 + k for k in range(self.repeats)]
+        if self.manifest.rules["seeds"] == 1:
+            return [self.base.seed + 1000 + k for k in range(self.repeat_count)]
+        identity = f"{self.manifest.name} {self.manifest.seed}"
+        return [derived_seed(identity, "repeat", k) for k in range(self.repeat_count)]
 
     # -- what has happened
 
@@ -339,30 +342,38 @@ class Study:
         """All trials as Optuna keeps them; not to be changed."""
         return self._database.frozen()
 
+    @property
     def completed(self) -> dict[int, float]:
         """Completed trials -> objective."""
         return self._database.completed()
 
-    def leaders(self) -> list[int]:
-        """The trials that are repeated, best first."""
-        return self._planner.leaders()
+    @property
+    def repeats(self) -> dict[tuple[int, int], Run]:
+        """(trial, seed) -> run."""
+        return self._state.repeats
+
+    @property
+    def repeat_rule(self) -> RepeatRule:
+        """The rule by which trials are repeated and the answer is chosen."""
+        return RepeatRule(str(self.manifest.rules["repeats"]), self.experiment.top)
+
+    @property
+    def look(self) -> int:
+        """Number of the verdict that the record allows now, from 1."""
+        return self._state.look
 
     def best_number(self) -> int | None:
-        """The trial that is the study's answer: the best, or of several that were repeated the best
-        on average."""
-        return chosen(self.completed(), self.experiment.top, self.finals(), self.objective)
+        """The trial that is the study's answer (`RepeatRule.answer`)."""
+        return self.repeat_rule.answer(self.completed, self.finals(), self.objective)
 
     def finished(self) -> int:
         """Number of trials that have ended, in whatever state."""
         return self._database.ended()
 
     def finals(self) -> dict[tuple[int, int], dict[str, float]]:
-        """(trial, seed) -> final metrics of the completed repeats under this study's seeds."""
-        seeds = set(self.repeat_seeds())
+        """(trial, seed) -> final metrics of the completed repeats."""
         return {
-            (number, seed): run.metrics
-            for (number, seed), run in self._state.repeats.items()
-            if seed in seeds and run.state == "COMPLETE"
+            key: run.metrics for key, run in self._state.repeats.items() if run.state == "COMPLETE"
         }
 
 

@@ -4,7 +4,9 @@ from typing import Protocol
 
 from optuna.trial import FrozenTrial
 
+from tune.study.log_state import Run
 from tune.study.manifest import Manifest
+from tune.study.rules import RepeatRule
 
 
 class StudyView(Protocol):
@@ -27,8 +29,24 @@ class StudyView(Protocol):
         """All trials as Optuna keeps them."""
         ...
 
-    def leaders(self) -> list[int]:
-        """Numbers of the trials that are repeated, best first."""
+    @property
+    def completed(self) -> dict[int, float]:
+        """Completed trials -> objective."""
+        ...
+
+    @property
+    def repeats(self) -> dict[tuple[int, int], Run]:
+        """(trial, seed) -> run."""
+        ...
+
+    @property
+    def repeat_rule(self) -> RepeatRule:
+        """The rule by which trials are repeated and the answer is chosen."""
+        ...
+
+    @property
+    def look(self) -> int:
+        """Number of the verdict that the record allows now, from 1."""
         ...
 
     def best_number(self) -> int | None:

@@ -18,7 +18,8 @@ from tune.command_line import command
 from tune.experiments import Experiment
 from tune.search.space import Nearest, fitted
 from tune.study.manifest import read_manifest
-from tune.study.record import Record, leaders, read_record
+from tune.study.record import Record, read_record
+from tune.study.rules import leaders
 from tune.study.view import StudyView
 
 POINTS = 3

@@ -14,7 +14,7 @@ from tune.execution.local import search_locally
 from tune.report import app
 from tune.reports.html_sections import budget, opening
 from tune.study.log_state import read_state
-from tune.study.record import chosen, leaders, read_record
+from tune.study.record import read_record
 from tune.study.work import Outcome, Work
 
 
@@ -75,22 +75,6 @@ def test_a_trial_that_still_runs_has_saved_no_epochs(tmp_path: Path) -> None:
     record = read_record(tmp_path / "toy")
     assert (record.epochs_saved, record.saved) == ((7, 8), pytest.approx(7 / 8))
     assert '<td>epochs of trials</td><td class="long">3 of 16</td>' in budget(record)
-
-
-def test_leaders_below_the_default_are_left_out() -> None:
-    """The best is always repeated; others only where they beat the default."""
-    assert leaders({0: 0.5, 1: 0.7, 2: 0.6, 3: 0.4}, 3) == [1, 2]
-    assert leaders({0: 0.5, 1: 0.7, 2: 0.5}, 3) == [1]  # equal is not better
-    assert leaders({0: 0.9, 1: 0.7, 2: 0.6}, 3) == [0]
-    assert leaders({1: 0.3, 2: 0.3, 3: 0.2}, 2) == [1, 2]  # no default among them
-    assert leaders({}, 3) == []
-
-
-def test_the_answer_is_no_repeated_default_that_others_beat() -> None:
-    """Repeats of a leader below the default, from a study with another `top`, do not choose."""
-    completed = {0: 0.5, 1: 0.7, 2: 0.4}
-    finals = {(1, 1000): {"best/val": 0.6}, (2, 1000): {"best/val": 0.9}}
-    assert chosen(completed, 3, finals, "val") == 1
 
 
 def test_the_running_study_knows_what_its_log_says(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest, read_manifest
-from tune.study.record import leaders, read_record
+from tune.study.record import read_record
+from tune.study.rules import leaders
 from tune.study.study import Study
 from tune.study.warm_start import POINTS, warm_start, worth
 
@@ -145,7 +146,7 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
     search_locally(study, TOY)
     study.close()
     said = worth(study)
-    values = study.completed()
+    values = study.completed
     warm = {n: v for n, v in values.items() if 1 <= n <= POINTS}
     best = max(warm, key=lambda n: (warm[n], -n))
     assert said is not None

@@ -1,0 +1,160 @@
+"""The rules by which a study seeds its runs, repeats some of them and names its answer.
+
+Every rule has a version, which the manifest holds: a study keeps the rules that it began with. What
+a rule is for stands in docs/evidence.md.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainables.errors import UserError
+
+FINALISTS = "finalists"
+"""Version 1: the best few trials are repeated, and their repeats choose among them."""
+PAIR = "pair"
+"""The default and the best other trial are repeated; validation has chosen before."""
+WINNER = "winner"
+"""The chosen trial alone is trained again, once: the study is one observation among others."""
+
+FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "rungs": 1}
+"""Rules of a study whose manifest names none."""
+CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 1, "rungs": 1}
+"""Rules of a new study."""
+
+REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 1}
+"""Rule -> repeats of each configuration by default."""
+
+_KNOWN: dict[str, tuple[str | int, ...]] = {
+    "repeats": tuple(REPEATS),
+    "seeds": (1, 2),
+    "sampler": (1,),
+    "rungs": (1,),
+}
+
+
+def check_known(rules: Mapping[str, str | int], study: str) -> None:
+    """Refuse rules of a later version, which this one would follow wrongly.
+
+    Raises:
+        UserError: a rule or a version that this one does not know.
+    """
+    for rule, version in rules.items():
+        if version not in _KNOWN.get(rule, ()):
+            raise UserError(
+                f"study {study!r} follows rule {rule} {version!r}, which this vistune does not "
+                "know; use the version that began it, or give this study another name with --study"
+            )
+
+
+def derived_seed(study: str, role: str, index: int) -> int:
+    """A seed that no other study, role or index has (but for a collision of 32 bits).
+
+    Args:
+        study: identity of the study, the same at every resume.
+        role: `repeat`, `search`, ...
+        index: from 0.
+    """
+    text = f"{study}\n{role}\n{index}"
+    digest = hashlib.sha256(text.encode()).digest()
+    return int.from_bytes(digest[:4], "big")
+
+
+@dataclass(frozen=True)
+class RepeatRule:
+    """The trials that are trained again under fresh seeds, and the one that is the study's
+    answer."""
+
+    rule: str
+
+    top: int = 1
+    """Finalists of version 1."""
+
+    @property
+    def configurations(self) -> int:
+        """Largest number of trials that are repeated."""
+        if self.rule == FINALISTS:
+            return 1 + self.top
+        return 1 if self.rule == WINNER else 2
+
+    def certain(self) -> list[int]:
+        """Trials that are repeated whatever the search finds."""
+        return [] if self.rule == WINNER else [0]
+
+    def repeated(self, completed: Mapping[int, float]) -> list[int]:
+        """Trials that are repeated once the search has ended.
+
+        Args:
+            completed: completed trial -> objective.
+        """
+        if self.rule == FINALISTS:
+            return list(dict.fromkeys([0, *leaders(completed, self.top)]))
+        if self.rule == WINNER:
+            return leaders(completed, 1)
+        challenger = self.challenger(completed)
+        return [0] if challenger is None else [0, challenger]
+
+    def challenger(self, completed: Mapping[int, float]) -> int | None:
+        """The trial that is compared with the default: the best other one by validation."""
+        others = {number: value for number, value in completed.items() if number != 0}
+        return leaders(others, 1)[0] if others else None
+
+    def answer(
+        self,
+        completed: Mapping[int, float],
+        finals: Mapping[tuple[int, int], Mapping[str, float]],
+        objective: str,
+    ) -> int | None:
+        """The trial that is the study's answer: the best by validation.
+
+        Under version 1 it is the finalist whose repeats have the best mean objective.
+
+        Args:
+            completed: completed trial -> objective.
+            finals: (trial, seed) -> final metrics of the completed repeats.
+        Returns:
+            None where no trial is complete.
+        """
+        candidates = leaders(completed, self.top if self.rule == FINALISTS else 1)
+        if not candidates:
+            return None
+        means = _common_means(candidates, finals, f"best/{objective}")
+        if not means:
+            return candidates[0]
+        return max(means, key=lambda number: means[number])
+
+
+def leaders(completed: Mapping[int, float], top: int) -> list[int]:
+    """The `top` best of the completed trials, best first; of equal ones the earlier comes first.
+
+    Apart from the best, none that is below the default (trial 0) is among them: where most trials
+    are stopped early few are left, and training a poor one again says nothing.
+
+    Args:
+        completed: trial -> objective.
+    """
+    ranked = sorted(completed, key=lambda number: (-completed[number], number))
+    default = completed.get(0, -math.inf)
+    return [number for number in ranked[:top] if number == ranked[0] or completed[number] > default]
+
+
+def _common_means(
+    numbers: list[int], finals: Mapping[tuple[int, int], Mapping[str, float]], metric: str
+) -> dict[int, float]:
+    """Repeated trial -> mean of a metric over the seeds that all repeated ones have."""
+    scores: dict[int, dict[int, float]] = {}
+    for (number, seed), metrics in finals.items():
+        if number in numbers and metric in metrics:
+            scores.setdefault(number, {})[seed] = metrics[metric]
+    if not scores:
+        return {}
+
+    common = set.intersection(*(set(of_seeds) for of_seeds in scores.values()))
+    if not common:
+        return {}
+    return {
+        number: sum(scores[number][seed] for seed in common) / len(common)
+        for number in numbers
+        if number in scores
+    }
