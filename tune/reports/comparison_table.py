@@ -19,7 +19,7 @@ from tune.study.group import members
 from tune.study.record import Record, Run, read_record
 
 ONE_SEARCH = "'s configuration"
-"""What one search of each setting can compare: another search would find other configurations."""
+"""Names the subject of a table of one search: another search would find other configurations."""
 
 
 @dataclass(frozen=True)
