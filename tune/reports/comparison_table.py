@@ -97,7 +97,7 @@ class Difference:
     """P-value that holds for all differences of the table at once."""
 
     about: str = ""
-    """What was better, if not the setting itself, such as `'s configuration`."""
+    """The part of a setting that was better, if not the setting itself, such as `'s configuration`."""
 
     @property
     def verdict(self) -> str:
