@@ -30,6 +30,7 @@ from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, load_dataset
+from trainables.data.seen import SeenRecord, Training
 from trainables.engine import distributed
 from trainables.errors import TrialFailed
 from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
@@ -337,7 +338,8 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
         about = {"backbone": asdict(self.config.backbone), "normalize": self.normalize}
-        save_backbone(path, self.backbone, meta | about)
+        training = Training.on(self.data, self.config.data.seed, labels=False)
+        save_backbone(path, self.backbone, meta | about, seen=SeenRecord().then(training))
 
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from trainables.augment.evaluation import PIXELS, evaluation_batches
 from trainables.augment.image_ops import Normalization
 from trainables.augment.views import Augment
-from trainables.backbone.export import load_backbone_state, load_head_state, save_backbone
+from trainables.backbone.export import (
+    load_backbone_state,
+    load_head_state,
+    load_seen,
+    save_backbone,
+)
 from trainables.backbone.freezing import (
     FreezeConfig,
     frozen_modules,
@@ -29,6 +34,7 @@ from trainables.backbone.weights import Loaded, load_backbone
 from trainables.base import Metrics, RunConfig, Trainable
 from trainables.config import config
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
+from trainables.data.seen import SeenRecord, Training
 from trainables.engine import distributed
 from trainables.metrics import calibrate_batchnorm
 from trainables.plots.snapshots import Part, shown_rows
@@ -359,7 +365,17 @@ class FineTuned(Trainable[ConfigT, DataT]):
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
         about = {"backbone": asdict(self.backbone_config), "normalize": self.config.normalize}
-        save_backbone(path, self.backbone, meta | about, head=self.head)
+        save_backbone(path, self.backbone, meta | about, head=self.head, seen=self.seen)
+
+    @cached_property
+    def seen(self) -> SeenRecord:
+        """Everything that the backbone has been trained on, this training included. A frozen
+        backbone learns nothing here."""
+        init = self.config.init
+        before = load_seen(Path(init.file)) if init.file else SeenRecord()
+        if self.config.freeze.policy == "all":
+            return before
+        return before.then(Training.on(self.data, self.config.data.seed, labels=True))
 
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))

@@ -82,7 +82,7 @@ def test_a_pin_takes_the_default_along(name: str, preset: str) -> None:
                 skip_corrupt=False,
                 setting=None,
             )
-            _, base, pins, notes = resolve(options, experiment, {}, {})  # type: ignore[arg-type]
+            _, base, pins, notes = resolve(options, experiment, {}, {}, {})  # type: ignore[arg-type]
             assert base[key] == pins[key] == choice
             left = asked_for(experiment.space, preset, base, pins)
             assert [k for k, d in left.items() if not within(d, base[k])] == []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.backbone.networks import FC_UNITS, head_prefix
+from trainables.data.seen import SeenRecord
 from trainables.errors import UserError
 from trainables.files import atomic_file
 
@@ -16,15 +17,20 @@ _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
 def save_backbone(
-    path: Path, backbone: nn.Module, meta: dict[str, Any], head: nn.Module | None = None
+    path: Path,
+    backbone: nn.Module,
+    meta: dict[str, Any],
+    head: nn.Module | None = None,
+    seen: SeenRecord | None = None,
 ) -> None:
-    """Write {"state_dict": weights on the CPU, without a head `fc`, "meta": `meta`}; after a kill
-    `path` holds the old file or all of the new one.
+    """Write {"state_dict": weights on the CPU, without a head `fc`, "meta": `meta`, ...}; after a
+    kill `path` holds the old file or all of the new one.
 
     Args:
         meta: anything JSON can hold: the config, the trial it comes from, its metrics.
         head: written beside the backbone, as "head", for the trainable that trained it;
             `load_backbone_state` ignores it.
+        seen: everything that the backbone has been trained on, written as "seen"; None: unknown.
     """
     payload: dict[str, Any] = {
         "state_dict": _without_fc(_on_cpu(backbone)),
@@ -32,6 +38,8 @@ def save_backbone(
     }
     if head is not None:
         payload["head"] = _on_cpu(head)
+    if seen is not None:
+        payload["seen"] = seen.to_payload()
 
     with atomic_file(path) as file:
         torch.save(payload, file)
@@ -61,6 +69,19 @@ def load_backbone_meta(path: Path) -> dict[str, Any]:
         UserError: as `load_backbone_state` does.
     """
     return dict(_read(path).get("meta", {}))
+
+
+def load_seen(path: Path) -> SeenRecord:
+    """Read what a backbone has been trained on; an incomplete record without trainings for a file
+    that does not say.
+
+    Raises:
+        UserError: the record cannot be read, or as `load_backbone_state` does.
+    """
+    payload = _read(path).get("seen")
+    if not isinstance(payload, dict):
+        return SeenRecord(complete=False)
+    return SeenRecord.from_payload(payload)
 
 
 def load_head_state(path: Path) -> dict[str, Tensor]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from trainables.config import Annotated, Field, config, nearest
+from trainables.data.carving import SplitRules, carver_of
 from trainables.data.earth import load_earth
 from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs, load_scikit_digits
 from trainables.data.episodes import FewShotData
@@ -16,7 +19,7 @@ from trainables.data.given_episodes import with_given_episodes
 from trainables.data.layouts import read_layout
 from trainables.data.listing import PARTS, Listing
 from trainables.data.pairs import load_pairs, read_pairs
-from trainables.data.splits import IGNORE, DataSet, Split, limited
+from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive
 from trainables.data.store import Store
 from trainables.errors import UserError
 
@@ -52,6 +55,11 @@ class DataConfig:
     """Leave out files that cannot be decoded (they are recorded) instead of stopping."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Largest number of training images to use; 0 = all. The store still holds all of them."""
+    split: Literal[1, 2] = 2
+    """Version of the rules that split images. 2: by content and seed. 1: those of earlier studies,
+    by pixels at the size that is trained at."""
+    transductive: bool = False
+    """`ssl` alone: train on the images of val and test too, without their labels."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +94,34 @@ def load_dataset(
             the store.
     """
     _check_name(cfg.name)
+    if cfg.transductive and task != "ssl":
+        raise UserError(
+            f"data.transductive is for ssl, which looks at no label, not for {task}; leave it out"
+        )
     data, listing = _load(cfg, task, cache_dir, progress)
     if task == "segment" and data.train.mask_images is None:
         raise UserError(
             f"data {cfg.name!r} has no masks, segmentation needs them; "
             "use --data earth or a folder of images and masks"
         )
-    data = limited(data, cfg.limit, cfg.seed, by_class=task != "ssl")
+    data = _with_training_images(data, cfg, task)
     if task == "fewshot":
         return with_given_episodes(data, listing)
     return data
+
+
+def _with_training_images(data: DataSet, cfg: DataConfig, task: Task) -> DataSet:
+    """The data set with the training images that the config asks for."""
+    if cfg.transductive:
+        data = transductive(data)
+    assert data.contents is not None  # every store has them
+    unlabeled = np.full(len(data.train.images), -1)
+    carver = carver_of(_rules(cfg), unlabeled, (), data.contents)
+    return limited(data, cfg.limit, carver, by_class=task != "ssl")
+
+
+def _rules(cfg: DataConfig) -> SplitRules:
+    return SplitRules(cfg.split, cfg.seed)
 
 
 def _load(
@@ -103,20 +129,21 @@ def _load(
 ) -> tuple[DataSet, Listing | None]:
     """The data set and, for a folder of labelled images, its listing."""
     size = cfg.image_size
+    rules = _rules(cfg)
     if cfg.name == "glyphs":
-        return load_glyphs(size, cfg.seed, task, cache_dir, progress), None
+        return load_glyphs(size, rules, task, cache_dir, progress), None
     if cfg.name == "digits":
-        return load_scikit_digits(size, cfg.seed, task, cache_dir, progress), None
+        return load_scikit_digits(size, rules, task, cache_dir, progress), None
     if cfg.name == "earth":
-        return load_earth(size, cfg.seed, cache_dir, progress), None
+        return load_earth(size, rules, task, cache_dir, progress), None
     if task == "segment":
         pairs = read_pairs(Path(cfg.name))
-        data = load_pairs(pairs, size, cfg.seed, cfg.skip_corrupt, cache_dir, progress)
+        data = load_pairs(pairs, size, rules, cfg.skip_corrupt, cache_dir, progress)
         return data, None
 
     kind = _label_rules(task)
     listing = read_layout(Path(cfg.name), kind)
-    data = load_folder(listing, size, cfg.seed, kind, cfg.skip_corrupt, cache_dir, progress)
+    data = load_folder(listing, size, rules, kind, cfg.skip_corrupt, cache_dir, progress)
     return data, listing
 
 

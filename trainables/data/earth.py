@@ -8,15 +8,19 @@ is stored south to north and is turned over.
 import gzip
 import importlib.util
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from trainables.data.images import square
+from trainables.data.carving import SplitRules, carver_of
+from trainables.data.images import Picture, sha256, square
+from trainables.data.source import Source
 from trainables.data.splits import IGNORE, DataSet, Split
-from trainables.data.store import Source, digest, open_store
+from trainables.data.store import digest, open_store
+from trainables.errors import UserError
 
 CLASSES = ("water", "tropical", "arid", "temperate", "cold", "polar")
 COLORS = (
@@ -54,7 +58,8 @@ def fingerprint() -> str:
 
 def load_earth(
     size: int,  # S, pixels
-    seed: int,
+    rules: SplitRules,
+    task: str,
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> DataSet:
@@ -62,12 +67,24 @@ def load_earth(
 
     Blocks of 25.6 degrees are val or test by seed, two each in every belt of latitude. Tiles that
     touch one of another split, corners and the date line included, are left out of train, and of
-    val where the other is test: no two splits have neighbours.
+    val where the other is test: no two splits have neighbours. Version 2 of the rules leaves out
+    tiles that look the same as one of a later split, too: plain ice.
+
+    Raises:
+        UserError: "fewshot", in version 2: no class would be new.
     """
+    if task == "fewshot" and rules.version > 1:
+        raise UserError(
+            f"--data earth: its {len(CLASSES)} classes are the same in train, val and test, and "
+            "few-shot learning is judged on new classes; use glyphs, digits or a folder"
+        )
     key = fingerprint()
     store = open_store("earth", key, size, source, cache_dir, progress)
     at = np.array(store.extra["at"])  # (N, 2) row and column of each tile
-    train_rows, val_rows, test_rows = blocks(at, seed)
+    train_rows, val_rows, test_rows = blocks(at, rules.seed)
+    carver = carver_of(rules, store.labels, CLASSES, store.contents)
+    val_rows = carver.without_copies(val_rows, test_rows)
+    train_rows = carver.without_copies(train_rows, np.concatenate([val_rows, test_rows]))
 
     def split(rows: np.ndarray) -> Split:
         return Split(store.images, store.labels, rows, store.masks)
@@ -75,7 +92,8 @@ def load_earth(
     train = split(train_rows)
     degrees = BLOCK * TILE / 15
     note = (
-        f"val and test are blocks of {degrees:g} degrees by seed {seed}, apart from train by a tile"
+        f"val and test are blocks of {degrees:g} degrees by seed {rules.seed}, "
+        "apart from train by a tile"
     )
     return DataSet(
         name="earth",
@@ -88,6 +106,7 @@ def load_earth(
         skipped=(),
         notes=(note,),
         colors=COLORS,
+        contents=store.contents,
     )
 
 
@@ -131,8 +150,9 @@ def source() -> Source:
     tiles = [_window(row, column) for row, column in at]
     labels = [_most_frequent_class(climates[tile]) for tile in tiles]
 
-    def read(row: int, size: int) -> np.ndarray:
-        return square(Image.fromarray(picture[tiles[row]]), size)
+    def open_tile(row: int) -> Picture:
+        pixels = picture[tiles[row]]
+        return Picture(sha256(pixels.tobytes()), partial(square, Image.fromarray(pixels)))
 
     def read_mask(row: int, size: int) -> np.ndarray:
         mask = Image.fromarray(climates[tiles[row]])
@@ -140,7 +160,7 @@ def source() -> Source:
 
     return Source(
         count=len(tiles),
-        read=read,
+        open=open_tile,
         describe=lambda row: f"tile {at[row]}",
         labels=np.array(labels),
         extra={"at": at},

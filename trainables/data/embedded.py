@@ -1,6 +1,7 @@
 """Sets that ship inside installed packages, so that nothing is downloaded: `glyphs` (matplotlib's
 fonts) and `digits` (scikit-learn); `earth` has a module of its own."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 from PIL import Image
 
 from trainables.data import earth, glyphs
+from trainables.data.carving import SplitRules, carver_of
 from trainables.data.glyphs import GlyphPlan
-from trainables.data.images import square
-from trainables.data.splits import CARVED_CLASSES, DataSet, Split, carve, carve_classes
-from trainables.data.store import Source, Store, digest, existing_extra, open_store
+from trainables.data.images import Picture, sha256, square
+from trainables.data.source import Source
+from trainables.data.splits import CARVED_CLASSES, DataSet, Split
+from trainables.data.store import Store, digest, existing_extra, open_store
 
 EMBEDDED = {
     "glyphs": (
@@ -62,7 +65,7 @@ def counts(name: str, size: int, seed: int, cache_dir: Path | None) -> tuple[int
 
 def load_glyphs(
     size: int,  # S, pixels
-    seed: int,
+    rules: SplitRules,
     task: str,
     cache_dir: Path | None = None,
     progress: bool = False,
@@ -81,9 +84,10 @@ def load_glyphs(
     "fewshot": train has the pre-training letters, val the held-out letters of `ssl`'s val and test
     those of its test, in all faces.
     """
+    seed = rules.seed
     key = glyphs.fingerprint(seed)
     store = open_store("glyphs", key, size, lambda: glyphs.source(seed), cache_dir, progress)
-    letters = _Letters(store, key, seed)
+    letters = _Letters(store, key, rules)
     if task == "classify":
         return letters.classify()
     if task == "pretrain":
@@ -96,10 +100,10 @@ def load_glyphs(
 class _Letters:
     """The set `glyphs` with its splits for each task. All masks below are (N,) bool over rows."""
 
-    def __init__(self, store: Store, key: str, seed: int):
+    def __init__(self, store: Store, key: str, rules: SplitRules):
         self.store = store
         self.key = key
-        self.seed = seed
+        self.rules = rules
         self.plan = GlyphPlan.from_json(store.extra["plan"])
         self.letter = store.labels
         self.face = np.array(self.plan.face)
@@ -140,11 +144,11 @@ class _Letters:
 
     def pretrain(self) -> DataSet:
         labels = self.letter - self.plan.held_out
-        each_alone = np.arange(len(self.letter))
         rows = np.flatnonzero(~self.held_out)
-        rest, test = carve(rows, labels, each_alone, GLYPHS_CARVED, self.seed)
+        carver = carver_of(self.rules, labels, self.plan.classes, self.store.contents)
+        rest, test = carver.carve(rows, GLYPHS_CARVED)
         of_rest = GLYPHS_CARVED / (1 - GLYPHS_CARVED)
-        train_rows, val = carve(rest, labels, each_alone, of_rest, self.seed)
+        train_rows, val = carver.carve(rest, of_rest)
 
         images = self.store.images
         train = Split(images, labels, train_rows)
@@ -192,7 +196,18 @@ class _Letters:
         test: Split,
         note: str,
     ) -> DataSet:
-        return DataSet("glyphs", self.key, classes, train, gallery, val, test, (), (note,))
+        return DataSet(
+            name="glyphs",
+            fingerprint=self.key,
+            classes=classes,
+            train=train,
+            gallery=gallery,
+            val=val,
+            test=test,
+            skipped=(),
+            notes=(note,),
+            contents=self.store.contents,
+        )
 
 
 # ---------------------------------------------------------------- digits
@@ -200,39 +215,44 @@ class _Letters:
 
 def load_scikit_digits(
     size: int,  # S, pixels
-    seed: int,
+    rules: SplitRules,
     task: str,
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> DataSet:
     """Loads handwritten digits; train, val and test are carved by seed, stratified, 60/20/20, and
     the gallery is train. For "fewshot" the classes are carved instead: 6, 2 and 2."""
-    key = fingerprint("digits", seed)
+    key = fingerprint("digits", rules.seed)
     store = open_store("digits", key, size, _digits_source, cache_dir, progress)
     labels = store.labels
+    classes = tuple(str(digit) for digit in range(10))
+    carver = carver_of(rules, labels, classes, store.contents)
     rows = np.arange(len(labels))
     if task == "fewshot":
         of_rest = CARVED_CLASSES / (1 - CARVED_CLASSES)
-        rest, test_rows = carve_classes(rows, labels, CARVED_CLASSES, seed)
-        train_rows, val_rows = carve_classes(rest, labels, of_rest, seed)
+        rest, test_rows = carver.carve_classes(rows, CARVED_CLASSES)
+        train_rows, val_rows = carver.carve_classes(rest, of_rest)
+        val_rows = carver.without_copies(val_rows, test_rows)
+        train_rows = carver.without_copies(train_rows, np.concatenate([val_rows, test_rows]))
         note = "2 digits each are chosen by seed for val and test"
     else:
         of_rest = DIGITS_CARVED / (1 - DIGITS_CARVED)
-        rest, test_rows = carve(rows, labels, store.groups, DIGITS_CARVED, seed)
-        train_rows, val_rows = carve(rest, labels, store.groups, of_rest, seed)
+        rest, test_rows = carver.carve(rows, DIGITS_CARVED)
+        train_rows, val_rows = carver.carve(rest, of_rest)
         note = "val and test are carved by seed, 20 % each"
 
     train = Split(store.images, labels, train_rows)
     return DataSet(
         name="digits",
         fingerprint=key,
-        classes=tuple(str(digit) for digit in range(10)),
+        classes=classes,
         train=train,
         gallery=None if task == "fewshot" else train,
         val=Split(store.images, labels, val_rows),
         test=Split(store.images, labels, test_rows),
         skipped=(),
         notes=(note,),
+        contents=store.contents,
     )
 
 
@@ -248,12 +268,13 @@ def _digits_source() -> Source:
     levels = digits.images * (255 / 16)  # (1797, 8, 8); 0..16 in the package
     pixels = np.round(levels).astype(np.uint8)
 
-    def read(row: int, size: int) -> np.ndarray:
-        return square(Image.fromarray(pixels[row]), size)
+    def open_digit(row: int) -> Picture:
+        image = Image.fromarray(pixels[row])
+        return Picture(sha256(pixels[row].tobytes()), partial(square, image))
 
     return Source(
         count=len(pixels),
-        read=read,
+        open=open_digit,
         describe=lambda row: f"digit {row}",
         labels=digits.target.astype(np.int64),
     )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.duplicates import near_duplicates
-from trainables.data.images import decode
+from trainables.data.carving import Carver, SplitRules, carver_of
+from trainables.data.carving_v1 import groups_of
+from trainables.data.images import open_picture
 from trainables.data.listing import Listing
+from trainables.data.source import Source
 from trainables.data.splits import (
     CARVED,
     CARVED_CLASSES,
@@ -16,11 +18,8 @@ from trainables.data.splits import (
     UNLABELED,
     DataSet,
     Split,
-    balanced,
-    carve,
-    carve_classes,
 )
-from trainables.data.store import SKIPPED, Source, Store, open_store
+from trainables.data.store import SKIPPED, Store, open_store
 from trainables.errors import UserError
 
 _SHOWN = 20  # corrupt files named in the message; all are in the list file
@@ -40,7 +39,7 @@ class Rows:
 def load_folder(
     listing: Listing,
     size: int,  # S, pixels
-    seed: int,
+    rules: SplitRules,
     task: str,
     skip_corrupt: bool,
     cache_dir: Path | None = None,
@@ -48,9 +47,11 @@ def load_folder(
 ) -> DataSet:
     """Loads the splits of a folder.
 
-    A test part is the test split; without one the layout's val part is, untouched. Splits that are
-    still missing are carved from train by seed, stratified, with near-duplicates on one side. In
-    partly labelled data only labelled images are validated and tested on.
+    A test part is the test split; without one the layout's val part is. Splits that are still
+    missing are carved from train, stratified, with near-duplicates on one side. Of given parts, a
+    training image with a near-duplicate in val or test is left out, and one of val with a
+    near-duplicate in test. In partly labelled data only labelled images are validated and tested
+    on.
 
     Raises:
         UserError: corrupt files without skip_corrupt, or too few images for three splits.
@@ -61,10 +62,11 @@ def load_folder(
     )
     check_corrupt(listing, store, skip_corrupt)
     usable = usable_rows(store)
+    carver = folder_carver(listing, store, rules)
     if task == "fewshot":
-        rows = split_classes(listing, store, usable, seed)
+        rows = split_classes(listing, store.labels, usable, carver)
     else:
-        rows = split_rows(listing, store, usable, seed, task)
+        rows = split_rows(listing, store.labels, usable, carver, task)
     check_size(listing, rows, task)
 
     labels = store.labels if listing.classes else None
@@ -83,6 +85,7 @@ def load_folder(
         test=split(rows.test),
         skipped=store.skipped,
         notes=(f"layout: {listing.layout}", *listing.notes, *rows.notes),
+        contents=store.contents,
     )
 
 
@@ -90,11 +93,16 @@ def _source(listing: Listing) -> Source:
     paths = [listing.root / file for file in listing.files]
     return Source(
         count=len(paths),
-        read=lambda row, size: decode(paths[row], size),
+        open=lambda row: open_picture(paths[row]),
         describe=lambda row: listing.files[row],
         labels=listing.labels,
-        group=near_duplicates,
     )
+
+
+def folder_carver(listing: Listing, store: Store, rules: SplitRules) -> Carver:
+    """The rules for a folder's store, by their version."""
+    groups = groups_of(store) if rules.version == 1 else None
+    return carver_of(rules, store.labels, listing.classes, store.contents, groups)
 
 
 def usable_rows(store: Store) -> np.ndarray:  # (N,) bool
@@ -109,82 +117,96 @@ def usable_rows(store: Store) -> np.ndarray:  # (N,) bool
 
 def split_rows(
     listing: Listing,
-    store: Store,
+    labels: np.ndarray,  # (N,) int64, -1 = unlabeled
     usable: np.ndarray,  # (N,) bool
-    seed: int,
+    carver: Carver,
     task: str,
 ) -> Rows:
     """Splits images whose classes are the same everywhere; see `load_folder`."""
-    labels = store.labels
-    groups = store.groups
-
     # unlabeled images cannot be queries where others have labels
     answerable = usable & (labels >= 0) if listing.classes else usable
-    in_train = np.isin(listing.parts, ("", "train"))
-    train = np.flatnonzero(usable & in_train)
-    val = np.flatnonzero(answerable & (listing.parts == "val"))
-    test = np.flatnonzero(answerable & (listing.parts == "test"))
-    notes: list[str] = []
-    if len(val) and not len(test):
-        val, test = test, val
-        notes.append("the layout's val is the test split")
+    given = _given_parts(listing, usable, answerable)
+    notes = list(given.notes)
+    test = given.test
+    val = carver.without_copies(given.val, test)
+    train = carver.without_copies(given.train, np.concatenate([val, test]))
+    left_out = len(given.val) + len(given.train) - len(val) - len(train)
 
     candidates = train[answerable[train]]
     unlabeled = train[~answerable[train]]
     most = None if listing.classes else UNLABELED
     missing = _missing(val, test)
     if not len(test):
-        candidates, test = carve(candidates, labels, groups, CARVED, seed, most)
-        notes.append(f"test is carved from train by seed {seed} ({len(test):,} images)")
+        candidates, test = carver.carve(candidates, CARVED, most)
+        notes.append(f"test is carved from train by seed {carver.seed} ({len(test):,} images)")
     if not len(val):
         fraction = _remaining_fraction(CARVED, missing)
-        candidates, val = carve(candidates, labels, groups, fraction, seed, most)
-        notes.append(f"val is carved from train by seed {seed} ({len(val):,} images)")
+        candidates, val = carver.carve(candidates, fraction, most)
+        notes.append(f"val is carved from train by seed {carver.seed} ({len(val):,} images)")
+
+    apart = carver.without_copies(unlabeled, np.concatenate([val, test]))
+    left_out += len(unlabeled) - len(apart)
+    if left_out:
+        notes.append(_left_out_note(left_out))
 
     gallery = candidates if listing.classes else candidates[:0]
     if task == "ssl" and listing.classes:
-        val, lent_by_val = _lend_new_classes(val, gallery, labels, groups, seed)
-        test, lent_by_test = _lend_new_classes(test, gallery, labels, groups, seed)
+        val, lent_by_val = _lend_new_classes(val, gallery, labels, carver)
+        test, lent_by_test = _lend_new_classes(test, gallery, labels, carver)
         gallery = np.concatenate([gallery, lent_by_val, lent_by_test])
 
-    train = np.sort(np.concatenate([candidates, unlabeled]))
-    shared = _count_shared(groups, train, val, test)
-    if shared:
-        notes.append(f"{shared:,} images of val and test have a near-duplicate in train or val")
-    return Rows(train, val, test, balanced(gallery, labels, GALLERY, seed), tuple(notes))
+    train = np.sort(np.concatenate([candidates, apart]))
+    notes += _shared_notes(carver.groups, train, val, test)
+    return Rows(train, val, test, carver.balanced(gallery, labels, GALLERY), tuple(notes))
 
 
 def split_classes(
     listing: Listing,
-    store: Store,
+    labels: np.ndarray,  # (N,) int64
     usable: np.ndarray,  # (N,) bool
-    seed: int,
+    carver: Carver,
 ) -> Rows:
     """Splits for few-shot learning: train, val and test have no class in common. Without a test
     part the layout's val classes are the test classes."""
-    labels = store.labels
-    in_train = np.isin(listing.parts, ("", "train"))
-    train = np.flatnonzero(usable & in_train)
-    val = np.flatnonzero(usable & (listing.parts == "val"))
-    test = np.flatnonzero(usable & (listing.parts == "test"))
-    notes: list[str] = []
-    if len(val) and not len(test):
-        val, test = test, val
-        notes.append("the layout's val classes are the test classes")
+    given = _given_parts(listing, usable, usable, "val classes are the test classes")
+    train, val, test = given.train, given.val, given.test
+    notes = list(given.notes)
 
     missing = _missing(val, test)
     if not len(test):
-        train, test = carve_classes(train, labels, CARVED_CLASSES, seed)
+        train, test = carver.carve_classes(train, CARVED_CLASSES)
         count = len(np.unique(labels[test]))
-        notes.append(f"{count} test classes are chosen from train by seed {seed}")
+        notes.append(f"{count} test classes are chosen from train by seed {carver.seed}")
     if not len(val):
         fraction = _remaining_fraction(CARVED_CLASSES, missing)
-        train, val = carve_classes(train, labels, fraction, seed)
+        train, val = carver.carve_classes(train, fraction)
+        val = carver.without_copies(val, test)
         count = len(np.unique(labels[val]))
-        notes.append(f"{count} val classes are chosen from train by seed {seed}")
+        notes.append(f"{count} val classes are chosen from train by seed {carver.seed}")
 
+    apart = carver.without_copies(train, np.concatenate([val, test]))
+    left_out = len(train) - len(apart)
+    if left_out:
+        notes.append(_left_out_note(left_out))
     no_gallery = train[:0]
-    return Rows(train, val, test, no_gallery, tuple(notes))
+    return Rows(apart, val, test, no_gallery, tuple(notes))
+
+
+def _given_parts(
+    listing: Listing,
+    usable: np.ndarray,  # (N,) bool
+    answerable: np.ndarray,  # (N,) bool: may be in val or test
+    note: str = "val is the test split",
+) -> Rows:
+    """The parts that the layout has; without a test part its val part is the test."""
+    in_train = np.isin(listing.parts, ("", "train"))
+    train = np.flatnonzero(usable & in_train)
+    val = np.flatnonzero(answerable & (listing.parts == "val"))
+    test = np.flatnonzero(answerable & (listing.parts == "test"))
+    no_gallery = train[:0]
+    if len(val) and not len(test):
+        return Rows(train, test, val, no_gallery, (f"the layout's {note}",))
+    return Rows(train, val, test, no_gallery, ())
 
 
 def _missing(val: np.ndarray, test: np.ndarray) -> int:
@@ -201,23 +223,31 @@ def _lend_new_classes(
     queries: np.ndarray,  # (n,) rows
     gallery: np.ndarray,  # rows
     labels: np.ndarray,
-    groups: np.ndarray,
-    seed: int,
+    carver: Carver,
 ) -> tuple[np.ndarray, np.ndarray]:  # the remaining queries; rows lent to the gallery
     """Lends half of the images of every class that the gallery lacks (few-shot layouts) to it:
     otherwise no query of these classes could be answered."""
     new = ~np.isin(labels[queries], labels[gallery])
-    lent, asked = carve(queries[new], labels, groups, 0.5, seed)
+    lent, asked = carver.carve(queries[new], 0.5)
     remaining = np.sort(np.concatenate([queries[~new], asked]))
     return remaining, lent
 
 
-def _count_shared(groups: np.ndarray, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> int:
-    """Number of images of val and test that have a near-duplicate in an earlier split."""
+def _left_out_note(count: int) -> str:
+    return f"{count:,} near-duplicates of images of val and test are left out"
+
+
+def _shared_notes(
+    groups: np.ndarray, train: np.ndarray, val: np.ndarray, test: np.ndarray
+) -> list[str]:
+    """A note on the images of val and test that have a near-duplicate in an earlier split."""
     before_test = groups[np.concatenate([train, val])]
     in_test = np.isin(groups[test], before_test).sum()
     in_val = np.isin(groups[val], groups[train]).sum()
-    return int(in_test + in_val)
+    shared = int(in_test + in_val)
+    if not shared:
+        return []
+    return [f"{shared:,} images of val and test have a near-duplicate in train or val"]
 
 
 # ---------------------------------------------------------------- refusals

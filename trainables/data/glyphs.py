@@ -18,7 +18,7 @@ classified among all held-out letters.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,9 @@ import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
 
-from trainables.data.store import Source, digest
+from trainables.data.images import Picture, sha256
+from trainables.data.source import Source
+from trainables.data.store import digest
 
 SANS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique")
 MONO = (
@@ -119,7 +121,7 @@ def source(seed: int) -> Source:
     """All drawings, as rows of a store."""
     plan = make_plan(seed)
 
-    def read(row: int, size: int) -> np.ndarray:
+    def pixels(row: int, size: int) -> np.ndarray:
         letter = plan.classes[plan.letter[row]]
         face = plan.face[row]
         drawing = plan.drawing[row]
@@ -127,13 +129,24 @@ def source(seed: int) -> Source:
         gray = draw(letter, FACES[face], size, rng)
         return np.broadcast_to(gray, (3, size, size))
 
+    def open_drawing(row: int) -> Picture:
+        letter = plan.classes[plan.letter[row]]
+        return Picture(content(letter, FACES[plan.face[row]]), partial(pixels, row))
+
     return Source(
         count=len(plan.letter),
-        read=read,
+        open=open_drawing,
         describe=lambda row: plan.classes[plan.letter[row]],
         labels=np.array(plan.letter, np.int64),
+        has_copies=False,
         extra={"plan": plan.to_json()},
     )
+
+
+def content(letter: str, face: str) -> bytes:
+    """The 32 bytes by which a drawing is known: its letter and its face, whatever its jitter. So
+    drawings of one letter and face are one picture, under any seed."""
+    return sha256(f"glyph {face} {letter}".encode())
 
 
 # ---------------------------------------------------------------- drawing

@@ -1,7 +1,11 @@
 """One image file -> one uint8 array, by one rule: upright, RGB, largest centred square, antialiased
 bicubic to S x S."""
 
+import hashlib
 import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +18,32 @@ MAX_PIXELS = 89_478_485
 
 class CorruptImage(Exception):
     """The file cannot be used; the message is the reason, without the path."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, opened."""
+
+    content: bytes
+    """SHA-256 of its content, 32 bytes: of the file, or of its pixels where there is no file."""
+    at: Callable[[int], np.ndarray]
+    """S -> (3, S, S) uint8."""
+
+
+def open_picture(path: Path) -> Picture:
+    """Reads a file and decodes it.
+
+    Raises:
+        CorruptImage: as `read_rgb`.
+    """
+    content = _read(path)
+    image = _decoded(content)
+    return Picture(sha256(content), partial(square, image))
+
+
+def sha256(content: bytes) -> bytes:
+    """The 32 bytes by which an image is known."""
+    return hashlib.sha256(content).digest()
 
 
 def decode(
@@ -41,12 +71,20 @@ def read_rgb(path: Path) -> Image.Image:
         CorruptImage: zero bytes, not an image, truncated, too large, or a mode without a defined
             conversion.
     """
+    return _decoded(_read(path))
+
+
+def _read(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CorruptImage(f"cannot be read: {error.strerror}") from None
     if not content:
         raise CorruptImage("zero bytes")
+    return content
+
+
+def _decoded(content: bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(content)) as image:
             _check_pixels(image)

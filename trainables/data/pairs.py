@@ -7,15 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from trainables.data.duplicates import near_duplicates
-from trainables.data.folders import check_corrupt, check_size, split_rows, usable_rows
-from trainables.data.images import decode
+from trainables.data.carving import SplitRules
+from trainables.data.folders import (
+    check_corrupt,
+    check_size,
+    folder_carver,
+    split_rows,
+    usable_rows,
+)
+from trainables.data.images import open_picture
 from trainables.data.layouts import tried
 from trainables.data.listing import Entry, Listing, find_images, fingerprint_of, part_of
 from trainables.data.masks import ReadValues, read_mask
 from trainables.data.pair_layouts import PAIR_LAYOUTS, Color, PairedFiles, PairLayout
+from trainables.data.source import Source
 from trainables.data.splits import DataSet, Split
-from trainables.data.store import Source, digest, open_store
+from trainables.data.store import digest, open_store
 from trainables.errors import UserError
 
 
@@ -72,7 +79,7 @@ def read_pairs(root: Path) -> Pairs:
 def load_pairs(
     pairs: Pairs,
     size: int,  # S, pixels
-    seed: int,
+    rules: SplitRules,
     skip_corrupt: bool,
     cache_dir: Path | None = None,
     progress: bool = False,
@@ -88,7 +95,8 @@ def load_pairs(
     name = listing.root.resolve().name
     store = open_store(name, listing.fingerprint, size, lambda: _source(pairs), cache_dir, progress)
     check_corrupt(listing, store, skip_corrupt)
-    rows = split_rows(listing, store, usable_rows(store), seed, "segment")
+    carver = folder_carver(listing, store, rules)
+    rows = split_rows(listing, store.labels, usable_rows(store), carver, "segment")
     check_size(listing, rows, "segment")
 
     def split(chosen: np.ndarray) -> Split:
@@ -105,6 +113,7 @@ def load_pairs(
         skipped=store.skipped,
         notes=(f"layout: {listing.layout}", *rows.notes),
         colors=pairs.colors,
+        contents=store.contents,
     )
 
 
@@ -114,10 +123,9 @@ def _source(pairs: Pairs) -> Source:
     masks = [listing.root / file for file in pairs.masks]
     return Source(
         count=len(images),
-        read=lambda row, size: decode(images[row], size),
+        open=lambda row: open_picture(images[row]),
         describe=lambda row: listing.files[row],
         labels=listing.labels,
-        group=near_duplicates,
         read_mask=lambda row, size: read_mask(masks[row], images[row], size, pairs.read_values),
     )
 

@@ -1,5 +1,4 @@
-"""Splits of a store: one trains, one selects, one is for claims; and the rules by which
-splits are carved where a layout has none."""
+"""Splits of a store: one trains, one selects, one is for claims."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -7,6 +6,9 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+
+from trainables.data.carving import Carver
+from trainables.data.contents import Contents
 
 CARVED = 0.15
 """Fraction of each class that is carved for validation, and again for test, where the layout has
@@ -81,6 +83,8 @@ class DataSet:
     """Origin of the splits, and what a reader of the results should know, one sentence each."""
     colors: tuple[tuple[int, int, int], ...] = ()
     """Red, green, blue (0-255) of each class, for pictures; only for data with masks."""
+    contents: Contents | None = None
+    """Identity of every row of the store; None where it is unknown."""
 
     @cached_property
     def chance(self) -> float:
@@ -118,82 +122,7 @@ class DataSet:
         return f"{round(1 / self.chance)} classes (chance {self.chance:.2g})"
 
 
-def carve(
-    rows: np.ndarray,  # (n,) rows to carve from
-    labels: np.ndarray,  # (N,) int64, -1 = unlabeled
-    groups: np.ndarray,  # (N,) int64
-    fraction: float,  # in (0, 1), of each class
-    seed: int,
-    most: int | None = None,  # largest number of rows to carve
-) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
-    """Carves rows stratified by class, whole groups at a time. No class loses its last group; a
-    class of two or more single rows gives at least one.
-
-    A group belongs to the class of its first row. Groups larger than what is still wanted stay with
-    the kept rows.
-    """
-    rows = np.sort(rows)
-    if most is not None and len(rows):
-        fraction = min(fraction, most / len(rows))
-
-    _, first, group_of = np.unique(groups[rows], return_index=True, return_inverse=True)
-    sizes = np.bincount(group_of, minlength=len(first))
-    classes = labels[rows[first]]
-    rng = np.random.default_rng([seed, len(rows)])
-    shuffled = rng.permutation(len(first))
-    order = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    starts = np.flatnonzero(np.diff(classes[order])) + 1
-
-    taken = np.zeros(len(first), bool)
-    for members in np.split(order, starts):  # the groups of one class
-        wanted = max(1, round(fraction * sizes[members].sum()))
-        for group in members[:-1]:
-            if sizes[group] <= wanted:
-                taken[group] = True
-                wanted -= sizes[group]
-
-    carved = taken[group_of]
-    return rows[~carved], rows[carved]
-
-
-def carve_classes(
-    rows: np.ndarray,  # (n,) rows to carve from
-    labels: np.ndarray,  # (N,) int64
-    fraction: float,  # in (0, 1), of the classes
-    seed: int,
-) -> tuple[np.ndarray, np.ndarray]:  # (kept, carved), sorted
-    """Carves whole classes, at least one."""
-    classes = np.unique(labels[rows])
-    count = max(1, round(fraction * len(classes)))
-    rng = np.random.default_rng([seed, len(classes)])
-    chosen = rng.permutation(classes)[:count]
-    carved = np.isin(labels[rows], chosen)
-    kept = np.sort(rows[~carved])
-    taken = np.sort(rows[carved])
-    return kept, taken
-
-
-def balanced(
-    rows: np.ndarray,  # (n,)
-    labels: np.ndarray,  # (N,) int64
-    most: int,
-    seed: int,
-) -> np.ndarray:  # sorted
-    """Draws at most `most` rows, one by one from each class in turn, so that small classes are kept
-    whole."""
-    if len(rows) <= most:
-        return np.sort(rows)
-    rng = np.random.default_rng([seed, len(rows)])
-    shuffled = rng.permutation(np.sort(rows))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-
-    _, start, count = np.unique(labels[by_class], return_index=True, return_counts=True)
-    turn = np.arange(len(rows)) - np.repeat(start, count)  # position of each row in its class
-    order = np.argsort(turn, kind="stable")
-    return np.sort(by_class[order[:most]])
-
-
-def limited(data: DataSet, limit: int, seed: int, by_class: bool) -> DataSet:
+def limited(data: DataSet, limit: int, carver: Carver, by_class: bool) -> DataSet:
     """The same data with at most `limit` training images (0 = all), class-balanced if
     `by_class`."""
     train = data.train
@@ -204,6 +133,15 @@ def limited(data: DataSet, limit: int, seed: int, by_class: bool) -> DataSet:
     else:
         labels = np.zeros(len(train.images), np.int64)
 
-    rows = balanced(train.indices, labels, limit, seed)
+    rows = carver.balanced(train.indices, labels, limit)
     note = f"training images limited to {limit:,}"
     return replace(data, train=replace(train, indices=rows), notes=(*data.notes, note))
+
+
+def transductive(data: DataSet) -> DataSet:
+    """The same data with the images of val and test among the training images, for training that
+    looks at no label."""
+    queries = np.concatenate([data.val.indices, data.test.indices])
+    rows = np.union1d(data.train.indices, queries)
+    note = f"transductive: trained on {len(queries):,} images of val and test, without labels"
+    return replace(data, train=replace(data.train, indices=rows), notes=(*data.notes, note))

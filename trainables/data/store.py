@@ -4,9 +4,9 @@ the machine.
     <cache>/<name>-<fingerprint>-<S>px-v1/
         images.npy   (N, 3, S, S) uint8
         labels.npy   (N,) int64
-        groups.npy   (N,) int64
         meta.json
         masks.npy    (N, S, S) uint8, only for data with masks
+    <cache>/<name>-<fingerprint>-contents-v1.npz     for all sizes (`contents.py`)
 
 A store is built in `<...>.building` under a file lock and renamed when it is complete and synced:
 whatever bears the final name is whole.
@@ -15,25 +15,24 @@ whatever bears the final name is whole.
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from trainables.data.images import CorruptImage
+from trainables.data import contents
+from trainables.data.contents import SIDE, Contents, Recorder, read_contents, save_contents
+from trainables.data.images import Picture
+from trainables.data.source import Source, Take, read_all
 from trainables.errors import UserError
 from trainables.files import default_cache_dir
 
@@ -42,30 +41,13 @@ VERSION = 1
 SKIPPED = "skipped.txt"
 """File in a store that lists what could not be decoded: path, tab, reason."""
 
+BUILDING = ".building"
+"""Suffix of a folder in which something is being built."""
+
 _META = "meta.json"
-_CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be written
+_THUMBNAILS = "thumbnails.npy"  # only while contents are recorded
 _SPARE_BYTES = 32 << 20  # left free on the disk
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class Source:
-    """The images that a store is built from; made only when no store exists yet."""
-
-    count: int
-    """Number of rows N."""
-    read: Callable[[int, int], np.ndarray]
-    """(row, S) -> (3, S, S) uint8; raises CorruptImage. Called from several threads."""
-    describe: Callable[[int], str]
-    """Row -> the path that an error names."""
-    labels: np.ndarray  # (N,) int64, -1 = unlabeled
-    group: Callable[[np.ndarray], np.ndarray] | None = None
-    """(N, 3, S, S) uint8 -> (N,) int64: rows of one group must never be split between training and
-    evaluation. None: every row is a group of its own."""
-    extra: dict[str, Any] = field(default_factory=dict)
-    """JSON that is kept with the store."""
-    read_mask: Callable[[int, int], np.ndarray] | None = None
-    """(row, S) -> (S, S) uint8; raises CorruptImage. None: data without masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +57,7 @@ class Store:
     path: Path
     images: np.ndarray  # (N, 3, S, S) uint8, memory-mapped; rows of skipped files are black
     labels: np.ndarray  # (N,) int64, -1 = unlabeled
-    groups: np.ndarray  # (N,) int64
+    contents: Contents
     skipped: tuple[tuple[str, str], ...]  # (path, reason)
     skipped_rows: np.ndarray  # (n,) int64
     extra: dict[str, Any]
@@ -90,7 +72,7 @@ def open_store(
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> Store:
-    """Opens the store of (fingerprint, S), building it first when there is none. One process
+    """Opens the store of (fingerprint, S), building first what is missing of it. One process
     builds, the others wait for it.
 
     Raises:
@@ -98,21 +80,31 @@ def open_store(
             damaged.
     """
     final = store_path(name, fingerprint, size, cache_dir)
-    if not (final / _META).exists():
+    beside = contents_path(name, fingerprint, cache_dir)
+    if not _is_complete(final, beside):
         try:
             with _locked(final, progress):
-                if not (final / _META).exists():
-                    _build(final, size, make_source(), progress)
+                if not _is_complete(final, beside):
+                    _build_missing(final, beside, size, make_source(), progress)
         except OSError as error:
             raise _disk_error(error, final.parent) from None
-    return _open(final)
+    return _open(final, beside)
 
 
 def store_path(name: str, fingerprint: str, size: int, cache_dir: Path | None) -> Path:
     """Folder of the store with this key, existing or not."""
+    return _beside(name, fingerprint, cache_dir, f"{size}px-v{VERSION}")
+
+
+def contents_path(name: str, fingerprint: str, cache_dir: Path | None) -> Path:
+    """File of the contents that the stores of all sizes share, existing or not."""
+    return _beside(name, fingerprint, cache_dir, f"contents-v{contents.VERSION}.npz")
+
+
+def _beside(name: str, fingerprint: str, cache_dir: Path | None, end: str) -> Path:
     word = re.sub(r"[^\w.-]+", "_", name)[:40]
     folder = cache_dir or default_cache_dir()
-    return folder / f"{word}-{fingerprint[:16]}-{size}px-v{VERSION}"
+    return folder / f"{word}-{fingerprint[:16]}-{end}"
 
 
 def existing_extra(
@@ -171,34 +163,68 @@ def _locked(final: Path, progress: bool) -> Iterator[None]:
         lock.release()
 
 
-def _build(final: Path, size: int, source: Source, progress: bool) -> None:
-    building = final.with_name(final.name + ".building")
+def _is_complete(final: Path, beside: Path) -> bool:
+    return (final / _META).exists() and beside.exists()
+
+
+def _build_missing(final: Path, beside: Path, size: int, source: Source, progress: bool) -> None:
+    """Builds the store, the contents, or both in one pass over the images."""
+    if (final / _META).exists():
+        _build_contents(beside, source, progress)
+    else:
+        _build(final, beside, size, source, progress)
+
+
+def _build_contents(beside: Path, source: Source, progress: bool) -> None:
+    # Its own lock too: a store of another size may lack the same contents.
+    with _locked(beside, progress):
+        if beside.exists():
+            return
+        with _building(beside) as building:
+            recorder = _recorder(building, source)
+            read_all(source, [recorder.take], progress)
+            save_contents(beside, recorder.contents())
+
+
+@contextmanager
+def _building(final: Path) -> Iterator[Path]:
+    """An empty folder beside `final`, which is removed at the end. The caller holds the lock."""
+    building = final.with_name(final.name + BUILDING)
     # left by a killed build: nobody else holds the lock
     shutil.rmtree(building, ignore_errors=True)
-    channels = 3 if source.read_mask is None else 4
-    _check_space(final.parent, source.count * channels * size * size)
     building.mkdir()
     try:
-        _write_store(building, size, source, progress)
-        sync(building)
-        building.rename(final)
+        yield building
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write_store(building: Path, size: int, source: Source, progress: bool) -> None:
+def _build(final: Path, beside: Path, size: int, source: Source, progress: bool) -> None:
+    channels = 3 if source.read_mask is None else 4
+    _check_space(final.parent, source.count * channels * size * size)
+    with _building(final) as building:
+        _write_store(building, beside, size, source, progress)
+        sync(building)
+        building.rename(final)
+
+
+def _write_store(building: Path, beside: Path, size: int, source: Source, progress: bool) -> None:
     images = _allocate(building / "images.npy", (source.count, 3, size, size))
     masks = None
     if source.read_mask is not None:
         masks = _allocate(building / "masks.npy", (source.count, size, size))
 
-    skipped = _fill(images, masks, size, source, progress)
-    groups = np.arange(source.count) if source.group is None else source.group(images)
+    def take(row: int, picture: Picture) -> None:
+        # The mask first: of a pair without a usable mask the image stays black.
+        if masks is not None and source.read_mask is not None:
+            masks[row] = source.read_mask(row, size)
+        images[row] = picture.at(size)
+
+    skipped = _read_with_contents(building, beside, source, take, progress)
     images.flush()
     if masks is not None:
         masks.flush()
     np.save(building / "labels.npy", source.labels.astype(np.int64))
-    np.save(building / "groups.npy", groups.astype(np.int64))
 
     named = [(row, source.describe(row), reason) for row, reason in skipped]
     lines = [f"{path}\t{reason}\n" for _, path, reason in named]
@@ -214,56 +240,27 @@ def _write_store(building: Path, size: int, source: Source, progress: bool) -> N
     (building / _META).write_text(json.dumps(meta))
 
 
-def _fill(
-    images: np.ndarray,  # (N, 3, S, S) uint8, written to
-    masks: np.ndarray | None,  # (N, S, S) uint8, written to
-    size: int,  # S
-    source: Source,
-    progress: bool,
-) -> list[tuple[int, str]]:
-    """Decodes every row; returns (row, reason) of those that could not be decoded."""
+def _read_with_contents(
+    building: Path, beside: Path, source: Source, take: Take, progress: bool
+) -> list[tuple[int, str]]:  # (row, reason) of those that cannot be used
+    """Reads all images for the store, and for the contents where they are missing."""
+    if beside.exists():
+        return read_all(source, [take], progress)
 
-    def read(row: int) -> str | None:
-        try:
-            # The mask first: of a pair without a usable mask the image stays black.
-            if masks is not None and source.read_mask is not None:
-                masks[row] = source.read_mask(row, size)
-            images[row] = source.read(row, size)
-        except CorruptImage as error:
-            return str(error)
-        return None
-
-    skipped: list[tuple[int, str]] = []
-    with (
-        _progress_bar(source.count, progress) as advance,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for start in range(0, source.count, _CHUNK):
-            rows = range(start, min(start + _CHUNK, source.count))
-            for row, reason in zip(rows, pool.map(read, rows), strict=True):
-                if reason is not None:
-                    skipped.append((row, reason))
-            advance(len(rows))
+    recorder = _recorder(building, source)
+    skipped = read_all(source, [take, recorder.take], progress)
+    save_contents(beside, recorder.contents())
+    (building / _THUMBNAILS).unlink(missing_ok=True)
     return skipped
 
 
-@contextmanager
-def _progress_bar(count: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    shown = progress and sys.stderr.isatty()
-    bar = Progress(
-        TextColumn("decoding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not shown,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("decoding", total=count)
-        yield lambda rows: bar.advance(task, rows)
+def _recorder(building: Path, source: Source) -> Recorder:
+    """A recorder whose thumbnails are in a file of the folder."""
+    if not source.has_copies:
+        return Recorder(source, None)
+    shape = (source.count, 3, SIDE, SIDE)
+    _check_space(building, math.prod(shape))
+    return Recorder(source, _allocate(building / _THUMBNAILS, shape))
 
 
 def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
@@ -278,7 +275,7 @@ def _allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
 # ---------------------------------------------------------------- opening
 
 
-def _open(path: Path) -> Store:
+def _open(path: Path, beside: Path) -> Store:
     try:
         meta = json.loads((path / _META).read_text())
         count = meta["count"]
@@ -286,7 +283,6 @@ def _open(path: Path) -> Store:
         images = _open_map(path, "images", (count, 3, size, size))
         masks = _open_map(path, "masks", (count, size, size)) if meta.get("masks") else None
         labels = np.load(path / "labels.npy")
-        groups = np.load(path / "groups.npy")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"the image store {path} is damaged ({error}); "
@@ -297,7 +293,7 @@ def _open(path: Path) -> Store:
         path=path,
         images=images,
         labels=labels,
-        groups=groups,
+        contents=read_contents(beside),
         skipped=tuple((name, reason) for _, name, reason in skipped),
         skipped_rows=np.array([row for row, _, _ in skipped], np.int64),
         extra=meta["extra"],

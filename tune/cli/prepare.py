@@ -55,7 +55,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     fixed = {} if setting is None else setting.values
     experiment, start = _starting_point(options, experiment, setting, directory)
     start = for_every_machine(start, storage)
-    preset, base, pins, notes = resolve(options, experiment, fixed, start)
+    preset, base, pins, notes = resolve(options, experiment, fixed, start, _begun(directory))
 
     config: Any = build(experiment.config, base)
     trainable = experiment.trainable
@@ -124,7 +124,11 @@ def study_name(options: Options, experiment: Experiment) -> str:
 
 
 def resolve(
-    options: Options, experiment: Experiment, fixed: dict[str, Any], start: dict[str, Any]
+    options: Options,
+    experiment: Experiment,
+    fixed: dict[str, Any],
+    start: dict[str, Any],
+    begun: dict[str, Any],
 ) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]:
     """Return the preset, the complete flat config of trial 0, the pins, and one note for each
     default value that lies outside the range that a pin leaves.
@@ -132,6 +136,7 @@ def resolve(
     Args:
         fixed: config values that define the setting; they are pinned too.
         start: config values of the backbone that trials start from.
+        begun: config values that the study keeps from its first start.
     Raises:
         UserError: unknown preset, unknown key, a value out of range, or a pin that contradicts the
             setting.
@@ -144,7 +149,11 @@ def resolve(
         )
 
     preset = _preset(options, experiment)
-    typed: dict[str, Any] = {"seed": options.seed, "data.skip_corrupt": options.skip_corrupt}
+    typed: dict[str, Any] = {
+        "seed": options.seed,
+        "data.skip_corrupt": options.skip_corrupt,
+        **begun,
+    }
     if options.data is not None:
         typed["data.name"] = _data_name(options.data)
 
@@ -157,6 +166,15 @@ def resolve(
     base |= fitted(default, experiment.space, preset, pinned)
     notes = tuple(f"note: of the default, {note}" for note in default.notes)
     return preset, base, pinned, notes
+
+
+def _begun(directory: Path) -> dict[str, Any]:
+    """Return the versions of rules that the study in this folder has begun with."""
+    path = directory / "study.json"
+    if not path.exists():
+        return {}
+    base = read_manifest(path).base
+    return {key: base[key] for key in ("data.split",) if key in base}
 
 
 def _starting_point(

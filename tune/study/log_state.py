@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tune.study.events import EventLog
+from tune.study.manifest import with_earlier_values
 from tune.study.work import Outcome, WorkId
 
 CONCLUSIONS = ("verdict", "warm_start")
@@ -213,7 +214,7 @@ def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
 
 
 def _start(run: Run, event: dict[str, Any]) -> None:
-    run.config = event["config"]
+    run.config = with_earlier_values(event["config"])
     run.attempts = event["attempt"]
     run.started = run.started or event["t"]
     run.heard = event["t"]

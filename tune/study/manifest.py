@@ -18,6 +18,8 @@ from tune.study.rules import CURRENT, FIRST, check_known
 PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
 """Config values that are a path -> the value that identifies the content. A study may be resumed
 where the content has another path."""
+EARLIER_VALUES = {"data.split": 1, "data.transductive": False}
+"""Config values that studies had before there were such keys."""
 _SHOWN_DIFFERENCES = 6
 _PACKAGES = (
     "ray",
@@ -79,6 +81,9 @@ class Manifest:
     """Rule -> version (`tune/study/rules.py`)."""
     repeats: int | None = None
     """Repeats of each repeated trial, fixed before the first of them; None: not on record."""
+    seen: dict[str, Any] | None = None
+    """Everything that the backbone has been trained on, and how much of val and test is among it
+    (`tune/backbones/seen.py`); None without a backbone."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -123,7 +128,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in `path`.
+    """The manifest in `path`. A study that began before a rule had versions has the first of them.
 
     Raises:
         UserError: there is none, or it cannot be read.
@@ -141,7 +146,15 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} is not a study manifest of this version: {error}") from None
     check_known(manifest.rules, manifest.name)
-    return manifest
+    return replace(manifest, base=with_earlier_values(manifest.base))
+
+
+def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:
+    """A recorded flat config, with the keys that came later where it is one of images."""
+    if "data.limit" not in flat:
+        return flat
+    missing = {key: value for key, value in EARLIER_VALUES.items() if key not in flat}
+    return {**flat, **missing}
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from sklearn.model_selection import StratifiedShuffleSplit
 
 from tests import REPO
 from tests.trainables.data.test_layouts import class_folders
-from trainables.data import DataConfig, Split, load_dataset
+from trainables.data import DataConfig, DataSet, Split, load_dataset
+from trainables.data.carving_v1 import balanced, carve
 from trainables.data.duplicates import near_duplicates
-from trainables.data.splits import balanced, carve
 
 
 def natural(n: int, size: int = 48, seed: int = 0) -> np.ndarray:  # (n, 3, S, S) uint8
@@ -127,15 +127,27 @@ def _stems(root: Path, split: Split) -> set[str]:
     return {files[i].split(".")[0].removesuffix("copy") for i in split.indices}
 
 
-def test_duplicates_across_given_parts_are_noted(tmp_path: Path) -> None:
+def test_duplicates_across_given_parts_are_left_out_of_train(tmp_path: Path) -> None:
     root = class_folders(tmp_path / "set" / "train").parent
     class_folders(root / "val", each=3)
+    copies = {}
     for name in ("ant", "bee"):
-        (root / "val" / name / "0.png").write_bytes((root / "train" / name / "5.png").read_bytes())
-    notes = load_dataset(
-        DataConfig(name=str(root), image_size=16), "classify", tmp_path / "cache"
-    ).notes
-    assert "2 images of val and test have a near-duplicate in train or val" in notes
+        original = root / "train" / name / "5.png"
+        Image.open(original).save(root / "val" / name / "copy.jpg", quality=95)
+        copies[f"train/{name}/5.png"] = original
+
+    def load(split: int) -> DataSet:
+        config = DataConfig(name=str(root), image_size=16, split=split)  # type: ignore[arg-type]
+        return load_dataset(config, "classify", tmp_path / "cache")
+
+    files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
+    now, before = load(2), load(1)
+    assert "2 near-duplicates of images of val and test are left out" in now.notes
+    trained = {files[row] for row in [*now.train.indices, *now.val.indices]}
+    assert not trained & copies.keys()
+    assert len(trained) == 28
+    assert "2 images of val and test have a near-duplicate in train or val" in before.notes
+    assert len(before.train) + len(before.val) == 30
 
 
 def test_batch_is_one_gather() -> None:

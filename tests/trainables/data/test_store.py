@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ import pytest
 from tests.trainables.data.test_images import REASONS, damaged
 from tests.trainables.data.test_layouts import class_folders, flat
 from trainables.data import DataConfig, DataSet, load_dataset, store
-from trainables.data.images import CorruptImage
-from trainables.data.store import Source, Store, open_store
+from trainables.data.images import CorruptImage, Picture, sha256
+from trainables.data.source import Source
+from trainables.data.store import Store, open_store
 from trainables.errors import UserError
 
 fork = multiprocessing.get_context("fork")
@@ -31,11 +33,14 @@ def source(log: Path | None = None, pause: float = 0.0, count: int = 40) -> Sour
         with log.open("a") as file:
             file.write("build\n")
 
-    def read(row: int, size: int) -> np.ndarray:
+    def at(row: int, size: int) -> np.ndarray:
         time.sleep(pause)
         return np.full((3, size, size), row, np.uint8)
 
-    return Source(count, read, str, np.arange(count), extra={"note": "kept"})
+    def open_row(row: int) -> Picture:
+        return Picture(sha256(str(row).encode()), partial(at, row))
+
+    return Source(count, open_row, str, np.arange(count), extra={"note": "kept"})
 
 
 def opened(cache: Path, make: Callable[[], Source] = source) -> Store:
@@ -88,7 +93,7 @@ def test_build_after_kill(tmp_path: Path) -> None:
 def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def broken() -> Source:
         good = source()
-        return Source(good.count, lambda row, size: 1 / 0, good.describe, good.labels)  # type: ignore[arg-type, return-value]
+        return Source(good.count, lambda row: 1 / 0, good.describe, good.labels)  # type: ignore[arg-type, return-value]
 
     with pytest.raises(ZeroDivisionError):
         opened(tmp_path, broken)
@@ -100,12 +105,12 @@ def test_rows_that_fail_are_black_and_listed(tmp_path: Path) -> None:
     def partly() -> Source:
         good = source()
 
-        def read(row: int, size: int) -> np.ndarray:
+        def open_row(row: int) -> Picture:
             if row in (3, 30):
                 raise CorruptImage("bad")
-            return good.read(row, size)
+            return good.open(row)
 
-        return Source(good.count, read, lambda row: f"{row}.png", good.labels)
+        return Source(good.count, open_row, lambda row: f"{row}.png", good.labels)
 
     found = opened(tmp_path, partly)
     assert found.skipped == (("3.png", "bad"), ("30.png", "bad"))

@@ -1,0 +1,107 @@
+"""The identity of every image of a data set, whatever size it is trained at.
+
+    <cache>/<name>-<fingerprint>-contents-v1.npz
+        digests   (N, 32) uint8, SHA-256 of each image's file (of its pixels in an embedded set)
+        groups    (N,) int64: rows of one group are one picture, saved more than once
+
+Near-duplicates are looked for once, at 32 px. The file is written when the first store of the data
+set is built, or in a pass of its own beside a store of an earlier version.
+"""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data.duplicates import near_duplicates
+from trainables.data.images import Picture
+from trainables.data.source import Source
+from trainables.errors import UserError
+from trainables.files import atomic_file
+
+VERSION = 1
+"""Part of the name: raise it when other images are near-duplicates than before."""
+SIDE = 32
+"""Size at which near-duplicates are looked for, in pixels."""
+
+_UNREADABLE = 0xFF  # fills the digest of a row without an image: the last of all
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """Digests and near-duplicate groups of the rows of a store."""
+
+    digests: np.ndarray  # (N, 32) uint8, SHA-256
+    groups: np.ndarray  # (N,) int64
+
+    @cached_property
+    def keys(self) -> np.ndarray:  # (N,) int64
+        """The first eight bytes of each digest: short names of the images, for sets of them."""
+        first = np.ascontiguousarray(self.digests[:, :8])
+        return first.view("<i8").ravel().astype(np.int64)
+
+    @cached_property
+    def representatives(self) -> np.ndarray:  # (N,) int64
+        """For every row the row of its group with the smallest digest."""
+        by_digest = np.lexsort(self.digests.T[::-1])
+        ordered = self.groups[by_digest]
+        _, first, group_of = np.unique(ordered, return_index=True, return_inverse=True)
+        found = np.empty(len(ordered), np.int64)
+        found[by_digest] = by_digest[first][group_of]
+        return found
+
+
+def digest_of_keys(keys: np.ndarray) -> str:  # (n,) int64
+    """16 hexadecimal digits that name a set of images."""
+    ordered = np.unique(keys).astype("<i8")
+    return hashlib.sha256(ordered.tobytes()).hexdigest()[:16]
+
+
+class Recorder:
+    """Collects the contents of a source while its images are read.
+
+    Args:
+        thumbnails: (N, 3, 32, 32) uint8, written to.
+            None: rows of equal contents alone are one picture.
+    """
+
+    def __init__(self, source: Source, thumbnails: np.ndarray | None):
+        self.digests = np.full((source.count, 32), _UNREADABLE, np.uint8)
+        self.thumbnails = thumbnails
+
+    def take(self, row: int, picture: Picture) -> None:
+        """Records one image."""
+        if self.thumbnails is not None:
+            self.thumbnails[row] = picture.at(SIDE)
+        self.digests[row] = np.frombuffer(picture.content, np.uint8)
+
+    def contents(self) -> Contents:
+        """Everything that was recorded."""
+        _, same = np.unique(self.digests, axis=0, return_inverse=True)
+        groups = same.ravel() if self.thumbnails is None else near_duplicates(self.thumbnails)
+        return Contents(self.digests, groups.astype(np.int64))
+
+
+def save_contents(path: Path, contents: Contents) -> None:
+    """Writes the file; after a kill it is there whole or not at all."""
+    with atomic_file(path) as file:
+        np.savez(file, digests=contents.digests, groups=contents.groups)
+
+
+def read_contents(path: Path) -> Contents:
+    """Reads the file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with np.load(path) as arrays:
+            return Contents(arrays["digests"], arrays["groups"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"the list of contents {path} is damaged ({error}); "
+            "remove that file and run again to rebuild it"
+        ) from None
