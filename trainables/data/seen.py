@@ -1,4 +1,4 @@
-"""What a backbone has been trained on: the record that travels with its weights, and how much of
+"""The record of what a backbone has been trained on, which travels with its weights, and how much of
 another data set's val and test is in it."""
 
 from collections.abc import Mapping
