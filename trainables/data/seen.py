@@ -1,5 +1,5 @@
-"""The record of what a backbone has been trained on, which travels with its weights, and how much of
-another data set's val and test is in it."""
+"""The record of what a backbone has been trained on, which travels with its weights, and how much
+of another data set's val and test is in it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
