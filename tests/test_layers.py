@@ -48,7 +48,7 @@ FLOORS = {
         {"augment", "optim", "plots", "metrics"},
         {"miou"},
         {"data"},
-        {"config", "files"},
+        {"config", "files", "outcomes"},
         {"errors"},
     ],
 }

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from trainables.config import Annotated, Field, config
 from trainables.data.sampling import BatchSampler, Sampler
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
+from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, write_arrays
 
 Metrics = dict[str, float]
@@ -176,6 +177,11 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
     @abstractmethod
     def test(self) -> Metrics:
         """The same metrics on the test split, named `test/...`: for claims, never for choices."""
+
+    def test_outcomes(self) -> ImageOutcomes | None:
+        """Outcome of every image at the last `test`, from which intervals get the error of a finite
+        test set. None: this kind of model does not say; reports then name the error as missing."""
+        return None
 
     def network(self) -> nn.Module | None:
         """The network from views (B, 3, S, S) to the input of the loss, made of this trainable's

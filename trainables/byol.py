@@ -33,8 +33,16 @@ from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.data.seen import SeenRecord, Training
 from trainables.engine import distributed
 from trainables.errors import TrialFailed
-from trainables.metrics import OnlineProbe, calibrate_batchnorm, embedding_std, knn_top1, rankme
+from trainables.metrics import (
+    OnlineProbe,
+    calibrate_batchnorm,
+    embedding_std,
+    knn_right,
+    rankme,
+    share,
+)
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
+from trainables.outcomes import ImageOutcomes, image_outcomes
 from trainables.plots.snapshots import Part, shown_rows
 
 _CALIBRATION_IMAGES = 4096
@@ -65,9 +73,10 @@ class ValidationConfig:
     knn_temperature: Annotated[float, Field(gt=0)] = 0.1
     """Temperature of its weights exp(cosine / temperature)."""
     probe_steps: Annotated[int, Field(ge=0)] = 50
-    """Training steps of the linear probe at each validation (0 = no probe)."""
+    """0 = no linear probe; otherwise it is fitted to convergence at each validation, whatever the
+    number, which had a meaning in earlier versions."""
     probe_lr: Annotated[float, Field(gt=0)] = 0.1
-    """Learning rate of the linear probe."""
+    """Without effect: the linear probe's learning rate in earlier versions."""
     collapse_std: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Threshold of collapse, for the standard deviation of normalised projections times sqrt(d) (1
     where they are isotropic, 0 in a point)."""
@@ -188,6 +197,7 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         if self.labelled and config.val.probe_steps:
             self.probe = OnlineProbe(feature_dim, len(data.classes))
         self._probe_is_fitted = False  # to the backbone as it is
+        self._outcomes: ImageOutcomes | None = None  # of the last `test`
 
         self.memory_format = torch.contiguous_format
         if config.train.channels_last:
@@ -257,6 +267,9 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
     def test(self) -> Metrics:
         return self.evaluate(self.data.test, "test")
 
+    def test_outcomes(self) -> ImageOutcomes | None:
+        return self._outcomes
+
     def evaluate(self, split: Split, prefix: str) -> Metrics:
         """RankMe, spread of projections and, where there are labels, kNN and probe accuracy, named
         `<prefix>/...`."""
@@ -272,7 +285,8 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         gallery, _ = self._embed(self.data.gallery)
         gallery_labels = torch.from_numpy(self.data.gallery.targets()).to(gallery.device)
         labels = torch.from_numpy(split.targets()).to(gallery.device)
-        metrics[f"{prefix}/knn_top1"] = knn_top1(
+        right = {}
+        right[f"{prefix}/knn_top1"] = knn_right(
             gallery,
             gallery_labels,
             features,
@@ -282,15 +296,14 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         )
         if self.probe is not None:
             if prefix == "val" or not self._probe_is_fitted:
-                self._fit_probe(self.probe, gallery, gallery_labels)
-            metrics[f"{prefix}/probe_top1"] = self.probe.accuracy(features, labels)
-        return metrics
+                self.probe.fit(gallery, gallery_labels)
+                self._probe_is_fitted = True
+            right[f"{prefix}/probe_top1"] = self.probe.right(features, labels)
 
-    def _fit_probe(self, probe: OnlineProbe, features: Tensor, labels: Tensor) -> None:
-        val = self.config.val
-        generator = torch.Generator().manual_seed(self.config.seed)
-        probe.fit(features, labels, steps=val.probe_steps, lr=val.probe_lr, generator=generator)
-        self._probe_is_fitted = True
+        if prefix == "test":
+            answers = {name: answer.cpu().numpy() for name, answer in right.items()}
+            self._outcomes = image_outcomes(self.data, answers)
+        return metrics | {name: share(answer) for name, answer in right.items()}
 
     @torch.no_grad()
     def _embed(self, split: Split) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,7 @@ from trainables.finetune import (
     labels_of,
 )
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.outcomes import image_outcomes
 from trainables.plots.snapshots import confident_mistakes, write_arrays
 
 _TOP = 5
@@ -219,6 +220,9 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         targets = torch.from_numpy(labels_of(split)).to(logits.device)
 
         right = logits.argmax(1) == targets
+        if prefix == "test":
+            tested = {"test/top1": right.cpu().numpy()}
+            self._outcomes = image_outcomes(self.data, tested)
         metrics = {
             f"{prefix}/top1": right.double().mean().item(),
             f"{prefix}/loss": nn.functional.cross_entropy(logits, targets).item(),

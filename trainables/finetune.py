@@ -37,6 +37,7 @@ from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
 from trainables.data.seen import SeenRecord, Training
 from trainables.engine import distributed
 from trainables.metrics import calibrate_batchnorm
+from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, shown_rows
 
 _CALIBRATION_IMAGES = 4096
@@ -201,6 +202,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
 
         self.frozen: tuple[str, ...] = ()
         self._freeze(epoch=0)
+        self._outcomes: ImageOutcomes | None = None  # of the last `test`
 
         if config.train.channels_last:
             self.to(memory_format=torch.channels_last)
@@ -295,9 +297,13 @@ class FineTuned(Trainable[ConfigT, DataT]):
     def test(self) -> Metrics:
         return self.evaluate(self.data.test, "test")
 
+    def test_outcomes(self) -> ImageOutcomes | None:
+        return self._outcomes
+
     @abstractmethod
     def evaluate(self, split: Split, prefix: str) -> Metrics:
-        """Metrics `<prefix>/...` on a split."""
+        """Metrics `<prefix>/...` on a split; if that is "test", `_outcomes` may keep its images'
+        outcomes."""
 
     def split_features(self, split: Split) -> Tensor:
         """Penultimate features (n, D), float32, of a split's evaluation views, on every rank."""

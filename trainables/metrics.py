@@ -14,9 +14,13 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+_PROBE_ITERATIONS = 200
+# Largest component of the gradient of the probe's loss at which it counts as converged.
+_PROBE_TOLERANCE = 1e-5
+
 
 @torch.no_grad()
-def knn_top1(
+def knn_right(
     gallery: Tensor,  # (n, d)
     gallery_labels: Tensor,  # (n,) in [0, C)
     queries: Tensor,  # (m, d)
@@ -24,9 +28,8 @@ def knn_top1(
     k: int = 200,
     temperature: float = 0.1,
     chunk: int = 512,
-) -> float:
-    """Share in [0, 1] of queries that the weighted kNN classifier gets right (Wu et al. 2018,
-    section 3.4).
+) -> Tensor:  # (m,) bool
+    """Tell which queries the weighted kNN classifier gets right (Wu et al. 2018, section 3.4).
 
     Each of the k most cosine-similar gallery images votes for its class with weight exp(similarity
     / temperature).
@@ -38,7 +41,7 @@ def knn_top1(
     gallery = F.normalize(gallery.float(), dim=1)
     k = min(k, len(gallery))
     num_classes = int(gallery_labels.max()) + 1
-    correct = torch.zeros((), dtype=torch.int64, device=gallery.device)
+    right = []
     chunks = zip(torch.split(queries, chunk), torch.split(query_labels, chunk), strict=True)
     for some, labels in chunks:
         similarities = F.normalize(some.float(), dim=1) @ gallery.T  # (b, n)
@@ -48,8 +51,16 @@ def knn_top1(
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
         votes = weight.new_zeros(len(some), num_classes)
         votes.scatter_add_(1, gallery_labels[index], weight)
-        correct += (votes.argmax(1) == labels).sum()
-    return correct.item() / len(queries)
+        right.append(votes.argmax(1) == labels)
+    return torch.cat(right)
+
+
+def share(
+    right: Tensor,  # (n,) bool
+) -> float:
+    """Share in [0, 1] of answers that are right."""
+    count: int = right.sum().item()  # type: ignore[assignment]
+    return count / len(right)
 
 
 @torch.no_grad()
@@ -121,47 +132,52 @@ class OnlineProbe(nn.Module):
         self,
         features: Tensor,  # (n, d)
         labels: Tensor,  # (n,) in [0, C)
-        steps: int,
-        lr: float,
-        generator: torch.Generator,
-        batch_size: int = 512,
     ) -> None:
-        """Continue from the present weights with `steps` of Nesterov SGD on the cross-entropy, the
-        rate falling from `lr` to 0 as a cosine.
+        """Find the weights of least cross-entropy plus |weight|^2 / 2n, from zero to convergence:
+        the result does not depend on earlier fits.
 
-        Args:
-            generator: of the CPU; draws the batches, with replacement. Equal state, equal result.
+        This is scikit-learn's `LogisticRegression` with its default penalty, C = 1. Classes without
+        a feature are never predicted.
         """
         self._standardise(features.float())
-        weight = self.weight.clone().requires_grad_()
-        bias = self.bias.clone().requires_grad_()
-        optimizer = torch.optim.SGD([weight, bias], lr=lr, momentum=0.9, nesterov=True)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
-        for _ in range(steps):
-            drawn = torch.randint(len(features), (batch_size,), generator=generator)
-            some = drawn.to(features.device)
-            x = (features[some].float() - self.mean) / self.scale
-            with torch.enable_grad():
-                loss = F.cross_entropy(F.linear(x, weight, bias), labels[some])
-            weight.grad, bias.grad = torch.autograd.grad(loss, (weight, bias))
-            optimizer.step()
-            schedule.step()
-        self.weight.copy_(weight)
-        self.bias.copy_(bias)
+        x = (features.float() - self.mean) / self.scale
+        present, targets = torch.unique(labels, return_inverse=True)
+        weight = x.new_zeros(len(present), x.shape[1]).requires_grad_()
+        bias = x.new_zeros(len(present)).requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=_PROBE_ITERATIONS,
+            tolerance_grad=_PROBE_TOLERANCE,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss_and_gradient() -> float:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(F.linear(x, weight, bias), targets)
+            loss = loss + weight.square().sum() / (2 * len(x))
+            torch.autograd.backward(loss)
+            return loss.item()
+
+        optimizer.step(loss_and_gradient)  # type: ignore[no-untyped-call]
+        self.weight.zero_()
+        self.bias.fill_(-torch.inf)
+        self.weight[present] = weight
+        self.bias[present] = bias
 
     @torch.no_grad()
-    def accuracy(
+    def right(
         self,
         features: Tensor,  # (n, d)
         labels: Tensor,  # (n,)
         chunk: int = 8192,
-    ) -> float:
-        """Share in [0, 1] of features whose class is predicted."""
-        correct = torch.zeros((), dtype=torch.int64, device=features.device)
+    ) -> Tensor:  # (n,) bool
+        """Tell for which features the class is predicted."""
+        right = []
         chunks = zip(torch.split(features, chunk), torch.split(labels, chunk), strict=True)
         for some, truth in chunks:
-            correct += (self(some).argmax(1) == truth).sum()
-        return correct.item() / len(features)
+            right.append(self(some).argmax(1) == truth)
+        return torch.cat(right)
 
     def _standardise(self, features: Tensor) -> None:
         std, mean = torch.std_mean(features, dim=0, correction=0)

@@ -37,6 +37,32 @@ def confusion_matrix(
     return by_truth.T[:classes].contiguous()
 
 
+@torch.no_grad()
+def image_overlaps(
+    predictions: Tensor,  # (b, ...) integer in [0, C)
+    masks: Tensor,  # (b, ...) the same shape, uint8 or int64: [0, C), or `IGNORE` = unknown
+    classes: int,  # C
+) -> Tensor:  # (b, C, 2) int64
+    """Pixels of intersection and union of each class in each image. Their sums over images give
+    `mean_iou` as a mean over classes of intersection / union."""
+    predicted = predictions.flatten(1).long()
+    truth = masks.to(predictions.device, torch.int64).flatten(1)
+    right = predicted == truth
+
+    # Class c of image i is counted in cell i C + c.
+    images = len(predicted)
+    cells = images * classes
+    first_cell = torch.arange(0, cells, classes, device=predictions.device)[:, None]
+    predicted_cell = first_cell + predicted
+    true_cell = (first_cell + truth)[truth != IGNORE]
+
+    intersection = torch.bincount(predicted_cell[right], minlength=cells)
+    predicted_pixels = torch.bincount(predicted_cell.flatten(), minlength=cells)
+    true_pixels = torch.bincount(true_cell, minlength=cells)
+    union = predicted_pixels + true_pixels - intersection
+    return torch.stack([intersection, union], 1).view(images, classes, 2)
+
+
 def class_iou(
     confusion: Tensor,  # (C, C + 1)
     masked: bool = False,

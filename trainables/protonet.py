@@ -39,6 +39,7 @@ from trainables.finetune import (
 )
 from trainables.metrics import mean_interval
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.outcomes import ImageOutcomes, digest_of, numbered
 
 # Differences of query and prototype that evaluation holds at a time.
 _CHUNK_FLOATS = 1 << 24
@@ -223,7 +224,10 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
         """Pass every image through the backbone once; episodes are looked up in the features."""
         self.eval()
         features = self.split_features(split)
-        accuracies, losses = evaluate(self.head, features, self.fixed_episodes[prefix])
+        episodes = self.fixed_episodes[prefix]
+        accuracies, losses = evaluate(self.head, features, episodes)
+        if prefix == "test":
+            self._outcomes = episode_outcomes(self.data, episodes, accuracies.numpy())
 
         mean, low, high = mean_interval(accuracies.tolist())
         return {
@@ -293,6 +297,24 @@ class _Compared(nn.Module):
         features = self.backbone(images)[None]
         logits: Tensor = self.head(features, features)
         return logits
+
+
+def episode_outcomes(
+    data: FewShotData,
+    episodes: Episodes,  # T of them over the test split
+    accuracies: np.ndarray,  # (T,) float64 in [0, 1]
+) -> ImageOutcomes:
+    """Outcome of every test episode, with its classes."""
+    queries = episodes.query.shape[1]
+    right = np.round(accuracies * queries)
+    classes = labels_of(data.test)[episodes.support[:, :, 0]]  # (T, N)
+    images = data.test.indices
+    return ImageOutcomes(
+        test_set=digest_of(data.fingerprint, images, episodes.support, episodes.query),
+        right={"test/episode_top1": right.astype(np.int64)},
+        answers=queries,
+        members=numbered(classes),
+    )
 
 
 @torch.no_grad()

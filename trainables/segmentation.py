@@ -30,8 +30,9 @@ from trainables.engine import distributed
 from trainables.errors import UserError
 from trainables.finetune import FineTuned, InitConfig, InitialBackbone, load_initial_weights
 from trainables.metrics import calibrate_batchnorm
-from trainables.miou import confusion_matrix, segmentation_metrics
+from trainables.miou import confusion_matrix, image_overlaps, segmentation_metrics
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.outcomes import image_outcomes
 from trainables.plots.snapshots import Part, shown_rows, write_arrays
 from trainables.segmenters.losses import (
     SegmentationLossConfig,
@@ -171,6 +172,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
         # A worker may have no image at all.
         accuracies = [torch.empty(0, device=self.device)]
+        overlaps = [torch.empty(0, classes, 2, dtype=torch.int64, device=self.device)]
 
         for logits, masks in self._predictions(split, shared=True):
             predicted = logits.argmax(1)
@@ -180,8 +182,14 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             right = (predicted == masks).flatten(1).sum(1)
             known = (masks != IGNORE).flatten(1).sum(1)
             accuracies.append(right / known.clamp_min(1))
+            if prefix == "test":
+                overlaps.append(image_overlaps(predicted, masks, classes))
 
         confusion = distributed.all_sum(confusion)
+        if prefix == "test":
+            gathered = distributed.gather_rows(torch.cat(overlaps), len(split))
+            tested = {"test/miou": gathered.cpu().numpy()}
+            self._outcomes = image_outcomes(self.data, overlaps=tested)
         if prefix == "val":
             self._confusion = confusion.cpu()
             gathered = distributed.gather_rows(torch.cat(accuracies), len(split))

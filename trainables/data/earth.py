@@ -107,6 +107,7 @@ def load_earth(
         notes=(note,),
         colors=COLORS,
         contents=store.contents,
+        clusters=block_numbers(at),
     )
 
 
@@ -200,6 +201,16 @@ def blocks(
     val = np.flatnonzero(inside & (own == _VAL))
     test = np.flatnonzero(inside & (own == _TEST))
     return train, val, test
+
+
+def block_numbers(
+    at: np.ndarray,  # (N, 2) row and column of each tile
+) -> np.ndarray:  # (N,) int64
+    """Number of the geographic block of each tile: neighbours look alike."""
+    belt, along = (at // BLOCK).T
+    blocks_of_belt = -(-_PIXELS[1] // TILE // BLOCK)  # rounded up
+    numbers: np.ndarray = belt * blocks_of_belt + along
+    return numbers
 
 
 def _split_grid(rows: int, columns: int, seed: int) -> np.ndarray:  # (rows, columns) int64

@@ -207,6 +207,7 @@ class _Letters:
             skipped=(),
             notes=(note,),
             contents=self.store.contents,
+            clusters=self.letter,
         )
 
 

@@ -86,6 +86,7 @@ def load_folder(
         skipped=store.skipped,
         notes=(f"layout: {listing.layout}", *listing.notes, *rows.notes),
         contents=store.contents,
+        clusters=source_clusters(listing, carver.groups),
     )
 
 
@@ -103,6 +104,41 @@ def folder_carver(listing: Listing, store: Store, rules: SplitRules) -> Carver:
     """The rules for a folder's store, by their version."""
     groups = groups_of(store) if rules.version == 1 else None
     return carver_of(rules, store.labels, listing.classes, store.contents, groups)
+
+
+def source_clusters(
+    listing: Listing,
+    groups: np.ndarray,  # (N,) int64, near-duplicates
+) -> np.ndarray:  # (N,) int64
+    """Number the images that come from one source, such as frames of one video.
+
+    A source is a folder inside the folder that all images of one part and class share. Images
+    directly in that folder belong together only with their near-duplicates.
+    """
+    folders = [file.split("/")[:-1] for file in listing.files]
+    shared: dict[tuple[str, int], list[str]] = {}
+    keys = list(zip(listing.parts.tolist(), listing.labels.tolist(), strict=True))
+    for key, folder in zip(keys, folders, strict=True):
+        shared[key] = _common_start(shared.get(key, folder), folder)
+
+    number_of_folder: dict[str, int] = {}
+    clusters = groups.copy()
+    for row, (key, folder) in enumerate(zip(keys, folders, strict=True)):
+        if len(folder) > len(shared[key]):
+            path = "/".join(folder)
+            number = number_of_folder.setdefault(path, len(number_of_folder))
+            clusters[row] = -1 - number  # groups are numbered from 0
+    return clusters
+
+
+def _common_start(first: list[str], second: list[str]) -> list[str]:
+    """Folders that two paths begin with."""
+    common: list[str] = []
+    for name, other in zip(first, second, strict=False):
+        if name != other:
+            break
+        common.append(name)
+    return common
 
 
 def usable_rows(store: Store) -> np.ndarray:  # (N,) bool

@@ -12,6 +12,7 @@ from trainables.data.folders import (
     check_corrupt,
     check_size,
     folder_carver,
+    source_clusters,
     split_rows,
     usable_rows,
 )
@@ -114,6 +115,7 @@ def load_pairs(
         notes=(f"layout: {listing.layout}", *rows.notes),
         colors=pairs.colors,
         contents=store.contents,
+        clusters=source_clusters(listing, carver.groups),
     )
 
 

@@ -85,6 +85,9 @@ class DataSet:
     """Red, green, blue (0-255) of each class, for pictures; only for data with masks."""
     contents: Contents | None = None
     """Identity of every row of the store; None where it is unknown."""
+    clusters: np.ndarray | None = None  # (N,) int64 of the whole store
+    """Images that belong together, such as drawings of one letter: an interval over test images
+    counts them as one draw. None: each image is alone."""
 
     @cached_property
     def chance(self) -> float:

@@ -24,6 +24,7 @@ from trainables.engine.fit import Fitted, fit
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
 from trainables.files import BEST, LAST, content_hash
+from trainables.outcomes import Record
 from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.object_store.trial_sync import TrialCopy, copied
@@ -120,16 +121,26 @@ def _fit(
 
     name = trainable.objective
     metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
+    tested: Record = {}
     if work.kind == "repeat":
         if copy is not None:
             copy.share(BEST)
         trainable.load_export(runtime.directory / BEST)
         metrics |= trainable.test()
+        outcomes = trainable.test_outcomes()
+        if outcomes is not None:
+            tested = outcomes.to_record()
     elif not fitted.stopped and runtime.rank == 0:
         trainable.load_export(runtime.directory / BEST)
         with distributed.no_collectives():
             trainable.snapshot_best(runtime.directory, fitted.best_epoch)
-    return Outcome("PRUNED" if fitted.stopped else "COMPLETE", fitted.best, reason, metrics)
+    return Outcome(
+        "PRUNED" if fitted.stopped else "COMPLETE",
+        value=fitted.best,
+        reason=reason,
+        metrics=metrics,
+        tested=tested,
+    )
 
 
 def _fitted(

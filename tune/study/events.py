@@ -9,7 +9,8 @@ Every event is {"t": milliseconds since the epoch, "event": name, ...}:
     report    trial, epoch (from 1), metrics {name: float}
     artifact  trial (null: the study), path (relative to the study's folder),
               to (artifact sub-folder)
-    end       trial, state COMPLETE|PRUNED|FAIL, value, reason, metrics {final}, error (traceback)
+    end       trial, state COMPLETE|PRUNED|FAIL, value, reason, metrics {final}, error (traceback);
+              a repeat also has tested {outcome of every test image, `trainables/outcomes.py`}
     summary   metrics {}, tags {}  (of the whole study)
     finish    state FINISHED|INTERRUPTED
 

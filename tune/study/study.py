@@ -291,7 +291,7 @@ class Study:
         if work.id not in self._planner.running:
             return
         if self._state.outcome(work.id) is None:
-            self._emit_for("end", work, **vars(outcome))
+            self._emit_for("end", work, **outcome.to_event())
         if work.kind == "trial":
             self._database.tell(_trial_number(work), outcome)
         self._planner.end(work.id)

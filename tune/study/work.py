@@ -84,6 +84,16 @@ class Outcome:
     """Final metrics."""
     error: str | None = None
     """Traceback."""
+    tested: dict[str, Any] = field(default_factory=dict)
+    """Outcome of every test image of a repeat, as `trainables/outcomes.py` packs them; empty where
+    they are not known."""
+
+    def to_event(self) -> dict[str, Any]:
+        """Fields of the `end` event; `tested` only where it says something."""
+        fields = asdict(self)
+        if not self.tested:
+            del fields["tested"]
+        return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Outcome":
@@ -93,4 +103,5 @@ class Outcome:
             reason=fields.get("reason"),
             metrics=fields.get("metrics") or {},
             error=fields.get("error"),
+            tested=fields.get("tested") or {},
         )

@@ -1,0 +1,240 @@
+"""The error of a finite test set against SciPy, closed forms and simulation."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from tests.studies import finish, manifest
+from tests.toy import TOY, Toy, ToyConfig
+from trainables.outcomes import ImageOutcomes
+from tune.execution.local import search_locally
+from tune.reports.sampling_error import (
+    episode_covariance,
+    iou_covariance,
+    mean_covariance,
+    outcomes_of,
+    sampling_variance,
+)
+from tune.study.events import EventLog
+from tune.study.record import read_record
+from tune.study.study import Study
+from tune.study.work import Outcome
+
+TOP1 = "test/top1"
+
+
+def runs(
+    right: np.ndarray,  # (n, seeds)
+    clusters: np.ndarray | None = None,
+    first_seed: int = 0,
+    test_set: str = "images",
+) -> dict[int, ImageOutcomes]:
+    return {
+        first_seed + seed: ImageOutcomes(
+            test_set=test_set, right={TOP1: answers}, clusters=clusters
+        )
+        for seed, answers in enumerate(right.T)
+    }
+
+
+def test_one_run_has_the_standard_error_of_a_mean():
+    right = np.random.default_rng(0).random((402, 1)) < 0.9
+    assert sampling_variance(TOP1, runs(right)) == pytest.approx(stats.sem(right[:, 0]) ** 2)
+
+
+def test_one_pair_has_the_standard_error_of_paired_differences():
+    random = np.random.default_rng(1)
+    first = random.random((300, 1)) < 0.9
+    second = np.where(random.random((300, 1)) < 0.1, ~first, first)
+    expected = stats.sem(first[:, 0].astype(int) - second[:, 0]) ** 2
+    assert sampling_variance(TOP1, runs(first), runs(second)) == pytest.approx(expected)
+
+
+def test_equal_clusters_count_once_each():
+    random = np.random.default_rng(2)
+    scores = random.random((60, 2))
+    clusters = np.repeat(np.arange(12), 5)
+    means = scores.reshape(12, 5, 2).mean(axis=1)
+    expected = np.cov(means, rowvar=False) / 12
+    np.testing.assert_allclose(mean_covariance(scores, clusters), expected)
+
+
+def test_unequal_clusters_agree_with_the_bootstrap():
+    random = np.random.default_rng(3)
+    sizes = random.integers(1, 12, 80)
+    clusters = np.repeat(np.arange(80), sizes)
+    letter = random.random(80)
+    scores = (random.random(len(clusters)) < letter[clusters]).astype(float)
+    sums = np.bincount(clusters, scores)
+
+    drawn = random.integers(80, size=(20_000, 80))
+    means = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    found = mean_covariance(scores[:, None], clusters)[0, 0]
+    assert found == pytest.approx(means.var(), rel=0.1)
+    # images alone would promise far too much
+    assert found > 2 * mean_covariance(scores[:, None])[0, 0]
+
+
+def test_spread_of_seeds_and_of_images_add_up_to_that_of_the_mean():
+    """Runs of 3 seeds on 60 images, drawn anew 3,000 times: an image's chance of a right answer is
+    a draw, and so is the answer of each seed."""
+    random = np.random.default_rng(4)
+    seeds, images = 3, 60
+    means, of_seeds, of_images = [], [], []
+    for _ in range(3000):
+        chance = random.beta(2, 1, size=(images, 1))
+        right = random.random((images, seeds)) < chance
+        means.append(right.mean())
+        of_seeds.append(right.mean(axis=0).var(ddof=1) / seeds)
+        covariance = mean_covariance(right.astype(float))
+        of_images.append(covariance[~np.eye(seeds, dtype=bool)].mean())
+
+    assert np.mean(of_images) == pytest.approx(stats.beta(2, 1).var() / images, rel=0.05)
+    assert np.mean(of_seeds) + np.mean(of_images) == pytest.approx(np.var(means), rel=0.08)
+
+
+def test_equal_configurations_leave_their_difference_to_the_seeds():
+    """Both answer by the same chances, so other images would not part them: what separates the
+    runs is in the spread of their seeds."""
+    random = np.random.default_rng(5)
+    chance = random.beta(2, 1, size=(2000, 1))
+    first, second = (random.random((2000, 6)) < chance for _ in range(2))
+    difference = sampling_variance(TOP1, runs(first), runs(second, first_seed=6))
+    alone = sampling_variance(TOP1, runs(first))
+    assert alone == pytest.approx(stats.beta(2, 1).var() / 2000, rel=0.2)
+    assert difference < 0.1 * alone
+
+
+@pytest.mark.parametrize("first_seed", [0, 6], ids=["same seeds", "other seeds"])
+def test_configurations_that_are_good_at_different_images(first_seed: int):
+    random = np.random.default_rng(6)
+    chances = random.beta(2, 1, size=(2, 4000, 1))
+    first, second = (random.random((4000, 6)) < chance for chance in chances)
+    found = sampling_variance(TOP1, runs(first), runs(second, first_seed=first_seed))
+    assert found == pytest.approx(2 * stats.beta(2, 1).var() / 4000, rel=0.1)
+
+
+def test_missing_outcomes_give_no_number():
+    right = np.random.default_rng(7).random((50, 2)) < 0.5
+    known = runs(right)
+    assert sampling_variance(TOP1, {}) is None
+    assert sampling_variance(TOP1, known, {}) is None
+    assert sampling_variance("test/other", known) is None
+    assert sampling_variance(TOP1, known, runs(right, test_set="other images")) is None
+    assert sampling_variance(TOP1, runs(right, clusters=np.zeros(50, int))) is None
+
+
+# -- mIoU
+
+
+def test_iou_of_equal_unions_is_a_mean_over_images():
+    random = np.random.default_rng(8)
+    union = np.full((2, 50, 3, 1), 40)
+    overlaps = np.concatenate([random.integers(0, 41, (2, 50, 3, 1)), union], axis=3)
+    images = overlaps[..., 0].mean(axis=2) / 40  # (2, 50)
+    expected = mean_covariance(images.T)
+    found = iou_covariance(overlaps)
+    np.testing.assert_allclose(np.diag(found), np.diag(expected), rtol=0.12)
+    assert abs(found - expected).max() < 0.12 * expected.max()
+
+
+def test_iou_agrees_with_the_jackknife_over_clusters():
+    random = np.random.default_rng(9)
+    union = random.integers(1, 60, (1, 200, 4))
+    overlaps = np.stack([random.binomial(union, 0.7), union], axis=3)
+    clusters = np.repeat(np.arange(100), 2)
+
+    left_out = []
+    for cluster in range(100):
+        sums = overlaps[0, clusters != cluster].sum(axis=0)  # (C, 2)
+        left_out.append((sums[:, 0] / sums[:, 1]).mean())
+    jackknife = np.var(left_out) * 99
+    assert iou_covariance(overlaps, clusters) == pytest.approx(jackknife, rel=0.12)
+
+
+def test_a_class_that_a_draw_lacks_does_not_count():
+    overlaps = np.zeros((1, 4, 2, 2), int)
+    overlaps[0, :, 0] = [[5, 10], [5, 10], [5, 10], [5, 10]]
+    assert iou_covariance(overlaps) == pytest.approx(0)
+
+
+# -- episodes
+
+
+def test_episodes_have_the_error_of_their_classes():
+    """Another draw of 40 classes and of 300 episodes, 1,000 times: the estimate is the variance of
+    the mean, where episodes alone would promise a fraction of it."""
+    random = np.random.default_rng(10)
+    classes, way, episodes = 40, 5, 300
+    means, found, alone = [], [], []
+    for _ in range(1000):
+        effect = random.normal(0, 0.02, classes)
+        members = np.stack([random.permutation(classes)[:way] for _ in range(episodes)])
+        noise = random.normal(0, 0.08, episodes)
+        accuracy = 0.7 + effect[members].sum(axis=1) + noise
+        means.append(accuracy.mean())
+        found.append(episode_covariance(accuracy[:, None], members)[0, 0])
+        alone.append(stats.sem(accuracy) ** 2)
+
+    assert np.mean(found) == pytest.approx(np.var(means), rel=0.2)
+    assert np.mean(alone) < 0.5 * np.var(means)
+
+
+def test_episodes_of_the_same_classes_have_the_error_of_episodes_alone():
+    accuracy = np.random.default_rng(11).random(100)
+    members = np.tile([0, 1], (100, 1))
+    found = episode_covariance(accuracy[:, None], members)
+    assert found == pytest.approx(stats.sem(accuracy) ** 2)
+
+
+# -- studies
+
+
+class Recording(Toy):
+    """The toy with the outcome of every point."""
+
+    def test_outcomes(self) -> ImageOutcomes:
+        points = torch.from_numpy(self.data.train)
+        with torch.no_grad():
+            right = self.net(points).argmax(1) == (points.sum(1) > 0)
+        return ImageOutcomes(test_set="points", right={TOP1: right.numpy()})
+
+
+RECORDING = replace(TOY, model=lambda: (Recording, ToyConfig))
+
+
+def recorded(folder: Path) -> None:
+    study = Study.open(folder, RECORDING, manifest(), trials=2, repeats=2)
+    search_locally(study, RECORDING)
+    study.close()
+
+
+def test_outcomes_of_repeats_are_in_their_end_events(tmp_path: Path) -> None:
+    """One line holds the end of a run and its outcomes: no kill leaves one without the other."""
+    recorded(tmp_path / "toy")
+    events, _ = EventLog.read(tmp_path / "toy" / "events.jsonl")
+    ends = [event for event in events if event["event"] == "end"]
+    assert [("tested" in end) for end in ends] == [("repeat" in end) for end in ends]
+
+    record = read_record(tmp_path / "toy")
+    for (trial, seed), metrics in record.finals().items():
+        outcomes = outcomes_of(record, trial)[seed]
+        assert outcomes.right[TOP1].mean() == pytest.approx(metrics[TOP1])
+    assert sampling_variance(TOP1, outcomes_of(record, 0)) is not None
+
+
+def test_an_outcome_travels_between_processes() -> None:
+    outcome = Outcome("COMPLETE", 0.5, metrics={TOP1: 0.5}, tested={"test_set": "points"})
+    assert Outcome.from_dict(json.loads(json.dumps(asdict(outcome)))) == outcome
+
+
+def test_a_trainable_without_outcomes_still_makes_a_study(tmp_path: Path) -> None:
+    study = finish(tmp_path, trials=2, repeats=2)
+    assert study.finals()
+    assert not any(run.outcome.tested for run in study.repeats.values())
+    assert outcomes_of(study, 0) == {}

@@ -1,0 +1,141 @@
+"""The outcome of every test image: the record from which the error of a finite test set is computed
+(`tune/reports/sampling_error.py`).
+
+Commands that only look import this module: it must not import torch.
+"""
+
+import base64
+import hashlib
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+Record = dict[str, Any]
+"""The form of outcomes that JSON can hold."""
+
+
+class ImageRows(Protocol):
+    """The part of a split that tells its images apart."""
+
+    @property
+    def indices(self) -> np.ndarray: ...
+
+
+class TestedData(Protocol):
+    """The part of a data set that says which images are tested, and which of them belong
+    together."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def test(self) -> ImageRows: ...
+    @property
+    def clusters(self) -> np.ndarray | None: ...
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageOutcomes:
+    """Outcomes of one run on n test units, which are images or episodes, in the order of the split.
+
+    A metric is in `right` or in `overlaps`, by its full name, such as `test/top1`.
+    """
+
+    test_set: str
+    """Digest of the units and their order: runs with the same one were judged on the same."""
+    right: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Metric -> (n,) number of right answers of each unit; the metric is their mean divided by
+    `answers`."""
+    answers: int = 1
+    """Answers of each unit: 1 of an image, the number of queries of an episode."""
+    overlaps: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Metric -> (n, C, 2) pixels of intersection and of union; the metric is the mean over classes
+    of the ratio of their sums over images."""
+    clusters: np.ndarray | None = None  # (n,) int
+    """Images that belong together, such as drawings of one letter; None: each is alone."""
+    members: np.ndarray | None = None  # (n, N) int
+    """Classes of each episode; None for images."""
+
+    def to_record(self) -> Record:
+        """Outcomes as JSON can hold them: some 200 bytes for 1,000 images of a classifier."""
+        record: Record = {"test_set": self.test_set, "answers": self.answers}
+        for name in ("right", "overlaps"):
+            arrays = getattr(self, name)
+            record[name] = {metric: _packed(array) for metric, array in arrays.items()}
+        for name in ("clusters", "members"):
+            array = getattr(self, name)
+            if array is not None:
+                record[name] = _packed(array)
+        return record
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "ImageOutcomes":
+        """Read what `to_record` returned."""
+        arrays: dict[str, Any] = {}
+        for name in ("right", "overlaps"):
+            packed = record[name]
+            arrays[name] = {metric: _unpacked(array) for metric, array in packed.items()}
+        for name in ("clusters", "members"):
+            if name in record:
+                arrays[name] = _unpacked(record[name])
+        return cls(test_set=record["test_set"], answers=record["answers"], **arrays)
+
+
+def image_outcomes(
+    data: TestedData,
+    right: Mapping[str, np.ndarray] | None = None,
+    overlaps: Mapping[str, np.ndarray] | None = None,
+    answers: int = 1,
+) -> ImageOutcomes:
+    """Outcomes of the images of `data.test`; the arrays are those of `ImageOutcomes`."""
+    rows = data.test.indices
+    clusters = None
+    if data.clusters is not None:
+        clusters = numbered(data.clusters[rows])
+    return ImageOutcomes(
+        test_set=digest_of(data.fingerprint, rows),
+        right=right or {},
+        answers=answers,
+        overlaps=overlaps or {},
+        clusters=clusters,
+    )
+
+
+def digest_of(fingerprint: str, *arrays: np.ndarray) -> str:
+    """Digest of a data set and of rows in it, hexadecimal."""
+    digest = hashlib.sha256(fingerprint.encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def numbered(
+    values: np.ndarray,  # (...) int
+) -> np.ndarray | None:  # (...) int in [0, number of different values)
+    """Number different values from 0 on; None where all differ."""
+    different, numbers = np.unique(values, return_inverse=True)
+    if len(different) == values.size:
+        return None
+    return numbers.reshape(values.shape)
+
+
+def _packed(
+    array: np.ndarray,  # non-negative integers
+) -> Record:
+    """The array in its smallest type, compressed, as text."""
+    largest = int(array.max(initial=0))
+    small = array.astype(np.min_scalar_type(largest).newbyteorder("<"))
+    compressed = zlib.compress(small.tobytes(), 9)
+    return {
+        "type": small.dtype.str,
+        "shape": list(small.shape),
+        "zlib": base64.b64encode(compressed).decode(),
+    }
+
+
+def _unpacked(packed: Mapping[str, Any]) -> np.ndarray:  # int64
+    content = zlib.decompress(base64.b64decode(packed["zlib"]))
+    small = np.frombuffer(content, np.dtype(packed["type"]))
+    return small.reshape(packed["shape"]).astype(np.int64)
