@@ -15,7 +15,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 .PHONY: help run table table-ssl table-pretrain table-A table-B table-C table-D table-E ui
-.PHONY: test test-slow lint docs check bench
+.PHONY: test test-slow lint calibration docs check bench
 .PHONY: cluster-check cluster-up cluster-lab lock image clean
 
 help:  ## this list
@@ -61,10 +61,13 @@ lint: $(VENV)/installed  ## style, types, density of the code
 	$(BIN)/mypy
 	$(BIN)/python benchmarks/density.py --limit 7.5
 
+calibration: $(VENV)/installed  ## how often the rules behind verdicts decide wrongly: two minutes
+	$(BIN)/python benchmarks/verdict_calibration.py --quick
+
 docs: $(VENV)/installed  ## the documentation site, into build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-check: lint docs test  ## all that must be green before a commit
+check: lint calibration docs test  ## all that must be green before a commit
 
 ui: $(VENV)/installed  ## MLflow on 127.0.0.1, with links that open on the trials
 	$(BIN)/python -m tune.ui --storage $(STORAGE)
@@ -79,8 +82,10 @@ cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from
 	$(BIN)/python -m pip install --quiet -e '.[dev,cluster]'
 	$(BIN)/python -m pytest -m slow -x -s -rs tests/cluster/test_cluster_lab.py
 
-# Those that are no claim against a peer: what records and reads tables, what compares two checkouts, and what compares our own defaults, for hours.
-NO_CLAIM := $(addprefix benchmarks/,against.py density.py mutation.py record_curves.py same_numbers.py search_tables.py search_variants.py)
+# Those that are no claim against a peer: what records and reads tables, what compares two checkouts, what compares our own defaults, for hours,
+# and what simulates verdicts.
+NO_CLAIM := $(addprefix benchmarks/,against.py density.py mutation.py record_curves.py same_numbers.py search_tables.py search_variants.py \
+	evidence_page.py record_seeds.py recorded_seeds.py results.py search_luck.py verdict_calibration.py verdict_rules.py verdict_simulation.py)
 BENCHMARKS := $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py))
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
 	$(BIN)/python -m pip install --quiet -e '.[dev,bench]'

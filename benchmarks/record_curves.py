@@ -10,6 +10,7 @@ epoch. A learning rate's values depend on the optimizer, as in the spaces.
 """
 
 import argparse
+import contextlib
 import csv
 import itertools
 import sys
@@ -26,6 +27,7 @@ import torch
 
 from search_spaces.classify import SETTINGS
 from trainables.backbone.weights import content_hash
+from trainables.base import Trainable
 from trainables.config import build
 from trainables.engine.fit import fit
 from trainables.errors import TrialFailed
@@ -125,32 +127,48 @@ def main() -> None:
 def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, Any], list[float]]]:
     """(configuration, objective of every epoch) of the whole grid."""
     experiment = EXPERIMENTS[task.experiment]
-    base = experiment.presets["tiny"] | task.base
-    if base.get("init.file"):
-        file = _pretrained(folder)
-        base |= {
-            "init.file": str(file),
-            "init.sha256": content_hash(file),
-            "init.origin": "pretrain",
-        }
+    base = base_of(task, folder)
     data = experiment.trainable.load_data(build(experiment.config, base).data)
     curves = []
     for flat in task.grid()[:limit]:
         config: Any = build(experiment.config, base | flat)
-        torch.manual_seed(config.seed)
-        curve: list[float] = []
-
-        def keep(epoch: int, metrics: dict[str, float], curve: list[float] = curve) -> bool:
-            curve.append(metrics[experiment.trainable.objective_for(data)])
-            return True
-
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            try:
-                fit(experiment.trainable(config, data), config, LocalRuntime(Path(scratch), keep))
-            except TrialFailed:
-                curve += [DIVERGED] * (config.train.epochs - len(curve))
+            _, curve = train(experiment.trainable, config, data, Path(scratch))
+        curve += [DIVERGED] * (config.train.epochs - len(curve))
         curves.append((flat, curve))
     return curves
+
+
+def base_of(task: Task, folder: Path) -> dict[str, Any]:
+    """What all configurations of a task share, flat; a backbone is trained into `folder` first."""
+    base = EXPERIMENTS[task.experiment].presets["tiny"] | task.base
+    if not base.get("init.file"):
+        return base
+
+    file = _pretrained(folder)
+    origin = {"init.sha256": content_hash(file), "init.origin": "pretrain"}
+    return base | {"init.file": str(file)} | origin
+
+
+def train(
+    trainable: type[Trainable[Any, Any]], config: Any, data: Any, scratch: Path
+) -> tuple[Trainable[Any, Any], list[float]]:
+    """Train one configuration to its last epoch.
+
+    Returns:
+        The trained network, and the objective of every epoch up to the last, or up to divergence.
+    """
+    curve: list[float] = []
+
+    def keep(epoch: int, metrics: dict[str, float]) -> bool:
+        curve.append(metrics[trainable.objective_for(data)])
+        return True
+
+    torch.manual_seed(config.seed)
+    model = trainable(config, data)
+    with contextlib.suppress(TrialFailed):
+        fit(model, config, LocalRuntime(scratch, keep))
+    return model, curve
 
 
 def _pretrained(folder: Path) -> Path:

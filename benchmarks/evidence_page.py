@@ -1,0 +1,193 @@
+"""Fills the tables of docs/notes/evidence.md from the records in docs/results/.
+
+    python benchmarks/evidence_page.py
+
+A table stands between `<!-- name -->` and `<!-- end -->`. A test compares the page with the
+records.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/notes/evidence.md"
+RESULTS = ROOT / "docs/results"
+TASKS = ("digits", "letters")
+
+Entry = dict[str, Any]
+
+
+def records(name: str) -> Entry:
+    """A file of results."""
+    found: Entry = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    head = list(header)
+    lines = [head, ["---"] * len(head), *map(list, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def share(value: float) -> str:
+    """As the page writes shares: .052."""
+    return f"{value:.3f}".removeprefix("0")
+
+
+def signed(interval: list[float], scale: float = 1.0) -> str:
+    """A value with its interval."""
+    value, low, high = (f"{scale * x:+.4f}".replace("0.", ".", 1) for x in interval)
+    return f"{value} [{low}, {high}]"
+
+
+def _rows(claim: str) -> list[Entry]:
+    return [row for row in records("verdict_calibration")["rows"] if row["claim"] == claim]
+
+
+def _false(rows: list[Entry]) -> str:
+    """The worse of two tasks, with its upper bound."""
+    worst = max(rows, key=lambda row: row["false_share"])
+    return f"{share(worst['false_share'])} [{share(worst['false_bounds'][1])}]"
+
+
+def _null(claim: str, design: Callable[[str], bool]) -> str:
+    """Case x rule."""
+    rows = [row for row in _rows(claim) if not row["shift"] and design(row["design"])]
+    rules = list(dict.fromkeys(row["rule"] for row in rows))
+    cases = dict.fromkeys(row["case"] for row in rows)
+    lines = []
+    for case in cases:
+        cells = []
+        for rule in rules:
+            some = [row for row in rows if (row["case"], row["rule"]) == (case, rule)]
+            cells.append(_false(some) if some else "")
+        lines.append([case, *cells])
+    return markdown(["share of false decisions", *rules], lines)
+
+
+def _power(claim: str) -> str:
+    """Rule and design x difference, for both tasks."""
+    rows = [row for row in _rows(claim) if row["shift"]]
+    shifts = sorted({row["shift"] for row in rows})
+    lines = []
+    for design, rule in dict.fromkeys((row["design"], row["rule"]) for row in rows):
+        cells = []
+        for shift in shifts:
+            powers = {
+                row["task"]: row["power"]
+                for row in rows
+                if (row["design"], row["rule"], row["shift"]) == (design, rule, shift)
+            }
+            cells.append(", ".join(share(powers[task]) for task in TASKS))
+        lines.append([design, rule, *cells])
+    differences = [f"difference {share(shift).rstrip('0')}" for shift in shifts]
+    return markdown(["design", f"power, {', '.join(TASKS)}", *differences], lines)
+
+
+def _opposite() -> str:
+    rows = [row for row in _rows("settings") if not row["shift"]]
+    lines = []
+    for design, rule in dict.fromkeys((row["design"], row["rule"]) for row in rows):
+        some = [row for row in rows if (row["design"], row["rule"]) == (design, rule)]
+        worst = max(some, key=lambda row: row["opposite_share"])
+        lines.append([design, rule, f"{worst['opposite_share']:.4f}".removeprefix("0")])
+    return markdown(["design", "rule", "pairs of tables in opposite ways, worst case"], lines)
+
+
+def _seeds() -> str:
+    lines = [
+        [
+            row["task"],
+            split,
+            share(row[split]["seed_sd"]),
+            f"{row[split]['common_share']:.0%}",
+        ]
+        for row in records("search_luck")["seeds"]
+        for split in ("validation", "test")
+    ]
+    header = ["task", "split", "sd between seeds", "of its variance common to all configurations"]
+    return markdown(header, lines)
+
+
+def _one_or_each() -> str:
+    lines = []
+    for row in records("search_luck")["searches"]:
+        if row["seeds"] == "each - one":
+            name = f"{row['task']}, {row['sampler']}"
+            lines.append([name, str(row["trials"]), signed(row["true_test"]), signed(row["fall"])])
+    header = [
+        "a seed each, minus one for all",
+        "trials",
+        "true test accuracy of the choice",
+        "fall",
+    ]
+    return markdown(header, lines)
+
+
+def _falls() -> str:
+    rows = records("search_luck")["searches"]
+    lines = []
+    for key in dict.fromkeys((row["task"], row["sampler"], row["trials"]) for row in rows):
+        some = {
+            row["seeds"]: row for row in rows if (row["task"], row["sampler"], row["trials"]) == key
+        }
+        falls = [signed(some[seeds]["fall"]) for seeds in ("one", "each")]
+        lines.append([f"{key[0]}, {key[1]}", str(key[2]), *falls])
+    header = ["search", "trials", "fall, one seed for all", "fall, a seed each"]
+    return markdown(header, lines)
+
+
+def _budgets() -> str:
+    rows = records("search_luck")["budgets"]
+    lines = []
+    for trials in sorted({row["trials"] for row in rows}):
+        cells = []
+        for task in TASKS:
+            row = next(r for r in rows if (r["task"], r["trials"]) == (task, trials))
+            cells += [share(row["true_test"]), share(row["sd_between_searches"])]
+        lines.append([str(trials), *cells])
+    header = ["trials of a search"]
+    for task in TASKS:
+        header += [f"{task}: mean of the choice", "sd between searches"]
+    return markdown(header, lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings, false": lambda: _null("settings", lambda design: design.startswith("5 x (4")),
+    "settings, false, long": lambda: _null("settings", lambda d: d.startswith(("5 x (12", "8 x"))),
+    "settings, looks": lambda: _null("settings", lambda design: design.startswith("11")),
+    "settings, version 1": lambda: _null("settings", lambda design: design.startswith("1 x")),
+    "settings, power": lambda: _power("settings"),
+    "settings, opposite": _opposite,
+    "search, false": lambda: _null("best against default", lambda design: True),
+    "search, power": lambda: _power("best against default"),
+    "seeds": _seeds,
+    "one or each": _one_or_each,
+    "falls": _falls,
+    "budgets": _budgets,
+}
+
+
+def filled(page: str) -> str:
+    """The page with its tables as the records have them."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"<!-- {found[1]} -->\n\n{TABLES[found[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- ([\w, ]+) -->\n.*?<!-- end -->", table, page, flags=re.DOTALL)
+
+
+def main() -> None:
+    page = PAGE.read_text()
+    new = filled(page)
+    PAGE.write_text(new)
+    print(f"{PAGE}: {'as it was' if new == page else 'changed'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""What the luck of seeds does to a search: one training seed for all its trials or one a trial, by
+how much its best value falls under fresh seeds, and what splitting a budget into several searches
+costs.
+
+    python benchmarks/search_luck.py  # writes docs/results/search_luck.json
+    python benchmarks/search_luck.py --searches 20 --drawn 1000 --no-results  # a try
+
+Trainings are those that `record_seeds.py` recorded. `true` is the mean over seeds of the
+configuration that a search chooses, `fall` the value that it showed minus that mean, on the split
+that chose. Intervals, 95 %: a bootstrap over the recorded seeds for random searches, over searches
+for those of the product's study.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import optuna
+
+from benchmarks.recorded_seeds import (
+    TASKS,
+    Searches,
+    Side,
+    TrialSeeds,
+    draw_searches,
+    load,
+    run_searches,
+)
+from benchmarks.results import write_results
+
+TRIALS = (4, 8, 12, 16, 24)
+BY_THE_STUDY = (4, 12, 24)
+BUDGETS = (4, 5, 8, 9, 12, 15, 20, 25, 40, 60, 72, 75)
+MODES: tuple[TrialSeeds, ...] = ("one", "each")
+RESAMPLES = 200
+
+
+def measure(side: Side, searches: Searches) -> np.ndarray:  # (3, searches)
+    """True test accuracy, true validation and fall of every search's choice."""
+    rows = searches.chosen
+    validation = side.peaks.mean(1)[rows]
+    return np.stack([side.truth[rows], validation, searches.shown.max(-1) - validation])
+
+
+def resampled(side: Side, rng: np.random.Generator) -> Side:
+    """The record with its seeds drawn anew."""
+    seeds = rng.integers(side.peaks.shape[1], size=side.peaks.shape[1])
+    return replace(side, peaks=side.peaks[:, seeds], test=side.test[:, seeds])
+
+
+def at_random(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[dict[str, Any]]:
+    """Random searches: both ways to give seeds, and their difference."""
+    for trials in TRIALS:
+
+        def means(side: Side, drawn: int, trials: int = trials) -> np.ndarray:  # (modes, 3)
+            found = [draw_searches(side, rng, (drawn,), trials, seeds) for seeds in MODES]
+            return np.stack([measure(side, searches).mean(1) for searches in found])
+
+        estimate = means(side, drawn)
+        spread = np.stack([means(resampled(side, rng), drawn // 4) for _ in range(RESAMPLES)])
+        yield from rows_of(side.name, "random", trials, estimate, spread)
+
+
+def by_the_study(side: Side, rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
+    """Searches by the product."""
+    for trials in BY_THE_STUDY:
+        found = [run_searches(side, rng, count, trials, seeds) for seeds in MODES]
+        measured = np.stack([measure(side, searches) for searches, _ in found])
+        drawn = rng.integers(count, size=(1000, count))
+        spread = measured[:, :, drawn].mean(-1).transpose(2, 0, 1)
+        for row, (_, epochs) in zip(
+            rows_of(side.name, "study", trials, measured.mean(2), spread),
+            [*found, (None, None)],
+            strict=True,
+        ):
+            yield row | {"epochs": epochs}
+
+
+def rows_of(
+    task: str, sampler: str, trials: int, estimate: np.ndarray, spread: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """A row for each way to give seeds, and one for their difference.
+
+    Args:
+        estimate: (modes, 3).
+        spread: (resamples, modes, 3).
+    """
+    every = dict(zip(MODES, range(len(MODES)), strict=True))
+    for name in (*MODES, "each - one"):
+        if name in every:
+            value, values = estimate[every[name]], spread[:, every[name]]
+        else:
+            value, values = estimate[1] - estimate[0], spread[:, 1] - spread[:, 0]
+        low, high = np.quantile(values, [0.025, 0.975], axis=0)
+        row: dict[str, Any] = {"task": task, "sampler": sampler, "trials": trials, "seeds": name}
+        for index, metric in enumerate(("true_test", "true_validation", "fall")):
+            row[metric] = [round(float(x[index]), 5) for x in (value, low, high)]
+        yield row
+
+
+def common_share(side: Side) -> dict[str, Any]:
+    """How alike a seed serves all configurations of the better half: the share of the variance
+    between seeds that is the seed's own, in a two-way model (Searle 1971), and the noise."""
+    better = side.truth >= np.median(side.truth)
+    found: dict[str, Any] = {"task": side.name}
+    for name, scores in (("validation", side.peaks[better]), ("test", side.test[better])):
+        rows, seeds = scores.shape
+        residuals = scores - scores.mean(1, keepdims=True) - scores.mean(0) + scores.mean()
+        noise = float((residuals**2).sum()) / ((rows - 1) * (seeds - 1))
+        between = float(scores.mean(0).var(ddof=1)) - noise / rows
+        found[name] = {
+            "seed_sd": round(float(np.sqrt(scores.var(1, ddof=1).mean())), 5),
+            "common_share": round(max(0.0, between) / (max(0.0, between) + noise), 4),
+        }
+    return found
+
+
+def budget_curve(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[dict[str, Any]]:
+    """True test accuracy of the best of n trials, by validation under one seed."""
+    for trials in BUDGETS:
+        searches = draw_searches(side, rng, (drawn,), trials, "one")
+        values = side.truth[searches.chosen]
+        yield {
+            "task": side.name,
+            "trials": trials,
+            "true_test": round(float(values.mean()), 5),
+            "sd_between_searches": round(float(values.std()), 5),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--drawn", type=int, default=20_000, help="random searches of a case")
+    parser.add_argument("--searches", type=int, default=300, help="searches by the study")
+    parser.add_argument("--no-results", action="store_true", help="print, and write no file")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rng = np.random.default_rng(16)
+
+    found: dict[str, list[dict[str, Any]]] = {"seeds": [], "searches": [], "budgets": []}
+    for side in map(load, TASKS):
+        parts = {
+            "seeds": iter([common_share(side)]),
+            "budgets": budget_curve(side, rng, options.drawn),
+            "searches": at_random(side, rng, options.drawn),
+        }
+        for name, rows in parts.items():
+            for row in rows:
+                print(row, flush=True)
+                found[name].append(row)
+        for row in by_the_study(side, rng, options.searches):
+            print(row, flush=True)
+            found["searches"].append(row)
+    if not options.no_results:
+        write_results("search_luck", found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,392 @@
+"""How often do the rules that decide decide wrongly? Comparisons of equals, and of settings that
+differ by a known amount, on recorded trainings.
+
+    python benchmarks/verdict_calibration.py --quick  # two minutes; exit code 1 if a rule fails
+    python benchmarks/verdict_calibration.py          # writes docs/results/
+
+A table compares five settings by the four questions of A to E. It is false if it decides any
+question whose true answer is that there is no difference, or decides it the wrong way. A question
+about one search is whether its best trial beats the default. `verdict_rules.py` has the rules:
+those marked * decide on the product's pages, and must be false in at most one of twenty. Shares of
+pairs of tables that decide some question in opposite ways are in the last column.
+
+Trainings are draws from those that `record_seeds.py` recorded; searches are random draws of
+configurations, whose first trial is the default, or, where a case says so, the product's own study
+with its sampler and pruner.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import optuna
+from scipy import stats
+
+from benchmarks import verdict_rules as rules
+from benchmarks.recorded_seeds import TASKS, Side, draw_searches, load, run_searches
+from benchmarks.results import write_results
+from benchmarks.verdict_rules import QUESTIONS, SETTINGS, OneSearch, Scores
+from benchmarks.verdict_simulation import (
+    Design,
+    Trouble,
+    World,
+    finalists,
+    one_searches,
+    tables,
+)
+from tune.reports.statistics import significance
+
+SEED_SD = 0.02
+"""Noise between seeds for which power is stated."""
+SHIFTS = (0.02, 0.05, 0.1)
+DESIGNS = (Design(5, 4, 1), Design(5, 12, 3), Design(8, 8, 1))
+DEFAULT = DESIGNS[0]
+LOOKS = tuple((5 + 3 * look, significance(look + 1)) for look in range(3))
+"""(replicates, alpha) of a comparison that is extended while a question is undecided."""
+REPEATS = 6
+TRIALS = 12
+CHECKED = 50
+"""Tables of a case that the product's own functions decide too."""
+
+SettingRule = Callable[[Scores], np.ndarray]
+VERSION_1 = "version 1: one search each"
+
+
+def with_looks(rule: rules.SettingRule, naive: bool = False) -> SettingRule:
+    """Extend while a question is undecided."""
+
+    def extended(scores: Scores) -> np.ndarray:
+        looks = [
+            rule(scores.first(count), rules.ALPHA if naive else alpha) for count, alpha in LOOKS
+        ]
+        return rules.first_decision(looks)
+
+    return extended
+
+
+def at_level(rule: rules.SettingRule) -> SettingRule:
+    return lambda scores: rule(scores, rules.ALPHA)
+
+
+SETTING_RULES: dict[str, SettingRule] = {
+    "* paired by replicate": at_level(rules.paired_replicates),
+    "not paired (Welch)": at_level(rules.welch_replicates),
+    "pooled spread": at_level(rules.pooled_replicates),
+    "pooled if Bartlett p > .1": at_level(rules.pooled_if_alike(rules.bartlett, 0.1)),
+    "pooled if Bartlett p > .5": at_level(rules.pooled_if_alike(rules.bartlett, 0.5)),
+    "pooled if Brown-Forsythe p > .1": at_level(rules.pooled_if_alike(rules.brown_forsythe, 0.1)),
+    "sign flips": at_level(rules.sign_flips),
+}
+LOOK_RULES: dict[str, SettingRule] = {
+    "* paired, spent alpha": with_looks(rules.paired_replicates),
+    "not paired, spent alpha": with_looks(rules.welch_replicates),
+    "paired, .05 at every look": with_looks(rules.paired_replicates, naive=True),
+}
+
+
+def search_with_looks(search: OneSearch) -> np.ndarray:
+    """Six repeats, then 12, then 24, with spent alpha."""
+    return rules.first_decision(
+        [
+            rules.paired_runs(search, REPEATS * 2**look, significance(look + 1))
+            for look in range(len(LOOKS))
+        ]
+    )
+
+
+SEARCH_RULES: dict[str, Callable[[OneSearch], np.ndarray]] = {
+    "* best and default, 6 seeds": lambda search: rules.paired_runs(search, REPEATS),
+    "* 6, 12, 24 seeds, spent alpha": search_with_looks,
+    "version 1: leaders and default, 3 seeds": rules.version_1,
+    "version 1, repeats doubled": rules.version_1_extended,
+    "6 seeds, image noise left out": lambda search: rules.paired_runs(
+        search, REPEATS, images=False
+    ),
+    "sign flips, 6 seeds": lambda search: rules.flipped_runs(search, REPEATS),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rule in one case."""
+
+    claim: str
+    task: str
+    case: str
+    design: str
+    rule: str
+    tables: int
+    false: int
+    right: int
+    """Tables that find the true difference."""
+    opposite: int
+    """Pairs of tables, each with the next, that decide some question in opposite ways."""
+    shift: float = 0.0
+
+    @property
+    def used(self) -> bool:
+        return self.rule.startswith("*")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Clopper-Pearson, 95 %, of the share of false tables; each bound by itself."""
+        k, n = self.false, self.tables
+        low = float(stats.beta.ppf(0.05, k, n - k + 1)) if k else 0.0
+        high = float(stats.beta.ppf(0.95, k + 1, n - k)) if k < n else 1.0
+        return low, high
+
+    @property
+    def fails(self) -> bool:
+        """More than .05 by more than the error of the simulation (at one in a thousand)."""
+        k, n = self.false, self.tables
+        return self.used and float(stats.binom.sf(k - 1, n, rules.ALPHA)) < 0.001
+
+    def __str__(self) -> str:
+        power = f"  right {self.right / self.tables:.3f}" if self.shift else ""
+        return (
+            f"{self.task:8} {self.case:34} {self.design:12} {self.rule:42} "
+            f"false {self.false / self.tables:.3f} [<= {self.bounds[1]:.3f}]{power}"
+            f"  opposite {2 * self.opposite / self.tables:.4f}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For the file of results."""
+        low, high = self.bounds
+        return asdict(self) | {
+            "used": self.used,
+            "false_share": self.false / self.tables,
+            "false_bounds": [low, high],
+            "power": self.right / self.tables if self.shift else None,
+            "opposite_share": 2 * self.opposite / self.tables,
+        }
+
+
+def judge(signs: np.ndarray, truth: np.ndarray) -> tuple[int, int, int]:
+    """(false, right, opposite) of decisions (tables, questions), given the true signs."""
+    false = ((signs != 0) & (signs != truth)).any(1)
+    first = np.flatnonzero(truth)[:1]
+    right = (signs[:, first] == truth[first]).any(1)
+    even = len(signs) // 2 * 2
+    pairs = signs[:even].reshape(-1, 2, signs.shape[1])
+    opposite = (pairs[:, 0] * pairs[:, 1] < 0).any(1)
+    return int(false.sum()), int(right.sum()), int(opposite.sum())
+
+
+# -- tables of settings
+
+
+def all_equal(side: Side) -> dict[str, Side]:
+    return dict.fromkeys(SETTINGS, side)
+
+
+def unlike(side: Side, rng: np.random.Generator, design: Design) -> dict[str, Side]:
+    """Settings with spaces of their own, whose searches reach the same on average: only Adam, only
+    SGD, both."""
+    adam = [row for row, c in enumerate(side.configurations) if c["optim.name"] == "adam"]
+    sgd = [row for row, c in enumerate(side.configurations) if c["optim.name"] == "sgd"]
+    parts = [side, side.part(side.name, np.array(adam)), side.part(side.name, np.array(sgd))]
+    centred = []
+    for part in parts:
+        searches = draw_searches(part, rng, (50_000,), design.trials, "one")
+        centred.append(part.shifted(-float(part.truth[searches.chosen].mean())))
+    return {name: centred[number % 3] for number, name in enumerate(SETTINGS)}
+
+
+def one_noisier(side: Side) -> dict[str, Side]:
+    """Equal settings, of which one is trained with three times the noise."""
+    return all_equal(side) | {"C": side.noisier(3.0)}
+
+
+def null_worlds(
+    side: Side, rng: np.random.Generator, design: Design
+) -> Iterator[tuple[str, World]]:
+    """Cases in which no setting is better."""
+    yield "equal", World(all_equal(side))
+    yield "one with three times the noise", World(one_noisier(side))
+    yield "unlike spaces", World(unlike(side, rng, design))
+    yield "unlike spaces, other images", World(unlike(side, rng, design), images=True)
+    yield "a tenth of the runs lost", World(all_equal(side), Trouble(lost=0.1))
+    yield "a tenth of the runs diverged", World(all_equal(side), Trouble(diverged=0.1))
+    yield "a tenth of the metrics NaN", World(all_equal(side), Trouble(nan=0.1))
+
+
+def decide(
+    world: World,
+    rng: np.random.Generator,
+    count: int,
+    design: Design,
+    which: Mapping[str, SettingRule],
+) -> dict[str, np.ndarray]:
+    """Rule -> signs (tables, questions). Some tables are compared with the product's functions."""
+    scores = tables(world, rng, count, design)
+    rules.agrees_with_product(scores, min(count, CHECKED))
+    return {name: rule(scores) for name, rule in which.items()}
+
+
+def setting_rows(
+    side: Side, rng: np.random.Generator, count: int, designs: tuple[Design, ...]
+) -> Iterator[Row]:
+    """All rows about tables of settings."""
+    zero = np.zeros(len(QUESTIONS), dtype=int)
+
+    def rows(
+        case: str, design: str, found: Mapping[str, np.ndarray], truth: np.ndarray, shift: float = 0
+    ) -> Iterator[Row]:
+        for rule, signs in found.items():
+            counts = judge(signs, truth)
+            yield Row("settings", side.name, case, design, rule, len(signs), *counts, shift)
+
+    for design in designs:
+        for case, world in null_worlds(side, rng, design):
+            yield from rows(
+                case, str(design), decide(world, rng, count, design, SETTING_RULES), zero
+            )
+        extended = replace(design, searches=LOOKS[-1][0])
+        if design.searches == LOOKS[0][0]:
+            found = decide(World(all_equal(side)), rng, count, extended, LOOK_RULES)
+            yield from rows("equal, up to three looks", str(extended), found, zero)
+
+    for case, world in null_worlds(side, rng, DESIGNS[1]):
+        found = version_1(world, rng, count)
+        yield from rows(case, f"1 x ({TRIALS} + 9)", found, zero)
+
+    truth = np.array([(a == "C") - (b == "C") for a, b in QUESTIONS])
+    scaled = side.noisier(SEED_SD / side.noise)
+    for shift in SHIFTS:
+        shifted = World(all_equal(scaled) | {"C": scaled.shifted(shift)})
+        for design in designs:
+            found = decide(shifted, rng, count, design, SETTING_RULES)
+            yield from rows(f"C better by {shift}", str(design), found, truth, shift)
+        found = version_1(shifted, rng, count)
+        yield from rows(f"C better by {shift}", f"1 x ({TRIALS} + 9)", found, truth, shift)
+
+
+def version_1(world: World, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
+    """The rule of earlier studies, on searches of the usual size."""
+    found = finalists(world, rng, count, TRIALS, seeds=3)
+    return {VERSION_1: rules.one_search_each(found)}
+
+
+# -- one search against its default
+
+
+def search_worlds(side: Side) -> Iterator[tuple[str, World]]:
+    """Cases in which no configuration is better than the default."""
+    flat = side.level()
+    yield "equal", World({"A": flat})
+    yield "a seed for every trial", World({"A": flat}, seeds="each")
+    yield "other images", World({"A": flat}, images=True)
+    yield "a tenth of the runs lost", World({"A": flat}, Trouble(lost=0.1))
+    yield "a tenth of the runs diverged", World({"A": flat}, Trouble(diverged=0.1))
+    yield "a tenth of the metrics NaN", World({"A": flat}, Trouble(nan=0.1))
+    yield "default with three times the noise", World({"A": noisy_default(flat)})
+
+
+def noisy_default(side: Side) -> Side:
+    test = side.test.copy()
+    test[side.default] = side.noisier(3.0).test[side.default]
+    return replace(side, test=test)
+
+
+def better_than_default(side: Side, by: float) -> Side:
+    """Every other configuration is better by the same amount."""
+    test = side.test + by
+    test[side.default] -= by
+    return replace(side, test=test)
+
+
+def search_rows(side: Side, rng: np.random.Generator, count: int) -> Iterator[Row]:
+    """All rows about one search."""
+
+    def rows(case: str, world: World, truth: int, shift: float = 0.0) -> Iterator[Row]:
+        searches = one_searches(world, rng, count, TRIALS, REPEATS * 2 ** (len(LOOKS) - 1))
+        for name, rule in SEARCH_RULES.items():
+            counts = judge(rule(searches)[:, None], np.array([truth]))
+            design = f"{TRIALS} trials"
+            yield Row("best against default", side.name, case, design, name, count, *counts, shift)
+
+    for case, world in search_worlds(side):
+        yield from rows(case, world, 0)
+    scaled = side.noisier(SEED_SD / side.noise).level()
+    for shift in SHIFTS:
+        better = better_than_default(scaled, shift)
+        yield from rows(f"others better by {shift}", World({"A": better}), 1, shift)
+
+
+# -- the product's own searches
+
+
+def product_rows(
+    side: Side, rng: np.random.Generator, count: int, searches: int, designs: tuple[Design, ...]
+) -> Iterator[Row]:
+    """Null cases whose searches are run by the product's study, sampler and pruner."""
+    for design in designs:
+        bank, _ = run_searches(side, rng, searches, design.trials, "one")
+        world = World(all_equal(side), bank=dict.fromkeys(SETTINGS, bank))
+        found = decide(world, rng, count, design, SETTING_RULES)
+        for rule, signs in found.items():
+            counts = judge(signs, np.zeros(len(QUESTIONS), dtype=int))
+            case = f"equal, {searches} searches by the study"
+            yield Row("settings", side.name, case, str(design), rule, count, *counts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer tables, cases and rules")
+    parser.add_argument("--tables", type=int, help="simulated tables of a case")
+    parser.add_argument("--searches", type=int, help="searches by the product's study")
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    began = time.perf_counter()
+    count = options.tables or (4000 if options.quick else 20_000)
+    searches = options.searches or (40 if options.quick else 300)
+    designs = DESIGNS[:1] if options.quick else DESIGNS
+
+    found = []
+    rng = np.random.default_rng(16)
+    for name in TASKS:
+        side = load(name).smoothed(rng)
+        for rows in (
+            setting_rows(side, rng, count, designs),
+            search_rows(side, rng, count),
+            product_rows(side, rng, count, searches, designs),
+        ):
+            for row in rows:
+                found.append(row)
+                if not options.quick or row.used or row.shift:
+                    print(row, flush=True)
+
+    if not options.quick:
+        write_results("verdict_calibration", {"rows": [row.record() for row in found]})
+    sys.exit(conclude(found, time.perf_counter() - began))
+
+
+def conclude(rows: list[Row], seconds: float) -> int:
+    """Print the worst share of every rule; 1 if one that a page uses fails."""
+    print(f"\nshare of false decisions, the worst case of every rule ({seconds:.0f} s):")
+    for claim, rule in dict.fromkeys((row.claim, row.rule) for row in rows):
+        null = [r for r in rows if (r.claim, r.rule) == (claim, rule) and not r.shift]
+        if not null:
+            continue
+        worst = max(null, key=lambda row: row.false / row.tables)
+        print(
+            f"  {claim:21} {rule:42} {worst.false / worst.tables:.3f} "
+            f"[<= {worst.bounds[1]:.3f}]  {worst.task}: {worst.case}"
+        )
+    failed = [row for row in rows if row.fails]
+    for row in failed:
+        print(f"FAILS: {row}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    main()

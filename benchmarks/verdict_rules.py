@@ -1,0 +1,372 @@
+"""The rules that decide, over many simulated tables at once: those of the product, and others to
+compare them with.
+
+A rule about settings reads replicates, a rule about one search reads its repeats. Each returns a
+sign for every question: 1 where the first side is called better, -1 where the second is, 0 where
+nothing is decided. `agrees_with_product` compares the product's rules, table by table, with
+`tune.reports.statistics`.
+
+Shapes: T tables, Q questions, R replicates, S seeds, L configurations.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special
+
+from search_spaces.classify import A_TO_E
+from tune.reports import statistics
+
+ALPHA = 0.05
+QUESTIONS = tuple((name.partition("-")[0], name.partition("-")[2]) for name in A_TO_E.questions)
+"""(first, second) setting of the four questions of A to E."""
+SETTINGS = tuple(A_TO_E.settings)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What tables of settings know."""
+
+    replicates: Mapping[str, np.ndarray]
+    """Setting -> (T, R) test accuracy, NaN where it is missing."""
+    sampling: Mapping[tuple[str, str], np.ndarray]
+    """Question -> (T,) variance that its difference owes to the sample of test images."""
+
+    def first(self, count: int) -> "Scores":
+        """The first replicates alone."""
+        some = {name: values[:, :count] for name, values in self.replicates.items()}
+        return Scores(some, self.sampling)
+
+    def sampling_of(self, question: tuple[str, str]) -> np.ndarray:
+        """The variance of one question, 0 where images are always the same."""
+        tables = len(next(iter(self.replicates.values())))
+        return self.sampling.get(question, np.zeros(tables))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Differences with their p-values; both have any one shape."""
+
+    mean: np.ndarray
+    p: np.ndarray
+
+    def signs(self, alpha: float) -> np.ndarray:
+        """Decisions. A mean of NaN that counts as certain decides for the first side."""
+        return np.where(self.p < alpha, np.where(self.mean < 0, -1, 1), 0)
+
+    def corrected(self, alpha: float) -> np.ndarray:
+        """Decisions over all questions, (T, Q), by Holm's rule."""
+        order = self.p.argsort(1, kind="stable")
+        questions = self.p.shape[1]
+        scaled = np.take_along_axis(self.p, order, 1) * (questions - np.arange(questions))
+        adjusted = np.empty_like(scaled)
+        np.put_along_axis(adjusted, order, np.maximum.accumulate(scaled, 1), 1)
+        return Estimate(self.mean, adjusted).signs(alpha)
+
+
+def _student(mean: np.ndarray, variance: np.ndarray, freedom: np.ndarray) -> Estimate:
+    """By Student's t; nothing is known where there is no variance."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = abs(mean) / np.sqrt(variance)
+        p = 2 * special.stdtr(np.minimum(freedom, 1e9), -t)
+    known = (variance > 0) & np.isfinite(p)
+    return Estimate(np.where(known, mean, 0.0), np.where(known, p, 1.0))
+
+
+def _with_sampling(
+    mean: np.ndarray, parts: list[tuple[np.ndarray, np.ndarray]], sampling: np.ndarray
+) -> Estimate:
+    """By Student's t with Satterthwaite's degrees of freedom, as `statistics._interval`."""
+    total = sum(variance for variance, _ in parts) + sampling
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = sum(variance**2 / freedom for variance, freedom in parts)
+        freedom = np.where(weights > 0, total**2 / weights, np.inf)
+    return _student(mean, total, freedom)
+
+
+def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(number, mean, variance) of the finite values along the last axis; a variance of NaN where
+    there are fewer than two."""
+    finite = np.isfinite(values)
+    count = finite.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean = np.where(finite, values, 0).sum(-1) / count
+        squares = np.where(finite, (values - mean[..., None]) ** 2, 0).sum(-1)
+        variance = squares / (count - 1)
+    return count, mean, np.where(count > 1, variance, np.nan)
+
+
+def paired(first: np.ndarray, second: np.ndarray, sampling: np.ndarray) -> Estimate:
+    """Paired differences along the last axis."""
+    count, mean, variance = _moments(first - second)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _with_sampling(mean, [(variance / count, count - 1)], sampling)
+
+
+def welch(first: np.ndarray, second: np.ndarray, sampling: np.ndarray) -> Estimate:
+    """Not paired, with a variance for each side."""
+    parts = []
+    means = []
+    for values in (first, second):
+        count, mean, variance = _moments(values)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            parts.append((variance / count, count - 1))
+        means.append(mean)
+    return _with_sampling(means[0] - means[1], parts, sampling)
+
+
+# -- rules about settings
+
+SettingRule = Callable[[Scores, float], np.ndarray]
+
+
+def _every_question(scores: Scores, estimate: Callable[..., Estimate]) -> Estimate:
+    found = [
+        estimate(scores.replicates[a], scores.replicates[b], scores.sampling_of((a, b)))
+        for a, b in QUESTIONS
+    ]
+    return Estimate(np.stack([e.mean for e in found], 1), np.stack([e.p for e in found], 1))
+
+
+def paired_replicates(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
+    """Version 2: the paired differences of the replicates that both settings have."""
+    return _every_question(scores, paired).corrected(alpha)
+
+
+def welch_replicates(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
+    """All replicates of both settings, not paired."""
+    return _every_question(scores, welch).corrected(alpha)
+
+
+def pooled_replicates(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
+    """One variance for all settings."""
+    count, mean, variance = _moments(np.stack([scores.replicates[name] for name in SETTINGS]))
+    freedom = (count - 1).sum(0)
+    pooled = (variance * (count - 1)).sum(0) / freedom
+    means, p_values = [], []
+    for a, b in QUESTIONS:
+        first, second = SETTINGS.index(a), SETTINGS.index(b)
+        error = pooled * (1 / count[first] + 1 / count[second]) + scores.sampling_of((a, b))
+        found = _student(mean[first] - mean[second], error, freedom)
+        means.append(found.mean)
+        p_values.append(found.p)
+    return Estimate(np.stack(means, 1), np.stack(p_values, 1)).corrected(alpha)
+
+
+def bartlett(values: np.ndarray) -> np.ndarray:
+    """P-values of equal spreads (Bartlett 1937); values (settings, T, R)."""
+    count, _, variance = _moments(values)
+    freedom = count - 1
+    total = freedom.sum(0)
+    with np.errstate(divide="ignore"):
+        pooled = np.log((variance * freedom).sum(0) / total)
+        statistic = total * pooled - (freedom * np.log(variance)).sum(0)
+    correction = 1 + ((1 / freedom).sum(0) - 1 / total) / (3 * (len(values) - 1))
+    p: np.ndarray = special.chdtrc(len(values) - 1, statistic / correction)
+    return p
+
+
+def brown_forsythe(values: np.ndarray) -> np.ndarray:
+    """P-values of equal spreads, robust (Brown & Forsythe 1974); values (settings, T, R)."""
+    distance = abs(values - np.nanmedian(values, axis=-1, keepdims=True))
+    count, mean, variance = _moments(distance)
+    total = count.sum(0)
+    grand = (count * mean).sum(0) / total
+    between = (count * (mean - grand) ** 2).sum(0) / (len(values) - 1)
+    within = (variance * (count - 1)).sum(0) / (total - len(values))
+    p: np.ndarray = special.fdtrc(len(values) - 1, total - len(values), between / within)
+    return p
+
+
+def pooled_if_alike(test: Callable[[np.ndarray], np.ndarray], above: float) -> SettingRule:
+    """Pool where a test finds no difference of spreads (p > `above`), else pair."""
+
+    def rule(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
+        values = np.stack([scores.replicates[name] for name in SETTINGS])
+        alike = test(values) > above
+        both = pooled_replicates(scores, alpha), paired_replicates(scores, alpha)
+        return np.where(alike[:, None], *both)
+
+    return rule
+
+
+def sign_flips(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
+    """The exact test over all signs of the differences (Fisher 1935)."""
+    differences = [scores.replicates[a] - scores.replicates[b] for a, b in QUESTIONS]
+    stacked = np.stack(differences, 1)
+    mean = np.nan_to_num(np.nanmean(stacked, 2))
+    return Estimate(mean, flip_p(stacked)).corrected(alpha)
+
+
+def flip_p(differences: np.ndarray) -> np.ndarray:
+    """Two-sided p-values of mean 0 by all changes of signs, along the last axis; a missing
+    difference counts as 0."""
+    values = np.nan_to_num(differences)
+    signs = np.array(list(itertools.product((-1, 1), repeat=values.shape[-1])))
+    reached = abs(values.sum(-1))[..., None] * (1 - 1e-12)
+    p: np.ndarray = (abs(values @ signs.T) >= reached).mean(-1)
+    return p
+
+
+# -- version 1: one search a setting
+
+
+@dataclass(frozen=True)
+class Finalists:
+    """The leaders of T searches, repeated: (T, L, S)."""
+
+    validation: np.ndarray
+    test: np.ndarray
+    lost: np.ndarray
+    exist: np.ndarray  # (T, L): a search may have fewer leaders
+
+    def best(self, seeds: np.ndarray) -> np.ndarray:  # (T,)
+        """Position of the best mean of validation over some seeds, (T, S)."""
+        means = np.where(seeds[:, None], self.validation, 0).sum(2)
+        return np.where(self.exist, means, -np.inf).argmax(1)
+
+
+def block_design(
+    scores: np.ndarray,  # (T, L, S)
+    exist: np.ndarray,  # (T, L)
+    seeds: np.ndarray,  # (T, S)
+    row: np.ndarray,  # (T,)
+    other: np.ndarray,  # (T,)
+) -> Estimate:
+    """Version 1: all rows estimate one noise, in a randomised block design (Montgomery, Design and
+    Analysis of Experiments, chapter 4). It took NaN for certainty."""
+    inside = exist[:, :, None] & seeds[:, None]
+    values = np.where(inside, scores, 0)
+    rows, columns = exist.sum(1), seeds.sum(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        row_means = values.sum(2) / columns[:, None]
+        seed_means = values.sum(1) / rows[:, None]
+        grand = values.sum((1, 2)) / (rows * columns)
+        residuals = scores - row_means[:, :, None] - seed_means[:, None] + grand[:, None, None]
+        freedom = (rows - 1) * (columns - 1)
+        variance = np.where(inside, residuals**2, 0).sum((1, 2)) / freedom
+        table = np.arange(len(scores))
+        mean = row_means[table, row] - row_means[table, other]
+        found = _student(mean, 2 * variance / columns, freedom)
+    missing = (columns < 2) | (row == other)
+    certain = ~np.isfinite(mean) & ~missing
+    p = np.where(certain, 0.0, np.where(missing, 1.0, found.p))
+    return Estimate(np.where(certain, np.nan, found.mean), p)
+
+
+def first_common(lost: np.ndarray, count: int) -> np.ndarray:  # (T, S)
+    """The first seeds under which no repeat is lost; `lost` is (T, L, S)."""
+    common = ~lost.any(1)
+    return common & (common.cumsum(1) <= count)
+
+
+def one_search_each(finalists: Mapping[str, Finalists], seeds: int = 3) -> np.ndarray:
+    """Version 1: one search a setting, three leaders under three seeds that all settings share. A
+    lost repeat takes its seed from both settings."""
+    found = []
+    for a, b in QUESTIONS:
+        first, second = finalists[a], finalists[b]
+        lost = np.concatenate([first.lost, second.lost], 1)
+        common = first_common(lost, seeds)
+        scores = np.concatenate([first.test, second.test], 1)
+        exist = np.concatenate([first.exist, second.exist], 1)
+        other = first.exist.shape[1] + second.best(common)
+        found.append(block_design(scores, exist, common, first.best(common), other))
+    every = Estimate(np.stack([e.mean for e in found], 1), np.stack([e.p for e in found], 1))
+    return every.corrected(ALPHA)
+
+
+# -- the best trial of one search, and the default
+
+
+@dataclass(frozen=True)
+class OneSearch:
+    """T searches, repeated under fresh seeds."""
+
+    leaders: Finalists
+    default: np.ndarray  # (T, S) test, NaN where lost
+    default_leads: np.ndarray  # (T, L): the leader that is the default
+    challenger: np.ndarray  # (T, S) the best other trial
+    sampling: np.ndarray  # (T,) variance by test images of challenger minus default
+
+
+def version_1(search: OneSearch, seeds: int = 3) -> np.ndarray:
+    """Version 1: the best of the leaders by the same runs, against the default; all rows give the
+    noise."""
+    leaders = search.leaders
+    leads = search.default_leads.any(1)
+    scores = np.concatenate([leaders.test, search.default[:, None]], 1)
+    exist = np.concatenate([leaders.exist, ~leads[:, None]], 1)
+    lost = np.concatenate([leaders.lost, np.isnan(search.default)[:, None]], 1)
+    common = first_common(lost & exist[:, :, None], seeds)
+    last = leaders.exist.shape[1]
+    default = np.where(leads, search.default_leads.argmax(1), last)
+    return block_design(scores, exist, common, leaders.best(common), default).signs(ALPHA)
+
+
+def version_1_extended(search: OneSearch) -> np.ndarray:
+    """Version 1 for who follows its advice: twice the repeats while nothing is decided."""
+    return first_decision([version_1(search, seeds) for seeds in (3, 6, 12)])
+
+
+def first_decision(looks: list[np.ndarray]) -> np.ndarray:
+    """The sign of the first look that decides."""
+    signs = looks[0]
+    for later in looks[1:]:
+        signs = np.where(signs == 0, later, signs)
+    return signs
+
+
+def paired_runs(
+    search: OneSearch, seeds: int, alpha: float = ALPHA, images: bool = True
+) -> np.ndarray:
+    """Version 2: fresh runs of the best trial and of the default under the same seeds."""
+    sampling = search.sampling * images
+    found = paired(search.challenger[:, :seeds], search.default[:, :seeds], sampling)
+    return found.signs(alpha)
+
+
+def flipped_runs(search: OneSearch, seeds: int) -> np.ndarray:
+    """The exact test over all signs of the same differences."""
+    difference = search.challenger[:, :seeds] - search.default[:, :seeds]
+    mean = np.nan_to_num(np.nanmean(difference, 1))
+    return Estimate(mean, flip_p(difference)).signs(ALPHA)
+
+
+# -- the product's own functions
+
+
+def agrees_with_product(scores: Scores, tables: int) -> None:
+    """Compare the first tables, one by one, with the functions that pages use.
+
+    Raises:
+        AssertionError: a p-value or a decision differs.
+    """
+    pairs = ((paired, statistics.paired), (welch, statistics.welch))
+    for ours, theirs in pairs:
+        found = _every_question(scores, ours)
+        signs = found.corrected(ALPHA)
+        for table in range(tables):
+            p_values = [_product_p(theirs, scores, table, question) for question in QUESTIONS]
+            np.testing.assert_allclose(found.p[table], p_values, rtol=1e-6, atol=1e-12)
+            adjusted = statistics.holm(p_values, len(QUESTIONS))
+            decided = [p < ALPHA for p in adjusted]
+            assert (signs[table] != 0).tolist() == decided, (signs[table], adjusted)
+
+
+def _product_p(
+    interval: Callable[..., statistics.Interval],
+    scores: Scores,
+    table: int,
+    question: tuple[str, str],
+) -> float:
+    first, second = (scores.replicates[name][table] for name in question)
+    usable = [np.isfinite(first), np.isfinite(second)]
+    if interval is statistics.paired:
+        usable = [usable[0] & usable[1]] * 2
+    if min(side.sum() for side in usable) < 2:
+        return 1.0
+    sampling = float(scores.sampling_of(question)[table])
+    return interval(first[usable[0]], second[usable[1]], sampling).p

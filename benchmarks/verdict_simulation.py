@@ -1,0 +1,223 @@
+"""Simulated comparisons on recorded trainings: tables of settings, and one search's best against
+the default. `verdict_calibration.py` applies rules to them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.recorded_seeds import Searches, Side, TrialSeeds, draw_searches
+from benchmarks.verdict_rules import QUESTIONS, Finalists, OneSearch, Scores
+
+LEADERS = 3
+"""Finalists of version 1."""
+_AT_ONCE = 1000  # tables whose test samples are drawn together; bounds memory
+
+
+@dataclass(frozen=True)
+class Design:
+    """R searches of n trials each, whose choice is trained anew under m fresh seeds."""
+
+    searches: int
+    trials: int
+    finals: int
+
+    def __str__(self) -> str:
+        return f"{self.searches} x ({self.trials} + {self.finals})"
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What may happen to a run that estimates, by probability."""
+
+    lost: float = 0.0
+    """It leaves no result."""
+    diverged: float = 0.0
+    """It ends at chance level."""
+    nan: float = 0.0
+    """Its test metric is NaN."""
+
+    def happen(
+        self, rng: np.random.Generator, values: np.ndarray, chance: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Values after trouble, and which are lost."""
+        values = np.where(rng.random(values.shape) < self.diverged, chance, values)
+        values = np.where(rng.random(values.shape) < self.nan, np.nan, values)
+        return values, rng.random(values.shape) < self.lost
+
+
+@dataclass(frozen=True)
+class World:
+    """The settings of a table, by name, and the luck that they meet."""
+
+    sides: Mapping[str, Side]
+    trouble: Trouble = Trouble()
+    images: bool = False
+    """Every table has a test sample of its own, drawn from the recorded images."""
+    seeds: TrialSeeds = "one"
+    bank: Mapping[str, Searches] | None = None
+    """Searches by the product for every setting; None: random draws."""
+
+    @property
+    def any_side(self) -> Side:
+        """One of the settings: all have the same test images and seeds."""
+        return next(iter(self.sides.values()))
+
+    def search(
+        self, setting: str, rng: np.random.Generator, shape: tuple[int, ...], trials: int
+    ) -> Searches:
+        """Searches of a setting."""
+        if self.bank is not None:
+            return self.bank[setting].pick(rng, shape)
+        return draw_searches(self.sides[setting], rng, shape, trials, self.seeds)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of a setting under recorded seeds: any shape whose first axis is the table."""
+
+    side: Side
+    rows: np.ndarray
+    seeds: np.ndarray
+
+    def test(self, weights: np.ndarray | None) -> np.ndarray:
+        """Test accuracy.
+
+        Args:
+            weights: (T, N) of the images of every table's test sample; None: the recorded one.
+        """
+        values: np.ndarray = self.side.test[self.rows, self.seeds]
+        if weights is None:
+            return values
+        configurations, seeds, images = self.side.right.shape
+        flat = self.side.right.reshape(-1, images)
+        moved = flat @ (weights - 1 / images).T.astype(np.float32)  # (C * S, T)
+        table = np.arange(len(weights)).reshape(-1, *[1] * (self.rows.ndim - 1))
+        recorded = self.side.origin[self.seeds]
+        return values + moved.reshape(configurations, seeds, -1)[self.rows, recorded, table]
+
+    def right(self) -> np.ndarray:  # (T, N)
+        """Share of the runs of a table that get an image right."""
+        configurations, seeds, images = self.side.right.shape
+        flat = (self.rows * seeds + self.side.origin[self.seeds]).reshape(len(self.rows), -1)
+        table = np.repeat(np.arange(len(flat)), flat.shape[1])
+        counts = np.zeros((len(flat), configurations * seeds), dtype=np.float32)
+        np.add.at(counts, (table, flat.ravel()), 1 / flat.shape[1])
+        found: np.ndarray = counts @ self.side.right.reshape(-1, images)
+        return found
+
+
+def in_parts(count: int) -> list[int]:
+    """Sizes of parts that are simulated together."""
+    whole, rest = divmod(count, _AT_ONCE)
+    return [_AT_ONCE] * whole + [rest] * (rest > 0)
+
+
+def tables(world: World, rng: np.random.Generator, count: int, design: Design) -> Scores:
+    """Tables of replicates."""
+    parts = [_tables(world, rng, size, design) for size in in_parts(count)]
+    replicates = {n: np.concatenate([p.replicates[n] for p in parts]) for n in world.sides}
+    sampling = {q: np.concatenate([p.sampling[q] for p in parts]) for q in parts[0].sampling}
+    return Scores(replicates, sampling)
+
+
+def _tables(world: World, rng: np.random.Generator, count: int, design: Design) -> Scores:
+    shape = (count, design.searches, design.finals)
+    weights = resample(rng, count, world.any_side.right.shape[2]) if world.images else None
+    replicates, right = {}, {}
+    for name, side in world.sides.items():
+        chosen = world.search(name, rng, shape[:2], design.trials).chosen
+        seeds = rng.integers(side.test.shape[1], size=shape)
+        runs = Runs(side, np.broadcast_to(chosen[..., None], shape), seeds)
+        values, lost = world.trouble.happen(rng, runs.test(weights), side.chance)
+        replicates[name] = np.where(lost, np.nan, values).mean(2)
+        if weights is not None:
+            right[name] = runs.right()
+
+    if weights is None:
+        return Scores(replicates, {})
+    sampling = {(a, b): sampling_variance(right[a] - right[b], weights) for a, b in QUESTIONS}
+    return Scores(replicates, sampling)
+
+
+def resample(rng: np.random.Generator, count: int, images: int) -> np.ndarray:
+    """Weights of bootstrap samples of images, (count, images); each sums to 1."""
+    return rng.multinomial(images, np.full(images, 1 / images), size=count) / images
+
+
+def sampling_variance(differences: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Variance of the mean of differences image by image, (T, N), by the images of a sample: what a
+    bootstrap over images converges to."""
+    mean = (weights * differences).sum(1, keepdims=True)
+    spread: np.ndarray = (weights * (differences - mean) ** 2).sum(1)
+    return spread / (differences.shape[1] - 1)
+
+
+def finalists(
+    world: World, rng: np.random.Generator, count: int, trials: int, seeds: int
+) -> dict[str, Finalists]:
+    """Tables of version 1: one search a setting, its leaders repeated under seeds that all settings
+    share."""
+    drawn = rng.integers(world.any_side.test.shape[1], size=(count, 1, seeds))
+    weights = resample(rng, count, world.any_side.right.shape[2]) if world.images else None
+    found = {}
+    for name, side in world.sides.items():
+        searches = world.search(name, rng, (count,), trials)
+        leading, exist = _leaders(searches.shown)
+        rows = np.take_along_axis(searches.rows, leading, 1)
+        found[name] = _repeated(world, side, rows, drawn, rng, weights, exist)
+    return found
+
+
+def _repeated(
+    world: World,
+    side: Side,
+    rows: np.ndarray,
+    seeds: np.ndarray,
+    rng: np.random.Generator,
+    weights: np.ndarray | None,
+    exist: np.ndarray,
+) -> Finalists:
+    shape = (*rows.shape, seeds.shape[2])
+    rows, seeds = np.broadcast_to(rows[..., None], shape), np.broadcast_to(seeds, shape)
+    test, lost = world.trouble.happen(rng, Runs(side, rows, seeds).test(weights), side.chance)
+    return Finalists(side.peaks[rows, seeds], test, lost & exist[..., None], exist)
+
+
+def _leaders(shown: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of the best trials, best first, (T, 3), and whether they are leaders: apart from the
+    first, only those better than the default, trial 0, are."""
+    ranked = np.argsort(-shown, 1, kind="stable")[:, :LEADERS]
+    values = np.take_along_axis(shown, ranked, 1)
+    exist = values > shown[:, :1]
+    exist[:, 0] = True
+    return ranked, exist
+
+
+def one_searches(
+    world: World, rng: np.random.Generator, count: int, trials: int, seeds: int
+) -> OneSearch:
+    """Searches of a world with one setting, and their repeats."""
+    (name, side), *_ = world.sides.items()
+    searches = world.search(name, rng, (count,), trials)
+    drawn = rng.integers(side.test.shape[1], size=(count, 1, seeds))
+    weights = resample(rng, count, side.right.shape[2]) if world.images else None
+
+    leading, exist = _leaders(searches.shown)
+    default = np.full((count, 1), side.default)
+    leaders = np.take_along_axis(searches.rows, leading, 1)
+    rows = np.concatenate([leaders, searches.challenger[:, None], default], 1)
+    every = np.concatenate([exist, np.ones((count, 2), dtype=bool)], 1)
+    runs = _repeated(world, side, rows, drawn, rng, weights, every)
+    usable = np.where(runs.lost, np.nan, runs.test)
+
+    sampling = np.zeros(count)
+    if weights is not None:
+        right = [
+            Runs(side, np.repeat(rows[:, [index]], seeds, 1), drawn[:, 0]).right()
+            for index in (-2, -1)
+        ]
+        sampling = sampling_variance(right[0] - right[1], weights)
+    best = Finalists(runs.validation[:, :-2], runs.test[:, :-2], runs.lost[:, :-2], exist)
+    # without trouble the default's repeats are those of the leader that it is
+    return OneSearch(best, usable[:, -1], exist & (leading == 0), usable[:, -2], sampling)
