@@ -102,12 +102,13 @@ def search_with_looks(search: OneSearch) -> np.ndarray:
 
 
 SEARCH_RULES: dict[str, Callable[[OneSearch], np.ndarray]] = {
-    "* best and default, 6 seeds": lambda search: rules.paired_runs(search, REPEATS),
+    "* 6 seeds, first look": lambda search: rules.paired_runs(search, REPEATS, significance(1)),
     "* 6, 12, 24 seeds, spent alpha": search_with_looks,
+    "6 seeds at .05": lambda search: rules.paired_runs(search, REPEATS),
     "version 1: leaders and default, 3 seeds": rules.version_1,
     "version 1, repeats doubled": rules.version_1_extended,
     "6 seeds, image noise left out": lambda search: rules.paired_runs(
-        search, REPEATS, images=False
+        search, REPEATS, significance(1), images=False
     ),
     "sign flips, 6 seeds": lambda search: rules.flipped_runs(search, REPEATS),
 }
