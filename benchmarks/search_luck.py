@@ -59,12 +59,21 @@ def at_random(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[dict
     for trials in TRIALS:
 
         def means(side: Side, drawn: int, trials: int = trials) -> np.ndarray:  # (modes, 3)
-            found = [draw_searches(side, rng, (drawn,), trials, seeds) for seeds in MODES]
+            found = both_ways(side, rng, drawn, trials)
             return np.stack([measure(side, searches).mean(1) for searches in found])
 
         estimate = means(side, drawn)
-        spread = np.stack([means(resampled(side, rng), drawn // 4) for _ in range(RESAMPLES)])
+        spread = np.stack([means(resampled(side, rng), drawn) for _ in range(RESAMPLES)])
         yield from rows_of(side.name, "random", trials, estimate, spread)
+
+
+def both_ways(
+    side: Side, rng: np.random.Generator, drawn: int, trials: int
+) -> tuple[Searches, Searches]:
+    """Searches with one seed and with a seed for each trial, of the same configurations."""
+    one = draw_searches(side, rng, (drawn,), trials, "one")
+    seeds = rng.integers(side.peaks.shape[1], size=one.rows.shape)
+    return one, Searches(one.rows, side.peaks[one.rows, seeds])
 
 
 def by_the_study(side: Side, rng: np.random.Generator, count: int) -> Iterator[dict[str, Any]]:
@@ -138,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--drawn", type=int, default=20_000, help="random searches of a case")
+    parser.add_argument("--drawn", type=int, default=10_000, help="random searches of a case")
     parser.add_argument("--searches", type=int, default=300, help="searches by the study")
     parser.add_argument("--no-results", action="store_true", help="print, and write no file")
     options = parser.parse_args()
