@@ -75,18 +75,18 @@ def _power(claim: str) -> str:
     rows = [row for row in _rows(claim) if row["shift"]]
     shifts = sorted({row["shift"] for row in rows})
     lines = []
-    for design, rule in dict.fromkeys((row["design"], row["rule"]) for row in rows):
+    for key in dict.fromkeys((row["case"], row["design"], row["rule"]) for row in rows):
         cells = []
         for shift in shifts:
             powers = {
                 row["task"]: row["power"]
                 for row in rows
-                if (row["design"], row["rule"], row["shift"]) == (design, rule, shift)
+                if (row["case"], row["design"], row["rule"], row["shift"]) == (*key, shift)
             }
             cells.append(", ".join(share(powers[task]) for task in TASKS))
-        lines.append([design, rule, *cells])
+        lines.append([*key, *cells])
     differences = [f"difference {share(shift).rstrip('0')}" for shift in shifts]
-    return markdown(["design", f"power, {', '.join(TASKS)}", *differences], lines)
+    return markdown(["case", "design", f"power, {', '.join(TASKS)}", *differences], lines)
 
 
 def _opposite() -> str:

@@ -130,7 +130,7 @@ def right_images(model: Any, split: Split) -> np.ndarray:  # (images,) bool
 def _about(name: str, base: dict[str, Any], seconds: float) -> dict[str, Any]:
     return {
         "task": name,
-        "base": base,
+        "base": {key: value for key, value in base.items() if key != "init.file"},
         "commit": commit(),
         "torch": torch.__version__,
         "cpu_seconds": round(seconds),

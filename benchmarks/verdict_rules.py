@@ -183,10 +183,10 @@ def bartlett(values: np.ndarray) -> np.ndarray:
     count, _, variance = _moments(values)
     freedom = count - 1
     total = freedom.sum(0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         pooled = np.log((variance * freedom).sum(0) / total)
         statistic = total * pooled - (freedom * np.log(variance)).sum(0)
-    correction = 1 + ((1 / freedom).sum(0) - 1 / total) / (3 * (len(values) - 1))
+        correction = 1 + ((1 / freedom).sum(0) - 1 / total) / (3 * (len(values) - 1))
     p: np.ndarray = special.chdtrc(len(values) - 1, statistic / correction)
     return p
 
@@ -219,7 +219,7 @@ def sign_flips(scores: Scores, alpha: float = ALPHA) -> np.ndarray:
     """The exact test over all signs of the differences (Fisher 1935)."""
     differences = [scores.replicates[a] - scores.replicates[b] for a, b in QUESTIONS]
     stacked = np.stack(differences, 1)
-    mean = np.nan_to_num(np.nanmean(stacked, 2))
+    mean = np.nan_to_num(_moments(stacked)[1])
     return Estimate(mean, flip_p(stacked)).corrected(alpha)
 
 
@@ -354,7 +354,7 @@ def paired_runs(
 def flipped_runs(search: OneSearch, seeds: int) -> np.ndarray:
     """The exact test over all signs of the same differences."""
     difference = search.challenger[:, :seeds] - search.default[:, :seeds]
-    mean = np.nan_to_num(np.nanmean(difference, 1))
+    mean = np.nan_to_num(_moments(difference)[1])
     return Estimate(mean, flip_p(difference)).signs(ALPHA)
 
 

@@ -55,6 +55,8 @@ class World:
     images: bool = False
     """Every table has a test sample of its own, drawn from the recorded images."""
     seeds: TrialSeeds = "one"
+    shared: bool = False
+    """Search r of all settings has the same draws and the same training seed, as in the product."""
     bank: Mapping[str, Searches] | None = None
     """Searches by the product for every setting; None: random draws."""
 
@@ -125,8 +127,10 @@ def _tables(world: World, rng: np.random.Generator, count: int, design: Design) 
     shape = (count, design.searches, design.finals)
     weights = resample(rng, count, world.any_side.right.shape[2]) if world.images else None
     replicates, right = {}, {}
+    state = int(rng.integers(2**63))
     for name, side in world.sides.items():
-        chosen = world.search(name, rng, shape[:2], design.trials).chosen
+        draws = np.random.default_rng(state) if world.shared else rng
+        chosen = world.search(name, draws, shape[:2], design.trials).chosen
         seeds = rng.integers(side.test.shape[1], size=shape)
         runs = Runs(side, np.broadcast_to(chosen[..., None], shape), seeds)
         values, lost = world.trouble.happen(rng, runs.test(weights), side.chance)
