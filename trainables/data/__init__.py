@@ -55,7 +55,7 @@ class DataConfig:
     """Leave out files that cannot be decoded (they are recorded) instead of stopping."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Largest number of training images to use; 0 = all. The store still holds all of them."""
-    split: Literal[1, 2] = 2
+    split: Annotated[int, Field(ge=1, le=2)] = 2
     """Version of the rules that split images. 2: by content and seed. 1: those of earlier studies,
     by pixels at the size that is trained at."""
     transductive: bool = False
@@ -96,7 +96,8 @@ def load_dataset(
     _check_name(cfg.name)
     if cfg.transductive and task != "ssl":
         raise UserError(
-            f"data.transductive is for ssl, which looks at no label, not for {task}; leave it out"
+            "--transductive is for ssl, which looks at no label; "
+            f"{task} would train on the answers of its own test: leave it out"
         )
     data, listing = _load(cfg, task, cache_dir, progress)
     if task == "segment" and data.train.mask_images is None:

@@ -120,6 +120,20 @@ class Options:
         str | None,
         typer.Option(help="PATH, STUDY, STUDY/TRIAL, torchvision, models:/..., runs:/..."),
     ] = None
+    allow_seen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-seen",
+            help="Take a backbone that was trained on val or test images; every page says so.",
+        ),
+    ] = False
+    transductive: Annotated[
+        bool,
+        typer.Option(
+            "--transductive",
+            help="ssl: train on val and test images too, without labels; every page says so.",
+        ),
+    ] = False
     local: Annotated[
         bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")
     ] = False

@@ -17,6 +17,7 @@ from tune.backbones.resolve import (
     in_setting,
     start_values,
 )
+from tune.backbones.seen import check_seen, describe_unknown
 from tune.cli.options import Options, parse_pins
 from tune.experiments import Experiment
 from tune.search.space import Nearest, as_json, describe, fitted
@@ -65,6 +66,10 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         _check_workers(options.workers, trainable.max_workers(config), data)
 
     proof = trainable.check_startup(config, data)
+    seen = check_seen(base, data, options.allow_seen)
+    if seen is not None and describe_unknown(seen):
+        notes = (*notes, f"note: {describe_unknown(seen)}")
+
     warm = None
     if options.warm_start is not None:
         warm = warm_start(options.warm_start, storage, directory, experiment, preset, base, pins)
@@ -83,11 +88,23 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
             "fingerprint": data.fingerprint,
             "path": str(config.data.name),
             "images": len(data.train),
+            **_contents(data),
         },
         warm_start=warm,
+        seen=seen,
         repeats=_repeats(options, directory),
     )
     return Prepared(directory, experiment, manifest, config, data, proof, notes)
+
+
+def _contents(data: Any) -> dict[str, str]:
+    """Name the set of training images, which a backbone of this study will have seen."""
+    from trainables.data.contents import digest_of_keys
+
+    contents = getattr(data, "contents", None)
+    if contents is None:
+        return {}
+    return {"contents": digest_of_keys(contents.keys[data.train.indices])}
 
 
 def _repeats(options: Options, directory: Path) -> int:
@@ -154,6 +171,8 @@ def resolve(
         "data.skip_corrupt": options.skip_corrupt,
         **begun,
     }
+    if options.transductive:
+        typed["data.transductive"] = True
     if options.data is not None:
         typed["data.name"] = _data_name(options.data)
 

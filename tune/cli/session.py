@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 from trainables.errors import UserError
 from trainables.files import BEST
 from tune.backbones.resolve import lineage_tags
+from tune.backbones.seen import seen_tags
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
@@ -91,8 +92,9 @@ class Session:
 
         self.track(study.directory, copy)
         self._pictures.watch(study)
-        if prepared.start:
-            study.summarize({}, **lineage_tags(study.manifest.base))
+        tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
+        if tags:
+            study.summarize({}, **tags)
         self.stop.watch(study)
 
         try:

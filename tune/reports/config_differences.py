@@ -11,10 +11,17 @@ _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
 
 
 def same_data(one: Record, other: Record) -> bool:
-    """True where both saw the same images; scores on different images cannot be subtracted."""
-    fingerprint: str = one.manifest.data["fingerprint"]
-    other_fingerprint: str = other.manifest.data["fingerprint"]
-    return fingerprint == other_fingerprint
+    """True where both were judged on the same images; scores on different images cannot be
+    subtracted."""
+    return _judged_on(one) == _judged_on(other)
+
+
+def _judged_on(record: Record) -> tuple[object, ...]:
+    """Everything that decides the test images: all images, and how they are split."""
+    manifest = record.manifest
+    version = manifest.base.get("data.split")
+    seed = manifest.base.get("data.seed")
+    return manifest.data["fingerprint"], version, seed
 
 
 def config_differences(one: Record, other: Record, comparison: Comparison) -> list[str]:
@@ -55,4 +62,6 @@ def _data_difference(one: Record, other: Record) -> str:
     other_name = other.manifest.data["name"]
     if name != other_name:
         return f"images of {name} and {other_name}"
+    if one.manifest.data["fingerprint"] == other.manifest.data["fingerprint"]:
+        return f"another split of {name}"
     return f"other images of {name}"

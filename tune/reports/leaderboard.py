@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.formatting import DEFAULT, assignments
+from tune.reports.marks import marks
 from tune.study.record import CONCLUSIONS, Record, read_record
 
 _SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
@@ -32,6 +33,8 @@ def show_study(folder: Path, out: Console) -> None:
 
     for line in _failures(record):
         out.print(line)
+    for mark in marks(manifest):
+        out.print(f"note: {mark}")
     if not record.finished:
         out.print("the study has not ended")
     for name in CONCLUSIONS:

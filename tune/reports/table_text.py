@@ -13,6 +13,7 @@ from rich.table import Table
 from tune.formatting import plain_console
 from tune.reports.comparison_table import ComparisonTable, Difference, TableRow
 from tune.reports.config_differences import config_differences, same_data
+from tune.reports.marks import marks
 from tune.reports.statistics import LEVEL, Interval
 
 _FILE_WIDTH = 150  # columns, where the output is not a terminal
@@ -132,6 +133,8 @@ def notes(table: ComparisonTable) -> list[str]:
     if table.comparison.reference_note:
         said.append(table.comparison.reference_note)
 
+    for row in table.rows:
+        said += [f"{row.name}: {mark}." for mark in marks(row.record.manifest)]
     for row in judged[1:]:
         said += _difference_notes(table, judged[0], row)
 

@@ -13,6 +13,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.command_line import command
+from tune.reports.marks import marks
 from tune.reports.statistics import Interval, mean_of, paired, significance, welch
 from tune.study.rules import WINNER
 from tune.study.view import StudyView
@@ -201,7 +202,7 @@ def doubts(study: StudyView, storage: Path) -> list[str]:
         storage: folder of the study's folder.
     """
     trials = study.frozen_trials()
-    found = list(_doubts_about_search(study, storage, trials))
+    found = [*marks(study.manifest), *_doubts_about_search(study, storage, trials)]
 
     number = study.best_number()
     if number is None:

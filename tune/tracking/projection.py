@@ -122,7 +122,7 @@ class Projection:
             tags |= {"group": group["name"], "group.id": group["id"]}
 
         data = event.get("data") or {}
-        for name in ("name", "fingerprint"):
+        for name in ("name", "fingerprint", "contents"):
             if name in data:
                 tags[f"data.{name}"] = str(data[name])[:TAG_LIMIT]
 

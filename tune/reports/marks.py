@@ -1,0 +1,23 @@
+"""Facts about a study's images that every page must say beside its numbers."""
+
+from tune.backbones.seen import describe_overlap, describe_unknown
+from tune.study.manifest import Manifest
+
+
+def marks(manifest: Manifest) -> list[str]:
+    """List them, one sentence each; empty for a study that is judged on images that nothing has
+    trained on."""
+    found = []
+    seen = manifest.seen
+    if seen is not None:
+        overlap = describe_overlap(seen)
+        if overlap:
+            found.append(f"{overlap} (--allow-seen): its test results flatter it")
+        unknown = describe_unknown(seen)
+        if unknown:
+            found.append(unknown)
+    if manifest.base.get("data.transductive"):
+        found.append(
+            "trained on the images of val and test too, without their labels (--transductive)"
+        )
+    return found
