@@ -1,4 +1,4 @@
-"""What a study's backbone has been trained on, held against the study's own val and test images."""
+"""The images that a backbone has been trained on, held against the study's own val and test."""
 
 from pathlib import Path
 from typing import Any
