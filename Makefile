@@ -14,7 +14,7 @@ DEVICE ?= cpu
 SHELL := bash
 .DEFAULT_GOAL := help
 
-.PHONY: help run table table-ssl table-pretrain table-A table-B table-C table-D table-E ui
+.PHONY: help run table ui
 .PHONY: test test-slow lint calibration docs check bench
 .PHONY: cluster-check cluster-up cluster-lab lock image clean
 
@@ -31,21 +31,17 @@ run: $(VENV)/installed  ## a BYOL search on embedded data, minutes on two cores
 	$(BIN)/python tune/run.py ssl --storage $(STORAGE) $(OPTIONS)
 
 # One trial at a time in every study, so that nothing depends on which trial comes first: killed and
-# resumed, the table is the same.
-# Studies that do not need each other run side by side.
+# resumed, the table is the same. Searches do not need each other and run side by side.
 JOBS ?= $(shell nproc)
-STUDY = @set -o pipefail; $(BIN)/python tune/run.py $(1) --storage $(STORAGE) --concurrent 1 $(OPTIONS) | (trap '' INT; sed -u 's/^/$(2): /')
+SEARCHES ?= 5
+CLASSIFY = $(BIN)/python tune/run.py classify --searches $(SEARCHES) --storage $(STORAGE) --concurrent 1 $(OPTIONS)
 
-table: $(VENV)/installed  ## settings A to E on embedded data, from pre-training to the verdict: half an hour on two cores
-	@$(MAKE) --no-print-directory -j $(JOBS) table-ssl table-pretrain table-A table-B table-D table-C table-E
-	$(BIN)/python tune/run.py classify --storage $(STORAGE) --concurrent 1 $(OPTIONS)
+table: $(VENV)/installed  ## settings A to E on embedded data, SEARCHES=5 searches of each, from pre-training to the verdict
+	@$(MAKE) --no-print-directory -j $(JOBS) $(addprefix table-,$(shell seq $(SEARCHES)))
+	$(CLASSIFY)
 
-table-ssl table-pretrain:
-	$(call STUDY,$(@:table-%=%),$(@:table-%=%))
-table-A table-B table-C table-D table-E:
-	$(call STUDY,classify --setting $(@:table-%=%),$(@:table-%=%))
-table-B table-D: table-pretrain
-table-C table-E: table-ssl
+table-%:
+	@set -o pipefail; $(CLASSIFY) --search $* | (trap '' INT; sed -u 's/^/search $*: /')
 
 # Tests have one thread each: a process for every core. Whole files, as the tests of one share what is slow to make.
 FAST := -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -72,7 +72,8 @@ def table(
     """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the
     group's folder, without --with."""
     if others:
-        from tune.reports.pooled_table import pool_searches, show_pooled
+        from tune.reports.pooled_table import pool_searches
+        from tune.reports.pooled_text import show_pooled
         from tune.reports.table_text import wide_console
 
         folders = [synced_folder(each) / group for each in (storage, *others)]

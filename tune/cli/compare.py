@@ -9,14 +9,14 @@ from search_spaces.settings import Comparison
 from trainables.config import nearest
 from trainables.errors import UserError
 from tune.backbones.resolve import choose
-from tune.cli.options import Options
+from tune.cli.options import DEFAULT_SEARCHES, Options
 from tune.cli.prepare import Prepared, prepare
 from tune.cli.session import Session
 from tune.cli.stop import DONE
 from tune.experiments import Experiment
 from tune.object_store.s3 import copy
 from tune.object_store.study_sync import copy_group_log
-from tune.study.group import Group, is_group
+from tune.study.group import Group, is_group, member_name, members
 
 
 def run_settings(
@@ -31,10 +31,17 @@ def run_settings(
     name, comparison = _comparison(options, experiment)
     _refuse_shared_backbone(options, comparison)
 
+    if options.setting is None:
+        wanted = _searches(options, storage / name, comparison)
+        if wanted > 1:
+            from tune.cli.searches import run_searches
+
+            return run_searches(options, experiment, comparison, storage / name, budget_s, wanted)
+
     # A setting with a name of its own belongs to no group.
     alone = options.setting is not None and options.study is not None
-    members = [options] if alone else _members(options, name, comparison)
-    prepared = [prepare(member, experiment, storage) for member in members]
+    sides = [options] if alone else _members(options, name, comparison)
+    prepared = [prepare(side, experiment, storage) for side in sides]
 
     if options.plan:
         from tune.cli.plan import show_plan
@@ -81,6 +88,24 @@ def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparis
     return options.study or default_name, known[key]
 
 
+def _searches(options: Options, folder: Path, comparison: Comparison) -> int:
+    """Return the number of searches of each setting: the wanted one, that of the group there is, or
+    the default. A group of single searches stays one."""
+    begun = members(folder)
+    single = begun is not None or options.warm_start is not None
+    if options.searches is not None:
+        if options.searches > 1 and begun is not None:
+            raise UserError(
+                f"--searches {options.searches}: {folder.name!r} has one search of each setting; "
+                "give the comparison another name with --study"
+            )
+        return options.searches
+    if single:
+        return 1
+    recorded = Group.at(folder).searches if is_group(folder) else None
+    return DEFAULT_SEARCHES if recorded is None else recorded
+
+
 def _refuse_shared_backbone(options: Options, comparison: Comparison) -> None:
     """Refuse one `--backbone` for settings that start from different ones."""
     if options.setting is not None or options.backbone is None:
@@ -99,17 +124,17 @@ def _members(options: Options, group: str, comparison: Comparison) -> list[Optio
     """Return the options of each study of a group. A warm start from a group becomes one from the
     study of the same setting."""
     if options.setting is not None:
-        return [replace(options, study=f"{group}-{options.setting}")]
+        return [replace(options, study=member_name(group, options.setting))]
 
-    members = []
+    sides = []
     for setting in comparison.settings:
         earlier = options.warm_start
         if earlier is not None:
             earlier = f"{earlier}-{setting}"
-        study = f"{group}-{setting}"
-        members.append(replace(options, setting=setting, study=study, warm_start=earlier))
+        study = member_name(group, setting)
+        sides.append(replace(options, setting=setting, study=study, warm_start=earlier))
 
-    return members
+    return sides
 
 
 def _run_all(
@@ -123,7 +148,7 @@ def _run_all(
         if group is not None:
             session.track(group.folder)
 
-        with _one_ray(options):
+        with one_ray(options):
             for one in prepared:
                 code = max(code, session.run(one, group))
                 if session.stop.reason:
@@ -132,7 +157,7 @@ def _run_all(
         if group is not None and len(prepared) > 1 and not session.stop.reason:
             publish(group)
             group.emit("finish", state="FINISHED")
-            _copy_table(group.folder)
+            copy_table(group.folder)
 
     session.say_where(code)
     return code
@@ -150,16 +175,16 @@ def publish_table(folder: Path) -> None:
 
     if not is_group(folder):  # the settings have names of their own
         publish(folder)
-        _copy_table(folder)
+        copy_table(folder)
         return
 
     publish(Group.at(folder))
-    _copy_table(folder)
+    copy_table(folder)
     with suppress(UserError):  # `python tune/report.py sync` says what is wrong there
         Tracker(folder).sync()
 
 
-def _copy_table(folder: Path) -> None:
+def copy_table(folder: Path) -> None:
     from tune.reports.table_files import FILES
 
     for name in FILES:
@@ -168,7 +193,7 @@ def _copy_table(folder: Path) -> None:
         copy_group_log(folder)
 
 
-def _one_ray(options: Options) -> AbstractContextManager[None]:
+def one_ray(options: Options) -> AbstractContextManager[None]:
     """Hold one Ray for all studies: to start it takes longer than a small study."""
     if options.local:
         return nullcontext()

@@ -11,8 +11,13 @@ import typer
 
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS, Experiment
+from tune.study.rules import ENOUGH_SEARCHES
 
 DEFAULT_TRIALS = 16
+DEFAULT_SEARCHES = ENOUGH_SEARCHES
+"""Searches of each setting of a comparison: with fewer there is no verdict on settings."""
+TRIALS_OF_SEARCHES = 4
+"""Trials of a search, where each setting has several searches."""
 
 OWN_OPTION = {
     "data.name": "data",
@@ -66,8 +71,24 @@ class Options:
         str | None, typer.Option(help="Embedded name (glyphs, digits, earth) or a folder.")
     ] = None
     trials: Annotated[
-        int, typer.Option(min=1, help="Trials in total; a larger number extends a finished study.")
-    ] = DEFAULT_TRIALS
+        int | None,
+        typer.Option(
+            min=1,
+            help="Trials in total; a larger number extends a finished study. [default: "
+            f"{DEFAULT_TRIALS}; {TRIALS_OF_SEARCHES} of each of several searches]",
+        ),
+    ] = None
+    searches: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Independent searches of each setting of a comparison; a larger number "
+            f"extends it. [default: {DEFAULT_SEARCHES}]",
+        ),
+    ] = None
+    search: Annotated[
+        int | None, typer.Option(min=1, help="Of several searches, run this one alone.")
+    ] = None
     study: Annotated[
         str | None, typer.Option(help="Name of the study; default: the experiment's.")
     ] = None
@@ -154,6 +175,11 @@ class Options:
             autocompletion=_comparisons,
         ),
     ] = None
+
+    @property
+    def trial_count(self) -> int:
+        """`--trials`, or its default for a single search."""
+        return DEFAULT_TRIALS if self.trials is None else self.trials
 
 
 def as_command(function: Callable[[Options], None]) -> Callable[..., None]:

@@ -10,6 +10,7 @@ import torch
 from optuna.distributions import BaseDistribution
 from rich.table import Table
 
+from search_spaces.settings import Comparison
 from trainables.engine import checkpoint
 from trainables.engine.allocator import keep_freed_memory
 from trainables.engine.fit import steps_per_epoch, train_step
@@ -58,7 +59,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
 
     out.print(
         f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, "
-        f"{options.trials} trials"
+        f"{options.trial_count} trials"
     )
     out.print(
         f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; "
@@ -72,7 +73,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     cost = profile(experiment, config, data)
     rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
     repeats = rule.configurations * (manifest.repeats or 0)
-    epochs = total_epochs(options.trials, repeats, config.train.epochs)
+    epochs = total_epochs(options.trial_count, repeats, config.train.epochs)
 
     device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"
     out.print(f"resources: {device} per trial, {cost.parameters / 1e6:.2f} M parameters")
@@ -88,6 +89,15 @@ def show_plan(prepared: Prepared, options: Options) -> None:
             "and once for each augmentation policy the features of the frozen backbone: "
             f"{cost.setup_seconds:.0f} s"
         )
+
+
+def show_searches(comparison: Comparison, options: Options, searches: int) -> None:
+    """Print how many studies a comparison of several searches is, before the plan of the first."""
+    settings = len(comparison.settings)
+    plain_console().print(
+        f"{comparison.title}: {searches} searches of each of {settings} settings, "
+        f"{options.trial_count} trials and one final training each; below is the first study"
+    )
 
 
 def total_epochs(trials: int, repeats: int, epochs: int) -> float:

@@ -26,6 +26,7 @@ from tune.reports.plot_worker import Pictures
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StorageFailed
 from tune.study.group import Group
+from tune.study.rules import WINNER
 from tune.study.study import Study
 from tune.study.warm_start import beginning, worth
 from tune.tracking.tracker import Tracker
@@ -110,7 +111,7 @@ class Session:
             return _report_storage_failure(study, error)
 
         if study.stopping:
-            ended = f"{study.finished()} of {self.options.trials} trials ended"
+            ended = f"{study.finished()} of {self.options.trial_count} trials ended"
             console.line(
                 f"{self.stop.reason}: {ended}, nothing is lost. Resume with: {resume_command()}"
             )
@@ -135,7 +136,7 @@ class Session:
                 prepared.directory,
                 prepared.experiment,
                 prepared.manifest,
-                trials=self.options.trials,
+                trials=self.options.trial_count,
                 repeats=prepared.manifest.repeats or 0,
                 group=group,
             )
@@ -193,7 +194,7 @@ def _console(study: Study, prepared: Prepared, options: Options) -> Console:
     # A live table would draw over the prompt of a debugger.
     interactive = False if options.local else None
     console = Console(
-        study.objective, study.base.train.epochs, options.trials, interactive=interactive
+        study.objective, study.base.train.epochs, options.trial_count, interactive=interactive
     )
 
     why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
@@ -281,8 +282,9 @@ def _conclude(study: Study, console: Console) -> None:
         console.line(sentence)
         study.summarize({}, warm_start=sentence)
 
-    for doubt in doubts(study, study.directory.parent):
-        console.line(f"note: {doubt}")
+    if study.repeat_rule.rule != WINNER:  # one observation makes no claim to doubt
+        for doubt in doubts(study, study.directory.parent):
+            console.line(f"note: {doubt}")
 
     study.emit("finish", state="FINISHED")
 

@@ -7,6 +7,7 @@ This module computes the table; `table_text.py`, `table_figure.py` and `html_com
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from search_spaces.settings import Comparison
 from trainables.errors import UserError
@@ -96,8 +97,15 @@ class Difference:
     p_holm: float
     """P-value that holds for all differences of the table at once."""
 
+    level: float = 1 - LEVEL
+    """Significance level: the difference is decided where `p_holm` is below."""
+
+    withheld: str = ""
+    """Reason why there is no verdict, whatever the p-value is."""
+
     about: str = ""
-    """The part of a setting that was better, if not the setting itself, such as `'s configuration`."""
+    """The part of a setting that was better, such as `'s configuration`; "" for the setting
+    itself."""
 
     @property
     def verdict(self) -> str:
@@ -107,7 +115,9 @@ class Difference:
         table asks several.
         """
         first, _, second = self.name.partition("-")
-        if self.p_holm >= 1 - LEVEL:
+        if self.withheld:
+            return self.withheld
+        if not self.p_holm < self.level:
             return "not decided"
         better = first if self.gain.mean > 0 else second
         return f"{better}{self.about} is better"
@@ -149,15 +159,16 @@ class ComparisonTable:
         return [row for row in self.rows if row.accuracy is not None]
 
 
-def compare_settings(folder: Path) -> ComparisonTable:
+def compare_settings(folder: Path, search: int | None = None) -> ComparisonTable:
     """Compare the settings of a group.
 
     Args:
         folder: of the group; it need not exist.
+        search: number of the search, where the group has several of each setting.
     Raises:
         UserError: none of the settings has begun.
     """
-    begun = members(folder)
+    begun = members(folder, search)
     if begun is None:
         raise UserError(
             f"no setting of {folder.name!r} in {folder.parent}: "
@@ -181,23 +192,23 @@ def compare_settings(folder: Path) -> ComparisonTable:
         metric=metric,
         rows=rows,
         differences=corrected(
-            _gains(comparison.questions, judged), len(comparison.questions), ONE_SEARCH
+            _gains(comparison.questions, judged), len(comparison.questions), about=ONE_SEARCH
         ),
         missing=[name for name in comparison.settings if name not in judged],
     )
 
 
-def corrected(gains: Mapping[str, Interval], questions: int, about: str = "") -> list[Difference]:
+def corrected(gains: Mapping[str, Interval], questions: int, **common: Any) -> list[Difference]:
     """Correct the p-values of a table's differences.
 
     Args:
         gains: the differences that can be estimated.
         questions: number of all questions that the comparison asks.
-        about: what of a setting the differences are about.
+        common: further fields of every `Difference`.
     """
     p_values = holm([gain.p for gain in gains.values()], questions)
     return [
-        Difference(name, gain, p_holm, about)
+        Difference(name, gain, p_holm, **common)
         for (name, gain), p_holm in zip(gains.items(), p_values, strict=True)
     ]
 

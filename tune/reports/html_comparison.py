@@ -5,6 +5,8 @@ from markupsafe import Markup
 from tune.reports.comparison_table import ComparisonTable
 from tune.reports.html_page import page, render, table
 from tune.reports.html_pictures import data_uri
+from tune.reports.pooled_table import PooledTable
+from tune.reports.pooled_text import pooled_cells, pooled_notes
 from tune.reports.table_text import difference_cells, notes, setting_cells
 
 _REFERENCES = 8  # the column of published results, where there is one
@@ -21,12 +23,44 @@ def comparison_page(comparison: ComparisonTable, figure: bytes) -> str:
     return page(comparison.title, body)
 
 
+def pooled_page(table: PooledTable, figure: bytes) -> str:
+    """The table over searches as one self-contained page.
+
+    Args:
+        figure: what `table_figure.draw_pooled` returned.
+    """
+    content = pooled_content(table, figure)
+    body = render("comparison_page.html", title=table.title, comparison=content)
+    return page(table.title, body)
+
+
+def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:
+    """Tables, picture, chosen configurations and notes over searches, as part of a page."""
+    settings = pooled_cells(over_searches)
+    differences = difference_cells(over_searches)
+    chosen = []
+    for row in over_searches.rows:
+        for search, one in row.searches.items():
+            name = f"{row.name}, {search}"
+            chosen.append({"name": name, "number": one.number, "configuration": one.configuration})
+    return render(
+        "comparison.html",
+        paired_by="search",
+        settings=table(settings.header, settings.rows),
+        picture=data_uri(figure, "png"),
+        differences=table(differences.header, differences.rows),
+        chosen=chosen,
+        notes=pooled_notes(over_searches),
+    )
+
+
 def comparison_content(comparison: ComparisonTable, figure: bytes) -> Markup:
     """Tables, picture, chosen configurations and notes, as part of a page."""
     settings = setting_cells(comparison)
     differences = difference_cells(comparison)
     return render(
         "comparison.html",
+        paired_by="seed",
         settings=table(settings.header, settings.rows, long=(_REFERENCES,)),
         picture=data_uri(figure, "png"),
         differences=table(differences.header, differences.rows),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.files import write_atomically
 from tune.reports.comparison_table import TableRow, compare_settings
-from tune.reports.html_comparison import comparison_content
+from tune.reports.html_comparison import comparison_content, pooled_content
 from tune.reports.html_page import page, render
 from tune.reports.html_parameters import parameter_sections
 from tune.reports.html_pictures import pictures
@@ -20,7 +20,8 @@ from tune.reports.html_sections import (
     opening,
     reproduction,
 )
-from tune.reports.table_figure import draw
+from tune.reports.pooled_table import compare_searches, has_searches
+from tune.reports.table_figure import draw, draw_pooled
 from tune.reports.verdict import judge_study
 
 
@@ -30,6 +31,8 @@ def write_group_report(folder: Path) -> Path:
     Raises:
         UserError: none of the settings has begun.
     """
+    if has_searches(folder):
+        return _write_searches_report(folder)
     comparison = compare_settings(folder)
     folder.mkdir(exist_ok=True)
     figure = draw(comparison, folder / "table.png")
@@ -40,6 +43,28 @@ def write_group_report(folder: Path) -> Path:
         questions=comparison.questions,
         comparison=comparison_content(comparison, figure),
         settings=[_setting(row) for row in comparison.rows],
+    )
+    path = folder / "report.html"
+    write_atomically(path, page(comparison.title, body))
+    return path
+
+
+def _write_searches_report(folder: Path) -> Path:
+    """Write the page of a comparison over searches: the table, and each search folded away."""
+    comparison = compare_searches(folder)
+    folder.mkdir(exist_ok=True)
+    figure = draw_pooled(comparison, folder / "table.png")
+    settings = []
+    for row in comparison.rows:
+        for search, one in row.searches.items():
+            settings.append(_setting(one) | {"title": f"{row.setting}, {search}"})
+    body = render(
+        "group.html",
+        title=comparison.title,
+        differences=comparison.differences,
+        questions=comparison.questions,
+        comparison=pooled_content(comparison, figure),
+        settings=settings,
     )
     path = folder / "report.html"
     write_atomically(path, page(comparison.title, body))

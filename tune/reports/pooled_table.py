@@ -1,12 +1,14 @@
-"""A comparison over several searches, each begun under another seed in a storage of its own.
+"""A comparison over several searches of each setting. A search counts as one observation.
 
+    python tune/run.py classify --searches 5
     python tune/report.py table [GROUP] --with STORAGE [--with STORAGE ...]
 
-The intervals of a single table cover the training of the configurations that one search has chosen.
-Another search chooses others, on another draw of images and with other backbones. Here a whole
-search counts as one observation: the mean of its chosen configuration's repeats. Differences are
-paired by search (the paired t test over searches), so an interval covers everything that the seed
-of a study draws.
+The intervals of a single search cover the training of the configurations that it has chosen.
+Another search chooses others, on another split of the data and with other backbones. Here the test
+accuracy of a search's chosen configuration is one observation, and differences are paired by search
+(the paired t test over searches), so an interval covers everything that a search draws.
+
+This module computes the table; `pooled_text.py` shows it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from search_spaces.settings import Comparison
 from trainables.data.embedded import EMBEDDED
 from trainables.errors import UserError
 from tune.reports.comparison_table import (
@@ -26,9 +28,11 @@ from tune.reports.comparison_table import (
     compare_settings,
     corrected,
 )
-from tune.reports.statistics import LEVEL, Interval, mean_of, paired
-from tune.reports.table_text import Cells, difference_cells, interval_range, print_cells
+from tune.reports.config_differences import same_data
+from tune.reports.statistics import Interval, mean_of, paired, significance
+from tune.study.group import Group, is_group, search_numbers
 from tune.study.manifest import PATH_KEYS, Manifest
+from tune.study.rules import ENOUGH_SEARCHES
 
 # Config values that may differ between searches: the seed, what it draws, and the backbones found
 # under it.
@@ -40,15 +44,35 @@ _SHOWN_DIFFERENCES = 4
 class PooledRow:
     """One setting over all searches; accuracies are in [0, 1], on the test splits."""
 
-    setting: str
+    name: str
+    about: str
 
-    accuracies: list[float]
-    """One per search: the mean over the repeats of its chosen configuration."""
+    searches: dict[str, TableRow]
+    """Search -> the setting in its table, for those with a test accuracy."""
 
-    defaults: list[float]
-    """One per search, of the untuned default; empty where a search has not repeated it."""
+    accuracies: dict[str, float]
+    """Search -> mean over the repeats of its chosen configuration."""
 
-    accuracy: Interval
+    defaults: dict[str, float]
+    """Search -> mean over the repeats of the untuned default, where it was repeated."""
+
+    accuracy: Interval | None
+    """Mean over searches; None with fewer than two."""
+
+    @property
+    def setting(self) -> str:
+        """Name and description."""
+        return f"{self.name}: {self.about}"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all searches' trials."""
+        return sum(row.record.epochs for row in self.searches.values())
+
+    @property
+    def minutes(self) -> float:
+        """Training time of trials and repeats."""
+        return sum(row.minutes for row in self.searches.values())
 
 
 @dataclass(frozen=True)
@@ -56,46 +80,148 @@ class PooledTable:
     """All settings over all searches."""
 
     title: str
+    comparison: Comparison
 
-    seeds: list[int]
-    """One per search."""
+    command: str
+    """Resumes the searches."""
+
+    metric: str
+
+    searches: list[str]
+    """Names of the searches, such as `search 1`."""
+
+    wanted: int
+    """Searches of each setting that were asked for."""
 
     rows: list[PooledRow]
     differences: list[Difference]
-    questions: Mapping[str, str]
+
+    missing: list[str]
+    """Settings and searches without a test accuracy."""
+
+    @property
+    def questions(self) -> Mapping[str, str]:
+        """Name of a difference -> the question that it answers."""
+        return self.comparison.questions
+
+
+def has_searches(folder: Path) -> bool:
+    """True where the group in `folder` has several searches of each setting."""
+    if is_group(folder) and Group.at(folder).searches is not None:
+        return True
+    return bool(search_numbers(folder))
+
+
+def compare_searches(folder: Path) -> PooledTable:
+    """Compare the settings of a group with several searches of each.
+
+    Raises:
+        UserError: none of its studies has begun.
+    """
+    numbers = search_numbers(folder)
+    if not numbers:
+        compare_settings(folder, search=1)  # says what is missing
+    tables = {f"search {number}": compare_settings(folder, number) for number in numbers}
+    wanted, look = len(numbers), 1
+    if is_group(folder):
+        group = Group.at(folder)
+        wanted = group.searches or wanted
+        look = group.look
+    return _pool(tables, max(wanted, len(numbers)), significance(look))
 
 
 def pool_searches(folders: Sequence[Path]) -> PooledTable:
-    """Compare settings over the searches in the groups' folders.
+    """Compare settings over the searches in the groups' folders, each begun under another seed in
+    a storage of its own.
 
     Raises:
         UserError: fewer than two searches, a search without all of its settings, or searches that
             differ in more than their seed.
     """
     tables = [compare_settings(folder) for folder in folders]
-    first = tables[0]
     _check_complete(folders, tables)
     seeds = [table.rows[0].record.manifest.seed for table in tables]
     _check_same_study(folders, tables, seeds)
+    named = {f"seed {seed}": table for seed, table in zip(seeds, tables, strict=True)}
+    return _pool(named, len(tables), significance(1))
 
-    rows = []
-    for index in range(len(first.rows)):
-        rows.append(_pooled_row([table.rows[index] for table in tables]))
 
-    scores = np.array([row.accuracies for row in rows])  # (settings, searches)
-    names = [row.name for row in first.rows]
+def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> PooledTable:
+    first = next(iter(tables.values()))
+    rows = [_pooled_row(name, first.comparison, tables) for name in first.comparison.settings]
+    by_name = {row.name: row for row in rows}
+
     gains = {}
+    fewest = wanted
     for name in first.questions:
-        sides = [names.index(side) for side in name.split("-")]
-        gains[name] = paired(*scores[sides])
+        one, _, other = name.partition("-")
+        pairs = _pairs(by_name[one], by_name[other])
+        fewest = min(fewest, len(pairs))
+        if len(pairs) >= 2:
+            sides = np.array(pairs).T
+            gains[name] = paired(sides[0], sides[1])
 
+    missing = [
+        f"{row.name} of {search}"
+        for search in tables
+        for row in rows
+        if search not in row.accuracies
+    ]
     return PooledTable(
         title=f"{first.title}, over {len(tables)} searches",
-        seeds=seeds,
+        comparison=first.comparison,
+        command=first.command,
+        metric=first.metric,
+        searches=list(tables),
+        wanted=wanted,
         rows=rows,
-        differences=corrected(gains, len(first.questions)),
-        questions=first.questions,
+        differences=corrected(
+            gains, len(first.questions), level=level, withheld=_withheld(fewest, wanted)
+        ),
+        missing=missing,
     )
+
+
+def _withheld(fewest: int, wanted: int) -> str:
+    """Reason why the table gives no verdict yet; "" where it does."""
+    if wanted < ENOUGH_SEARCHES:
+        return f"no verdict: {ENOUGH_SEARCHES} searches are needed, {wanted} were asked for"
+    if fewest < wanted:
+        return f"no verdict yet: {fewest} of {wanted} searches"
+    return ""
+
+
+def _pooled_row(
+    name: str, comparison: Comparison, tables: Mapping[str, ComparisonTable]
+) -> PooledRow:
+    searches = {}
+    for search, table in tables.items():
+        for row in table.rows:
+            if row.name == name and row.scores:
+                searches[search] = row
+
+    accuracies = {
+        search: float(np.mean(list(row.scores.values()))) for search, row in searches.items()
+    }
+    defaults = {
+        search: row.default.mean for search, row in searches.items() if row.default is not None
+    }
+    accuracy = None
+    if len(accuracies) > 1:
+        accuracy = mean_of(list(accuracies.values())).clipped_to_unit()
+    about = comparison.settings[name].about
+    return PooledRow(name, about, searches, accuracies, defaults, accuracy)
+
+
+def _pairs(row: PooledRow, other: PooledRow) -> list[tuple[float, float]]:
+    """Accuracies of two settings in the searches that have both, on the same images."""
+    pairs = []
+    for search, accuracy in row.accuracies.items():
+        if search not in other.accuracies:
+            continue
+        if same_data(row.searches[search].record, other.searches[search].record):
+            pairs.append((accuracy, other.accuracies[search]))
+    return pairs
 
 
 def _check_complete(folders: Sequence[Path], tables: list[ComparisonTable]) -> None:
@@ -131,23 +257,6 @@ def _check_same_study(
                 )
 
 
-def _pooled_row(rows: list[TableRow]) -> PooledRow:
-    """One setting; a row per search."""
-    accuracies = []
-    defaults = []
-    for row in rows:
-        assert row.accuracy is not None  # no setting is missing
-        accuracies.append(row.accuracy.mean)
-        if row.default is not None:
-            defaults.append(row.default.mean)
-    return PooledRow(
-        setting=rows[0].setting,
-        accuracies=accuracies,
-        defaults=defaults if len(defaults) == len(rows) else [],
-        accuracy=mean_of(accuracies).clipped_to_unit(),
-    )
-
-
 def _differing(row: TableRow, other: TableRow) -> list[str]:
     """List in what two studies of one setting differ besides the seed."""
     mine, theirs = _identity(row), _identity(other)
@@ -167,6 +276,7 @@ def _identity(row: TableRow) -> dict[str, Any]:
         "objective": manifest.objective,
         "data": data,
         "warm start": bool(manifest.warm_start),
+        "rules": manifest.rules,
         "the number of trials": len(row.record.trials),
         "the number of repeats": row.seeds,
     }
@@ -179,27 +289,3 @@ def _identity(row: TableRow) -> dict[str, Any]:
     for name, ranges in manifest.space.items():
         identity[f"range of {name}"] = ranges
     return identity
-
-
-def show_pooled(table: PooledTable, out: Console) -> None:
-    """Print the table."""
-    print_cells(out, table.title, _setting_cells(table))
-    print_cells(out, "differences, paired by search", difference_cells(table))
-    out.print(
-        "note: test accuracy. A search (trials, choice, repeats, the backbones and images of its "
-        "seed) counts as one observation; "
-        f"intervals are Student's t over {len(table.seeds)} of them, so they cover another search. "
-        f"Holm's p-values hold for all at once, and decide under {1 - LEVEL:.2f}."
-    )
-
-
-def _setting_cells(table: PooledTable) -> Cells:
-    seeds = [f"seed {seed}" for seed in table.seeds]
-    header = ["setting", *seeds, "mean", "95 % interval", "untuned default"]
-    rows = []
-    for row in table.rows:
-        accuracies = [f"{accuracy:.3f}" for accuracy in row.accuracies]
-        mean = f"{row.accuracy.mean:.3f}"
-        default = f"{np.mean(row.defaults):.3f}" if row.defaults else "-"
-        rows.append([row.setting, *accuracies, mean, interval_range(row.accuracy), default])
-    return Cells(header, rows)

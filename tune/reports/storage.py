@@ -6,7 +6,7 @@ from trainables.errors import UserError
 from tune.command_line import command
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
-from tune.study.group import members
+from tune.study.group import members, search_numbers
 from tune.study.manifest import read_manifest
 
 
@@ -59,7 +59,7 @@ def is_comparison(folder: Path) -> bool:
     """True where the name is that of a comparison's settings, and not of a study."""
     if (folder / "study.json").exists():
         return False
-    return members(folder) is not None
+    return members(folder) is not None or bool(search_numbers(folder))
 
 
 def describe(folder: Path) -> str:

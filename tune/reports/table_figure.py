@@ -1,5 +1,7 @@
 """The picture of a comparison: accuracies with intervals beside learning curves."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -9,6 +11,21 @@ from matplotlib.figure import Figure
 from trainables.plots.curves import draw_curves
 from trainables.plots.style import COLOURS
 from tune.reports.comparison_table import ComparisonTable, TableRow
+from tune.reports.pooled_table import PooledRow, PooledTable
+from tune.reports.statistics import Interval
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """One setting in the picture; accuracies are in [0, 1]."""
+
+    setting: str
+    accuracy: Interval | None
+    points: Sequence[float]
+    """Single observations, drawn beside the interval."""
+    default: float | None
+    curves: list[list[float]]
+    """Validation metric by epoch of each run that counts."""
 
 
 def draw(table: ComparisonTable, path: Path) -> bytes:
@@ -17,23 +34,44 @@ def draw(table: ComparisonTable, path: Path) -> bytes:
     Left: test accuracy of each setting and of its default. Right: validation metric of the chosen
     configurations by epoch.
     """
+    bars = {row.name: _bar(row) for row in table.rows}
+    objective = table.rows[0].record.objective
+    return _draw(bars, list(table.comparison.settings), objective, path)
+
+
+def draw_pooled(table: PooledTable, path: Path) -> bytes:
+    """Write the picture of a comparison over searches; a point is a search."""
+    bars = {row.name: _pooled_bar(row) for row in table.rows}
+    records = [one.record for row in table.rows for one in row.searches.values()]
+    objective = records[0].objective if records else ""
+    return _draw(bars, list(table.comparison.settings), objective, path)
+
+
+def _bar(row: TableRow) -> _Bar:
+    default = None if row.default is None else row.default.mean
+    return _Bar(row.setting, row.accuracy, (), default, _validation_curves(row))
+
+
+def _pooled_bar(row: PooledRow) -> _Bar:
+    curves = [curve for one in row.searches.values() for curve in _validation_curves(one)]
+    default = None
+    if row.defaults:
+        default = sum(row.defaults.values()) / len(row.defaults)
+    return _Bar(row.setting, row.accuracy, list(row.accuracies.values()), default, curves)
+
+
+def _draw(bars: Mapping[str, _Bar], settings: list[str], objective: str, path: Path) -> bytes:
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
 
     # A setting keeps its colour whichever of the others have begun.
-    settings = list(table.comparison.settings)
-    colours = {row.setting: COLOURS[settings.index(row.name)] for row in table.rows}
+    colours = {bar.setting: COLOURS[settings.index(name)] for name, bar in bars.items()}
+    _draw_accuracies(left, list(bars.values()), colours)
 
-    _draw_accuracies(left, table.rows, colours)
-
-    curves = {}
-    for row in table.rows:
-        runs = _validation_curves(row)
-        if runs:
-            curves[row.setting] = runs
+    curves = {bar.setting: bar.curves for bar in bars.values() if bar.curves}
     if curves:
-        draw_curves(right, curves, table.rows[0].record.objective, colours)
+        draw_curves(right, curves, objective, colours)
     else:
         right.set_axis_off()
 
@@ -43,26 +81,30 @@ def draw(table: ComparisonTable, path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _draw_accuracies(axes: Axes, rows: list[TableRow], colours: dict[str, str]) -> None:
-    for y, row in enumerate(rows):
-        accuracy = row.accuracy
+def _draw_accuracies(axes: Axes, bars: Sequence[_Bar], colours: Mapping[str, str]) -> None:
+    for y, bar in enumerate(bars):
+        colour = colours[bar.setting]
+        accuracy = bar.accuracy
         if accuracy is not None:
             below = max(0.0, accuracy.mean - accuracy.low)
             above = accuracy.high - accuracy.mean
             axes.errorbar(
-                accuracy.mean,
-                y,
-                xerr=[[below], [above]],
-                fmt="o",
-                color=colours[row.setting],
-                capsize=4,
+                accuracy.mean, y, xerr=[[below], [above]], fmt="o", color=colour, capsize=4
             )
-        if row.default is not None:
-            axes.plot(row.default.mean, y, "|", color="0.45", markersize=13)
+        if bar.points:
+            heights = [y + 0.22] * len(bar.points)
+            axes.plot(bar.points, heights, "o", color=colour, alpha=0.45, markersize=4)
+        if bar.default is not None:
+            axes.plot(bar.default, y, "|", color="0.45", markersize=13)
 
-    axes.set_yticks(range(len(rows)), [row.setting for row in rows])
+    axes.set_yticks(range(len(bars)), [bar.setting for bar in bars])
     axes.invert_yaxis()
-    axes.set_xlabel("test accuracy, 95 % interval; bar: untuned default")
+    label = "test accuracy, 95 % interval"
+    if any(bar.points for bar in bars):
+        label += "; small: each search"
+    if any(bar.default is not None for bar in bars):
+        label += "; bar: untuned default"
+    axes.set_xlabel(label)
 
 
 def _validation_curves(row: TableRow) -> list[list[float]]:

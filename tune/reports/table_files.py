@@ -5,19 +5,37 @@
 prints the table and writes table.md, table.csv, table.html and table.png.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 from trainables.files import write_atomically
 from tune.reports.comparison_table import ComparisonTable, compare_settings
-from tune.reports.html_comparison import comparison_page
-from tune.reports.table_figure import draw
+from tune.reports.html_comparison import comparison_page, pooled_page
+from tune.reports.pooled_table import PooledTable, compare_searches, has_searches
+from tune.reports.pooled_text import pooled_csv, pooled_markdown, show_pooled
+from tune.reports.table_figure import draw, draw_pooled
 from tune.reports.table_text import as_csv, markdown, show, wide_console
 from tune.study.group import Group
 
 FILES = ("table.md", "table.csv", "table.html", "table.png")
 
 
-def publish(group: Path | Group) -> ComparisonTable:
+@dataclass(frozen=True)
+class _Shown:
+    """A table in all its forms."""
+
+    table: ComparisonTable | PooledTable
+    markdown: str
+    csv: str
+    draw: Callable[[Path], bytes]
+    page: Callable[[bytes], str]
+    show: Callable[[Console], None]
+
+
+def publish(group: Path | Group) -> None:
     """Print the table and write its files; a `Group` also gets events, which MLflow shows.
 
     Args:
@@ -26,29 +44,52 @@ def publish(group: Path | Group) -> ComparisonTable:
         UserError: none of the settings has begun.
     """
     folder = group.folder if isinstance(group, Group) else group
-    table = compare_settings(folder)
+    shown = _several(folder) if has_searches(folder) else _single(folder)
 
     folder.mkdir(exist_ok=True)
-    figure = draw(table, folder / "table.png")
-    write_atomically(folder / "table.md", markdown(table))
-    write_atomically(folder / "table.csv", as_csv(table))
-    write_atomically(folder / "table.html", comparison_page(table, figure))
+    figure = shown.draw(folder / "table.png")
+    write_atomically(folder / "table.md", shown.markdown)
+    write_atomically(folder / "table.csv", shown.csv)
+    write_atomically(folder / "table.html", shown.page(figure))
 
-    show(table, wide_console())
+    shown.show(wide_console())
     if isinstance(group, Group):
-        _log(table, group)
-    return table
+        _log(shown.table, group)
 
 
-def _log(table: ComparisonTable, group: Group) -> None:
+def _single(folder: Path) -> _Shown:
+    table = compare_settings(folder)
+    return _Shown(
+        table=table,
+        markdown=markdown(table),
+        csv=as_csv(table),
+        draw=lambda path: draw(table, path),
+        page=lambda figure: comparison_page(table, figure),
+        show=lambda out: show(table, out),
+    )
+
+
+def _several(folder: Path) -> _Shown:
+    table = compare_searches(folder)
+    return _Shown(
+        table=table,
+        markdown=pooled_markdown(table),
+        csv=pooled_csv(table),
+        draw=lambda path: draw_pooled(table, path),
+        page=lambda figure: pooled_page(table, figure),
+        show=lambda out: show_pooled(table, out),
+    )
+
+
+def _log(table: ComparisonTable | PooledTable, group: Group) -> None:
     """Append the table to the group's event log."""
     for name in FILES:
         group.emit("artifact", trial=None, path=name, to="table")
 
     metrics = {}
-    for row in table.judged:
-        assert row.accuracy is not None
-        metrics[f"{table.metric}/{row.name}"] = row.accuracy.mean
+    for row in table.rows:
+        if row.accuracy is not None:
+            metrics[f"{table.metric}/{row.name}"] = row.accuracy.mean
     for difference in table.differences:
         metrics[f"{table.metric}/{difference.name}"] = difference.gain.mean
 

@@ -15,13 +15,23 @@ from tune.experiments import EXPERIMENTS
 from tune.study.events import EventLog
 from tune.study.identity import GROUP, STUDY, study_id
 from tune.study.manifest import read_manifest
+from tune.study.rules import ENOUGH_SEARCHES
 
 LOG = "events.jsonl"
 
 
+_SEARCHES = "searches"  # metric of a group's log
+
+
+def member_name(group: str, setting: str, search: int | None = None) -> str:
+    """Name of a setting's study; with its number where the group has several searches of each."""
+    name = f"{group}-{setting}"
+    return name if search is None else f"{name}-r{search}"
+
+
 @dataclass(frozen=True)
 class Group:
-    """A group in `<storage>/<name>/`; its members are `<storage>/<name>-<setting>/`."""
+    """A group in `<storage>/<name>/`; its members are beside it (`member_name`)."""
 
     folder: Path
     id: str
@@ -64,6 +74,37 @@ class Group:
         """The group in `folder`, which is one (`is_group`)."""
         events, _ = EventLog.read(folder / LOG, 0, limit=1)
         return cls(folder, study_id(events[0]))
+
+    @property
+    def searches(self) -> int | None:
+        """Number of searches of each setting that was asked for last; None: one, without a
+        number."""
+        wanted = None
+        events, _ = EventLog.read(self.folder / LOG)
+        for event in events:
+            if event["event"] == "summary" and _SEARCHES in event["metrics"]:
+                wanted = int(event["metrics"][_SEARCHES])
+        return wanted
+
+    @property
+    def look(self) -> int:
+        """Number of the verdict that the group allows now, from 1: another number of searches is
+        another look."""
+        looks: list[int] = []
+        wanted = 1
+        events, _ = EventLog.read(self.folder / LOG)
+        for event in events:
+            if event["event"] == "summary" and _SEARCHES in event["metrics"]:
+                wanted = int(event["metrics"][_SEARCHES])
+            judged = event["event"] == "finish" and wanted >= ENOUGH_SEARCHES
+            if judged and wanted not in looks:
+                looks.append(wanted)
+        return 1 + (looks.index(wanted) if wanted in looks else len(looks))
+
+    def ask_for(self, searches: int) -> None:
+        """Put the number of searches of each setting on record, before they run."""
+        if searches != self.searches:
+            self.emit("summary", metrics={_SEARCHES: searches}, tags={})
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append to the group's log."""
@@ -112,12 +153,16 @@ class Members:
     """Setting -> folder, in the comparison's order."""
 
 
-def members(folder: Path) -> Members | None:
+def members(folder: Path, search: int | None = None) -> Members | None:
     """The studies beside `folder` that bear its name and that of a setting; None where there are
-    none."""
+    none.
+
+    Args:
+        search: number of the search, where there are several of each setting.
+    """
     for experiment in EXPERIMENTS.values():
         for key, comparison in experiment.comparisons.items():
-            begun = _begun(folder, comparison)
+            begun = _begun(folder, comparison, search)
             names = {read_manifest(path / "study.json").experiment for path in begun.values()}
             if experiment.name in names:
                 words = [experiment.name, *(["--compare", key] if key else [])]
@@ -126,9 +171,21 @@ def members(folder: Path) -> Members | None:
     return None
 
 
-def _begun(folder: Path, comparison: Comparison) -> dict[str, Path]:
+def search_numbers(folder: Path) -> list[int]:
+    """Numbers of the searches beside `folder` that bear its name; [] where settings have one search
+    without a number."""
+    numbers = set()
+    for path in folder.parent.glob(f"{folder.name}-*-r*/study.json"):
+        number = path.parent.name.rpartition("-r")[2]
+        if number.isdecimal():
+            numbers.add(int(number))
+    return sorted(number for number in numbers if members(folder, number) is not None)
+
+
+def _begun(folder: Path, comparison: Comparison, search: int | None) -> dict[str, Path]:
     """Setting -> folder of those studies of a comparison that have begun."""
     folders = {
-        setting: folder.parent / f"{folder.name}-{setting}" for setting in comparison.settings
+        setting: folder.parent / member_name(folder.name, setting, search)
+        for setting in comparison.settings
     }
     return {setting: path for setting, path in folders.items() if (path / "study.json").exists()}

@@ -84,6 +84,8 @@ class Manifest:
     seen: dict[str, Any] | None = None
     """Everything that the backbone has been trained on, and how much of val and test is among it
     (`tune/backbones/seen.py`); None without a backbone."""
+    search: int | None = None
+    """Number of the search, from 1, where a comparison has several of each setting."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))

@@ -23,6 +23,9 @@ FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "
 CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 1, "rungs": 1}
 """Rules of a new study."""
 
+ENOUGH_SEARCHES = 5
+"""Searches of each setting below which there is no verdict on settings."""
+
 REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 1}
 """Rule -> repeats of each configuration by default."""
 

@@ -145,6 +145,9 @@ class Study:
     def _describe(self, group: Group | None) -> None:
         """Write the first event."""
         manifest = self.manifest
+        tags = {"preset": manifest.preset}
+        if manifest.search is not None:
+            tags["search"] = str(manifest.search)
         self.emit(
             "study",
             name=manifest.name,
@@ -154,7 +157,7 @@ class Study:
             config=manifest.base,
             searched=sorted(manifest.space),
             data=manifest.data,
-            tags={"preset": manifest.preset},
+            tags=tags,
             group=None if group is None else group.event,
         )
 

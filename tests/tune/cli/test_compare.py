@@ -44,6 +44,8 @@ PRETRAINED = (
 )
 ALL = (
     "classify",
+    "--searches",
+    "1",
     "--data",
     "digits",
     *SMALL,
@@ -206,10 +208,13 @@ def test_all_settings_killed_and_gone_on_with_end_with_the_same_table(tmp_path: 
         )
 
 
+SOURCES = [f"--set {source}:train.epoch_images=96" for source in ("ssl", "pretrain")]
+
+
 def make_table(storage: Path, kill_after: int | None = None) -> int:
     """`make table` on small digits."""
     options = " ".join(
-        ("--data digits --trials 3 --repeats 2 --set train.epoch_images=96", *SMALL[1:])
+        ("--data digits --trials 2 --set train.epoch_images=96", *SOURCES, *SMALL[1:])
     )
     installed = f"{sys.prefix}/installed"
     command = [
@@ -218,6 +223,7 @@ def make_table(storage: Path, kill_after: int | None = None) -> int:
         installed,
         "table",
         "JOBS=2",
+        "SEARCHES=2",
         f"VENV={sys.prefix}",
         f"STORAGE={storage}",
         f"OPTIONS={options}",
@@ -358,6 +364,8 @@ def test_a_group_without_studies(tmp_path: Path) -> None:
 
 FEWSHOT = (
     "fewshot",
+    "--searches",
+    "1",
     "--data",
     "digits",
     *SMALL,

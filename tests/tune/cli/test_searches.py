@@ -1,0 +1,226 @@
+"""Comparisons of several searches of each setting: a search is one observation."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.commands import SMALL, Call
+from tests.studies import write_setting
+from tune.cli.options import Options
+from tune.cli.searches import members_of
+from tune.experiments import EXPERIMENTS
+from tune.reports.pooled_table import compare_searches
+from tune.reports.pooled_text import pooled_csv, pooled_markdown, pooled_notes
+from tune.reports.statistics import holm
+from tune.study.events import EventLog
+from tune.study.group import Group, search_numbers
+from tune.study.manifest import read_manifest
+from tune.study.record import read_record
+
+MEANS = {
+    "A": [0.50, 0.52, 0.57, 0.49, 0.51],
+    "B": [0.80, 0.71, 0.90, 0.82, 0.79],
+    "C": [0.60, 0.64, 0.65, 0.61, 0.66],
+    "D": [0.70, 0.72, 0.69, 0.71, 0.70],
+    "E": [0.69, 0.73, 0.70, 0.70, 0.72],
+}
+
+
+def write_searches(storage: Path, searches: int = 5, wanted: int = 5) -> Path:
+    """A group `classify` whose searches have found configurations of these accuracies."""
+    group = Group.open(storage / "classify", "classify", "val/top1", [])
+    group.ask_for(wanted)
+    for name, means in MEANS.items():
+        for number, mean in enumerate(means[:searches], start=1):
+            write_setting(
+                storage / f"classify-{name}-r{number}", name, {0: [mean]}, images=str(number)
+            )
+    return storage / "classify"
+
+
+def test_differences_are_paired_by_search(tmp_path: Path) -> None:
+    found = compare_searches(write_searches(tmp_path))
+    p_values = []
+    for difference in found.differences:
+        first, second = difference.name.split("-")
+        expected = stats.ttest_rel(MEANS[first], MEANS[second])
+        interval = expected.confidence_interval()
+        p_values.append(expected.pvalue)
+        gain = difference.gain
+        assert [gain.low, gain.high, gain.p] == pytest.approx(
+            [interval.low, interval.high, expected.pvalue]
+        )
+    assert [d.name for d in found.differences] == ["C-A", "C-B", "E-D", "B-A"]
+    assert [d.p_holm for d in found.differences] == pytest.approx(holm(p_values))
+    verdicts = {d.name: d.verdict for d in found.differences}
+    assert verdicts["C-A"] == "C is better"
+    assert verdicts["E-D"] == "not decided"
+    assert found.missing == []
+
+    row = found.rows[0]
+    low, high = stats.t.interval(0.95, 4, np.mean(MEANS["A"]), stats.sem(MEANS["A"]))
+    assert row.accuracy is not None
+    assert [row.accuracy.low, row.accuracy.high] == pytest.approx([low, high])
+    assert "| A: scratch, all trains | 0.500 | 0.520 | 0.570 | 0.490 | 0.510 | 0.518 |" in (
+        pooled_markdown(found)
+    )
+    assert "C-A,all,0.114" in pooled_csv(found)
+
+
+def test_fewer_than_five_searches_give_no_verdict(tmp_path: Path) -> None:
+    found = compare_searches(write_searches(tmp_path, searches=3, wanted=3))
+    assert {d.verdict for d in found.differences} == {
+        "no verdict: 5 searches are needed, 3 were asked for"
+    }
+
+
+def test_a_comparison_that_has_not_ended_gives_no_verdict(tmp_path: Path) -> None:
+    """However clear the difference is: it would be looked at again."""
+    found = compare_searches(write_searches(tmp_path, searches=5, wanted=8))
+    assert {d.verdict for d in found.differences} == {"no verdict yet: 5 of 8 searches"}
+
+
+def test_a_search_without_a_test_accuracy_is_named(tmp_path: Path) -> None:
+    folder = write_searches(tmp_path, searches=4)
+    write_setting(tmp_path / "classify-A-r5", "A", {0: []}, images="5")
+    found = compare_searches(folder)
+    assert found.missing == [f"{name} of search 5" for name in "ABCDE"]
+    assert {d.verdict for d in found.differences} == {"no verdict yet: 4 of 5 searches"}
+    assert any("Without a test accuracy so far: A of search 5" in n for n in pooled_notes(found))
+    assert len(found.rows[0].accuracies) == 4
+
+
+def test_searches_on_other_images_are_no_pair(tmp_path: Path) -> None:
+    folder = write_searches(tmp_path, searches=4)
+    for name in MEANS:
+        write_setting(tmp_path / f"classify-{name}-r5", name, {0: [0.5]}, images=f"of {name}")
+    found = compare_searches(folder)
+    assert {d.verdict for d in found.differences} == {"no verdict yet: 4 of 5 searches"}
+
+
+def test_more_searches_are_another_look(tmp_path: Path) -> None:
+    folder = write_searches(tmp_path)
+    group = Group.at(folder)
+    assert (group.searches, group.look) == (5, 1)
+    for _ in range(2):  # the same table, stated twice
+        group.emit("finish", state="FINISHED")
+        assert group.look == 1
+    group.ask_for(5)
+    assert group.look == 1
+    group.ask_for(8)
+    assert (group.searches, group.look) == (8, 2)
+    assert compare_searches(folder).differences[0].level == pytest.approx(0.005)
+
+
+def test_every_search_has_its_own_seed_split_and_backbones() -> None:
+    options = Options(
+        experiment="classify",
+        trials=4,
+        set=["train.epochs=2", "data.image_size=8", "ssl:train.epochs=1"],
+    )
+    experiment = EXPERIMENTS["classify"]
+    comparison = experiment.comparisons[""]
+    first, second = (
+        list(members_of(options, experiment, comparison, "mine", number)) for number in (1, 2)
+    )
+    names = [member.options.study for member in first]
+    letters = [f"mine-{letter}-r1" for letter in "ABCDE"]
+    assert names == ["mine-pretrain-r1", "mine-ssl-r1", *letters]
+    assert [member.options.study for member in second][-1] == "mine-E-r2"
+
+    assert len({member.options.seed for member in first}) == 1
+    assert first[0].options.seed != second[0].options.seed
+    for member in (*first, *second):
+        assert f"data.seed={member.search - 1}" in (member.options.set or [])
+
+    settings = {member.options.setting: member.options for member in first[2:]}
+    assert settings["A"].backbone is None
+    assert settings["B"].backbone == settings["D"].backbone == "mine-pretrain-r1"
+    assert settings["C"].backbone == settings["E"].backbone == "mine-ssl-r1"
+    # a source gets what its backbone must share, and what is meant for it alone
+    assert first[1].options.set == ["data.image_size=8", "data.seed=0", "train.epochs=1"]
+    assert first[0].options.set == ["data.image_size=8", "data.seed=0"]
+    assert settings["C"].set == ["train.epochs=2", "data.image_size=8", "data.seed=0"]
+    assert [member.finals for member in first] == [0, 0, 1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--repeats", "3"), "--repeats 3 with 5 searches of each setting"),
+        (("--search", "6"), "--search 6: there are 5; give more with --searches"),
+        (("--set", "ssll:train.epochs=2"), "'ssll' is no source of backbones"),
+        (("--set", "train.epoch=2"), "train.epoch"),
+        (("--set", "freeze.policy=none"), "setting D is freeze.policy=all"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(
+    call: Call, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    answer = call("classify", "--data", "digits", *SMALL, *words)
+    assert answer.code == 2
+    assert said in answer.line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_single_searches_stay_single(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    write_setting(tmp_path / "runs" / "classify-A", "A", {0: [0.5, 0.6]})
+    answer = call("classify", "--data", "digits", *SMALL, "--searches", "5")
+    assert answer.code == 2
+    assert "'classify' has one search of each setting" in answer.line
+
+
+FEWSHOT = (
+    "fewshot",
+    "--compare",
+    "distance",
+    "--data",
+    "digits",
+    *SMALL,
+    *("--set", "train.epoch_images=96"),
+    *("--set", "episode.way=5"),
+    *("--set", "val.way=2"),
+    *("--set", "episode.query=2"),
+    *("--set", "train.batch_size=60"),
+    *("--set", "train.epochs=1"),
+    *("--trials", "1"),
+)
+
+
+def test_a_comparison_is_run_interrupted_resumed_and_extended(call: Call, tmp_path: Path) -> None:
+    storage = tmp_path / "runs"
+    first = call(*FEWSHOT, "--searches", "2", "--search", "1")
+    assert first.code == 0, first.err
+    assert not (storage / "fewshot-distance/table.md").exists()
+    # the number that was asked for is on record
+    both = call(*FEWSHOT)
+    assert both.code == 0, both.err
+    assert search_numbers(storage / "fewshot-distance") == [1, 2]
+    table = (storage / "fewshot-distance/table.md").read_text()
+    assert "over 2 searches" in table
+    again = call(*FEWSHOT)
+    assert (again.code, "trial 0 complete" in again.out) == (0, False)
+    assert (storage / "fewshot-distance/table.md").read_text() == table
+
+    more = call(*FEWSHOT, "--searches", "3")
+    assert more.code == 0, more.err
+    folders = [
+        storage / f"fewshot-distance-{name}-r{number}"
+        for name in ("euclidean", "cosine", "parametric")
+        for number in (1, 2, 3)
+    ]
+    for folder in folders:
+        record = read_record(folder)
+        manifest = read_manifest(folder / "study.json")
+        assert manifest.rules["repeats"] == "winner"
+        assert list(record.repeats) == [(0, next(iter(record.repeats))[1])]
+        [begun] = [e for e in EventLog.read(folder / "events.jsonl")[0] if e["event"] == "study"]
+        assert begun["group"]["name"] == "fewshot-distance"
+        assert begun["tags"]["search"] == str(manifest.search)
+    seeds = {next(iter(read_record(folder).repeats))[1] for folder in folders}
+    assert len(seeds) == len(folders)
+    # no verdict has been given, so that none has been looked at
+    assert Group.at(storage / "fewshot-distance").look == 1

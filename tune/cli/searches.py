@@ -1,0 +1,180 @@
+"""Run a comparison as several independent searches of each setting, which are its observations.
+
+Search r of every setting has its own sampler and training seed, its own split of the data, and a
+backbone that was trained anew on that split. The chosen configuration is trained once more, under a
+fresh seed, for the test split.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from search_spaces.classify import BackboneSetting
+from search_spaces.settings import Comparison
+from trainables.errors import UserError
+from tune.backbones.resolve import DEFAULT_STUDY
+from tune.cli.options import TRIALS_OF_SEARCHES, Options
+from tune.cli.prepare import Prepared, prepare, resolve
+from tune.cli.session import Session
+from tune.cli.stop import DONE
+from tune.experiments import EXPERIMENTS, Experiment
+from tune.object_store.study_sync import copy_group_log
+from tune.study.group import Group, member_name
+from tune.study.rules import WINNER, derived_seed
+
+_SHARED = ("data.", "backbone.")
+"""Config values that `--set` also gives to the studies that the backbones come from."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One study of a comparison of several searches."""
+
+    options: Options
+    experiment: Experiment
+
+    search: int
+    """Its number, from 1."""
+
+    finals: int
+    """Trainings of the chosen configuration for the test split: 0 for a source of backbones."""
+
+    def prepared(self, storage: Path) -> Prepared:
+        """Resolve the options; the backbone must be there.
+
+        Raises:
+            UserError: wrong use.
+        """
+        found = prepare(self.options, self.experiment, storage)
+        rules = {**found.manifest.rules, "repeats": WINNER}
+        manifest = replace(found.manifest, rules=rules, repeats=self.finals, search=self.search)
+        return replace(found, manifest=manifest)
+
+
+def run_searches(
+    options: Options,
+    experiment: Experiment,
+    comparison: Comparison,
+    folder: Path,
+    budget_s: float | None,
+    wanted: int,
+) -> int:
+    """Run or resume all searches, then show and write the table; return the exit code.
+
+    Args:
+        folder: of the group.
+        wanted: number of searches of each setting.
+    Raises:
+        UserError: wrong use, before the first trial.
+    """
+    from tune.cli.compare import one_ray
+    from tune.reports.table_files import publish
+
+    storage = folder.parent
+    options = replace(options, trials=options.trials or TRIALS_OF_SEARCHES)
+    _check(options, experiment, comparison, wanted)
+    numbers = range(1, wanted + 1) if options.search is None else [options.search]
+    studies = [
+        member
+        for number in numbers
+        for member in members_of(options, experiment, comparison, folder.name, number)
+    ]
+
+    first = studies[0].prepared(storage)
+    if options.plan:
+        from tune.cli.plan import show_plan, show_searches
+
+        show_searches(comparison, options, wanted)
+        show_plan(first, studies[0].options)
+        return DONE
+
+    objective = experiment.trainable.objective_for(first.data)
+    group = Group.open(folder, experiment.name, objective, sorted(first.manifest.space))
+    group.ask_for(wanted)
+    copy_group_log(folder)
+
+    code = DONE
+    with Session(options, budget_s) as session:
+        session.track(folder)
+        with one_ray(options):
+            for member in studies:
+                code = max(code, session.run(member.prepared(storage), group))
+                if session.stop.reason:
+                    break
+        if options.search is None and not session.stop.reason:
+            publish(group)
+            group.emit("finish", state="FINISHED")
+            _copy(folder)
+    session.say_where(code)
+    return code
+
+
+def members_of(
+    options: Options, experiment: Experiment, comparison: Comparison, group: str, number: int
+) -> Iterator[Member]:
+    """The studies of the n-th search: the sources of backbones, then the settings."""
+    identity = f"{group} {options.seed}"
+    seed = derived_seed(identity, "search", number)
+    pins = options.set or []
+    split = [] if _is_pinned("data.seed", pins) else [f"data.seed={options.seed + number - 1}"]
+    own = [pin for pin in pins if ":" not in pin.partition("=")[0]]
+    common = replace(options, seed=seed, set=[*own, *split], compare=None, searches=None)
+
+    sources: dict[str, str] = {}
+    for setting in comparison.settings.values():
+        if isinstance(setting, BackboneSetting) and setting.init in DEFAULT_STUDY:
+            sources[setting.init] = DEFAULT_STUDY[setting.init]
+    for name in sources.values():
+        study = member_name(group, name, number)
+        shared = [pin for pin in [*own, *split] if pin.startswith(_SHARED)]
+        shared += [pin.partition(":")[2] for pin in pins if pin.startswith(f"{name}:")]
+        yield Member(
+            replace(common, experiment=name, study=study, set=shared),
+            EXPERIMENTS[name],
+            number,
+            finals=0,
+        )
+
+    for name, setting in comparison.settings.items():
+        backbone = None
+        if isinstance(setting, BackboneSetting) and setting.init in sources:
+            backbone = member_name(group, sources[setting.init], number)
+        study = member_name(group, name, number)
+        own_options = replace(common, setting=name, study=study, backbone=backbone)
+        yield Member(own_options, experiment, number, finals=1)
+
+
+def _check(options: Options, experiment: Experiment, comparison: Comparison, wanted: int) -> None:
+    """Refuse what would be refused later, when backbones have been trained for it."""
+    if options.repeats is not None:
+        raise UserError(
+            f"--repeats {options.repeats} with {wanted} searches of each setting, each of which is "
+            "one observation: more of them are --searches; leave --repeats out"
+        )
+    if options.search is not None and options.search > wanted:
+        raise UserError(f"--search {options.search}: there are {wanted}; give more with --searches")
+
+    pins = options.set or []
+    for pin in pins:
+        source, colon, _ = pin.partition("=")[0].partition(":")
+        if colon and source not in DEFAULT_STUDY.values():
+            raise UserError(
+                f"--set {pin}: {source!r} is no source of backbones; "
+                f"before a colon stands one of {', '.join(DEFAULT_STUDY.values())}"
+            )
+
+    own = [pin for pin in pins if ":" not in pin.partition("=")[0]]
+    for name, setting in comparison.settings.items():
+        loads = isinstance(setting, BackboneSetting) and setting.init in DEFAULT_STUDY
+        start = {"init.file": "not trained yet"} if loads else {}
+        resolve(replace(options, setting=name, set=own), experiment, setting.values, start)
+
+
+def _is_pinned(key: str, pins: list[str]) -> bool:
+    return any(pin.partition("=")[0].strip() == key for pin in pins)
+
+
+def _copy(folder: Path) -> None:
+    from tune.cli.compare import copy_table
+
+    copy_table(folder)

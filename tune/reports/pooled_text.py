@@ -1,0 +1,117 @@
+"""A comparison over searches as text: cells, notes, Markdown, CSV, and tables on the terminal."""
+
+import csv
+import io
+
+import numpy as np
+from rich.console import Console
+
+from tune.reports.pooled_table import PooledRow, PooledTable
+from tune.reports.table_text import Cells, difference_cells, interval_range, print_cells
+
+_CSV_HEADER = ("row", "search", "estimate", "low", "high", "p", "p_holm", "epochs", "minutes")
+
+
+def pooled_cells(table: PooledTable) -> Cells:
+    """One row per setting, with a column per search."""
+    header = ["setting", *table.searches, "mean", "95 % interval", "untuned default", "epochs"]
+    return Cells(header, [_cells_of(row, table) for row in table.rows])
+
+
+def _cells_of(row: PooledRow, table: PooledTable) -> list[str]:
+    accuracies = []
+    for search in table.searches:
+        accuracy = row.accuracies.get(search)
+        accuracies.append("-" if accuracy is None else f"{accuracy:.3f}")
+
+    mean = interval = "-"
+    if row.accuracy is not None:
+        mean = f"{row.accuracy.mean:.3f}"
+        interval = interval_range(row.accuracy)
+    default = "-"
+    if row.defaults:
+        default = f"{np.mean(list(row.defaults.values())):.3f}"
+    return [row.setting, *accuracies, mean, interval, default, str(row.epochs)]
+
+
+def pooled_notes(table: PooledTable) -> list[str]:
+    """Explain how to read the table."""
+    level = table.differences[0].level if table.differences else None
+    said = [
+        "Test accuracy. A search (its trials, choice, split of the data, and backbones of its own) "
+        "counts as one observation; intervals are Student's t over searches, differences are "
+        "paired by search, so they cover another search.",
+    ]
+    if level is not None:
+        said.append(
+            f"Holm's p-values hold for all {len(table.questions)} questions at once, and decide "
+            f"below {level:.2g}; the rest of .05 is kept for tables over more searches."
+        )
+    if table.missing:
+        said.append(f"Without a test accuracy so far: {', '.join(table.missing)}.")
+    if table.comparison.reference_note:
+        said.append(_references(table))
+    return said
+
+
+def _references(table: PooledTable) -> str:
+    figures = []
+    for name, percents in table.comparison.references.items():
+        shown = " / ".join(f"{percent:g}" for percent in percents)
+        figures.append(f"{name} {shown}")
+    title = table.comparison.reference_title
+    return f"{title}: {'; '.join(figures)}. {table.comparison.reference_note}"
+
+
+def pooled_choices(table: PooledTable) -> list[str]:
+    """One line per setting and search: the configuration that was chosen."""
+    return [
+        f"{row.name}, {search}: trial {one.number}, {one.configuration}"
+        for row in table.rows
+        for search, one in row.searches.items()
+    ]
+
+
+def pooled_markdown(table: PooledTable) -> str:
+    """Both tables, the choices and the notes in Markdown."""
+    lines = [f"# {table.title}", ""]
+    for cells in (pooled_cells(table), difference_cells(table)):
+        for row in (cells.header, ["---"] * len(cells.header), *cells.rows):
+            lines.append(f"| {' | '.join(row)} |")
+        lines.append("")
+
+    lines += [f"- {choice}" for choice in pooled_choices(table)]
+    lines.append("")
+    lines += [f"- {note}" for note in pooled_notes(table)]
+    lines.append("")
+    return "\n".join(lines)
+
+
+def pooled_csv(table: PooledTable) -> str:
+    """One line per setting and search, per setting, and per difference, with unrounded numbers."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_CSV_HEADER)
+    for row in table.rows:
+        for search, accuracy in row.accuracies.items():
+            one = row.searches[search]
+            cost = [one.record.epochs, one.minutes]
+            writer.writerow([row.name, search, accuracy, "", "", "", "", *cost])
+        if row.accuracy is not None:
+            mean = row.accuracy
+            estimate = [mean.mean, mean.low, mean.high, "", ""]
+            writer.writerow([row.name, "all", *estimate, row.epochs, row.minutes])
+
+    for difference in table.differences:
+        gain = difference.gain
+        estimate = [gain.mean, gain.low, gain.high, gain.p, difference.p_holm]
+        writer.writerow([difference.name, "all", *estimate, "", ""])
+    return text.getvalue()
+
+
+def show_pooled(table: PooledTable, out: Console) -> None:
+    """Print both tables and the notes."""
+    print_cells(out, table.title, pooled_cells(table))
+    print_cells(out, "differences, paired by search", difference_cells(table))
+    for note in pooled_notes(table):
+        out.print(f"note: {note}")
