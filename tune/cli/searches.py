@@ -167,7 +167,7 @@ def _check(options: Options, experiment: Experiment, comparison: Comparison, wan
     for name, setting in comparison.settings.items():
         loads = isinstance(setting, BackboneSetting) and setting.init in DEFAULT_STUDY
         start = {"init.file": "not trained yet"} if loads else {}
-        resolve(replace(options, setting=name, set=own), experiment, setting.values, start)
+        resolve(replace(options, setting=name, set=own), experiment, setting.values, start, {})
 
 
 def _is_pinned(key: str, pins: list[str]) -> bool:
