@@ -43,16 +43,24 @@ EPISODES = (
     "episode.query=2 --set val.way=2"
 )
 SMALL = {
-    "ssl": f"--preset tiny --trials 4 --repeats 1 {SIZE} {BYOL}",
-    "pretrain": f"--trials 2 --repeats 1 {SIZE}",
-    "classify": f"--trials 1 --repeats 1 {SIZE}",
-    "fewshot": f"--preset tiny --trials 1 --repeats 1 {SIZE} {EPISODES} --set val.query=2",
+    "ssl": f"--preset tiny --trials 4 {SIZE} {BYOL}",
+    "pretrain": f"--trials 2 {SIZE}",
+    "classify": f"--trials 1 {SIZE}",
+    "fewshot": f"--preset tiny --trials 1 {SIZE} {EPISODES} --set val.query=2",
     "segment": (
-        f"--preset tiny --trials 1 --repeats 1 {SIZE} --data path/to/folder --set "
+        f"--preset tiny --trials 1 {SIZE} --data path/to/folder --set "
         "data.image_size=32 --set train.batch_size=8"
     ),
 }
 """Options that make an experiment take a second; a later option of a name wins."""
+SOURCES = "--set ssl:train.epoch_images=64 --set pretrain:train.epoch_images=64"
+SEVERAL = {
+    "python tune/run.py classify": f"--searches 2 {SOURCES}",
+    "python tune/run.py classify --searches 8": f"--searches 3 {SOURCES}",
+    "python tune/run.py fewshot --compare shots": "--searches 2",
+    "python tune/run.py fewshot --compare distance": "--searches 2",
+}
+"""Commands that make several searches of each setting, none of which has --repeats."""
 MORE = {
     "python tune/run.py ssl --trials 40": "--trials 5",
     # on a page of its own, another study `ssl`
@@ -162,6 +170,7 @@ def in_small(command: str) -> list[str]:
         words += shlex.split(SMALL[experiment])
         if "--data" not in words:
             words += ["--data", "digits"]
+        words += shlex.split(SEVERAL.get(command, "--repeats 1"))
         words += shlex.split(MORE.get(command, ""))
     return words
 
