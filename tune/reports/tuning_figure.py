@@ -1,11 +1,13 @@
 """Figure of a comparison's tuning curves: which setting is ahead at which number of trials."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
+from markupsafe import Markup
 
 from tune.reports.html_figures import figure
-from tune.reports.trial_points import five_digits
+from tune.reports.html_page import plot, render
+from tune.reports.trial_points import finite, five_digits
 from tune.reports.tuning_curve import TuningCurve, tuning_curve
 from tune.study.record import Record
 
@@ -18,11 +20,24 @@ _COLOURS = ("#14508c", "#d97706", "#2e7d32", "#8e44ad", "#c0392b", "#555555")
 _FEWEST = 4  # trials: fewer bound nothing
 
 
-def tuning_figure(records: Mapping[str, Record]) -> go.Figure | None:
+def tuning_section(searches: Mapping[str, Sequence[Record]]) -> Markup:
+    """The figure with its heading and note, as part of a page; empty where there is no figure.
+
+    Args:
+        searches: setting -> its searches, whose trials count as one sample.
+    """
+    drawn = tuning_figure(searches)
+    if drawn is None:
+        return Markup()
+    shown = plot(drawn, "the best of n trials, by setting", height=420)
+    return render("tuning.html", figure=shown, note=NOTE)
+
+
+def tuning_figure(searches: Mapping[str, Sequence[Record]]) -> go.Figure | None:
     """The curves of all settings; None where none has enough trials with results in [0, 1]."""
     traces = []
-    for place, (name, record) in enumerate(records.items()):
-        values = results(record)
+    for place, (name, records) in enumerate(searches.items()):
+        values = [value for record in records for value in results(record)]
         if len(values) < _FEWEST or min(values) < 0 or max(values) > 1:
             continue
         colour = _COLOURS[place % len(_COLOURS)]
@@ -30,7 +45,7 @@ def tuning_figure(records: Mapping[str, Record]) -> go.Figure | None:
     if not traces:
         return None
 
-    objective = next(iter(records.values())).objective
+    objective = next(record.objective for records in searches.values() for record in records)
     layout = go.Layout(
         xaxis={"title": {"text": "trials"}},
         yaxis={"title": {"text": f"best {objective}"}},
@@ -46,9 +61,10 @@ def results(record: Record) -> list[float]:
     for number, run in sorted(record.trials.items()):
         if number == 0 or run.state not in ("COMPLETE", "PRUNED"):
             continue
-        reached = [metrics[record.objective] for metrics in run.history]
-        if reached:
-            values.append(max(reached))
+        reached = [finite(metrics.get(record.objective)) for metrics in run.history]
+        known = [value for value in reached if value is not None]
+        if known:
+            values.append(max(known))
     return values
 
 

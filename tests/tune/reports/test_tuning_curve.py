@@ -1,9 +1,14 @@
 """Tuning curves against the distribution that the trials are drawn from."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from tune.reports.tuning_curve import tuning_curve
+from tune.reports.tuning_figure import NOTE, results, tuning_figure, tuning_section
+from tune.study.log_state import Run
 
 
 def test_the_median_is_that_of_the_best_of_n() -> None:
@@ -36,3 +41,37 @@ def test_few_draws_do_not_bound_the_best_of_many() -> None:
 def test_what_is_no_share_is_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="must be in"):
         tuning_curve(values, 3)
+
+
+def search(*reached: float, stopped: int = 0) -> Any:
+    """A record: trial 0 is the default; the first `stopped` others were stopped early."""
+    trials = {0: Run(state="COMPLETE", history=[{"val/top1": 0.99}])}
+    for number, value in enumerate(reached, start=1):
+        history = [{"val/top1": value}, {"val/top1": value / 2}]
+        state = "PRUNED" if number <= stopped else "COMPLETE"
+        trials[number] = Run(state=state, history=history)
+    trials[len(trials)] = Run(state="FAIL", history=[{"val/top1": 0.98}])
+    return SimpleNamespace(objective="val/top1", trials=trials)
+
+
+def test_results_are_the_best_epochs_of_drawn_trials() -> None:
+    assert results(search(0.2, 0.6, 0.4, stopped=1)) == [0.2, 0.6, 0.4]
+
+
+def test_figure_has_a_band_and_a_line_for_every_setting_with_enough_trials() -> None:
+    searches = {"A": [search(0.2, 0.3, 0.4), search(0.5, 0.6)], "B": [search(0.2)]}
+    figure = tuning_figure(searches)
+    assert figure is not None
+    area, line = figure.data
+    assert line.name == "A"
+    assert list(line.x) == [1, 2, 3, 4, 5]
+    expected = tuning_curve([0.2, 0.3, 0.4, 0.5, 0.6], 5)
+    assert list(line.y) == expected.median
+    assert list(area.y) == expected.high + expected.low[::-1]
+    assert NOTE.split(".")[0] in tuning_section(searches)
+
+
+def test_no_figure_without_trials_or_for_a_metric_that_is_no_share() -> None:
+    assert tuning_figure({"A": [search(0.2)]}) is None
+    assert tuning_figure({"A": [search(1.0, 8.0, 9.0, 12.0)]}) is None
+    assert tuning_section({"A": []}) == ""
