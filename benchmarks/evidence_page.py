@@ -27,6 +27,11 @@ def records(name: str) -> Entry:
     return found
 
 
+def luck(part: str) -> list[Entry]:
+    """A part of the records of `search_luck.py`, of all tasks."""
+    return [row for task in TASKS for row in records(f"search_luck_{task}")[part]]
+
+
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A table."""
     head = list(header)
@@ -107,7 +112,7 @@ def _seeds() -> str:
             share(row[split]["seed_sd"]),
             f"{row[split]['common_share']:.0%}",
         ]
-        for row in records("search_luck")["seeds"]
+        for row in luck("seeds")
         for split in ("validation", "test")
     ]
     header = ["task", "split", "sd between seeds", "of its variance common to all configurations"]
@@ -116,7 +121,7 @@ def _seeds() -> str:
 
 def _one_or_each() -> str:
     lines = []
-    for row in records("search_luck")["searches"]:
+    for row in luck("searches"):
         if row["seeds"] == "each - one":
             name = f"{row['task']}, {row['sampler']}"
             lines.append([name, str(row["trials"]), signed(row["true_test"]), signed(row["fall"])])
@@ -130,7 +135,7 @@ def _one_or_each() -> str:
 
 
 def _falls() -> str:
-    rows = records("search_luck")["searches"]
+    rows = luck("searches")
     lines = []
     for key in dict.fromkeys((row["task"], row["sampler"], row["trials"]) for row in rows):
         some = {
@@ -143,7 +148,7 @@ def _falls() -> str:
 
 
 def _budgets() -> str:
-    rows = records("search_luck")["budgets"]
+    rows = luck("budgets")
     lines = []
     for trials in sorted({row["trials"] for row in rows}):
         cells = []

@@ -2,7 +2,7 @@
 how much its best value falls under fresh seeds, and what splitting a budget into several searches
 costs.
 
-    python benchmarks/search_luck.py  # writes docs/results/search_luck.json
+    python benchmarks/search_luck.py  # writes docs/results/search_luck_<task>.json
     python benchmarks/search_luck.py --searches 20 --drawn 1000 --no-results  # a try
 
 Trainings are those that `record_seeds.py` recorded. `true` is the mean over seeds of the
@@ -147,29 +147,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--drawn", type=int, default=10_000, help="random searches of a case")
-    parser.add_argument("--searches", type=int, default=300, help="searches by the study")
+    parser.add_argument("--searches", type=int, default=200, help="searches by the study")
     parser.add_argument("--no-results", action="store_true", help="print, and write no file")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rng = np.random.default_rng(16)
-
-    found: dict[str, list[dict[str, Any]]] = {"seeds": [], "searches": [], "budgets": []}
-    for side in map(load, TASKS):
-        parts = {
-            "seeds": iter([common_share(side)]),
-            "budgets": budget_curve(side, rng, options.drawn),
-            "searches": at_random(side, rng, options.drawn),
+    for name in options.tasks:
+        side = load(name)
+        rng = np.random.default_rng(16)
+        found: dict[str, list[dict[str, Any]]] = {
+            "seeds": [common_share(side)],
+            "budgets": list(budget_curve(side, rng, options.drawn)),
+            "searches": list(at_random(side, rng, options.drawn)),
         }
-        for name, rows in parts.items():
-            for row in rows:
-                print(row, flush=True)
-                found[name].append(row)
-        for row in by_the_study(side, rng, options.searches):
+        found["searches"] += by_the_study(side, rng, options.searches)
+        for row in (row for rows in found.values() for row in rows):
             print(row, flush=True)
-            found["searches"].append(row)
-    if not options.no_results:
-        write_results("search_luck", found)
+        if not options.no_results:
+            write_results(f"search_luck_{name}", found)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ LOOKS = tuple((5 + 3 * look, significance(look + 1)) for look in range(3))
 """(replicates, alpha) of a comparison that is extended while a question is undecided."""
 REPEATS = 6
 TRIALS = 12
+MANY, HIGHEST_BOUND = 10_000, 0.06
+"""Tables of a case from which on its upper bound must not be higher."""
 CHECKED = 50
 """Tables of a case that the product's own functions decide too."""
 
@@ -147,9 +149,12 @@ class Row:
 
     @property
     def fails(self) -> bool:
-        """More than .05 by more than the error of the simulation (at one in a thousand)."""
+        """More than .05 by more than the error of the simulation (at one in a thousand), or, where
+        many tables make the bound tight, an upper bound above .06."""
         k, n = self.false, self.tables
-        return self.used and float(stats.binom.sf(k - 1, n, rules.ALPHA)) < 0.001
+        beyond_chance = float(stats.binom.sf(k - 1, n, rules.ALPHA)) < 0.001
+        beyond_bound = n >= MANY and self.bounds[1] > HIGHEST_BOUND
+        return self.used and not self.shift and (beyond_chance or beyond_bound)
 
     def __str__(self) -> str:
         power = f"  right {self.right / self.tables:.3f}" if self.shift else ""
