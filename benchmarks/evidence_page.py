@@ -169,6 +169,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "settings, version 1": lambda: _null("settings", lambda design: design.startswith("1 x")),
     "settings, power": lambda: _power("settings"),
     "settings, opposite": _opposite,
+    "configurations, false": lambda: _null("configurations", lambda design: True),
     "search, false": lambda: _null("best against default", lambda design: True),
     "search, power": lambda: _power("best against default"),
     "seeds": _seeds,

@@ -88,6 +88,15 @@ SETTING_RULES: dict[str, SettingRule] = {
     "sign flips": first_look(rules.sign_flips),
 }
 """All at the level of a first look, but for one."""
+CONFIGURATION_RULES: dict[str, SettingRule] = {
+    "* 6 seeds each (Welch)": lambda scores: rules.welch_replicates(scores, rules.ALPHA),
+    "image noise left out": lambda scores: rules.welch_replicates(
+        Scores(scores.replicates, {}), rules.ALPHA
+    ),
+    "pooled spread": lambda scores: rules.pooled_replicates(scores, rules.ALPHA),
+}
+"""For a table of one search each: is the configuration of one setting better than that of
+another?"""
 LOOK_RULES: dict[str, SettingRule] = {
     "* paired, spent alpha": with_looks(rules.paired_replicates),
     "not paired, spent alpha": with_looks(rules.welch_replicates),
@@ -301,6 +310,25 @@ def version_1(world: World, rng: np.random.Generator, count: int) -> dict[str, n
     return {VERSION_1: rules.one_search_each(found)}
 
 
+def configuration_rows(side: Side, rng: np.random.Generator, count: int) -> Iterator[Row]:
+    """All rows about the chosen configurations of one search of each setting, where all
+    configurations are equally good."""
+    design = Design(1, TRIALS, REPEATS)
+    flat = side.level()
+    equal = all_equal(flat)
+    worlds = {
+        "equal": World(equal),
+        "one with three times the noise": World(one_noisier(flat)),
+        "other images": World(equal, images=True),
+        "a tenth of the runs lost": World(equal, Trouble(lost=0.1)),
+        "a tenth of the runs diverged": World(equal, Trouble(diverged=0.1)),
+    }
+    for case, world in worlds.items():
+        for rule, signs in decide(world, rng, count, design, CONFIGURATION_RULES).items():
+            counts = judge(signs, np.zeros(len(QUESTIONS), dtype=int))
+            yield Row("configurations", side.name, case, str(design), rule, count, *counts)
+
+
 # -- one search against its default
 
 
@@ -384,6 +412,7 @@ def main() -> None:
         side = load(name).smoothed(rng)
         for rows in (
             setting_rows(side, rng, count, designs),
+            configuration_rows(side, rng, count),
             search_rows(side, rng, count),
             product_rows(side, rng, count, searches, designs),
         ):

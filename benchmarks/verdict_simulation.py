@@ -16,7 +16,10 @@ _AT_ONCE = 1000  # tables whose test samples are drawn together; bounds memory
 
 @dataclass(frozen=True)
 class Design:
-    """R searches of n trials each, whose choice is trained anew under m fresh seeds."""
+    """R searches of n trials each, whose choice is trained anew under m fresh seeds.
+
+    The mean of those m is a replicate; of one search, the m runs themselves are the scores.
+    """
 
     searches: int
     trials: int
@@ -134,7 +137,8 @@ def _tables(world: World, rng: np.random.Generator, count: int, design: Design) 
         seeds = rng.integers(side.test.shape[1], size=shape)
         runs = Runs(side, np.broadcast_to(chosen[..., None], shape), seeds)
         values, lost = world.trouble.happen(rng, runs.test(weights), side.chance)
-        replicates[name] = np.where(lost, np.nan, values).mean(2)
+        usable = np.where(lost, np.nan, values)
+        replicates[name] = usable[:, 0] if design.searches == 1 else usable.mean(2)
         if weights is not None:
             right[name] = runs.right()
 

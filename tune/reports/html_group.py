@@ -22,6 +22,7 @@ from tune.reports.html_sections import (
 )
 from tune.reports.pooled_table import compare_searches, has_searches
 from tune.reports.table_figure import draw, draw_pooled
+from tune.reports.tuning_figure import tuning_section
 from tune.reports.verdict import judge_study
 
 
@@ -42,6 +43,7 @@ def write_group_report(folder: Path) -> Path:
         differences=comparison.differences,
         questions=comparison.questions,
         comparison=comparison_content(comparison, figure),
+        tuning=tuning_section({row.setting: [row.record] for row in comparison.rows}),
         settings=[_setting(row) for row in comparison.rows],
     )
     path = folder / "report.html"
@@ -55,7 +57,9 @@ def _write_searches_report(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     figure = draw_pooled(comparison, folder / "table.png")
     settings = []
+    records = {}
     for row in comparison.rows:
+        records[row.setting] = [one.record for one in row.searches.values()]
         for search, one in row.searches.items():
             settings.append(_setting(one) | {"title": f"{row.setting}, {search}"})
     body = render(
@@ -64,6 +68,7 @@ def _write_searches_report(folder: Path) -> Path:
         differences=comparison.differences,
         questions=comparison.questions,
         comparison=pooled_content(comparison, figure),
+        tuning=tuning_section(records),
         settings=settings,
     )
     path = folder / "report.html"
