@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from tune.reports.importances import Importances
+from tune.reports.importances import Importances, Share
 from tune.reports.statistics import Interval
 from tune.reports.trial_points import finite, five_digits
 from tune.reports.verdict import StudyVerdict, repeat_scores
@@ -132,18 +132,31 @@ def _stop_marks(runs: Runs, objective: str, colour: str) -> go.Scatter:
 
 
 def importance_bars(found: list[Importances]) -> go.Figure:
-    """Bars by parameter, one colour per fidelity; the most important parameter on top."""
+    """Bars by parameter with intervals, one colour per fidelity; the most important on top."""
     names = list(dict.fromkeys(name for result in found for name in result.shares))
     traces = []
     for result, colour in zip(found, (BEST, EARLY), strict=False):
-        shares = [result.shares.get(name, 0.0) for name in names]
+        nothing = Share(0.0, 0.0, 0.0)
+        shares = [result.shares.get(name, nothing) for name in names]
+        error_bars = {
+            "type": "data",
+            "symmetric": False,
+            "array": [five_digits(max(0.0, share.high - share.value)) for share in shares],
+            "arrayminus": [five_digits(max(0.0, share.value - share.low)) for share in shares],
+            "color": STOP_MARK,
+            "thickness": 1,
+            "width": 3,
+        }
         bars = go.Bar(
             orientation="h",
             name=f"at {result.fidelity} ({result.trials} trials)",
             marker={"color": colour},
             y=names,
-            x=[five_digits(share) for share in shares],
-            hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+            x=[five_digits(share.value) for share in shares],
+            error_x=error_bars,
+            text=[f"{share.low:.0%} to {share.high:.0%}" for share in shares],
+            textposition="none",
+            hovertemplate="%{y}: %{x:.1%} (%{text})<extra></extra>",
         )
         traces.append(bars)
 

@@ -38,8 +38,9 @@ def parameter_sections(record: Record, best: int | None) -> Iterator[tuple[str, 
     yield "Importance of parameters", _importance(found)
     yield "Parallel coordinates", _parallel(record, points, axes, rung)
 
-    shares = found[0].shares if found else {}
-    by_importance = sorted(axes, key=lambda axis: (-shares.get(axis.name, 0.0), axis.name))
+    order = list(found[0].shares) if found else []
+    rank = {name: place for place, name in enumerate(order)}
+    by_importance = sorted(axes, key=lambda axis: (rank.get(axis.name, len(rank)), axis.name))
     yield "One parameter at a time", _slices(record, points, by_importance, best)
 
 

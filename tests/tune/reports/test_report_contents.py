@@ -139,7 +139,7 @@ def test_figures_of_parameters_show_all_trials(record: Record, sections: dict[st
     for trace, result in zip(bars["data"], found, strict=True):
         shares = dict(zip(trace["y"], trace["x"], strict=True))
         for name, share in result.shares.items():
-            assert shares[name] == pytest.approx(share, rel=1e-4)
+            assert shares[name] == pytest.approx(share.value, rel=1e-4)
 
     [parallel] = figures_of(sections["Parallel coordinates"])
     dimensions = parallel["data"][0]["dimensions"]
