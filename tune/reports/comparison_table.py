@@ -14,6 +14,7 @@ from trainables.errors import UserError
 from tune.command_line import command
 from tune.formatting import DEFAULT, assignments
 from tune.reports.config_differences import same_data
+from tune.reports.sampling_error import Runs, outcomes_of, sampling_variance
 from tune.reports.statistics import LEVEL, Interval, holm, mean_of
 from tune.reports.verdict import difference, repeat_scores, test_metric
 from tune.study.group import members
@@ -36,6 +37,9 @@ class TableRow:
 
     scores: dict[int, float]
     """Seed -> test accuracy of the chosen trial's repeats."""
+
+    outcomes: Runs
+    """Seed -> outcomes of the test images in these repeats, where they are known."""
 
     accuracy: Interval | None
     """Test accuracy over the repeats of the chosen trial; None where they are missing."""
@@ -158,6 +162,11 @@ class ComparisonTable:
         """Rows with repeats."""
         return [row for row in self.rows if row.accuracy is not None]
 
+    @property
+    def covers_images(self) -> bool:
+        """True where all intervals cover another draw of test images too."""
+        return all(row.outcomes for row in self.judged)
+
 
 def compare_settings(folder: Path, search: int | None = None) -> ComparisonTable:
     """Compare the settings of a group.
@@ -192,7 +201,9 @@ def compare_settings(folder: Path, search: int | None = None) -> ComparisonTable
         metric=metric,
         rows=rows,
         differences=corrected(
-            _gains(comparison.questions, judged), len(comparison.questions), about=ONE_SEARCH
+            _gains(comparison.questions, judged, metric),
+            len(comparison.questions),
+            about=ONE_SEARCH,
         ),
         missing=[name for name in comparison.settings if name not in judged],
     )
@@ -215,7 +226,11 @@ def corrected(gains: Mapping[str, Interval], questions: int, **common: Any) -> l
 
 def _row(name: str, about: str, record: Record, metric: str) -> TableRow:
     number = record.best_number()
-    scores = {} if number is None else repeat_scores(record, number, metric)
+    scores = {}
+    outcomes: Runs = {}
+    if number is not None:
+        scores = repeat_scores(record, number, metric)
+        outcomes = outcomes_of(record, number)
     default_scores = repeat_scores(record, 0, metric)
     return TableRow(
         name=name,
@@ -223,19 +238,26 @@ def _row(name: str, about: str, record: Record, metric: str) -> TableRow:
         record=record,
         number=number,
         scores=scores,
-        accuracy=_accuracy(scores),
-        default=_accuracy(default_scores),
+        outcomes=outcomes,
+        accuracy=_accuracy(scores, sampling_variance(metric, outcomes)),
+        default=_accuracy(default_scores, sampling_variance(metric, outcomes_of(record, 0))),
     )
 
 
-def _accuracy(scores: Mapping[int, float]) -> Interval | None:
-    """Estimate the mean of a configuration's repeats; None where there are too few."""
+def _accuracy(scores: Mapping[int, float], of_images: float | None) -> Interval | None:
+    """Estimate the mean of a configuration's repeats; None where there are too few.
+
+    Args:
+        of_images: variance over other samples of test images; None where it is unknown.
+    """
     if len(scores) < 2:
         return None
-    return mean_of(list(scores.values())).clipped_to_unit()
+    return mean_of(list(scores.values()), of_images or 0.0).clipped_to_unit()
 
 
-def _gains(questions: Mapping[str, str], judged: Mapping[str, TableRow]) -> dict[str, Interval]:
+def _gains(
+    questions: Mapping[str, str], judged: Mapping[str, TableRow], metric: str
+) -> dict[str, Interval]:
     """Differences that can be estimated, in the order of the questions."""
     gains = {}
     for name in questions:
@@ -244,5 +266,6 @@ def _gains(questions: Mapping[str, str], judged: Mapping[str, TableRow]) -> dict
             continue
         row, other = judged[first], judged[second]
         if same_data(row.record, other.record):
-            gains[name] = difference(row.scores, other.scores)
+            of_images = sampling_variance(metric, row.outcomes, other.outcomes)
+            gains[name] = difference(row.scores, other.scores, of_images or 0.0)
     return gains

@@ -162,7 +162,7 @@ def importance_bars(found: list[Importances]) -> go.Figure:
 
     layout = go.Layout(
         showlegend=True,
-        xaxis={"title": {"text": "share of importance"}, "tickformat": ".0%"},
+        xaxis={"title": {"text": "share of the differences between trials"}, "tickformat": ".0%"},
         yaxis={"autorange": "reversed", "automargin": True},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         margin={"l": 120, "r": 15, "t": 60, "b": 45},

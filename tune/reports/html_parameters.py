@@ -59,7 +59,6 @@ def _importance(found: list[Importances]) -> Markup:
         results=found,
         method=METHOD,
         few=FEW,
-        percent=lambda share: f"{share:.0%}",
     )
 
 

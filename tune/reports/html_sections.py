@@ -115,10 +115,14 @@ def against_default(record: Record, number: int, verdict: StudyVerdict | None) -
                 same.append(name)
 
     figure = None
+    covered = ""
     if verdict is not None:
         drawn = figures.against_default(record, verdict)
         figure = plot(drawn, f"{verdict.metric} over fresh seeds", height=220)
-    return render("against_default.html", differing=differing, same=same, figure=figure)
+        covered = verdict.covered
+    return render(
+        "against_default.html", differing=differing, same=same, figure=figure, covered=covered
+    )
 
 
 def _departures_table(record: Record, number: int) -> Markup:

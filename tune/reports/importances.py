@@ -1,43 +1,44 @@
-"""Importance of parameters: which of them tell the best trials from the others.
+"""Importance of parameters: how much of the difference between trials each of them explains.
 
-The method is PED-ANOVA (Watanabe et al. 2023, https://arxiv.org/abs/2304.10255) as Optuna computes
-it, with two changes, so that no parameter is credited with the effect of another:
+A parameter's importance is its main effect in an analysis of variance of ranks (Conover and Iman
+1981): the share of the variance of the trials' ranks that a curve of the parameter explains,
+corrected for chance as the adjusted R^2 is. The curve is a mean for each choice, or a parabola in a
+number. Effects of combinations are not included.
 
-- A number whose range depends on another parameter, as the learning rate's on the optimizer, is
-  compared by its position in the range, from 0 to 1. By its value it would tell the optimizer.
-- A parameter that only some trials have is compared among these, and counts by their share. Optuna
-  (conditional PED-ANOVA, https://arxiv.org/abs/2601.20800) also counts how much better they are,
-  which is the effect of another parameter.
+No parameter is credited with the effect of another:
 
-Intervals are those of a bootstrap over trials. Another method, such as fANOVA, may rank the
-parameters differently.
+- A number enters by its position in the range that it was drawn from. The range of the learning
+  rate depends on the optimizer: its value would tell the optimizer.
+- A parameter that only some trials have explains differences among these alone.
+
+Intervals are those of a bootstrap over trials. PED-ANOVA (Watanabe et al. 2023), as Optuna has it,
+compares the best tenth of the trials with the others: in a search of tens of trials these are five,
+which order parameters at random.
 """
 
 import math
-import warnings
-from collections.abc import Container
 from dataclasses import dataclass
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.importance import PedAnovaImportanceEvaluator
-from optuna.storages import InMemoryStorage
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.trial import FrozenTrial, TrialState
+from scipy.stats import rankdata
 
-METHOD = "PED-ANOVA"
+METHOD = "analysis of variance of the trials' ranks, main effects"
 FEW = 10
 """Trials needed for a result."""
-DRAWS = 200
+DRAWS = 1000
 """Bootstrap samples of the trials."""
 LEVEL = 0.95
 """Level of the intervals; also the share of the samples in which the first parameter must be first
 for the order to count."""
 
-_BEST = 5  # Optuna's documentation: PED-ANOVA needs at least so many trials in "the best"
-_BEST_SHARE = 0.1
 _SEED = 0  # of the bootstrap: the same record gives the same page
-_POSITION = FloatDistribution(0.0, 1.0)
 
 Scored = tuple[FrozenTrial, float]
 """A trial and its value at one epoch."""
@@ -45,7 +46,7 @@ Scored = tuple[FrozenTrial, float]
 
 @dataclass(frozen=True)
 class Share:
-    """A parameter's share of the importance, in [0, 1], with its bootstrap interval."""
+    """Share of the variance that a parameter explains, in [0, 1], with its bootstrap interval."""
 
     value: float
     low: float
@@ -61,18 +62,15 @@ class Importances:
 
     trials: int
 
-    best: float
-    """Share of the trials that count as the best."""
-
     shares: dict[str, Share]
-    """Parameter -> share of the importance, largest first; they add up to 1."""
+    """Parameter -> share of the variance that it explains, largest first."""
 
     first: float
     """Share of the bootstrap samples in which the first parameter is first."""
 
     @property
     def decided(self) -> bool:
-        """True where other trials of this study's kind would put the same parameter first."""
+        """True where the order does not hang on single trials."""
         return self.first >= LEVEL
 
     @property
@@ -81,7 +79,7 @@ class Importances:
         leader = next(iter(self.shares), None)
         if leader is None:
             return f"At {self.fidelity} no parameter differs between trials."
-        often = f"{leader} is first in {self.first:.0%} of {DRAWS} resampled sets of trials"
+        often = f"{leader} is first in {self.first:.0%} of {DRAWS:,} resampled sets of trials"
         if self.decided:
             return f"At {self.fidelity} {often}."
         return f"At {self.fidelity} too few trials to tell: {often}."
@@ -121,28 +119,36 @@ def _scored_at(epoch: int, trials: list[FrozenTrial]) -> list[Scored]:
 
 
 def _importances(fidelity: str, scored: list[Scored]) -> Importances:
-    dependent = _dependent_ranges([trial for trial, _ in scored])
-    trials = []
-    for index, (trial, value) in enumerate(scored):
-        trials.append(_comparable(index, trial, value, dependent))
+    trials = [trial for trial, _ in scored]
+    ranks = rankdata([value for _, value in scored])
+    columns = _designs(trials)
 
-    best = max(_BEST_SHARE, _BEST / len(trials))
-    shares = _shares(trials, best)
-    names = sorted(shares, key=lambda name: (-shares[name], name))
-    drawn = _resampled_shares(trials, best, names)  # (DRAWS, P)
+    all_once = np.ones((1, len(trials)))
+    observed = _explained(columns, ranks, all_once)[0]
+    order = np.argsort(-observed, kind="stable")
+    drawn = _explained(columns, ranks, _resampled(len(trials)))[:, order]  # (DRAWS, P)
 
     tail = (1 - LEVEL) / 2
     lows, highs = np.quantile(drawn, [tail, 1 - tail], axis=0)
-    intervals = {}
-    for name, low, high in zip(names, lows.tolist(), highs.tolist(), strict=True):
-        intervals[name] = Share(shares[name], low, high)
-    return Importances(fidelity, len(trials), best, intervals, _first(drawn))
+    names = list(columns)
+    shares = {}
+    for place, index in enumerate(order):
+        value = float(observed[index])
+        low = min(value, float(lows[place]))
+        high = max(value, float(highs[place]))
+        shares[names[index]] = Share(value, low, high)
+    return Importances(fidelity, len(trials), shares, _first(drawn))
+
+
+def _resampled(trials: int) -> np.ndarray:  # (DRAWS, n) number of times that each trial is drawn
+    random = np.random.default_rng(_SEED)
+    return random.multinomial(trials, np.full(trials, 1 / trials), size=DRAWS).astype(float)
 
 
 def _first(
     drawn: np.ndarray,  # (DRAWS, P)
 ) -> float:
-    """Share of the samples in which the first parameter has the largest share."""
+    """Share of the samples in which the first parameter explains most."""
     if not drawn.size:
         return 0.0
     largest = drawn.max(axis=1)
@@ -150,87 +156,84 @@ def _first(
     return float(is_first.mean())
 
 
-def _resampled_shares(
-    trials: list[FrozenTrial], best: float, names: list[str]
-) -> np.ndarray:  # (DRAWS, P)
-    """Shares of sets of as many trials, drawn with replacement."""
-    random = np.random.default_rng(_SEED)
-    rows = []
-    for _ in range(DRAWS):
-        drawn = random.integers(len(trials), size=len(trials))
-        shares = _shares([trials[index] for index in drawn], best)
-        rows.append([shares.get(name, 0.0) for name in names])
-    return np.array(rows)
+def _explained(
+    designs: dict[str, np.ndarray],  # each (n, k), NaN where a trial lacks the parameter
+    ranks: np.ndarray,  # (n,)
+    weights: np.ndarray,  # (B, n) number of times that each trial counts
+) -> np.ndarray:  # (B, P)
+    """Share of the variance that each parameter explains, corrected for chance, at least 0."""
+    mean = weights @ ranks / weights.sum(axis=1)
+    total = weights @ ranks**2 - weights.sum(axis=1) * mean**2
+
+    # A resampled set fits chance a second time: it has the chance of the trials in it already.
+    times = 1 if len(weights) == 1 else 2
+    shares = np.zeros((len(weights), len(designs)))
+    for place, design in enumerate(designs.values()):
+        explained = _explained_squares(design, ranks, weights, times)
+        shares[:, place] = np.divide(explained, total, out=np.zeros_like(total), where=total > 0)
+    return shares.clip(0.0, 1.0)
 
 
-def _shares(trials: list[FrozenTrial], best: float) -> dict[str, float]:
-    """Parameter -> share of the importance; all 0 where no parameter matters."""
-    study = optuna.create_study(direction="maximize", storage=_GivenTrials(trials))
-    evaluator = PedAnovaImportanceEvaluator(target_quantile=best)
-    with warnings.catch_warnings():
-        # Optuna warns of each choice that a single trial has made, and leaves it out.
-        warnings.simplefilter("ignore")
-        raw = evaluator.evaluate(study)
+def _explained_squares(
+    design: np.ndarray,  # (n, k), NaN where a trial lacks the parameter
+    ranks: np.ndarray,  # (n,)
+    weights: np.ndarray,  # (B, n)
+    times: int,  # how often to correct for chance
+) -> np.ndarray:  # (B,)
+    """Sum of squares that a least-squares fit explains among the trials that have the parameter."""
+    has = ~np.isnan(design[:, 0])
+    x, y, w = design[has], ranks[has], weights[:, has]
+    count = w.sum(axis=1)
+    freedom = count - 1 - x.shape[1]
+    known = freedom > 0
 
-    top = _top(trials, best)
-    weights = {}
-    for name, importance in raw.items():
-        weights[name] = importance * _without_the_condition(name, trials, top)
-    total = sum(weights.values())
-    return {name: weight / total if total else 0.0 for name, weight in weights.items()}
+    safe = np.maximum(count, 1)
+    x_mean = w @ x / safe[:, None]  # (B, k)
+    y_mean = w @ y / safe  # (B,)
+    covariance = np.einsum("bn,ni,nj->bij", w, x, x)
+    covariance -= safe[:, None, None] * x_mean[:, :, None] * x_mean[:, None, :]
+    with_ranks = (w * y) @ x - safe[:, None] * x_mean * y_mean[:, None]  # (B, k)
+    squares = w @ y**2 - safe * y_mean**2
 
-
-def _top(trials: list[FrozenTrial], best: float) -> list[FrozenTrial]:
-    """The best trials as PED-ANOVA counts them: equal values are in or out together."""
-    values = sorted((_value(trial) for trial in trials), reverse=True)
-    cutoff = values[math.ceil(best * len(values)) - 1]
-    return [trial for trial in trials if _value(trial) >= cutoff]
-
-
-def _without_the_condition(name: str, trials: list[FrozenTrial], top: list[FrozenTrial]) -> float:
-    """Factor on the importance of a parameter that only some trials have.
-
-    With a share a of the best trials and b of all, Optuna multiplies what the parameter tells among
-    them by a^2 / b (theorem 4.2 of conditional PED-ANOVA). b alone leaves out how good they are.
-    """
-    having = sum(name in trial.params for trial in trials) / len(trials)
-    having_in_top = sum(name in trial.params for trial in top) / len(top)
-    if not having_in_top:
-        return 0.0
-    return (having / having_in_top) ** 2
+    slopes = np.einsum("bij,bj->bi", np.linalg.pinv(covariance, hermitian=True), with_ranks)
+    rest = squares - (slopes * with_ranks).sum(axis=1)
+    chance = np.where(known, (count - 1) / np.maximum(freedom, 1), np.inf) ** times
+    corrected = squares - rest * np.where(known, chance, 0.0)
+    return np.where(known, corrected, 0.0)
 
 
-def _dependent_ranges(trials: list[FrozenTrial]) -> set[str]:
-    """Numbers that were drawn from more than one range."""
-    ranges: dict[str, set[BaseDistribution]] = {}
-    for trial in trials:
-        for name, distribution in trial.distributions.items():
-            if isinstance(distribution, FloatDistribution | IntDistribution):
-                ranges.setdefault(name, set()).add(distribution)
-    return {name for name, found in ranges.items() if len(found) > 1}
+def _designs(trials: list[FrozenTrial]) -> dict[str, np.ndarray]:
+    """Parameter -> columns (n, k) of its curve; NaN where a trial lacks it. Parameters with one
+    value are left out."""
+    names = sorted({name for trial in trials for name in trial.params})
+    designs = {}
+    for name in names:
+        having = [name in trial.params for trial in trials]
+        rows = [trial for trial in trials if name in trial.params]
+        columns = _columns(name, rows)
+        if columns.shape[1]:
+            design = np.full((len(trials), columns.shape[1]), np.nan)
+            design[having] = columns
+            designs[name] = design
+    return designs
 
 
-def _comparable(index: int, trial: FrozenTrial, value: float, dependent: set[str]) -> FrozenTrial:
-    """The trial with another value and with positions in place of the `dependent` numbers; a pruned
-    one counts as complete."""
-    params = dict(trial.params)
-    distributions = dict(trial.distributions)
-    for name in dependent & params.keys():
-        params[name] = _position(params[name], distributions[name])
-        distributions[name] = _POSITION
-    return FrozenTrial(
-        number=index,
-        trial_id=index,
-        state=TrialState.COMPLETE,
-        value=value,
-        params=params,
-        distributions=distributions,
-        datetime_start=trial.datetime_start,
-        datetime_complete=trial.datetime_start,
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={},
-    )
+def _columns(name: str, trials: list[FrozenTrial]) -> np.ndarray:  # (m, k)
+    """Indicators of all choices but one, or a position and its square; k = 0 for one value."""
+    distributions = [trial.distributions[name] for trial in trials]
+    values = [trial.params[name] for trial in trials]
+    if any(isinstance(each, CategoricalDistribution) for each in distributions):
+        texts = np.array([str(value) for value in values])
+        choices = np.unique(texts)[1:]
+        indicators: np.ndarray = texts[:, None] == choices
+        return indicators.astype(float)
+
+    pairs = zip(values, distributions, strict=True)
+    position = np.array([_position(value, each) for value, each in pairs])
+    if np.ptp(position) == 0:
+        return np.zeros((len(position), 0))
+    centred = position - position.mean()
+    return np.stack([centred, centred**2], axis=1)
 
 
 def _position(value: float, distribution: BaseDistribution) -> float:
@@ -242,30 +245,4 @@ def _position(value: float, distribution: BaseDistribution) -> float:
         low, high, value = math.log(low), math.log(high), math.log(value)
     if high == low:
         return 0.5
-    return min(1.0, max(0.0, (value - low) / (high - low)))
-
-
-def _value(trial: FrozenTrial) -> float:
-    assert trial.value is not None  # `_comparable` gives one
-    return trial.value
-
-
-class _GivenTrials(InMemoryStorage):
-    """A storage of given trials.
-
-    Adding them to an ordinary one copies each parameter's distribution, which takes longer than the
-    importances.
-    """
-
-    def __init__(self, trials: list[FrozenTrial]) -> None:
-        super().__init__()
-        self._given = trials
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        """The given trials in one of the states; never copied."""
-        return [trial for trial in self._given if states is None or trial.state in states]
+    return (value - low) / (high - low)

@@ -33,27 +33,31 @@ Runs = Mapping[int, ImageOutcomes]
 
 
 def outcomes_of(study: StudyView, number: int) -> dict[int, ImageOutcomes]:
-    """Outcomes of a trial's repeats, by seed; repeats of earlier versions have none."""
+    """Outcomes of a trial's repeats, by seed. Those that diverged or are of an earlier version have
+    none."""
     found = {}
     for (trial, seed), run in study.repeats.items():
         if trial != number or run.state != "COMPLETE" or run.outcome is None:
             continue
-        if run.outcome.tested:
+        diverged = bool(run.reason)
+        if run.outcome.tested and not diverged:
             found[seed] = ImageOutcomes.from_record(run.outcome.tested)
     return found
 
 
 def sampling_variance(metric: str, first: Runs, second: Runs | None = None) -> float | None:
-    """Variance, over test images, of the mean of `metric` over the runs of one configuration; or of
-    the difference between two configurations that were judged on the same images.
+    """Variance, over test images, of the mean of `metric` over the runs of one configuration, or of
+    the difference between the means of two.
+
+    Runs that were judged on different test sets share no luck: those of several searches with test
+    images of their own have a variance of 0, as their spread shows all of it.
 
     Args:
         metric: full name, such as `test/top1`.
         second: the configuration that is subtracted.
     Returns:
         The variance without what the runs' own seeds add at each image, unless a configuration has
-        one run alone. None where outcomes are missing, where the configurations were judged on
-        different images, or where all images belong to one cluster.
+        one run alone. None where outcomes are missing, or where all images belong to one cluster.
     """
     runs = [*first.items()]
     if second is not None:
@@ -61,7 +65,7 @@ def sampling_variance(metric: str, first: Runs, second: Runs | None = None) -> f
     outcomes = [run for _, run in runs]
     if not first or (second is not None and not second):
         return None
-    if not _comparable(outcomes, metric):
+    if not all(metric in run.right or metric in run.overlaps for run in outcomes):
         return None
 
     covariance = _covariance(outcomes, metric)
@@ -75,14 +79,6 @@ def sampling_variance(metric: str, first: Runs, second: Runs | None = None) -> f
         variance += _between_seeds(covariance, seeds, ~is_first, ~is_first)
         variance -= 2 * _between_seeds(covariance, seeds, is_first, ~is_first)
     return max(0.0, variance)
-
-
-def _comparable(outcomes: Sequence[ImageOutcomes], metric: str) -> bool:
-    """True where all runs have the metric, on the same images."""
-    test_sets = {run.test_set for run in outcomes}
-    if len(test_sets) > 1:
-        return False
-    return all(metric in run.right or metric in run.overlaps for run in outcomes)
 
 
 def _between_seeds(
@@ -100,8 +96,21 @@ def _between_seeds(
 
 
 def _covariance(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | None:
-    """Covariance (R, R), over draws of the test set, of the runs' scores; None where there is
+    """Covariance (R, R), over draws of the test sets, of the runs' scores; None where there is
     nothing to draw from."""
+    covariance = np.zeros((len(outcomes), len(outcomes)))
+    test_sets = np.array([run.test_set for run in outcomes])
+    for test_set in dict.fromkeys(test_sets.tolist()):
+        members = np.flatnonzero(test_sets == test_set)
+        block = _covariance_on_one([outcomes[index] for index in members.tolist()], metric)
+        if block is None:
+            return None
+        covariance[np.ix_(members, members)] = block
+    return covariance
+
+
+def _covariance_on_one(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | None:
+    """The same for runs on one test set."""
     first = outcomes[0]
     if metric in first.overlaps:
         overlaps = np.stack([run.overlaps[metric] for run in outcomes])

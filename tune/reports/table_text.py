@@ -14,6 +14,7 @@ from tune.formatting import plain_console
 from tune.reports.comparison_table import ComparisonTable, Difference, TableRow
 from tune.reports.config_differences import config_differences, same_data
 from tune.reports.marks import marks
+from tune.reports.sampling_error import MISSING
 from tune.reports.statistics import LEVEL, Interval
 
 _FILE_WIDTH = 150  # columns, where the output is not a terminal
@@ -116,6 +117,12 @@ def _mean(interval: Interval | None) -> str:
     return "-" if interval is None else f"{interval.mean:.3f}"
 
 
+def _about_images(table: ComparisonTable) -> str:
+    if table.covers_images:
+        return "and another draw of test images"
+    return f"alone: {MISSING}"
+
+
 def notes(table: ComparisonTable) -> list[str]:
     """Explain how to read the table."""
     judged = table.judged
@@ -127,7 +134,7 @@ def notes(table: ComparisonTable) -> list[str]:
         "Another search would find others, so it says nothing about the settings "
         "(`table --with` compares settings, over searches).",
         "Intervals cover the randomness of training (paired t where seeds are common, else "
-        "Welch's); they do not cover another draw of images. Holm's p-values hold for all "
+        f"Welch's) {_about_images(table)}. Holm's p-values hold for all "
         f"{len(table.comparison.questions)} questions at once, and decide under {1 - LEVEL:.2f}.",
     ]
     if table.comparison.reference_note:

@@ -14,8 +14,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.command_line import command
 from tune.reports.marks import marks
+from tune.reports.sampling_error import MISSING, outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance, welch
-from tune.study.rules import WINNER
+from tune.study.rules import FINALISTS, WINNER
 from tune.study.view import StudyView
 
 FEW_TRIALS = 12
@@ -54,6 +55,9 @@ class StudyVerdict:
     baseline: float | None
     """The metric of the untrained network."""
 
+    covers_images: bool
+    """The intervals cover another draw of test images too."""
+
     @property
     def decided(self) -> bool:
         """True where the difference is more than the noise explains."""
@@ -78,9 +82,17 @@ class StudyVerdict:
         return (
             f"{self.outcome}: {self.metric} of {which} is {self.trial}, "
             f"of the untuned default {self.default}, gain {self.gain} "
-            f"(95 % intervals, {self.seeds} fresh seeds of each, p = {self.gain.p:.2g})"
+            f"(95 % intervals, {self.covered}, p = {self.gain.p:.2g})"
             f"{untrained}."
         )
+
+    @property
+    def covered(self) -> str:
+        """The sources of error that the intervals cover."""
+        seeds = f"{self.seeds} fresh seeds of each"
+        if self.covers_images:
+            return f"{seeds} and the draw of test images"
+        return f"{seeds}; {MISSING}"
 
     def metrics(self) -> dict[str, float]:
         """Metrics for the study's run in MLflow."""
@@ -116,8 +128,14 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
     if min(len(scores), len(default_scores)) < 2:
         return None
 
-    trial = mean_of(list(scores.values()))
-    default = mean_of(list(default_scores.values()))
+    outcomes = outcomes_of(study, number)
+    default_outcomes = outcomes_of(study, 0)
+    of_trial = sampling_variance(metric, outcomes)
+    of_default = sampling_variance(metric, default_outcomes)
+    of_gain = sampling_variance(metric, outcomes, default_outcomes)
+
+    trial = mean_of(list(scores.values()), of_trial or 0.0)
+    default = mean_of(list(default_scores.values()), of_default or 0.0)
     if metric != _RANK:
         trial = trial.clipped_to_unit()
         default = default.clipped_to_unit()
@@ -129,24 +147,27 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
         seeds=min(len(scores), len(default_scores)),
         trial=trial,
         default=default,
-        gain=difference(scores, default_scores),
+        gain=difference(scores, default_scores, of_gain or 0.0),
         level=significance(study.look),
         baseline=study.summary.get(f"baseline/{metric}"),
+        covers_images=of_gain is not None,
     )
 
 
 def repeat_scores(study: StudyView, number: int, metric: str) -> dict[int, float]:
     """Seed -> test metric of a trial's repeats.
 
-    A repeat that diverged counts as the untrained network. One that was lost, or whose metric is
-    not a number, says nothing.
+    A repeat that diverged counts as the untrained network, or under version 1 by its best epoch.
+    One that was lost, or whose metric is not a number, says nothing.
     """
+    judged_by_best_epoch = study.repeat_rule.rule == FINALISTS
     scores = {}
     for (trial, seed), run in study.repeats.items():
         if trial != number:
             continue
         value = run.metrics.get(metric, math.nan)
-        if run.state == "PRUNED":
+        diverged_later = run.state == "COMPLETE" and bool(run.reason)
+        if run.state == "PRUNED" or (diverged_later and not judged_by_best_epoch):
             value = study.summary.get(f"baseline/{metric}", 0.0)
         if math.isfinite(value):
             scores[seed] = value

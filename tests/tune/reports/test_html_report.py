@@ -23,7 +23,6 @@ from tune.report import app
 from tune.reports.html_page import plot, table
 from tune.reports.html_report import write_report
 from tune.reports.html_sections import budget
-from tune.reports.importances import FEW, importances
 from tune.reports.verdict import doubts, judge_study
 from tune.search.space import as_json, describe
 from tune.startup import shorter
@@ -177,27 +176,6 @@ def test_a_study_that_has_hardly_begun(tmp_path: Path, trials: int) -> None:
         open_study(tmp_path, 1).close()
     html = write_report(tmp_path / "toy").read_text()
     assert "only 1 trials" in html if trials else "No trial has run to the end" in html
-
-
-def test_importance_goes_to_what_matters_where_it_is_asked_for() -> None:
-    """The value is one parameter's alone, which only half of the trials have; early values are
-    another's."""
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-
-    def objective(trial: optuna.Trial) -> float:
-        trial.suggest_float("nothing", 0, 1)
-        early = trial.suggest_float("early", 0, 1)
-        trial.report(early, 1)
-        if trial.suggest_categorical("switch", ["on", "off"]) == "on":
-            return trial.suggest_float("matters", 0.01, 1, log=True)
-        return 0.0
-
-    study.optimize(objective, n_trials=200)
-    last, first = importances(study.trials, 1)
-    assert next(iter(last.shares)) == "matters"
-    assert next(iter(first.shares)) == "early"
-    assert sum(last.shares.values()) == pytest.approx(1)
-    assert importances(study.trials[: FEW - 1], 1) == []
 
 
 def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ from tests.toy import TOY, Toy, ToyConfig
 from trainables.outcomes import ImageOutcomes
 from tune.execution.local import search_locally
 from tune.reports.sampling_error import (
+    MISSING,
     episode_covariance,
     iou_covariance,
     mean_covariance,
     outcomes_of,
     sampling_variance,
 )
+from tune.reports.verdict import judge_study
 from tune.study.events import EventLog
 from tune.study.record import read_record
 from tune.study.study import Study
@@ -119,13 +121,29 @@ def test_configurations_that_are_good_at_different_images(first_seed: int):
     assert found == pytest.approx(2 * stats.beta(2, 1).var() / 4000, rel=0.1)
 
 
+def test_configurations_on_different_images_share_no_luck():
+    random = np.random.default_rng(12)
+    first, second = (random.random((90, 2)) < random.beta(1, 1, (90, 1)) for _ in range(2))
+    apart = sampling_variance(TOP1, runs(first), runs(second, test_set="other images"))
+    alone = [sampling_variance(TOP1, runs(right)) for right in (first, second)]
+    assert apart == pytest.approx(sum(alone))
+
+
+def test_searches_with_images_of_their_own_have_their_error_in_their_spread():
+    right = np.random.default_rng(13).random((90, 5)) < 0.7
+    searches = {
+        number: ImageOutcomes(test_set=f"images {number}", right={TOP1: answers})
+        for number, answers in enumerate(right.T)
+    }
+    assert sampling_variance(TOP1, searches) == 0
+
+
 def test_missing_outcomes_give_no_number():
     right = np.random.default_rng(7).random((50, 2)) < 0.5
     known = runs(right)
     assert sampling_variance(TOP1, {}) is None
     assert sampling_variance(TOP1, known, {}) is None
     assert sampling_variance("test/other", known) is None
-    assert sampling_variance(TOP1, known, runs(right, test_set="other images")) is None
     assert sampling_variance(TOP1, runs(right, clusters=np.zeros(50, int))) is None
 
 
@@ -226,6 +244,24 @@ def test_outcomes_of_repeats_are_in_their_end_events(tmp_path: Path) -> None:
         outcomes = outcomes_of(record, trial)[seed]
         assert outcomes.right[TOP1].mean() == pytest.approx(metrics[TOP1])
     assert sampling_variance(TOP1, outcomes_of(record, 0)) is not None
+
+
+def test_the_verdict_covers_test_images_where_it_can(tmp_path: Path) -> None:
+    recorded(tmp_path / "toy")
+    record = read_record(tmp_path / "toy")
+    verdict = judge_study(record)
+    assert verdict is not None
+    assert verdict.covers_images
+    assert "and the draw of test images" in verdict.sentence
+
+    for run in record.repeats.values():
+        assert run.outcome is not None
+        run.outcome.tested.clear()
+    narrower = judge_study(record)
+    assert narrower is not None
+    assert MISSING in narrower.sentence
+    assert narrower.trial.mean == verdict.trial.mean
+    assert narrower.trial.high - narrower.trial.low < verdict.trial.high - verdict.trial.low
 
 
 def test_an_outcome_travels_between_processes() -> None:

@@ -207,8 +207,17 @@ def test_a_repeat_that_fails_is_trained_again(tmp_path: Path) -> None:
     assert scores == [0.5, 0.51]
 
 
-def test_a_repeat_that_diverges_counts_as_the_untrained_network(tmp_path: Path) -> None:
-    diverged = Outcome("PRUNED", reason="nan")
+@pytest.mark.parametrize(
+    "diverged",
+    [
+        Outcome("PRUNED", reason="nan"),
+        Outcome("COMPLETE", 0.95, "nan", {"best/val/top1": 0.95, "test/top1": 0.95}),
+    ],
+    ids=["at once", "after its best epoch"],
+)
+def test_a_repeat_that_diverges_counts_as_the_untrained_network(
+    tmp_path: Path, diverged: Outcome
+) -> None:
     study = open_study(tmp_path, 2, 3)
     default = [_scored(0.5), _scored(0.52), _scored(0.51)]
     other = [_scored(0.9), diverged, _scored(0.92)]
