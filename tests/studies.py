@@ -96,9 +96,14 @@ def write_setting(
     scores: dict[int, list[float]],
     base: dict[str, Any] | None = None,
     images: str = "f",
+    tested: dict[str, Any] | None = None,
 ) -> None:
     """A finished study of one setting whose trials were repeated with these test accuracies; its
-    values fall with the trial's number."""
+    values fall with the trial's number.
+
+    Args:
+        tested: outcomes of the test images of every repeat.
+    """
     base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | (base or {})
     manifest = Manifest(
         name=folder.name,
@@ -116,7 +121,8 @@ def write_setting(
     log = EventLog(folder / "events.jsonl")
     for trial, tests in scores.items():
         for seed, test in [(None, 0.0), *enumerate(tests)]:
-            repeat = {} if seed is None else {"repeat": seed}
+            repeat: dict[str, Any] = {} if seed is None else {"repeat": seed}
+            outcomes = {} if seed is None else {"tested": tested}
             log.append(
                 "start",
                 trial=trial,
@@ -142,4 +148,5 @@ def write_setting(
                 metrics=metrics,
                 error=None,
                 **repeat,
+                **outcomes,
             )

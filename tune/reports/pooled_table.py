@@ -21,6 +21,7 @@ import numpy as np
 from search_spaces.settings import Comparison
 from trainables.data.embedded import EMBEDDED
 from trainables.errors import UserError
+from trainables.outcomes import ImageOutcomes
 from tune.reports.comparison_table import (
     ComparisonTable,
     Difference,
@@ -29,6 +30,7 @@ from tune.reports.comparison_table import (
     corrected,
 )
 from tune.reports.config_differences import same_data
+from tune.reports.sampling_error import outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance
 from tune.study.group import Group, is_group, search_numbers
 from tune.study.manifest import PATH_KEYS, Manifest
@@ -58,6 +60,26 @@ class PooledRow:
 
     accuracy: Interval | None
     """Mean over searches; None with fewer than two."""
+
+    images: float | None
+    """Standard deviation of one search's accuracy that another draw of its test images would give;
+    None where outcomes are missing."""
+
+    @property
+    def spread(self) -> float | None:
+        """Standard deviation of the accuracies over searches."""
+        if len(self.accuracies) < 2:
+            return None
+        return float(np.std(list(self.accuracies.values()), ddof=1))
+
+    @property
+    def outcomes(self) -> dict[int, ImageOutcomes]:
+        """Seed of a final run -> its test images, over all searches."""
+        found = {}
+        for row in self.searches.values():
+            if row.number is not None:
+                found |= outcomes_of(row.record, row.number)
+        return found
 
     @property
     def setting(self) -> str:
@@ -155,11 +177,15 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
     fewest = wanted
     for name in first.questions:
         one, _, other = name.partition("-")
-        pairs = _pairs(by_name[one], by_name[other])
+        row, other_row = by_name[one], by_name[other]
+        pairs = _pairs(row, other_row)
         fewest = min(fewest, len(pairs))
         if len(pairs) >= 2:
             sides = np.array(pairs).T
-            gains[name] = paired(sides[0], sides[1])
+            # Searches that share their test images share the luck of these, which is in no spread.
+            # Where each has its own, the spread has it, and nothing is comparable here.
+            shared = sampling_variance(first.metric, row.outcomes, other_row.outcomes)
+            gains[name] = paired(sides[0], sides[1], shared or 0.0)
 
     missing = [
         f"{row.name} of {search}"
@@ -209,8 +235,28 @@ def _pooled_row(
     accuracy = None
     if len(accuracies) > 1:
         accuracy = mean_of(list(accuracies.values())).clipped_to_unit()
-    about = comparison.settings[name].about
-    return PooledRow(name, about, searches, accuracies, defaults, accuracy)
+    return PooledRow(
+        name=name,
+        about=comparison.settings[name].about,
+        searches=searches,
+        accuracies=accuracies,
+        defaults=defaults,
+        accuracy=accuracy,
+        images=_image_error(searches, next(iter(tables.values())).metric),
+    )
+
+
+def _image_error(searches: Mapping[str, TableRow], metric: str) -> float | None:
+    """Standard deviation, over draws of test images, of an average search's accuracy."""
+    variances = []
+    for row in searches.values():
+        if row.number is None:
+            continue
+        variance = sampling_variance(metric, outcomes_of(row.record, row.number))
+        if variance is None:
+            return None
+        variances.append(variance)
+    return float(np.sqrt(np.mean(variances))) if variances else None
 
 
 def _pairs(row: PooledRow, other: PooledRow) -> list[tuple[float, float]]:

@@ -3,7 +3,6 @@
 import csv
 import io
 
-import numpy as np
 from rich.console import Console
 
 from tune.reports.pooled_table import PooledRow, PooledTable
@@ -14,7 +13,8 @@ _CSV_HEADER = ("row", "search", "estimate", "low", "high", "p", "p_holm", "epoch
 
 def pooled_cells(table: PooledTable) -> Cells:
     """One row per setting, with a column per search."""
-    header = ["setting", *table.searches, "mean", "95 % interval", "untuned default", "epochs"]
+    header = ["setting", *table.searches, "mean", "95 % interval"]
+    header += ["sd", "of images", "epochs", "minutes"]
     return Cells(header, [_cells_of(row, table) for row in table.rows])
 
 
@@ -28,10 +28,14 @@ def _cells_of(row: PooledRow, table: PooledTable) -> list[str]:
     if row.accuracy is not None:
         mean = f"{row.accuracy.mean:.3f}"
         interval = interval_range(row.accuracy)
-    default = "-"
-    if row.defaults:
-        default = f"{np.mean(list(row.defaults.values())):.3f}"
-    return [row.setting, *accuracies, mean, interval, default, str(row.epochs)]
+    spread = _digits(row.spread)
+    images = _digits(row.images)
+    cost = [str(row.epochs), f"{row.minutes:.1f}"]
+    return [row.setting, *accuracies, mean, interval, spread, images, *cost]
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def pooled_notes(table: PooledTable) -> list[str]:
@@ -42,6 +46,12 @@ def pooled_notes(table: PooledTable) -> list[str]:
         "counts as one observation; intervals are Student's t over searches, differences are "
         "paired by search, so they cover another search.",
     ]
+    if any(row.images is not None for row in table.rows):
+        said.append(
+            "sd: standard deviation over searches; of images: the part of it that another draw of "
+            "test images would give. Where that is most of it, more test images are worth more "
+            "than more searches; where it is little, longer or more searches are."
+        )
     if level is not None:
         said.append(
             f"Holm's p-values hold for all {len(table.questions)} questions at once, and decide "

@@ -8,6 +8,7 @@ from scipy import stats
 
 from tests.commands import SMALL, Call
 from tests.studies import write_setting
+from trainables.outcomes import ImageOutcomes
 from tune.cli.options import Options
 from tune.cli.searches import members_of
 from tune.experiments import EXPERIMENTS
@@ -98,6 +99,39 @@ def test_searches_on_other_images_are_no_pair(tmp_path: Path) -> None:
         write_setting(tmp_path / f"classify-{name}-r5", name, {0: [0.5]}, images=f"of {name}")
     found = compare_searches(folder)
     assert {d.verdict for d in found.differences} == {"no verdict yet: 4 of 5 searches"}
+
+
+def test_searches_on_the_same_test_images_share_their_luck(tmp_path: Path) -> None:
+    """Their common error adds to that of the searches: McNemar's variance of a difference of two
+    shares, as all runs of a setting are right on the same images here."""
+    group = Group.open(tmp_path / "classify", "classify", "val/top1", [])
+    group.ask_for(5)
+    rng = np.random.default_rng(0)
+    right = {
+        name: (rng.random(400) < share).astype(np.uint8) for name, share in (("A", 0.5), ("C", 0.6))
+    }
+    scores = {}
+    for name, answers in right.items():
+        scores[name] = [float(answers.mean()) + luck for luck in (-0.02, -0.01, 0, 0.01, 0.02)]
+        outcomes = ImageOutcomes(test_set="same", right={"test/top1": answers}).to_record()
+        for number, score in enumerate(scores[name], start=1):
+            folder = tmp_path / f"classify-{name}-r{number}"
+            shift = 0.001 * number * (name == "C")  # else no spread at all
+            write_setting(folder, name, {0: [score + shift]}, images="same", tested=outcomes)
+    found = compare_searches(tmp_path / "classify")
+    [difference] = found.differences
+
+    differences = right["C"].astype(float) - right["A"]
+    images = differences.var(ddof=1) / 400
+    shifts = 0.001 * np.arange(1, 6)
+    t_part = stats.t.ppf(0.975, 4) * stats.sem(shifts)
+    z_part = stats.norm.ppf(0.975) * np.sqrt(images)
+    half = (difference.gain.high - difference.gain.low) / 2
+    assert half == pytest.approx(np.hypot(t_part, z_part), rel=1e-6)
+
+    row = found.rows[0]
+    assert row.images == pytest.approx(np.sqrt(right["A"].var(ddof=1) / 400))
+    assert row.spread == pytest.approx(np.std([-0.02, -0.01, 0, 0.01, 0.02], ddof=1))
 
 
 def test_more_searches_are_another_look(tmp_path: Path) -> None:
