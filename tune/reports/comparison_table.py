@@ -15,7 +15,7 @@ from tune.command_line import command
 from tune.formatting import DEFAULT, assignments
 from tune.reports.config_differences import same_data
 from tune.reports.sampling_error import Runs, outcomes_of, sampling_variance
-from tune.reports.statistics import LEVEL, Interval, holm, mean_of
+from tune.reports.statistics import Interval, holm, mean_of, significance
 from tune.reports.verdict import difference, repeat_scores, test_metric
 from tune.study.group import members
 from tune.study.record import Record, Run, read_record
@@ -101,7 +101,7 @@ class Difference:
     p_holm: float
     """P-value that holds for all differences of the table at once."""
 
-    level: float = 1 - LEVEL
+    level: float = significance(1)
     """Significance level: the difference is decided where `p_holm` is below."""
 
     withheld: str = ""

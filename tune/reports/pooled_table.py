@@ -75,7 +75,7 @@ class PooledRow:
     @property
     def outcomes(self) -> dict[int, ImageOutcomes]:
         """Seed of a final run -> its test images, over all searches."""
-        found = {}
+        found: dict[int, ImageOutcomes] = {}
         for row in self.searches.values():
             if row.number is not None:
                 found |= outcomes_of(row.record, row.number)

@@ -15,7 +15,7 @@ from tune.reports.comparison_table import ComparisonTable, Difference, TableRow
 from tune.reports.config_differences import config_differences, same_data
 from tune.reports.marks import marks
 from tune.reports.sampling_error import MISSING
-from tune.reports.statistics import LEVEL, Interval
+from tune.reports.statistics import Interval, significance
 
 _FILE_WIDTH = 150  # columns, where the output is not a terminal
 
@@ -135,7 +135,8 @@ def notes(table: ComparisonTable) -> list[str]:
         "(`table --with` compares settings, over searches).",
         "Intervals cover the randomness of training (paired t where seeds are common, else "
         f"Welch's) {_about_images(table)}. Holm's p-values hold for all "
-        f"{len(table.comparison.questions)} questions at once, and decide under {1 - LEVEL:.2f}.",
+        f"{len(table.comparison.questions)} questions at once, and decide below "
+        f"{significance(1):.2g}.",
     ]
     if table.comparison.reference_note:
         said.append(table.comparison.reference_note)
