@@ -34,12 +34,14 @@ DIGITS_CARVED = 0.2
 """Fraction of each class for val, and again for test."""
 
 
-def fingerprint(name: str, seed: int) -> str:
-    """Hash of everything that decides the images of an embedded set."""
+def fingerprint(name: str, rules: SplitRules) -> str:
+    """Hash of everything that decides the images of an embedded set; of letters, also which of them
+    judge."""
     if name == "earth":
         return earth.fingerprint()
     if name == "glyphs":
-        return glyphs.fingerprint(seed)
+        key = glyphs.fingerprint(rules.seed)
+        return key if rules.version == 1 else digest(key, "pairs of letter and face")
     return digest("digits", _digits().data.tobytes())
 
 
@@ -75,7 +77,8 @@ def load_glyphs(
     key = glyphs.fingerprint(seed)
     store = open_store("glyphs", key, size, lambda: glyphs.source(seed), cache_dir, progress)
     kind = LettersV1 if rules.version == 1 else Letters
-    return kind(store, key, rules).split_for(task)
+    letters = kind(store, fingerprint("glyphs", rules), rules)
+    return letters.split_for(task)
 
 
 # ---------------------------------------------------------------- digits
@@ -90,7 +93,7 @@ def load_scikit_digits(
 ) -> DataSet:
     """Loads handwritten digits; train, val and test are carved by seed, stratified, 60/20/20, and
     the gallery is train. For "fewshot" the classes are carved instead: 6, 2 and 2."""
-    key = fingerprint("digits", rules.seed)
+    key = fingerprint("digits", rules)
     store = open_store("digits", key, size, _digits_source, cache_dir, progress)
     labels = store.labels
     classes = tuple(str(digit) for digit in range(10))
