@@ -27,9 +27,9 @@ def records(name: str) -> Entry:
     return found
 
 
-def luck(part: str) -> list[Entry]:
-    """A part of the records of `search_luck.py`, of all tasks."""
-    return [row for task in TASKS for row in records(f"search_luck_{task}")[part]]
+def every(name: str, part: str) -> list[Entry]:
+    """A part of a benchmark's records, of all tasks."""
+    return [row for task in TASKS for row in records(f"{name}_{task}")[part]]
 
 
 def markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -51,7 +51,7 @@ def signed(interval: list[float], scale: float = 1.0) -> str:
 
 
 def _rows(claim: str) -> list[Entry]:
-    return [row for row in records("verdict_calibration")["rows"] if row["claim"] == claim]
+    return [row for row in every("verdict_calibration", "rows") if row["claim"] == claim]
 
 
 def _false(rows: list[Entry]) -> str:
@@ -112,7 +112,7 @@ def _seeds() -> str:
             share(row[split]["seed_sd"]),
             f"{row[split]['common_share']:.0%}",
         ]
-        for row in luck("seeds")
+        for row in every("search_luck", "seeds")
         for split in ("validation", "test")
     ]
     header = ["task", "split", "sd between seeds", "of its variance common to all configurations"]
@@ -121,7 +121,7 @@ def _seeds() -> str:
 
 def _one_or_each() -> str:
     lines = []
-    for row in luck("searches"):
+    for row in every("search_luck", "searches"):
         if row["seeds"] == "each - one":
             name = f"{row['task']}, {row['sampler']}"
             lines.append([name, str(row["trials"]), signed(row["true_test"]), signed(row["fall"])])
@@ -135,7 +135,7 @@ def _one_or_each() -> str:
 
 
 def _falls() -> str:
-    rows = luck("searches")
+    rows = every("search_luck", "searches")
     lines = []
     for key in dict.fromkeys((row["task"], row["sampler"], row["trials"]) for row in rows):
         some = {
@@ -148,7 +148,7 @@ def _falls() -> str:
 
 
 def _budgets() -> str:
-    rows = luck("budgets")
+    rows = every("search_luck", "budgets")
     lines = []
     for trials in sorted({row["trials"] for row in rows}):
         cells = []
@@ -160,6 +160,12 @@ def _budgets() -> str:
     for task in TASKS:
         header += [f"{task}: mean of the choice", "sd between searches"]
     return markdown(header, lines)
+
+
+def _shared() -> str:
+    rows = records("shared_draws")["rows"]
+    lines = [[str(row["trials"]), f"{row['correlation']:.2f}".removeprefix("0")] for row in rows]
+    return markdown(["trials", "correlation of the best"], lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -176,6 +182,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "one or each": _one_or_each,
     "falls": _falls,
     "budgets": _budgets,
+    "shared draws": _shared,
 }
 
 

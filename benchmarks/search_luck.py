@@ -3,6 +3,7 @@ how much its best value falls under fresh seeds, and what splitting a budget int
 costs.
 
     python benchmarks/search_luck.py  # writes docs/results/search_luck_<task>.json
+    python benchmarks/search_luck.py --shared  # what pairing by draws brings: shared_draws.json
     python benchmarks/search_luck.py --searches 20 --drawn 1000 --no-results  # a try
 
 Trainings are those that `record_seeds.py` recorded. `true` is the mean over seeds of the
@@ -33,12 +34,14 @@ from benchmarks.recorded_seeds import (
     run_searches,
 )
 from benchmarks.results import write_results
+from benchmarks.search_tables import tables
 
 TRIALS = (4, 8, 12, 16, 24)
 BY_THE_STUDY = (4, 12, 24)
 BUDGETS = (4, 5, 8, 9, 12, 15, 20, 25, 40, 60, 72, 75)
 MODES: tuple[TrialSeeds, ...] = ("one", "each")
 RESAMPLES = 200
+SHARED = ("head-digits", "head-glyphs")
 
 
 def measure(side: Side, searches: Searches) -> np.ndarray:  # (3, searches)
@@ -143,6 +146,18 @@ def budget_curve(side: Side, rng: np.random.Generator, drawn: int) -> Iterator[d
         }
 
 
+def shared_draws(rng: np.random.Generator, drawn: int) -> Iterator[dict[str, Any]]:
+    """How far the best of n trials of two settings agree if both searches draw the same
+    configurations: heads on two data sets, of one space (`record_curves.py`)."""
+    first, second = tables(SHARED)
+    assert list(first.curves) == list(second.curves)
+    for trials in (4, 8, 12):
+        rows = rng.integers(len(first.curves), size=(drawn, trials))
+        best = [table.values[rows].max(1) for table in (first, second)]
+        correlation = float(np.corrcoef(*best)[0, 1])
+        yield {"settings": list(SHARED), "trials": trials, "correlation": round(correlation, 3)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,9 +165,16 @@ def main() -> None:
     parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--drawn", type=int, default=10_000, help="random searches of a case")
     parser.add_argument("--searches", type=int, default=200, help="searches by the study")
+    parser.add_argument("--shared", action="store_true", help="shared draws alone")
     parser.add_argument("--no-results", action="store_true", help="print, and write no file")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if options.shared:
+        rows = list(shared_draws(np.random.default_rng(16), 5 * options.drawn))
+        print(*rows, sep="\n")
+        write_results("shared_draws", {"rows": rows})
+        return
+
     for name in options.tasks:
         side = load(name)
         rng = np.random.default_rng(16)

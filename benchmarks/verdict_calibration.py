@@ -89,11 +89,12 @@ SETTING_RULES: dict[str, SettingRule] = {
 }
 """All at the level of a first look, but for one."""
 CONFIGURATION_RULES: dict[str, SettingRule] = {
-    "* 6 seeds each (Welch)": lambda scores: rules.welch_replicates(scores, rules.ALPHA),
+    "* 6 seeds each (Welch)": first_look(rules.welch_replicates),
+    "the same at .05": lambda scores: rules.welch_replicates(scores, rules.ALPHA),
     "image noise left out": lambda scores: rules.welch_replicates(
-        Scores(scores.replicates, {}), rules.ALPHA
+        Scores(scores.replicates, {}), significance(1)
     ),
-    "pooled spread": lambda scores: rules.pooled_replicates(scores, rules.ALPHA),
+    "pooled spread": first_look(rules.pooled_replicates),
 }
 """For a table of one search each: is the configuration of one setting better than that of
 another?"""
@@ -396,34 +397,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
     parser.add_argument("--quick", action="store_true", help="fewer tables, cases and rules")
     parser.add_argument("--tables", type=int, help="simulated tables of a case")
     parser.add_argument("--searches", type=int, help="searches by the product's study")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     began = time.perf_counter()
-    count = options.tables or (4000 if options.quick else 20_000)
-    searches = options.searches or (40 if options.quick else 300)
+    count = options.tables or (4000 if options.quick else 10_000)
+    searches = options.searches or (40 if options.quick else 200)
     designs = DESIGNS[:1] if options.quick else DESIGNS
 
     found = []
-    rng = np.random.default_rng(16)
-    for name in TASKS:
-        side = load(name).smoothed(rng)
-        for rows in (
-            setting_rows(side, rng, count, designs),
-            configuration_rows(side, rng, count),
-            search_rows(side, rng, count),
-            product_rows(side, rng, count, searches, designs),
-        ):
-            for row in rows:
-                found.append(row)
-                if not options.quick or row.used or row.shift:
-                    print(row, flush=True)
-
-    if not options.quick:
-        write_results("verdict_calibration", {"rows": [row.record() for row in found]})
+    for name in options.tasks:
+        rng = np.random.default_rng(16)
+        rows = list(every_row(load(name).smoothed(rng), rng, count, searches, designs))
+        if not options.quick:
+            write_results(f"verdict_calibration_{name}", {"rows": [row.record() for row in rows]})
+        found += rows
     sys.exit(conclude(found, time.perf_counter() - began))
+
+
+def every_row(
+    side: Side, rng: np.random.Generator, count: int, searches: int, designs: tuple[Design, ...]
+) -> Iterator[Row]:
+    """All rows of a task, printed as they come."""
+    for rows in (
+        setting_rows(side, rng, count, designs),
+        configuration_rows(side, rng, count),
+        search_rows(side, rng, count),
+        product_rows(side, rng, count, searches, designs),
+    ):
+        for row in rows:
+            if row.used or row.shift or len(designs) > 1:
+                print(row, flush=True)
+            yield row
 
 
 def conclude(rows: list[Row], seconds: float) -> int:
