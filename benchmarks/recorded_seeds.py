@@ -21,7 +21,7 @@ from benchmarks.search_efficiency import OurStudy, race
 from benchmarks.search_tables import Table
 
 DATA = Path(__file__).parent / "data"
-TASKS = ("letters",)
+TASKS = ("digits", "letters")
 UNTUNED = {"optim.name": "adam", "optim.lr": 5e-4, "schedule.name": "cosine"}
 """Trial 0 of `classify`; the nearest recorded configuration stands for it."""
 

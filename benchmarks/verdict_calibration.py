@@ -270,9 +270,15 @@ def setting_rows(
                 case, str(design), decide(world, rng, count, design, SETTING_RULES), zero
             )
         extended = replace(design, searches=LOOKS[-1][0])
-        if design.searches == LOOKS[0][0]:
-            found = decide(World(all_equal(side)), rng, count, extended, LOOK_RULES)
-            yield from rows("equal, up to three looks", str(extended), found, zero)
+        if design.searches != LOOKS[0][0]:
+            continue
+        looked_at = {
+            "equal": World(all_equal(side), shared=True),
+            "unlike spaces, shared draws": World(unlike(side, rng, design), shared=True),
+        }
+        for case, world in looked_at.items():
+            found = decide(world, rng, count, extended, LOOK_RULES)
+            yield from rows(f"{case}, up to three looks", str(extended), found, zero)
 
     for case, world in null_worlds(side, rng, DESIGNS[1]):
         found = version_1(world, rng, count)
@@ -299,10 +305,10 @@ def better_worlds(
 ) -> Iterator[tuple[str, World]]:
     """Cases in which setting C is better."""
     like, other = all_equal(side), unlike(side, rng, design)
-    yield OWN, World(like | {"C": side.shifted(shift)})
-    for case, shared in (("own", False), ("shared", True)):
-        shifted = World(other | {"C": other["C"].shifted(shift)}, shared=shared)
-        yield f"unlike spaces, {case} draws", shifted
+    for spaces, sides in (("like", like), ("unlike", other)):
+        for draws in ("own", "shared"):
+            better = sides | {"C": sides["C"].shifted(shift)}
+            yield f"{spaces} spaces, {draws} draws", World(better, shared=draws == "shared")
 
 
 def version_1(world: World, rng: np.random.Generator, count: int) -> dict[str, np.ndarray]:
