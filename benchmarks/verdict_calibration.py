@@ -435,7 +435,7 @@ def every_row(
         product_rows(side, rng, count, searches, designs),
     ):
         for row in rows:
-            if row.used or row.shift or len(designs) > 1:
+            if row.used or len(designs) > 1:
                 print(row, flush=True)
             yield row
 
