@@ -13,6 +13,7 @@ draw of classes has a variance of its own.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,8 @@ _SEED = 0  # of the bootstrap: the same record gives the same interval
 _DRAWS_AT_ONCE = 100
 _SINGULAR = 1e-9  # a smaller eigenvalue, as a share of the episodes, is a rounding error
 
-Runs = Mapping[int, ImageOutcomes]
-"""Seed -> outcomes of the run under that seed."""
+Runs = Mapping[Any, ImageOutcomes]
+"""Seed, or search -> outcomes of its run. Runs with one key share more than their test images."""
 
 
 def outcomes_of(study: StudyView, number: int) -> dict[int, ImageOutcomes]:
