@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.formatting import duration, plain_console
+from tune.reports.selection import repeats_label
 
 _MAX_ENDED = 12  # ended trials in the table, best first
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red"}
@@ -56,6 +57,8 @@ class Console:
         self.rows: dict[int, LiveRow] = {}
         self.repeats: dict[tuple[int, int], int] = {}
         """(Trial, seed) of each running repeat -> its last epoch."""
+        self.repeated: dict[int, list[float]] = {}
+        """Trial -> objectives of its repeats that have ended."""
         self.started = time.time()
         self._ended_before = 0
         self._live: Live | None = None
@@ -166,6 +169,9 @@ class Console:
             return
 
         self.repeats.pop(key, None)
+        objective = event["metrics"].get(f"best/{self.objective}")
+        if objective is not None:
+            self.repeated.setdefault(event["trial"], []).append(objective)
         if self._live is not None:
             return
 
@@ -227,6 +233,7 @@ class Console:
         if complete:
             best = max(complete, key=lambda number: complete[number])
             text += f", best trial {best} {complete[best]:.4f}"
+            text += f" (of {len(ended)} single runs{self._repeats_of(best, complete[best])})"
 
         ended_here = len(ended) - self._ended_before
         remaining = self.trials - len(ended)
@@ -235,6 +242,10 @@ class Console:
             text += f", about {duration(seconds_per_trial * remaining)} of search left"
 
         return text
+
+    def _repeats_of(self, number: int, value: float) -> str:
+        label = repeats_label(value, tuple(self.repeated.get(number, ())))
+        return f"; {label}" if label else ""
 
     def _ended(self) -> list[LiveRow]:
         return [row for row in self.rows.values() if not row.running]

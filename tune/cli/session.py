@@ -23,6 +23,7 @@ from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
 from tune.reports.plot_worker import Pictures
+from tune.reports.selection import selection
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StorageFailed
 from tune.study.group import Group
@@ -272,10 +273,12 @@ def _conclude(study: Study, console: Console) -> None:
     number = study.best_number()
 
     if number is not None:
-        _announce_best(study, number, console)
+        selected = _announce_best(study, number, console)
         said = claim(study, found)
         console.line(said)
-        study.summarize({} if found is None else found.metrics(), verdict=said)
+        metrics = {} if found is None else found.metrics()
+        metrics["chosen/trial"] = float(number)
+        study.summarize(metrics, verdict=said, chosen=selected)
 
     sentence = worth(study)
     if sentence is not None:
@@ -289,13 +292,16 @@ def _conclude(study: Study, console: Console) -> None:
     study.emit("finish", state="FINISHED")
 
 
-def _announce_best(study: Study, number: int, console: Console) -> None:
+def _announce_best(study: Study, number: int, console: Console) -> str:
+    """Print the chosen trial, and return what is said of it."""
     folder = study.directory / "trials" / f"{number:04d}"
     with contextlib.suppress(UserError):  # MLflow then lacks the file, and says so
         s3.present(folder / BEST)
 
     study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
-    best = study.frozen_trials()[number]
-    console.line(
-        f"best trial {number}: {study.objective} {best.value:.4f} with {assignments(best.params)}"
-    )
+    chosen = selection(study, study.finished())
+    assert chosen is not None  # `number` is the study's answer
+    console.line(chosen.sentence)
+    parameters = study.frozen_trials()[number].params
+    console.line(f"with {assignments(parameters)}")
+    return chosen.sentence

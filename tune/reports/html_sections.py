@@ -10,6 +10,7 @@ from tune.formatting import DEFAULT, assignments, format_value
 from tune.reports import html_figures as figures
 from tune.reports.budget import budget_rows
 from tune.reports.html_page import plot, render, table
+from tune.reports.selection import MARK, selection
 from tune.reports.trial_points import reached
 from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
 from tune.startup import ROOT, is_checkout
@@ -30,12 +31,14 @@ def opening(record: Record, verdict: StudyVerdict | None) -> Markup:
     facts = {}
     if number is not None:
         value = record.completed[number]
-        facts[f"{record.objective} of trial {number}"] = f"{value:.4f}"
+        facts[f"{record.objective} of trial {number} in the search"] = f"{value:.4f}"
     facts["trials"] = str(len(record.trials))
     facts["epochs trained"] = str(record.epochs)
     if record.trials:
         facts["of the epochs saved by pruning"] = f"{record.saved:.0%}"
-    return render("opening.html", sentence=sentence, facts=facts)
+    chosen = selection(record, len(record.trials))
+    said = None if chosen is None else chosen.sentence.removeprefix("chosen: ")
+    return render("opening.html", sentence=sentence, facts=facts, chosen=said)
 
 
 def health(record: Record) -> Markup:
@@ -58,6 +61,7 @@ def leaderboard(record: Record) -> Markup:
         folded=folded,
         folded_count=len(following),
         left=len(ranked) - len(shown) - len(following),
+        mark=MARK,
     )
 
 
@@ -89,8 +93,9 @@ def _ranked(record: Record) -> list[int]:
 def _leaderboard_row(record: Record, number: int) -> list[str]:
     run = record.trials[number]
     value = reached(run, record.objective)
+    mark = f"{MARK} " if number == record.best_number() else ""
     return [
-        str(number),
+        f"{mark}{number}",
         run.state.lower(),
         str(len(run.history)),
         "" if value is None else f"{value:.4f}",

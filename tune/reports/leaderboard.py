@@ -7,6 +7,7 @@ from rich.table import Table
 
 from tune.formatting import DEFAULT, assignments
 from tune.reports.marks import marks
+from tune.reports.selection import MARK, selection
 from tune.study.record import CONCLUSIONS, Record, read_record
 
 _SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
@@ -30,6 +31,9 @@ def show_study(folder: Path, out: Console) -> None:
     if len(ranked) > _SHOWN:
         out.print(f"... and {len(ranked) - _SHOWN} more")
     out.print(_totals(record))
+    chosen = selection(record, len(record.trials))
+    if chosen is not None:
+        out.print(f"{MARK} {chosen.sentence}")
 
     for line in _failures(record):
         out.print(line)
@@ -38,7 +42,7 @@ def show_study(folder: Path, out: Console) -> None:
     if not record.finished:
         out.print("the study has not ended")
     for name in CONCLUSIONS:
-        if name in record.tags:
+        if name in record.tags and name != "chosen":  # that is said above, as it is now
             out.print(record.tags[name])
 
 
@@ -61,10 +65,12 @@ def _table(record: Record, numbers: list[int]) -> Table:
     table.add_column(record.objective, justify="right", no_wrap=True)
     table.add_column("differs from default", overflow="fold")
 
+    best = record.best_number()
     for number in numbers:
         trial = record.trials[number]
+        mark = f"{MARK} " if number == best else ""
         table.add_row(
-            str(number),
+            f"{mark}{number}",
             trial.state,
             str(len(trial.history)),
             "" if trial.value is None else f"{trial.value:.4f}",

@@ -75,6 +75,7 @@ class Projection:
         self._epoch: dict[str, int] = {}
         self._best: dict[str, float] = {}
         self._tags: dict[str, str] = {}
+        self._chosen: int | None = None
 
     def feed(self, event: Event) -> None:
         """Fold one event in; events of names that are not in the schema are ignored."""
@@ -198,8 +199,20 @@ class Projection:
         self._live.pop(key, None)
 
     def _on_summary(self, event: Event) -> None:
-        self._log_final(STUDY, event.get("metrics") or {}, event["t"])
+        metrics = event.get("metrics") or {}
+        self._log_final(STUDY, metrics, event["t"])
         self._run(STUDY, event).tags.update(_strings(event.get("tags"), TAG_LIMIT))
+        if "chosen/trial" in metrics:
+            self._mark_chosen(int(metrics["chosen/trial"]), event)
+
+    def _mark_chosen(self, trial: int, event: Event) -> None:
+        """Tag the run of the chosen trial, and take the tag from an earlier one."""
+        if self._chosen is not None and self._chosen != trial:
+            earlier = {"trial": self._chosen, "t": event["t"]}
+            self._run(_key(earlier), earlier).tags["chosen"] = "earlier"
+        self._chosen = trial
+        chosen = {"trial": trial, "t": event["t"]}
+        self._run(_key(chosen), chosen).tags["chosen"] = event["tags"].get("chosen", "")[:TAG_LIMIT]
 
     def _on_finish(self, event: Event) -> None:
         changes = self._run(STUDY, event)

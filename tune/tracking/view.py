@@ -56,7 +56,7 @@ def shared_view(study: Event, study_id: str) -> str:
     if is_group:
         columns.append("tags.study")
     columns += [f"params.`{name}`" for name in searched]
-    columns += ["tags.`trial.state`", "tags.`trial.reason`"]
+    columns += ["tags.chosen", "tags.`trial.state`", "tags.`trial.reason`"]
 
     charts = [
         {"uuid": f"{_SECTION}-{position}", **chart, **_COMMON}

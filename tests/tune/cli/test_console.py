@@ -55,7 +55,24 @@ def test_live_table_shows_running_trials_then_the_best_of_the_ended_ones(
         ["2", "fail:", "memory", "0/4"],
     ]
     assert "repeats for the verdict: trial 0 seed 11 epoch 3/4" in " ".join(lines[header + 5])
-    assert " ".join(lines[header + 6]).startswith("3/6 trials, best trial 1 0.7500, about ")
+    assert " ".join(lines[header + 6]).startswith(
+        "3/6 trials, best trial 1 0.7500 (of 3 single runs), about "
+    )
+
+
+def test_the_best_so_far_says_how_far_its_repeats_fell(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console("val/top1", EPOCHS, 2, interactive=False) as console:
+        for event in (
+            end(0, "COMPLETE", 0.75),
+            end(0, "COMPLETE", 0.5) | {"repeat": 7, "metrics": {"best/val/top1": 0.5}},
+            end(0, "COMPLETE", 0.6) | {"repeat": 8, "metrics": {"best/val/top1": 0.6}},
+            end(1, "PRUNED", 0.4),
+        ):
+            console.on_event(event)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(
+        "best trial 0 0.7500 (of 2 single runs; its 2 repeats average 0.5500, 0.2000 lower)"
+    )
 
 
 def test_live_table_keeps_the_twelve_best_ended_trials(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,19 @@ def test_trials_are_shown_while_the_study_runs(tmp_path: Path) -> None:
     study.close()
 
 
+def test_the_best_trial_is_the_chosen_one_and_a_note_says_so(tmp_path: Path) -> None:
+    study = finish(tmp_path, 3, repeats=2)
+    before = (tmp_path / "toy/study.journal").read_bytes()
+    with serving(tmp_path / "toy") as address:
+        (summary,) = get(f"{address}/api/studies")["study_summaries"]
+        detail = get(f"{address}/api/studies/{summary['study_id']}")
+    note = detail["note"]
+    assert [trial["number"] for trial in detail["best_trials"]] == [study.best_number()]
+    assert note["body"].startswith(f"chosen: trial {study.best_number()}, val/top1 ")
+    assert "the best of 3 single runs; its 2 repeats average" in note["body"]
+    assert (tmp_path / "toy/study.journal").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("method", "path", "host"),
     [

@@ -85,12 +85,16 @@ def test_leaderboards_list_every_trial_with_its_value(
     record: Record, sections: dict[str, str]
 ) -> None:
     rows = rows_of(sections["Leaderboard"])
+    marked = [row[0] for row in rows if row[0].startswith("*")]
+    assert marked == [f"* {record.best_number()}"]
+    for row in rows:
+        row[0] = row[0].removeprefix("* ")
     assert sorted(int(row[0]) for row in rows) == sorted(record.trials)
     completed = {row[0]: row[3] for row in rows if row[1] == "complete"}
     expected = {str(number): f"{value:.4f}" for number, value in record.completed.items()}
     assert completed == expected
 
-    lines = printed(record).splitlines()
+    lines = [line.strip().removeprefix("* ") for line in printed(record).splitlines()]
     for number, value in record.completed.items():
         epochs = len(record.trials[number].history)
         start = [str(number), "COMPLETE", str(epochs), f"{value:.4f}"]
