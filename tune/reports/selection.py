@@ -41,7 +41,7 @@ class Selection:
 
     @property
     def label(self) -> str:
-        """What the value is, and what the repeats say."""
+        """The nature of the value, and what the repeats say."""
         which = f"the best of {self.trials} single runs"
         if self.place > 1:
             which = f"number {self.place} of {self.trials} single runs, but first by its repeats"
@@ -50,7 +50,7 @@ class Selection:
 
 
 def repeats_label(value: float, repeats: tuple[float, ...]) -> str:
-    """How the repeats of a trial compare with its value; "" where there are none."""
+    """Compare the repeats of a trial with its value; "" where there are none."""
     if not repeats:
         return ""
     mean = fmean(repeats)
