@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
+from tune.backbones.seen import seen_tags
 from tune.command_line import replay_command
 from tune.formatting import DEFAULT, assignments, format_value
 from tune.reports import html_figures as figures
@@ -221,9 +222,12 @@ def _facts(record: Record) -> list[list[str]]:
     repeat_seeds = {seed for _, seed in record.repeats}
     shown_seeds = ", ".join(str(seed) for seed in sorted(repeat_seeds)) or "none"
     versions = [f"{name} {version}" for name, version in manifest.versions.items()]
+    begins = "not on record" if manifest.base.get("init.file") else "none: it starts at random"
+    seen = seen_tags(manifest).get("lineage.seen_images", begins)
     return [
         ["commit", manifest.commit or "not on record"],
         ["data", about_data],
+        ["images that the backbone has seen", seen],
         ["seeds", f"search and trials {manifest.seed}; repeats {shown_seeds}"],
         ["pinned", assignments(manifest.pins) or "nothing"],
         ["versions", ", ".join(versions)],
