@@ -12,7 +12,7 @@ This module computes the table; `pooled_text.py` shows it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from tune.reports.comparison_table import (
 from tune.reports.config_differences import same_data
 from tune.reports.sampling_error import outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance
-from tune.study.group import Group, is_group, search_numbers
+from tune.study.group import Group, is_group, search_numbers, source_studies
 from tune.study.manifest import PATH_KEYS, Manifest
+from tune.study.record import read_record
 from tune.study.rules import ENOUGH_SEARCHES
 
 # Config values that may differ between searches: the seed, what it draws, and the backbones found
@@ -98,6 +99,15 @@ class PooledRow:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Cost of the studies that a source of backbones took, over all searches."""
+
+    source: str
+    epochs: int
+    minutes: float
+
+
+@dataclass(frozen=True)
 class PooledTable:
     """All settings over all searches."""
 
@@ -120,6 +130,9 @@ class PooledTable:
 
     missing: list[str]
     """Settings and searches without a test accuracy."""
+
+    sources: list[Cost]
+    """Cost of the backbones, which no row has."""
 
     @property
     def questions(self) -> Mapping[str, str]:
@@ -149,7 +162,19 @@ def compare_searches(folder: Path) -> PooledTable:
         group = Group.at(folder)
         wanted = group.searches or wanted
         look = group.look
-    return _pool(tables, max(wanted, len(numbers)), significance(look))
+    table = _pool(tables, max(wanted, len(numbers)), significance(look))
+    return replace(table, sources=_source_costs(folder, table.comparison, numbers))
+
+
+def _source_costs(folder: Path, comparison: Comparison, numbers: list[int]) -> list[Cost]:
+    found: dict[str, Cost] = {}
+    for number in numbers:
+        for name, path in source_studies(folder, comparison, number).items():
+            record = read_record(path)
+            before = found.get(name, Cost(name, 0, 0.0))
+            minutes = sum(run.seconds for run in record.trials.values()) / 60
+            found[name] = Cost(name, before.epochs + record.epochs, before.minutes + minutes)
+    return list(found.values())
 
 
 def pool_searches(folders: Sequence[Path]) -> PooledTable:
@@ -205,6 +230,7 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
             gains, len(first.questions), level=level, withheld=_withheld(fewest, wanted)
         ),
         missing=missing,
+        sources=[],
     )
 
 

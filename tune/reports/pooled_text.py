@@ -57,6 +57,12 @@ def pooled_notes(table: PooledTable) -> list[str]:
             f"Holm's p-values hold for all {len(table.questions)} questions at once, and decide "
             f"below {level:.2g}; the rest of .05 is kept for tables over more searches."
         )
+    if table.sources:
+        costs = [
+            f"{cost.source} {cost.epochs:,} epochs, {cost.minutes:.1f} minutes"
+            for cost in table.sources
+        ]
+        said.append(f"Backbones cost beside this, over all searches: {'; '.join(costs)}.")
     if table.missing:
         said.append(f"Without a test accuracy so far: {', '.join(table.missing)}.")
     if table.comparison.reference_note:

@@ -182,6 +182,17 @@ def search_numbers(folder: Path) -> list[int]:
     return sorted(number for number in numbers if members(folder, number) is not None)
 
 
+def source_studies(folder: Path, comparison: Comparison, search: int) -> dict[str, Path]:
+    """Name -> folder of the studies of a search that its backbones come from."""
+    found = {}
+    suffix = f"-r{search}"
+    for path in sorted(folder.parent.glob(f"{folder.name}-*{suffix}/study.json")):
+        name = path.parent.name.removeprefix(f"{folder.name}-").removesuffix(suffix)
+        if name not in comparison.settings:
+            found[name] = path.parent
+    return found
+
+
 def _begun(folder: Path, comparison: Comparison, search: int | None) -> dict[str, Path]:
     """Setting -> folder of those studies of a comparison that have begun."""
     folders = {

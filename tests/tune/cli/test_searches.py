@@ -70,6 +70,17 @@ def test_differences_are_paired_by_search(tmp_path: Path) -> None:
     assert "C-A,all,0.114" in pooled_csv(found)
 
 
+def test_the_cost_of_backbones_stands_beside_the_table(tmp_path: Path) -> None:
+    folder = write_searches(tmp_path)
+    for number in (1, 2):
+        write_setting(tmp_path / f"classify-ssl-r{number}", "ssl", {0: [], 1: []})
+    found = compare_searches(folder)
+    [cost] = found.sources
+    assert (cost.source, cost.epochs, cost.minutes) == ("ssl", 4, 2.0)
+    assert "ssl 4 epochs, 2.0 minutes" in " ".join(pooled_notes(found))
+    assert [row.name for row in found.rows] == list(MEANS)
+
+
 def test_fewer_than_five_searches_give_no_verdict(tmp_path: Path) -> None:
     found = compare_searches(write_searches(tmp_path, searches=3, wanted=3))
     assert {d.verdict for d in found.differences} == {
