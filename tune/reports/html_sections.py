@@ -222,16 +222,17 @@ def _facts(record: Record) -> list[list[str]]:
     repeat_seeds = {seed for _, seed in record.repeats}
     shown_seeds = ", ".join(str(seed) for seed in sorted(repeat_seeds)) or "none"
     versions = [f"{name} {version}" for name, version in manifest.versions.items()]
-    begins = "not on record" if manifest.base.get("init.file") else "none: it starts at random"
-    seen = seen_tags(manifest).get("lineage.seen_images", begins)
-    return [
+    facts = [
         ["commit", manifest.commit or "not on record"],
         ["data", about_data],
-        ["images that the backbone has seen", seen],
         ["seeds", f"search and trials {manifest.seed}; repeats {shown_seeds}"],
         ["pinned", assignments(manifest.pins) or "nothing"],
         ["versions", ", ".join(versions)],
     ]
+    if manifest.base.get("init.file"):
+        seen = seen_tags(manifest).get("lineage.seen_images", "not on record")
+        facts.append(["images that the backbone has seen", seen])
+    return facts
 
 
 def _space(record: Record) -> Markup:

@@ -91,7 +91,9 @@ def test_another_split_of_a_backbones_images_is_refused(
     folder = tmp_path / "runs/classify-B"
     assert mark in " ".join(said.out.split())
     assert mark in shown(folder, capsys)
-    assert mark in write_report(folder).read_text()
+    page = write_report(folder).read_text()
+    assert mark in page
+    assert f"{len(pixels_of(trained.train.indices))} with labels, 0 without" in page
     assert f"- B: backbone pretrain/0: {mark}" in markdown(
         compare_settings(folder.parent / "classify")
     )
