@@ -16,8 +16,9 @@ from tune.study.rules import ENOUGH_SEARCHES
 DEFAULT_TRIALS = 16
 DEFAULT_SEARCHES = ENOUGH_SEARCHES
 """Searches of each setting of a comparison: with fewer there is no verdict on settings."""
-TRIALS_OF_SEARCHES = 4
-"""Trials of a search, where each setting has several searches."""
+TRIALS_OF_SEARCHES = 12
+"""Trials of a search, where each setting has several: the spread between searches, which decides
+what a table can tell apart, falls by half from 4 trials to 12 (docs/notes/evidence.md)."""
 
 OWN_OPTION = {
     "data.name": "data",
@@ -123,8 +124,8 @@ class Options:
         int | None,
         typer.Option(
             min=0,
-            help="Fresh seeds for the default and the best other trial, on the test split "
-            "[default: 6].",
+            help="Fresh seeds for the default and the best other trial, on the test split; of "
+            "several searches, for the chosen trial of each. [default: 6; 3]",
         ),
     ] = None
     skip_corrupt: Annotated[

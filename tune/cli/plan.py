@@ -96,7 +96,7 @@ def show_searches(comparison: Comparison, options: Options, searches: int) -> No
     settings = len(comparison.settings)
     plain_console().print(
         f"{comparison.title}: {searches} searches of each of {settings} settings, "
-        f"{options.trial_count} trials and one final training each; below is the first study"
+        f"{options.trial_count} trials and the final trainings each; below is the first study"
     )
 
 

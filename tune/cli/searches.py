@@ -1,8 +1,8 @@
 """Run a comparison as several independent searches of each setting, which are its observations.
 
 Search r of every setting has its own sampler and training seed, its own split of the data, and a
-backbone that was trained anew on that split. The chosen configuration is trained once more, under a
-fresh seed, for the test split.
+backbone that was trained anew on that split. The chosen configuration is trained again, under fresh
+seeds, for the test split; their mean is the observation.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tune.cli.stop import DONE
 from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.study_sync import copy_group_log
 from tune.study.group import Group, member_name
-from tune.study.rules import WINNER, derived_seed
+from tune.study.rules import REPEATS, WINNER, derived_seed
 
 _SHARED = ("data.", "backbone.")
 """Config values that `--set` also gives to the studies that the backbones come from."""
@@ -135,21 +135,22 @@ def members_of(
             finals=0,
         )
 
+    finals = REPEATS[WINNER] if options.repeats is None else options.repeats
     for name, setting in comparison.settings.items():
         backbone = None
         if isinstance(setting, BackboneSetting) and setting.init in sources:
             backbone = member_name(group, sources[setting.init], number)
         study = member_name(group, name, number)
         own_options = replace(common, setting=name, study=study, backbone=backbone)
-        yield Member(own_options, experiment, number, finals=1)
+        yield Member(own_options, experiment, number, finals)
 
 
 def _check(options: Options, experiment: Experiment, comparison: Comparison, wanted: int) -> None:
     """Refuse what would be refused later, when backbones have been trained for it."""
-    if options.repeats is not None:
+    if options.repeats == 0:
         raise UserError(
-            f"--repeats {options.repeats} with {wanted} searches of each setting, each of which is "
-            "one observation: more of them are --searches; leave --repeats out"
+            "--repeats 0: each search needs a training of its choice for the test split; give 1 "
+            "or more"
         )
     if options.search is not None and options.search > wanted:
         raise UserError(f"--search {options.search}: there are {wanted}; give more with --searches")

@@ -16,7 +16,7 @@ FINALISTS = "finalists"
 PAIR = "pair"
 """The default and the best other trial are repeated; validation has chosen before."""
 WINNER = "winner"
-"""The chosen trial alone is trained again, once: the study is one observation among others."""
+"""The chosen trial alone is trained again: the study is one observation among others."""
 
 FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "rungs": 1}
 """Rules of a study whose manifest names none."""
@@ -26,7 +26,7 @@ CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 1, "run
 ENOUGH_SEARCHES = 5
 """Searches of each setting below which there is no verdict on settings."""
 
-REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 1}
+REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 3}
 """Rule -> repeats of each configuration by default."""
 
 _KNOWN: dict[str, tuple[str | int, ...]] = {

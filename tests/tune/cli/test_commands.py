@@ -60,7 +60,7 @@ SEVERAL = {
     "python tune/run.py fewshot --compare shots": "--searches 2",
     "python tune/run.py fewshot --compare distance": "--searches 2",
 }
-"""Commands that make several searches of each setting, none of which has --repeats."""
+"""Commands that make several searches of each setting."""
 MORE = {
     "python tune/run.py ssl --trials 40": "--trials 5",
     # on a page of its own, another study `ssl`
@@ -171,7 +171,7 @@ def in_small(command: str) -> list[str]:
         words += shlex.split(SMALL[experiment])
         if "--data" not in words:
             words += ["--data", "digits"]
-        words += shlex.split(SEVERAL.get(command, "--repeats 1"))
+        words += ["--repeats", "1", *shlex.split(SEVERAL.get(command, ""))]
         words += shlex.split(MORE.get(command, ""))
     return words
 

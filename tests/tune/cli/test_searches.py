@@ -188,13 +188,13 @@ def test_every_search_has_its_own_seed_split_and_backbones() -> None:
     assert first[1].options.set == ["data.image_size=8", "data.seed=0", "train.epochs=1"]
     assert first[0].options.set == ["data.image_size=8", "data.seed=0"]
     assert settings["C"].set == ["train.epochs=2", "data.image_size=8", "data.seed=0"]
-    assert [member.finals for member in first] == [0, 0, 1, 1, 1, 1, 1]
+    assert [member.finals for member in first] == [0, 0, 3, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--repeats", "3"), "--repeats 3 with 5 searches of each setting"),
+        (("--repeats", "0"), "--repeats 0: each search needs a training of its choice"),
         (("--search", "6"), "--search 6: there are 5; give more with --searches"),
         (("--set", "ssll:train.epochs=2"), "'ssll' is no source of backbones"),
         (("--set", "train.epoch=2"), "train.epoch"),
@@ -232,6 +232,7 @@ FEWSHOT = (
     *("--set", "train.batch_size=60"),
     *("--set", "train.epochs=1"),
     *("--trials", "1"),
+    *("--repeats", "1"),
 )
 
 
