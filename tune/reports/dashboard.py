@@ -4,8 +4,12 @@ The study may be running in another process. It belongs to that process, so requ
 change it (rename, delete, annotate, tell) are answered with 403.
 """
 
+import json
+import re
 import sys
+import threading
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -17,52 +21,96 @@ from optuna.trial import FrozenTrial
 
 from trainables.errors import UserError
 from tune.command_line import install_command
+from tune.reports.importances import Importances, importances
 from tune.reports.selection import Selection, selection
+from tune.reports.trial_points import first_rung
 from tune.study.journal import JournalReader
 from tune.study.record import read_record
 
 HOST = "127.0.0.1"
 _HOST_NAMES = (HOST, "localhost")  # another name: a web page asks through DNS rebinding
 _READING = ("GET", "HEAD")
+_IMPORTANCES = re.compile(r"/api/studies/\d+/param_importances")
 _REFUSAL = b'{"reason": "this dashboard only reads: the study belongs to the process that runs it"}'
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class _WithChoice(JournalStorage):
+@dataclass(frozen=True)
+class _Facts:
+    """Facts that vistune's own pages state about a study, at one moment."""
+
+    chosen: Selection | None
+    importances: list[Importances]
+
+    @property
+    def note(self) -> str:
+        """Text of the dashboard's note; "" where there is nothing to say."""
+        sentences = [result.sentence for result in self.importances]
+        if self.chosen is not None:
+            sentences.insert(0, self.chosen.sentence)
+        return "\n\n".join(sentences)
+
+    @property
+    def importance_rows(self) -> list[dict[str, Any]]:
+        """Bars of the dashboard's figure."""
+        if not self.importances:
+            return []
+        shares = self.importances[0].shares
+        return [
+            {"name": name, "importance": share.value, "distribution": "FloatDistribution"}
+            for name, share in shares.items()
+        ]
+
+
+class _Judge:
+    """Computes the facts of a study, again when its event log has grown."""
+
+    def __init__(self, study: Path):
+        self._study = study
+        self._log_bytes = -1
+        self._facts = _Facts(None, [])
+        self._lock = threading.Lock()
+
+    def facts(self) -> _Facts:
+        """Facts as of now."""
+        log = self._study / "events.jsonl"
+        with self._lock:
+            size = log.stat().st_size if log.exists() else 0
+            if size != self._log_bytes:
+                self._log_bytes = size
+                self._facts = self._compute()
+            return self._facts
+
+    def _compute(self) -> _Facts:
+        record = read_record(self._study)
+        chosen = selection(record, len(record.trials))
+        found = importances(record.frozen_trials(), first_rung(record))
+        return _Facts(chosen, found)
+
+
+class _WithFacts(JournalStorage):
     """A study's journal for the dashboard: its best trial is the chosen one, and a note says what
     that trial's value is worth."""
 
-    def __init__(self, study: Path):
+    def __init__(self, study: Path, judge: _Judge):
         super().__init__(JournalReader(study / "study.journal"))
-        self._study = study
-        self._log_bytes = -1
-        self._chosen: Selection | None = None
+        self._judge = judge
 
     def get_all_studies(self) -> list[FrozenStudy]:
         studies = super().get_all_studies()
-        chosen = self._selection()
-        if chosen is not None:
-            # Keys of `optuna_dashboard.save_note`.
-            note = {"dashboard:note_ver": 1, "dashboard:note_str:0": chosen.sentence}
+        note = self._judge.facts().note
+        if note:
             for study in studies:
-                study.system_attrs.update(note)
+                # Keys of `optuna_dashboard.save_note`.
+                study.system_attrs.update({"dashboard:note_ver": 1, "dashboard:note_str:0": note})
         return studies
 
     def get_best_trial(self, study_id: int) -> FrozenTrial:
-        chosen = self._selection()
+        chosen = self._judge.facts().chosen
         if chosen is None:
             return super().get_best_trial(study_id)
         return self.get_all_trials(study_id, deepcopy=False)[chosen.number]
-
-    def _selection(self) -> Selection | None:
-        log = self._study / "events.jsonl"
-        size = log.stat().st_size if log.exists() else 0
-        if size != self._log_bytes:
-            self._log_bytes = size
-            record = read_record(self._study)
-            self._chosen = selection(record, len(record.trials))
-        return self._chosen
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -94,7 +142,8 @@ def server(study: Path, port: int) -> WSGIServer:
     if not journal.exists():
         raise UserError(f"study {study.name!r} has no {journal.name} yet; start it first")
 
-    app = _read_only(wsgi(_WithChoice(study)))
+    judge = _Judge(study)
+    app = _read_only(_with_importances(wsgi(_WithFacts(study, judge)), judge))
     try:
         return make_server(HOST, port, app, server_class=_Server, handler_class=_QuietHandler)
     except (OSError, OverflowError) as error:
@@ -112,6 +161,20 @@ def serve(study: Path, port: int) -> None:
             running.serve_forever()
         except KeyboardInterrupt:
             print(file=sys.stderr)
+
+
+def _with_importances(app: WsgiApp, judge: _Judge) -> WsgiApp:
+    """Answer with the importances of vistune's own page: the dashboard's credit a parameter with
+    the effect of another that sets its range."""
+
+    def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not _IMPORTANCES.fullmatch(environ["PATH_INFO"]):
+            return app(environ, start_response)
+        rows = judge.facts().importance_rows
+        start_response("200 OK", [("Content-Type", "application/json")])
+        return [json.dumps({"param_importances": [rows]}).encode()]
+
+    return answered
 
 
 def _read_only(app: WsgiApp) -> WsgiApp:

@@ -20,6 +20,9 @@ from tests import REPO
 from tests.studies import finish, open_study
 from trainables.errors import UserError
 from tune.reports.dashboard import server
+from tune.reports.importances import importances
+from tune.reports.trial_points import first_rung
+from tune.study.record import read_record
 from tune.study.work import Outcome, Work
 
 
@@ -63,12 +66,19 @@ def test_trials_are_shown_while_the_study_runs(tmp_path: Path) -> None:
         study.ended(work, Outcome("COMPLETE", 0.625))
         time.sleep(KEPT_S)
         assert get(detail)["trials"][3]["values"] == [0.625]
-        names = {
-            importance["name"]
-            for importance in get(f"{detail}/param_importances")["param_importances"][0]
-        }
-        assert "optim.lr" in names
     study.close()
+
+
+def test_importances_are_those_of_the_page(tmp_path: Path) -> None:
+    finish(tmp_path, 12)
+    record = read_record(tmp_path / "toy")
+    found = importances(record.frozen_trials(), first_rung(record))
+    with serving(tmp_path / "toy") as address:
+        detail = get(f"{address}/api/studies/0")
+        [shown] = get(f"{address}/api/studies/0/param_importances")["param_importances"]
+    shares = {each["name"]: each["importance"] for each in shown}
+    assert shares == {name: share.value for name, share in found[0].shares.items()}
+    assert found[0].sentence in detail["note"]["body"]
 
 
 def test_the_best_trial_is_the_chosen_one_and_a_note_says_so(tmp_path: Path) -> None:
