@@ -9,10 +9,7 @@ Searched: optimizer, learning rate, weight decay and schedule; the head; label s
 batch size. Where the backbone trains, also mixup and CutMix, and for a loaded backbone how it thaws
 and how fast it learns. A setting fixes initialisation and freezing, which are not searched.
 
-Cost and result of `tiny`: `make table` (both backbones, then A to E) took 24 min 5 s on 2 AMD EPYC
-cores without a GPU, of which D and E took half a minute each. Test top-1 over 109 letters, of the
-untuned default and of the chosen configuration: A .284, .715; B .846, .905; C .382, .815; D .803,
-.880; E .236, .558 (docs/classify.md). `full` has not been measured.
+Cost and results of `tiny`: docs/classify.md. `full` has not been measured.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Few-shot learning with prototypical networks (`trainables/protonet.py`; Snell et al. 2017).
 
     python tune/run.py fewshot                     # preset tiny: letters of matplotlib's fonts
-    python tune/run.py fewshot --compare shots     # 1, 5 and 10 images of a class: three studies
-    python tune/run.py fewshot --compare distance  # Euclidean, cosine, learned: three studies
+    python tune/run.py fewshot --compare shots     # 1, 5 and 10 images of a class
+    python tune/run.py fewshot --compare distance  # Euclidean, cosine, learned
     python tune/run.py fewshot --data FOLDER       # preset full: Conv-4 at 84 px, wants a GPU
     python tune/run.py fewshot --plan              # prints this space with everything resolved
 
@@ -10,10 +10,7 @@ Searched: optimizer, learning rate, weight decay and schedule; the distance from
 prototype and its parameters; classes and queries of a training episode; the views. Way and shot of
 the evaluation are the question asked, and are not searched.
 
-Cost and result of `tiny` on 2 AMD EPYC cores without a GPU, 16 trials for each study:
-`--compare shots` took 13 minutes, `--compare distance` 17. The best 5-way 1-shot accuracy is .943
-[.927, .959], from .695 of the untuned default and .375 of an untrained network (docs/fewshot.md).
-`full` has not been measured.
+Cost and results of `tiny`: docs/fewshot.md. `full` has not been measured.
 """
 
 from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer, supervised_views

@@ -9,10 +9,7 @@ flips, quarter turns and colour jitter of image and mask; batch size. `full` sea
 too, its head, and a smaller learning rate for its backbone; its ranges contain the recipes of the
 literature and of the course reports (docs/segment.md).
 
-Cost and result of `tiny`: `--trials 8`, eight trials of at most 36 epochs and three repeats, took
-7 min 44 s on 2 AMD EPYC cores without a GPU. No trial beat the default, whose test mIoU is .515
-[.407, .624]; a random forest that sees one pixel has .505, one that sees the surroundings .546
-(docs/segment.md). `full` has not been measured.
+Cost and results of `tiny`: docs/segment.md. `full` has not been measured.
 """
 
 from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer

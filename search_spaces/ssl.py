@@ -9,10 +9,7 @@ network; widths of projector and predictor, simplicial embeddings; the policy of
 its strengths; batch size. The ranges of `full` contain the recipes of the literature and of the
 course reports (docs/architecture.md, "Search spaces").
 
-Cost and result of `tiny`: 16 trials of at most 12 epochs and 4 x 3 repeats took 8 min 52 s on 2
-Intel Xeon cores without a GPU. Over three search seeds, the configuration chosen on validation has
-a kNN top-1 of .138 to .161 on letters that training never saw; the untuned default has .068 to
-.077, an untrained network .063 to .073 (docs/ssl.md). `full` has not been measured.
+Cost and results of `tiny`: docs/ssl.md. `full` has not been measured.
 """
 
 from search_spaces.common import Suggest, lr_schedule, optimizer, view_strengths
