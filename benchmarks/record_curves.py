@@ -37,6 +37,8 @@ from tune.experiments import EXPERIMENTS
 
 DATA = Path(__file__).parent / "data"
 DIVERGED = 0.0  # what an epoch after divergence counts
+SPLIT = {"data.split": 1}
+"""The version under which the curves were recorded: so they can be recorded again."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, 
 
 def base_of(task: Task, folder: Path) -> dict[str, Any]:
     """What all configurations of a task share, flat; a backbone is trained into `folder` first."""
-    base = EXPERIMENTS[task.experiment].presets["tiny"] | task.base
+    base = EXPERIMENTS[task.experiment].presets["tiny"] | SPLIT | task.base
     if not base.get("init.file"):
         return base
 
@@ -177,7 +179,8 @@ def _pretrained(folder: Path) -> Path:
     path = folder / BEST
     if not path.exists():
         experiment = EXPERIMENTS["pretrain"]
-        config: Any = build(experiment.config, experiment.presets["tiny"] | {"optim.lr": 3e-3})
+        flat = experiment.presets["tiny"] | SPLIT | {"optim.lr": 3e-3}
+        config: Any = build(experiment.config, flat)
         torch.manual_seed(config.seed)
         trainable = experiment.trainable(config, experiment.trainable.load_data(config.data))
         fit(trainable, config, LocalRuntime(folder, lambda epoch, metrics: True))
