@@ -81,7 +81,7 @@ cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from
 # Those that are no claim against a peer: what records and reads tables, what compares two checkouts, what compares our own defaults, for hours,
 # and what simulates verdicts.
 NO_CLAIM := $(addprefix benchmarks/,against.py density.py mutation.py record_curves.py same_numbers.py search_tables.py search_variants.py \
-	evidence_page.py record_seeds.py recorded_seeds.py results.py search_luck.py verdict_calibration.py verdict_rules.py verdict_simulation.py)
+	evidence_page.py record_file.py record_seeds.py recorded_seeds.py results.py search_luck.py verdict_calibration.py verdict_rules.py verdict_simulation.py)
 BENCHMARKS := $(filter-out $(NO_CLAIM),$(wildcard benchmarks/*.py))
 bench: $(VENV)/installed  ## every claim about speed, measured against its peer
 	$(BIN)/python -m pip install --quiet -e '.[dev,bench]'

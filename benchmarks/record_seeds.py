@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from benchmarks.record_curves import DATA, Task, base_of, logspace, train
-from benchmarks.results import commit
+from benchmarks.record_file import commit
 from search_spaces.classify import SETTINGS
 from trainables.config import build
 from trainables.data import Split

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import optuna
 
+from benchmarks.record_file import write_results
 from benchmarks.recorded_seeds import (
     TASKS,
     Searches,
@@ -33,7 +34,6 @@ from benchmarks.recorded_seeds import (
     load,
     run_searches,
 )
-from benchmarks.results import write_results
 from benchmarks.search_tables import tables
 
 TRIALS = (4, 8, 12, 16, 24)

@@ -30,8 +30,8 @@ import optuna
 from scipy import stats
 
 from benchmarks import verdict_rules as rules
+from benchmarks.record_file import write_results
 from benchmarks.recorded_seeds import TASKS, Side, draw_searches, load, run_searches
-from benchmarks.results import write_results
 from benchmarks.verdict_rules import QUESTIONS, SETTINGS, OneSearch, Scores
 from benchmarks.verdict_simulation import (
     Design,
