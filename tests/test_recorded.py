@@ -196,15 +196,16 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 
 
 def decimals(text: str) -> list[str]:
-    """The numbers with a decimal point, whatever is said around them. Notes explain, and may say
-    it in other words."""
-    said = [line for line in text.splitlines() if not line.startswith("note:")]
+    """The numbers with a decimal point, whatever is said around them. Notes, and the line on the
+    chosen trial, explain, and may say it in other words."""
+    explained = ("note:", "* chosen:")
+    said = [line for line in text.splitlines() if not line.startswith(explained)]
     return sorted(re.findall(r"[-+]?\d+\.\d+(?:e[-+]?\d+)?", "\n".join(said)))
 
 
 def leaderboard(text: str) -> list[tuple[str, ...]]:
     """Trial, state, epochs and value of every row of `report.py show`."""
-    found = re.findall(r"^ *(\d+)  +(\w+) +(\d+) (?: *(\d\.\d+))?", text, re.MULTILINE)
+    found = re.findall(r"^ *(?:\* )?(\d+)  +(\w+) +(\d+) (?: *(\d\.\d+))?", text, re.MULTILINE)
     return [(trial, state if state in ENDED else "", *rest) for trial, state, *rest in found]
 
 
