@@ -22,6 +22,7 @@ from tune.cli.prepare import Prepared
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
+from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
 from tune.search.pruner import rungs
 from tune.search.space import describe, show
 from tune.study.manifest import Manifest
@@ -91,12 +92,34 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         )
 
 
-def show_searches(comparison: Comparison, options: Options, searches: int) -> None:
-    """Print how many studies a comparison of several searches is, before the plan of the first."""
+def show_searches(comparison: Comparison, options: Options, searches: int, finals: int) -> None:
+    """Print how many studies a comparison of several searches is, and what may be expected of it,
+    before the plan of the first.
+
+    Args:
+        finals: trainings of each search's choice.
+    """
     settings = len(comparison.settings)
     plain_console().print(
         f"{comparison.title}: {searches} searches of each of {settings} settings, "
         f"{options.trial_count} trials and the final trainings each; below is the first study"
+    )
+    plain_console().print(expectation(searches, options.trial_count, finals, comparison))
+
+
+def expectation(searches: int, trials: int, finals: int, comparison: Comparison) -> str:
+    """Say how likely the comparison is to find a difference, and what splitting costs."""
+    questions = len(comparison.questions)
+    if searches < 2:
+        return "one search of each setting says nothing about the settings"
+
+    found = power(searches, trials, finals, questions)
+    loss = splitting_loss(searches, trials)
+    return (
+        f"expect to find a difference of {DIFFERENCE} between two settings in {found:.0%} of such "
+        f"comparisons ({questions} questions, {SEED_SD} between seeds, searches that vary as "
+        f"recorded ones did), and one search of {searches * trials} trials to choose better by "
+        f"{loss:.3f}; docs/notes/evidence.md has the tables"
     )
 
 

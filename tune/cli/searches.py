@@ -84,7 +84,7 @@ def run_searches(
     if options.plan:
         from tune.cli.plan import show_plan, show_searches
 
-        show_searches(comparison, options, wanted)
+        show_searches(comparison, options, wanted, studies[-1].finals)
         show_plan(first, studies[0].options)
         return DONE
 
