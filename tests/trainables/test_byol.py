@@ -230,6 +230,13 @@ def test_the_probe_of_a_test_learns_from_the_backbone_that_is_tested(tmp_path: P
     assert model.test()["test/probe_top1"] == got
 
 
+def test_the_probe_does_not_depend_on_earlier_validations() -> None:
+    model, other = byol(), byol()
+    for _ in range(3):
+        repeated = model.validate()
+    assert repeated["val/probe_top1"] == other.validate()["val/probe_top1"]
+
+
 def test_collapse_ends_the_trial() -> None:
     model = byol()
     fine, collapsed = {"val/std": 0.8}, {"val/std": 0.01}

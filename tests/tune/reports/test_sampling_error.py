@@ -21,6 +21,7 @@ from tune.reports.sampling_error import (
     outcomes_of,
     sampling_variance,
 )
+from tune.reports.statistics import paired
 from tune.reports.verdict import judge_study
 from tune.study.events import EventLog
 from tune.study.record import read_record
@@ -136,6 +137,28 @@ def test_searches_with_images_of_their_own_have_their_error_in_their_spread():
         for number, answers in enumerate(right.T)
     }
     assert sampling_variance(TOP1, searches) == 0
+
+
+def test_intervals_cover_the_truth_over_other_images_and_seeds():
+    """Of 1,500 comparisons, each with letters, images and seeds of its own, 95 % contain the true
+    difference of .05. With the seeds alone far fewer do."""
+    random = np.random.default_rng(14)
+    letters, each, seeds = 60, 4, 6
+    clusters = np.repeat(np.arange(letters), each)
+    covered = covered_by_seeds = 0
+    for _ in range(1500):
+        of_letter = random.normal(0, 0.15, (2, letters, 1))[:, clusters]
+        of_seed = random.normal(0, 0.02, (2, 1, seeds))
+        chance = np.array([0.65, 0.6])[:, None, None] + of_letter + of_seed
+        first, second = random.random((2, len(clusters), seeds)) < chance
+        variance = sampling_variance(TOP1, runs(first, clusters), runs(second, clusters))
+        scores = [first.mean(axis=0), second.mean(axis=0)]
+        interval = paired(*scores, variance)
+        by_seeds = paired(*scores)
+        covered += interval.low <= 0.05 <= interval.high
+        covered_by_seeds += by_seeds.low <= 0.05 <= by_seeds.high
+    assert covered / 1500 == pytest.approx(0.95, abs=0.02)
+    assert covered_by_seeds / 1500 < 0.85
 
 
 def test_missing_outcomes_give_no_number():
