@@ -165,7 +165,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "tiny": _UNTUNED
             | _TINY
             | {
-                # the gallery has 9 or 12 images of a letter: more neighbours are mostly other
+                # the gallery has 3 to 11 drawings of a letter: more neighbours are mostly other
                 # letters
                 "val.knn_k": 5,
                 "backbone.pool": 1,

@@ -80,6 +80,7 @@ def test_a_pin_takes_the_default_along(name: str, preset: str) -> None:
                 data=None,
                 seed=0,
                 skip_corrupt=False,
+                transductive=False,
                 setting=None,
             )
             _, base, pins, notes = resolve(options, experiment, {}, {}, {})  # type: ignore[arg-type]

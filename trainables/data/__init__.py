@@ -160,7 +160,7 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
         classes, images = counts(cfg.name, cfg.image_size, cfg.seed, cache_dir)
         name = cfg.name
         layout = EMBEDDED[cfg.name]
-        key = fingerprint(cfg.name, cfg.seed)
+        key = fingerprint(cfg.name, _rules(cfg))
     else:
         listing, classes = _listing_and_classes(Path(cfg.name), task)
         images = _count_parts(listing)

@@ -3,16 +3,8 @@ seeded rotation, scale and shift.
 
 Pre-training letters (Latin, Greek and others) are unlabeled images; held-out letters (Cyrillic,
 Armenian, Georgian) measure what was learned. Held-out letters that look like a pre-training letter,
-or like another held-out letter, are removed. Letters and faces are disjoint:
-
-    train     pre-training letters, all 16 faces
-    gallery   held-out letters, 12 faces
-    val       queries: one half of the held-out letters, in the 4 other faces (one of each family,
-              each of another style)
-    test      queries: the other half, likewise
-
-The halves are split by letter: cases and accented forms of one letter stay together. A query is
-classified among all held-out letters.
+or like another held-out letter, are removed. `glyph_splits.py` says which drawings train and which
+judge.
 """
 
 import unicodedata

@@ -5,6 +5,7 @@ import io
 
 from rich.console import Console
 
+from tune.reports.marks import marks
 from tune.reports.pooled_table import PooledRow, PooledTable
 from tune.reports.table_text import Cells, difference_cells, interval_range, print_cells
 
@@ -65,9 +66,20 @@ def pooled_notes(table: PooledTable) -> list[str]:
         said.append(f"Backbones cost beside this, over all searches: {'; '.join(costs)}.")
     if table.missing:
         said.append(f"Without a test accuracy so far: {', '.join(table.missing)}.")
+    said += _marks(table)
     if table.comparison.reference_note:
         said.append(_references(table))
     return said
+
+
+def _marks(table: PooledTable) -> list[str]:
+    """Facts about the images of settings, each with the searches that it holds for."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in table.rows:
+        for search, one in row.searches.items():
+            for mark in marks(one.record.manifest):
+                found.setdefault((row.name, mark), []).append(search)
+    return [f"{name}, {', '.join(searches)}: {mark}." for (name, mark), searches in found.items()]
 
 
 def _references(table: PooledTable) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
+from scipy.stats import chi2_contingency
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -32,6 +33,12 @@ def letters(cache: Path) -> DataSet:
     return load_dataset(DataConfig(name="glyphs"), cache_dir=cache)
 
 
+@pytest.fixture(scope="module")
+def earlier(cache: Path) -> DataSet:
+    """As version 1 of the rules splits them."""
+    return load_dataset(DataConfig(name="glyphs", split=1), cache_dir=cache)
+
+
 def faces(split: Split, plan: GlyphPlan) -> set[str]:
     return {FACES[face] for face in np.array(plan.face)[split.indices]}
 
@@ -47,15 +54,49 @@ def pixels(split: Split) -> np.ndarray:  # (n, S * S), unit length
     return (flat / flat.norm(dim=1, keepdim=True)).numpy()
 
 
-def test_sizes(letters: DataSet) -> None:
+def pairs(split: Split, plan: GlyphPlan) -> list[tuple[int, int]]:
+    """(letter, face) of every image."""
+    return [(plan.letter[row], plan.face[row]) for row in split.indices]
+
+
+def test_sizes(letters: DataSet, earlier: DataSet) -> None:
+    for data in (letters, earlier):
+        assert data.gallery is not None
+        assert 15_000 <= len(data.train) <= 20_000
+        assert data.train.images.shape[1:] == (3, 28, 28)
+        assert data.chance == 1 / len(names(data, data.gallery))
+    assert len(letters.val) >= 400
+    assert len(letters.test) >= 1500
+    assert min(len(earlier.val), len(earlier.test)) >= 800
+
+
+def test_no_pair_of_letter_and_face_is_on_two_sides(letters: DataSet, plan: GlyphPlan) -> None:
     assert letters.gallery is not None
-    assert 15_000 <= len(letters.train) <= 20_000
-    assert min(len(letters.val), len(letters.test)) >= 800
-    assert letters.train.images.shape[1:] == (3, 28, 28)
-    assert letters.chance == 1 / len(names(letters, letters.gallery))
+    splits = (letters.train, letters.gallery, letters.val, letters.test)
+    sides = [set(pairs(split, plan)) for split in splits]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    for split in (letters.val, letters.test):
+        found = pairs(split, plan)
+        assert len(set(found)) == len(found)  # each pair is judged on once
 
 
-def test_alphabets_and_halves(letters: DataSet) -> None:
+def test_val_and_test_are_of_one_distribution(letters: DataSet, plan: GlyphPlan) -> None:
+    """Every held-out letter and every face has the same share of both."""
+    held_out = set(plan.classes[: plan.held_out])
+    assert names(letters, letters.val) == names(letters, letters.test) == held_out
+
+    counts = {}
+    for name, split in (("val", letters.val), ("test", letters.test)):
+        found = np.array(pairs(split, plan))
+        by_letter = np.bincount(found[:, 0], minlength=plan.held_out)
+        assert by_letter.max() <= 1.3 * by_letter.min()
+        counts[name] = np.bincount(found[:, 1], minlength=len(FACES))
+    _, p, _, _ = chi2_contingency(np.array([counts["val"], counts["test"]]))
+    assert p > 0.01
+
+
+def test_alphabets_and_halves(earlier: DataSet) -> None:
+    letters = earlier
     assert letters.gallery is not None
     train, gallery, val, test = (
         names(letters, split)
@@ -72,13 +113,13 @@ def test_alphabets_and_halves(letters: DataSet) -> None:
         assert not {fold(letter) for letter in val} & {fold(letter) for letter in test}
 
 
-def test_gallery_and_queries_are_drawn_in_different_faces(
-    letters: DataSet, plan: GlyphPlan
+def test_gallery_and_queries_were_drawn_in_different_faces(
+    earlier: DataSet, plan: GlyphPlan
 ) -> None:
-    assert letters.gallery is not None
-    for queries in (letters.val, letters.test):
+    assert earlier.gallery is not None
+    for queries in (earlier.val, earlier.test):
         assert len(faces(queries, plan)) >= 4
-        assert not faces(letters.gallery, plan) & faces(queries, plan)
+        assert not faces(earlier.gallery, plan) & faces(queries, plan)
 
 
 def test_every_drawn_letter_is_in_its_face(plan: GlyphPlan) -> None:
@@ -128,12 +169,13 @@ def test_no_held_out_letter_is_drawn_like_a_training_letter(plan: GlyphPlan, fac
     assert len(alike) >= 30  # the comparison does find those that were removed
 
 
-def test_difficulty(letters: DataSet) -> None:
+def test_difficulty(letters: DataSet, earlier: DataSet) -> None:
     """Pixels alone find some letters, far from all: there is something to learn."""
-    assert letters.gallery is not None
-    nearest = KNeighborsClassifier(1).fit(pixels(letters.gallery), letters.gallery.targets())
-    for queries in (letters.val, letters.test):
-        assert 10 * letters.chance < nearest.score(pixels(queries), queries.targets()) < 0.5
+    for data in (letters, earlier):
+        assert data.gallery is not None
+        nearest = KNeighborsClassifier(1).fit(pixels(data.gallery), data.gallery.targets())
+        for queries in (data.val, data.test):
+            assert 10 * data.chance < nearest.score(pixels(queries), queries.targets()) < 0.5
 
 
 def test_drawings_are_bright_gray_images(letters: DataSet) -> None:
@@ -190,8 +232,29 @@ def test_jitter_stays_in_its_ranges() -> None:
     assert max(scales) / min(scales) == pytest.approx(glyphs.SCALE[1] / glyphs.SCALE[0], rel=0.1)
 
 
-def test_classification_of_the_test_letters(letters: DataSet, plan: GlyphPlan, cache: Path) -> None:
+def test_classify_splits_the_letters_as_ssl_does(
+    letters: DataSet, plan: GlyphPlan, cache: Path
+) -> None:
     data = load_dataset(DataConfig(name="glyphs"), "classify", cache)
+    assert data.classes == plan.classes[: plan.held_out]
+    assert letters.gallery is not None
+    for split, same in (
+        (data.train, letters.gallery),
+        (data.val, letters.val),
+        (data.test, letters.test),
+    ):
+        np.testing.assert_array_equal(split.indices, same.indices)
+        assert [data.classes[label] for label in split.targets()] == [
+            plan.classes[label] for label, _ in pairs(split, plan)
+        ]
+    assert np.bincount(data.train.targets()).min() >= 3
+
+
+def test_classification_of_the_test_letters_in_version_1(
+    earlier: DataSet, plan: GlyphPlan, cache: Path
+) -> None:
+    letters = earlier
+    data = load_dataset(DataConfig(name="glyphs", split=1), "classify", cache)
     assert set(data.classes) == names(letters, letters.test)
     for split in (data.train, data.val, data.test):
         expected = [

@@ -260,8 +260,9 @@ def test_letters_of_classify_are_those_of_few_shot() -> None:
     before = load_dataset(DataConfig(name="glyphs", image_size=28), "classify")
     data = load_dataset(DataConfig(name="glyphs", image_size=28), "fewshot")
     record = SeenRecord().then(Training.on(before, 0, labels=True))
-    assert met(record, data, data.test).with_labels == len(before.train)
-    assert met(record, data, data.val).seen == 0
+    for split in (data.val, data.test):
+        common = np.intersect1d(before.train.indices, split.indices)
+        assert met(record, data, split).with_labels == len(common) > 400
 
 
 def test_a_study_of_earlier_splits_keeps_them(call: Call, tmp_path: Path) -> None:
