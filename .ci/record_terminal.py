@@ -1,8 +1,9 @@
 """Record the terminal output that README.md shows, in a fresh clone of this checkout.
 
-    .venv/bin/python .ci/record_terminal.py            # ten minutes on two quiet cores
+    .venv/bin/python .ci/record_terminal.py [FOLDER]   # ten minutes on two quiet cores
 
-The whole output goes to docs/recordings/; some of its lines go into README.md, behind a line
+FOLDER keeps the clone, for `benchmarks/results.py record ssl FOLDER/vistune/runs "make run"`. The
+whole output goes to docs/recordings/; some of its lines go into README.md, behind a line
 `<!-- recorded: NAME -->` for each name.
 """
 
@@ -18,11 +19,14 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 RECORDINGS = REPO / "docs" / "recordings"
 SHOWN = {
-    "run": ("make run", 2, 5),
-    "show": (".venv/bin/python tune/report.py show ssl", 6, 1),
-    "ui": ("make ui", 3, 0),
+    "run": ("make run", ("study ", "trial 0 starts", "trial 1 starts", "compare ")),
+    "show": (
+        ".venv/bin/python tune/report.py show ssl",
+        ("study ", "trial ", "  * ", "* chosen", "Trial "),
+    ),
+    "ui": ("make ui", ("ssl ", "MLflow ")),
 }
-"""Name -> command, and how many of its first and last lines README.md shows."""
+"""Name -> command, and the beginnings of the lines that README.md shows: the first line of each."""
 
 
 def record(command: str, clone: Path) -> str:
@@ -53,11 +57,21 @@ def record(command: str, clone: Path) -> str:
     return "".join(line for line in lines if not line.startswith(("make", ".venv/bin")))
 
 
-def excerpt(text: str, head: int, tail: int) -> str:
+def excerpt(text: str, beginnings: tuple[str, ...]) -> str:
+    """The first line with each beginning, in the text's order; `...` where others are left out."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
-    if len(lines) <= head + tail + 1:
-        return "\n".join(lines)
-    return "\n".join([*lines[:head], "...", *lines[len(lines) - tail :]])
+    chosen = []
+    for beginning in beginnings:
+        chosen.append(next(n for n, line in enumerate(lines) if line.startswith(beginning)))
+
+    shown: list[str] = []
+    before = -1
+    for number in sorted(chosen):
+        if number > before + 1:
+            shown.append("...")
+        shown.append(lines[number])
+        before = number
+    return "\n".join(shown)
 
 
 def into_readme(name: str, text: str) -> None:
@@ -74,14 +88,15 @@ def into_readme(name: str, text: str) -> None:
 
 def main() -> None:
     RECORDINGS.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "vistune"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary)
+        clone = folder / "vistune"
         subprocess.run(["git", "clone", "--quiet", str(REPO), str(clone)], check=True)
         (clone / ".venv").symlink_to(Path(sys.prefix).resolve())
-        for name, (command, head, tail) in SHOWN.items():
+        for name, (command, beginnings) in SHOWN.items():
             text = record(command, clone).replace(str(clone), "~/vistune")
             (RECORDINGS / f"{name}.txt").write_text(text)
-            into_readme(name, excerpt(text, head, tail))
+            into_readme(name, excerpt(text, beginnings))
 
 
 if __name__ == "__main__":

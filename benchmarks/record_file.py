@@ -32,7 +32,7 @@ def write_results(name: str, found: dict[str, Any]) -> None:
     head = {
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
@@ -44,6 +44,11 @@ def write_results(name: str, found: dict[str, Any]) -> None:
             lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def machine() -> str:
+    """Processor, cores and Python of this machine, in words."""
+    return f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def _processor() -> str:

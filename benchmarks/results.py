@@ -1,55 +1,259 @@
-"""The records that documents quote: what a benchmark found, with its command, commit and machine,
-in `docs/results/`."""
+"""Figures in the documents, from records kept in docs/results/.
 
+    python benchmarks/results.py record ssl runs "make run"          # after that command
+    python benchmarks/results.py record classify runs "make table"
+    python benchmarks/results.py render                              # into README.md and docs/
+
+A record holds what the runs scored, and nothing that follows from it. A page asks for a figure with
+`<!-- result: NAME -->...<!-- end -->`; tests/project/test_results.py renders all of them again.
+"""
+
+import argparse
 import json
-import os
-import platform
-import subprocess
+import re
 import sys
-import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs/results"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.record_file import RESULTS, machine
+from trainables.files import write_atomically
+from tune.reports.pooled_table import compare_searches
+from tune.reports.sampling_error import outcomes_of, sampling_variance
+from tune.reports.statistics import Interval, holm, mean_of, paired, significance
+from tune.reports.verdict import difference, repeat_scores, test_metric
+from tune.study.record import read_record
+
+REPO = Path(__file__).resolve().parents[1]
+PAGES = [REPO / "README.md", *sorted((REPO / "docs").glob("*.md"))]
+MARKED = re.compile(r"(<!-- result: (\S+) -->)(.*?)(<!-- end -->)", re.DOTALL)
+
+Result = dict[str, Any]
 
 
-def commit() -> str:
-    """Short hash of the checkout."""
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip()
+# ---------------------------------------------------------------- record
 
 
-def write_results(name: str, found: dict[str, Any]) -> None:
-    """Write `docs/results/<name>.json`: one line an entry of a list, so that changes can be
-    read."""
-    head = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": commit(),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "date": time.strftime("%Y-%m-%d"),
+def record(name: str, storage: Path, typed: str) -> Result:
+    """What a study, or a comparison over searches, has scored.
+
+    Args:
+        typed: the command that ran it.
+    """
+    study = (storage / name / "study.json").exists()
+    found = _study(storage / name) if study else _comparison(storage / name)
+    about = {
+        "command": typed,
+        "machine": machine(),
+        "recorded": datetime.now(UTC).date().isoformat(),
     }
-    lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    for key, value in found.items():
-        if isinstance(value, list):
-            entries = ",\n".join(f"  {json.dumps(entry)}" for entry in value)
-            lines.append(f" {json.dumps(key)}: [\n{entries}\n ]")
-        else:
-            lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return about | found
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
+def _study(folder: Path) -> Result:
+    record = read_record(folder)
+    metric = test_metric(record.objective)
+    answer = record.best_number() or 0
+    number = answer or record.repeat_rule.challenger(record.completed)
+    assert number is not None
+    sides = {"trial": number, "default": 0}
+    scores = {side: repeat_scores(record, trial, metric) for side, trial in sides.items()}
+    outcomes = {side: outcomes_of(record, trial) for side, trial in sides.items()}
+    saved, total = record.epochs_saved
+    return {
+        "commit": record.manifest.commit,
+        "metric": metric,
+        "seed": record.manifest.seed,
+        "trials": len(record.trials),
+        "epochs": total - saved,
+        "epochs_saved": saved,
+        "answer": answer,
+        "number": number,
+        "validation": record.completed[number],
+        "scores": {side: list(found.values()) for side, found in scores.items()},
+        "sampling_variance": {
+            **{side: sampling_variance(metric, runs) for side, runs in outcomes.items()},
+            "gain": sampling_variance(metric, outcomes["trial"], outcomes["default"]),
+        },
+        "baseline": record.summary.get(f"baseline/{metric}"),
+    }
+
+
+def _comparison(folder: Path) -> Result:
+    table = compare_searches(folder)
+    commits = {one.record.manifest.commit for row in table.rows for one in row.searches.values()}
+    return {
+        "commit": ", ".join(sorted(commit or "unknown" for commit in commits)),
+        "metric": table.metric,
+        "wanted": table.wanted,
+        "questions": dict(table.questions),
+        "level": table.differences[0].level,
+        "backbones": {cost.source: [cost.epochs, cost.minutes] for cost in table.sources},
+        "settings": {
+            row.name: {
+                "about": row.about,
+                "accuracies": list(row.accuracies.values()),
+                "images": row.images,
+                "epochs": row.epochs,
+                "minutes": row.minutes,
+                "configurations": [one.configuration for one in row.searches.values()],
+            }
+            for row in table.rows
+        },
+    }
+
+
+# ---------------------------------------------------------------- render
+
+
+def short(value: float) -> str:
+    """Three digits without the leading zero: `.905`."""
+    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.3f}")
+
+
+def interval(estimate: Interval) -> str:
+    return f"{short(estimate.mean)} [{short(estimate.low)}, {short(estimate.high)}]"
+
+
+def study_estimates(result: Result) -> dict[str, Interval]:
+    """Mean of the trial, mean of the default, and their difference."""
+    variance = {key: value or 0.0 for key, value in result["sampling_variance"].items()}
+    trial, default = (dict(enumerate(result["scores"][side])) for side in ("trial", "default"))
+    return {
+        "trial": mean_of(list(trial.values()), variance["trial"]).clipped_to_unit(),
+        "default": mean_of(list(default.values()), variance["default"]).clipped_to_unit(),
+        "gain": difference(trial, default, variance["gain"]),
+    }
+
+
+def study_cell(result: Result) -> str:
+    """Cell of README's table: `default → best [interval]`."""
+    found = study_estimates(result)
+    return f"{short(found['default'].mean)} → {interval(found['trial'])}"
+
+
+def study_sentence(result: Result) -> str:
+    """The verdict, the cost, and where they come from."""
+    found = study_estimates(result)
+    gain = found["gain"]
+    decided = gain.p < significance(1)
+    seeds = len(result["scores"]["trial"])
+    total = result["epochs"] + result["epochs_saved"]
+    verdict = "decided" if decided else "not decided"
+    return (
+        f"`{result['command']}` (commit {result['commit'][:7]}, {result['machine']}, "
+        f"{result['recorded']}): {result['trials']} trials; trial {result['number']} has "
+        f"{short(result['validation'])} on validation, the maximum of the search, and "
+        f"{interval(found['trial'])} on the test split over {seeds} fresh seeds; "
+        f"the untuned default {interval(found['default'])}, "
+        f"the untrained network {short(result['baseline'])}. The "
+        f"gain is {interval(gain)}, {verdict} (p = {gain.p:.2g}). Intervals cover training seeds "
+        f"and the draw of test images. Pruning saved {result['epochs_saved'] / total:.0%} of the "
+        "epochs."
+    )
+
+
+def comparison_settings(result: Result) -> str:
+    """Table of the settings over searches."""
+    first = next(iter(result["settings"].values()))
+    count = len(first["accuracies"])
+    header = ["setting", *(f"search {n + 1}" for n in range(count)), "mean", "sd", "of images"]
+    rows = []
+    for name, setting in result["settings"].items():
+        accuracies = setting["accuracies"]
+        estimate = mean_of(accuracies).clipped_to_unit()
+        spread = (sum((a - estimate.mean) ** 2 for a in accuracies) / (count - 1)) ** 0.5
+        images = "-" if setting["images"] is None else short(setting["images"])
+        cells = [short(accuracy) for accuracy in accuracies]
+        rows.append(
+            [f"{name}: {setting['about']}", *cells, interval(estimate), short(spread), images]
+        )
+    return _table(header, rows)
+
+
+def comparison_differences(result: Result) -> str:
+    """Table of the questions."""
+    gains = {}
+    for name in result["questions"]:
+        first, _, second = name.partition("-")
+        sides = [result["settings"][side]["accuracies"] for side in (first, second)]
+        gains[name] = paired(*sides)
+    adjusted = holm([gain.p for gain in gains.values()], len(result["questions"]))
+    rows = []
+    for (name, gain), p_holm in zip(gains.items(), adjusted, strict=True):
+        better = name.split("-")[0 if gain.mean > 0 else 1]
+        verdict = f"{better} is better" if p_holm < result["level"] else "not decided"
+        question = f"{name.replace('-', ' - ')}: {result['questions'][name]}"
+        rows.append([question, interval(gain), f"{p_holm:.2g}", verdict])
+    return _table(["difference", "estimate", "p (Holm)", "verdict"], rows)
+
+
+def comparison_source(result: Result) -> str:
+    """Where the figures come from, and what they cost."""
+    epochs = sum(setting["epochs"] for setting in result["settings"].values())
+    minutes = sum(setting["minutes"] for setting in result["settings"].values())
+    backbones = [
+        f"`{name}` {cost[0]:,} epochs in {cost[1]:.0f} minutes"
+        for name, cost in result["backbones"].items()
+    ]
+    return (
+        f"`{result['command']}` (commit {result['commit'][:7]}, {result['machine']}, "
+        f"{result['recorded']}). Training took {epochs:,} epochs in {minutes:.0f} minutes for the "
+        f"settings, and for their backbones {', '.join(backbones)}."
+    )
+
+
+PARTS: dict[str, Callable[[Result], str]] = {
+    "cell": study_cell,
+    "sentence": study_sentence,
+    "settings": comparison_settings,
+    "differences": comparison_differences,
+    "source": comparison_source,
+}
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+def rendered(text: str) -> str:
+    """The text of a page with every figure computed again."""
+
+    def figure(match: re.Match[str]) -> str:
+        name, _, part = match[2].rpartition(".")
+        result = json.loads((RESULTS / f"{name}.json").read_text())
+        return f"{match[1]}{PARTS[part](result)}{match[4]}"
+
+    return MARKED.sub(figure, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="what", required=True)
+    one = commands.add_parser("record")
+    one.add_argument("name", help="study or comparison")
+    one.add_argument("storage", type=Path)
+    one.add_argument("command", help="as it was typed")
+    one.add_argument("--as", dest="file", help="name of the record; default: that of the study")
+    commands.add_parser("render")
+    options = parser.parse_args()
+
+    if options.what == "record":
+        result = record(options.name, options.storage, options.command)
+        path = RESULTS / f"{options.file or options.name}.json"
+        write_atomically(path, json.dumps(result, indent=1) + "\n")
+        return
+
+    for page in PAGES:
+        text = page.read_text()
+        if rendered(text) != text:
+            write_atomically(page, rendered(text))
+            print(f"{page.relative_to(REPO)}: figures renewed")
+
+
+if __name__ == "__main__":
+    main()

@@ -54,3 +54,16 @@ def test_example_becomes_a_study(
     assert said.code == 0, said.err
     assert "scale" in (tmp_path / "runs/square/study.json").read_text()
     assert len(list((tmp_path / "runs/square/trials").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["run", "show", "ui"])
+def test_terminal_output_was_printed_by_the_product(name: str) -> None:
+    """Every line stands in the recording, in its order (`.ci/record_terminal.py`)."""
+    found = re.search(rf"<!-- recorded: {name} -->\n```text\n(.*?)```", README, re.DOTALL)
+    assert found is not None
+    recording = (REPO / "docs" / "recordings" / f"{name}.txt").read_text()
+    printed = iter([line.rstrip() for line in recording.splitlines()])
+    shown = [line for line in found[1].splitlines() if line != "..."]
+    assert len(shown) >= 2
+    for line in shown:
+        assert line in printed  # consumes the lines before it

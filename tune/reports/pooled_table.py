@@ -11,7 +11,7 @@ accuracy of a search's chosen configuration is one observation, and differences 
 This module computes the table; `pooled_text.py` shows it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -72,15 +72,6 @@ class PooledRow:
         if len(self.accuracies) < 2:
             return None
         return float(np.std(list(self.accuracies.values()), ddof=1))
-
-    @property
-    def outcomes(self) -> dict[int, ImageOutcomes]:
-        """Seed of a final run -> its test images, over all searches."""
-        found: dict[int, ImageOutcomes] = {}
-        for row in self.searches.values():
-            if row.number is not None:
-                found |= outcomes_of(row.record, row.number)
-        return found
 
     @property
     def setting(self) -> str:
@@ -209,7 +200,9 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
             sides = np.array(pairs).T
             # Searches that share their test images share the luck of these, which is in no spread.
             # Where each has its own, the spread has it, and nothing is comparable here.
-            shared = sampling_variance(first.metric, row.outcomes, other_row.outcomes)
+            shared = sampling_variance(
+                first.metric, _outcomes(row, tables), _outcomes(other_row, tables)
+            )
             gains[name] = paired(sides[0], sides[1], shared or 0.0)
 
     missing = [
@@ -270,6 +263,20 @@ def _pooled_row(
         accuracy=accuracy,
         images=_image_error(searches, next(iter(tables.values())).metric),
     )
+
+
+def _outcomes(row: PooledRow, searches: Iterable[str]) -> dict[int, ImageOutcomes]:
+    """Place of a search -> test images of one of its final runs: runs of one search share more than
+    the images."""
+    found = {}
+    for place, search in enumerate(searches):
+        one = row.searches.get(search)
+        if one is None or one.number is None:
+            continue
+        runs = outcomes_of(one.record, one.number)
+        if runs:
+            found[place] = next(iter(runs.values()))
+    return found
 
 
 def _image_error(searches: Mapping[str, TableRow], metric: str) -> float | None:

@@ -1,0 +1,66 @@
+"""Figures in the documents are those of the records in docs/results/."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests import REPO
+from tests.studies import POOR, finish
+from tests.tune.cli.test_searches import MEANS, write_searches
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", REPO / "benchmarks" / "results.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["results"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_figure_of_the_documents_is_that_of_its_record(results: ModuleType) -> None:
+    marked = set()
+    for page in results.PAGES:
+        text = page.read_text()
+        marked |= {name for _, name, _, _ in results.MARKED.findall(text)}
+        assert results.rendered(text) == text, f"{page}: run benchmarks/results.py render"
+    assert marked >= {"ssl.cell", "ssl.sentence"}
+
+
+def test_a_comparison_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -> None:
+    write_searches(tmp_path)
+    found: dict[str, Any] = results.record("classify", tmp_path, "make table")
+    assert json.loads(json.dumps(found)) == found
+    rows = results.comparison_settings(found).strip().split("\n")
+    cells = [cell.strip() for cell in rows[2].strip("|").split("|")]
+    low, high = stats.t.interval(0.95, 4, np.mean(MEANS["A"]), stats.sem(MEANS["A"]))
+    expected = f"{np.mean(MEANS['A']):.3f} [{low:.3f}, {high:.3f}]".replace("0.", ".")
+    assert cells[:2] == ["A: scratch, all trains", ".500"]
+    assert cells[6] == expected
+    assert cells[7] == f"{np.std(MEANS['A'], ddof=1):.3f}"[1:]
+
+    differences = results.comparison_differences(found)
+    assert "| C is better |" in differences
+    assert "| E - D: the same, backbone frozen |" in differences
+    assert "| not decided |" in differences
+
+
+def test_a_study_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -> None:
+    study = finish(tmp_path, 4, repeats=3, base=POOR)
+    found: dict[str, Any] = results.record("toy", tmp_path, "make run")
+    number = study.best_number()
+    scores = [m["test/top1"] for (n, _), m in study.finals().items() if n == number]
+    assert found["scores"]["trial"] == scores
+    assert len(found["scores"]["default"]) == 3
+    gain = results.study_estimates(found)["gain"]
+    assert gain.mean == pytest.approx(np.mean(scores) - np.mean(found["scores"]["default"]))
+    assert results.study_cell(found).startswith(results.short(np.mean(found["scores"]["default"])))
