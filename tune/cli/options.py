@@ -83,6 +83,7 @@ class Options:
         int | None,
         typer.Option(
             min=1,
+            max=1000,
             help="Independent searches of each setting of a comparison; a larger number "
             f"extends it. [default: {DEFAULT_SEARCHES}]",
         ),

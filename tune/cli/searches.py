@@ -22,6 +22,7 @@ from tune.object_store.study_sync import copy_group_log
 from tune.study.group import Group, member_name
 from tune.study.rules import REPEATS, WINNER, derived_seed
 
+_MOST_SEARCHES = 1000
 _SHARED = ("data.", "backbone.")
 """Config values that `--set` also gives to the studies that the backbones come from."""
 
@@ -116,7 +117,9 @@ def members_of(
     identity = f"{group} {options.seed}"
     seed = derived_seed(identity, "search", number)
     pins = options.set or []
-    split = [] if _is_pinned("data.seed", pins) else [f"data.seed={options.seed + number - 1}"]
+    # comparisons under different --seed split the data differently too
+    split_seed = _MOST_SEARCHES * options.seed + number - 1
+    split = [] if _is_pinned("data.seed", pins) else [f"data.seed={split_seed}"]
     own = [pin for pin in pins if ":" not in pin.partition("=")[0]]
     common = replace(options, seed=seed, set=[*own, *split], compare=None, searches=None)
 

@@ -1,5 +1,6 @@
 """Comparisons of several searches of each setting: a search is one observation."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,11 @@ def test_every_search_has_its_own_seed_split_and_backbones() -> None:
     assert first[0].options.seed != second[0].options.seed
     for member in (*first, *second):
         assert f"data.seed={member.search - 1}" in (member.options.set or [])
+
+    other = replace(options, seed=1)
+    [again, *_] = members_of(other, experiment, comparison, "mine", 1)
+    assert "data.seed=1000" in (again.options.set or [])
+    assert again.options.seed not in {first[0].options.seed, second[0].options.seed}
 
     settings = {member.options.setting: member.options for member in first[2:]}
     assert settings["A"].backbone is None
