@@ -16,6 +16,7 @@ import itertools
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,13 +109,19 @@ TASKS = {
 }
 
 
-def main() -> None:
+def read_options(about: str | None, tasks: Iterable[str]) -> argparse.Namespace:
+    """The command line of a recorder: `tasks` and `limit`."""
+    known = list(tasks)
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
+    parser.add_argument("tasks", nargs="*", default=known, help=f"of {', '.join(known)}")
     parser.add_argument("--limit", type=int, help="the first so many configurations, for a try")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options(__doc__, TASKS)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="curves-") as folder:
         for name in options.tasks:

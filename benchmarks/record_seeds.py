@@ -15,7 +15,6 @@ A record, `seeds-<task>.npz`, holds for C configurations, S seeds and E epochs:
     about            JSON: task, commit, versions, seeds, seconds
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -28,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.record_curves import DATA, Task, base_of, logspace, train
+from benchmarks.record_curves import DATA, Task, base_of, logspace, read_options, train
 from benchmarks.record_file import commit
 from search_spaces.classify import SETTINGS
 from trainables.config import build
@@ -63,12 +62,7 @@ TASKS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("tasks", nargs="*", default=list(TASKS), help=f"of {', '.join(TASKS)}")
-    parser.add_argument("--limit", type=int, help="the first so many configurations, for a try")
-    options = parser.parse_args()
+    options = read_options(__doc__, TASKS)
     torch.set_num_threads(1)
     for name in options.tasks:
         with tempfile.TemporaryDirectory(prefix="seeds-") as folder:

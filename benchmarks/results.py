@@ -19,6 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.evidence_page import markdown
 from benchmarks.record_file import RESULTS, machine
 from trainables.files import write_atomically
 from tune.reports.pooled_table import compare_searches
@@ -216,8 +217,7 @@ PARTS: dict[str, Callable[[Result], str]] = {
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+    return f"\n{markdown(header, rows)}\n"
 
 
 def rendered(text: str) -> str:

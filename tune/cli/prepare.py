@@ -56,7 +56,9 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     fixed = {} if setting is None else setting.values
     experiment, start = _starting_point(options, experiment, setting, directory)
     start = for_every_machine(start, storage)
-    preset, base, pins, notes = resolve(options, experiment, fixed, start, _begun(directory))
+    path = directory / "study.json"
+    there = read_manifest(path) if path.exists() else None
+    preset, base, pins, notes = resolve(options, experiment, fixed, start, _begun(there))
 
     config: Any = build(experiment.config, base)
     trainable = experiment.trainable
@@ -92,7 +94,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         },
         warm_start=warm,
         seen=seen,
-        repeats=_repeats(options, directory),
+        repeats=_repeats(options, there),
     )
     return Prepared(directory, experiment, manifest, config, data, proof, notes)
 
@@ -107,17 +109,15 @@ def _contents(data: Any) -> dict[str, str]:
     return {"contents": digest_of_keys(contents.keys[data.train.indices])}
 
 
-def _repeats(options: Options, directory: Path) -> int:
+def _repeats(options: Options, there: Manifest | None) -> int:
     """Return `--repeats`, or the number that the study began with, or its rule's default."""
     if options.repeats is not None:
         return options.repeats
-
-    rules, fixed = CURRENT, None
-    path = directory / "study.json"
-    if path.exists():
-        there = read_manifest(path)
-        rules, fixed = there.rules, there.repeats
-    return REPEATS[str(rules["repeats"])] if fixed is None else fixed
+    if there is None:
+        return REPEATS[str(CURRENT["repeats"])]
+    if there.repeats is not None:
+        return there.repeats
+    return REPEATS[str(there.rules["repeats"])]
 
 
 def study_name(options: Options, experiment: Experiment) -> str:
@@ -187,13 +187,11 @@ def resolve(
     return preset, base, pinned, notes
 
 
-def _begun(directory: Path) -> dict[str, Any]:
-    """Return the versions of rules that the study in this folder has begun with."""
-    path = directory / "study.json"
-    if not path.exists():
+def _begun(there: Manifest | None) -> dict[str, Any]:
+    """Return the config values that a study keeps from its first start."""
+    if there is None or "data.split" not in there.base:
         return {}
-    base = read_manifest(path).base
-    return {key: base[key] for key in ("data.split",) if key in base}
+    return {"data.split": there.base["data.split"]}
 
 
 def _starting_point(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from search_spaces.classify import BackboneSetting
-from search_spaces.settings import Comparison
+from search_spaces.settings import Comparison, Setting
 from trainables.errors import UserError
 from tune.backbones.resolve import DEFAULT_STUDY
 from tune.cli.options import TRIALS_OF_SEARCHES, Options
@@ -68,7 +68,7 @@ def run_searches(
     Raises:
         UserError: wrong use, before the first trial.
     """
-    from tune.cli.compare import one_ray
+    from tune.cli.compare import copy_table, one_ray
     from tune.reports.table_files import publish
 
     storage = folder.parent
@@ -105,7 +105,7 @@ def run_searches(
         if options.search is None and not session.stop.reason:
             publish(group)
             group.emit("finish", state="FINISHED")
-            _copy(folder)
+            copy_table(folder)
     session.say_where(code)
     return code
 
@@ -120,14 +120,11 @@ def members_of(
     # comparisons under different --seed split the data differently too
     split_seed = _MOST_SEARCHES * options.seed + number - 1
     split = [] if _is_pinned("data.seed", pins) else [f"data.seed={split_seed}"]
-    own = [pin for pin in pins if ":" not in pin.partition("=")[0]]
+    own = _own_pins(pins)
     common = replace(options, seed=seed, set=[*own, *split], compare=None, searches=None)
 
-    sources: dict[str, str] = {}
-    for setting in comparison.settings.values():
-        if isinstance(setting, BackboneSetting) and setting.init in DEFAULT_STUDY:
-            sources[setting.init] = DEFAULT_STUDY[setting.init]
-    for name in sources.values():
+    sources = dict.fromkeys(_source(setting) for setting in comparison.settings.values())
+    for name in filter(None, sources):
         study = member_name(group, name, number)
         shared = [pin for pin in [*own, *split] if pin.startswith(_SHARED)]
         shared += [pin.partition(":")[2] for pin in pins if pin.startswith(f"{name}:")]
@@ -140,9 +137,8 @@ def members_of(
 
     finals = REPEATS[WINNER] if options.repeats is None else options.repeats
     for name, setting in comparison.settings.items():
-        backbone = None
-        if isinstance(setting, BackboneSetting) and setting.init in sources:
-            backbone = member_name(group, sources[setting.init], number)
+        source = _source(setting)
+        backbone = None if source is None else member_name(group, source, number)
         study = member_name(group, name, number)
         own_options = replace(common, setting=name, study=study, backbone=backbone)
         yield Member(own_options, experiment, number, finals)
@@ -167,10 +163,9 @@ def _check(options: Options, experiment: Experiment, comparison: Comparison, wan
                 f"before a colon stands one of {', '.join(DEFAULT_STUDY.values())}"
             )
 
-    own = [pin for pin in pins if ":" not in pin.partition("=")[0]]
+    own = _own_pins(pins)
     for name, setting in comparison.settings.items():
-        loads = isinstance(setting, BackboneSetting) and setting.init in DEFAULT_STUDY
-        start = {"init.file": "not trained yet"} if loads else {}
+        start = {"init.file": "not trained yet"} if _source(setting) else {}
         resolve(replace(options, setting=name, set=own), experiment, setting.values, start, {})
 
 
@@ -178,7 +173,11 @@ def _is_pinned(key: str, pins: list[str]) -> bool:
     return any(pin.partition("=")[0].strip() == key for pin in pins)
 
 
-def _copy(folder: Path) -> None:
-    from tune.cli.compare import copy_table
+def _source(setting: Setting) -> str | None:
+    """The experiment whose best trial a setting starts from."""
+    return DEFAULT_STUDY.get(setting.init) if isinstance(setting, BackboneSetting) else None
 
-    copy_table(folder)
+
+def _own_pins(pins: list[str]) -> list[str]:
+    """Those for the settings, not for a source of their backbones."""
+    return [pin for pin in pins if ":" not in pin.partition("=")[0]]

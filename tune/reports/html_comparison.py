@@ -18,9 +18,7 @@ def comparison_page(comparison: ComparisonTable, figure: bytes) -> str:
     Args:
         figure: what `table_figure.draw` returned.
     """
-    content = comparison_content(comparison, figure)
-    body = render("comparison_page.html", title=comparison.title, comparison=content)
-    return page(comparison.title, body)
+    return _page(comparison.title, comparison_content(comparison, figure))
 
 
 def pooled_page(table: PooledTable, figure: bytes) -> str:
@@ -29,9 +27,12 @@ def pooled_page(table: PooledTable, figure: bytes) -> str:
     Args:
         figure: what `table_figure.draw_pooled` returned.
     """
-    content = pooled_content(table, figure)
-    body = render("comparison_page.html", title=table.title, comparison=content)
-    return page(table.title, body)
+    return _page(table.title, pooled_content(table, figure))
+
+
+def _page(title: str, content: Markup) -> str:
+    body = render("comparison_page.html", title=title, comparison=content)
+    return page(title, body)
 
 
 def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:

@@ -5,8 +5,10 @@ The page shows the comparison's table, then what each setting found.
 
 from pathlib import Path
 
+from markupsafe import Markup
+
 from trainables.files import write_atomically
-from tune.reports.comparison_table import TableRow, compare_settings
+from tune.reports.comparison_table import ComparisonTable, TableRow, compare_settings
 from tune.reports.html_comparison import comparison_content, pooled_content
 from tune.reports.html_page import page, render
 from tune.reports.html_parameters import parameter_sections
@@ -20,54 +22,58 @@ from tune.reports.html_sections import (
     opening,
     reproduction,
 )
-from tune.reports.pooled_table import compare_searches, has_searches
+from tune.reports.pooled_table import PooledTable, compare_searches, has_searches
 from tune.reports.table_figure import draw, draw_pooled
 from tune.reports.tuning_figure import tuning_section
 from tune.reports.verdict import judge_study
 
 
 def write_group_report(folder: Path) -> Path:
-    """Write `report.html` into a group's folder.
+    """Write `report.html` into a group's folder: the table, then each study.
 
     Raises:
         UserError: none of the settings has begun.
     """
     if has_searches(folder):
-        return _write_searches_report(folder)
+        over_searches = compare_searches(folder)
+        folder.mkdir(exist_ok=True)
+        figure = draw_pooled(over_searches, folder / "table.png")
+        content = pooled_content(over_searches, figure)
+        return _write(folder, over_searches, content, _searches(over_searches))
+
     comparison = compare_settings(folder)
     folder.mkdir(exist_ok=True)
     figure = draw(comparison, folder / "table.png")
-    body = render(
-        "group.html",
-        title=comparison.title,
-        differences=comparison.differences,
-        questions=comparison.questions,
-        comparison=comparison_content(comparison, figure),
-        tuning=tuning_section({row.setting: [row.record] for row in comparison.rows}),
-        settings=[_setting(row) for row in comparison.rows],
-    )
-    path = folder / "report.html"
-    write_atomically(path, page(comparison.title, body))
-    return path
+    content = comparison_content(comparison, figure)
+    rows = {row.setting: {row.setting: row} for row in comparison.rows}
+    return _write(folder, comparison, content, rows)
 
 
-def _write_searches_report(folder: Path) -> Path:
-    """Write the page of a comparison over searches: the table, and each search folded away."""
-    comparison = compare_searches(folder)
-    folder.mkdir(exist_ok=True)
-    figure = draw_pooled(comparison, folder / "table.png")
+Studies = dict[str, dict[str, TableRow]]
+"""Setting -> title of each of its studies -> the study."""
+
+
+def _searches(table: PooledTable) -> Studies:
+    return {
+        row.setting: {f"{row.setting}, {search}": one for search, one in row.searches.items()}
+        for row in table.rows
+    }
+
+
+def _write(
+    folder: Path, comparison: ComparisonTable | PooledTable, content: Markup, studies: Studies
+) -> Path:
+    records = {setting: [row.record for row in rows.values()] for setting, rows in studies.items()}
     settings = []
-    records = {}
-    for row in comparison.rows:
-        records[row.setting] = [one.record for one in row.searches.values()]
-        for search, one in row.searches.items():
-            settings.append(_setting(one) | {"title": f"{row.setting}, {search}"})
+    for rows in studies.values():
+        settings += [_setting(row) | {"title": title} for title, row in rows.items()]
+
     body = render(
         "group.html",
         title=comparison.title,
         differences=comparison.differences,
         questions=comparison.questions,
-        comparison=pooled_content(comparison, figure),
+        comparison=content,
         tuning=tuning_section(records),
         settings=settings,
     )
@@ -81,7 +87,6 @@ def _setting(row: TableRow) -> dict[str, object]:
     record, number = row.record, row.number
     verdict = judge_study(record)
     parts: dict[str, object] = {
-        "title": row.setting,
         "number": number,
         "opening": opening(record, verdict),
         "health": health(record),

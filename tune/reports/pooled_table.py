@@ -30,7 +30,7 @@ from tune.reports.comparison_table import (
     corrected,
 )
 from tune.reports.config_differences import same_data
-from tune.reports.sampling_error import outcomes_of, sampling_variance
+from tune.reports.sampling_error import sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance
 from tune.study.group import Group, is_group, search_numbers, source_studies
 from tune.study.manifest import PATH_KEYS, Manifest
@@ -271,11 +271,8 @@ def _outcomes(row: PooledRow, searches: Iterable[str]) -> dict[int, ImageOutcome
     found = {}
     for place, search in enumerate(searches):
         one = row.searches.get(search)
-        if one is None or one.number is None:
-            continue
-        runs = outcomes_of(one.record, one.number)
-        if runs:
-            found[place] = next(iter(runs.values()))
+        if one is not None and one.outcomes:
+            found[place] = next(iter(one.outcomes.values()))
     return found
 
 
@@ -283,9 +280,7 @@ def _image_error(searches: Mapping[str, TableRow], metric: str) -> float | None:
     """Standard deviation, over draws of test images, of an average search's accuracy."""
     variances = []
     for row in searches.values():
-        if row.number is None:
-            continue
-        variance = sampling_variance(metric, outcomes_of(row.record, row.number))
+        variance = sampling_variance(metric, row.outcomes)
         if variance is None:
             return None
         variances.append(variance)

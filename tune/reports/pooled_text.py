@@ -7,7 +7,13 @@ from rich.console import Console
 
 from tune.reports.marks import marks
 from tune.reports.pooled_table import PooledRow, PooledTable
-from tune.reports.table_text import Cells, difference_cells, interval_range, print_cells
+from tune.reports.table_text import (
+    Cells,
+    difference_cells,
+    interval_range,
+    markdown_page,
+    print_cells,
+)
 
 _CSV_HEADER = ("row", "search", "estimate", "low", "high", "p", "p_holm", "epochs", "minutes")
 
@@ -102,17 +108,8 @@ def pooled_choices(table: PooledTable) -> list[str]:
 
 def pooled_markdown(table: PooledTable) -> str:
     """Both tables, the choices and the notes in Markdown."""
-    lines = [f"# {table.title}", ""]
-    for cells in (pooled_cells(table), difference_cells(table)):
-        for row in (cells.header, ["---"] * len(cells.header), *cells.rows):
-            lines.append(f"| {' | '.join(row)} |")
-        lines.append("")
-
-    lines += [f"- {choice}" for choice in pooled_choices(table)]
-    lines.append("")
-    lines += [f"- {note}" for note in pooled_notes(table)]
-    lines.append("")
-    return "\n".join(lines)
+    tables = [pooled_cells(table), difference_cells(table)]
+    return markdown_page(table.title, tables, pooled_choices(table), pooled_notes(table))
 
 
 def pooled_csv(table: PooledTable) -> str:

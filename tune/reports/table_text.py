@@ -174,16 +174,24 @@ def chosen_configurations(table: ComparisonTable) -> list[str]:
 
 def markdown(table: ComparisonTable) -> str:
     """Both tables, the choices and the notes in Markdown."""
-    lines = [f"# {table.title}", ""]
-    for cells in (setting_cells(table), difference_cells(table)):
+    tables = [setting_cells(table), difference_cells(table)]
+    return markdown_page(table.title, tables, chosen_configurations(table), notes(table))
+
+
+def markdown_page(
+    title: str, tables: list[Cells], choices: list[str], page_notes: list[str]
+) -> str:
+    """Tables, then the choices and the notes as lists, in Markdown."""
+    lines = [f"# {title}", ""]
+    for cells in tables:
         lines.append(_markdown_row(cells.header))
         lines.append("|" + "---|" * len(cells.header))
         lines += [_markdown_row(row) for row in cells.rows]
         lines.append("")
 
-    lines += [f"- {choice}" for choice in chosen_configurations(table)]
+    lines += [f"- {choice}" for choice in choices]
     lines.append("")
-    lines += [f"- {note}" for note in notes(table)]
+    lines += [f"- {note}" for note in page_notes]
     lines.append("")
     return "\n".join(lines)
 

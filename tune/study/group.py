@@ -79,27 +79,29 @@ class Group:
     def searches(self) -> int | None:
         """Number of searches of each setting that was asked for last; None: one, without a
         number."""
-        wanted = None
-        events, _ = EventLog.read(self.folder / LOG)
-        for event in events:
-            if event["event"] == "summary" and _SEARCHES in event["metrics"]:
-                wanted = int(event["metrics"][_SEARCHES])
+        wanted, _ = self._history()
         return wanted
 
     @property
     def look(self) -> int:
         """Number of the verdict that the group allows now, from 1: another number of searches is
         another look."""
-        looks: list[int] = []
-        wanted = 1
+        wanted, judged = self._history()
+        return 1 + (judged.index(wanted) if wanted in judged else len(judged))
+
+    def _history(self) -> tuple[int | None, list[int]]:
+        """Number of searches that was asked for last, and the numbers that had a verdict."""
+        wanted: int | None = None
+        judged: list[int] = []
         events, _ = EventLog.read(self.folder / LOG)
         for event in events:
             if event["event"] == "summary" and _SEARCHES in event["metrics"]:
                 wanted = int(event["metrics"][_SEARCHES])
-            judged = event["event"] == "finish" and wanted >= ENOUGH_SEARCHES
-            if judged and wanted not in looks:
-                looks.append(wanted)
-        return 1 + (looks.index(wanted) if wanted in looks else len(looks))
+            if event["event"] != "finish" or wanted is None:
+                continue
+            if wanted >= ENOUGH_SEARCHES and wanted not in judged:
+                judged.append(wanted)
+        return wanted, judged
 
     def ask_for(self, searches: int) -> None:
         """Put the number of searches of each setting on record, before they run."""
