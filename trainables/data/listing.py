@@ -12,6 +12,7 @@ import numpy as np
 
 from trainables.data.images import EXTENSIONS
 from trainables.data.store import digest
+from trainables.data.summary import FolderUse, LeftOut
 
 PARTS = ("train", "val", "test")
 _PART = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[_-]\d+)?", re.IGNORECASE)
@@ -45,6 +46,14 @@ class Listing:
     classes: tuple[str, ...]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    why: str = ""
+    """The reason why this layout was recognised, in a few words."""
+    folders: tuple[FolderUse, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Facts that make a claim on this data worthless or doubtful, one sentence each."""
+    hidden: tuple[str, ...] = ()
+    """Paths of the images of a test set whose labels are not known, for `report.py predict`."""
 
     def rows(self, part: str) -> np.ndarray:  # (n,) int64
         """Rows of the images of one part."""
