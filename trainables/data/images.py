@@ -28,6 +28,13 @@ class Picture:
     """SHA-256 of its content, 32 bytes: of the file, or of its pixels where there is no file."""
     at: Callable[[int], np.ndarray]
     """S -> (3, S, S) uint8."""
+    width: int = 0
+    """Pixels of the upright image; 0 where there is no file."""
+    height: int = 0
+    mode: str = ""
+    """Pillow's colour mode of the file, such as "RGB" or "I;16"; empty where there is no file."""
+    levels: tuple[float, float] | None = None
+    """Lowest and highest value of an image of more than 8 bits a channel; None for others."""
 
 
 def open_picture(path: Path) -> Picture:
@@ -37,8 +44,16 @@ def open_picture(path: Path) -> Picture:
         CorruptImage: as `read_rgb`.
     """
     content = _read(path)
-    image = _decoded(content)
-    return Picture(sha256(content), partial(square, image))
+    decoded = _decoded(content)
+    image = decoded.image
+    return Picture(
+        sha256(content),
+        partial(square, image),
+        image.width,
+        image.height,
+        decoded.mode,
+        decoded.levels,
+    )
 
 
 def sha256(content: bytes) -> bytes:
@@ -71,7 +86,7 @@ def read_rgb(path: Path) -> Image.Image:
         CorruptImage: zero bytes, not an image, truncated, too large, or a mode without a defined
             conversion.
     """
-    return _decoded(_read(path))
+    return _decoded(_read(path)).image
 
 
 def _read(path: Path) -> bytes:
@@ -84,7 +99,16 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _decoded(content: bytes) -> Image.Image:
+@dataclass(frozen=True)
+class _Decoded:
+    """A file's pixels, and how it held them."""
+
+    image: Image.Image  # RGB, upright
+    mode: str
+    levels: tuple[float, float] | None
+
+
+def _decoded(content: bytes) -> _Decoded:
     try:
         with Image.open(io.BytesIO(content)) as image:
             _check_pixels(image)
@@ -135,11 +159,15 @@ def _check_pixels(image: Image.Image) -> None:
         )
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> _Decoded:
+    mode = image.mode
+    levels = None
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        levels = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)
-        upright = Image.fromarray(np.round(levels / 257).astype(np.uint8))
+    if mode.startswith("I"):
+        values = np.asarray(upright).astype(np.int64)
+        levels = (float(values.min()), float(values.max()))
+        clipped = np.clip(values, 0, 65535)
+        upright = Image.fromarray(np.round(clipped / 257).astype(np.uint8))
     elif upright.mode == "F":
         raise CorruptImage(
             "floating-point pixels have no defined range; convert it to 8 or 16 bits"
@@ -148,4 +176,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         layer = upright.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         upright = Image.alpha_composite(white, layer)
-    return upright.convert("RGB")
+    return _Decoded(upright.convert("RGB"), mode, levels)
