@@ -6,7 +6,7 @@ from tune.reports.comparison_table import ComparisonTable
 from tune.reports.html_page import page, render, table
 from tune.reports.html_pictures import data_uri
 from tune.reports.pooled_table import PooledTable
-from tune.reports.pooled_text import pooled_cells, pooled_notes
+from tune.reports.pooled_text import component_cells, pooled_cells, pooled_notes
 from tune.reports.table_text import difference_cells, notes, setting_cells
 
 _REFERENCES = 8  # the column of published results, where there is one
@@ -39,6 +39,7 @@ def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:
     """Tables, picture, chosen configurations and notes over searches, as part of a page."""
     settings = pooled_cells(over_searches)
     differences = difference_cells(over_searches)
+    parts = component_cells(over_searches)
     chosen = []
     for row in over_searches.rows:
         for search, one in row.searches.items():
@@ -50,6 +51,7 @@ def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:
         settings=table(settings.header, settings.rows),
         picture=data_uri(figure, "png"),
         differences=table(differences.header, differences.rows),
+        parts=table(parts.header, parts.rows) if parts.rows else None,
         chosen=chosen,
         notes=pooled_notes(over_searches),
     )

@@ -29,6 +29,7 @@ from tune.reports.comparison_table import (
     compare_settings,
     corrected,
 )
+from tune.reports.components import Components, components
 from tune.reports.config_differences import same_data
 from tune.reports.sampling_error import sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance
@@ -65,6 +66,21 @@ class PooledRow:
     images: float | None
     """Standard deviation of one search's accuracy that another draw of its test images would give;
     None where outcomes are missing."""
+
+    @property
+    def components(self) -> Components | None:
+        """Parts of the variance over searches; None where outcomes or repeats are missing."""
+        if self.images is None:
+            return None
+        scores = [list(row.scores.values()) for row in self.searches.values()]
+        return components(scores, self.images**2)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Part of the variance over searches -> the standard deviation that it would give alone;
+        empty where the parts are not known."""
+        found = self.components
+        return {} if found is None else found.deviations
 
     @property
     def spread(self) -> float | None:

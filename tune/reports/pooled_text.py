@@ -5,6 +5,7 @@ import io
 
 from rich.console import Console
 
+from tune.reports.components import advice
 from tune.reports.marks import marks
 from tune.reports.pooled_table import PooledRow, PooledTable
 from tune.reports.table_text import (
@@ -21,7 +22,7 @@ _CSV_HEADER = ("row", "search", "estimate", "low", "high", "p", "p_holm", "epoch
 def pooled_cells(table: PooledTable) -> Cells:
     """One row per setting, with a column per search."""
     header = ["setting", *table.searches, "mean", "95 % interval"]
-    header += ["sd", "of images", "epochs", "minutes"]
+    header += ["sd", "epochs", "minutes"]
     return Cells(header, [_cells_of(row, table) for row in table.rows])
 
 
@@ -35,14 +36,21 @@ def _cells_of(row: PooledRow, table: PooledTable) -> list[str]:
     if row.accuracy is not None:
         mean = f"{row.accuracy.mean:.3f}"
         interval = interval_range(row.accuracy)
-    spread = _digits(row.spread)
-    images = _digits(row.images)
+    spread = "-" if row.spread is None else f"{row.spread:.3f}"
     cost = [str(row.epochs), f"{row.minutes:.1f}"]
-    return [row.setting, *accuracies, mean, interval, spread, images, *cost]
+    return [row.setting, *accuracies, mean, interval, spread, *cost]
 
 
-def _digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def component_cells(table: PooledTable) -> Cells:
+    """One row per setting: the standard deviation of a search's accuracy that each source of luck
+    would give alone. No rows where outcomes or repeats are missing."""
+    header = ["setting", "another search", "other final trainings", "other test images"]
+    rows = [
+        [row.setting, *(f"{deviation:.3f}" for deviation in row.parts.values())]
+        for row in table.rows
+        if row.parts
+    ]
+    return Cells(header, rows)
 
 
 def pooled_notes(table: PooledTable) -> list[str]:
@@ -53,12 +61,7 @@ def pooled_notes(table: PooledTable) -> list[str]:
         "counts as one observation; intervals are Student's t over searches, differences are "
         "paired by search, so they cover another search.",
     ]
-    if any(row.images is not None for row in table.rows):
-        said.append(
-            "sd: standard deviation over searches; of images: the part of it that another draw of "
-            "test images would give. Where that is most of it, more test images are worth more "
-            "than more searches; where it is little, longer or more searches are."
-        )
+    said += _components(table)
     if level is not None:
         said.append(
             f"Holm's p-values hold for all {len(table.questions)} questions at once, and decide "
@@ -76,6 +79,20 @@ def pooled_notes(table: PooledTable) -> list[str]:
     if table.comparison.reference_note:
         said.append(_references(table))
     return said
+
+
+def _components(table: PooledTable) -> list[str]:
+    """Explain the parts of the spread over searches, and say which is largest."""
+    found = [row.components for row in table.rows]
+    known = [one for one in found if one is not None]
+    if not known:
+        return ["sd: standard deviation over searches."]
+    explained = (
+        "sd: standard deviation over searches. Its parts, estimated with as few degrees of freedom "
+        "as there are searches: another search (trials, choice, split, backbone), other seeds of "
+        "the final trainings, another draw of test images; squares of the parts add."
+    )
+    return [explained, *filter(None, [advice(known)])]
 
 
 def _marks(table: PooledTable) -> list[str]:
@@ -108,12 +125,13 @@ def pooled_choices(table: PooledTable) -> list[str]:
 
 def pooled_markdown(table: PooledTable) -> str:
     """Both tables, the choices and the notes in Markdown."""
-    tables = [pooled_cells(table), difference_cells(table)]
+    tables = [pooled_cells(table), difference_cells(table), component_cells(table)]
     return markdown_page(table.title, tables, pooled_choices(table), pooled_notes(table))
 
 
 def pooled_csv(table: PooledTable) -> str:
-    """One line per setting and search, per setting, and per difference, with unrounded numbers."""
+    """One line per setting and search, per setting and part of its spread, and per difference, with
+    unrounded numbers."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_CSV_HEADER)
@@ -126,6 +144,8 @@ def pooled_csv(table: PooledTable) -> str:
             mean = row.accuracy
             estimate = [mean.mean, mean.low, mean.high, "", ""]
             writer.writerow([row.name, "all", *estimate, row.epochs, row.minutes])
+        for part, deviation in row.parts.items():
+            writer.writerow([row.name, f"sd of {part}", deviation, "", "", "", "", "", ""])
 
     for difference in table.differences:
         gain = difference.gain
@@ -138,5 +158,8 @@ def show_pooled(table: PooledTable, out: Console) -> None:
     """Print both tables and the notes."""
     print_cells(out, table.title, pooled_cells(table))
     print_cells(out, "differences, paired by search", difference_cells(table))
+    parts = component_cells(table)
+    if parts.rows:
+        print_cells(out, "where the spread over searches comes from (sd of each alone)", parts)
     for note in pooled_notes(table):
         out.print(f"note: {note}")

@@ -14,7 +14,7 @@ from rich.console import Console
 from trainables.files import write_atomically
 from tune.reports.comparison_table import ComparisonTable, compare_settings
 from tune.reports.html_comparison import comparison_page, pooled_page
-from tune.reports.pooled_table import PooledTable, compare_searches, has_searches
+from tune.reports.pooled_table import PooledRow, PooledTable, compare_searches, has_searches
 from tune.reports.pooled_text import pooled_csv, pooled_markdown, show_pooled
 from tune.reports.table_figure import draw, draw_pooled
 from tune.reports.table_text import as_csv, markdown, show, wide_console
@@ -90,6 +90,9 @@ def _log(table: ComparisonTable | PooledTable, group: Group) -> None:
     for row in table.rows:
         if row.accuracy is not None:
             metrics[f"{table.metric}/{row.name}"] = row.accuracy.mean
+        if isinstance(row, PooledRow):
+            for part, deviation in row.parts.items():
+                metrics[f"sd_of_{part}/{row.name}"] = deviation
     for difference in table.differences:
         metrics[f"{table.metric}/{difference.name}"] = difference.gain.mean
 

@@ -181,9 +181,11 @@ def markdown(table: ComparisonTable) -> str:
 def markdown_page(
     title: str, tables: list[Cells], choices: list[str], page_notes: list[str]
 ) -> str:
-    """Tables, then the choices and the notes as lists, in Markdown."""
+    """Tables that have rows, then the choices and the notes as lists, in Markdown."""
     lines = [f"# {title}", ""]
     for cells in tables:
+        if not cells.rows:
+            continue
         lines.append(_markdown_row(cells.header))
         lines.append("|" + "---|" * len(cells.header))
         lines += [_markdown_row(row) for row in cells.rows]

@@ -13,6 +13,7 @@ from trainables.outcomes import ImageOutcomes
 from tune.cli.options import Options
 from tune.cli.searches import members_of
 from tune.experiments import EXPERIMENTS
+from tune.reports.html_comparison import pooled_page
 from tune.reports.pooled_table import compare_searches
 from tune.reports.pooled_text import pooled_csv, pooled_markdown, pooled_notes
 from tune.reports.statistics import holm
@@ -144,6 +145,32 @@ def test_searches_on_the_same_test_images_share_their_luck(tmp_path: Path) -> No
     row = found.rows[0]
     assert row.images == pytest.approx(np.sqrt(right["A"].var(ddof=1) / 400))
     assert row.spread == pytest.approx(np.std([-0.02, -0.01, 0, 0.01, 0.02], ddof=1))
+
+
+def test_the_table_says_where_its_spread_comes_from(tmp_path: Path) -> None:
+    group = Group.open(tmp_path / "classify", "classify", "val/top1", [])
+    group.ask_for(5)
+    answers = (np.arange(400) < 240).astype(np.uint8)
+    tested = ImageOutcomes(test_set="same", right={"test/top1": answers}).to_record()
+    means = [0.5, 0.6, 0.7, 0.6, 0.6]
+    for name in ("A", "C"):
+        for number, mean in enumerate(means, start=1):
+            folder = tmp_path / f"classify-{name}-r{number}"
+            scores = {0: [mean - 0.01, mean, mean + 0.01]}
+            write_setting(folder, name, scores, images="same", tested=tested)
+    found = compare_searches(tmp_path / "classify")
+
+    training = 0.01 / np.sqrt(3)
+    images = np.sqrt(answers.var(ddof=1) / 400)
+    search = np.sqrt(np.var(means, ddof=1) - training**2 - images**2)
+    parts = found.rows[0].parts
+    assert parts == pytest.approx({"search": search, "training": training, "images": images})
+    cells = f"{search:.3f} | {training:.3f} | {images:.3f} |"
+    assert f"| A: scratch, all trains | {cells}" in pooled_markdown(found)
+    assert f"A,sd of search,{parts['search']}" in pooled_csv(found)
+    page = pooled_page(found, b"")
+    assert "Where the spread over searches comes from" in page
+    assert "further searches, or longer ones, would tell most" in page
 
 
 def test_more_searches_are_another_look(tmp_path: Path) -> None:
