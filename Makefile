@@ -30,18 +30,18 @@ $(VENV)/installed: pyproject.toml
 run: $(VENV)/installed  ## a BYOL search on embedded data, minutes on two cores
 	$(BIN)/python tune/run.py ssl --storage $(STORAGE) $(OPTIONS)
 
-# One trial at a time in every study, so that nothing depends on which trial comes first: killed and
-# resumed, the table is the same. Searches do not need each other and run side by side.
+# Processes share the studies of the comparison. A process has one trial at a time, so that nothing
+# depends on which trial comes first: killed and resumed, the table is the same.
 JOBS ?= $(shell nproc)
 SEARCHES ?= 5
-CLASSIFY = $(BIN)/python tune/run.py classify --searches $(SEARCHES) --storage $(STORAGE) --concurrent 1 $(OPTIONS)
+CLASSIFY = $(BIN)/python tune/run.py classify --searches $(SEARCHES) --trials 4 --repeats 1 --local --storage $(STORAGE) $(OPTIONS)
+PROGRESS := ^(study|untrained|trial|chosen)
 
 table: $(VENV)/installed  ## settings A to E on embedded data, SEARCHES=5 searches of each, from pre-training to the verdict
-	@$(MAKE) --no-print-directory -j $(JOBS) $(addprefix table-,$(shell seq $(SEARCHES)))
-	$(CLASSIFY)
-
-table-%:
-	@set -o pipefail; $(CLASSIFY) --search $* | (trap '' INT; sed -u 's/^/search $*: /')
+	@for job in $$(seq 2 $(JOBS)); do \
+		$(CLASSIFY) | (trap '' INT; grep --line-buffered -E '$(PROGRESS)' | sed -u "s/^/process $$job: /") & \
+	done; \
+	$(CLASSIFY); code=$$?; wait; exit $$code
 
 # Tests have one thread each: a process for every core. Whole files, as the tests of one share what is slow to make.
 FAST := -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder

@@ -5,7 +5,9 @@ backbone that was trained anew on that split. The chosen configuration is traine
 seeds, for the test split; their mean is the observation.
 """
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,8 +22,11 @@ from tune.cli.stop import DONE
 from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.study_sync import copy_group_log
 from tune.study.group import Group, member_name
+from tune.study.record import read_record
 from tune.study.rules import REPEATS, WINNER, derived_seed
+from tune.study.study import StudyInUse, is_in_use
 
+_LOOK_S = 1.0
 _MOST_SEARCHES = 1000
 _SHARED = ("data.", "backbone.")
 """Config values that `--set` also gives to the studies that the backbones come from."""
@@ -39,6 +44,16 @@ class Member:
 
     finals: int
     """Trainings of the chosen configuration for the test split: 0 for a source of backbones."""
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return str(self.options.study)
+
+    @property
+    def source(self) -> str | None:
+        """Name of the study whose backbone it starts from."""
+        return self.options.backbone
 
     def prepared(self, storage: Path) -> Prepared:
         """Resolve the options; the backbone must be there.
@@ -94,20 +109,62 @@ def run_searches(
     group.ask_for(wanted)
     copy_group_log(folder)
 
-    code = DONE
     with Session(options, budget_s) as session:
         session.track(folder)
         with one_ray(options):
-            for member in studies:
-                code = max(code, session.run(member.prepared(storage), group))
-                if session.stop.reason:
-                    break
+            code = _run_each(session, studies, group)
         if options.search is None and not session.stop.reason:
             publish(group)
             group.emit("finish", state="FINISHED")
             copy_table(folder)
     session.say_where(code)
     return code
+
+
+def _run_each(session: Session, studies: list[Member], group: Group) -> int:
+    """Run or resume all studies; return the exit code.
+
+    Several processes may run one comparison: each takes the studies that no other one runs, and
+    waits for the rest.
+    """
+    code = DONE
+    waiting = studies
+
+    while waiting:
+        busy: list[Member] = []
+        for member in waiting:
+            if session.stop.reason:
+                return max(code, session.stop.code)
+            if any(other.name == member.source for other in busy):
+                busy.append(member)
+                continue
+            ended = _run_if_free(session, member, group)
+            if ended is None:
+                busy.append(member)
+            else:
+                code = max(code, ended)
+
+        if len(busy) == len(waiting):
+            time.sleep(_LOOK_S)
+        waiting = busy
+
+    if session.stop.reason:
+        return max(code, session.stop.code)
+    return code
+
+
+def _run_if_free(session: Session, member: Member, group: Group) -> int | None:
+    """Run or resume a study and return its exit code, or DONE where another process has just
+    finished it; None: another process is running it."""
+    storage = group.folder.parent
+    folder = storage / member.name
+    if not is_in_use(folder):
+        with suppress(StudyInUse):  # the other process was faster
+            return session.run(member.prepared(storage), group)
+
+    # A process keeps its studies until it ends, and brings them to MLflow.
+    has_begun = (folder / "study.json").exists()
+    return DONE if has_begun and read_record(folder).finished else None
 
 
 def members_of(

@@ -65,7 +65,7 @@ def pooled_notes(table: PooledTable) -> list[str]:
     if level is not None:
         said.append(
             f"Holm's p-values hold for all {len(table.questions)} questions at once, and decide "
-            f"below {level:.2g}; the rest of .05 is kept for tables over more searches."
+            f"below {level:.2g}; tables over more searches are later looks, at stricter levels."
         )
     if table.sources:
         costs = [

@@ -40,6 +40,12 @@ from tune.study.work import Outcome, State, Work, WorkId
 
 Observer = Callable[[dict[str, Any]], None]
 
+_LOCK = ".lock"
+
+
+class StudyInUse(UserError):
+    """Another process runs the study."""
+
 
 class Study:
     """One durable study, open for running; see the module's docstring.
@@ -104,8 +110,9 @@ class Study:
             observers: are called with every event after it has been written.
             group: the group that a new study belongs to.
         Raises:
-            UserError: the study there has another config, space or data set; another process runs
-                it; the folder is not writable, or it is that of a group.
+            StudyInUse: another process runs the study.
+            UserError: the study there has another config, space or data set; the folder is not
+                writable, or it is that of a group.
         """
         try:
             if is_group(directory):
@@ -380,13 +387,26 @@ class Study:
         }
 
 
-def _locked(directory: Path, name: str) -> FileLock:
-    """The study's lock, taken; it ends with its process."""
-    lock = FileLock(directory / ".lock")
+def is_in_use(directory: Path) -> bool:
+    """True where a process has the study in `directory` open."""
+    if not directory.exists():
+        return False
+    lock = FileLock(directory / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(
+        return True
+    lock.release()
+    return False
+
+
+def _locked(directory: Path, name: str) -> FileLock:
+    """The study's lock, taken; it ends with its process."""
+    lock = FileLock(directory / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudyInUse(
             f"study {name!r} is being run by another process; wait for it, "
             "or choose another --study name"
         ) from None

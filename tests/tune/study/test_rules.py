@@ -148,7 +148,7 @@ def test_more_repeats_are_a_second_look(tmp_path: Path) -> None:
     more = concluded(3, 4)
     assert more.look == 2
     verdicts = [judge_study(study) for study in (first, more)]
-    assert [verdict.level for verdict in verdicts if verdict] == pytest.approx([0.04, 0.005])
+    assert [verdict.level for verdict in verdicts if verdict] == pytest.approx([0.04, 0.002])
     assert read_record(tmp_path / "toy").look == 2
     assert concluded(4, 4).look == 3
 
