@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=60)
     args = parser.parse_args()
     data = load_dataset(DataConfig(name="earth", image_size=args.size, seed=args.seed), "segment")
-    print(data.summary())
+    print(data.headline())
     contenders: dict[str, tuple[RandomForestClassifier | int, Windows]] = {}
     for name, windows in (
         ("random forest, one pixel", ()),

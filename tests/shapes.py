@@ -32,7 +32,15 @@ def shapes(train: int = 48, val: int = 12, seed: int = 0) -> DataSet:
     rows = np.split(np.arange(n), [train, train + val])
     splits = [Split(images, None, r, mask_images=masks) for r in rows]
     return DataSet(
-        "shapes", "5" * 32, CLASSES, splits[0], None, splits[1], splits[2], (), (), COLORS
+        name="shapes",
+        fingerprint="5" * 32,
+        classes=CLASSES,
+        train=splits[0],
+        gallery=None,
+        val=splits[1],
+        test=splits[2],
+        skipped=(),
+        colors=COLORS,
     )
 
 

@@ -48,7 +48,7 @@ FLOORS = {
         {"augment", "optim", "plots", "metrics"},
         {"miou"},
         {"data"},
-        {"config", "files", "outcomes"},
+        {"config", "data_summary", "files", "outcomes"},
         {"errors"},
     ],
 }

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import config
+from trainables.data_summary import DataSummary, SplitUse
 from trainables.errors import TrialFailed
 from trainables.optim import OptimConfig, ScheduleConfig
 from tune.experiments import Experiment
@@ -47,14 +48,18 @@ class ToyConfig:
     seed: int = 0
 
 
+POINTS = DataSummary(layout="points of a Gaussian", splits=(SplitUse("train", 90),))
+
+
 @dataclass
 class Blobs:
     train: np.ndarray
     name: str = "blobs"
     fingerprint: str = "f" * 32
     gallery: None = None
+    summary: DataSummary = POINTS
 
-    def summary(self) -> str:
+    def headline(self) -> str:
         return f"blobs: {len(self.train)} points"
 
 

@@ -154,7 +154,6 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
         clauses = (
             model.describe_start(),
             f"episodes: {evaluation}; training {training}",
-            *data.notes,
         )
         return "; ".join(clause for clause in clauses if clause)
 

@@ -508,7 +508,7 @@ def test_mini_imagenet_layout(tmp_path: Path) -> None:
         set(range(10, 16)),
         set(range(16, 20)),
     ]
-    assert "80 train of 10 classes, 48 val of 6 classes, 32 test of 4 classes" in data.summary()
+    assert "80 train of 10 classes, 48 val of 6 classes, 32 test of 4 classes" in data.headline()
 
 
 def test_without_test_classes_the_layouts_val_is_the_claim(tmp_path: Path) -> None:
@@ -516,10 +516,10 @@ def test_without_test_classes_the_layouts_val_is_the_claim(tmp_path: Path) -> No
     assert painted(data, "test") == set(range(10, 16))
     assert len(painted(data, "val")) == 2
     assert painted(data, "val") | painted(data, "train") == set(range(10))
-    assert data.notes[1:] == (
-        "the layout's val classes are the test classes",
-        "2 val classes are chosen from train by seed 0",
-    )
+    assert data.summary.origins == {
+        "test": "the layout's val",
+        "val": "classes chosen from train by seed 0",
+    }
 
 
 def test_class_folders_are_split_by_class(tmp_path: Path) -> None:
@@ -572,7 +572,7 @@ def test_given_episodes_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(red[episodes.query], [[10, 11, 12, 10], [13, 15, 10, 13]])
     np.testing.assert_array_equal(episodes.truth, [[0, 1, 2, 0], [1, 0, 2, 1]])
     assert data.fingerprint != plain
-    assert "2 3-way 2-shot episodes of test are those of val_testcase.csv" in data.notes
+    assert "2 3-way 2-shot episodes of test are those of val_testcase.csv" in data.summary.notes
     drawn = data.episodes("test", way=3, shot=1, query=2, count=9, seed=0)  # of another shot: drawn
     assert len(drawn) == 9
 

@@ -3,7 +3,7 @@ and test over one memory-mapped store."""
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from trainables.data.listing import PARTS, Listing
 from trainables.data.pairs import load_pairs, read_pairs
 from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive
 from trainables.data.store import Store
+from trainables.data.summarize import with_counts
 from trainables.errors import UserError
 
 __all__ = [
@@ -107,8 +108,16 @@ def load_dataset(
         )
     data = _with_training_images(data, cfg, task)
     if task == "fewshot":
-        return with_given_episodes(data, listing)
-    return data
+        data = with_given_episodes(data, listing)
+    if cfg.name in EMBEDDED:
+        data = _described(data, cfg.name)
+    return with_counts(data)
+
+
+def _described(data: DataSet, name: str) -> DataSet:
+    """The data set with the description of an embedded one in the place of a layout."""
+    summary = replace(data.summary, layout=EMBEDDED[name])
+    return replace(data, summary=summary)
 
 
 def _with_training_images(data: DataSet, cfg: DataConfig, task: Task) -> DataSet:

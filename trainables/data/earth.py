@@ -20,6 +20,7 @@ from trainables.data.images import Picture, sha256, square
 from trainables.data.source import Source
 from trainables.data.splits import IGNORE, DataSet, Split
 from trainables.data.store import digest, open_store
+from trainables.data_summary import DataSummary
 from trainables.errors import UserError
 
 CLASSES = ("water", "tropical", "arid", "temperate", "cold", "polar")
@@ -104,7 +105,7 @@ def load_earth(
         val=split(val_rows),
         test=split(test_rows),
         skipped=(),
-        notes=(note,),
+        summary=DataSummary(notes=(note,)),
         colors=COLORS,
         contents=store.contents,
         clusters=block_numbers(at),

@@ -17,6 +17,7 @@ from trainables.data.images import Picture, sha256, square
 from trainables.data.source import Source
 from trainables.data.splits import CARVED_CLASSES, DataSet, Split
 from trainables.data.store import digest, existing_extra, open_store
+from trainables.data_summary import DataSummary
 
 EMBEDDED = {
     "glyphs": (
@@ -122,7 +123,7 @@ def load_scikit_digits(
         val=Split(store.images, labels, val_rows),
         test=Split(store.images, labels, test_rows),
         skipped=(),
-        notes=(note,),
+        summary=DataSummary(notes=(note,)),
         contents=store.contents,
     )
 

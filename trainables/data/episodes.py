@@ -61,7 +61,7 @@ class FewShotData(DataSet):
         targets = targets_of(getattr(self, split))
         return draw_episodes(targets, way, shot, query, count, seed, split)
 
-    def summary(self) -> str:
+    def headline(self) -> str:
         """One line for the console."""
         counts: list[str] = []
         for name in ("train", "val", "test"):

@@ -20,6 +20,8 @@ from trainables.data.splits import (
     Split,
 )
 from trainables.data.store import SKIPPED, Store, open_store
+from trainables.data.summarize import folder_summary
+from trainables.data_summary import Duplicates
 from trainables.errors import UserError
 
 _SHOWN = 20  # corrupt files named in the message; all are in the list file
@@ -33,7 +35,9 @@ class Rows:
     val: np.ndarray
     test: np.ndarray
     gallery: np.ndarray
-    notes: tuple[str, ...]
+    origins: dict[str, str]
+    """Split -> origin, for splits that are no part of the layout."""
+    duplicates: Duplicates | None = None
 
 
 def load_folder(
@@ -84,7 +88,7 @@ def load_folder(
         val=split(rows.val),
         test=split(rows.test),
         skipped=store.skipped,
-        notes=(f"layout: {listing.layout}", *listing.notes, *rows.notes),
+        summary=folder_summary(listing, store, rows.origins, rows.duplicates),
         contents=store.contents,
         clusters=source_clusters(listing, carver.groups),
     )
@@ -162,7 +166,7 @@ def split_rows(
     # unlabeled images cannot be queries where others have labels
     answerable = usable & (labels >= 0) if listing.classes else usable
     given = _given_parts(listing, usable, answerable)
-    notes = list(given.notes)
+    origins = dict(given.origins)
     test = given.test
     val = carver.without_copies(given.val, test)
     train = carver.without_copies(given.train, np.concatenate([val, test]))
@@ -174,16 +178,14 @@ def split_rows(
     missing = _missing(val, test)
     if not len(test):
         candidates, test = carver.carve(candidates, CARVED, most)
-        notes.append(f"test is carved from train by seed {carver.seed} ({len(test):,} images)")
+        origins["test"] = f"carved from train by seed {carver.seed}"
     if not len(val):
         fraction = _remaining_fraction(CARVED, missing)
         candidates, val = carver.carve(candidates, fraction, most)
-        notes.append(f"val is carved from train by seed {carver.seed} ({len(val):,} images)")
+        origins["val"] = f"carved from train by seed {carver.seed}"
 
     apart = carver.without_copies(unlabeled, np.concatenate([val, test]))
     left_out += len(unlabeled) - len(apart)
-    if left_out:
-        notes.append(_left_out_note(left_out))
 
     gallery = candidates if listing.classes else candidates[:0]
     if task == "ssl" and listing.classes:
@@ -192,8 +194,9 @@ def split_rows(
         gallery = np.concatenate([gallery, lent_by_val, lent_by_test])
 
     train = np.sort(np.concatenate([candidates, apart]))
-    notes += _shared_notes(carver.groups, train, val, test)
-    return Rows(train, val, test, carver.balanced(gallery, labels, GALLERY), tuple(notes))
+    duplicates = _duplicates(carver.groups, given, np.concatenate([train, val]), test, left_out)
+    gallery = carver.balanced(gallery, labels, GALLERY)
+    return Rows(train, val, test, gallery, origins, duplicates)
 
 
 def split_classes(
@@ -204,35 +207,31 @@ def split_classes(
 ) -> Rows:
     """Splits for few-shot learning: train, val and test have no class in common. Without a test
     part the layout's val classes are the test classes."""
-    given = _given_parts(listing, usable, usable, "val classes are the test classes")
+    given = _given_parts(listing, usable, usable)
     train, val, test = given.train, given.val, given.test
-    notes = list(given.notes)
+    origins = dict(given.origins)
 
     missing = _missing(val, test)
     if not len(test):
         train, test = carver.carve_classes(train, CARVED_CLASSES)
-        count = len(np.unique(labels[test]))
-        notes.append(f"{count} test classes are chosen from train by seed {carver.seed}")
+        origins["test"] = f"classes chosen from train by seed {carver.seed}"
     if not len(val):
         fraction = _remaining_fraction(CARVED_CLASSES, missing)
         train, val = carver.carve_classes(train, fraction)
         val = carver.without_copies(val, test)
-        count = len(np.unique(labels[val]))
-        notes.append(f"{count} val classes are chosen from train by seed {carver.seed}")
+        origins["val"] = f"classes chosen from train by seed {carver.seed}"
 
     apart = carver.without_copies(train, np.concatenate([val, test]))
     left_out = len(train) - len(apart)
-    if left_out:
-        notes.append(_left_out_note(left_out))
+    duplicates = _duplicates(carver.groups, given, np.concatenate([apart, val]), test, left_out)
     no_gallery = train[:0]
-    return Rows(apart, val, test, no_gallery, tuple(notes))
+    return Rows(apart, val, test, no_gallery, origins, duplicates)
 
 
 def _given_parts(
     listing: Listing,
     usable: np.ndarray,  # (N,) bool
     answerable: np.ndarray,  # (N,) bool: may be in val or test
-    note: str = "val is the test split",
 ) -> Rows:
     """The parts that the layout has; without a test part its val part is the test."""
     in_train = np.isin(listing.parts, ("", "train"))
@@ -241,8 +240,8 @@ def _given_parts(
     test = np.flatnonzero(answerable & (listing.parts == "test"))
     no_gallery = train[:0]
     if len(val) and not len(test):
-        return Rows(train, test, val, no_gallery, (f"the layout's {note}",))
-    return Rows(train, val, test, no_gallery, ())
+        return Rows(train, test, val, no_gallery, {"test": "the layout's val"})
+    return Rows(train, val, test, no_gallery, {})
 
 
 def _missing(val: np.ndarray, test: np.ndarray) -> int:
@@ -269,21 +268,20 @@ def _lend_new_classes(
     return remaining, lent
 
 
-def _left_out_note(count: int) -> str:
-    return f"{count:,} near-duplicates of images of val and test are left out"
-
-
-def _shared_notes(
-    groups: np.ndarray, train: np.ndarray, val: np.ndarray, test: np.ndarray
-) -> list[str]:
-    """A note on the images of val and test that have a near-duplicate in an earlier split."""
-    before_test = groups[np.concatenate([train, val])]
-    in_test = np.isin(groups[test], before_test).sum()
-    in_val = np.isin(groups[val], groups[train]).sum()
-    shared = int(in_test + in_val)
-    if not shared:
-        return []
-    return [f"{shared:,} images of val and test have a near-duplicate in train or val"]
+def _duplicates(
+    groups: np.ndarray,  # (N,) int64
+    given: Rows,
+    used: np.ndarray,  # rows of train and val
+    test: np.ndarray,
+    left_out: int,
+) -> Duplicates | None:
+    """Counts the test images that are in train or val too, as given and as used."""
+    before = np.concatenate([given.train, given.val])
+    in_given = int(np.isin(groups[given.test], groups[before]).sum())
+    in_used = int(np.isin(groups[test], groups[used]).sum())
+    if not in_given and not in_used and not left_out:
+        return None
+    return Duplicates(test=len(test), given=in_given, remaining=in_used, left_out=left_out)
 
 
 # ---------------------------------------------------------------- refusals

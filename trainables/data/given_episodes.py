@@ -7,7 +7,7 @@ support and query images by the `id` of val.csv or test.csv.
 import csv
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def with_given_episodes(data: DataSet, listing: Listing | None) -> FewShotData:
         )
     contents = [path.read_bytes() for path in tables.values()]
     values["fingerprint"] = digest(data.fingerprint, *contents)
-    values["notes"] = (*data.notes, *notes)
+    values["summary"] = replace(data.summary, notes=(*data.summary.notes, *notes))
     return FewShotData(**values, given=given)
 
 

@@ -11,6 +11,7 @@ from trainables.data.carving import SplitRules, carver_of
 from trainables.data.glyphs import GlyphPlan
 from trainables.data.splits import DataSet, Split
 from trainables.data.store import Store
+from trainables.data_summary import DataSummary
 
 HELD_OUT_TEST = 0.55
 """Fraction of each held-out letter's faces for test: over 1,500 pairs."""
@@ -148,7 +149,7 @@ class Letters:
             val=val,
             test=test,
             skipped=(),
-            notes=(note,),
+            summary=DataSummary(notes=(note,)),
             contents=self.store.contents,
             clusters=self.letter,
         )

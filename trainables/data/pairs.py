@@ -24,6 +24,7 @@ from trainables.data.pair_layouts import PAIR_LAYOUTS, Color, PairedFiles, PairL
 from trainables.data.source import Source
 from trainables.data.splits import DataSet, Split
 from trainables.data.store import digest, open_store
+from trainables.data.summarize import folder_summary
 from trainables.errors import UserError
 
 
@@ -112,7 +113,7 @@ def load_pairs(
         val=split(rows.val),
         test=split(rows.test),
         skipped=store.skipped,
-        notes=(f"layout: {listing.layout}", *rows.notes),
+        summary=folder_summary(listing, store, rows.origins, rows.duplicates),
         colors=pairs.colors,
         contents=store.contents,
         clusters=source_clusters(listing, carver.groups),

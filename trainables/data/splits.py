@@ -1,6 +1,6 @@
 """Splits of a store: one trains, one selects, one is for claims."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trainables.data.carving import Carver
 from trainables.data.contents import Contents
+from trainables.data_summary import DataSummary
 
 CARVED = 0.15
 """Fraction of each class that is carved for validation, and again for test, where the layout has
@@ -79,8 +80,8 @@ class DataSet:
     """Images for claims alone; no search sees them."""
     skipped: tuple[tuple[str, str], ...]
     """(path, reason) of files left out by skip_corrupt."""
-    notes: tuple[str, ...] = ()
-    """Origin of the splits, and what a reader of the results should know, one sentence each."""
+    summary: DataSummary = field(default_factory=DataSummary)
+    """Everything that was understood about the data."""
     colors: tuple[tuple[int, int, int], ...] = ()
     """Red, green, blue (0-255) of each class, for pictures; only for data with masks."""
     contents: Contents | None = None
@@ -102,7 +103,7 @@ class DataSet:
             return 0
         return len(np.unique(known[known >= 0]))
 
-    def summary(self) -> str:
+    def headline(self) -> str:
         """One line for the console."""
         sizes = [f"{len(self.train):,} train"]
         if self.gallery is not None:
@@ -138,7 +139,7 @@ def limited(data: DataSet, limit: int, carver: Carver, by_class: bool) -> DataSe
 
     rows = carver.balanced(train.indices, labels, limit)
     note = f"training images limited to {limit:,}"
-    return replace(data, train=replace(train, indices=rows), notes=(*data.notes, note))
+    return with_note(replace(data, train=replace(train, indices=rows)), note)
 
 
 def transductive(data: DataSet) -> DataSet:
@@ -147,4 +148,10 @@ def transductive(data: DataSet) -> DataSet:
     queries = np.concatenate([data.val.indices, data.test.indices])
     rows = np.union1d(data.train.indices, queries)
     note = f"transductive: trained on {len(queries):,} images of val and test, without labels"
-    return replace(data, train=replace(data.train, indices=rows), notes=(*data.notes, note))
+    return with_note(replace(data, train=replace(data.train, indices=rows)), note)
+
+
+def with_note(data: DataSet, note: str) -> DataSet:
+    """The same data with one more note in its summary."""
+    notes = (*data.summary.notes, note)
+    return replace(data, summary=replace(data.summary, notes=notes))

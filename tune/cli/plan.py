@@ -63,9 +63,11 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         f"{options.trial_count} trials"
     )
     out.print(
-        f"data: {data.summary()}; fingerprint {data.fingerprint[:12]}; "
+        f"data: {data.headline()}; fingerprint {data.fingerprint[:12]}; "
         f"searched by {manifest.objective}"
     )
+    for line in data.summary.lines():
+        out.print(line)
     out.print(_config_table(experiment, manifest))
     for line in (*prepared.notes, *beginning(manifest.warm_start)):
         out.print(line)

@@ -91,6 +91,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
             "path": str(config.data.name),
             "images": len(data.train),
             **_contents(data),
+            "summary": data.summary.as_json(),
         },
         warm_start=warm,
         seen=seen,

@@ -200,9 +200,11 @@ def _console(study: Study, prepared: Prepared, options: Options) -> Console:
 
     why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
     console.line(
-        f"study {study.manifest.name}: {prepared.data.summary()}; "
+        f"study {study.manifest.name}: {prepared.data.headline()}; "
         f"searched by {study.objective}{why}, preset {study.manifest.preset}"
     )
+    for line in prepared.data.summary.short_lines():
+        console.line(line)
     for line in (prepared.start, *prepared.notes, *beginning(study.manifest.warm_start)):
         if line:
             console.line(line)

@@ -16,6 +16,7 @@ from tune.reports.html_pictures import pictures
 from tune.reports.html_sections import (
     against_default,
     budget,
+    data,
     failures,
     health,
     leaderboard,
@@ -56,6 +57,9 @@ def _sections(record: Record, verdict: StudyVerdict | None) -> Iterator[tuple[st
     """Title and content of each section, in the order of the page."""
     number = record.best_number()
     yield "Health checks", health(record)
+    summary = record.manifest.data_summary
+    if summary is not None:
+        yield "Data", data(record, summary)
     if record.trials:
         yield "Leaderboard", leaderboard(record)
     if number is not None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from markupsafe import Markup
 
+from trainables.data_summary import DataSummary
 from tune.backbones.seen import seen_tags
 from tune.command_line import replay_command
 from tune.formatting import DEFAULT, assignments, format_value
@@ -46,6 +47,12 @@ def health(record: Record) -> Markup:
     """The reasons to doubt the study's answer, with remedies."""
     found = doubts(record, record.folder.parent)
     return render("health.html", doubts=found, few_trials=FEW_TRIALS)
+
+
+def data(record: Record, summary: DataSummary) -> Markup:
+    """Everything that was understood about the data."""
+    rows = [[label, text] for label, text in summary.rows()]
+    return render("data.html", warnings=summary.warnings, table=table(["", ""], rows, long=(1,)))
 
 
 def leaderboard(record: Record) -> Markup:

@@ -26,6 +26,10 @@ def show_study(folder: Path, out: Console) -> None:
         f"preset {manifest.preset}, seed {manifest.seed}"
     )
 
+    if manifest.data_summary is not None:
+        for line in manifest.data_summary.lines():
+            out.print(line)
+
     ranked = _ranked(record)
     out.print(_table(record, ranked[:_SHOWN]))
     if len(ranked) > _SHOWN:

@@ -223,7 +223,9 @@ def doubts(study: StudyView, storage: Path) -> list[str]:
         storage: folder of the study's folder.
     """
     trials = study.frozen_trials()
-    found = [*marks(study.manifest), *_doubts_about_search(study, storage, trials)]
+    manifest = study.manifest
+    found = [] if manifest.data_summary is None else list(manifest.data_summary.warnings)
+    found += [*marks(manifest), *_doubts_about_search(study, storage, trials)]
 
     number = study.best_number()
     if number is None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trainables.data_summary import DataSummary
 from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.command_line import command
@@ -74,7 +75,8 @@ class Manifest:
     space: dict[str, list[str]]
     """Searched parameter -> its ranges, with conditions."""
     data: dict[str, Any]
-    """name, fingerprint, path, images."""
+    """name, fingerprint, path, images, contents, summary (`DataSummary`; studies from before it
+    have none)."""
     warm_start: dict[str, Any] | None = None
     """Study and configurations that come after the default (`tune/study/warm_start.py`)."""
     rules: dict[str, str | int] = field(default_factory=CURRENT.copy)
@@ -89,6 +91,13 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def data_summary(self) -> DataSummary | None:
+        """Everything that was understood about the data; None for a study from before that was
+        kept."""
+        value = self.data.get("summary")
+        return None if value is None else DataSummary.from_json(value)
 
     def reconcile_with(self, path: Path) -> "Manifest":
         """Write this manifest, or return the one on disk where it describes the same study.

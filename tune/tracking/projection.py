@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainables.data_summary import DataSummary
 from tune.study.identity import GROUP, STUDY, study_id
 
 __all__ = [
@@ -111,6 +112,10 @@ class Projection:
         changes.tags["study.state"] = "RUNNING"
         changes.tags["searched"] = ", ".join(event["searched"])[:TAG_LIMIT]
         changes.data = event.get("data")
+        summary = (changes.data or {}).get("summary")
+        if summary is not None:
+            understood = DataSummary.from_json(summary)
+            changes.tags["data.summary"] = "\n".join(understood.lines())[:TAG_LIMIT]
         changes.status = ("RUNNING", event["t"])
 
     def _common_tags(self, event: Event) -> dict[str, str]:

@@ -206,7 +206,7 @@ def test_val_and_test_train_byol_only_by_name(tmp_path: Path) -> None:
         named = load(folder, "ssl", 32, transductive=True)
         assert not usual.train & (usual.val | usual.test)
         assert named.train == usual.train | usual.val | usual.test
-        assert any(note.startswith("transductive: ") for note in named.data.notes)
+        assert any(note.startswith("transductive: ") for note in named.data.summary.notes)
         assert (named.val, named.test, named.gallery) == (usual.val, usual.test, usual.gallery)
 
 

@@ -180,7 +180,7 @@ def test_unlabeled_layouts(tmp_path: Path, kind: str) -> None:
     assert (data.classes, data.gallery, data.train.targets()) == ((), None, None)
     assert len(data.train) + len(data.val) + len(data.test) == total
     assert_apart(data)
-    assert "no labels" in data.summary()
+    assert "no labels" in data.headline()
     assert np.isnan(data.chance)
     with pytest.raises(UserError, match=r"no labels .*classification needs them"):
         load(root, "classify")
@@ -266,7 +266,7 @@ def test_images_outside_the_parts_are_noted(tmp_path: Path) -> None:
     paint(root / "preview.png")
     data = load(root)
     assert len(data.train.images) == 39
-    assert "1 images outside train, val and test are left out" in data.notes
+    assert "1 images outside train, val and test are left out" in data.summary.notes
 
 
 # fingerprint

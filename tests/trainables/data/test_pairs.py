@@ -73,7 +73,7 @@ def test_satellite_colours_and_splits(tmp_path: Path) -> None:
     data = load(tmp_path / "sat")
     assert data.classes == ("urban", "agriculture", "rangeland", "forest", "water", "barren")
     assert len(data.colors) == 6
-    assert "3 test images of 16 px, 6 classes of pixels" in data.summary()
+    assert "3 test images of 16 px, 6 classes of pixels" in data.headline()
     # validation is the test, val is carved from train
     assert (len(data.train) + len(data.val), len(data.test)) == (8, 3)
     assert data.train.mask_images is not None

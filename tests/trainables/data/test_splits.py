@@ -17,6 +17,7 @@ from tests.trainables.data.test_layouts import class_folders
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.data.carving_v1 import balanced, carve
 from trainables.data.duplicates import near_duplicates
+from trainables.data_summary import Duplicates
 
 
 def natural(n: int, size: int = 48, seed: int = 0) -> np.ndarray:  # (n, 3, S, S) uint8
@@ -142,11 +143,14 @@ def test_duplicates_across_given_parts_are_left_out_of_train(tmp_path: Path) -> 
 
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.*"))
     now, before = load(2), load(1)
-    assert "2 near-duplicates of images of val and test are left out" in now.notes
+    assert now.summary.duplicates == Duplicates(test=6, given=2, remaining=0, left_out=2)
     trained = {files[row] for row in [*now.train.indices, *now.val.indices]}
     assert not trained & copies.keys()
     assert len(trained) == 28
-    assert "2 images of val and test have a near-duplicate in train or val" in before.notes
+    assert before.summary.duplicates == Duplicates(test=6, given=2, remaining=2, left_out=0)
+    assert before.summary.warnings == (
+        "2 of 6 test images (33%) are training images too: a test result flatters",
+    )
     assert len(before.train) + len(before.val) == 30
 
 

@@ -224,7 +224,7 @@ def test_corrupt_files_are_all_listed(tmp_path: Path) -> None:
     assert len(data.train) + len(data.val) + len(data.test) == 20
     for split in (data.train, data.val, data.test):
         assert split.batch(np.arange(len(split))).flatten(1).any(1).all()  # no black row in use
-    assert f"{len(names)} corrupt files skipped" in data.summary()
+    assert f"{len(names)} corrupt files skipped" in data.headline()
     assert message_of(load) == message
 
 

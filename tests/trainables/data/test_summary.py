@@ -1,0 +1,263 @@
+"""The summary of a data set, word by word: for layouts, for splits that share images, for what
+makes a claim worthless."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.trainables.data.test_layouts import class_folders, flat, paint
+from tests.trainables.data.test_pairs import satellite
+from trainables.data import DataConfig, DataSet, load_dataset
+from trainables.data.layouts import read_layout
+from trainables.data.listing import Listing
+from trainables.data.summarize import folder_summary, with_counts
+from trainables.data_summary import (
+    ClassCounts,
+    DataSummary,
+    Duplicates,
+    FolderUse,
+    FoundImages,
+    LeftOut,
+    SplitUse,
+)
+
+WHOLE = DataSummary(
+    layout="folder per class",
+    why="24 of 24 images are in 2 folders",
+    folders=(
+        FolderUse("train", "train", 24),
+        FolderUse("unlabeled", "left out", 30, "no part"),
+    ),
+    splits=(
+        SplitUse("train", 1014, 2),
+        SplitUse("val", 3, 2, "carved from train by seed 0"),
+        SplitUse("test", 10, 2),
+        SplitUse("hidden test", 7, 0, "no labels"),
+    ),
+    classes=ClassCounts(2, ("ant", "bee"), ("bee", 7), ("ant", 1007)),
+    found=FoundImages((3, 4), (640, 480), (320, 240), 4, {"RGB": 1030, "L": 4}, (0, 4095)),
+    left_out=(LeftOut("ending .txt", 2, "train/a.txt"),),
+    duplicates=Duplicates(test=10, given=5, remaining=0, left_out=6),
+    notes=("training images limited to 1,014",),
+    warnings=("x" * 60 + " " + "y" * 60,),
+)
+
+
+def test_lines_are_aligned_and_warnings_come_first() -> None:
+    assert WHOLE.lines() == [
+        "WARNING    " + "x" * 60,
+        "           " + "y" * 60,
+        "layout     folder per class: 24 of 24 images are in 2 folders",
+        "folders    train      24 train",
+        "           unlabeled  30 left out (no part)",
+        "splits     train 1,014 of 2 classes; val 3 of 2 classes (carved from train by seed 0); "
+        "test 10 of",
+        "           2 classes; hidden test 7 (no labels)",
+        "classes    2: ant, bee; 7 (bee) to 1,007 (ant) training images",
+        "images     3x4 to 640x480 px, most 320x240 (4 sizes); 1,030 RGB, 4 L; values of more than "
+        "8 bits",
+        "           from 0 to 4095",
+        "left out   2 ending .txt (such as train/a.txt)",
+        "duplicates 5 of 10 test images (50%) are in train or val too (near-duplicates): 6 images "
+        "are left",
+        "           out of train and val, none is now",
+        "note       training images limited to 1,014",
+    ]
+
+
+def test_a_run_begins_with_a_short_form() -> None:
+    labels = [line[:10].strip() for line in WHOLE.short_lines() if line[0] != " "]
+    assert labels == ["WARNING", "layout", "splits", "classes", "left out", "duplicates"]
+
+
+def test_json_gives_the_same_value_back() -> None:
+    text = json.dumps(WHOLE.as_json())
+    assert DataSummary.from_json(json.loads(text)) == WHOLE
+
+
+def test_a_record_of_another_version_can_be_read() -> None:
+    value = {"layout": "csv", "a_later_field": 3, "splits": [{"name": "train", "images": 4}]}
+    assert DataSummary.from_json(value) == DataSummary(layout="csv", splits=(SplitUse("train", 4),))
+
+
+def test_lines_are_no_wider_than_asked() -> None:
+    assert max(len(line) for line in WHOLE.lines(60)) == 71  # a word is never broken
+    assert max(len(line) for line in WHOLE.lines()[2:]) <= 100
+
+
+# ---------------------------------------------------------------- of real folders
+
+
+def summary_of(root: Path, task: str = "classify", **settings: object) -> list[str]:
+    """Lines without those that other files test: folders, left out and images."""
+    config = DataConfig(name=str(root), image_size=16, **settings)  # type: ignore[arg-type]
+    data = load_dataset(config, task, root.parent / "cache")  # type: ignore[arg-type]
+    assert DataSummary.from_json(json.loads(json.dumps(data.summary.as_json()))) == data.summary
+    return [f"{label} {text}" for label, text in data.summary.rows()] + [*data.summary.warnings]
+
+
+def only(lines: list[str], *labels: str) -> list[str]:
+    return [line for line in lines if line.startswith(labels)]
+
+
+def test_class_folders_whose_splits_are_carved(tmp_path: Path) -> None:
+    lines = summary_of(class_folders(tmp_path / "set"))
+    assert only(lines, "splits", "classes", "duplicates") == [
+        "splits train 22; val 4 (carved from train by seed 0); test 4 (carved from train by seed "
+        "0)",
+        "classes 3: ant, bee, cat; 7 (cat) to 8 (ant) training images",
+    ]
+
+
+def test_a_val_part_that_is_the_test(tmp_path: Path) -> None:
+    class_folders(class_folders(tmp_path / "set" / "train").parent / "val", 3)
+    lines = summary_of(tmp_path / "set")
+    [splits] = only(lines, "splits")
+    assert splits.endswith("test 9 (the layout's val)")
+
+
+def test_unlabeled_images_have_no_classes(tmp_path: Path) -> None:
+    lines = summary_of(flat(tmp_path / "set"), "ssl")
+    assert only(lines, "classes") == []
+    assert only(lines, "splits") == [
+        "splits train 8; val 2 (carved from train by seed 0); test 2 (carved from train by seed 0)"
+    ]
+
+
+def test_more_classes_than_are_named(tmp_path: Path) -> None:
+    for label in range(11):
+        for number in range(8):
+            paint(tmp_path / "set" / f"c{label}" / f"{number}.png", label % 3)
+    [classes] = only(summary_of(tmp_path / "set"), "classes")
+    assert classes.startswith("classes 11: c0, c1, c2, c3, c4, c5, c6, c7, ...; ")
+
+
+def test_test_images_that_are_in_train_are_counted(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "set" / "train").parent
+    class_folders(root / "test", each=5)
+    for number in range(4):
+        shutil.copy(root / "train/ant" / f"{number}.png", root / "test/ant" / f"copy{number}.png")
+    lines = summary_of(root)
+    assert only(lines, "duplicates") == [
+        "duplicates 4 of 19 test images (21%) are in train or val too (near-duplicates): 4 images "
+        "are left out of train and val, none is now"
+    ]
+
+    version1 = summary_of(root, split=1)
+    assert version1[-1] == (
+        "4 of 19 test images (21%) are training images too: a test result flatters"
+    )
+
+
+def test_corrupt_files_are_counted_where_they_may_be_left_out(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "set")
+    (root / "ant/0.png").write_bytes(b"")
+    lines = summary_of(root, skip_corrupt=True)
+    assert only(lines, "left out") == [
+        "left out 1 that cannot be decoded (such as ant/0.png: zero bytes)"
+    ]
+
+
+def test_masks(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    satellite(root)
+    lines = summary_of(root, "segment")
+    assert only(lines, "layout")[0].startswith("layout satellite pairs")
+    assert only(lines, "splits") == [
+        "splits train 7; val 1 (carved from train by seed 0); test 3 (the layout's val)"
+    ]
+
+
+def test_few_shot_splits_have_their_numbers_of_classes(tmp_path: Path) -> None:
+    for label in range(15):
+        for number in range(3):
+            paint(tmp_path / "set" / f"c{label:02d}" / f"{number}.png", label % 3)
+    [splits] = only(summary_of(tmp_path / "set", "fewshot"), "splits")
+    assert splits == (
+        "splits train 27 of 9 classes; val 9 of 3 classes (classes chosen from train by seed 0); "
+        "test 9 of 3 classes (classes chosen from train by seed 0)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "layout"),
+    [
+        ("digits", "classify", "scikit-learn's 1,797 handwritten digits, 8x8 pixels, enlarged"),
+        (
+            "glyphs",
+            "ssl",
+            "letters of matplotlib's fonts: pre-training on Latin and Greek, judged on Cyrillic, "
+            "Armenian and Georgian",
+        ),
+    ],
+)
+def test_embedded_sets(name: str, task: str, layout: str) -> None:
+    data = load_dataset(DataConfig(name=name, image_size=8), task)  # type: ignore[arg-type]
+    assert data.summary.layout == layout
+    named = {split.name: split for split in data.summary.splits}
+    assert named["test"].images == len(data.test)
+    assert ("gallery" in named) == (task == "ssl")
+    assert data.summary.warnings == ()
+    assert len(data.summary.notes) == 1
+
+
+# ---------------------------------------------------------------- what makes a claim worthless
+
+
+def changed(tmp_path: Path, labels: dict[str, int]) -> DataSet:
+    """Three classes of 10 images, of which some splits are given one label only."""
+    data = load_dataset(
+        DataConfig(name=str(class_folders(tmp_path / "set")), image_size=16),
+        "classify",
+        tmp_path / "cache",
+    )
+    assert data.train.labels is not None
+    relabelled = data.train.labels.copy()
+    for split, label in labels.items():
+        relabelled[getattr(data, split).indices] = label
+    for name in ("train", "val", "test"):
+        object.__setattr__(getattr(data, name), "labels", relabelled)
+    return with_counts(data)
+
+
+def test_one_class_only_is_a_warning(tmp_path: Path) -> None:
+    data = changed(tmp_path, {"train": 1, "val": 1, "test": 1})
+    assert data.summary.warnings == ("there is one class only (bee): every model is right",)
+
+
+def test_classes_without_a_training_image_are_a_warning(tmp_path: Path) -> None:
+    data = changed(tmp_path, {"train": 1})
+    assert data.summary.warnings == (
+        "2 classes of val or test have no training image (ant, cat): no answer to them can be "
+        "right",
+    )
+
+
+def test_what_a_layout_says_is_in_the_summary(tmp_path: Path) -> None:
+    listing = read_layout(class_folders(tmp_path / "set"))
+    values = {
+        **vars(listing),
+        "why": "said",
+        "folders": (FolderUse("ant", "train", 10),),
+        "left_out": (LeftOut("thumbnail", 1, "a"),),
+        "warnings": ("wrong",),
+        "hidden": ("x.png", "y.png"),
+        "notes": ("noted",),
+    }
+
+    class Opened:
+        skipped = ()
+
+    summary = folder_summary(Listing(**values), Opened(), {"val": "v"}, None)  # type: ignore[arg-type]
+    assert summary == DataSummary(
+        layout="folder per class",
+        why="said",
+        folders=(FolderUse("ant", "train", 10),),
+        left_out=(LeftOut("thumbnail", 1, "a"),),
+        warnings=("wrong",),
+        notes=("noted",),
+        origins={"val": "v"},
+        hidden=2,
+    )

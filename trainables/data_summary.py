@@ -1,0 +1,269 @@
+"""Everything that was understood about a data set, as one value that every page can show.
+
+It is built while the data set is loaded (`trainables/data/summarize.py`), and stands in
+`study.json` as JSON. This module imports no torch: pages that only look at a study need it too.
+"""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+Became = Literal["train", "val", "test", "unlabeled", "hidden test", "left out"]
+
+WIDTH = 100
+"""Characters of a line of `DataSummary.lines`."""
+_LABEL = 10  # characters of the column of labels
+_NAMES = 8  # classes that are named
+_FOLDERS = 12  # folders that are shown
+_SHORT = ("layout", "splits", "classes", "left out", "duplicates")
+
+
+@dataclass(frozen=True)
+class FolderUse:
+    """One folder of the data and its use."""
+
+    folder: str
+    """Relative to the root; "." is the root itself."""
+    became: Became
+    images: int
+    """Number of images below it that have this use."""
+    reason: str = ""
+    """The reason for this use, in a few words; empty where the name says it."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Files that are no images of the data set, counted by one reason."""
+
+    reason: str
+    """Such as "ending .txt", "hidden folder", "thumbnail"."""
+    files: int
+    example: str
+    """One path, relative to the root."""
+
+
+@dataclass(frozen=True)
+class SplitUse:
+    """One split as it is used."""
+
+    name: str
+    """train, gallery, val, test or hidden test."""
+    images: int
+    classes: int = 0
+    """Number of classes of its images; 0 where they have no labels."""
+    origin: str = ""
+    """Such as "carved from train by seed 0"; empty for a part of the layout."""
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """Classes, and the numbers of training images (or masks) that have them."""
+
+    total: int
+    names: tuple[str, ...]
+    """The first ones, at most 8."""
+    smallest: tuple[str, int] | None = None
+    """Class with the fewest and its number; None where that is unknown."""
+    largest: tuple[str, int] | None = None
+    unit: str = "training images"
+
+    def __str__(self) -> str:
+        named = ", ".join(self.names)
+        if self.total > len(self.names):
+            named += ", ..."
+
+        text = f"{self.total:,}: {named}"
+        if self.smallest is None or self.largest is None:
+            return text
+        if self.smallest[1] == self.largest[1]:
+            return f"{text}; {self.smallest[1]:,} {self.unit} each"
+
+        fewest = f"{self.smallest[1]:,} ({self.smallest[0]})"
+        most = f"{self.largest[1]:,} ({self.largest[0]})"
+        return f"{text}; {fewest} to {most} {self.unit}"
+
+
+@dataclass(frozen=True)
+class FoundImages:
+    """Sizes and colour modes of the images as they are in their files."""
+
+    smallest: tuple[int, int]
+    """Width and height of the image with the fewest pixels."""
+    largest: tuple[int, int]
+    usual: tuple[int, int]
+    """The most frequent size."""
+    sizes: int
+    """Number of different sizes."""
+    modes: dict[str, int]
+    """Pillow's mode -> number of images."""
+    levels: tuple[float, float] | None = None
+    """Lowest and highest value of images with more than 8 bits a channel; None without any."""
+
+    def __str__(self) -> str:
+        size = f"{_size(self.smallest)} px"
+        if self.sizes > 1:
+            size = (
+                f"{_size(self.smallest)} to {_size(self.largest)} px, "
+                f"most {_size(self.usual)} ({self.sizes:,} sizes)"
+            )
+
+        modes = [f"{count:,} {mode}" for mode, count in self.modes.items()]
+        text = f"{size}; {', '.join(modes)}"
+        if self.levels is not None:
+            low, high = self.levels
+            text += f"; values of more than 8 bits from {low:g} to {high:g}"
+        return text
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Test images that are training images too: equal files or near-duplicates."""
+
+    test: int
+    """Number of test images."""
+    given: int
+    """Number of them in train or val as the layout has these."""
+    remaining: int
+    """Number of them in train or val as they are used."""
+    left_out: int
+    """Number of images left out of train and val because val or test has them."""
+
+    def __str__(self) -> str:
+        if not self.given:
+            return f"{self.left_out:,} near-duplicates of images of val and test are left out"
+
+        share = self.given / self.test
+        text = (
+            f"{self.given:,} of {self.test:,} test images ({share:.0%}) are in train or val too "
+            "(near-duplicates)"
+        )
+        if not self.remaining:
+            return f"{text}: {self.left_out:,} images are left out of train and val, none is now"
+        return f"{text}; {self.remaining:,} still are"
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """Facts about a data set, from its layout to what was left out."""
+
+    layout: str = ""
+    """Name of the layout, or description of an embedded set."""
+    why: str = ""
+    """The reason why this layout was recognised, in a few words."""
+    folders: tuple[FolderUse, ...] = ()
+    splits: tuple[SplitUse, ...] = ()
+    classes: ClassCounts | None = None
+    """None for unlabeled data."""
+    found: FoundImages | None = None
+    """None where nothing is on record: embedded sets, and stores of earlier versions."""
+    left_out: tuple[LeftOut, ...] = ()
+    duplicates: Duplicates | None = None
+    """None where no split has a near-duplicate in another."""
+    notes: tuple[str, ...] = ()
+    """Further facts that a reader of the results should know, one sentence each."""
+    warnings: tuple[str, ...] = ()
+    """Facts that make a claim worthless or doubtful, one sentence each."""
+    origins: dict[str, str] = field(default_factory=dict)
+    """Split -> origin, for splits that are no part of the layout."""
+    hidden: int = 0
+    """Number of images of a test set whose labels are not known."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain dictionaries, lists, texts and numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "DataSummary":
+        """The value that `as_json` was made of. Names that this version lacks are ignored.
+
+        Raises:
+            ValueError: something else.
+        """
+        return TypeAdapter(cls).validate_python(value)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """(label, text) of every fact, in the order to be read; a label may come several times.
+        Warnings are apart from these."""
+        rows = [("layout", self._layout_text())]
+        rows += [("folders", text) for text in self._folder_texts()]
+        if self.splits:
+            rows.append(("splits", self._splits_text()))
+        if self.classes is not None:
+            rows.append(("classes", str(self.classes)))
+        if self.found is not None:
+            rows.append(("images", str(self.found)))
+        for left in self.left_out:
+            rows.append(("left out", f"{left.files:,} {left.reason} (such as {left.example})"))
+        if self.duplicates is not None:
+            rows.append(("duplicates", str(self.duplicates)))
+        rows += [("note", note) for note in self.notes]
+        return rows
+
+    def lines(self, width: int = WIDTH) -> list[str]:
+        """Aligned lines of at most `width` characters, warnings first."""
+        return _aligned([*self._warning_rows(), *self.rows()], width)
+
+    def short_lines(self, width: int = WIDTH) -> list[str]:
+        """The lines that stand at the start of a run."""
+        rows = [row for row in self.rows() if row[0] in _SHORT]
+        return _aligned([*self._warning_rows(), *rows], width)
+
+    def _warning_rows(self) -> list[tuple[str, str]]:
+        return [("WARNING", text) for text in self.warnings]
+
+    def _layout_text(self) -> str:
+        return f"{self.layout}: {self.why}" if self.why else self.layout
+
+    def _folder_texts(self) -> list[str]:
+        shown = self.folders[:_FOLDERS]
+        width = max((len(use.folder) for use in shown), default=0)
+        texts = [_folder_text(use, width) for use in shown]
+        hidden = len(self.folders) - len(shown)
+        if hidden:
+            texts.append(f"... and {hidden:,} more")
+        return texts
+
+    def _splits_text(self) -> str:
+        numbers = {split.classes for split in self.splits}
+        texts = [_split_text(split, with_classes=len(numbers) > 1) for split in self.splits]
+        return "; ".join(texts)
+
+
+def _aligned(rows: list[tuple[str, str]], width: int) -> list[str]:
+    """Lines with the labels in a column; a label that comes again is not repeated."""
+    lines: list[str] = []
+    before = ""
+    for label, text in rows:
+        shown = "" if label == before else label
+        before = label
+        lines += textwrap.wrap(
+            text,
+            width,
+            initial_indent=f"{shown:{_LABEL}} ",
+            subsequent_indent=" " * (_LABEL + 1),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def _folder_text(use: FolderUse, width: int) -> str:
+    reason = f" ({use.reason})" if use.reason else ""
+    return f"{use.folder:{width}}  {use.images:,} {use.became}{reason}"
+
+
+def _split_text(split: SplitUse, with_classes: bool) -> str:
+    text = f"{split.name} {split.images:,}"
+    if split.classes and with_classes:
+        text += f" of {split.classes:,} classes"
+    if split.origin:
+        text += f" ({split.origin})"
+    return text
+
+
+def _size(size: tuple[int, int]) -> str:
+    width, height = size
+    return f"{width}x{height}"
