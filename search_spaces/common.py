@@ -75,6 +75,13 @@ def supervised_loss(trial: Suggest, *, mixing: bool) -> None:
         trial.suggest_categorical("loss.cutmix", [0.0, 1.0])
 
 
+def class_balance(trial: Suggest) -> None:
+    """Asks how much an image counts by the size of its class."""
+    by = trial.suggest_categorical("balance.by", ["none", "inverse", "effective", "sampling"])
+    if by == "effective":
+        trial.suggest_categorical("balance.beta", [0.9, 0.99, 0.999, 0.9999])
+
+
 def fine_tuning(trial: Suggest) -> None:
     """Asks how a loaded backbone thaws, and how fast it learns."""
     policy = trial.suggest_categorical("freeze.policy", ["none", "probe_first", "gradual"])

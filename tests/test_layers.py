@@ -45,7 +45,7 @@ FLOORS = {
         {"backbone"},
         {"engine"},
         {"base"},
-        {"augment", "optim", "plots", "metrics"},
+        {"augment", "balance", "class_metrics", "optim", "plots", "metrics"},
         {"miou"},
         {"data"},
         {"config", "data_summary", "files", "outcomes"},

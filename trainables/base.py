@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.config import Annotated, Field, config
+from trainables.config import Annotated, Field, config, nearest
 from trainables.data.sampling import BatchSampler, Sampler
+from trainables.errors import UserError
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, write_arrays
@@ -40,6 +41,9 @@ class TrainConfig:
     """torch.compile of the backbone: pays on GPUs only."""
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of one trial; part of the config because floating-point sums depend on it."""
+    objective: str = ""
+    """Metric that selects the best epoch and the best trial; empty: the experiment's own. Set by
+    `--objective`."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Longest time between two checkpoints within an epoch, in minutes (each epoch ends with
     one)."""
@@ -117,6 +121,30 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         """Name of the metric that selects on this data, `val/...`; larger is better."""
 
     @classmethod
+    def objectives_for(cls, data: DataT) -> tuple[str, ...]:
+        """Names of all metrics that may select on this data, larger is better."""
+        return (cls.objective_for(data),)
+
+    @classmethod
+    def chosen_objective(cls, config: ConfigT, data: DataT) -> str:
+        """Name of the metric that selects: that of the config, if it names one.
+
+        Raises:
+            UserError: the config names another metric.
+        """
+        wanted = config.train.objective
+        if not wanted:
+            return cls.objective_for(data)
+
+        known = cls.objectives_for(data)
+        if wanted not in known:
+            raise UserError(
+                f"--objective {wanted} does not select here{nearest(wanted, known)}; "
+                f"it can be: {', '.join(known)}"
+            )
+        return wanted
+
+    @classmethod
     def check_startup(cls, config: ConfigT, data: DataT) -> str:
         """Check, before any trial, that trials of this config can start.
 
@@ -141,7 +169,7 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
     @property
     def objective(self) -> str:
         """Name of the metric that selects, `val/...`; larger is better."""
-        return self.objective_for(self.data)
+        return self.chosen_objective(self.config, self.data)
 
     def sampler(self) -> BatchSampler:
         """Sampler that chooses the images of each step's batch."""

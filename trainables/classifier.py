@@ -29,10 +29,21 @@ from trainables.backbone.export import load_fc_state
 from trainables.backbone.feature_store import Features
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import FC_UNITS, BackboneConfig
+from trainables.balance import BalanceConfig, BalancedSampler, image_weights
 from trainables.base import Batch, Metrics, TrainConfig
+from trainables.class_metrics import (
+    balanced_accuracy,
+    class_results,
+    confusion_counts,
+    image_ratios,
+    macro_f1,
+    write_class_results,
+)
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task
+from trainables.data.sampling import BatchSampler
 from trainables.errors import UserError
+from trainables.files import CLASS_RESULTS
 from trainables.finetune import (
     FineTuned,
     InitConfig,
@@ -42,7 +53,7 @@ from trainables.finetune import (
     labels_of,
 )
 from trainables.optim import OptimConfig, ScheduleConfig
-from trainables.outcomes import image_outcomes
+from trainables.outcomes import ImageOutcomes, image_outcomes
 from trainables.plots.snapshots import confident_mistakes, write_arrays
 
 _TOP = 5
@@ -100,6 +111,7 @@ class ClassifierConfig:
     """Mean and standard deviation that every channel is normalised with, in every policy: those
     that a loaded backbone was trained with."""
     loss: LossConfig = LossConfig()
+    balance: BalanceConfig = BalanceConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
@@ -124,6 +136,10 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         super().__init__(config, data, backbone, head)
         self.features = FrozenFeatures(config, data, self.augment)
 
+        self.weights: Tensor | None
+        counts = np.bincount(labels_of(data.train), minlength=len(data.classes))
+        self.register_buffer("weights", image_weights(counts, config.balance), persistent=False)
+
     @classmethod
     def check_startup(cls, config: ClassifierConfig, data: DataSet) -> str:
         model = cls(config, data)
@@ -133,6 +149,10 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
         return "val/top1"
+
+    @classmethod
+    def objectives_for(cls, data: DataSet) -> tuple[str, ...]:
+        return ("val/top1", "val/macro_f1", "val/balanced_accuracy")
 
     @classmethod
     def profiled_data(cls, config: ClassifierConfig, data: DataSet) -> DataSet:
@@ -153,6 +173,12 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         return self.head[1:] if "fc" in self.stages else self.head
 
     # -- a training step
+
+    def sampler(self) -> BatchSampler:
+        if self.config.balance.by != "sampling":
+            return super().sampler()
+        labels = labels_of(self.data.train)
+        return BalancedSampler(labels, self.config.train.batch_size, self.config.seed)
 
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
         train = self.data.train
@@ -199,7 +225,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
 
         logits = self.head(features).float()
         loss = self.config.loss
-        return soft_loss(logits, truth, loss.label_smoothing, loss.focal_gamma)
+        return soft_loss(logits, truth, loss.label_smoothing, loss.focal_gamma, self.weights)
 
     def _mixed(self, views: Tensor, truth: Tensor, mix: Mix) -> tuple[Tensor, Tensor]:
         partner_views = self.augment.apply(mix.images, mix.draws)
@@ -219,18 +245,40 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
             logits = self.head(self.split_features(split)).float()
         targets = torch.from_numpy(labels_of(split)).to(logits.device)
 
-        right = logits.argmax(1) == targets
+        predicted = logits.argmax(1)
+        right = predicted == targets
         if prefix == "test":
-            tested = {"test/top1": right.cpu().numpy()}
-            self._outcomes = image_outcomes(self.data, tested)
+            self._outcomes = self._image_outcomes(predicted, right)
+
+        counts = confusion_counts(
+            targets.cpu().numpy(), predicted.cpu().numpy(), len(self.data.classes)
+        )
         metrics = {
             f"{prefix}/top1": right.double().mean().item(),
+            f"{prefix}/macro_f1": macro_f1(counts),
+            f"{prefix}/balanced_accuracy": balanced_accuracy(counts),
             f"{prefix}/loss": nn.functional.cross_entropy(logits, targets).item(),
         }
         if len(self.data.classes) > _TOP:
             among_top = (logits.topk(_TOP).indices == targets[:, None]).any(1)
             metrics[f"{prefix}/top{_TOP}"] = among_top.double().mean().item()
         return metrics
+
+    def _image_outcomes(
+        self,
+        predicted: Tensor,  # (n,)
+        right: Tensor,  # (n,) bool
+    ) -> ImageOutcomes:
+        """Outcomes of the test images in accuracy, and in the average that selects."""
+        tested = {"test/top1": right.cpu().numpy()}
+        ratios: dict[str, np.ndarray] = {}
+        selecting = self.objective.removeprefix("val/")
+        if selecting != "top1":
+            classes = len(self.data.classes)
+            truth = labels_of(self.data.test)
+            both = image_ratios(truth, predicted.cpu().numpy(), classes)
+            ratios[f"test/{selecting}"] = both[selecting]
+        return image_outcomes(self.data, tested, ratios)
 
     def split_features(self, split: Split) -> Tensor:
         if self.features.reason:
@@ -253,7 +301,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
     @torch.no_grad()
     def snapshot_best(self, directory: Path, epoch: int) -> None:
         """Write `predictions-val.npz`, from which the confusion matrix and the most confident
-        mistakes are drawn."""
+        mistakes are drawn, and `classes.csv`, results by class."""
         self.eval()
         probabilities = self.head(self.split_features(self.data.val)).softmax(1)
         top = probabilities.max(1)
@@ -272,6 +320,9 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
             names=np.array(self.data.classes),
             epoch=epoch,
         )
+        counts = confusion_counts(labels, predicted, len(self.data.classes))
+        results = class_results(counts, self.data.classes)
+        write_class_results(directory / CLASS_RESULTS, results)
 
     def calibrate(self) -> None:
         super().calibrate()
@@ -341,8 +392,9 @@ def soft_loss(
     truth: Tensor,  # (B, C) probabilities
     label_smoothing: float,  # in [0, 1)
     focal_gamma: float,  # >= 0
+    weights: Tensor | None = None,  # (C,) of the classes; None: all 1
 ) -> Tensor:  # scalar
-    """Mean over images of -sum_c q_c (1 - p_c)^gamma log p_c, with q = (1 - smoothing) truth +
+    """Mean over images of -sum_c w_c q_c (1 - p_c)^gamma log p_c, with q = (1 - smoothing) truth +
     smoothing / C and p = softmax(logits).
 
     gamma = 0 is the cross-entropy; for hard labels without smoothing it is the focal loss (Lin et
@@ -354,4 +406,6 @@ def soft_loss(
         # For gamma < 1 the slope of the power is infinite at 0, which a certain image would reach.
         unsure = (-torch.expm1(log_p)).clamp_min(1e-12)
         weight = weight * unsure**focal_gamma
+    if weights is not None:
+        weight = weight * weights
     return -(weight * log_p).sum(1).mean()

@@ -227,7 +227,7 @@ class DataSummary:
         return texts
 
     def _splits_text(self) -> str:
-        numbers = {split.classes for split in self.splits}
+        numbers = {split.classes for split in self.splits if split.classes}
         texts = [_split_text(split, with_classes=len(numbers) > 1) for split in self.splits]
         return "; ".join(texts)
 

@@ -20,6 +20,9 @@ BEST = "best.pt"
 """In a trial's folder: the exported weights of its best epoch."""
 ARCHITECTURE = "architecture.txt"
 """In a trial's folder: every layer of its network."""
+CLASS_RESULTS = "classes.csv"
+"""In a completed trial's folder: results by class on the validation split, at its best epoch
+(`trainables/class_metrics.py`)."""
 PARTIAL = ".partial"
 """Suffix of a file that is still being written."""
 

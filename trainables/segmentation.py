@@ -24,10 +24,12 @@ from trainables.backbone.export import load_backbone_meta
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import Batch, Metrics, TrainConfig
+from trainables.class_metrics import class_results, write_class_results
 from trainables.config import Annotated, Field, config
 from trainables.data import EMBEDDED, IGNORE, DataConfig, DataSet, Split, Task
 from trainables.engine import distributed
 from trainables.errors import UserError
+from trainables.files import CLASS_RESULTS
 from trainables.finetune import FineTuned, InitConfig, InitialBackbone, load_initial_weights
 from trainables.metrics import calibrate_batchnorm
 from trainables.miou import confusion_matrix, image_overlaps, segmentation_metrics
@@ -138,6 +140,10 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
         return "val/miou"
+
+    @classmethod
+    def objectives_for(cls, data: DataSet) -> tuple[str, ...]:
+        return ("val/miou", "val/miou_masked", "val/pixel_accuracy")
 
     # -- a training step
 
@@ -266,6 +272,14 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             colors=np.array(self.data.colors, dtype=np.uint8),
             accuracies=self._accuracies[positions],
         )
+
+    def snapshot_best(self, directory: Path, epoch: int) -> None:
+        """Write `classes.csv`, results by class on the validation split."""
+        self.validate()
+        confusion = self._confusion.numpy()  # [predicted, true]
+        known = confusion[:, :-1].T
+        results = class_results(known, self.data.classes, elsewhere=confusion[:, -1])
+        write_class_results(directory / CLASS_RESULTS, results)
 
     def shown(self) -> np.ndarray:
         """Positions (n,) of the validation images in pictures.

@@ -61,10 +61,15 @@ def with_counts(data: DataSet) -> DataSet:
 def _splits(data: DataSet) -> list[tuple[str, Split]]:
     """Names and splits; a gallery that is the training split is left out."""
     splits = [("train", data.train)]
-    gallery = data.gallery
-    if gallery is not None and not np.array_equal(gallery.indices, data.train.indices):
-        splits.append(("gallery", gallery))
+    if data.gallery is not None and _has_own_gallery(data):
+        splits.append(("gallery", data.gallery))
     return [*splits, ("val", data.val), ("test", data.test)]
+
+
+def _has_own_gallery(data: DataSet) -> bool:
+    """Tell if the gallery has other images than train."""
+    gallery = data.gallery
+    return gallery is not None and not np.array_equal(gallery.indices, data.train.indices)
 
 
 def _split_use(name: str, split: Split, origins: Mapping[str, str]) -> SplitUse:
@@ -106,7 +111,7 @@ def _class_counts(data: DataSet) -> ClassCounts | None:
         names=tuple(names[:_NAMED]),
         smallest=(data.classes[smallest], int(counts[smallest])),
         largest=(data.classes[largest], int(counts[largest])),
-        unit="training images" if data.gallery is None else "labelled images",
+        unit="gallery images" if _has_own_gallery(data) else "training images",
     )
 
 
@@ -138,13 +143,14 @@ def _warnings(data: DataSet) -> list[str]:
 
 def _warnings_about_classes(data: DataSet) -> list[str]:
     learned = _labels_in(data.gallery or data.train)
-    if len(learned) == 1:
-        name = data.classes[learned[0]]
+    asked = np.concatenate([_labels_in(data.val), _labels_in(data.test)])
+    known = np.union1d(learned, asked)
+    if len(known) == 1:
+        name = data.classes[known[0]]
         return [f"there is one class only ({name}): every model is right"]
     if isinstance(data, FewShotData):
         return []
 
-    asked = np.concatenate([_labels_in(data.val), _labels_in(data.test)])
     unknown = np.setdiff1d(asked, learned)
     if not len(unknown):
         return []

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainables.errors import UserError
+from trainables.plots.data_grid import data_pictures
 from trainables.plots.embeddings import embedding_pictures
 from trainables.plots.masks import mask_pictures
 from trainables.plots.predictions import prediction_pictures
 
 KINDS: dict[str, Callable[[Path, Path, str], list[Path]]] = {
+    "data": data_pictures,
     "embeddings": embedding_pictures,
     "masks": mask_pictures,
     "predictions": prediction_pictures,

@@ -23,6 +23,7 @@ what a table can tell apart, falls by half from 4 trials to 12 (docs/notes/evide
 OWN_OPTION = {
     "data.name": "data",
     "seed": "seed",
+    "train.objective": "objective",
     "init.source": "setting",
     "init.file": "backbone",
     "init.sha256": "backbone",
@@ -155,6 +156,19 @@ class Options:
         typer.Option(
             "--transductive",
             help="ssl: train on val and test images too, without labels; every page says so.",
+        ),
+    ] = False
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="Metric that selects, such as val/macro_f1. Default: the experiment's own."
+        ),
+    ] = None
+    balance: Annotated[
+        bool,
+        typer.Option(
+            "--balance",
+            help="pretrain, classify: search class weights and balanced sampling too.",
         ),
     ] = False
     local: Annotated[

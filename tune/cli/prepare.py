@@ -2,11 +2,12 @@
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from search_spaces.classify import BackboneSetting
+from search_spaces.common import class_balance
 from search_spaces.settings import Setting
 from trainables.config import build, flatten, nearest
 from trainables.errors import UserError
@@ -55,6 +56,8 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
 
     fixed = {} if setting is None else setting.values
     experiment, start = _starting_point(options, experiment, setting, directory)
+    if options.balance:
+        experiment = with_balance(experiment)
     start = for_every_machine(start, storage)
     path = directory / "study.json"
     there = read_manifest(path) if path.exists() else None
@@ -80,7 +83,7 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         name=name,
         experiment=experiment.name,
         preset=preset,
-        objective=trainable.objective_for(data),
+        objective=trainable.chosen_objective(config, data),
         seed=options.seed,
         base=base,
         pins=pins,
@@ -119,6 +122,26 @@ def _repeats(options: Options, there: Manifest | None) -> int:
     if there.repeats is not None:
         return there.repeats
     return REPEATS[str(there.rules["repeats"])]
+
+
+def with_balance(experiment: Experiment) -> Experiment:
+    """Return the experiment with a space that also asks how classes of different sizes are
+    balanced.
+
+    Raises:
+        UserError: it trains no classifier.
+    """
+    if experiment.name not in ("pretrain", "classify"):
+        raise UserError(
+            f"--balance is for pretrain and classify, which learn from labels; {experiment.name} "
+            "has nothing to balance by: leave it out"
+        )
+
+    def space(trial: Any, preset: str) -> None:
+        experiment.space(trial, preset)
+        class_balance(trial)
+
+    return replace(experiment, space=space)
 
 
 def study_name(options: Options, experiment: Experiment) -> str:
@@ -172,6 +195,8 @@ def resolve(
         "data.skip_corrupt": options.skip_corrupt,
         **begun,
     }
+    if options.objective is not None:
+        typed["train.objective"] = _metric_name(options.objective)
     if options.transductive:
         typed["data.transductive"] = True
     if options.data is not None:
@@ -190,9 +215,15 @@ def resolve(
 
 def _begun(there: Manifest | None) -> dict[str, Any]:
     """Return the config values that a study keeps from its first start."""
-    if there is None or "data.split" not in there.base:
+    if there is None:
         return {}
-    return {"data.split": there.base["data.split"]}
+    kept = ("data.split", "train.objective")
+    return {key: there.base[key] for key in kept if there.base.get(key)}
+
+
+def _metric_name(typed: str) -> str:
+    """Return the full name of a metric: `macro_f1` is `val/macro_f1`."""
+    return typed if "/" in typed else f"val/{typed}"
 
 
 def _starting_point(

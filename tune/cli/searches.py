@@ -104,7 +104,7 @@ def run_searches(
         show_plan(first, studies[0].options)
         return DONE
 
-    objective = experiment.trainable.objective_for(first.data)
+    objective = first.manifest.objective
     group = Group.open(folder, experiment.name, objective, sorted(first.manifest.space))
     group.ask_for(wanted)
     copy_group_log(folder)

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from optuna.trial import FrozenTrial
 
@@ -22,7 +22,7 @@ from tune.command_line import command, resume_command
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
-from tune.reports.plot_worker import Pictures
+from tune.reports.plot_worker import DATA, Pictures, data_is_drawn
 from tune.reports.selection import selection
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StorageFailed
@@ -93,6 +93,7 @@ class Session:
             self._follow_copy(study, copy, console)
 
         self.track(study.directory, copy)
+        _sample_data(study, prepared.data)
         self._pictures.watch(study)
         tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
         if tags:
@@ -188,6 +189,15 @@ class Session:
         deadline = time.monotonic() + DRAIN_S
         closed = [tracker.close(deadline - time.monotonic()) for tracker in self._trackers]
         return all(closed)
+
+
+def _sample_data(study: Study, data: Any) -> None:
+    """Write the images that stand for the data in a picture, where there is none yet."""
+    from trainables.data import DataSet
+    from trainables.plots.data_sample import write_data_sample
+
+    if isinstance(data, DataSet) and not data_is_drawn(study.directory):
+        write_data_sample(data, study.directory / DATA)
 
 
 def _console(study: Study, prepared: Prepared, options: Options) -> Console:

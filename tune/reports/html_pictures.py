@@ -30,6 +30,14 @@ def pictures(record: Record, number: int) -> Markup:
     return render("pictures.html", pictures=[_picture(path) for path in chosen])
 
 
+def picture_of(path: Path) -> Markup:
+    """One picture by its path; nothing where there is none, or where it is being written."""
+    path = s3.present(path)
+    if not path.exists() or not _is_complete(path):
+        return Markup()
+    return render("pictures.html", pictures=[_picture(path)])
+
+
 def _picture(path: Path) -> dict[str, str]:
     """The values of the template."""
     return {

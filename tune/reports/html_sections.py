@@ -12,6 +12,7 @@ from tune.formatting import DEFAULT, assignments, format_value
 from tune.reports import html_figures as figures
 from tune.reports.budget import budget_rows
 from tune.reports.html_page import plot, render, table
+from tune.reports.html_pictures import picture_of
 from tune.reports.selection import MARK, selection
 from tune.reports.trial_points import reached
 from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
@@ -51,8 +52,17 @@ def health(record: Record) -> Markup:
 
 def data(record: Record, summary: DataSummary) -> Markup:
     """Everything that was understood about the data."""
-    rows = [[label, text] for label, text in summary.rows()]
-    return render("data.html", warnings=summary.warnings, table=table(["", ""], rows, long=(1,)))
+    rows = []
+    before = ""
+    for label, text in summary.rows():
+        rows.append(["" if label == before else label, text])
+        before = label
+    return render(
+        "data.html",
+        warnings=summary.warnings,
+        table=table(["", ""], rows, long=(1,)),
+        picture=picture_of(record.folder / "plots" / "data.png"),
+    )
 
 
 def leaderboard(record: Record) -> Markup:

@@ -1,6 +1,8 @@
-"""Pictures of completed trials, drawn by a low-priority subprocess beside the search."""
+"""Pictures of a study's data and of completed trials, drawn by a low-priority subprocess beside
+the search."""
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -18,21 +20,51 @@ from tune.study.study import Study
 _TIMEOUT_S = 300  # for the pictures of one trial
 _LOWEST_PRIORITY = 19
 _RECORDED = "plots/.recorded"
-"""In a trial's folder: all its pictures are drawn and in the event log. Without this file the next
+"""In the folder of a trial or of the study: all its pictures are drawn and in the event log.
+Without this file the next
 start draws them again."""
+
+
+DATA = "data.npz"
+"""In a study's folder: images that stand for its data (`trainables/plots/data_sample.py`)."""
+
+
+def data_is_drawn(folder: Path) -> bool:
+    """Tell if the picture of a study's data is drawn and on record."""
+    return (folder / _RECORDED).exists()
 
 
 @dataclass(frozen=True)
 class _Undrawn:
-    """A trial whose pictures are not drawn yet."""
+    """A trial, or a study's data, whose pictures are not drawn yet."""
 
     study: Study
-    number: int
+    number: int | None
+    """None: the data."""
     value: float
 
     @property
     def folder(self) -> Path:
+        if self.number is None:
+            return self.study.directory
         return self.study.directory / "trials" / f"{self.number:04d}"
+
+    @property
+    def title(self) -> str:
+        name = self.study.manifest.name
+        if self.number is None:
+            return f"{name}: {self.study.manifest.data['name']}"
+        return f"{name} trial {self.number}"
+
+    def snapshots(self) -> list[Path]:
+        """Files to be drawn.
+
+        Raises:
+            UserError: the object store does not give them.
+        """
+        if self.number is None:
+            return [self.folder / DATA]
+        return sorted(s3.present_in(self.folder).glob("*.npz"))
 
 
 class Pictures:
@@ -61,6 +93,8 @@ class Pictures:
                 self._add(_Undrawn(study, event["trial"], event["value"]))  # type: ignore[arg-type]
 
         study.observers.append(on_event)
+        if (study.directory / DATA).exists() and not data_is_drawn(study.directory):
+            self._add(_Undrawn(study, None, math.inf))
         for trial in study.frozen_trials():
             if trial.state.name == "COMPLETE" and trial.value is not None:
                 undrawn = _Undrawn(study, trial.number, trial.value)
@@ -121,18 +155,16 @@ class Pictures:
             return min(self._waiting, key=order)
 
     def _draw(self, undrawn: _Undrawn) -> None:
-        folder = undrawn.folder
         try:
-            snapshots = sorted(s3.present_in(folder).glob("*.npz"))
+            snapshots = undrawn.snapshots()
         except (UserError, OSError):  # the next start draws them
             return
         if not snapshots:
             return
 
-        title = f"{undrawn.study.manifest.name} trial {undrawn.number}"
-        command = [sys.executable, "-m", "trainables.plots.draw", "--title", title]
+        command = [sys.executable, "-m", "trainables.plots.draw", "--title", undrawn.title]
         command += [str(path) for path in snapshots]
-        command.append(str(folder / "plots"))
+        command.append(str(undrawn.folder / "plots"))
         if self._run(command):
             _log(undrawn)
 

@@ -19,8 +19,12 @@ from tune.study.rules import CURRENT, FIRST, check_known
 PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
 """Config values that are a path -> the value that identifies the content. A study may be resumed
 where the content has another path."""
-EARLIER_VALUES = {"data.split": 1, "data.transductive": False}
+EARLIER_VALUES = {"data.split": 1, "data.transductive": False, "train.objective": ""}
 """Config values that studies had before there were such keys."""
+EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
+    "loss.mixup": {"balance.by": "none", "balance.beta": 0.999},
+}
+"""The same for blocks that only some configs have: a key that tells such a config -> values."""
 _SHOWN_DIFFERENCES = 6
 _PACKAGES = (
     "ray",
@@ -164,7 +168,11 @@ def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:
     """A recorded flat config, with the keys that came later where it is one of images."""
     if "data.limit" not in flat:
         return flat
-    missing = {key: value for key, value in EARLIER_VALUES.items() if key not in flat}
+    earlier = dict(EARLIER_VALUES)
+    for key, values in EARLIER_BLOCKS.items():
+        if key in flat:
+            earlier |= values
+    missing = {key: value for key, value in earlier.items() if key not in flat}
     return {**flat, **missing}
 
 

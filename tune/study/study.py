@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial
 
 from trainables.config import build
 from trainables.errors import UserError
-from trainables.files import ARCHITECTURE, BEST, LAST, remove_partials
+from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, LAST, remove_partials
 from tune.experiments import Experiment
 from tune.search.space import Pinned, asked_for
 from tune.study.events import EventLog
@@ -292,6 +292,12 @@ class Study:
             number = _trial_number(work)
             self.emit("artifact", trial=number, path=f"trials/{number:04d}/{ARCHITECTURE}", to="")
 
+    def _emit_class_results(self, work: Work) -> None:
+        path = Path(work.directory) / CLASS_RESULTS
+        if path.exists():
+            number = _trial_number(work)
+            self.emit("artifact", trial=number, path=f"trials/{number:04d}/{CLASS_RESULTS}", to="")
+
     def ended(self, work: Work, outcome: Outcome) -> None:
         """Record the end of a run. A second end of the same run is ignored."""
         if work.kind == "baseline":
@@ -301,6 +307,8 @@ class Study:
         if work.id not in self._planner.running:
             return
         if self._state.outcome(work.id) is None:
+            if work.kind == "trial":
+                self._emit_class_results(work)
             self._emit_for("end", work, **outcome.to_event())
         if work.kind == "trial":
             self._database.tell(_trial_number(work), outcome)

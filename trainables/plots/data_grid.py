@@ -1,0 +1,222 @@
+"""The picture of a data set: a block of images for each split, a line or more for each class,
+masks beside and over their images. `draw.py` is the command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+
+from trainables.plots.masks import coloured
+from trainables.plots.snapshots import read_arrays
+from trainables.plots.style import INK, caption, plt
+
+_CELL = 0.72  # inches
+_GAP = 0.06  # between images, in cells
+_BLOCK_GAP = 0.7  # between blocks, in cells
+_LABEL = 0.17  # width of a letter of a class's name, in cells
+_SMALL = 64  # images of fewer pixels are drawn pixel by pixel
+_OPACITY = 0.55  # of a mask over its image
+_INCHES_ABOVE, _INCHES_BELOW = 0.95, 0.15
+_LEGEND_LINE = 0.3  # inches
+_LEGEND_COLUMNS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """The images of one split."""
+
+    name: str
+    total: int  # images of the split
+    images: np.ndarray  # (n, h, w, 3) uint8
+    lines: np.ndarray  # (n,) line of each image, sorted
+    labels: np.ndarray  # (lines,) class of each line, -1 = none
+    counts: np.ndarray  # (lines,) images of that class in the split
+    masks: np.ndarray | None  # (n, h, w) uint8
+
+    @property
+    def columns(self) -> int:
+        """Images of the longest line."""
+        most = int(np.bincount(self.lines).max(initial=1))
+        return most * self.cells
+
+    @property
+    def cells(self) -> int:
+        """Cells of an image: one with a mask has two."""
+        return 1 if self.masks is None else 2
+
+
+def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
+    """Draw `data.png` of a file of `write_data_sample` into `out_dir`, and return its path.
+
+    Raises:
+        UserError: the file is missing, unreadable, or lacks an array.
+    """
+    names, colors, blocks = _read(npz)
+    out_dir.mkdir(parents=True, exist_ok=True)
+
+    starts, width = _places(blocks, names)
+    height = max(len(block.labels) for block in blocks)
+    legend_lines = 0
+    if blocks[0].masks is not None:
+        legend_lines = -(-(len(names) + 1) // _LEGEND_COLUMNS)  # rounded up
+    below = _INCHES_BELOW + _LEGEND_LINE * legend_lines
+    figure_height = height * _CELL + _INCHES_ABOVE + below
+    figure_width = width * _CELL + 0.3
+
+    figure = plt.figure(figsize=(figure_width, figure_height))
+    bottom = below / figure_height
+    top = height * _CELL / figure_height
+    left = 0.15 / figure_width
+    ax = figure.add_axes((left, bottom, width * _CELL / figure_width, top))
+    ax.set_xlim(0, width)
+    ax.set_ylim(height, 0)
+    ax.axis("off")
+
+    for number, (block, start) in enumerate(zip(blocks, starts, strict=True)):
+        before = blocks[number - 1].labels if number else None
+        has_labels = before is None or not np.array_equal(before, block.labels)
+        _draw_block(ax, block, start, colors, names if has_labels else ())
+
+    figure.text(
+        left, 1 - 0.3 / figure_height, title, fontsize=13, fontweight="bold", color="#222222"
+    )
+    if legend_lines:
+        figure.legend(
+            handles=_patches(names, colors),
+            loc="lower left",
+            bbox_to_anchor=(left, 0),
+            ncols=_LEGEND_COLUMNS,
+            frameon=False,
+            fontsize=9,
+            borderaxespad=0.3,
+        )
+    path = out_dir / f"{npz.stem}.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return [path]
+
+
+def _read(npz: Path) -> tuple[tuple[str, ...], np.ndarray, list[Block]]:
+    head = read_arrays(npz, "data", ("epoch", "splits", "names", "colors"))
+    names = tuple(caption(str(name), 16) for name in head["names"])
+    colors = head["colors"].reshape(-1, 3)
+    if len(colors) != len(names):  # a data set without colours of its own
+        palette = plt.get_cmap("tab20")(np.arange(len(names)) % 20)
+        colors = np.round(255 * palette[:, :3]).astype(np.uint8)
+
+    blocks = [_read_block(npz, str(name)) for name in head["splits"]]
+    return names, colors, blocks
+
+
+def _read_block(npz: Path, name: str) -> Block:
+    words = ("images", "lines", "labels", "counts", "total")
+    needed = [f"{name}_{word}" for word in words]
+    arrays = read_arrays(npz, "data", ("epoch", *needed), (f"{name}_masks",))
+    images, lines, labels, counts, total = (arrays[key] for key in needed)
+    return Block(
+        name,
+        total=int(total),
+        images=images.transpose(0, 2, 3, 1),
+        lines=lines,
+        labels=labels,
+        counts=counts,
+        masks=arrays.get(f"{name}_masks"),
+    )
+
+
+def _places(blocks: list[Block], names: tuple[str, ...]) -> tuple[list[float], float]:
+    """Left edge of the images of each block, and the width of everything, in cells."""
+    starts: list[float] = []
+    x = 0.0
+    before: np.ndarray | None = None
+    for block in blocks:
+        if before is None or not np.array_equal(before, block.labels):
+            x += _label_width(block, names)
+        before = block.labels
+        starts.append(x)
+        heading = 0.12 * len(_heading(block))
+        x += max(block.columns, heading) + _BLOCK_GAP
+    return starts, x - _BLOCK_GAP
+
+
+def _label_width(block: Block, names: tuple[str, ...]) -> float:
+    labels = block.labels[block.labels >= 0]
+    if not len(labels):
+        return 0.0
+    longest = max(len(names[label]) for label in labels)
+    return max(0.5, longest * _LABEL) + 0.15
+
+
+def _heading(block: Block) -> str:
+    return f"{block.name} · {block.total:,}"
+
+
+def _draw_block(
+    ax: Axes,
+    block: Block,
+    start: float,  # left edge, in cells
+    colors: np.ndarray,  # (C, 3) uint8
+    names: tuple[str, ...],  # empty: the lines are labelled further left
+) -> None:
+    ax.text(
+        start,
+        -0.22,
+        _heading(block),
+        fontsize=10,
+        fontweight="bold",
+        color=INK,
+        ha="left",
+        va="bottom",
+    )
+    if names:
+        _write_labels(ax, block, start, names)
+
+    first_of_line = np.searchsorted(block.lines, block.lines)
+    places = np.arange(len(block.lines)) - first_of_line
+    for number, (line, place) in enumerate(zip(block.lines, places, strict=True)):
+        x = start + place * block.cells
+        image = block.images[number]
+        _show(ax, image, x, line)
+        if block.masks is not None:
+            mask = block.masks[number]
+            _show(ax, _overlaid(image, mask, colors), x + 1 - _GAP, line)
+
+
+def _write_labels(ax: Axes, block: Block, start: float, names: tuple[str, ...]) -> None:
+    """Write the name of each class once, beside the middle of its lines."""
+    for label in np.unique(block.labels[block.labels >= 0]):
+        lines = np.flatnonzero(block.labels == label)
+        middle = (lines[0] + lines[-1] + 1) / 2
+        ax.text(start - 0.15, middle, names[label], fontsize=9, color=INK, ha="right", va="center")
+
+
+def _show(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
+    """Draw an image into the cell with this corner."""
+    interpolation = "nearest" if image.shape[0] < _SMALL else "antialiased"
+    right = x + 1 - _GAP
+    bottom = y + 1 - _GAP
+    ax.imshow(
+        image, extent=(x, right, bottom, y), interpolation=interpolation, aspect="auto", zorder=2
+    )
+
+
+def _overlaid(
+    image: np.ndarray,  # (h, w, 3) uint8
+    mask: np.ndarray,  # (h, w) uint8
+    colors: np.ndarray,  # (C, 3) uint8
+) -> np.ndarray:  # (h, w, 3) uint8
+    """Lay the colours of the classes over the image; pixels of no class are darkened."""
+    over = coloured(mask, colors).astype(float)
+    mixed = (1 - _OPACITY) * image + _OPACITY * over
+    return mixed.round().astype(np.uint8)
+
+
+def _patches(names: tuple[str, ...], colors: np.ndarray) -> list[Patch]:
+    patches = []
+    for name, (red, green, blue) in zip(names, colors.tolist(), strict=True):
+        colour = (red / 255, green / 255, blue / 255)
+        patches.append(Patch(facecolor=colour, edgecolor="#888888", label=name))
+    patches.append(Patch(facecolor="black", label="no class"))
+    return patches

@@ -1,0 +1,144 @@
+"""The images of a data set that stand for it in a picture: some of each class and split."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trainables.data import DataSet, Split
+from trainables.plots.snapshots import write_arrays
+
+CLASSES = 10
+"""Largest number of classes that are shown."""
+_LINES = 8  # lines of images that few classes share
+_MOST_LINES = 3  # of one class
+_COLUMNS = {"train": 5, "gallery": 3, "val": 3, "test": 3}
+_PAIRS = {"train": 3, "val": 2, "test": 2}  # columns of images with masks, which are drawn twice
+_MASK_LINES = 4
+_SIDE = 128  # pixels; larger images are thinned
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """The images of one split in the picture."""
+
+    split: str
+    positions: np.ndarray  # (n,) in the split
+    lines: np.ndarray  # (n,) line of each image, sorted
+    labels: np.ndarray  # (lines,) class of each line, -1 = none
+    counts: np.ndarray  # (lines,) images of that class in the split
+
+
+def write_data_sample(data: DataSet, path: Path) -> None:
+    """Write `data.npz`, from which `data.png` is drawn (`data_grid.py`). Equal data gives an equal
+    file."""
+    classes = _shown_classes(data)
+    arrays: dict[str, np.ndarray] = {}
+    names: list[str] = []
+    for name, split in _splits(data):
+        shown = _sample(name, split, classes)
+        names.append(name)
+        arrays[f"{name}_images"] = _thinned(split.batch(shown.positions).numpy())
+        arrays[f"{name}_lines"] = shown.lines
+        arrays[f"{name}_labels"] = shown.labels
+        arrays[f"{name}_counts"] = shown.counts
+        arrays[f"{name}_total"] = np.array(len(split))
+        if split.mask_images is not None:
+            arrays[f"{name}_masks"] = _thinned(split.masks(shown.positions).numpy())
+
+    write_arrays(
+        path,
+        epoch=0,
+        splits=np.array(names),
+        names=np.array(data.classes, dtype=str),
+        colors=np.array(data.colors, dtype=np.uint8).reshape(-1, 3),
+        **arrays,
+    )
+
+
+def _splits(data: DataSet) -> list[tuple[str, Split]]:
+    splits = [("train", data.train)]
+    gallery = data.gallery
+    if gallery is not None and not np.array_equal(gallery.indices, data.train.indices):
+        splits.append(("gallery", gallery))
+    return [*splits, ("val", data.val), ("test", data.test)]
+
+
+def _labels(split: Split) -> np.ndarray | None:  # (n,) int64
+    """Labels of a split, where images bear one each."""
+    if split.mask_images is not None:
+        return None
+    targets = split.targets()
+    if targets is None or (targets < 0).all():
+        return None
+    return targets
+
+
+def _shown_classes(data: DataSet) -> dict[str, np.ndarray]:
+    """Split -> classes to show: the same in all splits that have these."""
+    shown: dict[str, np.ndarray] = {}
+    kept = np.zeros(0, np.int64)
+    for name, split in _splits(data):
+        labels = _labels(split)
+        if labels is None:
+            continue
+        present = np.unique(labels[labels >= 0])
+        if not np.isin(kept, present).all() or not len(kept):
+            spread = np.linspace(0, len(present) - 1, min(CLASSES, len(present)))
+            kept = present[spread.round().astype(int)]
+        shown[name] = kept
+    return shown
+
+
+def _sample(name: str, split: Split, classes: dict[str, np.ndarray]) -> Shown:
+    """Images spread over the split, or over each of its classes."""
+    if name not in classes:
+        return _sample_unlabeled(name, split)
+
+    labels = _labels(split)
+    assert labels is not None  # it has classes
+    chosen = classes[name]
+    lines_each = max(1, min(_MOST_LINES, _LINES // len(chosen)))
+    columns = _COLUMNS[name]
+    positions: list[np.ndarray] = []
+    lines: list[np.ndarray] = []
+    for number, label in enumerate(chosen):
+        members = np.flatnonzero(labels == label)
+        picked = _spread(members, lines_each * columns)
+        positions.append(picked)
+        lines.append(number * lines_each + np.arange(len(picked)) // columns)
+
+    counts = [int((labels == label).sum()) for label in chosen]
+    return Shown(
+        name,
+        positions=np.concatenate(positions),
+        lines=np.concatenate(lines),
+        labels=np.repeat(chosen, lines_each),
+        counts=np.repeat(counts, lines_each),
+    )
+
+
+def _sample_unlabeled(name: str, split: Split) -> Shown:
+    lines, columns = _LINES, _COLUMNS[name]
+    if split.mask_images is not None:
+        lines, columns = _MASK_LINES, _PAIRS[name]
+    picked = _spread(np.arange(len(split)), lines * columns)
+    return Shown(
+        name,
+        positions=picked,
+        lines=np.arange(len(picked)) // columns,
+        labels=np.full(lines, -1),
+        counts=np.zeros(lines, np.int64),
+    )
+
+
+def _spread(members: np.ndarray, most: int) -> np.ndarray:
+    """At most `most` of the members, evenly spread over them."""
+    places = np.linspace(0, len(members) - 1, min(most, len(members)))
+    return members[places.round().astype(int)]
+
+
+def _thinned(pixels: np.ndarray) -> np.ndarray:
+    """Every k-th row and column of pixels (..., S, S), so that at most about `_SIDE` are left."""
+    every = max(1, pixels.shape[-1] // _SIDE)
+    return pixels[..., ::every, ::every]
