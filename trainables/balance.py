@@ -1,4 +1,14 @@
-"""Training on classes of different sizes: weights of the loss, or batches of all classes alike."""
+"""Training on classes of different sizes: weights of the loss, or batches of all classes alike.
+
+Accuracy is won on the large classes. Where the small ones matter as much, select by
+`--objective val/macro_f1` or `val/balanced_accuracy`, and let a search try what is here:
+
+    python tune/run.py classify --data FOLDER --objective val/macro_f1 --balance
+    python tune/run.py classify --data FOLDER --set balance.by=effective
+
+Weights are scaled so that the mean over the training images is 1: the learning rate keeps its
+meaning.
+"""
 
 from typing import Literal
 
@@ -15,7 +25,7 @@ _MEMBERS = 3
 
 @config
 class BalanceConfig:
-    """How much a class counts in training."""
+    """The weight of a class in training."""
 
     by: Literal["none", "inverse", "effective", "sampling"] = "none"
     """none: every image counts alike. inverse: an image of a class with n images weighs 1 / n.

@@ -2,6 +2,20 @@
 
 It is built while the data set is loaded (`trainables/data/summarize.py`), and stands in
 `study.json` as JSON. This module imports no torch: pages that only look at a study need it too.
+
+    WARNING    2 classes of val or test have no training image (fern, moss): ...
+    layout     folder per class
+    folders    train      24 train
+               unlabeled  30 left out
+    splits     train 21; val 3 (carved from train by seed 0); test 6
+    classes    3: ant, bee, cat; 7 training images each
+    images     24x24 px; 30 RGB
+    left out   2 ending .txt (such as train/a.txt)
+    duplicates 5 of 10 test images (50%) are in train or val too (near-duplicates): ...
+    note       training images limited to 1,014
+
+Every fact is a field of `DataSummary` and a line of this text. A new fact needs both, and a test of
+its words.
 """
 
 import textwrap
@@ -63,14 +77,17 @@ class ClassCounts:
     """Classes, and the numbers of training images (or masks) that have them."""
 
     total: int
+    """Number of classes that can be asked for or answered."""
     names: tuple[str, ...]
     """The first ones, at most 8."""
     smallest: tuple[str, int] | None = None
     """Class with the fewest and its number; None where that is unknown."""
     largest: tuple[str, int] | None = None
     unit: str = "training images"
+    """The things that are counted."""
 
     def __str__(self) -> str:
+        """`3: ant, bee, cat; 7 (cat) to 120 (ant) training images`."""
         named = ", ".join(self.names)
         if self.total > len(self.names):
             named += ", ..."
@@ -103,6 +120,7 @@ class FoundImages:
     """Lowest and highest value of images with more than 8 bits a channel; None without any."""
 
     def __str__(self) -> str:
+        """`32x32 to 640x480 px, most 320x240 (5 sizes); 120 RGB, 4 L`."""
         size = f"{_size(self.smallest)} px"
         if self.sizes > 1:
             size = (
@@ -132,6 +150,7 @@ class Duplicates:
     """Number of images left out of train and val because val or test has them."""
 
     def __str__(self) -> str:
+        """The share of the test split that is in train or val, as given and as used."""
         if not self.given:
             return f"{self.left_out:,} near-duplicates of images of val and test are left out"
 
@@ -147,19 +166,26 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Facts about a data set, from its layout to what was left out."""
+    """Facts about a data set, from its layout to what was left out.
+
+    A loader fills in what its layout knows: layout, why, folders, what was left out, origins.
+    `summarize.with_counts` adds what is counted in the splits that will be used.
+    """
 
     layout: str = ""
     """Name of the layout, or description of an embedded set."""
     why: str = ""
     """The reason why this layout was recognised, in a few words."""
     folders: tuple[FolderUse, ...] = ()
+    """Folders and their use, in the order in which they are shown."""
     splits: tuple[SplitUse, ...] = ()
+    """Splits as they are used, train first."""
     classes: ClassCounts | None = None
     """None for unlabeled data."""
     found: FoundImages | None = None
     """None where nothing is on record: embedded sets, and stores of earlier versions."""
     left_out: tuple[LeftOut, ...] = ()
+    """Files that are no images of the data set, by reason."""
     duplicates: Duplicates | None = None
     """None where no split has a near-duplicate in another."""
     notes: tuple[str, ...] = ()
@@ -212,12 +238,15 @@ class DataSummary:
         return _aligned([*self._warning_rows(), *rows], width)
 
     def _warning_rows(self) -> list[tuple[str, str]]:
+        """The warnings, with the word that marks them."""
         return [("WARNING", text) for text in self.warnings]
 
     def _layout_text(self) -> str:
+        """`csv: train.csv names the images`."""
         return f"{self.layout}: {self.why}" if self.why else self.layout
 
     def _folder_texts(self) -> list[str]:
+        """A text for each of the first folders, their names in a column of one width."""
         shown = self.folders[:_FOLDERS]
         width = max((len(use.folder) for use in shown), default=0)
         texts = [_folder_text(use, width) for use in shown]
@@ -227,6 +256,8 @@ class DataSummary:
         return texts
 
     def _splits_text(self) -> str:
+        """All splits in one text. Their numbers of classes are named where these differ, as in
+        few-shot learning."""
         numbers = {split.classes for split in self.splits if split.classes}
         texts = [_split_text(split, with_classes=len(numbers) > 1) for split in self.splits]
         return "; ".join(texts)
@@ -251,11 +282,13 @@ def _aligned(rows: list[tuple[str, str]], width: int) -> list[str]:
 
 
 def _folder_text(use: FolderUse, width: int) -> str:
+    """`unlabeled  30 left out (outside train, val and test)`."""
     reason = f" ({use.reason})" if use.reason else ""
     return f"{use.folder:{width}}  {use.images:,} {use.became}{reason}"
 
 
 def _split_text(split: SplitUse, with_classes: bool) -> str:
+    """`val 9 of 3 classes (carved from train by seed 0)`."""
     text = f"{split.name} {split.images:,}"
     if split.classes and with_classes:
         text += f" of {split.classes:,} classes"
@@ -265,5 +298,6 @@ def _split_text(split: SplitUse, with_classes: bool) -> str:
 
 
 def _size(size: tuple[int, int]) -> str:
+    """`640x480`."""
     width, height = size
     return f"{width}x{height}"

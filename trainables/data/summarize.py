@@ -1,4 +1,11 @@
-"""The summary of a data set: what its layout said, and what can be counted in its splits."""
+"""The summary of a data set: what its layout said, and what can be counted in its splits.
+
+    folder_summary   called by a loader: layout, folders, what was left out, origins of the splits
+    with_counts      called at the end, when limits and notes are known: splits, classes, warnings
+
+A warning is a fact that makes a claim worthless. It stands first on every page, and among the
+reasons to doubt the study's answer.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -72,7 +79,11 @@ def _has_own_gallery(data: DataSet) -> bool:
     return gallery is not None and not np.array_equal(gallery.indices, data.train.indices)
 
 
+# ---------------------------------------------------------------- splits
+
+
 def _split_use(name: str, split: Split, origins: Mapping[str, str]) -> SplitUse:
+    """One split as the summary names it."""
     classes = len(_labels_in(split))
     return SplitUse(name, len(split), classes, origins.get(name, ""))
 
@@ -90,29 +101,39 @@ def _labels_in(split: Split) -> np.ndarray:
 
 
 def _class_counts(data: DataSet) -> ClassCounts | None:
+    """Number and names of the classes, and the least and most frequent one.
+
+    Counted are the images from which a class is learned: those of the gallery where it has images
+    of its own, as in self-supervised training, else those of train. None for unlabeled data.
+    """
     if not data.classes:
         return None
     if data.train.mask_images is not None:
         return ClassCounts(len(data.classes), data.classes[:_NAMED], unit="classes of pixels")
 
-    judged = [data.train, data.val, data.test]
-    if data.gallery is not None:
-        judged = [data.gallery, data.val, data.test]
-    present = np.unique(np.concatenate([_labels_in(split) for split in judged]))
+    learned = data.gallery or data.train
+    labels = [_labels_in(split) for split in (learned, data.val, data.test)]
+    present = np.unique(np.concatenate(labels))
     names = [data.classes[label] for label in present]
 
-    learned = judged[0]
     counts = np.bincount(_known(learned), minlength=len(data.classes))
     trained = np.flatnonzero(counts)
-    smallest = trained[counts[trained].argmin()]
-    largest = trained[counts[trained].argmax()]
+    fewest_first = trained[np.argsort(counts[trained], kind="stable")]
+    smallest = int(fewest_first[0])
+    largest = int(fewest_first[-1])
     return ClassCounts(
         total=len(names),
         names=tuple(names[:_NAMED]),
-        smallest=(data.classes[smallest], int(counts[smallest])),
-        largest=(data.classes[largest], int(counts[largest])),
+        smallest=_counted(data, counts, smallest),
+        largest=_counted(data, counts, largest),
         unit="gallery images" if _has_own_gallery(data) else "training images",
     )
+
+
+def _counted(data: DataSet, counts: np.ndarray, label: int) -> tuple[str, int]:
+    """Name of a class, and its number."""
+    name = data.classes[label]
+    return name, int(counts[label])
 
 
 def _known(split: Split) -> np.ndarray:  # (m,) int64
@@ -142,6 +163,10 @@ def _warnings(data: DataSet) -> list[str]:
 
 
 def _warnings_about_classes(data: DataSet) -> list[str]:
+    """One class only, or classes that are asked for and were never shown.
+
+    Few-shot learning asks for new classes: that is its task.
+    """
     learned = _labels_in(data.gallery or data.train)
     asked = np.concatenate([_labels_in(data.val), _labels_in(data.test)])
     known = np.union1d(learned, asked)

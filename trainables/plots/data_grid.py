@@ -1,5 +1,13 @@
 """The picture of a data set: a block of images for each split, a line or more for each class,
-masks beside and over their images. `draw.py` is the command."""
+masks beside and over their images. `draw.py` is the command.
+
+    train · 2,000                val · 300          test · 300
+    ant   [ ] [ ] [ ] [ ] [ ]    [ ] [ ] [ ]        [ ] [ ] [ ]
+    bee   [ ] [ ] [ ] [ ] [ ]    [ ] [ ] [ ]        [ ] [ ] [ ]
+
+A block names its classes if the block before it has others. All places are in cells: a cell is one
+image, and x and y begin at the upper left image of the first block without its labels.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +36,19 @@ class Block:
     """The images of one split."""
 
     name: str
-    total: int  # images of the split
+    """Name of the split."""
+    total: int
+    """Number of images of the split."""
     images: np.ndarray  # (n, h, w, 3) uint8
-    lines: np.ndarray  # (n,) line of each image, sorted
-    labels: np.ndarray  # (lines,) class of each line, -1 = none
-    counts: np.ndarray  # (lines,) images of that class in the split
+    """The images that are shown."""
+    lines: np.ndarray  # (n,)
+    """Line of each image, sorted."""
+    labels: np.ndarray  # (lines,)
+    """Class of each line; -1 = none."""
+    counts: np.ndarray  # (lines,)
+    """Number of images of that class in the split."""
     masks: np.ndarray | None  # (n, h, w) uint8
+    """Class numbers of each image's pixels; None for images without masks."""
 
     @property
     def columns(self) -> int:
@@ -75,9 +90,8 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     ax.axis("off")
 
     for number, (block, start) in enumerate(zip(blocks, starts, strict=True)):
-        before = blocks[number - 1].labels if number else None
-        has_labels = before is None or not np.array_equal(before, block.labels)
-        _draw_block(ax, block, start, colors, names if has_labels else ())
+        named = _block_names_its_classes(blocks, number)
+        _draw_block(ax, block, start, colors, names if named else ())
 
     figure.text(
         left, 1 - 0.3 / figure_height, title, fontsize=13, fontweight="bold", color="#222222"
@@ -98,6 +112,14 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     return [path]
 
 
+def _block_names_its_classes(blocks: list[Block], number: int) -> bool:
+    """Tell if a block has other classes than the one before it."""
+    if number == 0:
+        return True
+    before = blocks[number - 1]
+    return not np.array_equal(before.labels, blocks[number].labels)
+
+
 def _read(npz: Path) -> tuple[tuple[str, ...], np.ndarray, list[Block]]:
     head = read_arrays(npz, "data", ("epoch", "splits", "names", "colors"))
     names = tuple(caption(str(name), 16) for name in head["names"])
@@ -111,6 +133,7 @@ def _read(npz: Path) -> tuple[tuple[str, ...], np.ndarray, list[Block]]:
 
 
 def _read_block(npz: Path, name: str) -> Block:
+    """The block of one split."""
     words = ("images", "lines", "labels", "counts", "total")
     needed = [f"{name}_{word}" for word in words]
     arrays = read_arrays(npz, "data", ("epoch", *needed), (f"{name}_masks",))
@@ -130,11 +153,9 @@ def _places(blocks: list[Block], names: tuple[str, ...]) -> tuple[list[float], f
     """Left edge of the images of each block, and the width of everything, in cells."""
     starts: list[float] = []
     x = 0.0
-    before: np.ndarray | None = None
-    for block in blocks:
-        if before is None or not np.array_equal(before, block.labels):
+    for number, block in enumerate(blocks):
+        if _block_names_its_classes(blocks, number):
             x += _label_width(block, names)
-        before = block.labels
         starts.append(x)
         heading = 0.12 * len(_heading(block))
         x += max(block.columns, heading) + _BLOCK_GAP
@@ -142,6 +163,7 @@ def _places(blocks: list[Block], names: tuple[str, ...]) -> tuple[list[float], f
 
 
 def _label_width(block: Block, names: tuple[str, ...]) -> float:
+    """Width of the names of a block's classes, in cells; 0 without any."""
     labels = block.labels[block.labels >= 0]
     if not len(labels):
         return 0.0
@@ -150,6 +172,7 @@ def _label_width(block: Block, names: tuple[str, ...]) -> float:
 
 
 def _heading(block: Block) -> str:
+    """`train · 2,000`."""
     return f"{block.name} · {block.total:,}"
 
 
@@ -214,6 +237,7 @@ def _overlaid(
 
 
 def _patches(names: tuple[str, ...], colors: np.ndarray) -> list[Patch]:
+    """A patch for each class, and one for pixels of none."""
     patches = []
     for name, (red, green, blue) in zip(names, colors.tolist(), strict=True):
         colour = (red / 255, green / 255, blue / 255)

@@ -1,4 +1,17 @@
-"""The images of a data set that stand for it in a picture: some of each class and split."""
+"""The images of a data set that stand for it in a picture: some of each class and split.
+
+The driver writes them once, before the first trial, into `data.npz` of the study's folder. The
+arrays of each split, such as `train_images`, are:
+
+    images   (n, 3, h, w) uint8
+    lines    (n,) line of each image, sorted
+    labels   (lines,) class of each line, -1 = none
+    counts   (lines,) images of that class in the split
+    total    images of the split
+    masks    (n, h, w) uint8, where the data has masks
+
+`splits` has the names of the splits; `names` and `colors` are those of the classes.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +36,15 @@ class Shown:
     """The images of one split in the picture."""
 
     split: str
-    positions: np.ndarray  # (n,) in the split
-    lines: np.ndarray  # (n,) line of each image, sorted
-    labels: np.ndarray  # (lines,) class of each line, -1 = none
-    counts: np.ndarray  # (lines,) images of that class in the split
+    """Name of the split."""
+    positions: np.ndarray  # (n,)
+    """Positions of the images in the split."""
+    lines: np.ndarray  # (n,)
+    """Line of each image, sorted."""
+    labels: np.ndarray  # (lines,)
+    """Class of each line; -1 = none."""
+    counts: np.ndarray  # (lines,)
+    """Number of images of that class in the split."""
 
 
 def write_data_sample(data: DataSet, path: Path) -> None:
@@ -57,6 +75,7 @@ def write_data_sample(data: DataSet, path: Path) -> None:
 
 
 def _splits(data: DataSet) -> list[tuple[str, Split]]:
+    """Names and splits; a gallery of the training images is left out."""
     splits = [("train", data.train)]
     gallery = data.gallery
     if gallery is not None and not np.array_equal(gallery.indices, data.train.indices):
@@ -75,7 +94,11 @@ def _labels(split: Split) -> np.ndarray | None:  # (n,) int64
 
 
 def _shown_classes(data: DataSet) -> dict[str, np.ndarray]:
-    """Split -> classes to show: the same in all splits that have these."""
+    """Split -> classes to show, spread over all of them: the same in all splits that have these.
+
+    A split without labels has no entry. In few-shot learning, and where a gallery has other classes
+    than train, each split gets classes of its own.
+    """
     shown: dict[str, np.ndarray] = {}
     kept = np.zeros(0, np.int64)
     for name, split in _splits(data):
@@ -119,6 +142,7 @@ def _sample(name: str, split: Split, classes: dict[str, np.ndarray]) -> Shown:
 
 
 def _sample_unlabeled(name: str, split: Split) -> Shown:
+    """Images spread over a split whose images bear no label."""
     lines, columns = _LINES, _COLUMNS[name]
     if split.mask_images is not None:
         lines, columns = _MASK_LINES, _PAIRS[name]
