@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from torch import nn
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -266,7 +267,12 @@ def test_metrics_are_counted_by_hand() -> None:
     assert metrics["val/loss"] == pytest.approx(
         -np.mean(np.log(p[np.arange(len(labels)), labels])), rel=1e-4
     )
-    assert model.test().keys() == {"test/top1", "test/loss", "test/top5"}
+    f1 = f1_score(labels, order[:, 0], average="macro", zero_division=0)
+    assert metrics["val/macro_f1"] == pytest.approx(f1)
+    recall = balanced_accuracy_score(labels, order[:, 0])
+    assert metrics["val/balanced_accuracy"] == pytest.approx(recall)
+    names = ("top1", "top5", "macro_f1", "balanced_accuracy", "loss")
+    assert model.test().keys() == {f"test/{name}" for name in names}
 
 
 def test_it_learns_and_its_export_restores_it(tmp_path: Path) -> None:
