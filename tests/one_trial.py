@@ -11,8 +11,8 @@ from tune.study.manifest import Manifest
 from tune.study.study import Study
 
 
-def one_trial(root: Path, name: str, experiment_name: str, config: Any) -> Path:
-    """Search `root/name` to its end: one trial of `config`, no repeats. Returns the study's
+def one_trial(root: Path, name: str, experiment_name: str, config: Any, repeats: int = 0) -> Path:
+    """Search `root/name` to its end: one trial of `config` and its repeats. Returns the study's
     folder."""
     experiment = EXPERIMENTS[experiment_name]
     data, pins = experiment.trainable.load_data(config.data), flatten(config)
@@ -32,7 +32,7 @@ def one_trial(root: Path, name: str, experiment_name: str, config: Any) -> Path:
             "images": len(data.train),
         },
     )
-    study = Study.open(root / name, experiment, manifest, trials=1, repeats=0)
+    study = Study.open(root / name, experiment, manifest, trials=1, repeats=repeats)
     search_locally(study, experiment)
     study.close()
     return root / name

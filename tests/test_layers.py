@@ -25,7 +25,7 @@ FLOORS = {
     "tune": [
         {"run", "report", "ui", "cluster_check"},
         {"cli"},
-        {"reports", "registry"},
+        {"reports", "registry", "prediction"},
         {"export"},
         {"execution"},
         {"backbones"},

@@ -13,7 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,20 +26,39 @@ from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 from trainables.config import build
-from trainables.data.images import square
+from trainables.data.images import read_rgb, square
 from trainables.errors import UserError
 from trainables.protonet import ProtoNet, ProtoNetConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
 
 WEIGHTS, DESCRIPTION = "weights.pt", "model.json"
 _BATCH = 32  # images; bounds the memory
+_FLOATS = 1 << 27  # of scores at the size of the images, 512 MB; above, class by class
 
 
 def _masks(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, H, W) uint8, in the size of the images."""
-    logits = model.net(images)[0].float()
-    logits = functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
-    return logits.argmax(1).to(torch.uint8)
+    logits = model.net(images)[0].float()  # (B, C, h, w)
+    height, width = size
+    floats = logits.shape[0] * logits.shape[1] * height * width
+    if floats > _FLOATS:
+        return _masks_by_class(logits, size)
+    return _enlarged(logits, size).argmax(1).to(torch.uint8)
+
+
+def _masks_by_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The same for large images: the scores of two classes are in memory at a time."""
+    best = _enlarged(logits[:, :1], size)
+    masks = torch.zeros_like(best, dtype=torch.uint8)
+    for number in range(1, logits.shape[1]):
+        scores = _enlarged(logits[:, number : number + 1], size)
+        masks[scores > best] = number
+        torch.maximum(best, scores, out=best)
+    return masks[:, 0]
+
+
+def _enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def _probabilities(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -92,6 +111,22 @@ class Served:
                 "name a folder that `export` of tune/report.py wrote"
             ) from None
 
+        self._build(about, Path(folder) / WEIGHTS, device)
+
+    @classmethod
+    def of_trial(
+        cls, about: Mapping[str, Any], weights: Path, device: torch.device | None = None
+    ) -> Self:
+        """Build the same from a trial's own file of weights.
+
+        Args:
+            about: the content of `model.json`.
+        """
+        served = cls.__new__(cls)
+        served._build(about, weights, device)
+        return served
+
+    def _build(self, about: Mapping[str, Any], weights: Path, device: torch.device | None) -> None:
         kind, config_type, self._answer = KINDS[about["kind"]]
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.colors = np.array(about["colors"], np.uint8).reshape(-1, 3)
@@ -109,10 +144,9 @@ class Served:
         )
         self.model = kind(config, data).to(device or torch.device("cpu"))
         self._normalize = self.model.normalize if kind is BYOL else config.normalize
-        self.model.load_export(Path(folder) / WEIGHTS)
+        self.model.load_export(weights)
         self.model.eval()
 
-    @torch.no_grad()
     def predict(
         self,
         images: np.ndarray,  # (B, H, W, 3) uint8
@@ -131,22 +165,42 @@ class Served:
                 f"images must be (B, H, W, 3) uint8, but got {images.shape} {images.dtype}; "
                 "stack them, and convert to RGB"
             )
-        size = (images.shape[1], images.shape[2])
         answers = []
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
-            pixels = self._pixels(batch).to(self.model.device)
-            views = evaluation_view(pixels, self._size, self._normalize)
-            answers.append(self._answer(self.model, views, size).cpu().numpy())
+            pixels = [self.prepare(Image.fromarray(image)) for image in batch]
+            answers.append(self.answer(np.stack(pixels)))
         return np.concatenate(answers)
 
-    def _pixels(self, images: np.ndarray) -> Tensor:
-        """(B, 3, S, S) uint8, cut and resized as files are for training; for a segmentation
-        network, which predicts every pixel, whole images (B, 3, H, W)."""
+    def read(self, path: Path) -> np.ndarray:  # as `prepare`
+        """Read a file and prepare its image.
+
+        Raises:
+            CorruptImage: it cannot be used.
+        """
+        return self.prepare(read_rgb(path))
+
+    def prepare(
+        self,
+        image: Image.Image,  # RGB
+    ) -> np.ndarray:  # (3, S, S) uint8, for a segmentation network (3, H, W)
+        """Cut and resize an image as files are for training; a segmentation network, which predicts
+        every pixel, takes it whole. Several threads may call this at once."""
         if self.segments:
-            return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2)
-        squares = [square(Image.fromarray(image), self._size) for image in images]
-        return torch.from_numpy(np.stack(squares))
+            return np.asarray(image).transpose(2, 0, 1)
+        return square(image, self._size)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        pixels: np.ndarray,  # (B, 3, h, w) uint8, stacked results of `prepare`
+    ) -> np.ndarray:
+        """Predict for a batch, as `predict` does."""
+        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.model.device)
+        views = evaluation_view(images, self._size, self._normalize)
+        size = (pixels.shape[2], pixels.shape[3])
+        answers: np.ndarray = self._answer(self.model, views, size).cpu().numpy()
+        return answers
 
     def compare(
         self,
@@ -171,17 +225,28 @@ class Served:
                 "give the examples first, then the queries"
             )
         names = list(dict.fromkeys(labels))
-        features = torch.from_numpy(self.predict(images)).to(self.model.device)  # (K + Q, D)
+        features = self.predict(images)  # (K + Q, D)
         examples = features[: len(labels)]
         queries = features[len(labels) :]
 
-        prototypes = []
-        for name in names:
-            of_class = [label == name for label in labels]
-            prototypes.append(examples[of_class].mean(0))
-        with torch.no_grad():
-            logits = self.model.head(queries[None], torch.stack(prototypes)[None])[0]
-        return names, logits.softmax(1).cpu().numpy()
+        numbers = np.array([names.index(label) for label in labels])
+        return names, self.compare_features(examples, numbers, queries)
+
+    @torch.no_grad()
+    def compare_features(
+        self,
+        examples: np.ndarray,  # (K, D) float32
+        numbers: np.ndarray,  # (K,) int, the class of each example: [0, N), all of them
+        queries: np.ndarray,  # (Q, D) float32
+    ) -> np.ndarray:  # (Q, N) float32
+        """Classify the features of queries by those of a few examples; see `compare`."""
+        classes = range(int(numbers.max()) + 1)
+        means = [examples[numbers == number].mean(0) for number in classes]
+        prototypes = torch.from_numpy(np.stack(means)).to(self.model.device)
+        asked = torch.from_numpy(queries).to(self.model.device)
+        logits = self.model.head(asked[None], prototypes[None])[0]
+        probabilities: np.ndarray = logits.softmax(1).cpu().numpy()
+        return probabilities
 
     def judge(self, data: Any) -> Metrics:
         """Compute `val/...` metrics on the data set of the model's study, as its trial did."""

@@ -30,7 +30,7 @@ from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune.backbones.resolve import of_study
 from tune.command_line import command, replay_command
-from tune.experiments import named
+from tune.experiments import Experiment, named
 from tune.study.record import read_record
 from tune.tracking.runs import quieten
 
@@ -108,15 +108,9 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
         folder, whole = Path(scratch) / "data", Path(scratch) / "model"
         folder.mkdir()
         shutil.copy(origin.path, folder / WEIGHTS)
-        about = {
-            "kind": experiment.trainable.__name__,
-            "config": run.config,
-            "classes": list(data.classes),
-            "colors": [list(c) for c in data.colors],
-            "labelled": data.gallery is not None,
-            "origin": f"{study.name}/{origin.trial}",
-            "objective": record.objective,
-        }
+        about = describe(experiment, run.config, data)
+        about["origin"] = f"{study.name}/{origin.trial}"
+        about["objective"] = record.objective
         (folder / DESCRIPTION).write_text(json.dumps(about, indent=1))
         served = Served(folder)
         exported = Exported(
@@ -133,6 +127,22 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
             shutil.rmtree(final)
         whole.rename(final)
     return exported
+
+
+def describe(experiment: Experiment, config: dict[str, Any], data: Any) -> dict[str, Any]:
+    """Collect what `trainables.served` must know of a trial besides its weights, as JSON.
+
+    Args:
+        config: the trial's flat config.
+        data: the data set that it was trained on.
+    """
+    return {
+        "kind": experiment.trainable.__name__,
+        "config": config,
+        "classes": list(data.classes),
+        "colors": [list(color) for color in data.colors],
+        "labelled": data.gallery is not None,
+    }
 
 
 def _check(exported: Exported, experiment: str) -> None:

@@ -1,5 +1,5 @@
-"""Look at studies: show [STUDY] | table | html STUDY | export STUDY[/TRIAL] | dashboard STUDY | sam
-IMAGE... | sync. See README.md."""
+"""Look at studies: show [STUDY] | table | html STUDY | predict STUDY[/TRIAL] IMAGES |
+export STUDY[/TRIAL] | dashboard STUDY | sam IMAGE... | sync. See README.md."""
 
 import sys
 from pathlib import Path
@@ -155,6 +155,58 @@ def sam(
 
     keep = Thresholds(points, quality, stability)
     for line in draw_masks(images, checkpoint.expanduser(), out, keep):
+        print(line)
+
+
+@app.command()
+def predict(
+    study: Annotated[str, typer.Argument(help="STUDY (its chosen trial) or STUDY/TRIAL.")],
+    images: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder, or a csv: id,filename[,label]; for fewshot one of episodes."
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="Labels and episodes: a csv; features: an npz; masks: a folder."),
+    ],
+    storage: Storage = "runs",
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Classes: also a column p_CLASS for each.")
+    ] = False,
+    skip_corrupt: Annotated[
+        bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be read.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there already.")
+    ] = False,
+    repeat: Annotated[
+        int | None,
+        typer.Option(help="Seed of a repeat: predict by its weights, which were tested."),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Folder of the training data, where it has moved.")
+    ] = None,
+) -> None:
+    """Predict for new images: labels, answers to episodes, masks or features, in the form in which
+    they were given; scored where their labels are there."""
+    root = synced_folder(storage)
+    find_study(root, study.partition("/")[0])
+
+    from tune.prediction.predict import predict as predict_images
+    from tune.prediction.request import Request
+
+    request = Request(
+        source=images,
+        out=out,
+        probabilities=probabilities,
+        skip_corrupt=skip_corrupt,
+        overwrite=overwrite,
+        repeat=repeat,
+        data=data,
+    )
+    for line in predict_images(study, root, request):
         print(line)
 
 

@@ -1,0 +1,136 @@
+"""Images of files through a trained model: decoded by threads a few batches ahead, predicted in
+batches of equal size, in the order of the files."""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from trainables.data.images import CorruptImage
+from trainables.errors import UserError
+from trainables.served import Served
+
+_IMAGES = 256  # of a batch, at most
+_PIXELS = 1 << 22  # of a batch, at most, but one image: 256 images of 128 px
+_AHEAD = 4  # images that each thread may have decoded before they are needed
+_SHOWN = 20  # unreadable files in a message
+
+Prepared = np.ndarray | CorruptImage
+
+
+@dataclass
+class Reader:
+    """The images of one command.
+
+    Args:
+        skip_corrupt: leave out files that cannot be read; otherwise they are refused.
+    """
+
+    served: Served
+    skip_corrupt: bool = False
+    left_out: list[tuple[Path, str]] = field(default_factory=list)
+    """Files that could not be read, each with the reason; filled while images are predicted."""
+
+    def answers(self, files: Sequence[Path]) -> Iterator[tuple[int, np.ndarray]]:
+        """Predict for every file that can be read: its number in `files` and what
+        `Served.predict` says of it. A bar on a terminal shows the progress.
+
+        Raises:
+            UserError: files that cannot be read, all of them; raised after the last file.
+        """
+        with _progress_bar(len(files)) as advance:
+            for numbers, pixels in self._batches(files, advance):
+                if self.left_out and not self.skip_corrupt:
+                    continue  # it will be refused: find all that are damaged
+                answers = self.served.answer(pixels)
+                yield from zip(numbers, answers, strict=True)
+        self._check_corrupt(len(files))
+
+    def said(self) -> list[str]:
+        """One line about each file that was left out."""
+        return [f"left out {path}: {reason}" for path, reason in self.left_out]
+
+    def _batches(
+        self, files: Sequence[Path], advance: Callable[[int], None]
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Numbers of the files and their pixels (B, 3, h, w), of one size in a batch."""
+        numbers: list[int] = []
+        images: list[np.ndarray] = []
+        for number, image in enumerate(_decoded(self.served, files)):
+            advance(1)
+            if isinstance(image, CorruptImage):
+                self.left_out.append((files[number], str(image)))
+                continue
+            if images and not _fits(images, image):
+                yield numbers, np.stack(images)
+                numbers, images = [], []
+            numbers.append(number)
+            images.append(image)
+        if images:
+            yield numbers, np.stack(images)
+
+    def _check_corrupt(self, count: int) -> None:
+        if not self.left_out:
+            return
+        shown = [f"{path}: {reason}" for path, reason in self.left_out[:_SHOWN]]
+        if len(self.left_out) > _SHOWN:
+            shown.append("...")
+        found = f"{len(self.left_out):,} of {count:,} images cannot be read ({'; '.join(shown)})"
+        if len(self.left_out) == count:
+            raise UserError(f"{found}; give images that can be read")
+        if not self.skip_corrupt:
+            raise UserError(f"{found}; repair them, or leave them out with --skip-corrupt")
+
+
+def _fits(images: list[np.ndarray], image: np.ndarray) -> bool:
+    """True where one more image may join the batch."""
+    height, width = image.shape[1:]
+    pixels = height * width * (len(images) + 1)
+    return image.shape == images[0].shape and len(images) < _IMAGES and pixels <= _PIXELS
+
+
+def _decoded(served: Served, files: Sequence[Path]) -> Iterator[Prepared]:
+    """Decode the files in threads, in order, a bounded number of them ahead."""
+
+    def prepare(path: Path) -> Prepared:
+        try:
+            return served.read(path)
+        except CorruptImage as error:
+            return error
+
+    threads = min(16, os.cpu_count() or 1)
+    waiting: deque[Future[Prepared]] = deque()
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for path in files:
+            waiting.append(pool.submit(prepare, path))
+            if len(waiting) > _AHEAD * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@contextmanager
+def _progress_bar(count: int) -> Iterator[Callable[[int], None]]:
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("predicting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("predicting", total=count)
+        yield lambda images: bar.advance(task, images)

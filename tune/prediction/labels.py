@@ -1,0 +1,106 @@
+"""Classification: the class of every image, as csv."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainables.errors import UserError
+from tune.prediction.batches import Reader
+from tune.prediction.inputs import (
+    FILENAME,
+    LABEL,
+    Images,
+    Table,
+    images_of_folder,
+    images_of_table,
+    read_table,
+)
+from tune.prediction.output import check_file, write_table
+from tune.prediction.request import Request
+from tune.prediction.scores import score_labels
+from tune.prediction.trained import Trained
+
+PROBABILITY = "p_"
+"""Prefix of the columns of probabilities."""
+
+
+def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[str]:
+    """Write `filename,label` of a folder, or fill the given csv: its lines in their order,
+    its other columns as they are. Returns what to tell the user.
+
+    Raises:
+        UserError: no images, files that are missing or cannot be read, or `out` is there already.
+    """
+    out = request.out
+    check_file(out, request.overwrite, "labels.csv")
+    table, images = _given(request.source)
+    classes = trained.served.classes
+    added = _added_columns(table, classes) if request.probabilities else []
+
+    labels: dict[int, str] = {}  # number of an image -> its class
+    scores: dict[int, list[str]] = {}
+    for number, answer in reader.answers(images.files):
+        labels[number] = classes[int(answer.argmax())]
+        if request.probabilities:
+            scores[number] = [f"{score:.6g}" for score in answer.tolist()]
+
+    columns = list(table.columns)
+    if LABEL not in columns:
+        columns.append(LABEL)
+    rows = []
+    for number, label in labels.items():
+        cells = {**table.rows[number], LABEL: label}
+        row = [cells.get(name, "") for name in columns]
+        rows.append([*row, *scores.get(number, [])])
+    write_table(out, [*columns, *added], rows)
+
+    told = [f"{len(rows):,} images -> {out}", *reader.said()]
+    truth = _truth(table, images, request.source, classes)
+    if truth is not None:
+        true = [truth[number] for number in labels]
+        told += score_labels(true, list(labels.values()), classes, trained)
+    return told
+
+
+def _added_columns(table: Table, classes: Sequence[str]) -> list[str]:
+    """The columns of probabilities, one a class."""
+    added = [f"{PROBABILITY}{name}" for name in classes]
+    taken = sorted(set(table.columns) & set(added))
+    if taken:
+        raise UserError(f"{table.path} has a column {taken[0]} already: leave out --probabilities")
+    return added
+
+
+def _given(source: Path) -> tuple[Table, Images]:
+    """The csv to fill, and the images of its lines; for a folder a csv of `filename` alone."""
+    if source.is_dir():
+        images = images_of_folder(source)
+        rows = tuple({FILENAME: name} for name in images.names)
+        return Table(source, (FILENAME, LABEL), rows), images
+    table = read_table(source)
+    return table, images_of_table(table)
+
+
+def _truth(table: Table, images: Images, source: Path, classes: Sequence[str]) -> list[str] | None:
+    """The label of each image, where the csv has labels of the model's classes, or the folder has
+    its images in folders of these names; None otherwise."""
+    known = set(classes)
+    if source.is_dir():
+        labels = [_folder_label(name, known) for name in images.names]
+    else:
+        labels = table.column(LABEL)
+    if not set(labels) <= known:
+        return None
+    return labels
+
+
+def _folder_label(name: str, known: set[str]) -> str:
+    """The class that an image's path names: the innermost such folder, else `<label>_<n>.png`;
+    "" for none."""
+    *folders, file = name.split("/")
+    for folder in reversed(folders):
+        if folder in known:
+            return folder
+    prefix, _, number = Path(file).stem.rpartition("_")
+    if number.isdecimal() and prefix in known:
+        return prefix
+    return ""

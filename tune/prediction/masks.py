@@ -1,0 +1,170 @@
+"""Segmentation: a mask of every image, under the name and in the style that the masks of the
+training data have."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+
+from trainables.data.images import CorruptImage, one_line
+from trainables.data.listing import find_images
+from trainables.data.masks import ReadValues
+from trainables.data.pair_layouts import PAIR_LAYOUTS
+from trainables.errors import UserError
+from trainables.files import atomic_file
+from trainables.miou import class_iou, confusion_matrix
+from tune.prediction.batches import Reader
+from tune.prediction.inputs import Images, images_of_folder, images_of_table, read_table
+from tune.prediction.mask_style import style_of
+from tune.prediction.output import folder_of_files
+from tune.prediction.request import Request
+from tune.prediction.scores import score_masks
+from tune.prediction.trained import Trained
+
+_IMAGE_FOLDERS = ("images", "image", "imgs")
+_IMAGE, _MASK = "_sat", "_mask"
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images, the names of their masks, and the true masks that are there."""
+
+    images: Images
+    masks: tuple[str, ...]
+    truths: tuple[Path | None, ...]
+    read_values: ReadValues | None = None
+    """Opened true mask -> class numbers; None where no image has one."""
+
+
+def predict_masks(trained: Trained, reader: Reader, request: Request) -> list[str]:
+    """Write a mask of every image of a folder or of a csv into the output folder, at the image's
+    size. Returns what to tell the user.
+
+    Raises:
+        UserError: no images, files that cannot be read, or some masks are in `out` already.
+    """
+    classes = trained.served.classes
+    task = _task(request.source, len(classes))
+    style = style_of(trained.data, classes, trained.served.colors)
+    confusion = torch.zeros(len(classes), len(classes) + 1, dtype=torch.int64)
+    scored = 0
+
+    with folder_of_files(request.out, task.masks, request.overwrite) as folder:
+        for number, mask in reader.answers(task.images.files):
+            path = folder / task.masks[number]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(path) as file:
+                style.save(mask, file)
+
+            truth = task.truths[number]
+            if truth is not None and task.read_values is not None:
+                values = _read_truth(truth, mask, task.read_values)
+                found = torch.from_numpy(mask), torch.from_numpy(values)
+                confusion += confusion_matrix(*found, len(classes))
+                scored += 1
+
+    told = [f"{len(task.masks) - len(reader.left_out):,} masks -> {request.out}", *reader.said()]
+    if scored:
+        ious = class_iou(confusion).numpy()
+        pixels = confusion[:, :-1].sum(0).numpy()
+        told += score_masks(ious, pixels, scored, classes, trained)
+    return told
+
+
+def _read_truth(path: Path, mask: np.ndarray, read_values: ReadValues) -> np.ndarray:
+    """Class numbers of a true mask, which must have the size of its image.
+
+    Raises:
+        UserError: it has another, or cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            values = read_values(image)
+    except (CorruptImage, OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"mask {path} cannot be read: {one_line(error)}; repair it, or move the masks away"
+        ) from None
+    if values.shape != mask.shape:
+        height, width = values.shape
+        raise UserError(
+            f"mask {path} is {width}x{height} pixels, its image {mask.shape[1]}x{mask.shape[0]}; "
+            "repair it, or move the masks away"
+        )
+    return np.array(values)
+
+
+# ---------------------------------------------------------------- names
+
+
+def _task(source: Path, classes: int) -> Task:
+    if source.is_dir():
+        return _task_of_folder(source, classes)
+    return _without_truth(images_of_table(read_table(source)))
+
+
+def _without_truth(images: Images) -> Task:
+    return Task(images, _names(images.names, {}), (None,) * len(images.files))
+
+
+def _task_of_folder(folder: Path, classes: int) -> Task:
+    """The images of a folder, without the masks that a layout finds in it."""
+    files = find_images(folder)
+    for layout in PAIR_LAYOUTS:
+        if not layout.matches(files):
+            continue
+        pairs = layout.read(folder, files)
+        if not pairs.masks or not pairs.images:
+            break
+        mask_of = {file: pairs.masks.get(key) for key, file in pairs.images.items()}
+        images = images_of_folder(folder, sorted(mask_of))
+        truths = [_below(folder, mask_of[name]) for name in images.names]
+        known = {name: mask for name, mask in mask_of.items() if mask is not None}
+        names = _names(images.names, known)
+        return Task(images, names, tuple(truths), layout.values(classes))
+    return _without_truth(images_of_folder(folder))
+
+
+def _below(folder: Path, name: str | None) -> Path | None:
+    return None if name is None else folder / name
+
+
+def _names(images: Sequence[str], known: dict[str, str]) -> tuple[str, ...]:
+    """The path of each image's mask below the output; no two are equal.
+
+    Args:
+        known: image -> its mask in the folder.
+    """
+    names = [_png(known[image]) if image in known else mask_name(image) for image in images]
+    count = Counter(names)
+    found: list[str] = []
+    for image, name in zip(images, names, strict=True):
+        if count[name] > 1:  # a.jpg beside a.png
+            name = mask_name(image, keep_ending=True)
+        found.append(name)
+    return tuple(found)
+
+
+def mask_name(image: str, keep_ending: bool = False) -> str:
+    """The path of a mask: `a/0016_mask.png` for `a/0016_sat.jpg`, `masks/b.png` for `images/b.jpg`,
+    `c_mask.png` for `c.jpg`.
+
+    Args:
+        keep_ending: `c.jpg_mask.png`, where another image has the same stem.
+    """
+    path = PurePosixPath(image)
+    stem = path.name if keep_ending else path.stem
+    folders = list(path.parts[:-1])
+    for position, folder in enumerate(folders):
+        if folder.lower() in _IMAGE_FOLDERS:
+            folders[position] = "masks"
+            return "/".join([*folders, f"{stem}.png"])
+    return "/".join([*folders, f"{stem.removesuffix(_IMAGE)}{_MASK}.png"])
+
+
+def _png(mask: str) -> str:
+    return PurePosixPath(mask).with_suffix(".png").as_posix()

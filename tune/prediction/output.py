@@ -1,0 +1,68 @@
+"""The files that a command writes: refused where they are there already, whole or not at all."""
+
+import csv
+import io
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainables.data.listing import shortened
+from trainables.errors import UserError
+from trainables.files import write_atomically
+
+_OVERWRITE = "give another --out, or --overwrite"
+
+
+def check_file(out: Path, overwrite: bool, ending: str) -> None:
+    """Check, before anything is predicted, that a file can be written.
+
+    Raises:
+        UserError: it is a folder, or is there already and `overwrite` is off.
+    """
+    if out.is_dir():
+        raise UserError(f"--out {out} is a folder; name a file in it, such as {out / ending}")
+    if out.exists() and not overwrite:
+        raise UserError(f"--out {out} is there already; {_OVERWRITE}")
+
+
+def write_table(out: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a csv; after a kill `out` holds the old file or all of the new one."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # names of files need not be UTF-8
+    write_atomically(out, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+@contextmanager
+def folder_of_files(out: Path, names: Sequence[str], overwrite: bool) -> Iterator[Path]:
+    """Give a folder to write the files `names` into; they are moved to `out` when the block ends
+    without an error.
+
+    Raises:
+        UserError: `out` is a file, or some of them are there and `overwrite` is off.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; masks need a folder")
+    there = [name for name in names if (out / name).exists()]
+    if there and not overwrite:
+        count = len(there)
+        raise UserError(f"{count:,} files are in {out} already ({shortened(there)}); {_OVERWRITE}")
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as scratch:
+        yield Path(scratch)
+        _move(Path(scratch), out)
+
+
+def _move(written: Path, out: Path) -> None:
+    for path in sorted(written.rglob("*")):
+        if path.is_dir():
+            continue
+        final = out / path.relative_to(written)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, final)

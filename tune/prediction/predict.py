@@ -1,0 +1,53 @@
+"""`report.py predict`: the files that people must hand in, by whatever a study has trained."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from trainables.errors import UserError
+from tune.prediction.batches import Reader
+from tune.prediction.episodes import predict_episodes
+from tune.prediction.features import predict_features
+from tune.prediction.labels import predict_labels
+from tune.prediction.masks import predict_masks
+from tune.prediction.request import Request
+from tune.prediction.trained import Trained, load_trained
+
+
+def predict(study: str, storage: Path, request: Request) -> list[str]:
+    """Predict by the model of STUDY (its chosen trial) or STUDY/TRIAL; returns lines for the user.
+
+    Raises:
+        UserError: no such study or trial, no images, files that cannot be read, or the output is
+            there already.
+    """
+    source = request.source.expanduser()
+    _check_source(source)
+    trained = load_trained(study, storage, request.repeat, request.data)
+    if request.probabilities and not trained.served.classifies:
+        raise UserError(
+            f"--probabilities: {trained.experiment} gives no probabilities; leave the option out"
+        )
+    reader = Reader(trained.served, request.skip_corrupt)
+    expanded = replace(request, source=source, out=request.out.expanduser())
+    first, *more = _predict(trained, reader, expanded)
+    return [f"{trained.name}: {first}", *more]
+
+
+def _check_source(source: Path) -> None:
+    if source.is_dir():
+        return
+    advice = "give a folder of images, or a csv that names them"
+    if not source.exists():
+        raise UserError(f"{source} does not exist; {advice}")
+    if source.suffix.lower() != ".csv":
+        raise UserError(f"{source} is no csv; {advice}")
+
+
+def _predict(trained: Trained, reader: Reader, request: Request) -> list[str]:
+    if trained.served.segments:
+        return predict_masks(trained, reader, request)
+    if trained.served.compares:
+        return predict_episodes(trained, reader, request)
+    if trained.served.classifies:
+        return predict_labels(trained, reader, request)
+    return predict_features(trained, reader, request)

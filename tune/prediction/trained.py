@@ -1,0 +1,187 @@
+"""The trained model that predicts, and what its study has on record about it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.config import build
+from trainables.errors import UserError
+from trainables.files import BEST
+from trainables.served import DESCRIPTION, Served
+from tune.experiments import Experiment, named
+from tune.export import MODEL, describe
+from tune.object_store import s3
+from tune.study.log_state import Run
+from tune.study.record import Record, read_record
+from tune.study.work import WorkId
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trial's model, or that of one of its repeats."""
+
+    served: Served
+    experiment: str
+    study: Path
+    trial: int
+    repeat: int | None
+    """Seed of the repeat; None for the trial itself."""
+    data: str
+    """Embedded set or folder that it was trained on."""
+    tested: dict[str, tuple[float, str]]
+    """`test/...` -> its value on record, and whose it is: of this model, or the mean of repeats of
+    the same configuration."""
+
+    @property
+    def name(self) -> str:
+        """The name that a reader sees: `STUDY/TRIAL`."""
+        again = "" if self.repeat is None else f", repeat {self.repeat}"
+        return f"{self.study.name}/{self.trial}{again}"
+
+    def on_record(self, metric: str) -> str:
+        """The value of a test metric on record, in words."""
+        if metric not in self.tested:
+            return f"no {metric} on record: this configuration was not repeated"
+        value, whose = self.tested[metric]
+        return f"{metric} on record: {value:.4f} ({whose})"
+
+
+def load_trained(
+    wanted: str, storage: Path, repeat: int | None = None, data: str | None = None
+) -> Trained:
+    """Load the model of STUDY (its chosen trial) or STUDY/TRIAL, onto the GPU where there is one.
+
+    Args:
+        repeat: seed of a repeat of that trial, whose weights are wanted instead of the trial's.
+        data: folder of the training data, where it is no longer the one on record.
+    Raises:
+        UserError: no such trial or repeat, none that has weights, or nothing says what its classes
+            are.
+    """
+    name, _, number = wanted.partition("/")
+    record = read_record(storage / name)
+    experiment = named(record.manifest.experiment)
+    trial = _chosen_trial(record, number)
+    run = record.trials[trial] if repeat is None else _repeat(record, trial, repeat)
+
+    folder = WorkId(trial, repeat).folder(record.folder)
+    weights = s3.present(folder / BEST)
+    if not weights.is_file():
+        raise UserError(f"{weights} is missing: the weights of {wanted} have been removed")
+    about = _describe(record, experiment, folder, run.config, data)
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Trained(
+        served=Served.of_trial(about, weights, device),
+        experiment=experiment.name,
+        study=record.folder,
+        trial=trial,
+        repeat=repeat,
+        data=data or str(run.config["data.name"]),
+        tested=_tested(record, trial, repeat),
+    )
+
+
+def _chosen_trial(record: Record, number: str) -> int:
+    """The trial that is asked for; the study's answer for ""."""
+    study = record.folder.name
+    completed = sorted(record.completed)
+    if not completed:
+        raise UserError(f"no trial of study {study!r} has been completed; resume it first")
+    if not number:
+        chosen = record.best_number()
+        assert chosen is not None  # some are completed
+        return chosen
+    if not number.isdecimal() or int(number) not in completed:
+        valid = ", ".join(str(trial) for trial in completed)
+        raise UserError(
+            f"trial {number!r} of study {study!r} has no weights; completed trials: {valid}"
+        )
+    return int(number)
+
+
+def _repeat(record: Record, trial: int, seed: int) -> Run:
+    seeds = [repeated for (number, repeated) in sorted(record.finals()) if number == trial]
+    if seed not in seeds:
+        valid = ", ".join(str(each) for each in seeds) or "none"
+        raise UserError(
+            f"--repeat {seed}: trial {trial} of study {record.folder.name!r} has no completed "
+            f"repeat of this seed; there are: {valid}"
+        )
+    return record.repeats[trial, seed]
+
+
+def _tested(record: Record, trial: int, repeat: int | None) -> dict[str, tuple[float, str]]:
+    """Test metrics on record; trials themselves are never tested."""
+    finals = {seed: final for (number, seed), final in record.finals().items() if number == trial}
+    if repeat is not None:
+        return {name: (value, "of these weights") for name, value in finals[repeat].items()}
+    names = {name for final in finals.values() for name in final if name.startswith("test/")}
+    found: dict[str, tuple[float, str]] = {}
+    for name in sorted(names):
+        values = [final[name] for final in finals.values() if name in final]
+        count = len(values)
+        whose = "its repeat" if count == 1 else f"mean of its {count} repeats"
+        found[name] = (fmean(values), whose)
+    return found
+
+
+# ---------------------------------------------------------------- classes
+
+
+def _describe(
+    record: Record,
+    experiment: Experiment,
+    folder: Path,  # of the trial or repeat
+    config: dict[str, Any],
+    data: str | None,
+) -> dict[str, Any]:
+    """The content of `model.json`.
+
+    The training data says it, if it is still what it was. Otherwise a model that the study has
+    exported does, or the arrays that every trial leaves for its pictures.
+    """
+    if data is not None:
+        config = {**config, "data.name": data}
+    built: Any = build(experiment.config, config)
+    try:
+        loaded = experiment.trainable.load_data(built.data)
+        if loaded.fingerprint == record.manifest.data["fingerprint"]:
+            return describe(experiment, config, loaded)
+        why = f"{built.data.name} has changed since"
+    except UserError as error:
+        why = str(error)
+
+    about = _exported(record.folder) or _left_by_trial(experiment, folder)
+    if about is None:
+        raise UserError(
+            f"the classes of {record.folder.name} are those of its training data, which cannot be "
+            f"used ({why}); name the folder with --data"
+        )
+    return {**about, "config": config}
+
+
+def _exported(study: Path) -> dict[str, Any] | None:
+    for path in (study / MODEL).rglob(DESCRIPTION):
+        about: dict[str, Any] = json.loads(path.read_text())
+        return about
+    return None
+
+
+def _left_by_trial(experiment: Experiment, folder: Path) -> dict[str, Any] | None:
+    """Names and colours of the classes from the arrays of the trial's pictures."""
+    s3.present_in(folder)
+    about: dict[str, Any] = {"kind": experiment.trainable.__name__, "classes": [], "colors": []}
+    files = [*folder.glob("embeddings-val-*.npz"), *folder.glob("masks-*.npz")]
+    for path in files:
+        with np.load(path) as arrays:
+            about["classes"] = arrays["names"].tolist()
+            if "colors" in arrays.files:
+                about["colors"] = arrays["colors"].tolist()
+    about["labelled"] = bool(about["classes"])
+    return about if files else None
