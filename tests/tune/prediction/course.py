@@ -26,11 +26,13 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def picture(label: int, number: int, side: int = 20) -> Image.Image:
-    """Stripes whose direction is the label, under noise that makes some hard to tell."""
+    """Stripes whose direction and width are the label, under noise that makes some hard to tell."""
     rng = np.random.default_rng([label, number])
     y, x = np.mgrid[:side, :side]
-    angle = np.pi * label / 8
-    stripes = np.sin(x * np.cos(angle) + y * np.sin(angle) + rng.uniform(0, 6))
+    angle = np.pi * (label % 8) / 8
+    width = 1 + 0.5 * (label // 8)
+    phase = rng.uniform(0, 6)
+    stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) / width + phase)
     pixels = 128 + 70 * stripes[..., None] + rng.normal(0, 50, (side, side, 3))
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
@@ -50,8 +52,8 @@ def office_home(root: Path, train: int = 24, val: int = 10) -> Path:
 
 
 def mini_imagenet(root: Path, each: int = 12) -> Path:
-    """train/ of 6 classes, val/ of 4 others, and val_testcase.csv: 3-way 2-shot episodes."""
-    for part, classes in (("train", range(6)), ("val", range(6, 10))):
+    """train/ of 15 classes, val/ of 4 others, and val_testcase.csv: 3-way 2-shot episodes."""
+    for part, classes in (("train", range(15)), ("val", range(15, 19))):
         (root / part).mkdir(parents=True)
         lines: list[list[object]] = [["id", "filename", "label"]]
         for label in classes:

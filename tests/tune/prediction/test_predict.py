@@ -231,7 +231,7 @@ def test_labels_are_those_of_the_exported_model(cases: Any, run: Any, tmp_path: 
 
     case = cases("pretrain")
     out = tmp_path / "labels.csv"
-    code, said, errors = run(case, "study", case.data / "val", "--out", out, "--probabilities")
+    code, _, errors = run(case, "study", case.data / "val", "--out", out, "--probabilities")
     assert (code, errors) == (0, "")
     rows = read_csv(out)
     assert list(rows[0]) == ["filename", "label", *(f"p_{name}" for name in CLASSES)]
