@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
 from trainables.plots.masks import coloured
 from trainables.plots.snapshots import read_arrays
@@ -26,9 +26,10 @@ _BLOCK_GAP = 0.7  # between blocks, in cells
 _LABEL = 0.17  # width of a letter of a class's name, in cells
 _SMALL = 64  # images of fewer pixels are drawn pixel by pixel
 _OPACITY = 0.55  # of a mask over its image
-_INCHES_ABOVE, _INCHES_BELOW = 0.95, 0.15
+_INCHES_ABOVE, _INCHES_BELOW = 1.05, 0.15
 _LEGEND_LINE = 0.3  # inches
-_LEGEND_COLUMNS = 6
+_LEGEND_COLUMN = 1.3  # inches
+_FRAME = "#dddddd"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +74,14 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
     starts, width = _places(blocks, names)
     height = max(len(block.labels) for block in blocks)
+    figure_width = width * _CELL + 0.3
     legend_lines = 0
     if blocks[0].masks is not None:
-        legend_lines = -(-(len(names) + 1) // _LEGEND_COLUMNS)  # rounded up
+        patches = len(names) + 1
+        columns = max(1, int(figure_width / _LEGEND_COLUMN))
+        legend_lines = -(-patches // columns)  # rounded up
     below = _INCHES_BELOW + _LEGEND_LINE * legend_lines
     figure_height = height * _CELL + _INCHES_ABOVE + below
-    figure_width = width * _CELL + 0.3
 
     figure = plt.figure(figsize=(figure_width, figure_height))
     bottom = below / figure_height
@@ -96,12 +99,13 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     figure.text(
         left, 1 - 0.3 / figure_height, title, fontsize=13, fontweight="bold", color="#222222"
     )
+    figure.text(left, 1 - 0.5 / figure_height, _subtitle(blocks, names), fontsize=9, color=INK)
     if legend_lines:
         figure.legend(
             handles=_patches(names, colors),
             loc="lower left",
             bbox_to_anchor=(left, 0),
-            ncols=_LEGEND_COLUMNS,
+            ncols=-(-patches // legend_lines),
             frameon=False,
             fontsize=9,
             borderaxespad=0.3,
@@ -110,6 +114,17 @@ def data_pictures(npz: Path, out_dir: Path, title: str) -> list[Path]:
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return [path]
+
+
+def _subtitle(blocks: list[Block], names: tuple[str, ...]) -> str:
+    """A line that says how the picture is to be read."""
+    if blocks[0].masks is not None:
+        return "every image, and beside it the same image under its mask"
+    shown = len(np.unique(blocks[0].labels[blocks[0].labels >= 0]))
+    if not shown:
+        return "images without labels, spread over each split"
+    classes = f"{shown} of {len(names):,} classes" if shown < len(names) else f"{shown} classes"
+    return f"{classes}; below a name its number of images in that split"
 
 
 def _block_names_its_classes(blocks: list[Block], number: int) -> bool:
@@ -212,7 +227,10 @@ def _write_labels(ax: Axes, block: Block, start: float, names: tuple[str, ...]) 
     for label in np.unique(block.labels[block.labels >= 0]):
         lines = np.flatnonzero(block.labels == label)
         middle = (lines[0] + lines[-1] + 1) / 2
-        ax.text(start - 0.15, middle, names[label], fontsize=9, color=INK, ha="right", va="center")
+        right = start - 0.15
+        count = f"{block.counts[lines[0]]:,}"
+        ax.text(right, middle, names[label], fontsize=9, color=INK, ha="right", va="bottom")
+        ax.text(right, middle + 0.06, count, fontsize=7, color="#888888", ha="right", va="top")
 
 
 def _show(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
@@ -223,6 +241,9 @@ def _show(ax: Axes, image: np.ndarray, x: float, y: float) -> None:
     ax.imshow(
         image, extent=(x, right, bottom, y), interpolation=interpolation, aspect="auto", zorder=2
     )
+    # A frame, without which snow would not be told from paper.
+    side = 1 - _GAP
+    ax.add_patch(Rectangle((x, y), side, side, fill=False, edgecolor=_FRAME, lw=0.6, zorder=3))
 
 
 def _overlaid(
