@@ -119,6 +119,15 @@ class FoundImages:
     levels: tuple[float, float] | None = None
     """Lowest and highest value of images with more than 8 bits a channel; None without any."""
 
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "FoundImages":
+        """The value as `asdict` and JSON wrote it.
+
+        Raises:
+            ValueError: something else.
+        """
+        return TypeAdapter(cls).validate_python(value)
+
     def __str__(self) -> str:
         """`32x32 to 640x480 px, most 320x240 (5 sizes); 120 RGB, 4 L`."""
         size = f"{_size(self.smallest)} px"

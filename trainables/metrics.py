@@ -180,6 +180,7 @@ class OnlineProbe(nn.Module):
         return torch.cat(right)
 
     def _standardise(self, features: Tensor) -> None:
+        """Keep mean and standard deviation of the features."""
         std, mean = torch.std_mean(features, dim=0, correction=0)
         # A dimension that is constant here may vary in a query: without a floor it would outweigh
         # all others.

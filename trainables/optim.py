@@ -206,6 +206,7 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _update(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Step all parameters of a group: weight decay, trust ratios, momentum, then the step."""
         if not params:
             return
         updates = [p.grad for p in params if p.grad is not None]
@@ -222,6 +223,7 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_add_(params, updates, alpha=-group["lr"])
 
     def _buffer(self, param: Tensor) -> Tensor:
+        """Momentum of a parameter, zero at first."""
         state = self.state[param]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(param)

@@ -181,6 +181,8 @@ class ViewConfig:
         return self._adjusted(first), self._adjusted(second)
 
     def _adjusted(self, view: AugmentConfig) -> AugmentConfig:
+        """The policy's view, with the strength and the values that the config sets; hue and blur
+        stay within what their operations take."""
         if self.exact:
             return view
         values = asdict(view)

@@ -181,6 +181,8 @@ class FrozenFeatures:
         return self._opened[name]
 
     def _key_of(self, backbone: nn.Module) -> str:
+        """Name the features by everything that decides their values: the backbone's weights and
+        architecture, the data, image size and normalisation, and the settings of floating point."""
         config = self.config
         data = [STORE_VERSION, self.data.fingerprint, config.data.image_size, config.normalize]
         numerics = [

@@ -136,6 +136,8 @@ def _open(path: Path, shape: tuple[int, int]) -> Features | None:
 
 
 def _build(path: Path, shape: tuple[int, int], batches: Iterable[Tensor]) -> None:
+    """Write the features and their description into a folder of another name, sync it, and give it
+    its own name: a killed build leaves nothing that looks whole."""
     building = path.with_name(path.name + ".building")
     shutil.rmtree(building, ignore_errors=True)  # what a killed build left
     shutil.rmtree(path, ignore_errors=True)  # a damaged entry
@@ -206,6 +208,7 @@ def _entries(folder: Path) -> Iterator[_Entry]:
 
 
 def _remove(entry: Path) -> None:
+    """Remove an entry that may be open elsewhere."""
     # Renamed first, in one step, so that nobody opens half an entry.
     removed = entry.with_name(f"{entry.name}.{os.getpid()}.building")
     with suppress(FileNotFoundError):

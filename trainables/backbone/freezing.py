@@ -76,6 +76,11 @@ def frozen_modules(
 
 
 def _stages_before(first: str, stages: Sequence[str]) -> tuple[str, ...]:
+    """The stages below the first one that trains.
+
+    Raises:
+        UserError: the backbone has no such stage.
+    """
     if first not in stages:
         raise UserError(
             f"freeze.until={first!r} is no stage of this backbone; valid: {', '.join(stages)}"

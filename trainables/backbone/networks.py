@@ -83,6 +83,7 @@ def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
 
 
 def _tiny(cfg: BackboneConfig, in_channels: int) -> TinyResNet:
+    """Build the small ResNet of the `tiny` presets."""
     stem_stride = 1 if cfg.small_stem else 2
     tiny = TinyResNet(cfg.width, cfg.pool, stem_stride, in_channels)
 
@@ -93,6 +94,11 @@ def _tiny(cfg: BackboneConfig, in_channels: int) -> TinyResNet:
 
 
 def _resnet(cfg: BackboneConfig, in_channels: int) -> nn.Module:
+    """Build torchvision's ResNet without its last layer.
+
+    A small stem is that of SimCLR for CIFAR: a 3x3 convolution of stride 1 and no pooling, so that
+    small images keep their pixels (Chen et al. 2020, appendix B.9).
+    """
     net = _torchvision(cfg.name, zero_init_residual=cfg.zero_init_residual)
     net.feature_dim = net.fc.in_features
     net.fc = nn.Identity()
@@ -108,6 +114,11 @@ def _resnet(cfg: BackboneConfig, in_channels: int) -> nn.Module:
 
 
 def _vgg_or_convnext(cfg: BackboneConfig, in_channels: int) -> nn.Module:
+    """Build torchvision's network without its last layer.
+
+    Raises:
+        UserError: the images have not three channels.
+    """
     if in_channels != 3:
         raise UserError(
             f"backbone.name={cfg.name} takes images of 3 channels, not {in_channels}; use a ResNet"
@@ -119,6 +130,7 @@ def _vgg_or_convnext(cfg: BackboneConfig, in_channels: int) -> nn.Module:
 
 
 def _torchvision(name: str, **options: Any) -> Any:
+    """Build a network of torchvision with random weights."""
     # Imported here because torch._dynamo comes with it: seconds that a process which builds no
     # network, such as a driver, need not wait.
     from torchvision.models import get_model
@@ -170,6 +182,7 @@ def stages(backbone: Any) -> dict[str, list[nn.Module]]:
 
 
 def _resnet_stages(backbone: Any) -> dict[str, list[nn.Module]]:
+    """The stem and those of the four layers that the network has."""
     found = {"stem": [backbone.conv1, backbone.bn1]}
     for name in _RESNET_LAYERS:
         if hasattr(backbone, name):

@@ -155,6 +155,8 @@ def init_conv(conv: nn.Conv2d) -> None:
 
 
 def _basic_block(channels: int, out_channels: int, stride: int) -> Any:
+    """Build torchvision's residual block, with a convolution in the shortcut where it reduces the
+    map."""
     # Imported here because torch._dynamo comes with torchvision: seconds that a process which
     # builds no network, such as a driver, need not wait.
     from torchvision.models.resnet import BasicBlock

@@ -58,6 +58,7 @@ def layer_table(network: nn.Module, image_size: int) -> str:
 
 
 def _copy_without_storage(network: nn.Module) -> nn.Module:
+    """Copy a network onto the meta device: its shapes without its numbers."""
     # What deepcopy finds in its memo it takes as copied already.
     memo: dict[int, Any] = {}
     for parameter in network.parameters():

@@ -99,6 +99,7 @@ def _check_architecture(config: BackboneConfig, trained: Mapping[str, Any], path
 
 
 def _check_content(path: Path, sha256: str) -> None:
+    """Raise UserError if the file is not the one that the config was made with."""
     if not sha256:
         return
     found = content_hash(path)
@@ -112,6 +113,8 @@ def _check_content(path: Path, sha256: str) -> None:
 def _check_keys_and_shapes(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit: str
 ) -> None:
+    """Raise UserError if a tensor is missing, left over or of another shape; all kinds are
+    counted, and the first of each are named."""
     common = [key for key in own if key in given]
     reshaped = [key for key in common if given[key].shape != own[key].shape]
     problems = {

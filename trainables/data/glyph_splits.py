@@ -61,6 +61,7 @@ class Letters:
         return self.ssl()
 
     def ssl(self) -> DataSet:
+        """Pre-training letters to train on, held-out letters to judge by."""
         gallery, val, test = self._held_out_rows()
         return self._data_set(
             self.plan.classes,
@@ -73,6 +74,7 @@ class Letters:
         )
 
     def classify(self) -> DataSet:
+        """Held-out letters, each in other faces in train, val and test."""
         train_rows, val, test = self._held_out_rows()
         train = Split(self.store.images, self.letter, train_rows)
         return self._data_set(
@@ -85,6 +87,7 @@ class Letters:
         )
 
     def pretrain(self) -> DataSet:
+        """Pre-training letters, each in other faces in train, val and test."""
         labels = self.letter - self.plan.held_out
         rows = np.flatnonzero(~self.held_out)
         rest, test = self.carver.carve(rows, PRETRAIN_CARVED)
@@ -103,6 +106,7 @@ class Letters:
         )
 
     def fewshot(self) -> DataSet:
+        """Pre-training letters in train, each half of the held-out ones in val and test."""
         note = (
             "every letter is drawn in 8 to 16 faces, of which support and query are any; "
             "letters of train, val and test are others"

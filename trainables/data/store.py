@@ -33,6 +33,8 @@ from trainables.data import contents
 from trainables.data.contents import SIDE, Contents, Recorder, read_contents, save_contents
 from trainables.data.images import Picture
 from trainables.data.source import Source, Take, read_all
+from trainables.data.survey import Survey, read_found
+from trainables.data_summary import FoundImages
 from trainables.errors import UserError
 from trainables.files import default_cache_dir
 
@@ -62,6 +64,8 @@ class Store:
     skipped_rows: np.ndarray  # (n,) int64
     extra: dict[str, Any]
     masks: np.ndarray | None = None  # (N, S, S) uint8, memory-mapped
+    found: FoundImages | None = None
+    """Sizes and modes of the files; None in embedded sets, and in stores of earlier versions."""
 
 
 def open_store(
@@ -209,6 +213,7 @@ def _build(final: Path, beside: Path, size: int, source: Source, progress: bool)
 
 
 def _write_store(building: Path, beside: Path, size: int, source: Source, progress: bool) -> None:
+    survey = Survey()
     images = _allocate(building / "images.npy", (source.count, 3, size, size))
     masks = None
     if source.read_mask is not None:
@@ -219,6 +224,7 @@ def _write_store(building: Path, beside: Path, size: int, source: Source, progre
         if masks is not None and source.read_mask is not None:
             masks[row] = source.read_mask(row, size)
         images[row] = picture.at(size)
+        survey.take(picture)
 
     skipped = _read_with_contents(building, beside, source, take, progress)
     images.flush()
@@ -236,6 +242,7 @@ def _write_store(building: Path, beside: Path, size: int, source: Source, progre
         "skipped": named,
         "extra": source.extra,
         "masks": masks is not None,
+        "found": survey.as_json(),
     }
     (building / _META).write_text(json.dumps(meta))
 
@@ -298,6 +305,7 @@ def _open(path: Path, beside: Path) -> Store:
         skipped_rows=np.array([row for row, _, _ in skipped], np.int64),
         extra=meta["extra"],
         masks=masks,
+        found=read_found(meta.get("found")),
     )
 
 

@@ -42,6 +42,7 @@ def folder_summary(
         layout=listing.layout,
         why=listing.why,
         folders=listing.folders,
+        found=store.found,
         left_out=tuple(left_out),
         duplicates=duplicates,
         notes=listing.notes,

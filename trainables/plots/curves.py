@@ -82,6 +82,7 @@ def _draw_line(ax: Axes, runs: Sequence[Sequence[float]], colour: str) -> float:
 
 
 def _draw_chance(ax: Axes, chance: float) -> None:
+    """Draw the accuracy of guessing as a dotted line."""
     ax.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
     ax.annotate(
         "chance",

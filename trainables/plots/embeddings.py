@@ -95,6 +95,7 @@ def load_embeddings(npz: Path) -> Embeddings:
 
 
 def _check_features(npz: Path, features: np.ndarray) -> None:
+    """Raise UserError unless the features are a table of finite numbers with enough rows."""
     if features.ndim != 2 or len(features) < _MIN_POINTS or features.shape[1] < 2:
         raise UserError(
             f"{str(npz)!r}: features of shape {features.shape} are not a table "
@@ -108,6 +109,11 @@ def _check_features(npz: Path, features: np.ndarray) -> None:
 
 
 def _checked_labels(npz: Path, labels: np.ndarray, count: int) -> np.ndarray:
+    """The labels, or -1 for each image where there are none.
+
+    Raises:
+        UserError: they do not fit the features.
+    """
     if labels.size == 0:
         return np.full(count, -1)
     if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
@@ -158,6 +164,12 @@ def _draw(
     path: Path,
     axes: tuple[str, str] | None = None,
 ) -> None:
+    """Scatter the images, each class in a colour and marker of its own.
+
+    Args:
+        method: for the second line of the heading.
+        axes: names of the axes, if they mean something.
+    """
     figure, ax = plt.subplots(figsize=(8, 6), layout="constrained")
     _scatter_others(ax, data, points)
     for number, (label, name) in enumerate(zip(data.coloured, data.names, strict=True)):
@@ -198,6 +210,7 @@ def _scatter_others(ax: Axes, data: Embeddings, points: np.ndarray) -> None:
 
 
 def _frame(ax: Axes, axes: tuple[str, str] | None) -> None:
+    """Give both axes one scale, and names if they mean something."""
     ax.set_aspect("equal", adjustable="datalim")
     quiet_frame(ax)
     if axes:

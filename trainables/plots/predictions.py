@@ -130,6 +130,7 @@ def _label_classes(ax: Axes, captions: list[str], side: float) -> None:
 
 
 def _write_shares(ax: Axes, shares: np.ndarray) -> None:
+    """Write every share of at least half a percent into its cell."""
     for (row, column), share in np.ndenumerate(shares):
         if share < 0.005:
             continue
@@ -181,6 +182,7 @@ def _list_pairs(ax: Axes, counts: np.ndarray, names: tuple[str, ...]) -> None:
 
 
 def _write_line(ax: Axes, line: int, x: float, side: str, text: str) -> None:
+    """Write one text of a numbered line, at the left or the right edge."""
     ax.annotate(
         text,
         xy=(x, 1),
@@ -195,6 +197,7 @@ def _write_line(ax: Axes, line: int, x: float, side: str, text: str) -> None:
 
 
 def _draw_mistakes(data: Predictions, title: str, path: Path) -> None:
+    """Draw the most confident mistakes, eight in a row."""
     count = len(data.mistakes)
     wrong = int((data.labels != data.predicted).sum())
     rows = math.ceil(count / _COLUMNS)

@@ -5,7 +5,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.trainables.data.test_layouts import class_folders, flat, paint
 from tests.trainables.data.test_pairs import satellite
@@ -159,6 +161,32 @@ def test_corrupt_files_are_counted_where_they_may_be_left_out(tmp_path: Path) ->
     ]
 
 
+def test_sizes_and_modes_of_the_files(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "set")  # 30 images of 24x24
+    gray = Image.new("L", (40, 20))
+    gray.putpixel((3, 3), 9)
+    gray.save(root / "ant/gray.png")
+    deep = np.full((8, 8), 700, np.uint16)
+    deep[2, 2] = 4095
+    Image.fromarray(deep).save(root / "bee/deep.png")
+    lines = summary_of(root)
+    assert only(lines, "images") == [
+        "images 8x8 to 40x20 px, most 24x24 (3 sizes); 30 RGB, 1 I;16, 1 L; values of more than "
+        "8 bits from 700 to 4095"
+    ]
+    assert summary_of(root) == lines  # from the store that is there
+
+
+def test_a_store_of_an_earlier_version_says_nothing_of_sizes(tmp_path: Path) -> None:
+    root = class_folders(tmp_path / "set")
+    assert only(summary_of(root), "images") == ["images 24x24 px; 30 RGB"]
+    [meta] = (tmp_path / "cache").glob("*/meta.json")
+    earlier = json.loads(meta.read_text())
+    del earlier["found"]
+    meta.write_text(json.dumps(earlier))
+    assert only(summary_of(root), "images") == []
+
+
 def test_masks(tmp_path: Path) -> None:
     root = tmp_path / "set"
     satellite(root)
@@ -248,6 +276,7 @@ def test_what_a_layout_says_is_in_the_summary(tmp_path: Path) -> None:
 
     class Opened:
         skipped = ()
+        found = None
 
     summary = folder_summary(Listing(**values), Opened(), {"val": "v"}, None)  # type: ignore[arg-type]
     assert summary == DataSummary(
