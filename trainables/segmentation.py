@@ -26,7 +26,7 @@ from trainables.backbone.networks import BackboneConfig
 from trainables.base import Batch, Metrics, TrainConfig
 from trainables.class_metrics import class_results, write_class_results
 from trainables.config import Annotated, Field, config
-from trainables.data import EMBEDDED, IGNORE, DataConfig, DataSet, Split, Task
+from trainables.data import IGNORE, DataConfig, DataSet, Split, Task
 from trainables.engine import distributed
 from trainables.errors import UserError
 from trainables.files import CLASS_RESULTS
@@ -35,6 +35,7 @@ from trainables.metrics import calibrate_batchnorm
 from trainables.miou import confusion_matrix, image_overlaps, segmentation_metrics
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.outcomes import image_outcomes
+from trainables.plots.shown_images import shown_images
 from trainables.plots.snapshots import Part, shown_rows, write_arrays
 from trainables.segmenters.losses import (
     SegmentationLossConfig,
@@ -55,10 +56,7 @@ from trainables.segmenters.networks import (
 _CALIBRATION_PIXELS = 1 << 24
 # Training masks that are counted for the weights of the classes.
 _COUNTED_MASKS = 512
-# Positions of the validation images that the course reports show.
-_REPORTED = (13, 62, 104, 10, 97, 107)
-# Images in a picture: so many of the first and of the worst, at most so many px wide.
-_SHOWN = 3
+# Largest side of an image in a picture, px.
 _SHOWN_SIDE = 256
 
 
@@ -251,26 +249,30 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         """Write, besides the embeddings, `masks-0001.npz`: images, truths, predictions and the
         confusion matrix of the validation split."""
         super().snapshot(directory, epoch)
-        positions = self.shown()
-        shown = replace(self.data.val, indices=self.data.val.indices[positions])
+        images = shown_images(self.data, self._accuracies)
+        shown = replace(self.data.val, indices=images.rows)
         rows = np.arange(len(shown))
 
         with torch.no_grad():
             predictions = [logits.argmax(1) for logits, _ in self._predictions(shown)]
         predicted = torch.cat(predictions).to(torch.uint8).cpu()
+        truth = shown.masks(rows)
+        right = (predicted == truth).flatten(1).sum(1)
+        known = (truth != IGNORE).flatten(1).sum(1)
 
         every = max(1, self.config.data.image_size // _SHOWN_SIDE)
         write_arrays(
             directory / f"masks-{epoch:04d}.npz",
             epoch=epoch,
-            positions=positions,
+            rows=images.rows,
+            captions=np.array(images.captions, dtype=str),
             confusion=self._confusion.numpy(),
             images=shown.batch(rows)[:, :, ::every, ::every].numpy(),
-            truth=shown.masks(rows)[:, ::every, ::every].numpy(),
+            truth=truth[:, ::every, ::every].numpy(),
             predicted=predicted[:, ::every, ::every].numpy(),
             names=np.array(self.data.classes, dtype=str),
             colors=np.array(self.data.colors, dtype=np.uint8),
-            accuracies=self._accuracies[positions],
+            accuracies=(right / known.clamp_min(1)).numpy(),
         )
 
     def snapshot_best(self, directory: Path, epoch: int) -> None:
@@ -280,22 +282,6 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         known = confusion[:, :-1].T
         results = class_results(known, self.data.classes, elsewhere=confusion[:, -1])
         write_class_results(directory / CLASS_RESULTS, results)
-
-    def shown(self) -> np.ndarray:
-        """Positions (n,) of the validation images in pictures.
-
-        Of a folder with enough images, those of the course reports, which name them by position;
-        otherwise the first three and the three worst at the last validation.
-        """
-        count = len(self.data.val)
-        embedded = self.config.data.name in EMBEDDED
-        if not embedded and count > max(_REPORTED):
-            return np.array(_REPORTED)
-
-        first = np.arange(min(_SHOWN, count))
-        worst = np.argsort(self._accuracies, kind="stable")
-        others = worst[~np.isin(worst, first)]
-        return np.concatenate([first, others[:_SHOWN]])
 
 
 def check_encoder(config: SegmentationConfig, path: Path) -> None:

@@ -90,6 +90,7 @@ def load_folder(
         skipped=store.skipped,
         summary=folder_summary(listing, store, rows.origins, rows.duplicates),
         contents=store.contents,
+        files=listing.files,
         clusters=source_clusters(listing, carver.groups),
     )
 

@@ -116,6 +116,7 @@ def load_pairs(
         summary=folder_summary(listing, store, rows.origins, rows.duplicates),
         colors=pairs.colors,
         contents=store.contents,
+        files=listing.files,
         clusters=source_clusters(listing, carver.groups),
     )
 

@@ -86,6 +86,8 @@ class DataSet:
     """Red, green, blue (0-255) of each class, for pictures; only for data with masks."""
     contents: Contents | None = None
     """Identity of every row of the store; None where it is unknown."""
+    files: tuple[str, ...] = ()
+    """Path of every row of the store, relative to the folder; empty where images are no files."""
     clusters: np.ndarray | None = None  # (N,) int64 of the whole store
     """Images that belong together, such as drawings of one letter: an interval over test images
     counts them as one draw. None: each image is alone."""

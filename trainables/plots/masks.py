@@ -18,7 +18,6 @@ _UNKNOWN = (0, 0, 0)
 _COLUMNS = ("image", "truth", "predicted")
 _NEEDED = (
     "epoch",
-    "positions",
     "confusion",
     "images",
     "truth",
@@ -27,6 +26,8 @@ _NEEDED = (
     "colors",
     "accuracies",
 )
+# Files of earlier trials have "positions" instead of "captions".
+_OPTIONAL = ("positions", "captions")
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Masks:
     """Checked content of a file."""
 
     epoch: int
-    positions: np.ndarray  # (n,) of the images in the validation split
+    captions: tuple[str, ...]  # n
     confusion: np.ndarray  # (C, C + 1) int64, [predicted, true]; the last column is unknown truth
     images: np.ndarray  # (n, 3, h, w) uint8
     truth: np.ndarray  # (n, h, w) uint8
@@ -80,7 +81,7 @@ def coloured(
 
 
 def _read(npz: Path) -> Masks:
-    arrays = read_arrays(npz, "masks", _NEEDED)
+    arrays = read_arrays(npz, "masks", _NEEDED, _OPTIONAL)
     names = tuple(caption(str(name)) for name in arrays["names"])
 
     colors = arrays["colors"].reshape(-1, 3)
@@ -91,7 +92,7 @@ def _read(npz: Path) -> Masks:
 
     return Masks(
         epoch=int(arrays["epoch"]),
-        positions=arrays["positions"],
+        captions=_captions(arrays),
         confusion=arrays["confusion"],
         images=arrays["images"],
         truth=arrays["truth"],
@@ -102,9 +103,16 @@ def _read(npz: Path) -> Masks:
     )
 
 
+def _captions(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    if "captions" in arrays:
+        return tuple(caption(str(text)) for text in arrays["captions"])
+    positions = arrays.get("positions", np.arange(len(arrays["images"])))
+    return tuple(f"{position:04d}" for position in positions.tolist())
+
+
 def _panels(data: Masks, title: str) -> Figure:
     """Image, truth and prediction, an image a row."""
-    rows = len(data.positions)
+    rows = len(data.captions)
     figure, axes = plt.subplots(
         rows, 3, figsize=(7.2, 2.2 * rows + 1.0), layout="constrained", squeeze=False
     )
@@ -117,8 +125,7 @@ def _panels(data: Masks, title: str) -> Figure:
         for column in range(3):
             _show(axes[row, column], pictures[column][row])
         right = f"pixels right {data.accuracies[row]:.0%}"
-        position = data.positions[row]
-        axes[row, 0].set_ylabel(f"{position:04d}\n{right}", fontsize=8)
+        axes[row, 0].set_ylabel(f"{data.captions[row]}\n{right}", fontsize=8)
     for column, name in enumerate(_COLUMNS):
         axes[0, column].set_title(name, fontsize=9, color=INK)
 

@@ -16,7 +16,7 @@ from trainables.data.masks import ReadValues
 from trainables.data.pair_layouts import PAIR_LAYOUTS
 from trainables.errors import UserError
 from trainables.files import atomic_file
-from trainables.miou import class_iou, confusion_matrix
+from trainables.miou import confusion_matrix
 from tune.prediction.batches import Reader
 from tune.prediction.inputs import Images, images_of_folder, images_of_table, read_table
 from tune.prediction.mask_style import style_of
@@ -69,9 +69,7 @@ def predict_masks(trained: Trained, reader: Reader, request: Request) -> list[st
 
     told = [f"{len(task.masks) - len(reader.left_out):,} masks -> {request.out}", *reader.said()]
     if scored:
-        ious = class_iou(confusion).numpy()
-        pixels = confusion[:, :-1].sum(0).numpy()
-        told += score_masks(ious, pixels, scored, classes, trained)
+        told += score_masks(confusion.numpy(), scored, classes, trained)
     return told
 
 

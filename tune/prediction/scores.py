@@ -1,10 +1,20 @@
 """Predictions against labels that the images came with, beside the test metrics on record."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from rich.table import Table
 
+from trainables.class_metrics import (
+    CLASS_HEADER,
+    ClassResult,
+    balanced_accuracy,
+    class_results,
+    class_rows,
+    confusion_counts,
+    macro_f1,
+)
 from tune.formatting import plain_console
 from tune.prediction.trained import Trained
 
@@ -14,82 +24,55 @@ _CLASSES = 40  # in a table; of more, those that are recognised worst
 def score_labels(
     truth: Sequence[str],
     predicted: Sequence[str],
-    classes: Sequence[str],  # C
+    classes: Sequence[str],
     trained: Trained,
 ) -> list[str]:
-    """Accuracy, balanced accuracy, macro-F1 and a table by class, in words."""
+    """Accuracy, balanced accuracy, macro-F1 and a table by class, as lines for the user."""
     number = {name: position for position, name in enumerate(classes)}
     true = np.array([number[name] for name in truth])
-    said = np.array([number[name] for name in predicted])
-    counts = np.zeros((len(classes), len(classes)), np.int64)  # (truth, predicted)
-    np.add.at(counts, (true, said), 1)
-
-    hits = counts.diagonal()
-    present = counts.sum(1)
-    called = counts.sum(0)
-    recall = _ratio(hits, present)
-    precision = _ratio(hits, called)
-    f1 = _ratio(2 * hits, present + called)
-    accuracy = hits.sum() / max(1, present.sum())
-
-    shown = np.flatnonzero(present)
-    told = [
-        f"{len(true):,} have labels: top-1 {accuracy:.4f}, "
-        f"balanced accuracy {recall[shown].mean():.4f}, "
-        f"macro-F1 {np.nanmean(f1):.4f}; {trained.on_record('test/top1')}"
-    ]
-    rows = [
-        (classes[c], str(present[c]), _text(precision[c]), _text(recall[c]), _text(f1[c]))
-        for c in _worst_first(shown, f1)
-    ]
-    return told + _table(("class", "images", "precision", "recall", "F1"), rows, len(shown))
+    called = np.array([number[name] for name in predicted])
+    counts = confusion_counts(true, called, len(classes))
+    top1 = float((true == called).mean())
+    first = (
+        f"{len(true):,} have labels: top-1 {top1:.4f}, "
+        f"balanced accuracy {balanced_accuracy(counts):.4f}, macro-F1 {macro_f1(counts):.4f}; "
+        f"{trained.on_record('test/top1')}"
+    )
+    return [first, *_table(class_results(counts, classes))]
 
 
 def score_masks(
-    ious: np.ndarray,  # (C,) float64, NaN for a class in neither truth nor prediction
-    pixels: np.ndarray,  # (C,) of truth
+    confusion: np.ndarray,  # (C, C + 1) int64, predicted x true; last column: unknown truth
     masks: int,
     classes: Sequence[str],
     trained: Trained,
 ) -> list[str]:
-    """The course's mIoU and a table by class, in words."""
-    told = [f"{masks:,} have masks: mIoU {np.nanmean(ious):.4f}; {trained.on_record('test/miou')}"]
-    shown = np.flatnonzero(~np.isnan(ious))
-    share = pixels / max(1, pixels.sum())
-    rows = [(classes[c], f"{share[c]:.1%}", _text(ious[c])) for c in _worst_first(shown, ious)]
-    return told + _table(("class", "of the pixels", "IoU"), rows, len(shown))
+    """The course's mIoU and a table by class, as lines for the user."""
+    results = class_results(confusion[:, :-1].T, classes, elsewhere=confusion[:, -1])
+    ious = [result.iou for result in results if not math.isnan(result.iou)]
+    mean = sum(ious) / max(1, len(ious))
+    first = f"{masks:,} have masks: mIoU {mean:.4f}; {trained.on_record('test/miou')}"
+    return [first, *_table(results)]
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """`part / whole`, NaN for 0 / 0."""
-    undefined = np.full(len(part), np.nan)
-    ratio: np.ndarray = np.divide(part, whole, out=undefined, where=whole > 0)
-    return ratio
+def _table(results: Sequence[ClassResult]) -> list[str]:
+    """The classes in truth or prediction; of many, those with the lowest F1."""
+    shown = [result for result in results if result.count or result.predicted]
+    if len(shown) > _CLASSES:
+        shown.sort(key=lambda result: result.f1)
 
-
-def _text(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.4f}"
-
-
-def _worst_first(shown: np.ndarray, quality: np.ndarray) -> list[int]:
-    order = np.argsort(quality[shown], kind="stable")
-    worst: list[int] = shown[order].tolist()
-    return worst
-
-
-def _table(columns: Sequence[str], rows: Sequence[tuple[str, ...]], classes: int) -> list[str]:
-    """Lines of a table, at most `_CLASSES` of the rows."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(columns[0], overflow="fold")
-    for name in columns[1:]:
+    table.add_column(CLASS_HEADER[0], overflow="fold")
+    for name in CLASS_HEADER[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in rows[:_CLASSES]:
+    for row in class_rows(shown[:_CLASSES]):
         table.add_row(*row)
 
     console = plain_console(100)
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    if classes > _CLASSES:
-        lines.append(f"... and {classes - _CLASSES} classes that are recognised better")
+    hidden = len(shown) - _CLASSES
+    if hidden > 0:
+        lines.append(f"... and {hidden} classes that are recognised better")
     return lines
