@@ -57,7 +57,10 @@ def _masks_by_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return masks[:, 0]
 
 
-def _enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def _enlarged(
+    logits: Tensor,  # (B, C, h, w)
+    size: tuple[int, int],  # H, W
+) -> Tensor:  # (B, C, H, W)
     return functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 

@@ -104,10 +104,11 @@ def _read(npz: Path) -> Masks:
 
 
 def _captions(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
+    """What is written beside each image: its file and the reason why it is shown, or its position
+    in the validation split."""
     if "captions" in arrays:
         return tuple(caption(str(text)) for text in arrays["captions"])
-    positions = arrays.get("positions", np.arange(len(arrays["images"])))
-    return tuple(f"{position:04d}" for position in positions.tolist())
+    return tuple(f"{position:04d}" for position in arrays["positions"])
 
 
 def _panels(data: Masks, title: str) -> Figure:

@@ -19,7 +19,7 @@ REPORTED = (("0013", "0062", "0104"), ("0010", "0097", "0107"))
 
 _SATELLITE = re.compile(r"(\d+)_sat\.\w+")
 _PARTS = ("val", "test", None)  # of two files of one id, the one of the earlier part is shown
-_WORST = 3  # images
+_WORST = ("worst", "second worst", "third worst")
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,39 @@ def shown_images(
     accuracies: np.ndarray,  # (n,) of the validation images, by which the worst are chosen
 ) -> Shown:
     """Choose the images of a picture: those that the course reports name, where the data has them,
-    even if its own validation part is the test split; otherwise of the validation split."""
+    even if its own validation part is the test split; otherwise of the validation split.
+
+    Nothing is chosen by test scores: the named files are the same in every trial.
+    """
     named = _reported(data)
     if named:
-        files = [data.files[row] for row in named]
-        return Shown(np.array(named), tuple(Path(file).name for file in files))
+        names = [Path(data.files[row]).name for row in named]
+        return Shown(np.array(named), tuple(names))
 
     count = len(data.val)
     roles = {0: "first"}  # position -> its caption
     roles.setdefault((count - 1) // 2, "middle")
     roles.setdefault(count - 1, "last")
-    worst = [p for p in np.argsort(accuracies, kind="stable").tolist() if p not in roles]
-    for place, position in enumerate(worst[:_WORST]):
-        roles[position] = ("worst", "second worst", "third worst")[place]
+    worst_first = np.argsort(accuracies, kind="stable").tolist()
+    others = [position for position in worst_first if position not in roles]
+    for position, role in zip(others, _WORST, strict=False):
+        roles[position] = role
 
     rows = data.val.indices[list(roles)]
-    captions = []
-    for row, (position, role) in zip(rows.tolist(), roles.items(), strict=True):
-        name = Path(data.files[row]).name if data.files else f"{position:04d}"
-        captions.append(f"{name} ({role})")
+    captions: list[str] = []
+    for row, position in zip(rows, roles, strict=True):
+        name = f"{position:04d}"
+        if data.files:
+            name = Path(data.files[row]).name
+        captions.append(f"{name} ({roles[position]})")
     return Shown(rows, tuple(captions))
 
 
 def _reported(data: DataSet) -> list[int]:
-    """Rows of the images that the reports name; of each three, all or none."""
+    """Rows of the images that the reports name; of each three, all or none.
+
+    Empty where the data has neither of both threes.
+    """
     if not data.files:
         return []
     row_of = _satellite_rows(data)
@@ -72,14 +81,24 @@ def _reported(data: DataSet) -> list[int]:
 
 def _satellite_rows(data: DataSet) -> dict[str, int]:
     """Id -> row, of the images of the val and test splits; what train has is not shown."""
-    judged = np.concatenate([data.val.indices, data.test.indices]).tolist()
+    judged = np.concatenate([data.val.indices, data.test.indices])
     found: dict[str, tuple[int, int]] = {}  # id -> (place of its part, row)
-    for row in judged:
+    for row in judged.tolist():
         *folders, name = data.files[row].split("/")
         match = _SATELLITE.fullmatch(name)
-        part = next((part for part in map(part_of, folders) if part is not None), None)
+        part = _part(folders)
         if match is None or part not in _PARTS:
             continue
+        number = match[1]
         candidate = (_PARTS.index(part), row)
-        found[match[1]] = min(candidate, found.get(match[1], candidate))
+        found[number] = min(candidate, found.get(number, candidate))
     return {number: row for number, (_, row) in found.items()}
+
+
+def _part(folders: list[str]) -> str | None:
+    """The part that the first of the folders with such a name is; None where there is none."""
+    for folder in folders:
+        part = part_of(folder)
+        if part is not None:
+            return part
+    return None
