@@ -137,8 +137,18 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         self.features = FrozenFeatures(config, data, self.augment)
 
         self.weights: Tensor | None
-        counts = np.bincount(labels_of(data.train), minlength=len(data.classes))
-        self.register_buffer("weights", image_weights(counts, config.balance), persistent=False)
+        self.register_buffer("weights", self._image_weights(), persistent=False)
+
+    def _image_weights(self) -> Tensor | None:
+        """Weight of an image by its class, (C,); None where all count alike. A model that only
+        predicts has no training images to count."""
+        balance = self.config.balance
+        if balance.by == "none":
+            return None
+
+        labels = labels_of(self.data.train)
+        counts = np.bincount(labels, minlength=len(self.data.classes))
+        return image_weights(counts, balance)
 
     @classmethod
     def check_startup(cls, config: ClassifierConfig, data: DataSet) -> str:

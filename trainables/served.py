@@ -95,6 +95,7 @@ _UNTRAINED = {
     "freeze.policy": "none",
     "freeze.until": "",
     "train.compile": False,
+    "balance.by": "none",
 }
 
 

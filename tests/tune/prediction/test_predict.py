@@ -29,6 +29,7 @@ from tests.tune.prediction.course import (
     write_csv,
 )
 from trainables.backbone.networks import BackboneConfig
+from trainables.balance import BalanceConfig
 from trainables.base import TrainConfig
 from trainables.byol import BYOLConfig, HeadConfig, ValidationConfig
 from trainables.classifier import ClassifierConfig
@@ -69,7 +70,9 @@ def config_of(experiment: str, data: Path) -> Any:
         return SegmentationConfig(
             data=replace(at, image_size=SIDE), backbone=TINY, train=train, optim=ADAM
         )
-    return ClassifierConfig(data=at, backbone=TINY, train=train, optim=ADAM)
+    # weights of classes come from training images, which a model that predicts does not have
+    weighted = BalanceConfig(by="inverse")
+    return ClassifierConfig(data=at, backbone=TINY, train=train, optim=ADAM, balance=weighted)
 
 
 @dataclass
