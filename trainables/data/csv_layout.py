@@ -4,12 +4,35 @@ train.csv [val.csv] [test.csv]    columns filename, label
 train/ val/ test/, images/ or .   the files they name
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.listing import Entry, part_of, shortened
-from trainables.data.tables import LABEL_COLUMNS, read_table
+from trainables.data.file_finder import FileFinder, leading_folders
+from trainables.data.listing import Entry, shortened
+from trainables.data.split_names import (
+    HIDDEN,
+    firm_looks,
+    part_of,
+    parts_of_looks,
+    split_of,
+)
+from trainables.data.tables import LABEL_COLUMNS, Row, Table, columns_of, open_table
 from trainables.errors import UserError
+
+_TABLES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The images that label files name."""
+
+    entries: tuple[Entry, ...]
+    notes: tuple[str, ...]
+    hidden: tuple[str, ...]
+    """Images of a test set without labels, in the order of its lines."""
+    outside: tuple[str, ...]
+    """Images outside the folders that the label files use."""
 
 
 def label_tables(root: Path) -> dict[str, Path]:
@@ -22,29 +45,68 @@ def label_tables(root: Path) -> dict[str, Path]:
     return tables
 
 
+def other_tables(root: Path) -> dict[str, Path]:
+    """The label files of a folder under other names, such as train_labels.csv with test.tsv.
+
+    {"": path} is a single file that lists the images of all parts.
+    """
+    candidates: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() not in _TABLES or not path.is_file():
+            continue
+        columns = columns_of(path)
+        if columns.file and not _is_of_episodes(columns.names):
+            candidates[path.stem] = path
+
+    parts = parts_of_looks(firm_looks(candidates))
+    tables: dict[str, Path] = {}
+    for stem, part in parts.items():
+        tables.setdefault(part, candidates[stem])
+    if "train" in tables and columns_of(tables["train"]).label:
+        return tables
+
+    labelled = [path for path in candidates.values() if columns_of(path).label]
+    if len(labelled) == 1 and split_of(labelled[0].stem) is None:
+        return {"": labelled[0]}
+    return {}
+
+
+def _is_of_episodes(columns: Sequence[str]) -> bool:
+    header = ",".join(columns).lower()
+    return "support" in header and "query" in header
+
+
 def read_label_tables(
     root: Path,
-    tables: dict[str, Path],  # of `label_tables`
+    tables: Mapping[str, Path],  # of `label_tables` or `other_tables`
     files: Sequence[str],  # all images, relative to the root
     *,
     need_labels: bool,
-) -> tuple[list[Entry], list[str]]:  # entries; notes
+) -> Labelled:
     """Images of all tables. An image without a line, in a folder that the tables use, is an
-    unlabeled training image.
+    unlabeled training image. A test table without any label is a hidden test set.
 
     Raises:
         UserError: no train.csv, an unreadable csv, a line without its file, contradictory lines,
             or, if `need_labels`, images without a line.
     """
-    if "train" not in tables:
+    if "train" not in tables and "" not in tables:
         other = next(iter(tables.values()))
         columns = ", ".join(LABEL_COLUMNS)
         raise UserError(f"{other} has no train.csv beside it; add train.csv with columns {columns}")
-    known = set(files)
+
+    finder = FileFinder(files)
     listed: dict[str, Entry] = {}
-    for part, path in tables.items():
-        folders = _image_folders(part, files)
-        _read_entries(root, path, part, folders, known, listed)
+    hidden: list[str] = []
+    opened = {part: open_table(path, need_labels=part != "test") for part, path in tables.items()}
+    labels = any(table.labelled for table in opened.values())
+    for part, table in opened.items():
+        read_as = part
+        if part == "test" and labels and not table.labelled:
+            read_as = HIDDEN
+        found = _read_entries(root, table, part, read_as, files, finder, listed)
+        if read_as == HIDDEN:
+            hidden += found
 
     used_folders = {_folder(path) for path in listed}
     beside = [file for file in files if _folder(file) in used_folders]
@@ -54,56 +116,83 @@ def read_label_tables(
             f"{len(unlisted):,} images in {root} have no line in a csv ({shortened(unlisted)}); "
             "add their labels or move them away"
         )
-    notes: list[str] = []
-    left_out = len(files) - len(listed) - len(unlisted)
-    if left_out:
-        notes.append(f"{left_out:,} images outside the folders that the csv files use are left out")
+    known = {*listed, *unlisted}
+    outside = tuple(file for file in files if file not in known)
+    notes: tuple[str, ...] = ()
+    if outside:
+        notes = (
+            f"{len(outside):,} images outside the folders that the csv files use are left out",
+        )
     unlabeled = [Entry(file, "train") for file in unlisted]
-    return [*listed.values(), *unlabeled], notes
+    return Labelled((*listed.values(), *unlabeled), notes, tuple(hidden), outside)
 
 
 def _image_folders(part: str, files: Sequence[str]) -> list[str]:
     """Folders in which the files of a part are looked up, in this order."""
     top_folders = sorted({file.split("/")[0] for file in files if "/" in file})
     own = [name for name in top_folders if part_of(name) == part]
+    own += [name for name in top_folders if name not in own and _looks_like(name, part)]
     inside_images = [f"images/{name}" for name in (part, *own)]
     return [*own, "images", *inside_images, ""]
 
 
+def _looks_like(name: str, part: str) -> bool:
+    look = split_of(name)
+    return look is not None and look.part == part
+
+
 def _read_entries(
     root: Path,
-    path: Path,
+    table: Table,
     part: str,
-    folders: Sequence[str],
-    known: set[str],  # all images
+    read_as: str,  # part of the entries: `part` or HIDDEN
+    files: Sequence[str],
+    finder: FileFinder,
     listed: dict[str, Entry],  # by path; the entries of this table are added
-) -> None:
+) -> list[str]:  # paths in the order of the lines
+    """Adds the entries of a table to `listed`."""
+    path = table.path
+    folders = _image_folders(part, files)
+    if not part:
+        tops = {file.split("/")[0] for file in files if "/" in file}
+        folders += sorted(tops.difference(folders))
+    leading = leading_folders((row.filename for row in table.rows), part)
+
     missing: list[str] = []
-    for row in read_table(path):
-        file = _find(row.filename, folders, known)
+    found: list[str] = []
+    for row in table.rows:
+        file = finder.find(row.filename, folders, leading)
         if file is None:
             missing.append(row.filename)
             continue
-        entry = Entry(file, part, row.label)
+        entry = Entry(file, read_as or _part_of_row(path, row), row.label)
         other = listed.setdefault(file, entry)
         if other != entry:
             raise UserError(
-                f"{path} line {row.line}: {file} is listed as {part}/{row.label} and "
+                f"{path} line {row.line}: {file} is listed as {entry.part}/{row.label} and "
                 f"{other.part}/{other.label}; keep one of them"
             )
+        found.append(file)
     if missing:
+        where = f"{part}/ or images/" if part else "images/"
         raise UserError(
             f"{path} names {len(missing):,} files that are not in {root} ({shortened(missing)}); "
-            f"put them into {part}/ or images/, or remove their lines"
+            f"put them into {where}, or remove their lines"
         )
+    return found
 
 
-def _find(filename: str, folders: Sequence[str], known: set[str]) -> str | None:
-    for folder in folders:
-        path = f"{folder}/{filename}" if folder else filename
-        if path in known:
-            return path
-    return None
+def _part_of_row(path: Path, row: Row) -> str:
+    """The part that the column `split` of a single label file names."""
+    if not row.split:
+        return "train"
+    look = split_of(row.split)
+    if look is None:
+        raise UserError(
+            f"{path} line {row.line}: split {row.split!r} is none of train, val, test; "
+            "correct it or remove the column"
+        )
+    return parts_of_looks({row.split: look})[row.split]
 
 
 def _folder(file: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+from trainables.data.formats import EXTENSIONS as EXTENSIONS
+
 MAX_PIXELS = 89_478_485
 """Larger images are refused as decompression bombs (Pillow's own warning level: 256 MB of RGB)."""
 

@@ -5,266 +5,197 @@ A single folder around everything is entered. The layouts are tried in this orde
 
     csv                train.csv [val.csv] [test.csv] with columns filename, label; images in
                        train/ val/ test/, in images/ or beside the csv
+    nested classes     [train/ val/ test/] <alphabet>/<character01>/*.png
+    domains            <domain>/<class>/*.jpg, of which `data.domain` chooses
     folder per class   [train/ val/ test/] <class>/*.jpg
+    label file         train_labels.csv, labels.csv, ... with columns of the usual names
     file-name prefix   [train_50/ val_50/ test_50/] <label>_<n>.png, for nearly all names
     flat folder        [train/ val/ test/] *.jpg without labels
 
 A new layout is one more class with `matches` and `read`, and one more entry of `LAYOUTS`.
 """
 
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from trainables.data.csv_layout import label_tables, read_label_tables
-from trainables.data.images import EXTENSIONS
-from trainables.data.listing import (
-    Entry,
-    Listing,
-    find_images,
-    fingerprint_of,
-    part_of,
-    shortened,
+from trainables.data.class_layouts import (
+    ALL_DOMAINS,
+    ClassFolders,
+    Domains,
+    FlatFolder,
+    NestedClasses,
 )
+from trainables.data.csv_layout import label_tables
+from trainables.data.folder_uses import folder_uses
+from trainables.data.formats import EXTENSIONS
+from trainables.data.label_files import CsvLayout, OtherCsv
+from trainables.data.labels import (
+    check_labels,
+    doubtful_labels,
+    equal_as_numbers,
+    in_order,
+    one_spelling,
+    without_new_classes,
+)
+from trainables.data.layout_base import AUTO, Contents, Folder, Layout, chosen, tried, typed
+from trainables.data.listing import Entry, Listing, fingerprint_of, shortened
+from trainables.data.mask_names import MaskedImages, find_masks
+from trainables.data.name_layouts import PrefixedNames
+from trainables.data.scan import Scan, scan_folder
+from trainables.data.store import digest
+from trainables.data.summary import LeftOut
 from trainables.errors import UserError
 
-_PREFIX = re.compile(r"(.+)_\d+\.\w+")
-_NEARLY_ALL = 0.9  # share of the names in a folder that must be <label>_<n>
-
-
-@dataclass(frozen=True)
-class Match:
-    """Answer of `matches`; true where the folder has the layout."""
-
-    why_not: str = ""
-    """The thing that the folder lacks, in a few words; empty for a match."""
-
-    def __bool__(self) -> bool:
-        return not self.why_not
-
-
-@dataclass(frozen=True)
-class Contents:
-    """Images of a folder as one layout reads them."""
-
-    entries: Sequence[Entry]
-    notes: Sequence[str] = ()
-    """Facts that a reader of the results should know, one sentence each."""
-
-
-@dataclass(frozen=True, eq=False)
-class Tree:
-    """The images of a folder, sorted into the parts that its top folders name."""
-
-    entries: tuple[Entry, ...]
-    """Images inside the parts; all images where there are no parts. Without labels."""
-    depth: int
-    """Number of leading folders of a path that are the same for all images of a part."""
-    notes: tuple[str, ...]
-
-    def inner_path(self, entry: Entry) -> list[str]:
-        """Folders and file name below the part."""
-        return entry.path.split("/")[self.depth :]
-
-    @cached_property
-    def training_paths(self) -> list[list[str]]:
-        """Inner paths of the training images, by which a layout is recognised."""
-        return [self.inner_path(entry) for entry in self.entries if entry.part in ("", "train")]
-
-
-class Folder:
-    """A folder that may have any of the layouts.
-
-    Args:
-        files: all images, relative to `root` and sorted; at least one.
-        need_labels: refuse images that no label file lists, instead of training on them unlabeled.
-    """
-
-    def __init__(self, root: Path, files: Sequence[str], need_labels: bool):
-        self.root = root
-        self.files = files
-        self.need_labels = need_labels
-
-    @cached_property
-    def tables(self) -> dict[str, Path]:
-        """Part -> label file; empty where there are none."""
-        return label_tables(self.root)
-
-    @cached_property
-    def tree(self) -> Tree:
-        """The images by part.
-
-        Raises:
-            UserError: parts without a train folder, or two folders of one part.
-        """
-        return _read_tree(self.root, self.files)
-
-
-class Layout(Protocol):
-    """One way in which people arrange images and labels."""
-
-    name: str
-    """Name in notes and messages."""
-    expects: str
-    """Contents of such a folder, for messages."""
-
-    def matches(self, folder: Folder) -> Match:
-        """Tells if `folder` has this layout, and what it lacks otherwise."""
-
-    def read(self, folder: Folder) -> Contents:
-        """Reads a folder that matches.
-
-        Raises:
-            UserError: the folder contradicts itself, or a file in it cannot be read.
-        """
-
-
-class CsvLayout:
-    """Label files train.csv, val.csv, test.csv (`csv_layout.py`)."""
-
-    name = "csv"
-    expects = "train.csv (filename, label)"
-
-    def matches(self, folder: Folder) -> Match:
-        return Match() if folder.tables else Match("no train.csv")
-
-    def read(self, folder: Folder) -> Contents:
-        entries, notes = read_label_tables(
-            folder.root, folder.tables, folder.files, need_labels=folder.need_labels
-        )
-        return Contents(entries, notes)
-
-
-class ClassFolders:
-    """A folder per class, for more than half of the training images and at least two classes."""
-
-    name = "folder per class"
-    expects = "<class>/*.jpg"
-
-    def matches(self, folder: Folder) -> Match:
-        paths = folder.tree.training_paths
-        classes = [path[0] for path in paths if len(path) > 1]
-        if len(classes) * 2 <= len(paths):
-            return Match(f"{len(classes):,} of {len(paths):,} images are in a subfolder")
-        if len(set(classes)) < 2:
-            return Match("only one subfolder")
-        return Match()
-
-    def read(self, folder: Folder) -> Contents:
-        tree = folder.tree
-        entries: list[Entry] = []
-        for entry in tree.entries:
-            path = tree.inner_path(entry)
-            label = path[0] if len(path) > 1 else None
-            entries.append(replace(entry, label=label))
-        return Contents(entries, tree.notes)
-
-
-class PrefixedNames:
-    """Labels in the file names, `<label>_<n>.png`: nearly all names are like that, there are at
-    least two labels, and a label has two images on average."""
-
-    name = "file-name prefix"
-    expects = "<label>_<n>.jpg"
-
-    def matches(self, folder: Folder) -> Match:
-        names = [path[-1] for path in folder.tree.training_paths]
-        prefixes = [_prefix(name) for name in names]
-        labels = Counter(prefix for prefix in prefixes if prefix is not None)
-        named = labels.total()
-        if named < _NEARLY_ALL * len(names):
-            return Match(f"{named:,} of {len(names):,} names are <label>_<n>")
-        if len(labels) < 2:
-            return Match(f"{next(iter(labels))!r} is the only label")
-        if named < 2 * len(labels):
-            return Match(f"{len(labels):,} different labels in {named:,} names")
-        return Match()
-
-    def read(self, folder: Folder) -> Contents:
-        tree = folder.tree
-        entries = [
-            replace(entry, label=_prefix(entry.path.split("/")[-1])) for entry in tree.entries
-        ]
-        return Contents(entries, tree.notes)
-
-
-class FlatFolder:
-    """Images without labels."""
-
-    name = "flat folder without labels"
-    expects = "a flat folder of images"
-
-    def matches(self, folder: Folder) -> Match:
-        return Match()
-
-    def read(self, folder: Folder) -> Contents:
-        return Contents(folder.tree.entries, folder.tree.notes)
-
-
-LAYOUTS: tuple[Layout, ...] = (CsvLayout(), ClassFolders(), PrefixedNames(), FlatFolder())
+LAYOUTS: tuple[Layout, ...] = (
+    CsvLayout(),
+    NestedClasses(),
+    Domains(),
+    ClassFolders(),
+    OtherCsv(),
+    PrefixedNames(),
+    FlatFolder(),
+)
 """All layouts, in the order in which they are tried."""
 
+_LABELS_ARE_FOLDERS = (NestedClasses, Domains, ClassFolders)
+_SHOWN_ENDINGS = 8
 
-def read_layout(root: Path, task: str = "ssl") -> Listing:
+
+@dataclass(frozen=True)
+class Recognized:
+    """The layout of a folder."""
+
+    layout: Layout
+    why: str
+    why_not: dict[str, str]
+    """Layout -> what it lacks, of those tried before."""
+
+
+def read_layout(root: Path, task: str = "ssl", layout: str = AUTO, domain: str = "") -> Listing:
     """Recognises the layout of `root` and checks its labels for `task`.
 
-    "classify" needs a label for every image and every class in train; "fewshot" needs labels too,
-    and no class in two of train, val and test.
+    "classify" needs a label for every image and every class in train; "pretrain" leaves classes out
+    that train lacks; "fewshot" needs labels too, and no class in two of train, val and test.
+
+    Args:
+        layout: name of the layout that the folder has, or "auto".
+        domain: top folder of a tree <domain>/<class>/, several with commas, or "all".
 
     Raises:
-        UserError: no such folder, no images, a csv that cannot be used, files without labels or
-            labels without files.
+        UserError: no such folder, no images, an unknown layout or domain, folders that may be
+            splits or classes, a csv that cannot be used, files without labels or labels without
+            files.
     """
     root = root.expanduser()
-    _check_folder(root)
-    folder = Folder(root, _list_images(root), need_labels=task != "ssl")
+    check_folder(root)
+    root, domain = _domain_folder(root, domain)
+    root = _folder_with_tables(root)
+    scan = scan_folder(root)
+    _check_images(root, scan)
 
-    layout, why_not_others = recognize(folder)
-    contents = layout.read(folder)
-    entries = sorted(contents.entries, key=lambda entry: entry.path)
-    if task != "ssl":
-        _check_labels(root, layout, entries, task, why_not_others)
-
-    names = {entry.label for entry in entries if entry.label is not None}
-    classes = sorted(names, key=_natural)
-    number: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
-    number[None] = -1
-    return Listing(
-        root=root,
-        layout=layout.name,
-        files=tuple(entry.path for entry in entries),
-        parts=np.array([entry.part for entry in entries]),
-        labels=np.array([number[entry.label] for entry in entries], np.int64),
-        classes=tuple(classes),
-        fingerprint=fingerprint_of(root, entries),
-        notes=tuple(contents.notes),
-    )
+    masked = None if layout != AUTO else find_masks(scan.images)
+    images = scan.images if masked is None else masked.images
+    folder = Folder(root, images, task, domain)
+    found = recognize(folder, layout)
+    contents = found.layout.read(folder)
+    return _listing(folder, scan, found, contents, masked)
 
 
-def recognize(folder: Folder) -> tuple[Layout, dict[str, str]]:
-    """The first layout that matches, and {layout: what it lacks} of those tried before."""
+def recognize(folder: Folder, name: str = AUTO) -> Recognized:
+    """The layout that is forced, or the first that matches.
+
+    Raises:
+        UserError: the folder lacks what the forced layout needs, or its folders may be splits or
+            classes.
+    """
+    if name != AUTO:
+        layout = chosen(LAYOUTS, name)
+        match = layout.matches(folder)
+        if not match:
+            raise UserError(
+                f"--layout {typed(layout.name)}: data folder {folder.root} has another layout "
+                f"({match.why_not}); expected {layout.expects}"
+            )
+        return Recognized(layout, f"--layout {typed(layout.name)}", {})
+
     why_not: dict[str, str] = {}
     for layout in LAYOUTS:
         match = layout.matches(folder)
         if match:
-            return layout, why_not
+            _check_clear(folder, layout)
+            return Recognized(layout, match.why, why_not)
         why_not[layout.name] = match.why_not
     raise UserError(f"data folder {folder.root} has no known layout; {tried(why_not)}")
 
 
-def tried(why_not: dict[str, str]) -> str:
-    """Layouts and what they lack, for a refusal: `tried: csv (no train.csv); flat (...)`."""
-    tried = [f"{name} ({reason})" for name, reason in why_not.items()]
-    return "tried: " + "; ".join(tried)
+def _check_clear(folder: Folder, layout: Layout) -> None:
+    """Refuses folders that may be splits or classes; label files say what is what."""
+    by_table = isinstance(layout, CsvLayout | OtherCsv)
+    if not by_table and folder.tree.problem:
+        raise UserError(folder.tree.problem)
+    if folder.domain and not isinstance(layout, Domains):
+        raise UserError(
+            f"data.domain={folder.domain}: data folder {folder.root} has no domains "
+            f"(it is {layout.name!r}); leave data.domain out"
+        )
 
 
-def _check_folder(root: Path) -> None:
+def _listing(
+    folder: Folder,
+    scan: Scan,
+    found: Recognized,
+    contents: Contents,
+    masked: MaskedImages | None,
+) -> Listing:
+    root = folder.root
+    layout = found.layout.name
+    entries, spelling = one_spelling(sorted(contents.entries, key=lambda entry: entry.path))
+    warnings: list[str] = []
+    if folder.task == "pretrain":
+        entries, warnings = without_new_classes(entries)
+    if folder.task != "ssl":
+        _check_masks(folder, entries, masked)
+        _check_lost_classes(folder, scan, found.layout)
+        check_labels(root, layout, entries, folder.task, found.why_not)
+
+    names = {entry.label for entry in entries if entry.label is not None}
+    classes = in_order(names)
+    number: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    number[None] = -1
+    fingerprint = fingerprint_of(root, entries)
+    if equal_as_numbers(classes):
+        # stores of earlier versions number such labels in any order
+        fingerprint = digest("labels in order", fingerprint)
+
+    of_folders = isinstance(found.layout, _LABELS_ARE_FOLDERS)
+    lost = [name for name in scan.empty if of_folders and name.split("/")[-1] not in names]
+    return Listing(
+        root=root,
+        layout=layout,
+        files=tuple(entry.path for entry in entries),
+        parts=np.array([entry.part for entry in entries]),
+        labels=np.array([number[entry.label] for entry in entries], np.int64),
+        classes=tuple(classes),
+        fingerprint=fingerprint,
+        notes=(*contents.notes, *spelling, *_about_masks(masked)),
+        why=found.why,
+        folders=folder_uses(entries, contents.outside, scan.empty),
+        left_out=_left_out(scan, contents, masked),
+        warnings=(*warnings, *doubtful_labels(classes), *_about_lost(scan, lost)),
+        hidden=tuple(contents.hidden),
+        tables=folder.tables,
+    )
+
+
+def check_folder(root: Path) -> None:
+    """Refuses a path that is no folder.
+
+    Raises:
+        UserError: it does not exist, or is a file.
+    """
     if not root.exists():
         raise UserError(
             f"data folder {root} does not exist; "
@@ -276,147 +207,97 @@ def _check_folder(root: Path) -> None:
         )
 
 
-def _list_images(root: Path) -> list[str]:
-    """All images; the masks of the satellite layout (`pairs.py`) are none."""
-    files = find_images(root)
-    pictured = {file.rpartition("_sat.")[0] for file in files if "_sat." in file}
-    images = [
-        file
-        for file in files
-        if "_mask." not in file or file.rpartition("_mask.")[0] not in pictured
-    ]
-    if not images:
-        known = "; ".join(f"{layout.name} ({layout.expects})" for layout in LAYOUTS)
+def _domain_folder(root: Path, domain: str) -> tuple[Path, str]:
+    """The folder of a single domain, or the root and the domains to take of it."""
+    if not domain or domain == ALL_DOMAINS or "," in domain:
+        return root, domain
+    inside = sorted(path.name for path in root.iterdir() if path.is_dir())
+    if domain not in inside:
         raise UserError(
-            f"data folder {root} holds no images ({' '.join(EXTENSIONS)}); "
-            f"known layouts: {known}; all but csv also in train/ and val/"
+            f"data.domain={domain}: {root} has no such folder; valid: {ALL_DOMAINS}, "
+            f"{shortened(inside, 10)}"
         )
-    return images
+    return root / domain, ""
 
 
-# ---------------------------------------------------------------- parts
+def _folder_with_tables(root: Path) -> Path:
+    """The only folder inside that has a train.csv, where the root itself has no label files.
 
-
-def _read_tree(root: Path, files: Sequence[str]) -> Tree:
-    depth = _common_folders(files)
-    parts = _part_folders(root, [file.split("/")[depth:] for file in files])
-    if not parts:
-        return Tree(tuple(Entry(file) for file in files), depth, ())
-
-    inside: list[Entry] = []
-    for file in files:
-        part = parts.get(file.split("/")[depth])
-        if part is not None:
-            inside.append(Entry(file, part))
-
-    notes: tuple[str, ...] = ()
-    left_out = len(files) - len(inside)
-    if left_out:
-        notes = (f"{left_out:,} images outside train, val and test are left out",)
-    return Tree(tuple(inside), depth + 1, notes)
-
-
-def _common_folders(files: Sequence[str]) -> int:
-    """Number of folders that contain everything and are no part: root/images/*.jpg is as good as
-    root/*.jpg."""
-    # sorted, so these two differ the most
-    first = files[0].split("/")[:-1]
-    last = files[-1].split("/")[:-1]
-    depth = 0
-    for name, other in zip(first, last, strict=False):
-        if name != other or part_of(name):
-            break
-        depth += 1
-    return depth
-
-
-def _part_folders(root: Path, paths: list[list[str]]) -> dict[str, str]:
-    """{"train_50": "train", ...}; empty where the top folders are no parts."""
-    top_folders = sorted({path[0] for path in paths if len(path) > 1})
-    parts: dict[str, str] = {}
-    for name in top_folders:
-        part = part_of(name)
-        if part is not None:
-            parts[name] = part
-
-    found = set(parts.values())
-    only_parts = len(parts) == len(top_folders)
-    all_inside = only_parts and all(len(path) > 1 for path in paths)
-    train_and_more = "train" in found and len(found) > 1
-    if not parts or not (all_inside or train_and_more):
-        return {}
-    if "train" not in found:
+    Raises:
+        UserError: several folders have one: each is a data set of its own.
+    """
+    if label_tables(root):
+        return root
+    inside = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    sets = [path for path in inside if "train" in label_tables(path)]
+    if len(sets) > 1:
+        names = [path.name for path in sets]
         raise UserError(
-            f"data folder {root} has {shortened(list(parts))} but no train folder; "
-            "add train/, or give the folder of images itself"
+            f"{shortened([f'{name}/' for name in names])} of {root} are data sets of their own, "
+            f"each with its train.csv; give one: --data {sets[0]}"
         )
-    if len(parts) > len(found):
-        raise UserError(
-            f"data folder {root} has several folders of one kind ({', '.join(parts)}); "
-            "keep one for each of train, val, test"
-        )
-    return parts
+    alone = [path for path in inside if not path.name.startswith((".", "__MACOSX"))]
+    return sets[0] if sets and sets == alone else root
 
 
-# ---------------------------------------------------------------- labels
+# ---------------------------------------------------------------- facts for the summary
 
 
-def _check_labels(
-    root: Path,
-    layout: Layout,
-    entries: Sequence[Entry],
-    task: str,
-    why_not_others: dict[str, str],
-) -> None:
-    unlabeled = [entry.path for entry in entries if entry.label is None]
-    if len(unlabeled) == len(entries):
-        remedy = tried(why_not_others) if why_not_others else "fill in the column label"
-        raise UserError(
-            f"data folder {root} has no labels ({layout.name}), classification needs them; {remedy}"
-        )
-    if unlabeled:
-        raise UserError(
-            f"{len(unlabeled):,} images in {root} have no label ({layout.name}): "
-            f"{shortened(unlabeled)}; label them or move them away"
-        )
-    if task == "fewshot":
-        _check_new_classes(root, entries)
-    else:
-        _check_trained_classes(root, entries)
+def _left_out(scan: Scan, contents: Contents, masked: MaskedImages | None) -> tuple[LeftOut, ...]:
+    found = list(scan.left_out)
+    if contents.outside:
+        reason = "image outside the folders in use"
+        found.append(LeftOut(reason, len(contents.outside), min(contents.outside)))
+    if masked is not None:
+        found.append(LeftOut("mask", len(masked.masks), masked.masks[0]))
+    return tuple(found)
 
 
-def _check_trained_classes(root: Path, entries: Sequence[Entry]) -> None:
-    trained = {entry.label for entry in entries if entry.part in ("", "train")}
-    for entry in entries:
-        if entry.label not in trained:
-            raise UserError(
-                f"class {entry.label!r} of {root} occurs in {entry.part} but not in train; "
-                "add training images or remove it"
-            )
+def _about_masks(masked: MaskedImages | None) -> list[str]:
+    if masked is None:
+        return []
+    return [f"{len(masked.masks):,} masks ({masked.where}) are left out: only images are taken"]
 
 
-def _check_new_classes(root: Path, entries: Sequence[Entry]) -> None:
-    part_of_class: dict[str | None, str] = {}
-    for entry in entries:
-        other = part_of_class.setdefault(entry.label, entry.part)
-        if other != entry.part:
-            raise UserError(
-                f"class {entry.label!r} of {root} occurs in {other} and in {entry.part}: few-shot "
-                "classes of val and test must be new; move it to one of them, or give all classes "
-                "without train and val, which are then chosen by seed"
-            )
+def _about_lost(scan: Scan, empty: Sequence[str]) -> list[str]:
+    warnings: list[str] = []
+    if empty:
+        warnings.append(f"empty folders are no classes: {shortened(empty)}")
+    for folder, ending in sorted(scan.unread.items()):
+        warnings.append(f"nothing in {folder}/ can be read: Pillow does not open {ending}")
+    return warnings
 
 
-def _prefix(name: str) -> str | None:
-    """Label of `<label>_<n>.png`; None for other names."""
-    match = _PREFIX.fullmatch(name)
-    return match[1] if match else None
+# ---------------------------------------------------------------- refusals
 
 
-def _natural(label: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts 2 before 10."""
-    words = [word for word in re.split(r"(\d+)", label) if word]
-    key: list[tuple[int, int, str]] = []
-    for word in words:
-        key.append((0, int(word), "") if word.isdecimal() else (1, 0, word))
-    return tuple(key)
+def _check_images(root: Path, scan: Scan) -> None:
+    if scan.images:
+        return
+    known = "; ".join(f"{layout.name} ({layout.expects})" for layout in LAYOUTS)
+    endings = " ".join(EXTENSIONS[:_SHOWN_ENDINGS])
+    seen = ", ".join(f"{found.files:,} with {found.reason}" for found in scan.left_out[:3])
+    there = f"; there are {seen}" if seen else ""
+    raise UserError(
+        f"data folder {root} holds no images ({endings} ...){there}; "
+        f"known layouts: {known}; all but csv also in train/ and val/"
+    )
+
+
+def _check_masks(folder: Folder, entries: Sequence[Entry], masked: MaskedImages | None) -> None:
+    if masked is None or any(entry.label is not None for entry in entries):
+        return
+    raise UserError(
+        f"data folder {folder.root} has masks ({masked.where}) and no labels, {folder.task} needs "
+        "labels: train on it by `segment`, or on its images alone by `ssl`"
+    )
+
+
+def _check_lost_classes(folder: Folder, scan: Scan, layout: Layout) -> None:
+    if not scan.unread or not isinstance(layout, _LABELS_ARE_FOLDERS):
+        return
+    name, ending = min(scan.unread.items())
+    raise UserError(
+        f"nothing in {name}/ of {folder.root} can be read (Pillow does not open {ending}), so its "
+        "class would be lost; convert the files to JPEG or PNG, or move the folder away"
+    )

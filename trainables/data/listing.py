@@ -2,20 +2,28 @@
 is decoded here."""
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from trainables.data.images import EXTENSIONS
+from trainables.data.scan import scan_folder
+from trainables.data.split_names import HIDDEN, PARTS, part_of
 from trainables.data.store import digest
 from trainables.data.summary import FolderUse, LeftOut
 
-PARTS = ("train", "val", "test")
-_PART = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[_-]\d+)?", re.IGNORECASE)
+__all__ = [
+    "HIDDEN",
+    "PARTS",
+    "Entry",
+    "Listing",
+    "find_images",
+    "fingerprint_of",
+    "part_of",
+    "shortened",
+]
 
 _BLOCK = 1000  # files that a thread samples at a time
 _PIECE = 4096  # bytes of each sampled piece of a file
@@ -29,7 +37,7 @@ class Entry:
     path: str
     """Relative to the root, with forward slashes."""
     part: str = ""
-    """One of `PARTS`, or empty where the layout has no parts."""
+    """One of `PARTS`, "hidden" in a test set without labels, or empty where there are no parts."""
     label: str | None = None
     """Name of the class; None for an unlabeled image."""
 
@@ -41,7 +49,7 @@ class Listing:
     root: Path
     layout: str
     files: tuple[str, ...]  # N paths, relative to the root
-    parts: np.ndarray  # (N,) of PARTS or ""
+    parts: np.ndarray  # (N,) of PARTS, "hidden" or ""
     labels: np.ndarray  # (N,) int64, -1 = unlabeled
     classes: tuple[str, ...]
     fingerprint: str
@@ -53,42 +61,19 @@ class Listing:
     warnings: tuple[str, ...] = ()
     """Facts that make a claim on this data worthless or doubtful, one sentence each."""
     hidden: tuple[str, ...] = ()
-    """Paths of the images of a test set whose labels are not known, for `report.py predict`."""
+    """Paths of the images of a test set whose labels are not known, for `report.py predict`; in the
+    order of its label file. They are among `files`, as part "hidden"."""
+    tables: Mapping[str, Path] = field(default_factory=dict)
+    """Part -> label file; empty where there are none."""
 
     def rows(self, part: str) -> np.ndarray:  # (n,) int64
         """Rows of the images of one part."""
         return np.flatnonzero(self.parts == part)
 
 
-def part_of(name: str) -> str | None:
-    """The part that a folder or file stem names: "train_50" -> "train", "validation" -> "val"."""
-    match = _PART.fullmatch(name)
-    return match[1].lower() if match else None
-
-
 def find_images(root: Path) -> list[str]:
-    """Paths of all images below `root`, relative to it and sorted.
-
-    Names that begin with a dot are ignored. Symbolic links are followed, each real folder once.
-    """
-    found: list[str] = []
-    visited: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:
-            subfolders.clear()
-            continue
-        visited.add(real)
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-
-        relative = Path(folder).relative_to(root).as_posix()
-        prefix = "" if relative == "." else f"{relative}/"
-        found += [prefix + name for name in names if _is_image(name)]
-    return sorted(found)
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+    """Paths of all images below `root`, relative to it and sorted (`scan_folder`)."""
+    return list(scan_folder(root).images)
 
 
 def shortened(paths: Sequence[str], shown: int = 3) -> str:
@@ -100,11 +85,13 @@ def shortened(paths: Sequence[str], shown: int = 3) -> str:
 
 def fingerprint_of(root: Path, entries: list[Entry]) -> str:
     """Hash of paths, labels, parts, sizes and samples of the content: equal for a copied folder,
-    whatever its dates and location."""
+    whatever its dates and location. A hidden test set counts as a test without labels, as it did
+    before there was a word for it."""
     paths = [f"{root}/{entry.path}" for entry in entries]
     lines: list[str] = []
     for entry, sample in zip(entries, _sample_all(paths), strict=True):
-        lines.append(f"{entry.path}\n{entry.part}\n{entry.label}\n{sample}")
+        part = "test" if entry.part == HIDDEN else entry.part
+        lines.append(f"{entry.path}\n{part}\n{entry.label}\n{sample}")
     return digest(*lines)
 
 

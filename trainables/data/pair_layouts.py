@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
-from trainables.data.layouts import Match
+from trainables.data.layout_base import Match
 from trainables.data.masks import SATELLITE, ReadValues, index_values, satellite_values
 from trainables.data.splits import IGNORE
 from trainables.errors import UserError

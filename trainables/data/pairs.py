@@ -17,7 +17,7 @@ from trainables.data.folders import (
     usable_rows,
 )
 from trainables.data.images import open_picture
-from trainables.data.layouts import tried
+from trainables.data.layout_base import tried
 from trainables.data.listing import Entry, Listing, find_images, fingerprint_of, part_of
 from trainables.data.masks import ReadValues, read_mask
 from trainables.data.pair_layouts import PAIR_LAYOUTS, Color, PairedFiles, PairLayout

@@ -1,0 +1,111 @@
+"""The image that a line of a label file means."""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+from trainables.data.formats import EXTENSIONS
+from trainables.data.split_names import part_of
+from trainables.errors import UserError
+
+
+class FileFinder:
+    """Finds images by the names that label files give them: relative to a folder of images, as
+    absolute paths of another machine, or without ending.
+
+    Args:
+        files: all images, relative to the root.
+    """
+
+    def __init__(self, files: Iterable[str]):
+        self.known = set(files)
+        self._composed: dict[str, str] | None = None
+        self._without_ending: dict[str, list[str]] | None = None
+
+    def find(
+        self, filename: str, folders: Sequence[str], leading: Sequence[str] = ()
+    ) -> str | None:
+        """The path of an image relative to the root, or None.
+
+        Args:
+            folders: folders in which it is looked up, in this order; "" is the root.
+            leading: folders that all names of the label file begin with (`leading_folders`); as
+                many of them are taken off as are needed.
+
+        Raises:
+            UserError: a name without ending that means two images.
+        """
+        name = plain_path(filename)
+        for candidate in _shortened(name, leading):
+            for folder in folders:
+                path = f"{folder}/{candidate}" if folder else candidate
+                found = self._look_up(path)
+                if found is not None:
+                    return found
+        return None
+
+    def _look_up(self, path: str) -> str | None:
+        if path in self.known:
+            return path
+        if not path.isascii():
+            return self._by_composed().get(unicodedata.normalize("NFC", path))
+        if not path.lower().endswith(EXTENSIONS):
+            return self._by_stem(path)
+        return None
+
+    def _by_composed(self) -> dict[str, str]:
+        """NFC form -> path: macOS writes the e and the accent of a name as two characters."""
+        if self._composed is None:
+            pairs = ((unicodedata.normalize("NFC", path), path) for path in self.known)
+            self._composed = dict(pairs)
+        return self._composed
+
+    def _by_stem(self, path: str) -> str | None:
+        if self._without_ending is None:
+            self._without_ending = {}
+            for file in sorted(self.known):
+                stem = file.rpartition(".")[0]
+                self._without_ending.setdefault(stem, []).append(file)
+        found = self._without_ending.get(path, [])
+        if len(found) > 1:
+            raise UserError(
+                f"{path!r} of a label file means {' and '.join(found)}; write the names with their "
+                "endings"
+            )
+        return found[0] if found else None
+
+
+def plain_path(filename: str) -> str:
+    """A name with forward slashes and without `./` and a leading slash or drive."""
+    name = filename.replace("\\", "/")
+    if name[1:2] == ":":
+        name = name[2:]
+    return name.removeprefix("./").lstrip("/")
+
+
+def leading_folders(filenames: Iterable[str], part: str) -> list[str]:
+    """Folders that all names of a label file begin with, up to one that names another part."""
+    common: list[str] | None = None
+    for filename in filenames:
+        folders = plain_path(filename).split("/")[:-1]
+        if common is None:
+            common = folders
+            continue
+        length = 0
+        for name, other in zip(common, folders, strict=False):
+            if name != other:
+                break
+            length += 1
+        common = common[:length]
+
+    allowed: list[str] = []
+    for name in common or []:
+        if part_of(name) not in (None, part):
+            break
+        allowed.append(name)
+    return allowed
+
+
+def _shortened(name: str, leading: Sequence[str]) -> list[str]:
+    """The name, then without one of the leading folders, without two, ..."""
+    pieces = name.split("/")
+    return ["/".join(pieces[start:]) for start in range(len(leading) + 1)]

@@ -1,0 +1,66 @@
+"""Folder by folder, the use that a layout makes of the images."""
+
+from collections.abc import Sequence
+
+from trainables.data.listing import HIDDEN, Entry
+from trainables.data.summary import Became, FolderUse
+
+_BECAME: dict[str, Became] = {
+    "": "train",
+    "train": "train",
+    "val": "val",
+    "test": "test",
+    HIDDEN: "hidden test",
+}
+
+
+def folder_uses(
+    entries: Sequence[Entry],
+    outside: Sequence[str],  # images that are left out
+    empty: Sequence[str],  # folders without files
+) -> tuple[FolderUse, ...]:
+    """One line for each folder and use: the folder that all images of a part have in common."""
+    groups: dict[Became, list[str]] = {}
+    labelled = any(entry.label is not None for entry in entries)
+    for entry in entries:
+        use = _BECAME[entry.part]
+        if use == "train" and labelled and entry.label is None:
+            use = "unlabeled"
+        groups.setdefault(use, []).append(entry.path)
+
+    by_use: list[FolderUse] = []
+    no_parts = all(entry.part == "" for entry in entries)
+    for use, paths in groups.items():
+        reason = "no folders of splits" if use == "train" and no_parts else ""
+        by_use.append(FolderUse(_around(paths), use, len(paths), reason))
+    order = list(dict.fromkeys([*_BECAME.values(), "unlabeled"]))
+    by_use.sort(key=lambda line: (order.index(line.became), line.folder))
+
+    left_out = _left_out(outside)
+    unused = [FolderUse(folder, "left out", 0, "empty") for folder in empty]
+    return (*by_use, *left_out, *unused)
+
+
+def _around(paths: Sequence[str]) -> str:
+    """The folder around all images."""
+    first = min(paths).split("/")[:-1]
+    last = max(paths).split("/")[:-1]
+    common: list[str] = []
+    for name, other in zip(first, last, strict=False):
+        if name != other:
+            break
+        common.append(name)
+    return "/".join(common) or "."
+
+
+def _left_out(outside: Sequence[str]) -> list[FolderUse]:
+    """One line for each top folder that has images which are left out."""
+    tops: dict[str, int] = {}
+    for path in outside:
+        top = path.split("/")[0] if "/" in path else "."
+        tops[top] = tops.get(top, 0) + 1
+    lines: list[FolderUse] = []
+    for top, images in sorted(tops.items()):
+        reason = "beside the folders in use" if top == "." else "no folder of the layout"
+        lines.append(FolderUse(top, "left out", images, reason))
+    return lines

@@ -1,0 +1,156 @@
+"""The labels of a folder: one spelling for each class, one order, and what a task needs of them."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trainables.data.layout_base import tried
+from trainables.data.listing import HIDDEN, Entry, shortened
+from trainables.errors import UserError
+
+_TRAIN = ("", "train")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Labels in the order of their numbers, then of their letters: 2, 10, a; 1, 01, 001 as they are
+    spelled."""
+    return sorted(names, key=lambda name: (_natural(name), name))
+
+
+def _natural(label: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts 2 before 10."""
+    words = [word for word in re.split(r"(\d+)", label) if word]
+    key: list[tuple[int, int, str]] = []
+    for word in words:
+        key.append((0, int(word), "") if word.isdecimal() else (1, 0, word))
+    return tuple(key)
+
+
+def equal_as_numbers(names: Iterable[str]) -> list[list[str]]:
+    """Groups of labels that are one number, such as 1 and 01."""
+    return _groups(names, _natural)
+
+
+def one_spelling(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """The entries with one label for each class, and notes on what was joined.
+
+    macOS writes an accent as a character of its own (NFD), Linux and Windows do not (NFC). Both
+    look the same, so labels that differ in this alone are one class; it is written as NFC.
+    """
+    names = {entry.label for entry in entries if entry.label is not None}
+    twins = _groups(names, lambda name: unicodedata.normalize("NFC", name))
+    composed: dict[str | None, str] = {}
+    for group in twins:
+        for name in group:
+            composed[name] = unicodedata.normalize("NFC", name)
+    if not composed:
+        return list(entries), []
+
+    joined = [replace(entry, label=composed.get(entry.label, entry.label)) for entry in entries]
+    texts = sorted(set(composed.values()))
+    note = (
+        f"labels written in two forms of Unicode are one class each: {shortened(texts)} "
+        "(composed and decomposed accents)"
+    )
+    return joined, [note]
+
+
+def doubtful_labels(names: Iterable[str]) -> list[str]:
+    """Warnings of labels that look like one class but are several."""
+    known = list(names)
+    warnings: list[str] = []
+    for group in equal_as_numbers(known):
+        warnings.append(f"labels {', '.join(group)} are equal as numbers but {len(group)} classes")
+    for group in _groups(known, lambda name: name.strip().casefold()):
+        warnings.append(
+            f"labels {', '.join(map(repr, group))} differ in capitals or spaces alone but are "
+            f"{len(group)} classes"
+        )
+    return warnings
+
+
+def _groups(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:
+    """Names that have a key in common, sorted; those that are alone are left out."""
+    by_key: dict[Hashable, list[str]] = {}
+    for name in sorted(names):
+        by_key.setdefault(key(name), []).append(name)
+    return [group for group in by_key.values() if len(group) > 1]
+
+
+# ---------------------------------------------------------------- needs of a task
+
+
+def without_new_classes(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """The entries without those of val and test whose class train lacks, for `pretrain` of a
+    few-shot set, and warnings that say so."""
+    trained = {entry.label for entry in entries if entry.part in _TRAIN}
+    warnings: list[str] = []
+    kept = list(entries)
+    for part in ("val", "test"):
+        labels = {entry.label for entry in entries if entry.part == part}
+        new = labels - trained - {None}
+        if not new:
+            continue
+        before = len(kept)
+        kept = [entry for entry in kept if entry.part != part or entry.label not in new]
+        removed = f"{before - len(kept):,} images of {len(new):,} classes of {part}"
+        left = sum(entry.part == part for entry in kept)
+        rest = "" if left else f"; {part} is carved from train"
+        names = shortened(in_order(str(name) for name in new))
+        warnings.append(f"{removed} that train lacks are left out ({names}){rest}")
+    return kept, warnings
+
+
+def check_labels(
+    root: Path,
+    layout: str,
+    entries: Sequence[Entry],
+    task: str,
+    why_not_others: dict[str, str],
+) -> None:
+    """Checks that the labels are those that `task` needs; a hidden test set needs none.
+
+    Raises:
+        UserError: images without label, classes that train lacks ("classify", "pretrain") or has
+            too ("fewshot").
+    """
+    answered = [entry for entry in entries if entry.part != HIDDEN]
+    unlabeled = [entry.path for entry in answered if entry.label is None]
+    if len(unlabeled) == len(answered):
+        remedy = tried(why_not_others) if why_not_others else "fill in the column label"
+        raise UserError(
+            f"data folder {root} has no labels ({layout}), classification needs them; {remedy}"
+        )
+    if unlabeled:
+        raise UserError(
+            f"{len(unlabeled):,} images in {root} have no label ({layout}): "
+            f"{shortened(unlabeled)}; label them or move them away"
+        )
+    if task == "fewshot":
+        _check_new_classes(root, answered)
+    else:
+        _check_trained_classes(root, answered)
+
+
+def _check_trained_classes(root: Path, entries: Sequence[Entry]) -> None:
+    trained = {entry.label for entry in entries if entry.part in _TRAIN}
+    for entry in entries:
+        if entry.label not in trained:
+            raise UserError(
+                f"class {entry.label!r} of {root} occurs in {entry.part} but not in train; "
+                "add training images or remove it"
+            )
+
+
+def _check_new_classes(root: Path, entries: Sequence[Entry]) -> None:
+    part_of_class: dict[str | None, str] = {}
+    for entry in entries:
+        other = part_of_class.setdefault(entry.label, entry.part)
+        if other != entry.part:
+            raise UserError(
+                f"class {entry.label!r} of {root} occurs in {other} and in {entry.part}: few-shot "
+                "classes of val and test must be new; move it to one of them, or give all classes "
+                "without train and val, which are then chosen by seed"
+            )

@@ -1,0 +1,176 @@
+"""The files of a folder: which are images, and which are none and why."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainables.data.formats import PICTURES_UNREAD, ending_of, is_image
+from trainables.data.summary import LeftOut
+from trainables.errors import UserError
+
+_THUMBNAIL_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle"}
+_SYSTEM_FOLDERS = {"lost+found", "$recycle.bin", "system volume information"}
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
+_TABLES = (".csv", ".tsv")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Everything below a folder."""
+
+    images: tuple[str, ...]
+    """Paths of the images, relative to the root and sorted."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Everything else, but for label files beside the images."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Folder -> ending of pictures in it that Pillow cannot read, where it holds no image."""
+    empty: tuple[str, ...] = ()
+    """Folders without a single file, sorted."""
+
+
+class _Skipped:
+    """Files that are no images, counted by reason."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+
+    def add(self, reason: str, example: str, files: int = 1) -> None:
+        if not files:
+            return
+        self.counts[reason] += files
+        self.examples.setdefault(reason, example)
+
+    def listed(self) -> tuple[LeftOut, ...]:
+        """The most frequent first."""
+        found = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(LeftOut(reason, files, self.examples[reason]) for reason, files in found)
+
+
+def scan_folder(root: Path) -> Scan:
+    """Lists all images below `root`.
+
+    Names that begin with a dot are left out, and so are the thumbnails and the waste of network
+    drives and desktops. Symbolic links are followed, each real folder once.
+
+    Raises:
+        UserError: a folder that may not be read, or a name that is not UTF-8.
+    """
+    images: list[str] = []
+    unread: dict[str, str] = {}
+    empty: list[str] = []
+    skipped = _Skipped()
+    visited: set[str] = set()
+
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse_folder):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+
+        relative = os.path.relpath(folder, root)
+        prefix = "" if relative == "." else f"{relative}/"
+        subfolders[:] = _kept_folders(root, prefix, subfolders, skipped)
+
+        here = [name for name in names if is_image(name)]
+        images += [prefix + name for name in here]
+        others = sorted(set(names).difference(here))
+        _skip_files(prefix, others, skipped)
+
+        if not here and not subfolders and prefix:
+            if not names:
+                empty.append(relative)
+            unread |= _unread(relative, others)
+
+    images.sort()
+    _check_names(root, images)
+    return Scan(tuple(images), skipped.listed(), unread, tuple(sorted(empty)))
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(
+        f"folder {printable(str(error.filename))} cannot be read ({error.strerror}): its images "
+        "would be missing without a word; change its permissions, or move it away"
+    )
+
+
+def _kept_folders(
+    root: Path, prefix: str, subfolders: Iterable[str], skipped: _Skipped
+) -> list[str]:
+    kept: list[str] = []
+    for name in sorted(subfolders):
+        reason = _why_not_entered(name)
+        if not reason:
+            kept.append(name)
+            continue
+        files = _count_files(root / prefix / name)
+        skipped.add(reason, prefix + name, files)
+    return kept
+
+
+def _why_not_entered(name: str) -> str:
+    lower = name.lower()
+    if lower in _THUMBNAIL_FOLDERS:
+        return f"thumbnails in {name}"
+    if lower in _SYSTEM_FOLDERS:
+        return f"system folder {name}"
+    if name.startswith("."):
+        return "hidden folder"
+    return ""
+
+
+def _count_files(folder: Path) -> int:
+    """Number of files below a folder that is left out; what may not be read counts nothing."""
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
+def _skip_files(prefix: str, names: Iterable[str], skipped: _Skipped) -> None:
+    for name in names:
+        ending = ending_of(name)
+        if name.lower() in _SYSTEM_FILES:
+            reason = f"system file {name.strip()}"
+        elif name.startswith("."):
+            reason = "hidden file"
+        elif ending in _TABLES and not prefix:
+            continue  # a label file, or beside them
+        elif ending:
+            reason = f"ending {ending}"
+        else:
+            reason = "no ending"
+        skipped.add(reason, prefix + name)
+
+
+def _unread(folder: str, names: Iterable[str]) -> dict[str, str]:
+    for name in names:
+        ending = ending_of(name)
+        if ending in PICTURES_UNREAD:
+            return {folder: ending}
+    return {}
+
+
+def _check_names(root: Path, images: Iterable[str]) -> None:
+    """Refuses names that are not UTF-8: they cannot be written to logs, records and MLflow."""
+    wrong = [image for image in images if not _is_text(image)]
+    if not wrong:
+        return
+    shown = ", ".join(printable(image) for image in wrong[:3])
+    raise UserError(
+        f"{len(wrong):,} file names in {printable(str(root))} are not UTF-8 ({shown}); rename "
+        "them, for example with `convmv -f latin1 -t utf8 -r --notest FOLDER`"
+    )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(name: str) -> str:
+    """The name with its undecodable bytes as \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
