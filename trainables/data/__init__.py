@@ -16,8 +16,9 @@ from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs,
 from trainables.data.episodes import FewShotData
 from trainables.data.folders import load_folder
 from trainables.data.given_episodes import with_given_episodes
-from trainables.data.layouts import read_layout
-from trainables.data.listing import PARTS, Listing
+from trainables.data.layout_base import AUTO
+from trainables.data.layouts import chosen_folder, read_layout
+from trainables.data.listing import HIDDEN, PARTS, Listing
 from trainables.data.pairs import load_pairs, read_pairs
 from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive
 from trainables.data.store import Store
@@ -61,6 +62,11 @@ class DataConfig:
     by pixels at the size that is trained at."""
     transductive: bool = False
     """`ssl` alone: train on the images of val and test too, without their labels."""
+    layout: str = AUTO
+    """Layout of a folder (docs/data.md), "auto" to recognise it."""
+    domain: str = ""
+    """Folder inside the data folder to use in its place. In a tree <domain>/<class>/ several with
+    commas between them, or "all"."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def load_dataset(
         UserError: unknown name, unusable folder, corrupt files, no space or no permission to write
             the store.
     """
-    _check_name(cfg.name)
+    _check_name(cfg)
     if cfg.transductive and task != "ssl":
         raise UserError(
             "--transductive is for ssl, which looks at no label; "
@@ -147,12 +153,12 @@ def _load(
     if cfg.name == "earth":
         return load_earth(size, rules, task, cache_dir, progress), None
     if task == "segment":
-        pairs = read_pairs(Path(cfg.name))
+        pairs = read_pairs(_pairs_folder(cfg))
         data = load_pairs(pairs, size, rules, cfg.skip_corrupt, cache_dir, progress)
         return data, None
 
     kind = _label_rules(task)
-    listing = read_layout(Path(cfg.name), kind)
+    listing = read_layout(Path(cfg.name), task, cfg.layout, cfg.domain)
     data = load_folder(listing, size, rules, kind, cfg.skip_corrupt, cache_dir, progress)
     return data, listing
 
@@ -164,14 +170,14 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
     Raises:
         UserError: unknown name or unusable folder.
     """
-    _check_name(cfg.name)
+    _check_name(cfg)
     if cfg.name in EMBEDDED:
         classes, images = counts(cfg.name, cfg.image_size, cfg.seed, cache_dir)
         name = cfg.name
         layout = EMBEDDED[cfg.name]
         key = fingerprint(cfg.name, _rules(cfg))
     else:
-        listing, classes = _listing_and_classes(Path(cfg.name), task)
+        listing, classes = _listing_and_classes(cfg, task)
         images = _count_parts(listing)
         name = listing.root.resolve().name
         layout = listing.layout
@@ -182,12 +188,18 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
     return Inspection(name, layout, classes, images, key, store_bytes=math.prod(shape))
 
 
-def _listing_and_classes(root: Path, task: Task) -> tuple[Listing, int]:
+def _listing_and_classes(cfg: DataConfig, task: Task) -> tuple[Listing, int]:
     if task == "segment":
-        pairs = read_pairs(root)
+        pairs = read_pairs(_pairs_folder(cfg))
         return pairs.listing, len(pairs.classes)
-    listing = read_layout(root, _label_rules(task))
+    listing = read_layout(Path(cfg.name), task, cfg.layout, cfg.domain)
     return listing, len(listing.classes)
+
+
+def _pairs_folder(cfg: DataConfig) -> Path:
+    """The folder of pairs, or the one inside it that `data.domain` names."""
+    root = Path(cfg.name).expanduser()
+    return chosen_folder(root, cfg.domain) if cfg.domain else root
 
 
 def _label_rules(task: Task) -> Task:
@@ -198,12 +210,17 @@ def _label_rules(task: Task) -> Task:
 def _count_parts(listing: Listing) -> dict[str, int]:
     """Part -> number of images; "images" where there are no parts."""
     found = Counter(listing.parts.tolist())
-    return {part or "images": found[part] for part in ("", *PARTS) if part in found}
+    return {part or "images": found[part] for part in ("", *PARTS, HIDDEN) if part in found}
 
 
-def _check_name(name: str) -> None:
+def _check_name(cfg: DataConfig) -> None:
+    name = cfg.name
     if name not in EMBEDDED and not Path(name).expanduser().exists():
         suggestion = nearest(name, EMBEDDED)
         raise UserError(
             f"data {name!r} is neither an embedded set nor an existing folder{suggestion}"
+        )
+    if name in EMBEDDED and (cfg.layout != AUTO or cfg.domain):
+        raise UserError(
+            f"--layout and data.domain are for folders, {name!r} is an embedded set: leave them out"
         )

@@ -211,13 +211,23 @@ def _domain_folder(root: Path, domain: str) -> tuple[Path, str]:
     """The folder of a single domain, or the root and the domains to take of it."""
     if not domain or domain == ALL_DOMAINS or "," in domain:
         return root, domain
+    return chosen_folder(root, domain), ""
+
+
+def chosen_folder(root: Path, domain: str) -> Path:
+    """The folder of `root` that `data.domain` names.
+
+    Raises:
+        UserError: there is none.
+    """
+    check_folder(root)
     inside = sorted(path.name for path in root.iterdir() if path.is_dir())
     if domain not in inside:
         raise UserError(
             f"data.domain={domain}: {root} has no such folder; valid: {ALL_DOMAINS}, "
             f"{shortened(inside, 10)}"
         )
-    return root / domain, ""
+    return root / domain
 
 
 def _folder_with_tables(root: Path) -> Path:

@@ -22,6 +22,7 @@ what a table can tell apart, falls by half from 4 trials to 12 (docs/notes/evide
 
 OWN_OPTION = {
     "data.name": "data",
+    "data.layout": "layout",
     "seed": "seed",
     "train.objective": "objective",
     "init.source": "setting",
@@ -71,6 +72,10 @@ class Options:
     experiment: Annotated[str, typer.Argument(help=_EXPERIMENTS, autocompletion=_experiments)]
     data: Annotated[
         str | None, typer.Option(help="Embedded name (glyphs, digits, earth) or a folder.")
+    ] = None
+    layout: Annotated[
+        str | None,
+        typer.Option(help="Layout of the folder (docs/data.md). Default: it is recognised."),
     ] = None
     trials: Annotated[
         int | None,

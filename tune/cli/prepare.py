@@ -26,6 +26,9 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 
+_KEPT = ("data.split", "data.layout", "train.objective")
+"""Config values that a study keeps from its first start."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -199,6 +202,8 @@ def resolve(
         typed["train.objective"] = _metric_name(options.objective)
     if options.transductive:
         typed["data.transductive"] = True
+    if options.layout is not None:
+        typed["data.layout"] = options.layout
     if options.data is not None:
         typed["data.name"] = _data_name(options.data)
 
@@ -217,8 +222,7 @@ def _begun(there: Manifest | None) -> dict[str, Any]:
     """Return the config values that a study keeps from its first start."""
     if there is None:
         return {}
-    kept = ("data.split", "train.objective")
-    return {key: there.base[key] for key in kept if there.base.get(key)}
+    return {key: there.base[key] for key in _KEPT if there.base.get(key)}
 
 
 def _metric_name(typed: str) -> str:

@@ -16,10 +16,21 @@ from trainables.files import write_atomically
 from tune.command_line import command
 from tune.study.rules import CURRENT, FIRST, check_known
 
-PATH_KEYS = {"data.name": "data", "init.file": "init.sha256"}
-"""Config values that are a path -> the value that identifies the content. A study may be resumed
-where the content has another path."""
-EARLIER_VALUES = {"data.split": 1, "data.transductive": False, "train.objective": ""}
+PATH_KEYS = {
+    "data.name": "data",
+    "data.layout": "data",
+    "data.domain": "data",
+    "init.file": "init.sha256",
+}
+"""Config values that are a path, or the way to read it -> the value that identifies the content. A
+study may be resumed where the content has another path."""
+EARLIER_VALUES = {
+    "data.split": 1,
+    "data.transductive": False,
+    "data.layout": "auto",
+    "data.domain": "",
+    "train.objective": "",
+}
 """Config values that studies had before there were such keys."""
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
     "loss.mixup": {"balance.by": "none", "balance.beta": 0.999},

@@ -343,11 +343,10 @@ def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     message = error_of(tmp_path)
     assert f"{tmp_path} holds no images" in message
-    assert message.endswith(
-        "; known layouts: csv (train.csv (filename, label)); folder per class (<class>/*.jpg); "
-        "file-name prefix (<label>_<n>.jpg); flat folder without labels (a flat folder of images); "
-        "all but csv also in train/ and val/"
-    )
+    assert "; there are 1 with ending .txt; known layouts: csv (train.csv (" in message
+    for name in ("folder per class (<class>/*.jpg)", "file-name prefix (<label>_<n>.jpg)"):
+        assert name in message
+    assert message.endswith("(a flat folder of images); all but csv also in train/ and val/")
 
 
 def test_a_refusal_lists_the_layouts_that_were_tried(tmp_path: Path) -> None:
@@ -356,7 +355,9 @@ def test_a_refusal_lists_the_layouts_that_were_tried(tmp_path: Path) -> None:
     paint(tmp_path / "ant" / "a_1.png")
     assert error_of(tmp_path, "classify") == (
         f"data folder {tmp_path} has no labels (flat folder without labels), classification needs "
-        "them; tried: csv (no train.csv); folder per class (1 of 9 images are in a subfolder); "
+        "them; tried: csv (no train.csv); nested classes (images are not two folders deep); "
+        "domains (images are not two folders deep); folder per class (1 of 9 images are in a "
+        "subfolder); label file (no single csv with columns for file and label); "
         "file-name prefix (1 of 9 names are <label>_<n>)"
     )
 
@@ -417,11 +418,15 @@ def test_csv_errors(tmp_path: Path) -> None:
         )
         return error_of(tmp_path, "classify")
 
-    assert "train.csv lacks the columns label (found: id, filename, class)" in with_csv(
-        good.replace("label", "class")
+    assert "train.csv lacks the columns label (found: id, filename, colour)" in with_csv(
+        good.replace("label", "colour")
     )
-    assert "lacks the columns filename, label (found: id;filename;label)" in with_csv(
-        good.replace(",", ";")
+    assert "lacks the columns filename, label (found: a:b:c)" in with_csv("a:b:c\n")
+    assert "begins with an image (a.png, ant), not with the names of its columns" in with_csv(
+        "a.png,ant\n"
+    )
+    assert "train.csv line 14 has 4 values for 3 columns (id, filename, label); put" in with_csv(
+        good + "99,traina0.png,ant, red\n"
     )
     assert "lacks the columns filename, label (found: none)" in with_csv("")
     assert "train.csv cannot be read as csv" in with_csv(
