@@ -75,9 +75,9 @@ class NestedClasses:
         levels = _Levels(folder.tree.training_paths)
         if not levels.deep:
             return Match("images are not two folders deep")
-        if not levels.of_letters:
+        if not levels.of_letters and not folder.forced:
             return Match("inner folders are not character01, character02, ...")
-        return Match(why=f"{len(levels.below):,} folders of characters")
+        return Match(why=f"{len(levels.below):,} folders with folders of a class each")
 
     def read(self, folder: Folder) -> Contents:
         tree = folder.tree
@@ -169,18 +169,35 @@ class ClassFolders:
         for entry, path in zip(tree.entries, tree.inner, strict=True):
             label = path[0] if len(path) > 1 else None
             entries.append(replace(entry, label=label))
-        return of_tree(tree, entries)
+        contents = of_tree(tree, entries)
+        return replace(contents, warnings=_about_deeper_folders(tree))
 
 
 def _why_classes(tree: Tree, classes: int) -> str:
     why = f"{classes:,} folders with images"
-    deeper = {path[:2] for path in tree.training_paths if len(path) > 2}
-    if not deeper:
-        return why
-    return (
-        f"{why}; {len(deeper):,} folders inside them, such as {'/'.join(min(deeper))}, are sources "
-        f"of images, not classes (--layout {typed(NestedClasses.name)} takes them as classes)"
-    )
+    deeper = _deeper_folders(tree)
+    if deeper:
+        why += f", with folders inside such as {deeper[0]}"
+    if deeper and _Levels(tree.training_paths).of_sources:
+        why += ": sources of images, not classes"
+    return why
+
+
+def _about_deeper_folders(tree: Tree) -> list[str]:
+    """The warning of folders inside classes that do not look like sources of images."""
+    deeper = _deeper_folders(tree)
+    levels = _Levels(tree.training_paths)
+    if not levels.deep or levels.of_sources:
+        return []
+    classes = shortened(sorted(levels.below))
+    return [
+        f"the classes are {classes}; {len(deeper):,} folders inside them, such as {deeper[0]}, "
+        f"could be classes too (--layout {typed(NestedClasses.name)})"
+    ]
+
+
+def _deeper_folders(tree: Tree) -> list[str]:
+    return sorted({"/".join(path[:2]) for path in tree.training_paths if len(path) > 2})
 
 
 class FlatFolder:

@@ -79,7 +79,8 @@ def plain_path(filename: str) -> str:
     name = filename.replace("\\", "/")
     if name[1:2] == ":":
         name = name[2:]
-    return name.removeprefix("./").lstrip("/")
+    pieces = [piece for piece in name.split("/") if piece not in ("", ".")]
+    return "/".join(pieces)
 
 
 def leading_folders(filenames: Iterable[str], part: str) -> list[str]:

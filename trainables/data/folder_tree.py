@@ -69,7 +69,7 @@ def read_tree(root: Path, files: Sequence[str]) -> Tree:
     if found.of_folder:
         return _by_part(files, paths, found)
 
-    inside_classes = _splits_inside_classes(files, paths)
+    inside_classes = _splits_inside_classes(root, files, paths)
     if inside_classes is not None:
         return inside_classes
     return Tree(
@@ -148,12 +148,14 @@ def _part_folders(root: Path, paths: Sequence[tuple[str, ...]]) -> _Parts:
     loose = any(len(path) == 1 for path in paths)
     exact = {name: part for name in tops if (part := part_of(name))}
 
-    if _complete(exact, tops, loose):
+    looks = firm_looks(tops)
+    usual = parts_of_looks(looks)
+    one_of_a_kind = len(set(usual.values())) == len(usual)
+    more = len(usual) > len(exact) and one_of_a_kind  # holdout beside train and val
+    if _complete(exact, tops, loose) and not more:
         _check_parts(root, exact)
         return _Parts(exact)
 
-    looks = firm_looks(tops)
-    usual = parts_of_looks(looks)
     if _complete(usual, tops, loose):
         _check_parts(root, usual)
         return _Parts(usual)
@@ -229,16 +231,28 @@ def _has_classes(paths: Sequence[tuple[str, ...]], top: str) -> bool:
 # ---------------------------------------------------------------- splits inside class folders
 
 
-def _splits_inside_classes(files: Sequence[str], paths: Sequence[tuple[str, ...]]) -> Tree | None:
+def _splits_inside_classes(
+    root: Path, files: Sequence[str], paths: Sequence[tuple[str, ...]]
+) -> Tree | None:
     """The tree of <class>/train/*.jpg and <class>/test/*.jpg; None for other folders."""
+    tops = sorted({path[0] for path in paths})
     seconds = {path[1] for path in paths if len(path) > 2}
-    tops = {path[0] for path in paths}
     if len(tops) < 2 or any(len(path) < 3 for path in paths):
         return None
     parts = parts_of_looks(firm_looks(seconds))
     found = set(parts.values())
-    if parts.keys() != seconds or "train" not in found or not len(seconds) == len(found) > 1:
+    one_of_a_kind = len(parts) == len(found) == len(seconds)
+    if "train" not in found or len(found) < 2 or not one_of_a_kind:
         return None
+
     entries = [Entry(file, parts[path[1]]) for file, path in zip(files, paths, strict=True)]
     inner = [(path[0], *path[2:]) for path in paths]
-    return Tree(tuple(entries), tuple(inner))
+    problem = ""
+    if any(len(path) > 2 for path in inner):
+        # MVTec's <object>/train/good/
+        problem = (
+            f"{shortened(tops)} of {root} have {' and '.join(sorted(seconds))} of their own, with "
+            "folders inside: data sets of their own; take one of them by --set 'data.domain="
+            f"{tops[0]}', or take them as classes by {_FORCE}"
+        )
+    return Tree(tuple(entries), tuple(inner), problem=problem)

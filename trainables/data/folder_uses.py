@@ -18,6 +18,7 @@ def folder_uses(
     entries: Sequence[Entry],
     outside: Sequence[str],  # images that are left out
     empty: Sequence[str],  # folders without files
+    untrained: Sequence[Entry] = (),  # left out too: images of classes that train lacks
 ) -> tuple[FolderUse, ...]:
     """One line for each folder and use: the folder that all images of a part have in common."""
     groups: dict[Became, list[str]] = {}
@@ -32,25 +33,35 @@ def folder_uses(
     no_parts = all(entry.part == "" for entry in entries)
     for use, paths in groups.items():
         reason = "no folders of splits" if use == "train" and no_parts else ""
-        by_use.append(FolderUse(_around(paths), use, len(paths), reason))
+        beside = [entry.path for entry in untrained if entry.part == use]
+        by_use.append(FolderUse(_around([*paths, *beside]), use, len(paths), reason))
     order = list(dict.fromkeys([*_BECAME.values(), "unlabeled"]))
     by_use.sort(key=lambda line: (order.index(line.became), line.folder))
 
-    left_out = _left_out(outside)
+    left_out = [*_untrained(untrained), *_left_out(outside)]
     unused = [FolderUse(folder, "left out", 0, "empty") for folder in empty]
     return (*by_use, *left_out, *unused)
 
 
 def _around(paths: Sequence[str]) -> str:
-    """The folder around all images."""
-    first = min(paths).split("/")[:-1]
-    last = max(paths).split("/")[:-1]
-    common: list[str] = []
-    for name, other in zip(first, last, strict=False):
-        if name != other:
-            break
-        common.append(name)
-    return "/".join(common) or "."
+    """The folder around all images; "*/train" where it is one in each of several folders."""
+    folders = {tuple(path.split("/")[:-1]) for path in paths}
+    depth = min(len(folder) for folder in folders)
+    columns = [{folder[level] for folder in folders} for level in range(depth)]
+    names = [column.pop() if len(column) == 1 else "*" for column in columns]
+    while names and names[-1] == "*":
+        names.pop()
+    return "/".join(names) or "."
+
+
+def _untrained(entries: Sequence[Entry]) -> list[FolderUse]:
+    lines: list[FolderUse] = []
+    for part in ("val", "test"):
+        paths = [entry.path for entry in entries if entry.part == part]
+        if paths:
+            reason = "classes that train lacks"
+            lines.append(FolderUse(_around(paths), "left out", len(paths), reason))
+    return lines
 
 
 def _left_out(outside: Sequence[str]) -> list[FolderUse]:

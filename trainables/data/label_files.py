@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainables.data.csv_layout import Labelled, other_tables, read_label_tables
+from trainables.data.csv_layout import other_tables, read_label_tables
 from trainables.data.layout_base import Contents, Folder, Match
 from trainables.data.tables import columns_of
 
@@ -17,14 +17,12 @@ class CsvLayout:
     def matches(self, folder: Folder) -> Match:
         if not folder.tables:
             return Match("no train.csv")
+        if "train" not in folder.tables and other_tables(folder.root):
+            return Match("train.csv has another name")
         return Match(why=_described(folder.tables))
 
     def read(self, folder: Folder) -> Contents:
-        return _contents(
-            read_label_tables(
-                folder.root, folder.tables, folder.files, need_labels=folder.need_labels
-            )
-        )
+        return _read(folder, folder.tables)
 
 
 class OtherCsv:
@@ -40,14 +38,18 @@ class OtherCsv:
         return Match(why=_described(tables))
 
     def read(self, folder: Folder) -> Contents:
-        tables = other_tables(folder.root)
-        return _contents(
-            read_label_tables(folder.root, tables, folder.files, need_labels=folder.need_labels)
-        )
+        return _read(folder, other_tables(folder.root))
 
 
-def _contents(read: Labelled) -> Contents:
-    return Contents(read.entries, read.notes, hidden=read.hidden, outside=read.outside)
+def _read(folder: Folder, tables: Mapping[str, Path]) -> Contents:
+    found = read_label_tables(folder.root, tables, folder.files, need_labels=folder.need_labels)
+    return Contents(
+        entries=found.entries,
+        notes=found.notes,
+        hidden=found.hidden,
+        outside=found.outside,
+        tables=tables,
+    )
 
 
 def _described(tables: Mapping[str, Path]) -> str:

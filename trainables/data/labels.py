@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trainables.data.layout_base import tried
 from trainables.data.listing import HIDDEN, Entry, shortened
 from trainables.errors import UserError
 
@@ -82,25 +81,32 @@ def _groups(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list[s
 # ---------------------------------------------------------------- needs of a task
 
 
-def without_new_classes(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """The entries without those of val and test whose class train lacks, for `pretrain` of a
-    few-shot set, and warnings that say so."""
+def of_new_classes(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries of val and test whose class train lacks, in a set for few-shot learning."""
     trained = {entry.label for entry in entries if entry.part in _TRAIN}
+    found: list[Entry] = []
+    for entry in entries:
+        judged = entry.part in ("val", "test")
+        if judged and entry.label is not None and entry.label not in trained:
+            found.append(entry)
+    return found
+
+
+def about_new_classes(new: Sequence[Entry], kept: Sequence[Entry]) -> list[str]:
+    """Warnings that the images of `of_new_classes` are left out."""
+    parts_left = {entry.part for entry in kept}
     warnings: list[str] = []
-    kept = list(entries)
     for part in ("val", "test"):
-        labels = {entry.label for entry in entries if entry.part == part}
-        new = labels - trained - {None}
-        if not new:
+        entries = [entry for entry in new if entry.part == part]
+        if not entries:
             continue
-        before = len(kept)
-        kept = [entry for entry in kept if entry.part != part or entry.label not in new]
-        removed = f"{before - len(kept):,} images of {len(new):,} classes of {part}"
-        left = sum(entry.part == part for entry in kept)
-        rest = "" if left else f"; {part} is carved from train"
-        names = shortened(in_order(str(name) for name in new))
-        warnings.append(f"{removed} that train lacks are left out ({names}){rest}")
-    return kept, warnings
+        names = in_order({str(entry.label) for entry in entries})
+        carved = "" if part in parts_left else f"; {part} is carved from train"
+        warnings.append(
+            f"{len(entries):,} images of {part} are left out: train lacks their {len(names):,} "
+            f"{'class' if len(names) == 1 else 'classes'} ({shortened(names)}){carved}"
+        )
+    return warnings
 
 
 def check_labels(
@@ -108,9 +114,12 @@ def check_labels(
     layout: str,
     entries: Sequence[Entry],
     task: str,
-    why_not_others: dict[str, str],
+    remedy: str,
 ) -> None:
     """Checks that the labels are those that `task` needs; a hidden test set needs none.
+
+    Args:
+        remedy: end of the refusal of a folder without any label.
 
     Raises:
         UserError: images without label, classes that train lacks ("classify", "pretrain") or has
@@ -119,7 +128,6 @@ def check_labels(
     answered = [entry for entry in entries if entry.part != HIDDEN]
     unlabeled = [entry.path for entry in answered if entry.label is None]
     if len(unlabeled) == len(answered):
-        remedy = tried(why_not_others) if why_not_others else "fill in the column label"
         raise UserError(
             f"data folder {root} has no labels ({layout}), classification needs them; {remedy}"
         )

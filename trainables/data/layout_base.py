@@ -2,7 +2,7 @@
 `matches`, and what `read` gives."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -36,10 +36,14 @@ class Contents:
     entries: Sequence[Entry]
     notes: Sequence[str] = ()
     """Facts that a reader of the results should know, one sentence each."""
+    warnings: Sequence[str] = ()
+    """Facts that make results doubtful, one sentence each."""
     hidden: Sequence[str] = ()
     """Paths of the images of a test set without labels, in the order of its label file."""
     outside: Sequence[str] = ()
     """Paths of the images that are left out: they are in no folder that the layout uses."""
+    tables: Mapping[str, Path] = field(default_factory=dict)
+    """Part -> label file that was read; "" for one of all parts."""
 
 
 class Folder:
@@ -49,13 +53,17 @@ class Folder:
         files: all images, relative to `root` and sorted; at least one.
         task: the task that the images are for, "ssl", "classify", "pretrain" or "fewshot".
         domain: value of `data.domain`; "" for none.
+        forced: the layout is one that the user has named.
     """
 
-    def __init__(self, root: Path, files: Sequence[str], task: str, domain: str = ""):
+    def __init__(
+        self, root: Path, files: Sequence[str], task: str, domain: str = "", forced: bool = False
+    ):
         self.root = root
         self.files = files
         self.task = task
         self.domain = domain
+        self.forced = forced
 
     @property
     def need_labels(self) -> bool:

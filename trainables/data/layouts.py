@@ -33,12 +33,13 @@ from trainables.data.folder_uses import folder_uses
 from trainables.data.formats import EXTENSIONS
 from trainables.data.label_files import CsvLayout, OtherCsv
 from trainables.data.labels import (
+    about_new_classes,
     check_labels,
     doubtful_labels,
     equal_as_numbers,
     in_order,
+    of_new_classes,
     one_spelling,
-    without_new_classes,
 )
 from trainables.data.layout_base import AUTO, Contents, Folder, Layout, chosen, tried, typed
 from trainables.data.listing import Entry, Listing, fingerprint_of, shortened
@@ -98,7 +99,7 @@ def read_layout(root: Path, task: str = "ssl", layout: str = AUTO, domain: str =
 
     masked = None if layout != AUTO else find_masks(scan.images)
     images = scan.images if masked is None else masked.images
-    folder = Folder(root, images, task, domain)
+    folder = Folder(root, images, task, domain, forced=layout != AUTO)
     found = recognize(folder, layout)
     contents = found.layout.read(folder)
     return _listing(folder, scan, found, contents, masked)
@@ -153,13 +154,15 @@ def _listing(
     root = folder.root
     layout = found.layout.name
     entries, spelling = one_spelling(sorted(contents.entries, key=lambda entry: entry.path))
-    warnings: list[str] = []
+    untrained: list[Entry] = []
     if folder.task == "pretrain":
-        entries, warnings = without_new_classes(entries)
+        untrained = of_new_classes(entries)
+        left_out = set(untrained)
+        entries = [entry for entry in entries if entry not in left_out]
     if folder.task != "ssl":
         _check_masks(folder, entries, masked)
         _check_lost_classes(folder, scan, found.layout)
-        check_labels(root, layout, entries, folder.task, found.why_not)
+        check_labels(root, layout, entries, folder.task, _remedy(folder, found))
 
     names = {entry.label for entry in entries if entry.label is not None}
     classes = in_order(names)
@@ -182,11 +185,16 @@ def _listing(
         fingerprint=fingerprint,
         notes=(*contents.notes, *spelling, *_about_masks(masked)),
         why=found.why,
-        folders=folder_uses(entries, contents.outside, scan.empty),
+        folders=folder_uses(entries, contents.outside, scan.empty, untrained),
         left_out=_left_out(scan, contents, masked),
-        warnings=(*warnings, *doubtful_labels(classes), *_about_lost(scan, lost)),
+        warnings=(
+            *contents.warnings,
+            *about_new_classes(untrained, entries),
+            *doubtful_labels(classes),
+            *_about_lost(scan, lost),
+        ),
         hidden=tuple(contents.hidden),
-        tables=folder.tables,
+        tables=contents.tables,
     )
 
 
@@ -292,6 +300,15 @@ def _check_images(root: Path, scan: Scan) -> None:
         f"data folder {root} holds no images ({endings} ...){there}; "
         f"known layouts: {known}; all but csv also in train/ and val/"
     )
+
+
+def _remedy(folder: Folder, found: Recognized) -> str:
+    """The end of a refusal of a folder without labels."""
+    if not found.why_not:
+        return "fill in the column label"
+    splits = [f"{name}/ is {part}" for name, part in folder.tree.part_folders.items()]
+    understood = f"{', '.join(splits)}; " if splits else ""
+    return understood + tried(found.why_not)
 
 
 def _check_masks(folder: Folder, entries: Sequence[Entry], masked: MaskedImages | None) -> None:

@@ -1,0 +1,919 @@
+"""Folders as people have them, and everything that is said of each: data of `test_oddities.py`.
+
+A file is any bytes under a name. `{a,b}` in a path stands for both words, `{0..4}` for the numbers.
+"""
+
+import os
+import re
+import unicodedata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainables.data.layouts import read_layout
+from trainables.data.listing import Listing
+
+NFC = unicodedata.normalize("NFC", "café")
+NFD = unicodedata.normalize("NFD", "café")
+LATIN_1 = os.fsdecode("café".encode("latin-1"))
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A folder that people have."""
+
+    name: str
+    files: tuple[str, ...]
+    expected: str
+    """Everything that is said of it (`described` in the test), or the whole refusal."""
+    task: str = "classify"
+    texts: dict[str, str] = field(default_factory=dict)
+    """Label files: path -> content."""
+    layout: str = "auto"
+    domain: str = ""
+    empty: str = ""
+    """A folder without files."""
+
+    def build(self, root: Path) -> None:
+        put(root, *self.files)
+        for path, text in self.texts.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text(text)
+        if self.empty:
+            (root / self.empty).mkdir()
+
+    def read(self, root: Path) -> Listing:
+        return read_layout(root, self.task, self.layout, self.domain)
+
+
+def expand(pattern: str) -> list[str]:
+    """All paths that a pattern stands for."""
+    match = re.search(r"\{([^{}]*)\}", pattern)
+    if match is None:
+        return [pattern]
+    first, dots, last = match[1].partition("..")
+    words = [str(n) for n in range(int(first), int(last) + 1)] if dots else match[1].split(",")
+    before, after = pattern[: match.start()], pattern[match.end() :]
+    return [path for word in words for path in expand(before + word + after)]
+
+
+def put(root: Path, *patterns: str) -> None:
+    """Files of different content."""
+    for pattern in patterns:
+        for path in expand(pattern):
+            file = root / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(os.fsencode(path))
+
+
+def lines(*rows: str, header: str = "filename,label") -> str:
+    return "\n".join([header, *rows]) + "\n"
+
+
+def labelled(
+    classes: str,
+    each: int,
+    header: str = "filename,label",
+    separator: str = ",",
+    name: str = "{c}{n}.png",
+) -> str:
+    """A label file of `each` images of every class."""
+    rows = [
+        name.format(c=label, n=number) + separator + label
+        for label in classes.split()
+        for number in range(each)
+    ]
+    return lines(*rows, header=header)
+
+
+ODDITIES = [
+    Odd(
+        "seg_train and seg_test",
+        files=(
+            "seg_train/{cat,dog}/{0..4}.jpg",
+            "seg_test/{cat,dog}/{0..1}.jpg",
+        ),
+        expected="folder per class: cat dog\nseg_train train 10\nseg_test test 4",
+    ),
+    Odd(
+        "Intel scenes as unpacked",
+        files=(
+            "seg_train/seg_train/{sea,street}/{0..4}.jpg",
+            "seg_test/seg_test/{sea,street}/{0..1}.jpg",
+            "seg_pred/seg_pred/{0..2}.jpg",
+        ),
+        expected="folder per class: sea street\n"
+        "seg_train/seg_train train 10\n"
+        "seg_test/seg_test test 4\n"
+        "seg_pred left out 3 (no folder of the layout)\n"
+        "- 3 image outside the folders in use, seg_pred/seg_pred/0.jpg\n"
+        "note: 3 images outside train, val and test are left out",
+    ),
+    Odd(
+        "train2017 and val2017",
+        files=(
+            "train2017/{0..9}.jpg",
+            "val2017/{0..3}.jpg",
+        ),
+        task="ssl",
+        expected="flat folder without labels: , 14 unlabeled\ntrain2017 train 10\nval2017 val 4",
+    ),
+    Odd(
+        "train2017 without labels",
+        files=(
+            "train2017/{0..9}.jpg",
+            "val2017/{0..3}.jpg",
+        ),
+        task="pretrain",
+        expected="refused: data folder SET has no labels (flat folder without labels), "
+        "classification needs them; train2017/ is train, val2017/ is val; tried: csv "
+        "(no train.csv); nested classes (images are not two folders deep); domains "
+        "(images are not two folders deep); folder per class (0 of 10 images are in "
+        "a subfolder); label file (no single csv with columns for file and label); "
+        "file-name prefix (0 of 10 names are <label>_<n>)",
+    ),
+    Odd(
+        "train and dev",
+        files=(
+            "train/{cat,dog}/{0..4}.jpg",
+            "dev/{cat,dog}/{0..1}.jpg",
+        ),
+        expected="folder per class: cat dog\ntrain train 10\ndev val 4",
+    ),
+    Odd(
+        "images_train and images_val",
+        files=(
+            "images_train/{cat,dog}/{0..4}.jpg",
+            "images_val/{cat,dog}/{0..1}.jpg",
+        ),
+        expected="folder per class: cat dog\nimages_train train 10\nimages_val val 4",
+    ),
+    Odd(
+        "TrainSet, ValidSet, TestSet",
+        files=(
+            "TrainSet/{cat,dog}/{0..4}.jpg",
+            "ValidSet/{cat,dog}/{0..1}.jpg",
+            "TestSet/{cat,dog}/0.jpg",
+        ),
+        expected="folder per class: cat dog\nTrainSet train 10\nValidSet val 4\nTestSet test 2",
+    ),
+    Odd(
+        "train, valid, holdout",
+        files=(
+            "train/{cat,dog}/{0..4}.jpg",
+            "valid/{cat,dog}/{0..1}.jpg",
+            "holdout/{cat,dog}/0.jpg",
+        ),
+        expected="folder per class: cat dog\ntrain train 10\nvalid val 4\nholdout test 2",
+    ),
+    Odd(
+        "train, val, eval",
+        files=(
+            "train/{cat,dog}/{0..4}.jpg",
+            "val/{cat,dog}/{0..1}.jpg",
+            "eval/{cat,dog}/0.jpg",
+        ),
+        expected="folder per class: cat dog\ntrain train 10\nval val 4\neval test 2",
+    ),
+    Odd(
+        "training_set and testing_set 2020",
+        files=(
+            "training_set_2020/{cat,dog}/{0..4}.jpg",
+            "testing_set_2020/{cat,dog}/0.jpg",
+        ),
+        expected="folder per class: cat dog\ntraining_set_2020 train 10\ntesting_set_2020 test 2",
+    ),
+    Odd(
+        "asl_alphabet_train and its flat test",
+        files=(
+            "asl_alphabet_train/{A,B}/{0..4}.jpg",
+            "asl_alphabet_test/{A,B}_test.jpg",
+        ),
+        expected="folder per class: A B, 2 unlabeled\n"
+        "asl_alphabet_train train 10\n"
+        "asl_alphabet_test hidden test 2",
+    ),
+    Odd(
+        "images inside the splits",
+        files=(
+            "train/images/{cat,dog}/{0..4}.jpg",
+            "test/images/{cat,dog}/0.jpg",
+        ),
+        expected="folder per class: cat dog\ntrain/images train 10\ntest/images test 2",
+    ),
+    Odd(
+        "splits inside images",
+        files=(
+            "images/train/{cat,dog}/{0..4}.jpg",
+            "images/test/{cat,dog}/0.jpg",
+        ),
+        expected="folder per class: cat dog\nimages/train train 10\nimages/test test 2",
+    ),
+    Odd(
+        "splits inside class folders",
+        files=(
+            "{cat,dog}/train/{0..4}.jpg",
+            "{cat,dog}/test/{0..1}.jpg",
+        ),
+        expected="folder per class: cat dog\n*/train train 10\n*/test test 4",
+    ),
+    Odd(
+        "vehicles: a class called train",
+        files=("{bus,car,train}/{0..4}.jpg",),
+        expected="folder per class: bus car train\n. train 15 (no folders of splits)",
+    ),
+    Odd(
+        "classes with a split in their names",
+        files=("{bullet_train,test_tube,cat}/{0..4}.jpg",),
+        expected="folder per class: bullet_train cat test_tube\n. train 15 (no folders of splits)",
+    ),
+    Odd(
+        "train beside docs",
+        files=(
+            "train/{cat,dog}/{0..4}.jpg",
+            "docs/{0..2}.jpg",
+        ),
+        expected="refused: train/ of SET looks like a split, docs/ not: unclear what is a "
+        "class; name the splits train/, val/ and test/ and move other folders away, "
+        "or take all of them as classes by --layout folder-per-class",
+    ),
+    Odd(
+        "train beside docs, forced",
+        files=(
+            "train/{0..4}.jpg",
+            "docs/{0..2}.jpg",
+        ),
+        layout="folder-per-class",
+        expected="folder per class: docs train\n. train 8 (no folders of splits)",
+    ),
+    Odd(
+        "test among classes",
+        files=(
+            "{cat,dog}/{0..4}.jpg",
+            "test/{0..2}.jpg",
+        ),
+        expected="refused: test/ of SET looks like a split, cat/, dog/ not: unclear what is a "
+        "class; name the splits train/, val/ and test/ and move other folders away, "
+        "or take all of them as classes by --layout folder-per-class",
+    ),
+    Odd(
+        "train and a preview beside it",
+        files=(
+            "train/{cat,dog}/{0..4}.jpg",
+            "preview.jpg",
+        ),
+        expected="folder per class: cat dog\n"
+        "train train 10\n"
+        ". left out 1 (beside the folders in use)\n"
+        "- 1 image outside the folders in use, preview.jpg\n"
+        "note: 1 images outside train, val and test are left out",
+    ),
+    Odd(
+        "train, test and unlabeled",
+        files=(
+            "train/{cat,dog}/{0..4}.jpg",
+            "test/{cat,dog}/0.jpg",
+            "unlabeled/{0..5}.jpg",
+        ),
+        expected="folder per class: cat dog\n"
+        "train train 10\n"
+        "test test 2\n"
+        "unlabeled left out 6 (no folder of the layout)\n"
+        "- 6 image outside the folders in use, unlabeled/0.jpg\n"
+        "note: 6 images outside train, val and test are left out",
+    ),
+    Odd(
+        "two training folders",
+        files=("{train_a,train_b,val}/{cat,dog}/{0..4}.jpg",),
+        expected="refused: data folder SET has several folders of one kind (train_a, train_b, "
+        "val); keep one for each of train, val, test",
+    ),
+    Odd(
+        "val alone",
+        files=("{val,test}/{cat,dog}/{0..4}.jpg",),
+        expected="refused: data folder SET has test, val but no train folder; add train/, or "
+        "give the folder of images itself",
+    ),
+    Odd(
+        "folds",
+        files=("fold{0..3}/{cat,dog}/{0..4}.jpg",),
+        expected="refused: the folders fold0, fold1, fold2 and 1 more of SET look like pieces "
+        "of one set, not like classes; name them train/, val/ and test/, take one of "
+        "them by --set data.domain=fold0, or take them as classes by --layout "
+        "folder-per-class or as unlabeled images by --layout flat-folder-without-labels",
+    ),
+    Odd(
+        "one fold",
+        files=("fold{0..3}/{cat,dog}/{0..4}.jpg",),
+        domain="fold2",
+        expected="folder per class: cat dog\n. train 10 (no folders of splits)",
+    ),
+    Odd(
+        "folds of images, forced flat",
+        files=("set{1..3}/{0..4}.jpg",),
+        task="ssl",
+        layout="flat-folder-without-labels",
+        expected="flat folder without labels: , 15 unlabeled\n. train 15 (no folders of splits)",
+    ),
+    Odd(
+        "names that begin with splits",
+        files=("{train,test}_{0..5}.jpg",),
+        task="ssl",
+        expected="refused: names in SET begin with test, train: splits, not labels; move the "
+        "images into folders train/, val/ and test/",
+    ),
+    Odd(
+        "a folder of data sets",
+        files=("{pets,birds}/train/{cat,dog}{0..2}.png",),
+        texts={
+            "pets/train.csv": labelled("cat dog", 3),
+            "birds/train.csv": labelled("cat dog", 3),
+        },
+        task="pretrain",
+        expected="refused: birds/, pets/ of SET are data sets of their own, each with its "
+        "train.csv; give one: --data SET/birds",
+    ),
+    Odd(
+        "one data set inside",
+        files=("pets/train/{cat,dog}{0..2}.png",),
+        texts={
+            "pets/train.csv": labelled("cat dog", 3),
+        },
+        task="pretrain",
+        expected="csv: cat dog\ntrain train 6",
+    ),
+    Odd(
+        "Office-Home as distributed",
+        files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
+        expected="refused: Art, Clipart, Product and 1 more of SET hold the same 3 folders "
+        "(Alarm_Clock, Bed, Chair): they look like domains, not like classes; take "
+        "one by --set 'data.domain=Art', several by --set 'data.domain=Art,Clipart' "
+        "or all of them by --set data.domain=all; if they are classes, say --layout "
+        "folder-per-class",
+    ),
+    Odd(
+        "Office-Home, one domain",
+        files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
+        domain="Real World",
+        expected="folder per class: Alarm_Clock Bed Chair\n. train 12 (no folders of splits)",
+    ),
+    Odd(
+        "Office-Home, all domains",
+        files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
+        domain="all",
+        expected="domains: Alarm_Clock Bed Chair\n"
+        ". train 48 (no folders of splits)\n"
+        "note: domains: Art, Clipart, Product, Real World; a class is the same in "
+        "all of them",
+    ),
+    Odd(
+        "Office-Home, two domains",
+        files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
+        domain="Art,Product",
+        expected="domains: Alarm_Clock Bed Chair\n"
+        ". train 24 (no folders of splits)\n"
+        "Clipart left out 12 (no folder of the layout)\n"
+        "Real World left out 12 (no folder of the layout)\n"
+        "- 24 image outside the folders in use, Clipart/Alarm_Clock/0.jpg\n"
+        "note: domains: Art, Product; a class is the same in all of them",
+    ),
+    Odd(
+        "Office-Home, no such domain",
+        files=("{Art,Clipart}/{Bed,Chair}/{0..3}.jpg",),
+        domain="Arts",
+        expected="refused: data.domain=Arts: SET has no such folder; valid: all, Art, Clipart",
+    ),
+    Odd(
+        "digits of two sources",
+        files=("{mnist,svhn}/{0..9}/{0..1}.png",),
+        expected="refused: mnist, svhn of SET hold the same 10 folders (0, 1, 2 and 7 more): "
+        "they look like domains, not like classes; take one by --set "
+        "'data.domain=mnist', several by --set 'data.domain=mnist,svhn' or all of "
+        "them by --set data.domain=all; if they are classes, say --layout "
+        "folder-per-class",
+    ),
+    Odd(
+        "films of persons in class folders",
+        files=("{walk,run}/person{01,02}/{0..4}.png",),
+        expected="folder per class: run walk\n. train 20 (no folders of splits)",
+    ),
+    Odd(
+        "super-classes",
+        files=(
+            "animals/{cat,dog}/{0..3}.jpg",
+            "vehicles/{bus,car}/{0..3}.jpg",
+        ),
+        expected="folder per class: animals vehicles\n"
+        ". train 16 (no folders of splits)\n"
+        "warning: the classes are animals, vehicles; 4 folders inside them, such as "
+        "animals/cat, could be classes too (--layout nested-classes)",
+    ),
+    Odd(
+        "Omniglot",
+        files=(
+            "images_background/{Greek,Latin}/character0{1,2}/{0..3}.png",
+            "images_evaluation/{Tifinagh,Korean}/character0{1,2}/{0..3}.png",
+        ),
+        task="fewshot",
+        expected="nested classes: Greek/character01 Greek/character02 Korean/character01 "
+        "Korean/character02 Latin/character01 Latin/character02 Tifinagh/character01 "
+        "Tifinagh/character02\n"
+        "images_background train 16\n"
+        "images_evaluation test 16",
+    ),
+    Odd(
+        "Omniglot, background alone",
+        files=("images_background/{Greek,Latin}/character0{1,2}/{0..3}.png",),
+        task="pretrain",
+        expected="nested classes: Greek/character01 Greek/character02 Latin/character01 "
+        "Latin/character02\n"
+        "images_background train 16 (no folders of splits)",
+    ),
+    Odd(
+        "images and masks, ssl",
+        files=(
+            "images/{0..5}.jpg",
+            "masks/{0..5}.png",
+        ),
+        texts={
+            "classes.txt": "a\nb\n",
+        },
+        task="ssl",
+        expected="flat folder without labels: , 6 unlabeled\n"
+        "images train 6 (no folders of splits)\n"
+        "- 1 ending .txt, classes.txt\n"
+        "- 6 mask, masks/0.png\n"
+        "note: 6 masks (masks/ beside images/) are left out: only images are taken",
+    ),
+    Odd(
+        "images and masks, pretrain",
+        files=(
+            "images/{0..5}.jpg",
+            "masks/{0..5}.png",
+        ),
+        texts={
+            "classes.txt": "a\nb\n",
+        },
+        task="pretrain",
+        expected="refused: data folder SET has masks (masks/ beside images/) and no labels, "
+        "pretrain needs labels: train on it by `segment`, or on its images alone by "
+        "`ssl`",
+    ),
+    Odd(
+        "CamVid",
+        files=(
+            "{train,val}/{0..5}.png",
+            "{train,val}annot/{0..5}.png",
+        ),
+        task="ssl",
+        expected="flat folder without labels: , 12 unlabeled\n"
+        "train train 6\n"
+        "val val 6\n"
+        "- 12 mask, trainannot/0.png\n"
+        "note: 12 masks (trainannot/ beside train/) are left out: only images are taken",
+    ),
+    Odd(
+        "Carvana",
+        files=(
+            "train/{0..5}.jpg",
+            "train_masks/{0..5}_mask.gif",
+        ),
+        task="ssl",
+        expected="flat folder without labels: , 6 unlabeled\n"
+        "train train 6\n"
+        "- 6 mask, train_masks/0_mask.gif\n"
+        "note: 6 masks (train_masks/ beside train/) are left out: only images are taken",
+    ),
+    Odd(
+        "satellite pairs, pretrain",
+        files=("train/000{0..5}_{sat,mask}.png",),
+        task="pretrain",
+        expected="refused: data folder SET has masks (names such as 0000_mask.png) and no "
+        "labels, pretrain needs labels: train on it by `segment`, or on its images "
+        "alone by `ssl`",
+    ),
+    Odd(
+        "classes called mask and no_mask",
+        files=("{mask,no_mask}/{0..5}.jpg",),
+        expected="folder per class: mask no_mask\n. train 12 (no folders of splits)",
+    ),
+    Odd(
+        "names of cameras",
+        files=(
+            "IMG_{0..5}.jpg",
+            "DSC_{0..5}.jpg",
+            "PXL_20240131_1200{0..5}.jpg",
+            "P_20240131_12{0..5}.jpg",
+            "WhatsApp Image 2024-01-31 at 12.00.0{0..5}_1.jpg",
+            "Screenshot_2024-01-31_{0..5}.png",
+        ),
+        task="ssl",
+        expected="flat folder without labels: , 36 unlabeled\n. train 36 (no folders of splits)",
+    ),
+    Odd(
+        "names of cameras, pretrain",
+        files=("{IMG,DSC}_{0..5}.jpg",),
+        task="pretrain",
+        expected="refused: data folder SET has no labels (flat folder without labels), "
+        "classification needs them; tried: csv (no train.csv); nested classes "
+        "(images are not two folders deep); domains (images are not two folders "
+        "deep); folder per class (0 of 12 images are in a subfolder); label file (no "
+        "single csv with columns for file and label); file-name prefix (0 of 12 "
+        "names are <label>_<n>; names such as DSC_0.jpg come from a camera)",
+    ),
+    Odd(
+        "frames and images",
+        files=("{frame,image}_{0..5}.jpg",),
+        task="ssl",
+        expected="flat folder without labels: , 12 unlabeled\n. train 12 (no folders of splits)",
+    ),
+    Odd(
+        "letters in names, p among them",
+        files=("{o,p,q}_{0..5}.png",),
+        expected="file-name prefix: o p q\n. train 18 (no folders of splits)",
+    ),
+    Odd(
+        "endings that Pillow reads",
+        files=(
+            "a/{0..2}.{avif,jfif,ppm}",
+            "b/{0..2}.{webp,jp2,tga}",
+            "c/{0..2}.{JPG,qoi,tiff}",
+        ),
+        expected="folder per class: a b c\n. train 27 (no folders of splits)",
+    ),
+    Odd(
+        "a class of HEIC",
+        files=(
+            "{a,b}/{0..2}.jpg",
+            "c/{0..2}.heic",
+        ),
+        expected="refused: nothing in c/ of SET can be read (Pillow does not open .heic), so "
+        "its class would be lost; convert the files to JPEG or PNG, or move the "
+        "folder away",
+    ),
+    Odd(
+        "a class of HEIC, ssl",
+        files=(
+            "{a,b}/{0..2}.jpg",
+            "c/{0..2}.heic",
+        ),
+        task="ssl",
+        expected="folder per class: a b\n"
+        ". train 6 (no folders of splits)\n"
+        "- 3 ending .heic, c/0.heic\n"
+        "warning: nothing in c/ can be read: Pillow does not open .heic",
+    ),
+    Odd(
+        "some HEIC in a class",
+        files=(
+            "{a,b}/{0..2}.jpg",
+            "a/more{0..2}.heic",
+        ),
+        expected="folder per class: a b\n"
+        ". train 6 (no folders of splits)\n"
+        "- 3 ending .heic, a/more0.heic",
+    ),
+    Odd(
+        "annotations beside classes",
+        files=(
+            "{a,b}/{0..2}.jpg",
+            "annotations/{0..2}.xml",
+            "LICENSE",
+        ),
+        expected="folder per class: a b\n"
+        ". train 6 (no folders of splits)\n"
+        "- 3 ending .xml, annotations/0.xml\n"
+        "- 1 no ending, LICENSE",
+    ),
+    Odd(
+        "thumbnails and what desktops leave",
+        files=(
+            "{a,b}/{0..2}.jpg",
+            "a/@eaDir/{0..2}.jpg/SYNOFILE_THUMB_M.jpg",
+            "b/{Thumbs.db,desktop.ini,.DS_Store,._0.jpg}",
+            "__MACOSX/a/._0.jpg",
+            "lost+found/0.jpg",
+            ".ipynb_checkpoints/0.jpg",
+        ),
+        expected="folder per class: a b\n"
+        ". train 6 (no folders of splits)\n"
+        "- 3 thumbnails in @eaDir, a/@eaDir\n"
+        "- 2 hidden file, b/.DS_Store\n"
+        "- 1 hidden folder, .ipynb_checkpoints\n"
+        "- 1 system file Thumbs.db, b/Thumbs.db\n"
+        "- 1 system file desktop.ini, b/desktop.ini\n"
+        "- 1 system folder lost+found, lost+found\n"
+        "- 1 thumbnails in __MACOSX, __MACOSX",
+    ),
+    Odd(
+        "labels that are equal as numbers",
+        files=("{1,01,001,2}/{0..2}.png",),
+        expected="folder per class: 001 01 1 2\n"
+        ". train 12 (no folders of splits)\n"
+        "warning: labels 001, 01, 1 are equal as numbers but 3 classes",
+    ),
+    Odd(
+        "labels that differ in capitals",
+        files=("{Cat,cat,dog}/{0..2}.png",),
+        expected="folder per class: Cat cat dog\n"
+        ". train 9 (no folders of splits)\n"
+        "warning: labels 'Cat', 'cat' differ in capitals or spaces alone but are 2 "
+        "classes",
+    ),
+    Odd(
+        "an accent written in two ways",
+        files=(
+            f"train/{{{NFC},dog}}/{{0..2}}.png",
+            f"val/{{{NFD},dog}}/0.png",
+        ),
+        expected="folder per class: café dog\n"
+        "train train 6\n"
+        "val val 2\n"
+        "note: labels written in two forms of Unicode are one class each: café "
+        "(composed and decomposed accents)",
+    ),
+    Odd(
+        "a name that is not UTF-8",
+        files=(f"{{{LATIN_1},dog}}/{{0..2}}.png",),
+        expected="refused: 3 file names in SET are not UTF-8 (caf\\xe9/0.png, caf\\xe9/1.png, "
+        "caf\\xe9/2.png); rename them, for example with `convmv -f latin1 -t utf8 -r "
+        "--notest FOLDER`",
+    ),
+    Odd(
+        "labels with commas",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": lines(
+                *[f'{c}{n}.png,"{c}, small"' for c in ("cat", "dog") for n in range(3)]
+            ),
+        },
+        expected="csv: cat, small dog, small\ntrain train 6",
+    ),
+    Odd(
+        "labels with commas, unquoted",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": lines(
+                *[f"{c}{n}.png,{c}, small" for c in ("cat", "dog") for n in range(3)]
+            ),
+        },
+        expected="refused: SET/train.csv line 2 has 3 values for 2 columns (filename, label); "
+        "put quotation marks around a value with ',' in it",
+    ),
+    Odd(
+        "semicolons, image and class",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": labelled("cat dog", 3, "image;class", ";"),
+        },
+        expected="csv: cat dog\ntrain train 6",
+    ),
+    Odd(
+        "tabs",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.tsv": labelled("cat dog", 3, "filepath\ttarget", "\t"),
+        },
+        expected="label file: cat dog\ntrain train 6",
+    ),
+    Odd(
+        "names without endings",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": labelled("cat dog", 3, "image_id,breed", name="{c}{n}"),
+        },
+        expected="csv: cat dog\ntrain train 6",
+    ),
+    Odd(
+        "names without endings, of two files",
+        files=(
+            "train/{cat,dog}{0..2}.png",
+            "train/cat0.jpg",
+        ),
+        texts={
+            "train.csv": labelled("cat dog", 3, "image_id,breed", name="{c}{n}"),
+        },
+        expected="refused: 'train/cat0' of a label file means train/cat0.jpg and "
+        "train/cat0.png; write the names with their endings",
+    ),
+    Odd(
+        "absolute paths of another machine",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": labelled(
+                "cat dog", 3, "path,label", name="/home/me/pets/train/{c}{n}.png"
+            ),
+        },
+        expected="csv: cat dog\ntrain train 6",
+    ),
+    Odd(
+        "paths of Windows",
+        files=("img/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": labelled("cat dog", 3, "img,y", name="C:\\data\\img\\{c}{n}.png"),
+        },
+        expected="csv: cat dog\nimg train 6",
+    ),
+    Odd(
+        "paths of another split",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": labelled("cat dog", 3, "path,label", name="val/{c}{n}.png"),
+        },
+        expected="refused: SET/train.csv names 6 files that are not in SET (val/cat0.png, "
+        "val/cat1.png, val/cat2.png and 3 more); put them into train/ or images/, or "
+        "remove their lines",
+    ),
+    Odd(
+        "a csv without header",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": labelled("cat dog", 3, "cat0.png,cat"),
+        },
+        expected="refused: SET/train.csv begins with an image (cat0.png, cat), not with the "
+        "names of its columns; its first line must be filename,label",
+    ),
+    Odd(
+        "a csv without a column for labels",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={
+            "train.csv": labelled("cat dog", 3, "filename,colour"),
+        },
+        expected="refused: SET/train.csv lacks the columns label (found: filename, colour); "
+        "its first line must be id,filename,label",
+    ),
+    Odd(
+        "train_labels.csv",
+        files=(
+            "train/{cat,dog}{0..2}.png",
+            "test/{0..1}.png",
+        ),
+        texts={
+            "train_labels.csv": labelled("cat dog", 3, "id,label", name="{c}{n}"),
+            "test.csv": lines("1.png", "0.png", header="id"),
+            "sample_submission.csv": lines("1.png,cat", "0.png,cat", header="id,label"),
+        },
+        expected="label file: cat dog, 2 unlabeled\ntrain train 6\ntest hidden test 2",
+    ),
+    Odd(
+        "labels.csv with splits",
+        files=("images/{cat,dog}{0..3}.png",),
+        texts={
+            "labels.csv": lines(
+                *[
+                    f"images/{c}{n}.png,{c},{s}"
+                    for c in ("cat", "dog")
+                    for n, s in enumerate(("train", "train", "valid", "test"))
+                ],
+                header="filepath,labels,data set".replace("data set", "subset"),
+            ),
+        },
+        expected="label file: cat dog\nimages train 4\nimages val 2\nimages test 2",
+    ),
+    Odd(
+        "labels.csv of a flat folder",
+        files=("{cat,dog}{0..3}.png",),
+        texts={
+            "labels.csv": labelled("cat dog", 4),
+        },
+        task="ssl",
+        expected="label file: cat dog\n. train 8",
+    ),
+    Odd(
+        "a hidden test without column",
+        files=(
+            "train/{cat,dog}{0..2}.png",
+            "test/{0..2}.png",
+        ),
+        texts={
+            "train.csv": labelled("cat dog", 3),
+            "test.csv": lines("2.png", "0.png", "1.png", header="filename"),
+        },
+        expected="csv: cat dog, 3 unlabeled\ntrain train 6\ntest hidden test 3",
+    ),
+    Odd(
+        "a hidden test of empty labels",
+        files=(
+            "train/{cat,dog}{0..2}.png",
+            "test/{0..2}.png",
+        ),
+        texts={
+            "train.csv": labelled("cat dog", 3),
+            "test.csv": lines("2.png,", "0.png,", "1.png,"),
+        },
+        expected="csv: cat dog, 3 unlabeled\ntrain train 6\ntest hidden test 3",
+    ),
+    Odd(
+        "a hidden test beside class folders",
+        files=(
+            "train/{cat,dog}/{0..2}.png",
+            "test/{0..2}.png",
+        ),
+        expected="folder per class: cat dog, 3 unlabeled\ntrain train 6\ntest hidden test 3",
+    ),
+    Odd(
+        "a test with some labels",
+        files=(
+            "train/{cat,dog}{0..2}.png",
+            "test/{0..2}.png",
+        ),
+        texts={
+            "train.csv": labelled("cat dog", 3),
+            "test.csv": lines("2.png,cat", "0.png,", "1.png,"),
+        },
+        expected="refused: 2 images in SET have no label (csv): test/0.png, test/1.png; label "
+        "them or move them away",
+    ),
+    Odd(
+        "Mini-ImageNet for pretrain",
+        files=(
+            "train/{cat,dog}{0..5}.jpg",
+            "val/{owl,eel}{0..2}.jpg",
+        ),
+        texts={
+            "train.csv": labelled("cat dog", 6, name="{c}{n}.jpg"),
+            "val.csv": labelled("owl eel", 3, name="{c}{n}.jpg"),
+        },
+        task="pretrain",
+        expected="csv: cat dog\n"
+        "train train 12\n"
+        "val left out 6 (classes that train lacks)\n"
+        "warning: 6 images of val are left out: train lacks their 2 classes (eel, "
+        "owl); val is carved from train",
+    ),
+    Odd(
+        "val with some new classes",
+        files=(
+            "train/{cat,dog}/{0..5}.jpg",
+            "val/{dog,eel}/{0..2}.jpg",
+        ),
+        task="pretrain",
+        expected="folder per class: cat dog\n"
+        "train train 12\n"
+        "val val 3\n"
+        "val/eel left out 3 (classes that train lacks)\n"
+        "warning: 3 images of val are left out: train lacks their 1 class (eel)",
+    ),
+    Odd(
+        "val with some new classes, classify",
+        files=(
+            "train/{cat,dog}/{0..5}.jpg",
+            "val/{dog,eel}/{0..2}.jpg",
+        ),
+        expected="refused: class 'eel' of SET occurs in val but not in train; add training "
+        "images or remove it",
+    ),
+    Odd(
+        "an empty class folder",
+        files=("{a,b}/{0..2}.jpg",),
+        empty="c",
+        expected="folder per class: a b\n"
+        ". train 6 (no folders of splits)\n"
+        "c left out 0 (empty)\n"
+        "warning: empty folders are no classes: c",
+    ),
+    Odd(
+        "no images",
+        files=("{a,b}/{0..2}.txt",),
+        expected="refused: data folder SET holds no images (.jpg .jpeg .png .webp .bmp .tif "
+        ".tiff .gif ...); there are 6 with ending .txt; known layouts: csv "
+        "(train.csv (filename, label)); nested classes "
+        "(<alphabet>/<character>/*.png); domains (<domain>/<class>/*.jpg, with --set "
+        "data.domain=); folder per class (<class>/*.jpg); label file "
+        "(train_labels.csv, or one csv of all images (filename, label)); file-name "
+        "prefix (<label>_<n>.jpg); flat folder without labels (a flat folder of "
+        "images); all but csv also in train/ and val/",
+    ),
+    Odd(
+        "an unknown layout",
+        files=("{a,b}/{0..2}.jpg",),
+        layout="coco",
+        expected="refused: --layout 'coco' is no layout; valid: auto, csv, nested-classes, "
+        "domains, folder-per-class, label-file, file-name-prefix, "
+        "flat-folder-without-labels",
+    ),
+    Odd(
+        "a layout that it has not",
+        files=("{a,b}/{0..2}.jpg",),
+        layout="csv",
+        expected="refused: --layout csv: data folder SET has another layout (no train.csv); "
+        "expected train.csv (filename, label)",
+    ),
+    Odd(
+        "spaces in folder names",
+        files=(
+            "Train Images/{alarm clock,bed}/{0..2}.jpg",
+            "Test Images/{alarm clock,bed}/0.jpg",
+        ),
+        expected="folder per class: alarm clock bed\nTrain Images train 6\nTest Images test 2",
+    ),
+    Odd(
+        "MVTec: splits inside, classes deeper",
+        files=(
+            "{bottle,cable}/train/good/{0..3}.png",
+            "{bottle,cable}/test/{good,broken}/{0..1}.png",
+        ),
+        expected="refused: bottle, cable of SET have test and train of their own, with "
+        "folders inside: data sets of their own; take one of them by --set "
+        "'data.domain=bottle', or take them as classes by --layout folder-per-class",
+    ),
+]
