@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from trainables.data.listing import HIDDEN, Entry
-from trainables.data.summary import Became, FolderUse
+from trainables.data_summary import Became, FolderUse
 
 _BECAME: dict[str, Became] = {
     "": "train",

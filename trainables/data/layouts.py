@@ -47,7 +47,7 @@ from trainables.data.mask_names import MaskedImages, find_masks
 from trainables.data.name_layouts import PrefixedNames
 from trainables.data.scan import Scan, scan_folder
 from trainables.data.store import digest
-from trainables.data.summary import LeftOut
+from trainables.data_summary import LeftOut
 from trainables.errors import UserError
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -264,10 +264,10 @@ def _folder_with_tables(root: Path) -> Path:
 def _left_out(scan: Scan, contents: Contents, masked: MaskedImages | None) -> tuple[LeftOut, ...]:
     found = list(scan.left_out)
     if contents.outside:
-        reason = "image outside the folders in use"
+        reason = "outside the folders in use"
         found.append(LeftOut(reason, len(contents.outside), min(contents.outside)))
     if masked is not None:
-        found.append(LeftOut("mask", len(masked.masks), masked.masks[0]))
+        found.append(LeftOut("that are masks", len(masked.masks), masked.masks[0]))
     return tuple(found)
 
 
@@ -294,8 +294,8 @@ def _check_images(root: Path, scan: Scan) -> None:
         return
     known = "; ".join(f"{layout.name} ({layout.expects})" for layout in LAYOUTS)
     endings = " ".join(EXTENSIONS[:_SHOWN_ENDINGS])
-    seen = ", ".join(f"{found.files:,} with {found.reason}" for found in scan.left_out[:3])
-    there = f"; there are {seen}" if seen else ""
+    seen = ", ".join(f"{found.files:,} {found.reason}" for found in scan.left_out[:3])
+    there = f"; left out: {seen}" if seen else ""
     raise UserError(
         f"data folder {root} holds no images ({endings} ...){there}; "
         f"known layouts: {known}; all but csv also in train/ and val/"

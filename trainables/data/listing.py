@@ -12,7 +12,7 @@ import numpy as np
 from trainables.data.scan import scan_folder
 from trainables.data.split_names import HIDDEN, PARTS, part_of
 from trainables.data.store import digest
-from trainables.data.summary import FolderUse, LeftOut
+from trainables.data_summary import FolderUse, LeftOut
 
 __all__ = [
     "HIDDEN",

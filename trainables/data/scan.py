@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data.formats import PICTURES_UNREAD, ending_of, is_image
-from trainables.data.summary import LeftOut
+from trainables.data_summary import LeftOut
 from trainables.errors import UserError
 
 _THUMBNAIL_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle"}
@@ -114,11 +114,11 @@ def _kept_folders(
 def _why_not_entered(name: str) -> str:
     lower = name.lower()
     if lower in _THUMBNAIL_FOLDERS:
-        return f"thumbnails in {name}"
+        return f"in {name} (thumbnails)"
     if lower in _SYSTEM_FOLDERS:
-        return f"system folder {name}"
+        return f"in {name}"
     if name.startswith("."):
-        return "hidden folder"
+        return "in hidden folders"
     return ""
 
 
@@ -131,15 +131,15 @@ def _skip_files(prefix: str, names: Iterable[str], skipped: _Skipped) -> None:
     for name in names:
         ending = ending_of(name)
         if name.lower() in _SYSTEM_FILES:
-            reason = f"system file {name.strip()}"
+            reason = f"named {name.strip()}"
         elif name.startswith("."):
-            reason = "hidden file"
+            reason = "with hidden names"
         elif ending in _TABLES and not prefix:
             continue  # a label file, or beside them
         elif ending:
             reason = f"ending {ending}"
         else:
-            reason = "no ending"
+            reason = "without ending"
         skipped.add(reason, prefix + name)
 
 

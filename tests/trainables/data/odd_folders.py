@@ -105,7 +105,7 @@ ODDITIES = [
         "seg_train/seg_train train 10\n"
         "seg_test/seg_test test 4\n"
         "seg_pred left out 3 (no folder of the layout)\n"
-        "- 3 image outside the folders in use, seg_pred/seg_pred/0.jpg\n"
+        "- 3 outside the folders in use, seg_pred/seg_pred/0.jpg\n"
         "note: 3 images outside train, val and test are left out",
     ),
     Odd(
@@ -264,7 +264,7 @@ ODDITIES = [
         expected="folder per class: cat dog\n"
         "train train 10\n"
         ". left out 1 (beside the folders in use)\n"
-        "- 1 image outside the folders in use, preview.jpg\n"
+        "- 1 outside the folders in use, preview.jpg\n"
         "note: 1 images outside train, val and test are left out",
     ),
     Odd(
@@ -278,7 +278,7 @@ ODDITIES = [
         "train train 10\n"
         "test test 2\n"
         "unlabeled left out 6 (no folder of the layout)\n"
-        "- 6 image outside the folders in use, unlabeled/0.jpg\n"
+        "- 6 outside the folders in use, unlabeled/0.jpg\n"
         "note: 6 images outside train, val and test are left out",
     ),
     Odd(
@@ -373,7 +373,7 @@ ODDITIES = [
         ". train 24 (no folders of splits)\n"
         "Clipart left out 12 (no folder of the layout)\n"
         "Real World left out 12 (no folder of the layout)\n"
-        "- 24 image outside the folders in use, Clipart/Alarm_Clock/0.jpg\n"
+        "- 24 outside the folders in use, Clipart/Alarm_Clock/0.jpg\n"
         "note: domains: Art, Product; a class is the same in all of them",
     ),
     Odd(
@@ -441,7 +441,7 @@ ODDITIES = [
         expected="flat folder without labels: , 6 unlabeled\n"
         "images train 6 (no folders of splits)\n"
         "- 1 ending .txt, classes.txt\n"
-        "- 6 mask, masks/0.png\n"
+        "- 6 that are masks, masks/0.png\n"
         "note: 6 masks (masks/ beside images/) are left out: only images are taken",
     ),
     Odd(
@@ -468,7 +468,7 @@ ODDITIES = [
         expected="flat folder without labels: , 12 unlabeled\n"
         "train train 6\n"
         "val val 6\n"
-        "- 12 mask, trainannot/0.png\n"
+        "- 12 that are masks, trainannot/0.png\n"
         "note: 12 masks (trainannot/ beside train/) are left out: only images are taken",
     ),
     Odd(
@@ -480,7 +480,7 @@ ODDITIES = [
         task="ssl",
         expected="flat folder without labels: , 6 unlabeled\n"
         "train train 6\n"
-        "- 6 mask, train_masks/0_mask.gif\n"
+        "- 6 that are masks, train_masks/0_mask.gif\n"
         "note: 6 masks (train_masks/ beside train/) are left out: only images are taken",
     ),
     Odd(
@@ -582,7 +582,7 @@ ODDITIES = [
         expected="folder per class: a b\n"
         ". train 6 (no folders of splits)\n"
         "- 3 ending .xml, annotations/0.xml\n"
-        "- 1 no ending, LICENSE",
+        "- 1 without ending, LICENSE",
     ),
     Odd(
         "thumbnails and what desktops leave",
@@ -596,13 +596,13 @@ ODDITIES = [
         ),
         expected="folder per class: a b\n"
         ". train 6 (no folders of splits)\n"
-        "- 3 thumbnails in @eaDir, a/@eaDir\n"
-        "- 2 hidden file, b/.DS_Store\n"
-        "- 1 hidden folder, .ipynb_checkpoints\n"
-        "- 1 system file Thumbs.db, b/Thumbs.db\n"
-        "- 1 system file desktop.ini, b/desktop.ini\n"
-        "- 1 system folder lost+found, lost+found\n"
-        "- 1 thumbnails in __MACOSX, __MACOSX",
+        "- 3 in @eaDir (thumbnails), a/@eaDir\n"
+        "- 2 with hidden names, b/.DS_Store\n"
+        "- 1 in __MACOSX (thumbnails), __MACOSX\n"
+        "- 1 in hidden folders, .ipynb_checkpoints\n"
+        "- 1 in lost+found, lost+found\n"
+        "- 1 named Thumbs.db, b/Thumbs.db\n"
+        "- 1 named desktop.ini, b/desktop.ini",
     ),
     Odd(
         "labels that are equal as numbers",
@@ -875,13 +875,12 @@ ODDITIES = [
         "no images",
         files=("{a,b}/{0..2}.txt",),
         expected="refused: data folder SET holds no images (.jpg .jpeg .png .webp .bmp .tif "
-        ".tiff .gif ...); there are 6 with ending .txt; known layouts: csv "
-        "(train.csv (filename, label)); nested classes "
-        "(<alphabet>/<character>/*.png); domains (<domain>/<class>/*.jpg, with --set "
-        "data.domain=); folder per class (<class>/*.jpg); label file "
-        "(train_labels.csv, or one csv of all images (filename, label)); file-name "
-        "prefix (<label>_<n>.jpg); flat folder without labels (a flat folder of "
-        "images); all but csv also in train/ and val/",
+        ".tiff .gif ...); left out: 6 ending .txt; known layouts: csv (train.csv "
+        "(filename, label)); nested classes (<alphabet>/<character>/*.png); domains "
+        "(<domain>/<class>/*.jpg, with --set data.domain=); folder per class "
+        "(<class>/*.jpg); label file (train_labels.csv, or one csv of all images "
+        "(filename, label)); file-name prefix (<label>_<n>.jpg); flat folder without "
+        "labels (a flat folder of images); all but csv also in train/ and val/",
     ),
     Odd(
         "an unknown layout",

@@ -343,7 +343,7 @@ def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     message = error_of(tmp_path)
     assert f"{tmp_path} holds no images" in message
-    assert "; there are 1 with ending .txt; known layouts: csv (train.csv (" in message
+    assert "; left out: 1 ending .txt; known layouts: csv (train.csv (" in message
     for name in ("folder per class (<class>/*.jpg)", "file-name prefix (<label>_<n>.jpg)"):
         assert name in message
     assert message.endswith("(a flat folder of images); all but csv also in train/ and val/")
