@@ -11,6 +11,7 @@ import math
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -219,6 +220,7 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
     if not files:
         raise UserError(f"{str(images)!r} holds no images ({', '.join(EXTENSIONS)})")
     out.mkdir(parents=True, exist_ok=True)
+    images_of_stem = Counter(path.stem for path in files)
     failed = []
     for path in files:
         try:
@@ -227,7 +229,8 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
             failed.append(f"{path.name}: {error}")
             continue
         mask = served.predict(pixels[None])[0]
-        Image.fromarray(served.colors[mask]).save(out / f"{path.stem}_mask.png")
+        stem = path.stem if images_of_stem[path.stem] == 1 else path.name  # a.jpg beside a.png
+        Image.fromarray(served.colors[mask]).save(out / f"{stem}_mask.png")
     return failed
 
 

@@ -52,13 +52,15 @@ def test_served_and_painted(tmp_path: Path) -> None:
     folder.mkdir()
     Image.fromarray(pixels[0]).save(folder / "one.png")
     Image.fromarray(pixels[0]).resize((45, 70)).save(folder / "two.png")
+    Image.fromarray(pixels[1]).save(folder / "two.bmp")
     (folder / "bad.png").write_bytes(b"no image")
     assert paint(tmp_path, folder, tmp_path / "out") == ["bad.png: not an image"]
     np.testing.assert_array_equal(
         np.asarray(Image.open(tmp_path / "out" / "one_mask.png")),
         np.array(COLORS, np.uint8)[expected[0]],
     )
-    assert Image.open(tmp_path / "out" / "two_mask.png").size == (45, 70)
+    assert Image.open(tmp_path / "out" / "two.png_mask.png").size == (45, 70)
+    assert Image.open(tmp_path / "out" / "two.bmp_mask.png").size == (SIZE, SIZE)
 
 
 def search_shapes(root: Path) -> None:
