@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.evidence_page import markdown
 from benchmarks.record_file import RESULTS, machine
+from search_spaces.settings import sides
 from trainables.files import write_atomically
 from tune.reports.pooled_table import compare_searches
 from tune.reports.sampling_error import outcomes_of, sampling_variance
@@ -179,15 +180,14 @@ def comparison_differences(result: Result) -> str:
     """Table of the questions."""
     gains = {}
     for name in result["questions"]:
-        first, _, second = name.partition("-")
-        sides = [result["settings"][side]["accuracies"] for side in (first, second)]
-        gains[name] = paired(*sides)
+        first, second = [result["settings"][side]["accuracies"] for side in sides(name)]
+        gains[name] = paired(first, second)
     adjusted = holm([gain.p for gain in gains.values()], len(result["questions"]))
     rows = []
     for (name, gain), p_holm in zip(gains.items(), adjusted, strict=True):
-        better = name.split("-")[0 if gain.mean > 0 else 1]
+        better = sides(name)[0 if gain.mean > 0 else 1]
         verdict = f"{better} is better" if p_holm < result["level"] else "not decided"
-        question = f"{name.replace('-', ' - ')}: {result['questions'][name]}"
+        question = f"{' - '.join(sides(name))}: {result['questions'][name]}"
         rows.append([question, interval(gain), f"{p_holm:.2g}", verdict])
     return _table(["difference", "estimate", "p (Holm)", "verdict"], rows)
 

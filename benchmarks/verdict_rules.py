@@ -17,15 +17,17 @@ import numpy as np
 from scipy import special
 
 from search_spaces.classify import A_TO_E
+from search_spaces.settings import sides
 from tune.reports import statistics
 from tune.reports.verdict import difference
 
 ALPHA = 0.05
 LOWEST_P, HIGHEST_P, HALVINGS = 1e-8, 0.2, 24
 """P-values that are searched for, exact to one in a million; a higher one counts as 1."""
-QUESTIONS = tuple((name.partition("-")[0], name.partition("-")[2]) for name in A_TO_E.questions)
+FIVE = A_TO_E.without(A_TO_E.controls)
+QUESTIONS = tuple(sides(name) for name in FIVE.questions)
 """(first, second) setting of the four questions of A to E."""
-SETTINGS = tuple(A_TO_E.settings)
+SETTINGS = tuple(FIVE.settings)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Classification in the settings A to E (`trainables/classifier.py`).
+"""Classification in the settings A to E and a control (`trainables/classifier.py`).
 
     python tune/run.py classify --setting C             # one setting, from the best of study `ssl`
     python tune/run.py classify                         # A to E, with the table that compares them
@@ -32,12 +32,16 @@ class BackboneSetting:
 
     init: Literal["scratch", "supervised", "ssl"]
     trains: Literal["all", "head"]
+    long: bool = False
+    """Train for as many images as the longest pre-training and the fine-tuning after it see
+    together: a control for the gain of training longer."""
 
     @property
     def about(self) -> str:
         """Name for tables."""
         trained = "all trains" if self.trains == "all" else "head alone"
-        return f"{self.init}, {trained}"
+        length = ", as long as with pre-training" if self.long else ""
+        return f"{self.init}, {trained}{length}"
 
     @property
     def values(self) -> dict[str, Any]:
@@ -54,6 +58,7 @@ SETTINGS = {
     "C": BackboneSetting("ssl", "all"),
     "D": BackboneSetting("supervised", "head"),
     "E": BackboneSetting("ssl", "head"),
+    "A-long": BackboneSetting("scratch", "all", long=True),
 }
 
 A_TO_E = Comparison(
@@ -64,7 +69,9 @@ A_TO_E = Comparison(
         "C-B": "does it beat pre-training with labels",
         "E-D": "the same, backbone frozen",
         "B-A": "does pre-training with labels help",
+        "C-A-long": "does it beat training from scratch for as long",
     },
+    controls=frozenset({"A-long"}),
     # Office-Home accuracy of four course reports (R0 to R3; R4 has none), each one run per setting.
     references={
         "A": (62.1, 41.0, 48.28, 23.0),

@@ -1,8 +1,8 @@
 """Settings of an experiment, and ready comparisons of settings: studies that differ in the subject
 of a question and in nothing else."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 
@@ -39,3 +39,21 @@ class Comparison:
     """Setting -> reference figures to show beside, in percent."""
     reference_title: str = ""
     reference_note: str = ""
+    controls: frozenset[str] = frozenset()
+    """Settings that run only where they are asked for."""
+
+    def without(self, names: Collection[str]) -> "Comparison":
+        """The comparison without some of its settings and without the questions about them."""
+        settings = {name: setting for name, setting in self.settings.items() if name not in names}
+        questions = {
+            difference: question
+            for difference, question in self.questions.items()
+            if not {*sides(difference)} & {*names}
+        }
+        return replace(self, settings=settings, questions=questions)
+
+
+def sides(difference: str) -> tuple[str, str]:
+    """Settings of a difference: "C-A-long" -> ("C", "A-long")."""
+    first, _, second = difference.partition("-")
+    return first, second

@@ -46,6 +46,8 @@ class Experiment:
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
     """The comparisons of `--compare`; "" is the one that runs where neither a comparison nor a
     setting is named."""
+    views: int = 1
+    """Views of an image that a training step sees."""
 
     @property
     def trainable(self) -> type["Trainable[Any, Any]"]:
@@ -189,6 +191,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             },
         },
         top=3,
+        views=2,
     ),
     "pretrain": Experiment(
         name="pretrain",

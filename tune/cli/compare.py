@@ -84,8 +84,14 @@ def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparis
         containing = [key for key in known if options.setting in known[key].settings]
         key = containing[0] if containing else ""
 
+    comparison = known[key]
+    if options.control and not comparison.controls:
+        raise UserError(f"--control: {experiment.name} has no control; leave it out")
+    if not options.control and options.setting is None:
+        comparison = comparison.without(comparison.controls)
+
     default_name = f"{experiment.name}-{key}" if key else experiment.name
-    return options.study or default_name, known[key]
+    return options.study or default_name, comparison
 
 
 def _searches(options: Options, folder: Path, comparison: Comparison) -> int:

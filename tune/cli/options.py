@@ -138,10 +138,17 @@ class Options:
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")
     ] = False
+    control: Annotated[
+        bool,
+        typer.Option(
+            "--control",
+            help="classify: also A-long, from scratch for as long as pre-training and fine-tuning.",
+        ),
+    ] = False
     setting: Annotated[
         str | None,
         typer.Option(
-            help="classify: A to E (README.md); fewshot: K1, K5, K10, euclidean, ...",
+            help="classify: A to E, A-long; fewshot: K1, K5, K10, euclidean, ...",
             autocompletion=_settings,
         ),
     ] = None

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from search_spaces.settings import Setting
 from trainables.config import build, flatten, nearest
 from trainables.errors import UserError
 from tune.backbones.resolve import (
+    DEFAULT_STUDY,
     choose,
     for_every_machine,
     from_backbone,
     in_setting,
     start_values,
 )
-from tune.backbones.seen import check_seen, describe_unknown
+from tune.backbones.seen import check_seen
+from tune.cli.control import Length, control_length
 from tune.cli.options import Options, parse_pins
 from tune.experiments import Experiment
+from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
 from tune.study.manifest import Manifest, read_manifest
 from tune.study.rules import CURRENT, REPEATS
@@ -44,12 +48,21 @@ class Prepared:
     start: str
     """The start of trials, in one line; "" for random initialisation."""
     notes: tuple[str, ...] = ()
-    """Values of the default configuration that a pin has changed."""
+    """Lines to read before a run: values of the default that a pin has changed, facts about images
+    and length."""
 
 
-def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared:
+def prepare(
+    options: Options,
+    experiment: Experiment,
+    storage: Path,
+    sources: Mapping[str, Path] | None = None,
+) -> Prepared:
     """Resolve the options, read the data and check the backbone.
 
+    Args:
+        sources: experiment -> study that pre-trains, by which a control takes its length; default:
+            the usual studies in `storage`.
     Raises:
         UserError: wrong use.
     """
@@ -70,13 +83,20 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
     trainable = experiment.trainable
     data = trainable.load_data(config.data, progress=True)
 
+    control = None
+    if isinstance(setting, BackboneSetting) and setting.long:
+        usual = {study: storage / study for study in DEFAULT_STUDY.values()}
+        length = _control_length(there, base, len(data.train), sources or usual, preset)
+        control = length.as_json()
+        base |= {"train.epochs": length.epochs}
+        pins |= {"train.epochs": length.epochs}
+        config = build(experiment.config, base)
+
     if options.workers > 1:
         _check_workers(options.workers, trainable.max_workers(config), data)
 
     proof = trainable.check_startup(config, data)
     seen = check_seen(base, data, options.allow_seen)
-    if seen is not None and describe_unknown(seen):
-        notes = (*notes, f"note: {describe_unknown(seen)}")
 
     warm = None
     if options.warm_start is not None:
@@ -102,8 +122,23 @@ def prepare(options: Options, experiment: Experiment, storage: Path) -> Prepared
         warm_start=warm,
         seen=seen,
         repeats=_repeats(options, there),
+        control=control,
     )
+    notes += tuple(f"note: {mark}" for mark in marks(manifest))
     return Prepared(directory, experiment, manifest, config, data, proof, notes)
+
+
+def _control_length(
+    there: Manifest | None,
+    base: dict[str, Any],
+    images: int,
+    sources: Mapping[str, Path],
+    preset: str,
+) -> Length:
+    """Return the length of a control, or that which the study began with."""
+    if there is None or there.control is None:
+        return control_length(base, images, sources, preset)
+    return Length(there.base["train.epochs"], **there.control)
 
 
 def _contents(data: Any) -> dict[str, str]:

@@ -39,6 +39,9 @@ class Member:
     options: Options
     experiment: Experiment
 
+    group: str
+    """Name of the comparison's group."""
+
     search: int
     """Its number, from 1."""
 
@@ -55,13 +58,20 @@ class Member:
         """Name of the study whose backbone it starts from."""
         return self.options.backbone
 
+    def _sources(self, storage: Path) -> dict[str, Path]:
+        """Folders of the studies that pre-train in this search."""
+        return {
+            source: storage / member_name(self.group, source, self.search)
+            for source in DEFAULT_STUDY.values()
+        }
+
     def prepared(self, storage: Path) -> Prepared:
         """Resolve the options; the backbone must be there.
 
         Raises:
             UserError: wrong use.
         """
-        found = prepare(self.options, self.experiment, storage)
+        found = prepare(self.options, self.experiment, storage, self._sources(storage))
         rules = {**found.manifest.rules, "repeats": WINNER}
         manifest = replace(found.manifest, rules=rules, repeats=self.finals, search=self.search)
         return replace(found, manifest=manifest)
@@ -188,6 +198,7 @@ def members_of(
         yield Member(
             replace(common, experiment=name, study=study, set=shared),
             EXPERIMENTS[name],
+            group,
             number,
             finals=0,
         )
@@ -198,7 +209,7 @@ def members_of(
         backbone = None if source is None else member_name(group, source, number)
         study = member_name(group, name, number)
         own_options = replace(common, setting=name, study=study, backbone=backbone)
-        yield Member(own_options, experiment, number, finals)
+        yield Member(own_options, experiment, group, number, finals)
 
 
 def _check(options: Options, experiment: Experiment, comparison: Comparison, wanted: int) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search_spaces.settings import Comparison
+from search_spaces.settings import Comparison, sides
 from trainables.errors import UserError
 from tune.command_line import command
 from tune.formatting import DEFAULT, assignments
@@ -118,7 +118,7 @@ class Difference:
         The corrected p-value decides: an interval alone is wrong once in twenty questions, and a
         table asks several.
         """
-        first, _, second = self.name.partition("-")
+        first, second = sides(self.name)
         if self.withheld:
             return self.withheld
         if not self.p_holm < self.level:
@@ -261,7 +261,7 @@ def _gains(
     """Differences that can be estimated, in the order of the questions."""
     gains = {}
     for name in questions:
-        first, _, second = name.partition("-")
+        first, second = sides(name)
         if first not in judged or second not in judged:
             continue
         row, other = judged[first], judged[second]

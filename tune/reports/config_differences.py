@@ -36,6 +36,8 @@ def config_differences(one: Record, other: Record, comparison: Comparison) -> li
         shown.append(_difference("trials", trials, other_trials))
 
     ignored = _ignored_keys(comparison)
+    if one.manifest.control or other.manifest.control:
+        ignored.add("train.epochs")
     for key, value in one.manifest.base.items():
         if key in ignored:
             continue

@@ -1,11 +1,11 @@
-"""Facts about a study's images that every page must say beside its numbers."""
+"""Facts about a study's images and length that every page must say beside its numbers."""
 
 from tune.backbones.seen import describe_overlap, describe_unknown
 from tune.study.manifest import Manifest
 
 
 def marks(manifest: Manifest) -> list[str]:
-    """List them, one sentence each; empty for a study that is judged on images that nothing has
+    """List them, one sentence each; empty for a usual study, judged on images that nothing has
     trained on."""
     found = []
     seen = manifest.seen
@@ -19,5 +19,12 @@ def marks(manifest: Manifest) -> list[str]:
     if manifest.base.get("data.transductive"):
         found.append(
             "trained on the images of val and test too, without their labels (--transductive)"
+        )
+    if manifest.control is not None:
+        epochs = manifest.base["train.epochs"]
+        views = manifest.control["images"]
+        found.append(
+            f"trained from scratch for {epochs} epochs, as many images as the pre-training of "
+            f"{manifest.control['source']} ({views:,} views) and fine-tuning together"
         )
     return found

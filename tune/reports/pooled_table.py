@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.settings import Comparison
+from search_spaces.settings import Comparison, sides
 from trainables.data.embedded import EMBEDDED
 from trainables.errors import UserError
 from trainables.outcomes import ImageOutcomes
@@ -208,18 +208,18 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
     gains = {}
     fewest = wanted
     for name in first.questions:
-        one, _, other = name.partition("-")
+        one, other = sides(name)
         row, other_row = by_name[one], by_name[other]
         pairs = _pairs(row, other_row)
         fewest = min(fewest, len(pairs))
         if len(pairs) >= 2:
-            sides = np.array(pairs).T
+            scores = np.array(pairs).T
             # Searches that share their test images share the luck of these, which is in no spread.
             # Where each has its own, the spread has it, and nothing is comparable here.
             shared = sampling_variance(
                 first.metric, _outcomes(row, tables), _outcomes(other_row, tables)
             )
-            gains[name] = paired(sides[0], sides[1], shared or 0.0)
+            gains[name] = paired(scores[0], scores[1], shared or 0.0)
 
     missing = [
         f"{row.name} of {search}"

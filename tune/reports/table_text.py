@@ -84,7 +84,8 @@ def setting_cells(table: ComparisonTable) -> Cells:
             row.backbone,
         ]
         if references:
-            cells.append(" / ".join(f"{percent:g}" for percent in references[row.name]))
+            percents = references.get(row.name, ())
+            cells.append(" / ".join(f"{percent:g}" for percent in percents) or "-")
         rows.append(cells)
     return Cells(header, rows)
 

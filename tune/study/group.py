@@ -168,8 +168,11 @@ def members(folder: Path, search: int | None = None) -> Members | None:
             names = {read_manifest(path / "study.json").experiment for path in begun.values()}
             if experiment.name in names:
                 words = [experiment.name, *(["--compare", key] if key else [])]
+                if comparison.controls & begun.keys():
+                    words.append("--control")
                 resume = command("run", *words, storage=folder.parent, anywhere=True)
-                return Members(comparison, resume, begun)
+                asked = comparison.without(comparison.controls - begun.keys())
+                return Members(asked, resume, begun)
     return None
 
 

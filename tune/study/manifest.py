@@ -103,6 +103,9 @@ class Manifest:
     (`tune/backbones/seen.py`); None without a backbone."""
     search: int | None = None
     """Number of the search, from 1, where a comparison has several of each setting."""
+    control: dict[str, Any] | None = None
+    """Source and images of the pre-training by which a control takes its length; None for other
+    studies."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
