@@ -159,7 +159,8 @@ def _sample_unlabeled(name: str, split: Split) -> Shown:
 def _spread(members: np.ndarray, most: int) -> np.ndarray:
     """At most `most` of the members, evenly spread over them."""
     places = np.linspace(0, len(members) - 1, min(most, len(members)))
-    return members[places.round().astype(int)]
+    spread: np.ndarray = members[places.round().astype(int)]
+    return spread
 
 
 def _thinned(pixels: np.ndarray) -> np.ndarray:
