@@ -30,12 +30,13 @@ def pictures(record: Record, number: int) -> Markup:
     return render("pictures.html", pictures=[_picture(path) for path in chosen])
 
 
-def picture_of(path: Path) -> Markup:
+def picture_of(path: Path, caption: str) -> Markup:
     """One picture by its path; nothing where there is none, or where it is being written."""
     path = s3.present(path)
     if not path.exists() or not _is_complete(path):
         return Markup()
-    return render("pictures.html", pictures=[_picture(path)])
+    picture = _picture(path) | {"caption": caption}
+    return render("pictures.html", pictures=[picture])
 
 
 def _picture(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from trainables.files import write_atomically
+from tune.reports.html_classes import classes
 from tune.reports.html_page import page, render
 from tune.reports.html_parameters import parameter_sections
 from tune.reports.html_pictures import pictures
@@ -70,6 +71,9 @@ def _sections(record: Record, verdict: StudyVerdict | None) -> Iterator[tuple[st
     yield "Budget", budget(record)
     yield "Failures", failures(record)
     if number is not None:
+        by_class = classes(record, number)
+        if by_class:
+            yield f"Results by class of trial {number}", by_class
         shown = pictures(record, number)
         if shown:
             yield f"Pictures of trial {number}", shown

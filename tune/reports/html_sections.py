@@ -61,7 +61,7 @@ def data(record: Record, summary: DataSummary) -> Markup:
         "data.html",
         warnings=summary.warnings,
         table=table(["", ""], rows, long=(1,)),
-        picture=picture_of(record.folder / "plots" / "data.png"),
+        picture=picture_of(record.folder / "plots" / "data.png", "Images of each split."),
     )
 
 

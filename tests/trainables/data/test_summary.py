@@ -69,8 +69,13 @@ def test_lines_are_aligned_and_warnings_come_first() -> None:
 
 
 def test_a_run_begins_with_a_short_form() -> None:
-    labels = [line[:10].strip() for line in WHOLE.short_lines() if line[0] != " "]
+    lines = WHOLE.short_lines()
+    labels = [line[:10].strip() for line in lines if line[0] != " "]
     assert labels == ["WARNING", "layout", "splits", "classes", "left out", "duplicates"]
+    assert lines[5:7] == [
+        "left out   2 ending .txt (such as train/a.txt)",
+        "           30 images in unlabeled (no part)",
+    ]
 
 
 def test_json_gives_the_same_value_back() -> None:

@@ -1,0 +1,50 @@
+"""Results by class of a trial in its study's report."""
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from trainables.class_metrics import CLASS_HEADER, ClassResult, class_rows, read_class_results
+from trainables.files import CLASS_RESULTS
+from tune.object_store import s3
+from tune.reports.html_page import render, table
+from tune.study.record import Record
+
+_SHOWN = 40  # classes; of more, those with the lowest F1
+
+
+def classes(record: Record, number: int) -> Markup:
+    """Count, precision, recall, F1 and IoU of each class; nothing for a trial that left none.
+
+    Args:
+        number: of the trial.
+    """
+    path = s3.present(record.folder / "trials" / f"{number:04d}" / CLASS_RESULTS)
+    if not path.exists():
+        return Markup()
+
+    results = read_class_results(path)
+    shown = results
+    if len(results) > _SHOWN:
+        shown = sorted(results, key=_f1)[:_SHOWN]
+    never = [result.name for result in results if result.count and not result.predicted]
+    return render(
+        "classes.html",
+        table=table(list(CLASS_HEADER), class_rows(shown), numeric=(1, 2, 3, 4, 5)),
+        shown=len(shown),
+        total=len(results),
+        counted="pixels" if record.manifest.experiment == "segment" else "images",
+        never=_named(never),
+    )
+
+
+def _f1(result: ClassResult) -> float:
+    """F1 of a class, by which the worst come first; a class that is nowhere comes last."""
+    return math.inf if math.isnan(result.f1) else result.f1
+
+
+def _named(names: Sequence[str]) -> str:
+    """The first names, for a sentence."""
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
