@@ -211,6 +211,8 @@ def _shown(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key, "absent")
     if value is None:
         return "none"
+    if value == "":
+        return "not set"
     if isinstance(value, list):
         return json.dumps(value)
     return str(value)

@@ -66,6 +66,12 @@ WRONG = {
         "validation and the test split; "
         "use at most 1, or a larger train.batch_size"
     ),
+    "pretrain --data digits --objective val/macro_f": (
+        "--objective val/macro_f does not select here; did you mean 'val/macro_f1'?; "
+        "it can be: val/top1, val/macro_f1, val/balanced_accuracy"
+    ),
+    "ssl --balance": "--balance is for pretrain and classify, which learn from labels; ssl has",
+    "pretrain --set train.objective=val/top1": "--set train.objective: use --objective val/top1",
     "ssl --storage gs://bucket": "--storage gs://bucket: use a folder, or s3://bucket/prefix",
     "ssl --trial ssl/3": "--trial ssl/3 replays a trial in this process: add --local",
     "ssl --local --trial ssl": "--trial 'ssl' must be STUDY/NUMBER, such as --trial ssl/3",
