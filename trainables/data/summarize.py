@@ -8,7 +8,7 @@ reasons to doubt the study's answer.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,17 @@ from trainables.data.store import Store
 from trainables.data_summary import ClassCounts, DataSummary, Duplicates, LeftOut, SplitUse
 
 _NAMED = 8  # classes that are named
+_PIXELS = 1 << 26  # pixels of masks that are looked at, at most
+
+
+@dataclass(frozen=True, eq=False)
+class MaskCounts:
+    """Masks that show a class."""
+
+    counts: np.ndarray  # (C,) int64
+    """Number of masks with at least one pixel of each class."""
+    looked_at: int
+    """Number of masks that were looked at."""
 
 
 def folder_summary(
@@ -59,10 +70,18 @@ def with_counts(data: DataSet) -> DataSet:
     if summary.hidden:
         splits.append(SplitUse("hidden test", summary.hidden, origin="no labels"))
 
-    warnings = [*summary.warnings, *_warnings(data)]
-    counted = replace(
-        summary, splits=tuple(splits), classes=_class_counts(data), warnings=tuple(warnings)
-    )
+    warnings = [*summary.warnings, *_warnings_about_copies(summary.duplicates)]
+    if data.train.mask_images is not None:
+        masks = masks_with_class(data.train, len(data.classes))
+        classes = _pixel_classes(data, masks)
+        warnings += _warnings_about_masks(data, masks)
+    elif data.classes:
+        classes = _class_counts(data)
+        warnings += _warnings_about_classes(data)
+    else:
+        classes = None
+
+    counted = replace(summary, splits=tuple(splits), classes=classes, warnings=tuple(warnings))
     return replace(data, summary=counted)
 
 
@@ -101,17 +120,12 @@ def _labels_in(split: Split) -> np.ndarray:
     return np.unique(targets[targets >= 0])
 
 
-def _class_counts(data: DataSet) -> ClassCounts | None:
+def _class_counts(data: DataSet) -> ClassCounts:
     """Number and names of the classes, and the least and most frequent one.
 
     Counted are the images from which a class is learned: those of the gallery where it has images
-    of its own, as in self-supervised training, else those of train. None for unlabeled data.
+    of its own, as in self-supervised training, else those of train.
     """
-    if not data.classes:
-        return None
-    if data.train.mask_images is not None:
-        return ClassCounts(len(data.classes), data.classes[:_NAMED], unit="classes of pixels")
-
     learned = data.gallery or data.train
     labels = [_labels_in(split) for split in (learned, data.val, data.test)]
     present = np.unique(np.concatenate(labels))
@@ -131,6 +145,37 @@ def _class_counts(data: DataSet) -> ClassCounts | None:
     )
 
 
+def _pixel_classes(data: DataSet, masks: MaskCounts) -> ClassCounts:
+    """Classes of pixels, and the number of training masks that show each; that is left out where
+    not all masks were looked at."""
+    named = ClassCounts(len(data.classes), data.classes[:_NAMED], unit="training masks")
+    if masks.looked_at < len(data.train):
+        return named
+
+    fewest_first = np.argsort(masks.counts, kind="stable")
+    return replace(
+        named,
+        smallest=_counted(data, masks.counts, int(fewest_first[0])),
+        largest=_counted(data, masks.counts, int(fewest_first[-1])),
+    )
+
+
+def masks_with_class(split: Split, classes: int) -> MaskCounts:
+    """Count the masks of a split that show each class, in at most 67 million pixels of masks spread
+    over it: some hundreds of milliseconds."""
+    assert split.mask_images is not None
+    pixels = split.mask_images.shape[-2] * split.mask_images.shape[-1]
+    most = max(1, _PIXELS // pixels)
+    spread = np.linspace(0, len(split) - 1, min(most, len(split)))
+    positions = np.unique(spread.round().astype(int))
+
+    counts = np.zeros(classes, np.int64)
+    for row in split.indices[positions]:
+        values = np.bincount(split.mask_images[row].ravel(), minlength=256)
+        counts += values[:classes] > 0
+    return MaskCounts(counts, len(positions))
+
+
 def _counted(data: DataSet, counts: np.ndarray, label: int) -> tuple[str, int]:
     """Name of a class, and its number."""
     name = data.classes[label]
@@ -148,19 +193,29 @@ def _known(split: Split) -> np.ndarray:  # (m,) int64
 # ---------------------------------------------------------------- warnings
 
 
-def _warnings(data: DataSet) -> list[str]:
-    """Facts about the splits that make a claim on them worthless."""
-    found: list[str] = []
-    duplicates = data.summary.duplicates
-    if duplicates is not None and duplicates.remaining:
-        share = duplicates.remaining / duplicates.test
-        found.append(
-            f"{duplicates.remaining:,} of {duplicates.test:,} test images ({share:.0%}) are "
-            "training images too: a test result flatters"
-        )
-    if data.classes and data.train.mask_images is None:
-        found += _warnings_about_classes(data)
-    return found
+def _warnings_about_copies(duplicates: Duplicates | None) -> list[str]:
+    """Test images that are trained on."""
+    if duplicates is None or not duplicates.remaining:
+        return []
+    share = duplicates.remaining / duplicates.test
+    return [
+        f"{duplicates.remaining:,} of {duplicates.test:,} test images ({share:.0%}) are "
+        "training images too: a test result flatters"
+    ]
+
+
+def _warnings_about_masks(data: DataSet, masks: MaskCounts) -> list[str]:
+    """Classes that no training mask shows."""
+    absent = np.flatnonzero(masks.counts == 0)
+    if not len(absent):
+        return []
+
+    named = ", ".join(data.classes[label] for label in absent[:_NAMED])
+    more = ", ..." if len(absent) > _NAMED else ""
+    where = "no training mask"
+    if masks.looked_at < len(data.train):
+        where = f"none of {masks.looked_at:,} training masks that were looked at"
+    return [f"{where} shows {named}{more}: nothing can be learned about it"]
 
 
 def _warnings_about_classes(data: DataSet) -> list[str]:

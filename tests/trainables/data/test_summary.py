@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.trainables.data.test_layouts import class_folders, flat, paint
-from tests.trainables.data.test_pairs import satellite
+from tests.trainables.data.test_pairs import folders, satellite
 from trainables.data import DataConfig, DataSet, load_dataset
 from trainables.data.layouts import read_layout
 from trainables.data.listing import Listing
@@ -200,6 +200,31 @@ def test_masks(tmp_path: Path) -> None:
     assert only(lines, "splits") == [
         "splits train 7; val 1 (carved from train by seed 0); test 3 (the layout's val)"
     ]
+    assert only(lines, "classes") == [
+        "classes 6: urban, agriculture, rangeland, forest, water, barren; 7 training masks each"
+    ]
+
+
+def test_a_class_that_no_mask_shows_is_a_warning(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    folders(root, count=12)
+    for path in sorted((root / "masks").iterdir())[:11]:
+        with Image.open(path) as mask:
+            values = np.asarray(mask).copy()
+        values[values == 2] = 1
+        Image.fromarray(values).save(path)
+    lines = summary_of(root, "segment")
+    [classes] = only(lines, "classes")
+    if "0 (roof)" in classes:  # the one mask with a roof is in val or test
+        assert lines[-1] == "no training mask shows roof: nothing can be learned about it"
+    else:
+        assert classes == "classes 3: ground, road, roof; 1 (roof) to 8 (ground) training masks"
+
+    last = sorted((root / "masks").iterdir())[11]
+    shutil.copy(root / "masks/0.png", last)
+    lines = summary_of(root, "segment")
+    assert "; 0 (roof) to 8 (ground) training masks" in only(lines, "classes")[0]
+    assert lines[-1] == "no training mask shows roof: nothing can be learned about it"
 
 
 def test_few_shot_splits_have_their_numbers_of_classes(tmp_path: Path) -> None:
