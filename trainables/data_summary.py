@@ -244,11 +244,6 @@ class DataSummary:
     def short_lines(self, width: int = WIDTH) -> list[str]:
         """The lines that stand at the start of a run."""
         rows = [row for row in self.rows() if row[0] in _SHORT]
-        for use in self.folders:
-            if use.became == "left out":
-                reason = f" ({use.reason})" if use.reason else ""
-                rows.append(("left out", f"{use.images:,} images in {use.folder}{reason}"))
-        rows.sort(key=lambda row: _SHORT.index(row[0]))
         return _aligned([*self._warning_rows(), *rows], width)
 
     def _warning_rows(self) -> list[tuple[str, str]]:
