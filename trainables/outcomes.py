@@ -88,14 +88,16 @@ def image_outcomes(
     right: Mapping[str, np.ndarray] | None = None,
     overlaps: Mapping[str, np.ndarray] | None = None,
     answers: int = 1,
+    judged: str = "",
 ) -> ImageOutcomes:
-    """Outcomes of the images of `data.test`; the arrays are those of `ImageOutcomes`."""
+    """Outcomes of the images of `data.test`; the arrays are those of `ImageOutcomes`. Runs that are
+    judged otherwise, such as on "whole" images, are not judged on the same."""
     rows = data.test.indices
     clusters = None
     if data.clusters is not None:
         clusters = numbered(data.clusters[rows])
     return ImageOutcomes(
-        test_set=digest_of(data.fingerprint, rows),
+        test_set=digest_of(data.fingerprint + judged, rows),
         right=right or {},
         answers=answers,
         overlaps=overlaps or {},

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.augment.evaluation import whole_batches
 from trainables.augment.image_ops import Normalization
 from trainables.augment.joint_augment import JointAugment, JointAugmentConfig
 from trainables.backbone.export import load_backbone_meta
@@ -36,7 +37,7 @@ from trainables.miou import confusion_matrix, image_overlaps, segmentation_metri
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.outcomes import image_outcomes
 from trainables.plots.shown_images import shown_images
-from trainables.plots.snapshots import Part, shown_rows, write_arrays
+from trainables.plots.snapshots import NO_IMAGE, Part, shown_rows, write_arrays
 from trainables.segmenters.losses import (
     SegmentationLossConfig,
     class_weights,
@@ -171,6 +172,12 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
 
     @torch.no_grad()
     def evaluate(self, split: Split, prefix: str) -> Metrics:
+        """Metrics of a split, of whole images where it has them.
+
+        Pixels are counted in one confusion matrix over all images and workers, so neither the order
+        nor the shapes of batches matter. Outcomes and accuracies of single images are put back into
+        the order of the split.
+        """
         classes = len(self.data.classes)
         confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=self.device)
         loss = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -178,7 +185,9 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         accuracies = [torch.empty(0, device=self.device)]
         overlaps = [torch.empty(0, classes, 2, dtype=torch.int64, device=self.device)]
 
-        for logits, masks in self._predictions(split, shared=True):
+        order = [np.empty(0, np.int64)]
+        for positions, logits, masks in self._predictions(split, shared=True):
+            order.append(positions)
             predicted = logits.argmax(1)
             confusion += confusion_matrix(predicted, masks, classes)
             loss += cross_entropy(logits, masks.long()).double() * masks.numel()
@@ -190,13 +199,15 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
                 overlaps.append(image_overlaps(predicted, masks, classes))
 
         confusion = distributed.all_sum(confusion)
+        in_order = torch.from_numpy(np.concatenate(order).argsort()).to(self.device)
         if prefix == "test":
-            gathered = distributed.gather_rows(torch.cat(overlaps), len(split))
+            gathered = distributed.gather_rows(torch.cat(overlaps)[in_order], len(split))
             tested = {"test/miou": gathered.cpu().numpy()}
-            self._outcomes = image_outcomes(self.data, overlaps=tested)
+            judged = "" if split.whole is None else "whole"
+            self._outcomes = image_outcomes(self.data, overlaps=tested, judged=judged)
         if prefix == "val":
             self._confusion = confusion.cpu()
-            gathered = distributed.gather_rows(torch.cat(accuracies), len(split))
+            gathered = distributed.gather_rows(torch.cat(accuracies)[in_order], len(split))
             self._accuracies = gathered.cpu().numpy()
 
         known_pixels = int(confusion[:, :classes].sum())
@@ -204,17 +215,43 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         metrics[f"{prefix}/loss"] = distributed.all_sum(loss).item() / max(1, known_pixels)
         return metrics
 
-    def _predictions(self, split: Split, shared: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Logits (b, C, H, W) float32 and masks (b, H, W) uint8 of a split's images, or of this
-        worker's share of them, in order, in eval mode."""
+    def _predictions(
+        self, split: Split, shared: bool = False
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Positions (b,), logits (b, C, h, w) float32 and masks (b, h, w) uint8 of a split's
+        images, or of this worker's share of them, in eval mode.
+
+        Squares are in order; whole images are sorted by shape.
+        """
         self.eval()
-        start = distributed.shard(len(split)).start if shared else 0
-        for images in self.evaluation_views(split, shared=shared):
+        batches = self._squares(split, shared)
+        if split.whole is not None:
+            batches = self._whole(split, shared)
+        for positions, images, masks in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
                 logits = self.net(images)[0].float()
-            stop = start + len(images)
-            yield logits, split.masks(np.arange(start, stop)).to(self.device)
-            start = stop
+            yield positions, logits, masks.to(self.device)
+
+    def _squares(self, split: Split, shared: bool) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Positions, views and masks of the stored squares."""
+        start = distributed.shard(len(split)).start if shared else 0
+        for images in self.evaluation_views(split, shared=shared):
+            positions = np.arange(start, start + len(images))
+            yield positions, images, split.masks(positions)
+            start += len(images)
+
+    def _whole(self, split: Split, shared: bool) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        """Positions, views and masks of whole images, those of one shape together.
+
+        No network here needs a square, and padding to a common shape would change what the last
+        convolutions see at the border: a served model has none.
+        """
+        rows = distributed.shard(len(split)) if shared else range(len(split))
+        batches = whole_batches(
+            split, rows, self.config, self.config.normalize, self.device, self.max_eval_pixels
+        )
+        for positions, images in batches:
+            yield positions, images, split.whole_masks(positions)
 
     def calibrate(self) -> None:
         if self.loaded is None:
@@ -251,29 +288,47 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         super().snapshot(directory, epoch)
         images = shown_images(self.data, self._accuracies)
         shown = replace(self.data.val, indices=images.rows)
-        rows = np.arange(len(shown))
-
         with torch.no_grad():
-            predictions = [logits.argmax(1) for logits, _ in self._predictions(shown)]
-        predicted = torch.cat(predictions).to(torch.uint8).cpu()
-        truth = shown.masks(rows)
-        right = (predicted == truth).flatten(1).sum(1)
-        known = (truth != IGNORE).flatten(1).sum(1)
+            panels = self._panels(shown)
+        right, known = _pixels_right(panels)
 
         every = max(1, self.config.data.image_size // _SHOWN_SIDE)
+        small = {name: panel[..., ::every, ::every] for name, panel in panels.items()}
         write_arrays(
             directory / f"masks-{epoch:04d}.npz",
             epoch=epoch,
             rows=images.rows,
             captions=np.array(images.captions, dtype=str),
             confusion=self._confusion.numpy(),
-            images=shown.batch(rows)[:, :, ::every, ::every].numpy(),
-            truth=truth[:, ::every, ::every].numpy(),
-            predicted=predicted[:, ::every, ::every].numpy(),
+            **small,
             names=np.array(self.data.classes, dtype=str),
             colors=np.array(self.data.colors, dtype=np.uint8),
-            accuracies=(right / known.clamp_min(1)).numpy(),
+            accuracies=right / known.clip(1),
         )
+
+    def _panels(self, shown: Split) -> dict[str, np.ndarray]:
+        """Images (n, 3, H, W), truths and predictions (n, H, W), uint8, on panels as large as the
+        largest of them.
+
+        An image lies at the top left of its panel. Beside it the panel is white: `NO_IMAGE` in a
+        mask.
+        """
+        count = len(shown)
+        heights, widths = _sides(shown)
+        panel = (heights.max(), widths.max())
+        panels = {
+            "images": np.full((count, 3, *panel), 255, np.uint8),
+            "truth": np.full((count, *panel), NO_IMAGE, np.uint8),
+            "predicted": np.full((count, *panel), NO_IMAGE, np.uint8),
+        }
+        for positions, logits, masks in self._predictions(shown):
+            images = shown.batch(positions) if shown.whole is None else shown.whole_batch(positions)
+            height, width = masks.shape[-2:]
+            predicted = logits.argmax(1).to(torch.uint8)
+            panels["images"][positions, :, :height, :width] = images.numpy()
+            panels["truth"][positions, :height, :width] = masks.cpu().numpy()
+            panels["predicted"][positions, :height, :width] = predicted.cpu().numpy()
+        return panels
 
     def snapshot_best(self, directory: Path, epoch: int) -> None:
         """Write `classes.csv`, results by class on the validation split."""
@@ -301,6 +356,23 @@ def check_encoder(config: SegmentationConfig, path: Path) -> None:
         f"backbone file {path} is a {trained}, but model.name={config.model.name} has a "
         f"{encoder}; add --set model.name={fitting}"
     )
+
+
+def _pixels_right(panels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels predicted right, and pixels of known truth, of each image: (n,) int64 each."""
+    truth = panels["truth"]
+    known = (truth != IGNORE) & (truth != NO_IMAGE)
+    right = known & (panels["predicted"] == truth)
+    return right.sum((1, 2)), known.sum((1, 2))
+
+
+def _sides(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Heights and widths of the images that are judged, (n,) each."""
+    if split.whole is None:
+        sides = np.full(len(split), split.images.shape[-1])
+        return sides, sides
+    shapes = np.array([split.whole.shape(row) for row in split.indices])
+    return shapes[:, 0], shapes[:, 1]
 
 
 def class_pixels(split: Split, classes: int) -> np.ndarray:  # (C,)

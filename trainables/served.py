@@ -21,12 +21,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from trainables.augment.views import evaluation_view
+from trainables.augment.views import evaluation_view, whole_view
 from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 from trainables.config import build
-from trainables.data.images import read_rgb, square
+from trainables.data.images import read_rgb, square, whole_size
+from trainables.data.levels import Levels
 from trainables.errors import UserError
 from trainables.protonet import ProtoNet, ProtoNetConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
@@ -141,6 +142,10 @@ class Served:
 
         config = _config(config_type, about["config"])
         self._size = config.data.image_size
+        self._whole = self.segments and config.data.judged == "whole"
+        self._megapixels = config.data.max_megapixels
+        levels = about.get("levels")
+        self._levels = None if levels is None else Levels(*levels)
         data = SimpleNamespace(
             classes=self.classes,
             colors=about["colors"],
@@ -182,7 +187,7 @@ class Served:
         Raises:
             CorruptImage: it cannot be used.
         """
-        return self.prepare(read_rgb(path))
+        return self.prepare(read_rgb(path, self._megapixels, self._levels))
 
     def prepare(
         self,
@@ -199,12 +204,34 @@ class Served:
         self,
         pixels: np.ndarray,  # (B, 3, h, w) uint8, stacked results of `prepare`
     ) -> np.ndarray:
-        """Predict for a batch, as `predict` does."""
-        images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.model.device)
-        views = evaluation_view(images, self._size, self._normalize)
+        """Predict for a batch, as `predict` does.
+
+        A segmentation network sees whole images as they are judged: their shorter side becomes S,
+        and the aspect is kept. A model of an earlier version sees them squeezed to S x S.
+        """
+        if self._whole:
+            seen = np.stack([self._resized(image) for image in pixels])
+            views = whole_view(self._on_device(seen), self._normalize)
+        else:
+            views = evaluation_view(self._on_device(pixels), self._size, self._normalize)
         size = (pixels.shape[2], pixels.shape[3])
         answers: np.ndarray = self._answer(self.model, views, size).cpu().numpy()
         return answers
+
+    def _on_device(self, pixels: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(pixels)).to(self.model.device)
+
+    def _resized(
+        self,
+        pixels: np.ndarray,  # (3, H, W) uint8
+    ) -> np.ndarray:  # (3, h, w) uint8, the shorter side S
+        """A whole image at the size of training."""
+        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+        size = whole_size(image.width, image.height, self._size)
+        if size == image.size:
+            return pixels
+        resized = image.resize(size, Image.Resampling.BICUBIC)
+        return np.asarray(resized).transpose(2, 0, 1)
 
     def compare(
         self,
@@ -268,6 +295,7 @@ def _config(config_type: type[Any], flat: dict[str, Any]) -> Any:
             flat[key] = value
     if config_type is SegmentationConfig:
         flat["loss.name"] = "ce"  # class weights come from training data
+        flat.setdefault("data.judged", "square")  # by models from before there was a choice
     return build(config_type, flat)
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from trainables.config import build
-from trainables.data.images import EXTENSIONS, CorruptImage, read_rgb
+from trainables.data.images import EXTENSIONS, CorruptImage
 from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune.backbones.resolve import of_study
@@ -143,7 +143,14 @@ def describe(experiment: Experiment, config: dict[str, Any], data: Any) -> dict[
         "classes": list(data.classes),
         "colors": [list(color) for color in data.colors],
         "labelled": data.gallery is not None,
+        "levels": _levels(data),
     }
+
+
+def _levels(data: Any) -> list[float] | None:
+    """Range of values that became 0 to 255, of data of more than 8 bits."""
+    levels = getattr(data, "levels", None)
+    return None if levels is None else [levels.low, levels.high]
 
 
 def _check(exported: Exported, experiment: str) -> None:
@@ -224,11 +231,11 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
     failed = []
     for path in files:
         try:
-            pixels = np.asarray(read_rgb(path))
+            pixels = served.read(path)
         except CorruptImage as error:
             failed.append(f"{path.name}: {error}")
             continue
-        mask = served.predict(pixels[None])[0]
+        mask = served.answer(pixels[None])[0]
         stem = path.stem if images_of_stem[path.stem] == 1 else path.name  # a.jpg beside a.png
         Image.fromarray(served.colors[mask]).save(out / f"{stem}_mask.png")
     return failed

@@ -1,6 +1,7 @@
 """Evaluation batches: the images of a split without random augmentation, in batches that fit into
 memory."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainables.augment.image_ops import Normalization
-from trainables.augment.views import evaluation_view
+from trainables.augment.views import evaluation_view, whole_view
 from trainables.data.splits import Split
 
 IMAGES = 256
@@ -41,3 +42,27 @@ def evaluation_batches(
         images = split.batch(positions).to(device)
         views = evaluation_view(images, size, normalize)
         yield views.contiguous(memory_format=layout)
+
+
+def whole_batches(
+    split: Split,
+    rows: range,  # positions in the split
+    config: Any,  # with a block train
+    normalize: Normalization,
+    device: torch.device,
+    pixels: int = PIXELS,
+) -> Iterator[tuple[np.ndarray, Tensor]]:  # (b,) positions, and (b, 3, h, w) float32
+    """Yields evaluation views of whole images: those of one shape together, at most `pixels` in a
+    batch."""
+    assert split.whole is not None
+    layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    of_shape: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for position in rows:
+        of_shape[split.whole.shape(split.indices[position])].append(position)
+
+    for (height, width), positions in sorted(of_shape.items()):
+        step = max(1, min(IMAGES, pixels // (height * width)))
+        for start in range(0, len(positions), step):
+            chosen = np.array(positions[start : start + step])
+            images = split.whole_batch(chosen).to(device)
+            yield chosen, whole_view(images, normalize).contiguous(memory_format=layout)

@@ -252,5 +252,17 @@ def evaluation_view(
             align_corners=False,
             antialias=True,
         )
+    return _standardized(images, normalize)
+
+
+def whole_view(
+    images: Tensor,  # (B, 3, H, W) uint8, or float in [0, 1]
+    normalize: Normalization,
+) -> Tensor:  # (B, 3, H, W) float32, normalised
+    """The view without randomness at the size that the images have."""
+    return _standardized(unit_float(images), normalize)
+
+
+def _standardized(images: Tensor, normalize: Normalization) -> Tensor:
     mean, std = mean_std(normalize, images.device)
     return standardize_(images, mean, std)

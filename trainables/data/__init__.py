@@ -11,6 +11,7 @@ import numpy as np
 
 from trainables.config import Annotated, Field, config, nearest
 from trainables.data.carving import SplitRules, carver_of
+from trainables.data.decoding import MEGAPIXELS
 from trainables.data.earth import load_earth
 from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs, load_scikit_digits
 from trainables.data.episodes import FewShotData
@@ -19,9 +20,9 @@ from trainables.data.given_episodes import with_given_episodes
 from trainables.data.layout_base import AUTO
 from trainables.data.layouts import chosen_folder, read_layout
 from trainables.data.listing import HIDDEN, PARTS, Listing
-from trainables.data.pairs import load_pairs, read_pairs
+from trainables.data.pairs import Pairs, load_pairs, read_pairs
 from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive
-from trainables.data.store import Store
+from trainables.data.store import Store, digest
 from trainables.data.summarize import with_counts
 from trainables.errors import UserError
 
@@ -55,11 +56,21 @@ class DataConfig:
     """Seed of the splits that a layout lacks, and of rendered glyphs."""
     skip_corrupt: bool = False
     """Leave out files that cannot be decoded (they are recorded) instead of stopping."""
+    max_megapixels: Annotated[int, Field(ge=1)] = MEGAPIXELS
+    """Largest image that is read, in millions of pixels; larger ones are taken for decompression
+    bombs. An image takes 3 MB of memory for each."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Largest number of training images to use; 0 = all. The store still holds all of them."""
     split: Annotated[int, Field(ge=1, le=2)] = 2
     """Version of the rules that split images. 2: by content and seed. 1: those of earlier studies,
     by pixels at the size that is trained at."""
+    ignore: Annotated[int, Field(ge=0, le=255)] = IGNORE
+    """`segment` alone: the void value of the masks, which is no class, 0 to 255; its line in the
+    file of classes names none. 255 is unknown in any case, unless it is the one class of masks of
+    0 and 255."""
+    judged: Literal["whole", "square"] = "whole"
+    """`segment` alone: validate and test on whole images, whose shorter side is S, or on their
+    largest centred squares, as earlier studies do. Training sees squares."""
     transductive: bool = False
     """`ssl` alone: train on the images of val and test too, without their labels."""
     layout: str = AUTO
@@ -153,14 +164,35 @@ def _load(
     if cfg.name == "earth":
         return load_earth(size, rules, task, cache_dir, progress), None
     if task == "segment":
-        pairs = read_pairs(_pairs_folder(cfg))
-        data = load_pairs(pairs, size, rules, cfg.skip_corrupt, cache_dir, progress)
+        pairs = _pairs(cfg, cache_dir)
+        data = load_pairs(
+            pairs,
+            size,
+            rules,
+            cfg.skip_corrupt,
+            cache_dir,
+            progress,
+            cfg.max_megapixels,
+            whole=cfg.judged == "whole",
+        )
         return data, None
 
     kind = _label_rules(task)
     listing = read_layout(Path(cfg.name), task, cfg.layout, cfg.domain)
-    data = load_folder(listing, size, rules, kind, cfg.skip_corrupt, cache_dir, progress)
+    listing = _for_size(listing, cfg)
+    data = load_folder(
+        listing, size, rules, kind, cfg.skip_corrupt, cache_dir, progress, cfg.max_megapixels
+    )
     return data, listing
+
+
+def _for_size(listing: Listing, cfg: DataConfig) -> Listing:
+    """The listing under a fingerprint of its own where another limit than usual decides which
+    images are read."""
+    if cfg.max_megapixels == MEGAPIXELS:
+        return listing
+    limit = f"up to {cfg.max_megapixels} megapixels"
+    return replace(listing, fingerprint=digest(listing.fingerprint, limit))
 
 
 def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) -> Inspection:
@@ -177,7 +209,7 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
         layout = EMBEDDED[cfg.name]
         key = fingerprint(cfg.name, _rules(cfg))
     else:
-        listing, classes = _listing_and_classes(cfg, task)
+        listing, classes = _listing_and_classes(cfg, task, cache_dir)
         images = _count_parts(listing)
         name = listing.root.resolve().name
         layout = listing.layout
@@ -188,18 +220,24 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
     return Inspection(name, layout, classes, images, key, store_bytes=math.prod(shape))
 
 
-def _listing_and_classes(cfg: DataConfig, task: Task) -> tuple[Listing, int]:
+def _listing_and_classes(
+    cfg: DataConfig, task: Task, cache_dir: Path | None
+) -> tuple[Listing, int]:
     if task == "segment":
-        pairs = read_pairs(_pairs_folder(cfg))
+        pairs = _pairs(cfg, cache_dir)
         return pairs.listing, len(pairs.classes)
     listing = read_layout(Path(cfg.name), task, cfg.layout, cfg.domain)
+    listing = _for_size(listing, cfg)
     return listing, len(listing.classes)
 
 
-def _pairs_folder(cfg: DataConfig) -> Path:
-    """The folder of pairs, or the one inside it that `data.domain` names."""
+def _pairs(cfg: DataConfig, cache_dir: Path | None) -> Pairs:
+    """The pairs of the folder, or of the one inside it that `data.domain` names."""
     root = Path(cfg.name).expanduser()
-    return chosen_folder(root, cfg.domain) if cfg.domain else root
+    if cfg.domain:
+        root = chosen_folder(root, cfg.domain)
+    pairs = read_pairs(root, cfg.ignore, cache_dir, cfg.layout)
+    return replace(pairs, listing=_for_size(pairs.listing, cfg))
 
 
 def _label_rules(task: Task) -> Task:

@@ -8,6 +8,7 @@ import numpy as np
 
 from trainables.data.carving import Carver, SplitRules, carver_of
 from trainables.data.carving_v1 import groups_of
+from trainables.data.decoding import MEGAPIXELS
 from trainables.data.images import open_picture
 from trainables.data.listing import Listing
 from trainables.data.source import Source
@@ -48,6 +49,7 @@ def load_folder(
     skip_corrupt: bool,
     cache_dir: Path | None = None,
     progress: bool = False,
+    megapixels: int = MEGAPIXELS,
 ) -> DataSet:
     """Loads the splits of a folder.
 
@@ -62,7 +64,7 @@ def load_folder(
     """
     name = listing.root.resolve().name
     store = open_store(
-        name, listing.fingerprint, size, lambda: _source(listing), cache_dir, progress
+        name, listing.fingerprint, size, lambda: _source(listing, megapixels), cache_dir, progress
     )
     check_corrupt(listing, store, skip_corrupt)
     usable = usable_rows(store)
@@ -92,14 +94,16 @@ def load_folder(
         contents=store.contents,
         files=listing.files,
         clusters=source_clusters(listing, carver.groups),
+        levels=None if store.deep is None else store.deep.levels,
     )
 
 
-def _source(listing: Listing) -> Source:
+def _source(listing: Listing, megapixels: int) -> Source:
     paths = [listing.root / file for file in listing.files]
     return Source(
         count=len(paths),
-        open=lambda row: open_picture(paths[row]),
+        open=lambda row: open_picture(paths[row], megapixels),
+        open_scaled=lambda row, levels: open_picture(paths[row], megapixels, levels),
         describe=lambda row: listing.files[row],
         labels=listing.labels,
     )

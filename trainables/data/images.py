@@ -2,23 +2,33 @@
 bicubic to S x S."""
 
 import hashlib
-import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from trainables.data.formats import EXTENSIONS as EXTENSIONS
+from trainables.data.decoding import MEGAPIXELS, CorruptImage, one_line, opened
+from trainables.data.formats import EXTENSIONS
+from trainables.data.levels import FLOATING, SIXTEEN_BITS, Levels, range_of
 
-MAX_PIXELS = 89_478_485
-"""Larger images are refused as decompression bombs (Pillow's own warning level: 256 MB of RGB)."""
-
-
-class CorruptImage(Exception):
-    """The file cannot be used; the message is the reason, without the path."""
+__all__ = [
+    "EXTENSIONS",
+    "CorruptImage",
+    "Picture",
+    "centred_square",
+    "decode",
+    "one_line",
+    "open_image",
+    "open_picture",
+    "read_rgb",
+    "sha256",
+    "square",
+    "whole_size",
+]
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,17 @@ class Picture:
     """Lowest and highest value of an image of more than 8 bits a channel; None for others."""
 
 
-def open_picture(path: Path) -> Picture:
+def open_picture(path: Path, megapixels: int = MEGAPIXELS, levels: Levels | None = None) -> Picture:
     """Reads a file and decodes it.
 
+    Args:
+        megapixels: largest image, in millions of pixels.
+        levels: the range of the data set, for images of more than 8 bits a channel.
     Raises:
         CorruptImage: as `read_rgb`.
     """
     content = _read(path)
-    decoded = _decoded(content)
+    decoded = _decoded(content, megapixels, levels)
     image = decoded.image
     return Picture(
         sha256(content),
@@ -77,17 +90,29 @@ def decode(
     return square(read_rgb(path), size)
 
 
-def read_rgb(path: Path) -> Image.Image:
-    """Reads JPEG, PNG, WebP, BMP, TIFF or GIF (first frame) in any colour mode, upright, as RGB.
+def read_rgb(path: Path, megapixels: int = MEGAPIXELS, levels: Levels | None = None) -> Image.Image:
+    """Reads an image in any colour mode (of an animation the first frame), upright, as RGB.
 
-    EXIF orientation is applied, transparency is laid over white, CMYK becomes RGB, 16-bit grayscale
-    is divided by 257 and rounded, gray is repeated over the channels.
+    EXIF orientation is applied, transparency is laid over white, CMYK becomes RGB, gray is repeated
+    over the channels. Values of more than 8 bits are scaled from `levels`, the range of the data
+    set; without it from 16 bits, and floating-point numbers from their own range.
 
     Raises:
-        CorruptImage: zero bytes, not an image, truncated, too large, or a mode without a defined
-            conversion.
+        CorruptImage: zero bytes, not an image, truncated, more than `megapixels` millions of
+            pixels, or no finite value.
     """
-    return _decoded(_read(path)).image
+    return _decoded(_read(path), megapixels, levels).image
+
+
+@contextmanager
+def open_image(path: Path, megapixels: int = MEGAPIXELS) -> Iterator[Image.Image]:
+    """Opens and loads a file as it is: its own mode, not turned.
+
+    Raises:
+        CorruptImage: as `read_rgb`.
+    """
+    with opened(_read(path), megapixels) as image:
+        yield image
 
 
 def _read(path: Path) -> bytes:
@@ -109,21 +134,29 @@ class _Decoded:
     levels: tuple[float, float] | None
 
 
-def _decoded(content: bytes) -> _Decoded:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            _check_pixels(image)
-            return _to_rgb(image)
-    except UnidentifiedImageError:
-        raise CorruptImage("not an image") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise CorruptImage(f"more than {MAX_PIXELS:,} pixels: a decompression bomb?") from None
-    except CorruptImage:
-        raise
-    except Exception as error:
-        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error, ... on damaged
-        # files
-        raise CorruptImage(f"damaged: {one_line(error)}") from None
+def _decoded(content: bytes, megapixels: int, levels: Levels | None) -> _Decoded:
+    with opened(content, megapixels) as image:
+        found = None
+        upright = ImageOps.exif_transpose(image)
+        if image.mode == FLOATING or image.mode.startswith("I"):
+            values = np.asarray(upright)
+            found = range_of(values)
+            scaled = (levels or _own_levels(image.mode, found)).to_bytes(values)
+            upright = Image.fromarray(scaled)
+        return _Decoded(_over_white(upright).convert("RGB"), image.mode, found)
+
+
+def _own_levels(mode: str, found: tuple[float, float]) -> Levels:
+    """The range of an image whose data set is not known."""
+    return Levels(*found) if mode == FLOATING else SIXTEEN_BITS
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    layer = image.convert("RGBA")
+    white = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(white, layer)
 
 
 def square(
@@ -140,41 +173,15 @@ def square(
     return pixels.transpose(2, 0, 1)
 
 
+def whole_size(width: int, height: int, size: int) -> tuple[int, int]:
+    """Width and height of a whole image whose shorter side becomes `size` pixels."""
+    shorter = min(width, height)
+    return round(width * size / shorter), round(height * size / shorter)
+
+
 def centred_square(width: int, height: int) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of the largest centred square, in pixels; halves are possible."""
     side = min(width, height)
     left = (width - side) / 2
     top = (height - side) / 2
     return left, top, left + side, top + side
-
-
-def one_line(error: Exception) -> str:
-    """Message of an exception on one line of at most 120 characters, or its type without one."""
-    return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-def _check_pixels(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise CorruptImage(
-            f"{image.width}x{image.height} pixels, more than {MAX_PIXELS:,}: a decompression bomb?"
-        )
-
-
-def _to_rgb(image: Image.Image) -> _Decoded:
-    mode = image.mode
-    levels = None
-    upright = ImageOps.exif_transpose(image)
-    if mode.startswith("I"):
-        values = np.asarray(upright).astype(np.int64)
-        levels = (float(values.min()), float(values.max()))
-        clipped = np.clip(values, 0, 65535)
-        upright = Image.fromarray(np.round(clipped / 257).astype(np.uint8))
-    elif upright.mode == "F":
-        raise CorruptImage(
-            "floating-point pixels have no defined range; convert it to 8 or 16 bits"
-        )
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        upright = Image.alpha_composite(white, layer)
-    return _Decoded(upright.convert("RGB"), mode, levels)

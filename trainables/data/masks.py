@@ -1,17 +1,16 @@
 """One mask file -> one uint8 array of class numbers, by the rule that `images.decode` has for its
 image: largest centred square, S x S."""
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from trainables.data.images import CorruptImage, centred_square, one_line
-from trainables.data.splits import IGNORE
+from trainables.data.class_list import ClassList, Color
+from trainables.data.images import CorruptImage, centred_square, open_image
 
-SATELLITE = {
+SATELLITE: dict[str, Color] = {
     "urban": (0, 255, 255),
     "agriculture": (255, 255, 0),
     "rangeland": (255, 0, 255),
@@ -21,8 +20,9 @@ SATELLITE = {
 }
 """Classes 0 to 5 of the satellite layout and their colours; black is unknown, pure red is no
 class."""
-_ILLEGAL = 254
-_CLASS_OF_CODE = np.array([IGNORE, 4, 3, 0, _ILLEGAL, 2, 1, 5], np.uint8)  # code 4 R + 2 G + B
+_UNKNOWN = 255
+_RED = 254
+_CLASS_OF_CODE = np.array([_UNKNOWN, 4, 3, 0, _RED, 2, 1, 5], np.uint8)  # code 4 R + 2 G + B
 
 _EXIF_ORIENTATION = 0x0112
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -40,17 +40,33 @@ def read_mask(
     """Reads a mask's largest centred square, resized to S x S by the nearest pixel.
 
     Raises:
+        CorruptImage: as `mask_values`.
+    """
+    values = mask_values(path, image, read_values)
+    height, width = values.shape
+    resized = Image.fromarray(values).resize(
+        (size, size), Image.Resampling.NEAREST, box=centred_square(width, height)
+    )
+    return np.asarray(resized)
+
+
+def mask_values(
+    path: Path, image: Path, read_values: ReadValues
+) -> np.ndarray:  # (H, W) uint8: [0, C), or IGNORE
+    """Reads a mask at its own size.
+
+    Raises:
         CorruptImage: damaged, not of the size of `image`, or values that are no class; the message
             names the mask.
     """
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as file:
-            file.load()
-            values = read_values(file)
+        with open_image(path) as opened:
+            values = read_values(opened)
     except CorruptImage as error:
-        raise CorruptImage(f"mask {path.name} {error}") from None
-    except Exception as error:  # as in `images.read_rgb`: Pillow's decoders raise many kinds
-        raise CorruptImage(f"mask {path.name} is damaged: {one_line(error)}") from None
+        reason = str(error)
+        if reason.startswith("damaged"):
+            reason = f"is {reason}"
+        raise CorruptImage(f"mask {path.name} {reason}") from None
 
     height, width = values.shape
     expected = _upright_size(image)
@@ -58,13 +74,10 @@ def read_mask(
         raise CorruptImage(
             f"mask {path.name} is {width}x{height} pixels, its image {expected[0]}x{expected[1]}"
         )
-    resized = Image.fromarray(values).resize(
-        (size, size), Image.Resampling.NEAREST, box=centred_square(width, height)
-    )
-    return np.asarray(resized)
+    return values
 
 
-def satellite_values(image: Image.Image) -> np.ndarray:  # (H, W) uint8
+def satellite_values(image: Image.Image, lines: ClassList) -> np.ndarray:  # (H, W) uint8
     """Class numbers of a mask in the colours of `SATELLITE`. Channels are cut at 128, so that
     JPEG's errors do not matter.
 
@@ -74,34 +87,9 @@ def satellite_values(image: Image.Image) -> np.ndarray:  # (H, W) uint8
     bits = np.asarray(image.convert("RGB")) >= 128
     codes = bits @ np.array([4, 2, 1])
     values: np.ndarray = _CLASS_OF_CODE[codes]
-    illegal = int((values == _ILLEGAL).sum())
+    illegal = int((values == _RED).sum())
     if illegal:
         raise CorruptImage(f"has {illegal:,} red pixels (code 4), which are no class")
-    return values
-
-
-def index_values(
-    image: Image.Image,
-    classes: int,  # C
-) -> np.ndarray:  # (H, W) uint8
-    """Class numbers of a palette or gray mask whose values are the classes themselves; 255 is
-    unknown.
-
-    Raises:
-        CorruptImage: another colour mode, or a value that is no class.
-    """
-    if image.mode not in ("P", "L", "1"):
-        raise CorruptImage(
-            f"has mode {image.mode}; save it as a palette or 8-bit gray image of class numbers"
-        )
-    values = np.asarray(image).astype(np.uint8)
-    present = np.unique(values).tolist()
-    above = [value for value in present if value >= classes]
-    unknown = [str(value) for value in above if value != IGNORE]
-    if unknown:
-        raise CorruptImage(
-            f"has the values {', '.join(unknown)}, but classes.txt has {classes} lines"
-        )
     return values
 
 

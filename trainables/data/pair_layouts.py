@@ -1,43 +1,107 @@
 """Folders of images with masks, for segmentation. Each layout exists with or without train/,
 validation/ (val/) and test/:
 
-    satellite          0000_sat.jpg beside 0000_mask.png, in seven colours (`masks.SATELLITE`)
-    images and masks   images/a.jpg and masks/a.png, of the same name; a mask is a palette or gray
-                       PNG whose values are the lines of classes.txt, counted from 0; 255 is
-                       unknown. train/images/ and images/train/ are equally good
+    satellite pairs       0000_sat.jpg beside 0000_mask.png, in seven colours (`masks.SATELLITE`)
+    images and masks      images/a.jpg and masks/a.png; train/images/ and images/train/ are equally
+                          good, and so are imgs, JPEGImages, labels, SegmentationClass, ...
+    folder and its masks  train/a.png and trainannot/a.png, train_labels/a_L.png, train_masks/ ...
+    names of masks        a.jpg beside a_mask.png, a_label.png, a_L.png or a_gt.png
+    Pascal VOC            JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/train.txt
 
-A new layout is one more class with `matches` and `read`, and one more entry of `PAIR_LAYOUTS`.
+Of the layouts that match, the one that pairs the most files is taken: a single odd name decides
+nothing. A new layout is one more class with `matches` and `read`, and one more entry of
+`PAIR_LAYOUTS`.
 """
 
-import colorsys
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from trainables.data.class_list import ClassList, distinct_colors, read_class_list
 from trainables.data.layout_base import Match
-from trainables.data.masks import SATELLITE, ReadValues, index_values, satellite_values
-from trainables.data.splits import IGNORE
-from trainables.errors import UserError
+from trainables.data.mask_code import ReadLines, lines_of
+from trainables.data.masks import SATELLITE, satellite_values
 
-Color = tuple[int, int, int]
-"""Red, green and blue, 0 to 255."""
 Kind = Literal["image", "mask"]
+KindAndKey = tuple[Kind, str]
 
-_SUFFIX = re.compile(r"(.+)_(sat|mask)\.\w+")
-_IMAGE_FOLDERS = ("images", "image", "imgs")
-_MASK_FOLDERS = ("masks", "mask", "labels", "annotations")
+_MASK_WORDS = r"masks?|labels?|L|gt|GT|seg|segmentation|groundtruth|annot|annotations?"
+_SATELLITE = re.compile(r"(.+)_(sat|mask)\.\w+")
+_MASK_STEM = re.compile(rf"(.+)[_-](?:{_MASK_WORDS})")
+_IMAGE_STEM = re.compile(r"(.+)[_-](?:sat|image|img|im|rgb)")
+_MASK_FOLDER = re.compile(rf"(.+?)[_-]?(?:{_MASK_WORDS})")
+# Those of the first version come first: a path that has one of them keeps its role.
+_FOLDERS: tuple[dict[str, Kind], ...] = (
+    {
+        "images": "image",
+        "image": "image",
+        "imgs": "image",
+        "masks": "mask",
+        "mask": "mask",
+        "labels": "mask",
+        "annotations": "mask",
+    },
+    {
+        "img": "image",
+        "jpegimages": "image",
+        "label": "mask",
+        "annotation": "mask",
+        "annots": "mask",
+        "gt": "mask",
+        "groundtruth": "mask",
+        "ground_truth": "mask",
+        "segmentation": "mask",
+        "segmentationclass": "mask",
+    },
+)
+_VOC_IMAGES, _VOC_MASKS = "JPEGImages", "SegmentationClass"
+_VOC_LISTS = "ImageSets/Segmentation"
+_VOC_CLASSES = (
+    "background",
+    "aeroplane",
+    "bicycle",
+    "bird",
+    "boat",
+    "bottle",
+    "bus",
+    "car",
+    "cat",
+    "chair",
+    "cow",
+    "diningtable",
+    "dog",
+    "horse",
+    "motorbike",
+    "person",
+    "pottedplant",
+    "sheep",
+    "sofa",
+    "train",
+    "tvmonitor",
+)
+"""Everingham et al. 2010, in the order of the values in the masks; 255 is void."""
 
 
 @dataclass(frozen=True)
 class PairedFiles:
     """Images and masks of a folder by the key that both share, such as "train/0000"."""
 
-    images: dict[str, str]
-    masks: dict[str, str]
+    images: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)
+    twice: tuple[tuple[str, str], ...] = ()
+    """Two images, or two masks, of one key."""
+    lists: dict[str, str] | None = None
+    """Key -> part ("" for none), where files of the layout name the parts."""
+    masks_needed: bool = True
+    """An image without a mask is a mistake; where it is not, such images are left out."""
+
+    @property
+    def pairs(self) -> int:
+        """Number of images that have a mask."""
+        return len(self.images.keys() & self.masks.keys())
 
 
 class PairLayout(Protocol):
@@ -45,60 +109,125 @@ class PairLayout(Protocol):
 
     name: str
     """Name in notes and messages; part of the fingerprint."""
+    expects: str
+    """Contents of such a folder, for messages."""
 
     def matches(self, files: Sequence[str]) -> Match:
         """Tells if the paths have this layout, and what they lack otherwise."""
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        """Pairs the paths of a folder that matches.
+        """Pairs the paths of a folder that matches."""
+
+    def class_list(self, root: Path) -> ClassList | None:
+        """The classes; None where the folder does not name them.
 
         Raises:
-            UserError: two images or two masks of one pair.
+            UserError: the file of classes cannot be used.
         """
 
-    def classes(self, root: Path) -> dict[str, Color]:
-        """Names of the classes 0, 1, ... and their colours in pictures.
-
-        Raises:
-            UserError: the folder does not say what the classes are.
-        """
-
-    def values(self, classes: int) -> ReadValues:
-        """The function that reads the class numbers of an opened mask."""
+    def line_reader(self) -> ReadLines:
+        """The function that reads an opened mask."""
 
 
 class SatellitePairs:
     """<id>_sat.jpg beside <id>_mask.png, in the colours of `SATELLITE`."""
 
     name = "satellite pairs"
+    expects = "<id>_sat.jpg beside <id>_mask.png"
 
     def matches(self, files: Sequence[str]) -> Match:
         for file in files:
-            if _SUFFIX.fullmatch(file.split("/")[-1]):
+            if _SATELLITE.fullmatch(file.split("/")[-1]):
                 return Match()
         return Match("no <id>_sat.jpg with <id>_mask.png")
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        return _pair(root, files, self._key)
+        return _paired(files, self._key)
 
-    def _key(self, file: str) -> tuple[Kind, str] | None:
+    def _key(self, file: str) -> KindAndKey | None:
+        """The path without `_sat` or `_mask` and without ending; None for other names."""
         folder, _, name = file.rpartition("/")
-        match = _SUFFIX.fullmatch(name)
+        match = _SATELLITE.fullmatch(name)
         if match is None:
             return None
         return "image" if match[2] == "sat" else "mask", f"{folder}/{match[1]}"
 
-    def classes(self, root: Path) -> dict[str, Color]:
-        return SATELLITE
+    def class_list(self, root: Path) -> ClassList | None:
+        return ClassList("", tuple(SATELLITE), tuple(SATELLITE.values()))
 
-    def values(self, classes: int) -> ReadValues:
+    def line_reader(self) -> ReadLines:
         return satellite_values
 
 
-class ImagesAndMasks:
-    """Folders images/ and masks/ with files of the same names, and classes.txt."""
+class _NamedByFile:
+    """A layout whose classes are named by a file in the folder."""
+
+    def class_list(self, root: Path) -> ClassList | None:
+        return read_class_list(root)
+
+    def line_reader(self) -> ReadLines:
+        return lines_of
+
+
+class PascalVOC(_NamedByFile):
+    """JPEGImages/ and SegmentationClass/; lists name the parts, and most images have no mask.
+
+    VOC2012/
+        JPEGImages/2007_000032.jpg
+        SegmentationClass/2007_000032.png
+        ImageSets/Segmentation/train.txt      names without ending; val.txt and test.txt too
+    """
+
+    name = "pascal voc"
+    expects = "JPEGImages/a.jpg and SegmentationClass/a.png"
+
+    def matches(self, files: Sequence[str]) -> Match:
+        folders = {folder for file in files for folder in file.split("/")[:-1]}
+        missing = {_VOC_IMAGES, _VOC_MASKS} - folders
+        if missing:
+            return Match(f"no folder {min(missing)}/")
+        return Match()
+
+    def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
+        found = _paired(files, self._key)
+        lists: dict[str, str] = {}
+        for prefix in sorted({key.rpartition("/")[0] for key in found.masks}):
+            lists |= _voc_lists(root, prefix)
+        return PairedFiles(
+            found.images, found.masks, found.twice, lists or None, masks_needed=False
+        )
+
+    def _key(self, file: str) -> KindAndKey | None:
+        """The path without its last folder and without ending.
+
+        Instances (SegmentationObject/) have no role here.
+        """
+        folder, _, name = file.rpartition("/")
+        prefix, _, last = folder.rpartition("/")
+        key = f"{prefix}/{Path(name).stem}"
+        if last == _VOC_IMAGES:
+            return "image", key
+        if last == _VOC_MASKS:
+            return "mask", key
+        return None
+
+    def class_list(self, root: Path) -> ClassList | None:
+        named = read_class_list(root)
+        if named is not None:
+            return named
+        return ClassList("Pascal VOC", _VOC_CLASSES, distinct_colors(len(_VOC_CLASSES)))
+
+
+class ImagesAndMasks(_NamedByFile):
+    """Folders images/ and masks/ with files of the same names.
+
+    images/a.jpg
+    masks/a.png        or a_mask.png
+    classes.txt
+    """
 
     name = "images and masks"
+    expects = "images/a.jpg and masks/a.png"
 
     def matches(self, files: Sequence[str]) -> Match:
         keys = [self._key(file) for file in files]
@@ -110,34 +239,99 @@ class ImagesAndMasks:
         return Match()
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        return _pair(root, files, self._key)
+        return _paired(files, self._key)
 
-    def _key(self, file: str) -> tuple[Kind, str] | None:
+    def _key(self, file: str) -> KindAndKey | None:
         """The path without its folder images/ or masks/ and without extension."""
         *folders, name = file.split("/")
-        for position, folder in enumerate(folders):
-            kind = _kind_of_folder(folder)
-            if kind is not None:
-                others = folders[:position] + folders[position + 1 :]
-                return kind, "/".join([*others, Path(name).stem])
+        for roles in _FOLDERS:
+            for position, folder in enumerate(folders):
+                kind = roles.get(folder.lower())
+                if kind is not None:
+                    others = folders[:position] + folders[position + 1 :]
+                    return kind, "/".join([*others, Path(name).stem])
         return None
 
-    def classes(self, root: Path) -> dict[str, Color]:
-        names = _read_class_names(root / "classes.txt")
-        return dict(zip(names, _distinct_colors(len(names)), strict=True))
 
-    def values(self, classes: int) -> ReadValues:
-        return partial(index_values, classes=classes)
+class FolderAndItsMasks(_NamedByFile):
+    """A folder such as train/ beside one that is named after it, such as trainannot/.
+
+    train/a.png
+    trainannot/a.png   or train_labels/a_L.png, train_masks/a_mask.gif
+    val/
+    valannot/
+    classes.txt        or class_dict.csv
+    """
+
+    name = "folder and its masks"
+    expects = "train/a.png and trainannot/a.png or train_labels/a_L.png"
+
+    def matches(self, files: Sequence[str]) -> Match:
+        folders = _folders_of(files)
+        for folder in folders:
+            if _described_folder(folder, folders) is not None:
+                return Match()
+        return Match("no folder beside another of its name with annot, _labels or _masks added")
+
+    def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
+        folders = _folders_of(files)
+
+        def key(file: str) -> KindAndKey:
+            folder, _, name = file.rpartition("/")
+            described = _described_folder(folder, folders)
+            kind: Kind = "image" if described is None else "mask"
+            return kind, f"{described or folder}/{Path(name).stem}"
+
+        return _paired(files, key)
 
 
-PAIR_LAYOUTS: tuple[PairLayout, ...] = (SatellitePairs(), ImagesAndMasks())
-"""All layouts, in the order in which they are tried."""
+class NamesOfMasks(_NamedByFile):
+    """Masks beside their images, with a word added to the name.
+
+    a.jpg
+    a_mask.png         or a_label.png, a_L.png, a_gt.png
+    classes.txt
+    """
+
+    name = "names of masks"
+    expects = "a.jpg beside a_mask.png, a_label.png, a_L.png or a_gt.png"
+
+    def matches(self, files: Sequence[str]) -> Match:
+        if self.read(Path(), files).masks:
+            return Match()
+        return Match("no a.jpg beside a_mask.png, a_label.png, a_L.png or a_gt.png")
+
+    def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
+        stems = {_without_ending(file) for file in files}
+        named = stems | {_bare("image", stem) for stem in stems}
+
+        def key(file: str) -> KindAndKey:
+            stem = _without_ending(file)
+            bare = _bare("mask", stem)
+            is_mask = bare != stem and bare in named
+            return ("mask", bare) if is_mask else ("image", stem)
+
+        return _paired(files, key)
 
 
-def _pair(
-    root: Path, files: Sequence[str], key_of: Callable[[str], tuple[Kind, str] | None]
-) -> PairedFiles:
+PAIR_LAYOUTS: tuple[PairLayout, ...] = (
+    SatellitePairs(),
+    PascalVOC(),
+    ImagesAndMasks(),
+    FolderAndItsMasks(),
+    NamesOfMasks(),
+)
+"""All layouts; of two that pair equally many files the first is taken."""
+
+
+def _paired(files: Sequence[str], key_of: Callable[[str], KindAndKey | None]) -> PairedFiles:
+    """Pairs files by key, and those that are left by their keys without words such as _mask.
+
+    Args:
+        key_of: file -> its kind and key; None for a file that the layout does not look at.
+    """
     found: dict[Kind, dict[str, str]] = {"image": {}, "mask": {}}
+    twice: list[tuple[str, str]] = []
     for file in files:
         kind_and_key = key_of(file)
         if kind_and_key is None:
@@ -145,43 +339,77 @@ def _pair(
         kind, key = kind_and_key
         other = found[kind].setdefault(key, file)
         if other != file:
-            raise UserError(f"{root} has {other} and {file} for one pair; keep one of them")
-    return PairedFiles(found["image"], found["mask"])
+            twice.append((other, file))
+
+    images = found["image"]
+    masks = found["mask"]
+    image_of = _alone_by_bare_key("image", images, masks)
+    mask_of = _alone_by_bare_key("mask", masks, images)
+    for bare in image_of.keys() & mask_of.keys():
+        masks[image_of[bare]] = masks.pop(mask_of[bare])
+    return PairedFiles(images, masks, tuple(twice))
 
 
-def _kind_of_folder(name: str) -> Kind | None:
-    if name.lower() in _IMAGE_FOLDERS:
-        return "image"
-    if name.lower() in _MASK_FOLDERS:
-        return "mask"
+def _alone_by_bare_key(
+    kind: Kind, files: dict[str, str], partners: dict[str, str]
+) -> dict[str, str]:
+    """Bare key -> key, of the files without partner that no other shares it with."""
+    keys: dict[str, list[str]] = defaultdict(list)
+    for key in files.keys() - partners.keys():
+        keys[_bare(kind, key)].append(key)
+    return {bare: found[0] for bare, found in keys.items() if len(found) == 1}
+
+
+def _bare(kind: Kind, key: str) -> str:
+    """The key without the word that says what it is: "train/a_mask" -> "train/a"."""
+    folder, slash, stem = key.rpartition("/")
+    pattern = _MASK_STEM if kind == "mask" else _IMAGE_STEM
+    match = pattern.fullmatch(stem)
+    return f"{folder}{slash}{match[1]}" if match else key
+
+
+def _without_ending(file: str) -> str:
+    """The path without the ending of its name: "a/b.png" -> "a/b"."""
+    folder, slash, name = file.rpartition("/")
+    return f"{folder}{slash}{Path(name).stem}"
+
+
+def _folders_of(files: Sequence[str]) -> set[str]:
+    """All folders with images, and the folders around them."""
+    folders: set[str] = set()
+    for folder in {file.rpartition("/")[0] for file in files}:
+        names = folder.split("/")
+        for depth in range(1, len(names) + 1):
+            folders.add("/".join(names[:depth]))
+    return folders
+
+
+def _described_folder(folder: str, folders: set[str]) -> str | None:
+    """The folder whose masks are in `folder`: of "trainannot/a" it is "train/a".
+
+    None where no folder on the path is named after another one beside it.
+    """
+    names = folder.split("/")
+    for position, name in enumerate(names):
+        match = _MASK_FOLDER.fullmatch(name)
+        if match is None:
+            continue
+        start = [*names[:position], match[1]]
+        if "/".join(start) in folders:
+            return "/".join([*start, *names[position + 1 :]])
     return None
 
 
-def _read_class_names(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeError):
-        raise UserError(
-            f"{path} cannot be read; "
-            "write one class name a line, in the order of the values in the masks"
-        ) from None
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if not 2 <= len(names) <= IGNORE - 1 or twice:
-        counted = str(len(names))
-        if twice:
-            counted += f", {', '.join(twice)} twice"
-        raise UserError(
-            f"{path} must name 2 to {IGNORE - 1} different classes, one a line, but names {counted}"
-        )
-    return names
+def _voc_lists(root: Path, prefix: str) -> dict[str, str]:
+    """Key -> part, of the lists of names beside the images.
 
-
-def _distinct_colors(count: int) -> list[Color]:
-    """Hues around the circle, every other one darker."""
-    colors: list[Color] = []
-    for number in range(count):
-        value = 0.9 - 0.3 * (number % 2)
-        red, green, blue = colorsys.hsv_to_rgb(number / count, 0.75, value)
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return colors
+    Args:
+        prefix: folder that holds JPEGImages/, relative to the root; "" for the root itself.
+    """
+    parts: dict[str, str] = {}
+    for part in ("train", "val", "test"):
+        path = root / prefix / _VOC_LISTS / f"{part}.txt"
+        if path.exists():
+            words = path.read_text(encoding="utf-8", errors="replace").split()
+            parts |= {f"{prefix}/{word}": part for word in words}
+    return parts

@@ -1,13 +1,14 @@
 """Folders of images with masks, for segmentation: recognised, checked and loaded as a `DataSet`.
 The layouts are those of `pair_layouts.py`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from trainables.data.carving import SplitRules
+from trainables.data.class_list import Color
+from trainables.data.decoding import MEGAPIXELS
 from trainables.data.folders import (
     check_corrupt,
     check_size,
@@ -16,15 +17,24 @@ from trainables.data.folders import (
     split_rows,
     usable_rows,
 )
-from trainables.data.images import open_picture
-from trainables.data.layout_base import tried
-from trainables.data.listing import Entry, Listing, find_images, fingerprint_of, part_of
-from trainables.data.masks import ReadValues, read_mask
-from trainables.data.pair_layouts import PAIR_LAYOUTS, Color, PairedFiles, PairLayout
+from trainables.data.images import open_picture, read_rgb
+from trainables.data.layout_base import AUTO
+from trainables.data.listing import Entry, Listing, find_images, fingerprint_of
+from trainables.data.mask_code import MaskCode
+from trainables.data.mask_pixels import mask_pixels
+from trainables.data.masks import mask_values, read_mask
+from trainables.data.pair_reading import (
+    folder_uses,
+    left_out,
+    mask_code,
+    recognize,
+    use_files,
+)
 from trainables.data.source import Source
-from trainables.data.splits import DataSet, Split
-from trainables.data.store import digest, open_store
+from trainables.data.splits import IGNORE, DataSet, Split
+from trainables.data.store import VERSION, Store, digest, open_store, path_beside
 from trainables.data.summarize import folder_summary
+from trainables.data.whole import WholeImages, open_whole, resized_whole
 from trainables.errors import UserError
 
 
@@ -35,17 +45,31 @@ class Pairs:
 
     listing: Listing
     masks: tuple[str, ...]  # N paths, relative to the root
-    classes: tuple[str, ...]
-    colors: tuple[Color, ...]  # of the classes
-    read_values: ReadValues
+    code: MaskCode
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of pixels."""
+        return self.code.names
+
+    @property
+    def colors(self) -> tuple[Color, ...]:
+        """Colours of the classes in pictures."""
+        return self.code.colors
 
 
-def read_pairs(root: Path) -> Pairs:
-    """Recognises the layout of `root`; nothing is decoded.
+def read_pairs(
+    root: Path, ignore: int = IGNORE, cache_dir: Path | None = None, layout: str = AUTO
+) -> Pairs:
+    """Recognises the layout of `root`. Nothing is decoded, but for masks of two classes: their
+    values are looked at once.
 
+    Args:
+        ignore: value of the masks that is no class (`data.ignore`).
+        layout: name of the only layout that may be tried; "auto" tries all.
     Raises:
         UserError: no such folder, no masks, an image or mask without partner (all are named), no
-            usable classes.txt.
+            usable file of classes.
     """
     root = root.expanduser()
     if not root.is_dir():
@@ -53,29 +77,31 @@ def read_pairs(root: Path) -> Pairs:
             f"data folder {root} is not an existing folder; "
             "give one with images and masks, or --data earth"
         )
-    layout, found = _recognize(root)
-    _check_partners(root, found)
-    classes = layout.classes(root)
+    files = find_images(root)
+    found = recognize(root, files, layout)
+    used = use_files(root, files, found.files)
 
-    keys = sorted(found.images, key=lambda key: found.images[key])
-    masks = tuple(found.masks[key] for key in keys)
-    images = [found.images[key] for key in keys]
-    entries = [Entry(image, _part_of_path(image)) for image in images]
-    _check_parts(root, entries)
+    masks = [Entry(mask, "mask") for mask in used.masks]
+    content = fingerprint_of(root, [*used.entries, *masks])
+    paths = [root / mask for mask in used.masks]
+    remembered = path_beside(root.resolve().name, content, cache_dir, "mask-values-v1.json")
+    code = mask_code(root, found.layout, paths, ignore, remembered)
 
-    content = fingerprint_of(root, [*entries, *(Entry(mask, "mask") for mask in masks)])
     listing = Listing(
         root=root,
-        layout=layout.name,
-        files=tuple(entry.path for entry in entries),
-        parts=np.array([entry.part for entry in entries]),
-        labels=np.full(len(entries), -1, np.int64),
+        layout=found.layout.name,
+        files=tuple(entry.path for entry in used.entries),
+        parts=np.array([entry.part for entry in used.entries]),
+        labels=np.full(len(used.entries), -1, np.int64),
         classes=(),
-        fingerprint=digest("pairs 1", layout.name, content, *classes),
+        fingerprint=digest("pairs 1", found.layout.name, content, *code.names, *code.identity),
+        notes=code.notes,
+        why=found.why,
+        folders=folder_uses(used),
+        left_out=left_out(used),
+        hidden=used.hidden,
     )
-    return Pairs(
-        listing, masks, tuple(classes), tuple(classes.values()), layout.values(len(classes))
-    )
+    return Pairs(listing, used.masks, code)
 
 
 def load_pairs(
@@ -85,24 +111,42 @@ def load_pairs(
     skip_corrupt: bool,
     cache_dir: Path | None = None,
     progress: bool = False,
+    megapixels: int = MEGAPIXELS,
+    *,
+    whole: bool = False,
 ) -> DataSet:
     """Splits a folder of pairs as `load_folder` does: without a test part the val part is the test
     split, and val is carved from train.
 
+    Args:
+        megapixels: largest image, in millions of pixels.
+        whole: keep the whole rectangles of val and test.
     Raises:
         UserError: without skip_corrupt, pairs that are damaged, of different sizes or with unknown
             values; too few for three splits.
     """
     listing = pairs.listing
     name = listing.root.resolve().name
-    store = open_store(name, listing.fingerprint, size, lambda: _source(pairs), cache_dir, progress)
+    store = open_store(
+        name, listing.fingerprint, size, lambda: _source(pairs, megapixels), cache_dir, progress
+    )
     check_corrupt(listing, store, skip_corrupt)
     carver = folder_carver(listing, store, rules)
     rows = split_rows(listing, store.labels, usable_rows(store), carver, "segment")
     check_size(listing, rows, "segment")
+    pixels = mask_pixels(store, len(pairs.classes))
+    listing = _with_lost_classes(pairs, pixels, rows.train)
+
+    judged = np.union1d(rows.val, rows.test)
+    images = None
+    if whole and store.rectangles:
+        images = _open_whole(pairs, store, judged, megapixels)
 
     def split(chosen: np.ndarray) -> Split:
         return Split(store.images, None, chosen, store.masks)
+
+    def judged_split(chosen: np.ndarray) -> Split:
+        return replace(split(chosen), whole=images)
 
     return DataSet(
         name=name,
@@ -110,82 +154,66 @@ def load_pairs(
         classes=pairs.classes,
         train=split(rows.train),
         gallery=None,
-        val=split(rows.val),
-        test=split(rows.test),
+        val=judged_split(rows.val),
+        test=judged_split(rows.test),
         skipped=store.skipped,
         summary=folder_summary(listing, store, rows.origins, rows.duplicates),
         colors=pairs.colors,
         contents=store.contents,
         files=listing.files,
         clusters=source_clusters(listing, carver.groups),
+        levels=None if store.deep is None else store.deep.levels,
     )
 
 
-def _source(pairs: Pairs) -> Source:
+def _open_whole(
+    pairs: Pairs,
+    store: Store,
+    rows: np.ndarray,  # (n,) int64
+    megapixels: int,
+) -> WholeImages:
+    """The whole images of some rows, beside the store."""
+    listing = pairs.listing
+    size = store.images.shape[-1]
+    levels = None if store.deep is None else store.deep.levels
+
+    def read(row: int) -> tuple[np.ndarray, np.ndarray]:
+        image = listing.root / listing.files[row]
+        values = mask_values(listing.root / pairs.masks[row], image, pairs.code)
+        return resized_whole(read_rgb(image, megapixels, levels), values, size)
+
+    chosen = digest(np.ascontiguousarray(rows, np.int64).tobytes())[:16]
+    folder = store.path.name.removesuffix(f"-v{VERSION}")
+    path = store.path.with_name(f"{folder}-whole-{chosen}-v1")
+    return open_whole(path, rows, read)
+
+
+def _source(pairs: Pairs, megapixels: int) -> Source:
     listing = pairs.listing
     images = [listing.root / file for file in listing.files]
     masks = [listing.root / file for file in pairs.masks]
     return Source(
         count=len(images),
-        open=lambda row: open_picture(images[row]),
+        open=lambda row: open_picture(images[row], megapixels),
+        open_scaled=lambda row, levels: open_picture(images[row], megapixels, levels),
         describe=lambda row: listing.files[row],
         labels=listing.labels,
-        read_mask=lambda row, size: read_mask(masks[row], images[row], size, pairs.read_values),
+        read_mask=lambda row, size: read_mask(masks[row], images[row], size, pairs.code),
     )
 
 
-def _recognize(root: Path) -> tuple[PairLayout, PairedFiles]:
-    files = find_images(root)
-    why_not: dict[str, str] = {}
-    for layout in PAIR_LAYOUTS:
-        match = layout.matches(files)
-        if not match:
-            why_not[layout.name] = match.why_not
-            continue
-        found = layout.read(root, files)
-        if found.images and found.masks:
-            return layout, found
-        images = len(found.images)
-        masks = len(found.masks)
-        why_not[layout.name] = f"{images:,} images and {masks:,} masks"
-        break
-    raise UserError(
-        f"data folder {root} has no pairs of image and mask, segmentation needs them; "
-        f"{tried(why_not)}"
-    )
-
-
-def _check_partners(root: Path, found: PairedFiles) -> None:
-    without_mask = found.images.keys() - found.masks.keys()
-    without_image = found.masks.keys() - found.images.keys()
-    images_alone = [found.images[key] for key in without_mask]
-    masks_alone = [found.masks[key] for key in without_image]
-    alone = sorted(images_alone + masks_alone)
-    if alone:
-        raise UserError(
-            f"{len(alone):,} files in {root} have no partner: {', '.join(alone)}; "
-            "add their masks or images, or remove them"
-        )
-
-
-def _check_parts(root: Path, entries: Sequence[Entry]) -> None:
-    parts = {entry.part for entry in entries}
-    if "" in parts and len(parts) > 1:
-        outside = next(entry.path for entry in entries if not entry.part)
-        raise UserError(
-            f"{root} has pairs inside and outside of train, val and test (such as {outside}); "
-            "move them into one of these"
-        )
-    if "" not in parts and "train" not in parts:
-        raise UserError(
-            f"data folder {root} has no train folder; "
-            "add train/, or give the folder of pairs itself"
-        )
-
-
-def _part_of_path(path: str) -> str:
-    for folder in path.split("/")[:-1]:
-        part = part_of(folder)
-        if part is not None:
-            return part
-    return ""
+def _with_lost_classes(
+    pairs: Pairs,
+    pixels: np.ndarray,  # (N, C)
+    train: np.ndarray,  # (n,) rows
+) -> Listing:
+    """The listing with a warning for every class that no mask, or no training mask, has."""
+    warnings: list[str] = []
+    anywhere = pixels.any(0)
+    trained = pixels[train].any(0)
+    for number, name in enumerate(pairs.classes):
+        if not anywhere[number]:
+            warnings.append(f"no mask has the class {name}: no metric tells anything about it")
+        elif not trained[number]:
+            warnings.append(f"no training mask has the class {name}: it cannot be learnt")
+    return replace(pairs.listing, warnings=(*pairs.listing.warnings, *warnings))

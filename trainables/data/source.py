@@ -2,19 +2,18 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainables.data.images import CorruptImage, Picture
+from trainables.data.levels import FLOATING, SIXTEEN_BITS, DeepImages, Found, Levels
 
 _CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be written
 
@@ -40,19 +39,56 @@ class Source:
     """JSON that is kept with the store."""
     read_mask: Callable[[int, int], np.ndarray] | None = None
     """(row, S) -> (S, S) uint8; raises CorruptImage. None: data without masks."""
+    open_scaled: Callable[[int, Levels], Picture] | None = None
+    """As `open`, where values of more than 8 bits are scaled from the range of the data set. None:
+    there are no such values."""
 
 
-def read_all(
-    source: Source, takes: Sequence[Take], progress: bool
-) -> list[tuple[int, str]]:  # (row, reason) of those that cannot be used
+@dataclass(frozen=True)
+class Reading:
+    """Result of one look at every row."""
+
+    skipped: list[tuple[int, str]]
+    """(row, reason) of those that cannot be used."""
+    deep: DeepImages | None
+    """Images of more than 8 bits a channel; None where there are none."""
+
+
+def read_all(source: Source, takes: Sequence[Take], progress: bool) -> Reading:
     """Opens every row once and hands it to all of `takes`, in several threads.
 
+    Rows of more than 8 bits are opened again where their own range is not that of all of them.
     Shows a progress bar if `progress`, on a terminal alone.
     """
+    found: dict[int, Found] = {}
+
+    def note_levels(row: int, picture: Picture) -> None:
+        if picture.levels is not None:
+            found[row] = Found(*picture.levels, picture.mode == FLOATING)
+
+    rows = range(source.count)
+    skipped = _read(source.open, rows, [*takes, note_levels], progress)
+    deep = DeepImages.of(list(found.values()))
+    open_scaled = source.open_scaled
+    if deep is not None and deep.levels != SIXTEEN_BITS and open_scaled is not None:
+        levels = deep.levels
+
+        def open_again(row: int) -> Picture:
+            # Without its mode: what the file holds is on record already.
+            return replace(open_scaled(row, levels), mode="")
+
+        _read(open_again, sorted(found), takes, progress)
+    return Reading(skipped, deep)
+
+
+def _read(
+    open_row: Callable[[int], Picture], rows: Sequence[int], takes: Sequence[Take], progress: bool
+) -> list[tuple[int, str]]:  # (row, reason) of those that cannot be used
+    """Opens some rows and hands them to all of `takes`."""
 
     def read(row: int) -> str | None:
         try:
-            picture = source.open(row)
+            picture = open_row(row)
             for take in takes:
                 take(row, picture)
         except CorruptImage as error:
@@ -61,17 +97,15 @@ def read_all(
 
     skipped: list[tuple[int, str]] = []
     with (
-        _progress_bar(source.count, progress) as advance,
+        _progress_bar(len(rows), progress) as advance,
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        warnings.catch_warnings(),
     ):
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for start in range(0, source.count, _CHUNK):
-            rows = range(start, min(start + _CHUNK, source.count))
-            for row, reason in zip(rows, pool.map(read, rows), strict=True):
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            for row, reason in zip(chunk, pool.map(read, chunk), strict=True):
                 if reason is not None:
                     skipped.append((row, reason))
-            advance(len(rows))
+            advance(len(chunk))
     return skipped
 
 

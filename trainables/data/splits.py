@@ -9,6 +9,8 @@ from torch import Tensor
 
 from trainables.data.carving import Carver
 from trainables.data.contents import Contents
+from trainables.data.levels import Levels
+from trainables.data.whole import WholeImages
 from trainables.data_summary import DataSummary
 
 CARVED = 0.15
@@ -35,6 +37,9 @@ class Split:
     indices: np.ndarray  # (n,) int64 rows of this split
     # (N, S, S) uint8, memory-mapped: [0, C) or IGNORE; None for data without masks
     mask_images: np.ndarray | None = None
+    whole: WholeImages | None = None
+    """Whole images of these rows, by which segmentation is judged; None where the squares are
+    whole, or where they are judged by."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -55,6 +60,24 @@ class Split:
         assert self.mask_images is not None
         rows = self.indices[np.asarray(positions)]
         return torch.from_numpy(self.mask_images[rows])
+
+    def whole_batch(
+        self,
+        positions: np.ndarray,  # (B,) int, of images of one shape
+    ) -> Tensor:  # (B, 3, h, w) uint8, a copy
+        """Gathers whole images; only where there are such."""
+        assert self.whole is not None
+        images = [self.whole.image(row) for row in self.indices[positions]]
+        return torch.from_numpy(np.stack(images))
+
+    def whole_masks(
+        self,
+        positions: np.ndarray,  # (B,) int, of images of one shape
+    ) -> Tensor:  # (B, h, w) uint8, a copy: [0, C) or IGNORE
+        """Gathers the masks of `whole_batch(positions)`."""
+        assert self.whole is not None
+        masks = [self.whole.mask(row) for row in self.indices[positions]]
+        return torch.from_numpy(np.stack(masks))
 
     def targets(self) -> np.ndarray | None:  # (n,) int64, -1 = unlabeled
         """Labels of this split's rows, in its order; None for data without labels."""
@@ -91,6 +114,8 @@ class DataSet:
     clusters: np.ndarray | None = None  # (N,) int64 of the whole store
     """Images that belong together, such as drawings of one letter: an interval over test images
     counts them as one draw. None: each image is alone."""
+    levels: Levels | None = None
+    """Range of values that became 0 to 255, of images of more than 8 bits; None without such."""
 
     @cached_property
     def chance(self) -> float:

@@ -22,7 +22,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from filelock import FileLock, Timeout
 from trainables.data import contents
 from trainables.data.contents import SIDE, Contents, Recorder, read_contents, save_contents
 from trainables.data.images import Picture
-from trainables.data.source import Source, Take, read_all
+from trainables.data.levels import DeepImages
+from trainables.data.source import Reading, Source, Take, read_all
 from trainables.data.survey import Survey, read_found
 from trainables.data_summary import FoundImages
 from trainables.errors import UserError
@@ -66,6 +67,10 @@ class Store:
     masks: np.ndarray | None = None  # (N, S, S) uint8, memory-mapped
     found: FoundImages | None = None
     """Sizes and modes of the files; None in embedded sets, and in stores of earlier versions."""
+    deep: DeepImages | None = None
+    """Images of more than 8 bits a channel, and the range that became 0 to 255."""
+    rectangles: bool = True
+    """Some image is no square; true where it is not known."""
 
 
 def open_store(
@@ -91,21 +96,22 @@ def open_store(
                 if not _is_complete(final, beside):
                     _build_missing(final, beside, size, make_source(), progress)
         except OSError as error:
-            raise _disk_error(error, final.parent) from None
+            raise disk_error(error, final.parent) from None
     return _open(final, beside)
 
 
 def store_path(name: str, fingerprint: str, size: int, cache_dir: Path | None) -> Path:
     """Folder of the store with this key, existing or not."""
-    return _beside(name, fingerprint, cache_dir, f"{size}px-v{VERSION}")
+    return path_beside(name, fingerprint, cache_dir, f"{size}px-v{VERSION}")
 
 
 def contents_path(name: str, fingerprint: str, cache_dir: Path | None) -> Path:
     """File of the contents that the stores of all sizes share, existing or not."""
-    return _beside(name, fingerprint, cache_dir, f"contents-v{contents.VERSION}.npz")
+    return path_beside(name, fingerprint, cache_dir, f"contents-v{contents.VERSION}.npz")
 
 
-def _beside(name: str, fingerprint: str, cache_dir: Path | None, end: str) -> Path:
+def path_beside(name: str, fingerprint: str, cache_dir: Path | None, end: str) -> Path:
+    """Path in the cache of something of a data set, existing or not."""
     word = re.sub(r"[^\w.-]+", "_", name)[:40]
     folder = cache_dir or default_cache_dir()
     return folder / f"{word}-{fingerprint[:16]}-{end}"
@@ -219,20 +225,24 @@ def _write_store(building: Path, beside: Path, size: int, source: Source, progre
     if source.read_mask is not None:
         masks = _allocate(building / "masks.npy", (source.count, size, size))
 
+    rectangles: list[int] = []
+
     def take(row: int, picture: Picture) -> None:
         # The mask first: of a pair without a usable mask the image stays black.
         if masks is not None and source.read_mask is not None:
             masks[row] = source.read_mask(row, size)
         images[row] = picture.at(size)
         survey.take(picture)
+        if picture.width != picture.height:
+            rectangles.append(row)  # appending is atomic
 
-    skipped = _read_with_contents(building, beside, source, take, progress)
+    reading = _read_with_contents(building, beside, source, take, progress)
     images.flush()
     if masks is not None:
         masks.flush()
     np.save(building / "labels.npy", source.labels.astype(np.int64))
 
-    named = [(row, source.describe(row), reason) for row, reason in skipped]
+    named = [(row, source.describe(row), reason) for row, reason in reading.skipped]
     lines = [f"{path}\t{reason}\n" for _, path, reason in named]
     (building / SKIPPED).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     meta = {
@@ -243,22 +253,24 @@ def _write_store(building: Path, beside: Path, size: int, source: Source, progre
         "extra": source.extra,
         "masks": masks is not None,
         "found": survey.as_json(),
+        "rectangles": bool(rectangles),
+        "deep": None if reading.deep is None else asdict(reading.deep),
     }
     (building / _META).write_text(json.dumps(meta))
 
 
 def _read_with_contents(
     building: Path, beside: Path, source: Source, take: Take, progress: bool
-) -> list[tuple[int, str]]:  # (row, reason) of those that cannot be used
+) -> Reading:
     """Reads all images for the store, and for the contents where they are missing."""
     if beside.exists():
         return read_all(source, [take], progress)
 
     recorder = _recorder(building, source)
-    skipped = read_all(source, [take, recorder.take], progress)
+    reading = read_all(source, [take, recorder.take], progress)
     save_contents(beside, recorder.contents())
     (building / _THUMBNAILS).unlink(missing_ok=True)
-    return skipped
+    return reading
 
 
 def _recorder(building: Path, source: Source) -> Recorder:
@@ -306,6 +318,8 @@ def _open(path: Path, beside: Path) -> Store:
         extra=meta["extra"],
         masks=masks,
         found=read_found(meta.get("found")),
+        rectangles=meta.get("rectangles", True),
+        deep=DeepImages(**meta["deep"]) if meta.get("deep") else None,
     )
 
 
@@ -328,7 +342,7 @@ def _check_space(folder: Path, needed: int) -> None:
         )
 
 
-def _disk_error(error: OSError, folder: Path) -> UserError:
+def disk_error(error: OSError, folder: Path) -> UserError:
     """A full disk, or a folder that cannot be written, in one line with the remedy."""
     if error.errno in _DISK_FULL:
         return UserError(

@@ -48,6 +48,9 @@ def folder_summary(
         path, reason = store.skipped[0]
         example = f"{path}: {reason}"
         left_out.append(LeftOut("that cannot be decoded", len(store.skipped), example))
+    notes = listing.notes
+    if store.deep is not None:
+        notes = (*notes, store.deep.describe())
 
     return DataSummary(
         layout=listing.layout,
@@ -56,7 +59,7 @@ def folder_summary(
         found=store.found,
         left_out=tuple(left_out),
         duplicates=duplicates,
-        notes=listing.notes,
+        notes=notes,
         warnings=listing.warnings,
         origins=dict(origins),
         hidden=len(listing.hidden),

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from trainables.miou import class_iou, mean_iou
-from trainables.plots.snapshots import read_arrays
+from trainables.plots.snapshots import NO_IMAGE, read_arrays
 from trainables.plots.style import INK, caption, plt
 
 _UNKNOWN = (0, 0, 0)
+_BLANK = (255, 255, 255)
 _COLUMNS = ("image", "truth", "predicted")
 _NEEDED = (
     "epoch",
@@ -73,8 +74,10 @@ def coloured(
     masks: np.ndarray,  # (..., h, w) uint8, class numbers
     colors: np.ndarray,  # (C, 3) uint8
 ) -> np.ndarray:  # (..., h, w, 3) uint8
-    """Give every pixel the colour of its class; pixels of no class are black."""
+    """Give every pixel the colour of its class; pixels of no class are black, and what is no part
+    of an image is white."""
     table = np.tile(np.array(_UNKNOWN, np.uint8), (256, 1))
+    table[NO_IMAGE] = _BLANK
     table[: len(colors)] = colors
     picture: np.ndarray = table[masks]
     return picture
@@ -155,7 +158,8 @@ def _legend_patches(data: Masks) -> list[Patch]:
     for name, (red, green, blue) in zip(data.names, data.colors.tolist(), strict=True):
         colour = (red / 255, green / 255, blue / 255)
         patches.append(Patch(facecolor=colour, edgecolor="#888888", label=name))
-    if np.any(data.truth >= len(data.names)):
+    nothing = (data.truth >= len(data.names)) & (data.truth != NO_IMAGE)
+    if np.any(nothing):
         patches.append(Patch(facecolor=_UNKNOWN, label="unknown"))
     return patches
 

@@ -24,6 +24,8 @@ MAX_CLASSES = 12
 """Classes with a colour of their own; more cannot be told apart."""
 MISTAKES = 24
 """Images of the most confident mistakes."""
+NO_IMAGE = 254
+"""Value of a mask beside an image that is smaller than its panel."""
 
 
 def snapshot_epochs(epochs: int) -> set[int]:

@@ -30,7 +30,7 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 
-_KEPT = ("data.split", "data.layout", "train.objective")
+_KEPT = ("data.split", "data.judged", "data.layout", "train.objective")
 """Config values that a study keeps from its first start."""
 
 

@@ -3,16 +3,13 @@ are saved alike."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from trainables.data import EMBEDDED
-from trainables.data.images import CorruptImage
-from trainables.data.pairs import Pairs, read_pairs
-from trainables.errors import UserError
+from trainables.data.images import CorruptImage, open_image
+from trainables.data.pairs import Pairs
 
 _LOOKED_AT = 50  # masks, at most, until every class has been seen
 _NUMBERS = ("P", "L", "1")  # Pillow's modes of masks whose pixels are numbers
@@ -52,18 +49,15 @@ class MaskStyle:
         picture.save(file, format="PNG")
 
 
-def style_of(data: str, classes: Sequence[str], colors: np.ndarray) -> MaskStyle:
+def style_of(pairs: Pairs | None, classes: Sequence[str], colors: np.ndarray) -> MaskStyle:
     """The style of the masks that a model was trained on.
 
     Args:
-        data: embedded set or folder; where it is gone, masks are saved in the classes' colours.
+        pairs: the training data; None where it is no folder, or gone: masks are saved in the
+            classes' colours.
         colors: (C, 3) uint8.
     """
-    if data in EMBEDDED:
-        return MaskStyle(colors)
-    try:
-        pairs = read_pairs(Path(data))
-    except UserError:
+    if pairs is None:
         return MaskStyle(colors)
     return _learned(pairs, len(classes), colors)
 
@@ -73,12 +67,11 @@ def _learned(pairs: Pairs, classes: int, colors: np.ndarray) -> MaskStyle:
     style: MaskStyle | None = None
     for path in pairs.masks[:_LOOKED_AT]:
         try:
-            with Image.open(pairs.listing.root / path) as image:
-                image.load()
+            with open_image(pairs.listing.root / path) as image:
                 if style is None:
                     style = _of_image(image, colors)
-                _learn(style, image, pairs.read_values(image))
-        except (CorruptImage, OSError):
+                _learn(style, image, pairs.code(image))
+        except CorruptImage:
             continue
         if len(style.values) == classes:
             break

@@ -8,12 +8,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
 
-from trainables.data.images import CorruptImage, one_line
+from trainables.data import EMBEDDED
+from trainables.data.images import CorruptImage, one_line, open_image
 from trainables.data.listing import find_images
+from trainables.data.mask_code import MaskCode
 from trainables.data.masks import ReadValues
-from trainables.data.pair_layouts import PAIR_LAYOUTS
+from trainables.data.pair_reading import Recognized, mask_code, recognize
+from trainables.data.pairs import Pairs, read_pairs
 from trainables.errors import UserError
 from trainables.files import atomic_file
 from trainables.miou import confusion_matrix
@@ -48,8 +50,9 @@ def predict_masks(trained: Trained, reader: Reader, request: Request) -> list[st
         UserError: no images, files that cannot be read, or some masks are in `out` already.
     """
     classes = trained.served.classes
-    task = _task(request.source, len(classes))
-    style = style_of(trained.data, classes, trained.served.colors)
+    pairs = _training_pairs(trained)
+    task = _task(request.source, trained, pairs)
+    style = style_of(pairs, classes, trained.served.colors)
     confusion = torch.zeros(len(classes), len(classes) + 1, dtype=torch.int64)
     scored = 0
 
@@ -80,10 +83,9 @@ def _read_truth(path: Path, mask: np.ndarray, read_values: ReadValues) -> np.nda
         UserError: it has another, or cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
+        with open_image(path) as image:
             values = read_values(image)
-    except (CorruptImage, OSError, SyntaxError, ValueError) as error:
+    except CorruptImage as error:
         raise UserError(
             f"mask {path} cannot be read: {one_line(error)}; repair it, or move the masks away"
         ) from None
@@ -99,9 +101,19 @@ def _read_truth(path: Path, mask: np.ndarray, read_values: ReadValues) -> np.nda
 # ---------------------------------------------------------------- names
 
 
-def _task(source: Path, classes: int) -> Task:
+def _training_pairs(trained: Trained) -> Pairs | None:
+    """The folder that the model was trained on; None where there is none any more."""
+    if trained.data in EMBEDDED:
+        return None
+    try:
+        return read_pairs(Path(trained.data), trained.ignore)
+    except UserError:
+        return None
+
+
+def _task(source: Path, trained: Trained, pairs: Pairs | None) -> Task:
     if source.is_dir():
-        return _task_of_folder(source, classes)
+        return _task_of_folder(source, trained, pairs)
     return _without_truth(images_of_table(read_table(source)))
 
 
@@ -109,22 +121,34 @@ def _without_truth(images: Images) -> Task:
     return Task(images, _names(images.names, {}), (None,) * len(images.files))
 
 
-def _task_of_folder(folder: Path, classes: int) -> Task:
+def _task_of_folder(folder: Path, trained: Trained, pairs: Pairs | None) -> Task:
     """The images of a folder, without the masks that a layout finds in it."""
-    files = find_images(folder)
-    for layout in PAIR_LAYOUTS:
-        if not layout.matches(files):
-            continue
-        pairs = layout.read(folder, files)
-        if not pairs.masks or not pairs.images:
-            break
-        mask_of = {file: pairs.masks.get(key) for key, file in pairs.images.items()}
-        images = images_of_folder(folder, sorted(mask_of))
-        truths = [_below(folder, mask_of[name]) for name in images.names]
-        known = {name: mask for name, mask in mask_of.items() if mask is not None}
-        names = _names(images.names, known)
-        return Task(images, names, tuple(truths), layout.values(classes))
-    return _without_truth(images_of_folder(folder))
+    try:
+        found = recognize(folder, find_images(folder))
+    except UserError:
+        return _without_truth(images_of_folder(folder))
+
+    files = found.files
+    mask_of = {file: files.masks.get(key) for key, file in files.images.items()}
+    images = images_of_folder(folder, sorted(mask_of))
+    truths = [_below(folder, mask_of[name]) for name in images.names]
+    known = {name: mask for name, mask in mask_of.items() if mask is not None}
+    names = _names(images.names, known)
+    masks = [path for path in truths if path is not None]
+    code = _code_of(folder, found, masks, trained) if pairs is None else pairs.code
+    return Task(images, names, tuple(truths), code)
+
+
+def _code_of(
+    folder: Path, found: Recognized, masks: Sequence[Path], trained: Trained
+) -> MaskCode | None:
+    """The rule by which the folder's own list of classes reads its masks; None where its classes
+    are not those of the model."""
+    try:
+        code = mask_code(folder, found.layout, masks, trained.ignore)
+    except UserError:
+        return None
+    return code if code.names == trained.served.classes else None
 
 
 def _below(folder: Path, name: str | None) -> Path | None:

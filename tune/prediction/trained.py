@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from trainables.config import build
+from trainables.data import IGNORE
 from trainables.errors import UserError
 from trainables.files import BEST
 from trainables.served import DESCRIPTION, Served
@@ -33,6 +34,8 @@ class Trained:
     """Seed of the repeat; None for the trial itself."""
     data: str
     """Embedded set or folder that it was trained on."""
+    ignore: int
+    """Void value of the masks that it was trained on (`data.ignore`)."""
     tested: dict[str, tuple[float, str]]
     """`test/...` -> its value on record, and whose it is: of this model, or the mean of repeats of
     the same configuration."""
@@ -83,6 +86,7 @@ def load_trained(
         trial=trial,
         repeat=repeat,
         data=data or str(run.config["data.name"]),
+        ignore=int(run.config.get("data.ignore", IGNORE)),
         tested=_tested(record, trial, repeat),
     )
 

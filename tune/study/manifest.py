@@ -29,6 +29,9 @@ EARLIER_VALUES = {
     "data.transductive": False,
     "data.layout": "auto",
     "data.domain": "",
+    "data.ignore": 255,
+    "data.max_megapixels": 90,
+    "data.judged": "square",
     "train.objective": "",
 }
 """Config values that studies had before there were such keys."""

@@ -16,6 +16,10 @@ from trainables.errors import UserError
 SIDE = 16
 COLORS = np.array([*SATELLITE.values(), (0, 0, 0)], np.uint8)  # 6 is unknown
 CLASSES = "ground\nroad\nroof\n"
+NO_CLASSES = (
+    "has no classes.txt; its masks hold the values 0, 1, 2, 255: write one class name a line for "
+    "the values 0 to 2, in their order; 255 is unknown"
+)
 
 
 def satellite(root: Path, train: int = 8, validation: int = 3) -> dict[str, np.ndarray]:
@@ -154,15 +158,19 @@ def test_red_sizes_and_damage_are_named_and_can_be_left_out(tmp_path: Path) -> N
 def test_values_beyond_the_classes(tmp_path: Path) -> None:
     folders(tmp_path / "pairs")
     Image.fromarray(np.full((SIDE, SIDE), 7, np.uint8)).save(tmp_path / "pairs/masks/3.png")
-    Image.new("RGB", (SIDE, SIDE)).save(tmp_path / "pairs/masks/5.png")
+    Image.new("RGB", (SIDE, SIDE), (9, 0, 7)).save(tmp_path / "pairs/masks/5.png")
     message = error_of(tmp_path / "pairs")
     assert "mask 3.png has the values 7, but classes.txt has 3 lines" in message
-    assert "mask 5.png has mode RGB" in message
+    assert "mask 5.png is coloured (9,0,7), but classes.txt has names alone" in message
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("one\n", "but names 1"), ("a\nb\na\n", "but names 3, a twice"), (None, "cannot be read")],
+    [
+        ("one\n", "but names 1"),
+        ("a\nb\na\n", "but names 3, a twice"),
+        (None, NO_CLASSES),
+    ],
 )
 def test_unusable_classes(tmp_path: Path, text: str | None, expected: str) -> None:
     folders(tmp_path / "pairs")
@@ -178,7 +186,11 @@ def test_folders_without_masks(tmp_path: Path) -> None:
     assert error_of(tmp_path / "flat") == (
         f"data folder {tmp_path / 'flat'} has no pairs of image and mask, segmentation needs them; "
         "tried: satellite pairs (no <id>_sat.jpg with <id>_mask.png); "
-        "images and masks (no folder images/ with images)"
+        "pascal voc (no folder JPEGImages/); "
+        "images and masks (no folder images/ with images); "
+        "folder and its masks (no folder beside another of its name with annot, _labels or _masks "
+        "added); "
+        "names of masks (no a.jpg beside a_mask.png, a_label.png, a_L.png or a_gt.png)"
     )
 
 
@@ -186,10 +198,12 @@ def test_images_whose_masks_are_all_missing(tmp_path: Path) -> None:
     satellite(tmp_path / "sat")
     for path in (tmp_path / "sat").rglob("*_mask.png"):
         path.unlink()
-    assert error_of(tmp_path / "sat").endswith("tried: satellite pairs (11 images and 0 masks)")
+    assert "satellite pairs (11 images and 0 masks, no two of one name)" in error_of(
+        tmp_path / "sat"
+    )
     folders(tmp_path / "pairs")
     shutil.rmtree(tmp_path / "pairs" / "masks")
-    assert error_of(tmp_path / "pairs").endswith("images and masks (no folder masks/ with images)")
+    assert "images and masks (no folder masks/ with images)" in error_of(tmp_path / "pairs")
 
 
 def test_a_changed_mask_is_another_store(tmp_path: Path) -> None:

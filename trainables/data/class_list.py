@@ -1,0 +1,153 @@
+"""Names of the classes of a folder with masks, from a file in it.
+
+classes.txt       one name a line, in the order of the values in the masks; where masks are
+                  coloured, `name,red,green,blue`
+class_dict.csv    name,r,g,b, as Kaggle's CamVid has it
+label_colors.txt  red green blue name, as CamVid's authors have it
+"""
+
+import colorsys
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.data.splits import IGNORE
+from trainables.errors import UserError
+
+Color = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+
+CLASSES = "classes.txt"
+FILES = (CLASSES, "class_dict.csv", "label_colors.txt")
+"""Names of such a file, in the order in which they are looked for."""
+
+_BETWEEN = r"[\s,;]+"
+_NUMBERS = rf"(\d{{1,3}}){_BETWEEN}(\d{{1,3}}){_BETWEEN}(\d{{1,3}})"
+_NAME_FIRST = re.compile(rf"(?P<name>.+?){_BETWEEN}{_NUMBERS}[\s,;]*")
+_NUMBERS_FIRST = re.compile(rf"{_NUMBERS}{_BETWEEN}(?P<name>.+?)")
+_HEADER = re.compile(rf"(?:class|name|label)\w*{_BETWEEN}r\w*{_BETWEEN}g\w*{_BETWEEN}b\w*")
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """The lines of a file of classes: line n names the value n of a mask."""
+
+    file: str
+    """Name of the file, for messages; empty where a layout knows its classes."""
+    names: tuple[str, ...]
+    colors: tuple[Color, ...]
+    """Colours of the lines, for pictures."""
+    coloured: bool = False
+    """The file gives the colours: a mask may hold them instead of values."""
+
+
+def read_class_list(root: Path) -> ClassList | None:
+    """Reads the first of `FILES` in a folder; None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or does not name 2 to 254 different classes.
+    """
+    for name in FILES:
+        path = root / name
+        if path.exists():
+            return _parse(path)
+    return None
+
+
+def _parse(path: Path) -> ClassList:
+    """Reads a file that exists. It is coloured where every line has three numbers.
+
+    Raises:
+        UserError: as `read_class_list`.
+    """
+    lines = _lines(path)
+    found = [_coloured_line(line) for line in lines]
+    known = [line for line in found if line is not None]
+    if lines and len(known) == len(lines):
+        names = tuple(name for name, _ in known)
+        colors = tuple(color for _, color in known)
+        _check(path, names)
+        _check_colors(path, colors)
+        return ClassList(path.name, names, colors, coloured=True)
+
+    if path.name != CLASSES:
+        wrong = next(line for line, read in zip(lines, found, strict=True) if read is None)
+        raise UserError(f"{path} has the line {wrong!r}; it must be name,red,green,blue")
+    _check(path, lines)
+    return ClassList(path.name, tuple(lines), distinct_colors(len(lines)))
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that are not empty, without a header such as "name,r,g,b".
+
+    Raises:
+        UserError: not a text that can be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeError):
+        raise UserError(
+            f"{path} cannot be read; "
+            "write one class name a line, in the order of the values in the masks"
+        ) from None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and _HEADER.fullmatch(lines[0].lower()):
+        return lines[1:]
+    return lines
+
+
+def _coloured_line(line: str) -> tuple[str, Color] | None:
+    """Name and colour, in whichever order; None for a line without three levels."""
+    match = _NAME_FIRST.fullmatch(line) or _NUMBERS_FIRST.fullmatch(line)
+    if match is None:
+        return None
+    numbers = [int(part) for part in match.groups() if part != match["name"]]
+    if len(numbers) != 3 or max(numbers) > 255:
+        return None
+    red, green, blue = numbers
+    return match["name"].strip(), (red, green, blue)
+
+
+def _check(path: Path, names: Sequence[str]) -> None:
+    """Refuses a number of classes that no mask can hold, and a name that is there twice.
+
+    Raises:
+        UserError: as the message says.
+    """
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if 2 <= len(names) <= IGNORE - 1 and not twice:
+        return
+    counted = str(len(names))
+    if twice:
+        counted += f", {', '.join(twice)} twice"
+    raise UserError(
+        f"{path} must name 2 to {IGNORE - 1} different classes, one a line, but names {counted}"
+    )
+
+
+def _check_colors(path: Path, colors: Sequence[Color]) -> None:
+    """Refuses a colour that stands for two classes.
+
+    Raises:
+        UserError: it names the colour.
+    """
+    twice = [color for color, count in Counter(colors).items() if count > 1]
+    if twice:
+        raise UserError(f"{path} gives the colour {written(twice[0])} to two classes; change one")
+
+
+def written(color: Color) -> str:
+    """The colour as a file of classes has it: `128,0,64`."""
+    return ",".join(str(level) for level in color)
+
+
+def distinct_colors(count: int) -> tuple[Color, ...]:
+    """Hues around the circle, every other one darker."""
+    colors: list[Color] = []
+    for number in range(count):
+        value = 0.9 - 0.3 * (number % 2)
+        red, green, blue = colorsys.hsv_to_rgb(number / count, 0.75, value)
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(colors)
