@@ -5,8 +5,8 @@ It is built while the data set is loaded (`trainables/data/summarize.py`), and s
 
     WARNING    2 classes of val or test have no training image (fern, moss): ...
     layout     folder per class
-    folders    train      24 train
-               unlabeled  30 left out
+    folders    train      24  train
+               unlabeled   3  left out
     splits     train 21; val 3 (carved from train by seed 0); test 6
     classes    3: ant, bee, cat; 7 training images each
     images     24x24 px; 30 RGB
@@ -257,8 +257,9 @@ class DataSummary:
     def _folder_texts(self) -> list[str]:
         """A text for each of the first folders, their names in a column of one width."""
         shown = self.folders[:_FOLDERS]
-        width = max((len(use.folder) for use in shown), default=0)
-        texts = [_folder_text(use, width) for use in shown]
+        name = max((len(use.folder) for use in shown), default=0)
+        number = max((len(f"{use.images:,}") for use in shown), default=0)
+        texts = [_folder_text(use, name, number) for use in shown]
         hidden = len(self.folders) - len(shown)
         if hidden:
             texts.append(f"... and {hidden:,} more")
@@ -290,10 +291,10 @@ def _aligned(rows: list[tuple[str, str]], width: int) -> list[str]:
     return lines
 
 
-def _folder_text(use: FolderUse, width: int) -> str:
-    """`unlabeled  30 left out (outside train, val and test)`."""
+def _folder_text(use: FolderUse, name: int, number: int) -> str:
+    """`unlabeled  30  left out (outside train, val and test)`, in columns of these widths."""
     reason = f" ({use.reason})" if use.reason else ""
-    return f"{use.folder:{width}}  {use.images:,} {use.became}{reason}"
+    return f"{use.folder:{name}}  {use.images:>{number},}  {use.became}{reason}"
 
 
 def _split_text(split: SplitUse, with_classes: bool) -> str:

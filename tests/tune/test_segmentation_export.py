@@ -15,7 +15,9 @@ from PIL import Image
 from tests.one_trial import one_trial
 from tests.shapes import CLASSES, COLORS, SIZE, Shapes, shapes, shapes_config
 from trainables.augment.views import evaluation_view
+from trainables.class_metrics import read_class_results
 from trainables.config import flatten
+from trainables.data import IGNORE
 from trainables.errors import UserError
 from trainables.segmentation import Segmentation
 from trainables.segmenters.losses import SegmentationLossConfig
@@ -83,8 +85,13 @@ def test_a_study_is_exported_by_command(
         e for e in EventLog.read(tmp_path / "shapes/events.jsonl")[0] if e["event"] == "artifact"
     ]
     assert [(e["trial"], e["path"], e["to"]) for e in artifacts] == [
-        (0, "trials/0000/architecture.txt", "")
+        (0, "trials/0000/architecture.txt", ""),
+        (0, "trials/0000/classes.csv", ""),
     ]
+    results = read_class_results(trial / "classes.csv")
+    assert [result.name for result in results] == list(CLASSES)
+    known = shapes().val.masks(np.arange(12)).numpy() != IGNORE
+    assert sum(result.count for result in results) == known.sum()
     # the scores: as many as classes, in the image's size
     assert "[1, 3, 32, 32]" in (trial / "architecture.txt").read_text()
     monkeypatch.setattr(sys, "argv", ["report.py", "export", "shapes", "--storage", str(tmp_path)])

@@ -30,7 +30,7 @@ WHOLE = DataSummary(
     why="24 of 24 images are in 2 folders",
     folders=(
         FolderUse("train", "train", 24),
-        FolderUse("unlabeled", "left out", 30, "no part"),
+        FolderUse("unlabeled", "left out", 3, "no part"),
     ),
     splits=(
         SplitUse("train", 1014, 2),
@@ -52,8 +52,8 @@ def test_lines_are_aligned_and_warnings_come_first() -> None:
         "WARNING    " + "x" * 60,
         "           " + "y" * 60,
         "layout     folder per class: 24 of 24 images are in 2 folders",
-        "folders    train      24 train",
-        "           unlabeled  30 left out (no part)",
+        "folders    train      24  train",
+        "           unlabeled   3  left out (no part)",
         "splits     train 1,014; val 3 (carved from train by seed 0); test 10; hidden test 7 "
         "(no labels)",
         "classes    2: ant, bee; 7 (bee) to 1,007 (ant) training images",
