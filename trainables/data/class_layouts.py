@@ -84,7 +84,7 @@ class NestedClasses:
         entries: list[Entry] = []
         for entry, path in zip(tree.entries, tree.inner, strict=True):
             label = f"{path[0]}/{path[1]}" if len(path) > 2 else None
-            entries.append(replace(entry, label=label))
+            entries.append(Entry(entry.path, entry.part, label))
         return of_tree(tree, entries)
 
 
@@ -117,7 +117,7 @@ class Domains:
         outside = list(tree.outside)
         for entry, path in zip(tree.entries, tree.inner, strict=True):
             if len(path) > 2 and path[0] in wanted:
-                entries.append(replace(entry, label=path[1]))
+                entries.append(Entry(entry.path, entry.part, path[1]))
             else:
                 outside.append(entry.path)
         notes = (f"domains: {', '.join(wanted)}; a class is the same in all of them",)
@@ -168,7 +168,7 @@ class ClassFolders:
         entries: list[Entry] = []
         for entry, path in zip(tree.entries, tree.inner, strict=True):
             label = path[0] if len(path) > 1 else None
-            entries.append(replace(entry, label=label))
+            entries.append(Entry(entry.path, entry.part, label))
         contents = of_tree(tree, entries)
         return replace(contents, warnings=_about_deeper_folders(tree))
 
@@ -221,7 +221,8 @@ def of_tree(tree: Tree, entries: Sequence[Entry]) -> Contents:
     """
     labelled = any(entry.label is not None for entry in entries if entry.part == "train")
     tests = [entry for entry in entries if entry.part == "test"]
-    if not labelled or any(entry.label is not None for entry in tests):
+    answered = any(entry.label is not None for entry in tests)
+    if not labelled or not tests or answered:
         return Contents(entries, tree.notes, outside=tree.outside)
 
     hidden = [entry.path for entry in tests]

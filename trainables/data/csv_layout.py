@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trainables.data.file_finder import FileFinder, leading_folders
 from trainables.data.listing import Entry, shortened
+from trainables.data.scan import label_files_in
 from trainables.data.split_names import (
     HIDDEN,
     firm_looks,
@@ -19,8 +20,6 @@ from trainables.data.split_names import (
 )
 from trainables.data.tables import LABEL_COLUMNS, Row, Table, columns_of, open_table
 from trainables.errors import UserError
-
-_TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Labelled:
 def label_tables(root: Path) -> dict[str, Path]:
     """The label files of a folder: {"train": root/train.csv, ...}."""
     tables: dict[str, Path] = {}
-    for path in sorted(root.glob("*.csv")):
+    for path in label_files_in(root):
         part = part_of(path.stem)
-        if part is not None:
+        if part is not None and path.suffix == ".csv":
             tables[part] = path
     return tables
 
@@ -51,9 +50,7 @@ def other_tables(root: Path) -> dict[str, Path]:
     {"": path} is a single file that lists the images of all parts.
     """
     candidates: dict[str, Path] = {}
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() not in _TABLES or not path.is_file():
-            continue
+    for path in label_files_in(root):
         columns = columns_of(path)
         if columns.file and not _is_of_episodes(columns.names):
             candidates[path.stem] = path
@@ -196,4 +193,4 @@ def _part_of_row(path: Path, row: Row) -> str:
 
 
 def _folder(file: str) -> str:
-    return str(Path(file).parent)
+    return file.rpartition("/")[0]

@@ -34,6 +34,11 @@ class FileFinder:
         Raises:
             UserError: a name without ending that means two images.
         """
+        for folder in folders:
+            path = f"{folder}/{filename}" if folder else filename
+            if path in self.known:
+                return path
+
         name = plain_path(filename)
         for candidate in _shortened(name, leading):
             for folder in folders:

@@ -45,7 +45,7 @@ from trainables.data.layout_base import AUTO, Contents, Folder, Layout, chosen, 
 from trainables.data.listing import Entry, Listing, fingerprint_of, shortened
 from trainables.data.mask_names import MaskedImages, find_masks
 from trainables.data.name_layouts import PrefixedNames
-from trainables.data.scan import Scan, scan_folder
+from trainables.data.scan import Scan, folders_in, scan_folder
 from trainables.data.store import digest
 from trainables.data_summary import LeftOut
 from trainables.errors import UserError
@@ -229,7 +229,7 @@ def chosen_folder(root: Path, domain: str) -> Path:
         UserError: there is none.
     """
     check_folder(root)
-    inside = sorted(path.name for path in root.iterdir() if path.is_dir())
+    inside = [path.name for path in folders_in(root)]
     if domain not in inside:
         raise UserError(
             f"data.domain={domain}: {root} has no such folder; valid: {ALL_DOMAINS}, "
@@ -246,7 +246,7 @@ def _folder_with_tables(root: Path) -> Path:
     """
     if label_tables(root):
         return root
-    inside = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    inside = folders_in(root)
     sets = [path for path in inside if "train" in label_tables(path)]
     if len(sets) > 1:
         names = [path.name for path in sets]
@@ -254,8 +254,7 @@ def _folder_with_tables(root: Path) -> Path:
             f"{shortened([f'{name}/' for name in names])} of {root} are data sets of their own, "
             f"each with its train.csv; give one: --data {sets[0]}"
         )
-    alone = [path for path in inside if not path.name.startswith((".", "__MACOSX"))]
-    return sets[0] if sets and sets == alone else root
+    return sets[0] if sets and sets == inside else root
 
 
 # ---------------------------------------------------------------- facts for the summary

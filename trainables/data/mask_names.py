@@ -78,6 +78,8 @@ def _by_folder(files: Sequence[str]) -> MaskedImages | None:
         if partner:
             partners[path] = partner
 
+    if not partners:
+        return None
     for file in files:
         path = _folders(file)
         if path in partners:
@@ -130,6 +132,8 @@ def _partner_names(
 
 def _by_ending(files: Sequence[str]) -> MaskedImages | None:
     """a.jpg with a_mask.png, in one folder."""
+    if not any(_stem(file).lower().endswith(_MASK_ENDS) for file in files):
+        return None
     stems = {f"{_folders(file)}/{_stem(file)}": file for file in files}
     masks: set[str] = set()
     pictured: set[str] = set()

@@ -4,7 +4,7 @@ telephones and splits."""
 import re
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import replace
+from functools import lru_cache
 
 from trainables.data.class_layouts import of_tree
 from trainables.data.layout_base import Contents, Folder, Match
@@ -129,7 +129,7 @@ class PrefixedNames:
         labels_by_name = _labels_of(names)
         entries: list[Entry] = []
         for entry, label in zip(tree.entries, labels_by_name, strict=True):
-            entries.append(replace(entry, label=label))
+            entries.append(Entry(entry.path, entry.part, label))
         labels = {entry.label for entry in entries if entry.label is not None}
         _check_labels_are_no_splits(folder, labels)
         return of_tree(tree, entries)
@@ -143,6 +143,7 @@ def label_of(name: str) -> str | None:
     return match[1]
 
 
+@lru_cache(maxsize=4096)
 def is_camera_name(prefix: str) -> bool:
     """Tells the start of a name that a camera, a telephone or a program gave: IMG, DSC,
     PXL_20240131, "WhatsApp Image 2024-01-31 at 12.00.00", 20240131."""

@@ -13,7 +13,8 @@ from trainables.errors import UserError
 _THUMBNAIL_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle"}
 _SYSTEM_FOLDERS = {"lost+found", "$recycle.bin", "system volume information"}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
-_TABLES = (".csv", ".tsv")
+TABLES = (".csv", ".tsv")
+"""Endings of label files."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,35 @@ def scan_folder(root: Path) -> Scan:
     return Scan(tuple(images), skipped.listed(), unread, tuple(sorted(empty)))
 
 
+def folders_in(root: Path) -> list[Path]:
+    """The folders directly in `root`, sorted; hidden ones and those of systems are none.
+
+    Raises:
+        UserError: `root` may not be read.
+    """
+    names = [entry.name for entry in _directly_in(root) if entry.is_dir()]
+    return [root / name for name in sorted(names) if not _why_not_entered(name)]
+
+
+def label_files_in(root: Path) -> list[Path]:
+    """The files directly in `root` that are tables by their ending, sorted.
+
+    Raises:
+        UserError: `root` may not be read.
+    """
+    names = [entry.name for entry in _directly_in(root)]
+    return [root / name for name in sorted(names) if name.lower().endswith(TABLES)]
+
+
+def _directly_in(root: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(root) as found:
+            return list(found)
+    except OSError as error:
+        _refuse_folder(error)
+        raise
+
+
 def _refuse_folder(error: OSError) -> None:
     raise UserError(
         f"folder {printable(str(error.filename))} cannot be read ({error.strerror}): its images "
@@ -134,7 +164,7 @@ def _skip_files(prefix: str, names: Iterable[str], skipped: _Skipped) -> None:
             reason = f"named {name.strip()}"
         elif name.startswith("."):
             reason = "with hidden names"
-        elif ending in _TABLES and not prefix:
+        elif ending in TABLES and not prefix:
             continue  # a label file, or beside them
         elif ending:
             reason = f"ending {ending}"
@@ -153,9 +183,9 @@ def _unread(folder: str, names: Iterable[str]) -> dict[str, str]:
 
 def _check_names(root: Path, images: Iterable[str]) -> None:
     """Refuses names that are not UTF-8: they cannot be written to logs, records and MLflow."""
-    wrong = [image for image in images if not _is_text(image)]
-    if not wrong:
+    if _is_text("".join(images)):
         return
+    wrong = [image for image in images if not _is_text(image)]
     shown = ", ".join(printable(image) for image in wrong[:3])
     raise UserError(
         f"{len(wrong):,} file names in {printable(str(root))} are not UTF-8 ({shown}); rename "
