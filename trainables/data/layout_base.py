@@ -122,7 +122,7 @@ def chosen(layouts: Iterable[L], name: str) -> L:
     by_name = {layout.name: layout for layout in layouts}
     wanted = name.lower().replace("-", " ").replace("_", " ").strip()
     for known, layout in by_name.items():
-        if known.replace("-", " ") == wanted:
+        if known.lower().replace("-", " ") == wanted:
             return layout
     names = ", ".join(typed(known) for known in by_name)
     raise UserError(f"--layout {name!r} is no layout; valid: {AUTO}, {names}")
