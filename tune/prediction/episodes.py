@@ -8,7 +8,6 @@ The class of a support image is the number in its column's name. Where the colum
 that of its label, numbered in the order of the columns.
 """
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.listing import part_of, shortened
+from trainables.data.tables import columns_of
 from trainables.errors import UserError
 from trainables.metrics import mean_interval
 from tune.prediction.batches import Reader
-from tune.prediction.inputs import FILENAME, ID, LABEL, Table, images_of_table, read_table
+from tune.prediction.inputs import Table, images_of_table, read_table
 from tune.prediction.output import check_file, write_table
 from tune.prediction.request import Request
 from tune.prediction.trained import Trained
@@ -49,7 +49,8 @@ class Catalog:
 
     def labels(self, ids: Sequence[str]) -> list[str]:
         """The label of each image; "" where the csv does not say it."""
-        return [self.table.rows[self.line[number]].get(LABEL, "").strip() for number in ids]
+        column = self.table.columns.label
+        return [self.table.rows[self.line[number]].get(column, "").strip() for number in ids]
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ def predict_episodes(trained: Trained, reader: Reader, request: Request) -> list
         if truth is not None:
             accuracies.append(float(np.mean(np.array(answers) == truth)))
 
-    write_table(out, [*episodes.others, *episodes.query], rows)
+    write_table(
+        out,
+        [*episodes.others, *episodes.query],
+        rows,
+        episodes.table.columns.separator,
+    )
     told = [f"{len(rows):,} episodes of {len(episodes.query)} queries -> {out}"]
     if accuracies:
         told.append(_score(accuracies, trained))
@@ -140,23 +146,21 @@ def _episode_file(source: Path) -> Path:
 
 
 def _names_episodes(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        columns = next(csv.reader(file), [])
-    header = ",".join(columns).lower()
+    header = ",".join(columns_of(path).names).lower()
     return "support" in header and "query" in header
 
 
 def _read_episodes(path: Path) -> EpisodeTable:
-    table = read_table(path, needed=())
-    support = tuple(name for name in table.columns if "support" in name.lower())
-    query = tuple(name for name in table.columns if "query" in name.lower())
+    table = read_table(path, names_files=False)
+    support = tuple(name for name in table.columns.names if "support" in name.lower())
+    query = tuple(name for name in table.columns.names if "query" in name.lower())
     if not support or not query:
-        found = ", ".join(table.columns[:6])
+        found = ", ".join(table.columns.names[:6])
         raise UserError(
             f"{path} names no episodes (columns: {found}); few-shot learning needs columns such as "
             "episode_id, class0_support0, class1_support0, query0"
         )
-    others = tuple(name for name in table.columns if name not in support + query)
+    others = tuple(name for name in table.columns.names if name not in support + query)
     return EpisodeTable(table, support, query, others)
 
 
@@ -205,11 +209,12 @@ def _find_catalog(episodes: EpisodeTable) -> Catalog:
     for candidate in [own, *others]:
         if not candidate.is_file() or _names_episodes(candidate):
             continue
-        table = read_table(candidate, needed=())
-        if ID not in table.columns or FILENAME not in table.columns:
+        table = read_table(candidate, names_files=False)
+        columns = table.columns
+        if not columns.id or not columns.file:
             lacking.append(f"{candidate.name} has no columns id, filename")
             continue
-        line = {number: position for position, number in enumerate(table.column(ID))}
+        line = {number: position for position, number in enumerate(table.cells(columns.id))}
         unknown = [number for number in wanted if number not in line]
         if not unknown:
             return Catalog(table, line)

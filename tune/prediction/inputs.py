@@ -1,16 +1,19 @@
 """The images that a command is given: a folder, or a csv that names them."""
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainables.data.file_finder import FileFinder, leading_folders
 from trainables.data.images import EXTENSIONS
 from trainables.data.listing import find_images, part_of, shortened
+from trainables.data.split_names import Look, split_of
+from trainables.data.tables import Columns, columns_of
 from trainables.errors import UserError
 
-FILENAME, LABEL, ID = "filename", "label", "id"
-"""Columns of a label file."""
+FILENAME, LABEL = "filename", "label"
+"""Columns of a csv that this command begins."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,12 @@ class Table:
     """A csv as it was given: every column and line, in order."""
 
     path: Path
-    columns: tuple[str, ...]
+    columns: Columns
     rows: tuple[dict[str, str], ...]
 
-    def column(self, name: str) -> list[str]:
+    def cells(self, column: str) -> list[str]:
         """The cells of a column, without blanks around them; "" where there is no such column."""
-        return [row.get(name, "").strip() for row in self.rows]
+        return [row.get(column, "").strip() for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -49,15 +52,20 @@ def images_of_folder(folder: Path, names: Sequence[str] | None = None) -> Images
     return Images(tuple(found), tuple(folder / name for name in found))
 
 
-def read_table(path: Path, needed: Sequence[str] = (FILENAME,)) -> Table:
-    """Read a csv with the columns `needed`.
+def read_table(path: Path, names_files: bool = True) -> Table:
+    """Read a csv in any dialect that label files have.
 
+    Args:
+        names_files: it must have a column of file names.
     Raises:
-        UserError: it cannot be read, lacks a column or holds no line.
+        UserError: it cannot be read, lacks that column or holds no line.
     """
+    columns = columns_of(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            columns, rows = _cells(file)
+            reader = csv.reader(file, delimiter=columns.separator, skipinitialspace=True)
+            next(reader, None)
+            rows = tuple(_cells(columns.names, line) for line in reader if any(line))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (UnicodeError, csv.Error) as error:
@@ -65,30 +73,21 @@ def read_table(path: Path, needed: Sequence[str] = (FILENAME,)) -> Table:
             f"{path} cannot be read as csv ({error}); save it as UTF-8 text, comma-separated"
         ) from None
 
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        found = ", ".join(columns) or "none"
+    if names_files and not columns.file:
+        found = ", ".join(columns.names) or "none"
         raise UserError(
-            f"{path} has no column {', '.join(missing)} (found: {found}); "
-            "its first line must be id,filename,label, or name support and query images"
+            f"{path} has no column {FILENAME} (found: {found}); "
+            "its first line must be id,filename,label"
         )
     if not rows:
         raise UserError(f"{path} names no images: it has no line below its header")
-    return Table(path, tuple(columns), tuple(rows))
+    return Table(path, columns, rows)
 
 
-def _cells(lines: Iterator[str]) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns, and the cells of every line that is not empty."""
-    reader = csv.reader(lines, skipinitialspace=True)
-    columns = [name.strip() for name in next(reader, [])]
-    rows = []
-    for cells in reader:
-        if not any(cells):
-            continue
-        missing = len(columns) - len(cells)
-        filled = [*cells, *[""] * missing]
-        rows.append(dict(zip(columns, filled, strict=False)))
-    return columns, rows
+def _cells(columns: Sequence[str], line: Sequence[str]) -> dict[str, str]:
+    missing = len(columns) - len(line)
+    filled = [*line, *[""] * missing]
+    return dict(zip(columns, filled, strict=False))
 
 
 def images_of_table(table: Table) -> Images:
@@ -98,22 +97,26 @@ def images_of_table(table: Table) -> Images:
     Raises:
         UserError: a line names no file, or files are not there.
     """
-    names = table.column(FILENAME)
+    names = table.cells(table.columns.file)
     if "" in names:
         line = names.index("") + 2
         raise UserError(f"{table.path} line {line} has no file name; every line needs one")
 
-    folders = _image_folders(table.path)
+    root = table.path.parent
+    found = find_images(root)
+    finder = FileFinder(found)
+    folders = _image_folders(table.path, found)
+    leading = leading_folders(names, part_of(table.path.stem) or "")
     files: list[Path] = []
     missing: list[str] = []
     for name in names:
-        file = _find(name, folders)
+        file = finder.find(name, folders, leading)
         if file is None:
             missing.append(name)
         else:
-            files.append(file)
+            files.append(root / file)
     if missing:
-        tried = ", ".join(str(folder) for folder in folders)
+        tried = ", ".join(folder or "beside it" for folder in folders)
         raise UserError(
             f"{table.path} names {len(missing):,} files that are not there ({shortened(missing)}); "
             f"looked in {tried}"
@@ -121,26 +124,19 @@ def images_of_table(table: Table) -> Images:
     return Images(tuple(names), tuple(files))
 
 
-def _image_folders(table: Path) -> list[Path]:
-    """Folders in which a csv's files may be, in the order in which they are looked through."""
-    root = table.parent
-    part = part_of(table.stem.split("_")[0]) or part_of(table.stem)
-    subfolders = sorted(path for path in root.iterdir() if path.is_dir())
-    named = [path for path in subfolders if part_of(path.name) is not None]
-    own = [path for path in named if part_of(path.name) == part]
-    others = [path for path in named if path not in own]
-    images = root / "images"
-    inside = [images / path.name for path in own]
-    if part is not None:
-        inside.append(images / part)
-
-    wanted = [*own, images, *inside, root, *others]
-    return [folder for folder in dict.fromkeys(wanted) if folder.is_dir()]
+def _image_folders(table: Path, images: Sequence[str]) -> list[str]:
+    """Folders in which a csv's files may be, relative to its own, in the order in which they are
+    looked through."""
+    look = split_of(table.stem)
+    part = None if look is None else look.part
+    tops = sorted({image.split("/")[0] for image in images if "/" in image})
+    looks = {name: split_of(name) for name in tops}
+    named = [name for name, look in looks.items() if look is not None]
+    own = [name for name in named if _is_part(looks[name], part)]
+    others = [name for name in named if name not in own]
+    inside = [f"images/{name}" for name in (part, *own) if name is not None]
+    return list(dict.fromkeys([*own, "images", *inside, "", *others]))
 
 
-def _find(name: str, folders: Sequence[Path]) -> Path | None:
-    for folder in folders:
-        file = folder / name
-        if file.is_file():
-            return file
-    return None
+def _is_part(look: Look | None, part: str | None) -> bool:
+    return look is not None and look.part == part

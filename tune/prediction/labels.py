@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainables.data.tables import Columns
 from trainables.errors import UserError
 from tune.prediction.batches import Reader
 from tune.prediction.inputs import (
@@ -43,15 +44,16 @@ def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[s
         if request.probabilities:
             scores[number] = [f"{score:.6g}" for score in answer.tolist()]
 
-    columns = list(table.columns)
-    if LABEL not in columns:
-        columns.append(LABEL)
+    columns = list(table.columns.names)
+    answered = table.columns.label or LABEL
+    if answered not in columns:
+        columns.append(answered)
     rows = []
     for number, label in labels.items():
-        cells = {**table.rows[number], LABEL: label}
+        cells = {**table.rows[number], answered: label}
         row = [cells.get(name, "") for name in columns]
         rows.append([*row, *scores.get(number, [])])
-    write_table(out, [*columns, *added], rows)
+    write_table(out, [*columns, *added], rows, table.columns.separator)
 
     told = [f"{len(rows):,} images -> {out}", *reader.said()]
     truth = _truth(table, images, request.source, classes)
@@ -64,7 +66,7 @@ def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[s
 def _added_columns(table: Table, classes: Sequence[str]) -> list[str]:
     """The columns of probabilities, one a class."""
     added = [f"{PROBABILITY}{name}" for name in classes]
-    taken = sorted(set(table.columns) & set(added))
+    taken = sorted(set(table.columns.names) & set(added))
     if taken:
         raise UserError(f"{table.path} has a column {taken[0]} already: leave out --probabilities")
     return added
@@ -75,7 +77,8 @@ def _given(source: Path) -> tuple[Table, Images]:
     if source.is_dir():
         images = images_of_folder(source)
         rows = tuple({FILENAME: name} for name in images.names)
-        return Table(source, (FILENAME, LABEL), rows), images
+        columns = Columns((FILENAME, LABEL), file=FILENAME, label=LABEL)
+        return Table(source, columns, rows), images
     table = read_table(source)
     return table, images_of_table(table)
 
@@ -87,7 +90,7 @@ def _truth(table: Table, images: Images, source: Path, classes: Sequence[str]) -
     if source.is_dir():
         labels = [_folder_label(name, known) for name in images.names]
     else:
-        labels = table.column(LABEL)
+        labels = table.cells(table.columns.label)
     if not set(labels) <= known:
         return None
     return labels

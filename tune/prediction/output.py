@@ -27,10 +27,12 @@ def check_file(out: Path, overwrite: bool, ending: str) -> None:
         raise UserError(f"--out {out} is there already; {_OVERWRITE}")
 
 
-def write_table(out: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_table(
+    out: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], separator: str = ","
+) -> None:
     """Write a csv; after a kill `out` holds the old file or all of the new one."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, delimiter=separator, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
     out.parent.mkdir(parents=True, exist_ok=True)

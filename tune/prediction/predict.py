@@ -39,7 +39,7 @@ def _check_source(source: Path) -> None:
     advice = "give a folder of images, or a csv that names them"
     if not source.exists():
         raise UserError(f"{source} does not exist; {advice}")
-    if source.suffix.lower() != ".csv":
+    if source.suffix.lower() not in (".csv", ".tsv"):
         raise UserError(f"{source} is no csv; {advice}")
 
 

@@ -305,6 +305,21 @@ def test_folders_named_as_classes_are_labels(cases: Any, run: Any, tmp_path: Pat
     assert f"20 have labels: top-1 {np.mean(right):.4f}" in said
 
 
+def test_a_csv_of_another_dialect_stays_what_it_is(cases: Any, run: Any, tmp_path: Path) -> None:
+    case = cases("pretrain")
+    hand_out(case.data / "val", tmp_path / "TestImages", "val1*.jpg")
+    names = sorted(path.stem for path in (tmp_path / "TestImages").iterdir())
+    lines = ["image_id;note;species", *(f"{name};a, b;" for name in names)]
+    (tmp_path / "sample.csv").write_text("\n".join(lines) + "\n")
+    words = (tmp_path / "sample.csv", "--out", tmp_path / "pred.csv")
+    code, _, errors = run(case, "study", *words)
+    assert (code, errors) == (0, "")
+    answers = (tmp_path / "pred.csv").read_text().splitlines()
+    assert answers[0] == lines[0]
+    assert [line.rpartition(";")[0] for line in answers[1:]] == [f"{n};a, b" for n in names]
+    assert {line.rpartition(";")[2] for line in answers[1:]} <= set(CLASSES)
+
+
 # ---------------------------------------------------------------- wrong use
 
 
@@ -312,7 +327,7 @@ def test_wrong_use_is_one_line_and_writes_nothing(cases: Any, run: Any, tmp_path
     case = cases("pretrain")
     empty = tmp_path / "empty"
     empty.mkdir()
-    write_csv(tmp_path / "no_name.csv", [["id", "label"], ["0", ""]])
+    write_csv(tmp_path / "no_name.csv", [["number", "label"], ["0", ""]])
     write_csv(tmp_path / "no_line.csv", [["id", "filename", "label"]])
     write_csv(tmp_path / "gone.csv", [["filename"], ["a.jpg"], ["b.jpg"]])
     write_csv(tmp_path / "blank.csv", [["id", "filename"], ["0", "x.jpg"], ["1", ""]])
@@ -327,7 +342,7 @@ def test_wrong_use_is_one_line_and_writes_nothing(cases: Any, run: Any, tmp_path
         ("study", [empty], r"empty holds no images \(\.jpg .*; give another folder"),
         ("study", [tmp_path / "none"], r"none does not exist; give a folder of images, or a csv"),
         ("study", [tmp_path / "notes.txt"], r"notes\.txt is no csv; give a folder"),
-        ("study", [tmp_path / "no_name.csv"], r"has no column filename \(found: id, label\)"),
+        ("study", [tmp_path / "no_name.csv"], r"has no column filename \(found: number, label\)"),
         ("study", [tmp_path / "no_line.csv"], r"names no images: it has no line below its header"),
         ("study", [tmp_path / "gone.csv"], r"names 2 files that are not there \(a.jpg, b.jpg\)"),
         ("study", [tmp_path / "blank.csv"], r"blank\.csv line 3 has no file name"),
