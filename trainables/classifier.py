@@ -380,7 +380,7 @@ def with_fc_stage(backbone: InitialBackbone, layer: nn.Module, init: InitConfig)
     """
     if backbone.loaded is None:
         return backbone
-    state = load_fc_state(Path(init.file), backbone.config.name)
+    state = load_fc_state(Path(init.file), backbone.module, backbone.config.name)
     if state is None:
         return backbone
 

@@ -1,18 +1,30 @@
 """The file that a trained backbone is exported to."""
 
+import argparse
 import json
 import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainables.backbone.checkpoints import FoundWeights, find_weights
 from trainables.backbone.networks import FC_UNITS, head_prefix
 from trainables.data.seen import SeenRecord
 from trainables.errors import UserError
 from trainables.files import atomic_file
 
+# What tools put beside the weights and no code can hide in: options (DINO), numbers of NumPy.
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
 _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
@@ -46,8 +58,7 @@ def save_backbone(
 
 
 def load_backbone_state(path: Path) -> dict[str, Tensor]:
-    """Read the weights that `save_backbone` wrote, or a plain state_dict such as torchvision's,
-    onto the CPU and without a head `fc`.
+    """Read the weights that `save_backbone` wrote, onto the CPU and without a head `fc`.
 
     Only tensors and plain values are unpickled. Load it with `strict=True`: a head is neither in
     the state nor in the backbone.
@@ -62,13 +73,29 @@ def load_backbone_state(path: Path) -> dict[str, Tensor]:
     return _without_fc(state)
 
 
+def load_weights(path: Path, backbone: nn.Module) -> FoundWeights:
+    """Read the weights of `backbone`, and of a head if there is one, from a file of any tool; see
+    `find_weights`.
+
+    Only tensors and plain values are unpickled.
+
+    Raises:
+        UserError: no such file, or there are no tensors by name in it.
+    """
+    found = find_weights(_read(path), backbone)
+    if found is None:
+        raise UserError(f"backbone file {str(path)!r} holds no state_dict; {_REMEDY}")
+    return found
+
+
 def load_backbone_meta(path: Path) -> dict[str, Any]:
     """Read the `meta` that `save_backbone` wrote; {} for a plain state_dict.
 
     Raises:
         UserError: as `load_backbone_state` does.
     """
-    return dict(_read(path).get("meta", {}))
+    meta = _read(path).get("meta")
+    return dict(meta) if isinstance(meta, dict) else {}
 
 
 def load_seen(path: Path) -> SeenRecord:
@@ -99,15 +126,14 @@ def load_head_state(path: Path) -> dict[str, Tensor]:
     return head
 
 
-def load_fc_state(path: Path, name: str) -> dict[str, Tensor] | None:
+def load_fc_state(path: Path, backbone: nn.Module, name: str) -> dict[str, Tensor] | None:
     """Read `weight` (1000, D) and `bias` (1000,) of ImageNet's classification layer from a
-    state_dict of torchvision's network `name`; None if it has no such layer.
+    file with the weights of `backbone`, torchvision's network `name`; None if it has no such layer.
 
     Raises:
         UserError: as `load_backbone_state` does.
     """
-    payload = _read(path)
-    state = payload.get("state_dict", payload)
+    state = load_weights(path, backbone).state
     prefix = head_prefix(name)
     layer = {
         key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
@@ -136,15 +162,34 @@ def _is_state_dict(state: Any) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"no backbone file {str(path)!r}; {_REMEDY}") from None
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
-        raise UserError(
-            f"backbone file {str(path)!r} cannot be read as weights saved by torch.save; {_REMEDY}"
-        ) from None
+        raise UserError(_unreadable(path)) from None
 
     if not isinstance(payload, dict):
         found = type(payload).__name__
         raise UserError(f"backbone file {str(path)!r} holds a {found}, no state_dict; {_REMEDY}")
     return payload
+
+
+def _unreadable(path: Path) -> str:
+    """Say why `torch.load` reads no weights from a file, and what to do."""
+    try:
+        with torch.serialization.safe_globals(_HARMLESS):
+            classes = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # it is no file of torch.save at all
+        classes = []
+    if not classes:
+        return (
+            f"backbone file {str(path)!r} cannot be read as weights saved by torch.save; {_REMEDY}"
+        )
+
+    more = ", ..." if len(classes) > 1 else ""
+    return (
+        f"backbone file {str(path)!r} holds more than weights ({min(classes)}{more}), which could "
+        "run code and is not read; where it comes from, save its state_dict alone: "
+        "torch.save(checkpoint['state_dict'], file)"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.backbone.export import load_backbone_meta, load_backbone_state
+from trainables.backbone.export import load_backbone_meta, load_weights
 from trainables.backbone.networks import BackboneConfig, head_prefix
 from trainables.errors import UserError
 from trainables.files import content_hash
@@ -31,9 +31,16 @@ class Loaded:
     ignored: tuple[str, ...]
     """Keys of a classification head in the file, for which a backbone has no place."""
 
+    names: str = ""
+    """The change of the file's names, such as `prefix module. taken off`; "" for none."""
+
     def __str__(self) -> str:
-        head = f", {len(self.ignored)} of a head left out" if self.ignored else ""
-        return f"{self.matched} of {self.matched} tensors matched, {self.changed} changed{head}"
+        clauses = [f"{self.matched} of {self.matched} tensors matched", f"{self.changed} changed"]
+        if self.ignored:
+            clauses.append(f"{len(self.ignored)} of a head left out")
+        if self.names:
+            clauses.append(self.names)
+        return ", ".join(clauses)
 
 
 def load_backbone(
@@ -42,23 +49,26 @@ def load_backbone(
     """Replace every weight and statistic of `backbone` (built from `config`) by those of a file.
 
     Args:
-        path: written by `save_backbone`, or a plain state_dict such as torchvision's, with or
-            without its head.
+        path: written by `save_backbone` or by another tool, with or without a head; see
+            `find_weights`.
         sha256: SHA-256 that the file's content must have, see `content_hash`; "" accepts any.
     Raises:
         UserError: not readable, another content than `sha256`, a tensor that is missing, left over
             or of another shape, weights that are not finite, or a file that changes nothing.
     """
-    state = load_backbone_state(path)
+    found = load_weights(path, backbone)
     _check_architecture(config, load_backbone_meta(path).get("backbone", {}), path)
     _check_content(path, sha256)
 
     own = backbone.state_dict()
     prefix = head_prefix(config.name)
-    ignored = [key for key in state if key not in own and key.startswith(prefix)]
-    given = {key: value for key, value in state.items() if key not in ignored}
+    ignored = [key for key in found.state if key not in own and key.startswith(prefix)]
+    given = {key: value for key, value in found.state.items() if key not in ignored}
+    _add_counters(own, given)
 
     misfit = f"backbone file {path} does not fit backbone.name={config.name}"
+    if str(found):
+        misfit += f" ({found})"
     _check_keys_and_shapes(own, given, misfit)
     _check_finite(own, given, misfit)
     changed = 0
@@ -72,7 +82,7 @@ def load_backbone(
         )
 
     backbone.load_state_dict(given, strict=True)
-    return Loaded(len(own), changed, tuple(ignored))
+    return Loaded(len(own), changed, tuple(ignored), str(found))
 
 
 def _check_architecture(config: BackboneConfig, trained: Mapping[str, Any], path: Path) -> None:
@@ -110,6 +120,15 @@ def _check_content(path: Path, sha256: str) -> None:
         )
 
 
+def _add_counters(own: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Set BatchNorm's counters of batches to 0 where an old file has none, as torch does for files
+    from before version 0.4.1."""
+    missing = [key for key in own if key not in given]
+    if all(key.endswith(".num_batches_tracked") for key in missing):
+        for key in missing:
+            given[key] = torch.zeros_like(own[key])
+
+
 def _check_keys_and_shapes(
     own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit: str
 ) -> None:
@@ -134,9 +153,19 @@ def _check_keys_and_shapes(
     matching = len(common) - len(reshaped)
     raise UserError(
         f"{misfit}: {matching} of {len(own)} tensors match; {'; '.join(found)}; "
-        "choose the architecture with --set backbone.name=..., backbone.width=... "
-        "or give another file"
+        f"{_remedy(own, given, reshaped)} or give another file"
     )
+
+
+def _remedy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], reshaped: list[str]) -> str:
+    """Name the option that makes the file fit, as far as its shapes tell."""
+    if reshaped == ["conv1.weight"]:
+        kernels = [tuple(state["conv1.weight"].shape[2:]) for state in (given, own)]
+        if kernels == [(3, 3), (7, 7)]:
+            return "add --set backbone.small_stem=true"
+        if kernels == [(7, 7), (3, 3)]:
+            return "add --set backbone.small_stem=false"
+    return "choose the architecture with --set backbone.name=..., backbone.width=..."
 
 
 def _check_finite(own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit: str) -> None:

@@ -69,8 +69,9 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     for line in data.summary.lines():
         out.print(line)
     out.print(_config_table(experiment, manifest))
-    for line in (*prepared.notes, *beginning(manifest.warm_start)):
-        out.print(line)
+    for line in (prepared.start, *prepared.notes, *beginning(manifest.warm_start)):
+        if line:
+            out.print(line)
     out.print(_rungs_line(config.train.epochs))
 
     cost = profile(experiment, config, data)
