@@ -17,6 +17,7 @@ from trainables.data.embedded import EMBEDDED, counts, fingerprint, load_glyphs,
 from trainables.data.episodes import FewShotData
 from trainables.data.folders import load_folder
 from trainables.data.given_episodes import with_given_episodes
+from trainables.data.grouping import Grouping
 from trainables.data.layout_base import AUTO
 from trainables.data.layouts import chosen_folder, read_layout
 from trainables.data.listing import HIDDEN, PARTS, Listing
@@ -64,6 +65,10 @@ class DataConfig:
     split: Annotated[int, Field(ge=1, le=2)] = 2
     """Version of the rules that split images. 2: by content and seed. 1: those of earlier studies,
     by pixels at the size that is trained at."""
+    group: Grouping = "near"
+    """Images that belong together, which no split separates. near: near-duplicates, found by their
+    pixels. none: equal files alone. folder: images of one folder. prefix: images of one folder
+    whose names are equal up to the last number. Embedded sets have near."""
     ignore: Annotated[int, Field(ge=0, le=255)] = IGNORE
     """`segment` alone: the void value of the masks, which is no class, 0 to 255; its line in the
     file of classes names none. 255 is unknown in any case, unless it is the one class of masks of
@@ -112,6 +117,7 @@ def load_dataset(
             the store.
     """
     _check_name(cfg)
+    _check_group(cfg)
     if cfg.transductive and task != "ssl":
         raise UserError(
             "--transductive is for ssl, which looks at no label; "
@@ -148,7 +154,7 @@ def _with_training_images(data: DataSet, cfg: DataConfig, task: Task) -> DataSet
 
 
 def _rules(cfg: DataConfig) -> SplitRules:
-    return SplitRules(cfg.split, cfg.seed)
+    return SplitRules(cfg.split, cfg.seed, cfg.group)
 
 
 def _load(
@@ -249,6 +255,19 @@ def _count_parts(listing: Listing) -> dict[str, int]:
     """Part -> number of images; "images" where there are no parts."""
     found = Counter(listing.parts.tolist())
     return {part or "images": found[part] for part in ("", *PARTS, HIDDEN) if part in found}
+
+
+def _check_group(cfg: DataConfig) -> None:
+    if cfg.group == "near":
+        return
+    if cfg.name in EMBEDDED:
+        raise UserError(
+            f"data.group={cfg.group} is for folders of images; leave it out for {cfg.name!r}"
+        )
+    if cfg.split == 1:
+        raise UserError(
+            f"data.group={cfg.group} needs data.split=2, the rules of new studies; leave it out"
+        )
 
 
 def _check_name(cfg: DataConfig) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainables.data.carving_v1 import PermutationCarver
 from trainables.data.contents import Contents
+from trainables.data.grouping import Grouping
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class SplitRules:
     version: int = 2
     """1 or 2."""
     seed: int = 0
+    group: Grouping = "near"
+    """Images that belong together."""
 
 
 class Carver(Protocol):

@@ -1,4 +1,8 @@
-"""Near-duplicates: one picture saved more than once. Splits never separate them."""
+"""Near-duplicates: one picture saved more than once. Splits never separate them.
+
+Frames of a fixed camera are all alike, so pairs are not listed: images that are in one component
+already need no comparison, and where many are near to many, blocks of them are compared at once.
+"""
 
 from collections.abc import Iterator
 from hashlib import blake2b
@@ -6,17 +10,21 @@ from hashlib import blake2b
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-_LEVELS = 2.0  # largest root mean square difference of two thumbnails, in grey levels of 255
-_CORRELATION = 0.98  # smallest Pearson correlation of the RGB pixels
+from trainables.data.components import Components
+from trainables.data.likeness import Pictures
+
 _SIDE = 8  # of a thumbnail, pixels
 _AXES = 16  # principal axes that the search tree uses
+_ROUNDING = 0.01  # of distances in the tree, at most
 _QUERIES = 1024  # thumbnails looked up at a time
 _BLOCK = 256  # images made into thumbnails at a time
 _LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601
+
+_PROBES = 64  # images that all others are compared with first
+_CROWD = 4  # probes that an image of a crowd is near to, at least
+_MANY = 64  # neighbours that are listed for an image; one with more is in a crowd
 
 
 def near_duplicates(
@@ -32,39 +40,101 @@ def near_duplicates(
     """
     thumbnails, hashes = _thumbnails(images)
     _, first, copy_of = np.unique(hashes, return_index=True, return_inverse=True)
-    joined: list[tuple[int, int]] = []
-    for a, b in _similar_pairs(thumbnails[first]):
-        if _correlated(images[first[a]], images[first[b]]):
-            joined.append((a, b))
+    pictures = Pictures(images, first, thumbnails[first], Components(len(first)))
 
-    left, right = np.array(joined, int).reshape(-1, 2).T
-    count = len(first)
-    edges = np.ones(len(left))
-    graph = coo_array((edges, (left, right)), shape=(count, count))
-    _, group = connected_components(graph, directed=False)
-    groups: np.ndarray = group[copy_of].astype(np.int64)
-    return groups
+    crowded = _join_with_probes(pictures)
+    crowded |= _join_neighbours(pictures, np.flatnonzero(~crowded))
+    _join_crowds(pictures, crowded)
+    return pictures.components.numbered()[copy_of]
 
 
-def _similar_pairs(
-    thumbnails: np.ndarray,  # (n, 64) float32, all different
-) -> Iterator[tuple[int, int]]:
-    """Pairs of positions, in order, whose thumbnails differ by at most `_LEVELS`."""
-    radius = _LEVELS * thumbnails.shape[1] ** 0.5
+def _join_with_probes(pictures: Pictures) -> np.ndarray:  # (n,) bool
+    """Compare all images with a few, which are any (positions are in the order of hashes): frames
+    of one scene fall together here.
+
+    Returns:
+        The images that are in a crowd: near to some of the few, or joined with many others.
+    """
+    count = len(pictures.rows)
+    probes = np.arange(min(count, _PROBES))
+    near = np.zeros(count, np.int64)
+
+    for block in _blocks(np.arange(count), pictures.block_size):
+        near[block] = pictures.join_blocks(block, probes)
+    return (near >= _CROWD) | (pictures.components.sizes() > _MANY)
+
+
+def _join_neighbours(
+    pictures: Pictures,
+    positions: np.ndarray,  # (m,)
+) -> np.ndarray:  # (n,) bool
+    """Join near-duplicates among these positions, by a tree of their thumbnails.
+
+    Returns:
+        The images of more than `_MANY` neighbours, which have not been compared with one another.
+    """
+    crowded = np.zeros(len(pictures.rows), bool)
+    if not len(positions):
+        return crowded
+
+    thumbnails = pictures.thumbnails[positions]
     centred = thumbnails - thumbnails.mean(0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     # a projection never lengthens a distance, so no pair is lost; principal axes prune best
     tree = cKDTree(centred @ axes[:, -_AXES:])
+    radius = pictures.radius + _ROUNDING
 
-    for start in range(0, len(thumbnails), _QUERIES):
-        queries = tree.data[start : start + _QUERIES]
-        near = tree.query_ball_point(queries, radius)
-        for position, found in enumerate(near, start):
-            later = np.array([other for other in found if other > position], int)
-            difference = thumbnails[later] - thumbnails[position]
-            distance = np.linalg.norm(difference, axis=1)
-            for other in later[distance <= radius]:
-                yield position, other
+    for queries in _blocks(np.arange(len(positions)), _QUERIES):
+        points = tree.data[queries]
+        counts = tree.query_ball_point(points, radius, return_length=True)
+        crowded[positions[queries[counts > _MANY]]] = True
+
+        few = (counts > 1) & (counts <= _MANY)
+        lists = tree.query_ball_point(points[few], radius)
+        if len(lists):
+            left = np.repeat(queries[few], counts[few])
+            right = np.concatenate(lists).astype(np.int64)
+            pictures.join_pairs(positions[left], positions[right])
+    return crowded
+
+
+def _join_crowds(
+    pictures: Pictures,
+    crowded: np.ndarray,  # (n,) bool
+) -> None:
+    """Compare the images of crowds with all others, by blocks; blocks that are far apart, or in one
+    component, need no comparison."""
+    component = pictures.components.of
+    order = np.lexsort((component, ~crowded))  # crowds first
+    blocks = list(_blocks(order, pictures.block_size))
+    balls = [_ball(pictures.thumbnails[block]) for block in blocks]
+    of_crowds = -(-int(crowded.sum()) // pictures.block_size)
+
+    for i in range(of_crowds):
+        centre, reach = balls[i]
+        for j in range(i, len(blocks)):
+            other_centre, other_reach = balls[j]
+            between = np.linalg.norm(centre - other_centre)
+            gap = between - reach - other_reach
+            if gap <= pictures.radius:
+                pictures.join_blocks(blocks[i], blocks[j])
+
+
+def _blocks(
+    positions: np.ndarray,  # (n,)
+    size: int,
+) -> Iterator[np.ndarray]:  # (size,), the last one may be shorter
+    """Cut positions into blocks."""
+    for start in range(0, len(positions), size):
+        yield positions[start : start + size]
+
+
+def _ball(
+    thumbnails: np.ndarray,  # (b, 64)
+) -> tuple[np.ndarray, float]:
+    """Centre and radius of a ball around some thumbnails."""
+    centre = thumbnails.mean(0, dtype=np.float64)
+    return centre, float(np.linalg.norm(thumbnails - centre, axis=1).max())
 
 
 def _thumbnails(
@@ -89,22 +159,3 @@ def _hash(pixels: bytes) -> int:
     carved."""
     value = blake2b(pixels, digest_size=8).digest()
     return int.from_bytes(value, "little", signed=True)
-
-
-def _correlated(
-    left: np.ndarray,  # (3, S, S) uint8
-    right: np.ndarray,  # (3, S, S) uint8
-) -> bool:
-    a = _centred(left)
-    b = _centred(right)
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    if norm == 0:
-        return False
-    return float(a @ b) / norm >= _CORRELATION
-
-
-def _centred(image: np.ndarray) -> np.ndarray:  # (3 S S,) float32
-    """Pixels as a vector with mean 0."""
-    pixels = image.astype(np.float32).ravel()
-    centred: np.ndarray = pixels - image.mean()
-    return centred

@@ -1,7 +1,7 @@
 """A folder in a recognised layout -> DataSet: decoded once into a store, and carved where the
 layout lacks a split."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from trainables.data.carving import Carver, SplitRules, carver_of
 from trainables.data.carving_v1 import groups_of
 from trainables.data.decoding import MEGAPIXELS
+from trainables.data.grouping import grouped
 from trainables.data.images import open_picture
 from trainables.data.listing import Listing
 from trainables.data.source import Source
@@ -66,6 +67,7 @@ def load_folder(
     store = open_store(
         name, listing.fingerprint, size, lambda: _source(listing, megapixels), cache_dir, progress
     )
+    store = replace(store, contents=grouped(store.contents, listing.files, rules.group))
     check_corrupt(listing, store, skip_corrupt)
     usable = usable_rows(store)
     carver = folder_carver(listing, store, rules)
@@ -73,7 +75,7 @@ def load_folder(
         rows = split_classes(listing, store.labels, usable, carver)
     else:
         rows = split_rows(listing, store.labels, usable, carver, task)
-    check_size(listing, rows, task)
+    check_size(listing, rows, task, store.contents.groups[usable])
 
     labels = store.labels if listing.classes else None
 
@@ -292,6 +294,23 @@ def _duplicates(
 # ---------------------------------------------------------------- refusals
 
 
+def _without_images(listing: Listing, split: str, groups: np.ndarray) -> str:
+    """Say why a split has no images, and what to do."""
+    count = len(np.unique(groups))
+    if 2 * count < len(groups):
+        of_one = "1 group" if count == 1 else f"{count:,} groups"
+        return (
+            f"no images of {listing.root} are left for {split}: its {len(groups):,} images are "
+            f"{of_one} of images that belong together (by default near-duplicates, as of a fixed "
+            "camera), which splits never separate; give folders train/, val/ and test/ of your "
+            "own, or say what belongs together with --set data.group=none|folder|prefix"
+        )
+    return (
+        f"data folder {listing.root} is too small: no images are left for {split} of "
+        f"{len(listing.files)}; add images"
+    )
+
+
 def check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
     """Refuses files that could not be decoded, unless they may be left out.
 
@@ -318,7 +337,12 @@ def check_corrupt(listing: Listing, store: Store, skip_corrupt: bool) -> None:
         )
 
 
-def check_size(listing: Listing, rows: Rows, task: str) -> None:
+def check_size(
+    listing: Listing,
+    rows: Rows,
+    task: str,
+    groups: np.ndarray,  # (n,) of the images that can be used
+) -> None:
     """Checks that every split has an image and, for "classify", that train has every class.
 
     Raises:
@@ -326,10 +350,7 @@ def check_size(listing: Listing, rows: Rows, task: str) -> None:
     """
     for name, chosen in (("train", rows.train), ("val", rows.val), ("test", rows.test)):
         if not len(chosen):
-            raise UserError(
-                f"data folder {listing.root} is too small: no images are left for {name} of "
-                f"{len(listing.files)}; add images"
-            )
+            raise UserError(_without_images(listing, name, groups))
     if task == "classify":
         present = set(listing.labels[rows.train].tolist())
         lost = [name for label, name in enumerate(listing.classes) if label not in present]

@@ -17,6 +17,7 @@ from trainables.data.folders import (
     split_rows,
     usable_rows,
 )
+from trainables.data.grouping import grouped
 from trainables.data.images import open_picture, read_rgb
 from trainables.data.layout_base import AUTO
 from trainables.data.listing import Entry, Listing, find_images, fingerprint_of
@@ -131,9 +132,11 @@ def load_pairs(
         name, listing.fingerprint, size, lambda: _source(pairs, megapixels), cache_dir, progress
     )
     check_corrupt(listing, store, skip_corrupt)
+    store = replace(store, contents=grouped(store.contents, listing.files, rules.group))
+    usable = usable_rows(store)
     carver = folder_carver(listing, store, rules)
-    rows = split_rows(listing, store.labels, usable_rows(store), carver, "segment")
-    check_size(listing, rows, "segment")
+    rows = split_rows(listing, store.labels, usable, carver, "segment")
+    check_size(listing, rows, "segment", store.contents.groups[usable])
     pixels = mask_pixels(store, len(pairs.classes))
     listing = _with_lost_classes(pairs, pixels, rows.train)
 

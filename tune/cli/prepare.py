@@ -12,6 +12,7 @@ from search_spaces.common import class_balance
 from search_spaces.settings import Setting
 from trainables.config import build, flatten, nearest
 from trainables.errors import UserError
+from trainables.plots.fonts import missing_note
 from tune.backbones.resolve import (
     DEFAULT_STUDY,
     choose,
@@ -30,7 +31,7 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 
-_KEPT = ("data.split", "data.judged", "data.layout", "train.objective")
+_KEPT = ("data.split", "data.group", "data.judged", "data.layout", "train.objective")
 """Config values that a study keeps from its first start."""
 
 
@@ -97,6 +98,10 @@ def prepare(
 
     proof = trainable.check_startup(config, data)
     seen = check_seen(base, data, options.allow_seen)
+
+    undrawn = missing_note(getattr(data, "classes", ()))
+    if undrawn:
+        notes = (*notes, f"note: {undrawn}")
 
     warm = None
     if options.warm_start is not None:

@@ -26,6 +26,7 @@ PATH_KEYS = {
 study may be resumed where the content has another path."""
 EARLIER_VALUES = {
     "data.split": 1,
+    "data.group": "near",
     "data.transductive": False,
     "data.layout": "auto",
     "data.domain": "",

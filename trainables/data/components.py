@@ -1,0 +1,41 @@
+"""Connected components of a graph whose edges are found one after another."""
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+
+class Components:
+    """Vertices 0 to n - 1, each at first a component of its own.
+
+    Attributes:
+        of: (n,) int64, a number for the component of each vertex; it changes when edges are added.
+    """
+
+    def __init__(self, count: int):
+        self.of = np.arange(count)
+
+    def add_edges(
+        self,
+        left: np.ndarray,  # (m,) vertices
+        right: np.ndarray,  # (m,) vertices
+    ) -> None:
+        """Join the components at both ends of each edge."""
+        if not len(left):
+            return
+        ends = (self.of[left], self.of[right])
+        graph = coo_array((np.ones(len(left)), ends), shape=(len(self.of), len(self.of)))
+        _, merged = connected_components(graph, directed=False)
+        self.of = merged[self.of]
+
+    def sizes(self) -> np.ndarray:  # (n,) int64
+        """Size of the component of each vertex."""
+        counts = np.bincount(self.of)
+        return counts[self.of]
+
+    def numbered(self) -> np.ndarray:  # (n,) int64
+        """Numbers from 0, in the order of the components' first vertices."""
+        _, first, component = np.unique(self.of, return_index=True, return_inverse=True)
+        rank = np.empty(len(first), np.int64)
+        rank[np.argsort(first)] = np.arange(len(first))
+        return rank[component]
