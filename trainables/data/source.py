@@ -17,6 +17,8 @@ from trainables.data.levels import FLOATING, SIXTEEN_BITS, DeepImages, Found, Le
 
 _CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be written
 
+_MOST_THREADS = 32
+
 Take = Callable[[int, Picture], None]
 """Receives a row and its image, which it may draw at several sizes; may raise CorruptImage."""
 
@@ -98,7 +100,7 @@ def _read(
     skipped: list[tuple[int, str]] = []
     with (
         _progress_bar(len(rows), progress) as advance,
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(_threads()) as pool,
     ):
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
@@ -107,6 +109,13 @@ def _read(
                     skipped.append((row, reason))
             advance(len(chunk))
     return skipped
+
+
+def _threads() -> int:
+    """Number of images that are decoded at a time: Pillow decodes and resizes without Python's
+    lock."""
+    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(_MOST_THREADS, available or 1)
 
 
 @contextmanager

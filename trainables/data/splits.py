@@ -10,6 +10,7 @@ from torch import Tensor
 from trainables.data.carving import Carver
 from trainables.data.contents import Contents
 from trainables.data.levels import Levels
+from trainables.data.paging import fetch
 from trainables.data.whole import WholeImages
 from trainables.data_summary import DataSummary
 
@@ -50,6 +51,7 @@ class Split:
     ) -> Tensor:  # (B, 3, S, S) uint8, a copy
         """Gathers images from the memory map."""
         rows = self.indices[np.asarray(positions)]
+        fetch(self.images, rows)
         return torch.from_numpy(self.images[rows])
 
     def masks(
@@ -59,6 +61,7 @@ class Split:
         """Gathers the masks of `batch(positions)`; only for data with masks."""
         assert self.mask_images is not None
         rows = self.indices[np.asarray(positions)]
+        fetch(self.mask_images, rows)
         return torch.from_numpy(self.mask_images[rows])
 
     def whole_batch(

@@ -33,6 +33,7 @@ from trainables.data import contents
 from trainables.data.contents import SIDE, Contents, Recorder, read_contents, save_contents
 from trainables.data.images import Picture
 from trainables.data.levels import DeepImages
+from trainables.data.paging import read_rows_alone
 from trainables.data.source import Reading, Source, Take, read_all
 from trainables.data.survey import Survey, read_found
 from trainables.data_summary import FoundImages
@@ -327,6 +328,7 @@ def _open_map(path: Path, name: str, shape: tuple[int, ...]) -> np.ndarray:
     array: np.ndarray = np.load(path / f"{name}.npy", mmap_mode="r")
     if array.shape != shape:
         raise ValueError(f"{name} have shape {array.shape}, not {shape}")
+    read_rows_alone(array)
     return array
 
 
