@@ -8,6 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from trainables.plots.fonts import cover
+
 __all__ = ["COLOURS", "GREY", "INK", "caption", "heading", "plt", "quiet_frame"]
 
 GREY = "#c4c4c4"
@@ -31,6 +33,7 @@ COLOURS = (
 
 def caption(name: str, limit: int = 40) -> str:
     """A class's name for a picture, cut to `limit` characters."""
+    cover(name)
     if len(name) > limit:
         name = f"{name[: limit - 1]}…"
     # matplotlib's legends leave out names that begin with "_", and its dollars begin a formula.
