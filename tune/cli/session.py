@@ -103,6 +103,7 @@ class Session:
         try:
             with console:
                 _search(study, prepared, self.options)
+            _say_exhausted(study, self.options.trial_count, console)
 
             if study.stopping:
                 study.emit("finish", state="INTERRUPTED")
@@ -253,6 +254,16 @@ def _search(study: Study, prepared: Prepared, options: Options) -> None:
         gpus_per_worker=options.gpus_per_worker,
         workers=options.workers,
     )
+
+
+def _say_exhausted(study: Study, wanted: int, console: Console) -> None:
+    """Say why there are fewer trials than were asked for."""
+    ended = study.finished()
+    if study.is_exhausted and ended < wanted:
+        console.line(
+            f"the search ends after {ended} trials, not {wanted}: "
+            "the space has no other configuration; --set leaves out fewer"
+        )
 
 
 def _tell(line: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from trainables.backbone.summary import write_architecture
-from trainables.base import Runtime, Trainable
+from trainables.base import Metrics, Runtime, Trainable
 from trainables.config import build
 from trainables.engine import distributed
 from trainables.engine.allocator import keep_freed_memory
@@ -173,14 +173,25 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
         trainable.calibrate()
         runs.append(trainable.validate() | trainable.test())
 
+    return Outcome("COMPLETE", metrics=_over_seeds(runs))
+
+
+def _over_seeds(runs: list[Metrics]) -> Metrics:
+    """Mean and sample standard deviation of each metric.
+
+    A metric that some runs lack, such as the IoU of a class that no mask has and one of the random
+    networks predicts, is averaged over the others.
+    """
+    names = dict.fromkeys(name for run in runs for name in run)
     metrics = {}
-    for name in runs[0]:
-        values = [run[name] for run in runs]
+    for name in names:
+        values = [run[name] for run in runs if name in run]
         mean = sum(values) / len(values)
-        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
         metrics[f"baseline/{name}"] = mean
-        metrics[f"baseline_std/{name}"] = math.sqrt(variance)
-    return Outcome("COMPLETE", metrics=metrics)
+        if len(values) > 1:
+            variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+            metrics[f"baseline_std/{name}"] = math.sqrt(variance)
+    return metrics
 
 
 def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable[Any, Any]:

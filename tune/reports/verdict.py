@@ -119,7 +119,7 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
     """
     metric = test_metric(study.objective)
     answer = study.best_number()
-    number = answer or study.repeat_rule.challenger(study.completed)
+    number = answer or study.repeat_rule.challenger(study.distinct)
     if number is None:
         return None
 

@@ -38,7 +38,7 @@ class Pinned:
         return self._trial.suggest_categorical(name, choices)
 
 
-class _Walk:
+class Walk:
     """A trial that answers with `wanted` where it can, else with the first choice or the low end.
 
     Attributes:
@@ -71,7 +71,7 @@ def asked_for(
 ) -> dict[str, BaseDistribution]:
     """The distributions that the space asks for on the way to `config` (a flat config), without
     pinned names."""
-    walk = _Walk(config)
+    walk = Walk(config)
     space(Pinned(walk, pins), preset)
     return walk.asked
 
@@ -177,14 +177,14 @@ def describe(
     }
 
 
-def _branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[_Walk]:
+def _branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[Walk]:
     """One walk through the space for every choice of every categorical parameter."""
-    walks: list[_Walk] = []
+    walks: list[Walk] = []
     queue: list[dict[str, Any]] = [{}]
     entered: set[tuple[str, Any]] = set()
     while queue:
         forced = queue.pop(0)
-        walk = _Walk(forced)
+        walk = Walk(forced)
         space(Pinned(walk, pins), preset)
         walks.append(walk)
         for name, choice in _choices(walk):
@@ -194,7 +194,7 @@ def _branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[
     return walks
 
 
-def _choices(walk: _Walk) -> Iterator[tuple[str, Any]]:
+def _choices(walk: Walk) -> Iterator[tuple[str, Any]]:
     """(parameter, choice) for every choice that the walk was offered."""
     for name, distribution in walk.asked.items():
         if isinstance(distribution, CategoricalDistribution):
@@ -202,7 +202,7 @@ def _choices(walk: _Walk) -> Iterator[tuple[str, Any]]:
                 yield name, choice
 
 
-def _condition(walks: Sequence[_Walk], name: str, distribution: BaseDistribution) -> str:
+def _condition(walks: Sequence[Walk], name: str, distribution: BaseDistribution) -> str:
     """The categorical parameter whose choices distinguish the walks that met this distribution from
     those that did not."""
     met = [walk for walk in walks if walk.asked.get(name) == distribution]

@@ -1,6 +1,7 @@
 """The order of a study's work. The past is read from the event log's state and from Optuna; what
 runs now is remembered here."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from tune.study.log_state import LogState
@@ -20,13 +21,14 @@ class Planner:
 
     1. the untrained baseline, once;
     2. interrupted trials;
-    3. new trials, up to `trials`;
+    3. new trials, up to `trials` or until the space is exhausted;
     4. repeats under `seeds`, of the trials that the rule names.
 
     Args:
         objective: metric that the baseline must have on record.
         trials: trials of the study in total.
         seeds: seeds of the repeats.
+        is_exhausted: tells whether the space has no configuration left.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Planner:
         trials: int,
         seeds: list[int],
         repeats: RepeatRule,
+        is_exhausted: Callable[[], bool] = lambda: False,
     ):
         self._log = log
         self._database = database
@@ -45,6 +48,7 @@ class Planner:
         self._trials = trials
         self._seeds = seeds
         self._repeats = repeats
+        self._is_exhausted = is_exhausted
         self.running: set[WorkId] = set()
         self.interrupted: list[WorkId] = []
         """Trials that wait for another process, first come first served."""
@@ -55,7 +59,7 @@ class Planner:
             return BASELINE
         if self.interrupted:
             return self.interrupted[0]
-        if self._database.begun() < self._trials:
+        if self._database.begun() < self._trials and not self._is_exhausted():
             return "new trial"
         repeat = self._next_repeat()
         if repeat is not None:
@@ -92,7 +96,7 @@ class Planner:
         if searching:
             numbers = self._repeats.certain()
         else:
-            numbers = self._repeats.repeated(self._database.completed())
+            numbers = self._repeats.repeated(self._database.distinct())
 
         for number in numbers:
             outcome = self._log.outcome(WorkId(number))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tune.experiments import EXPERIMENTS
 from tune.study.log_state import CONCLUSIONS, Run, read_state
 from tune.study.manifest import Manifest, read_manifest
-from tune.study.rules import RepeatRule
+from tune.study.rules import RepeatRule, distinct
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -64,6 +64,13 @@ class Record:
         }
 
     @property
+    def distinct(self) -> dict[int, float]:
+        """Completed trials of different configurations -> objective."""
+        # a log of an earlier version may lack configs
+        configs = {number: run.config or {"": number} for number, run in self.trials.items()}
+        return distinct(self.completed, configs)
+
+    @property
     def epochs(self) -> int:
         """Number of epochs of the trials; repeats are no part of the search."""
         return sum(len(run.history) for run in self.trials.values())
@@ -96,7 +103,7 @@ class Record:
 
     def best_number(self) -> int | None:
         """The study's answer (`RepeatRule.answer`)."""
-        return self.repeat_rule.answer(self.completed, self.finals(), self.objective)
+        return self.repeat_rule.answer(self.distinct, self.finals(), self.objective)
 
     def finals(self) -> dict[tuple[int, int], dict[str, float]]:
         """(trial, seed) -> final metrics of the completed repeats."""

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from trainables.errors import UserError
 
@@ -20,8 +21,12 @@ WINNER = "winner"
 
 FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "rungs": 1}
 """Rules of a study whose manifest names none."""
-CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 1, "rungs": 1}
+CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 1}
 """Rules of a new study."""
+
+SMALL_SPACE = 64
+"""Sampler 2 repeats none of a space's configurations without real numbers, if there are at most so
+many. Sampler 1 draws them again and again."""
 
 ENOUGH_SEARCHES = 5
 """Searches of each setting below which there is no verdict on settings."""
@@ -32,7 +37,7 @@ REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 3}
 _KNOWN: dict[str, tuple[str | int, ...]] = {
     "repeats": tuple(REPEATS),
     "seeds": (1, 2),
-    "sampler": (1,),
+    "sampler": (1, 2),
     "rungs": (1,),
 }
 
@@ -126,6 +131,25 @@ class RepeatRule:
         if not means:
             return candidates[0]
         return max(means, key=lambda number: means[number])
+
+
+def distinct(
+    completed: Mapping[int, float], parameters: Mapping[int, Mapping[str, Any]]
+) -> dict[int, float]:
+    """Completed trials without those that have the configuration of an earlier one, whose seed is
+    the same too: they are one result, written down again.
+
+    Args:
+        completed: trial -> objective.
+        parameters: trial -> parameter -> value.
+    """
+    kept: dict[int, float] = {}
+    known: list[Mapping[str, Any]] = []
+    for number in sorted(completed):
+        if parameters[number] not in known:
+            known.append(parameters[number])
+            kept[number] = completed[number]
+    return kept
 
 
 def leaders(completed: Mapping[int, float], top: int) -> list[int]:

@@ -30,6 +30,7 @@ from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, LAST, remove_par
 from tune.experiments import Experiment
 from tune.search.space import Pinned, asked_for
 from tune.study.events import EventLog
+from tune.study.fresh import FreshConfigurations
 from tune.study.group import Group, is_group
 from tune.study.log_state import Run, apply_event, read_state
 from tune.study.manifest import Manifest
@@ -80,6 +81,7 @@ class Study:
         self._database = TrialDatabase(
             directory / "study.journal", manifest, self.base.train.epochs
         )
+        self._fresh = FreshConfigurations(experiment.space, manifest, self._database)
         self._planner = Planner(
             self._state,
             self._database,
@@ -87,6 +89,7 @@ class Study:
             trials=trials,
             seeds=self.repeat_seeds(),
             repeats=self.repeat_rule,
+            is_exhausted=self._fresh.is_exhausted,
         )
         self._reconcile()
 
@@ -226,6 +229,7 @@ class Study:
         """
         with self._database.one_write():
             if interrupted is None or interrupted.trial is None:
+                self._fresh.prepare_next()
                 trial = self._database.ask()
             else:
                 trial = self._database.trial(interrupted.trial)
@@ -366,6 +370,16 @@ class Study:
         return self._database.completed()
 
     @property
+    def distinct(self) -> dict[int, float]:
+        """Completed trials of different configurations -> objective."""
+        return self._database.distinct()
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True where all configurations of the space have been tried."""
+        return self._fresh.is_exhausted()
+
+    @property
     def repeats(self) -> dict[tuple[int, int], Run]:
         """(trial, seed) -> run."""
         return self._state.repeats
@@ -382,7 +396,7 @@ class Study:
 
     def best_number(self) -> int | None:
         """The trial that is the study's answer (`RepeatRule.answer`)."""
-        return self.repeat_rule.answer(self.completed, self.finals(), self.objective)
+        return self.repeat_rule.answer(self.distinct, self.finals(), self.objective)
 
     def finished(self) -> int:
         """Number of trials that have ended, in whatever state."""

@@ -1,18 +1,27 @@
 """The trials of a study in Optuna: parameters, values of epochs, rungs, states."""
 
 import zlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tune.search.pruner import DurableHalving
 from tune.search.sampler import SeededTPE
+from tune.search.space import within
 from tune.study.journal import Journal
 from tune.study.manifest import Manifest
+from tune.study.rules import distinct
 from tune.study.work import Outcome
 
 
@@ -118,12 +127,81 @@ class TrialDatabase:
             if trial.value is not None
         }
 
+    def distinct(self) -> dict[int, float]:
+        """Completed trials of different configurations -> objective."""
+        parameters = {trial.number: trial.params for trial in self.frozen()}
+        return distinct(self.completed(), parameters)
+
+    def tried(self) -> list[dict[str, Any]]:
+        """Parameters of all trials, those that wait among them."""
+        return [
+            trial.params or trial.system_attrs.get("fixed_params", {}) for trial in self.frozen()
+        ]
+
+    def is_waiting(self) -> bool:
+        """True if a configuration is enqueued whose trial has not begun."""
+        return bool(self._in_state(TrialState.WAITING))
+
+    def enqueue_next(self, parameters: dict[str, Any]) -> None:
+        """Make this the configuration of the next trial."""
+        self._study.enqueue_trial(parameters)
+
+    def preview(self) -> "Preview":
+        """A trial that answers as the next one would, and leaves no trace."""
+        return Preview(self._study, len(self.frozen()))
+
     def close(self) -> None:
         """Give the journal back."""
         self._journal.close()
 
     def _in_state(self, state: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=(state,))
+
+
+class Preview:
+    """The draws of a trial that has not begun. They are those of the trial, as a draw of
+    `SeededTPE` depends on nothing but seed, number, parameter and storage.
+
+    Attributes:
+        said: name -> value that is drawn.
+    """
+
+    def __init__(self, study: optuna.Study, number: int):
+        self._study = study
+        self._trial = optuna.trial.create_trial(state=TrialState.RUNNING)
+        self._trial.number = number
+        sampler = study.sampler
+        space = sampler.infer_relative_search_space(study, self._trial)
+        self._relative = sampler.sample_relative(study, self._trial, space)
+        self.said: dict[str, Any] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
+        return self._draw(name, FloatDistribution(low, high, log=log))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
+        return self._draw(name, IntDistribution(low, high, log=log))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._draw(name, CategoricalDistribution(choices))
+
+    def _draw(self, name: str, distribution: BaseDistribution) -> Any:
+        """Draw in the order of Optuna's own `Trial._suggest`."""
+        if distribution.single():
+            value = _only_value(distribution)
+        elif name in self._relative and within(distribution, self._relative[name]):
+            value = self._relative[name]
+        else:
+            value = self._study.sampler.sample_independent(
+                self._study, self._trial, name, distribution
+            )
+        self.said[name] = value
+        return value
+
+
+def _only_value(distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[0]
+    return vars(distribution)["low"]
 
 
 def _sampler_seed(manifest: Manifest) -> int:

@@ -35,6 +35,11 @@ class StudyView(Protocol):
         ...
 
     @property
+    def distinct(self) -> dict[int, float]:
+        """Completed trials of different configurations -> objective."""
+        ...
+
+    @property
     def repeats(self) -> dict[tuple[int, int], Run]:
         """(trial, seed) -> run."""
         ...

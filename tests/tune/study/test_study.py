@@ -19,6 +19,7 @@ from tests.toy import TOY, Toy, ToyConfig
 from trainables.errors import UserError
 from tune.cli.console import Console
 from tune.execution.local import search_locally
+from tune.execution.trial import BASELINE_SEEDS
 from tune.reports.verdict import doubts
 from tune.search.pruner import DurableHalving, rungs
 from tune.study.events import EventLog
@@ -256,6 +257,30 @@ def test_a_baseline_that_fails_costs_itself_and_says_why(
     assert any(
         "the untrained network could not be measured" in doubt for doubt in doubts(study, tmp_path)
     )
+
+
+def test_a_metric_that_one_untrained_network_lacks_is_averaged_over_the_others(
+    tmp_path: Path,
+) -> None:
+    """As the IoU of a class that is in no mask, and that only some random networks predict."""
+
+    class Lacking(Toy):
+        def validate(self) -> dict[str, float]:
+            seed = self.config.seed
+            own = {f"val/only_{seed}": 0.5} if seed else {"val/even": 0.25}
+            return {**super().validate(), "val/seed": float(seed), **own}
+
+    experiment = replace(TOY, model=lambda: (Lacking, ToyConfig))
+    study = Study.open(tmp_path / "toy", experiment, manifest(), trials=1, repeats=0)
+    search_locally(study, experiment)
+    study.close()
+    found = study.summary
+    seeds = np.arange(BASELINE_SEEDS)
+    assert found["baseline/val/seed"] == seeds.mean()
+    assert found["baseline_std/val/seed"] == pytest.approx(seeds.std(ddof=1))
+    assert found["baseline/val/only_1"] == 0.5
+    assert found["baseline/val/even"] == 0.25
+    assert "baseline_std/val/only_1" not in found  # of one value
 
 
 def test_a_repeat_that_collapses_is_judged_by_its_best_epoch(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Spaces, or parts of them, with few configurations: a search would draw the same ones again and
+again, with the same seed and the same result."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from tune.experiments import SearchSpace
+from tune.search.space import Pinned, Walk
+
+Parameters = dict[str, Any]
+_DRAWS = 100  # before a search for something new is given up
+
+
+@dataclass(frozen=True)
+class Countable:
+    """The configurations of a space along its branches without a range of real numbers."""
+
+    configurations: list[Parameters]
+    is_all: bool
+    """There is no other branch: these are all configurations of the space."""
+
+
+def countable(
+    space: SearchSpace, preset: str, pins: Mapping[str, Any], most: int
+) -> Countable | None:
+    """The configurations that a search may draw twice, as searched parameter -> value; None where
+    there are none, or more than `most`."""
+    found: list[Parameters] = []
+    is_all = True
+    queue: list[Parameters] = [{}]
+    while queue:
+        if len(found) + len(queue) > most:
+            return None
+        forced = queue.pop()
+        walk = Walk(forced)
+        space(Pinned(walk, pins), preset)
+
+        open_names = [name for name in walk.asked if name not in forced]
+        if not open_names:
+            found.append({name: forced[name] for name in walk.asked})
+            continue
+        first = open_names[0]
+        values = _values(walk.asked[first], most)
+        if values is None:
+            is_all = False
+        else:
+            queue += [{**forced, first: value} for value in values]
+    return Countable(found, is_all) if found else None
+
+
+def draw_new(
+    space: SearchSpace,
+    preset: str,
+    pins: Mapping[str, Any],
+    tried: Sequence[Parameters],
+    seed: int,
+) -> Parameters | None:
+    """Draw a configuration at random that has not been tried; None where none was found."""
+    rng = np.random.default_rng(seed)
+    for _ in range(_DRAWS):
+        chance = _Chance(rng)
+        space(Pinned(chance, pins), preset)
+        if chance.said not in tried:
+            return chance.said
+    return None
+
+
+class _Chance:
+    """A trial that answers at random.
+
+    Attributes:
+        said: name -> answer.
+    """
+
+    def __init__(self, rng: np.random.Generator):
+        self._rng = rng
+        self.said: Parameters = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
+        position = self._rng.random()
+        value = low * (high / low) ** position if log else low + position * (high - low)
+        self.said[name] = min(max(value, low), high)
+        return self.said[name]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
+        value = self.suggest_float(name, low, high + 1, log=log)
+        self.said[name] = min(math.floor(value), high)
+        return self.said[name]
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        self.said[name] = choices[self._rng.integers(len(choices))]
+        return self.said[name]
+
+
+def _values(distribution: BaseDistribution, most: int) -> list[Any] | None:
+    """All values of a distribution; None of a range of real numbers, or of more than `most`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    low: Any = vars(distribution)["low"]
+    if distribution.single():
+        return [low]
+    if isinstance(distribution, IntDistribution) and distribution.high - low < most:
+        return list(range(low, distribution.high + 1))
+    return None
