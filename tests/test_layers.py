@@ -35,7 +35,7 @@ FLOORS = {
         {"search"},
         {"experiments"},
         {"command_line", "formatting"},
-        {"startup"},
+        {"startup", "surroundings"},
     ],
     "trainables": [
         {"served"},

@@ -24,6 +24,7 @@ from tune.command_line import resume_command
 from tune.experiments import Experiment, named
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
+from tune.surroundings import prepare_process
 
 
 def main(options: Options) -> None:
@@ -96,6 +97,7 @@ def _replay(options: Options, experiment: Experiment, storage: Path) -> int:
 
 def command_line() -> NoReturn:
     """Parse argv and call `main`; wrong use is reported in one line, like every other error."""
+    prepare_process()
     app = new_app()
     app.command()(with_version(as_command(main)))
     run_app(app, "run")

@@ -31,6 +31,7 @@ from tune.command_line import command
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
 from tune.study.events import EventLog
+from tune.surroundings import prepare_process
 from tune.tracking.tracker import Tracker, default_uri, saved_state, without_password
 
 __all__ = ["deep_link", "main", "serve", "study_links"]
@@ -211,4 +212,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    prepare_process()
     sys.exit(main())

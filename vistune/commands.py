@@ -37,8 +37,10 @@ def ui() -> None:
     """Run `vistune-ui`, which is `python -m tune.ui`."""
     _refuse_foreign_packages()
 
+    from tune.surroundings import prepare_process
     from tune.ui import main
 
+    prepare_process()
     sys.exit(main())
 
 

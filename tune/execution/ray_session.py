@@ -14,6 +14,7 @@ from ray._private import services
 from trainables.errors import UserError, first_line
 from tune.execution.capacity import on_a_cluster
 from tune.execution.code_path import OwnCodeFirst
+from tune.execution.socket_folder import socket_folder
 
 _CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 128 * 2**20
@@ -80,6 +81,7 @@ def _start_or_connect(cpus: int | None, dashboard: bool) -> bool:
 
 def _start(cpus: int | None, dashboard: bool) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
+    temp_dir = socket_folder()
     port = _free_port()
     if dashboard:  # the address of this Ray, whichever others run on the machine
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
@@ -96,6 +98,7 @@ def _start(cpus: int | None, dashboard: bool) -> None:
                 configure_logging=False,
                 num_cpus=cpus,
                 job_config=OwnCodeFirst(),
+                _temp_dir=temp_dir,
             )
     except Exception as error:  # Ray raises bare ones
         raise UserError(

@@ -26,12 +26,17 @@ LOST_PROCESSES = 1  # instead of 3: every new process takes seconds
 
 
 @pytest.fixture(scope="module")
-def _two_processes() -> Iterator[None]:
-    """Ray as a search starts it, kept for the whole file."""
+def _two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray as a search starts it, kept for the whole file. TMPDIR is as long as batch systems make
+    it: its sockets have to be elsewhere."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(REPO))  # the toy is no installed package
+        long_folder = tmp_path_factory.mktemp("slurm_jobdir") / "tmp.t0016" / "tmp.t0016"
+        long_folder.mkdir(parents=True)
+        patch.setenv("TMPDIR", str(long_folder))
+        patch.delenv("RAY_TMPDIR", raising=False)
         assert start_ray(cpus=2)
         yield
         ray.shutdown()

@@ -1,0 +1,135 @@
+"""A proxy in the environment and a reader that goes away: neither ends a study, nor stands between
+the product and its own servers."""
+
+import os
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests import REPO
+from tests.commands import SCRIPT
+from tune.study.record import read_record
+from tune.surroundings import bypass_proxy
+
+NOBODY = "http://127.0.0.1:9"
+PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+
+
+@pytest.fixture
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PROXIES, "no_proxy", "NO_PROXY", "grpc_proxy"):
+        monkeypatch.setenv(name, "")  # so that the end of the test restores it
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """Address of a server on the loopback interface that greets."""
+
+    class Greeting(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"at home")
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Greeting) as found:
+        thread = threading.Thread(target=found.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{found.server_port}"
+        found.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("_no_proxy")
+@pytest.mark.parametrize("name", PROXIES)
+def test_our_own_servers_answer_behind_a_proxy(
+    name: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, NOBODY)
+    if name.startswith(("http_", "HTTP_")):
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(server, timeout=5)
+
+    bypass_proxy()
+    assert urllib.request.urlopen(server, timeout=5).read() == b"at home"
+    bypass_proxy()
+    assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "localhost,127.0.0.1,::1"
+
+
+@pytest.mark.usefixtures("_no_proxy")
+def test_exceptions_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", NOBODY)
+    monkeypatch.setenv("NO_PROXY", "campus.example, 10.0.0.1")
+    bypass_proxy()
+    assert os.environ["no_proxy"] == "campus.example,10.0.0.1,localhost,127.0.0.1,::1"
+
+    monkeypatch.setenv("no_proxy", "*")
+    bypass_proxy()
+    assert os.environ["no_proxy"] == "*"
+
+
+@pytest.mark.usefixtures("_no_proxy")
+def test_an_environment_without_proxy_stays_as_it_is() -> None:
+    bypass_proxy()
+    assert "no_proxy" not in os.environ
+    assert "NO_PROXY" not in os.environ
+
+
+WRITER = """
+import subprocess, sys
+from tune.surroundings import outlive_reader
+outlive_reader()
+for number in range(20_000):
+    print("line", number)
+subprocess.run([sys.executable, "-c", "print('a child')"], check=True)
+open(sys.argv[1], "w").write(sys.stdout.encoding)
+"""
+
+
+def test_a_process_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
+    """As `| head` reads: a few lines, and then it is gone."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "end")],
+        cwd=REPO,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"line 0\n"
+    writer.stdout.close()
+    assert writer.stderr is not None
+    assert writer.stderr.read() == b""
+    assert writer.wait(60) == 0
+    assert (tmp_path / "end").read_text() == "utf-8"
+
+
+def test_a_study_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
+    words = "pretrain --data digits --preset tiny --local --trials 2 --repeats 0"
+    settings = ("train.epochs=1", "train.epoch_images=32", "data.image_size=8", "backbone.width=8")
+    command = [sys.executable, SCRIPT, *words.split(), "--storage", str(tmp_path / "runs")]
+    for setting in settings:
+        command += ["--set", setting]
+
+    study = subprocess.Popen(
+        command,
+        cwd=REPO,
+        env=os.environ | {"MLFLOW_TRACKING_URI": NOBODY, "VISTUNE_CACHE": str(tmp_path / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert study.stdout is not None
+    assert study.stdout.readline().startswith(b"study pretrain: ")
+    study.stdout.close()
+    assert study.wait(300) == 0
+    record = read_record(tmp_path / "runs/pretrain")
+    assert record.finished
+    assert len(record.trials) == 2

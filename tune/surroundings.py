@@ -1,0 +1,75 @@
+"""The surroundings of a command: a proxy in the environment, a reader of its output that goes
+away."""
+
+import io
+import os
+import sys
+from typing import Any
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+_EXCEPTIONS = ("no_proxy", "NO_PROXY")
+
+
+def prepare_process() -> None:
+    """Make this process and its children independent of both. Call it before anything else."""
+    bypass_proxy()
+    outlive_reader()
+
+
+def bypass_proxy() -> None:
+    """Except this machine from the proxy of the environment.
+
+    MLflow and Ray have servers on the loopback interface. A campus's proxy would look for them on
+    its own.
+    """
+    named = [name for name in os.environ if name.lower() in _PROXIES and os.environ[name]]
+    if not named:
+        return
+
+    # Of the two spellings, programs read one or the other: both get everything.
+    words = [word for name in _EXCEPTIONS for word in os.environ.get(name, "").split(",")]
+    listed = [word.strip() for word in words if word.strip()]
+    if "*" in listed:
+        return
+    for name in _EXCEPTIONS:
+        os.environ[name] = ",".join(dict.fromkeys([*listed, *_LOOPBACK]))
+
+
+def outlive_reader() -> None:
+    """Let standard output and standard error fall silent where their reader has gone, as after
+    `| head`. Python would end with BrokenPipeError, and a study with it."""
+    sys.stdout = _lasting(sys.stdout)
+    sys.stderr = _lasting(sys.stderr)
+
+
+class _LastingFile(io.FileIO):
+    """A file whose writes go nowhere once the reader at its other end has gone."""
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+            return len(memoryview(data).cast("B"))
+
+
+def _lasting(stream: Any) -> Any:
+    """The same stream over a `_LastingFile`; unchanged where it is no file of the system, as in
+    tests."""
+    try:
+        descriptor = stream.fileno()
+        stream.flush()
+    except (AttributeError, OSError, ValueError):
+        return stream
+
+    file = _LastingFile(descriptor, "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(file),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
