@@ -309,6 +309,7 @@ class _PyFunc:
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
         import pandas
 
+        _check_levels(np.asarray(model_input))
         labels = (params or {}).get("labels", ())
         if len(labels):
             names, probabilities = self.served.compare(model_input, list(labels))
@@ -317,6 +318,21 @@ class _PyFunc:
         if self.served.classifies:
             return pandas.DataFrame(answer, columns=list(self.served.classes))
         return answer
+
+
+def _check_levels(
+    images: np.ndarray,  # (B, H, W, 3) uint8
+) -> None:
+    """Raise UserError for images whose levels are all 0 or 1.
+
+    MLflow casts what it is sent to uint8: floats from 0 to 1 become black images, which all have
+    the same answer.
+    """
+    if images.size and images.max() <= 1:
+        raise UserError(
+            f"the levels of all {len(images)} images are 0 or 1, which is black; "
+            "send levels from 0 to 255 as uint8: multiply floats from 0 to 1 by 255"
+        )
 
 
 def _load_pyfunc(data_path: str) -> _PyFunc:

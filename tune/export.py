@@ -32,7 +32,7 @@ from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune.backbones.resolve import of_study
 from tune.command_line import command, replay_command
 from tune.experiments import Experiment, named
-from tune.study.record import read_record
+from tune.study.record import Record, read_record
 from tune.tracking.runs import quieten
 
 MODEL = "model"
@@ -80,15 +80,18 @@ class Exported:
         )
 
 
-def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exported:
+def export_model(
+    wanted: str, storage: Path, out: Path | None = None, images: str | None = None
+) -> Exported:
     """Write the model of STUDY (its best trial) or STUDY/TRIAL, code and pinned requirements
     included, once it has shown its metric again.
 
     Args:
         out: default `<storage>/<study>/model`. An earlier export there is replaced.
+        images: where the study's images are now; default: where a trial of the study found them.
     Raises:
-        UserError: no such study or completed trial, `out` holds something else, or the exported
-            weights do not reach the metric on record.
+        UserError: no such study or completed trial, `out` holds something else, the images are not
+            found or are others, or the exported weights do not reach the metric on record.
     """
     origin = of_study(wanted, storage)
     if origin is None or origin.study is None or origin.trial is None:
@@ -103,8 +106,11 @@ def export_model(wanted: str, storage: Path, out: Path | None = None) -> Exporte
     final.parent.mkdir(parents=True, exist_ok=True)
     record = read_record(study)
     experiment, run = named(record.manifest.experiment), record.trials[origin.trial]
-    config: Any = build(experiment.config, run.config)
+    found = find_images(record, origin.trial, images)
+    config: Any = build(experiment.config, run.config | found)
     data = experiment.trainable.load_data(config.data)
+    if found:
+        _check_same_images(record, data, found["data.name"])
     with tempfile.TemporaryDirectory(prefix=f"{final.name}.", dir=final.parent) as scratch:
         folder, whole = Path(scratch) / "data", Path(scratch) / "model"
         folder.mkdir()
@@ -151,6 +157,45 @@ def _levels(data: Any) -> list[float] | None:
     """Range of values that became 0 to 255, of data of more than 8 bits."""
     levels = getattr(data, "levels", None)
     return None if levels is None else [levels.low, levels.high]
+
+
+def find_images(record: Record, trial: int, given: str | None) -> dict[str, str]:
+    """Config values of a trial that say where its images are now; {} where they are as it says.
+
+    Args:
+        given: folder that the user names.
+    Raises:
+        UserError: the folder of the trial, and those of the study's other trials, are not there.
+    """
+    from trainables.data import EMBEDDED  # it imports torch, for which a refusal need not wait
+
+    if given is not None:
+        return {
+            "data.name": given if given in EMBEDDED else str(Path(given).expanduser().resolve())
+        }
+
+    known = record.trials[trial].config.get("data.name")
+    if known is None or known in EMBEDDED or Path(known).exists():
+        return {}
+    latest_first = sorted(record.trials.items(), reverse=True)
+    for _, run in latest_first:
+        name = run.config["data.name"]
+        if Path(name).exists():
+            return {"data.name": name}
+    raise UserError(
+        f"the images of study {record.manifest.name!r} are not in {known} any more; "
+        "say where they are with --data FOLDER"
+    )
+
+
+def _check_same_images(record: Record, data: Any, folder: str) -> None:
+    wanted = str(record.manifest.data["fingerprint"])
+    if data.fingerprint != wanted:
+        raise UserError(
+            f"the images in {folder} are not those of study {record.manifest.name!r} (fingerprint "
+            f"{data.fingerprint[:8]}, not {wanted[:8]}); name the folder that it was trained on "
+            "with --data"
+        )
 
 
 def _check(exported: Exported, experiment: str) -> None:

@@ -30,6 +30,7 @@ from tune.reports.storage import (
     is_comparison,
     synced_folder,
 )
+from tune.surroundings import prepare_process
 
 app = new_app()
 Storage = Annotated[
@@ -220,6 +221,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the model; default: `model` in the study's.")
     ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Where the study's images are now, if they were moved.")
+    ] = None,
 ) -> None:
     """Check a trial's model against its record, write it and register it in MLflow as `champion` of
     its study.
@@ -227,7 +231,7 @@ def export(
     from tune.export import export_model
     from tune.registry import register
 
-    exported = export_model(study, synced_folder(storage), out)
+    exported = export_model(study, synced_folder(storage), out, data)
     print(copy(exported.folder))
     print(exported)
     registered = register(exported)
@@ -255,6 +259,7 @@ def _print_each(folders: Iterable[Path], line: Callable[[Path], str]) -> None:
 
 def main() -> NoReturn:
     """Parse argv and run one of the commands above."""
+    prepare_process()
     if len(sys.argv) == 1:
         app(["--help"], standalone_mode=False)
         sys.exit(WRONG_USE)

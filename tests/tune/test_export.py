@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,55 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(tmp_path: Path) ->
     ):
         export_model("classify", tmp_path)
     assert not (study / "model").exists()
+
+
+def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(tmp_path: Path) -> None:
+    """MLflow's server casts them to uint8, so that every image would be black."""
+    import mlflow.pyfunc
+    from mlflow.pyfunc import scoring_server
+
+    found, _, images = exported("classify", tmp_path)
+    model = mlflow.pyfunc.load_model(str(found.folder))
+
+    def answer(sent: Any) -> Any:
+        schema = model.metadata.get_input_schema()
+        body = json.dumps({"inputs": sent.tolist()})
+        return scoring_server.invocations(body, "application/json", model, schema)
+
+    assert answer(images).status == 200
+    refused = answer(images / 255)
+    assert refused.status == 400
+    assert "send levels from 0 to 255 as uint8: multiply floats from 0 to 1 by 255" in str(
+        refused.response
+    )
+    some_black = np.concatenate([images[:1], np.zeros_like(images[:1])])
+    assert answer(some_black).status == 200
+
+
+def pictures(folder: Path, levels: int = 256) -> Path:
+    """Two classes of twelve images of noise."""
+    rng = np.random.default_rng(3)
+    for name in ("left", "right"):
+        (folder / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(0, levels, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+def test_images_that_moved_are_found(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "here")
+    config = replace(CLASSIFIER, data=DataConfig(name=str(folder), image_size=16))
+    one_trial(tmp_path, "classify", "classify", config)
+    folder.rename(tmp_path / "there")
+    with pytest.raises(UserError, match=f"are not in {folder} any more; .* with --data FOLDER"):
+        export_model("classify", tmp_path)
+    pictures(tmp_path / "others", levels=200)
+    with pytest.raises(UserError, match="others are not those of study 'classify' "):
+        export_model("classify", tmp_path, images=str(tmp_path / "others"))
+
+    found = export_model("classify", tmp_path, images=str(tmp_path / "there"))
+    assert found.measured == found.recorded
 
 
 def test_champion_is_the_last_export(tmp_path: Path) -> None:

@@ -35,6 +35,13 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+# Columns of MLflow's database that hold the place of a file.
+_LOCATIONS = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
 # SQLite URI -> inode when MLflow opened it, how often it was replaced since
 _opened: dict[str, tuple[int, int]] = {}
 
@@ -318,17 +325,21 @@ def quieten() -> None:
 
 def _follow(database: Path, experiment_id: str, before: str, now: str) -> None:
     """The storage was moved or copied, and its artifacts with it; MLflow, which has no call for
-    that, would write to the old place."""
+    that, would write to the old place, and look for registered models there."""
     with contextlib.closing(sqlite3.connect(database, timeout=PROBE_S)) as connection, connection:
         connection.execute(
             "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
             (now, experiment_id),
         )
-        connection.execute(
-            "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE experiment_id = ? "
-            "AND substr(artifact_uri, 1, ?) = ?",
-            (now, len(before) + 1, experiment_id, len(before), before),
-        )
+        for table, column in _LOCATIONS:
+            columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+            if column not in [name for _, name, *_ in columns]:
+                continue  # of another version of MLflow
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (now, len(before) + 1, len(before) + 1, f"{before}/"),
+            )
 
 
 def probe(uri: str) -> None:

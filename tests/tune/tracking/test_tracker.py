@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -664,6 +665,46 @@ def test_a_storage_that_was_moved_takes_its_artifacts_along(storage, tmp_path):
     assert not storage.exists()
     uris = {uri for (uri,) in rows(moved / "mlflow.db", "SELECT artifact_uri FROM runs")}
     assert all(uri.startswith((moved / "mlartifacts").as_uri()) for uri in uris)
+
+
+def test_a_storage_that_was_moved_takes_its_registry_along(storage, tmp_path):
+    from mlflow import MlflowClient
+    from mlflow.artifacts import download_artifacts
+
+    study_of(storage, trials=1)
+    Tracker(storage / "ssl-1").sync()
+    client = MlflowClient(f"sqlite:///{storage / 'mlflow.db'}")
+    run = client.search_runs([client.get_experiment_by_name("ssl").experiment_id])[0]
+    model = client.create_logged_model(
+        run.info.experiment_id, name="model", source_run_id=run.info.run_id
+    )
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "MLmodel").write_text("flavors: {}\n")
+    client.log_model_artifacts(model.model_id, str(tmp_path / "weights"))
+    client.create_registered_model("ssl-1")
+    made = client.create_model_version(
+        "ssl-1", model.artifact_location, run.info.run_id, model_id=model.model_id
+    )
+    client.set_registered_model_alias("ssl-1", "champion", made.version)
+    # beside ours there may be a model whose files are elsewhere, in a folder of a similar name
+    elsewhere = (tmp_path / "my runs" / "mlartifacts-2" / "m").as_uri()
+    client.create_model_version("ssl-1", elsewhere)
+
+    moved = tmp_path / "elsewhere"
+    storage.rename(moved)
+    log = EventLog(moved / "ssl-1" / "events.jsonl")
+    start(log, 1)
+    Tracker(moved / "ssl-1").sync()
+    uri = f"sqlite:///{moved / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    version = client.get_model_version_by_alias("ssl-1", "champion").version
+    for found in (
+        client.get_model_version_download_uri("ssl-1", version),
+        client.get_logged_model(model.model_id).artifact_location,
+    ):
+        arrived = download_artifacts(f"{found}/MLmodel", tracking_uri=uri)
+        assert Path(arrived).read_text() == "flavors: {}\n"
+    assert client.get_model_version("ssl-1", "2").source == elsewhere
 
 
 def test_sync_of_no_study(storage):
