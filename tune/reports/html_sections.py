@@ -1,5 +1,6 @@
 """Sections of a study's report: verdict, health, leaderboard, curves, costs, reproduction."""
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -55,6 +56,8 @@ def data(record: Record, summary: DataSummary) -> Markup:
     rows = []
     before = ""
     for label, text in summary.rows():
+        if label == "folders":  # columns of spaces, which a page would join
+            text = re.sub(" {2,}", " · ", text)
         rows.append(["" if label == before else label, text])
         before = label
     return render(

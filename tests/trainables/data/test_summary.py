@@ -302,6 +302,7 @@ def test_what_a_layout_says_is_in_the_summary(tmp_path: Path) -> None:
     class Opened:
         skipped = ()
         found = None
+        deep = None
 
     summary = folder_summary(Listing(**values), Opened(), {"val": "v"}, None)  # type: ignore[arg-type]
     assert summary == DataSummary(

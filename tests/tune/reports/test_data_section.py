@@ -63,7 +63,7 @@ def test_every_page_has_it(told: Path) -> None:
     page = write_report(told).read_text()
     assert ">Data</h2>" in page
     assert "2: ant, bee; 7 (bee) to 17 (ant) training images" in page
-    assert "&lt;b&gt;" in page  # a folder's name is no markup
+    assert "&lt;b&gt; · 3 · left out (no part)" in page  # a folder's name is no markup
     for line in SUMMARY.lines():
         assert line in shown(told)
     assert tags(told)["data.summary"] == "\n".join(SUMMARY.lines())

@@ -4,8 +4,10 @@ records what is missing, and no more."""
 import time
 from pathlib import Path
 
+from tests.shapes import shapes
 from tests.studies import events, finish, open_study
-from tune.reports.plot_worker import Pictures
+from trainables.plots.data_sample import write_data_sample
+from tune.reports.plot_worker import DATA, Pictures
 from tune.study.study import Study
 
 NAMES = [
@@ -62,3 +64,15 @@ def test_a_study_that_does_not_wait_leaves_its_pictures_to_the_next_start(tmp_pa
     study.close()
     draw_all(tmp_path)
     assert on_record(tmp_path) == [f"trials/0000/plots/{name}" for name in NAMES]
+
+
+def test_the_picture_of_the_data_is_drawn_and_recorded_once(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    write_data_sample(shapes(), study.directory / DATA)
+    for _ in range(2):
+        pictures = Pictures()
+        pictures.watch(study)
+        assert pictures.close(280) == 0
+    assert on_record(tmp_path) == ["plots/data.png"]
+    assert (study.directory / "plots/data.png").read_bytes().startswith(b"\x89PNG")
+    study.close()
