@@ -101,7 +101,12 @@ _HEAD_ALONE = {
 }
 
 
-def classify(trial: Suggest, preset: str, setting: BackboneSetting = SETTINGS["A"]) -> None:
+def classify(
+    trial: Suggest,
+    preset: str,
+    setting: BackboneSetting = SETTINGS["A"],
+    up: str = "unset",
+) -> None:
     """Asks for optimizer and schedule, head, loss, views and batch size; for a loaded backbone that
     trains also how it thaws and how fast it learns."""
     tiny = preset == "tiny"
@@ -113,7 +118,7 @@ def classify(trial: Suggest, preset: str, setting: BackboneSetting = SETTINGS["A
     _head(trial, tiny=tiny)
     supervised_loss(trial, mixing=backbone_trains)
     if backbone_trains:
-        supervised_views(trial, colour=not tiny)
+        supervised_views(trial, colour=not tiny, up=up)
     else:
         _fixed_views(trial, tiny=tiny)
     trial.suggest_categorical("train.batch_size", [32, 64] if tiny else [32, 64, 128])

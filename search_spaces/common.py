@@ -42,6 +42,21 @@ def lr_schedule(trial: Suggest) -> None:
         trial.suggest_float("schedule.power", 0.5, 2.0)
 
 
+def orientations(trial: Suggest, up: str) -> None:
+    """Asks for the flips and quarter turns that data with this `data.up` admits, none of them among
+    the answers.
+
+    Args:
+        up: "none", "horizontal" or "all". "unset": as the policy or the preset has them, which is
+            the space of studies from before there was a choice.
+    """
+    if up in ("horizontal", "all"):
+        trial.suggest_categorical("aug.hflip", [0.0, 0.5])
+    if up == "all":
+        trial.suggest_categorical("aug.vflip", [0.0, 0.5])
+        trial.suggest_categorical("aug.rot90", [0.0, 0.75])
+
+
 def view_strengths(trial: Suggest, *, colour: bool) -> None:
     """Asks how much the two views of a policy differ. `colour`: the images have colour."""
     trial.suggest_float("aug.crop_scale_min", 0.08, 0.9)
@@ -55,8 +70,10 @@ def view_strengths(trial: Suggest, *, colour: bool) -> None:
         trial.suggest_float("aug.blur", 0.0, 1.0)
 
 
-def supervised_views(trial: Suggest, *, colour: bool) -> None:
-    """Asks for the one view of supervised training. `colour`: the images have colour."""
+def supervised_views(trial: Suggest, *, colour: bool, up: str = "unset") -> None:
+    """Asks for the one view of supervised training. `colour`: the images have colour; `up`: as in
+    `orientations`."""
+    orientations(trial, up)
     trial.suggest_float("aug.crop_scale_min", 0.2, 1.0)
     if colour:
         policies = ["none", "reports-r0", "reports-r1", "simclr", "trivial"]

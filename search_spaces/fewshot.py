@@ -50,7 +50,7 @@ DISTANCES = Comparison(
 )
 
 
-def fewshot(trial: Suggest, preset: str) -> None:
+def fewshot(trial: Suggest, preset: str, up: str = "unset") -> None:
     """Asks for optimizer and schedule, distance, training episodes and views."""
     tiny = preset == "tiny"
     optimizer(trial, _RANGES)
@@ -62,10 +62,10 @@ def fewshot(trial: Suggest, preset: str) -> None:
         trial.suggest_categorical("head.hidden", [32, 64] if tiny else [64, 128, 256])
     trial.suggest_categorical("episode.way", [5, 10, 20])
     trial.suggest_categorical("episode.query", [2, 5] if tiny else [5, 10, 15])
-    supervised_views(trial, colour=not tiny)
+    supervised_views(trial, colour=not tiny, up=up)
 
 
-def fewshot_from_backbone(trial: Suggest, preset: str) -> None:
+def fewshot_from_backbone(trial: Suggest, preset: str, up: str = "unset") -> None:
     """Asks as `fewshot`, then how the loaded backbone thaws and how fast it learns."""
-    fewshot(trial, preset)
+    fewshot(trial, preset, up)
     fine_tuning(trial)

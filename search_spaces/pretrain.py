@@ -20,11 +20,11 @@ _RANGES = {
 }
 
 
-def pretrain(trial: Suggest, preset: str) -> None:
+def pretrain(trial: Suggest, preset: str, up: str = "unset") -> None:
     """Asks for optimizer and schedule, loss, views and batch size."""
     tiny = preset == "tiny"
     optimizer(trial, _RANGES)
     lr_schedule(trial)
     supervised_loss(trial, mixing=True)
-    supervised_views(trial, colour=not tiny)
+    supervised_views(trial, colour=not tiny, up=up)
     trial.suggest_categorical("train.batch_size", [32, 64, 128] if tiny else [64, 128, 256])

@@ -12,7 +12,7 @@ literature and of the course reports (docs/segment.md).
 Cost and results of `tiny`: docs/segment.md. `full` has not been measured.
 """
 
-from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer
+from search_spaces.common import Suggest, fine_tuning, lr_schedule, optimizer, orientations
 
 # Optimizer -> (learning rate low, high), (weight decay low, high)
 _FULL_RANGES = {
@@ -29,7 +29,7 @@ _TINY_RANGES = {
 _MODELS = ["fcn32s-vgg16", "fcn32s-vgg19", "deeplabv3-resnet50", "deeplabv3-resnet101"]
 
 
-def segment(trial: Suggest, preset: str) -> None:
+def segment(trial: Suggest, preset: str, up: str = "unset") -> None:
     """Asks for optimizer and schedule, loss, joint augmentation and batch size; in `full` also for
     the network, and a smaller learning rate of its backbone."""
     auxiliary = False
@@ -39,22 +39,22 @@ def segment(trial: Suggest, preset: str) -> None:
             trial.suggest_categorical("model.head", ["conv7", "deconv5", "conv2"])
         trial.suggest_categorical("freeze.backbone_lr", [0.1, 1.0])
         auxiliary = model.startswith("deeplabv3")
-    _training(trial, preset, auxiliary=auxiliary)
+    _training(trial, preset, auxiliary=auxiliary, up=up)
 
 
-def segment_from_backbone(trial: Suggest, preset: str) -> None:
+def segment_from_backbone(trial: Suggest, preset: str, up: str = "unset") -> None:
     """Asks how the loaded backbone of one network thaws and how fast it learns, then as `segment`
     but for the network."""
     fine_tuning(trial)
-    _training(trial, preset, auxiliary=preset != "tiny")
+    _training(trial, preset, auxiliary=preset != "tiny", up=up)
 
 
-def _training(trial: Suggest, preset: str, *, auxiliary: bool) -> None:
+def _training(trial: Suggest, preset: str, *, auxiliary: bool, up: str) -> None:
     tiny = preset == "tiny"
     optimizer(trial, _TINY_RANGES if tiny else _FULL_RANGES)
     lr_schedule(trial)
     _loss(trial, auxiliary=auxiliary)
-    _views(trial, tiny=tiny)
+    _views(trial, tiny=tiny, up=up)
     trial.suggest_categorical("train.batch_size", [16, 32] if tiny else [8, 16])
 
 
@@ -72,11 +72,15 @@ def _loss(trial: Suggest, *, auxiliary: bool) -> None:
         trial.suggest_categorical("loss.aux_weight", [0.0, 0.4, 0.5])
 
 
-def _views(trial: Suggest, *, tiny: bool) -> None:
-    """Views for images from above, where no direction is up."""
+def _views(trial: Suggest, *, tiny: bool, up: str) -> None:
+    """Views of image and mask; flips and turns as `data.up` admits them."""
     trial.suggest_float("aug.scale_min", 0.5, 1.0)
     trial.suggest_float("aug.scale_max", 1.0, 2.0)
-    trial.suggest_categorical("aug.hflip", [0.0, 0.5])
-    trial.suggest_categorical("aug.vflip", [0.0, 0.5])
-    trial.suggest_float("aug.rot90", 0.0, 0.75)
+    if up == "unset":
+        # All orientations of an image from above, in the ranges of earlier studies.
+        trial.suggest_categorical("aug.hflip", [0.0, 0.5])
+        trial.suggest_categorical("aug.vflip", [0.0, 0.5])
+        trial.suggest_float("aug.rot90", 0.0, 0.75)
+    else:
+        orientations(trial, up)
     trial.suggest_float("aug.jitter", 0.0, 0.5 if tiny else 0.8)

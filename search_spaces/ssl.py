@@ -12,7 +12,7 @@ course reports (docs/architecture.md, "Search spaces").
 Cost and results of `tiny`: docs/ssl.md. `full` has not been measured.
 """
 
-from search_spaces.common import Suggest, lr_schedule, optimizer, view_strengths
+from search_spaces.common import Suggest, lr_schedule, optimizer, orientations, view_strengths
 
 # Optimizer -> (learning rate low, high), (weight decay low, high). Rates are not scaled with the
 # batch. Sources: Grill et al. 2020 (LARS, .2 x B/256), Susmelj et al. 2020 (SGD), and for Adam
@@ -32,13 +32,14 @@ _TINY_RANGES = {
 }
 
 
-def ssl(trial: Suggest, preset: str) -> None:
+def ssl(trial: Suggest, preset: str, up: str = "unset") -> None:
     """Asks for optimizer and schedule, momentum, heads, views and batch size."""
     tiny = preset == "tiny"
     optimizer(trial, _TINY_RANGES if tiny else _FULL_RANGES)
     lr_schedule(trial)
     _heads(trial, tiny=tiny)
     _views(trial, tiny=tiny)
+    orientations(trial, up)
     trial.suggest_categorical("train.batch_size", [32, 64, 128] if tiny else [64, 128, 256])
 
 

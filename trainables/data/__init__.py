@@ -76,6 +76,10 @@ class DataConfig:
     judged: Literal["whole", "square"] = "whole"
     """`segment` alone: validate and test on whole images, whose shorter side is S, or on their
     largest centred squares, as earlier studies do. Training sees squares."""
+    up: Literal["unset", "none", "horizontal", "all"] = "unset"
+    """Flips and quarter turns that leave an image of this data what it is, and which a search may
+    draw: "none" (letters), "horizontal" (photographs), "all" (images from above: vertical flips and
+    quarter turns too). "unset": by the data; in `ssl` the policies keep their own flips."""
     transductive: bool = False
     """`ssl` alone: train on the images of val and test too, without their labels."""
     layout: str = AUTO

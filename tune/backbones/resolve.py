@@ -99,8 +99,8 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
 def in_setting(experiment: Experiment, setting: classify.BackboneSetting) -> Experiment:
     """The experiment with the search space of one of the settings A to E."""
 
-    def space(trial: Any, preset: str) -> None:
-        classify.classify(trial, preset, setting)
+    def space(trial: Any, preset: str, up: str = "unset") -> None:
+        classify.classify(trial, preset, setting, up)
 
     return replace(experiment, space=space)
 

@@ -24,6 +24,7 @@ from tune.backbones.resolve import (
 from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
 from tune.cli.options import Options, parse_pins
+from tune.cli.orientation import facing, oriented
 from tune.experiments import Experiment
 from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
@@ -31,7 +32,7 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 
-_KEPT = ("data.split", "data.group", "data.judged", "data.layout", "train.objective")
+_KEPT = ("data.split", "data.group", "data.judged", "data.up", "data.layout", "train.objective")
 """Config values that a study keeps from its first start."""
 
 
@@ -79,6 +80,7 @@ def prepare(
     path = directory / "study.json"
     there = read_manifest(path) if path.exists() else None
     preset, base, pins, notes = resolve(options, experiment, fixed, start, _begun(there))
+    experiment = facing(experiment, base)
 
     config: Any = build(experiment.config, base)
     trainable = experiment.trainable
@@ -249,6 +251,8 @@ def resolve(
 
     flat = {**experiment.presets[preset], **typed, **fixed, **start, **pins}
     base = flatten(build(experiment.config, flat))
+    base |= oriented(base, pins, experiment.name, begun)
+    experiment = facing(experiment, base)
     pinned = {key: base[key] for key in [*fixed, *pins]}
 
     # Adam's default rate may be out of range once `--set` has limited the search to SGD.

@@ -33,6 +33,7 @@ EARLIER_VALUES = {
     "data.ignore": 255,
     "data.max_megapixels": 90,
     "data.judged": "square",
+    "data.up": "unset",
     "train.objective": "",
 }
 """Config values that studies had before there were such keys."""

@@ -4,6 +4,7 @@ import io
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def pixels(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
 
 
-def load(root: Path, **settings: object) -> DataSet:
+def load(root: Path, **settings: Any) -> DataSet:
     config = DataConfig(name=str(root), image_size=SIDE, **settings)
     return load_dataset(config, cache_dir=root.parent / "cache")
 
@@ -72,7 +73,7 @@ HEAVY = (
 
 
 @pytest.mark.parametrize("write", HEAVY)
-def test_heavy_metadata_is_passed_over(tmp_path: Path, write: object) -> None:
+def test_heavy_metadata_is_passed_over(tmp_path: Path, write: Any) -> None:
     write(tmp_path / "a.png", Image.fromarray(pixels()))
     found = decode(tmp_path / "a.png", SIDE)
     np.testing.assert_array_equal(found.transpose(1, 2, 0), pixels())
@@ -170,6 +171,7 @@ def test_the_range_is_that_of_the_bits_in_the_set(tmp_path: Path, top: int, full
     (meta,) = (tmp_path / "cache").glob("*/meta.json")
     deep = json.loads(meta.read_text())["deep"]
     assert deep == {"images": 12, "lowest": 0, "highest": top, "floating": False}
+    assert data.summary.found is not None
     assert sum(data.summary.found.modes.values()) == 12
 
 

@@ -3,6 +3,7 @@ pixel by pixel as it was written, or refused by name."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,19 +49,19 @@ def pairs(
         (root / "classes.txt").write_text(classes)
 
 
-def load(root: Path, **settings: object) -> DataSet:
+def load(root: Path, **settings: Any) -> DataSet:
     config = DataConfig(name=str(root), image_size=SIDE, **settings)
     return load_dataset(config, "segment", root.parent / "cache")
 
 
-def stored(root: Path, **settings: object) -> np.ndarray:
+def stored(root: Path, **settings: Any) -> np.ndarray:
     """All masks of the folder's store, in the order of the images' paths."""
     masks = load(root, **settings).train.mask_images
     assert masks is not None
     return np.array(masks)
 
 
-def refusal(root: Path, **settings: object) -> str:
+def refusal(root: Path, **settings: Any) -> str:
     with pytest.raises(UserError) as caught:
         load(root, **settings)
     assert "\n" not in str(caught.value)

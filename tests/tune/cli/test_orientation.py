@@ -1,0 +1,89 @@
+"""`data.up` bounds the flips and quarter turns that a search draws."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trainables.config import build
+from tune.cli.orientation import facing
+from tune.cli.prepare import resolve
+from tune.experiments import EXPERIMENTS
+from tune.search.space import asked_for, within
+
+FLIPS = ("aug.hflip", "aug.vflip", "aug.rot90")
+
+
+def resolved(
+    name: str, data: str, *typed: str, preset: str = "tiny", begun: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The base of a study, and the distributions of the flips that its space asks for."""
+    options: Any = SimpleNamespace(
+        set=list(typed),
+        preset=preset,
+        data=None,
+        seed=0,
+        skip_corrupt=False,
+        transductive=False,
+        setting=None,
+        layout=None,
+        objective=None,
+        balance=None,
+    )
+    kept = {"data.name": data, **(begun or {})}
+    _, base, pins, _ = resolve(options, EXPERIMENTS[name], {}, {}, kept)
+    space = facing(EXPERIMENTS[name], base).space
+    asked = asked_for(space, preset, base, pins)
+    assert all(within(distribution, base[key]) for key, distribution in asked.items())
+    build(EXPERIMENTS[name].config, base)
+    return base, {key: asked[key] for key in FLIPS if key in asked}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "data", "up", "drawn"),
+    [
+        ("segment", "tiny", "earth", "all", FLIPS),
+        ("segment", "full", "/photographs", "horizontal", FLIPS[:1]),
+        ("classify", "full", "/photographs", "horizontal", FLIPS[:1]),
+        ("classify", "tiny", "/photographs", "horizontal", FLIPS[:1]),
+        ("pretrain", "full", "glyphs", "none", ()),
+        ("pretrain", "tiny", "glyphs", "none", ()),
+        ("fewshot", "tiny", "digits", "none", ()),
+        ("ssl", "tiny", "glyphs", "unset", ()),
+    ],
+)
+def test_defaults_fit_the_data(
+    name: str, preset: str, data: str, up: str, drawn: tuple[str, ...]
+) -> None:
+    base, asked = resolved(name, data, preset=preset)
+    assert base["data.up"] == up
+    assert tuple(asked) == drawn
+    for distribution in asked.values():
+        assert 0.0 in distribution.choices
+    for key in set(FLIPS) - set(drawn):
+        assert not base.get(key)
+
+
+@pytest.mark.parametrize("up", ["none", "horizontal", "all"])
+@pytest.mark.parametrize("name", ["segment", "classify", "ssl"])
+def test_a_typed_value_rules(name: str, up: str) -> None:
+    data = "earth" if name == "segment" else "glyphs"
+    base, asked = resolved(name, data, f"data.up={up}")
+    drawn = {"none": (), "horizontal": FLIPS[:1], "all": FLIPS}[up]
+    assert tuple(asked) == drawn
+    for key in set(FLIPS) - set(drawn):
+        assert base[key] == 0.0
+
+
+def test_a_pin_of_a_flip_stays() -> None:
+    base, asked = resolved("segment", "earth", "data.up=none", "aug.vflip=0.3")
+    assert base["aug.vflip"] == 0.3
+    assert not asked
+
+
+def test_a_study_from_before_keeps_its_space() -> None:
+    base, asked = resolved("segment", "earth", begun={"data.up": "unset"})
+    assert base["data.up"] == "unset"
+    assert tuple(asked) == FLIPS
+    assert (asked["aug.rot90"].low, asked["aug.rot90"].high) == (0.0, 0.75)
+    assert base["aug.rot90"] == 0.75

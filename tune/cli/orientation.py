@@ -1,0 +1,71 @@
+"""Flips and quarter turns that fit the data (`data.up`): which of them a search may draw, and what
+the default configuration has of them."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from tune.experiments import Experiment
+
+UP = "data.up"
+UNSET = "unset"
+"""The policies and presets decide, as in studies from before there was a choice."""
+
+_ADMITTED = {
+    "none": (),
+    "horizontal": ("aug.hflip",),
+    "all": ("aug.hflip", "aug.vflip", "aug.rot90"),
+}
+_EMBEDDED = {"glyphs": "none", "digits": "none", "earth": "all"}
+
+
+def oriented(
+    base: Mapping[str, Any],
+    pins: Mapping[str, Any],
+    experiment: str,
+    begun: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Values of `base` that follow from `data.up`: itself, and 0 for what it does not admit.
+
+    Args:
+        base: flat config.
+        pins: values that somebody typed, which stay.
+        begun: values that the study keeps from its first start.
+    """
+    if UP not in base:
+        return {}
+    up = base[UP]
+    if up == UNSET and UP not in begun:
+        up = _default(experiment, str(base["data.name"]))
+    values: dict[str, Any] = {UP: up}
+    if up == UNSET:
+        return values
+
+    admitted = _ADMITTED[up]
+    for key in _ADMITTED["all"]:
+        if key not in base or key in pins:
+            continue
+        own = base[key] is None  # the policy's own, which is 0.5 in most of `ssl`
+        if key in admitted and own:
+            values[key] = 0.5 if key == "aug.hflip" and experiment == "ssl" else 0.0
+        if key not in admitted and not (own and UP not in pins):
+            values[key] = 0.0
+    return values
+
+
+def _default(experiment: str, data: str) -> str:
+    """The orientations of a data set; a folder holds photographs. The named policies of `ssl` have
+    flips of their own, as published."""
+    if experiment == "ssl":
+        return UNSET
+    return _EMBEDDED.get(data, "horizontal")
+
+
+def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:
+    """The experiment whose space draws the orientations that `base` admits."""
+    up = base.get(UP, UNSET)
+    if up == UNSET or "up" not in inspect.signature(experiment.space).parameters:
+        return experiment
+    return replace(experiment, space=partial(experiment.space, up=up))
