@@ -212,8 +212,8 @@ def _with_lost_classes(
 ) -> Listing:
     """The listing with a warning for every class that no mask, or no training mask, has."""
     warnings: list[str] = []
-    anywhere: np.ndarray = pixels.any(0)
-    trained: np.ndarray = pixels[train].any(0)
+    anywhere = pixels.sum(0)
+    trained = pixels[train].sum(0)
     for number, name in enumerate(pairs.classes):
         if not anywhere[number]:
             warnings.append(f"no mask has the class {name}: no metric tells anything about it")

@@ -8,6 +8,8 @@ from tune.study.record import Record
 
 _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
 """Config values that follow from the setting."""
+_SHOWN_OTHERWISE = {"data.up", "data.judged"}
+"""Config values whose effect is shown by others: the flips, and the images judged on."""
 
 
 def same_data(one: Record, other: Record) -> bool:
@@ -21,7 +23,16 @@ def _judged_on(record: Record) -> tuple[object, ...]:
     manifest = record.manifest
     version = manifest.base.get("data.split")
     seed = manifest.base.get("data.seed")
-    return manifest.data["fingerprint"], version, seed
+    return manifest.data["fingerprint"], version, seed, _shape_judged(record)
+
+
+def _shape_judged(record: Record) -> object:
+    """The shape of the images that judge: whole rectangles or squares. The tiles of `earth` are
+    squares in any case."""
+    manifest = record.manifest
+    if manifest.experiment != "segment" or manifest.data["name"] == "earth":
+        return None
+    return manifest.base.get("data.judged")
 
 
 def config_differences(one: Record, other: Record, comparison: Comparison) -> list[str]:
@@ -49,7 +60,7 @@ def config_differences(one: Record, other: Record, comparison: Comparison) -> li
 
 def _ignored_keys(comparison: Comparison) -> set[str]:
     """Config keys that are paths, or that make the settings what they are."""
-    keys = {*PATH_KEYS, *_BACKBONE}
+    keys = {*PATH_KEYS, *_BACKBONE, *_SHOWN_OTHERWISE}
     for setting in comparison.settings.values():
         keys.update(setting.values)
     return keys
