@@ -82,6 +82,9 @@ def test_a_pin_takes_the_default_along(name: str, preset: str) -> None:
                 skip_corrupt=False,
                 transductive=False,
                 setting=None,
+                layout=None,
+                objective=None,
+                balance=None,
             )
             _, base, pins, notes = resolve(options, experiment, {}, {}, {})  # type: ignore[arg-type]
             assert base[key] == pins[key] == choice
