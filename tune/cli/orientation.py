@@ -68,4 +68,5 @@ def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:
     up = base.get(UP, UNSET)
     if up == UNSET or "up" not in inspect.signature(experiment.space).parameters:
         return experiment
-    return replace(experiment, space=partial(experiment.space, up=up))
+    space: Any = experiment.space  # whose type tells of no further argument
+    return replace(experiment, space=partial(space, up=up))
