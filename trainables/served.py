@@ -10,6 +10,7 @@ Only tensors are unpickled from it.
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,6 +308,12 @@ class _PyFunc:
         self.served = Served(folder)
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        try:
+            return self._predict(model_input, params)
+        except UserError as error:
+            raise _as_server_says(error) from None
+
+    def _predict(self, model_input: Any, params: Mapping[str, Any] | None) -> Any:
         import pandas
 
         _check_levels(np.asarray(model_input))
@@ -318,6 +325,15 @@ class _PyFunc:
         if self.served.classifies:
             return pandas.DataFrame(answer, columns=list(self.served.classes))
         return answer
+
+
+def _as_server_says(error: UserError) -> Exception:
+    """The error in MLflow's own type, whose words alone its server passes on to a client."""
+    mlflow = sys.modules.get("mlflow.exceptions")
+    if mlflow is None:
+        return error
+    refusal: Exception = mlflow.MlflowException.invalid_parameter_value(str(error))
+    return refusal
 
 
 def _check_levels(
