@@ -107,7 +107,7 @@ def _read(npz: Path) -> Masks:
 
 
 def _captions(arrays: dict[str, np.ndarray]) -> tuple[str, ...]:
-    """What is written beside each image: its file and the reason why it is shown, or its position
+    """Texts beside the images: the file of each and the reason why it is shown, or its position
     in the validation split."""
     if "captions" in arrays:
         return tuple(caption(str(text)) for text in arrays["captions"])

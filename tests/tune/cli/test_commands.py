@@ -73,6 +73,7 @@ MORE = {
 }
 
 MAKE = "tests/tune/cli/test_commands.py::test_a_clone_runs_and_is_looked_at_by_make"
+_ODDITIES = "tests/trainables/data/test_oddities.py"
 ELSEWHERE = {
     "git clone <this repository> vistune && cd vistune": MAKE,
     "make run": MAKE,
@@ -110,6 +111,37 @@ ELSEWHERE = {
     ),
     "python -m tune.export runs/segment/model IMAGES OUT": (
         "tests/tune/test_segmentation_export.py::test_a_study_is_exported_by_command"
+    ),
+    "python tune/run.py classify --setting C --data FOLDER --objective val/macro_f1 --balance": (
+        "tests/tune/cli/test_objective.py::test_balance_is_searched_when_asked_for_alone"
+    ),
+    # the trees of docs/data.md, each with its command
+    **dict.fromkeys(
+        (
+            "python tune/run.py classify --setting A --data pets --plan",
+            "python tune/run.py classify --setting A --data office --plan",
+            "python tune/run.py classify --setting A --data set50 --plan",
+            "python tune/run.py ssl --data photos --plan",
+            "python tune/run.py fewshot --data mini-imagenet --plan",
+            "python tune/run.py fewshot --data omniglot --plan",
+        ),
+        f"{_ODDITIES}::test_folder_is_understood_or_refused_by_name",
+    ),
+    "python tune/run.py pretrain --data mini-imagenet --plan": (
+        f"{_ODDITIES}::test_the_few_shot_set_is_pretrained_on"
+    ),
+    'python tune/run.py classify --setting A --data OfficeHome --set "data.domain=Real World" '
+    "--plan": f"{_ODDITIES}::test_domains_are_chosen",
+    "python tune/run.py segment --data land --plan": (
+        "tests/tune/prediction/test_photographs.py::test_land_and_water"
+    ),
+    **dict.fromkeys(
+        (
+            "python tune/run.py pretrain --data kaggle",
+            "python tune/report.py predict pretrain kaggle/test.csv --out answers.csv",
+        ),
+        "tests/tune/prediction/test_photographs.py::"
+        "test_regions_of_the_earth_with_a_hidden_test_csv",
     ),
 }
 
