@@ -67,6 +67,7 @@ def comparison_content(comparison: ComparisonTable, figure: bytes) -> Markup:
         settings=table(settings.header, settings.rows, long=(_REFERENCES,)),
         picture=data_uri(figure, "png"),
         differences=table(differences.header, differences.rows),
+        parts=None,
         chosen=[row for row in comparison.rows if row.number is not None],
         notes=notes(comparison),
     )
