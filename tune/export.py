@@ -175,7 +175,8 @@ def find_images(record: Record, trial: int, given: str | None) -> dict[str, str]
         }
 
     known = record.trials[trial].config.get("data.name")
-    if known is None or known in EMBEDDED or Path(known).exists():
+    # A folder has been resolved; another name is that of a data set.
+    if known is None or not Path(known).is_absolute() or Path(known).exists():
         return {}
     latest_first = sorted(record.trials.items(), reverse=True)
     for _, run in latest_first:

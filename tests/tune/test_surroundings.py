@@ -57,10 +57,10 @@ def test_our_own_servers_answer_behind_a_proxy(
     monkeypatch.setenv(name, NOBODY)
     if name.startswith(("http_", "HTTP_")):
         with pytest.raises(OSError, match="refused"):
-            urllib.request.urlopen(server, timeout=5)
+            urllib.request.build_opener().open(server, timeout=5)
 
     bypass_proxy()
-    assert urllib.request.urlopen(server, timeout=5).read() == b"at home"
+    assert urllib.request.build_opener().open(server, timeout=5).read() == b"at home"
     bypass_proxy()
     assert os.environ["no_proxy"] == os.environ["NO_PROXY"] == "localhost,127.0.0.1,::1"
 

@@ -9,6 +9,7 @@ from trainables.errors import UserError
 
 _LONGEST_PATH = 107  # bytes of a socket's path on Linux
 _WITHIN = len("/session_2026-11-28_12-00-00_123456_4194304/sockets/dash_SomeModuleOfRay")
+_OF_RAY = "ray"  # within: Ray opens its own folder to everybody
 _SHORT_PLACES = ("/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -29,7 +30,7 @@ def socket_folder() -> str | None:
     for place in _SHORT_PLACES:
         folder = Path(place) / f"vistune-{os.getuid()}"
         if _is_ours(folder):
-            return str(folder)
+            return str(folder / _OF_RAY)
 
     raise UserError(
         f"TMPDIR={named} is too long for the sockets of Ray ({_LONGEST_PATH} bytes), and "
@@ -50,6 +51,7 @@ def _is_ours(folder: Path) -> bool:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             return False
+        folder.chmod(0o700)  # Ray may have opened it
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError:

@@ -232,7 +232,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         (lambda: find("nothing", tmp_path), "'nothing' is neither a file nor a study in"),
         (
             lambda: choose(EXPERIMENTS["classify"], "F", None),
-            "unknown --setting 'F'; valid: A, B, C, D, E",
+            "unknown --setting 'F'; valid: A, A-long, B, C, D, E",
         ),
         (lambda: choose(EXPERIMENTS["classify"], "A", "ssl"), "setting A starts from scratch"),
         (lambda: choose(EXPERIMENTS["ssl"], "A", None), "--setting is for classify"),
@@ -284,7 +284,7 @@ def test_a_setting_searches_what_it_trains(letter: str, preset: str) -> None:
         "freeze.thaw_frac",
     }
     assert found & fine_tuning == (fine_tuning if letter in "BC" else set())
-    assert ("loss.mixup" in found) == (letter in "ABC")
+    assert ("loss.mixup" in found) == (letter in ("A", "B", "C", "A-long"))
     # trial 0, the same in every setting
     for key, distribution in asked_for(experiment.space, preset, base, {}).items():
         assert within(distribution, base[key]), key
@@ -297,7 +297,9 @@ def test_the_table_of_settings() -> None:
         "C": ("ssl", "all"),
         "D": ("supervised", "head"),
         "E": ("ssl", "head"),
+        "A-long": ("scratch", "all"),
     }
+    assert [name for name, setting in SETTINGS.items() if setting.long] == ["A-long"]
 
 
 def options(experiment: str, storage: Path, **changes: Any) -> Options:

@@ -199,7 +199,7 @@ def test_every_search_has_its_own_seed_split_and_backbones() -> None:
         set=["train.epochs=2", "data.image_size=8", "ssl:train.epochs=1"],
     )
     experiment = EXPERIMENTS["classify"]
-    comparison = experiment.comparisons[""]
+    comparison = experiment.comparisons[""].without({"A-long"})
     first, second = (
         list(members_of(options, experiment, comparison, "mine", number)) for number in (1, 2)
     )

@@ -32,7 +32,7 @@ def test_a_long_tmpdir_gets_a_short_folder_of_this_user_alone(
     found = socket_folder()
     assert found is not None
     assert len(found) < 30
-    state = Path(found).stat()
+    state = Path(found).parent.stat()
     assert state.st_uid == os.getuid()
     assert state.st_mode & 0o777 == 0o700
     assert socket_folder() == found
@@ -51,7 +51,7 @@ def test_a_place_of_somebody_else_is_left_alone(
     (tmp_path / "free").mkdir()
     places = (str(tmp_path / "missing"), str(tmp_path / "taken"), str(tmp_path / "free"))
     monkeypatch.setattr(module, "_SHORT_PLACES", places)
-    assert socket_folder() == str(tmp_path / "free" / f"vistune-{os.getuid()}")
+    assert socket_folder() == str(tmp_path / "free" / f"vistune-{os.getuid()}" / "ray")
 
     monkeypatch.setattr(module, "_SHORT_PLACES", places[:2])
     with pytest.raises(UserError, match=f"TMPDIR={LONG} is too long .* set TMPDIR to a shorter"):
