@@ -45,7 +45,7 @@ table: $(VENV)/installed  ## settings A to E on embedded data, SEARCHES=5 search
 
 # Tests have one thread each: a process for every core. Whole files, as the tests of one share what is slow to make.
 FAST := -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
-test: $(VENV)/installed  ## the fast suite, six minutes on two cores
+test: $(VENV)/installed  ## the fast suite, on all cores
 	$(BIN)/python $(FAST)
 
 test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies

@@ -112,6 +112,7 @@ def test_a_process_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
     assert (tmp_path / "end").read_text() == "utf-8"
 
 
+@pytest.mark.slow
 def test_a_study_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
     words = "pretrain --data digits --preset tiny --local --trials 2 --repeats 0"
     settings = ("train.epochs=1", "train.epoch_images=32", "data.image_size=8", "backbone.width=8")

@@ -58,6 +58,7 @@ def never() -> NoReturn:
     raise AssertionError("an existing store was built again")
 
 
+@pytest.mark.slow
 def test_a_store_of_60_gb_opens_shuffles_and_trains(large_store: Path, tmp_path: Path) -> None:
     process = psutil.Process()
     before = process.memory_info().rss

@@ -64,7 +64,13 @@ def partials(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.partial"))
 
 
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in (BEST, LAST) else pytest.param(name, marks=pytest.mark.slow)
+        for name in WRITTEN
+    ],
+)
 def test_next_start_removes_what_a_kill_left(tmp_path: Path, name: str) -> None:
     killed = subprocess.run(
         [sys.executable, "-c", _KILLED, str(tmp_path), name],

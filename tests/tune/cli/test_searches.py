@@ -310,6 +310,7 @@ def test_a_comparison_is_run_interrupted_resumed_and_extended(call: Call, tmp_pa
     assert Group.at(storage / "fewshot-distance").look == 1
 
 
+@pytest.mark.slow
 def test_processes_share_the_studies_of_a_comparison(tmp_path: Path) -> None:
     """A study that another process has open is left to it, waited for, and taken over."""
     storage = tmp_path / "runs"

@@ -176,6 +176,7 @@ def test_a_trial_that_loses_its_process_too_often_fails_alone(
     assert study.finished() == len(study.frozen_trials()) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_two_processes")
 def test_a_warm_process_that_dies_between_two_trials_costs_none(tmp_path: Path) -> None:
     """The next trial has been given to it by then, and has not begun."""

@@ -4,6 +4,8 @@ records what is missing, and no more."""
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.shapes import shapes
 from tests.studies import events, finish, open_study
 from trainables.plots.data_sample import write_data_sample
@@ -33,6 +35,7 @@ def draw_all(*roots: Path) -> None:
         study.close()
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studies(
     tmp_path: Path,
 ) -> None:
