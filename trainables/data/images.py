@@ -137,13 +137,18 @@ class _Decoded:
 def _decoded(content: bytes, megapixels: int, levels: Levels | None) -> _Decoded:
     with opened(content, megapixels) as image:
         found = None
-        upright = ImageOps.exif_transpose(image)
-        if image.mode == FLOATING or image.mode.startswith("I"):
-            values = np.asarray(upright)
+        mode = image.mode
+        ImageOps.exif_transpose(image, in_place=True)  # most are upright: no copy
+        if mode == FLOATING or mode.startswith("I"):
+            values = np.asarray(image)
             found = range_of(values)
-            scaled = (levels or _own_levels(image.mode, found)).to_bytes(values)
-            upright = Image.fromarray(scaled)
-        return _Decoded(_over_white(upright).convert("RGB"), image.mode, found)
+            scaled = (levels or _own_levels(mode, found)).to_bytes(values)
+            image = Image.fromarray(scaled)
+        return _Decoded(_as_rgb(_over_white(image)), mode, found)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _own_levels(mode: str, found: tuple[float, float]) -> Levels:
