@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -64,3 +65,24 @@ def test_a_study_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -
     gain = results.study_estimates(found)["gain"]
     assert gain.mean == pytest.approx(np.mean(scores) - np.mean(found["scores"]["default"]))
     assert results.study_cell(found).startswith(results.short(np.mean(found["scores"]["default"])))
+
+
+def test_two_tables_under_different_seeds_decide_nothing_in_opposite_ways(
+    results: ModuleType,
+) -> None:
+    """docs/classify.md says so, and which questions are decided."""
+    better: list[dict[str, str]] = []
+    for name in ("classify", "classify-seed1"):
+        record = json.loads((REPO / f"docs/results/{name}.json").read_text())
+        rows = re.findall(
+            r"^\| (\S+ - \S+): .* \| (.*) \|$", results.comparison_differences(record), re.M
+        )
+        better.append(dict(rows))
+    first, second = better
+    for question in first:
+        assert "not decided" in (first[question], second[question]) or (
+            first[question] == second[question]
+        )
+    assert {q for q in first if first[q] == second[q] != "not decided"} == {"C - B", "E - D"}
+    assert first["C - A"] == second["C - A"] == "not decided"
+    assert {first["B - A"], second["B - A"]} == {"B is better", "not decided"}
