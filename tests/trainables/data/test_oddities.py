@@ -137,7 +137,7 @@ KNOWN = [
         "ssl",
     ),
 ]
-"""Folders with the fingerprints that commit 5d3a9ec gave them: studies of such data go on."""
+"""Folders with the fingerprints that commit 7642416 gave them: studies of such data go on."""
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
