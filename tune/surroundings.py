@@ -46,7 +46,7 @@ def outlive_reader() -> None:
 class _LastingFile(io.FileIO):
     """A file whose writes go nowhere once the reader at its other end has gone."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:

@@ -125,7 +125,8 @@ class Pictures:
             i, j = np.nonzero(near[within] & alike)
             distances = distance[within][i, j]
             self._join_by(left[rows[i]], right[columns[j]], distances, correlation[i, j])
-        return near.sum(1)
+        counts: np.ndarray = near.sum(1)
+        return counts
 
     def _join_by(
         self,

@@ -93,7 +93,7 @@ class _Chance:
         return self.said[name]
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.said[name] = choices[self._rng.integers(len(choices))]
+        self.said[name] = choices[int(self._rng.integers(len(choices)))]
         return self.said[name]
 
 
