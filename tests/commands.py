@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from tests import REPO
 
@@ -28,6 +30,23 @@ BYOL = (
     "--set",
     "head.projection_size=16",
 )
+
+
+def to_resolve(pins: list[str], preset: str) -> Any:
+    """Options of a command that `tune.cli.prepare.resolve` reads: pins and a preset alone were
+    typed."""
+    return SimpleNamespace(
+        set=pins,
+        preset=preset,
+        data=None,
+        seed=0,
+        skip_corrupt=False,
+        transductive=False,
+        setting=None,
+        layout=None,
+        objective=None,
+        balance=None,
+    )
 
 
 @dataclass

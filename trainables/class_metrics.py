@@ -168,6 +168,14 @@ def class_rows(results: Sequence[ClassResult]) -> list[list[str]]:
     return rows
 
 
+def shown_classes(results: Sequence[ClassResult], most: int) -> list[ClassResult]:
+    """All classes, or of more than `most` those with the lowest F1; a class that is nowhere comes
+    last."""
+    if len(results) <= most:
+        return list(results)
+    return sorted(results, key=lambda one: math.inf if math.isnan(one.f1) else one.f1)[:most]
+
+
 CLASS_HEADER = ("class", "count", "precision", "recall", "F1", "IoU")
 """Columns of `class_rows`."""
 

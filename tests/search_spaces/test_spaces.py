@@ -2,7 +2,6 @@
 of the literature are inside."""
 
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -12,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from search_spaces.segment import segment
 from search_spaces.ssl import ssl
+from tests.commands import to_resolve
 from trainables.augment.view_config import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
 from tune.cli.prepare import resolve
@@ -74,19 +74,8 @@ def test_a_pin_takes_the_default_along(name: str, preset: str) -> None:
         (k, d.choices) for k, d in asked.items() if isinstance(d, CategoricalDistribution)
     ):
         for choice in choices:
-            options = SimpleNamespace(
-                set=[f"{key}={choice}"],
-                preset=preset,
-                data=None,
-                seed=0,
-                skip_corrupt=False,
-                transductive=False,
-                setting=None,
-                layout=None,
-                objective=None,
-                balance=None,
-            )
-            _, base, pins, notes = resolve(options, experiment, {}, {}, {})  # type: ignore[arg-type]
+            options = to_resolve([f"{key}={choice}"], preset)
+            _, base, pins, notes = resolve(options, experiment, {}, {}, {})
             assert base[key] == pins[key] == choice
             left = asked_for(experiment.space, preset, base, pins)
             assert [k for k, d in left.items() if not within(d, base[k])] == []

@@ -81,11 +81,8 @@ class NestedClasses:
 
     def read(self, folder: Folder) -> Contents:
         tree = folder.tree
-        entries: list[Entry] = []
-        for entry, path in zip(tree.entries, tree.inner, strict=True):
-            label = f"{path[0]}/{path[1]}" if len(path) > 2 else None
-            entries.append(Entry(entry.path, entry.part, label))
-        return of_tree(tree, entries)
+        labels = [f"{path[0]}/{path[1]}" if len(path) > 2 else None for path in tree.inner]
+        return of_tree(tree, labels)
 
 
 class Domains:
@@ -165,11 +162,8 @@ class ClassFolders:
 
     def read(self, folder: Folder) -> Contents:
         tree = folder.tree
-        entries: list[Entry] = []
-        for entry, path in zip(tree.entries, tree.inner, strict=True):
-            label = path[0] if len(path) > 1 else None
-            entries.append(Entry(entry.path, entry.part, label))
-        contents = of_tree(tree, entries)
+        labels = [path[0] if len(path) > 1 else None for path in tree.inner]
+        contents = of_tree(tree, labels)
         return replace(contents, warnings=_about_deeper_folders(tree))
 
 
@@ -214,11 +208,15 @@ class FlatFolder:
         return Contents(tree.entries, tree.notes, outside=tree.outside)
 
 
-def of_tree(tree: Tree, entries: Sequence[Entry]) -> Contents:
-    """The contents of a tree whose entries have their labels.
+def of_tree(tree: Tree, labels: Sequence[str | None]) -> Contents:
+    """The contents of a tree whose entries have these labels.
 
     A test part without any label, beside a labelled train, is a hidden test set.
     """
+    entries: list[Entry] = []
+    for entry, label in zip(tree.entries, labels, strict=True):
+        entries.append(Entry(entry.path, entry.part, label))
+
     labelled = any(entry.label is not None for entry in entries if entry.part == "train")
     tests = [entry for entry in entries if entry.part == "test"]
     answered = any(entry.label is not None for entry in tests)

@@ -18,7 +18,7 @@ from trainables.data.split_names import (
     parts_of_looks,
     split_of,
 )
-from trainables.data.tables import LABEL_COLUMNS, Row, Table, columns_of, open_table
+from trainables.data.tables import LABEL_COLUMNS, Row, Table, columns_of, is_of_episodes, open_table
 from trainables.errors import UserError
 
 
@@ -52,7 +52,7 @@ def other_tables(root: Path) -> dict[str, Path]:
     candidates: dict[str, Path] = {}
     for path in label_files_in(root):
         columns = columns_of(path)
-        if columns.file and not _is_of_episodes(columns.names):
+        if columns.file and not is_of_episodes(columns.names):
             candidates[path.stem] = path
 
     parts = parts_of_looks(firm_looks(candidates))
@@ -66,11 +66,6 @@ def other_tables(root: Path) -> dict[str, Path]:
     if len(labelled) == 1 and split_of(labelled[0].stem) is None:
         return {"": labelled[0]}
     return {}
-
-
-def _is_of_episodes(columns: Sequence[str]) -> bool:
-    header = ",".join(columns).lower()
-    return "support" in header and "query" in header
 
 
 def read_label_tables(

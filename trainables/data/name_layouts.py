@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from trainables.data.class_layouts import of_tree
 from trainables.data.layout_base import Contents, Folder, Match
-from trainables.data.listing import Entry, shortened
+from trainables.data.listing import shortened
 from trainables.data.split_names import split_of
 from trainables.errors import UserError
 
@@ -126,13 +126,9 @@ class PrefixedNames:
     def read(self, folder: Folder) -> Contents:
         tree = folder.tree
         names = [path[-1] for path in tree.inner]
-        labels_by_name = _labels_of(names)
-        entries: list[Entry] = []
-        for entry, label in zip(tree.entries, labels_by_name, strict=True):
-            entries.append(Entry(entry.path, entry.part, label))
-        labels = {entry.label for entry in entries if entry.label is not None}
-        _check_labels_are_no_splits(folder, labels)
-        return of_tree(tree, entries)
+        labels = _labels_of(names)
+        _check_labels_are_no_splits(folder, {label for label in labels if label is not None})
+        return of_tree(tree, labels)
 
 
 def label_of(name: str) -> str | None:

@@ -97,9 +97,10 @@ def _read(
             return str(error)
         return None
 
+    shown = progress and sys.stderr.isatty()
     skipped: list[tuple[int, str]] = []
     with (
-        _progress_bar(len(rows), progress) as advance,
+        progress_bar("decoding", len(rows), shown) as advance,
         ThreadPoolExecutor(_threads()) as pool,
     ):
         for start in range(0, len(rows), _CHUNK):
@@ -119,10 +120,11 @@ def _threads() -> int:
 
 
 @contextmanager
-def _progress_bar(count: int, progress: bool) -> Iterator[Callable[[int], None]]:
-    shown = progress and sys.stderr.isatty()
+def progress_bar(doing: str, count: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar on standard error while the block runs, or nothing; gives the function that moves
+    it on by some images."""
     bar = Progress(
-        TextColumn("decoding"),
+        TextColumn(doing),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -131,5 +133,5 @@ def _progress_bar(count: int, progress: bool) -> Iterator[Callable[[int], None]]
         transient=True,
     )
     with bar:
-        task = bar.add_task("decoding", total=count)
-        yield lambda rows: bar.advance(task, rows)
+        task = bar.add_task(doing, total=count)
+        yield lambda images: bar.advance(task, images)

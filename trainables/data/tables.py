@@ -154,6 +154,12 @@ def columns_of(path: Path) -> Columns:
         return Columns(())
 
 
+def is_of_episodes(columns: Sequence[str]) -> bool:
+    """Tells the columns of few-shot episodes, which name support and query images."""
+    header = ",".join(columns).lower()
+    return "support" in header and "query" in header
+
+
 def _read(path: Path, text: str, need_labels: bool) -> Table:
     file = io.StringIO(text, newline="")
     columns = _recognized(file.readline())

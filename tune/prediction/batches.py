@@ -6,16 +6,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from trainables.data.images import CorruptImage
+from trainables.data.source import progress_bar
 from trainables.errors import UserError
 from trainables.served import Served
 
@@ -47,7 +46,7 @@ class Reader:
         Raises:
             UserError: files that cannot be read, all of them; raised after the last file.
         """
-        with _progress_bar(len(files)) as advance:
+        with progress_bar("predicting", len(files), Console(stderr=True).is_terminal) as advance:
             for numbers, pixels in self._batches(files, advance):
                 if self.left_out and not self.skip_corrupt:
                     continue  # it will be refused: find all that are damaged
@@ -117,20 +116,3 @@ def _decoded(served: Served, files: Sequence[Path]) -> Iterator[Prepared]:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-@contextmanager
-def _progress_bar(count: int) -> Iterator[Callable[[int], None]]:
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("predicting"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("predicting", total=count)
-        yield lambda images: bar.advance(task, images)

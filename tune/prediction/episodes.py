@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.listing import part_of, shortened
-from trainables.data.tables import columns_of
+from trainables.data.tables import columns_of, is_of_episodes
 from trainables.errors import UserError
 from trainables.metrics import mean_interval
 from tune.prediction.batches import Reader
@@ -146,8 +146,7 @@ def _episode_file(source: Path) -> Path:
 
 
 def _names_episodes(path: Path) -> bool:
-    header = ",".join(columns_of(path).names).lower()
-    return "support" in header and "query" in header
+    return is_of_episodes(columns_of(path).names)
 
 
 def _read_episodes(path: Path) -> EpisodeTable:

@@ -14,6 +14,7 @@ from trainables.class_metrics import (
     class_rows,
     confusion_counts,
     macro_f1,
+    shown_classes,
 )
 from tune.formatting import plain_console
 from tune.prediction.trained import Trained
@@ -57,22 +58,20 @@ def score_masks(
 
 def _table(results: Sequence[ClassResult]) -> list[str]:
     """The classes in truth or prediction; of many, those with the lowest F1."""
-    shown = [result for result in results if result.count or result.predicted]
-    if len(shown) > _CLASSES:
-        shown.sort(key=lambda result: result.f1)
+    present = [result for result in results if result.count or result.predicted]
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(CLASS_HEADER[0], overflow="fold")
     for name in CLASS_HEADER[1:]:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in class_rows(shown[:_CLASSES]):
+    for row in class_rows(shown_classes(present, _CLASSES)):
         table.add_row(*row)
 
     console = plain_console(100)
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
-    hidden = len(shown) - _CLASSES
+    hidden = len(present) - _CLASSES
     if hidden > 0:
         lines.append(f"... and {hidden} classes that are recognised better")
     return lines

@@ -1,11 +1,10 @@
 """Results by class of a trial in its study's report."""
 
-import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from trainables.class_metrics import CLASS_HEADER, ClassResult, class_rows, read_class_results
+from trainables.class_metrics import CLASS_HEADER, class_rows, read_class_results, shown_classes
 from trainables.files import CLASS_RESULTS
 from tune.object_store import s3
 from tune.reports.html_page import render, table
@@ -25,9 +24,7 @@ def classes(record: Record, number: int) -> Markup:
         return Markup()
 
     results = read_class_results(path)
-    shown = results
-    if len(results) > _SHOWN:
-        shown = sorted(results, key=_f1)[:_SHOWN]
+    shown = shown_classes(results, _SHOWN)
     never = [result.name for result in results if result.count and not result.predicted]
     return render(
         "classes.html",
@@ -37,11 +34,6 @@ def classes(record: Record, number: int) -> Markup:
         counted="pixels" if record.manifest.experiment == "segment" else "images",
         never=_named(never),
     )
-
-
-def _f1(result: ClassResult) -> float:
-    """F1 of a class, by which the worst come first; a class that is nowhere comes last."""
-    return math.inf if math.isnan(result.f1) else result.f1
 
 
 def _named(names: Sequence[str]) -> str:

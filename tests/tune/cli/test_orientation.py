@@ -1,10 +1,10 @@
 """`data.up` bounds the flips and quarter turns that a search draws."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.commands import to_resolve
 from trainables.config import build
 from tune.cli.orientation import facing
 from tune.cli.prepare import resolve
@@ -18,18 +18,7 @@ def resolved(
     name: str, data: str, *typed: str, preset: str = "tiny", begun: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The base of a study, and the distributions of the flips that its space asks for."""
-    options: Any = SimpleNamespace(
-        set=list(typed),
-        preset=preset,
-        data=None,
-        seed=0,
-        skip_corrupt=False,
-        transductive=False,
-        setting=None,
-        layout=None,
-        objective=None,
-        balance=None,
-    )
+    options = to_resolve(list(typed), preset)
     kept = {"data.name": data, **(begun or {})}
     _, base, pins, _ = resolve(options, EXPERIMENTS[name], {}, {}, kept)
     space = facing(EXPERIMENTS[name], base).space
