@@ -47,6 +47,9 @@ class TrainConfig:
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Longest time between two checkpoints within an epoch, in minutes (each epoch ends with
     one)."""
+    rules: Annotated[int, Field(ge=1, le=2)] = 2
+    """Version of what training computes, which a study keeps. 1: as studies did that began before
+    there was a choice; docs/notes/training.md lists what has changed since."""
 
 
 class RunConfig(Protocol):

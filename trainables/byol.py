@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainables.augment.evaluation import evaluation_batches
-from trainables.augment.view_config import ViewConfig
+from trainables.augment.image_ops import Normalization
+from trainables.augment.view_config import AugmentConfig, ViewConfig
 from trainables.augment.views import Augment
 from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.networks import BackboneConfig, build_backbone
@@ -92,6 +93,10 @@ class BYOLConfig:
     backbone: BackboneConfig = BackboneConfig()
     head: HeadConfig = HeadConfig()
     aug: ViewConfig = ViewConfig()
+    normalize: Normalization | Literal["policy"] = "imagenet"
+    """Mean and standard deviation that every channel is normalised with, in every policy. policy:
+    those that `aug.policy` names, as in earlier studies, where a search of policies therefore
+    changed both at once."""
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
@@ -188,7 +193,9 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
 
         backbone = build_backbone(config.backbone)
         feature_dim: int = backbone.feature_dim  # type: ignore[assignment]
-        policies = config.aug.views()
+        policies: tuple[AugmentConfig, ...] = config.aug.views()
+        if config.normalize != "policy":
+            policies = tuple(replace(view, normalize=config.normalize) for view in policies)
         self.views = tuple(Augment(policy, size) for policy in policies)
         self.normalize = policies[0].normalize
         self.learner = OnlineAndTarget(backbone, config.head, size)

@@ -294,6 +294,9 @@ def _config(config_type: type[Any], flat: dict[str, Any]) -> Any:
     for key, value in _UNTRAINED.items():
         if key in flat:
             flat[key] = value
+    flat.setdefault("train.rules", 1)  # by models from before there was a choice
+    if config_type is BYOLConfig:
+        flat.setdefault("normalize", "policy")
     if config_type is SegmentationConfig:
         flat["loss.name"] = "ce"  # class weights come from training data
         flat.setdefault("data.judged", "square")  # by models from before there was a choice

@@ -107,6 +107,15 @@ def test_networks_and_their_first_weights_are_the_packages(simplicial: bool) -> 
     assert torch.equal(loss.mean(), theirs(images))
 
 
+def test_a_policy_of_views_does_not_choose_the_normalisation_too() -> None:
+    for policy in PRESETS:
+        config = replace(SMALL, aug=ViewConfig(policy=policy))
+        assert {view.config.normalize for view in byol(config).views} == {"imagenet"}
+
+    earlier = replace(SMALL, aug=ViewConfig(policy="glyphs"), normalize="policy")
+    assert byol(earlier).normalize == "half"
+
+
 def test_regression_loss_equals_the_packages() -> None:
     predictions, targets = torch.randn(2, 5, 7)
     assert torch.equal(regression_loss(predictions, targets), cosine_loss_fn(predictions, targets))

@@ -64,9 +64,19 @@ def _default(experiment: str, data: str) -> str:
 
 
 def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:
-    """The experiment whose space draws the orientations that `base` admits."""
+    """The experiment whose space draws the orientations that `base` admits, under the rules that
+    the study began with."""
+    known = inspect.signature(experiment.space).parameters
+    given: dict[str, Any] = {}
+
     up = base.get(UP, UNSET)
-    if up == UNSET or "up" not in inspect.signature(experiment.space).parameters:
+    if up != UNSET and "up" in known:
+        given["up"] = up
+    rules = base.get("train.rules", 1)
+    if rules > 1 and "rules" in known:
+        given["rules"] = rules
+
+    if not given:
         return experiment
     space: Any = experiment.space  # whose type tells of no further argument
-    return replace(experiment, space=partial(space, up=up))
+    return replace(experiment, space=partial(space, **given))

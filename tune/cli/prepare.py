@@ -32,8 +32,31 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 
-_KEPT = ("data.split", "data.group", "data.judged", "data.up", "data.layout", "train.objective")
+_KEPT = (
+    "data.split",
+    "data.group",
+    "data.judged",
+    "data.up",
+    "data.layout",
+    "train.objective",
+    "train.rules",
+)
 """Config values that a study keeps from its first start."""
+_BY_OPTION = frozenset(
+    [
+        "seed",
+        "data.name",
+        "data.layout",
+        "data.skip_corrupt",
+        "data.transductive",
+        "train.objective",
+        "init.source",
+        "init.file",
+        "init.sha256",
+        "init.origin",
+    ]
+)
+"""Config values that an option gives at every start."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +102,9 @@ def prepare(
     start = for_every_machine(start, storage)
     path = directory / "study.json"
     there = read_manifest(path) if path.exists() else None
-    preset, base, pins, notes = resolve(options, experiment, fixed, start, _begun(there))
+    begun = _begun(there)
+    experiment = _with_presets_of(there, experiment)
+    preset, base, pins, notes = resolve(options, experiment, fixed, start, begun)
     experiment = facing(experiment, base)
 
     config: Any = build(experiment.config, base)
@@ -267,6 +292,23 @@ def _begun(there: Manifest | None) -> dict[str, Any]:
     if there is None:
         return {}
     return {key: there.base[key] for key in _KEPT if there.base.get(key)}
+
+
+def _with_presets_of(there: Manifest | None, experiment: Experiment) -> Experiment:
+    """Return the experiment with the default that the study began with, whatever the preset has
+    become since.
+
+    What was pinned, and what options give, is left to the command at hand: another value of it is
+    another study.
+    """
+    if there is None or there.preset not in experiment.presets:
+        return experiment
+
+    default = dict(experiment.presets[there.preset])
+    for key, value in there.base.items():
+        if key not in there.pins and key not in _BY_OPTION:
+            default[key] = value
+    return replace(experiment, presets={**experiment.presets, there.preset: default})
 
 
 def _metric_name(typed: str) -> str:

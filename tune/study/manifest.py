@@ -35,10 +35,12 @@ EARLIER_VALUES = {
     "data.judged": "square",
     "data.up": "unset",
     "train.objective": "",
+    "train.rules": 1,
 }
 """Config values that studies had before there were such keys."""
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
     "loss.mixup": {"balance.by": "none", "balance.beta": 0.999},
+    "head.tau0": {"normalize": "policy"},
 }
 """The same for blocks that only some configs have: a key that tells such a config -> values."""
 _SHOWN_DIFFERENCES = 6

@@ -1,0 +1,85 @@
+"""A study keeps the default and the rules that it began with, whatever presets become since."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import to_resolve
+from trainables.errors import UserError
+from tune.cli.options import Options
+from tune.cli.orientation import facing
+from tune.cli.prepare import Prepared, prepare, resolve
+from tune.experiments import EXPERIMENTS, Experiment, named
+
+
+def with_rate(rate: float) -> Experiment:
+    """`pretrain` whose untuned default learns at this rate."""
+    experiment = named("pretrain")
+    tiny = experiment.presets["tiny"] | {"optim.lr": rate}
+    return replace(experiment, presets={**experiment.presets, "tiny": tiny})
+
+
+def prepared(storage: Path, experiment: Experiment, *typed: str, **options: Any) -> Prepared:
+    asked = Options(
+        experiment="pretrain", data="digits", storage=str(storage), set=list(typed), **options
+    )
+    return prepare(asked, experiment, storage)
+
+
+def begun(storage: Path, *typed: str) -> Path:
+    """Path of the manifest of a study that began when the rate was .003."""
+    study = prepared(storage, with_rate(3e-3), *typed)
+    study.directory.mkdir(parents=True)
+    path = study.directory / "study.json"
+    study.manifest.reconcile_with(path)
+    return path
+
+
+def test_a_later_start_keeps_the_default_of_the_first(tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    again = prepared(tmp_path, with_rate(5e-3)).manifest
+    assert again.base["optim.lr"] == 3e-3
+    assert again.reconcile_with(path).base == again.base
+
+
+def test_a_pin_that_is_left_out_later_is_another_study(tmp_path: Path) -> None:
+    path = begun(tmp_path, "train.batch_size=32")
+    other = prepared(tmp_path, with_rate(3e-3)).manifest
+    with pytest.raises(UserError, match=r"train\.batch_size was 32, is 64"):
+        other.reconcile_with(path)
+
+
+def test_an_option_that_is_left_out_later_is_another_study(tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    other = prepared(tmp_path, with_rate(3e-3), seed=7).manifest
+    with pytest.raises(UserError, match="seed was 0, is 7"):
+        other.reconcile_with(path)
+
+
+def test_a_study_from_before_there_were_rules_of_training_has_the_first(tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    assert json.loads(path.read_text())["base"]["train.rules"] == 2
+
+    there = json.loads(path.read_text())
+    del there["base"]["train.rules"]
+    path.write_text(json.dumps(there))
+    again = prepared(tmp_path, with_rate(5e-3)).manifest
+    assert again.base["train.rules"] == 1
+    again.reconcile_with(path)
+
+
+@pytest.mark.parametrize("rules", [1, 2])
+def test_a_space_is_told_the_rules_of_its_study(rules: int) -> None:
+    seen = []
+
+    def space(trial: Any, preset: str, rules: int = 1) -> None:
+        seen.append(rules)
+
+    experiment = replace(EXPERIMENTS["fewshot"], space=space)
+    begun = {"train.rules": rules}
+    _, base, _, _ = resolve(to_resolve([], "tiny"), experiment, {}, {}, begun)
+    facing(experiment, base).space(None, "tiny")
+    assert set(seen) == {rules}
