@@ -11,7 +11,7 @@ weighted kNN top-1 on held-out labels, or RankMe where a data set has no labels.
 import copy
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -242,14 +242,30 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         return Batch(self.data.train.batch(positions), draws)
 
     def forward(self, batch: Batch) -> Tensor:
-        # Both views in one pass: BatchNorm sees them together, as in the package.
-        views = torch.cat(self._views(batch))  # (2B, 3, S, S)
-        prediction_one, prediction_two = self.learner.predict(views).chunk(2)  # (B, P) each
-        target_one, target_two = self.learner.project_target(views).chunk(2)  # (B, P) each
+        view_one, view_two = self._views(batch)  # (B, 3, S, S) each
+        prediction_one, prediction_two = self._of_each(self.learner.predict, view_one, view_two)
+        target_one, target_two = self._of_each(self.learner.project_target, view_one, view_two)
 
         loss_one = regression_loss(prediction_one, target_two)
         loss_two = regression_loss(prediction_two, target_one)
         return (loss_one + loss_two).mean()
+
+    def _of_each(
+        self,
+        network: Callable[[Tensor], Tensor],  # (n, 3, S, S) -> (n, P)
+        view_one: Tensor,  # (B, 3, S, S)
+        view_two: Tensor,  # (B, 3, S, S)
+    ) -> tuple[Tensor, Tensor]:  # (B, P) each, float32
+        """Outputs of a network for both views.
+
+        A pass of its own for each view, as in the paper's code: BatchNorm takes its statistics from
+        one view. Under version 1 of the rules it saw both together, as in the package, and the loss
+        was computed in bfloat16 where the network was.
+        """
+        if self.config.train.rules > 1:
+            return network(view_one).float(), network(view_two).float()
+        one, two = network(torch.cat([view_one, view_two])).chunk(2)
+        return one, two
 
     def _views(self, batch: Batch) -> list[Tensor]:
         """Both augmented views of a batch, (B, 3, S, S) each."""

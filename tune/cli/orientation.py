@@ -50,17 +50,18 @@ def oriented(
         own = base[key] is None  # the policy's own, which is 0.5 in most of `ssl`
         if key in admitted and own:
             values[key] = 0.5 if key == "aug.hflip" and experiment == "ssl" else 0.0
-        if key not in admitted and not (own and UP not in pins):
+        # Of `ssl` most policies flip; in the other experiments the default policy flips nothing.
+        stays = own and UP not in pins and experiment != "ssl"
+        if key not in admitted and not stays:
             values[key] = 0.0
     return values
 
 
 def _default(experiment: str, data: str) -> str:
-    """The orientations of a data set; a folder holds photographs. The named policies of `ssl` have
-    flips of their own, as published."""
-    if experiment == "ssl":
-        return UNSET
-    return _EMBEDDED.get(data, "horizontal")
+    """The orientations of a data set; a folder holds photographs. There the named policies of `ssl`
+    keep their own flips, as published."""
+    otherwise = UNSET if experiment == "ssl" else "horizontal"
+    return _EMBEDDED.get(data, otherwise)
 
 
 def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.commands import to_resolve
+from trainables.augment.view_config import ViewConfig
 from trainables.config import build
 from tune.cli.orientation import facing
 from tune.cli.prepare import resolve
@@ -38,7 +39,9 @@ def resolved(
         ("pretrain", "full", "glyphs", "none", ()),
         ("pretrain", "tiny", "glyphs", "none", ()),
         ("fewshot", "tiny", "digits", "none", ()),
-        ("ssl", "tiny", "glyphs", "unset", ()),
+        ("ssl", "tiny", "glyphs", "none", ()),
+        ("ssl", "tiny", "earth", "all", FLIPS),
+        ("ssl", "full", "/photographs", "unset", ()),
     ],
 )
 def test_defaults_fit_the_data(
@@ -68,6 +71,15 @@ def test_a_pin_of_a_flip_stays() -> None:
     base, asked = resolved("segment", "earth", "data.up=none", "aug.vflip=0.3")
     assert base["aug.vflip"] == 0.3
     assert not asked
+
+
+def test_no_policy_mirrors_letters() -> None:
+    base, _ = resolved("ssl", "glyphs", "aug.policy=byol")
+    views = ViewConfig(policy="byol", hflip=base["aug.hflip"]).views()
+    assert [view.hflip for view in views] == [0.0, 0.0]
+
+    begun, _ = resolved("ssl", "glyphs", begun={"data.up": "unset"})
+    assert begun["aug.hflip"] is None
 
 
 def test_a_study_from_before_keeps_its_space() -> None:
