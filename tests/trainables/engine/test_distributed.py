@@ -342,7 +342,8 @@ SSL = build(
         "train.epochs": 2,
         "train.epoch_images": 64,
         "train.batch_size": 32,
-        "val.probe_steps": 5,
+        # Its fit makes differences of the last digits of features a hundred times larger.
+        "val.probe_steps": 0,
     },
 )
 # relative, of train/loss in float32 over these few steps; the split of a sum differs, and training
