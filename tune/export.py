@@ -33,7 +33,7 @@ from tune.backbones.resolve import of_study
 from tune.command_line import command, replay_command
 from tune.experiments import Experiment, named
 from tune.study.record import Record, read_record
-from tune.tracking.runs import quieten
+from tune.tracking.address import quieten
 
 MODEL = "model"
 """Folder of a study's exported model."""

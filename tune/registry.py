@@ -14,8 +14,9 @@ from tune.export import Exported
 from tune.startup import shorter
 from tune.study.events import EventLog
 from tune.study.identity import study_id
-from tune.tracking.runs import RUN_TAG, quieten
-from tune.tracking.tracker import Tracker, default_uri, without_password
+from tune.tracking.address import default_uri, quieten, without_password
+from tune.tracking.runs import RUN_TAG
+from tune.tracking.tracker import Tracker
 
 ALIAS = "champion"
 

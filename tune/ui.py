@@ -32,7 +32,9 @@ from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
 from tune.study.events import EventLog
 from tune.surroundings import prepare_process
-from tune.tracking.tracker import Tracker, default_uri, saved_state, without_password
+from tune.tracking.address import default_uri, quieten, without_password
+from tune.tracking.database import ensure_database, sqlite_path
+from tune.tracking.tracker import Tracker, saved_state
 
 __all__ = ["deep_link", "main", "serve", "study_links"]
 
@@ -57,12 +59,13 @@ def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]
     """(study, deep link) of every study in `storage` that MLflow knows, newest first. Sends first
     what MLflow lacks."""
     links = []
+    is_new = _is_new(uri)
     for log in sorted(
         storage.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True
     ):
         state = saved_state(log.parent, uri)
         try:
-            if EventLog.read(log, state.get("offset", 0), limit=1)[0]:
+            if is_new or EventLog.read(log, state.get("offset", 0), limit=1)[0]:
                 Tracker(log.parent, uri).sync()
         except UserError as error:
             # a study that runs now sends its own events; a damaged one hides no other
@@ -73,6 +76,20 @@ def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]
                 (log.parent.name, deep_link(base_url, state["experiment_id"], state["study_id"]))
             )
     return links
+
+
+def _is_new(uri: str) -> bool:
+    """True where MLflow's database was lost or damaged, so that it lacks every study."""
+    database = sqlite_path(uri)
+    if database is None:
+        return False
+
+    quieten()
+    is_lost = not database.exists()
+    damage = ensure_database(database)
+    if damage:
+        print(f"vistune: {damage}", file=sys.stderr)
+    return is_lost or damage is not None
 
 
 @contextmanager

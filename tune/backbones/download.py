@@ -19,8 +19,8 @@ from typing import Any
 from trainables.config import nearest
 from trainables.errors import UserError, first_line
 from trainables.files import BEST, content_hash
-from tune.tracking.runs import probe, quieten, sqlite_path
-from tune.tracking.tracker import default_uri, without_password
+from tune.tracking.address import default_uri, probe, quieten, without_password
+from tune.tracking.database import sqlite_path
 
 TORCHVISION = "torchvision"
 MLFLOW = ("models:/", "runs:/")

@@ -1,15 +1,9 @@
 """The runs of one study in an MLflow store: found or created, written in batches, all of it safe to
 repeat."""
 
-import contextlib
 import importlib
 import json
-import os
-import sqlite3
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,56 +11,26 @@ from typing import Any
 
 from tune.object_store import s3
 from tune.study.identity import GROUP
+from tune.tracking.address import probe, quieten
+from tune.tracking.database import DatabaseFiles, ensure_database, move_artifacts, sqlite_path
 from tune.tracking.projection import Changes, Event, MlflowRun
+from tune.tracking.rejected import Rejected
 from tune.tracking.view import shared_view
 
-__all__ = ["QUIET", "MlflowRuns", "Rejected", "probe", "quieten", "sqlite_path"]
+__all__ = ["RUN_TAG", "MlflowRuns"]
 
-RUN_TAG, OFFSET_TAG, NOTE_TAG = "run.key", "tracking.offset", "tracking.rejected"
-# MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all
-METRICS_PER_CALL, OTHERS_PER_CALL = 800, 100
-PROBE_S = 2.0
-SETUP_S = 30.0  # importing MLflow and creating its tables may take this long without being hung
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # the default blocks a call for four minutes when the server is down
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-# Columns of MLflow's database that hold the place of a file.
-_LOCATIONS = (
-    ("runs", "artifact_uri"),
-    ("logged_models", "artifact_location"),
-    ("model_versions", "source"),
-    ("model_versions", "storage_location"),
-)
-# SQLite URI -> inode when MLflow opened it, how often it was replaced since
-_opened: dict[str, tuple[int, int]] = {}
+RUN_TAG = "run.key"
+OFFSET_TAG = "tracking.offset"
+NOTE_TAG = "tracking.rejected"
 
+# MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all.
+METRICS_PER_CALL = 800
+OTHERS_PER_CALL = 100
 
-class Rejected:
-    """Records that MLflow refuses for good, kept in a file with the reason so that the rest can go
-    on."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._known = set(path.read_text().splitlines()) if path.exists() else set()
-
-    @property
-    def count(self) -> int:
-        return len(self._known)
-
-    def add(self, run: str, kind: str, name: str, value: str, reason: str) -> None:
-        """Put a record on file, once: a replay meets the same refusals again."""
-        line = json.dumps(
-            {"run": run, "kind": kind, "name": name, "value": value, "reason": reason.strip()[:500]}
-        )
-        if line not in self._known:
-            self._known.add(line)
-            with self.path.open("a") as file:
-                file.write(line + "\n")
+SETUP_S = 30.0
+"""Importing MLflow and creating its tables may take this long without being hung."""
+_ARTIFACTS = "mlartifacts"
+_files = DatabaseFiles()
 
 
 class MlflowRuns:
@@ -76,6 +40,7 @@ class MlflowRuns:
         first: the log's first event, a `study`.
         beat: called with the seconds that the next call may take, before it; a sign of life for
             whoever waits.
+        tell: called with a sentence for the user.
 
     Raises:
         Exception: whatever MLflow, SQLite or the network raise; make a new one to try again.
@@ -89,67 +54,61 @@ class MlflowRuns:
         study_id: str,
         rejected: Rejected,
         beat: Callable[[float], None],
+        tell: Callable[[str], None],
     ):
-        self._uri, self._study_dir, self.study_id = uri, study_dir, study_id
-        self._rejected, self._beat = rejected, beat
+        self._uri = uri
+        self._study_dir = study_dir
+        self.study_id = study_id
+        self._rejected = rejected
+        self._beat = beat
+
         probe(uri)
         beat(SETUP_S)
         quieten()
         self._mlflow = importlib.import_module("mlflow")
-        beat(SETUP_S if sqlite_path(uri) else 0)
-        self._client = self._mlflow.MlflowClient(_pool_uri(uri))
-        self.experiment_id = self._experiment(first["experiment"])
-        _remember_inode(uri)
+        database = sqlite_path(uri)
+        if database is not None:
+            beat(SETUP_S)
+            damage = ensure_database(database)
+            if damage:
+                tell(damage)
+        self._client = self._mlflow.MlflowClient(_files.uri(uri))
+        self.experiment_id = self._find_experiment(first["experiment"])
+        _files.remember(uri)
         beat(0)
-        self._client.set_experiment_tag(
-            self.experiment_id, f"mlflow.sharedViewState.{study_id}", shared_view(first, study_id)
-        )
+
+        view = f"mlflow.sharedViewState.{study_id}"
+        self._client.set_experiment_tag(self.experiment_id, view, shared_view(first, study_id))
         self.ids: dict[str, str] = {}
         self._deleted: set[str] = set()
         self._location_refuses = False
         self.offset = self._find_runs()
-        if group := first.get("group"):
+        group = first.get("group")
+        if group:
             self.ids[GROUP] = self._find_group(group)
 
     def apply(self, run: MlflowRun, changes: Changes) -> None:
         """Bring one run up to date. May be repeated with the same or overlapping changes."""
-        run_id, status = self._run_id(run), changes.status
-        entities = self._mlflow.entities
-        params = [entities.Param(key, value) for key, value in changes.params.items()]
-        metrics = [entities.Metric(*metric) for metric in changes.metrics]
-        tags = [entities.RunTag(key, value) for key, value in changes.tags.items()]
-        while params or metrics or tags:
-            self._send(
-                run,
-                [*params[:OTHERS_PER_CALL], *metrics[:METRICS_PER_CALL], *tags[:OTHERS_PER_CALL]],
-            )
-            params, metrics, tags = (
-                params[OTHERS_PER_CALL:],
-                metrics[METRICS_PER_CALL:],
-                tags[OTHERS_PER_CALL:],
-            )
+        run_id = self._run_id(run)
+        self._send_all(run, changes)
         if changes.data:
             self._client.log_inputs(run_id, datasets=[self._dataset(changes.data)])
         for path, folder in changes.files:
-            # of a head that was lost, or on a machine that only reads
-            s3.present(self._study_dir / path)
-            self._upload(
-                run, path, partial(self._log_file, run_id, self._study_dir / path, folder or None)
-            )
+            self._upload_file(run, run_id, path, folder or None)
         for name, text in changes.texts.items():
             self._upload(run, name, partial(self._client.log_text, run_id, text, name))
-        if status and status[0] == "RUNNING":
-            self._client.update_run(run_id, status="RUNNING")
-        elif status:
-            self._client.set_terminated(run_id, status=status[0], end_time=status[1])
+        if changes.status:
+            self._set_status(run_id, *changes.status)
         self._beat(0)
 
     def remember(self, study: MlflowRun, offset: int) -> None:
         """Note in the store that it has all events before byte `offset`."""
         tags = {OFFSET_TAG: str(offset)}
-        if count := self._rejected.count:
+        count = self._rejected.count
+        if count:
             tags[NOTE_TAG] = f"{count} records refused by MLflow: see {self._rejected.path}"
-        self._send(study, [self._mlflow.entities.RunTag(key, value) for key, value in tags.items()])
+        RunTag = self._mlflow.entities.RunTag
+        self._send(study, [RunTag(key, value) for key, value in tags.items()])
 
     def check_same_file(self) -> None:
         """Check that the SQLite file was not deleted or replaced: MLflow would continue to write to
@@ -158,34 +117,49 @@ class MlflowRuns:
         Raises:
             ConnectionError: it was.
         """
-        if self._uri in _opened and _inode(self._uri) != _opened[self._uri][0]:
+        if _files.is_replaced(self._uri):
             raise ConnectionError("the database file was deleted or replaced")
 
-    def _experiment(self, name: str) -> str:
+    def _find_experiment(self, name: str) -> str:
+        """Id of the experiment, created or restored if need be."""
+        database = sqlite_path(self._uri)
+        # Beside a database; a server knows better where its artifacts go.
+        location = None if database is None else (database.parent / _ARTIFACTS).as_uri()
+
         experiment = self._client.get_experiment_by_name(name)
-        # A location of our own keeps artifacts beside the database; a server knows better where its
-        # own go.
-        folder = sqlite_path(self._uri)
-        location = (folder.parent / "mlartifacts").as_uri() if folder else None
         if experiment is None:
             return str(self._client.create_experiment(name, artifact_location=location))
+
+        experiment_id = str(experiment.experiment_id)
         if experiment.lifecycle_stage == "deleted":
-            self._client.restore_experiment(experiment.experiment_id)
+            self._client.restore_experiment(experiment_id)
+
         before = experiment.artifact_location
-        if (
-            folder
-            and location
-            and before != location
-            and before.startswith("file:")
-            and before.endswith("/mlartifacts")
-        ):
-            _follow(folder, str(experiment.experiment_id), before, location)
-        return str(experiment.experiment_id)
+        if database is not None and location is not None and _has_moved(before, location):
+            move_artifacts(database, experiment_id, before, location)
+        return experiment_id
 
     def _find_runs(self) -> int:
         """Fill `ids` with the study's runs; the offset up to which the store has the log. A create
         whose reply was lost shows up here."""
-        found, token = [], None
+        offset = 0
+        for run in sorted(self._search_runs(), key=_oldest_first):
+            key = run.data.tags[RUN_TAG]
+            run_id = run.info.run_id
+            deleted = run.info.lifecycle_stage == "deleted"
+            if key not in self.ids:
+                self.ids[key] = run_id
+                offset = int(run.data.tags.get(OFFSET_TAG, offset))
+                if deleted:
+                    self._deleted.add(run_id)
+            elif not deleted:
+                self._client.delete_run(run_id)
+        return offset
+
+    def _search_runs(self) -> list[Any]:
+        """All runs of the study, deleted ones included."""
+        found = []
+        token = None
         while True:
             page = self._client.search_runs(
                 [self.experiment_id],
@@ -198,28 +172,7 @@ class MlflowRuns:
             found += [run for run in page if RUN_TAG in run.data.tags]
             token = page.token
             if not token:
-                break
-        offset = 0
-        for run in sorted(
-            found,
-            key=lambda run: (
-                run.info.lifecycle_stage == "deleted",
-                run.info.start_time,
-                run.info.run_id,
-            ),
-        ):
-            key, run_id, deleted = (
-                run.data.tags[RUN_TAG],
-                run.info.run_id,
-                run.info.lifecycle_stage == "deleted",
-            )
-            if key not in self.ids:
-                self.ids[key] = run_id
-                self._deleted |= {run_id} if deleted else set()
-                offset = int(run.data.tags.get(OFFSET_TAG, offset))
-            elif not deleted:
-                self._client.delete_run(run_id)
-        return offset
+                return found
 
     def _find_group(self, group: dict[str, str]) -> str:
         """The run of the group, which a tracker of its own creates."""
@@ -230,6 +183,7 @@ class MlflowRuns:
         return str(found[0].info.run_id)
 
     def _run_id(self, run: MlflowRun) -> str:
+        """Id of a run, which is created or restored if need be."""
         if run.key not in self.ids:
             tags = run.tags | {RUN_TAG: run.key}
             if run.parent:
@@ -238,64 +192,103 @@ class MlflowRuns:
                 self.experiment_id, start_time=run.started, tags=tags, run_name=run.name
             )
             self.ids[run.key] = created.info.run_id
+
         run_id = self.ids[run.key]
         if run_id in self._deleted:
             self._client.restore_run(run_id)
             self._deleted.discard(run_id)
         return run_id
 
+    def _send_all(self, run: MlflowRun, changes: Changes) -> None:
+        """Log params, metrics and tags in as few calls as MLflow's limits allow."""
+        entities = self._mlflow.entities
+        params = [entities.Param(key, value) for key, value in changes.params.items()]
+        metrics = [entities.Metric(*metric) for metric in changes.metrics]
+        tags = [entities.RunTag(key, value) for key, value in changes.tags.items()]
+
+        while params or metrics or tags:
+            batch = [
+                *params[:OTHERS_PER_CALL],
+                *metrics[:METRICS_PER_CALL],
+                *tags[:OTHERS_PER_CALL],
+            ]
+            self._send(run, batch)
+            params = params[OTHERS_PER_CALL:]
+            metrics = metrics[METRICS_PER_CALL:]
+            tags = tags[OTHERS_PER_CALL:]
+
     def _send(self, run: MlflowRun, batch: Sequence[Any]) -> None:
         """Log params, metrics and tags. What MLflow calls invalid is narrowed down by halves and
         rejected; other failures are raised."""
-        kinds: dict[str, list[Any]] = {"Param": [], "Metric": [], "RunTag": []}
-        for entity in batch:
-            kinds[type(entity).__name__].append(entity)
         self._beat(0)
         try:
-            self._client.log_batch(
-                self.ids[run.key],
-                params=kinds["Param"],
-                metrics=kinds["Metric"],
-                tags=kinds["RunTag"],
-            )
+            self._log_batch(self.ids[run.key], batch)
         except self._mlflow.MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 raise
             if self._client.get_run(self.ids[run.key]).info.lifecycle_stage == "deleted":
                 raise ConnectionError(f"run {run.name} was deleted") from error
-            if len(batch) == 1:
-                self._rejected.add(
-                    run.name,
-                    type(batch[0]).__name__.lower(),
-                    batch[0].key,
-                    str(batch[0].value),
-                    error.message,
-                )
-            else:
+
+            if len(batch) > 1:
                 middle = len(batch) // 2
                 self._send(run, batch[:middle])
                 self._send(run, batch[middle:])
+                return
+
+            refused = batch[0]
+            kind = type(refused).__name__.lower()
+            self._rejected.add(run.name, kind, refused.key, str(refused.value), error.message)
+
+    def _log_batch(self, run_id: str, batch: Sequence[Any]) -> None:
+        entities = self._mlflow.entities
+        self._client.log_batch(
+            run_id,
+            params=[entity for entity in batch if isinstance(entity, entities.Param)],
+            metrics=[entity for entity in batch if isinstance(entity, entities.Metric)],
+            tags=[entity for entity in batch if isinstance(entity, entities.RunTag)],
+        )
+
+    def _set_status(self, run_id: str, status: str, since: int) -> None:
+        """Set MLflow's status of a run.
+
+        Args:
+            since: ms since the epoch.
+        """
+        if status == "RUNNING":
+            self._client.update_run(run_id, status=status)
+        else:
+            self._client.set_terminated(run_id, status=status, end_time=since)
+
+    def _upload_file(self, run: MlflowRun, run_id: str, path: str, folder: str | None) -> None:
+        file = self._study_dir / path
+        # It may be that of a head that was lost, or this machine only reads.
+        s3.present(file)
+        self._upload(run, path, partial(self._log_file, run_id, file, folder))
 
     def _upload(self, run: MlflowRun, name: str, upload: Callable[[], None]) -> None:
-        """A file that cannot be stored must not hold up the numbers: it is rejected, unless the
-        whole store is gone."""
+        """Upload a file. One that cannot be stored must not hold up the numbers: it is rejected,
+        unless the whole store is gone."""
         self._beat(SETUP_S)
         try:
-            try:
-                upload()
-            except FileNotFoundError:
-                raise
-            except Exception:
-                if self._location_refuses:
-                    raise
-                time.sleep(0.5)
-                upload()
-            self._location_refuses = False
+            self._try_twice(upload)
         except Exception as error:
-            # raises where it is not the artifact but the store
+            # This raises where it is not the artifact but the store.
             self._client.get_experiment(self.experiment_id)
             self._location_refuses = not isinstance(error, FileNotFoundError)
             self._rejected.add(run.name, "artifact", name, "", f"{type(error).__name__}: {error}")
+        else:
+            self._location_refuses = False
+
+    def _try_twice(self, upload: Callable[[], None]) -> None:
+        try:
+            upload()
+        except FileNotFoundError:
+            raise
+        except Exception:
+            if self._location_refuses:
+                raise
+            time.sleep(0.5)
+            upload()
 
     def _log_file(self, run_id: str, path: Path, folder: str | None) -> None:
         if not path.exists():
@@ -311,85 +304,17 @@ class MlflowRuns:
             source=json.dumps({"uri": str(data.get("path"))}),
             profile=json.dumps({"images": data.get("images")}),
         )
-        return entities.DatasetInput(
-            dataset, tags=[entities.InputTag("mlflow.data.context", "training")]
-        )
+        context = entities.InputTag("mlflow.data.context", "training")
+        return entities.DatasetInput(dataset, tags=[context])
 
 
-def quieten() -> None:
-    """Call it before MLflow is imported: neither telemetry nor chatter, and no retries for
-    minutes."""
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+def _has_moved(before: str, location: str) -> bool:
+    """True where artifacts of a storage of ours are on record at another place."""
+    ours = before.startswith("file:") and before.endswith(f"/{_ARTIFACTS}")
+    return ours and before != location
 
 
-def _follow(database: Path, experiment_id: str, before: str, now: str) -> None:
-    """The storage was moved or copied, and its artifacts with it; MLflow, which has no call for
-    that, would write to the old place, and look for registered models there."""
-    with contextlib.closing(sqlite3.connect(database, timeout=PROBE_S)) as connection, connection:
-        connection.execute(
-            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
-            (now, experiment_id),
-        )
-        for table, column in _LOCATIONS:
-            columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
-            if column not in [name for _, name, *_ in columns]:
-                continue  # of another version of MLflow
-            connection.execute(
-                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                f"WHERE substr({column}, 1, ?) = ?",
-                (now, len(before) + 1, len(before) + 1, f"{before}/"),
-            )
-
-
-def probe(uri: str) -> None:
-    """Raise within PROBE_S seconds where the store is down, hung or locked; MLflow's own calls take
-    up to minutes to notice."""
-    path = sqlite_path(uri)
-    if path and path.exists():
-        connection = sqlite3.connect(path, timeout=PROBE_S, isolation_level=None)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        finally:
-            connection.close()
-    elif uri.startswith("http"):
-        try:
-            urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=PROBE_S).close()
-        except urllib.error.HTTPError as error:
-            if error.code >= 500:
-                raise
-        except urllib.error.URLError as error:
-            # MLflow has settings of its own for certificates
-            if not isinstance(error.reason, ssl.SSLError):
-                raise ConnectionError(str(error.reason)) from None
-
-
-def sqlite_path(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return (
-        Path(uri.removeprefix(prefix).split("?")[0]).absolute() if uri.startswith(prefix) else None
-    )
-
-
-def _inode(uri: str) -> int:
-    path = sqlite_path(uri)
-    return path.stat().st_ino if path and path.exists() else 0
-
-
-def _remember_inode(uri: str) -> None:
-    if sqlite_path(uri):
-        _opened[uri] = (_inode(uri), _opened.get(uri, (0, 0))[1])
-
-
-def _pool_uri(uri: str) -> str:
-    """MLflow keeps one connection pool per URI while the process lives: a replaced file gets a new
-    one by another spelling of its path."""
-    path = sqlite_path(uri)
-    if not path or uri not in _opened:
-        return uri
-    inode, replaced = _opened[uri]
-    if _inode(uri) != inode:
-        replaced += 1
-        _opened[uri] = (_inode(uri), replaced)
-    return f"sqlite:///{path.parent}{'/.' * replaced}/{path.name}" if replaced else uri
+def _oldest_first(run: Any) -> tuple[bool, int, str]:
+    """Order of runs with one key, of which the first is kept: those that were deleted come last."""
+    deleted = run.info.lifecycle_stage == "deleted"
+    return deleted, run.info.start_time, run.info.run_id

@@ -9,13 +9,12 @@ time, step and value is one row.
 
 import json
 import math
-import os
+import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from filelock import FileLock, Timeout
 
@@ -23,38 +22,29 @@ from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.command_line import command
 from tune.study.events import EventLog
+from tune.tracking.address import default_uri, without_password
+from tune.tracking.database import mend, sqlite_path
 from tune.tracking.projection import Projection
-from tune.tracking.runs import MlflowRuns, Rejected
+from tune.tracking.rejected import Rejected
+from tune.tracking.runs import MlflowRuns
 
-__all__ = ["Tracker", "default_uri", "saved_state", "without_password"]
+__all__ = ["Tracker", "saved_state"]
 
 POLL_S = 0.5
-# pause per second of work while the study runs: the driver shares its interpreter with this thread
 REST = 2.0
+"""Pause per second of work while the study runs: the driver shares its interpreter with this
+thread."""
 CHUNK_BYTES = 256 * 1024
-PATIENCE_S = 3.0  # `close` waits this long for a sign of life
-RETRY_S, LONGEST_RETRY_S = 0.5, 30.0
-
-
-def default_uri(storage: Path) -> str:
-    """MLFLOW_TRACKING_URI, or an SQLite file in the storage folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.absolute()}/mlflow.db"
+PATIENCE_S = 3.0
+"""`close` waits this long for a sign of life."""
+RETRY_S = 0.5
+LONGEST_RETRY_S = 30.0
 
 
 def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
     """Return what this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
     "run_id", "study_id"}; {} before the first event was sent."""
     return dict(_saved_states(study_dir).get(without_password(uri), {}))
-
-
-def without_password(uri: str) -> str:
-    """`uri` fit to be shown and stored."""
-    parts = urlsplit(uri)
-    return (
-        urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-        if "@" in parts.netloc
-        else uri
-    )
 
 
 class Tracker:
@@ -82,12 +72,15 @@ class Tracker:
         self._log = self.study_dir / "events.jsonl"
         self._lock = FileLock(self.study_dir / "tracking.lock", thread_local=False)
         self._rejected = Rejected(self.study_dir / "tracking-rejected.jsonl")
+
         self._runs: MlflowRuns | None = None
         self._projection = Projection()
         self._offset = 0
         self._sent = 0
+
         self._thread: threading.Thread | None = None
-        self._closing, self._abandoned = threading.Event(), threading.Event()
+        self._closing = threading.Event()
+        self._abandoned = threading.Event()
         self._alive_until = 0.0
         self._complete = False
 
@@ -100,11 +93,10 @@ class Tracker:
     def last_call(self) -> None:
         """Ask the thread to finish; returns at once."""
         now = time.monotonic()
-        self._alive_until = (
-            max(self._alive_until, now + PATIENCE_S)
-            if self.problem is None
-            else now + PATIENCE_S / 2
-        )
+        if self.problem is None:
+            self._alive_until = max(self._alive_until, now + PATIENCE_S)
+        else:
+            self._alive_until = now + PATIENCE_S / 2
         self._closing.set()
 
     def close(self, drain_s: float = 30.0) -> bool:
@@ -112,6 +104,7 @@ class Tracker:
         MLflow has every event. Never raises."""
         if self._thread is None:
             return False
+
         limit = time.monotonic() + drain_s
         if not self._closing.is_set():
             self.last_call()
@@ -132,41 +125,52 @@ class Tracker:
                 f"{self.study_dir} is not a study: it has no events.jsonl; give a study's folder "
                 f"below {self.study_dir.parent}"
             )
-        shown = without_password(self.uri)
-        again = command("report", "sync", storage=self.study_dir.parent)
+
         self._sync_group()
         try:
-            while self._step():
-                pass
+            self._send_all()
         except Timeout as error:
             raise UserError(
                 f"study {self.study_dir.name!r} is being sent to MLflow by its own run; nothing to "
                 "do until it ends"
             ) from error
         except Exception as error:
-            raise UserError(
-                f"MLflow at {shown} cannot take study {self.study_dir.name!r} "
-                f"({_one_line(error)}): mend that, "
-                f"or set MLFLOW_TRACKING_URI, and run `{again}`"
-            ) from error
+            raise UserError(self._refusal(error)) from error
         finally:
             self._disconnect()
-        refused = (
-            f"; {self._rejected.count} records refused, see {self._rejected.path}"
-            if self._rejected.count
-            else ""
+
+        said = f"{self.study_dir.name}: {self._sent} events sent to {without_password(self.uri)}"
+        if self._rejected.count:
+            said += f"; {self._rejected.count} records refused, see {self._rejected.path}"
+        return said
+
+    def _send_all(self) -> None:
+        while True:
+            try:
+                while self._step():
+                    pass
+                return
+            except Exception as error:
+                if not self._mended(error):
+                    raise
+
+    def _refusal(self, error: Exception) -> str:
+        again = command("report", "sync", storage=self.study_dir.parent)
+        return (
+            f"MLflow at {without_password(self.uri)} cannot take study {self.study_dir.name!r} "
+            f"({_one_line(error)}): mend that, or set MLFLOW_TRACKING_URI, and run `{again}`"
         )
-        return f"{self.study_dir.name}: {self._sent} events sent to {shown}{refused}"
 
     def _sync_group(self) -> None:
-        """A study's run is below that of its group."""
+        """Sync the study's group first: a study's run is below that of its group."""
         first, _ = EventLog.read(self._log, 0, limit=1)
-        if (
-            first
-            and (group := first[0].get("group"))
-            and (self.study_dir.parent / group["name"] / "events.jsonl").exists()
-        ):
-            Tracker(self.study_dir.parent / group["name"], self.uri).sync()
+        group = first[0].get("group") if first else None
+        if group is None:
+            return
+
+        folder = self.study_dir.parent / group["name"]
+        if (folder / "events.jsonl").exists():
+            Tracker(folder, self.uri).sync()
 
     def _replay(self) -> None:
         pause = RETRY_S
@@ -175,40 +179,66 @@ class Tracker:
             try:
                 busy = self._step()
             except Exception as error:
-                self.problem = _one_line(error)
-                self._alive_until = min(self._alive_until, time.monotonic() + PATIENCE_S)
-                self._disconnect()
-                self._closing.wait(pause)
-                pause = min(2 * pause, LONGEST_RETRY_S)
-                if self._closing.is_set():
-                    self._abandoned.wait(RETRY_S)
+                if not self._mended(error):
+                    self._wait_after(error, pause)
+                    pause = min(2 * pause, LONGEST_RETRY_S)
                 continue
-            self.problem, pause = None, RETRY_S
+
+            self.problem = None
+            pause = RETRY_S
             if not busy and self._closing.is_set():
                 self._complete = not self._log.exists() or self._offset >= self._log.stat().st_size
                 break
             self._closing.wait(max(POLL_S, REST * (time.monotonic() - began)))
         self._disconnect()
 
+    def _wait_after(self, error: Exception, pause: float) -> None:
+        self.problem = _one_line(error)
+        self._alive_until = min(self._alive_until, time.monotonic() + PATIENCE_S)
+        self._disconnect()
+        self._closing.wait(pause)
+        if self._closing.is_set():
+            self._abandoned.wait(RETRY_S)
+
+    def _mended(self, error: Exception) -> bool:
+        """True where a damaged database was the reason, and there is a new one."""
+        database = sqlite_path(self.uri)
+        if database is None:
+            return False
+
+        damage = mend(database, error)
+        if damage is None:
+            return False
+        self._disconnect()
+        self._tell(damage)
+        return True
+
+    def _tell(self, damage: str) -> None:
+        """Say that the database is a new one, and how the other studies come into it."""
+        again = command("report", "sync", storage=self.study_dir.parent)
+        line = f"{damage}, with this study; `{again}` brings in the others"
+        print(f"vistune: {line}", file=sys.stderr, flush=True)
+
     def _step(self) -> bool:
         """Send one stretch of the log; False when nothing is left to send."""
         runs = self._runs or self._connect()
         if runs is None:
             return False
+
         runs.check_same_file()
         allowed = min(CHUNK_BYTES, self.known() - self._offset)
-        events, following = (
-            EventLog.read(self._log, self._offset, int(allowed))
-            if allowed > 0
-            else ([], self._offset)
-        )
+        if allowed <= 0:
+            return False
+        events, following = EventLog.read(self._log, self._offset, int(allowed))
         if not events:
             return False
+
         for event in events:
             self._projection.feed(event)
         for key, changes in self._projection.take().items():
             runs.apply(self._projection.runs[key], changes)
         runs.remember(self._projection.runs["study"], following)
+
         self._offset = following
         self._sent += len(events)
         self._save(runs)
@@ -222,10 +252,17 @@ class Tracker:
             return None
         if not self._lock.is_locked:
             self._lock.acquire(timeout=0)
+
         projection = Projection()
         projection.feed(first[0])
         runs = MlflowRuns(
-            self.uri, self.study_dir, first[0], projection.study_id, self._rejected, self._beat
+            self.uri,
+            self.study_dir,
+            first[0],
+            projection.study_id,
+            self._rejected,
+            self._beat,
+            self._tell,
         )
         self._projection = _folded(self._log, runs.offset)
         self._offset = runs.offset

@@ -15,7 +15,8 @@ import pytest
 
 from tune.command_line import command
 from tune.study.events import EventLog
-from tune.tracking.tracker import Tracker, default_uri
+from tune.tracking.address import default_uri
+from tune.tracking.tracker import Tracker
 from tune.tracking.view import shared_view
 from tune.ui import deep_link, main, study_links
 

@@ -20,8 +20,9 @@ import pytest
 from tests.mlflow_store import reported, rows, store
 from trainables.errors import UserError
 from tune.study.events import EventLog
+from tune.tracking.address import default_uri, without_password
 from tune.tracking.projection import Projection, mlflow_key
-from tune.tracking.tracker import Tracker, default_uri, saved_state, without_password
+from tune.tracking.tracker import Tracker, saved_state
 
 BASE = {"optim.lr": 0.1, "optim.name": "sgd", "data.batch_size": 64, "aug.crop": None}
 SEARCHED = ["optim.lr", "optim.name"]
@@ -1015,7 +1016,7 @@ def test_store_that_fails_each_time_is_given_up(storage, monkeypatch):
     def broken(self, name):
         raise ValueError("broken\nfor good")
 
-    monkeypatch.setattr(tune.tracking.tracker.MlflowRuns, "_experiment", broken)
+    monkeypatch.setattr(tune.tracking.tracker.MlflowRuns, "_find_experiment", broken)
     log = study_of(storage, trials=1)
     tracker = Tracker(log.path.parent)
     tracker.start()

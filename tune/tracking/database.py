@@ -1,0 +1,264 @@
+"""MLflow's SQLite database: made whole or not at all, and made anew where it is damaged.
+
+MLflow makes its tables in dozens of steps that take seconds. A process killed among them would
+leave a database that no later one can use, so the tables are made once for each version of MLflow,
+in the cache, and copied. What MLflow holds is a projection of the studies' logs: a damaged database
+is kept aside, and a new one filled from them.
+"""
+
+import contextlib
+import itertools
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock
+
+from trainables.files import atomic_file, default_cache_dir, write_atomically
+
+ANSWER_S = 2.0
+"""A database that is locked for longer counts as one that does not answer."""
+
+_LOCK = ".mlflow.lock"
+_DAMAGED = ("malformed", "not a database")
+
+# Columns that hold the place of a file.
+_LOCATIONS = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Path of the database of a tracking URI; None where it is none of SQLite."""
+    prefix = "sqlite:///"
+    if not uri.startswith(prefix):
+        return None
+
+    path = uri.removeprefix(prefix).split("?")[0]
+    return Path(path).absolute()
+
+
+def ensure_database(path: Path) -> str | None:
+    """Make MLflow's tables where there are none. Takes seconds the first time on a machine, and
+    imports MLflow then.
+
+    Returns:
+        A sentence where a damaged or unfinished database was moved aside; otherwise None.
+    Raises:
+        sqlite3.OperationalError: it is locked, or its disk fails.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(_LOCK)):
+        template = _template()
+        if not path.exists() or path.stat().st_size == 0:
+            _copy(template, path)
+            return None
+        if _is_usable(path, _revision(template)):
+            return None
+        return _replace(path, template)
+
+
+def mend(path: Path, error: BaseException) -> str | None:
+    """Make the database anew if that is why MLflow failed with `error`; a sentence if so, None if
+    the database is sound."""
+    if not any(word in str(error) for word in _DAMAGED):
+        return None
+
+    with FileLock(path.with_name(_LOCK)):
+        if not path.exists() or _is_sound(path):
+            return None
+        return _replace(path, _template())
+
+
+def check_answers(path: Path) -> None:
+    """Raise sqlite3.OperationalError within ANSWER_S seconds where the database cannot be
+    written."""
+    with _connected(path) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
+def move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> None:
+    """Follow a storage that was moved or copied with its artifacts. MLflow has no call for that:
+    it would write to the old place, and look for registered models there.
+
+    Args:
+        before: URI of the experiment's artifacts on record.
+        now: URI of the folder where they are.
+    """
+    with _connected(path) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?",
+            (now, experiment_id),
+        )
+        for table, column in _LOCATIONS:
+            columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
+            if column not in [name for _, name, *_ in columns]:
+                continue  # of another version of MLflow
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                f"WHERE substr({column}, 1, ?) = ?",
+                (now, len(before) + 1, len(before) + 1, f"{before}/"),
+            )
+        connection.execute("COMMIT")
+
+
+class DatabaseFiles:
+    """The files that MLflow opened in this process.
+
+    MLflow keeps one pool of connections per URI while the process lives, and would go on writing to
+    a file that was deleted or replaced.
+    """
+
+    def __init__(self) -> None:
+        self._opened: dict[str, tuple[int, int]] = {}  # URI -> inode, times it was replaced
+
+    def uri(self, uri: str) -> str:
+        """The URI to give to MLflow: another spelling for a file that was replaced, so that it gets
+        a new pool."""
+        path = sqlite_path(uri)
+        if path is None or uri not in self._opened:
+            return uri
+
+        inode, replaced = self._opened[uri]
+        now = _inode(path)
+        if now != inode:
+            replaced += 1
+            self._opened[uri] = (now, replaced)
+        if not replaced:
+            return uri
+        return f"sqlite:///{path.parent}{'/.' * replaced}/{path.name}"
+
+    def remember(self, uri: str) -> None:
+        """Note the file as MLflow has opened it."""
+        path = sqlite_path(uri)
+        if path is not None:
+            _, replaced = self._opened.get(uri, (0, 0))
+            self._opened[uri] = (_inode(path), replaced)
+
+    def is_replaced(self, uri: str) -> bool:
+        """True where MLflow has another file open than the one that is there."""
+        path = sqlite_path(uri)
+        return path is not None and uri in self._opened and _inode(path) != self._opened[uri][0]
+
+
+def _inode(path: Path) -> int:
+    return path.stat().st_ino if path.exists() else 0
+
+
+@contextlib.contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(path, timeout=ANSWER_S, isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _template() -> Path:
+    """Path of an empty database of the installed MLflow, made on first use."""
+    from importlib.metadata import version
+
+    cache = default_cache_dir()
+    path = cache / f"mlflow-{version('mlflow')}.db"
+    if path.exists() and _is_sound(path):
+        return path
+
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(cache / _LOCK):
+        if not path.exists() or not _is_sound(path):
+            _make_template(path)
+    return path
+
+
+def _make_template(path: Path) -> None:
+    """Let MLflow make its tables in a file aside, and put it in place when they are complete."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    aside = path.with_suffix(".making")
+    # A journal that a kill left would be rolled back into the new file.
+    for leftover in (aside, aside.with_name(f"{aside.name}-journal")):
+        leftover.unlink(missing_ok=True)
+
+    address = f"sqlite:///{aside}"
+    store = SqlAlchemyStore(address, str(path.parent))  # type: ignore[no-untyped-call]
+    store.engine.dispose()
+    write_atomically(path, aside.read_bytes())
+    aside.unlink()
+
+
+def _copy(template: Path, path: Path) -> None:
+    """Put a copy of the template in place, with artifacts beside it."""
+    with atomic_file(path) as file:
+        file.write(template.read_bytes())
+        file.flush()
+        with _connected(Path(file.name)) as connection:
+            place = f"{(path.parent / 'mlartifacts').as_uri()}/0"
+            now = round(1000 * time.time())
+            connection.execute(
+                "UPDATE experiments SET artifact_location = ?, creation_time = ?, "
+                "last_update_time = ?",
+                (place, now, now),
+            )
+
+
+def _is_usable(path: Path, revision: str) -> bool:
+    """True for a complete database, and for one of another version of MLflow, of which MLflow says
+    what to do."""
+    try:
+        return _revision(path) == revision or _holds_runs(path)
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _revision(path: Path) -> str:
+    """MLflow's name of the tables' version; empty while they are being made."""
+    with _connected(path) as connection:
+        if not _has_table(connection, "alembic_version"):
+            return ""
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return "" if found is None else str(found[0])
+
+
+def _holds_runs(path: Path) -> bool:
+    with _connected(path) as connection:
+        if not _has_table(connection, "runs"):
+            return False
+        return connection.execute("SELECT 1 FROM runs LIMIT 1").fetchone() is not None
+
+
+def _has_table(connection: sqlite3.Connection, name: str) -> bool:
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return connection.execute(query, (name,)).fetchone() is not None
+
+
+def _is_sound(path: Path) -> bool:
+    """Let SQLite check every page."""
+    try:
+        with _connected(path) as connection:
+            said = connection.execute("PRAGMA quick_check(1)").fetchone()
+            return bool(said == ("ok",))
+    except sqlite3.OperationalError:
+        raise
+    except sqlite3.DatabaseError:
+        return False
+
+
+def _replace(path: Path, template: Path) -> str:
+    """Move a database aside and make a new one."""
+    kept = _free_name(path)
+    path.replace(kept)
+    _copy(template, path)
+    return f"MLflow's database {path} was damaged; it is kept as {kept.name}, and a new one is made"
+
+
+def _free_name(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.damaged-{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
