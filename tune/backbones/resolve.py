@@ -4,6 +4,7 @@ or a backbone that `download.py` fetches."""
 import re
 import shutil
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,7 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
 
 def in_setting(experiment: Experiment, setting: classify.BackboneSetting) -> Experiment:
     """The experiment with the search space of one of the settings A to E."""
-
-    def space(trial: Any, preset: str, up: str = "unset") -> None:
-        classify.classify(trial, preset, setting, up)
-
-    return replace(experiment, space=space)
+    return replace(experiment, space=partial(classify.classify, setting=setting))
 
 
 def from_backbone(

@@ -79,5 +79,4 @@ def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:
 
     if not given:
         return experiment
-    space: Any = experiment.space  # whose type tells of no further argument
-    return replace(experiment, space=partial(space, **given))
+    return replace(experiment, space=partial(experiment.space, **given))

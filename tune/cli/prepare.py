@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -207,8 +208,9 @@ def with_balance(experiment: Experiment) -> Experiment:
             "has nothing to balance by: leave it out"
         )
 
-    def space(trial: Any, preset: str) -> None:
-        experiment.space(trial, preset)
+    @wraps(experiment.space)  # whose parameters say what `facing` may give it
+    def space(trial: Any, preset: str, **given: Any) -> None:
+        experiment.space(trial, preset, **given)
         class_balance(trial)
 
     return replace(experiment, space=space)

@@ -4,28 +4,36 @@ from typing import Any
 
 import pytest
 
+from search_spaces.classify import SETTINGS
 from tests.commands import to_resolve
 from trainables.augment.view_config import ViewConfig
 from trainables.config import build
+from tune.backbones.resolve import in_setting
 from tune.cli.orientation import facing
-from tune.cli.prepare import resolve
-from tune.experiments import EXPERIMENTS
+from tune.cli.prepare import resolve, with_balance
+from tune.experiments import EXPERIMENTS, Experiment
 from tune.search.space import asked_for, within
 
 FLIPS = ("aug.hflip", "aug.vflip", "aug.rot90")
 
 
 def resolved(
-    name: str, data: str, *typed: str, preset: str = "tiny", begun: dict[str, Any] | None = None
+    experiment: str | Experiment,
+    data: str,
+    *typed: str,
+    preset: str = "tiny",
+    begun: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The base of a study, and the distributions of the flips that its space asks for."""
+    if isinstance(experiment, str):
+        experiment = EXPERIMENTS[experiment]
     options = to_resolve(list(typed), preset)
     kept = {"data.name": data, **(begun or {})}
-    _, base, pins, _ = resolve(options, EXPERIMENTS[name], {}, {}, kept)
-    space = facing(EXPERIMENTS[name], base).space
+    _, base, pins, _ = resolve(options, experiment, {}, {}, kept)
+    space = facing(experiment, base).space
     asked = asked_for(space, preset, base, pins)
     assert all(within(distribution, base[key]) for key, distribution in asked.items())
-    build(EXPERIMENTS[name].config, base)
+    build(experiment.config, base)
     return base, {key: asked[key] for key in FLIPS if key in asked}
 
 
@@ -88,3 +96,14 @@ def test_a_study_from_before_keeps_its_space() -> None:
     assert tuple(asked) == FLIPS
     assert (asked["aug.rot90"].low, asked["aug.rot90"].high) == (0.0, 0.75)
     assert base["aug.rot90"] == 0.75
+
+
+def test_spaces_with_balanced_classes_draw_the_same_flips() -> None:
+    pretrain = EXPERIMENTS["pretrain"]
+    setting_a = in_setting(EXPERIMENTS["classify"], SETTINGS["A"])
+    for experiment in (pretrain, setting_a):
+        base, asked = resolved(experiment, "glyphs", "data.up=all")
+        balanced_base, balanced = resolved(with_balance(experiment), "glyphs", "data.up=all")
+        assert tuple(asked) == FLIPS
+        assert balanced == asked
+        assert balanced_base == base
