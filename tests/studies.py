@@ -1,6 +1,8 @@
 """Small studies for tests: the toy's, run in this process or on Ray, what their logs hold, and
 records of settings that no trial has been run for."""
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,23 @@ def open_study(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Stu
 def finish(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
     study = open_study(root, trials, repeats, **changes)
     search_locally(study, TOY)
+    study.close()
+    return study
+
+
+_RUN = tempfile.TemporaryDirectory(prefix="vistune-toy-")
+_folders: dict[str, Path] = {}
+
+
+def finished(root: Path, trials: int, repeats: int = 0, **changes: Any) -> Study:
+    """A study as `finish` makes it, for tests of what comes after: equal ones are run once a
+    process, and copied into `root`."""
+    key = repr((trials, repeats, sorted(changes.items())))
+    if key not in _folders:
+        _folders[key] = Path(_RUN.name) / str(len(_folders))
+        finish(_folders[key], trials, repeats, **changes)
+    shutil.copytree(_folders[key] / "toy", root / "toy")
+    study = open_study(root, trials, repeats, **changes)
     study.close()
     return study
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from trainables.base import Trainable
 
 SearchSpace = Callable[..., None]
-"""Takes an Optuna trial and the preset's name, and asks for dotted config paths. One that names `up`
-or `rules` among its parameters is given them too (`tune.cli.orientation.facing`)."""
+"""Takes an Optuna trial and the preset's name, and asks for dotted config paths. One that has the
+parameters `up` or `rules` is given them too (`tune.cli.orientation.facing`)."""
 Model = tuple[type["Trainable[Any, Any]"], type]
 """A trainable and its config."""
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from tests import REPO
-from tests.studies import POOR, finish
+from tests.studies import POOR, finished
 from tests.tune.cli.test_searches import MEANS, write_searches
 
 
@@ -56,7 +56,7 @@ def test_a_comparison_is_recorded_and_rendered(results: ModuleType, tmp_path: Pa
 
 
 def test_a_study_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -> None:
-    study = finish(tmp_path, 4, repeats=3, base=POOR)
+    study = finished(tmp_path, 4, repeats=3, base=POOR)
     found: dict[str, Any] = results.record("toy", tmp_path, "make run")
     number = study.best_number()
     scores = [m["test/top1"] for (n, _), m in study.finals().items() if n == number]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import REPO
-from tests.studies import finish, open_study
+from tests.studies import finished, open_study
 from trainables.errors import UserError
 from tune.reports.dashboard import server
 from tune.reports.importances import importances
@@ -46,7 +46,7 @@ KEPT_S = 2.1  # the dashboard answers from its memory for two seconds
 
 
 def test_trials_are_shown_while_the_study_runs(tmp_path: Path) -> None:
-    finish(tmp_path, 3)
+    finished(tmp_path, 3)
     study = open_study(tmp_path, 4)  # holds the study's lock
     with serving(tmp_path / "toy") as address:
         (summary,) = get(f"{address}/api/studies")["study_summaries"]
@@ -70,7 +70,7 @@ def test_trials_are_shown_while_the_study_runs(tmp_path: Path) -> None:
 
 
 def test_importances_are_those_of_the_page(tmp_path: Path) -> None:
-    finish(tmp_path, 12)
+    finished(tmp_path, 12)
     record = read_record(tmp_path / "toy")
     found = importances(record.frozen_trials(), first_rung(record))
     with serving(tmp_path / "toy") as address:
@@ -82,7 +82,7 @@ def test_importances_are_those_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_best_trial_is_the_chosen_one_and_a_note_says_so(tmp_path: Path) -> None:
-    study = finish(tmp_path, 3, repeats=2)
+    study = finished(tmp_path, 3, repeats=2)
     before = (tmp_path / "toy/study.journal").read_bytes()
     with serving(tmp_path / "toy") as address:
         (summary,) = get(f"{address}/api/studies")["study_summaries"]
@@ -107,7 +107,7 @@ def test_the_best_trial_is_the_chosen_one_and_a_note_says_so(tmp_path: Path) -> 
 def test_nothing_is_written_and_no_other_name_is_answered(
     tmp_path: Path, method: str, path: str, host: str
 ) -> None:
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     before = (tmp_path / "toy/study.journal").read_bytes()
     with serving(tmp_path / "toy") as address:
         headers = {
@@ -128,7 +128,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
 ) -> None:
     with pytest.raises(UserError, match=r"study 'toy' has no study.journal yet"):
         server(tmp_path / "toy", 0)
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     with (
         server(tmp_path / "toy", 0) as taken,
         pytest.raises(UserError, match=f"port {taken.server_port} cannot be used"),
@@ -141,7 +141,7 @@ def test_what_cannot_be_served_is_said_in_one_line(
 
 @pytest.mark.slow
 def test_command_shows_the_study_in_a_browser(tmp_path: Path, browser: Any) -> None:
-    finish(tmp_path, 12)
+    finished(tmp_path, 12)
     command = [
         sys.executable,
         "tune/report.py",

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests import REPO
-from tests.studies import events, finish, manifest, open_study
+from tests.studies import events, finished, manifest, open_study
 from tests.toy import BUGGY
 from tune.command_line import replay_command
 from tune.execution.local import search_locally
@@ -171,7 +171,7 @@ def test_command_writes_the_page_and_names_the_replay(
 @pytest.mark.parametrize("trials", [0, 1])
 def test_a_study_that_has_hardly_begun(tmp_path: Path, trials: int) -> None:
     if trials:
-        finish(tmp_path, trials)
+        finished(tmp_path, trials)
     else:
         open_study(tmp_path, 1).close()
     html = write_report(tmp_path / "toy").read_text()
@@ -235,7 +235,7 @@ def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -
 
 
 def test_a_picture_that_is_being_drawn_is_left_out(tmp_path: Path) -> None:
-    study = finish(tmp_path, 1)
+    study = finished(tmp_path, 1)
     plots = tmp_path / "toy/trials/0000/plots"
     plots.mkdir()
     for name in ("confusion_whole", "confusion_half", "confusion_empty"):

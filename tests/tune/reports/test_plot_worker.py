@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.shapes import shapes
-from tests.studies import events, finish, open_study
+from tests.studies import events, finished, open_study
 from trainables.plots.data_sample import write_data_sample
 from tune.reports.plot_worker import DATA, Pictures
 from tune.study.study import Study
@@ -40,7 +40,7 @@ def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studi
     tmp_path: Path,
 ) -> None:
     for root in (tmp_path / "one", tmp_path / "two"):
-        finish(root, 1, base={"train.epochs": 1})
+        finished(root, 1, base={"train.epochs": 1})
         plots = root / "toy/trials/0000/plots"
         plots.mkdir()
         (plots / NAMES[0]).write_bytes(b"torn")  # the kill came here: some files, none on record
@@ -56,7 +56,7 @@ def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studi
 
 
 def test_a_study_that_does_not_wait_leaves_its_pictures_to_the_next_start(tmp_path: Path) -> None:
-    finish(tmp_path, 1, base={"train.epochs": 1})
+    finished(tmp_path, 1, base={"train.epochs": 1})
     study, pictures = opened(tmp_path), Pictures()
     pictures.watch(study)
     began = time.monotonic()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Said
-from tests.studies import finish
+from tests.studies import finished
 from trainables.errors import UserError
 from tune import report
 from tune.cli.console import Console
@@ -50,7 +50,7 @@ def damaged(storage: Path) -> list[str]:
 
 
 def test_a_damaged_study_hides_no_other(look: Look, tmp_path: Path) -> None:
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     names = damaged(tmp_path)
     said = look("show")
     assert (said.code, said.out.partition(":")[0]) == (2, "toy")
@@ -95,7 +95,7 @@ def test_a_study_that_cannot_be_sent_keeps_no_other_from_mlflow(
     look: Look, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("first", "second", "third"):
-        finish(tmp_path / name, 1)
+        finished(tmp_path / name, 1)
         (tmp_path / name / "toy").rename(tmp_path / f"study-{name}")
 
     def sync(self: Tracker) -> str:
@@ -141,7 +141,7 @@ def test_no_study_at_all(look: Look, tmp_path: Path, word: str) -> None:
 
 @pytest.mark.parametrize("missing", ["events.jsonl", "study.journal"])
 def test_a_study_that_lost_one_of_its_files(look: Look, tmp_path: Path, missing: str) -> None:
-    finish(tmp_path, 2)
+    finished(tmp_path, 2)
     (tmp_path / "toy" / missing).unlink()
     assert look("show", "toy").code == 0
     assert look("html", "toy").code == 0
@@ -150,7 +150,7 @@ def test_a_study_that_lost_one_of_its_files(look: Look, tmp_path: Path, missing:
 
 
 def test_a_place_that_cannot_be_written(look: Look, tmp_path: Path) -> None:
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     (tmp_path / "toy/report.html").mkdir()
     said = look("html", "toy")
     assert (said.code, said.out) == (2, "")
@@ -168,7 +168,7 @@ def test_a_place_that_cannot_be_written(look: Look, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_exported(look: Look, tmp_path: Path, wanted: str, message: str) -> None:
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     said = look("export", wanted)
     assert (said.code, said.out) == (2, "")
     assert message in said.line
@@ -179,7 +179,7 @@ def test_names_are_shown_as_they_are(
     look: Look, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A folder may be called what rich takes for markup, or for an emoji."""
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     name = "photos[v2][/] :smile:"
     path = tmp_path / "toy/study.json"
     there = read_manifest(path)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.studies import finish, write_setting
+from tests.studies import finished, write_setting
 from tune.reports.comparison_table import compare_settings
 from tune.reports.html_comparison import comparison_page
 from tune.reports.html_group import write_group_report
@@ -40,7 +40,7 @@ SECTIONS = [
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
     root = tmp_path_factory.mktemp("contents")
-    finish(root, 14, repeats=2)
+    finished(root, 14, repeats=2)
     return read_record(root / "toy")
 
 
@@ -102,7 +102,7 @@ def test_leaderboards_list_every_trial_with_its_value(
 
 
 def test_failures_are_printed_with_their_trials(tmp_path: Path) -> None:
-    study = finish(tmp_path, 3, base={"fault": "raise"})
+    study = finished(tmp_path, 3, base={"fault": "raise"})
     failed = [trial.number for trial in study.frozen_trials() if trial.state.name == "FAIL"]
     assert failed
     said = printed(read_record(tmp_path / "toy"))

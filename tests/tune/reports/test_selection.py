@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.studies import POOR, events, finish
+from tests.studies import POOR, events, finished
 from tune.reports.html_report import write_report
 from tune.reports.leaderboard import show_study
 from tune.reports.selection import repeats_label, selection
@@ -22,7 +22,7 @@ def test_repeats_are_compared_with_the_value() -> None:
 
 
 def test_the_chosen_trial_is_the_best_of_the_search(tmp_path: Path) -> None:
-    finish(tmp_path, 4, repeats=2, base=POOR)
+    finished(tmp_path, 4, repeats=2, base=POOR)
     record = read_record(tmp_path / "toy")
     chosen = selection(record, len(record.trials))
     assert chosen is not None
@@ -34,7 +34,7 @@ def test_the_chosen_trial_is_the_best_of_the_search(tmp_path: Path) -> None:
 
 
 def test_a_choice_by_repeats_is_explained(tmp_path: Path) -> None:
-    finish(tmp_path, 2, repeats=2)
+    finished(tmp_path, 2, repeats=2)
     record = read_record(tmp_path / "toy")
     chosen = selection(record, 2)
     assert chosen is not None
@@ -45,7 +45,7 @@ def test_a_choice_by_repeats_is_explained(tmp_path: Path) -> None:
 @pytest.fixture
 def shown(tmp_path: Path) -> tuple[Path, str]:
     """A study's folder, and the sentence about its chosen trial."""
-    finish(tmp_path, 3, repeats=2, base=POOR)
+    finished(tmp_path, 3, repeats=2, base=POOR)
     record = read_record(tmp_path / "toy")
     chosen = selection(record, 3)
     assert chosen is not None
@@ -66,7 +66,7 @@ def test_show_and_page_mark_it(shown: tuple[Path, str]) -> None:
 
 
 def test_mlflow_has_the_tag_on_one_trial(tmp_path: Path) -> None:
-    finish(tmp_path, 2, repeats=0)
+    finished(tmp_path, 2, repeats=0)
     projection = Projection()
     for event in events(tmp_path):
         projection.feed(event)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.studies import finish, open_study, write_setting
+from tests.studies import finish, finished, open_study, write_setting
 from trainables.errors import UserError
 from tune.cli.compare import publish_table
 from tune.study.events import EventLog
@@ -28,7 +28,7 @@ def test_a_study_does_not_begin_in_a_group(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("without", ["nothing", "study.json"])
 def test_a_group_does_not_begin_in_a_study(tmp_path: Path, without: str) -> None:
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     (tmp_path / "toy" / without).unlink(missing_ok=True)
     with pytest.raises(UserError, match="'toy' is a study of its own"):
         Group.open(tmp_path / "toy", "toy", "val/top1", [])
@@ -37,7 +37,7 @@ def test_a_group_does_not_begin_in_a_study(tmp_path: Path, without: str) -> None
 def test_a_table_beside_a_study_of_its_name_leaves_that_alone(tmp_path: Path) -> None:
     """Settings A and C under names of their own, which begin as that of a study does that has
     nothing to do with them."""
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     before = (tmp_path / "toy/events.jsonl").read_bytes()
     write_setting(tmp_path / "toy-A", "A", {0: [0.50, 0.52, 0.48]})
     write_setting(tmp_path / "toy-C", "C", {0: [0.60, 0.63, 0.57]})

@@ -9,7 +9,7 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from tests.studies import finish, open_study, reports
+from tests.studies import finish, finished, open_study, reports
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.execution.local import search_locally
@@ -122,7 +122,7 @@ def test_killed_in_the_middle_of_a_write(
 ) -> None:
     """Of the write a beginning has reached the disk, torn anywhere. The study then ends as if
     nothing had happened."""
-    whole = finish(tmp_path / "whole", 3)
+    whole = finished(tmp_path / "whole", 3)
     original, count = AppendOnlyFile.append_lines, 0
 
     def dying(self: AppendOnlyFile, lines: bytes) -> None:
@@ -152,7 +152,7 @@ def test_killed_in_the_middle_of_a_write(
 
 
 def test_a_damaged_journal_is_one_line(tmp_path: Path) -> None:
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     path = tmp_path / "toy/study.journal"
     path.write_bytes(b"\0" + path.read_bytes()[1:])
     for read in (lambda: finish(tmp_path, 2), lambda: read_trials(path, "toy")):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.studies import POOR, events, finish, manifest, open_study
+from tests.studies import POOR, events, finished, manifest, open_study
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.execution.local import search_locally
@@ -87,7 +87,7 @@ def test_seeds_of_different_studies_never_meet() -> None:
 
 
 def test_a_new_study_repeats_the_pair_and_keeps_its_number(tmp_path: Path) -> None:
-    study = finish(tmp_path, 5, repeats=2, base=POOR)
+    study = finished(tmp_path, 5, repeats=2, base=POOR)
     answer = study.best_number()
     assert answer not in (0, None)
     expected = {(number, seed) for number in (0, answer) for seed in study.repeat_seeds()}

@@ -14,7 +14,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 import tune.study.study
-from tests.studies import POOR, events, finish, manifest, open_study, reports
+from tests.studies import POOR, events, finish, finished, manifest, open_study, reports
 from tests.toy import TOY, Toy, ToyConfig
 from trainables.errors import UserError
 from tune.cli.console import Console
@@ -89,7 +89,7 @@ def test_killed_at_any_event_goes_on_as_if_never_killed(
 ) -> None:
     """The process ends right after (odd) or right before (even) some event is written; the next one
     must know neither more nor less."""
-    whole = finish(tmp_path / "whole", 4, repeats=2)
+    whole = finished(tmp_path / "whole", 4, repeats=2)
     append, count = EventLog.append, 0
 
     def dying_append(self: EventLog, event: str, **fields: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_killed_at_any_event_goes_on_as_if_never_killed(
 def test_killed_between_log_and_storage(
     tmp_path: Path, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = finish(tmp_path / "whole", 4)
+    whole = finished(tmp_path / "whole", 4)
     target: Any = {"report": optuna.trial.Trial, "tell": optuna.Study}.get(
         call, optuna.storages.JournalStorage
     )
@@ -158,14 +158,14 @@ def test_killed_between_log_and_storage(
 
 
 def test_a_torn_journal_line_is_cut_off(tmp_path: Path) -> None:
-    finish(tmp_path, 2)
+    finished(tmp_path, 2)
     with (tmp_path / "toy" / "study.journal").open("ab") as file:
         file.write(b'{"op_code":4,"wor')
     assert len(finish(tmp_path, 4).frozen_trials()) == 4
 
 
 def test_suggestions_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
-    straight = finish(tmp_path / "straight", 6)
+    straight = finished(tmp_path / "straight", 6)
     for trials in range(1, 7):  # a restart before every trial
         stepwise = finish(tmp_path / "stepwise", trials)
     assert [t.params for t in straight.frozen_trials()] == [
@@ -177,7 +177,7 @@ def test_suggestions_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
 
 
 def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
-    study = finish(tmp_path, 5, repeats=2)
+    study = finished(tmp_path, 5, repeats=2)
     assert len(study.frozen_trials()) == 5
     assert all("test/top1" in metrics for metrics in study.finals().values())
     assert study.base.seed not in study.repeat_seeds()
@@ -299,7 +299,7 @@ def test_two_processes_on_one_study(tmp_path: Path) -> None:
 
 
 def test_a_changed_study_under_an_old_name(tmp_path: Path) -> None:
-    finish(tmp_path, 1)
+    finished(tmp_path, 1)
     with pytest.raises(UserError, match=r"train.epochs was 4, is 9.*--study toy-2"):
         open_study(tmp_path, 1, base={"train.epochs": 9})
     with pytest.raises(UserError, match=r"data was f, is g"):
@@ -402,8 +402,8 @@ def test_the_last_epoch_is_no_rung(epochs: int) -> None:
 
 
 def test_a_study_that_was_moved_goes_on_there(tmp_path: Path) -> None:
-    whole = finish(tmp_path / "whole", trials=6)
-    finish(tmp_path / "laptop", trials=3)
+    whole = finished(tmp_path / "whole", 6)
+    finished(tmp_path / "laptop", 3)
     shutil.copytree(tmp_path / "laptop", tmp_path / "cluster")
     moved = finish(tmp_path / "cluster", trials=6)
     assert moved.completed == whole.completed

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.commands import LOCAL_TOY, Call, left_in
-from tests.studies import POOR, finish, manifest
+from tests.studies import POOR, finish, finished, manifest
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.execution.local import search_locally
@@ -27,7 +27,7 @@ from tune.study.warm_start import POINTS, warm_start, worth
 @pytest.fixture
 def earlier(tmp_path: Path) -> Path:
     """A storage with the study `toy` of ten trials, several of which beat the default."""
-    finish(tmp_path, 10, base=POOR)
+    finished(tmp_path, 10, base=POOR)
     return tmp_path
 
 
