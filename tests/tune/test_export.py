@@ -3,14 +3,16 @@ registered. Against the trained network itself."""
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import accuracy_score
 
+from tests.mlflow_store import begin_store
 from tests.one_trial import one_trial
 from tests.shapes import Shapes, shapes_config
 from tests.trainables.test_fewshot import SMALL as FEWSHOT
@@ -59,21 +62,34 @@ CONFIGS: dict[str, Any] = {
 every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
 
 
-@pytest.fixture(autouse=True)
-def _own_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(Segmentation, "load_data", Shapes.load_data)
+Parts = tuple[Exported, Any, np.ndarray]
+"""Export of a study of one trial, the trained network, and validation images (n, S, S, 3) uint8."""
+Export = Callable[[str], Parts]
 
 
-def exported(name: str, root: Path) -> tuple[Exported, Any, np.ndarray]:
-    """Export of a study of one trial, the trained network, and validation images (n, S, S, 3)
-    uint8."""
-    study, config = one_trial(root, name, name, CONFIGS[name]), CONFIGS[name]
-    kind = EXPERIMENTS[name].trainable
-    model = kind(config, kind.load_data(config.data))
-    model.load_export(study / "trials/0000/best.pt")
-    images = model.data.val.batch(np.arange(12)).permute(0, 2, 3, 1).numpy()
-    return export_model(name, root), model.eval(), images
+@pytest.fixture(scope="module", autouse=True)
+def _own_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(Segmentation, "load_data", Shapes.load_data)
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Name of an experiment -> the parts of its export, which tests leave as they are."""
+    root = tmp_path_factory.mktemp("exported")
+
+    @cache
+    def export(name: str) -> Parts:
+        study, config = one_trial(root, name, name, CONFIGS[name]), CONFIGS[name]
+        kind = EXPERIMENTS[name].trainable
+        model = kind(config, kind.load_data(config.data))
+        model.load_export(study / "trials/0000/best.pt")
+        images = model.data.val.batch(np.arange(12)).permute(0, 2, 3, 1).numpy()
+        return export_model(name, root), model.eval(), images
+
+    return export
 
 
 def expected(name: str, model: Any, images: np.ndarray) -> np.ndarray:
@@ -92,11 +108,11 @@ def expected(name: str, model: Any, images: np.ndarray) -> np.ndarray:
 
 
 @every_experiment
-def test_model_is_the_trials_and_has_shown_its_metric(name: str, tmp_path: Path) -> None:
+def test_model_is_the_trials_and_has_shown_its_metric(name: str, exported: Export) -> None:
     import mlflow.pyfunc
     from mlflow.models import Model
 
-    found, model, images = exported(name, tmp_path)
+    found, model, images = exported(name)
     assert found.measured == found.recorded
     loaded = mlflow.pyfunc.load_model(str(found.folder))
     answer = loaded.predict(images)
@@ -116,10 +132,12 @@ def test_model_is_the_trials_and_has_shown_its_metric(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", ["classify", "ssl", "fewshot"])
-def test_photographs_are_seen_as_training_saw_its_files(name: str, tmp_path: Path) -> None:
+def test_photographs_are_seen_as_training_saw_its_files(
+    name: str, exported: Export, tmp_path: Path
+) -> None:
     """Wider or higher than a square, and larger than the store's images: against the decoder of
     files."""
-    found, model, _ = exported(name, tmp_path)
+    found, model, _ = exported(name)
     served = Served(next(found.folder.rglob(DESCRIPTION)).parent)
     for shape in ((40, 60, 3), (64, 23, 3), (9, 9, 3)):
         photographs = np.random.default_rng(0).integers(0, 256, (3, *shape), dtype=np.uint8)
@@ -132,10 +150,10 @@ def test_photographs_are_seen_as_training_saw_its_files(name: str, tmp_path: Pat
         )
 
 
-def test_few_examples_name_the_classes(tmp_path: Path) -> None:
+def test_few_examples_name_the_classes(exported: Export) -> None:
     import mlflow.pyfunc
 
-    found, model, _ = exported("fewshot", tmp_path)
+    found, model, _ = exported("fewshot")
     labels = model.data.val.targets()
     first, second = (np.flatnonzero(labels == label)[:6] for label in np.unique(labels)[:2])
     rows = np.concatenate([first[:3], second[:3], first[3:], second[3:]])
@@ -159,8 +177,19 @@ def test_few_examples_name_the_classes(tmp_path: Path) -> None:
         served.compare(images, ["a"] * 12)
 
 
-def test_weights_that_do_not_do_what_is_on_record_are_refused(tmp_path: Path) -> None:
-    study = one_trial(tmp_path, "classify", "classify", CONFIGS["classify"])
+def copied(found: Exported, root: Path) -> Exported:
+    """The export with its study in another storage."""
+    study = root / found.study.name
+    shutil.copytree(found.study, study)
+    return replace(found, study=study, folder=study / found.folder.name)
+
+
+def test_weights_that_do_not_do_what_is_on_record_are_refused(
+    exported: Export, tmp_path: Path
+) -> None:
+    found = copied(exported("classify")[0], tmp_path)
+    study = found.study
+    shutil.rmtree(found.folder)
     file = study / "trials/0000/best.pt"
     saved = torch.load(file, weights_only=True)
     saved["head"] = {key: torch.zeros_like(value) for key, value in saved["head"].items()}
@@ -176,13 +205,13 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(tmp_path: Path) ->
     assert not (study / "model").exists()
 
 
-def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(tmp_path: Path) -> None:
+def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(exported: Export) -> None:
     """MLflow's server casts them to uint8, so that every image would be black."""
     import mlflow.pyfunc
     from mlflow.exceptions import MlflowException
     from mlflow.pyfunc import scoring_server
 
-    found, _, images = exported("classify", tmp_path)
+    found, _, images = exported("classify")
     model = mlflow.pyfunc.load_model(str(found.folder))
 
     def answer(sent: Any) -> Any:
@@ -225,10 +254,11 @@ def test_images_that_moved_are_found(tmp_path: Path) -> None:
     assert found.measured == found.recorded
 
 
-def test_champion_is_the_last_export(tmp_path: Path) -> None:
+def test_champion_is_the_last_export(exported: Export, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    found, _, _ = exported("classify", tmp_path)
+    found = copied(exported("classify")[0], tmp_path)
+    begin_store(tmp_path)
     versions = [register(found) for _ in range(2)]
     assert [v.version for v in versions] == ["1", "2"]
     client = MlflowClient(versions[1].uri, registry_uri=versions[1].uri)
@@ -287,8 +317,9 @@ def post(address: str, body: dict[str, Any]) -> Any:
 
 @pytest.mark.slow
 @every_experiment
-def test_served_over_http(name: str, tmp_path: Path) -> None:
-    found, model, images = exported(name, tmp_path)
+def test_served_over_http(name: str, exported: Export, tmp_path: Path) -> None:
+    shared, model, images = exported(name)
+    found = copied(shared, tmp_path)
     with serving(register(found).serve_command()) as address:
         answer = post(address, {"inputs": images.tolist()})
         if name in ("pretrain", "classify"):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.mlflow_store import begin_store
 from tests.one_trial import one_trial
 from tests.shapes import CLASSES, COLORS, SIZE, Shapes, shapes, shapes_config
 from trainables.augment.views import evaluation_view
@@ -79,6 +80,7 @@ def test_a_study_is_exported_by_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Segmentation, "load_data", Shapes.load_data)
+    begin_store(tmp_path)
     search_shapes(tmp_path)
     trial = tmp_path / "shapes" / "trials" / "0000"
     artifacts: list[dict[str, Any]] = [

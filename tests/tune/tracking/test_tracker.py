@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mlflow_store import reported, rows, store
+from tests.mlflow_store import begin_store, reported, rows, store
 from trainables.errors import UserError
 from tune.study.events import EventLog
 from tune.tracking.address import default_uri, without_password
@@ -33,21 +33,10 @@ def _no_foreign_store(monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    """An MLflow database without runs: creating one takes seconds, copying it none."""
-    from mlflow import MlflowClient
-
-    path = tmp_path_factory.mktemp("template") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
-def storage(tmp_path, template):
+def storage(tmp_path):
     storage = tmp_path / "my runs"  # a blank in the path must not matter
-    storage.mkdir()
-    shutil.copy(template, storage / "mlflow.db")
+    begin_store(storage)
     return storage
 
 
@@ -511,13 +500,13 @@ def test_artifact_location_that_refuses_keeps_the_numbers(storage):
     assert "tracking URI must be a valid http" in refused
 
 
-def test_deleted_database_is_filled_again(storage, template):
+def test_deleted_database_is_filled_again(storage):
     log = study_of(storage, trials=2, finish=None)
     tracker = Tracker(log.path.parent)
     tracker.start()
     wait_until(lambda: "trial-001" in store(storage), 20)
     (storage / "mlflow.db").unlink()
-    shutil.copy(template, storage / "mlflow.db")
+    begin_store(storage)
     wait_until(lambda: "trial-001" in store(storage), 30)  # although nothing new has happened
     log.append("finish", state="FINISHED")
     wait_until(lambda: store(storage)["ssl-1"]["status"] == "FINISHED", 30)
@@ -525,7 +514,7 @@ def test_deleted_database_is_filled_again(storage, template):
     assert_equals_log(storage, log)
 
     (storage / "mlflow.db").unlink()
-    shutil.copy(template, storage / "mlflow.db")
+    begin_store(storage)
     Tracker(log.path.parent).sync()
     assert_equals_log(storage, log)
 
@@ -610,12 +599,11 @@ def test_second_tracker_of_a_study_stands_back(storage):
     assert Tracker(log.path.parent).sync().startswith("ssl-1: 0 events sent")
 
 
-def test_another_store_gets_everything_from_the_beginning(storage, template, tmp_path, monkeypatch):
+def test_another_store_gets_everything_from_the_beginning(storage, tmp_path, monkeypatch):
     log = study_of(storage, trials=2)
     Tracker(log.path.parent).sync()
     other = tmp_path / "other"
-    other.mkdir()
-    shutil.copy(template, other / "mlflow.db")
+    begin_store(other)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{other}/mlflow.db")
     Tracker(log.path.parent).sync()
     assert_equals_log(other, log)
