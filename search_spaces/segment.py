@@ -6,8 +6,9 @@
 
 Searched: optimizer, learning rate, weight decay and schedule; the loss and its weights; scale,
 flips, quarter turns and colour jitter of image and mask; batch size. `full` searches the network
-too, its head, and a smaller learning rate for its backbone; its ranges contain the recipes of the
-literature and of the course reports (docs/segment.md).
+too, and its head; its ranges contain the recipes of the literature and of the course reports
+(docs/segment.md). A smaller learning rate of the backbone is for `--backbone`: weights that start at
+random would hardly learn.
 
 Cost and results of `tiny`: docs/segment.md. `full` has not been measured.
 """
@@ -29,15 +30,21 @@ _TINY_RANGES = {
 _MODELS = ["fcn32s-vgg16", "fcn32s-vgg19", "deeplabv3-resnet50", "deeplabv3-resnet101"]
 
 
-def segment(trial: Suggest, preset: str, up: str = "unset") -> None:
+def segment(trial: Suggest, preset: str, up: str = "unset", rules: int = 2) -> None:
     """Asks for optimizer and schedule, loss, joint augmentation and batch size; in `full` also for
-    the network, and a smaller learning rate of its backbone."""
+    the network.
+
+    Args:
+        rules: `train.rules`. Under the first, `full` offered a tenth of the learning rate to a
+            backbone of random weights too.
+    """
     auxiliary = False
     if preset != "tiny":
         model = trial.suggest_categorical("model.name", _MODELS)
         if model.startswith("fcn32s"):
             trial.suggest_categorical("model.head", ["conv7", "deconv5", "conv2"])
-        trial.suggest_categorical("freeze.backbone_lr", [0.1, 1.0])
+        if rules == 1:
+            trial.suggest_categorical("freeze.backbone_lr", [0.1, 1.0])
         auxiliary = model.startswith("deeplabv3")
     _training(trial, preset, auxiliary=auxiliary, up=up)
 

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainables.augment.evaluation import evaluation_batches
 from trainables.augment.image_ops import Normalization
-from trainables.augment.view_config import AugmentConfig, ViewConfig
+from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import Augment
 from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.networks import BackboneConfig, build_backbone
@@ -193,7 +193,8 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
 
         backbone = build_backbone(config.backbone)
         feature_dim: int = backbone.feature_dim  # type: ignore[assignment]
-        policies: tuple[AugmentConfig, ...] = config.aug.views()
+        jitter_first = config.train.rules > 1
+        policies = tuple(replace(view, jitter_first=jitter_first) for view in config.aug.views())
         if config.normalize != "policy":
             policies = tuple(replace(view, normalize=config.normalize) for view in policies)
         self.views = tuple(Augment(policy, size) for policy in policies)

@@ -28,6 +28,7 @@ from trainables.backbone.freezing import (
     set_eval_mode,
     set_frozen,
     stage_groups,
+    thaws_at,
 )
 from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.backbone.weights import Loaded, load_backbone
@@ -219,7 +220,11 @@ class FineTuned(Trainable[ConfigT, DataT]):
     def augment(self) -> Augment:
         """The training view: the first of the policy `aug`, normalised as the config says."""
         view = self.config.aug.views()[0]
-        view = replace(view, normalize=self.config.normalize)
+        view = replace(
+            view,
+            normalize=self.config.normalize,
+            jitter_first=self.config.train.rules > 1,
+        )
         return Augment(view, self.config.data.image_size)
 
     def network(self) -> nn.Module:
@@ -240,10 +245,26 @@ class FineTuned(Trainable[ConfigT, DataT]):
         # Policies only thaw: what trains in the last epoch is all that ever trains.
         self._freeze(epoch=self.config.train.epochs - 1)
         groups = stage_groups(
-            self.stages, self.head_outside_stages(), weight_decay, self.config.freeze
+            self.stages,
+            self.head_outside_stages(),
+            weight_decay,
+            self.config.freeze,
+            self._thaws(),
         )
         self._freeze(epoch=0)
         return groups
+
+    def _thaws(self) -> dict[str, float]:
+        """Fraction of the run after which each stage trains; none under the first rules, when all
+        layers shared one schedule."""
+        if self.config.train.rules == 1:
+            return {}
+        epochs = self.config.train.epochs
+        names = tuple(self.stages)
+        return {
+            name: thaws_at(name, epochs, names, self.config.freeze, self._head_trains)
+            for name in names
+        }
 
     def head_outside_stages(self) -> nn.Module:
         """The part of the head that belongs to no stage and always trains."""

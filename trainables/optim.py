@@ -17,6 +17,9 @@ from torch import Tensor, nn
 
 from trainables.config import Annotated, Field, config
 
+THAW_WARMUP = 0.05
+"""Share of the steps left to a layer that thaws over which its learning rate rises."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -107,6 +110,29 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
     else:
         shape = (1 + math.cos(math.pi * t)) / 2
     return peak * (schedule.final_frac + (1 - schedule.final_frac) * shape)
+
+
+def thawed_lr_at(
+    step: int, total_steps: int, peak: float, schedule: ScheduleConfig, thaws_at: float
+) -> float:
+    """Learning rate of a layer that trains from the fraction `thaws_at` of the steps on: the
+    schedule over the steps that are left to it, as a fine-tuning of its own (Kumar et al. 2022,
+    section 3.4), after a short warm-up where the schedule has none.
+
+    `lr_at` would hand it the rest of a rate that has decayed meanwhile. With thaws_at = 0 this is
+    `lr_at`.
+    """
+    first = round(thaws_at * total_steps)
+    if first == 0:
+        return lr_at(step, total_steps, peak, schedule)
+
+    own_steps = total_steps - first
+    own_step = max(0, step - first)
+    rate = lr_at(own_step, own_steps, peak, schedule)
+    if schedule.name == "warmup_cosine":
+        return rate
+    warmup = round(THAW_WARMUP * own_steps)
+    return rate * min(1.0, (own_step + 1) / (warmup + 1))
 
 
 def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.outcomes import image_outcomes
 from trainables.plots.shown_images import shown_images
 from trainables.plots.snapshots import NO_IMAGE, Part, shown_rows, write_arrays
+from trainables.segmenters.averaging import AveragingConfig, averaged_scores
 from trainables.segmenters.losses import (
     SegmentationLossConfig,
     class_weights,
@@ -76,6 +77,7 @@ class SegmentationConfig:
     """Mean and standard deviation that every channel is normalised with: those that a loaded
     backbone was trained with."""
     loss: SegmentationLossConfig = SegmentationLossConfig()
+    eval: AveragingConfig = AveragingConfig()
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
@@ -89,6 +91,7 @@ class SegmentationConfig:
                 f"but got {self.data.image_size}"
             )
         self.model.encoder(self.backbone)
+        self.eval.check(self.data.image_size, self.data.up)
 
 
 class Segmentation(FineTuned[SegmentationConfig, DataSet]):
@@ -111,11 +114,17 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             len(data.classes),
             auxiliary=config.loss.aux_weight > 0,
             loaded=loaded is not None,
+            rules=config.train.rules,
         )
         backbone = InitialBackbone(net.backbone, encoder, segmenter_stages(net), loaded)
         super().__init__(config, data, backbone, decoder(net), net)
 
-        self.joint = JointAugment(config.aug, config.data.image_size, config.normalize)
+        self.joint = JointAugment(
+            config.aug,
+            config.data.image_size,
+            config.normalize,
+            jitter_first=config.train.rules > 1,
+        )
         self.weights: Tensor | None
         self.register_buffer("weights", self._class_weights(), persistent=False)
 
@@ -157,13 +166,23 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         views, masks = self.joint.apply(batch.images, batch.targets, batch.draws[0])
         logits, auxiliary = self.net(self.to_memory_format(views))
 
-        loss = self.config.loss
         truth = masks.long()
-        total = segmentation_loss(logits.float(), truth, loss, self.weights)
+        total = self._loss(logits, truth)
         if auxiliary is not None:
-            extra = segmentation_loss(auxiliary.float(), truth, loss, self.weights)
-            total = total + loss.aux_weight * extra
+            total = total + self.config.loss.aux_weight * self._loss(auxiliary, truth)
         return total
+
+    def _loss(self, logits: Tensor, truth: Tensor) -> Tensor:
+        rules = self.config.train.rules
+        return segmentation_loss(logits.float(), truth, self.config.loss, self.weights, rules)
+
+    def scores(
+        self,
+        views: Tensor,  # (B, 3, H, W)
+    ) -> Tensor:  # (B, C, H, W) float32
+        """Logits of views, or the logarithm of their probabilities where several versions of an
+        image are averaged (`eval.scales`, `eval.flip`)."""
+        return averaged_scores(self.net, views, self.config.eval, self.config.data.up)
 
     # -- evaluation
 
@@ -229,7 +248,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             batches = self._whole(split, shared)
         for positions, images, masks in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
-                logits = self.net(images)[0].float()
+                logits = self.scores(images)
             yield positions, logits, masks.to(self.device)
 
     def _squares(self, split: Split, shared: bool) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:

@@ -40,7 +40,7 @@ _FLOATS = 1 << 27  # of scores at the size of the images, 512 MB; above, class b
 
 def _masks(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, H, W) uint8, in the size of the images."""
-    logits = model.net(images)[0].float()  # (B, C, h, w)
+    logits = model.scores(images)  # (B, C, h, w)
     height, width = size
     floats = logits.shape[0] * logits.shape[1] * height * width
     if floats > _FLOATS:

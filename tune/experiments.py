@@ -138,7 +138,8 @@ _UNTUNED_SUPERVISED: dict[str, Any] = {
 }
 
 # Few-shot: Adam 1e-3, halved at intervals (Snell et al. 2017, section 3), and the course reports'
-# Conv-4.
+# Conv-4. Cosine with a learned scale (Gidaris & Komodakis 2018, section 3.2) rather than the squared
+# Euclidean distance, which needs tuning before it is as good (docs/notes/training.md).
 _UNTUNED_FEWSHOT: dict[str, Any] = {
     "optim.name": "adam",
     "optim.lr": 1e-3,
@@ -147,6 +148,8 @@ _UNTUNED_FEWSHOT: dict[str, Any] = {
     "schedule.step_gamma": 0.5,
     "schedule.step_every_frac": 0.2,
     "aug.policy": "none",
+    "head.distance": "cosine",
+    "head.scale": 10.0,
 }
 
 # Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain

@@ -1,7 +1,7 @@
 """Search spaces: every point is a valid config, what does not apply is not asked, and the recipes
 of the literature are inside."""
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import optuna
@@ -9,7 +9,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial
 
-from search_spaces.segment import segment
+from search_spaces.segment import segment, segment_from_backbone
 from search_spaces.ssl import ssl
 from tests.commands import to_resolve
 from trainables.augment.view_config import PRESETS as AUGMENTATIONS
@@ -242,14 +242,13 @@ NADIR = {
 POLY = SGD | {"optim.weight_decay": 1e-4, "schedule.name": "polynomial", "schedule.power": 0.9}
 FCN = {"loss.name": "ce", "train.batch_size": 8} | SGD
 SEGMENT_RECIPES: dict[str, dict[str, Any]] = {
-    "DeepLab, backbone x.1": POLY
+    "DeepLab": POLY
     | NADIR
     | {
         "model.name": "deeplabv3-resnet101",
         "optim.lr": 0.01,
         "loss.name": "ce",
         "loss.aux_weight": 0.4,
-        "freeze.backbone_lr": 0.1,
     },
     "DeepLab, lr .02, weighted": POLY
     | NADIR
@@ -259,7 +258,6 @@ SEGMENT_RECIPES: dict[str, dict[str, Any]] = {
         "loss.name": "weighted_ce",
         "loss.class_power": 0.5,
         "loss.aux_weight": 0.5,
-        "freeze.backbone_lr": 1.0,
     },
     "DeepLab, no auxiliary head, Dice": POLY
     | {
@@ -289,6 +287,15 @@ def test_full_space_of_segmentation_contains_the_recipe(recipe: dict[str, Any]) 
     assert ("model.head" in asked) == config.model.name.startswith("fcn32s")
     assert ("loss.aux_weight" in asked) == config.model.name.startswith("deeplabv3")
     assert contains(segment, "full", recipe)
+
+
+def test_a_smaller_rate_of_the_backbone_is_for_one_that_has_learned() -> None:
+    base = default("segment", "full")
+    key = "freeze.backbone_lr"
+    assert key not in asked_for(segment, "full", base, {})
+    assert key in asked_for(partial(segment, rules=1), "full", base, {})  # earlier studies
+    loaded = asked_for(segment_from_backbone, "full", base, {})
+    assert within(loaded[key], 0.1)  # DeepLab's
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("report")])

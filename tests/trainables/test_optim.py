@@ -12,7 +12,16 @@ from torchvision.models import convnext_base
 
 from trainables.config import build
 from trainables.errors import UserError
-from trainables.optim import LARS, OptimConfig, ScheduleConfig, build_optimizer, lr_at, param_groups
+from trainables.optim import (
+    LARS,
+    THAW_WARMUP,
+    OptimConfig,
+    ScheduleConfig,
+    build_optimizer,
+    lr_at,
+    param_groups,
+    thawed_lr_at,
+)
 
 STEPS = 6
 
@@ -298,3 +307,20 @@ def test_very_short_runs_have_positive_rates(name, total):
 def test_bad_values_are_named(cls, values, named):
     with pytest.raises(UserError, match=named):
         build(cls, values)
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"])
+def test_a_layer_that_thaws_has_a_schedule_of_its_own(name: str) -> None:
+    schedule = ScheduleConfig(name=name)  # type: ignore[arg-type]
+    always = [thawed_lr_at(step, 200, 0.3, schedule, 0.0) for step in range(200)]
+    assert always == [lr_at(step, 200, 0.3, schedule) for step in range(200)]
+
+    own = [thawed_lr_at(step, 200, 0.3, schedule, 0.5) for step in range(100, 200)]
+    fresh = [lr_at(step, 100, 0.3, schedule) for step in range(100)]
+    warmup = round(THAW_WARMUP * 100)
+    assert own[warmup:] == fresh[warmup:]
+    if name != "warmup_cosine":
+        expected = [fresh[step] * (step + 1) / (warmup + 1) for step in range(warmup)]
+        assert own[:warmup] == pytest.approx(expected)
+    assert max(own) == pytest.approx(0.3, rel=0.1)  # not what the others have decayed to
+    assert own[0] < 0.3 / 2

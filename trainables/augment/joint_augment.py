@@ -4,10 +4,10 @@
 >>> augment = JointAugment(config, image_size=64)
 >>> views, masks = augment.apply(images, masks, augment.draw(len(images), generator))
 
-The order is that of torchvision's segmentation references: scale (a crop above 1, padding below),
-flips, quarter turns, colour jitter, normalise. Images are resampled bilinearly with antialiasing,
-masks by the nearest pixel, so that no class is ever invented; where there is no image the view is
-black and the mask `IGNORE`.
+Colour jitter comes first, then scale (a crop above 1, padding below), flips, quarter turns, and
+normalisation. Images are resampled bilinearly with antialiasing, masks by the nearest pixel, so
+that no class is ever invented; where there is no image the view is black and the mask `IGNORE`.
+Jitter after padding would make it grey, and shift the contrast by its share.
 """
 
 import math
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainables.augment.draws import Draws, quarter_turn_flips
-from trainables.augment.image_ops import Normalization, on_chosen
+from trainables.augment.image_ops import Normalization, mean_std, on_chosen, standardize_
 from trainables.augment.resampling import Taps, resample, tap_count, triangle_taps
 from trainables.augment.view_config import AugmentConfig, Probability
 from trainables.augment.views import Augment
@@ -109,20 +109,28 @@ class JointAugment:
     Args:
         image_size: S, of images and masks, which are square, and of the views.
         normalize: of the views.
+        jitter_first: colours are jittered before the image is padded; False: after, as in studies
+            of the first `train.rules`.
     """
 
     def __init__(
-        self, config: JointAugmentConfig, image_size: int, normalize: Normalization = "imagenet"
+        self,
+        config: JointAugmentConfig,
+        image_size: int,
+        normalize: Normalization = "imagenet",
+        jitter_first: bool = True,
     ):
         self.config = config
         self.image_size = image_size
+        self.normalize = normalize
+        self.jitter_first = jitter_first
         colour = AugmentConfig(
             jitter=config.jitter,
             brightness=config.brightness,
             contrast=config.contrast,
             saturation=config.saturation,
             hue=config.hue,
-            normalize=normalize,
+            normalize="none" if jitter_first else normalize,
         )
         self.colour = Augment(colour, image_size)
 
@@ -176,6 +184,9 @@ class JointAugment:
     ) -> Tensor:  # (n, S, S) uint8, the moved masks
         size = self.image_size
         device = images.device
+        if self.jitter_first:
+            images = self.colour.apply(images, draws.colour)
+
         sides, offsets = draws.windows(size)
         sides = sides.to(device, non_blocking=True)
         offsets = offsets.to(device, non_blocking=True)
@@ -197,7 +208,11 @@ class JointAugment:
         scaled = on_chosen(scaled, straight, lambda x, _: x.mT.contiguous())
         moved = _nearest(masks, rows, columns, sides)
         moved = on_chosen(moved, ~straight, lambda x, _: x.mT.contiguous())
-        self.colour.apply(scaled, draws.colour, out)
+        if self.jitter_first:
+            mean, std = mean_std(self.normalize, device)
+            out.copy_(standardize_(scaled, mean, std))
+        else:
+            self.colour.apply(scaled, draws.colour, out)
         return moved
 
 

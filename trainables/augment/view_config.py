@@ -72,6 +72,9 @@ class AugmentConfig:
     trivial: bool = False
     """Apply one operation of TrivialAugment's wide space to each image, after all others
     (`trivial_augment.py`)."""
+    jitter_first: bool = True
+    """Jitter colours before the rotation: the corners that it uncovers stay black, and do not
+    change the contrast. False: after it, as earlier studies do."""
     normalize: Annotated[Normalization, BeforeValidator(_none_is_a_name)] = "imagenet"
     """Mean and standard deviation that standardise each channel: ImageNet's, 0.5 and 0.5, or
     none."""

@@ -6,8 +6,8 @@
 
 The order is that of SimCLR (Chen et al. 2020, appendix A) and BYOL (Grill et al. 2020, appendix B):
 crop and resize, flips, colour jitter, grayscale, blur, solarize, normalise. Two operations that
-neither has: rotation follows the flips, TrivialAugment follows solarize. Drawing the parameters is
-separate from applying them, so that a batch can be split, moved or repeated.
+neither has: rotation follows the colour jitter, TrivialAugment follows solarize. Drawing the
+parameters is separate from applying them, so that a batch can be split, moved or repeated.
 """
 
 from itertools import pairwise
@@ -186,10 +186,13 @@ class _Plan:
 
         x = self._resample(images, index, part)  # axes swapped until the blur: (n, 3, x, y)
         x = on_chosen(x, self.quarter[part], lambda y, _: y.mT.contiguous())
+        if config.jitter_first:
+            self._jitter_(x, part)
         if config.rotate:
             # counter-clockwise is clockwise where the axes are swapped
             x = rotate(x, -self.angle[part])
-        self._jitter_(x, part)
+        if not config.jitter_first:
+            self._jitter_(x, part)
         x = on_chosen(x, draws.grayscale[part], lambda y, _: y.copy_(gray(y)))
 
         sigma = self.sigma[part]

@@ -88,6 +88,17 @@ def _stages_before(first: str, stages: Sequence[str]) -> tuple[str, ...]:
     return tuple(stages[: stages.index(first)])
 
 
+def thaws_at(
+    stage: str, epochs: int, stages: Sequence[str], config: FreezeConfig, head_trains: bool = True
+) -> float:
+    """Fraction of the epochs, in [0, 1), after which a stage trains; 0 where it always does, or
+    never."""
+    for epoch in range(epochs):
+        if stage not in frozen_modules(epoch, epochs, stages, config, head_trains):
+            return epoch / epochs
+    return 0.0
+
+
 def lr_scale(stage: int, count: int, config: FreezeConfig) -> float:
     """Learning rate of a stage (0 is the stem, count - 1 the last) over the head's.
 
@@ -101,9 +112,10 @@ def stage_groups(
     head: nn.Module,
     weight_decay: float,
     config: FreezeConfig,
+    thaws: Mapping[str, float] | None = None,  # stage -> result of `thaws_at`
 ) -> list[dict[str, Any]]:
     """Parameter groups of the head and of every stage that has parameters with requires_grad, each
-    with its `lr_scale` and `name`."""
+    with its `lr_scale`, `name` and, where `thaws` has the stage, `thaws_at`."""
     groups: list[dict[str, Any]] = []
     for group in param_groups(head, weight_decay):
         groups.append({**group, "lr_scale": 1.0, "name": "head"})
@@ -112,6 +124,8 @@ def stage_groups(
         scale = lr_scale(number, len(stages), config)
         for group in param_groups(nn.ModuleList(modules), weight_decay):
             groups.append({**group, "lr_scale": scale, "name": name})
+            if thaws and thaws.get(name):
+                groups[-1]["thaws_at"] = thaws[name]
     return groups
 
 

@@ -23,7 +23,7 @@ from trainables.engine.step import (
 )
 from trainables.errors import TrialFailed
 from trainables.files import BEST, remove_partials
-from trainables.optim import build_optimizer, lr_at
+from trainables.optim import build_optimizer, lr_at, thawed_lr_at
 from trainables.plots.snapshots import snapshot_epochs
 
 # Reading the loss stalls a GPU's queue, and an exchange stalls the other workers.
@@ -110,18 +110,21 @@ def train_step(
         up to it.
     """
     trainable, optimizer, batches = state.trainable, state.optimizer, state.batches
-    lr = lr_at(step, total_steps, config.optim.lr, config.schedule)
     for group in optimizer.param_groups:
+        thaws_at = group.get("thaws_at", 0.0)
+        lr = thawed_lr_at(step, total_steps, config.optim.lr, config.schedule, thaws_at)
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
     batch = batches.draw(step)
     trainable.before_step(step, total_steps)
+    batches.statistics.keep()
     while True:
         seed_forward_pass(config.seed, step, runtime)
         optimizer.zero_grad(set_to_none=True)
         loss = accumulate_gradients(batches, batch, bf16=config.train.bf16)
         if loss is not None:
             break
+        batches.statistics.put_back()
         batches.halve()
 
     if config.optim.clip_grad_norm:

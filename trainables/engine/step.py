@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from trainables.base import Batch, RunConfig, Runtime, Trainable
@@ -28,6 +29,29 @@ _NO_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
 )
+
+
+class RunningStatistics:
+    """Statistics of the BatchNorm layers that train, so that a forward pass that is thrown away
+    leaves no trace in them."""
+
+    def __init__(self, module: nn.Module):
+        self._layers = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+        self._buffers: list[Tensor] = []
+        self._kept: list[Tensor] = []
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them as they are."""
+        training = [layer for layer in self._layers if layer.training]
+        self._buffers = [buffer for layer in training for buffer in layer.buffers()]
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Take back all updates since `keep`."""
+        for buffer, kept in zip(self._buffers, self._kept, strict=True):
+            buffer.copy_(kept)
 
 
 class BatchSplitter:
@@ -56,6 +80,7 @@ class BatchSplitter:
         self.micro_batch = self.requested
         if runtime.world_size > 1:
             self.limit(found_micro_batch(runtime.directory) or 0)
+        self.statistics = RunningStatistics(trainable)
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_trains: list[bool] = []
 

@@ -36,13 +36,22 @@ class FCN32s(nn.Module):
         dropout: probability of dropping a channel's activation after each hidden layer of the head.
         hidden: start conv7's fc6 and fc7 from the backbone's hidden layers (Long et al., section
             3.1); for loaded backbones.
+        edges: what lies beyond the border of a map is taken to be as the border is, so that a pixel
+            there is scored as one within. Long et al. pad the image by 100 pixels instead. False:
+            as zeros, by which logits fade, as in earlier versions.
     """
 
     def __init__(
-        self, backbone: Any, head: Head, classes: int, dropout: float = 0.5, hidden: bool = False
+        self,
+        backbone: Any,
+        head: Head,
+        classes: int,
+        dropout: float = 0.5,
+        hidden: bool = False,
+        edges: bool = True,
     ):
         super().__init__()
-        self.head = _HEADS[head](classes, dropout)
+        self.head = _HEADS[head](classes, dropout, edges)
         if hidden and head == "conv7":
             copy_hidden(backbone.classifier, self.head)
 
@@ -74,28 +83,29 @@ class FCN32s(nn.Module):
 # Heads: last map (B, 512, h, w) -> logits (B, C, 32 h, 32 w).
 
 
-def _conv7(classes: int, dropout: float) -> nn.Sequential:
+def _conv7(classes: int, dropout: float, edges: bool) -> nn.Sequential:
     """VGG's hidden layers as convolutions, and one x32 step; report R0."""
+    beyond = "replicate" if edges else "zeros"
     return nn.Sequential(
-        *_hidden_layer(nn.Conv2d(_LAST, HIDDEN, 7, padding=3), dropout),
+        *_hidden_layer(nn.Conv2d(_LAST, HIDDEN, 7, padding=3, padding_mode=beyond), dropout),
         *_hidden_layer(nn.Conv2d(HIDDEN, HIDDEN, 1), dropout),
         nn.Conv2d(HIDDEN, classes, 1),
-        upsampling(classes, classes, STRIDE, padding=STRIDE // 2),
+        upsampling(classes, classes, STRIDE, padding=STRIDE // 2, edges=edges),
     )
 
 
-def _conv2(classes: int, dropout: float) -> nn.Sequential:
+def _conv2(classes: int, dropout: float, edges: bool) -> nn.Sequential:
     """An unpadded 2x2 convolution, and one x32 step that is not padded either and so restores the
     size: 32 (h - 1 - 1) + 64 = 32 h; report R4."""
     return nn.Sequential(
         *_hidden_layer(nn.Conv2d(_LAST, HIDDEN, 2), dropout),
         *_hidden_layer(nn.Conv2d(HIDDEN, HIDDEN, 1), dropout),
         nn.Conv2d(HIDDEN, classes, 1),
-        upsampling(classes, classes, STRIDE, padding=0),
+        upsampling(classes, classes, STRIDE, padding=0, edges=edges),
     )
 
 
-def _deconv5(classes: int, dropout: float) -> nn.Sequential:
+def _deconv5(classes: int, dropout: float, edges: bool) -> nn.Sequential:
     """Two 1x1 convolutions, five x2 steps with BatchNorm, and a 1x1 score; report R2."""
     layers: list[nn.Module] = []
     for _ in range(2):
@@ -103,7 +113,7 @@ def _deconv5(classes: int, dropout: float) -> nn.Sequential:
 
     inputs = _LAST
     for outputs in _DOUBLINGS:
-        layers.append(upsampling(inputs, outputs, 2, padding=1))
+        layers.append(upsampling(inputs, outputs, 2, padding=1, edges=edges))
         layers.append(nn.BatchNorm2d(outputs))
         layers.append(nn.ReLU(inplace=True))
         inputs = outputs
@@ -119,17 +129,36 @@ def _hidden_layer(convolution: nn.Conv2d, dropout: float) -> tuple[nn.Module, ..
 _HEADS = {"conv7": _conv7, "deconv5": _deconv5, "conv2": _conv2}
 
 
-def upsampling(inputs: int, outputs: int, factor: int, padding: int) -> nn.ConvTranspose2d:
+class _ToTheEdges(nn.ConvTranspose2d):
+    """Transposed convolution of a map that continues beyond its border as it is there; of the same
+    output size."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, padding: int):
+        super().__init__(inputs, outputs, kernel, stride, padding + stride, bias=False)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        continued = functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        return super().forward(continued, output_size)
+
+
+def upsampling(
+    inputs: int, outputs: int, factor: int, padding: int, edges: bool = True
+) -> nn.ConvTranspose2d:
     """Build a transposed convolution of kernel 2 f and stride f, without bias, that starts as
     bilinear interpolation (Long et al. 2015, section 3.3).
 
     With inputs = outputs it enlarges each channel by itself, otherwise a random mixture (Kaiming)
-    of channels. With padding f / 2 the centres of pixels keep their places (`align_corners=False`);
-    at the border the missing neighbour counts as 0.
+    of channels. With padding f / 2 the centres of pixels keep their places
+    (`align_corners=False`).
+
+    Args:
+        edges: at the border the missing neighbour is as the border, as in interpolation; False: 0.
     """
-    layer = nn.ConvTranspose2d(
-        inputs, outputs, 2 * factor, stride=factor, padding=padding, bias=False
-    )
+    layer: nn.ConvTranspose2d
+    if edges:
+        layer = _ToTheEdges(inputs, outputs, 2 * factor, factor, padding)
+    else:
+        layer = nn.ConvTranspose2d(inputs, outputs, 2 * factor, factor, padding, bias=False)
     distance = (torch.arange(2 * factor) - factor + 0.5).abs()
     taps = 1 - distance / factor
     kernel = torch.outer(taps, taps)

@@ -43,18 +43,25 @@ def segmentation_loss(
     masks: Tensor,  # (B, H, W) int64 in 0..C-1, or IGNORE
     config: SegmentationLossConfig,
     weights: Tensor | None = None,  # (C,) of the classes; weighted_ce
+    rules: int = 2,  # `train.rules`
 ) -> Tensor:  # scalar
-    """The loss that the config names, without the auxiliary head's."""
+    """The loss that the config names, without the auxiliary head's.
+
+    Under the first rules Dice and Lovasz-softmax counted an image in full however much of it is
+    ignored, and cross-entropy did not: padding shifted the balance of the two.
+    """
+    by_share = rules > 1
     if config.name == "focal":
         return focal(logits, masks, config.focal_gamma)
     if config.name == "lovasz":
-        return lovasz_softmax(logits, masks)
+        return lovasz_softmax(logits, masks, by_share=by_share)
     if config.name == "weighted_ce":
         return cross_entropy(logits, masks, weights, config.label_smoothing)
 
     loss = cross_entropy(logits, masks, label_smoothing=config.label_smoothing)
     if config.name == "ce_dice":
-        loss = loss + config.dice_weight * dice(logits, masks)
+        overlap = dice(logits, masks, by_share=by_share)
+        loss = loss + config.dice_weight * overlap
     return loss
 
 
@@ -87,21 +94,24 @@ def focal(logits: Tensor, masks: Tensor, gamma: float) -> Tensor:
     return -(unsure**gamma * log_p).sum() / masks.numel()
 
 
-def dice(logits: Tensor, masks: Tensor) -> Tensor:
+def dice(logits: Tensor, masks: Tensor, *, by_share: bool = True) -> Tensor:
     """1 - 2 sum p y / (sum p + sum y), mean over the classes in an image's truth, then over images.
 
     p and y are probabilities and truth over the pixels of known class. An image without any adds 0.
+
+    Args:
+        by_share: an image counts by the share of its pixels that is known, as in `cross_entropy`.
     """
     p, y = _probabilities_and_truth(logits, masks)
     overlap = (p * y).sum(2)
     sizes = p.sum(2) + y.sum(2)
     losses = 1 - 2 * overlap / sizes.clamp_min(1e-12)
-    return _mean_over_present(losses, y)
+    return _mean_over_present(losses, y, by_share)
 
 
-def lovasz_softmax(logits: Tensor, masks: Tensor) -> Tensor:
+def lovasz_softmax(logits: Tensor, masks: Tensor, *, by_share: bool = True) -> Tensor:
     """The Lovasz extension of 1 - IoU (Berman et al. 2018, equations 8 to 11), mean over the
-    classes in an image's truth, then over images."""
+    classes in an image's truth, then over images, which count as in `dice`."""
     p, y = _probabilities_and_truth(logits, masks)
     # Ignored pixels have error 0: they come last and add nothing.
     errors, order = (y - p).abs().sort(2, descending=True)
@@ -114,7 +124,7 @@ def lovasz_softmax(logits: Tensor, masks: Tensor) -> Tensor:
     first = jaccard[..., :1]
     steps = jaccard[..., 1:] - jaccard[..., :-1]
     slopes = torch.cat([first, steps], 2)
-    return _mean_over_present((errors * slopes).sum(2), y)
+    return _mean_over_present((errors * slopes).sum(2), y, by_share)
 
 
 def class_weights(
@@ -147,8 +157,14 @@ def _probabilities_and_truth(logits: Tensor, masks: Tensor) -> tuple[Tensor, Ten
 def _mean_over_present(
     losses: Tensor,  # (B, C)
     y: Tensor,  # (B, C, P) truth
+    by_share: bool,
 ) -> Tensor:  # scalar
-    """Mean over the classes in an image's truth, then over images."""
+    """Mean over the classes in an image's truth, then over images, by their known pixels if
+    `by_share`."""
     present = y.any(2)
     losses = torch.where(present, losses, 0)
-    return (losses.sum(1) / present.sum(1).clamp_min(1)).mean()
+    of_images = losses.sum(1) / present.sum(1).clamp_min(1)
+    if by_share:
+        known = y.sum((1, 2)) / y.shape[2]
+        of_images = of_images * known
+    return of_images.mean()

@@ -23,6 +23,8 @@ MIN_IMAGE_SIZE = 32
 
 _UNET_ENCODERS = ("tiny", "resnet18", "resnet50", "resnet101")
 _RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+# Output stride of a ResNet after `dilate`, in pixels.
+_DEEPLAB_STRIDE = 8
 # Channels of the U-Net's convolution at full resolution, and the most that any other may have.
 _LAST_CHANNELS = 16
 _MAX_CHANNELS = 256
@@ -70,9 +72,11 @@ class UNet(nn.Module):
 
     Args:
         backbone: `TinyResNet` or a ResNet of torchvision; its average pool is not used.
+        centred: maps are enlarged about the centres of their cells (`_about_centres`); False: as
+            earlier versions did.
     """
 
-    def __init__(self, backbone: Any, classes: int):
+    def __init__(self, backbone: Any, classes: int, centred: bool = True):
         super().__init__()
         self.backbone = backbone
         *skips, coarse = _map_channels(backbone)
@@ -80,10 +84,10 @@ class UNet(nn.Module):
         self.ups = nn.ModuleList()
         for fine in reversed(skips):
             outputs = min(fine, _MAX_CHANNELS)
-            self.ups.append(_Merge(coarse, fine, outputs))
+            self.ups.append(_Merge(coarse, fine, outputs, centred))
             coarse = outputs
 
-        self.last = _Merge(coarse, 3, _LAST_CHANNELS)
+        self.last = _Merge(coarse, 3, _LAST_CHANNELS, centred)
         self.score = nn.Conv2d(_LAST_CHANNELS, classes, 1)
 
     def forward(
@@ -109,8 +113,9 @@ class _Merge(nn.Module):
     training step of the U-Net.
     """
 
-    def __init__(self, coarse: int, fine: int, outputs: int):
+    def __init__(self, coarse: int, fine: int, outputs: int, centred: bool):
         super().__init__()
+        self.centred = centred
         self.coarse = nn.Conv2d(coarse, outputs, 3, padding=1, bias=False)
         self.fine = nn.Conv2d(fine, outputs, 3, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
@@ -123,10 +128,17 @@ class _Merge(nn.Module):
         coarse: Tensor,  # (B, D, h, w)
         fine: Tensor,  # (B, E, H, W)
     ) -> Tensor:  # (B, outputs, H, W)
-        total = self.coarse(_resized(coarse, like=fine))
+        total = self.coarse(self._enlarged(coarse, fine))
         total.add_(self.fine(fine))
         merged: Tensor = self.relu(self.norm(total))
         return merged
+
+    def _enlarged(self, coarse: Tensor, fine: Tensor) -> Tensor:
+        if not self.centred:
+            return _resized(coarse, like=fine)
+        if coarse.shape[-2:] == fine.shape[-2:]:
+            return coarse
+        return _about_centres(coarse, 2, like=fine)
 
 
 class DeepLabV3(nn.Module):
@@ -139,15 +151,25 @@ class DeepLabV3(nn.Module):
         backbone: a ResNet after `dilate`.
         auxiliary: with the auxiliary head.
         dropout: probability of dropping a unit after ASPP's projection.
+        centred: logits are enlarged about the centres of their cells (`_about_centres`); False: as
+            torchvision does.
     """
 
-    def __init__(self, backbone: Any, classes: int, auxiliary: bool, dropout: float = 0.5):
+    def __init__(
+        self,
+        backbone: Any,
+        classes: int,
+        auxiliary: bool,
+        dropout: float = 0.5,
+        centred: bool = True,
+    ):
         # Imported here for the reason that `backbone.networks` gives.
         from torchvision.models._utils import IntermediateLayerGetter
         from torchvision.models.segmentation.deeplabv3 import DeepLabHead
         from torchvision.models.segmentation.fcn import FCNHead
 
         super().__init__()
+        self.centred = centred
         layers = {"layer3": "aux", "layer4": "out"} if auxiliary else {"layer4": "out"}
         self.backbone = IntermediateLayerGetter(backbone, return_layers=layers)
         self.classifier = DeepLabHead(backbone.feature_dim, classes)
@@ -169,10 +191,15 @@ class DeepLabV3(nn.Module):
         # Not `self.training`: above a frozen backbone `FineTuned.train` sets the mode of the heads
         # alone.
         if head is not None and head.training:
-            auxiliary = _resized(head(maps["aux"]), like=images)
+            auxiliary = self._enlarged(head(maps["aux"]), images)
 
         logits = self.classifier(maps["out"])
-        return _resized(logits, like=images), auxiliary
+        return self._enlarged(logits, images), auxiliary
+
+    def _enlarged(self, logits: Tensor, images: Tensor) -> Tensor:
+        if self.centred:
+            return _about_centres(logits, _DEEPLAB_STRIDE, like=images)
+        return _resized(logits, like=images)
 
     def features(self, images: Tensor) -> Tensor:
         """Last map (B, D, h, w) of the backbone."""
@@ -216,7 +243,13 @@ def build_encoder(model: ModelConfig, backbone: BackboneConfig) -> nn.Module:
 
 
 def build_segmenter(
-    model: ModelConfig, backbone: nn.Module, classes: int, *, auxiliary: bool, loaded: bool
+    model: ModelConfig,
+    backbone: nn.Module,
+    classes: int,
+    *,
+    auxiliary: bool,
+    loaded: bool,
+    rules: int = 2,
 ) -> Segmenter:
     """Build the network around a backbone of `build_encoder`.
 
@@ -224,12 +257,15 @@ def build_segmenter(
         auxiliary: DeepLabV3 only: with the auxiliary head.
         loaded: the backbone's weights come from a file, so that FCN's conv7 starts from its hidden
             layers.
+        rules: `train.rules`. Under the first, maps are enlarged by half-pixel centres, and FCN's
+            logits fade at the border.
     """
+    mended = rules > 1
     if model.name == "unet":
-        return UNet(backbone, classes)
+        return UNet(backbone, classes, centred=mended)
     if model.name.startswith("fcn32s"):
-        return FCN32s(backbone, model.head, classes, model.dropout, hidden=loaded)
-    return DeepLabV3(backbone, classes, auxiliary, model.dropout)
+        return FCN32s(backbone, model.head, classes, model.dropout, hidden=loaded, edges=mended)
+    return DeepLabV3(backbone, classes, auxiliary, model.dropout, centred=mended)
 
 
 def segmenter_stages(net: Segmenter) -> dict[str, list[nn.Module]]:
@@ -298,3 +334,26 @@ def _pools(backbone: Any) -> bool:
 def _resized(x: Tensor, like: Tensor) -> Tensor:
     """Resize bilinearly to the height and width of `like`; centres of pixels keep their places."""
     return functional.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _about_centres(
+    x: Tensor,  # (B, D, h, w)
+    stride: int,
+    like: Tensor,  # (B, E, H, W) with h = ceil(H / stride)
+) -> Tensor:  # (B, D, H, W)
+    """Enlarge bilinearly a map whose cell i is centred on row i `stride` of the finer one, which is
+    where strided kernels of odd size, padded by half, look.
+
+    Half-pixel centres would look (stride - 1) / 2 rows beside. Beyond the last cell its value
+    continues.
+    """
+    height, width = like.shape[-2:]
+    rows, columns = x.shape[-2:]
+    continued = functional.pad(x, (0, 1, 0, 1), mode="replicate")
+    enlarged = functional.interpolate(
+        continued,
+        size=(rows * stride + 1, columns * stride + 1),
+        mode="bilinear",
+        align_corners=True,
+    )
+    return enlarged[..., :height, :width]

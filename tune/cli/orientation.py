@@ -73,9 +73,8 @@ def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:
     up = base.get(UP, UNSET)
     if up != UNSET and "up" in known:
         given["up"] = up
-    rules = base.get("train.rules", 1)
-    if rules > 1 and "rules" in known:
-        given["rules"] = rules
+    if "rules" in known:
+        given["rules"] = base["train.rules"]
 
     if not given:
         return experiment

@@ -41,6 +41,7 @@ EARLIER_VALUES = {
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
     "loss.mixup": {"balance.by": "none", "balance.beta": 0.999},
     "head.tau0": {"normalize": "policy"},
+    "model.name": {"eval.scales": "1", "eval.flip": False},
 }
 """The same for blocks that only some configs have: a key that tells such a config -> values."""
 _SHOWN_DIFFERENCES = 6

@@ -25,14 +25,25 @@ def pairs(count: int, size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return images, torch.where(masks == CLASSES - 1, IGNORE, masks)
 
 
+def jittered(image: Tensor, draws: JointDraws, index: int) -> Tensor:
+    """Colour jitter by torchvision."""
+    if draws.colour.jitter[index]:
+        changes = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
+        for number in draws.colour.order[index].tolist():
+            image = changes[number](image, float(draws.colour.factors[index, number]))
+    return image
+
+
 def reference(
-    image: Tensor, mask: Tensor, draws: JointDraws, index: int, size: int
+    image: Tensor, mask: Tensor, draws: JointDraws, index: int, size: int, jitter_first: bool
 ) -> tuple[Tensor, Tensor]:
-    """One pair by torchvision: resize, pad, crop, flips, turn, jitter, normalise."""
+    """One pair by torchvision: jitter, resize, pad, crop, flips, turn, normalise."""
     side = max(1, round(float(draws.scale[index]) * size))
     spare = abs(side - size)
     top, left = (min(int(at * (spare + 1)), spare) for at in draws.at[index])
     image, mask = image.float()[None] / 255, mask[None, None]
+    if jitter_first:
+        image = jittered(image, draws, index)
     image = TF.resize(image, [side, side], v2.InterpolationMode.BILINEAR, antialias=True)
     mask = TF.resize(mask, [side, side], v2.InterpolationMode.NEAREST_EXACT)
     if side < size:
@@ -45,25 +56,23 @@ def reference(
             image, mask = operation(image), operation(mask)
     turn = 90 * int(draws.turns[index])
     image, mask = TF.rotate(image, turn), TF.rotate(mask, turn)
-    if draws.colour.jitter[index]:
-        changes = (TF.adjust_brightness, TF.adjust_contrast, TF.adjust_saturation, TF.adjust_hue)
-        for number in draws.colour.order[index].tolist():
-            image = changes[number](image, float(draws.colour.factors[index, number]))
+    if not jitter_first:
+        image = jittered(image, draws, index)
     return TF.normalize(image, *MEAN_STD["imagenet"])[0], mask[0, 0]
 
 
 # odd: no centre lies between two pixels, where torch's nearest depends on rounding
-@pytest.mark.parametrize("size", [17, 31])
-def test_equals_torchvision_pair_by_pair(size: int):
+@pytest.mark.parametrize(("size", "jitter_first"), [(17, True), (31, True), (31, False)])
+def test_equals_torchvision_pair_by_pair(size: int, jitter_first: bool):
     images, masks = pairs(48, size)
-    augment = JointAugment(FULL, size)
+    augment = JointAugment(FULL, size, jitter_first=jitter_first)
     draws = augment.draw(len(images), torch.Generator().manual_seed(1))
     views, moved = augment.apply(images, masks, draws)
     assert (draws.scale < 1).any()
     assert (draws.scale > 1).any()
     assert set(draws.turns.tolist()) == {0, 1, 2, 3}
     for index in range(len(images)):
-        view, mask = reference(images[index], masks[index], draws, index, size)
+        view, mask = reference(images[index], masks[index], draws, index, size, jitter_first)
         torch.testing.assert_close(views[index], view, atol=2e-4, rtol=0)
         torch.testing.assert_close(moved[index], mask, atol=0, rtol=0)
 
@@ -76,7 +85,7 @@ def test_every_side_rounds_as_torchvision_does():
     draws = replace(augment.draw(len(sides), torch.Generator().manual_seed(0)), scale=sides / size)
     views, moved = augment.apply(images, masks, draws)
     for index in range(len(sides)):
-        view, mask = reference(images[index], masks[index], draws, index, size)
+        view, mask = reference(images[index], masks[index], draws, index, size, True)
         torch.testing.assert_close(views[index], view, atol=5e-5, rtol=0)
         assert torch.equal(moved[index], mask), f"side {sides[index]}"
 
@@ -121,6 +130,25 @@ def test_padding_is_black_and_ignored_and_nothing_else_is():
     assert torch.equal(black, moved == IGNORE)
     assert torch.equal((~black).flatten(1).sum(1), draws.windows(size)[0].clamp_max(size) ** 2)
     assert set(moved.unique().tolist()) == {3, IGNORE}
+
+
+def test_jitter_neither_greys_the_padding_nor_is_shifted_by_it():
+    """Uniform grey keeps its level under contrast jitter, as its own mean, however much of the view
+    is padding."""
+    size = 16
+    images = torch.full((64, 3, size, size), 128, dtype=torch.uint8)
+    masks = torch.zeros(64, size, size, dtype=torch.uint8)
+    contrast = JointAugmentConfig(
+        scale_min=0.5, jitter=1.0, brightness=0, contrast=0.9, saturation=0, hue=0
+    )
+    for jitter_first in (True, False):
+        augment = JointAugment(contrast, size, "none", jitter_first=jitter_first)
+        draws = augment.draw(64, torch.Generator().manual_seed(2))
+        views, moved = augment.apply(images, masks, draws)
+        inside = (moved != IGNORE)[:, None].expand_as(views)
+        exact = bool((views[~inside] == 0).all())
+        level = torch.allclose(views[inside], torch.tensor(128 / 255), atol=2e-4)
+        assert exact == level == jitter_first
 
 
 def test_a_part_of_the_batch_is_the_same_as_the_whole():

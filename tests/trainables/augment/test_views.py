@@ -100,6 +100,17 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def jittered(x: Tensor, draws: Draws, i: int) -> Tensor:
+    """Colour jitter through torchvision's functional."""
+    if draws.jitter[i]:
+        for kind in draws.order[i].tolist():
+            factor = draws.factors[i, kind].item()
+            x = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)[kind](
+                x, factor
+            )
+    return x
+
+
 def reference(image: Tensor, draws: Draws, i: int, policy: AugmentConfig, size: int) -> Tensor:
     """One image through torchvision's functional, with the parameters drawn for image i. (3, size,
     size), not normalised."""
@@ -109,13 +120,9 @@ def reference(image: Tensor, draws: Draws, i: int, policy: AugmentConfig, size: 
     x = F.horizontal_flip(x) if draws.hflip[i] else x
     x = F.vertical_flip(x) if draws.vflip[i] else x
     x = torch.rot90(x, int(draws.turns[i]), (-2, -1))
+    x = jittered(x, draws, i) if policy.jitter_first else x
     x = F.rotate(x, draws.angle[i].item(), F.InterpolationMode.BILINEAR) if policy.rotate else x
-    if draws.jitter[i]:
-        for kind in draws.order[i].tolist():
-            factor = draws.factors[i, kind].item()
-            x = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue)[kind](
-                x, factor
-            )
+    x = x if policy.jitter_first else jittered(x, draws, i)
     x = F.rgb_to_grayscale(x, 3) if draws.grayscale[i] else x
     kernel = policy.blur_kernel or max(3, int(size / 10) + (int(size / 10) % 2 == 0))
     x = F.gaussian_blur(x, [kernel, kernel], [draws.sigma[i].item()] * 2) if draws.blur[i] else x

@@ -13,6 +13,7 @@ from trainables.backbone.freezing import (
     set_eval_mode,
     set_frozen,
     stage_groups,
+    thaws_at,
 )
 from trainables.backbone.networks import BackboneConfig, build_backbone, stages
 from trainables.config import build
@@ -316,3 +317,17 @@ def test_bad_values_are_named() -> None:
         build(FreezeConfig, {"until": "layer3"})
     with pytest.raises(TypeError, match="Linear has no known stages"):
         stages(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("policy", ["none", "all", "until", "gradual", "probe_first"])
+def test_stages_thaw_when_the_policy_says(policy: str) -> None:
+    names = ("stem", "layer1", "layer2", "layer3")
+    until = "layer2" if policy == "until" else ""
+    config = FreezeConfig(policy=policy, until=until, thaw_frac=0.5)  # type: ignore[arg-type]
+    for name in names:
+        fraction = thaws_at(name, 8, names, config)
+        frozen = [name in frozen_modules(epoch, 8, names, config) for epoch in range(8)]
+        if fraction:
+            assert frozen == [epoch < 8 * fraction for epoch in range(8)]
+        else:
+            assert len(set(frozen)) == 1  # always trains, or never

@@ -157,6 +157,29 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)  # the same effective batch
 
 
+def test_a_pass_that_ran_out_of_memory_leaves_no_trace_in_batchnorm(tmp_path: Path) -> None:
+    """Statistics after a retry equal those of a run that was told the micro-batch at once."""
+    (tmp_path / "told").mkdir()
+    (tmp_path / "found").mkdir()
+    told = ToyConfig(dropout=0.0, train=TrainConfig(epochs=2, batch_size=20, micro_batch=5))
+    _, expected = train(told, Recorder(tmp_path / "told"))
+
+    found = replace(told, train=replace(told.train, micro_batch=0))
+    torch.manual_seed(found.seed)
+    toy = Toy(found, Toy.load_data(found.data))
+    statistics = []
+
+    def run_out(layer: torch.nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        statistics.append(toy.net[1].running_mean.clone())
+        if toy.training and len(output) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    toy.net[2].register_forward_hook(run_out)  # after the BatchNorm
+    fit(toy, found, Recorder(tmp_path / "found"))
+    assert statistics[0].any()  # the first pass, which is thrown away, had changed them
+    assert equal_states(toy, expected)
+
+
 @pytest.mark.parametrize("reason", ["oom", "nan", "collapse"])
 def test_ends_with_a_reason(tmp_path: Path, reason: str) -> None:
     with pytest.raises(TrialFailed) as failure:

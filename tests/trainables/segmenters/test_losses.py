@@ -72,7 +72,9 @@ def test_dice_is_its_formula() -> None:
             y = truth[known] == c
             of_classes.append(1 - 2 * image[c][known][y].sum() / (image[c][known].sum() + y.sum()))
         losses.append(np.mean(of_classes) if of_classes else 0.0)
-    np.testing.assert_allclose(dice(logits, masks), np.mean(losses))
+    np.testing.assert_allclose(dice(logits, masks, by_share=False), np.mean(losses))
+    known = (masks != IGNORE).double().mean((1, 2)).numpy()
+    np.testing.assert_allclose(dice(logits, masks), np.mean(losses * known))
 
 
 def berman(p: np.ndarray, truth: np.ndarray) -> float:
@@ -97,7 +99,9 @@ def test_lovasz_softmax_is_algorithm_1() -> None:
     for image, truth in zip(logits.softmax(1).numpy(), masks.numpy(), strict=True):
         known = truth != IGNORE
         expected.append(berman(image[:, known], truth[known]) if known.any() else 0.0)
-    np.testing.assert_allclose(lovasz_softmax(logits, masks), np.mean(expected))
+    np.testing.assert_allclose(lovasz_softmax(logits, masks, by_share=False), np.mean(expected))
+    known = (masks != IGNORE).double().mean((1, 2)).numpy()
+    np.testing.assert_allclose(lovasz_softmax(logits, masks), np.mean(expected * known))
 
 
 def test_lovasz_softmax_of_a_hard_prediction_is_one_minus_iou() -> None:
@@ -107,6 +111,23 @@ def test_lovasz_softmax_of_a_hard_prediction_is_one_minus_iou() -> None:
     torch.testing.assert_close(
         lovasz_softmax(logits, truth), torch.tensor(1 - (1 / 3 + 3 / 5) / 2, dtype=torch.float64)
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rules", [1, 2])
+def test_padding_scales_every_part_of_a_loss_alike(name: str, rules: int) -> None:
+    """An image padded to twice its area has half the loss: cross-entropy and Dice keep their
+    balance."""
+    config = SegmentationLossConfig(name=name)  # type: ignore[arg-type]
+    weights = class_weights(np.array([3, 2, 1, 0]), 0.5).double()
+    logits, masks = some(ignored=False)
+    padded_logits = torch.cat([logits, torch.randn_like(logits)], 2)
+    padded_masks = torch.cat([masks, torch.full_like(masks, IGNORE)], 1)
+
+    alone = segmentation_loss(logits, masks, config, weights, rules)
+    padded = segmentation_loss(padded_logits, padded_masks, config, weights, rules)
+    shares_balance = rules > 1 or name not in ("ce_dice", "lovasz")
+    assert torch.isclose(padded, alone / 2) == shares_balance
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,21 +1,25 @@
 """Segmentation networks against torchvision, hand-counted parameters, and bilinear
 interpolation."""
 
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18, resnet50, resnet101, vgg16, vgg16_bn, vgg19
 from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet101
 
 from trainables.backbone.networks import BackboneConfig
 from trainables.config import build
+from trainables.segmenters import fcn
 from trainables.segmenters.fcn import FCN32s, _conv2, _deconv5, copy_hidden, upsampling
 from trainables.segmenters.networks import (
     DeepLabV3,
     ModelConfig,
     Segmenter,
     UNet,
+    _about_centres,
     _NormOfOne,
     build_encoder,
     build_segmenter,
@@ -126,6 +130,7 @@ def test_deeplab_computes_what_torchvision_computes() -> None:
     ).eval()
     net = segmenter(DEEPLABS[0])
     net.load_state_dict(expected.state_dict())
+    net.centred = False  # torchvision enlarges by half-pixel centres
     images = torch.randn(1, 3, 32, 41)
     with torch.no_grad():
         torch.testing.assert_close(net.eval()(images)[0], expected(images)["out"])
@@ -206,9 +211,12 @@ def test_upsampling_begins_as_bilinear_interpolation(factor: int) -> None:
     x = torch.randn(1, 3, 5, 6)
     enlarged = upsampling(3, 3, factor, padding=factor // 2)(x)
     expected = functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(enlarged, expected)
+
+    fading = upsampling(3, 3, factor, padding=factor // 2, edges=False)(x)
     inside = (..., slice(factor, -factor), slice(factor, -factor))
-    assert enlarged.shape == expected.shape
-    torch.testing.assert_close(enlarged[inside], expected[inside])
+    assert fading.shape == expected.shape
+    torch.testing.assert_close(fading[inside], expected[inside])
 
 
 def test_upsampling_of_other_channels_is_a_mixture_enlarged() -> None:
@@ -220,13 +228,121 @@ def test_upsampling_of_other_channels_is_a_mixture_enlarged() -> None:
         mode="bilinear",
         align_corners=False,
     )
-    torch.testing.assert_close(layer(x)[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2])
+    torch.testing.assert_close(layer(x), expected)
 
 
 @pytest.mark.parametrize("head", [_conv2, _deconv5])
 def test_heads_enlarge_32_times(head: object) -> None:
     with torch.device("meta"):
-        assert head(CLASSES, 0.0)(torch.zeros(2, 512, 3, 4)).shape == (2, CLASSES, 96, 128)  # type: ignore[operator]
+        assert head(CLASSES, 0.0, True)(torch.zeros(2, 512, 3, 4)).shape == (2, CLASSES, 96, 128)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("head", ["conv7", "deconv5", "conv2"])
+def test_fcn_scores_the_border_as_it_scores_within(
+    head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map that is the same everywhere is scored the same everywhere: to the edges, not fading."""
+    monkeypatch.setattr(fcn, "HIDDEN", 8)
+    torch.manual_seed(0)
+    last_map = torch.rand(1, 512, 1, 1).expand(1, 512, 4, 5)
+    for edges in (True, False):
+        scores = fcn._HEADS[head](CLASSES, 0.0, edges).eval()(last_map)  # type: ignore[operator]
+        centre = scores[..., 64:65, 80:81]
+        same = torch.allclose(scores, centre.expand_as(scores), atol=1e-5)
+        assert same == edges
+
+
+def symmetric(net: nn.Module) -> nn.Module:
+    """The network with kernels that are symmetric, and nothing that cuts or shifts values."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            weight = module.weight.data
+            if isinstance(module, nn.ConvTranspose2d):
+                weight.abs_()  # bilinear already
+            else:
+                weight.copy_(weight.abs().mean((2, 3), keepdim=True).expand_as(weight))
+            if module.bias is not None:
+                module.bias.data.zero_()
+        if isinstance(module, nn.BatchNorm2d):
+            # As large as what comes in, whatever the depth.
+            module.weight.data.fill_(0.05)
+    return net.eval()
+
+
+@torch.no_grad()
+def centroid(net: nn.Module, ground: Tensor, at: int) -> float:
+    """Column in which the response to a point in column `at` lies, on average."""
+    point = ground.clone()
+    point[..., at] += 0.5
+    difference = _logits(net(point)) - _logits(net(ground))
+    response = difference.abs().sum((0, 1, 2))
+    columns = torch.arange(len(response), dtype=response.dtype)
+    return float((response * columns).sum() / response.sum())
+
+
+def _logits(answer: Any) -> Tensor:
+    return answer[0] if isinstance(answer, tuple) else answer
+
+
+@pytest.mark.parametrize(("centred", "moved"), [(True, 0.0), (False, 3.5)])
+def test_the_coarsest_map_of_a_unet_answers_to_a_point_where_it_is(
+    centred: bool, moved: float
+) -> None:
+    """Half-pixel centres, as in earlier versions, move what a map of stride 8 says by 3.5 px."""
+    torch.manual_seed(0)
+    net = symmetric(segmenter("unet")).double()
+    for merge in net.modules():
+        if hasattr(merge, "fine"):
+            merge.centred = centred
+            merge.fine.weight.data.zero_()
+
+    ground = torch.ones(1, 3, 32, 160, dtype=torch.float64)
+    beside = [centroid(net, ground, 80 + step) - 80 - step for step in range(-4, 4)]
+    assert sum(beside) / 8 == pytest.approx(moved, abs=0.1)  # over all phases of the stride
+
+
+@pytest.mark.parametrize("head", ["conv7", "deconv5", "conv2"])
+def test_the_answer_of_a_head_of_fcn_to_a_point_is_centred_on_it(
+    head: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VGG's pools are even: cell i of its last map is centred between pixels, on 32 i + 15.5."""
+    monkeypatch.setattr(fcn, "HIDDEN", 8)
+    torch.manual_seed(0)
+    net = symmetric(fcn._HEADS[head](CLASSES, 0.0, True))
+    ground = torch.ones(1, 512, 9, 9)
+    assert centroid(net, ground, 4) == pytest.approx(32 * 4 + 15.5, abs=0.1)
+
+
+@pytest.mark.parametrize("name", DEEPLABS)
+def test_cells_of_deeplab_are_centred_on_multiples_of_their_stride(name: str) -> None:
+    """All kernels are odd and padded by half: output i of each looks about input `stride` i."""
+    with torch.device("meta"):
+        net = segmenter(name)
+    stride = 1
+    for path, layer in net.backbone.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.padding == tuple(
+                d * (k - 1) / 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+            )
+            if "downsample" not in path:
+                stride *= layer.stride[0]
+        elif isinstance(layer, nn.MaxPool2d):
+            assert (layer.kernel_size, layer.padding) == (3, 1)
+            stride *= layer.stride
+    assert stride == 8
+    assert net.backbone(torch.zeros(1, 3, 65, 66, device="meta"))["out"].shape[-2:] == (9, 9)
+
+
+@pytest.mark.parametrize(("stride", "size"), [(2, 9), (2, 10), (8, 64), (8, 65), (8, 71)])
+def test_cells_are_enlarged_about_their_centres(stride: int, size: int) -> None:
+    """Cells that hold the column of their centre give every pixel its own column, up to the last
+    centre; beyond it that column."""
+    cells = -(-size // stride)
+    ramp = stride * torch.arange(cells, dtype=torch.float32).expand(1, 1, cells, cells)
+    like = torch.zeros(1, 1, size, size)
+    columns = _about_centres(ramp, stride, like=like)[0, 0, 0]
+    expected = torch.arange(size).clamp_max(stride * (cells - 1)).float()
+    torch.testing.assert_close(columns, expected)
 
 
 def test_hidden_layers_become_convolutions() -> None:

@@ -75,7 +75,7 @@ def test_a_study_from_before_there_were_rules_of_training_has_the_first(tmp_path
 def test_a_space_is_told_the_rules_of_its_study(rules: int) -> None:
     seen = []
 
-    def space(trial: Any, preset: str, rules: int = 1) -> None:
+    def space(trial: Any, preset: str, rules: int = 2) -> None:
         seen.append(rules)
 
     experiment = replace(EXPERIMENTS["fewshot"], space=space)
