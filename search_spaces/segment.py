@@ -7,8 +7,8 @@
 Searched: optimizer, learning rate, weight decay and schedule; the loss and its weights; scale,
 flips, quarter turns and colour jitter of image and mask; batch size. `full` searches the network
 too, and its head; its ranges contain the recipes of the literature and of the course reports
-(docs/segment.md). A smaller learning rate of the backbone is for `--backbone`: weights that start at
-random would hardly learn.
+(docs/segment.md). A smaller learning rate of the backbone is for `--backbone`: weights that start
+at random would hardly learn.
 
 Cost and results of `tiny`: docs/segment.md. `full` has not been measured.
 """

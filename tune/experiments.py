@@ -138,8 +138,8 @@ _UNTUNED_SUPERVISED: dict[str, Any] = {
 }
 
 # Few-shot: Adam 1e-3, halved at intervals (Snell et al. 2017, section 3), and the course reports'
-# Conv-4. Cosine with a learned scale (Gidaris & Komodakis 2018, section 3.2) rather than the squared
-# Euclidean distance, which needs tuning before it is as good (docs/notes/training.md).
+# Conv-4. Cosine with a learned scale (Gidaris & Komodakis 2018, section 3.2) rather than the
+# squared Euclidean distance, which needs tuning before it is as good (docs/notes/training.md).
 _UNTUNED_FEWSHOT: dict[str, Any] = {
     "optim.name": "adam",
     "optim.lr": 1e-3,

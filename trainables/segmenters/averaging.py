@@ -94,8 +94,8 @@ def averaged_scores(
     # An enlarged image takes as much more memory.
     most = max(1.0, *config.factors())
     images = max(1, int(len(views) / most**2))
-    scores = [_averaged(net, part, versions) for part in views.split(images)]
-    return torch.cat(scores)
+    parts = torch.split(views, images)
+    return torch.cat([_averaged(net, part, versions) for part in parts])
 
 
 def _averaged(

@@ -85,7 +85,7 @@ class FCN32s(nn.Module):
 
 def _conv7(classes: int, dropout: float, edges: bool) -> nn.Sequential:
     """VGG's hidden layers as convolutions, and one x32 step; report R0."""
-    beyond = "replicate" if edges else "zeros"
+    beyond: Literal["replicate", "zeros"] = "replicate" if edges else "zeros"
     return nn.Sequential(
         *_hidden_layer(nn.Conv2d(_LAST, HIDDEN, 7, padding=3, padding_mode=beyond), dropout),
         *_hidden_layer(nn.Conv2d(HIDDEN, HIDDEN, 1), dropout),
