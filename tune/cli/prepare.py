@@ -83,12 +83,15 @@ def prepare(
     experiment: Experiment,
     storage: Path,
     sources: Mapping[str, Path] | None = None,
+    first: Path | None = None,
 ) -> Prepared:
     """Resolve the options, read the data and check the backbone.
 
     Args:
         sources: experiment -> study that pre-trains, by which a control takes its length; default:
             the usual studies in `storage`.
+        first: manifest of an earlier search of the same side of a comparison. A study that has not
+            begun takes its default and its rules, which all searches share.
     Raises:
         UserError: wrong use.
     """
@@ -103,8 +106,11 @@ def prepare(
     start = for_every_machine(start, storage)
     path = directory / "study.json"
     there = read_manifest(path) if path.exists() else None
-    begun = _begun(there)
-    experiment = _with_presets_of(there, experiment)
+    kept = there
+    if kept is None and first is not None:
+        kept = read_manifest(first)
+    begun = _begun(kept)
+    experiment = _with_presets_of(kept, experiment)
     preset, base, pins, notes = resolve(options, experiment, fixed, start, begun)
     experiment = facing(experiment, base)
 

@@ -65,13 +65,21 @@ class Member:
             for source in DEFAULT_STUDY.values()
         }
 
+    def _first(self, storage: Path) -> Path | None:
+        """Manifest of the first search of the same side; None where there is none."""
+        side = self.options.setting or self.experiment.name
+        path = storage / member_name(self.group, side, 1) / "study.json"
+        return path if path.exists() else None
+
     def prepared(self, storage: Path) -> Prepared:
         """Resolve the options; the backbone must be there.
 
         Raises:
             UserError: wrong use.
         """
-        found = prepare(self.options, self.experiment, storage, self._sources(storage))
+        sources = self._sources(storage)
+        first = self._first(storage)
+        found = prepare(self.options, self.experiment, storage, sources, first)
         rules = {**found.manifest.rules, "repeats": WINNER}
         manifest = replace(found.manifest, rules=rules, repeats=self.finals, search=self.search)
         return replace(found, manifest=manifest)

@@ -22,11 +22,17 @@ def with_rate(rate: float) -> Experiment:
     return replace(experiment, presets={**experiment.presets, "tiny": tiny})
 
 
-def prepared(storage: Path, experiment: Experiment, *typed: str, **options: Any) -> Prepared:
+def prepared(
+    storage: Path,
+    experiment: Experiment,
+    *typed: str,
+    first: Path | None = None,
+    **options: Any,
+) -> Prepared:
     asked = Options(
         experiment="pretrain", data="digits", storage=str(storage), set=list(typed), **options
     )
-    return prepare(asked, experiment, storage)
+    return prepare(asked, experiment, storage, first=first)
 
 
 def begun(storage: Path, *typed: str) -> Path:
@@ -43,6 +49,13 @@ def test_a_later_start_keeps_the_default_of_the_first(tmp_path: Path) -> None:
     again = prepared(tmp_path, with_rate(5e-3)).manifest
     assert again.base["optim.lr"] == 3e-3
     assert again.reconcile_with(path).base == again.base
+
+
+def test_a_further_search_of_a_comparison_has_the_default_of_the_first(tmp_path: Path) -> None:
+    path = begun(tmp_path)
+    further = prepared(tmp_path, with_rate(5e-3), "data.seed=7", first=path, study="r2", seed=9)
+    assert further.manifest.base["optim.lr"] == 3e-3
+    assert (further.manifest.base["data.seed"], further.manifest.base["seed"]) == (7, 9)
 
 
 def test_a_pin_that_is_left_out_later_is_another_study(tmp_path: Path) -> None:
