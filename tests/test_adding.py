@@ -14,7 +14,7 @@ import pytest
 from tests import REPO
 from tests.commands import NO_SERVER
 
-PAGE = (REPO / "docs/adding-a-trainable.md").read_text()
+PAGE = (REPO / "docs/adding-a-trainable.md").read_text().partition("## In the repository")[2]
 BLOCK = re.compile(r"^```(\w+) ?(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -33,6 +33,7 @@ FLOORS = {
         {"object_store"},
         {"study"},
         {"search"},
+        {"experiment_file"},
         {"experiments"},
         {"command_line", "formatting"},
         {"startup", "surroundings"},

@@ -26,7 +26,7 @@ from trainables.augment.views import evaluation_view, whole_view
 from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig, Pretraining
-from trainables.config import build
+from trainables.config import build, flatten
 from trainables.data.images import read_rgb, square, whole_size
 from trainables.data.levels import Levels
 from trainables.errors import UserError
@@ -87,6 +87,36 @@ KINDS: dict[str, tuple[type, type, Answer]] = {
     "Segmentation": (Segmentation, SegmentationConfig, _masks),
 }
 """Name of a trainable -> (class, config, function that predicts)."""
+
+
+def served_as(trainable: type) -> str:
+    """Name of the kind that serves a trainable: its own, or that of the class that it derives from
+    without making other layers.
+
+    Raises:
+        UserError: there is none.
+    """
+    for base in trainable.__mro__:
+        known = KINDS.get(base.__name__)
+        if known is not None and known[0] is base:
+            return base.__name__
+        if "__init__" in vars(base):
+            break
+
+    raise UserError(
+        f"a model of {trainable.__name__} cannot predict outside of its study, which "
+        f"{', '.join(KINDS)} can, and classes that derive from them without an __init__ of their "
+        "own; its weights are the best.pt of a trial's folder"
+    )
+
+
+def served_config(kind: str, flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a flat config that serving knows: those that a derived class adds matter in
+    training alone."""
+    _, config_type, _ = KINDS[kind]
+    known = flatten(config_type())
+    return {key: value for key, value in flat.items() if key in known}
+
 
 # Settings that matter in training alone: first weights, freezing, compilation.
 _UNTRAINED = {

@@ -28,10 +28,11 @@ from PIL import Image
 from trainables.config import build
 from trainables.data.images import EXTENSIONS, CorruptImage
 from trainables.errors import UserError
-from trainables.served import DESCRIPTION, WEIGHTS, Served
+from trainables.served import DESCRIPTION, WEIGHTS, Served, served_as, served_config
 from tune.backbones.resolve import of_study
 from tune.command_line import command, replay_command
-from tune.experiments import Experiment, named
+from tune.experiment_file import experiment_of
+from tune.experiments import Experiment
 from tune.study.record import Record, read_record
 from tune.tracking.address import quieten
 
@@ -105,7 +106,8 @@ def export_model(
         raise UserError(f"{final} is there already and is no exported model; give another --out")
     final.parent.mkdir(parents=True, exist_ok=True)
     record = read_record(study)
-    experiment, run = named(record.manifest.experiment), record.trials[origin.trial]
+    experiment = experiment_of(record.manifest.experiment, record.manifest.code)
+    run = record.trials[origin.trial]
     found = find_images(record, origin.trial, images)
     config: Any = build(experiment.config, run.config | found)
     data = experiment.trainable.load_data(config.data)
@@ -128,7 +130,7 @@ def export_model(
             run.value or 0.0,
             served.judge(data)[record.objective],
         )
-        _check(exported, experiment.name)
+        _check(exported, record.manifest.typed_experiment)
         _save(served, folder, whole, data)
         if final.exists():
             shutil.rmtree(final)
@@ -143,9 +145,10 @@ def describe(experiment: Experiment, config: dict[str, Any], data: Any) -> dict[
         config: the trial's flat config.
         data: the data set that it was trained on.
     """
+    kind = served_as(experiment.trainable)
     return {
-        "kind": experiment.trainable.__name__,
-        "config": config,
+        "kind": kind,
+        "config": served_config(kind, config),
         "classes": list(data.classes),
         "colors": [list(color) for color in data.colors],
         "labelled": data.gallery is not None,

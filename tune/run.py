@@ -21,7 +21,8 @@ from tune.cli.prepare import prepare
 from tune.cli.session import Session
 from tune.cli.stop import DONE, FAILED, INTERRUPTED, WRONG_USE
 from tune.command_line import resume_command
-from tune.experiments import Experiment, named
+from tune.experiment_file import find_experiment
+from tune.experiments import Experiment
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
 from tune.surroundings import prepare_process
@@ -51,7 +52,7 @@ def execute(options: Options) -> int:
         UserError: wrong use, before any trial starts.
     """
     check_given(options)
-    experiment = named(options.experiment)
+    experiment = find_experiment(options.experiment)
     check_workers(options)
     budget_s = parse_duration(options.time_budget)
 

@@ -33,7 +33,9 @@ OWN_OPTION = {
 """Config key -> the option that sets it, for keys that `--set` refuses."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-_EXPERIMENTS = "; ".join(f"{e.name}: {e.about}" for e in EXPERIMENTS.values())
+_EXPERIMENTS = "; ".join(
+    [*(f"{e.name}: {e.about}" for e in EXPERIMENTS.values()), "or a file: path/to/mine.py[:NAME]"]
+)
 
 
 def _experiments(incomplete: str) -> list[str]:
@@ -181,6 +183,13 @@ class Options:
         typer.Option(
             "--balance",
             help="pretrain, classify: search class weights and balanced sampling too.",
+        ),
+    ] = False
+    accept_code: Annotated[
+        bool,
+        typer.Option(
+            "--accept-code",
+            help="Resume with a changed file of your own experiment; every page says so.",
         ),
     ] = False
     local: Annotated[

@@ -26,6 +26,7 @@ from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
 from tune.cli.options import Options, parse_pins
 from tune.cli.orientation import facing, oriented
+from tune.experiment_file import OwnExperiment
 from tune.experiments import Experiment
 from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
@@ -162,6 +163,7 @@ def prepare(
         seen=seen,
         repeats=_repeats(options, there),
         control=control,
+        code=_code(options, experiment, there),
     )
     notes += tuple(f"note: {mark}" for mark in marks(manifest))
     return Prepared(directory, experiment, manifest, config, data, proof, notes)
@@ -188,6 +190,17 @@ def _contents(data: Any) -> dict[str, str]:
     if contents is None:
         return {}
     return {"contents": digest_of_keys(contents.keys[data.train.indices])}
+
+
+def _code(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
+    """Return the manifest's entry of an experiment of the user's own; None for one of ours."""
+    if not isinstance(experiment, OwnExperiment):
+        return None
+
+    entry = experiment.code.as_json() | {"top": experiment.top}
+    if options.accept_code and there is not None and there.code is not None:
+        entry["accepts"] = there.code["sha256"]
+    return entry
 
 
 def _repeats(options: Options, there: Manifest | None) -> int:

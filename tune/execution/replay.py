@@ -51,10 +51,10 @@ def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:
     if recorded is None or not recorded.attempts:
         show = command("report", "show", study_dir.name, storage=study_dir.parent)
         raise UserError(f"no trial {number} on record in {study_dir}; `{show}` lists its trials")
-    actual = read_manifest(study_dir / "study.json").experiment
-    if actual != experiment.name:
-        again = replay_command(actual, study_dir, number)
-        raise UserError(f"study {study_dir.name!r} is one of {actual}: {again}")
+    manifest = read_manifest(study_dir / "study.json")
+    if manifest.experiment != experiment.name:
+        again = replay_command(manifest.typed_experiment, study_dir, number)
+        raise UserError(f"study {study_dir.name!r} is one of {manifest.experiment}: {again}")
     if not recorded.epochs and recorded.outcome is None:
         raise UserError(
             f"trial {number} of study {study_dir.name!r} has no epoch on record yet, "

@@ -13,8 +13,9 @@ from trainables.config import build
 from trainables.data import IGNORE
 from trainables.errors import UserError
 from trainables.files import BEST
-from trainables.served import DESCRIPTION, Served
-from tune.experiments import Experiment, named
+from trainables.served import DESCRIPTION, Served, served_as, served_config
+from tune.experiment_file import experiment_of
+from tune.experiments import Experiment
 from tune.export import MODEL, describe
 from tune.object_store import s3
 from tune.study.log_state import Run
@@ -68,7 +69,7 @@ def load_trained(
     """
     name, _, number = wanted.partition("/")
     record = read_record(storage / name)
-    experiment = named(record.manifest.experiment)
+    experiment = experiment_of(record.manifest.experiment, record.manifest.code)
     trial = _chosen_trial(record, number)
     run = record.trials[trial] if repeat is None else _repeat(record, trial, repeat)
 
@@ -167,7 +168,7 @@ def _describe(
             f"the classes of {record.folder.name} are those of its training data, which cannot be "
             f"used ({why}); name the folder with --data"
         )
-    return {**about, "config": config}
+    return {**about, "config": served_config(about["kind"], config)}
 
 
 def _exported(study: Path) -> dict[str, Any] | None:
@@ -180,7 +181,7 @@ def _exported(study: Path) -> dict[str, Any] | None:
 def _left_by_trial(experiment: Experiment, folder: Path) -> dict[str, Any] | None:
     """Names and colours of the classes from the arrays of the trial's pictures."""
     s3.present_in(folder)
-    about: dict[str, Any] = {"kind": experiment.trainable.__name__, "classes": [], "colors": []}
+    about: dict[str, Any] = {"kind": served_as(experiment.trainable), "classes": [], "colors": []}
     files = [*folder.glob("embeddings-val-*.npz"), *folder.glob("masks-*.npz")]
     for path in files:
         with np.load(path) as arrays:

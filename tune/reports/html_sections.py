@@ -227,7 +227,7 @@ def _replay(record: Record, number: int) -> str:
     if manifest.commit and is_checkout():
         lines.append(f"cd {shlex.quote(str(ROOT))}")
         lines.append(f"git checkout {manifest.commit.removesuffix('+')}")
-    replay = replay_command(manifest.experiment, record.folder, number, anywhere=True)
+    replay = replay_command(manifest.typed_experiment, record.folder, number, anywhere=True)
     lines.append(replay)
     return "\n".join(lines)
 

@@ -20,6 +20,13 @@ def marks(manifest: Manifest) -> list[str]:
         found.append(
             "trained on the images of val and test too, without their labels (--transductive)"
         )
+    changes = len((manifest.code or {}).get("earlier", []))
+    if changes:
+        times = "once" if changes == 1 else f"{changes} times"
+        found.append(
+            f"its code was changed {times} after it had begun (--accept-code): not all trials ran "
+            "the same"
+        )
     if manifest.control is not None:
         epochs = manifest.base["train.epochs"]
         views = manifest.control["images"]

@@ -1,5 +1,6 @@
 """The definition of a study: written once, compared at every later start."""
 
+import difflib
 import importlib.metadata
 import json
 import platform
@@ -111,12 +112,23 @@ class Manifest:
     (`tune/backbones/seen.py`); None without a backbone."""
     search: int | None = None
     """Number of the search, from 1, where a comparison has several of each setting."""
+    code: dict[str, Any] | None = None
+    """The file that holds the experiment: path, variable, sha256, text, and the experiment's `top`;
+    under `accepts` the sha256 that it may take the place of, under `earlier` those that the study
+    had before. None for an experiment of ours."""
     control: dict[str, Any] | None = None
     """Source and images of the pre-training by which a control takes its length; None for other
     studies."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def typed_experiment(self) -> str:
+        """The experiment as it is named on the command line."""
+        if self.code is None:
+            return self.experiment
+        return f"{self.code['path']}:{self.code['variable']}"
 
     @property
     def data_summary(self) -> DataSummary | None:
@@ -147,7 +159,28 @@ class Manifest:
                 f"--study {self.name}-2"
             )
         repeats = max(self.repeats or 0, there.repeats or 0)
-        return replace(there, base=self.base, repeats=repeats)
+        kept = replace(there, base=self.base, repeats=repeats)
+        return self._with_code(kept, path)
+
+    def _with_code(self, there: "Manifest", path: Path) -> "Manifest":
+        """Return the manifest on disk with the code of this one, which is recorded there.
+
+        Raises:
+            UserError: the code has changed, and the change was not accepted.
+        """
+        if self.code is None or there.code is None:
+            return there
+        earlier = there.code["sha256"]
+        if self.code["sha256"] == earlier:
+            return there
+        if self.code.get("accepts") != earlier:
+            raise UserError(_changed_code(self.name, there.code, self.code))
+
+        code = {key: value for key, value in self.code.items() if key != "accepts"}
+        code["earlier"] = [*there.code.get("earlier", []), earlier]
+        accepted = replace(there, code=code)
+        write_atomically(path, json.dumps(asdict(accepted), indent=1) + "\n")
+        return accepted
 
     def _differences(self, there: "Manifest") -> list[str]:
         """`train.epochs was 4, is 9`, for everything that defines the study."""
@@ -196,6 +229,22 @@ def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:
             earlier |= values
     missing = {key: value for key, value in earlier.items() if key not in flat}
     return {**flat, **missing}
+
+
+def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Say that the file of an experiment has changed, and in what."""
+    differences = difflib.unified_diff(
+        was["text"].splitlines(), now["text"].splitlines(), lineterm="", n=0
+    )
+    changed = [line for line in differences if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+    shown = "; ".join(line.strip() for line in changed[:_SHOWN_DIFFERENCES])
+    hidden = len(changed) - _SHOWN_DIFFERENCES
+    more = f"; and {hidden} more lines" if hidden > 0 else ""
+    return (
+        f"study {study!r} was begun with another {Path(now['path']).name}: {shown}{more}. "
+        "--accept-code continues with the changed file, on record; "
+        f"--study {study}-2 begins another study"
+    )
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:

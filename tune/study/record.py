@@ -46,7 +46,8 @@ class Record:
     def repeat_rule(self) -> RepeatRule:
         """The rule by which trials are repeated and the answer is chosen."""
         experiment = EXPERIMENTS.get(self.manifest.experiment)
-        top = 1 if experiment is None else experiment.top
+        code = self.manifest.code or {}
+        top = code.get("top", 1) if experiment is None else experiment.top
         return RepeatRule(str(self.manifest.rules["repeats"]), top)
 
     @property

@@ -1,0 +1,215 @@
+"""Experiments from outside the repository: a file of one's own, or an installed package.
+
+    python tune/run.py path/to/mine.py          # its EXPERIMENT, or the only one that it holds
+    python tune/run.py path/to/mine.py:LARGE    # one of several, by the name of its variable
+    python tune/run.py mine                     # entry point of the group vistune.experiments
+
+A study keeps the text of the file, so that its trials can be exported and repeated without it.
+"""
+
+import hashlib
+import linecache
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from trainables.config import nearest
+from trainables.errors import UserError
+from tune.experiments import EXPERIMENTS, Experiment
+
+USUAL = "EXPERIMENT"
+"""Variable of a file's experiment where none is named."""
+GROUP = "vistune.experiments"
+"""Group of entry points: name of the experiment -> an `Experiment`."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """The text of a file that holds an experiment."""
+
+    path: str
+    """Where it lay, absolute."""
+    variable: str
+    """Variable of the module that is the experiment."""
+    text: str = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text, hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def typed(self) -> str:
+        """The experiment as it is named on the command line."""
+        return f"{self.path}:{self.variable}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry in study.json."""
+        return {
+            "path": self.path,
+            "variable": self.variable,
+            "sha256": self.digest,
+            "text": self.text,
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "Code":
+        """The code of an entry in study.json."""
+        return cls(value["path"], value["variable"], value["text"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnExperiment(Experiment):
+    """An experiment of a file. It is sent to workers as the file's text, which each process runs
+    once: the classes of two trials are the same there. A search space that was bound to options
+    stays behind, as workers do not search."""
+
+    code: Code
+
+    def __reduce__(self) -> tuple[Callable[[Code], Experiment], tuple[Code]]:
+        return from_code, (self.code,)
+
+
+def find_experiment(word: str) -> Experiment:
+    """The experiment that a word of the command line names: a file, one of ours, or one that an
+    installed package announces.
+
+    Raises:
+        UserError: there is none, or its file cannot be run.
+    """
+    if _names_file(word):
+        return _from_file(word)
+    if word in EXPERIMENTS:
+        return EXPERIMENTS[word]
+
+    announced = {point.name: point for point in entry_points(group=GROUP)}
+    if word not in announced:
+        known = [*EXPERIMENTS, *announced]
+        raise UserError(
+            f"unknown experiment {word!r}{nearest(word, known)}; a file of your own ends in .py"
+        )
+    found = announced[word].load()
+    if not isinstance(found, Experiment) or found.name != word:
+        raise UserError(
+            f"entry point {word!r} of {announced[word].value} is no Experiment of that name"
+        )
+    return found
+
+
+def experiment_of(name: str, code: Mapping[str, Any] | None) -> Experiment:
+    """The experiment of a study on record.
+
+    Args:
+        name: `experiment` of its manifest.
+        code: `code` of its manifest.
+    Raises:
+        UserError: there is none, or its code cannot be run.
+    """
+    return find_experiment(name) if code is None else from_code(Code.from_json(code))
+
+
+def from_code(code: Code) -> OwnExperiment:
+    """Run the code, once in a process, and return its experiment.
+
+    Raises:
+        UserError: it fails, or holds no such experiment.
+    """
+    module = _module(code)
+    held = _experiments_in(module)
+    found = held.get(code.variable or USUAL)
+    if not code.variable and len(held) == 1:
+        (found,) = held.values()
+    if found is None:
+        raise UserError(_none_found(code, held))
+    if found.name in EXPERIMENTS:
+        raise UserError(
+            f"experiment {found.name!r} of {code.path} has the name of one of vistune's own; "
+            "give it another"
+        )
+
+    variable = next(name for name, experiment in held.items() if experiment is found)
+    values = {each.name: getattr(found, each.name) for each in fields(Experiment)}
+    return OwnExperiment(**values, code=Code(code.path, variable, code.text))
+
+
+def _names_file(word: str) -> bool:
+    return word.partition(".py:")[0] != word or word.endswith(".py")
+
+
+def _from_file(word: str) -> OwnExperiment:
+    stem, colon, variable = word.partition(".py:")
+    path = Path(f"{stem}.py" if colon else word).expanduser().absolute()
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise UserError(f"experiment file {path} cannot be read: {reason}") from None
+    return from_code(Code(str(path), variable, text))
+
+
+def _module(code: Code) -> ModuleType:
+    """The module of this text, which is run where this process has not yet."""
+    name = f"vistune_own_{code.digest[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+
+    # Tracebacks show lines of the text that ran, on machines without the file too.
+    linecache.cache[code.path] = (len(code.text), None, code.text.splitlines(True), code.path)
+    folder = str(Path(code.path).parent)
+    # Last: a file beside it must not hide a package.
+    if Path(folder).is_dir() and folder not in sys.path:
+        sys.path.append(folder)
+
+    module = ModuleType(name)
+    module.__file__ = code.path
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        exec(compile(code.text, code.path, "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"{code.path} cannot be run: {_told(error, code.path)}") from error
+    return module
+
+
+def _told(error: Exception, path: str) -> str:
+    """An error in one line, with the line of the file."""
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == path
+    ]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    where = "" if line is None else f"line {line}: "
+    message = error.msg if isinstance(error, SyntaxError) else error
+    return f"{where}{type(error).__name__}: {message}"
+
+
+def _experiments_in(module: ModuleType) -> dict[str, Experiment]:
+    """Variable -> experiment, in the order of the file, without ours."""
+    ours = list(EXPERIMENTS.values())
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, Experiment) and not any(value is known for known in ours)
+    }
+
+
+def _none_found(code: Code, held: Mapping[str, Experiment]) -> str:
+    names = ", ".join(held)
+    if code.variable:
+        there = f"it holds {names}" if held else "it holds none"
+        return f"{code.path} has no experiment {code.variable}; {there}"
+    if held:
+        first = next(iter(held))
+        return (
+            f"{code.path} holds several experiments ({names}): name one, as in {code.path}:{first}"
+        )
+    return (
+        f"{code.path} holds no Experiment; it must define one, such as "
+        "EXPERIMENT = Experiment(name=..., ...) (docs/adding-a-trainable.md)"
+    )
