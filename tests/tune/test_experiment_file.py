@@ -238,7 +238,7 @@ def test_the_example_of_the_documents_is_searched_and_exported(
 
     exported = export_model("square", tmp_path / "runs")
     images = np.zeros((3, 8, 8, 3), np.uint8)
-    assert Served(exported.folder).predict(images).shape == (3, 10)
+    assert Served(exported.folder / "data/data").predict(images).shape == (3, 10)
 
 
 def test_a_class_with_layers_of_its_own_cannot_be_served() -> None:
