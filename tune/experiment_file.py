@@ -33,7 +33,7 @@ class Code:
     """The text of a file that holds an experiment."""
 
     path: str
-    """Where it lay, absolute."""
+    """Absolute path that it was read from."""
     variable: str
     """Variable of the module that is the experiment."""
     text: str = field(repr=False)
