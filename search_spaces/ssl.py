@@ -28,44 +28,69 @@ _TINY_RANGES = {
     "lars": ((0.3, 3.0), (1e-7, 1e-4)),
     "sgd": ((0.03, 0.5), (1e-5, 5e-4)),
     "adamw": ((5e-4, 5e-3), (1e-4, 0.1)),
-    "adam": ((3e-4, 5e-3), (1e-7, 1e-4)),
 }
+# Of studies that began under rules 1.
+_EARLIER_RANGES = {**_TINY_RANGES, "adam": ((3e-4, 5e-3), (1e-7, 1e-4))}
 
 
-def ssl(trial: Suggest, preset: str, up: str = "unset") -> None:
-    """Asks for optimizer and schedule, momentum, heads, views and batch size."""
-    tiny = preset == "tiny"
-    optimizer(trial, _TINY_RANGES if tiny else _FULL_RANGES)
+def ssl(trial: Suggest, preset: str, up: str = "unset", rules: int = 2) -> None:
+    """Asks for optimizer and schedule, momentum, heads, views and batch size.
+
+    Args:
+        up: as in `orientations`.
+        rules: version of `train.rules`; 1 is the space of studies from before there was a choice.
+    """
+    if preset != "tiny":
+        optimizer(trial, _FULL_RANGES)
+        lr_schedule(trial)
+        _full_heads(trial)
+        _full_views(trial)
+        orientations(trial, up)
+        trial.suggest_categorical("train.batch_size", [64, 128, 256])
+        return
+
+    optimizer(trial, _EARLIER_RANGES if rules == 1 else _TINY_RANGES)
     lr_schedule(trial)
-    _heads(trial, tiny=tiny)
-    _views(trial, tiny=tiny)
+    _tiny_heads(trial, rules)
+    _tiny_views(trial, rules)
     orientations(trial, up)
-    trial.suggest_categorical("train.batch_size", [32, 64, 128] if tiny else [64, 128, 256])
+    trial.suggest_categorical("train.batch_size", [32, 64, 128] if rules == 1 else [32, 64])
 
 
-def _heads(trial: Suggest, *, tiny: bool) -> None:
-    if tiny:
-        trial.suggest_float("head.tau0", 0.9, 0.995)
-        trial.suggest_categorical("head.projection_size", [64, 128, 256])
-        trial.suggest_categorical("head.hidden_size", [512, 1024, 2048])
-    else:
-        trial.suggest_float("head.tau0", 0.97, 0.999)
-        trial.suggest_categorical("head.projection_size", [128, 256, 512])
-        trial.suggest_categorical("head.hidden_size", [1024, 2048, 4096])
+def _full_heads(trial: Suggest) -> None:
+    trial.suggest_float("head.tau0", 0.97, 0.999)
+    trial.suggest_categorical("head.projection_size", [128, 256, 512])
+    trial.suggest_categorical("head.hidden_size", [1024, 2048, 4096])
     trial.suggest_categorical("head.simplicial", [False, True])
 
 
-def _views(trial: Suggest, *, tiny: bool) -> None:
-    if tiny:
-        # Others mirror letters, or rotate them by 135 degrees, which makes other letters of them.
-        policies = ["byol", "glyphs", "simclr"]
-    else:
-        policies = ["byol", "simclr", "reports-r0", "reports-r1", "trivial", "none"]
+def _tiny_heads(trial: Suggest, rules: int) -> None:
+    trial.suggest_float("head.tau0", 0.9, 0.995)
+    trial.suggest_categorical("head.projection_size", [64, 128, 256])
+    trial.suggest_categorical("head.hidden_size", [512, 1024, 2048] if rules == 1 else [256, 512])
+    trial.suggest_categorical("head.simplicial", [False, True])
+
+
+def _full_views(trial: Suggest) -> None:
+    policies = ["byol", "simclr", "reports-r0", "reports-r1", "trivial", "none"]
     policy = trial.suggest_categorical("aug.policy", policies)
     if policy in ("trivial", "none"):
         # No strengths: `trivial` is made to need no tuning, `none` has nothing to tune.
         trial.suggest_categorical("aug.exact", [True])
     else:
-        view_strengths(trial, colour=not tiny)
-    if tiny:
+        view_strengths(trial, colour=True)
+
+
+def _tiny_views(trial: Suggest, rules: int) -> None:
+    # Others mirror letters, or rotate them by 135 degrees, which makes other letters of them.
+    trial.suggest_categorical("aug.policy", ["byol", "glyphs", "simclr"])
+    if rules == 1:
+        view_strengths(trial, colour=False)
         trial.suggest_float("aug.rotate", 0.0, 30.0)  # degrees: letters lean
+        return
+
+    # Blur and solarize stay the policy's own, as in `view_strengths`.
+    trial.suggest_float("aug.crop_scale_min", 0.6, 1.0)
+    trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
+    trial.suggest_float("aug.strength", 0.3, 1.5)
+    trial.suggest_float("aug.rotate", 0.0, 30.0)

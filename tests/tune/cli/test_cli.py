@@ -41,7 +41,7 @@ WRONG = {
     "ssl --set train.epochs=0": "train.epochs='0' is not valid: must be greater than or equal to 1",
     "ssl --set train.epochs=1.5": "train.epochs='1.5' is not valid: must be a valid integer",
     "ssl --set optim.nesterov=true": (
-        "optim: nesterov=True needs name='sgd' and momentum > 0, got name='adam'"
+        "optim: nesterov=True needs name='sgd' and momentum > 0, got name='adamw'"
     ),
     "ssl --set optim.lr": "--set 'optim.lr' must be KEY=VALUE, such as --set optim.lr=0.1",
     "ssl --set seed=3": "--set seed: use --seed 3",
