@@ -126,16 +126,16 @@ _UNTUNED: dict[str, Any] = {
     "aug.crop_scale_min": 0.08,
     "aug.crop_ratio": 4 / 3,
 }
-# A few hundred steps on letters, found on validation letters (docs/notes/ssl.md): jitter and blur of
-# SimCLR, crops that leave of a letter what tells it apart, small heads, and a target that follows
+# A few hundred steps on letters, found on validation letters (docs/notes/ssl.md): SimCLR's jitter
+# and blur, crops that leave of a letter what tells it apart, small heads, and a target that follows
 # fast.
 _UNTUNED_LETTERS: dict[str, Any] = {
     "optim.name": "adamw",
-    "optim.lr": 1.5e-3,
+    "optim.lr": 2.5e-3,
     "optim.weight_decay": 1e-2,
     "schedule.name": "warmup_cosine",
     "schedule.warmup_frac": 0.1,
-    "head.tau0": 0.955,
+    "head.tau0": 0.97,
     "head.projection_size": 128,
     "head.hidden_size": 512,
     "head.simplicial": False,
