@@ -118,7 +118,7 @@ class Domains:
             else:
                 outside.append(entry.path)
         notes = (f"domains: {', '.join(wanted)}; a class is the same in all of them",)
-        return Contents(entries, (*tree.notes, *notes), outside=outside)
+        return Contents(entries, notes, outside=outside)
 
 
 def _which_domain(folder: Folder, domains: Sequence[str]) -> str:
@@ -205,7 +205,7 @@ class FlatFolder:
 
     def read(self, folder: Folder) -> Contents:
         tree = folder.tree
-        return Contents(tree.entries, tree.notes, outside=tree.outside)
+        return Contents(tree.entries, outside=tree.outside)
 
 
 def of_tree(tree: Tree, labels: Sequence[str | None]) -> Contents:
@@ -221,11 +221,11 @@ def of_tree(tree: Tree, labels: Sequence[str | None]) -> Contents:
     tests = [entry for entry in entries if entry.part == "test"]
     answered = any(entry.label is not None for entry in tests)
     if not labelled or not tests or answered:
-        return Contents(entries, tree.notes, outside=tree.outside)
+        return Contents(entries, outside=tree.outside)
 
     hidden = [entry.path for entry in tests]
     renamed: list[Entry] = []
     for entry in entries:
         part = HIDDEN if entry.part == "test" else entry.part
         renamed.append(replace(entry, part=part))
-    return Contents(renamed, tree.notes, hidden=hidden, outside=tree.outside)
+    return Contents(renamed, hidden=hidden, outside=tree.outside)

@@ -27,7 +27,6 @@ class Labelled:
     """The images that label files name."""
 
     entries: tuple[Entry, ...]
-    notes: tuple[str, ...]
     hidden: tuple[str, ...]
     """Images of a test set without labels, in the order of its lines."""
     outside: tuple[str, ...]
@@ -110,13 +109,8 @@ def read_label_tables(
         )
     known = {*listed, *unlisted}
     outside = tuple(file for file in files if file not in known)
-    notes: tuple[str, ...] = ()
-    if outside:
-        notes = (
-            f"{len(outside):,} images outside the folders that the csv files use are left out",
-        )
     unlabeled = [Entry(file, "train") for file in unlisted]
-    return Labelled((*listed.values(), *unlabeled), notes, tuple(hidden), outside)
+    return Labelled((*listed.values(), *unlabeled), tuple(hidden), outside)
 
 
 def _image_folders(part: str, files: Sequence[str]) -> list[str]:

@@ -29,7 +29,6 @@ class Tree:
     """Images inside the parts; all images where there are no parts. Without labels."""
     inner: tuple[tuple[str, ...], ...]
     """Folders and file name of each entry without the folders around everything and the part."""
-    notes: tuple[str, ...] = ()
     outside: tuple[str, ...] = ()
     """Images outside the parts, which are left out."""
     problem: str = ""
@@ -92,13 +91,9 @@ def _by_part(files: Sequence[str], paths: Sequence[tuple[str, ...]], parts: _Par
         inner.append(path)
 
     around = _folders_around(paths, parts.of_folder)
-    notes: tuple[str, ...] = ()
-    if outside:
-        notes = (f"{len(outside):,} images outside train, val and test are left out",)
     return Tree(
         entries=tuple(entries),
         inner=tuple(path[around[path[0]] :] for path in inner),
-        notes=notes,
         outside=tuple(outside),
         part_folders=parts.of_folder,
     )

@@ -45,7 +45,6 @@ def _read(folder: Folder, tables: Mapping[str, Path]) -> Contents:
     found = read_label_tables(folder.root, tables, folder.files, need_labels=folder.need_labels)
     return Contents(
         entries=found.entries,
-        notes=found.notes,
         hidden=found.hidden,
         outside=found.outside,
         tables=tables,

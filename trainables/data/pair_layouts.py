@@ -14,49 +14,27 @@ nothing. A new layout is one more class with `matches` and `read`, and one more 
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from trainables.data.class_list import ClassList, distinct_colors, read_class_list
 from trainables.data.layout_base import Match
 from trainables.data.mask_code import ReadLines, lines_of
 from trainables.data.masks import SATELLITE, satellite_values
-
-Kind = Literal["image", "mask"]
-KindAndKey = tuple[Kind, str]
-
-_MASK_WORDS = r"masks?|labels?|L|gt|GT|seg|segmentation|groundtruth|annot|annotations?"
-_SATELLITE = re.compile(r"(.+)_(sat|mask)\.\w+")
-_MASK_STEM = re.compile(rf"(.+)[_-](?:{_MASK_WORDS})")
-_IMAGE_STEM = re.compile(r"(.+)[_-](?:sat|image|img|im|rgb)")
-_MASK_FOLDER = re.compile(rf"(.+?)[_-]?(?:{_MASK_WORDS})")
-# Those of the first version come first: a path that has one of them keeps its role.
-_FOLDERS: tuple[dict[str, Kind], ...] = (
-    {
-        "images": "image",
-        "image": "image",
-        "imgs": "image",
-        "masks": "mask",
-        "mask": "mask",
-        "labels": "mask",
-        "annotations": "mask",
-    },
-    {
-        "img": "image",
-        "jpegimages": "image",
-        "label": "mask",
-        "annotation": "mask",
-        "annots": "mask",
-        "gt": "mask",
-        "groundtruth": "mask",
-        "ground_truth": "mask",
-        "segmentation": "mask",
-        "segmentationclass": "mask",
-    },
+from trainables.data.pairing import (
+    FOLDERS,
+    Kind,
+    KindAndKey,
+    PairedFiles,
+    bare_key,
+    described_folder,
+    folders_of,
+    paired,
+    without_ending,
 )
+
+_SATELLITE = re.compile(r"(.+)_(sat|mask)\.\w+")
 _VOC_IMAGES, _VOC_MASKS = "JPEGImages", "SegmentationClass"
 _VOC_LISTS = "ImageSets/Segmentation"
 _VOC_CLASSES = (
@@ -83,25 +61,6 @@ _VOC_CLASSES = (
     "tvmonitor",
 )
 """Everingham et al. 2010, in the order of the values in the masks; 255 is void."""
-
-
-@dataclass(frozen=True)
-class PairedFiles:
-    """Images and masks of a folder by the key that both share, such as "train/0000"."""
-
-    images: dict[str, str] = field(default_factory=dict)
-    masks: dict[str, str] = field(default_factory=dict)
-    twice: tuple[tuple[str, str], ...] = ()
-    """Two images, or two masks, of one key."""
-    lists: dict[str, str] | None = None
-    """Key -> part ("" for none), where files of the layout name the parts."""
-    masks_needed: bool = True
-    """An image without a mask is a mistake; where it is not, such images are left out."""
-
-    @property
-    def pairs(self) -> int:
-        """Number of images that have a mask."""
-        return len(self.images.keys() & self.masks.keys())
 
 
 class PairLayout(Protocol):
@@ -142,7 +101,7 @@ class SatellitePairs:
         return Match("no <id>_sat.jpg with <id>_mask.png")
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        return _paired(files, self._key)
+        return paired(files, self._key)
 
     def _key(self, file: str) -> KindAndKey | None:
         """The path without `_sat` or `_mask` and without ending; None for other names."""
@@ -189,7 +148,7 @@ class PascalVOC(_NamedByFile):
         return Match()
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        found = _paired(files, self._key)
+        found = paired(files, self._key)
         lists: dict[str, str] = {}
         for prefix in sorted({key.rpartition("/")[0] for key in found.masks}):
             lists |= _voc_lists(root, prefix)
@@ -239,12 +198,12 @@ class ImagesAndMasks(_NamedByFile):
         return Match()
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        return _paired(files, self._key)
+        return paired(files, self._key)
 
     def _key(self, file: str) -> KindAndKey | None:
         """The path without its folder images/ or masks/ and without extension."""
         *folders, name = file.split("/")
-        for roles in _FOLDERS:
+        for roles in FOLDERS:
             for position, folder in enumerate(folders):
                 kind = roles.get(folder.lower())
                 if kind is not None:
@@ -267,22 +226,22 @@ class FolderAndItsMasks(_NamedByFile):
     expects = "train/a.png and trainannot/a.png or train_labels/a_L.png"
 
     def matches(self, files: Sequence[str]) -> Match:
-        folders = _folders_of(files)
+        folders = folders_of(files)
         for folder in folders:
-            if _described_folder(folder, folders) is not None:
+            if described_folder(folder, folders) is not None:
                 return Match()
         return Match("no folder beside another of its name with annot, _labels or _masks added")
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        folders = _folders_of(files)
+        folders = folders_of(files)
 
         def key(file: str) -> KindAndKey:
             folder, _, name = file.rpartition("/")
-            described = _described_folder(folder, folders)
+            described = described_folder(folder, folders)
             kind: Kind = "image" if described is None else "mask"
             return kind, f"{described or folder}/{Path(name).stem}"
 
-        return _paired(files, key)
+        return paired(files, key)
 
 
 class NamesOfMasks(_NamedByFile):
@@ -302,16 +261,16 @@ class NamesOfMasks(_NamedByFile):
         return Match("no a.jpg beside a_mask.png, a_label.png, a_L.png or a_gt.png")
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        stems = {_without_ending(file) for file in files}
-        named = stems | {_bare("image", stem) for stem in stems}
+        stems = {without_ending(file) for file in files}
+        named = stems | {bare_key("image", stem) for stem in stems}
 
         def key(file: str) -> KindAndKey:
-            stem = _without_ending(file)
-            bare = _bare("mask", stem)
+            stem = without_ending(file)
+            bare = bare_key("mask", stem)
             is_mask = bare != stem and bare in named
             return ("mask", bare) if is_mask else ("image", stem)
 
-        return _paired(files, key)
+        return paired(files, key)
 
 
 PAIR_LAYOUTS: tuple[PairLayout, ...] = (
@@ -322,82 +281,6 @@ PAIR_LAYOUTS: tuple[PairLayout, ...] = (
     NamesOfMasks(),
 )
 """All layouts; of two that pair equally many files the first is taken."""
-
-
-def _paired(files: Sequence[str], key_of: Callable[[str], KindAndKey | None]) -> PairedFiles:
-    """Pairs files by key, and those that are left by their keys without words such as _mask.
-
-    Args:
-        key_of: file -> its kind and key; None for a file that the layout does not look at.
-    """
-    found: dict[Kind, dict[str, str]] = {"image": {}, "mask": {}}
-    twice: list[tuple[str, str]] = []
-    for file in files:
-        kind_and_key = key_of(file)
-        if kind_and_key is None:
-            continue
-        kind, key = kind_and_key
-        other = found[kind].setdefault(key, file)
-        if other != file:
-            twice.append((other, file))
-
-    images = found["image"]
-    masks = found["mask"]
-    image_of = _alone_by_bare_key("image", images, masks)
-    mask_of = _alone_by_bare_key("mask", masks, images)
-    for bare in image_of.keys() & mask_of.keys():
-        masks[image_of[bare]] = masks.pop(mask_of[bare])
-    return PairedFiles(images, masks, tuple(twice))
-
-
-def _alone_by_bare_key(
-    kind: Kind, files: dict[str, str], partners: dict[str, str]
-) -> dict[str, str]:
-    """Bare key -> key, of the files without partner that no other shares it with."""
-    keys: dict[str, list[str]] = defaultdict(list)
-    for key in files.keys() - partners.keys():
-        keys[_bare(kind, key)].append(key)
-    return {bare: found[0] for bare, found in keys.items() if len(found) == 1}
-
-
-def _bare(kind: Kind, key: str) -> str:
-    """The key without the word that says what it is: "train/a_mask" -> "train/a"."""
-    folder, slash, stem = key.rpartition("/")
-    pattern = _MASK_STEM if kind == "mask" else _IMAGE_STEM
-    match = pattern.fullmatch(stem)
-    return f"{folder}{slash}{match[1]}" if match else key
-
-
-def _without_ending(file: str) -> str:
-    """The path without the ending of its name: "a/b.png" -> "a/b"."""
-    folder, slash, name = file.rpartition("/")
-    return f"{folder}{slash}{Path(name).stem}"
-
-
-def _folders_of(files: Sequence[str]) -> set[str]:
-    """All folders with images, and the folders around them."""
-    folders: set[str] = set()
-    for folder in {file.rpartition("/")[0] for file in files}:
-        names = folder.split("/")
-        for depth in range(1, len(names) + 1):
-            folders.add("/".join(names[:depth]))
-    return folders
-
-
-def _described_folder(folder: str, folders: set[str]) -> str | None:
-    """The folder whose masks are in `folder`: of "trainannot/a" it is "train/a".
-
-    None where no folder on the path is named after another one beside it.
-    """
-    names = folder.split("/")
-    for position, name in enumerate(names):
-        match = _MASK_FOLDER.fullmatch(name)
-        if match is None:
-            continue
-        start = [*names[:position], match[1]]
-        if "/".join(start) in folders:
-            return "/".join([*start, *names[position + 1 :]])
-    return None
 
 
 def _voc_lists(root: Path, prefix: str) -> dict[str, str]:

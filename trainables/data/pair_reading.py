@@ -10,7 +10,8 @@ from trainables.data.layout_base import AUTO, chosen, tried
 from trainables.data.listing import Entry, part_of
 from trainables.data.mask_code import MaskCode
 from trainables.data.mask_survey import values_of_binary, what_to_write
-from trainables.data.pair_layouts import PAIR_LAYOUTS, PairedFiles, PairLayout
+from trainables.data.pair_layouts import PAIR_LAYOUTS, PairLayout
+from trainables.data.pairing import PairedFiles
 from trainables.data_summary import Became, FolderUse, LeftOut
 from trainables.errors import UserError
 

@@ -65,6 +65,15 @@ _SEPARATORS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
+class Line:
+    """One line of a csv below its header."""
+
+    number: int
+    """Counts from 1 for the header, for messages."""
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of a label file."""
 
@@ -114,25 +123,30 @@ class Table:
         return any(row.label is not None for row in self.rows)
 
 
-def read_table(path: Path) -> list[Row]:
-    """Reads the lines of a label file; labels may be missing (a hidden test set).
-
-    Raises:
-        UserError: as `open_table`.
-    """
-    return list(open_table(path, need_labels=False).rows)
-
-
 def open_table(path: Path, need_labels: bool = True) -> Table:
     """Reads a UTF-8 csv whose label is a class name.
 
+    Args:
+        need_labels: without them (a hidden test set) it is refused.
     Raises:
         UserError: not a readable csv, a column is missing, a line has no file name or more values
             than there are columns.
     """
+    columns, lines = read_lines(path)
+    _check_columns(path, columns, need_labels)
+    rows = [_row(path, columns, line) for line in lines]
+    return Table(path, columns, tuple(rows))
+
+
+def read_lines(path: Path) -> tuple[Columns, list[Line]]:
+    """Reads a UTF-8 csv, whatever its columns are called; empty lines are left out.
+
+    Raises:
+        UserError: not a readable csv.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return _read(path, file.read(), need_labels)
+            return _read(file.read())
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); "
@@ -160,40 +174,39 @@ def is_of_episodes(columns: Sequence[str]) -> bool:
     return "support" in header and "query" in header
 
 
-def _read(path: Path, text: str, need_labels: bool) -> Table:
+def _read(text: str) -> tuple[Columns, list[Line]]:
     file = io.StringIO(text, newline="")
     columns = _recognized(file.readline())
-    _check_columns(path, columns, need_labels)
 
     file.seek(0)
     reader = csv.reader(file, delimiter=columns.separator, skipinitialspace=True)
     next(reader, None)
-    rows: list[Row] = []
+    lines: list[Line] = []
     for cells in reader:
-        if not cells:
-            continue
-        row = _row(path, columns, cells, reader.line_num)
-        rows.append(row)
-    return Table(path, columns, tuple(rows))
+        if cells:
+            lines.append(Line(reader.line_num, tuple(cells)))
+    return columns, lines
 
 
-def _row(path: Path, columns: Columns, cells: Sequence[str], line: int) -> Row:
-    words = [cell.strip() for cell in cells]
+def _row(path: Path, columns: Columns, line: Line) -> Row:
+    words = [cell.strip() for cell in line.cells]
     count = len(columns.names)
     if any(words[count:]):
         raise UserError(
-            f"{path} line {line} has {len(words)} values for {count} columns "
+            f"{path} line {line.number} has {len(words)} values for {count} columns "
             f"({', '.join(columns.names)}); put quotation marks around a value with "
             f"{columns.separator!r} in it"
         )
     by_name = dict(zip(columns.names, words, strict=False))
     filename = by_name.get(columns.file, "")
     if not filename:
-        raise UserError(f"{path} line {line} has no file name; every line needs filename and label")
+        raise UserError(
+            f"{path} line {line.number} has no file name; every line needs filename and label"
+        )
     return Row(
         filename=filename,
         label=by_name.get(columns.label) or None,
-        line=line,
+        line=line.number,
         id=by_name.get(columns.id, ""),
         split=by_name.get(columns.split, ""),
     )
@@ -267,7 +280,7 @@ def read_ids(path: Path) -> dict[str, str]:
         UserError: as `open_table`, or an id is missing or occurs twice.
     """
     names: dict[str, str] = {}
-    for row in read_table(path):
+    for row in open_table(path, need_labels=False).rows:
         if not row.id or row.id in names:
             raise UserError(
                 f"{path} line {row.line}: id {row.id!r} is missing or there twice; "

@@ -1,6 +1,5 @@
 """The images that a command is given: a folder, or a csv that names them."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from trainables.data.file_finder import FileFinder, leading_folders
 from trainables.data.images import EXTENSIONS
 from trainables.data.listing import find_images, part_of, shortened
 from trainables.data.split_names import Look, split_of
-from trainables.data.tables import Columns, columns_of
+from trainables.data.tables import Columns, read_lines
 from trainables.errors import UserError
 
 FILENAME, LABEL = "filename", "label"
@@ -60,18 +59,8 @@ def read_table(path: Path, names_files: bool = True) -> Table:
     Raises:
         UserError: it cannot be read, lacks that column or holds no line.
     """
-    columns = columns_of(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=columns.separator, skipinitialspace=True)
-            next(reader, None)
-            rows = tuple(_cells(columns.names, line) for line in reader if any(line))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeError, csv.Error) as error:
-        raise UserError(
-            f"{path} cannot be read as csv ({error}); save it as UTF-8 text, comma-separated"
-        ) from None
+    columns, lines = read_lines(path)
+    rows = tuple(_cells(columns.names, line.cells) for line in lines if any(line.cells))
 
     if names_files and not columns.file:
         found = ", ".join(columns.names) or "none"

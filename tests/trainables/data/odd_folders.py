@@ -105,8 +105,7 @@ ODDITIES = [
         "seg_train/seg_train train 10\n"
         "seg_test/seg_test test 4\n"
         "seg_pred left out 3 (no folder of the layout)\n"
-        "- 3 outside the folders in use, seg_pred/seg_pred/0.jpg\n"
-        "note: 3 images outside train, val and test are left out",
+        "- 3 outside the folders in use, seg_pred/seg_pred/0.jpg",
     ),
     Odd(
         "train2017 and val2017",
@@ -264,8 +263,7 @@ ODDITIES = [
         expected="folder per class: cat dog\n"
         "train train 10\n"
         ". left out 1 (beside the folders in use)\n"
-        "- 1 outside the folders in use, preview.jpg\n"
-        "note: 1 images outside train, val and test are left out",
+        "- 1 outside the folders in use, preview.jpg",
     ),
     Odd(
         "train, test and unlabeled",
@@ -278,8 +276,7 @@ ODDITIES = [
         "train train 10\n"
         "test test 2\n"
         "unlabeled left out 6 (no folder of the layout)\n"
-        "- 6 outside the folders in use, unlabeled/0.jpg\n"
-        "note: 6 images outside train, val and test are left out",
+        "- 6 outside the folders in use, unlabeled/0.jpg",
     ),
     Odd(
         "two training folders",

@@ -13,6 +13,7 @@ from PIL import Image
 
 from trainables.data import DataConfig, DataSet, Split, inspect, load_dataset
 from trainables.data.layouts import read_layout
+from trainables.data_summary import LeftOut
 from trainables.errors import UserError
 
 CLASSES = ("ant", "bee", "cat")
@@ -261,12 +262,14 @@ def test_hidden_and_other_files_are_ignored_and_links_followed(tmp_path: Path) -
     assert len(read_layout(root).files) == 30
 
 
-def test_images_outside_the_parts_are_noted(tmp_path: Path) -> None:
+def test_images_outside_the_parts_are_left_out_and_said_once(tmp_path: Path) -> None:
     root = make("classes train val", tmp_path / "set")
     paint(root / "preview.png")
     data = load(root)
     assert len(data.train.images) == 39
-    assert "1 images outside train, val and test are left out" in data.summary.notes
+    expected = (LeftOut("outside the folders in use", 1, "preview.png"),)
+    assert data.summary.left_out == expected
+    assert data.summary.notes == ()
 
 
 # fingerprint

@@ -1,0 +1,137 @@
+"""Images and masks told apart by the words in their names, and the keys by which both find each
+other."""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["image", "mask"]
+KindAndKey = tuple[Kind, str]
+
+_MASK_WORDS = r"masks?|labels?|L|gt|GT|seg|segmentation|groundtruth|annot|annotations?"
+_MASK_STEM = re.compile(rf"(.+)[_-](?:{_MASK_WORDS})")
+_IMAGE_STEM = re.compile(r"(.+)[_-](?:sat|image|img|im|rgb)")
+_MASK_FOLDER = re.compile(rf"(.+?)[_-]?(?:{_MASK_WORDS})")
+FOLDERS: tuple[dict[str, Kind], ...] = (
+    {
+        "images": "image",
+        "image": "image",
+        "imgs": "image",
+        "masks": "mask",
+        "mask": "mask",
+        "labels": "mask",
+        "annotations": "mask",
+    },
+    {
+        "img": "image",
+        "jpegimages": "image",
+        "label": "mask",
+        "annotation": "mask",
+        "annots": "mask",
+        "gt": "mask",
+        "groundtruth": "mask",
+        "ground_truth": "mask",
+        "segmentation": "mask",
+        "segmentationclass": "mask",
+    },
+)
+"""Names of folders of images and of masks. Those of the first version come first: a path that has
+one of them keeps its role."""
+
+
+@dataclass(frozen=True)
+class PairedFiles:
+    """Images and masks of a folder by the key that both share, such as "train/0000"."""
+
+    images: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, str] = field(default_factory=dict)
+    twice: tuple[tuple[str, str], ...] = ()
+    """Two images, or two masks, of one key."""
+    lists: dict[str, str] | None = None
+    """Key -> part ("" for none), where files of the layout name the parts."""
+    masks_needed: bool = True
+    """An image without a mask is a mistake; where it is not, such images are left out."""
+
+    @property
+    def pairs(self) -> int:
+        """Number of images that have a mask."""
+        return len(self.images.keys() & self.masks.keys())
+
+
+def paired(files: Sequence[str], key_of: Callable[[str], KindAndKey | None]) -> PairedFiles:
+    """Pairs files by key, and those that are left by their keys without words such as _mask.
+
+    Args:
+        key_of: file -> its kind and key; None for a file that the layout does not look at.
+    """
+    found: dict[Kind, dict[str, str]] = {"image": {}, "mask": {}}
+    twice: list[tuple[str, str]] = []
+    for file in files:
+        kind_and_key = key_of(file)
+        if kind_and_key is None:
+            continue
+        kind, key = kind_and_key
+        other = found[kind].setdefault(key, file)
+        if other != file:
+            twice.append((other, file))
+
+    images = found["image"]
+    masks = found["mask"]
+    image_of = _alone_by_bare_key("image", images, masks)
+    mask_of = _alone_by_bare_key("mask", masks, images)
+    for bare in image_of.keys() & mask_of.keys():
+        masks[image_of[bare]] = masks.pop(mask_of[bare])
+    return PairedFiles(images, masks, tuple(twice))
+
+
+def _alone_by_bare_key(
+    kind: Kind, files: dict[str, str], partners: dict[str, str]
+) -> dict[str, str]:
+    """Bare key -> key, of the files without partner that no other shares it with."""
+    keys: dict[str, list[str]] = defaultdict(list)
+    for key in files.keys() - partners.keys():
+        keys[bare_key(kind, key)].append(key)
+    return {bare: found[0] for bare, found in keys.items() if len(found) == 1}
+
+
+def bare_key(kind: Kind, key: str) -> str:
+    """The key without the word that says what it is: "train/a_mask" -> "train/a"."""
+    folder, slash, stem = key.rpartition("/")
+    pattern = _MASK_STEM if kind == "mask" else _IMAGE_STEM
+    match = pattern.fullmatch(stem)
+    return f"{folder}{slash}{match[1]}" if match else key
+
+
+def without_ending(file: str) -> str:
+    """The path without the ending of its name: "a/b.png" -> "a/b"."""
+    folder, slash, name = file.rpartition("/")
+    return f"{folder}{slash}{Path(name).stem}"
+
+
+def folders_of(files: Sequence[str]) -> set[str]:
+    """All folders with images, and the folders around them."""
+    folders: set[str] = set()
+    for folder in {file.rpartition("/")[0] for file in files}:
+        names = folder.split("/")
+        for depth in range(1, len(names) + 1):
+            folders.add("/".join(names[:depth]))
+    return folders
+
+
+def described_folder(folder: str, folders: set[str]) -> str | None:
+    """The folder whose masks are in `folder`: of "trainannot/a" it is "train/a".
+
+    None where no folder on the path is named after another one beside it.
+    """
+    names = folder.split("/")
+    for position, name in enumerate(names):
+        match = _MASK_FOLDER.fullmatch(name)
+        if match is None:
+            continue
+        start = [*names[:position], match[1]]
+        if "/".join(start) in folders:
+            return "/".join([*start, *names[position + 1 :]])
+    return None
