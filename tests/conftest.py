@@ -25,6 +25,34 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+LONG = (
+    "test_tracker",
+    "test_study",
+    "test_cli",
+    "test_ray_tune",
+    "test_recorded",
+    "test_sync",
+    "test_distributed",
+    "test_export",
+    "test_searches",
+    "test_commands",
+    "test_carving",
+    "test_warm_start",
+    "test_seen",
+    "test_journal",
+    "test_layers",
+    "test_plot_worker",
+    "test_embedded",
+)
+"""Files that take longest, the longest first. A process gets whole files: a long one at the end
+would leave the other processes without work."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     import torch

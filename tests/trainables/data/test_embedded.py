@@ -14,13 +14,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from trainables.data import DataConfig, DataSet, Split, glyphs, inspect, load_dataset
 from trainables.data.glyphs import FACES, GlyphPlan
+from trainables.files import default_cache_dir
 
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def cache() -> Path:
+    """The stores of all tests: letters take twenty seconds to draw."""
+    return default_cache_dir()
 
 
 @pytest.fixture(scope="module")

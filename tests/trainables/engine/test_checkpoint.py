@@ -66,10 +66,7 @@ def partials(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in (BEST, LAST) else pytest.param(name, marks=pytest.mark.slow)
-        for name in WRITTEN
-    ],
+    [name if name == LAST else pytest.param(name, marks=pytest.mark.slow) for name in WRITTEN],
 )
 def test_next_start_removes_what_a_kill_left(tmp_path: Path, name: str) -> None:
     killed = subprocess.run(

@@ -20,7 +20,7 @@ from PIL import Image
 from tests import REPO
 from tests.commands import LOCAL_TOY, NO_SERVER, SCRIPT, Call, left_in
 from tests.disks import fill, small_disk
-from tests.studies import reports
+from tests.studies import finished, reports
 from trainables.errors import UserError
 from tune.command_line import command, replay_command
 from tune.study.events import EventLog
@@ -290,7 +290,7 @@ def test_a_disk_that_fills_up_in_the_middle(
     assert again.code in (1, 2)
     (disk / "filler").unlink()
     assert call(*command).code == 0
-    assert call(*LOCAL_TOY, "6", "--storage", str(tmp_path / "roomy")).code == 0
+    finished(tmp_path / "roomy", 6)
     assert reports(disk) == reports(tmp_path / "roomy")
 
 
@@ -424,48 +424,35 @@ def test_help_names_every_option_on_a_narrow_terminal(
     assert "ssl: BYOL pre-training" in said.out
 
 
-def test_plan_from_any_directory_runs_and_writes_nothing(tmp_path: Path) -> None:
-    small = [
-        "--set",
-        "train.epoch_images=128",
-        "--set",
-        "head.hidden_size=64",
-        "--set",
-        "val.probe_steps=0",
-    ]
-    words = [
-        sys.executable,
-        SCRIPT,
-        "ssl",
-        "--plan",
-        "--trials",
-        "7",
-        "--set",
+def test_plan_runs_and_writes_nothing(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    pinned = (
         "optim.name=sgd",
-        "--set",
         "optim.lr=0.2",
-        *small,
-    ]
-    wide = os.environ | {"COLUMNS": "200"}
-    done = subprocess.run(
-        words, cwd=tmp_path, env=wide, capture_output=True, text=True, timeout=200, check=False
+        "train.epoch_images=128",
+        "head.hidden_size=64",
+        "val.probe_steps=0",
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "preset tiny, 7 trials" in done.stdout
-    assert re.search(r"^optim.lr +0.2 +pinned *$", done.stdout, re.MULTILINE)
+    words = [word for pin in pinned for word in ("--set", pin)]
+    said = call("ssl", "--plan", "--trials", "7", *words)
+    assert (said.code, said.err) == (0, "")
+    assert "preset tiny, 7 trials" in said.out
+    assert re.search(r"^optim.lr +0.2 +pinned *$", said.out, re.MULTILINE)
     assert re.search(
         r"^schedule.warmup_frac +0.1 +0.01 to 0.2  \(schedule.name=warmup_cosine\) *$",
-        done.stdout,
+        said.out,
         re.MULTILINE,
     )
-    assert re.search(r"estimate from one profiled step \(\d+ ms\) and one validation", done.stdout)
-    epochs = int(re.findall(r"; (\d+) epochs in all$", done.stdout, re.MULTILINE)[0])
-    total = int(re.findall(r" (\d+) epochs with pruning and 12 repeats", done.stdout)[0])
+    assert re.search(r"estimate from one profiled step \(\d+ ms\) and one validation", said.out)
+    epochs = int(re.findall(r"; (\d+) epochs in all$", said.out, re.MULTILINE)[0])
+    total = int(re.findall(r" (\d+) epochs with pruning and 12 repeats", said.out)[0])
     assert 13 * epochs < total < 19 * epochs  # trial 0 and the repeats; 6 trials may be pruned
     assert list(tmp_path.iterdir()) == []
 
 
-def test_local_never_imports_ray(tmp_path: Path) -> None:
+def test_local_from_any_directory_never_imports_ray(tmp_path: Path) -> None:
     program = f"""
         import os, runpy, sys
         leave = os._exit

@@ -213,8 +213,9 @@ def test_a_bug_costs_its_trials_and_no_others(unlucky: tuple[Study, Killer]) -> 
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in sound)
 
 
+@pytest.mark.slow  # test_cli.py fills a disk at four moments of a search in one process
 @pytest.mark.usefixtures("_two_processes")
-@pytest.mark.parametrize("after", [4, pytest.param(9, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("after", [4, 9])
 def test_a_full_disk_ends_the_search_and_loses_nothing(tmp_path: Path, after: int) -> None:
     count = 0
 

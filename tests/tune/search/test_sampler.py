@@ -211,7 +211,7 @@ def test_suggestions_are_optunas() -> None:
         optuna.create_study(direction="maximize", sampler=kind(3))
         for kind in (SeededTPE, Reference)
     )
-    for one, other in zip(grow(ours, 150), grow(reference, 150, positions=True), strict=True):
+    for one, other in zip(grow(ours, 80), grow(reference, 80, positions=True), strict=True):
         assert one.keys() == other.keys()
         for name, value in one.items():  # a position and back costs the last digits
             assert value == (

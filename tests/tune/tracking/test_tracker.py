@@ -213,7 +213,9 @@ def test_data_set_is_an_input_of_the_study_and_named_in_each_run(storage):
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 6))]
+)
 def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkeypatch):
     """Cut the log at random places; at each, a tracker dies before, within or after its writes, and
     a new one goes on."""
