@@ -54,6 +54,7 @@ POLICIES = [
 ] + [
     ("everything", EVERYTHING),
     ("everything-trivial", replace(EVERYTHING, trivial=True)),
+    ("everything-jitter-last", replace(EVERYTHING, jitter_first=False)),
     ("rotation-only", AugmentConfig(rotate=180.0)),
     (
         "colour-only",
