@@ -23,7 +23,7 @@ from tune.execution.runtimes import LocalRuntime
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
 from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
-from tune.search.pruner import rungs
+from tune.search.rungs import rungs
 from tune.search.space import describe, show
 from tune.study.manifest import Manifest
 from tune.study.rules import RepeatRule

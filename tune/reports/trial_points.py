@@ -11,7 +11,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from tune.search.pruner import rungs
+from tune.search.rungs import rungs
 from tune.study.record import Record, Run
 
 
@@ -47,7 +47,8 @@ class ParameterAxis:
 def first_rung(record: Record) -> int | None:
     """The epoch at which trials are first compared; None where trials have one epoch."""
     epochs = int(record.manifest.base["train.epochs"])
-    return next(iter(rungs(epochs)), None)
+    version = int(record.manifest.rules["rungs"])
+    return next(iter(rungs(epochs, version)), None)
 
 
 def trial_points(record: Record) -> list[TrialPoint]:

@@ -7,57 +7,68 @@ from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-RUNGS = ((6, 4), (2, 2))
-"""(part of the epochs, part of the trials): after a sixth of the epochs the best quarter continues,
-at half of them the better half."""
+from tune.search.rungs import LATEST, RULES, Rung, check_rung, epochs_of, rungs_of
+
 _STOPPED = "stopped_at_epoch"  # attribute of a stopped trial: the epoch
 
 
-def rungs(epochs: int) -> dict[int, int]:
-    """Epoch at which a trial is compared -> one in so many continues (the paper's eta). The last
-    epoch is no rung."""
-    found: dict[int, int] = {}
-    for part, factor in RUNGS:
-        found.setdefault(math.ceil(epochs / part), factor)
-    return {epoch: factor for epoch, factor in found.items() if epoch < epochs}
-
-
 class DurableHalving(BasePruner):
-    """Stops a trial that is not among the best quarter, or half, of those that have reached its
-    rung; the first ones must be the best so far.
+    """Stops a trial that is not among the best of those that have reached its rung; the first ones
+    must be the best so far.
 
     Optuna's `SuccessiveHalvingPruner` records that a trial has reached a rung before it decides.
     After a kill in between it takes the trial for one that has passed. Here the stop is recorded
     first, so that asking again gives the first answer, whichever trials have come since.
 
+    Rungs are fractions of a trial's own epochs: where a space searches their number, trials are
+    compared at the same place of their schedules.
+
     Args:
         epochs: epochs of a trial that runs to the end.
+        version: version of the rule (`tune.search.rungs.RULES`).
     """
 
-    def __init__(self, epochs: int) -> None:
-        self._rungs = rungs(epochs)
+    def __init__(self, epochs: int, version: int = LATEST) -> None:
+        self._epochs = epochs
+        self._version = version
+        self._rule = RULES[version]
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return whether the trial stops at its last reported epoch, and record the decision."""
         epoch = trial.last_step
-        if epoch not in self._rungs:
+        epochs = epochs_of(trial, self._epochs)
+        found = rungs_of(epochs, self._version)
+        rung = next((rung for rung in found if rung.epoch(epochs) == epoch), None)
+        if rung is None or epoch is None:
             return False
-        rung = f"completed_rung_{epoch}"
-        if rung in trial.system_attrs:
+        name = self._attribute(rung, epoch)
+        if name in trial.system_attrs:
             return trial.system_attrs.get(_STOPPED) == epoch
 
         value = trial.intermediate_values[epoch]
-        others = [
-            other.system_attrs[rung]
-            for other in study.get_trials(deepcopy=False)
-            if rung in other.system_attrs
-        ]
-        already_stopped = trial.system_attrs.get(_STOPPED) == epoch
-        stop = already_stopped or not _among_best(value, others, self._rungs[epoch])
+        trials = study.get_trials(deepcopy=False)
+        others = [other.system_attrs[name] for other in trials if name in other.system_attrs]
+        stop = trial.system_attrs.get(_STOPPED) == epoch
+        if not stop and not _among_best(value, others, rung.factor):
+            stop = not self._lets_pass(rung, found[-1], trial, trials)
         if stop:
             study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, epoch)
-        study._storage.set_trial_system_attr(trial._trial_id, rung, value)
+        study._storage.set_trial_system_attr(trial._trial_id, name, value)
         return stop
+
+    def _attribute(self, rung: Rung, epoch: int) -> str:
+        """Attribute of a trial that has reached the rung. Version 1 named it by the epoch."""
+        if self._version == 1:
+            return f"completed_rung_{epoch}"
+        return f"completed_rung_1/{rung.part}"
+
+    def _lets_pass(
+        self, rung: Rung, last: Rung, trial: FrozenTrial, trials: list[FrozenTrial]
+    ) -> bool:
+        """True where the rung stops nobody: the trial is one of the first, or the rung is off."""
+        if not rung.is_last and trial.number < self._rule.first_look:
+            return True
+        return self._rule.watched and check_rung(rung, last, trials, self._epochs).is_off
 
 
 def _among_best(value: float, others: list[float], factor: int) -> bool:

@@ -21,7 +21,7 @@ WINNER = "winner"
 
 FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "rungs": 1}
 """Rules of a study whose manifest names none."""
-CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 1}
+CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 2}
 """Rules of a new study."""
 
 SMALL_SPACE = 64
@@ -38,7 +38,7 @@ _KNOWN: dict[str, tuple[str | int, ...]] = {
     "repeats": tuple(REPEATS),
     "seeds": (1, 2),
     "sampler": (1, 2),
-    "rungs": (1,),
+    "rungs": (1, 2),
 }
 
 

@@ -46,7 +46,7 @@ class TrialDatabase:
             direction="maximize",
             load_if_exists=True,
             sampler=SeededTPE(_sampler_seed(manifest)),
-            pruner=DurableHalving(epochs),
+            pruner=DurableHalving(epochs, int(manifest.rules["rungs"])),
         )
         self._open: dict[int, Trial] = {}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tune.cli.plan import expected_epochs, total_epochs
-from tune.search.pruner import rungs
+from tune.search.rungs import rungs
 
 
 def counted(trials: int, all_rungs: dict[int, int], epochs: int) -> int:

@@ -18,7 +18,7 @@ from tests.toy import BUGGY, TOY
 from trainables.errors import UserError
 from tune.execution.ray_session import start_ray
 from tune.execution.replay import replay
-from tune.search.pruner import rungs
+from tune.search.rungs import rungs
 from tune.study.study import Study
 
 Event = dict[str, Any]

@@ -18,7 +18,7 @@ from tests.toy import TOY
 from tune.execution.local import search_locally
 from tune.execution.ray_session import start_ray
 from tune.execution.ray_tune import search
-from tune.search.pruner import rungs
+from tune.search.rungs import rungs
 from tune.search.space import as_json, describe
 from tune.study.study import Study
 

@@ -21,7 +21,8 @@ from tune.cli.console import Console
 from tune.execution.local import search_locally
 from tune.execution.trial import BASELINE_SEEDS
 from tune.reports.verdict import doubts
-from tune.search.pruner import DurableHalving, rungs
+from tune.search.pruner import DurableHalving
+from tune.search.rungs import rungs
 from tune.study.events import EventLog
 from tune.study.record import read_record
 from tune.study.rules import FIRST
