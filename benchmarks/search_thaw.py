@@ -41,23 +41,44 @@ MOST = 120  # observations
 @njit(cache=True)
 def inverse_normal(p):
     """Quantile of the normal distribution (Acklam's approximation, 1e-9 relative)."""
-    a = (-39.69683028665376, 220.9460984245205, -275.9285104469687, 138.3577518672690,
-         -30.66479806614716, 2.506628277459239)
-    b = (-54.47609879822406, 161.5858368580409, -155.6989798598866, 66.80131188771972,
-         -13.28068155288572)
-    c = (-0.007784894002430293, -0.3223964580411365, -2.400758277161838, -2.549732539343734,
-         4.374664141464968, 2.938163982698783)
+    a = (
+        -39.69683028665376,
+        220.9460984245205,
+        -275.9285104469687,
+        138.3577518672690,
+        -30.66479806614716,
+        2.506628277459239,
+    )
+    b = (
+        -54.47609879822406,
+        161.5858368580409,
+        -155.6989798598866,
+        66.80131188771972,
+        -13.28068155288572,
+    )
+    c = (
+        -0.007784894002430293,
+        -0.3223964580411365,
+        -2.400758277161838,
+        -2.549732539343734,
+        4.374664141464968,
+        2.938163982698783,
+    )
     d = (0.007784695709041462, 0.3224671290700398, 2.445134137142996, 3.754408661907416)
     if p < 0.02425:
         q = math.sqrt(-2 * math.log(p))
         return (((((c[0] * q + c[1]) * q + c[2]) * q + c[3]) * q + c[4]) * q + c[5]) / (
-            (((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1)
+            (((d[0] * q + d[1]) * q + d[2]) * q + d[3]) * q + 1
+        )
     if p > 1 - 0.02425:
         return -inverse_normal(1 - p)
     q = p - 0.5
     r = q * q
-    return (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5]) * q / (
-        ((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1)
+    return (
+        (((((a[0] * r + a[1]) * r + a[2]) * r + a[3]) * r + a[4]) * r + a[5])
+        * q
+        / (((((b[0] * r + b[1]) * r + b[2]) * r + b[3]) * r + b[4]) * r + 1)
+    )
 
 
 @njit(cache=True)
@@ -196,8 +217,19 @@ def observe(points, rows, seen, count, curves):
 
 @njit(cache=True)
 def search_thaw(
-    seed, pool_points, choices, curves, default, rungs, first_look, budget, looks,
-    by_model, thaws, cost_power, sampled
+    seed,
+    pool_points,
+    choices,
+    curves,
+    default,
+    rungs,
+    first_look,
+    budget,
+    looks,
+    by_model,
+    thaws,
+    cost_power,
+    sampled,
 ):
     """A search with the model.
 
@@ -251,8 +283,21 @@ def search_thaw(
                     top = z.max()
                 if by_model:
                     new, gain = best_new(
-                        points, state, seen, last, best, count, x, t, own, lower, alpha, choices,
-                        theta, top, sampled
+                        points,
+                        state,
+                        seen,
+                        last,
+                        best,
+                        count,
+                        x,
+                        t,
+                        own,
+                        lower,
+                        alpha,
+                        choices,
+                        theta,
+                        top,
+                        sampled,
                     )
                 else:
                     new = propose(points, state, seen, last, best, count, choices, True)

@@ -23,10 +23,11 @@ import numpy as np
 import optuna
 from optuna.samplers import TPESampler
 
-import tune.search.pruner
+import tune.search.rungs
 import tune.search.sampler
 from benchmarks.search_efficiency import OurStudy, race, ratio
 from benchmarks.search_tables import CURVES, Table, tables
+from tune.search.rungs import LATEST, RungRule
 from tune.search.sampler import SeededTPE
 
 TRIALS, SMALL = 100, 16
@@ -38,11 +39,12 @@ def at_random(sampler: SeededTPE, study: Any, trial: Any, name: str, distributio
 
 
 Change = tuple[Any, str, Any]
-"""Object, attribute, value."""
+"""Object, attribute, value; or dictionary, key, value."""
 RUNGS: dict[str, list[Change]] = {
-    f"{text}": [(tune.search.pruner, "RUNGS", value)]
+    f"{text}": [(tune.search.rungs.RULES, LATEST, RungRule(value))]
     for text, value in {
         "none": (),
+        "best quarter at 1/6, better half at 1/2 (version 1)": ((6, 4), (2, 2)),
         "best quarter at 1/6": ((6, 4),),
         "best third at 1/6": ((6, 3),),
         "best third at 1/6 and 1/2": ((6, 3), (2, 3)),
@@ -74,7 +76,7 @@ SAMPLER: dict[str, list[Change]] = {
 def measure(found: list[Table], changes: list[Change], seeds: int) -> np.ndarray:
     """Trials and epochs to the target, and the share of its epochs that a study of 16 trials
     saves."""
-    patches = [mock.patch.object(*change) for change in changes]
+    patches = [_patch(*change) for change in changes]
     for patch in patches:
         patch.start()
     try:
@@ -86,6 +88,12 @@ def measure(found: list[Table], changes: list[Change], seeds: int) -> np.ndarray
         )
     finally:
         mock.patch.stopall()
+
+
+def _patch(where: Any, name: Any, value: Any) -> Any:
+    if isinstance(where, dict):
+        return mock.patch.dict(where, {name: value})
+    return mock.patch.object(where, name, value)
 
 
 def saved(table: Table, seed: int) -> float:

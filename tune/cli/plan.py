@@ -23,7 +23,7 @@ from tune.execution.runtimes import LocalRuntime
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
 from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
-from tune.search.rungs import rungs
+from tune.search.rungs import RULES, rungs, rungs_of
 from tune.search.space import describe, show
 from tune.study.manifest import Manifest
 from tune.study.rules import RepeatRule
@@ -72,12 +72,13 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     for line in (prepared.start, *prepared.notes, *beginning(manifest.warm_start)):
         if line:
             out.print(line)
-    out.print(_rungs_line(config.train.epochs))
+    version = int(manifest.rules["rungs"])
+    out.print(_rungs_line(config.train.epochs, version))
 
     cost = profile(experiment, config, data)
     rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
     repeats = rule.configurations * (manifest.repeats or 0)
-    epochs = total_epochs(options.trial_count, repeats, config.train.epochs)
+    epochs = total_epochs(options.trial_count, repeats, config.train.epochs, version)
 
     device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"
     out.print(f"resources: {device} per trial, {cost.parameters / 1e6:.2f} M parameters")
@@ -126,12 +127,23 @@ def expectation(searches: int, trials: int, finals: int, comparison: Comparison)
     )
 
 
-def total_epochs(trials: int, repeats: int, epochs: int) -> float:
+def total_epochs(trials: int, repeats: int, epochs: int, version: int) -> float:
     """Estimate the epochs of a study: trial 0 and the repeats run to the end, other trials are
-    pruned."""
+    pruned, the first few of them not before they have been looked at.
+
+    Args:
+        version: version of the rungs.
+    """
     complete = (1 + repeats) * epochs
-    pruned = max(0, trials - 1) * expected_epochs(rungs(epochs), epochs)
-    return complete + pruned
+    pruned = max(0, trials - 1)
+    rule = RULES[version]
+    looked_at = min(pruned, max(0, rule.first_look - 1))
+
+    found = rungs_of(epochs, version)
+    every = {rung.epoch(epochs): rung.factor for rung in found}
+    late = {rung.epoch(epochs): rung.factor for rung in found if rung.stops(0, rule)}
+    first = looked_at * expected_epochs(late, epochs)
+    return complete + first + (pruned - looked_at) * expected_epochs(every, epochs)
 
 
 def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
@@ -226,14 +238,21 @@ def _range(condition: str, distribution: BaseDistribution) -> str:
     return f"{text}  ({condition})" if condition else text
 
 
-def _rungs_line(epochs: int) -> str:
+def _rungs_line(epochs: int, version: int) -> str:
+    found = rungs(epochs, version)
     conditions = [
         f"after epoch {epoch} if it is among the best {1 / factor:.0%} there"
-        for epoch, factor in rungs(epochs).items()
+        for epoch, factor in found.items()
     ]
     if not conditions:
         return "rungs: none"
-    return f"rungs: a trial continues {', '.join(conditions)}; {epochs} epochs in all"
+    line = f"rungs: a trial continues {', '.join(conditions)}; {epochs} epochs in all"
+    rule = RULES[version]
+    late = [rung.epoch(epochs) for rung in rungs_of(epochs, version) if rung.stops(0, rule)]
+    if rule.first_look:
+        before = f"before epoch {late[0]}" if late else "early"
+        line += f"; the first {rule.first_look} trials are not stopped {before}"
+    return line
 
 
 def _megabytes(path: Path) -> float:

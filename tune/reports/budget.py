@@ -3,6 +3,7 @@
 from collections import Counter
 
 from tune.formatting import duration
+from tune.search.rungs import Curve, check_rungs
 from tune.study.record import Record, Run
 
 
@@ -24,7 +25,29 @@ def budget_rows(record: Record) -> list[list[str]]:
     elapsed = _elapsed(runs)
     if elapsed is not None:
         costs["from the first start to the last end"] = elapsed
+    ranks = rung_lines(record)
+    if ranks:
+        costs["rank correlation of rungs with later values"] = "; ".join(ranks)
     return [[name, cost] for name, cost in costs.items()]
+
+
+def rung_lines(record: Record) -> list[str]:
+    """A line for each rung: how well it has ranked; none where the study does not watch them."""
+    epochs = int(record.manifest.base["train.epochs"])
+    version = int(record.manifest.rules["rungs"])
+    curves = [_curve(run, record.objective, epochs) for run in record.trials.values()]
+    checks = check_rungs(curves, epochs, version)
+    return [check.line(epochs) for check in checks]
+
+
+def _curve(run: Run, objective: str, epochs: int) -> Curve:
+    values = {
+        epoch: float(metrics[objective])
+        for epoch, metrics in zip(run.epochs, run.history, strict=True)
+        if metrics.get(objective) is not None
+    }
+    end = run.value if run.state == "COMPLETE" else None
+    return Curve(values, int(run.config.get("train.epochs", epochs)), end)
 
 
 def _states(trials: list[Run]) -> str:

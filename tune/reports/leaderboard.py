@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.formatting import DEFAULT, assignments
+from tune.reports.budget import rung_lines
 from tune.reports.marks import marks
 from tune.reports.selection import MARK, selection
 from tune.study.record import CONCLUSIONS, Record, read_record
@@ -35,6 +36,9 @@ def show_study(folder: Path, out: Console) -> None:
     if len(ranked) > _SHOWN:
         out.print(f"... and {len(ranked) - _SHOWN} more")
     out.print(_totals(record))
+    ranks = rung_lines(record)
+    if ranks:
+        out.print(f"rank correlation of rungs with later values: {'; '.join(ranks)}")
     chosen = selection(record, len(record.trials))
     if chosen is not None:
         out.print(f"{MARK} {chosen.sentence}")

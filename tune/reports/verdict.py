@@ -16,6 +16,8 @@ from tune.command_line import command
 from tune.reports.marks import marks
 from tune.reports.sampling_error import MISSING, outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance, welch
+from tune.search.pruner import curves_of
+from tune.search.rungs import check_rungs
 from tune.study.rules import FINALISTS, WINNER
 from tune.study.view import StudyView
 
@@ -247,6 +249,20 @@ def doubts(study: StudyView, storage: Path) -> list[str]:
     return found
 
 
+def _rungs_that_do_not_rank(study: StudyView, trials: list[FrozenTrial]) -> Iterator[str]:
+    manifest = study.manifest
+    epochs = int(manifest.base["train.epochs"])
+    curves = curves_of(trials, epochs)
+    for check in check_rungs(curves, epochs, int(manifest.rules["rungs"])):
+        if check.is_off:
+            yield (
+                f"the rung at epoch {check.rung.epoch(epochs)} is off, as its order says little "
+                f"about the end: rank correlation {check.correlation:.2f} over {check.trials} "
+                "trials that ran on; trials stopped there before may have been good ones, and "
+                "more epochs (--set train.epochs=...) move the rungs"
+            )
+
+
 def _doubts_about_search(
     study: StudyView, storage: Path, trials: list[FrozenTrial]
 ) -> Iterator[str]:
@@ -256,6 +272,8 @@ def _doubts_about_search(
             f"only {len(finished)} trials: fewer than {FEW_TRIALS} say little; "
             "give more with --trials"
         )
+
+    yield from _rungs_that_do_not_rank(study, trials)
 
     failed = sum(trial.state == TrialState.FAIL for trial in finished)
     if failed > len(finished) / 4:

@@ -2,12 +2,13 @@
 a kill cannot change."""
 
 import math
+from collections.abc import Sequence
 
 from optuna.pruners import BasePruner
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from tune.search.rungs import LATEST, RULES, Rung, check_rung, epochs_of, rungs_of
+from tune.search.rungs import LATEST, RULES, Curve, Rung, check_rung, rungs_of
 
 _STOPPED = "stopped_at_epoch"  # attribute of a stopped trial: the epoch
 
@@ -36,9 +37,9 @@ class DurableHalving(BasePruner):
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Return whether the trial stops at its last reported epoch, and record the decision."""
         epoch = trial.last_step
-        epochs = epochs_of(trial, self._epochs)
-        found = rungs_of(epochs, self._version)
-        rung = next((rung for rung in found if rung.epoch(epochs) == epoch), None)
+        epochs = _epochs_of(trial, self._epochs)
+        found = [rung for rung in rungs_of(epochs, self._version) if rung.epoch(epochs) == epoch]
+        rung = found[0] if found else None
         if rung is None or epoch is None:
             return False
         name = self._attribute(rung, epoch)
@@ -50,7 +51,7 @@ class DurableHalving(BasePruner):
         others = [other.system_attrs[name] for other in trials if name in other.system_attrs]
         stop = trial.system_attrs.get(_STOPPED) == epoch
         if not stop and not _among_best(value, others, rung.factor):
-            stop = not self._lets_pass(rung, found[-1], trial, trials)
+            stop = not self._lets_pass(rung, trial, trials)
         if stop:
             study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, epoch)
         study._storage.set_trial_system_attr(trial._trial_id, name, value)
@@ -62,13 +63,33 @@ class DurableHalving(BasePruner):
             return f"completed_rung_{epoch}"
         return f"completed_rung_1/{rung.part}"
 
-    def _lets_pass(
-        self, rung: Rung, last: Rung, trial: FrozenTrial, trials: list[FrozenTrial]
-    ) -> bool:
+    def _lets_pass(self, rung: Rung, trial: FrozenTrial, trials: list[FrozenTrial]) -> bool:
         """True where the rung stops nobody: the trial is one of the first, or the rung is off."""
-        if not rung.is_last and trial.number < self._rule.first_look:
+        if not rung.stops(trial.number, self._rule):
             return True
-        return self._rule.watched and check_rung(rung, last, trials, self._epochs).is_off
+        if not self._rule.watched:
+            return False
+        return check_rung(rung, curves_of(trials, self._epochs), self._version).is_off
+
+
+def curves_of(trials: Sequence[FrozenTrial], epochs: int) -> list[Curve]:
+    """Trials as the check of rungs sees them.
+
+    Args:
+        epochs: of the study.
+    """
+    return [
+        Curve(trial.intermediate_values, _epochs_of(trial, epochs), _end(trial)) for trial in trials
+    ]
+
+
+def _end(trial: FrozenTrial) -> float | None:
+    return trial.value if trial.state == TrialState.COMPLETE else None
+
+
+def _epochs_of(trial: FrozenTrial, epochs: int) -> int:
+    """Epochs of a trial that runs to its end: those of the study, unless they are searched."""
+    return int(trial.params.get("train.epochs", epochs))
 
 
 def _among_best(value: float, others: list[float], factor: int) -> bool:

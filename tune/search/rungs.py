@@ -2,18 +2,17 @@
 rank."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from optuna.trial import FrozenTrial, TrialState
-from scipy.stats import rankdata, spearmanr
+import numpy as np
 
 ENOUGH = 6
 """Trials that a rung is judged by, at least."""
 RANKS = 0.5
 """Rank correlation that a rung must have with the end of the training."""
-MARGIN = 0.5
+MARGIN = 1.0
 """Standard errors that it must be below that for the rung to be switched off."""
 
 
@@ -26,7 +25,10 @@ class RungRule:
     quarter continues. Ascending in time."""
 
     first_look: int = 0
-    """So many of the first trials are not stopped before the last rung."""
+    """So many of the first trials are looked at for longer."""
+
+    first_stop: int = 1
+    """They are not stopped before 1 / first_stop of their epochs."""
 
     watched: bool = False
     """A rung whose order is not that of the end is switched off."""
@@ -37,7 +39,13 @@ class RungRule:
 
 RULES = {
     1: RungRule(((6, 4), (2, 2))),
-    2: RungRule(((12, 2), (6, 3), (2, 2)), first_look=4, watched=True, later_counts=True),
+    2: RungRule(
+        ((12, 3), (6, 2), (4, 2), (2, 2)),
+        first_look=4,
+        first_stop=4,
+        watched=True,
+        later_counts=True,
+    ),
 }
 """Version -> rule."""
 LATEST = max(RULES)
@@ -51,7 +59,10 @@ class Rung:
     """1 / part of the epochs have passed."""
     factor: int
     """One trial in so many continues (the paper's eta)."""
-    is_last: bool
+
+    def stops(self, number: int, rule: RungRule) -> bool:
+        """True where the rung may stop this trial: it is none of the first, or old enough."""
+        return number >= rule.first_look or self.part <= rule.first_stop
 
     def epoch(self, epochs: int) -> int:
         """The epoch, from 1, at which a trial of so many epochs is compared."""
@@ -67,8 +78,7 @@ def rungs_of(epochs: int, version: int) -> list[Rung]:
         is_taken = epoch in kept and not rule.later_counts
         if epoch < epochs and not is_taken:
             kept[epoch] = (part, factor)
-    last = list(kept.values())[-1:]
-    return [Rung(part, factor, (part, factor) in last) for part, factor in kept.values()]
+    return [Rung(part, factor) for part, factor in kept.values()]
 
 
 def rungs(epochs: int, version: int = LATEST) -> dict[int, int]:
@@ -76,13 +86,16 @@ def rungs(epochs: int, version: int = LATEST) -> dict[int, int]:
     return {rung.epoch(epochs): rung.factor for rung in rungs_of(epochs, version)}
 
 
-def epochs_of(trial: FrozenTrial, epochs: int) -> int:
-    """Epochs of a trial that runs to its end.
+@dataclass(frozen=True)
+class Curve:
+    """A trial as far as it came."""
 
-    Args:
-        epochs: of the study, unless they are searched.
-    """
-    return int(trial.params.get("train.epochs", epochs))
+    values: Mapping[int, float]
+    """Epoch -> objective."""
+    epochs: int
+    """Epochs of its training, had it run to the end."""
+    end: float | None
+    """Objective of a completed trial; None: it runs, or did not end so."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +104,19 @@ class RungCheck:
 
     rung: Rung
     trials: int
-    """Trials that ran on: to the last rung, or to the end where the rung is the last."""
+    """Trials that ran on."""
     correlation: float | None
     """Rank correlation between their values at the rung and there, corrected for the trials that
     the rung has kept out; None below three trials."""
 
     @property
     def is_off(self) -> bool:
-        """True where the correlation is below .5 by more than half its standard error."""
+        """True where the correlation is below .5 by more than its standard error."""
         if self.correlation is None or self.trials < ENOUGH:
             return False
         error = 1 / math.sqrt(self.trials - 3)
         clipped = min(max(self.correlation, -0.999), 0.999)
         return math.atanh(clipped) + MARGIN * error < math.atanh(RANKS)
-
 
     def line(self, epochs: int) -> str:
         """The check in words, for trials of so many epochs."""
@@ -117,73 +129,68 @@ class RungCheck:
         return f"{epoch}: {ranks}"
 
 
-def check_rungs(trials: Sequence[FrozenTrial], epochs: int, version: int) -> list[RungCheck]:
+def check_rungs(curves: Sequence[Curve], epochs: int, version: int) -> list[RungCheck]:
     """Checks of all rungs of a study; none where the version does not watch them."""
     if not RULES[version].watched:
         return []
-    found = rungs_of(epochs, version)
-    return [check_rung(rung, found[-1], trials, epochs) for rung in found]
+    return [check_rung(rung, curves, version) for rung in rungs_of(epochs, version)]
 
 
-def check_rung(rung: Rung, last: Rung, trials: Sequence[FrozenTrial], epochs: int) -> RungCheck:
-    """Compare the order at a rung with the order at the last one, or that of the last rung with the
-    order of the completed trials.
+def check_rung(rung: Rung, curves: Sequence[Curve], version: int) -> RungCheck:
+    """Compare the order at a rung with the order later: where the first trials may be stopped for
+    the first time, or at the end if the rung is no earlier than that.
 
     Only trials that ran on have both values, and most of those were the best at the rung: within
     so narrow a range a correlation is low even where the rung ranks well. It is corrected for this
     (Thorndike 1949, case 2): values become normal scores, those at the rung among all trials that
     reached it.
     """
+    rule = RULES[version]
     at_rung: list[float] = []
-    pairs: list[tuple[int, float]] = []
-    for trial in trials:
-        own_epochs = epochs_of(trial, epochs)
-        value = trial.intermediate_values.get(rung.epoch(own_epochs))
-        if value is None or math.isnan(value):
+    places: list[int] = []
+    later: list[float] = []
+    for curve in curves:
+        value = curve.values.get(rung.epoch(curve.epochs), math.nan)
+        if math.isnan(value):
             continue
-        later = _later(trial, last, own_epochs, is_last=rung == last)
-        if later is not None and not math.isnan(later):
-            pairs.append((len(at_rung), later))
+        then = curve.end
+        if not rung.stops(0, rule):
+            then = curve.values.get(math.ceil(curve.epochs / rule.first_stop))
+        if then is not None and not math.isnan(then):
+            places.append(len(at_rung))
+            later.append(then)
         at_rung.append(value)
 
-    if len(pairs) < 3:
-        return RungCheck(rung, len(pairs), None)
+    if len(places) < 3:
+        return RungCheck(rung, len(places), None)
     scores = normal_scores(at_rung)
-    kept = [scores[place] for place, _ in pairs]
-    correlation = range_corrected(kept, [later for _, later in pairs], scores)
-    return RungCheck(rung, len(pairs), correlation)
+    correlation = range_corrected(scores[places], normal_scores(later), scores)
+    return RungCheck(rung, len(places), correlation)
 
 
-def _later(trial: FrozenTrial, last: Rung, epochs: int, *, is_last: bool) -> float | None:
-    if not is_last:
-        return trial.intermediate_values.get(last.epoch(epochs))
-    return trial.value if trial.state == TrialState.COMPLETE else None
-
-
-def range_corrected(
-    kept: Sequence[float], later: Sequence[float], scores: Sequence[float]
-) -> float | None:
-    """Rank correlation of `kept` and `later` as it would be if none of `scores` had been left out.
+def range_corrected(kept: np.ndarray, later: np.ndarray, scores: np.ndarray) -> float | None:
+    """Correlation of `kept` and `later` as it would be if none of `scores` had been left out.
 
     Args:
-        kept: scores of the trials that ran on.
-        later: what became of them.
-        scores: scores of all trials.
+        kept: (K,) scores of the trials that ran on.
+        later: (K,) scores of what became of them.
+        scores: (N,) scores of all trials.
+    Returns:
+        None where all scores of a kind are equal.
     """
-    if len(set(kept)) < 2 or len(set(later)) < 2:
+    if np.ptp(kept) == 0 or np.ptp(later) == 0:
         return None
-    observed = float(spearmanr(kept, later).statistic)
-    ratio = _spread(scores) / _spread(kept)
+    observed = float(np.corrcoef(kept, later)[0, 1])
+    ratio = float(scores.std() / kept.std())
     return observed * ratio / math.sqrt(1 + observed**2 * (ratio**2 - 1))
 
 
-def normal_scores(values: Sequence[float]) -> list[float]:
-    """Quantiles of the normal distribution at the ranks of the values."""
+def normal_scores(values: Sequence[float]) -> np.ndarray:  # (N,)
+    """Quantiles of the normal distribution at the ranks of the values; equal values share the mean
+    of their ranks."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    last_rank = count.cumsum()
+    ranks = last_rank - (count - 1) / 2
     normal = NormalDist()
-    count = len(values)
-    return [normal.inv_cdf((rank - 0.5) / count) for rank in rankdata(values)]
-
-
-def _spread(values: Sequence[float]) -> float:
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    scores = [normal.inv_cdf((rank - 0.5) / len(values)) for rank in ranks]
+    return np.array(scores)[place]

@@ -20,7 +20,8 @@ def counted(trials: int, all_rungs: dict[int, int], epochs: int) -> int:
 def test_expected_epochs_are_those_of_a_study_that_is_counted(epochs: int) -> None:
     assert rungs(epochs)
     assert 0 < expected_epochs(rungs(epochs), epochs) < epochs
-    assert 64 * expected_epochs(rungs(epochs), epochs) == counted(64, rungs(epochs), epochs)
+    expected = counted(192, rungs(epochs), epochs)
+    assert 192 * expected_epochs(rungs(epochs), epochs) == pytest.approx(expected)
 
 
 def test_without_rungs_every_trial_runs_to_the_end() -> None:
@@ -28,7 +29,17 @@ def test_without_rungs_every_trial_runs_to_the_end() -> None:
 
 
 def test_first_trial_and_repeats_are_not_pruned() -> None:
-    assert rungs(12) == {2: 4, 6: 2}
-    assert total_epochs(trials=1, repeats=0, epochs=12) == 12
-    assert total_epochs(trials=1, repeats=4, epochs=12) == 5 * 12
-    assert total_epochs(trials=9, repeats=4, epochs=12) == 5 * 12 + counted(8, rungs(12), 12)
+    all_rungs = rungs(12, 1)
+    assert all_rungs == {2: 4, 6: 2}
+    assert total_epochs(1, 0, 12, 1) == 12
+    assert total_epochs(1, 4, 12, 1) == 5 * 12
+    assert total_epochs(9, 4, 12, 1) == 5 * 12 + counted(8, all_rungs, 12)
+
+
+def test_the_first_four_trials_are_not_stopped_before_a_quarter() -> None:
+    late = {3: 2, 6: 2}
+    assert rungs(12, 2) == {1: 3, 2: 2} | late
+    assert total_epochs(4, 0, 12, 2) == 12 + 3 * expected_epochs(late, 12)
+    assert total_epochs(28, 0, 12, 2) == pytest.approx(
+        12 + 3 * (3 + 3 / 2 + 6 / 4) + counted(24, rungs(12, 2), 12)
+    )

@@ -25,7 +25,7 @@ from tune.search.pruner import DurableHalving
 from tune.search.rungs import rungs
 from tune.study.events import EventLog
 from tune.study.record import read_record
-from tune.study.rules import FIRST
+from tune.study.rules import CURRENT, FIRST
 from tune.study.study import Study
 from tune.study.work import Outcome, Work
 
@@ -65,7 +65,7 @@ def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storag
 def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
     """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/4)) (Li et
     al. 2020, algorithm 2)."""
-    study = open_study(tmp_path, 30, base={"train.epochs": 18})
+    study = open_study(tmp_path, 30, base={"train.epochs": 18}, rules=CURRENT | {"rungs": 1})
     seen: list[float] = []
     values = [0.5, 0.3, 0.6, 0.55, 0.7, 0.1, 0.65, 0.62, 0.71, 0.4, 0.9, 0.8]
     baseline = study.next_work()
@@ -354,7 +354,7 @@ def test_stops_equal_those_of_optunas_successive_halving() -> None:
     """Same values in the same interleaved order; rungs 1 and 2 of 4 epochs, each with a peer of its
     own, whose next rung is far."""
     rng = np.random.default_rng(0)
-    ours = optuna.create_study(direction="maximize", pruner=DurableHalving(4))
+    ours = optuna.create_study(direction="maximize", pruner=DurableHalving(4, 1))
     peers = {
         rung: optuna.create_study(
             direction="maximize",
@@ -383,7 +383,7 @@ def test_stops_equal_those_of_optunas_successive_halving() -> None:
 
 
 def test_a_stop_is_a_stop_and_a_pass_a_pass_when_asked_again() -> None:
-    study = optuna.create_study(direction="maximize", pruner=DurableHalving(5))
+    study = optuna.create_study(direction="maximize", pruner=DurableHalving(5, 1))
     first, worse, better = (study.ask() for _ in range(3))
     for trial, value in ((first, 0.5), (worse, 0.4), (better, 0.9)):
         trial.report(value, 1)
