@@ -37,6 +37,7 @@ from tune.study.manifest import Manifest
 from tune.study.planner import Planner
 from tune.study.rules import RepeatRule, derived_seed
 from tune.study.trials import TrialDatabase
+from tune.study.warm_turns import enqueued, next_point
 from tune.study.work import Outcome, State, Work, WorkId
 
 Observer = Callable[[dict[str, Any]], None]
@@ -181,9 +182,7 @@ class Study:
     def _reconcile(self) -> None:
         """Finish what a kill may have cut short: enqueue the first configurations, tell Optuna the
         ends that only the event log has, remove files of the last run that ended."""
-        warm_start = self.manifest.warm_start or {}
-        points = [point["params"] for point in warm_start.get("points", [])]
-        self._database.enqueue([self._default(), *points])
+        self._database.enqueue([self._default(), *enqueued(self.manifest.warm_start)])
 
         for number in self._database.running():
             self._database.reopen(number)
@@ -229,6 +228,7 @@ class Study:
         """
         with self._database.one_write():
             if interrupted is None or interrupted.trial is None:
+                self._take_warm_turn()
                 self._fresh.prepare_next()
                 trial = self._database.ask()
             else:
@@ -240,6 +240,14 @@ class Study:
             checkpoint = Path(work.directory) / BEST
             trial.set_user_attr("checkpoint", str(checkpoint.relative_to(self.directory)))
         return work
+
+    def _take_warm_turn(self) -> None:
+        """Enqueue a configuration of the earlier study where it is one's turn."""
+        if self._database.is_waiting():
+            return
+        point = next_point(self.manifest.warm_start, self._database.frozen())
+        if point is not None:
+            self._database.enqueue_next(point)
 
     def _repeat(self, work_id: WorkId) -> Work:
         assert work_id.trial is not None

@@ -1,5 +1,5 @@
-"""Warm start: after its default, a study tries the best configurations of an earlier study of the
-same experiment.
+"""Warm start: a study tries the best configurations of an earlier study of the same experiment, in
+turn with its own (`warm_turns.py`).
 
     python tune/run.py ssl --study more --data path/to/more --warm-start ssl
 
@@ -21,6 +21,7 @@ from tune.study.manifest import read_manifest
 from tune.study.record import Record, read_record
 from tune.study.rules import leaders
 from tune.study.view import StudyView
+from tune.study.warm_turns import TURNS, warm_trials
 
 POINTS = 3
 """Configurations that are taken over: of 16 trials, more would leave the search too few."""
@@ -36,7 +37,7 @@ def warm_start(
     pins: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The warm start as the manifest holds it: {"study": name, "points": [{"trial", "value",
-    "params"}, best first], "notes": what did not fit}.
+    "params"}, best first], "turns": numbers of their trials, "notes": what did not fit}.
 
     Args:
         wanted: name of the earlier study.
@@ -67,7 +68,7 @@ def warm_start(
         taken.append(params)
         points.append({"trial": number, "value": record.completed[number], "params": params})
         notes += [f"{wanted}/{number}: {note}" for note in nearest.all_notes(record.manifest.space)]
-    return {"study": wanted, "points": points, "notes": notes}
+    return {"study": wanted, "points": points, "turns": list(TURNS), "notes": notes}
 
 
 def _kept(study: Path, wanted: str) -> dict[str, Any] | None:
@@ -114,7 +115,11 @@ def beginning(manifest_value: dict[str, Any] | None) -> list[str]:
         return [f"warm start: the best of {study} is the default, which is trial 0 anyway"]
     shown = ", ".join(f"{study}/{point['trial']}" for point in points)
     notes = [f"note: {note}" for note in manifest_value["notes"]]
-    return [f"warm start: after the default, trials 1 to {len(points)} are {shown}", *notes]
+    when = f"after the default, trials 1 to {len(points)} are {shown}"
+    if "turns" in manifest_value:
+        turns = ", ".join(map(str, manifest_value["turns"][: len(points)]))
+        when = f"trials {turns} are {shown}, while they beat the median of the others"
+    return [f"warm start: {when}", *notes]
 
 
 def worth(study: StudyView) -> str | None:
@@ -123,19 +128,21 @@ def worth(study: StudyView) -> str | None:
     start = study.manifest.warm_start
     if start is None or not start["points"]:
         return None
+    trials = study.frozen_trials()
     values = {
         trial.number: trial.value
-        for trial in study.frozen_trials()
+        for trial in trials
         if trial.state == TrialState.COMPLETE and trial.value is not None
     }
-    last = len(start["points"])
-    warm = {number: value for number, value in values.items() if 0 < number <= last}
-    others = {number: value for number, value in values.items() if number > last}
+    taken = warm_trials(start, trials)
+    warm = {number: value for number, value in values.items() if number in taken}
+    others = {number: value for number, value in values.items() if number and number not in taken}
     if not warm:
-        return f"Warm start from {start['study']}: none of trials 1 to {last} ran to the end."
+        numbers = ", ".join(map(str, taken)) or "none"
+        return f"Warm start from {start['study']}: none of its trials ({numbers}) ran to the end."
 
     best = leaders(warm, 1)[0]
-    point = start["points"][best - 1]
+    point = taken[best]
     default = f"the default {values[0]:.4f}, " if 0 in values else ""
     rest = "no other trial did"
     if others:

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from tests.commands import LOCAL_TOY, Call, left_in
 from tests.studies import POOR, finish, finished, manifest
@@ -22,6 +22,7 @@ from tune.study.record import read_record
 from tune.study.rules import leaders
 from tune.study.study import Study
 from tune.study.warm_start import POINTS, warm_start, worth
+from tune.study.warm_turns import TURNS, enqueued, next_point, warm_trials
 
 
 @pytest.fixture
@@ -43,19 +44,60 @@ def start(storage: Path, trials: int, name: str = "new") -> Study:
     return Study.open(storage / name, TOY, changed, trials=trials, repeats=0)
 
 
-def test_the_best_other_than_the_default_come_after_it(earlier: Path) -> None:
+def test_the_best_other_than_the_default_come_in_turn(earlier: Path) -> None:
     record = read_record(earlier / "toy")
     best = [n for n in leaders(record.completed, 9) if n != 0][:POINTS]
     assert [p["trial"] for p in points(earlier)["points"]] == best
-    study = start(earlier, 6)
+    study = start(earlier, 7)
     search_locally(study, TOY)
     study.close()
     trials = study.frozen_trials()
-    assert len(trials) == 6
+    assert len(trials) == 7
     assert trials[0].params == {"optim.lr": 0.001, "schedule.name": "constant"}
     found = read_record(earlier / "toy").frozen_trials()
-    assert [t.params for t in trials[1 : POINTS + 1]] == [found[n].params for n in best]
-    assert trials[POINTS + 1].params not in [t.params for t in found]
+    taken = [trials[turn].params for turn in TURNS]
+    # POOR is beaten by all of them
+    assert taken == [found[n].params for n in best]
+    for number in (2, 4, 6):
+        assert trials[number].params not in [t.params for t in found]
+
+
+def trial_of(number: int, lr: float, value: float | None) -> FrozenTrial:
+    """A trial that completed, or was stopped where it has no value."""
+    state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+    trial = optuna.trial.create_trial(
+        state=state,
+        value=value,
+        params={"lr": lr},
+        distributions={"lr": optuna.distributions.FloatDistribution(0, 1)},
+    )
+    trial.number = number
+    return trial
+
+
+def test_points_that_mislead_are_left() -> None:
+    two = [{"params": {"lr": 0.9}}, {"params": {"lr": 0.8}}]
+    begun = {"points": two, "turns": [1, 3, 5]}
+    default = trial_of(0, 0.1, 0.5)
+    assert next_point(begun, []) is None
+    assert next_point(begun, [default]) == {"lr": 0.9}
+    own = trial_of(2, 0.2, 0.6)  # the median of the own ones is .55
+    for value, expected in ((0.56, {"lr": 0.8}), (0.55, None), (None, None)):
+        assert next_point(begun, [default, trial_of(1, 0.9, value), own]) == expected
+    good = [default, trial_of(1, 0.9, 0.7), own, trial_of(3, 0.8, 0.7), own]
+    good[4] = trial_of(4, 0.3, 0.1)
+    assert next_point(begun, good) is None  # all have been tried
+    assert list(warm_trials(begun, good)) == [1, 3]
+    assert next_point(begun, [default, own]) is None  # no turn
+
+
+def test_a_study_of_before_the_turns_enqueues_all() -> None:
+    two = [{"params": {"lr": 0.9}}, {"params": {"lr": 0.8}}]
+    assert enqueued({"points": two}) == [{"lr": 0.9}, {"lr": 0.8}]
+    assert enqueued({"points": two, "turns": [1]}) == enqueued(None) == []
+    assert next_point({"points": two}, [trial_of(0, 0.1, 0.5)]) is None
+    trials = [trial_of(0, 0.1, 0.5), trial_of(1, 0.9, 0.7), trial_of(2, 0.8, 0.2)]
+    assert list(warm_trials({"points": two}, trials)) == [1, 2]
 
 
 def test_what_does_not_fit_is_clipped_or_dropped_and_said(earlier: Path) -> None:
@@ -147,7 +189,7 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
     study.close()
     said = worth(study)
     values = study.completed
-    warm = {n: v for n, v in values.items() if 1 <= n <= POINTS}
+    warm = {n: v for n, v in values.items() if n in TURNS}
     best = max(warm, key=lambda n: (warm[n], -n))
     assert said is not None
     assert f"of trial {best} (trial " in said
@@ -155,7 +197,7 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
         f"is {warm[best]:.4f}, the best of {len(warm)} that ran to the end; "
         f"the default {values[0]:.4f}" in said
     )
-    others = [v for n, v in values.items() if n > POINTS]
+    others = [v for n, v in values.items() if n and n not in TURNS]
     assert f"the best of the {len(others)} others that did {max(others):.4f}." in said
     assert worth(read_record(earlier / "new")) == said
     assert worth(read_record(earlier / "toy")) is None
@@ -169,7 +211,7 @@ def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
     new = (*LOCAL_TOY, "5", "--study", "new")
     said = call(*new, "--warm-start", "toy")
     assert said.code == 0
-    assert "warm start: after the default, trials 1 to 3 are toy/" in said.out
+    assert "warm start: trials 1, 3, 5 are toy/" in said.out
     assert "Warm start from toy: val/top1 of trial " in said.out
     before = left_in(tmp_path / "runs/new")
     for words, shown in (

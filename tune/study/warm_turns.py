@@ -1,0 +1,72 @@
+"""The turns of a warm start: when the configurations of an earlier study are tried.
+
+They come between the study's own trials, and only while they are worth it: where the earlier study
+misleads, the second of them is not tried. A study whose manifest names no turns began under the
+earlier rule, by which all of them follow the default.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+TURNS = (1, 3, 5)
+"""Numbers of the trials that may be taken over."""
+
+WarmStart = Mapping[str, Any]
+
+
+def enqueued(start: WarmStart | None) -> list[dict[str, Any]]:
+    """Configurations that follow the default whatever comes of them."""
+    if start is None or "turns" in start:
+        return []
+    return [point["params"] for point in start["points"]]
+
+
+def next_point(start: WarmStart | None, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
+    """The configuration of the next trial, if it is one of the earlier study's.
+
+    Args:
+        start: the warm start as the manifest holds it.
+        trials: all trials so far.
+    Returns:
+        None where the search goes on by itself: it is no turn, all have been tried, or none of
+        those that have ended is above the median of the study's own completed trials.
+    """
+    if start is None or len(trials) not in start.get("turns", []):
+        return None
+    taken = warm_trials(start, trials)
+    if len(taken) == len(start["points"]):
+        return None
+
+    ended = [trials[number] for number in taken if trials[number].state.is_finished()]
+    own = [
+        _value(trial)
+        for trial in trials
+        if trial.state == TrialState.COMPLETE and trial.number not in taken
+    ]
+    if ended and own and max(map(_value, ended)) <= median(own):
+        return None
+    params: dict[str, Any] = start["points"][len(taken)]["params"]
+    return params
+
+
+def warm_trials(start: WarmStart, trials: Sequence[FrozenTrial]) -> dict[int, dict[str, Any]]:
+    """Trial -> the point that it was taken from: points are tried in their order."""
+    left = list(start["points"])
+    turns = start.get("turns", range(1, len(left) + 1))
+    found = {}
+    for trial in trials:
+        params = trial.params or trial.system_attrs.get("fixed_params", {})
+        if trial.number in turns and left and params == left[0]["params"]:
+            found[trial.number] = left.pop(0)
+    return found
+
+
+def _value(trial: FrozenTrial) -> float:
+    """Objective of a completed trial; a stopped one is below all."""
+    if trial.state != TrialState.COMPLETE or trial.value is None:
+        return -math.inf
+    return trial.value
