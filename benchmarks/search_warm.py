@@ -4,8 +4,8 @@ table, on the related pairs of `search_tables.py`.
     python benchmarks/search_warm.py --seeds 100
 
 Searches run one trial at a time to the end. The earlier study has 30 trials. `cold` begins with
-nothing, `enqueue` tries the best three after the default (sampler rule of `--warm-start` up to
-version 2), and the others use them as a prior that fades:
+nothing, `enqueue` tries the best three after the default (as `--warm-start` did), and the others use
+them as a prior that fades:
 
 - `in turn`: the points come as trials 1, 3 and 5; after the first, each only while those before it
   are above the median of the study's own trials.
