@@ -4,7 +4,7 @@ table, on the related pairs of `search_tables.py`.
     python benchmarks/search_warm.py --seeds 100
 
 Searches run one trial at a time to the end. The earlier study has 30 trials. `cold` begins with
-nothing, `enqueue` tries the best three after the default (as `--warm-start` did), and the others use
+nothing, `enqueue` tries the best three after the default (as `--warm-start` did); the others use
 them as a prior that fades:
 
 - `in turn`: the points come as trials 1, 3 and 5; after the first, each only while those before it
