@@ -259,7 +259,7 @@ def _search(study: Study, prepared: Prepared, options: Options) -> None:
 def _say_exhausted(study: Study, wanted: int, console: Console) -> None:
     """Say why there are fewer trials than were asked for."""
     ended = study.finished()
-    if study.is_exhausted and ended < wanted:
+    if study.is_exhausted and ended < wanted and not study.stopping:
         console.line(
             f"the search ends after {ended} trials, not {wanted}: "
             "the space has no other configuration; --set leaves out fewer"
