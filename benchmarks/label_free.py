@@ -1,0 +1,227 @@
+"""Records what measures without labels say of random configurations of `ssl`, beside what labels
+say.
+
+    apt-get download mate-backgrounds lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
+    for file in *.deb; do dpkg -x $file photos; done     # photographs, of Debian 12
+    python benchmarks/label_free.py photos --out record  # about 40 CPU-minutes
+
+A line of `record/runs.jsonl` is one training: a random configuration of the space of preset `tiny`,
+shorter than the preset, with a seed of its own. Four data sets take turns, so that a part of the
+record is of use, and it resumes where it ended. `label_free_report.py` reads it.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.label_free_judge import Judged
+from search_spaces.ssl import ssl
+from trainables.config import build
+from trainables.data import DataSet, load_dataset
+from trainables.engine.fit import fit
+from trainables.errors import TrialFailed
+from tune.execution.runtimes import LocalRuntime
+from tune.experiments import EXPERIMENTS
+
+RUNS = 40
+TILE = 64
+"""Side of a tile of a photograph, in px of the photograph at `HEIGHT`."""
+HEIGHT = 576
+PHOTOS = (
+    *("mate/nature/Aqua.jpg", "mate/nature/Blinds.jpg", "mate/nature/Dune.jpg"),
+    *("mate/nature/FreshFlower.jpg", "mate/nature/Garden.jpg", "mate/nature/GreenMeadow.jpg"),
+    *("mate/nature/LadyBird.jpg", "mate/nature/RainDrops.jpg", "mate/nature/Storm.jpg"),
+    *("mate/nature/TwoWings.jpg", "mate/nature/Wood.jpg", "mate/nature/YellowFlower.jpg"),
+    *("Bridge_by_Sander_Klootwijk.jpg", "Dragonfly_by_Bolly.jpg", "Kleiber_by_Lukas_Baubkus.jpg"),
+    *("Picture_0B_by_freespace.jpg", "Picture_1A_by_freespace.jpg", "Wine_by_Jakkub_Mede.jpg"),
+    *("aitzgorri_by_Aitzol_Berasategi.jpg", "free_by_Peter_Nerlich.jpg"),
+    *("friends_by_Aitzol_Berasategi.jpg", "greentock_by_Peter_Nerlich.jpg"),
+    *("life_by_Aitzol_Berasategi.jpg", "picosdeeuropa_by_Aitzol_Berasategi.jpg"),
+    *("seeding_by_Clements_Engelhardt.jpg", "sunset_by_Aitzol_Berasategi.jpg"),
+    "Infinite-Sea_by_Aury88.jpg",
+)
+"""Photographs under usr/share/backgrounds of the packages."""
+
+_SHORT: dict[str, Any] = {
+    "train.epochs": 6,
+    "val.collapse_epochs": 99,  # collapsed runs are part of the record
+    "val.probe_steps": 50,
+}
+TASKS: dict[str, dict[str, Any]] = {
+    "glyphs": {"data.up": "none", "data.image_size": 20, "train.epoch_images": 3200},
+    "digits": {"data.up": "none", "data.image_size": 16, "train.epoch_images": 1536},
+    "earth": {"data.up": "all", "data.image_size": 28, "train.epoch_images": 1280},
+    "photos": {"data.up": "horizontal", "data.image_size": 28, "train.epoch_images": 1280},
+}
+"""Data set -> differences from the preset `tiny`."""
+
+
+class Draw:
+    """Answers a search space at random, uniformly (on the log scale where asked)."""
+
+    def __init__(self, seed: int):
+        self.rng = np.random.default_rng(seed)
+        self.params: dict[str, Any] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        if log:
+            value = float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
+        else:
+            value = float(self.rng.uniform(low, high))
+        self.params[name] = float(f"{value:.4g}")
+        return self.params[name]
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        self.params[name] = int(self.rng.integers(low, high + 1))
+        return self.params[name]
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        self.params[name] = choices[int(self.rng.integers(len(choices)))]
+        return self.params[name]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", type=Path, help="folder of the unpacked packages")
+    parser.add_argument("--out", type=Path, default=Path("label_free"), help="folder of the record")
+    parser.add_argument("--runs", type=int, default=RUNS, help="configurations a data set")
+    parser.add_argument("--only", choices=TASKS, help="one data set")
+    parser.add_argument("--known", action="store_true", help="one good configuration, for a try")
+    options = parser.parse_args()
+
+    torch.set_num_threads(1)
+    tiles = options.out / "tiles"
+    if not tiles.exists():
+        cut_photographs(options.photos / "usr/share/backgrounds", tiles)
+    (options.out / "features").mkdir(exist_ok=True)
+
+    record = options.out / "runs.jsonl"
+    done = {(run["data"], run["number"]) for run in read(record)}
+    loaded: dict[str, DataSet] = {}
+    inputs: dict[str, Any] = {}
+    for number in range(1 if options.known else options.runs):
+        for data in [options.only] if options.only else TASKS:
+            if (data, number) in done and not options.known:
+                continue
+            params = KNOWN if options.known else configuration(data, number)
+            run = train(data, number, params, tiles, loaded, inputs, options.out / "features")
+            print(data, number, run["cpu_s"], run["epochs"][-1]["truth"], flush=True)
+            if options.known:
+                print(json.dumps(run, indent=1))
+                continue
+            with record.open("a") as file:
+                file.write(json.dumps(run) + "\n")
+
+
+KNOWN: dict[str, Any] = {
+    "optim.name": "adamw",
+    "optim.lr": 1.5e-3,
+    "optim.weight_decay": 1e-2,
+    "schedule.name": "warmup_cosine",
+    "head.tau0": 0.955,
+    "aug.policy": "glyphs",
+    "aug.crop_scale_min": 0.6,
+    "train.batch_size": 32,
+}
+
+
+def read(record: Path) -> list[dict[str, Any]]:
+    """Finished trainings; the last line may be cut off by a kill."""
+    runs = []
+    if record.exists():
+        for line in record.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                runs.append(json.loads(line))
+    return runs
+
+
+def configuration(data: str, number: int) -> dict[str, Any]:
+    """A random configuration of the space, flat."""
+    draw = Draw(10_000 * list(TASKS).index(data) + number)
+    ssl(draw, "tiny", up=TASKS[data]["data.up"])
+    return draw.params
+
+
+def train(
+    data: str,
+    number: int,
+    params: dict[str, Any],
+    tiles: Path,
+    loaded: dict[str, DataSet],
+    inputs: dict[str, Any],
+    features: Path,
+) -> dict[str, Any]:
+    """Train one configuration to its last epoch, judged after each."""
+    experiment = EXPERIMENTS["ssl"]
+    name = str(tiles) if data == "photos" else data
+    fixed = _SHORT | TASKS[data] | {"data.name": name, "seed": 1000 + number}
+    flips = {} if TASKS[data]["data.up"] != "none" else {"aug.hflip": 0.0}
+    config: Any = build(experiment.config, experiment.presets["tiny"] | fixed | flips | params)
+    if data not in loaded:
+        full = load_dataset(config.data, task="ssl")
+        loaded[data] = full if data == "glyphs" else capped(full)
+
+    torch.manual_seed(config.seed)
+    model = Judged(config, loaded[data], TASKS[data]["data.up"], inputs.setdefault(data, {}))
+    began = time.process_time()
+    model.judge()  # untrained
+    with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TrialFailed):
+        fit(model, config, LocalRuntime(Path(scratch), lambda epoch, metrics: True))
+
+    variants = model.compare_weights()
+    np.savez_compressed(features / f"{data}-{number}.npz", **model.features)
+    return {
+        "data": data,
+        "number": number,
+        "config": params,
+        "fixed": {key: value for key, value in fixed.items() if key != "data.name"} | flips,
+        "cpu_s": round(time.process_time() - began, 1),
+        "epochs": model.history,
+        "weights": variants,
+    }
+
+
+def capped(data: DataSet, limit: int = 500) -> DataSet:
+    """The data with at most `limit` images in gallery, val and test each, by even steps."""
+
+    def some(split: Any) -> Any:
+        step = max(1.0, len(split) / limit)
+        rows = np.arange(0, len(split), step).astype(np.int64)
+        return replace(split, indices=split.indices[rows])
+
+    assert data.gallery is not None
+    parts = {"gallery": some(data.gallery), "val": some(data.val), "test": some(data.test)}
+    return replace(data, **parts)
+
+
+def cut_photographs(packages: Path, root: Path) -> None:
+    """Write tiles that do not overlap, <part>/<photograph>/: of every five columns three are for
+    training, one for val and one for test."""
+    for name in PHOTOS:
+        with Image.open(packages / name) as image:
+            width = round(image.width * HEIGHT / image.height)
+            picture = image.convert("RGB").resize((width, HEIGHT), Image.Resampling.LANCZOS)
+        for column in range(width // TILE):
+            part = ("train", "val", "train", "test", "train")[column % 5]
+            for row in range(HEIGHT // TILE):
+                left, top = column * TILE, row * TILE
+                tile = picture.crop((left, top, left + TILE, top + TILE))
+                folder = root / part / Path(name).stem
+                folder.mkdir(parents=True, exist_ok=True)
+                tile.save(folder / f"{column:02d}-{row:02d}.png")
+
+
+if __name__ == "__main__":
+    main()
