@@ -40,7 +40,7 @@ STRONG = AugmentConfig(
     blur=1.0,
 )
 MILD = replace(STRONG, crop_scale_min=0.6, rotate=10.0)
-CALIBRATION = 1024
+CALIBRATION = 512
 """Training images whose statistics BatchNorm gets."""
 _EMA = 0.99  # of the online weights, a step
 _KEPT = 3  # checkpoints whose mean is tried
@@ -93,18 +93,21 @@ class Judged(BYOL):
         raw = self._plain(self.learner.online_encoder)
         encoder = self._calibrated(self.learner.online_encoder)
         val, val_projections = _embed(encoder, self._inputs("val"))
+        ends = len(self.history) in (0, self.config.train.epochs)
         views, projected = {}, {}
         for name, inputs in self._view_inputs().items():
+            if name.startswith("mild") and not ends:
+                continue
             views[name], projected[name] = _embed(encoder, inputs)
 
         epoch = len(self.history)
         last = epoch == self.config.train.epochs
-        truth, arrays = self._truth(encoder, val, probe=epoch % 3 == 0 or last)
+        truth, arrays = self._truth(encoder, val, probe=last)
         found = {
             "epoch": epoch,
             "truth": truth,
             "std": embedding_std(torch.from_numpy(val_projections)),
-            "features": candidates(val, _paired(views)),
+            "features": candidates(val, _paired(views), clusters=ends),
             "projections": candidates(val_projections, _paired(projected), clusters=False),
             "raw": raw,
         }
@@ -116,10 +119,10 @@ class Judged(BYOL):
         """Truth for other weights and other calibrations of the last epoch's network."""
         self.eval()
         online = self.learner.online_encoder
-        found: dict[str, Any] = {"online.raw": self._truth(online, probe=True)[0]}
+        found: dict[str, Any] = {"online.raw": self._truth(online)[0]}
         found["target.raw"] = self._truth(self.learner.target_encoder)[0]
         found["target"] = self._truth(self._calibrated(self.learner.target_encoder))[0]
-        for images in (256, CALIBRATION):
+        for images in (128, 2048):
             began = time.process_time()
             encoder = self._calibrated(online, images)
             seconds = time.process_time() - began

@@ -5,7 +5,8 @@ encoder, projector and predictor from the byol-pytorch package.
     python tune/run.py ssl --data FOLDER      # ResNet50 at 128 px
 
 Never choose by the BYOL loss: easier augmentation, or collapse, lowers it. The objective is
-weighted kNN top-1 on held-out labels, or RankMe where a data set has no labels.
+weighted kNN top-1 on held-out labels, or retrieval of strong views where a data set has no
+labels.
 """
 
 import copy
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from trainables.augment.evaluation import evaluation_batches
+from trainables.augment.evaluation import batch_size, evaluation_batches
+from trainables.augment.fixed_views import FixedViews, even_part
 from trainables.augment.image_ops import Normalization
 from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import Augment
@@ -41,12 +43,18 @@ from trainables.metrics import (
     knn_right,
     rankme,
     share,
+    views_found,
 )
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.outcomes import ImageOutcomes, image_outcomes
 from trainables.plots.snapshots import Part, shown_rows
 
-_CALIBRATION_IMAGES = 4096
+_CALIBRATION_IMAGES = 1024
+"""Training images that give BatchNorm its statistics before the network is judged."""
+_EARLIER_CALIBRATION_IMAGES = 4096
+_RETRIEVAL = "val/view_retrieval"
+_RETRIEVAL_IMAGES = 1000
+"""Largest number of images whose views look for each other."""
 
 
 @config
@@ -205,6 +213,9 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         if self.labelled and config.val.probe_steps:
             self.probe = OnlineProbe(feature_dim, len(data.classes))
         self._probe_is_fitted = False  # to the backbone as it is
+        self._fixed_views: FixedViews | None = None
+        if self.objective == _RETRIEVAL:
+            self._fixed_views = FixedViews(_RETRIEVAL_IMAGES, size, self.normalize)
         self._outcomes: ImageOutcomes | None = None  # of the last `test`
 
         self.memory_format = torch.contiguous_format
@@ -221,7 +232,20 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
 
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
-        return "val/knn_top1" if data.gallery is not None else "val/rankme"
+        return "val/knn_top1" if data.gallery is not None else _RETRIEVAL
+
+    @classmethod
+    def objectives_for(cls, data: DataSet) -> tuple[str, ...]:
+        if data.gallery is not None:
+            return ("val/knn_top1", _RETRIEVAL)
+        return (_RETRIEVAL, "val/rankme")
+
+    @classmethod
+    def chosen_objective(cls, config: BYOLConfig, data: DataSet) -> str:
+        earlier = config.train.rules == 1 and data.gallery is None
+        if earlier and not config.train.objective:
+            return "val/rankme"
+        return super().chosen_objective(config, data)
 
     @property
     def backbone(self) -> nn.Module:
@@ -286,6 +310,8 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         self.learner.move_target(self.tau)
 
     def validate(self) -> Metrics:
+        if self.config.train.rules > 1:
+            self.calibrate()
         return self.evaluate(self.data.val, "val")
 
     def test(self) -> Metrics:
@@ -296,23 +322,42 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
 
     def evaluate(self, split: Split, prefix: str) -> Metrics:
         """RankMe, spread of projections and, where there are labels, kNN and probe accuracy, named
-        `<prefix>/...`."""
-        val = self.config.val
+        `<prefix>/...`; retrieval of views where it is the objective."""
         features, projections = self._embed(split)
         metrics = {
             f"{prefix}/rankme": rankme(features),
             f"{prefix}/std": embedding_std(projections),
         }
-        if self.data.gallery is None:
-            return metrics
+        right: dict[str, Tensor] = {}
+        if self.data.gallery is not None:
+            right |= self._classified(features, split, self.data.gallery, prefix)
+        if prefix == "test":
+            self._outcomes = self._outcomes_of(self.data, right)
 
-        gallery, _ = self._embed(self.data.gallery)
-        gallery_labels = torch.from_numpy(self.data.gallery.targets()).to(gallery.device)
-        labels = torch.from_numpy(split.targets()).to(gallery.device)
+        if self._fixed_views is not None:
+            judged = even_part(split, _RETRIEVAL_IMAGES)
+            found = {f"{prefix}/view_retrieval": self._retrieved(judged, self._fixed_views)}
+            if prefix == "test":
+                self._outcomes = self._outcomes_of(replace(self.data, test=judged), found)
+            right |= found
+        return metrics | {name: share(answer) for name, answer in right.items()}
+
+    def _classified(
+        self,
+        features: Tensor,  # (n, D), of `split`
+        split: Split,
+        gallery: Split,
+        prefix: str,
+    ) -> dict[str, Tensor]:  # name -> (n,) bool
+        """Tell which images kNN and the linear probe classify right."""
+        val = self.config.val
+        known, _ = self._embed(gallery)
+        known_labels = torch.from_numpy(gallery.targets()).to(known.device)
+        labels = torch.from_numpy(split.targets()).to(known.device)
         right = {}
         right[f"{prefix}/knn_top1"] = knn_right(
-            gallery,
-            gallery_labels,
+            known,
+            known_labels,
             features,
             labels,
             k=val.knn_k,
@@ -320,28 +365,48 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         )
         if self.probe is not None:
             if prefix == "val" or not self._probe_is_fitted:
-                self.probe.fit(gallery, gallery_labels)
+                self.probe.fit(known, known_labels)
                 self._probe_is_fitted = True
             right[f"{prefix}/probe_top1"] = self.probe.right(features, labels)
+        return right
 
-        if prefix == "test":
-            answers = {name: answer.cpu().numpy() for name, answer in right.items()}
-            self._outcomes = image_outcomes(self.data, answers)
-        return metrics | {name: share(answer) for name, answer in right.items()}
+    def _retrieved(self, split: Split, views: FixedViews) -> Tensor:  # (n,) bool
+        """Tell which images' two fixed views find each other."""
+        rows = distributed.shard(len(split))
+        first, second = (
+            self._embed_batches(views.batches(split, rows, view, self.device), len(split))[0]
+            for view in (0, 1)
+        )
+        return views_found(first, second)
 
-    @torch.no_grad()
+    def _outcomes_of(self, data: DataSet, right: dict[str, Tensor]) -> ImageOutcomes | None:
+        """Outcome of every test image; None where nothing is right or wrong."""
+        if not right:
+            return None
+        answers = {name: answer.cpu().numpy() for name, answer in right.items()}
+        return image_outcomes(data, answers)
+
     def _embed(self, split: Split) -> tuple[Tensor, Tensor]:
         """Backbone features (n, D) and projections (n, P), float32, in eval mode."""
+        return self._embed_batches(self._eval_batches(split), len(split))
+
+    @torch.no_grad()
+    def _embed_batches(
+        self,
+        batches: Iterator[Tensor],  # (b, 3, S, S) each: this worker's share of n images
+        length: int,  # n
+    ) -> tuple[Tensor, Tensor]:  # (n, D) and (n, P)
         self.eval()
         features, projections = [], []
-        for images in self._eval_batches(split):
+        for images in batches:
+            images = images.contiguous(memory_format=self.memory_format)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
                 projection, feature = self.learner.online_encoder(images)
             features.append(feature.float())
             projections.append(projection.float())
         return (
-            distributed.gather_rows(torch.cat(features), len(split)),
-            distributed.gather_rows(torch.cat(projections), len(split)),
+            distributed.gather_rows(torch.cat(features), length),
+            distributed.gather_rows(torch.cat(projections), length),
         )
 
     def _eval_batches(self, split: Split, limit: int | None = None) -> Iterator[Tensor]:
@@ -359,8 +424,27 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         return features.cpu().numpy(), None if labels is None else labels[rows]
 
     def calibrate(self) -> None:
-        batches = self._eval_batches(self.data.train, limit=_CALIBRATION_IMAGES)
-        calibrate_batchnorm(self.learner.online_encoder, batches)
+        """Give BatchNorm the statistics of training images as they are judged, without
+        augmentation: those that training leaves are of augmented ones, and of earlier weights.
+
+        Judged, exported and drawn is the network that this leaves."""
+        if self.config.train.rules == 1:
+            batches = self._eval_batches(self.data.train, limit=_EARLIER_CALIBRATION_IMAGES)
+        else:
+            batches = self._calibration_batches()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
+            calibrate_batchnorm(self.learner.online_encoder, batches)
+
+    def _calibration_batches(self) -> Iterator[Tensor]:
+        """This worker's share (b, 3, S, S) of each batch of training images at even steps, all of
+        one size: each counts the same, and all workers come to each."""
+        images = even_part(self.data.train, _CALIBRATION_IMAGES)
+        size = batch_size(self.config.data.image_size)
+        for start in range(0, max(1, len(images) - size + 1), size):
+            stop = min(start + size, len(images))
+            share = distributed.shard(stop - start)
+            rows = range(start + share.start, start + share.stop)
+            yield from evaluation_batches(images, rows, self.config, self.normalize, self.device)
 
     def check(self, history: list[Metrics]) -> None:
         """Raise `TrialFailed` (`collapse`) where the last epochs' projections lie in a point."""

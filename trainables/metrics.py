@@ -1,5 +1,5 @@
-"""Quality of a representation: kNN, linear probe, spread and rank of embeddings; and intervals over
-repeated runs.
+"""Quality of a representation: kNN, linear probe, retrieval of views, spread and rank of
+embeddings; and intervals over repeated runs.
 
 Features are float32 tensors (n, d) on any device; labels int64 (n,). Results are Python floats:
 each call waits for the device once.
@@ -53,6 +53,38 @@ def knn_right(
         votes.scatter_add_(1, gallery_labels[index], weight)
         right.append(votes.argmax(1) == labels)
     return torch.cat(right)
+
+
+@torch.no_grad()
+def views_found(
+    first: Tensor,  # (n, d): features of one view of each image
+    second: Tensor,  # (n, d): of another
+    chunk: int = 1024,
+) -> Tensor:  # (n,) bool
+    """Tell which images' two views find each other: by cosine each is the nearest of the other
+    among all 2n - 1 other views.
+
+    A tie is a miss, so that nothing is found where all features point the same way, and random
+    features find 1 image in about 2n.
+
+    Args:
+        chunk: views at a time; memory is about 16 chunk n bytes.
+    """
+    count = len(first)
+    views = F.normalize(torch.cat([first, second]).float(), dim=1)  # (2n, d)
+    place = torch.arange(2 * count, device=views.device)
+    partner = place.roll(count)
+    found = []
+    for rows in place.split(chunk):
+        similarities = views[rows] @ views.T  # (b, 2n)
+        line = torch.arange(len(rows), device=views.device)
+        similarity = similarities[line, partner[rows]]
+
+        similarities[line, partner[rows]] = -torch.inf
+        similarities[line, rows] = -torch.inf
+        found.append(similarity > similarities.amax(1))
+    one, other = torch.cat(found).chunk(2)
+    return one & other
 
 
 def share(

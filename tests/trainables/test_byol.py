@@ -16,6 +16,7 @@ from torch.nn import functional
 from tests.steps import fresh_state
 from trainables.augment.evaluation import IMAGES
 from trainables.augment.view_config import PRESETS, ViewConfig
+from trainables.augment.views import evaluation_view
 from trainables.backbone.export import load_backbone_state
 from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import Batch, TrainConfig
@@ -33,7 +34,7 @@ from trainables.data.sampling import generator
 from trainables.engine.fit import fit, train_step
 from trainables.errors import TrialFailed
 from trainables.files import BEST
-from trainables.metrics import share
+from trainables.metrics import calibrate_batchnorm, share
 from trainables.optim import OptimConfig, build_optimizer
 from tune.execution.runtimes import LocalRuntime
 
@@ -228,7 +229,8 @@ def test_package_defaults_that_are_not_byol_are_off() -> None:
 
 
 def test_labels_do_not_reach_training(tmp_path: Path) -> None:
-    """The same images with shuffled labels give the same weights; without labels RankMe selects."""
+    """The same images with shuffled labels give the same weights; without labels strong
+    views do."""
     data = load_dataset(SMALL.data)
     labels = np.random.default_rng(0).permutation(data.train.labels)
 
@@ -251,7 +253,7 @@ def test_labels_do_not_reach_training(tmp_path: Path) -> None:
         model = byol(data=some)
         fit(model, SMALL, LocalRuntime(tmp_path / name, lambda epoch, metrics: True))
         exports.append({k: v.clone() for k, v in model.backbone.state_dict().items()})
-        assert model.objective == ("val/rankme" if name == "none" else "val/knn_top1")
+        assert model.objective == ("val/view_retrieval" if name == "none" else "val/knn_top1")
     for other in exports[1:]:
         assert all(torch.equal(other[k], v) for k, v in exports[0].items())
 
@@ -341,6 +343,71 @@ def test_the_baseline_of_a_set_with_one_image_more_than_batches() -> None:
     )
     model.calibrate()
     assert model.validate()["val/std"] > 0
+
+
+def batchnorm_statistics(model: BYOL) -> list[torch.Tensor]:
+    norms = [m for m in model.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
+    return [value.clone() for m in norms for value in (m.running_mean, m.running_var)]
+
+
+def test_a_network_is_judged_and_exported_with_statistics_of_training_images(
+    tmp_path: Path,
+) -> None:
+    model = byol()
+    fit(model, SMALL, LocalRuntime(tmp_path, lambda epoch, metrics: True))
+    model.load_export(tmp_path / BEST)
+    judged = batchnorm_statistics(model)
+
+    train = model.data.train
+    rows = train.indices[len(train) * np.arange(1024) // 1024]
+    views = evaluation_view(torch.from_numpy(train.images[rows]), 16, model.normalize)
+    calibrate_batchnorm(model.backbone, views.split(IMAGES))
+    for got, expected in zip(judged, batchnorm_statistics(model), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_earlier_study_keeps_its_statistics_and_its_objective() -> None:
+    earlier = replace(SMALL, train=replace(SMALL.train, rules=1))
+    bare = replace(load_dataset(SMALL.data), gallery=None)
+    model = byol(earlier, bare)
+    before = batchnorm_statistics(model)
+    metrics = model.validate()
+    assert all(map(torch.equal, before, batchnorm_statistics(model)))
+    assert model.objective == "val/rankme"
+    assert "val/view_retrieval" not in metrics
+
+
+def test_view_retrieval_is_the_same_for_every_policy_of_the_trial() -> None:
+    """And in every call: the views are the study's."""
+    bare = replace(load_dataset(SMALL.data), gallery=None)
+    found = []
+    for policy in ("none", "simclr"):
+        model = byol(replace(SMALL, aug=ViewConfig(policy=policy)), bare)
+        found += [model.validate()["val/view_retrieval"] for _ in range(2)]
+    assert 0 < found[0] < 1
+    assert len(set(found)) == 1
+
+
+def test_a_collapsed_network_retrieves_nothing() -> None:
+    model = byol(data=replace(load_dataset(SMALL.data), gallery=None))
+    for parameter in model.backbone.parameters():
+        nn.init.zeros_(parameter)
+    for norm in model.backbone.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            nn.init.ones_(norm.bias)
+    assert model.validate()["val/view_retrieval"] == 0
+
+
+def test_views_of_a_large_split_are_those_of_images_at_even_steps() -> None:
+    data = replace(load_dataset(SMALL.data), gallery=None)
+    rows = np.arange(2500) % len(data.test.images)
+    model = byol(data=replace(data, test=replace(data.test, indices=rows)))
+    share_found = model.test()["test/view_retrieval"]
+    outcomes = model.test_outcomes()
+    assert outcomes is not None
+    right = outcomes.right["test/view_retrieval"]
+    assert len(right) == 1000
+    assert share_found == right.mean()
 
 
 def test_view_departures() -> None:

@@ -20,6 +20,7 @@ from trainables.metrics import (
     mean_interval,
     rankme,
     share,
+    views_found,
 )
 
 
@@ -103,6 +104,34 @@ def test_embedding_std():
     assert embedding_std(torch.from_numpy(z)) == pytest.approx(
         unit.std(0).mean() * 7**0.5, rel=1e-5
     )
+
+
+def test_views_found_is_mutual_nearest_neighbours_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(40, 8))
+    second = first + 0.8 * rng.normal(size=(40, 8))
+    views = np.concatenate([first, second])
+    views /= np.linalg.norm(views, axis=1, keepdims=True)
+    distances = np.linalg.norm(views[:, None] - views, axis=2)
+    np.fill_diagonal(distances, np.inf)
+    nearest = distances.argmin(1)
+    expected = [nearest[i] == 40 + i and nearest[40 + i] == i for i in range(40)]
+    assert 0 < sum(expected) < 40
+
+    one, other = (torch.from_numpy(x).float() for x in (first, second))
+    assert views_found(one, other, chunk=7).tolist() == expected
+    assert views_found(10 * one, other).tolist() == expected  # by cosine
+
+
+def test_views_found_of_an_encoder_that_knows_all_and_of_one_that_knows_nothing() -> None:
+    images = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    assert views_found(images, images).all()
+    assert not views_found(torch.ones(30, 5), torch.ones(30, 5)).any()
+    assert not views_found(torch.zeros(30, 5), torch.zeros(30, 5)).any()
+
+    generator = torch.Generator().manual_seed(1)
+    one, other = torch.randn(2, 3000, 3, generator=generator)
+    assert views_found(one, other).sum() <= 5  # 0.75 by chance
 
 
 def test_rankme_closed_forms():

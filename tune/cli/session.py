@@ -209,7 +209,9 @@ def _console(study: Study, prepared: Prepared, options: Options) -> Console:
         study.objective, study.base.train.epochs, options.trial_count, interactive=interactive
     )
 
-    why = " (there are no labels for kNN)" if study.objective == "val/rankme" else ""
+    without_labels = study.objective in ("val/view_retrieval", "val/rankme")
+    unlabelled = without_labels and prepared.data.gallery is None
+    why = " (there are no labels for kNN)" if unlabelled else ""
     console.line(
         f"study {study.manifest.name}: {prepared.data.headline()}; "
         f"searched by {study.objective}{why}, preset {study.manifest.preset}"

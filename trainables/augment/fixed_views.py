@@ -1,0 +1,70 @@
+"""Two strong views of each image that are the same for every network, by which a study judges
+representations without labels."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.augment.evaluation import batch_size
+from trainables.augment.image_ops import Normalization
+from trainables.augment.view_config import AugmentConfig
+from trainables.augment.views import Augment
+from trainables.data.splits import Split
+
+STRONG = AugmentConfig(
+    crop_scale_min=0.3,
+    rotate=20.0,
+    jitter=1.0,
+    brightness=0.4,
+    contrast=0.4,
+    saturation=0.4,
+    hue=0.1,
+    blur=1.0,
+)
+"""A policy of the study's own, whatever a trial trains with: a trial that chose it would be judged
+by how easy it made its views. Letters stay what they are under it: nothing is mirrored."""
+_SEEDS = (1, 2)  # of the two views
+
+
+class FixedViews:
+    """The two views of the first `count` images of a split; which images they are, what is drawn
+    for each and in what order do not depend on batches, workers or calls."""
+
+    def __init__(
+        self,
+        count: int,
+        image_size: int,  # S, pixels
+        normalize: Normalization,
+    ):
+        self.count = count
+        self.image_size = image_size
+        self.augment = Augment(replace(STRONG, normalize=normalize), image_size)
+        self.draws = tuple(
+            self.augment.draw(count, torch.Generator().manual_seed(seed)) for seed in _SEEDS
+        )
+
+    def batches(
+        self,
+        split: Split,
+        rows: range,  # positions in the split: a worker's share
+        view: int,  # 0 or 1
+        device: torch.device,
+    ) -> Iterator[Tensor]:  # (b, 3, S, S) float32
+        """Yields one view of these images, in order."""
+        step = batch_size(self.image_size)
+        for start in range(rows.start, rows.stop, step):
+            stop = min(start + step, rows.stop)
+            images = split.batch(np.arange(start, stop)).to(device)
+            yield self.augment.apply(images, self.draws[view][start:stop])
+
+
+def even_part(split: Split, count: int) -> Split:
+    """The split, or `count` of its images at even steps where it has more: a split may be sorted by
+    class."""
+    if len(split) <= count:
+        return split
+    positions = np.arange(count) * len(split) // count
+    return replace(split, indices=split.indices[positions])
