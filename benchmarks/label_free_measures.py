@@ -155,7 +155,8 @@ def cluster_agreement(
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score
 
-    clusters = min(_CLUSTERS, len(clean) // 8)
+    different = len(np.unique(unit(clean), axis=0))
+    clusters = min(_CLUSTERS, len(clean) // 8, different)
     found = KMeans(clusters, n_init=1, random_state=0, max_iter=20).fit(unit(clean))
     one, two = found.predict(unit(first)), found.predict(unit(second))
     if len(np.unique(one)) == 1 and len(np.unique(two)) == 1:

@@ -75,7 +75,7 @@ def views_found(
     place = torch.arange(2 * count, device=views.device)
     partner = place.roll(count)
     found = []
-    for rows in place.split(chunk):
+    for rows in torch.split(place, chunk):
         similarities = views[rows] @ views.T  # (b, 2n)
         line = torch.arange(len(rows), device=views.device)
         similarity = similarities[line, partner[rows]]

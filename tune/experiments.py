@@ -183,7 +183,7 @@ _UNTUNED_SEGMENT: dict[str, Any] = {
 EXPERIMENTS: dict[str, Experiment] = {
     "ssl": Experiment(
         name="ssl",
-        about="BYOL pre-training, by kNN top-1 on held-out labels (by RankMe where there are none)",
+        about="BYOL pre-training, by kNN top-1 on held-out labels (by views, if there are none)",
         model=_byol,
         space=ssl,
         presets={
