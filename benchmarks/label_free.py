@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("label_free"), help="folder of the record")
     parser.add_argument("--runs", type=int, default=RUNS, help="configurations a data set")
     parser.add_argument("--only", nargs="*", choices=TASKS, help="these data sets")
+    parser.add_argument("--every", type=int, default=1, help="judge every so many epochs")
     parser.add_argument("--known", action="store_true", help="one good configuration, for a try")
     options = parser.parse_args()
 
@@ -143,7 +144,9 @@ def main() -> None:
             if (data, number) in done and not options.known:
                 continue
             params = KNOWN if options.known else configuration(data, number)
-            run = train(data, number, params, tiles, loaded, inputs, options.out / "features")
+            run = train(
+                data, number, params, tiles, loaded, inputs, options.out / "features", options.every
+            )
             print(data, number, run["cpu_s"], run["epochs"][-1]["truth"], flush=True)
             if options.known:
                 print(json.dumps(run, indent=1))
@@ -189,6 +192,7 @@ def train(
     loaded: dict[str, DataSet],
     inputs: dict[str, Any],
     features: Path,
+    every: int,
 ) -> dict[str, Any]:
     """Train one configuration to its last epoch, judged after each."""
     experiment = EXPERIMENTS["ssl"]
@@ -200,9 +204,10 @@ def train(
         loaded[data] = capped(load_dataset(config.data, task="ssl"), data)
 
     torch.manual_seed(config.seed)
-    model = Judged(config, loaded[data], TASKS[data]["data.up"], inputs.setdefault(data, {}))
+    model = Judged(config, loaded[data], TASKS[data]["data.up"], inputs.setdefault(data, {}), every)
     began = time.process_time()
-    model.judge()  # untrained
+    if every == 1:
+        model.judge()  # untrained
     with tempfile.TemporaryDirectory() as scratch, contextlib.suppress(TrialFailed):
         fit(model, config, LocalRuntime(Path(scratch), lambda epoch, metrics: True))
 

@@ -43,7 +43,7 @@ from trainables.metrics import (
     knn_right,
     rankme,
     share,
-    views_found,
+    view_retrieval,
 )
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.outcomes import ImageOutcomes, image_outcomes
@@ -215,7 +215,7 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
         self._probe_is_fitted = False  # to the backbone as it is
         self._fixed_views: FixedViews | None = None
         if self.objective == _RETRIEVAL:
-            self._fixed_views = FixedViews(_RETRIEVAL_IMAGES, size, self.normalize)
+            self._fixed_views = FixedViews(_RETRIEVAL_IMAGES, size, self.normalize, config.data.up)
         self._outcomes: ImageOutcomes | None = None  # of the last `test`
 
         self.memory_format = torch.contiguous_format
@@ -328,18 +328,15 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
             f"{prefix}/rankme": rankme(features),
             f"{prefix}/std": embedding_std(projections),
         }
-        right: dict[str, Tensor] = {}
-        if self.data.gallery is not None:
-            right |= self._classified(features, split, self.data.gallery, prefix)
-        if prefix == "test":
-            self._outcomes = self._outcomes_of(self.data, right)
-
         if self._fixed_views is not None:
-            judged = even_part(split, _RETRIEVAL_IMAGES)
-            found = {f"{prefix}/view_retrieval": self._retrieved(judged, self._fixed_views)}
-            if prefix == "test":
-                self._outcomes = self._outcomes_of(replace(self.data, test=judged), found)
-            right |= found
+            metrics[f"{prefix}/view_retrieval"] = self._retrieved(split, self._fixed_views)
+        if self.data.gallery is None:
+            return metrics
+
+        right = self._classified(features, split, self.data.gallery, prefix)
+        if prefix == "test":
+            answers = {name: answer.cpu().numpy() for name, answer in right.items()}
+            self._outcomes = image_outcomes(self.data, answers)
         return metrics | {name: share(answer) for name, answer in right.items()}
 
     def _classified(
@@ -370,21 +367,16 @@ class BYOL(Trainable[BYOLConfig, DataSet]):
             right[f"{prefix}/probe_top1"] = self.probe.right(features, labels)
         return right
 
-    def _retrieved(self, split: Split, views: FixedViews) -> Tensor:  # (n,) bool
-        """Tell which images' two fixed views find each other."""
-        rows = distributed.shard(len(split))
+    def _retrieved(self, split: Split, views: FixedViews) -> float:
+        """Retrieval of the fixed views of a split's images, or of as many of them at even steps as
+        there are views."""
+        images = even_part(split, views.count)
+        rows = distributed.shard(len(images))
         first, second = (
-            self._embed_batches(views.batches(split, rows, view, self.device), len(split))[0]
+            self._embed_batches(views.batches(images, rows, view, self.device), len(images))[0]
             for view in (0, 1)
         )
-        return views_found(first, second)
-
-    def _outcomes_of(self, data: DataSet, right: dict[str, Tensor]) -> ImageOutcomes | None:
-        """Outcome of every test image; None where nothing is right or wrong."""
-        if not right:
-            return None
-        answers = {name: answer.cpu().numpy() for name, answer in right.items()}
-        return image_outcomes(data, answers)
+        return view_retrieval(first, second)
 
     def _embed(self, split: Split) -> tuple[Tensor, Tensor]:
         """Backbone features (n, D) and projections (n, P), float32, in eval mode."""

@@ -56,35 +56,42 @@ def knn_right(
 
 
 @torch.no_grad()
-def views_found(
-    first: Tensor,  # (n, d): features of one view of each image
-    second: Tensor,  # (n, d): of another
+def retrieval_ranks(
+    queries: Tensor,  # (n, d): features of one view of each image
+    views: Tensor,  # (n, d): of another, in the same order
     chunk: int = 1024,
-) -> Tensor:  # (n,) bool
-    """Tell which images' two views find each other: by cosine each is the nearest of the other
-    among all 2n - 1 other views.
+) -> Tensor:  # (n,) int64 in [1, n]
+    """Rank of each image's other view among the views of all images, by cosine to its query.
 
-    A tie is a miss, so that nothing is found where all features point the same way, and random
-    features find 1 image in about 2n.
+    A tie counts against it: where all features point the same way every rank is n.
 
     Args:
-        chunk: views at a time; memory is about 16 chunk n bytes.
+        chunk: queries at a time; memory is about 8 chunk n bytes.
     """
-    count = len(first)
-    views = F.normalize(torch.cat([first, second]).float(), dim=1)  # (2n, d)
-    place = torch.arange(2 * count, device=views.device)
-    partner = place.roll(count)
-    found = []
-    for rows in torch.split(place, chunk):
-        similarities = views[rows] @ views.T  # (b, 2n)
-        line = torch.arange(len(rows), device=views.device)
-        similarity = similarities[line, partner[rows]]
+    queries = F.normalize(queries.float(), dim=1)
+    views = F.normalize(views.float(), dim=1)
+    places = torch.arange(len(queries), device=queries.device)
+    ranks = []
+    for rows in torch.split(places, chunk):
+        similarities = queries[rows] @ views.T  # (b, n)
+        own = similarities.gather(1, rows[:, None])
+        ranks.append((similarities >= own).sum(1))
+    return torch.cat(ranks)
 
-        similarities[line, partner[rows]] = -torch.inf
-        similarities[line, rows] = -torch.inf
-        found.append(similarity > similarities.amax(1))
-    one, other = torch.cat(found).chunk(2)
-    return one & other
+
+def view_retrieval(
+    first: Tensor,  # (n, d): features of one view of each image
+    second: Tensor,  # (n, d): of another, in the same order
+) -> float:
+    """Mean reciprocal rank at which views of one image find each other, over both directions.
+
+    In (0, 1]: 1 where each is the other's nearest, 1 / n in a point, about ln(n) / n at random.
+    """
+    forth = retrieval_ranks(first, second)
+    back = retrieval_ranks(second, first)
+    reciprocal = 1 / torch.cat([forth, back]).double()
+    mean: float = reciprocal.mean().item()
+    return mean
 
 
 def share(

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.spatial.distance
 import scipy.stats
 import torch
 from sklearn.datasets import load_digits
@@ -19,8 +20,9 @@ from trainables.metrics import (
     knn_right,
     mean_interval,
     rankme,
+    retrieval_ranks,
     share,
-    views_found,
+    view_retrieval,
 )
 
 
@@ -106,32 +108,31 @@ def test_embedding_std():
     )
 
 
-def test_views_found_is_mutual_nearest_neighbours_of_numpy() -> None:
+def test_view_retrieval_is_the_mean_reciprocal_rank_of_scipy() -> None:
     rng = np.random.default_rng(0)
     first = rng.normal(size=(40, 8))
     second = first + 0.8 * rng.normal(size=(40, 8))
-    views = np.concatenate([first, second])
-    views /= np.linalg.norm(views, axis=1, keepdims=True)
-    distances = np.linalg.norm(views[:, None] - views, axis=2)
-    np.fill_diagonal(distances, np.inf)
-    nearest = distances.argmin(1)
-    expected = [nearest[i] == 40 + i and nearest[40 + i] == i for i in range(40)]
-    assert 0 < sum(expected) < 40
+    distance = scipy.spatial.distance.cdist(first, second, "cosine")
+    forth = np.diag(scipy.stats.rankdata(distance, axis=1))
+    back = np.diag(scipy.stats.rankdata(distance, axis=0))
+    assert 1 < forth.mean() < 20
 
     one, other = (torch.from_numpy(x).float() for x in (first, second))
-    assert views_found(one, other, chunk=7).tolist() == expected
-    assert views_found(10 * one, other).tolist() == expected  # by cosine
+    assert retrieval_ranks(one, other, chunk=7).tolist() == forth.tolist()
+    assert retrieval_ranks(other, one).tolist() == back.tolist()
+    expected = (np.mean(1 / forth) + np.mean(1 / back)) / 2
+    assert view_retrieval(10 * one, other) == pytest.approx(expected)  # by cosine
 
 
-def test_views_found_of_an_encoder_that_knows_all_and_of_one_that_knows_nothing() -> None:
+def test_view_retrieval_of_an_encoder_that_knows_all_and_of_one_that_knows_nothing() -> None:
     images = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
-    assert views_found(images, images).all()
-    assert not views_found(torch.ones(30, 5), torch.ones(30, 5)).any()
-    assert not views_found(torch.zeros(30, 5), torch.zeros(30, 5)).any()
+    assert view_retrieval(images, images) == 1
+    assert view_retrieval(torch.ones(30, 5), torch.ones(30, 5)) == pytest.approx(1 / 30)
+    assert view_retrieval(torch.zeros(30, 5), torch.zeros(30, 5)) == pytest.approx(1 / 30)
 
-    generator = torch.Generator().manual_seed(1)
-    one, other = torch.randn(2, 3000, 3, generator=generator)
-    assert views_found(one, other).sum() <= 5  # 0.75 by chance
+    one, other = torch.randn(2, 2000, 5, generator=torch.Generator().manual_seed(1))
+    harmonic = (1 / np.arange(1, 2001)).sum()
+    assert view_retrieval(one, other) == pytest.approx(harmonic / 2000, rel=0.5)
 
 
 def test_rankme_closed_forms():

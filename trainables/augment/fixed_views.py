@@ -25,7 +25,14 @@ STRONG = AugmentConfig(
     blur=1.0,
 )
 """A policy of the study's own, whatever a trial trains with: a trial that chose it would be judged
-by how easy it made its views. Letters stay what they are under it: nothing is mirrored."""
+by how easy it made its views."""
+_TURNS = {
+    "none": STRONG,
+    "horizontal": replace(STRONG, hflip=0.5),
+    "all": replace(STRONG, hflip=0.5, vflip=0.5, rot90=0.75),
+}
+"""`data.up` -> the policy with the flips and quarter turns that leave an image what it is: letters
+are not mirrored."""
 _SEEDS = (1, 2)  # of the two views
 
 
@@ -38,10 +45,12 @@ class FixedViews:
         count: int,
         image_size: int,  # S, pixels
         normalize: Normalization,
+        up: str,  # `data.up`; "unset" as "horizontal", which the published policies flip
     ):
+        policy = _TURNS.get(up, _TURNS["horizontal"])
         self.count = count
         self.image_size = image_size
-        self.augment = Augment(replace(STRONG, normalize=normalize), image_size)
+        self.augment = Augment(replace(policy, normalize=normalize), image_size)
         self.draws = tuple(
             self.augment.draw(count, torch.Generator().manual_seed(seed)) for seed in _SEEDS
         )
