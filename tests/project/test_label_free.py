@@ -87,8 +87,8 @@ def test_clusters_agree_where_views_do() -> None:
 
 
 def test_correlation_is_that_of_scipy_with_an_interval_around_it() -> None:
-    score = RNG.normal(size=(40, 1))
-    truth = score + RNG.normal(size=(40, 1))
+    score = RNG.normal(size=40)
+    truth = score + RNG.normal(size=40)
     estimate, low, high = correlation(score, truth)
     assert estimate == pytest.approx(scipy.stats.spearmanr(score, truth).statistic)
     assert 0 < low < estimate < high < 1
