@@ -34,7 +34,7 @@ class RungRule:
     """A rung whose order is not that of the end is switched off."""
 
     later_counts: bool = False
-    """Of two rungs at one epoch the later counts, otherwise the earlier."""
+    """The later of two rungs at one epoch counts, otherwise the earlier."""
 
 
 RULES = {
@@ -100,7 +100,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class RungCheck:
-    """How well a rung has ranked so far."""
+    """A rung's success at ranking so far."""
 
     rung: Rung
     trials: int
