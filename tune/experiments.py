@@ -198,7 +198,7 @@ EXPERIMENTS: dict[str, Experiment] = {
                 # the whole last map: where a stroke lies tells letters apart
                 "backbone.pool": 4,
                 "train.epochs": 12,
-                "train.epoch_images": 1600,
+                "train.epoch_images": 1024,
                 "train.batch_size": 32,
             },
             "full": _UNTUNED
