@@ -150,7 +150,7 @@ def study_sentence(result: Result) -> str:
         f"{result['recorded']}): {result['trials']} trials; trial {result['number']} has "
         f"{short(result['validation'])} on validation, the maximum of the search, and "
         f"{interval(found['trial'])} on the test split over {seeds} fresh seeds; "
-        f"the untuned default {interval(found['default'])}, "
+        f"the default {interval(found['default'])}, "
         f"the untrained network {short(result['baseline'])}. The "
         f"gain is {interval(gain)}, {verdict} (p = {gain.p:.2g}). Intervals cover training seeds "
         f"and the draw of test images. Pruning saved {result['epochs_saved'] / total:.0%} of the "

@@ -38,7 +38,7 @@ class Experiment:
     """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
     presets: dict[str, dict[str, Any]]
     """Preset -> flat config values that differ from the dataclass defaults. With them a config is
-    trial 0: the untuned default."""
+    trial 0: the default."""
     loaded_space: SearchSpace | None = None
     """The space where `--backbone` gives the initial weights; None: the experiment takes none, or a
     setting chooses them."""

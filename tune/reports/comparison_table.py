@@ -45,7 +45,7 @@ class TableRow:
     """Test accuracy over the repeats of the chosen trial; None where they are missing."""
 
     default: Interval | None
-    """Test accuracy over the repeats of the untuned default; None where they are missing."""
+    """Test accuracy over the repeats of the default; None where they are missing."""
 
     @property
     def seeds(self) -> int:

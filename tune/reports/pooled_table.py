@@ -58,7 +58,7 @@ class PooledRow:
     """Search -> mean over the repeats of its chosen configuration."""
 
     defaults: dict[str, float]
-    """Search -> mean over the repeats of the untuned default, where it was repeated."""
+    """Search -> mean over the repeats of the default, where it was repeated."""
 
     accuracy: Interval | None
     """Mean over searches; None with fewer than two."""

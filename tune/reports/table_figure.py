@@ -103,7 +103,7 @@ def _draw_accuracies(axes: Axes, bars: Sequence[_Bar], colours: Mapping[str, str
     if any(bar.points for bar in bars):
         label += "; small: each search"
     if any(bar.default is not None for bar in bars):
-        label += "; bar: untuned default"
+        label += "; bar: default"
     axes.set_xlabel(label)
 
 

@@ -61,7 +61,7 @@ def setting_cells(table: ComparisonTable) -> Cells:
         "setting",
         "test accuracy",
         "95 % interval",
-        "untuned default",
+        "default",
         "trials",
         "epochs",
         "minutes",

@@ -1,6 +1,6 @@
 """The claim that a study may make, and why it may be wrong.
 
-The claim compares one trial with the untuned default on the test split, over repeats under seeds
+The claim compares one trial with the default on the test split, over repeats under seeds
 that the search has not used. It is about this configuration: another search would find another.
 """
 
@@ -32,7 +32,7 @@ _CURVE_EPOCHS = 4  # a shorter curve does not show a trend
 
 @dataclass(frozen=True)
 class StudyVerdict:
-    """A trial against the untuned default, on the test split."""
+    """A trial against the default, on the test split."""
 
     metric: str
 
@@ -83,7 +83,7 @@ class StudyVerdict:
             which += ", the best of the others (validation prefers the default),"
         return (
             f"{self.outcome}: {self.metric} of {which} is {self.trial}, "
-            f"of the untuned default {self.default}, gain {self.gain} "
+            f"of the default {self.default}, gain {self.gain} "
             f"(95 % intervals, {self.covered}, p = {self.gain.p:.2g})"
             f"{untrained}."
         )

@@ -199,7 +199,7 @@ class Study:
             _remove_spent_files(last.folder(self.directory), outcome.state)
 
     def _default(self) -> dict[str, Any]:
-        """The untuned default: searched parameter -> value."""
+        """The default: searched parameter -> value."""
         base = self.manifest.base
         searched = asked_for(self.experiment.space, self.manifest.preset, base, self.pins)
         return {name: base[name] for name in searched}
