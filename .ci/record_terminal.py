@@ -18,11 +18,13 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 RECORDINGS = REPO / "docs" / "recordings"
-SHOWN = {
+CLAIM = ("Trial ", "Not decided", "The default", "No claim")
+"""Beginnings of a study's last sentence, whichever it is."""
+SHOWN: dict[str, tuple[str, tuple[str | tuple[str, ...], ...]]] = {
     "run": ("make run", ("study ", "trial 0 starts", "trial 1 starts", "compare ")),
     "show": (
         ".venv/bin/python tune/report.py show ssl",
-        ("study ", "trial ", "  * ", "* chosen", "Trial "),
+        ("study ", "trial ", "  * ", "* chosen", CLAIM),
     ),
     "ui": ("make ui", ("ssl ", "MLflow ")),
 }
@@ -57,7 +59,7 @@ def record(command: str, clone: Path) -> str:
     return "".join(line for line in lines if not line.startswith(("make", ".venv/bin")))
 
 
-def excerpt(text: str, beginnings: tuple[str, ...]) -> str:
+def excerpt(text: str, beginnings: tuple[str | tuple[str, ...], ...]) -> str:
     """The first line with each beginning, in the text's order; `...` where others are left out."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     chosen = []
