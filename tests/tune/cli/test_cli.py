@@ -446,7 +446,7 @@ def test_plan_runs_and_writes_nothing(
         re.MULTILINE,
     )
     assert re.search(r"estimate from one profiled step \(\d+ ms\) and one validation", said.out)
-    epochs = int(re.findall(r"; (\d+) epochs in all$", said.out, re.MULTILINE)[0])
+    epochs = int(re.findall(r"; (\d+) epochs in all", said.out)[0])
     total = int(re.findall(r" (\d+) epochs with pruning and 12 repeats", said.out)[0])
     assert 13 * epochs < total < 19 * epochs  # trial 0 and the repeats; 6 trials may be pruned
     assert list(tmp_path.iterdir()) == []

@@ -17,10 +17,10 @@ TINY = {"train.epochs": 12, "train.epoch_images": 0}
 
 
 def test_without_pre_training_the_presets_count(tmp_path: Path) -> None:
-    """`ssl` sees two views of 3,200 images in 12 epochs, `pretrain` one in 24."""
+    """`ssl` sees two views of 1,024 images in 12 epochs, `pretrain` one of 3,200 in 24."""
     sources = {name: tmp_path / name for name in ("ssl", "pretrain")}
     found = control_length(TINY, 1000, sources, "tiny")
-    assert found == Length(12 + 77, "ssl, preset tiny", 2 * 12 * 3200)
+    assert found == Length(12 + 77, "pretrain, preset tiny", 24 * 3200)
     assert control_length(TINY, 1000, {"pretrain": tmp_path}, "tiny").images == 24 * 3200
 
 

@@ -3,6 +3,7 @@ damaged."""
 
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -51,9 +52,10 @@ def works(path: Path) -> bool:
 
 
 def tables(path: Path) -> set[str]:
+    """Statements that make the tables; MLflow lists the values of an enumeration in any order."""
     with sqlite3.connect(path) as connection:
         found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-        return {sql for (sql,) in found}
+        return {re.sub(r"IN \(.*?\)", "IN (...)", sql) for (sql,) in found}
 
 
 def test_a_new_database_is_the_one_that_mlflow_makes(database: Path, tmp_path: Path) -> None:
