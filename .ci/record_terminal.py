@@ -18,13 +18,15 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 RECORDINGS = REPO / "docs" / "recordings"
+MARKED = ("  * ", " * ")
+"""Beginnings of the row of the chosen trial, whose number has one digit or two."""
 CLAIM = ("Trial ", "Not decided", "The default", "No claim")
 """Beginnings of a study's last sentence, whichever it is."""
 SHOWN: dict[str, tuple[str, tuple[str | tuple[str, ...], ...]]] = {
     "run": ("make run", ("study ", "trial 0 starts", "trial 1 starts", "compare ")),
     "show": (
         ".venv/bin/python tune/report.py show ssl",
-        ("study ", "trial ", "  * ", "* chosen", CLAIM),
+        ("study ", "trial ", MARKED, "* chosen", CLAIM),
     ),
     "ui": ("make ui", ("ssl ", "MLflow ")),
 }

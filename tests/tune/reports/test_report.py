@@ -123,9 +123,8 @@ def test_a_damaged_log_hides_no_other_link(
     monkeypatch.setattr(
         "tune.ui.saved_state", lambda folder, uri: known if folder.name == "sound" else {}
     )
-    assert [
-        name for name, _ in study_links(tmp_path, "sqlite:///none", "http://127.0.0.1:5000")
-    ] == ["sound"]
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert [name for name, _ in study_links(tmp_path, uri, "http://127.0.0.1:5000")] == ["sound"]
     assert "damaged/events.jsonl is damaged after byte 0" in capsys.readouterr().err
 
 
