@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.label_free_measures import candidates
 from trainables.augment.evaluation import evaluation_batches
-from trainables.augment.view_config import AugmentConfig
+from trainables.augment.fixed_views import STRONG, turned
 from trainables.augment.views import Augment
 from trainables.base import Metrics
 from trainables.byol import BYOL, BYOLConfig
@@ -28,31 +28,12 @@ from trainables.metrics import (
     share,
 )
 
-STRONG = AugmentConfig(
-    crop_scale_min=0.3,
-    rotate=20.0,
-    jitter=1.0,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.4,
-    hue=0.1,
-    blur=1.0,
-)
 MILD = replace(STRONG, crop_scale_min=0.6, rotate=10.0)
 CALIBRATION = 512
 """Training images whose statistics BatchNorm gets."""
 _EMA = 0.99  # of the online weights, a step
 _KEPT = 3  # checkpoints whose mean is tried
 _BATCH = 256
-
-
-def turned(policy: AugmentConfig, up: str) -> AugmentConfig:
-    """The policy with the flips and quarter turns that data with this `data.up` admits."""
-    if up == "horizontal":
-        return replace(policy, hflip=0.5)
-    if up == "all":
-        return replace(policy, hflip=0.5, vflip=0.5, rot90=0.75)
-    return policy
 
 
 class Judged(BYOL):

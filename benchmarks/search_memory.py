@@ -169,6 +169,17 @@ def density(points, choices):
 
 
 @njit(cache=True)
+def densities(points, good, count, choices):
+    """Kernels of the good trials, l(x), and of all others among the first `count`, g(x)."""
+    is_good = np.zeros(count, np.bool_)
+    for index in good:
+        is_good[index] = True
+    l_x = density(points[:count][is_good], choices)
+    g_x = density(points[:count][~is_good], choices)
+    return l_x, g_x
+
+
+@njit(cache=True)
 def log_density(point, kernels, choices):
     """Logarithm of the density at a point."""
     weights, centres, widths, mass = kernels
@@ -256,11 +267,7 @@ def propose(points, state, seen, last, best, count, choices, root):
     finished = ranked.shape[0]
     good = math.ceil(0.5 * math.sqrt(finished)) if root else math.ceil(0.1 * finished)
     good = min(good, 25)
-    is_good = np.zeros(count, np.bool_)
-    for index in range(good):
-        is_good[ranked[index]] = True
-    l_x = density(points[:count][is_good], choices)
-    g_x = density(points[:count][~is_good], choices)
+    l_x, g_x = densities(points, ranked[:good], count, choices)
     chosen = np.empty(points.shape[1])
     highest = -np.inf
     for _ in range(CANDIDATES):

@@ -27,6 +27,7 @@ from benchmarks.search_memory import (
     COMPLETE,
     RUNNING,
     STARTUP,
+    densities,
     density,
     draw,
     hypercube,
@@ -47,11 +48,7 @@ def propose_near(points, state, seen, last, best, count, choices, prior, power):
     """A point of TPE, whose ratio is multiplied by the prior to a power."""
     ranked = order_of(state, seen, last, best, count)
     good = min(int(np.ceil(0.5 * np.sqrt(ranked.shape[0]))), 25)
-    is_good = np.zeros(count, np.bool_)
-    for index in range(good):
-        is_good[ranked[index]] = True
-    l_x = density(points[:count][is_good], choices)
-    g_x = density(points[:count][~is_good], choices)
+    l_x, g_x = densities(points, ranked[:good], count, choices)
     chosen = np.empty(points.shape[1])
     highest = -np.inf
     for index in range(CANDIDATES):

@@ -1,31 +1,16 @@
 """What an MLflow database holds, read through SQL, and what an event log says that it must hold."""
 
-import atexit
-import shutil
 import sqlite3
-import tempfile
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tune.study.events import EventLog
-
-
-@cache
-def _empty_database() -> Path:
-    from mlflow import MlflowClient
-
-    path = Path(tempfile.mkdtemp(prefix="vistune-mlflow-")) / "mlflow.db"
-    atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+from tune.tracking.database import ensure_database
 
 
 def begin_store(storage: Path) -> None:
-    """Gives a storage an MLflow database without runs: creating one takes seconds, copying it
-    none."""
-    storage.mkdir(parents=True, exist_ok=True)
-    shutil.copy(_empty_database(), storage / "mlflow.db")
+    """Gives a storage an MLflow database without runs."""
+    ensure_database(storage / "mlflow.db")
 
 
 def rows(database: Path, query: str) -> list[Any]:

@@ -11,8 +11,6 @@ from search_spaces.pretrain import pretrain
 from search_spaces.segment import segment, segment_from_backbone
 from search_spaces.settings import Comparison, Setting
 from search_spaces.ssl import ssl
-from trainables.config import nearest
-from trainables.errors import UserError
 
 if TYPE_CHECKING:
     from trainables.base import Trainable
@@ -348,14 +346,3 @@ EXPERIMENTS: dict[str, Experiment] = {
         top=3,  # one validation score of a trial moves by .03 with its seed
     ),
 }
-
-
-def named(name: str) -> Experiment:
-    """The experiment of that name.
-
-    Raises:
-        UserError: there is none; the nearest is suggested.
-    """
-    if name not in EXPERIMENTS:
-        raise UserError(f"unknown experiment {name!r}{nearest(name, EXPERIMENTS)}")
-    return EXPERIMENTS[name]

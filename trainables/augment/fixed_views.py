@@ -26,13 +26,6 @@ STRONG = AugmentConfig(
 )
 """A policy of the study's own, whatever a trial trains with: a trial that chose it would be judged
 by how easy it made its views."""
-_TURNS = {
-    "none": STRONG,
-    "horizontal": replace(STRONG, hflip=0.5),
-    "all": replace(STRONG, hflip=0.5, vflip=0.5, rot90=0.75),
-}
-"""`data.up` -> the policy with the flips and quarter turns that leave an image what it is: letters
-are not mirrored."""
 _SEEDS = (1, 2)  # of the two views
 
 
@@ -47,7 +40,7 @@ class FixedViews:
         normalize: Normalization,
         up: str,  # `data.up`; "unset" as "horizontal", which the published policies flip
     ):
-        policy = _TURNS.get(up, _TURNS["horizontal"])
+        policy = turned(STRONG, up)
         self.count = count
         self.image_size = image_size
         self.augment = Augment(replace(policy, normalize=normalize), image_size)
@@ -68,6 +61,20 @@ class FixedViews:
             stop = min(start + step, rows.stop)
             images = split.batch(np.arange(start, stop)).to(device)
             yield self.augment.apply(images, self.draws[view][start:stop])
+
+
+def turned(policy: AugmentConfig, up: str) -> AugmentConfig:
+    """The policy with the flips and quarter turns that leave an image what it is: letters are not
+    mirrored.
+
+    Args:
+        up: `data.up`.
+    """
+    if up == "none":
+        return policy
+    if up == "all":
+        return replace(policy, hflip=0.5, vflip=0.5, rot90=0.75)
+    return replace(policy, hflip=0.5)
 
 
 def even_part(split: Split, count: int) -> Split:

@@ -38,8 +38,8 @@ class DurableHalving(BasePruner):
         """Return whether the trial stops at its last reported epoch, and record the decision."""
         epoch = trial.last_step
         epochs = _epochs_of(trial, self._epochs)
-        found = [rung for rung in rungs_of(epochs, self._version) if rung.epoch(epochs) == epoch]
-        rung = found[0] if found else None
+        rungs = rungs_of(epochs, self._version)
+        rung = next((rung for rung in rungs if rung.epoch(epochs) == epoch), None)
         if rung is None or epoch is None:
             return False
         name = self._attribute(rung, epoch)

@@ -15,6 +15,7 @@ from trainables.data_summary import DataSummary
 from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.command_line import command
+from tune.experiment_file import Code
 from tune.study.rules import CURRENT, FIRST, check_known
 
 PATH_KEYS = {
@@ -128,7 +129,7 @@ class Manifest:
         """The experiment as it is named on the command line."""
         if self.code is None:
             return self.experiment
-        return f"{self.code['path']}:{self.code['variable']}"
+        return Code.from_json(self.code).typed
 
     @property
     def data_summary(self) -> DataSummary | None:
@@ -144,7 +145,7 @@ class Manifest:
             UserError: the study on disk is another one; the message shows what differs.
         """
         if not path.exists():
-            write_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
+            self._write(path)
             return self
         there = read_manifest(path)
         differences = self._differences(there)
@@ -179,8 +180,11 @@ class Manifest:
         code = {key: value for key, value in self.code.items() if key != "accepts"}
         code["earlier"] = [*there.code.get("earlier", []), earlier]
         accepted = replace(there, code=code)
-        write_atomically(path, json.dumps(asdict(accepted), indent=1) + "\n")
+        accepted._write(path)
         return accepted
+
+    def _write(self, path: Path) -> None:
+        write_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def _differences(self, there: "Manifest") -> list[str]:
         """`train.epochs was 4, is 9`, for everything that defines the study."""

@@ -53,13 +53,12 @@ def ensure_database(path: Path) -> str | None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(_LOCK)):
-        template = _template()
         if not path.exists() or path.stat().st_size == 0:
-            _copy(template, path)
+            _copy_template(path)
             return None
-        if _is_usable(path, _revision(template)):
+        if _is_usable(path):
             return None
-        return _replace(path, template)
+        return _replace(path)
 
 
 def mend(path: Path, error: BaseException) -> str | None:
@@ -71,7 +70,7 @@ def mend(path: Path, error: BaseException) -> str | None:
     with FileLock(path.with_name(_LOCK)):
         if not path.exists() or _is_sound(path):
             return None
-        return _replace(path, _template())
+        return _replace(path)
 
 
 def check_answers(path: Path) -> None:
@@ -192,10 +191,10 @@ def _make_template(path: Path) -> None:
     aside.unlink()
 
 
-def _copy(template: Path, path: Path) -> None:
+def _copy_template(path: Path) -> None:
     """Put a copy of the template in place, with artifacts beside it."""
     with atomic_file(path) as file:
-        file.write(template.read_bytes())
+        file.write(_template().read_bytes())
         file.flush()
         with _connected(Path(file.name)) as connection:
             place = f"{(path.parent / 'mlartifacts').as_uri()}/0"
@@ -207,11 +206,11 @@ def _copy(template: Path, path: Path) -> None:
             )
 
 
-def _is_usable(path: Path, revision: str) -> bool:
-    """True for a complete database, and for one of another version of MLflow, of which MLflow says
-    what to do."""
+def _is_usable(path: Path) -> bool:
+    """True for a complete database, and for one with runs of another version of MLflow, of which
+    MLflow says what to do."""
     try:
-        return _revision(path) == revision or _holds_runs(path)
+        return _holds_runs(path) or _revision(path) == _revision(_template())
     except sqlite3.OperationalError:
         raise
     except sqlite3.DatabaseError:
@@ -251,11 +250,11 @@ def _is_sound(path: Path) -> bool:
         return False
 
 
-def _replace(path: Path, template: Path) -> str:
+def _replace(path: Path) -> str:
     """Move a database aside and make a new one."""
     kept = _free_name(path)
     path.replace(kept)
-    _copy(template, path)
+    _copy_template(path)
     return f"MLflow's database {path} was damaged; it is kept as {kept.name}, and a new one is made"
 
 

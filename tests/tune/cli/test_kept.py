@@ -12,12 +12,13 @@ from trainables.errors import UserError
 from tune.cli.options import Options
 from tune.cli.orientation import facing
 from tune.cli.prepare import Prepared, prepare, resolve
-from tune.experiments import EXPERIMENTS, Experiment, named
+from tune.experiment_file import find_experiment
+from tune.experiments import EXPERIMENTS, Experiment
 
 
 def with_rate(rate: float) -> Experiment:
     """`pretrain` whose untuned default learns at this rate."""
-    experiment = named("pretrain")
+    experiment = find_experiment("pretrain")
     tiny = experiment.presets["tiny"] | {"optim.lr": rate}
     return replace(experiment, presets={**experiment.presets, "tiny": tiny})
 

@@ -8,7 +8,7 @@ from tests.trainables.data.test_oddities import paint
 from trainables.errors import UserError
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared, prepare
-from tune.experiments import named
+from tune.experiment_file import find_experiment
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def prepared(data: Path, storage: Path | None = None, **typed: object) -> Prepar
         storage=str(storage),
         **typed,  # type: ignore[arg-type]
     )
-    return prepare(options, named("pretrain"), storage)
+    return prepare(options, find_experiment("pretrain"), storage)
 
 
 def begin(study: Prepared) -> None:

@@ -8,12 +8,12 @@ import pytest
 from trainables.errors import UserError
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared, prepare
-from tune.experiments import named
+from tune.experiment_file import find_experiment
 
 
 def prepared(storage: Path, **typed: object) -> Prepared:
     options = Options(experiment="pretrain", data="digits", storage=str(storage), **typed)  # type: ignore[arg-type]
-    return prepare(options, named("pretrain"), storage)
+    return prepare(options, find_experiment("pretrain"), storage)
 
 
 def begun(storage: Path, **typed: object) -> Prepared:
