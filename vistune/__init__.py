@@ -1,6 +1,41 @@
-"""vistune: hyperparameter search for computer vision on Ray."""
+"""vistune: hyperparameter search for computer vision on Ray.
 
-__all__ = ["__version__"]
+    import vistune
+
+    study = vistune.load_study("runs/ssl")
+
+Importing it takes milliseconds: each name below is imported from its module when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainables.errors import UserError
 
 __version__ = "0.1.0"
 """The one place of the version; pyproject.toml reads it from here."""
+
+__all__ = [
+    "UserError",
+    "__version__",
+]
+
+_MODULES = {
+    "UserError": "trainables.errors",
+}
+"""Public name -> the module that defines it."""
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])
