@@ -37,6 +37,8 @@ def to_resolve(pins: list[str], preset: str) -> Any:
     typed."""
     return SimpleNamespace(
         set=pins,
+        space=None,
+        no_search=None,
         preset=preset,
         data=None,
         seed=0,

@@ -14,15 +14,34 @@
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from types import NoneType
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as _pydantic_dataclass
 
 from trainables.errors import UserError
 
-__all__ = ["Annotated", "Field", "build", "config", "flatten", "nearest"]
+__all__ = [
+    "Annotated",
+    "Field",
+    "build",
+    "config",
+    "convert",
+    "flatten",
+    "nearest",
+    "number_type",
+]
 
 Scalar = str | int | float | bool | None
 C = TypeVar("C")
@@ -30,6 +49,7 @@ C = TypeVar("C")
 _RULES = ConfigDict(
     extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
 )
+_FIELD_RULES = ConfigDict(allow_inf_nan=False)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
@@ -82,12 +102,64 @@ def build(cls: type[C], flat: Mapping[str, Any]) -> C:
         raise UserError("; ".join(problems)) from None
 
 
+def convert(cls: type, key: str, value: Any) -> Any:
+    """Return a value as one field of a config takes it, whatever the other fields are.
+
+    Args:
+        key: dotted path of the field.
+    Raises:
+        UserError: unknown key, or a value of another type or out of range.
+    """
+    known = flatten(cls())
+    if key not in known:
+        raise UserError(f"unknown config key {key!r}{nearest(key, known)}")
+
+    annotation = _annotation(cls, key)
+    kinds = _kinds(annotation)
+    takes_text = any(kind is str or isinstance(kind, str) for kind in kinds)
+    if value is None and not {NoneType, None} & kinds:
+        value = "none"
+    if takes_text and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    try:
+        return TypeAdapter(annotation, config=_FIELD_RULES).validate_python(value)
+    except ValidationError as error:
+        problem = dict(error.errors()[0])
+        problem["loc"] = (key,)
+        raise UserError(_one_line(problem)) from None
+
+
+def number_type(cls: type, key: str) -> type[int] | type[float] | None:
+    """Return the kind of number that a known field takes; None of one that takes none."""
+    kinds = _kinds(_annotation(cls, key))
+    if float in kinds:
+        return float
+    return int if int in kinds else None
+
+
 def _admits_none(cls: type, key: str) -> bool:
     """Tell whether the word `none` stands for None here; elsewhere it may be a name."""
+    return NoneType in _kinds(_annotation(cls, key))
+
+
+def _annotation(cls: type, key: str) -> Any:
+    """Return the annotation of a field, with its constraints."""
     *parents, leaf = key.split(".")
     for name in parents:
         cls = get_type_hints(cls)[name]
-    return NoneType in get_args(get_type_hints(cls)[leaf])
+    return get_type_hints(cls, include_extras=True)[leaf]
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """Return the types that an annotation unites, without constraints; of a `Literal` its
+    values."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    if get_origin(annotation) in (Union, UnionType):
+        return set().union(*(_kinds(one) for one in get_args(annotation)))
+    return {annotation}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -115,6 +115,20 @@ class Options:
         list[str] | None,
         typer.Option(help="KEY=VALUE pins a config value, which is then not searched. Repeatable."),
     ] = None
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY=LOW..HIGH[:log], KEY=A,B or a file: searches this key in this range. "
+            "Repeatable; docs/search.md.",
+        ),
+    ] = None
+    no_search: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="KEY keeps its default and is not searched; all: every key that --space does not "
+            "name. Repeatable.",
+        ),
+    ] = None
     preset: Annotated[
         str | None,
         typer.Option(

@@ -23,8 +23,9 @@ from tune.execution.runtimes import LocalRuntime
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
 from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
+from tune.search.ranges import write_yaml
 from tune.search.rungs import RULES, rungs, rungs_of
-from tune.search.space import describe, show
+from tune.search.space import SOMETIMES, describe, ranges_of, show
 from tune.study.manifest import Manifest
 from tune.study.rules import RepeatRule
 from tune.study.warm_start import beginning
@@ -72,6 +73,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     for line in (prepared.start, *prepared.notes, *beginning(manifest.warm_start)):
         if line:
             out.print(line)
+    out.print(space_as_typed(experiment, manifest))
     version = int(manifest.rules["rungs"])
     out.print(_rungs_line(config.train.epochs, version))
 
@@ -209,6 +211,23 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
             setup_seconds=trainable.setup_seconds(data),
             gpu=runtime.device.type == "cuda",
         )
+
+
+def space_as_typed(experiment: Experiment, manifest: Manifest) -> str:
+    """The search space as `--space FILE` reads it."""
+    found = ranges_of(experiment.space, manifest.preset, manifest.pins)
+    readable = {
+        key: [one for one in variants if one.when is not SOMETIMES]
+        for key, variants in found.items()
+    }
+    hidden = [key for key, variants in readable.items() if len(variants) < len(found[key])]
+    written = write_yaml({key: variants for key, variants in readable.items() if variants})
+
+    lines = ["space, as --space reads it from a file (.yaml):", written.rstrip()]
+    lines += [f"# with --no-search {key}" for key in manifest.unsearched]
+    if hidden:
+        lines.append(f"# by a condition in code, which a file cannot hold: {', '.join(hidden)}")
+    return "\n".join(lines)
 
 
 def _config_table(experiment: Experiment, manifest: Manifest) -> Table:

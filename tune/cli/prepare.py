@@ -26,6 +26,15 @@ from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
 from tune.cli.options import Options, parse_pins
 from tune.cli.orientation import facing, oriented
+from tune.cli.own_ranges import (
+    as_record,
+    check_default,
+    check_drawn,
+    left_out,
+    notes_on,
+    typed_ranges,
+    with_ranges,
+)
 from tune.experiment_file import OwnExperiment
 from tune.experiments import Experiment
 from tune.reports.marks import marks
@@ -113,7 +122,11 @@ def prepare(
     begun = _begun(kept)
     experiment = _with_presets_of(kept, experiment)
     preset, base, pins, notes = resolve(options, experiment, fixed, start, begun)
-    experiment = facing(experiment, base)
+    ranges = typed_ranges(options, experiment)
+    experiment = with_ranges(facing(experiment, base), preset, ranges)
+    if ranges:
+        check_drawn(experiment, preset, base, pins)
+    notes += notes_on(experiment, preset, pins, ranges)
 
     config: Any = build(experiment.config, base)
     trainable = experiment.trainable
@@ -151,6 +164,8 @@ def prepare(
         base=base,
         pins=pins,
         space=as_json(describe(experiment.space, preset, pins)),
+        ranges=as_record(ranges),
+        unsearched=left_out(options, experiment, preset, ranges),
         data={
             "name": data.name,
             "fingerprint": data.fingerprint,
@@ -270,13 +285,15 @@ def resolve(
         start: config values of the backbone that trials start from.
         begun: config values that the study keeps from its first start.
     Raises:
-        UserError: unknown preset, unknown key, a value out of range, or a pin that contradicts the
-            setting.
+        UserError: unknown preset, unknown key, a value out of range, a pin that contradicts the
+            setting, or a range that leaves out the default.
     """
     pins = parse_pins(options.set)
-    for key in sorted(fixed.keys() & pins.keys()):
+    ranges = typed_ranges(options, experiment)
+    for key in sorted(fixed.keys() & {*pins, *ranges}):
+        option = "--set" if key in pins else "--space"
         raise UserError(
-            f"--set {key}: setting {options.setting} is {key}={fixed[key]}; leave it out, "
+            f"{option} {key}: setting {options.setting} is {key}={fixed[key]}; leave it out, "
             "or choose another setting"
         )
 
@@ -298,8 +315,11 @@ def resolve(
     flat = {**experiment.presets[preset], **typed, **fixed, **start, **pins}
     base = flatten(build(experiment.config, flat))
     base |= oriented(base, pins, experiment.name, begun)
-    experiment = facing(experiment, base)
-    pinned = {key: base[key] for key in [*fixed, *pins]}
+    experiment = with_ranges(facing(experiment, base), preset, ranges)
+    unsearched = left_out(options, experiment, preset, ranges)
+    # A key that is searched all the same has its default from `--set`.
+    pinned = {key: base[key] for key in [*fixed, *pins, *unsearched] if key not in ranges}
+    check_default(experiment, preset, base, pinned, ranges)
 
     # Adam's default rate may be out of range once `--set` has limited the search to SGD.
     default = Nearest(base, base)
@@ -327,7 +347,8 @@ def _with_presets_of(there: Manifest | None, experiment: Experiment) -> Experime
 
     default = dict(experiment.presets[there.preset])
     for key, value in there.base.items():
-        if key not in there.pins and key not in _BY_OPTION:
+        is_typed = key in there.pins and key not in there.unsearched
+        if not is_typed and key not in _BY_OPTION:
             default[key] = value
     return replace(experiment, presets={**experiment.presets, there.preset: default})
 

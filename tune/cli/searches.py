@@ -204,7 +204,7 @@ def members_of(
         shared = [pin for pin in [*own, *split] if pin.startswith(_SHARED)]
         shared += [pin.partition(":")[2] for pin in pins if pin.startswith(f"{name}:")]
         yield Member(
-            replace(common, experiment=name, study=study, set=shared),
+            replace(common, experiment=name, study=study, set=shared, space=None, no_search=None),
             EXPERIMENTS[name],
             group,
             number,

@@ -249,6 +249,9 @@ def _facts(record: Record) -> list[list[str]]:
         ["pinned", assignments(manifest.pins) or "nothing"],
         ["versions", ", ".join(versions)],
     ]
+    if manifest.ranges:
+        given = [f"{key}={text}" for key, texts in manifest.ranges.items() for text in texts]
+        facts.append(["ranges of the user's own", "; ".join(given)])
     if manifest.base.get("init.file"):
         seen = seen_tags(manifest).get("lineage.seen_images", "not on record")
         facts.append(["images that the backbone has seen", seen])

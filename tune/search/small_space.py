@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 from tune.experiments import SearchSpace
+from tune.search.asking import Answering
 from tune.search.space import Pinned, Walk
 
 Parameters = dict[str, Any]
@@ -63,14 +69,14 @@ def draw_new(
     """Draw a configuration at random that has not been tried; None where none was found."""
     rng = np.random.default_rng(seed)
     for _ in range(_DRAWS):
-        chance = _Chance(rng)
+        chance = Chance(rng)
         space(Pinned(chance, pins), preset)
         if chance.said not in tried:
             return chance.said
     return None
 
 
-class _Chance:
+class Chance(Answering):
     """A trial that answers at random.
 
     Attributes:
@@ -81,29 +87,34 @@ class _Chance:
         self._rng = rng
         self.said: Parameters = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            choices = distribution.choices
+            self.said[name] = choices[int(self._rng.integers(len(choices)))]
+        else:
+            assert isinstance(distribution, FloatDistribution | IntDistribution)
+            self.said[name] = self._number(distribution)
+        return self.said[name]
+
+    def _number(self, range_: FloatDistribution | IntDistribution) -> float:
+        low, step = range_.low, range_.step
+        high = range_.high if step is None else range_.high + step
         position = self._rng.random()
-        value = low * (high / low) ** position if log else low + position * (high - low)
-        self.said[name] = min(max(value, low), high)
-        return self.said[name]
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
-        value = self.suggest_float(name, low, high + 1, log=log)
-        self.said[name] = min(math.floor(value), high)
-        return self.said[name]
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self.said[name] = choices[int(self._rng.integers(len(choices)))]
-        return self.said[name]
+        value = low * (high / low) ** position if range_.log else low + position * (high - low)
+        if step is not None:
+            value = low + math.floor((value - low) / step) * step
+        return min(max(value, low), range_.high)
 
 
 def _values(distribution: BaseDistribution, most: int) -> list[Any] | None:
     """All values of a distribution; None of a range of real numbers, or of more than `most`."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
-    low: Any = vars(distribution)["low"]
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, step = distribution.low, distribution.step
     if distribution.single():
         return [low]
-    if isinstance(distribution, IntDistribution) and distribution.high - low < most:
-        return list(range(low, distribution.high + 1))
-    return None
+    if step is None:
+        return None
+    number = 1 + round((distribution.high - low) / step)
+    return [low + place * step for place in range(number)] if number <= most else None

@@ -13,32 +13,24 @@ from optuna.distributions import (
 )
 
 from tune.experiments import SearchSpace
+from tune.search.asking import Answering, ask
+from tune.search.ranges import Range, When
 
 
-class Pinned:
+class Pinned(Answering):
     """A trial whose pinned names are answered from `pins` and are not searched."""
 
     def __init__(self, trial: Any, pins: Mapping[str, Any]):
         self._trial = trial
         self._pins = pins
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
         if name in self._pins:
             return self._pins[name]
-        return self._trial.suggest_float(name, low, high, log=log)
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
-        if name in self._pins:
-            return self._pins[name]
-        return self._trial.suggest_int(name, low, high, log=log)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        if name in self._pins:
-            return self._pins[name]
-        return self._trial.suggest_categorical(name, choices)
+        return ask(self._trial, name, distribution)
 
 
-class Walk:
+class Walk(Answering):
     """A trial that answers with `wanted` where it can, else with the first choice or the low end.
 
     Attributes:
@@ -51,16 +43,11 @@ class Walk:
         self.asked: dict[str, BaseDistribution] = {}
         self.said: dict[str, Any] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
-        return self._answer(name, FloatDistribution(low, high, log=log), low)
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
-        return self._answer(name, IntDistribution(low, high, log=log), low)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._answer(name, CategoricalDistribution(choices), choices[0])
-
-    def _answer(self, name: str, distribution: BaseDistribution, otherwise: Any) -> Any:
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            otherwise = distribution.choices[0]
+        else:
+            otherwise = vars(distribution)["low"]
         self.asked[name] = distribution
         self.said[name] = self.wanted.get(name, otherwise)
         return self.said[name]
@@ -100,7 +87,7 @@ def fitted(
     return nearest.said
 
 
-class Nearest:
+class Nearest(Answering):
     """A trial that answers with a given configuration, as far as choices and ranges admit it.
 
     Args:
@@ -118,13 +105,13 @@ class Nearest:
         self.said: dict[str, Any] = {}
         self.notes: list[str] = []
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
-        return self._clipped(name, low, high)
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
+        if isinstance(distribution, CategoricalDistribution):
+            return self._choice(name, distribution.choices)
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        return self._clipped(name, distribution)
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
-        return self._clipped(name, low, high)
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+    def _choice(self, name: str, choices: Sequence[Any]) -> Any:
         value = self._config.get(name, self._base[name])
         if value not in choices:
             default = self._base[name]
@@ -150,7 +137,8 @@ class Nearest:
         """True where the configuration has the name and differs from the default in it."""
         return name in self._config and self._config[name] != self._base.get(name)
 
-    def _clipped(self, name: str, low: Any, high: Any) -> Any:
+    def _clipped(self, name: str, range_: FloatDistribution | IntDistribution) -> Any:
+        low, high = range_.low, range_.high
         value = self._config.get(name, self._base[name])
         if not low <= value <= high:
             self.notes.append(f"{name}={value:g} is clipped to {low:g} to {high:g}")
@@ -158,26 +146,39 @@ class Nearest:
         return self.said[name]
 
 
+SOMETIMES = When("sometimes", ())
+"""The condition of a range that no single choice tells apart."""
+
+
 def describe(
     space: SearchSpace, preset: str, pins: Mapping[str, Any]
 ) -> dict[str, list[tuple[str, BaseDistribution]]]:
     """Parameter -> [(condition, distribution), ...] over every branch. The condition is "" where
     the parameter always applies in the same range.
+    """
+    return {
+        name: [("" if one.when is None else str(one.when), one.distribution) for one in variants]
+        for name, variants in ranges_of(space, preset, pins).items()
+    }
+
+
+def ranges_of(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, list[Range]]:
+    """Parameter -> its ranges over every branch.
 
     A branch is entered by one categorical choice at a time, and by its sub-choices within.
     """
-    walks = _branches(space, preset, pins)
+    walks = branches(space, preset, pins)
     variants: dict[str, dict[str, BaseDistribution]] = {}
     for walk in walks:
         for name, distribution in walk.asked.items():
             variants.setdefault(name, {})[repr(distribution)] = distribution
     return {
-        name: [(_condition(walks, name, d), d) for d in by_repr.values()]
+        name: [Range(d, _condition(walks, name, d)) for d in by_repr.values()]
         for name, by_repr in variants.items()
     }
 
 
-def _branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[Walk]:
+def branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[Walk]:
     """One walk through the space for every choice of every categorical parameter."""
     walks: list[Walk] = []
     queue: list[dict[str, Any]] = [{}]
@@ -202,22 +203,21 @@ def _choices(walk: Walk) -> Iterator[tuple[str, Any]]:
                 yield name, choice
 
 
-def _condition(walks: Sequence[Walk], name: str, distribution: BaseDistribution) -> str:
-    """The categorical parameter whose choices distinguish the walks that met this distribution from
-    those that did not."""
+def _condition(walks: Sequence[Walk], name: str, distribution: BaseDistribution) -> When | None:
+    """The choices that distinguish the walks that met this distribution from those that did not;
+    None: all met it."""
     met = [walk for walk in walks if walk.asked.get(name) == distribution]
     missed = [walk for walk in walks if walk.asked.get(name) != distribution]
     if not missed:
-        return ""
+        return None
     for switch, d in met[0].asked.items():
         if not isinstance(d, CategoricalDistribution) or switch == name:
             continue
         inside = {walk.said.get(switch) for walk in met}
         outside = {walk.said.get(switch) for walk in missed}
         if not inside & outside:
-            choices = "|".join(str(choice) for choice in d.choices if choice in inside)
-            return f"{switch}={choices}"
-    return "sometimes"
+            return When(switch, tuple(choice for choice in d.choices if choice in inside))
+    return SOMETIMES
 
 
 def as_json(described: Mapping[str, list[tuple[str, BaseDistribution]]]) -> dict[str, list[str]]:
@@ -242,4 +242,6 @@ def show(distribution: BaseDistribution) -> str:
         return "one of " + ", ".join(choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     scale = " (log)" if distribution.log else ""
+    if distribution.step not in (None, 1):
+        scale = f" in steps of {distribution.step:g}"
     return f"{distribution.low:g} to {distribution.high:g}{scale}"

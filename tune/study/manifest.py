@@ -96,12 +96,17 @@ class Manifest:
     base: dict[str, Any]
     """Flat config of trial 0."""
     pins: dict[str, Any]
-    """Config values set on the command line; never searched."""
+    """Config values set on the command line, or kept at their default there; never searched."""
     space: dict[str, list[str]]
     """Searched parameter -> its ranges, with conditions."""
     data: dict[str, Any]
     """name, fingerprint, path, images, contents, summary (`DataSummary`; studies from before it
     have none)."""
+    ranges: dict[str, list[str]] | None = None
+    """Searched parameter -> its ranges given by `--space`, as that option reads them; None: all are
+    the experiment's own."""
+    unsearched: list[str] = field(default_factory=list)
+    """Pins that keep the default: `--no-search`."""
     warm_start: dict[str, Any] | None = None
     """Study and configurations that come after the default (`tune/study/warm_start.py`)."""
     rules: dict[str, str | int] = field(default_factory=CURRENT.copy)
@@ -156,8 +161,8 @@ class Manifest:
                 shown.append(f"and {hidden} more")
             raise UserError(
                 f"study {self.name!r} exists with another configuration: {'; '.join(shown)}. "
-                "Repeat the options it was begun with, or give this one a name of its own: "
-                f"--study {self.name}-2"
+                f"Repeat the options it was begun with{_space_options(there)}, "
+                f"or give this one a name of its own: --study {self.name}-2"
             )
         repeats = max(self.repeats or 0, there.repeats or 0)
         kept = replace(there, base=self.base, repeats=repeats)
@@ -233,6 +238,18 @@ def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:
             earlier |= values
     missing = {key: value for key, value in earlier.items() if key not in flat}
     return {**flat, **missing}
+
+
+def _space_options(manifest: Manifest) -> str:
+    """The options that made a study's space, in brackets; "" where there were none."""
+    words = [
+        f"--space '{key}={text}'"
+        for key, texts in (manifest.ranges or {}).items()
+        for text in texts
+    ]
+    words += [f"--no-search {key}" for key in manifest.unsearched]
+    shown = words[:_SHOWN_DIFFERENCES] + ["..."] * (len(words) > _SHOWN_DIFFERENCES)
+    return f" ({' '.join(shown)})" if words else ""
 
 
 def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,21 +1,16 @@
 """The trials of a study in Optuna: parameters, values of epochs, rungs, states."""
 
 import zlib
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from tune.search.asking import Answering
 from tune.search.pruner import DurableHalving
 from tune.search.sampler import SeededTPE
 from tune.search.space import within
@@ -158,7 +153,7 @@ class TrialDatabase:
         return self._study.get_trials(deepcopy=False, states=(state,))
 
 
-class Preview:
+class Preview(Answering):
     """The draws of a trial that has not begun. They are those of the trial, as a draw of
     `SeededTPE` depends on nothing but seed, number, parameter and storage.
 
@@ -175,16 +170,7 @@ class Preview:
         self._relative = sampler.sample_relative(study, self._trial, space)
         self.said: dict[str, Any] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> Any:
-        return self._draw(name, FloatDistribution(low, high, log=log))
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> Any:
-        return self._draw(name, IntDistribution(low, high, log=log))
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._draw(name, CategoricalDistribution(choices))
-
-    def _draw(self, name: str, distribution: BaseDistribution) -> Any:
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
         """Draw in the order of Optuna's own `Trial._suggest`."""
         if distribution.single():
             value = _only_value(distribution)

@@ -1,0 +1,49 @@
+"""Questions of a search space: the same three methods for everything that stands in for an Optuna
+trial."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+
+class Answering(ABC):
+    """Stands in for an Optuna trial: its questions arrive at `answer` as distributions."""
+
+    @abstractmethod
+    def answer(self, name: str, distribution: BaseDistribution) -> Any:
+        """The value of this parameter."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> Any:
+        return self.answer(name, FloatDistribution(low, high, log=log, step=step))
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> Any:
+        return self.answer(name, IntDistribution(low, high, log=log, step=step))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self.answer(name, CategoricalDistribution(choices))
+
+
+def ask(trial: Any, name: str, distribution: BaseDistribution) -> Any:
+    """Ask a trial, or what stands in for one, for a value from this distribution."""
+    if isinstance(trial, Answering):
+        return trial.answer(name, distribution)
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, log = distribution.low, distribution.high, distribution.log
+    method = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+    # A trial of a test, or of another library, may know no steps.
+    if distribution.step in (None, 1) and not isinstance(distribution.step, float):
+        return method(name, low, high, log=log)
+    return method(name, low, high, log=log, step=distribution.step)
