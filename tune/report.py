@@ -107,13 +107,21 @@ def html_page(
 def sync(
     study: Annotated[str | None, typer.Argument(help="Default: every study.")] = None,
     storage: Storage = "runs",
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Send them there too: csv, tensorboard, wandb. Repeatable. "
+            "Default: where each study is kept already.",
+        ),
+    ] = None,
 ) -> None:
-    """Bring MLflow up to the studies' own record."""
-    from tune.tracking.tracker import Tracker
+    """Bring MLflow, and whatever --log has begun, up to the studies' own record."""
+    from tune.tracking.logs import check_logs, sync_study
 
+    asked = check_logs(log)
     root = synced_folder(storage)
     folders = [find_study(root, study)] if study else find_all(root)
-    _print_each(folders, lambda folder: Tracker(folder).sync())
+    _print_each(folders, lambda folder: sync_study(folder, asked))
 
 
 @app.command()

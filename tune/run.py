@@ -26,6 +26,7 @@ from tune.experiments import Experiment
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
 from tune.surroundings import prepare_process
+from tune.tracking.logs import check_logs
 
 
 def main(options: Options) -> None:
@@ -54,6 +55,7 @@ def execute(options: Options) -> int:
     check_given(options)
     experiment = find_experiment(options.experiment)
     check_workers(options)
+    check_logs(options.log)
     budget_s = parse_duration(options.time_budget)
 
     storage = local_folder(options.storage)

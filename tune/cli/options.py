@@ -12,6 +12,7 @@ import typer
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS, Experiment
 from tune.study.rules import ENOUGH_SEARCHES
+from tune.tracking.logs import LOGS
 
 DEFAULT_TRIALS = 16
 DEFAULT_SEARCHES = ENOUGH_SEARCHES
@@ -65,6 +66,10 @@ def _comparisons(context: typer.Context, incomplete: str) -> list[str]:
     experiment = _typed_experiment(context)
     names = experiment.comparisons if experiment else ()
     return [name for name in names if name and name.startswith(incomplete)]
+
+
+def _logs(incomplete: str) -> list[str]:
+    return [name for name in LOGS if name.startswith(incomplete)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +223,13 @@ class Options:
     warm_start: Annotated[
         str | None,
         typer.Option(help="Earlier study whose best configurations come after the default."),
+    ] = None
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Keep the study there too, beside MLflow: csv, tensorboard, wandb. Repeatable.",
+            autocompletion=_logs,
+        ),
     ] = None
     compare: Annotated[
         str | None,

@@ -1,5 +1,5 @@
 """Run studies from their opening to their verdict, with everything that follows them: console,
-MLflow, pictures, object storage."""
+MLflow and other records, pictures, object storage."""
 
 import contextlib
 import sys
@@ -30,10 +30,12 @@ from tune.study.group import Group
 from tune.study.rules import WINNER
 from tune.study.study import Study
 from tune.study.warm_start import beginning, worth
+from tune.tracking.logs import replay_into
+from tune.tracking.replay import Replay
 from tune.tracking.tracker import Tracker
 
 DRAIN_S = 60.0
-"""The end of a run waits so long for pictures, and then again for MLflow."""
+"""The end of a run waits so long for pictures, and then again for MLflow and other records."""
 
 
 class Session:
@@ -51,7 +53,7 @@ class Session:
         self.stop = Stop(budget_s)
         self._pictures = Pictures()
         self._studies: list[Study] = []
-        self._trackers: list[Tracker] = []
+        self._replays: list[Replay] = []
         self._copies: list[StudyCopy] = []
 
     def __enter__(self) -> Self:
@@ -73,12 +75,14 @@ class Session:
     def track(self, folder: Path, copy: StudyCopy | None = None) -> None:
         """Replay the event log of this folder into MLflow until the session ends; if the study has
         a copy, only the part that has been uploaded."""
-        tracker = Tracker(folder)
-        if copy is not None:
-            tracker.known = copy.known
+        self._start(Tracker(folder), copy)
 
-        self._trackers.append(tracker)
-        tracker.start()
+    def _start(self, replay: Replay, copy: StudyCopy | None) -> None:
+        if copy is not None:
+            replay.known = copy.known
+
+        self._replays.append(replay)
+        replay.start()
 
     def run(self, prepared: Prepared, group: Group | None = None) -> int:
         """Create or resume the study, run it to its end or until `stop`, and return the exit code.
@@ -93,6 +97,8 @@ class Session:
             self._follow_copy(study, copy, console)
 
         self.track(study.directory, copy)
+        for name in dict.fromkeys(self.options.log or ()):
+            self._start(replay_into(name, study.directory), copy)
         _sample_data(study, prepared.data)
         self._pictures.watch(study)
         tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
@@ -173,23 +179,26 @@ class Session:
                     "the same command on this machine brings it up to date"
                 )
 
-        if not self._close_trackers():
+        for title in self._close_replays():
             print(
-                "MLflow is behind; the record is safe in the study's folder: "
-                f"`{command('report', 'sync', storage=self._storage)}` brings MLflow up to date"
+                f"{title} is behind; the record is safe in the study's folder: "
+                f"`{command('report', 'sync', storage=self._storage)}` brings {title} up to date"
             )
 
         for study in self._studies:
             study.close()
 
-    def _close_trackers(self) -> bool:
-        """End all trackers, within DRAIN_S together. True: MLflow has every event."""
-        for tracker in self._trackers:
-            tracker.last_call()
+    def _close_replays(self) -> list[str]:
+        """End all replays, within DRAIN_S together; returns the places that lack events."""
+        for replay in self._replays:
+            replay.last_call()
 
         deadline = time.monotonic() + DRAIN_S
-        closed = [tracker.close(deadline - time.monotonic()) for tracker in self._trackers]
-        return all(closed)
+        behind: dict[str, None] = {}
+        for replay in self._replays:
+            if not replay.close(deadline - time.monotonic()):
+                behind[replay.destination.title] = None
+        return list(behind)
 
 
 def _sample_data(study: Study, data: Any) -> None:

@@ -1,18 +1,17 @@
-"""The event log of a study as MLflow shows it: a fold over the events, without MLflow.
+"""The event log of a study as runs, which MLflow, TensorBoard, W&B and tables show: a fold over the
+events that knows none of them.
 
 `tune/study/` has a fold of its own, which says what a study knows. This one is apart because it
-maps events to MLflow calls: runs with parents, params, metrics by step, tags and files, each as it
-changes. A replay has to continue anywhere in the log, and must not ask what the study is now.
+maps events to changes of runs: params, metrics by step, tags and files. A replay has to continue
+anywhere in the log, and must not ask what the study is now.
 
 The result depends on the log alone, so a replay from the beginning says exactly what the first one
 said. There is one run for the study, below it one per trial, below that one per repeat of the trial
-under another seed.
+under another seed. Names and values are those of the log; a place that takes fewer characters
+changes them itself.
 """
 
-import hashlib
 import math
-import posixpath
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,29 +19,36 @@ from trainables.data_summary import DataSummary
 from tune.study.identity import GROUP, STUDY, study_id
 
 __all__ = [
+    "LOGARITHMIC",
     "Changes",
-    "MlflowRun",
+    "Event",
+    "ProjectedRun",
     "Projection",
-    "mlflow_key",
 ]
 
-PARAM_LIMIT, TAG_LIMIT, KEY_LIMIT = 6000, 8000, 250  # characters that MLflow keeps
-# last words of parameters searched on a log scale: MLflow's axes are linear
 LOGARITHMIC = ("lr", "weight_decay")
+"""Last words of parameters that are searched on a log scale."""
 
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class MlflowRun:
-    """Everything that creates an MLflow run. `key` is unique within the study; `parent` is the key
-    of the run above."""
+class ProjectedRun:
+    """A run from its creation on."""
 
     key: str
+    """Unique within the study: `study`, `trial/3` or `trial/3/repeat/1234`."""
     name: str
-    parent: str | None  # GROUP: the run of another log
-    started: int  # ms since the epoch
+    """As people read it: the study's name, `trial-003` or `trial-003-seed-1234`."""
+    parent: str | None
+    """Key of the run above; GROUP: the run of another log."""
+    started: int
+    """ms since the epoch."""
     tags: dict[str, str]
+    trial: int | None = None
+    """None: the study itself."""
+    repeat: int | None = None
+    """Seed of a repeat; None: the trial itself."""
 
 
 @dataclass
@@ -50,25 +56,35 @@ class Changes:
     """Changes of one run by a stretch of the log. Later values replace earlier ones; metrics and
     files add up."""
 
-    params: dict[str, str] = field(default_factory=dict)
-    # key, value, ms since the epoch, step
+    params: dict[str, Any] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
+    """Name, value, ms since the epoch, step."""
     tags: dict[str, str] = field(default_factory=dict)
-    # MLflow's RUNNING, FINISHED, FAILED or KILLED, and since when (ms)
     status: tuple[str, int] | None = None
+    """RUNNING, FINISHED, FAILED or KILLED, and since when (ms)."""
     data: dict[str, Any] | None = None
-    # path within the study's folder, artifact sub-folder
+    """The data set that the study is about."""
     files: list[tuple[str, str]] = field(default_factory=list)
-    texts: dict[str, str] = field(default_factory=dict)  # artifact name -> contents
+    """Path within the study's folder, sub-folder that it is shown in."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Name of a text -> contents."""
+    epoch: int | None = None
+    """The last reported epoch, where there is a report among the changes."""
 
 
 class Projection:
-    """Feed it events from the first on; `take` gives what they change, by run."""
+    """Feed it events from the first on; `take` gives what they change, by run.
 
-    def __init__(self) -> None:
+    Args:
+        logarithms: also give the logarithms of parameters that are searched on a log scale, as
+            metrics: MLflow's axes are linear.
+    """
+
+    def __init__(self, *, logarithms: bool = False) -> None:
+        self.logarithms = logarithms
         self.study: Event | None = None
         self.study_id = ""
-        self.runs: dict[str, MlflowRun] = {}
+        self.runs: dict[str, ProjectedRun] = {}
         self._changes: dict[str, Changes] = {}
         self._live: dict[str, None] = {}  # started and not ended, in that order
         # (run, metric) -> last step and value
@@ -105,23 +121,23 @@ class Projection:
         self._tags = self._common_tags(event)
 
         changes = self._run(STUDY, event)
-        changes.params |= _strings(event["config"], PARAM_LIMIT)
+        changes.params |= event["config"]
         changes.tags |= self._tags
         changes.tags["objective"] = event["objective"]
         changes.tags["direction"] = event["direction"]
         changes.tags["study.state"] = "RUNNING"
-        changes.tags["searched"] = ", ".join(event["searched"])[:TAG_LIMIT]
+        changes.tags["searched"] = ", ".join(event["searched"])
         changes.data = event.get("data")
         summary = (changes.data or {}).get("summary")
         if summary is not None:
             understood = DataSummary.from_json(summary)
-            changes.tags["data.summary"] = "\n".join(understood.lines())[:TAG_LIMIT]
+            changes.tags["data.summary"] = "\n".join(understood.lines())
         changes.status = ("RUNNING", event["t"])
 
     def _common_tags(self, event: Event) -> dict[str, str]:
         """Return the tags that every run of the study has."""
         tags = {"study": event["name"], "study.id": self.study_id}
-        tags |= _strings(event.get("tags"), TAG_LIMIT)
+        tags |= _strings(event.get("tags"))
 
         group = event.get("group")
         if group:
@@ -130,7 +146,7 @@ class Projection:
         data = event.get("data") or {}
         for name in ("name", "fingerprint", "contents"):
             if name in data:
-                tags[f"data.{name}"] = str(data[name])[:TAG_LIMIT]
+                tags[f"data.{name}"] = str(data[name])
 
         return tags
 
@@ -140,14 +156,10 @@ class Projection:
         config = event["config"]
         searched = [name for name in self._studied()["searched"] if name in config]
 
-        # MLflow shows params in the order in which they were logged: what is searched comes first.
-        ordered = {name: config[name] for name in [*searched, *config]}
-        changes.params |= _strings(ordered, PARAM_LIMIT)
-
-        for name in searched:
-            value = config[name]
-            if name.endswith(LOGARITHMIC) and isinstance(value, int | float) and value > 0:
-                self._log(key, f"log10/{name}", math.log10(value), event["t"], 0)
+        # Params are shown in the order in which they were logged: what is searched comes first.
+        changes.params |= {name: config[name] for name in [*searched, *config]}
+        if self.logarithms:
+            self._log_logarithms(key, {name: config[name] for name in searched}, event["t"])
 
         changes.tags["trial.state"] = "RUNNING"
         changes.tags["trial.attempt"] = str(event["attempt"])
@@ -157,11 +169,17 @@ class Projection:
         changes.status = ("RUNNING", event["t"])
         self._live[key] = None
 
+    def _log_logarithms(self, run: str, searched: dict[str, Any], t: int) -> None:
+        for name, value in searched.items():
+            if name.endswith(LOGARITHMIC) and isinstance(value, int | float) and value > 0:
+                self._log(run, f"log10/{name}", math.log10(value), t, 0)
+
     def _on_report(self, event: Event) -> None:
         key = _key(event)
         epoch = int(event["epoch"])
-        self._run(key, event)
+        changes = self._run(key, event)
         self._epoch[key] = max(epoch, self._epoch.get(key, 0))
+        changes.epoch = self._epoch[key]
 
         for name, value in event["metrics"].items():
             if value is not None:
@@ -197,7 +215,7 @@ class Projection:
         if event.get("error"):
             error = str(event["error"])
             last_line = error.strip().rsplit("\n", 1)[-1]
-            changes.tags["trial.error"] = last_line[:TAG_LIMIT]
+            changes.tags["trial.error"] = last_line
             changes.texts["error.txt"] = error
 
         changes.status = ("FAILED" if state == "FAIL" else "FINISHED", event["t"])
@@ -206,7 +224,7 @@ class Projection:
     def _on_summary(self, event: Event) -> None:
         metrics = event.get("metrics") or {}
         self._log_final(STUDY, metrics, event["t"])
-        self._run(STUDY, event).tags.update(_strings(event.get("tags"), TAG_LIMIT))
+        self._run(STUDY, event).tags.update(_strings(event.get("tags")))
         if "chosen/trial" in metrics:
             self._mark_chosen(int(metrics["chosen/trial"]), event)
 
@@ -217,7 +235,7 @@ class Projection:
             self._run(_key(earlier), earlier).tags["chosen"] = "earlier"
         self._chosen = trial
         chosen = {"trial": trial, "t": event["t"]}
-        self._run(_key(chosen), chosen).tags["chosen"] = event["tags"].get("chosen", "")[:TAG_LIMIT]
+        self._run(_key(chosen), chosen).tags["chosen"] = event["tags"].get("chosen", "")
 
     def _on_finish(self, event: Event) -> None:
         changes = self._run(STUDY, event)
@@ -240,12 +258,12 @@ class Projection:
             self.runs[key] = self._new_run(key, event)
         return self._changes.setdefault(key, Changes())
 
-    def _new_run(self, key: str, event: Event) -> MlflowRun:
+    def _new_run(self, key: str, event: Event) -> ProjectedRun:
         if key == STUDY:
             study = self._studied()
             above = GROUP if study.get("group") else None
             tags = {"kind": study.get("kind", STUDY)}
-            return MlflowRun(key, study["name"], above, event["t"], self._tags | tags)
+            return ProjectedRun(key, study["name"], above, event["t"], self._tags | tags)
 
         trial, repeat = event["trial"], event.get("repeat")
         name, parent = f"trial-{trial:03d}", STUDY
@@ -255,12 +273,11 @@ class Projection:
             tags |= {"kind": "repeat", "repeat.seed": str(repeat)}
 
         self._run(parent, {"trial": trial, "t": event["t"]})
-        return MlflowRun(key, name, parent, event["t"], self._tags | tags)
+        return ProjectedRun(key, name, parent, event["t"], self._tags | tags, trial, repeat)
 
     def _log(self, run: str, name: str, value: float, t: int, step: int) -> None:
         """A step that a run has is not logged again: a resumed trial reports its checkpoint's epoch
         a second time."""
-        name = mlflow_key(name)
         last, _ = self._last.get((run, name), (-1, math.nan))
         if step > last:
             self._last[run, name] = step, value
@@ -270,22 +287,9 @@ class Projection:
         """Values that close a run come after its last epoch, and only where they differ from what
         it has."""
         for name, value in metrics.items():
-            step, last = self._last.get((run, mlflow_key(name)), (-1, math.nan))
+            step, last = self._last.get((run, name), (-1, math.nan))
             if value is not None and float(value) != last:
                 self._log(run, name, float(value), t, max(self._epoch.get(run, 0), step + 1))
-
-
-def mlflow_key(name: str) -> str:
-    """`name` with what MLflow forbids in keys replaced by `_`: characters such as `[` and `@`, and
-    a path that is not normal.
-
-    >>> mlflow_key("/val/top@1"), mlflow_key("../x"), mlflow_key("val/knn_top1")
-    ('val/top_1', '_/x', 'val/knn_top1')
-    """
-    name = posixpath.normpath(re.sub(r"[^/\w.\- :]", "_", name).lstrip("/")).replace("..", "_")
-    if len(name) > KEY_LIMIT:
-        name = name[: KEY_LIMIT - 9] + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
-    return "_" if name == "." else name
 
 
 def _key(event: Event) -> str:
@@ -295,8 +299,5 @@ def _key(event: Event) -> str:
     return key if event.get("repeat") is None else f"{key}/repeat/{event['repeat']}"
 
 
-def _strings(values: dict[str, Any] | None, limit: int) -> dict[str, str]:
-    return {
-        mlflow_key(name): "none" if value is None else str(value)[:limit]
-        for name, value in (values or {}).items()
-    }
+def _strings(values: dict[str, Any] | None) -> dict[str, str]:
+    return {name: "none" if value is None else str(value) for name, value in (values or {}).items()}

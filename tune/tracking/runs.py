@@ -4,20 +4,23 @@ repeat."""
 import importlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trainables.files import write_atomically
 from tune.object_store import s3
 from tune.study.identity import GROUP
-from tune.tracking.address import probe, quieten
+from tune.tracking.address import probe, quieten, without_password
 from tune.tracking.database import DatabaseFiles, ensure_database, move_artifacts, sqlite_path
-from tune.tracking.projection import Changes, Event, MlflowRun
+from tune.tracking.destination import Opening
+from tune.tracking.mlflow_names import for_mlflow, mlflow_tags
+from tune.tracking.projection import Changes, ProjectedRun
 from tune.tracking.rejected import Rejected
 from tune.tracking.view import shared_view
 
-__all__ = ["RUN_TAG", "MlflowRuns"]
+__all__ = ["RUN_TAG", "MlflowRuns", "saved_state"]
 
 RUN_TAG = "run.key"
 OFFSET_TAG = "tracking.offset"
@@ -30,35 +33,29 @@ OTHERS_PER_CALL = 100
 SETUP_S = 30.0
 """Importing MLflow and creating its tables may take this long without being hung."""
 _ARTIFACTS = "mlartifacts"
+_STATES = "tracking.json"
 _files = DatabaseFiles()
 
 
-class MlflowRuns:
-    """One study in the store at `uri`. Imports MLflow when it is made.
+def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
+    """Return what this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
+    "run_id", "study_id"}; {} before the first event was sent."""
+    return dict(_saved_states(study_dir).get(without_password(uri), {}))
 
-    Args:
-        first: the log's first event, a `study`.
-        beat: called with the seconds that the next call may take, before it; a sign of life for
-            whoever waits.
-        tell: called with a sentence for the user.
+
+class MlflowRuns:
+    """One study in the store at `uri`, as a `Connection`. Imports MLflow when it is made.
 
     Raises:
         Exception: whatever MLflow, SQLite or the network raise; make a new one to try again.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        study_dir: Path,
-        first: Event,
-        study_id: str,
-        rejected: Rejected,
-        beat: Callable[[float], None],
-        tell: Callable[[str], None],
-    ):
+    def __init__(self, uri: str, opening: Opening, rejected: Rejected):
+        beat = opening.beat
+        first = opening.first
         self._uri = uri
-        self._study_dir = study_dir
-        self.study_id = study_id
+        self._study_dir = opening.study_dir
+        self.study_id = opening.study_id
         self._rejected = rejected
         self._beat = beat
 
@@ -71,14 +68,15 @@ class MlflowRuns:
             beat(SETUP_S)
             damage = ensure_database(database)
             if damage:
-                tell(damage)
+                opening.tell(damage)
         self._client = self._mlflow.MlflowClient(_files.uri(uri))
         self.experiment_id = self._find_experiment(first["experiment"])
         _files.remember(uri)
         beat(0)
 
-        view = f"mlflow.sharedViewState.{study_id}"
-        self._client.set_experiment_tag(self.experiment_id, view, shared_view(first, study_id))
+        view = f"mlflow.sharedViewState.{self.study_id}"
+        charts = shared_view(first, self.study_id)
+        self._client.set_experiment_tag(self.experiment_id, view, charts)
         self.ids: dict[str, str] = {}
         self._deleted: set[str] = set()
         self._location_refuses = False
@@ -86,10 +84,32 @@ class MlflowRuns:
         group = first.get("group")
         if group:
             self.ids[GROUP] = self._find_group(group)
+        self._save(self.offset)
 
-    def apply(self, run: MlflowRun, changes: Changes) -> None:
+    def lacks(self, runs: Collection[str]) -> bool:
+        """Tell if runs were deleted for good."""
+        lacks = not set(runs) <= self.ids.keys()
+        if lacks:
+            self._save(0)
+        return lacks
+
+    def check(self) -> None:
+        """Check that the SQLite file was not deleted or replaced: MLflow would continue to write to
+        the unlinked one.
+
+        Raises:
+            ConnectionError: it was.
+        """
+        if _files.is_replaced(self._uri):
+            raise ConnectionError("the database file was deleted or replaced")
+
+    def recall(self, run: ProjectedRun, changes: Changes) -> None:
+        """Nothing needs to be known of what MLflow has."""
+
+    def apply(self, run: ProjectedRun, changes: Changes) -> None:
         """Bring one run up to date. May be repeated with the same or overlapping changes."""
         run_id = self._run_id(run)
+        changes = for_mlflow(changes)
         self._send_all(run, changes)
         if changes.data:
             self._client.log_inputs(run_id, datasets=[self._dataset(changes.data)])
@@ -101,7 +121,7 @@ class MlflowRuns:
             self._set_status(run_id, *changes.status)
         self._beat(0)
 
-    def remember(self, study: MlflowRun, offset: int) -> None:
+    def remember(self, study: ProjectedRun, offset: int) -> None:
         """Note in the store that it has all events before byte `offset`."""
         tags = {OFFSET_TAG: str(offset)}
         count = self._rejected.count
@@ -109,16 +129,20 @@ class MlflowRuns:
             tags[NOTE_TAG] = f"{count} records refused by MLflow: see {self._rejected.path}"
         RunTag = self._mlflow.entities.RunTag
         self._send(study, [RunTag(key, value) for key, value in tags.items()])
+        self._save(offset)
 
-    def check_same_file(self) -> None:
-        """Check that the SQLite file was not deleted or replaced: MLflow would continue to write to
-        the unlinked one.
+    def _save(self, offset: int) -> None:
+        states = _saved_states(self._study_dir)
+        states[without_password(self._uri)] = {
+            "offset": offset,
+            "experiment_id": self.experiment_id,
+            "run_id": self.ids.get("study"),
+            "study_id": self.study_id,
+        }
+        write_atomically(self._study_dir / _STATES, json.dumps(states, indent=1))
 
-        Raises:
-            ConnectionError: it was.
-        """
-        if _files.is_replaced(self._uri):
-            raise ConnectionError("the database file was deleted or replaced")
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _find_experiment(self, name: str) -> str:
         """Id of the experiment, created or restored if need be."""
@@ -182,10 +206,10 @@ class MlflowRuns:
             raise ConnectionError(f"the run of the group {group['name']} is not there yet")
         return str(found[0].info.run_id)
 
-    def _run_id(self, run: MlflowRun) -> str:
+    def _run_id(self, run: ProjectedRun) -> str:
         """Id of a run, which is created or restored if need be."""
         if run.key not in self.ids:
-            tags = run.tags | {RUN_TAG: run.key}
+            tags = mlflow_tags(run.tags) | {RUN_TAG: run.key}
             if run.parent:
                 tags["mlflow.parentRunId"] = self.ids[run.parent]
             created = self._client.create_run(
@@ -199,7 +223,7 @@ class MlflowRuns:
             self._deleted.discard(run_id)
         return run_id
 
-    def _send_all(self, run: MlflowRun, changes: Changes) -> None:
+    def _send_all(self, run: ProjectedRun, changes: Changes) -> None:
         """Log params, metrics and tags in as few calls as MLflow's limits allow."""
         entities = self._mlflow.entities
         params = [entities.Param(key, value) for key, value in changes.params.items()]
@@ -217,7 +241,7 @@ class MlflowRuns:
             metrics = metrics[METRICS_PER_CALL:]
             tags = tags[OTHERS_PER_CALL:]
 
-    def _send(self, run: MlflowRun, batch: Sequence[Any]) -> None:
+    def _send(self, run: ProjectedRun, batch: Sequence[Any]) -> None:
         """Log params, metrics and tags. What MLflow calls invalid is narrowed down by halves and
         rejected; other failures are raised."""
         self._beat(0)
@@ -259,13 +283,13 @@ class MlflowRuns:
         else:
             self._client.set_terminated(run_id, status=status, end_time=since)
 
-    def _upload_file(self, run: MlflowRun, run_id: str, path: str, folder: str | None) -> None:
+    def _upload_file(self, run: ProjectedRun, run_id: str, path: str, folder: str | None) -> None:
         file = self._study_dir / path
         # It may be that of a head that was lost, or this machine only reads.
         s3.present(file)
         self._upload(run, path, partial(self._log_file, run_id, file, folder))
 
-    def _upload(self, run: MlflowRun, name: str, upload: Callable[[], None]) -> None:
+    def _upload(self, run: ProjectedRun, name: str, upload: Callable[[], None]) -> None:
         """Upload a file. One that cannot be stored must not hold up the numbers: it is rejected,
         unless the whole store is gone."""
         self._beat(SETUP_S)
@@ -306,6 +330,14 @@ class MlflowRuns:
         )
         context = entities.InputTag("mlflow.data.context", "training")
         return entities.DatasetInput(dataset, tags=[context])
+
+
+def _saved_states(study_dir: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((study_dir / _STATES).read_text()))
+    except (FileNotFoundError, ValueError):
+        # a power cut can leave it empty; the store knows the offset
+        return {}
 
 
 def _has_moved(before: str, location: str) -> bool:

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from tune.study.identity import GROUP
-from tune.tracking.projection import LOGARITHMIC, Event, mlflow_key
+from tune.tracking.mlflow_names import mlflow_key
+from tune.tracking.projection import LOGARITHMIC, Event
 
 __all__ = ["shared_view"]
 

@@ -17,15 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.event_logs import begin, end, report, start, study_of
 from tests.mlflow_store import begin_store, reported, rows, store
 from trainables.errors import UserError
 from tune.study.events import EventLog
 from tune.tracking.address import default_uri, without_password
-from tune.tracking.projection import Projection, mlflow_key
+from tune.tracking.mlflow_names import mlflow_key
+from tune.tracking.projection import Projection
 from tune.tracking.tracker import Tracker, saved_state
-
-BASE = {"optim.lr": 0.1, "optim.name": "sgd", "data.batch_size": 64, "aug.crop": None}
-SEARCHED = ["optim.lr", "optim.name"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,76 +37,6 @@ def storage(tmp_path):
     storage = tmp_path / "my runs"  # a blank in the path must not matter
     begin_store(storage)
     return storage
-
-
-def begin(storage, name="ssl-1", **changes):
-    log = EventLog(storage / name / "events.jsonl")
-    data = {"name": "glyphs", "fingerprint": "f00d", "path": "embedded", "images": 1530}
-    study = {
-        "name": name,
-        "experiment": "ssl",
-        "objective": "val/knn_top1",
-        "direction": "maximize",
-        "config": BASE,
-    }
-    log.append(
-        "study",
-        **(study | {"searched": SEARCHED, "data": data, "tags": {"git.commit": "abc"}} | changes),
-    )
-    return log
-
-
-def start(log, trial, lr=0.1, attempt=1, resumed_epoch=None, **more):
-    log.append(
-        "start",
-        trial=trial,
-        config=BASE | {"optim.lr": lr},
-        attempt=attempt,
-        resumed_epoch=resumed_epoch,
-        **more,
-    )
-
-
-def report(log, trial, epoch, value, **more):
-    log.append(
-        "report",
-        trial=trial,
-        epoch=epoch,
-        metrics={"val/knn_top1": value, "train/loss": 1 / epoch},
-        **more,
-    )
-
-
-def end(log, trial, state="COMPLETE", value=None, reason=None, error=None, metrics=None, **more):
-    log.append(
-        "end",
-        trial=trial,
-        state=state,
-        value=value,
-        reason=reason,
-        metrics=metrics or {},
-        error=error,
-        **more,
-    )
-
-
-def study_of(storage, trials=4, epochs=5, seed=0, name="ssl-1", finish="FINISHED"):
-    """A finished study with every kind of event; the values are irregular so that a mix-up
-    shows."""
-    rng, log = random.Random(seed), begin(storage, name)
-    for trial in range(trials):
-        start(log, trial, lr=10 ** rng.uniform(-4, 0))
-        for epoch in range(1, epochs + 1):
-            report(log, trial, epoch, rng.random())
-        end(
-            log,
-            trial,
-            **({"state": "PRUNED", "reason": "rung"} if trial % 2 else {"state": "COMPLETE"}),
-        )
-    log.append("summary", metrics={"baseline/knn_top1": 0.11}, tags={"verdict": "tuning helps"})
-    if finish:
-        log.append("finish", state=finish)
-    return log
 
 
 def assert_equals_log(storage, log):
@@ -219,11 +148,12 @@ def test_data_set_is_an_input_of_the_study_and_named_in_each_run(storage):
 def test_tracker_killed_anywhere_loses_and_doubles_nothing(storage, seed, monkeypatch):
     """Cut the log at random places; at each, a tracker dies before, within or after its writes, and
     a new one goes on."""
+    import tune.tracking.replay
     import tune.tracking.tracker
 
     log, rng = study_of(storage, trials=3, epochs=4, seed=seed), random.Random(seed)
     lines = log.path.read_bytes().splitlines(keepends=True)
-    monkeypatch.setattr(tune.tracking.tracker, "CHUNK_BYTES", rng.choice([1, 600, 5000]))
+    monkeypatch.setattr(tune.tracking.replay, "CHUNK_BYTES", rng.choice([1, 600, 5000]))
     for cut in sorted(rng.sample(range(1, len(lines)), 5)):
         # a torn line, too
         log.path.write_bytes(b"".join(lines[:cut]) + lines[cut][: rng.randrange(len(lines[cut]))])

@@ -1,0 +1,69 @@
+"""The places beside MLflow to which a study can be sent: `--log NAME`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainables.config import nearest
+from trainables.errors import UserError
+from tune.tracking.csv_files import CsvTables
+from tune.tracking.destination import Destination
+from tune.tracking.replay import Replay
+from tune.tracking.tensorboard_files import TensorBoard
+from tune.tracking.tracker import Tracker
+from tune.tracking.wandb_runs import WandB, check_wandb
+
+__all__ = ["LOGS", "begun_logs", "check_logs", "replay_into", "sync_study"]
+
+LOGS: dict[str, type[Destination]] = {
+    "csv": CsvTables,
+    "tensorboard": TensorBoard,
+    "wandb": WandB,
+}
+"""Value of `--log` -> place."""
+
+
+def check_logs(names: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the places that were asked for, each once.
+
+    Raises:
+        UserError: an unknown name, a package that is missing, or W&B without a way to log in.
+    """
+    wanted = tuple(dict.fromkeys(names or ()))
+    for name in wanted:
+        if name not in LOGS:
+            raise UserError(f"--log {name!r} is no place{nearest(name, LOGS)}; MLflow is always on")
+    if "wandb" in wanted:
+        check_wandb()
+    return wanted
+
+
+def replay_into(name: str, study_dir: Path) -> Replay:
+    """Return what brings a study to a place."""
+    return Replay(study_dir, LOGS[name]())
+
+
+def sync_study(study_dir: Path, asked: Sequence[str] = ()) -> str:
+    """Bring MLflow and other places up to the record; returns what was done, a line for each place.
+
+    Args:
+        asked: places to begin, where the study is not there yet.
+    Raises:
+        UserError: a place takes nothing. The others have been brought up to date.
+    """
+    names = dict.fromkeys([*begun_logs(study_dir), *asked])
+    replays = [Tracker(study_dir), *(replay_into(name, study_dir) for name in names)]
+    lines: list[str] = []
+    refused: list[str] = []
+    for replay in replays:
+        try:
+            lines.append(replay.sync())
+        except UserError as error:
+            refused.append(str(error))
+    if refused:
+        raise UserError("; ".join([*lines, *refused]))
+    return "\n".join(lines)
+
+
+def begun_logs(study_dir: Path) -> list[str]:
+    """Names of the places that a study has been sent to."""
+    return [name for name in LOGS if (study_dir / name).is_dir()]

@@ -1,0 +1,267 @@
+"""Event log of a study -> a place that shows it. The place being slow, hung, locked or gone never
+holds a study up; it catches up later.
+
+A thread replays the log and notes in the place itself how far it came, so that a place that was
+deleted, switched or restored from a copy is completed. All that is sent may be sent again.
+"""
+
+import contextlib
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from trainables.errors import UserError
+from tune.command_line import command
+from tune.study.events import EventLog
+from tune.study.identity import STUDY, study_id
+from tune.tracking.destination import Connection, Destination, Opening
+from tune.tracking.projection import Projection
+
+__all__ = ["Replay"]
+
+MLFLOW = "mlflow"
+"""Name of the place that every study is sent to."""
+
+POLL_S = 0.5
+REST = 2.0
+"""Pause per second of work while the study runs: the driver shares its interpreter with this
+thread."""
+CHUNK_BYTES = 256 * 1024
+PATIENCE_S = 3.0
+"""`close` waits this long for a sign of life."""
+RETRY_S = 0.5
+LONGEST_RETRY_S = 30.0
+
+
+class Replay:
+    """Replays `events.jsonl` of one study folder into a place, from a thread (`start`, `close`) or
+    at once (`sync`).
+
+    Start it when the imports of the driver are done: the thread may import what takes seconds of
+    CPU time, such as MLflow.
+
+    Args:
+        study_dir: `<storage>/<study>`, the folder of the event log.
+
+    Attributes:
+        problem: why the last attempt failed, in one line; None when it succeeded.
+        known: returns how many bytes of the log outlive this machine; the place, which may outlive
+            it too, gets no more.
+    """
+
+    def __init__(self, study_dir: Path, destination: Destination):
+        self.study_dir = Path(study_dir).absolute()
+        self.destination = destination
+        self.problem: str | None = None
+        self.known: Callable[[], float] = lambda: math.inf
+        self._log = self.study_dir / "events.jsonl"
+        lock = "tracking.lock" if destination.name == MLFLOW else f"{destination.name}.lock"
+        self._lock = FileLock(self.study_dir / lock, thread_local=False)
+
+        self._connection: Connection | None = None
+        self._projection = self._fresh_projection()
+        self._offset = 0
+        self._sent = 0
+
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._abandoned = threading.Event()
+        self._alive_until = 0.0
+        self._complete = False
+
+    def start(self) -> None:
+        """Begin to replay in a daemon thread; returns at once."""
+        self._beat(0)
+        name = f"{self.destination.name}-replay"
+        self._thread = threading.Thread(target=self._replay, name=name, daemon=True)
+        self._thread.start()
+
+    def last_call(self) -> None:
+        """Ask the thread to finish; returns at once."""
+        now = time.monotonic()
+        if self.problem is None:
+            self._alive_until = max(self._alive_until, now + PATIENCE_S)
+        else:
+            self._alive_until = now + PATIENCE_S / 2
+        self._closing.set()
+
+    def close(self, drain_s: float = 30.0) -> bool:
+        """Let the thread finish for as long as it gets on, at most `drain_s` seconds. True if
+        the place has every event. Never raises."""
+        if self._thread is None:
+            return False
+
+        limit = time.monotonic() + drain_s
+        if not self._closing.is_set():
+            self.last_call()
+        while self._thread.is_alive() and time.monotonic() < min(limit, self._alive_until):
+            self._thread.join(0.02)
+        self._abandoned.set()
+        return not self._thread.is_alive() and self.problem is None and self._complete
+
+    def sync(self) -> str:
+        """Replay now what the place lacks, and say in one line what was done.
+
+        Raises:
+            UserError: there is no event log, the place cannot take it, or another process replays
+                this study.
+        """
+        if not self._log.exists():
+            raise UserError(
+                f"{self.study_dir} is not a study: it has no events.jsonl; give a study's folder "
+                f"below {self.study_dir.parent}"
+            )
+
+        try:
+            self._send_all()
+        except Timeout as error:
+            raise UserError(
+                f"study {self.study_dir.name!r} is being sent to {self.destination.title} by its "
+                "own run; nothing to do until it ends"
+            ) from error
+        except Exception as error:
+            raise UserError(self._refusal(error)) from error
+        finally:
+            self._disconnect()
+
+        where = self.destination.where(self.study_dir)
+        return f"{self.study_dir.name}: {self._sent} events sent to {where}"
+
+    def _send_all(self) -> None:
+        while True:
+            try:
+                while self._step():
+                    pass
+                return
+            except Exception as error:
+                if not self._mended(error):
+                    raise
+
+    def _refusal(self, error: Exception) -> str:
+        place = f"{self.destination.title} at {self.destination.where(self.study_dir)}"
+        return (
+            f"{place} cannot take study {self.study_dir.name!r} ({_one_line(error)}): "
+            f"{self.destination.remedy(self.study_dir)}"
+        )
+
+    def _replay(self) -> None:
+        pause = RETRY_S
+        while not self._abandoned.is_set():
+            began = time.monotonic()
+            try:
+                busy = self._step()
+            except Exception as error:
+                if not self._mended(error):
+                    self._wait_after(error, pause)
+                    pause = min(2 * pause, LONGEST_RETRY_S)
+                continue
+
+            self.problem = None
+            pause = RETRY_S
+            if not busy and self._closing.is_set():
+                self._complete = not self._log.exists() or self._offset >= self._log.stat().st_size
+                break
+            self._closing.wait(max(POLL_S, REST * (time.monotonic() - began)))
+        self._disconnect()
+
+    def _wait_after(self, error: Exception, pause: float) -> None:
+        self.problem = _one_line(error)
+        self._alive_until = min(self._alive_until, time.monotonic() + PATIENCE_S)
+        self._disconnect()
+        self._closing.wait(pause)
+        if self._closing.is_set():
+            self._abandoned.wait(RETRY_S)
+
+    def _mended(self, error: Exception) -> bool:
+        """True where damage was the reason, and the place is a new one."""
+        damage = self.destination.mend(error)
+        if damage is None:
+            return False
+        self._disconnect()
+        self._tell(damage)
+        return True
+
+    def _tell(self, damage: str) -> None:
+        """Say that the place is a new one, and how the other studies come into it."""
+        again = command("report", "sync", storage=self.study_dir.parent)
+        line = f"{damage}, with this study; `{again}` brings in the others"
+        print(f"vistune: {line}", file=sys.stderr, flush=True)
+
+    def _step(self) -> bool:
+        """Send one stretch of the log; False when nothing is left to send."""
+        connection = self._connection or self._connect()
+        if connection is None:
+            return False
+
+        connection.check()
+        allowed = min(CHUNK_BYTES, self.known() - self._offset)
+        if allowed <= 0:
+            return False
+        events, following = EventLog.read(self._log, self._offset, int(allowed))
+        if not events:
+            return False
+
+        for event in events:
+            self._projection.feed(event)
+        for key, changes in self._projection.take().items():
+            connection.apply(self._projection.runs[key], changes)
+        connection.remember(self._projection.runs[STUDY], following)
+
+        self._offset = following
+        self._sent += len(events)
+        return True
+
+    def _connect(self) -> Connection | None:
+        """Find the study in the place and bring the projection to where the place stands; None
+        while the log is empty."""
+        first, _ = EventLog.read(self._log, 0, limit=1)
+        if not first:
+            return None
+        if not self._lock.is_locked:
+            self._lock.acquire(timeout=0)
+
+        identity = study_id(first[0])
+        opening = Opening(self.study_dir, first[0], identity, self._beat, self._tell)
+        connection = self.destination.connect(opening)
+        self._offset = connection.offset
+        self._projection = self._folded(connection.offset)
+        if connection.lacks(self._projection.runs.keys()):
+            self._offset = 0
+            self._projection = self._fresh_projection()
+        for key, changes in self._projection.take().items():
+            connection.recall(self._projection.runs[key], changes)
+        self._connection = connection
+        return connection
+
+    def _folded(self, offset: int) -> Projection:
+        """The projection of the log before byte `offset`."""
+        projection = self._fresh_projection()
+        if offset:
+            for event in EventLog.read(self._log, 0, limit=offset)[0]:
+                projection.feed(event)
+        return projection
+
+    def _fresh_projection(self) -> Projection:
+        return Projection(logarithms=self.destination.logarithms)
+
+    def _disconnect(self) -> None:
+        connection = self._connection
+        self._connection = None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # what was not remembered is sent again
+                connection.close()
+        self._lock.release()
+
+    def _beat(self, seconds: float) -> None:
+        if self.problem is None:  # trying again is not a sign of life
+            self._alive_until = time.monotonic() + max(PATIENCE_S, seconds)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

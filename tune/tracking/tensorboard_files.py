@@ -1,0 +1,139 @@
+"""A study as TensorBoard shows it: `--log tensorboard`.
+
+    runs/<study>/tensorboard/trial-003/events.out.tfevents.<seconds>.vistune
+
+One folder a trial or repeat, and one of the study's own name for values of the study as a whole.
+Metrics are scalars by epoch; what is searched is in the tab HParams, the whole config a text,
+pictures are images. `tensorboard --logdir runs/<study>/tensorboard`, or `--logdir runs` for all
+studies side by side.
+
+The files are written with the messages of tensorboardX, which Ray Tune brings along: TensorBoard
+itself is needed by whoever looks.
+"""
+
+import struct
+from collections.abc import Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from tune.object_store import s3
+from tune.tracking.destination import Opening
+from tune.tracking.local_files import AppendedFiles, LocalConnection, LocalPlace
+from tune.tracking.projection import Changes, Event, ProjectedRun
+from tune.tracking.tensorboard_messages import (
+    first_record,
+    image,
+    record,
+    scalar,
+    session_end,
+    session_start,
+    text,
+)
+
+__all__ = ["TensorBoard", "TensorBoardStudy"]
+
+_LARGEST_PICTURE = 2_000_000  # bytes
+_SUCCESS, _FAILURE = 1, 2  # numbers of the tab HParams
+_STATUS = {"FINISHED": _SUCCESS, "FAILED": _FAILURE}
+
+
+class TensorBoard(LocalPlace):
+    """The folder `tensorboard` of a study, as a `Destination`."""
+
+    name = "tensorboard"
+    title = "TensorBoard"
+
+    def connect(self, opening: Opening) -> "TensorBoardStudy":
+        """Open the event files, which are made where there are none."""
+        return TensorBoardStudy(opening, self.folder(opening.study_dir))
+
+
+class TensorBoardStudy(LocalConnection):
+    """The event files of one study, as a `Connection`.
+
+    Args:
+        folder: of the runs.
+    """
+
+    def __init__(self, opening: Opening, folder: Path):
+        self._study_dir = opening.study_dir
+        self._first: Event = opening.first
+        self._files = AppendedFiles(folder, opening.study_id)
+        self._started: set[str] = set()  # runs whose parameters are written
+        self._epochs: dict[str, int] = {}
+        self.offset = self._files.offset
+
+    def recall(self, run: ProjectedRun, changes: Changes) -> None:
+        """Learn which runs have begun, and how far they are."""
+        self._epochs[run.key] = changes.epoch or 0
+        if changes.params:
+            self._started.add(run.key)
+
+    def apply(self, run: ProjectedRun, changes: Changes) -> None:
+        """Add the messages of one run."""
+        self._epochs[run.key] = changes.epoch or self._epochs.get(run.key, 0)
+        name = _file(run)
+        if not self._files.has(name):
+            self._files.append(name, first_record(run.started))
+        if changes.params and run.key not in self._started:
+            self._started.add(run.key)
+            self._write_params(name, run, changes.params)
+
+        for (t, step), values in groupby(changes.metrics, key=lambda metric: metric[2:]):
+            scalars = [scalar(tag, value) for tag, value, _, _ in values]
+            self._files.append(name, record(t, step, scalars))
+
+        for path, folder in changes.files:
+            self._write_picture(name, run, path, folder)
+        if changes.status is not None and run.trial is not None:
+            self._write_status(name, *changes.status)
+
+    def remember(self, study: ProjectedRun, offset: int) -> None:
+        """Bring all files to the disk.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self._files.commit(offset)
+        self.offset = offset
+
+    def _write_params(self, name: str, run: ProjectedRun, params: Mapping[str, Any]) -> None:
+        """Write the config, and what is searched of it for the tab HParams."""
+        values = [text("config", _table(params))]
+        if run.trial is not None:
+            searched = {key: params[key] for key in self._first["searched"] if key in params}
+            values.append(session_start(searched, run.started))
+        self._files.append(name, record(run.started, 0, values))
+
+    def _write_picture(self, name: str, run: ProjectedRun, path: str, folder: str) -> None:
+        """Write a PNG as it is; other artifacts are no pictures."""
+        file = self._study_dir / path
+        if file.suffix.lower() != ".png":
+            return
+
+        s3.present(file)
+        if not file.exists() or file.stat().st_size > _LARGEST_PICTURE:
+            return
+        content = file.read_bytes()
+        width, height = struct.unpack(">II", content[16:24])
+        tag = f"{folder}/{file.stem}" if folder else file.stem
+        picture = image(tag, content, width, height)
+        self._files.append(name, record(run.started, self._epochs[run.key], [picture]))
+
+    def _write_status(self, name: str, status: str, since: int) -> None:
+        """Tell the tab HParams how a run ended."""
+        if status in _STATUS:
+            self._files.append(name, record(since, 0, [session_end(_STATUS[status], since)]))
+
+
+def _file(run: ProjectedRun) -> str:
+    """The event file of a run. TensorBoard looks for `tfevents` in names, and reads those of a
+    folder in their order."""
+    return f"{run.name}/events.out.tfevents.{run.started // 1000}.vistune"
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    """The config as a table in Markdown."""
+    lines = [f"| {name} | {value} |" for name, value in values.items()]
+    return "\n".join(["| name | value |", "|---|---|", *lines])

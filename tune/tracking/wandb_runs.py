@@ -1,0 +1,247 @@
+"""A study in Weights & Biases: `--log wandb`.
+
+One run for each trial and repeat, and one for the study, in the group of the study's name. Mode,
+project, entity and server are those of W&B's own environment variables: WANDB_MODE (online or
+offline), WANDB_PROJECT, WANDB_ENTITY, WANDB_BASE_URL, WANDB_API_KEY.
+
+W&B's files are in `runs/<study>/wandb/`; those of offline runs are what `wandb sync` uploads. A run
+is in W&B for good once it has finished there. What a kill leaves unfinished is sent again under the
+same identity: online, from the step on that the server has; offline, in the place of what was
+written.
+"""
+
+import importlib.util
+import json
+import netrc
+import os
+import shutil
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from trainables.errors import UserError
+from trainables.files import write_atomically
+from tune.command_line import install_command
+from tune.tracking.address import without_password
+from tune.tracking.destination import Opening
+from tune.tracking.local_files import LocalConnection, LocalPlace
+from tune.tracking.projection import Changes, ProjectedRun
+
+__all__ = ["WandB", "WandbStudy", "check_wandb"]
+
+_SERVER = "https://api.wandb.ai"
+_PROJECT = "vistune"
+_MODES = ("online", "offline")
+_STATE = "finished.json"
+_QUIET = {
+    "silent": True,
+    "console": "off",
+    "disable_code": True,
+    "disable_git": True,
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+"""Settings of a run: nothing but what is sent here, no word on the terminal."""
+_START_S = 60.0
+"""The first run starts a process of W&B's, and online it waits for the server."""
+
+
+def check_wandb() -> None:
+    """Check that W&B can be used without asking anybody.
+
+    Raises:
+        UserError: it is not installed, its mode is unknown, or there is no way to log in.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError(f"--log wandb needs wandb: {install_command('wandb')}")
+
+    mode = _mode()
+    if mode not in _MODES:
+        raise UserError(f"WANDB_MODE={mode} must be online or offline for --log wandb")
+    if mode == "online" and not _can_log_in():
+        raise UserError(
+            f"--log wandb has no key for {_address()}: `wandb login`, or set WANDB_API_KEY, or "
+            "WANDB_MODE=offline to upload later by `wandb sync`"
+        )
+
+
+def _mode() -> str:
+    return os.environ.get("WANDB_MODE") or "online"
+
+
+def _address() -> str:
+    """The server, without a password."""
+    return without_password(os.environ.get("WANDB_BASE_URL") or _SERVER)
+
+
+def _can_log_in() -> bool:
+    """Tell if there is a key, where W&B looks for one; it is not read."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    try:
+        known = netrc.netrc(os.environ.get("NETRC")).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return urlsplit(_address()).netloc in known
+
+
+class WandB(LocalPlace):
+    """W&B, online or offline, as a `Destination`."""
+
+    name = "wandb"
+    title = "W&B"
+
+    def where(self, study_dir: Path) -> str:
+        """The server, or the folder of the offline runs."""
+        return _address() if _mode() == "online" else str(self.folder(study_dir))
+
+    def connect(self, opening: Opening) -> "WandbStudy":
+        """Find the runs that are in W&B for good.
+
+        Raises:
+            UserError: as of `check_wandb`.
+        """
+        check_wandb()
+        opening.beat(_START_S)
+        return WandbStudy(opening, self.folder(opening.study_dir))
+
+
+@dataclass
+class _Open:
+    """A run that W&B has begun."""
+
+    run: Any
+    first_step: int
+    """Earlier steps are in W&B already."""
+    step: int = -1
+    """The last step that was sent."""
+    t: int = 0
+    """Time of that step, ms since the epoch."""
+
+    def log(self, step: int, t: int, metrics: dict[str, float]) -> None:
+        """Send values of a step; those that come later keep the step's first time."""
+        if step < self.first_step:
+            return
+        if step > self.step:
+            self.step = step
+            self.t = t
+        self.run.log(metrics | {"_timestamp": self.t / 1000}, step=step)
+
+
+class WandbStudy(LocalConnection):
+    """The runs of one study, as a `Connection`.
+
+    Args:
+        folder: of W&B's files.
+    """
+
+    def __init__(self, opening: Opening, folder: Path):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._opening = opening
+        self._wandb = importlib.import_module("wandb")
+        self._unsent: dict[str, Changes] = {}
+        self._open: dict[str, _Open] = {}
+        self._finished: set[str] = set()
+        self.offset = 0
+
+        state = _read_state(folder / _STATE)
+        if state.get("study") == opening.study_id:
+            self._finished = set(state["finished"])
+            self.offset = state["offset"]
+
+    def recall(self, run: ProjectedRun, changes: Changes) -> None:
+        """Keep what W&B may lack: all of a run that has not finished there."""
+        if run.key not in self._finished:
+            self._unsent[run.key] = changes
+
+    def apply(self, run: ProjectedRun, changes: Changes) -> None:
+        """Send the changes of one run."""
+        if run.key in self._finished and not (changes.metrics or changes.params):
+            return  # words about a run that has ended
+
+        opened = self._open.get(run.key) or self._begin(run)
+        before = self._unsent.pop(run.key, None)
+        if before is not None:
+            self._send(opened, before)
+        self._send(opened, changes)
+        if changes.status is not None and changes.status[0] != "RUNNING":
+            self._finish(run, changes.status[0])
+
+    def remember(self, study: ProjectedRun, offset: int) -> None:
+        """Note which runs have finished in W&B."""
+        state = {
+            "study": self._opening.study_id,
+            "offset": offset,
+            "finished": sorted(self._finished),
+        }
+        write_atomically(self._folder / _STATE, json.dumps(state))
+        self.offset = offset
+
+    def close(self) -> None:
+        """End the runs that are open, without calling them finished."""
+        for opened in self._open.values():
+            opened.run.finish(exit_code=1)
+        self._open = {}
+
+    def _begin(self, run: ProjectedRun) -> _Open:
+        """Begin a run in W&B, or continue it on the server."""
+        self._opening.beat(_START_S)
+        identity = _identity(self._opening.study_id, run)
+        if _mode() == "offline" and run.key not in self._finished:
+            for left in self._folder.glob(f"wandb/offline-run-*-{identity}"):
+                shutil.rmtree(left)
+
+        first = self._opening.first
+        begun = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT") or _PROJECT,
+            dir=str(self._folder),
+            id=identity,
+            name=run.name,
+            group=first["name"],
+            job_type=run.tags["kind"],
+            mode=_mode(),
+            resume="allow" if _mode() == "online" else None,
+            reinit="create_new",
+            settings=self._wandb.Settings(**_QUIET),
+        )
+        self._finished.discard(run.key)
+        self._open[run.key] = _Open(begun, begun.starting_step)
+        self._opening.beat(0)
+        return self._open[run.key]
+
+    def _send(self, opened: _Open, changes: Changes) -> None:
+        """Log config, metrics by step, and state."""
+        run = opened.run
+        if changes.params:
+            run.config.update(changes.params, allow_val_change=True)
+        for (t, step), metrics in groupby(changes.metrics, key=lambda metric: metric[2:]):
+            opened.log(step, t, {name: value for name, value, _, _ in metrics})
+        for name, text in changes.tags.items():
+            run.summary[name] = text
+
+    def _finish(self, run: ProjectedRun, status: str) -> None:
+        """End a run in W&B. An interrupted one is begun anew when its trial resumes."""
+        self._opening.beat(_START_S)
+        opened = self._open.pop(run.key)
+        opened.run.finish(exit_code=0 if status == "FINISHED" else 1)
+        if status != "KILLED":
+            self._finished.add(run.key)
+        self._opening.beat(0)
+
+
+def _identity(study_id: str, run: ProjectedRun) -> str:
+    """The identity of a run in its project: letters, digits and dashes."""
+    return f"{study_id}-{run.key.replace('/', '-')}"
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The state on disk; {} where there is none."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (FileNotFoundError, ValueError):
+        return {}
