@@ -11,7 +11,7 @@ import typer
 
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS, Experiment
-from tune.study.rules import ENOUGH_SEARCHES
+from tune.study.rules import ENOUGH_SEARCHES, PRUNER_NAMES, SAMPLER_NAMES
 from tune.tracking.logs import LOGS
 
 DEFAULT_TRIALS = 16
@@ -53,6 +53,14 @@ def _presets(context: typer.Context, incomplete: str) -> list[str]:
     experiment = _typed_experiment(context)
     names = experiment.presets if experiment else ()
     return [name for name in names if name.startswith(incomplete)]
+
+
+def _samplers(incomplete: str) -> list[str]:
+    return [name for name in ("joint-tpe", *SAMPLER_NAMES) if name.startswith(incomplete)]
+
+
+def _pruners(incomplete: str) -> list[str]:
+    return [name for name in ("rungs", *PRUNER_NAMES) if name.startswith(incomplete)]
 
 
 def _settings(context: typer.Context, incomplete: str) -> list[str]:
@@ -132,6 +140,20 @@ class Options:
         typer.Option(
             help="KEY keeps its default and is not searched; all: every key that --space does not "
             "name. Repeatable.",
+        ),
+    ] = None
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            help="joint-tpe (default), tpe, random, sobol, gp, cmaes or grid (docs/search.md).",
+            autocompletion=_samplers,
+        ),
+    ] = None
+    pruner: Annotated[
+        str | None,
+        typer.Option(
+            help="rungs (default), halving, hyperband, median or none (docs/search.md).",
+            autocompletion=_pruners,
         ),
     ] = None
     preset: Annotated[

@@ -74,7 +74,7 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         if line:
             out.print(line)
     out.print(space_as_typed(experiment, manifest))
-    version = int(manifest.rules["rungs"])
+    version = manifest.rules["rungs"]
     out.print(_rungs_line(config.train.epochs, version))
 
     cost = profile(experiment, config, data)
@@ -129,12 +129,12 @@ def expectation(searches: int, trials: int, finals: int, comparison: Comparison)
     )
 
 
-def total_epochs(trials: int, repeats: int, epochs: int, version: int) -> float:
+def total_epochs(trials: int, repeats: int, epochs: int, version: int | str) -> float:
     """Estimate the epochs of a study: trial 0 and the repeats run to the end, other trials are
     pruned, the first few of them not before they have been looked at.
 
     Args:
-        version: version of the rungs.
+        version: version of the rungs, or name of another pruner.
     """
     complete = (1 + repeats) * epochs
     pruned = max(0, trials - 1)
@@ -257,7 +257,7 @@ def _range(condition: str, distribution: BaseDistribution) -> str:
     return f"{text}  ({condition})" if condition else text
 
 
-def _rungs_line(epochs: int, version: int) -> str:
+def _rungs_line(epochs: int, version: int | str) -> str:
     found = rungs(epochs, version)
     conditions = [
         f"after epoch {epoch} if it is among the best {1 / factor:.0%} there"

@@ -24,6 +24,7 @@ from tune.backbones.resolve import (
 )
 from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
+from tune.cli.methods import check_grid, method_notes, method_rules
 from tune.cli.options import Options, parse_pins
 from tune.cli.orientation import facing, oriented
 from tune.cli.own_ranges import (
@@ -116,9 +117,9 @@ def prepare(
     start = for_every_machine(start, storage)
     path = directory / "study.json"
     there = read_manifest(path) if path.exists() else None
-    kept = there
-    if kept is None and first is not None:
-        kept = read_manifest(first)
+    earlier = None if first is None else read_manifest(first)
+    kept = there or earlier
+    rules = method_rules(options, name, there, earlier)
     begun = _begun(kept)
     experiment = _with_presets_of(kept, experiment)
     preset, base, pins, notes = resolve(options, experiment, fixed, start, begun)
@@ -127,6 +128,8 @@ def prepare(
     if ranges:
         check_drawn(experiment, preset, base, pins)
     notes += notes_on(experiment, preset, pins, ranges)
+    check_grid(rules, experiment, preset, pins)
+    notes += method_notes(rules)
 
     config: Any = build(experiment.config, base)
     trainable = experiment.trainable
@@ -175,6 +178,7 @@ def prepare(
             "summary": data.summary.as_json(),
         },
         warm_start=warm,
+        rules=rules,
         seen=seen,
         repeats=_repeats(options, there),
         control=control,

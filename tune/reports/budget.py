@@ -34,7 +34,7 @@ def budget_rows(record: Record) -> list[list[str]]:
 def rung_lines(record: Record) -> list[str]:
     """A line for each rung: how well it has ranked; none where the study does not watch them."""
     epochs = int(record.manifest.base["train.epochs"])
-    version = int(record.manifest.rules["rungs"])
+    version = record.manifest.rules["rungs"]
     curves = [_curve(run, record.objective, epochs) for run in record.trials.values()]
     checks = check_rungs(curves, epochs, version)
     return [check.line(epochs) for check in checks]

@@ -17,6 +17,7 @@ from tune.reports.html_pictures import picture_of
 from tune.reports.selection import MARK, selection
 from tune.reports.trial_points import reached
 from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
+from tune.search.methods import pruner_name, sampler_name
 from tune.startup import ROOT, is_checkout
 from tune.study.record import Record, Run
 
@@ -246,6 +247,8 @@ def _facts(record: Record) -> list[list[str]]:
         ["commit", manifest.commit or "not on record"],
         ["data", about_data],
         ["seeds", f"search and trials {manifest.seed}; repeats {shown_seeds}"],
+        ["sampler", sampler_name(manifest.rules["sampler"])],
+        ["pruner", pruner_name(manifest.rules["rungs"])],
         ["pinned", assignments(manifest.pins) or "nothing"],
         ["versions", ", ".join(versions)],
     ]

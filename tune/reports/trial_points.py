@@ -47,7 +47,7 @@ class ParameterAxis:
 def first_rung(record: Record) -> int | None:
     """The epoch at which trials are first compared; None where trials have one epoch."""
     epochs = int(record.manifest.base["train.epochs"])
-    version = int(record.manifest.rules["rungs"])
+    version = record.manifest.rules["rungs"]
     return next(iter(rungs(epochs, version)), None)
 
 

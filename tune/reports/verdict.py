@@ -253,7 +253,7 @@ def _rungs_that_do_not_rank(study: StudyView, trials: list[FrozenTrial]) -> Iter
     manifest = study.manifest
     epochs = int(manifest.base["train.epochs"])
     curves = curves_of(trials, epochs)
-    for check in check_rungs(curves, epochs, int(manifest.rules["rungs"])):
+    for check in check_rungs(curves, epochs, manifest.rules["rungs"]):
         if check.is_off:
             yield (
                 f"the rung at epoch {check.rung.epoch(epochs)} is off, as its order says little "

@@ -2,6 +2,7 @@
 a kill cannot change."""
 
 import math
+import zlib
 from collections.abc import Sequence
 
 from optuna.pruners import BasePruner
@@ -26,10 +27,10 @@ class DurableHalving(BasePruner):
 
     Args:
         epochs: epochs of a trial that runs to the end.
-        version: version of the rule (`tune.search.rungs.RULES`).
+        version: version of the rule, or its name (`tune.search.rungs.RULES`).
     """
 
-    def __init__(self, epochs: int, version: int = LATEST) -> None:
+    def __init__(self, epochs: int, version: int | str = LATEST) -> None:
         self._epochs = epochs
         self._version = version
         self._rule = RULES[version]
@@ -38,11 +39,11 @@ class DurableHalving(BasePruner):
         """Return whether the trial stops at its last reported epoch, and record the decision."""
         epoch = trial.last_step
         epochs = _epochs_of(trial, self._epochs)
-        rungs = rungs_of(epochs, self._version)
+        rungs = self._rungs(study, trial, epochs)
         rung = next((rung for rung in rungs if rung.epoch(epochs) == epoch), None)
         if rung is None or epoch is None:
             return False
-        name = self._attribute(rung, epoch)
+        name = self._attribute(study, trial, rung, epoch)
         if name in trial.system_attrs:
             return trial.system_attrs.get(_STOPPED) == epoch
 
@@ -57,7 +58,11 @@ class DurableHalving(BasePruner):
         study._storage.set_trial_system_attr(trial._trial_id, name, value)
         return stop
 
-    def _attribute(self, rung: Rung, epoch: int) -> str:
+    def _rungs(self, study: Study, trial: FrozenTrial, epochs: int) -> list[Rung]:
+        """Rungs of a trial of so many epochs."""
+        return rungs_of(epochs, self._version)
+
+    def _attribute(self, study: Study, trial: FrozenTrial, rung: Rung, epoch: int) -> str:
         """Attribute of a trial that has reached the rung. Version 1 named it by the epoch."""
         if self._version == 1:
             return f"completed_rung_{epoch}"
@@ -70,6 +75,59 @@ class DurableHalving(BasePruner):
         if not self._rule.watched:
             return False
         return check_rung(rung, curves_of(trials, self._epochs), self._version).is_off
+
+
+class DurableHyperband(DurableHalving):
+    """Hyperband (Li et al. 2018, https://jmlr.org/papers/v18/16-558.html): brackets of successive
+    halving, of which bracket b leaves out the first b rungs. A trial is compared within its
+    bracket, which a hash of its number chooses, with Optuna's shares of the brackets.
+    """
+
+    def _rungs(self, study: Study, trial: FrozenTrial, epochs: int) -> list[Rung]:
+        return super()._rungs(study, trial, epochs)[self.bracket(study, trial) :]
+
+    def _attribute(self, study: Study, trial: FrozenTrial, rung: Rung, epoch: int) -> str:
+        name = super()._attribute(study, trial, rung, epoch)
+        return f"{name} of bracket {self.bracket(study, trial)}"
+
+    def bracket(self, study: Study, trial: FrozenTrial) -> int:
+        """Number of the trial's bracket, from 0."""
+        shares = self._shares()
+        hashed = zlib.crc32(f"{study.study_name}_{trial.number}".encode())
+        place = hashed % sum(shares)
+        for bracket, share in enumerate(shares):
+            place -= share
+            if place < 0:
+                return bracket
+        raise AssertionError("a remainder is below the sum")
+
+    def _shares(self) -> list[int]:
+        """Relative numbers of trials of the brackets (algorithm 1, line 3)."""
+        rungs = rungs_of(self._epochs, self._version)
+        eta = rungs[0].factor if rungs else 1
+        brackets = len(rungs) + 1
+        later = range(brackets - 1, -1, -1)  # rungs of a bracket
+        return [math.ceil(brackets * eta**count / (count + 1)) for count in later]
+
+
+class DurableStops(BasePruner):
+    """A pruner of Optuna's that looks at values alone; a stop is on record before it is told, so
+    that whoever asks after a kill hears of it."""
+
+    def __init__(self, pruner: BasePruner) -> None:
+        self._pruner = pruner
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Return whether the trial stops at its last reported epoch, and record the stop."""
+        epoch = trial.last_step
+        if epoch is None:
+            return False
+        if trial.system_attrs.get(_STOPPED) == epoch:
+            return True
+        stop = self._pruner.prune(study, trial)
+        if stop:
+            study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, epoch)
+        return stop
 
 
 def curves_of(trials: Sequence[FrozenTrial], epochs: int) -> list[Curve]:

@@ -37,7 +37,8 @@ class RungRule:
     """The later of two rungs at one epoch counts, otherwise the earlier."""
 
 
-RULES = {
+_THIRDS = ((27, 3), (9, 3), (3, 3))
+RULES: dict[int | str, RungRule] = {
     1: RungRule(((6, 4), (2, 2))),
     2: RungRule(
         ((12, 3), (6, 2), (4, 2), (2, 2)),
@@ -46,9 +47,13 @@ RULES = {
         watched=True,
         later_counts=True,
     ),
+    "halving": RungRule(_THIRDS, later_counts=True),
+    "hyperband": RungRule(_THIRDS, later_counts=True),
+    "median": RungRule(()),
+    "none": RungRule(()),
 }
-"""Version -> rule."""
-LATEST = max(RULES)
+"""Version of the default, or name of another pruner (`tune.search.methods`) -> rule."""
+LATEST = 2
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Rung:
         return math.ceil(epochs / self.part)
 
 
-def rungs_of(epochs: int, version: int) -> list[Rung]:
+def rungs_of(epochs: int, version: int | str) -> list[Rung]:
     """Rungs of trials of so many epochs, in the order of time. The last epoch is no rung."""
     rule = RULES[version]
     kept: dict[int, tuple[int, int]] = {}
@@ -81,7 +86,7 @@ def rungs_of(epochs: int, version: int) -> list[Rung]:
     return [Rung(part, factor) for part, factor in kept.values()]
 
 
-def rungs(epochs: int, version: int = LATEST) -> dict[int, int]:
+def rungs(epochs: int, version: int | str = LATEST) -> dict[int, int]:
     """Epoch at which a trial is compared -> one in so many continues."""
     return {rung.epoch(epochs): rung.factor for rung in rungs_of(epochs, version)}
 
@@ -129,14 +134,14 @@ class RungCheck:
         return f"{epoch}: {ranks}"
 
 
-def check_rungs(curves: Sequence[Curve], epochs: int, version: int) -> list[RungCheck]:
+def check_rungs(curves: Sequence[Curve], epochs: int, version: int | str) -> list[RungCheck]:
     """Checks of all rungs of a study; none where the version does not watch them."""
     if not RULES[version].watched:
         return []
     return [check_rung(rung, curves, version) for rung in rungs_of(epochs, version)]
 
 
-def check_rung(rung: Rung, curves: Sequence[Curve], version: int) -> RungCheck:
+def check_rung(rung: Rung, curves: Sequence[Curve], version: int | str) -> RungCheck:
     """Compare the order at a rung with the order later: where the first trials may be stopped for
     the first time, or at the end if the rung is no earlier than that.
 

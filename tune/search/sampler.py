@@ -7,11 +7,11 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
@@ -19,12 +19,12 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy import special
 
+from tune.search.positions import POSITION, is_range, position_in, value_at
+
 STARTUP_TRIALS = 6
 """Spread trials before the model is asked; small studies cannot afford the usual 10."""
 LATEST_OTHERS = 225
 """Trials that make g(x) at most. With the good ones, at most 25, the model sees 250."""
-POSITION = FloatDistribution(0.0, 1.0)
-"""Position in a range, from its low to its high end, on its scale."""
 
 _NORMAL = {
     "_ndtr": special.ndtr,
@@ -87,8 +87,8 @@ class History:
         for name, value in trial.params.items():
             distribution = trial.distributions[name]
             values[self.key(name, distribution)] = distribution.to_internal_repr(value)
-            if _is_range(distribution):
-                values[self.key(name, POSITION)] = _position(value, distribution)
+            if is_range(distribution):
+                values[self.key(name, POSITION)] = position_in(distribution, value)
                 ranges.append(name)
         observation = Observation(
             trial.number, finished, _merit(trial), asked, values, frozenset(ranges)
@@ -184,8 +184,8 @@ class SeededTPE(TPESampler):
         """Draw one parameter: by its position, which the joint model has drawn, or from the trials
         that had the same range."""
         drawing = self._drawing(study, trial.number)
-        if param_name in drawing.positions and _is_range(param_distribution):
-            return _value_at(drawing.positions[param_name], param_distribution)
+        if param_name in drawing.positions and is_range(param_distribution):
+            return value_at(drawing.positions[param_name], param_distribution)
 
         self._reseed(trial.number, param_name)
         space = {param_name: param_distribution}
@@ -221,9 +221,9 @@ class SeededTPE(TPESampler):
             choices = distribution.choices
             order = shuffle.permutation(len(choices))
             return choices[order[sixth % len(choices)]]
-        if _is_range(distribution):
+        if is_range(distribution):
             position = (sixth + self._rng.rng.random()) / STARTUP_TRIALS
-            return _value_at(position, distribution)
+            return value_at(position, distribution)
         return self._random_sampler.sample_independent(study, trial, name, distribution)
 
     def _sample(
@@ -294,36 +294,6 @@ def _scipy_normal() -> Iterator[None]:
         yield
     finally:
         vars(_truncnorm).update(original)
-
-
-def _is_range(distribution: BaseDistribution) -> TypeGuard[FloatDistribution]:
-    return (
-        isinstance(distribution, FloatDistribution)
-        and distribution.step is None
-        and distribution.low < distribution.high
-    )
-
-
-def _position(value: float, range_: FloatDistribution) -> float:
-    """Position of a value in its range: 0 at the low end, 1 at the high end. A value from outside,
-    which a user may enqueue, is at the nearer end."""
-    low = range_.low
-    high = range_.high
-    value = min(max(value, low), high)
-    if range_.log:
-        return math.log(value / low) / math.log(high / low)
-    return (value - low) / (high - low)
-
-
-def _value_at(position: float, range_: FloatDistribution) -> float:
-    low = range_.low
-    high = range_.high
-    value: float
-    if range_.log:
-        value = low * (high / low) ** position
-    else:
-        value = low + position * (high - low)
-    return min(max(value, low), high)
 
 
 def good_of(finished: int) -> int:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tune.experiments import SearchSpace
+from tune.search.grid import LARGEST, gridded
+from tune.search.methods import GRID
 from tune.search.small_space import Countable, countable, draw_new
 from tune.search.space import Pinned
 from tune.study.manifest import Manifest
@@ -17,7 +19,8 @@ Parameters = dict[str, Any]
 
 class FreshConfigurations:
     """Keeps the sampler from configurations that have been tried, where the space is so small, or
-    has branches so small, that it would draw them again. Sampler 1 draws as it likes."""
+    has branches so small, that it would draw them again. Sampler 1 draws as it likes. Of a grid all
+    configurations come from here."""
 
     def __init__(self, space: SearchSpace, manifest: Manifest, database: TrialDatabase):
         self._space = space
@@ -31,6 +34,8 @@ class FreshConfigurations:
     def _find(self, manifest: Manifest) -> Countable | None:
         if manifest.rules["sampler"] == 1:
             return None
+        if manifest.rules["sampler"] == GRID:
+            return countable(gridded(self._space), self._preset, self._pins, LARGEST)
         return countable(self._space, self._preset, self._pins, SMALL_SPACE)
 
     def is_exhausted(self) -> bool:

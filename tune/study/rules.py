@@ -31,14 +31,18 @@ many. Sampler 1 draws them again and again."""
 ENOUGH_SEARCHES = 5
 """Searches of each setting below which there is no verdict on settings."""
 
+SAMPLER_NAMES = ("tpe", "random", "sobol", "gp", "cmaes", "grid")
+PRUNER_NAMES = ("halving", "hyperband", "median", "none")
+"""Methods in place of the versions of the default, as `--sampler` and `--pruner` name them."""
+
 REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 3}
 """Rule -> repeats of each configuration by default."""
 
 _KNOWN: dict[str, tuple[str | int, ...]] = {
     "repeats": tuple(REPEATS),
     "seeds": (1, 2),
-    "sampler": (1, 2),
-    "rungs": (1, 2),
+    "sampler": (1, 2, *SAMPLER_NAMES),
+    "rungs": (1, 2, *PRUNER_NAMES),
 }
 
 

@@ -28,6 +28,7 @@ from trainables.config import build
 from trainables.errors import UserError
 from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, LAST, remove_partials
 from tune.experiments import Experiment
+from tune.search.methods import why_stopped
 from tune.search.space import Pinned, asked_for
 from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
@@ -342,7 +343,7 @@ class Study:
         """The outcome of a trial that `reported` has just stopped."""
         values = self._database.values(_trial_number(work))
         best = max(values.values())
-        reason = f"below its rung at epoch {max(values)}"
+        reason = why_stopped(self.manifest.rules["rungs"], max(values))
         return Outcome("PRUNED", best, reason, {f"best/{self.objective}": best})
 
     def requeue(self, work: Work) -> None:

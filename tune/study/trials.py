@@ -11,8 +11,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tune.search.asking import Answering
-from tune.search.pruner import DurableHalving
-from tune.search.sampler import SeededTPE
+from tune.search.methods import make_pruner, make_sampler
 from tune.search.space import within
 from tune.study.journal import Journal
 from tune.study.manifest import Manifest
@@ -40,8 +39,10 @@ class TrialDatabase:
             storage=JournalStorage(self._journal),
             direction="maximize",
             load_if_exists=True,
-            sampler=SeededTPE(_sampler_seed(manifest)),
-            pruner=DurableHalving(epochs, int(manifest.rules["rungs"])),
+            sampler=make_sampler(
+                manifest.rules["sampler"], _sampler_seed(manifest), list(manifest.space)
+            ),
+            pruner=make_pruner(manifest.rules["rungs"], epochs),
         )
         self._open: dict[int, Trial] = {}
 
@@ -155,7 +156,7 @@ class TrialDatabase:
 
 class Preview(Answering):
     """The draws of a trial that has not begun. They are those of the trial, as a draw of
-    `SeededTPE` depends on nothing but seed, number, parameter and storage.
+    a sampler depends on nothing but seed, number, parameter and storage.
 
     Attributes:
         said: name -> value that is drawn.

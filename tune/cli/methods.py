@@ -1,0 +1,101 @@
+"""`--sampler` and `--pruner`: the methods of a study, which it keeps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainables.errors import UserError
+from tune.cli.options import Options
+from tune.experiments import Experiment
+from tune.search.grid import LARGEST, gridded
+from tune.search.methods import (
+    COMPLETED_ALONE,
+    GRID,
+    PRUNERS,
+    SAMPLERS,
+    Rule,
+    check_pruner,
+    check_sampler,
+    pruner_name,
+    sampler_name,
+)
+from tune.search.small_space import countable
+from tune.study.manifest import Manifest
+from tune.study.rules import CURRENT
+
+
+def method_rules(
+    options: Options, name: str, there: Manifest | None, first: Manifest | None
+) -> dict[str, Rule]:
+    """The rules of a new study, or of the one that there is, with its sampler and its pruner.
+
+    Args:
+        name: of the study.
+        there: its manifest; None: it has not begun.
+        first: manifest of an earlier search of the same side of a comparison.
+    Raises:
+        UserError: an unknown method, or another one than the study began with.
+    """
+    typed = {"sampler": options.sampler, "rungs": options.pruner}
+    if options.sampler is not None:
+        check_sampler(options.sampler)
+    if options.pruner is not None:
+        check_pruner(options.pruner)
+    if there is not None:
+        _check_kept(typed, name, there)
+        return there.rules
+
+    rules: dict[str, Rule] = dict(CURRENT)
+    names = {"sampler": sampler_name, "rungs": pruner_name}
+    for rule, wanted in typed.items():
+        if wanted is None and first is not None and isinstance(first.rules[rule], str):
+            rules[rule] = first.rules[rule]
+        # The default by its name is its latest version.
+        elif wanted is not None and wanted != names[rule](CURRENT[rule]):
+            rules[rule] = wanted
+    return rules
+
+
+def method_notes(rules: Mapping[str, Rule]) -> tuple[str, ...]:
+    """Lines for the start of a study: its methods where they are not the default's."""
+    sampler, pruner = sampler_name(rules["sampler"]), pruner_name(rules["rungs"])
+    notes = []
+    if isinstance(rules["sampler"], str):
+        notes.append(f"sampler: {sampler}, {SAMPLERS[sampler]}")
+    if isinstance(rules["rungs"], str):
+        notes.append(f"pruner: {pruner}, {PRUNERS[pruner]}")
+    if sampler in COMPLETED_ALONE and pruner != "none":
+        notes.append(
+            f"note: {sampler} learns from trials that ran to the end; --pruner none leaves it more"
+        )
+    return tuple(notes)
+
+
+def check_grid(
+    rules: Mapping[str, Rule], experiment: Experiment, preset: str, pins: Mapping[str, Any]
+) -> None:
+    """Refuse a grid that no study would come to the end of.
+
+    Raises:
+        UserError: it has too many configurations.
+    """
+    if rules["sampler"] != GRID:
+        return
+    if countable(gridded(experiment.space), preset, pins, LARGEST) is None:
+        raise UserError(
+            f"--sampler {GRID}: the grid of this space has more than {LARGEST} configurations; "
+            "search less (--space KEY=A,B,C with --no-search all), or take --sampler sobol"
+        )
+
+
+def _check_kept(typed: Mapping[str, str | None], name: str, there: Manifest) -> None:
+    kept = {
+        "sampler": ("--sampler", sampler_name(there.rules["sampler"])),
+        "rungs": ("--pruner", pruner_name(there.rules["rungs"])),
+    }
+    for rule, (option, has) in kept.items():
+        wanted = typed[rule]
+        if wanted is not None and wanted != has:
+            raise UserError(
+                f"{option} {wanted}: study {name!r} was begun with {option} {has} and keeps it; "
+                f"leave it out, or give this one a name of its own: --study {name}-{wanted}"
+            )

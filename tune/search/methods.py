@@ -1,0 +1,143 @@
+"""Samplers and pruners by the names of `--sampler` and `--pruner`, with the same promises for all:
+draws repeat after a kill, and a stop is on record before it is told.
+
+A study's manifest holds the method among its rules: the versions of the default, or a name.
+"""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler, TPESampler
+
+from trainables.config import nearest
+from trainables.errors import UserError
+from tune.search.pruner import DurableHalving, DurableHyperband, DurableStops
+from tune.search.repeatable import Repeatable
+from tune.search.sampler import SeededTPE
+from tune.search.sobol import SobolSampler
+
+Rule = int | str
+"""A version of the default method, or the name of another."""
+
+JOINT_TPE = "joint-tpe"
+"""The default sampler (`tune.search.sampler.SeededTPE`)."""
+RUNGS = "rungs"
+"""The default pruner (`tune.search.rungs.RULES`)."""
+GRID = "grid"
+COMPLETED_ALONE = ("gp", "cmaes")
+"""Samplers that learn from completed trials alone."""
+
+SAMPLERS = {
+    JOINT_TPE: "the default: TPE, jointly over ranges that depend on another parameter",
+    "tpe": "Optuna's TPE, each parameter by itself",
+    "random": "independent draws",
+    "sobol": "a scrambled Sobol sequence, which fills the space evenly",
+    "gp": "Optuna's Gaussian process with expected improvement",
+    "cmaes": "CMA-ES over the numeric parameters, the others at random",
+    GRID: "every combination of choices and of five values of each range",
+}
+"""Name -> what it is."""
+PRUNERS = {
+    RUNGS: "the default: compares at a twelfth, a sixth, a quarter and half of the epochs",
+    "halving": "successive halving: the best third continues at 1/27, 1/9 and 1/3",
+    "hyperband": "brackets of successive halving that begin at different rungs",
+    "median": "stops below the median of the completed trials at the same epoch",
+    "none": "every trial runs to its end",
+}
+"""Name -> what it is."""
+
+
+def sampler_name(rule: Rule) -> str:
+    """The name of a sampler in `--sampler`."""
+    return rule if isinstance(rule, str) else JOINT_TPE
+
+
+def pruner_name(rule: Rule) -> str:
+    """The name of a pruner in `--pruner`."""
+    return rule if isinstance(rule, str) else RUNGS
+
+
+def check_sampler(name: str) -> None:
+    """Refuse a sampler that there is not, or not on this machine.
+
+    Raises:
+        UserError: wrong use.
+    """
+    if name not in SAMPLERS:
+        raise UserError(f"unknown --sampler {name!r}{nearest(name, SAMPLERS)}")
+    if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise UserError("--sampler cmaes needs a package that is missing: pip install cmaes")
+
+
+def check_pruner(name: str) -> None:
+    """Refuse a pruner that there is not.
+
+    Raises:
+        UserError: wrong use.
+    """
+    if name not in PRUNERS:
+        raise UserError(f"unknown --pruner {name!r}{nearest(name, PRUNERS)}")
+
+
+def make_sampler(rule: Rule, seed: int, parameters: Sequence[str]) -> BaseSampler:
+    """The sampler of a study.
+
+    Args:
+        rule: of the study's manifest.
+        parameters: all that the space may ask for.
+    """
+    name = sampler_name(rule)
+    # The configurations of a grid are enqueued (`tune.study.fresh`).
+    if name in (JOINT_TPE, GRID):
+        return SeededTPE(seed)
+    if name == "sobol":
+        return SobolSampler(seed, parameters)
+    return Repeatable(_MAKE[name], seed)
+
+
+def make_pruner(rule: Rule, epochs: int) -> BasePruner:
+    """The pruner of a study whose trials have so many epochs."""
+    name = pruner_name(rule)
+    if name == "none":
+        return NopPruner()
+    if name == "median":
+        return DurableStops(MedianPruner())
+    if name == "hyperband":
+        return DurableHyperband(epochs, rule)
+    return DurableHalving(epochs, rule)
+
+
+def why_stopped(rule: Rule, epoch: int) -> str:
+    """The reason of a stopped trial."""
+    if pruner_name(rule) == "median":
+        return f"below the median at epoch {epoch}"
+    return f"below its rung at epoch {epoch}"
+
+
+def _tpe(seed: int) -> BaseSampler:
+    return TPESampler(seed=seed)
+
+
+def _gp(seed: int) -> BaseSampler:
+    return GPSampler(seed=seed, warn_independent_sampling=False)
+
+
+def _cmaes(seed: int) -> BaseSampler:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+def _random(seed: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+_MAKE: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": _tpe,
+    "random": _random,
+    "gp": _gp,
+    "cmaes": _cmaes,
+}

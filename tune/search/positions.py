@@ -1,0 +1,40 @@
+"""Positions in ranges of real numbers: 0 at the low end, 1 at the high end, on their scale."""
+
+import math
+from typing import TypeGuard
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+
+POSITION = FloatDistribution(0.0, 1.0)
+"""The distribution of positions."""
+
+
+def is_range(distribution: BaseDistribution) -> TypeGuard[FloatDistribution]:
+    """True for a range of real numbers without steps."""
+    return (
+        isinstance(distribution, FloatDistribution)
+        and distribution.step is None
+        and distribution.low < distribution.high
+    )
+
+
+def position_in(range_: FloatDistribution, value: float) -> float:
+    """Position of a value. One from outside, which a user may enqueue, is at the nearer end."""
+    low = range_.low
+    high = range_.high
+    value = min(max(value, low), high)
+    if range_.log:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def value_at(position: float, range_: FloatDistribution) -> float:
+    """The value at a position."""
+    low = range_.low
+    high = range_.high
+    value: float
+    if range_.log:
+        value = low * (high / low) ** position
+    else:
+        value = low + position * (high - low)
+    return min(max(value, low), high)

@@ -1,0 +1,146 @@
+"""Optuna's samplers with draws that survive a restart."""
+
+import copy
+import zlib
+from collections.abc import Callable, Container
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.search.positions import POSITION, is_range, position_in, value_at
+
+_KEPT = ("cma:", "cmawm:")
+"""Attributes that a sampler continues from. Others only tell processes of each other."""
+
+
+class Repeatable(BaseSampler):
+    """One of Optuna's samplers, whose draws are a function of (seed, trial, parameter, storage).
+
+    A sampler of Optuna's keeps random state and caches, which a restart loses. Here every draw is
+    made by a new one, seeded for this trial and parameter. It sees each range of real numbers by
+    the position in it, [0, 1]: a rate in a range that depends on the optimizer is modelled with the
+    rest, where Optuna's own would draw it at random. And it does not see the trial that it draws
+    for, which a kill may have left with some of its parameters.
+
+    Args:
+        make: makes a sampler from a seed.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        self._make = make
+        self._seed = seed
+        self._finished: dict[int, FrozenTrial] = {}
+        self._positions: dict[int, dict[str, float]] = {}
+
+    def infer_relative_search_space(
+        self, study: Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        """The parameters that are drawn jointly."""
+        sampler = self._sampler(trial.number, "")
+        return sampler.infer_relative_search_space(self._others(study, trial), trial)
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw jointly. Positions are kept until their ranges are known."""
+        sampler = self._sampler(trial.number, "")
+        drawn = sampler.sample_relative(self._others(study, trial), trial, search_space)
+        positions = [name for name in drawn if search_space[name] == POSITION]
+        self._positions[trial.number] = {name: drawn.pop(name) for name in positions}
+        return drawn
+
+    def sample_independent(
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        """Draw one parameter, by its position where it has one."""
+        sampler = self._sampler(trial.number, param_name)
+        others = self._others(study, trial)
+        if not is_range(param_distribution):
+            return sampler.sample_independent(others, trial, param_name, param_distribution)
+
+        place = self._positions.get(trial.number, {}).get(param_name)
+        if place is None:
+            place = sampler.sample_independent(others, trial, param_name, POSITION)
+        return value_at(place, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, *ending: Any) -> None:
+        """Forget what was drawn for the trial."""
+        self._positions.pop(trial.number, None)
+
+    def _sampler(self, number: int, name: str) -> BaseSampler:
+        key = [self._seed, number, zlib.crc32(name.encode())]
+        state = np.random.SeedSequence(key).generate_state(1)
+        return self._make(int(state[0]))
+
+    def _others(self, study: Study, trial: FrozenTrial) -> Any:
+        return _Others(study, trial.number, self._seen)
+
+    def _seen(self, trial: FrozenTrial) -> FrozenTrial:
+        known = self._finished.get(trial.number)
+        if known is not None:
+            return known
+        seen = _by_position(trial)
+        if trial.state.is_finished():
+            self._finished[trial.number] = seen
+        return seen
+
+
+class _Others:
+    """A study as a sampler sees it: all trials but the one that is drawn for."""
+
+    def __init__(self, study: Study, number: int, seen: Callable[[FrozenTrial], FrozenTrial]):
+        self._study = study
+        self._number = number
+        self._seen = seen
+        self._storage = _Attributes(study._storage)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(
+        self,
+        deepcopy: bool = True,
+        states: Container[TrialState] | None = None,
+        use_cache: bool = False,
+    ) -> list[FrozenTrial]:
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return [self._seen(trial) for trial in trials if trial.number != self._number]
+
+    get_trials = _get_trials
+
+
+class _Attributes:
+    """A storage to which a sampler adds attributes of a trial, if it continues from them."""
+
+    def __init__(self, storage: Any):
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        is_preview = trial_id < 0
+        if key.startswith(_KEPT) and not is_preview:
+            self._storage.set_trial_system_attr(trial_id, key, value)
+
+
+def _by_position(trial: FrozenTrial) -> FrozenTrial:
+    """The trial with a position in place of each value from a range."""
+    params = dict(trial.params)
+    distributions = dict(trial.distributions)
+    for name, distribution in trial.distributions.items():
+        if is_range(distribution):
+            params[name] = position_in(distribution, trial.params[name])
+            distributions[name] = POSITION
+    seen = copy.copy(trial)
+    seen.params = params
+    seen.distributions = distributions
+    return seen
