@@ -3,7 +3,7 @@ EXPERIMENTS."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from search_spaces.classify import A_TO_E, classify
 from search_spaces.fewshot import DISTANCES, SHOTS, fewshot, fewshot_from_backbone
@@ -11,6 +11,8 @@ from search_spaces.pretrain import pretrain
 from search_spaces.segment import segment, segment_from_backbone
 from search_spaces.settings import Comparison, Setting
 from search_spaces.ssl import ssl
+from trainables.errors import UserError
+from tune.function import Function
 
 if TYPE_CHECKING:
     from trainables.base import Trainable
@@ -20,6 +22,23 @@ SearchSpace = Callable[..., None]
 parameters `up` or `rules` is given them too (`tune.cli.orientation.facing`)."""
 Model = tuple[type["Trainable[Any, Any]"], type]
 """A trainable and its config."""
+
+
+class Program(Protocol):
+    """The training code of an experiment as a study sees it before a trial runs: a class of
+    `trainables.base.Trainable`, or a `Function`."""
+
+    def load_data(self, config: Any, progress: bool = False) -> Any:
+        """Load the data of a data config, or what stands for data that only a function knows."""
+
+    def chosen_objective(self, config: Any, data: Any) -> str:
+        """Name of the metric that selects, `val/...`; larger is better."""
+
+    def check_startup(self, config: Any, data: Any) -> str:
+        """Check that trials of this config can start; return one line about their start, or ""."""
+
+    def max_workers(self, config: Any) -> int:
+        """Largest number of workers that can share a trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +67,27 @@ class Experiment:
     setting is named."""
     views: int = 1
     """Views of an image that a training step sees."""
+    function: Function | None = None
+    """A function that trains, in place of a trainable (`tune.function_experiment`); only the config
+    of `model` counts then."""
+
+    @property
+    def program(self) -> Program:
+        """The training code."""
+        return self.function or cast(Program, self.trainable)
 
     @property
     def trainable(self) -> type["Trainable[Any, Any]"]:
+        """The class of its model.
+
+        Raises:
+            UserError: a function trains, of whose model nothing is known.
+        """
+        if self.function is not None:
+            raise UserError(
+                f"{self.name} is a function of its own, whose model only it can build: best.pt in "
+                "the folder of a trial or repeat is its run.save() of the best epoch"
+            )
         return self.model()[0]
 
     @property

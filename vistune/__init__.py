@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainables.errors import UserError
+    from tune.execution.function_run import FunctionRun
+    from tune.function_experiment import function_experiment
 
 __version__ = "0.1.0"
 """The one place of the version; pyproject.toml reads it from here."""
 
 __all__ = [
+    "FunctionRun",
     "UserError",
     "__version__",
+    "function_experiment",
 ]
 
 _MODULES = {
+    "FunctionRun": "tune.execution.function_run",
     "UserError": "trainables.errors",
+    "function_experiment": "tune.function_experiment",
 }
 """Public name -> the module that defines it."""
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.formatting import duration, plain_console
+from tune.function import LENGTH
 from tune.reports.selection import repeats_label
 
 _MAX_ENDED = 12  # ended trials in the table, best first
@@ -41,7 +42,7 @@ class Console:
 
     Args:
         objective: the metric that trials are ranked by.
-        epochs: of a complete trial.
+        epochs: of a complete trial; 0: it says so itself.
         trials: of a complete study.
         interactive: show the live table; None: if the output is a terminal.
     """
@@ -144,12 +145,13 @@ class Console:
         row.epoch = event["epoch"]
         row.value = metrics.get(self.objective)
         row.images_per_s = metrics.get("time/images_per_s")
+        self.epochs = int(metrics.get(LENGTH) or self.epochs)
 
         if row.value is None:
             return ""
 
         row.best = row.value if row.best is None else max(row.best, row.value)
-        epoch = f"{row.epoch}/{self.epochs}"
+        epoch = self._of_all(row.epoch)
         return f"trial {row.number} epoch {epoch} {self.objective} {row.value:.4f}"
 
     def _on_end(self, row: LiveRow, event: dict[str, Any]) -> str:
@@ -185,7 +187,7 @@ class Console:
     def render(self) -> RenderableType:
         """Draw the live table: running trials, then the best of the ended ones."""
         running = [row for row in self.rows.values() if row.running]
-        ended = sorted(self._ended(), key=lambda row: -(row.best or -1.0))
+        ended = sorted(self._ended(), key=_by_best)
         lines: list[RenderableType] = [self._table(running + ended[:_MAX_ENDED])]
 
         if len(ended) > _MAX_ENDED:
@@ -193,7 +195,7 @@ class Console:
 
         if self.repeats:
             shown = [
-                f"trial {number} seed {seed} epoch {epoch}/{self.epochs}"
+                f"trial {number} seed {seed} epoch {self._of_all(epoch)}"
                 for (number, seed), epoch in sorted(self.repeats.items())
             ]
             lines.append(Text(f"repeats for the verdict: {', '.join(shown)}", style="cyan"))
@@ -213,12 +215,16 @@ class Console:
             table.add_row(
                 str(row.number),
                 Text(row.state + failure, style=_STYLES[row.state]),
-                f"{row.epoch}/{self.epochs}",
+                self._of_all(row.epoch),
                 _number(row.value),
                 _number(row.best),
                 speed,
             )
         return table
+
+    def _of_all(self, epoch: int) -> str:
+        """An epoch among all of a trial, as far as their number is known."""
+        return f"{epoch}/{self.epochs}" if self.epochs else str(epoch)
 
     def _progress(self) -> str:
         """Return how far the study is, its best trial, and the time left."""
@@ -249,6 +255,11 @@ class Console:
 
     def _ended(self) -> list[LiveRow]:
         return [row for row in self.rows.values() if not row.running]
+
+
+def _by_best(row: LiveRow) -> float:
+    """Key that sorts trials, the best first."""
+    return math.inf if row.best is None else -row.best
 
 
 def _number(value: float | None) -> str:

@@ -30,6 +30,10 @@ from tune.study.manifest import Manifest
 from tune.study.rules import RepeatRule
 from tune.study.warm_start import beginning
 
+_UNKNOWN_LENGTH = (
+    "rungs, time and disk: known once trial 0 has run; run.epochs(n) says how long a trial is, and "
+    "without it none is stopped early"
+)
 _STEPS = 3  # timed, after one to warm up
 
 
@@ -58,15 +62,13 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     experiment, manifest, config = prepared.experiment, prepared.manifest, prepared.config
     data = prepared.data
     out = plain_console()
+    known = f"fingerprint {data.fingerprint[:12]}; " if data.fingerprint else ""
 
     out.print(
         f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, "
         f"{options.trial_count} trials"
     )
-    out.print(
-        f"data: {data.headline()}; fingerprint {data.fingerprint[:12]}; "
-        f"searched by {manifest.objective}"
-    )
+    out.print(f"data: {data.headline()}; {known}searched by {manifest.objective}")
     for line in data.summary.lines():
         out.print(line)
     out.print(_config_table(experiment, manifest))
@@ -75,6 +77,9 @@ def show_plan(prepared: Prepared, options: Options) -> None:
             out.print(line)
     out.print(space_as_typed(experiment, manifest))
     version = manifest.rules["rungs"]
+    if manifest.function:
+        out.print(_UNKNOWN_LENGTH)
+        return
     out.print(_rungs_line(config.train.epochs, version))
 
     cost = profile(experiment, config, data)

@@ -24,6 +24,7 @@ from tune.backbones.resolve import (
 )
 from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
+from tune.cli.function_options import refuse_about_images
 from tune.cli.methods import check_grid, method_notes, method_rules
 from tune.cli.options import Options, parse_pins
 from tune.cli.orientation import facing, oriented
@@ -106,6 +107,8 @@ def prepare(
     Raises:
         UserError: wrong use.
     """
+    if experiment.function is not None:
+        refuse_about_images(options, experiment.name)
     setting = choose(experiment, options.setting, options.backbone)
     name = study_name(options, experiment)
     directory = storage / name
@@ -132,8 +135,8 @@ def prepare(
     notes += method_notes(rules)
 
     config: Any = build(experiment.config, base)
-    trainable = experiment.trainable
-    data = trainable.load_data(config.data, progress=True)
+    program = experiment.program
+    data = program.load_data(getattr(config, "data", None), progress=True)
 
     control = None
     if isinstance(setting, BackboneSetting) and setting.long:
@@ -145,9 +148,9 @@ def prepare(
         config = build(experiment.config, base)
 
     if options.workers > 1:
-        _check_workers(options.workers, trainable.max_workers(config), data)
+        _check_workers(options.workers, program.max_workers(config), data)
 
-    proof = trainable.check_startup(config, data)
+    proof = program.check_startup(config, data)
     seen = check_seen(base, data, options.allow_seen)
 
     undrawn = missing_note(getattr(data, "classes", ()))
@@ -162,7 +165,7 @@ def prepare(
         name=name,
         experiment=experiment.name,
         preset=preset,
-        objective=trainable.chosen_objective(config, data),
+        objective=program.chosen_objective(config, data),
         seed=options.seed,
         base=base,
         pins=pins,
@@ -172,7 +175,7 @@ def prepare(
         data={
             "name": data.name,
             "fingerprint": data.fingerprint,
-            "path": str(config.data.name),
+            "path": str(base.get("data.name", "")),
             "images": len(data.train),
             **_contents(data),
             "summary": data.summary.as_json(),
@@ -182,6 +185,7 @@ def prepare(
         seen=seen,
         repeats=_repeats(options, there),
         control=control,
+        function=experiment.function is not None,
         code=_code(options, experiment, there),
     )
     notes += tuple(f"note: {mark}" for mark in marks(manifest))
@@ -302,19 +306,9 @@ def resolve(
         )
 
     preset = _preset(options, experiment)
-    typed: dict[str, Any] = {
-        "seed": options.seed,
-        "data.skip_corrupt": options.skip_corrupt,
-        **begun,
-    }
-    if options.objective is not None:
-        typed["train.objective"] = _metric_name(options.objective)
-    if options.transductive:
-        typed["data.transductive"] = True
-    if options.layout is not None:
-        typed["data.layout"] = options.layout
-    if options.data is not None:
-        typed["data.name"] = _data_name(options.data)
+    typed: dict[str, Any] = {"seed": options.seed}
+    if experiment.function is None:
+        typed |= _about_images(options, begun)
 
     flat = {**experiment.presets[preset], **typed, **fixed, **start, **pins}
     base = flatten(build(experiment.config, flat))
@@ -330,6 +324,20 @@ def resolve(
     base |= fitted(default, experiment.space, preset, pinned)
     notes = tuple(f"note: of the default, {note}" for note in default.notes)
     return preset, base, pinned, notes
+
+
+def _about_images(options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config values that options give to an experiment of images."""
+    typed: dict[str, Any] = {"data.skip_corrupt": options.skip_corrupt, **begun}
+    if options.objective is not None:
+        typed["train.objective"] = _metric_name(options.objective)
+    if options.transductive:
+        typed["data.transductive"] = True
+    if options.layout is not None:
+        typed["data.layout"] = options.layout
+    if options.data is not None:
+        typed["data.name"] = _data_name(options.data)
+    return typed
 
 
 def _begun(there: Manifest | None) -> dict[str, Any]:
@@ -401,6 +409,8 @@ def _check_workers(workers: int, max_workers: int, data: Any) -> None:
 def _preset(options: Options, experiment: Experiment) -> str:
     on_folder = bool(options.data) and _is_folder(str(options.data))
     preset = options.preset or ("full" if on_folder else "tiny")
+    if options.preset is None and len(experiment.presets) == 1:
+        (preset,) = experiment.presets
 
     if preset not in experiment.presets:
         raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")

@@ -214,9 +214,7 @@ def _console(study: Study, prepared: Prepared, options: Options) -> Console:
     """Make the console of this run, with the trials of earlier ones."""
     # A live table would draw over the prompt of a debugger.
     interactive = False if options.local else None
-    console = Console(
-        study.objective, study.base.train.epochs, options.trial_count, interactive=interactive
-    )
+    console = Console(study.objective, study.epochs, options.trial_count, interactive=interactive)
 
     without_labels = study.objective in ("val/view_retrieval", "val/rankme")
     unlabelled = without_labels and prepared.data.gallery is None
@@ -332,7 +330,10 @@ def _announce_best(study: Study, number: int, console: Console) -> str:
     with contextlib.suppress(UserError):  # MLflow then lacks the file, and says so
         s3.present(folder / BEST)
 
-    study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
+    if not study.manifest.function:
+        study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
+    elif (folder / BEST).exists():  # a function need not save anything
+        study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="model")
     chosen = selection(study, study.finished())
     assert chosen is not None  # `number` is the study's answer
     console.line(chosen.sentence)

@@ -231,7 +231,7 @@ def search(
     temporary = tempfile.TemporaryDirectory(prefix="vistune-", ignore_cleanup_errors=True)
     with temporary as scratch, ray_session(workers):
         patience_s = _patience_seconds()
-        threads = float(study.base.train.threads)
+        threads = float(study.manifest.base["train.threads"])
         group = WorkerGroup(workers, threads, gpus_of_a_worker(gpus_per_worker))
         refuse_what_never_fits(group)
         limit = ConcurrencyLimit(group, concurrent)

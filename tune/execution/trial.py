@@ -1,5 +1,5 @@
-"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome. A
-trial's own failure is an outcome, not an exception."""
+"""One piece of work, in whatever process it runs: flat config -> trainable -> `fit` -> outcome, or
+flat config -> function -> outcome. A trial's own failure is an outcome, not an exception."""
 
 import contextlib
 import errno
@@ -25,6 +25,7 @@ from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
 from trainables.files import BEST, LAST, content_hash
 from trainables.outcomes import Record
+from tune.execution.function_trial import run_function
 from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.object_store.trial_sync import TrialCopy, copied
@@ -59,7 +60,8 @@ def run(
     """Do the work and return how it ended. SystemExit and KeyboardInterrupt pass through.
 
     Args:
-        patience_s: end this process after so many seconds without progress; None: never.
+        patience_s: end this process after so many seconds without progress; None: never. A function
+            is waited for: an epoch of its may take hours, and shows no steps.
     Raises:
         StorageFailed: the disk is full, read-only or failing.
         StartAgain, or an error of a collective operation: the group of workers must be restarted.
@@ -80,7 +82,9 @@ def run(
         lost_storage = storage_failure(error, folder)
         if lost_storage is not None:
             raise lost_storage from error
-        return Outcome("FAIL", reason=type(error).__name__, error=traceback.format_exc())
+        function = experiment.function
+        reason = type(error).__name__ if function is None else function.reason(error)
+        return Outcome("FAIL", reason=reason, error=traceback.format_exc())
 
 
 def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None) -> Outcome:
@@ -92,7 +96,10 @@ def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float
         if work.kind == "baseline":
             return _baseline(experiment, work, runtime)
         with copied(folder, work.config, runtime) as copy:
-            outcome = _fit(experiment, work, runtime, copy, patience_s)
+            if experiment.function is not None:
+                outcome = run_function(experiment.function, work, runtime)
+            else:
+                outcome = _fit(experiment, work, runtime, copy, patience_s)
             if copy is not None:
                 copy.complete = outcome.state == "COMPLETE"
             return outcome

@@ -206,8 +206,8 @@ class TrialCopy:
         if saved is None:
             return
 
-        # `fit` reports the last epoch.
-        for epoch, metrics in enumerate(saved["history"][:-1], 1):
+        # `fit` reports the last epoch; a function's history is a file of its own.
+        for epoch, metrics in enumerate(saved.get("history", [])[:-1], 1):
             self.runtime.report(epoch, metrics)
 
     # -- to the store

@@ -33,21 +33,25 @@ def budget_rows(record: Record) -> list[list[str]]:
 
 def rung_lines(record: Record) -> list[str]:
     """A line for each rung: how well it has ranked; none where the study does not watch them."""
-    epochs = int(record.manifest.base["train.epochs"])
+    epochs = record.length
     version = record.manifest.rules["rungs"]
-    curves = [_curve(run, record.objective, epochs) for run in record.trials.values()]
+    curves = [_curve(run, record) for run in record.trials.values()]
     checks = check_rungs(curves, epochs, version)
     return [check.line(epochs) for check in checks]
 
 
-def _curve(run: Run, objective: str, epochs: int) -> Curve:
+def _curve(run: Run, record: Record) -> Curve:
+    objective = record.objective
     values = {
         epoch: float(metrics[objective])
         for epoch, metrics in zip(run.epochs, run.history, strict=True)
         if metrics.get(objective) is not None
     }
     end = run.value if run.state == "COMPLETE" else None
-    return Curve(values, int(run.config.get("train.epochs", epochs)), end)
+    epochs = record.planned(run)
+    if not record.manifest.function:
+        epochs = int(run.config.get("train.epochs", epochs))
+    return Curve(values, epochs, end)
 
 
 def _states(trials: list[Run]) -> str:
@@ -60,8 +64,7 @@ def _states(trials: list[Run]) -> str:
 
 
 def _epochs(record: Record) -> str:
-    epochs = int(record.manifest.base["train.epochs"])
-    planned = epochs * len(record.trials)
+    planned = sum(record.planned(run) for run in record.trials.values())
     return f"{record.epochs} of {planned}"
 
 

@@ -16,9 +16,10 @@ from tune.formatting import DEFAULT, assignments
 from tune.reports.config_differences import same_data
 from tune.reports.sampling_error import Runs, outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, holm, mean_of, significance
-from tune.reports.verdict import difference, repeat_scores, test_metric
+from tune.reports.verdict import difference, repeat_scores
 from tune.study.group import members
 from tune.study.record import Record, Run, read_record
+from tune.study.rules import test_metric
 
 ONE_SEARCH = "'s configuration"
 """Names the subject of a table of one search: another search would find other configurations."""

@@ -14,8 +14,16 @@ _SHOWN_OTHERWISE = {"data.up", "data.judged"}
 
 def same_data(one: Record, other: Record) -> bool:
     """True where both were judged on the same images; scores on different images cannot be
-    subtracted."""
+    subtracted. The images of functions are not known: those of one file count as the same."""
+    if one.manifest.function or other.manifest.function:
+        return _file_of(one) == _file_of(other)
     return _judged_on(one) == _judged_on(other)
+
+
+def _file_of(record: Record) -> str:
+    """Hash of the file that holds a study's function; its study's name where it is installed."""
+    code = record.manifest.code
+    return record.manifest.experiment if code is None else str(code["sha256"])
 
 
 def _judged_on(record: Record) -> tuple[object, ...]:

@@ -240,6 +240,8 @@ def _facts(record: Record) -> list[list[str]]:
         f"{data['name']}, {data['images']} training images, "
         f"fingerprint {data['fingerprint']}, from {data['path']}"
     )
+    if manifest.function:
+        about_data = "read by the function itself: nothing about them is on record"
     repeat_seeds = {seed for _, seed in record.repeats}
     shown_seeds = ", ".join(str(seed) for seed in sorted(repeat_seeds)) or "none"
     versions = [f"{name} {version}" for name, version in manifest.versions.items()]

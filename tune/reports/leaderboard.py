@@ -1,5 +1,6 @@
 """The leaderboard of a study on the terminal, its claims, and the reasons of failures."""
 
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -59,7 +60,7 @@ def _ranked(record: Record) -> list[int]:
 
     def key(number: int) -> tuple[bool, float]:
         trial = record.trials[number]
-        value = -1.0 if trial.value is None else trial.value
+        value = -math.inf if trial.value is None else trial.value
         return trial.state != "COMPLETE", -value
 
     return sorted(record.trials, key=key)

@@ -46,9 +46,8 @@ class ParameterAxis:
 
 def first_rung(record: Record) -> int | None:
     """The epoch at which trials are first compared; None where trials have one epoch."""
-    epochs = int(record.manifest.base["train.epochs"])
     version = record.manifest.rules["rungs"]
-    return next(iter(rungs(epochs, version)), None)
+    return next(iter(rungs(record.length, version)), None)
 
 
 def trial_points(record: Record) -> list[TrialPoint]:

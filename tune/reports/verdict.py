@@ -16,9 +16,10 @@ from tune.command_line import command
 from tune.reports.marks import marks
 from tune.reports.sampling_error import MISSING, outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance, welch
-from tune.search.pruner import curves_of
+from tune.search.pruner import curves_of, longest
 from tune.search.rungs import check_rungs
-from tune.study.rules import FINALISTS, WINNER
+from tune.study.manifest import Manifest
+from tune.study.rules import FINALISTS, WINNER, test_metric
 from tune.study.view import StudyView
 
 FEW_TRIALS = 12
@@ -109,20 +110,16 @@ class StudyVerdict:
         return metrics
 
 
-def test_metric(objective: str) -> str:
-    """Name the test metric of an objective: `val/knn_top1` -> `test/knn_top1`."""
-    return "test/" + objective.removeprefix("val/")
-
-
 def judge_study(study: StudyView) -> StudyVerdict | None:
     """Compare the study's answer, or the best other trial, with the default.
 
-    Returns None where repeats are missing: too few completed trials, or lost repeats.
+    Returns None where repeats are missing (too few completed trials, or lost repeats), or where a
+    repeat of a function has diverged.
     """
     metric = test_metric(study.objective)
     answer = study.best_number()
     number = answer or study.repeat_rule.challenger(study.distinct)
-    if number is None:
+    if number is None or _diverged_without_baseline(study, number):
         return None
 
     scores = repeat_scores(study, number, metric)
@@ -138,7 +135,9 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
 
     trial = mean_of(list(scores.values()), of_trial or 0.0)
     default = mean_of(list(default_scores.values()), of_default or 0.0)
-    if metric != _RANK:
+    # Scores of images are in [0, 1]; of another metric of a function nothing is known.
+    is_share = of_gain is not None or not study.manifest.function
+    if metric != _RANK and is_share:
         trial = trial.clipped_to_unit()
         default = default.clipped_to_unit()
 
@@ -153,6 +152,16 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
         level=significance(study.look),
         baseline=study.summary.get(f"baseline/{metric}"),
         covers_images=of_gain is not None,
+    )
+
+
+def _diverged_without_baseline(study: StudyView, number: int) -> int:
+    """Count the repeats of a trial or the default that diverged, where nothing stands for them: a
+    function has no untrained network, and leaving them out would flatter."""
+    if not study.manifest.function:
+        return 0
+    return sum(
+        run.state == "PRUNED" for (trial, _), run in study.repeats.items() if trial in (0, number)
     )
 
 
@@ -212,10 +221,29 @@ def claim(study: StudyView, verdict: StudyVerdict | None) -> str:
         )
     if list(study.completed) == [0]:
         return "No trial but the default has run to the end, so there is nothing to compare."
+    if study.manifest.function:
+        missing = _missing_of_function(study, number)
+        if missing:
+            return f"No verdict: trial {number} leads on the split that selects, but {missing}."
     return (
         f"No claim yet: trial {number} leads on the split that selects, "
         "but it or the default has fewer than two repeats under fresh seeds."
     )
+
+
+def _missing_of_function(study: StudyView, number: int) -> str:
+    """Say what keeps a function's study from a verdict; "" where it is repeats."""
+    diverged = _diverged_without_baseline(study, number)
+    if diverged:
+        repeats = "a repeat" if diverged == 1 else f"{diverged} repeats"
+        return f"{repeats} of it or of the default diverged, and nothing stands for their result"
+
+    finals = study.finals().values()
+    metric = test_metric(study.objective)
+    if finals and not any(metric in final for final in finals):
+        given = metric.removeprefix("test/").removeprefix("-")
+        return f"its function gives no test result, run.test({given}=...): this is a leaderboard"
+    return ""
 
 
 def doubts(study: StudyView, storage: Path) -> list[str]:
@@ -245,13 +273,14 @@ def doubts(study: StudyView, storage: Path) -> list[str]:
     if number != 0:
         found += _parameters_at_edge(best)
     found += _doubts_about_gain(study)
-    found += _doubts_about_budget(best)
+    found += _doubts_about_budget(best, manifest)
     return found
 
 
 def _rungs_that_do_not_rank(study: StudyView, trials: list[FrozenTrial]) -> Iterator[str]:
     manifest = study.manifest
-    epochs = int(manifest.base["train.epochs"])
+    epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
+    epochs = longest(trials, epochs)
     curves = curves_of(trials, epochs)
     for check in check_rungs(curves, epochs, manifest.rules["rungs"]):
         if check.is_off:
@@ -259,7 +288,7 @@ def _rungs_that_do_not_rank(study: StudyView, trials: list[FrozenTrial]) -> Iter
                 f"the rung at epoch {check.rung.epoch(epochs)} is off, as its order says little "
                 f"about the end: rank correlation {check.correlation:.2f} over {check.trials} "
                 "trials that ran on; trials stopped there before may have been good ones, and "
-                "more epochs (--set train.epochs=...) move the rungs"
+                f"more epochs{_how(manifest)} move the rungs"
             )
 
 
@@ -328,14 +357,23 @@ def _doubts_about_gain(study: StudyView) -> Iterator[str]:
     )
 
 
-def _doubts_about_budget(best: FrozenTrial) -> Iterator[str]:
+def _how(manifest: Manifest) -> str:
+    """Say how a study gets more epochs; a function knows that itself."""
+    return "" if manifest.function else " (--set train.epochs=...)"
+
+
+def _doubts_about_budget(best: FrozenTrial, manifest: Manifest) -> Iterator[str]:
     curve = [value for _, value in sorted(best.intermediate_values.items())]
     if len(curve) < _CURVE_EPOCHS:
         return
     last = curve[-1]
     rise = last - curve[-2]
-    if last == max(curve) and rise > _RISE * abs(last):
-        yield (
-            "the best trial was still rising at its last epoch; "
-            "give it more with --set train.epochs=..."
-        )
+    if last != max(curve) or rise <= _RISE * abs(last):
+        return
+    if manifest.function:
+        yield "the best trial was still rising at its last epoch; give it more epochs"
+        return
+    yield (
+        "the best trial was still rising at its last epoch; "
+        "give it more with --set train.epochs=..."
+    )

@@ -11,6 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.search.rungs import LATEST, RULES, Curve, Rung, check_rung, rungs_of
 
+EPOCHS = "epochs"
+"""Attribute of a trial whose function has said how many epochs it has."""
+
 _STOPPED = "stopped_at_epoch"  # attribute of a stopped trial: the epoch
 
 
@@ -26,7 +29,8 @@ class DurableHalving(BasePruner):
     compared at the same place of their schedules.
 
     Args:
-        epochs: epochs of a trial that runs to the end.
+        epochs: epochs of a trial that runs to the end; 0: each trial says its own (`EPOCHS`), and
+            is not stopped before.
         version: version of the rule, or its name (`tune.search.rungs.RULES`).
     """
 
@@ -92,7 +96,7 @@ class DurableHyperband(DurableHalving):
 
     def bracket(self, study: Study, trial: FrozenTrial) -> int:
         """Number of the trial's bracket, from 0."""
-        shares = self._shares()
+        shares = self._shares(_epochs_of(trial, self._epochs))
         hashed = zlib.crc32(f"{study.study_name}_{trial.number}".encode())
         place = hashed % sum(shares)
         for bracket, share in enumerate(shares):
@@ -101,9 +105,9 @@ class DurableHyperband(DurableHalving):
                 return bracket
         raise AssertionError("a remainder is below the sum")
 
-    def _shares(self) -> list[int]:
+    def _shares(self, epochs: int) -> list[int]:
         """Relative numbers of trials of the brackets (algorithm 1, line 3)."""
-        rungs = rungs_of(self._epochs, self._version)
+        rungs = rungs_of(epochs, self._version)
         eta = rungs[0].factor if rungs else 1
         brackets = len(rungs) + 1
         later = range(brackets - 1, -1, -1)  # rungs of a bracket
@@ -141,12 +145,25 @@ def curves_of(trials: Sequence[FrozenTrial], epochs: int) -> list[Curve]:
     ]
 
 
+def longest(trials: Sequence[FrozenTrial], epochs: int) -> int:
+    """Epochs of the study's trials: those of the longest that has said its own.
+
+    Args:
+        epochs: of the study, where none has; 0: not known.
+    """
+    return max((trial.user_attrs.get(EPOCHS, epochs) for trial in trials), default=epochs)
+
+
 def _end(trial: FrozenTrial) -> float | None:
     return trial.value if trial.state == TrialState.COMPLETE else None
 
 
 def _epochs_of(trial: FrozenTrial, epochs: int) -> int:
-    """Epochs of a trial that runs to its end: those of the study, unless they are searched."""
+    """Epochs of a trial that runs to its end: those of the study, unless they are searched or the
+    trial has said its own."""
+    own = trial.user_attrs.get(EPOCHS)
+    if own is not None:
+        return int(own)
     return int(trial.params.get("train.epochs", epochs))
 
 

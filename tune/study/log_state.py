@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tune.function import LENGTH
 from tune.study.events import EventLog
 from tune.study.manifest import with_earlier_values
 from tune.study.work import Outcome, WorkId
@@ -47,6 +48,12 @@ class Run:
     def last_epoch(self) -> int | None:
         """The last reported epoch; None before the first."""
         return self.epochs[-1] if self.epochs else None
+
+    @property
+    def length(self) -> int:
+        """Epochs that a function has said it has; 0 where none has."""
+        last = self.history[-1] if self.history else {}
+        return int(last.get(LENGTH) or 0)
 
     @property
     def value(self) -> float | None:

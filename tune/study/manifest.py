@@ -122,6 +122,8 @@ class Manifest:
     """The file that holds the experiment: path, variable, sha256, text, and the experiment's `top`;
     under `accepts` the sha256 that it may take the place of, under `earlier` those that the study
     had before. None for an experiment of ours."""
+    function: bool = False
+    """A function trains: nothing is known of its model and its data."""
     control: dict[str, Any] | None = None
     """Source and images of the pre-training by which a control takes its length; None for other
     studies."""

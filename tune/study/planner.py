@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from tune.study.log_state import LogState
-from tune.study.rules import RepeatRule
+from tune.study.rules import RepeatRule, test_metric
 from tune.study.trials import TrialDatabase
 from tune.study.work import BASELINE, WorkId
 
@@ -29,6 +29,8 @@ class Planner:
         trials: trials of the study in total.
         seeds: seeds of the repeats.
         is_exhausted: tells whether the space has no configuration left.
+        function: a function trains: there is no untrained network, and repeats end with the first
+            that shows no test metric.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Planner:
         seeds: list[int],
         repeats: RepeatRule,
         is_exhausted: Callable[[], bool] = lambda: False,
+        function: bool = False,
     ):
         self._log = log
         self._database = database
@@ -49,6 +52,7 @@ class Planner:
         self._seeds = seeds
         self._repeats = repeats
         self._is_exhausted = is_exhausted
+        self._function = function
         self.running: set[WorkId] = set()
         self.interrupted: list[WorkId] = []
         """Trials that wait for another process, first come first served."""
@@ -86,12 +90,17 @@ class Planner:
             self.interrupted.insert(0, work_id)
 
     def _baseline_is_due(self) -> bool:
+        if self._function:
+            return False
         recorded = f"baseline/{self._objective}" in self._log.summary
         return not recorded and BASELINE not in self.running
 
     def _next_repeat(self) -> WorkId | None:
         """Repeats that are certain fill the time until the last trial ends; then those follow that
         the search has chosen."""
+        if self._function and self._tests_nothing():
+            return None
+
         searching = any(work_id.kind == "trial" for work_id in self.running)
         if searching:
             numbers = self._repeats.certain()
@@ -107,6 +116,14 @@ class Planner:
                 if repeat not in self.running and self._is_due(repeat):
                     return repeat
         return None
+
+    def _tests_nothing(self) -> bool:
+        """True where a repeat has shown that the function gives no test metric."""
+        metric = test_metric(self._objective)
+        return any(
+            run.state == "COMPLETE" and metric not in run.metrics
+            for run in self._log.repeats.values()
+        )
 
     def _is_due(self, repeat: WorkId) -> bool:
         """A repeat that has diverged says something about its configuration; one that has failed

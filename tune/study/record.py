@@ -81,9 +81,23 @@ class Record:
         """(saved, total): epochs that pruning and failures saved, and those that the trials that
         have ended would have run. A trial that still runs has saved nothing yet."""
         ended = [run for run in self.trials.values() if run.state != "open"]
-        total = len(ended) * int(self.manifest.base["train.epochs"])
+        total = sum(self.planned(run) for run in ended)
         spent = sum(len(run.history) for run in ended)
         return total - spent, total
+
+    def planned(self, run: Run) -> int:
+        """Epochs of a run, had it run to its end; those that it has, where a function did not say
+        how many there are."""
+        if not self.manifest.function:
+            return int(self.manifest.base["train.epochs"])
+        return run.length or len(run.history)
+
+    @property
+    def length(self) -> int:
+        """Epochs of a trial that runs to its end; 0 where no function has said them."""
+        if not self.manifest.function:
+            return int(self.manifest.base["train.epochs"])
+        return max((run.length for run in self.trials.values()), default=0)
 
     @property
     def saved(self) -> float:

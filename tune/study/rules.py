@@ -60,6 +60,11 @@ def check_known(rules: Mapping[str, str | int], study: str) -> None:
             )
 
 
+def test_metric(objective: str) -> str:
+    """Name the test metric of an objective: `val/knn_top1` -> `test/knn_top1`."""
+    return "test/" + objective.removeprefix("val/")
+
+
 def derived_seed(study: str, role: str, index: int) -> int:
     """A seed that no other study, role or index has (but for a collision of 32 bits).
 

@@ -26,8 +26,9 @@ from optuna.trial import FrozenTrial
 
 from trainables.config import build
 from trainables.errors import UserError
-from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, LAST, remove_partials
+from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, HISTORY, LAST, remove_partials
 from tune.experiments import Experiment
+from tune.function import LENGTH
 from tune.search.methods import why_stopped
 from tune.search.space import Pinned, asked_for
 from tune.study.events import EventLog
@@ -80,9 +81,8 @@ class Study:
         events = directory / "events.jsonl"
         self._state = read_state(events, keeps_history=False)
         self.log = EventLog(events)
-        self._database = TrialDatabase(
-            directory / "study.journal", manifest, self.base.train.epochs
-        )
+        epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
+        self._database = TrialDatabase(directory / "study.journal", manifest, epochs)
         self._fresh = FreshConfigurations(experiment.space, manifest, self._database)
         self._planner = Planner(
             self._state,
@@ -92,6 +92,7 @@ class Study:
             seeds=self.repeat_seeds(),
             repeats=self.repeat_rule,
             is_exhausted=self._fresh.is_exhausted,
+            function=manifest.function,
         )
         self._reconcile()
 
@@ -295,7 +296,9 @@ class Study:
         if work.kind != "trial":
             return True
         number = _trial_number(work)
-        stop = self._database.report(number, epoch, metrics[self.objective])
+        length = metrics.get(LENGTH)
+        epochs = None if length is None else int(length)
+        stop = self._database.report(number, epoch, metrics[self.objective], epochs)
         # The default takes its places on the rungs, but always runs to the end.
         return number == 0 or not stop
 
@@ -368,6 +371,11 @@ class Study:
     def summary(self) -> dict[str, float]:
         """Metrics of the whole study, such as those of the untrained baseline."""
         return self._state.summary
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial that runs to its end; 0 before a function has said them."""
+        return self._database.epochs()
 
     def frozen_trials(self) -> list[FrozenTrial]:
         """All trials as Optuna keeps them; not to be changed."""
@@ -452,5 +460,6 @@ def _trial_number(work: Work) -> int:
 def _remove_spent_files(directory: Path, state: State) -> None:
     """A run that has ended needs no checkpoint; one that is not complete, no export."""
     (directory / LAST).unlink(missing_ok=True)
+    (directory / HISTORY).unlink(missing_ok=True)
     if state != "COMPLETE":
         (directory / BEST).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tune.search.asking import Answering
 from tune.search.methods import make_pruner, make_sampler
+from tune.search.pruner import EPOCHS, longest
 from tune.search.space import within
 from tune.study.journal import Journal
 from tune.study.manifest import Manifest
@@ -26,7 +27,8 @@ class TrialDatabase:
 
     Args:
         path: the journal.
-        epochs: epochs of a trial that runs to the end; the rungs are parts of it.
+        epochs: epochs of a trial that runs to the end; the rungs are parts of it. 0: each trial
+            says its own.
     Raises:
         StorageFailed: the journal cannot be written.
         UserError: the journal is damaged.
@@ -34,6 +36,7 @@ class TrialDatabase:
 
     def __init__(self, path: Path, manifest: Manifest, epochs: int):
         self._journal = Journal(path)
+        self._epochs = epochs
         self._study = optuna.create_study(
             study_name=manifest.name,
             storage=JournalStorage(self._journal),
@@ -80,13 +83,23 @@ class TrialDatabase:
         trial_id = self._open[number]._trial_id
         return self._study._storage.get_trial(trial_id).intermediate_values
 
-    def report(self, number: int, epoch: int, value: float) -> bool:
-        """Record an epoch's objective (once), and return whether the pruner stops the trial."""
+    def report(self, number: int, epoch: int, value: float, epochs: int | None = None) -> bool:
+        """Record an epoch's objective (once), and return whether the pruner stops the trial.
+
+        Args:
+            epochs: of the trial, where it has said them.
+        """
         trial = self._open[number]
         with self.one_write():
+            if epochs is not None and trial.user_attrs.get(EPOCHS) != epochs:
+                trial.set_user_attr(EPOCHS, epochs)
             if epoch not in self.values(number):
                 trial.report(value, epoch)
             return trial.should_prune()
+
+    def epochs(self) -> int:
+        """Epochs of a trial that runs to the end; 0 before a trial has said them."""
+        return longest(self.frozen(), self._epochs)
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Record the end of an open trial."""

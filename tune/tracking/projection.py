@@ -127,8 +127,10 @@ class Projection:
         changes.tags["direction"] = event["direction"]
         changes.tags["study.state"] = "RUNNING"
         changes.tags["searched"] = ", ".join(event["searched"])
-        changes.data = event.get("data")
-        summary = (changes.data or {}).get("summary")
+        data = event.get("data") or {}
+        if data.get("fingerprint"):
+            changes.data = data
+        summary = data.get("summary")
         if summary is not None:
             understood = DataSummary.from_json(summary)
             changes.tags["data.summary"] = "\n".join(understood.lines())
@@ -145,7 +147,7 @@ class Projection:
 
         data = event.get("data") or {}
         for name in ("name", "fingerprint", "contents"):
-            if name in data:
+            if data.get(name):
                 tags[f"data.{name}"] = str(data[name])
 
         return tags

@@ -1,0 +1,380 @@
+"""A function becomes a study: its space and default, its command line, its record and pages."""
+
+import json
+import math
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from tests.commands import Call
+from trainables.config import build, flatten
+from trainables.errors import UserError
+from tune.experiments import Experiment
+from tune.export import export_model
+from tune.function_space import complete, domains
+from tune.reports.html_report import write_report
+from tune.reports.verdict import judge_study
+from tune.search.space import as_json, describe
+from tune.study.events import EventLog
+from tune.study.manifest import read_manifest
+from tune.study.record import Record, read_record
+from vistune import function_experiment
+
+MINE = '''
+"""Reports a curve that its learning rate bends; nothing is trained."""
+
+from vistune import function_experiment
+
+
+def train(config, run):
+    """A curve of eight epochs."""
+    worth = 1 - abs(config["lr"] - 0.3) + 0.01 * (config["opt"] == "adamw")
+    for epoch in run.epochs(config["epochs"]):
+        run.save(epoch=epoch)
+        run.report(accuracy=worth * (epoch + 1) / 8, **{"train/loss": 1 / (epoch + 1)})
+    score = worth - 0.01 * (run.seed % 7)
+    run.test(accuracy=score)
+
+
+EXPERIMENT = function_experiment(
+    train,
+    objective="accuracy",
+    space={"lr": (0.01, 1.0, "log"), "opt": ["sgd", "adamw"]},
+    default={"lr": 0.05, "opt": "sgd", "epochs": 8},
+)
+'''
+LOCAL = ("--local", "--trials", "6", "--repeats", "2")
+_KEPT = tempfile.TemporaryDirectory(prefix="vistune-function-")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    return path
+
+
+def finish(call: Call, mine: Path) -> Record:
+    """The study of `MINE`, which is run once a process."""
+    kept = Path(_KEPT.name) / "runs"
+    folder = mine.parent / "runs"
+    if not kept.exists():
+        said = call(str(mine), *LOCAL)
+        assert said.code == 0, said.err
+        shutil.copytree(folder, kept)
+    else:
+        shutil.copytree(kept, folder)
+    return ended(mine.parent)
+
+
+def ended(folder: Path) -> Record:
+    return read_record(folder / "runs/mine")
+
+
+def nothing(config: dict[str, Any], run: Any) -> None:
+    """Do nothing."""
+
+
+def experiment(**changes: Any) -> Experiment:
+    given: dict[str, Any] = {"objective": "accuracy", "space": {"lr": (0.1, 1.0)}}
+    return function_experiment(nothing, **given | changes)
+
+
+# -- spaces and configs
+
+
+def test_literals_become_ranges_of_the_same_kind() -> None:
+    space = {
+        "lr": (1e-5, 1e-1, "log"),
+        "optim.momentum": (0.0, 0.9),
+        "layers": (1, 4),
+        "batch": (16, 256, "log"),
+        "opt": ["sgd", "adamw"],
+        "flip": bool,
+    }
+    made = experiment(space=space)
+
+    assert as_json(describe(made.space, "default", {})) == {
+        "batch": ["16 to 256 (log)"],
+        "flip": ["one of false, true"],
+        "layers": ["1 to 4"],
+        "lr": ["1e-05 to 0.1 (log)"],
+        "opt": ["one of sgd, adamw"],
+        "optim.momentum": ["0 to 0.9"],
+    }
+    trial = optuna.create_study().ask()
+    made.space(trial, "default")
+    assert isinstance(trial.params["layers"], int)
+    assert list(trial.params) == list(space)
+
+
+def test_the_default_is_completed_by_middles_and_first_choices() -> None:
+    space = {"lr": (1e-4, 1e-2, "log"), "layers": (1, 4), "opt": ["a", "b"], "flip": bool}
+    values = complete(domains(space), {"layers": 4, "epochs": 3})
+
+    assert values == {"lr": 1e-3, "layers": 4, "opt": "a", "flip": False, "epochs": 3}
+
+
+def test_the_config_reads_what_is_typed() -> None:
+    space = {"optim.lr": (0.1, 1.0), "size": [16, 32, None], "flip": bool, "opt": ["a", "b"]}
+    made = experiment(space=space, default={"epochs": 3, "path": None}, threads=2)
+    typed = {"optim.lr": "1", "size": "32", "flip": "true", "epochs": "9", "path": "here"}
+
+    assert flatten(build(made.config, typed)) == {
+        "optim.lr": 1.0,
+        "size": 32,
+        "flip": True,
+        "opt": "a",
+        "epochs": 9,
+        "path": "here",
+        "train.threads": 2,
+        "seed": 0,
+    }
+    assert flatten(build(made.config, {"size": "none"}))["size"] is None
+    with pytest.raises(UserError, match="epochs='many' is not valid"):
+        build(made.config, {"epochs": "many"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"space": {"lr": (1, 0.1)}}, "range of lr: low < high must hold, but got low=1, high=0.1"),
+        ({"space": {"lr": (0, 1.0, "log")}}, "a logarithmic one begins above 0, but got low=0"),
+        ({"space": {"lr": "0.1"}}, r'space of lr must be (low, high), (low, high, "log"), a list'),
+        ({"space": {"lr": (1, 2, "cubic")}}, "space of lr must be"),
+        ({"space": {"opt": []}}, "choices of opt must be numbers, texts"),
+        ({"space": {"seed": (1, 2)}}, "'seed' is a name of vistune's own: run.seed has it"),
+        ({"space": {"weight-decay": (1, 2)}}, "'weight-decay' must be a name of letters"),
+        ({"default": {"lr": 3.0}}, "default of lr must be among what is searched (0.1 to 1)"),
+        ({"default": {"sizes": [1, 2]}}, "default of sizes must be a number, a text"),
+        ({"default": {"lr.low": 3}}, "'lr' cannot be a value beside 'lr.low'"),
+        ({"objective": "val/a/b"}, "objective 'val/a/b' must be the name of a metric"),
+    ],
+)
+def test_what_cannot_be_is_one_line(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        experiment(**changes)
+
+
+# -- studies
+
+
+def test_a_function_becomes_a_study_with_a_verdict(call: Call, mine: Path, tmp_path: Path) -> None:
+    said = call(str(mine), *LOCAL)
+
+    assert said.code == 0, said.err
+    assert "study mine: its own data; searched by val/accuracy, preset default" in said.out
+    assert "trial 0 epoch 8/8 val/accuracy 0.7500" in said.out
+    assert "untrained" not in said.out
+    record = ended(tmp_path)
+    assert record.manifest.function
+    assert record.manifest.space == {"lr": ["0.01 to 1 (log)"], "opt": ["one of sgd, adamw"]}
+    assert {run.state for run in record.trials.values()} == {"COMPLETE", "PRUNED"}
+    verdict = judge_study(record)
+    assert verdict is not None
+    assert verdict.baseline is None
+    assert math.isclose(verdict.gain.mean, verdict.trial.mean - verdict.default.mean)
+
+
+def test_its_pages_say_what_is_known(call: Call, mine: Path) -> None:
+    record = finish(call, mine)
+
+    page = write_report(record.folder).read_text()
+
+    assert "read by the function itself" in page
+    assert "mine on its own data" in page
+    assert record.length == 8
+    assert record.epochs_saved == (48 - record.epochs, 48)
+    model = record.folder / f"trials/{record.best_number():04d}/best.pt"
+    assert model.exists()
+    artifacts = [event["path"] for event in events(record) if event["event"] == "artifact"]
+    assert artifacts == [str(model.relative_to(record.folder))]
+
+
+def events(record: Record) -> list[dict[str, Any]]:
+    return EventLog.read(record.folder / "events.jsonl")[0]
+
+
+def test_values_are_pinned_and_are_no_longer_searched(
+    call: Call, mine: Path, tmp_path: Path
+) -> None:
+    said = call(str(mine), *LOCAL, "--set", "opt=lion", "--set", "epochs=2")
+
+    assert said.code == 0, said.err
+    record = ended(tmp_path)
+    assert list(record.manifest.space) == ["lr"]
+    assert record.trials[0].config["opt"] == "lion"
+    assert record.length == 2
+
+
+def test_rungs_follow_the_length_that_each_trial_says(
+    call: Call, mine: Path, tmp_path: Path
+) -> None:
+    """A trial is compared at the same part of its own epochs."""
+    text = MINE.replace('"opt": ["sgd", "adamw"]}', '"opt": ["sgd"], "epochs": [4, 8]}')
+    mine.write_text(text)
+    call(str(mine), *LOCAL, "--trials", "8", "--repeats", "0")
+
+    for number, run in ended(tmp_path).trials.items():
+        assert run.length == run.config["epochs"], number
+        rungs = {math.ceil(run.length / part) for part in (12, 6, 4, 2)}
+        assert run.state == "COMPLETE" or len(run.history) in rungs, number
+
+
+def test_the_plan_runs_nothing(call: Call, mine: Path, tmp_path: Path) -> None:
+    said = call(str(mine), "--plan")
+
+    assert said.code == 0, said.err
+    assert "A curve of eight epochs" in said.out
+    assert "known once trial 0 has run" in said.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_function_without_a_test_gets_a_leaderboard(
+    call: Call, mine: Path, tmp_path: Path
+) -> None:
+    mine.write_text(MINE.replace("    run.test(accuracy=score)\n", ""))
+
+    said = call(str(mine), *LOCAL)
+
+    assert said.code == 0, said.err
+    record = ended(tmp_path)
+    assert len(record.repeats) == 1  # the first has shown that there is nothing to judge
+    assert (
+        f"No verdict: trial {record.best_number()} leads on the split that selects, but its "
+        "function gives no test result, run.test(accuracy=...): this is a leaderboard."
+    ) in said.out
+
+
+def test_failures_name_the_line_of_the_file(call: Call, mine: Path, tmp_path: Path) -> None:
+    broken = 'if config["opt"] == "adamw":\n        raise ValueError("no adamw here")\n    worth'
+    mine.write_text(MINE.replace("worth", broken, 1))
+    line = mine.read_text().splitlines().index('        raise ValueError("no adamw here")') + 1
+
+    said = call(str(mine), *LOCAL, "--set", "opt=adamw")
+
+    assert said.code == 1
+    run = ended(tmp_path).trials[0]
+    assert run.state == "FAIL"
+    assert run.reason == f"ValueError: no adamw here (mine.py line {line})"
+    assert run.outcome is not None
+    assert 'raise ValueError("no adamw here")' in str(run.outcome.error)
+
+
+def test_a_metric_that_is_no_number_ends_the_trial_as_pruned(
+    call: Call, mine: Path, tmp_path: Path
+) -> None:
+    text = MINE.replace(
+        "worth = 1", 'worth = float("nan") if run.seed or config["lr"] > 0.1 else 1'
+    )
+    mine.write_text(text)
+
+    said = call(str(mine), *LOCAL)
+
+    assert said.code == 0, said.err
+    record = ended(tmp_path)
+    diverged = [run for run in record.trials.values() if run.config["lr"] > 0.1]
+    assert diverged
+    assert {(run.state, run.reason) for run in diverged} == {("PRUNED", "nan")}
+    # repeats have other seeds than 0
+    assert judge_study(record) is None
+    assert "repeats of it or of the default diverged" in said.out
+
+
+def test_a_loss_is_minimised(call: Call, mine: Path, tmp_path: Path) -> None:
+    text = MINE.replace('objective="accuracy"', 'objective="-error"')
+    text = text.replace("accuracy=score", "error=3 - score")
+    mine.write_text(text.replace("accuracy=worth", "error=3 - worth"))
+
+    said = call(str(mine), *LOCAL)
+
+    assert said.code == 0, said.err
+    record = ended(tmp_path)
+    best = record.best_number()
+    assert best is not None
+    assert record.completed[best] == max(record.completed.values()) < 0
+    assert abs(record.trials[best].config["lr"] - 0.3) < 0.25
+    verdict = judge_study(record)
+    assert verdict is not None
+    assert verdict.metric == "test/-error"
+    assert verdict.trial.mean < -1  # no share of images
+
+
+def test_an_interrupted_study_resumes(
+    call: Call, mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second start finds trial 1 half done, and the study equals an uninterrupted one."""
+    whole = finish(call, mine)
+    (tmp_path / "runs").rename(tmp_path / "whole")
+
+    from tune.study.study import Study
+
+    reported = Study.reported
+    left = [11]  # trial 1 is at its third epoch
+
+    def leave(study: Study, *args: Any) -> bool:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return reported(study, *args)
+
+    monkeypatch.setattr(Study, "reported", leave)
+    call(str(mine), *LOCAL)
+    monkeypatch.setattr(Study, "reported", reported)
+    said = call(str(mine), *LOCAL)
+
+    assert said.code == 0, said.err
+    assert "trial 1 resumes after epoch 2" in said.out
+    record = ended(tmp_path)
+    assert list(record.trials) == list(whole.trials)
+    for number, run in whole.trials.items():
+        assert record.trials[number].config == run.config
+        assert record.trials[number].value == run.value
+        assert record.trials[number].epochs == run.epochs
+
+
+def test_a_trial_is_replayed(call: Call, mine: Path) -> None:
+    finish(call, mine)
+    said = call(str(mine), "--local", "--trial", "mine/0")
+
+    assert said.code == 0, said.out
+    assert "the replay equals the record" in said.out
+
+
+def test_a_changed_function_is_refused(call: Call, mine: Path) -> None:
+    finish(call, mine)
+    mine.write_text(MINE.replace("0.01 *", "0.02 *"))
+
+    assert "was begun with another mine.py" in call(str(mine), *LOCAL).line
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--data digits", "--backbone torchvision", "--workers 2", "--objective loss"],
+)
+def test_options_about_images_are_refused(call: Call, mine: Path, words: str) -> None:
+    line = call(str(mine), *words.split()).line
+    assert line.startswith(words.split()[0])
+    assert "mine is a function of its own" in line
+
+
+def test_its_model_is_the_users(call: Call, mine: Path, tmp_path: Path) -> None:
+    finish(call, mine)
+
+    with pytest.raises(UserError, match="mine is a function of its own, whose model only it can"):
+        export_model("mine", tmp_path / "runs")
+
+
+def test_a_study_of_a_function_says_so_in_its_manifest(
+    call: Call, mine: Path, tmp_path: Path
+) -> None:
+    finish(call, mine)
+    manifest = read_manifest(tmp_path / "runs/mine/study.json")
+
+    assert json.loads((tmp_path / "runs/mine/study.json").read_text())["function"] is True
+    assert manifest.base == {"lr": 0.05, "opt": "sgd", "epochs": 8, "train.threads": 1, "seed": 0}

@@ -1,0 +1,374 @@
+"""The `run` that a function is given: its place, its epochs, its checkpoints and its reports.
+
+    last.pt        {"model", ..., "vistune"}, the last run.save(); the trial resumes from it
+    best.pt        the save of the best epoch so far
+    history.json   what has been reported, epoch by epoch
+    .next.pt       a save whose epoch has not been reported yet
+
+A save counts once its epoch has been reported: it waits in `.next.pt`, and takes the place of
+`last.pt` after the study has the report on disk. So a trial that was killed anywhere trains the
+epoch again whose report the study may lack, and no other.
+"""
+
+import hashlib
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.base import Metrics, Runtime
+from trainables.engine.checkpoint import save_checkpoint
+from trainables.errors import TrialFailed
+from trainables.files import BEST, HISTORY, LAST, write_atomically
+from trainables.outcomes import ImageOutcomes
+from tune.execution.function_outcomes import outcomes_per_image
+from tune.function import LENGTH, Function
+from tune.study.work import Work
+
+NEXT = ".next.pt"
+_OURS = "vistune"  # key of a checkpoint
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+class TrialStopped(BaseException):
+    """The study has stopped this trial: it leaves the function at `run.report`. No `except
+    Exception` holds it up."""
+
+
+@dataclass
+class Report:
+    """The report of an epoch."""
+
+    epoch: int
+    """From 1."""
+    metrics: Metrics
+    saved: bool
+    """`best.pt` may hold this epoch."""
+
+
+class FunctionRun:
+    """One trial, or one repeat of a trial, as its function sees it.
+
+    Attributes:
+        directory: folder of its files, a `Path`; it stays when the trial has ended.
+        device: the `torch.device` to train on.
+        seed: seed of this run; Python, NumPy and torch are seeded by it already, and again from it
+            and the epoch at the start of each epoch of `epochs`.
+        wants_test: True where `test` counts: in repeats. In the search it is ignored.
+    """
+
+    def __init__(self, function: Function, work: Work, runtime: Runtime):
+        self.directory = runtime.directory
+        self.device = runtime.device
+        self.seed = work.seed
+        self.wants_test = work.kind == "repeat"
+
+        self._function = function
+        self._runtime = runtime
+        self._saved_epoch = _epoch_of(self.directory / LAST)
+        self._has_loaded = False
+        self._length: int | None = None
+        self._epoch = 0
+        self._reports = 0
+        self._staged = False
+        self._checked = False
+        self._stopped = False
+        self._began = time.perf_counter()
+
+        self.history = _read_history(self.directory / HISTORY, self._saved_epoch)
+        self.tested: Metrics = {}
+        self.outcomes: ImageOutcomes | None = None
+        self.is_reporting = False
+        (self.directory / NEXT).unlink(missing_ok=True)
+        _seed_all(self.seed)
+
+    # -- what a function calls
+
+    @property
+    def resume_from(self) -> Path | None:
+        """The checkpoint of the last `save`, or None at the first start. Reading it counts as
+        `load`: `epochs` then continues behind it."""
+        self._note_loaded()
+        return self.directory / LAST if self._saved_epoch is not None else None
+
+    def load(self) -> dict[str, Any] | None:
+        """Return what the last `save` was given, on `device`; None at the first start."""
+        self._note_loaded()
+        if self._saved_epoch is None:
+            return None
+        return self._content(LAST)
+
+    def load_best(self) -> dict[str, Any] | None:
+        """Return what `save` was given in the best epoch that has one; None without any."""
+        if not (self.directory / BEST).exists():
+            return None
+        return self._content(BEST)
+
+    def epochs(self, count: int) -> Iterator[int]:
+        """Count epochs from 0 to `count - 1`; after a kill, from the first that has no `save`.
+
+        The study learns the length of the trial from it, and so the epochs at which trials are
+        compared. A function that never calls `load` begins anew.
+
+        Raises:
+            ValueError: `count` is no number of epochs, or there is such a loop already.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"run.epochs({count!r}) must be given a number of epochs, from 1")
+        if self._length is not None or self._reports:
+            raise ValueError("run.epochs is for one loop, which has all calls of run.report in it")
+
+        self._length = count
+        for epoch in range(self._resumed_epoch(), count):
+            self._epoch = epoch + 1
+            self._staged = False
+            self._began = time.perf_counter()
+            _seed_all(self.seed, self._epoch)
+            yield epoch
+            if self._staged:
+                self._keep_save()
+
+    def report(self, **metrics: float) -> None:
+        """Report an epoch: the objective and whatever else is to be on record.
+
+        Args:
+            metrics: name -> number. `loss=...` is `val/loss`; a name with a slash, as in
+                `**{"train/loss": ...}`, stays as it is.
+        Raises:
+            TrialStopped: the study has stopped the trial.
+            ValueError: the objective is missing, or the epoch has been reported already.
+        """
+        self._leave_if_stopped()
+        self._count_report()
+        found = self._function.named("val", metrics)
+        value = found[self._function.objective]
+        if math.isnan(value):
+            given = self._function.given_name
+            raise TrialFailed("nan", f"{given} is nan after epoch {self._epoch}")
+
+        found |= self._costs()
+        self.history.append(Report(self._epoch, found, self._staged))
+        self._write_history()
+        self._send(self._epoch, found)
+        if self._staged:
+            self._keep_save()
+
+    def save(self, **parts: Any) -> None:
+        """Write a checkpoint: tensors, numbers, texts, and lists and dictionaries of them, such as
+        `model=model.state_dict()`. It takes the place of the last one at once, or with the epoch's
+        `report`, whichever comes later.
+
+        Raises:
+            ValueError: `torch.load(..., weights_only=True)` cannot read a part again.
+        """
+        self._leave_if_stopped()
+        if _OURS in parts:
+            raise ValueError(f"run.save({_OURS}=...) is a name of vistune's own; give another")
+
+        path = self.directory / NEXT
+        save_checkpoint(path, {**parts, _OURS: {"epoch": self._epoch}})
+        if not self._checked:
+            _check_readable(path, parts)
+            self._checked = True
+
+        self._staged = True
+        reported = self._last_reported() == self._epoch
+        if self._length is None or reported:
+            self._keep_save()
+
+    def test(
+        self,
+        *,
+        per_image: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+        groups: Sequence[Any] | None = None,
+        **metrics: float,
+    ) -> None:
+        """Give the metrics of the test split, once the training is over. They are kept of repeats
+        alone, and give the study its verdict; a search must not see them.
+
+        Args:
+            per_image: score in [0, 1] of each test image, in the same order in every run, of the
+                objective; or metric -> scores. With it the verdict covers another draw of test
+                images too.
+            groups: label of each test image; images with one label belong together, such as those
+                of one patient.
+            metrics: name -> number; the objective must be among them.
+        Raises:
+            ValueError: the objective is missing, or a metric is not the mean of its scores.
+        """
+        found = self._function.named("test", metrics)
+        outcomes = None
+        if per_image is not None:
+            scores = per_image
+            if not isinstance(scores, Mapping):
+                scores = {self._function.given_name: scores}
+            outcomes = outcomes_per_image(found, scores, groups)
+        if self.wants_test:
+            self.tested = found
+            self.outcomes = outcomes
+
+    # -- what the caller of the function asks
+
+    @property
+    def best(self) -> Report | None:
+        """The report with the best objective, the first of equal ones; None before any."""
+        return max(self.history, key=self._value, default=None)
+
+    def report_again(self) -> None:
+        """Send what was reported before the checkpoint: a record that was restored from an object
+        store may lack it."""
+        for report in list(self.history):
+            self._send(report.epoch, report.metrics)
+
+    def remove_stage(self) -> None:
+        """Remove a save that never counted."""
+        (self.directory / NEXT).unlink(missing_ok=True)
+
+    # -- inside
+
+    def _note_loaded(self) -> None:
+        """The function continues from its checkpoint."""
+        if not self._has_loaded and not self._reports:
+            self._has_loaded = True
+            self._epoch = self._saved_epoch or 0
+
+    def _resumed_epoch(self) -> int:
+        """Number of epochs that are done; 0 where the function has not loaded them."""
+        if not self._has_loaded:
+            self.history.clear()
+        return self._epoch
+
+    def _count_report(self) -> None:
+        """Take the number of the epoch that is being reported."""
+        if self._length is None:
+            if not self._has_loaded and not self._reports:
+                self.history.clear()
+            self._epoch += 1
+        elif self._last_reported() == self._epoch:
+            raise ValueError(
+                f"run.report was called twice in epoch {self._epoch - 1} of run.epochs: "
+                "give all metrics of an epoch in one call"
+            )
+        self._reports += 1
+
+    def _last_reported(self) -> int | None:
+        return self.history[-1].epoch if self.history else None
+
+    def _value(self, report: Report) -> float:
+        return report.metrics[self._function.objective]
+
+    def _costs(self) -> Metrics:
+        """Time, length and processors, beside what the function reports."""
+        now = time.perf_counter()
+        costs = {"time/epoch_s": now - self._began}
+        self._began = now
+        if self._length is not None:
+            costs[LENGTH] = float(self._length)
+        if self.device.type == "cuda":
+            costs["time/gpus"] = 1.0
+        return costs
+
+    def _send(self, epoch: int, metrics: Metrics) -> None:
+        self.is_reporting = True
+        continues = self._runtime.report(epoch, metrics)
+        self.is_reporting = False
+        if not continues:
+            self._stopped = True
+        self._leave_if_stopped()
+
+    def _leave_if_stopped(self) -> None:
+        if self._stopped:
+            raise TrialStopped
+
+    def _keep_save(self) -> None:
+        """Make the staged save the one that counts, and the best one where its epoch is."""
+        self._staged = False
+        staged = self.directory / NEXT
+        last = self.history[-1] if self.history else None
+        if last is not None and last.epoch == self._epoch:
+            if not last.saved:
+                last.saved = True
+                self._write_history()
+            saved = [report for report in self.history if report.saved]
+            if max(saved, key=self._value) is last:
+                _link(staged, self.directory / BEST)
+
+        staged.replace(self.directory / LAST)
+
+    def _write_history(self) -> None:
+        rows = [[report.epoch, report.metrics, report.saved] for report in self.history]
+        write_atomically(self.directory / HISTORY, json.dumps(rows) + "\n")
+
+    def _content(self, name: str) -> dict[str, Any]:
+        content = torch.load(self.directory / name, map_location=self.device, weights_only=True)
+        return {key: value for key, value in content.items() if key != _OURS}
+
+
+def _epoch_of(path: Path) -> int | None:
+    """Epochs done before a checkpoint; None where there is none."""
+    if not path.exists():
+        return None
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return int(content[_OURS]["epoch"])
+
+
+def _read_history(path: Path, saved_epoch: int | None) -> list[Report]:
+    """The reports up to a checkpoint; none without one, as training begins anew."""
+    if saved_epoch is None or not path.exists():
+        return []
+    reports = [Report(*row) for row in json.loads(path.read_text())]
+    return [report for report in reports if report.epoch <= saved_epoch]
+
+
+def _check_readable(path: Path, parts: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint now that could not be read at a resume."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        path.unlink()
+        raise ValueError(
+            f"run.save takes tensors, numbers, texts, lists and dictionaries, such as "
+            f"model=model.state_dict(); got {_first_foreign('', parts)}"
+        ) from error
+
+
+def _first_foreign(place: str, value: Any) -> str:
+    """Name the first value within another that a checkpoint may not hold, and its type; "" where
+    there is none."""
+    if isinstance(value, Mapping):
+        entries = [
+            (f"{place}[{key!r}]" if place else str(key), part) for key, part in value.items()
+        ]
+    elif isinstance(value, list | tuple):
+        entries = [(f"{place}[{index}]", part) for index, part in enumerate(value)]
+    else:
+        known = type(value) in _PLAIN or isinstance(value, torch.Tensor)
+        return "" if known else f"{place} of type {type(value).__name__}"
+    found = (_first_foreign(*entry) for entry in entries)
+    return next(filter(None, found), "")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file, in one step."""
+    link = target.with_name(f".{target.name}.link")
+    link.unlink(missing_ok=True)
+    os.link(source, link)
+    link.replace(target)
+
+
+def _seed_all(seed: int, epoch: int | None = None) -> None:
+    """Seed Python, NumPy and torch."""
+    if epoch is not None:
+        digest = hashlib.sha256(f"{seed} epoch {epoch}".encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator that existing code draws from
+    torch.manual_seed(seed)

@@ -1,0 +1,82 @@
+"""An experiment from a function: training code that exists already becomes a study.
+
+    from vistune import function_experiment
+
+    def train(config, run):
+        model = build(config["opt"], config["lr"])
+        for epoch in run.epochs(10):
+            ...
+            run.report(accuracy=evaluate(model))
+
+    EXPERIMENT = function_experiment(
+        train,
+        objective="accuracy",
+        space={"lr": (1e-5, 1e-1, "log"), "opt": ["sgd", "adamw"]},
+        default={"lr": 1e-3, "opt": "sgd"},
+    )
+
+`vistune mine.py` runs it from any folder. docs/functions.md says what holds of such a study.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from trainables.errors import UserError
+from tune.experiments import Experiment, Model
+from tune.function import PRESET, Function, objective_name
+from tune.function_space import as_space, complete, config_class, domains
+
+
+def function_experiment(
+    train: Callable[..., Any],
+    *,
+    objective: str,
+    space: Mapping[str, Any],
+    default: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    about: str | None = None,
+    threads: int = 1,
+) -> Experiment:
+    """Make an experiment of `train(config, run)`.
+
+    Args:
+        train: is called once for each trial and repeat, with `config`, a dictionary of plain values
+            by dotted name, and `run` (`tune.execution.function_run.FunctionRun`).
+        objective: metric that `run.report` gives and that selects, the larger the better; with a
+            minus before it the smaller the better, as in "-loss".
+        space: name -> what is searched: `(low, high)`, `(low, high, "log")`, integers where both
+            are, a list of choices, or `bool`.
+        default: name -> value of trial 0; also values that are not searched, which `--set` can
+            change. A searched value that it lacks is the middle of its range or the first choice.
+        name: one word, which names the study too; default: that of the function's file.
+        about: one line for `--plan`; default: the first line of the function's docstring.
+        threads: CPU threads of a trial.
+    Raises:
+        UserError: a name, a range or a value that cannot be used.
+    """
+    if not callable(train):
+        raise UserError(f"function_experiment needs a function train(config, run), got {train!r}")
+
+    found = domains(space)
+    values = complete(found, default or {})
+    config = config_class(found, values, threads)
+    function = Function(train, objective_name(objective))
+    first_line = (getattr(train, "__doc__", None) or "").strip().partition("\n")[0]
+    return Experiment(
+        name=name or _name_of(train, function),
+        about=about or first_line or "a function of its own",
+        model=lambda: cast(Model, (None, config)),
+        space=as_space(found),
+        presets={PRESET: values | {"train.threads": threads}},
+        function=function,
+    )
+
+
+def _name_of(train: Callable[..., Any], function: Function) -> str:
+    """The stem of the function's file; its own name where that is no file, as in a notebook."""
+    stem = Path(function.path).stem
+    if function.path.endswith(".py") and re.fullmatch(r"[A-Za-z][\w-]*", stem):
+        return stem
+    return getattr(train, "__name__", "function")
