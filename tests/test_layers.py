@@ -20,6 +20,7 @@ FORBIDDEN = {
     "trainables": {"tune", "search_spaces", "ray", "optuna", "mlflow", "typer"},
     "search_spaces": {"tune", "ray", "optuna", "mlflow", "typer"},
     "tune": {"tests", "benchmarks"},
+    "vistune": {"tests", "benchmarks"},
 }
 FLOORS = {
     "tune": [
@@ -113,6 +114,12 @@ def test_imports_point_down_the_floors(package: str) -> None:
         if room != room_of(path) and floor_of[room] <= floor_of[room_of(path)]
     ]
     assert upward == []
+
+
+def test_tune_knows_the_version_of_vistune_and_nothing_else() -> None:
+    """The Python API is above the engine, as the commands are."""
+    found = [str(path.relative_to(REPO)) for path in MODULES if "vistune" in imported(path)]
+    assert [name for name in found if not name.startswith("vistune/")] == ["tune/cli/app.py"]
 
 
 def test_only_what_starts_ray_imports_it() -> None:

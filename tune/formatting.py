@@ -40,4 +40,11 @@ def plain_console(width: int | None = None) -> Console:
     Args:
         width: characters of a line; default: those of the terminal.
     """
-    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, width=width)
+    return Console(
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+        emoji=False,
+        width=width,
+        force_jupyter=False,  # lines in a notebook are text like any other
+    )

@@ -14,21 +14,35 @@ if TYPE_CHECKING:
     from trainables.errors import UserError
     from tune.execution.function_run import FunctionRun
     from tune.function_experiment import function_experiment
+    from vistune.searching import search
+    from vistune.study import Study, load_study
+    from vistune.trial import Trial
+    from vistune.verdict import Verdict
 
 __version__ = "0.1.0"
 """The one place of the version; pyproject.toml reads it from here."""
 
 __all__ = [
     "FunctionRun",
+    "Study",
+    "Trial",
     "UserError",
+    "Verdict",
     "__version__",
     "function_experiment",
+    "load_study",
+    "search",
 ]
 
 _MODULES = {
     "FunctionRun": "tune.execution.function_run",
+    "Study": "vistune.study",
+    "Trial": "vistune.trial",
     "UserError": "trainables.errors",
+    "Verdict": "vistune.verdict",
     "function_experiment": "tune.function_experiment",
+    "load_study": "vistune.study",
+    "search": "vistune.searching",
 }
 """Public name -> the module that defines it."""
 

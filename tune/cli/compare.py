@@ -9,10 +9,11 @@ from search_spaces.settings import Comparison
 from trainables.config import nearest
 from trainables.errors import UserError
 from tune.backbones.resolve import choose
+from tune.cli.caller import Caller
 from tune.cli.options import DEFAULT_SEARCHES, Options
 from tune.cli.prepare import Prepared, prepare
 from tune.cli.session import Session
-from tune.cli.stop import DONE
+from tune.cli.stop import DONE, Ended
 from tune.experiments import Experiment
 from tune.object_store.s3 import copy
 from tune.object_store.study_sync import copy_group_log
@@ -20,10 +21,13 @@ from tune.study.group import Group, is_group, member_name, members
 
 
 def run_settings(
-    options: Options, experiment: Experiment, storage: Path, budget_s: float | None
-) -> int:
-    """Run the chosen setting, or all settings of a comparison one after another; return the exit
-    code.
+    options: Options,
+    experiment: Experiment,
+    storage: Path,
+    budget_s: float | None,
+    caller: Caller,
+) -> Ended:
+    """Run the chosen setting, or all settings of a comparison one after another.
 
     Raises:
         UserError: wrong use, of any of the settings, before the first trial of the first.
@@ -32,11 +36,16 @@ def run_settings(
     _refuse_shared_backbone(options, comparison)
 
     if options.setting is None:
+        if options.enqueue:
+            raise UserError(
+                f"--try {options.enqueue[0]}: {name} is several studies; name one with --setting"
+            )
         wanted = _searches(options, storage / name, comparison)
         if wanted > 1:
             from tune.cli.searches import run_searches
 
-            return run_searches(options, experiment, comparison, storage / name, budget_s, wanted)
+            folder = storage / name
+            return run_searches(options, experiment, comparison, folder, budget_s, wanted, caller)
 
     # A setting with a name of its own belongs to no group.
     alone = options.setting is not None and options.study is not None
@@ -48,16 +57,16 @@ def run_settings(
 
         for one in prepared:
             show_plan(one, options)
-        return DONE
+        return Ended(DONE)
 
     if alone:
-        return _run_all(prepared, options, budget_s, None)
+        return _run_all(prepared, options, budget_s, None, caller)
 
     searched = sorted({name for one in prepared for name in one.manifest.space})
     objective = prepared[0].manifest.objective
     group = Group.open(storage / name, experiment.name, objective, searched)
     copy_group_log(group.folder)  # before its members, which name it
-    return _run_all(prepared, options, budget_s, group)
+    return _run_all(prepared, options, budget_s, group, caller)
 
 
 def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparison]:
@@ -144,13 +153,17 @@ def _members(options: Options, group: str, comparison: Comparison) -> list[Optio
 
 
 def _run_all(
-    prepared: list[Prepared], options: Options, budget_s: float | None, group: Group | None
-) -> int:
+    prepared: list[Prepared],
+    options: Options,
+    budget_s: float | None,
+    group: Group | None,
+    caller: Caller,
+) -> Ended:
     from tune.reports.table_files import publish
 
     code = DONE
 
-    with Session(options, budget_s) as session:
+    with Session(options, budget_s, caller) as session:
         if group is not None:
             session.track(group.folder)
 
@@ -165,8 +178,7 @@ def _run_all(
             group.emit("finish", state="FINISHED")
             copy_table(group.folder)
 
-    session.say_where(code)
-    return code
+    return session.ended(code)
 
 
 def publish_table(folder: Path) -> None:

@@ -4,7 +4,7 @@ import math
 import time
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -14,6 +14,7 @@ from rich.text import Text
 from tune.formatting import duration, plain_console
 from tune.function import LENGTH
 from tune.reports.selection import repeats_label
+from tune.study.study import REFUSED
 
 _MAX_ENDED = 12  # ended trials in the table, best first
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red"}
@@ -37,6 +38,16 @@ class LiveRow:
         return self.state == "running"
 
 
+class LiveTable(Protocol):
+    """A table that is drawn anew from time to time."""
+
+    def start(self) -> None:
+        """Draw it for the first time."""
+
+    def stop(self) -> None:
+        """Draw it for the last time."""
+
+
 class Console:
     """An observer of the study's events. Use it as a context manager around the run.
 
@@ -45,12 +56,20 @@ class Console:
         epochs: of a complete trial; 0: it says so itself.
         trials: of a complete study.
         interactive: show the live table; None: if the output is a terminal.
+        quiet: print nothing.
     """
 
     def __init__(
-        self, objective: str, epochs: int, trials: int, *, interactive: bool | None = None
+        self,
+        objective: str,
+        epochs: int,
+        trials: int,
+        *,
+        interactive: bool | None = None,
+        quiet: bool = False,
     ):
         self.out = plain_console()
+        self.out.quiet = quiet
         self.objective = objective
         self.epochs = epochs
         self.trials = trials
@@ -62,15 +81,18 @@ class Console:
         """Trial -> objectives of its repeats that have ended."""
         self.started = time.time()
         self._ended_before = 0
-        self._live: Live | None = None
+        self._live: LiveTable | None = None
 
     def __enter__(self) -> Self:
         if self.interactive:
-            self._live = Live(
-                get_renderable=self.render, console=self.out, refresh_per_second=4, transient=False
-            )
+            self._live = self._new_table()
             self._live.start()
         return self
+
+    def _new_table(self) -> "LiveTable":
+        return Live(
+            get_renderable=self.render, console=self.out, refresh_per_second=4, transient=False
+        )
 
     def __exit__(
         self,
@@ -115,8 +137,10 @@ class Console:
             self.line(text)
 
     def _on_summary(self, event: dict[str, Any]) -> None:
-        """Print the untrained baseline."""
+        """Print the untrained baseline, and the configurations that cannot be tried."""
         metrics = event["metrics"]
+        if REFUSED in event["tags"]:
+            self.line(f"note: not tried: {event['tags'][REFUSED]}")
         value = metrics.get(f"baseline/{self.objective}")
         if value is None:
             return
@@ -138,7 +162,8 @@ class Console:
 
         if event["resumed_epoch"]:
             return f"trial {row.number} resumes after epoch {event['resumed_epoch']}"
-        return f"trial {row.number} starts"
+        own = " (enqueued)" if event.get("enqueued") else ""
+        return f"trial {row.number} starts{own}"
 
     def _on_report(self, row: LiveRow, event: dict[str, Any]) -> str:
         metrics = event["metrics"]

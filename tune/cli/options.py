@@ -5,7 +5,8 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -156,6 +157,13 @@ class Options:
             autocompletion=_pruners,
         ),
     ] = None
+    enqueue: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            help="KEY=VALUE,KEY=VALUE,... is tried before all that the search draws. Repeatable.",
+        ),
+    ] = None
     preset: Annotated[
         str | None,
         typer.Option(
@@ -280,13 +288,46 @@ def as_command(function: Callable[[Options], None]) -> Callable[..., None]:
 
 def check_given(options: Options) -> None:
     """Refuse empty values: as a path, an unset variable of the shell would be the current folder.
+    From Python values may also have a wrong type, or be out of range.
 
     Raises:
-        UserError: an option is "".
+        UserError: an option is "", or none that it can be.
     """
     for name, value in vars(options).items():
         if value == "":
             raise UserError(f"--{name.replace('_', '-')} is empty: give a value, or leave it out")
+
+    hints = get_type_hints(Options, include_extras=True)
+    for name, value in vars(options).items():
+        if value is not None:
+            _check_value(f"--{name.replace('_', '-')}", value, hints[name])
+
+
+def _check_value(option: str, value: Any, hint: Any) -> None:
+    """Refuse a value that typer would not have let through."""
+    allowed, declared = get_args(hint)[:2]
+    if not _is_one_of(value, allowed):
+        raise UserError(f"{option} {value!r} must be {_named(allowed)}")
+
+    low, high = declared.min, declared.max
+    if low is not None and value < low:
+        raise UserError(f"{option} {value} must be at least {low}")
+    if high is not None and value > high:
+        raise UserError(f"{option} {value} must be at most {high}")
+
+
+def _is_one_of(value: Any, allowed: Any) -> bool:
+    kinds = get_args(allowed) or (allowed,)
+    plain = [get_origin(kind) or kind for kind in kinds]
+    if isinstance(value, bool):
+        return bool in plain
+    return isinstance(value, tuple(plain)) or (float in plain and isinstance(value, int))
+
+
+def _named(allowed: Any) -> str:
+    """Name the types in words: `int or list[str]`."""
+    kinds = [kind for kind in get_args(allowed) or (allowed,) if kind is not NoneType]
+    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
 
 def check_workers(options: Options) -> None:

@@ -37,6 +37,7 @@ from tune.cli.own_ranges import (
     typed_ranges,
     with_ranges,
 )
+from tune.cli.tries import own_configurations
 from tune.experiment_file import OwnExperiment
 from tune.experiments import Experiment
 from tune.reports.marks import marks
@@ -88,6 +89,8 @@ class Prepared:
     notes: tuple[str, ...] = ()
     """Lines to read before a run: values of the default that a pin has changed, facts about images
     and length."""
+    own: tuple[dict[str, Any], ...] = ()
+    """Configurations of `--try`: searched parameter -> value."""
 
 
 def prepare(
@@ -147,6 +150,7 @@ def prepare(
         pins |= {"train.epochs": length.epochs}
         config = build(experiment.config, base)
 
+    own = own_configurations(options.enqueue, experiment, preset, base, pins)
     if options.workers > 1:
         _check_workers(options.workers, program.max_workers(config), data)
 
@@ -189,7 +193,7 @@ def prepare(
         code=_code(options, experiment, there),
     )
     notes += tuple(f"note: {mark}" for mark in marks(manifest))
-    return Prepared(directory, experiment, manifest, config, data, proof, notes)
+    return Prepared(directory, experiment, manifest, config, data, proof, notes, own)
 
 
 def _control_length(

@@ -15,10 +15,11 @@ from search_spaces.classify import BackboneSetting
 from search_spaces.settings import Comparison, Setting
 from trainables.errors import UserError
 from tune.backbones.resolve import DEFAULT_STUDY
+from tune.cli.caller import Caller
 from tune.cli.options import TRIALS_OF_SEARCHES, Options
 from tune.cli.prepare import Prepared, prepare, resolve
 from tune.cli.session import Session
-from tune.cli.stop import DONE
+from tune.cli.stop import DONE, Ended
 from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.study_sync import copy_group_log
 from tune.study.group import Group, member_name
@@ -92,8 +93,9 @@ def run_searches(
     folder: Path,
     budget_s: float | None,
     wanted: int,
-) -> int:
-    """Run or resume all searches, then show and write the table; return the exit code.
+    caller: Caller,
+) -> Ended:
+    """Run or resume all searches, then show and write the table.
 
     Args:
         folder: of the group.
@@ -120,14 +122,14 @@ def run_searches(
 
         show_searches(comparison, options, wanted, studies[-1].finals)
         show_plan(first, studies[0].options)
-        return DONE
+        return Ended(DONE)
 
     objective = first.manifest.objective
     group = Group.open(folder, experiment.name, objective, sorted(first.manifest.space))
     group.ask_for(wanted)
     copy_group_log(folder)
 
-    with Session(options, budget_s) as session:
+    with Session(options, budget_s, caller) as session:
         session.track(folder)
         with one_ray(options):
             code = _run_each(session, studies, group)
@@ -135,8 +137,7 @@ def run_searches(
             publish(group)
             group.emit("finish", state="FINISHED")
             copy_table(folder)
-    session.say_where(code)
-    return code
+    return session.ended(code)
 
 
 def _run_each(session: Session, studies: list[Member], group: Group) -> int:

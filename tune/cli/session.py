@@ -2,23 +2,23 @@
 MLflow and other records, pictures, object storage."""
 
 import contextlib
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from optuna.trial import FrozenTrial
-
 from trainables.errors import UserError
 from trainables.files import BEST
 from tune.backbones.resolve import lineage_tags
 from tune.backbones.seen import seen_tags
+from tune.cli.caller import Caller
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
-from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Stop
-from tune.command_line import command, resume_command
+from tune.cli.searching import search
+from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Ended, Stop
+from tune.cli.study_console import console_of
+from tune.command_line import command
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
@@ -29,7 +29,7 @@ from tune.study.events import StorageFailed
 from tune.study.group import Group
 from tune.study.rules import WINNER
 from tune.study.study import Study
-from tune.study.warm_start import beginning, worth
+from tune.study.warm_start import worth
 from tune.tracking.logs import replay_into
 from tune.tracking.replay import Replay
 from tune.tracking.tracker import Tracker
@@ -46,11 +46,16 @@ class Session:
 
     Args:
         budget_s: time for all studies; None: no limit.
+
+    Attributes:
+        problem: why the folder of a study cannot be written; "" while it can.
     """
 
-    def __init__(self, options: Options, budget_s: float | None):
+    def __init__(self, options: Options, budget_s: float | None, caller: Caller):
         self.options = options
-        self.stop = Stop(budget_s)
+        self.caller = caller
+        self.problem = ""
+        self.stop = Stop(budget_s, signals=caller.is_command)
         self._pictures = Pictures()
         self._studies: list[Study] = []
         self._replays: list[Replay] = []
@@ -68,8 +73,8 @@ class Session:
         if kind is not None:
             self.stop.now(BROKEN_OFF)
 
-        # After a second Ctrl-C, leave at once.
-        if kind is None or issubclass(kind, UserError):
+        # A command leaves at once after a second Ctrl-C, and its process ends.
+        if kind is None or issubclass(kind, UserError) or not self.caller.is_command:
             self._close()
 
     def track(self, folder: Path, copy: StudyCopy | None = None) -> None:
@@ -91,7 +96,8 @@ class Session:
             UserError: the study cannot be opened, or resources or services are missing.
         """
         study, copy = self._open(prepared, group)
-        console = _console(study, prepared, self.options)
+        study.enqueue(prepared.own)
+        console = console_of(study, prepared, self.options, self.caller)
         study.observers.append(console.on_event)
         if copy is not None:
             self._follow_copy(study, copy, console)
@@ -108,8 +114,9 @@ class Session:
 
         try:
             with console:
-                _search(study, prepared, self.options)
+                search(study, prepared, self.options, self.caller, self.stop)
             _say_exhausted(study, self.options.trial_count, console)
+            _say_waiting(study, console)
 
             if study.stopping:
                 study.emit("finish", state="INTERRUPTED")
@@ -117,30 +124,48 @@ class Session:
                 _conclude(study, console)
         except (StorageFailed, OSError) as error:
             self.stop.now(BROKEN_OFF)
-            return _report_storage_failure(study, error)
+            return self._report_storage_failure(study, error)
 
         if study.stopping:
             ended = f"{study.finished()} of {self.options.trial_count} trials ended"
             console.line(
-                f"{self.stop.reason}: {ended}, nothing is lost. Resume with: {resume_command()}"
+                f"{self.stop.reason}: {ended}, nothing is lost. {self.caller.how_to_resume}"
             )
             return self.stop.code
 
         return DONE if study.best_number() is not None else FAILED
 
+    def _report_storage_failure(self, study: Study, error: StorageFailed | OSError) -> int:
+        """Report a study's folder that cannot be written. Its trials stay open, and the same
+        command resumes."""
+        from tune.execution.trial import storage_failure
+
+        failure: BaseException | None = error
+        if not isinstance(error, StorageFailed):
+            failure = storage_failure(error, study.directory)
+        if failure is None:
+            raise error
+
+        self.problem = str(failure)
+        if self.caller.is_command:
+            self.caller.warn(self.problem)
+        return FAILED
+
     @property
     def _storage(self) -> Path:
         return Path(self.options.storage).expanduser().resolve()
 
-    def say_where(self, code: int) -> None:
-        """Print the last line of a run that came to its end."""
-        if code not in (DONE, FAILED) or self.stop.reason == BROKEN_OFF:
-            return
+    def ended(self, code: int) -> Ended:
+        """Say where the trials are, after a run that came to its end, and return that end."""
+        if code in (DONE, FAILED) and self.stop.reason != BROKEN_OFF:
+            shows = command("ui", storage=self._storage)
+            self.caller.say(f"compare the trials in MLflow: {shows}")
 
-        print(f"compare the trials in MLflow: {command('ui', storage=self._storage)}")
+        single = self._studies[0].directory if len(self._studies) == 1 else None
+        return Ended(code, single, self.problem)
 
     def _open(self, prepared: Prepared, group: Group | None) -> tuple[Study, StudyCopy | None]:
-        with opened(prepared.directory, _tell, self.stop.now) as copy:
+        with opened(prepared.directory, self.caller.warn, self.stop.now) as copy:
             study = Study.open(
                 prepared.directory,
                 prepared.experiment,
@@ -165,28 +190,32 @@ class Session:
 
     def _close(self) -> None:
         """Wait for what the studies leave behind, and say what is not finished."""
+        try:
+            self._drain()
+        finally:
+            for study in self._studies:
+                study.close()
+
+    def _drain(self) -> None:
         undrawn = self._pictures.close(DRAIN_S, lambda: bool(self.stop.reason))
         if undrawn and not self.stop.reason:
-            print(
+            self.caller.say(
                 f"not all pictures are drawn yet ({undrawn} to go, by trial): "
                 "the same command draws them"
             )
 
         for copy in self._copies:
             if not copy.close(DRAIN_S):
-                print(
+                self.caller.say(
                     f"{s3.address(copy.folder)} is behind; the record is safe in {copy.folder}: "
                     "the same command on this machine brings it up to date"
                 )
 
         for title in self._close_replays():
-            print(
+            self.caller.say(
                 f"{title} is behind; the record is safe in the study's folder: "
                 f"`{command('report', 'sync', storage=self._storage)}` brings {title} up to date"
             )
-
-        for study in self._studies:
-            study.close()
 
     def _close_replays(self) -> list[str]:
         """End all replays, within DRAIN_S together; returns the places that lack events."""
@@ -210,61 +239,6 @@ def _sample_data(study: Study, data: Any) -> None:
         write_data_sample(data, study.directory / DATA)
 
 
-def _console(study: Study, prepared: Prepared, options: Options) -> Console:
-    """Make the console of this run, with the trials of earlier ones."""
-    # A live table would draw over the prompt of a debugger.
-    interactive = False if options.local else None
-    console = Console(study.objective, study.epochs, options.trial_count, interactive=interactive)
-
-    without_labels = study.objective in ("val/view_retrieval", "val/rankme")
-    unlabelled = without_labels and prepared.data.gallery is None
-    why = " (there are no labels for kNN)" if unlabelled else ""
-    console.line(
-        f"study {study.manifest.name}: {prepared.data.headline()}; "
-        f"searched by {study.objective}{why}, preset {study.manifest.preset}"
-    )
-    for line in prepared.data.summary.short_lines():
-        console.line(line)
-    for line in (prepared.start, *prepared.notes, *beginning(study.manifest.warm_start)):
-        if line:
-            console.line(line)
-
-    for trial in study.frozen_trials():
-        if trial.state.is_finished() or trial.intermediate_values:
-            _show_earlier(console, trial)
-
-    return console
-
-
-def _show_earlier(console: Console, trial: FrozenTrial) -> None:
-    values = trial.intermediate_values
-    best = trial.value
-    if best is None:
-        best = max(values.values(), default=None)
-
-    state = trial.state.name.lower() if trial.state.is_finished() else "running"
-    reason = trial.user_attrs.get("reason", "")
-    console.know(trial.number, state, max(values, default=0), best, reason)
-
-
-def _search(study: Study, prepared: Prepared, options: Options) -> None:
-    if options.local:
-        from tune.execution.local import search_locally
-
-        search_locally(study, prepared.experiment)
-        return
-
-    from tune.execution.ray_tune import search
-
-    search(
-        study,
-        prepared.experiment,
-        concurrent=options.concurrent,
-        gpus_per_worker=options.gpus_per_worker,
-        workers=options.workers,
-    )
-
-
 def _say_exhausted(study: Study, wanted: int, console: Console) -> None:
     """Say why there are fewer trials than were asked for."""
     ended = study.finished()
@@ -275,8 +249,14 @@ def _say_exhausted(study: Study, wanted: int, console: Console) -> None:
         )
 
 
-def _tell(line: str) -> None:
-    print(f"vistune: {line}", file=sys.stderr, flush=True)
+def _say_waiting(study: Study, console: Console) -> None:
+    """Say that there are no trials left for what was enqueued."""
+    waiting = 0 if study.stopping else study.waiting()
+    if waiting:
+        console.line(
+            f"{waiting} enqueued configurations wait: all trials have begun; "
+            "a larger --trials tries them"
+        )
 
 
 def _weights(prepared: Prepared) -> list[Path]:
@@ -284,19 +264,6 @@ def _weights(prepared: Prepared) -> list[Path]:
     path = Path(prepared.manifest.base.get("init.file") or ".")
     in_store = path.is_file() and s3.address(path) is not None
     return [path] if in_store else []
-
-
-def _report_storage_failure(study: Study, error: StorageFailed | OSError) -> int:
-    """Report a study's folder that cannot be written. Its trials stay open, and the same command
-    resumes."""
-    from tune.execution.trial import storage_failure
-
-    message = error if isinstance(error, StorageFailed) else storage_failure(error, study.directory)
-    if message is None:
-        raise error
-
-    print(f"vistune: {message}", file=sys.stderr)
-    return FAILED
 
 
 def _conclude(study: Study, console: Console) -> None:

@@ -4,6 +4,8 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tune.study.study import Study
@@ -12,7 +14,20 @@ DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
 
 BROKEN_OFF = "broken off"
+ON_REQUEST = "interrupted"
 _BUDGET_SPENT = "time budget spent"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a run."""
+
+    code: int
+    """Exit code of a command."""
+    study: Path | None = None
+    """Folder of the study; None where the run was none, or one of several."""
+    problem: str = ""
+    """Why the folder of a study cannot be written; "" where it can."""
 
 
 class Stop:
@@ -20,17 +35,19 @@ class Stop:
 
     Args:
         budget_s: time for all studies; None: no limit.
+        signals: take Ctrl-C and SIGTERM from now on; possible in the main thread alone.
 
     Attributes:
         reason: the first reason to stop, as it is shown; "" while there is none.
     """
 
-    def __init__(self, budget_s: float | None):
+    def __init__(self, budget_s: float | None, *, signals: bool = True):
         self.reason = ""
         self._study: Study | None = None
 
-        signal.signal(signal.SIGINT, self._on_signal)
-        signal.signal(signal.SIGTERM, self._on_signal)
+        if signals:
+            signal.signal(signal.SIGINT, self._on_signal)
+            signal.signal(signal.SIGTERM, self._on_signal)
 
         if budget_s is not None:
             deadline = time.monotonic() + budget_s
@@ -58,7 +75,7 @@ class Stop:
 
     def _on_signal(self, number: int, frame: Any) -> None:
         """Stop in order at the first signal, at once at the second."""
-        self.now("interrupted")
+        self.now(ON_REQUEST)
         print("\nstopping; the state is safe (Ctrl-C again to leave at once)", file=sys.stderr)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

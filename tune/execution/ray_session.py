@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 
 import ray
@@ -152,7 +153,11 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Keep this process's signal handlers: Ray puts its own on SIGTERM, which prints a stack and
-    aborts."""
+    aborts. Only the main thread can set handlers, and so only there Ray does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

@@ -6,6 +6,7 @@ Texts go into Jinja2 templates, which escape them. plotly's script stands in the
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -107,17 +108,27 @@ def plot(figure: go.Figure, label: str, *, height: int, min_width: int = 0) -> M
     Raises:
         ValueError: a number in it is not finite, which JSON cannot hold.
     """
-    spec = figure.to_plotly_json()
-    layout = _LAYOUT | {"height": height} | spec["layout"]
-    layout.pop("template", None)
+    spec = with_layout(figure, height)
+    spec["layout"].pop("template", None)
 
     text = json.dumps(
-        {"data": spec["data"], "layout": layout},
+        spec,
         allow_nan=False,
         separators=(",", ":"),
     )
     safe = Markup(text.replace("</", "<\\/"))  # no text in it may end the script
     return render("plot.html", spec=safe, label=label, height=height, min_width=min_width)
+
+
+def with_layout(figure: go.Figure, height: int) -> dict[str, Any]:
+    """The figure as plotly's JSON, with the layout that all figures have in common.
+
+    Args:
+        height: in pixels.
+    """
+    spec = figure.to_plotly_json()
+    layout = _LAYOUT | {"height": height} | spec["layout"]
+    return {"data": spec["data"], "layout": layout}
 
 
 def page(title: str, body: Markup) -> str:

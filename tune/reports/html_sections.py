@@ -9,12 +9,12 @@ from markupsafe import Markup
 from trainables.data_summary import DataSummary
 from tune.backbones.seen import seen_tags
 from tune.command_line import replay_command
-from tune.formatting import DEFAULT, assignments, format_value
+from tune.formatting import assignments, format_value
 from tune.reports import html_figures as figures
 from tune.reports.budget import budget_rows
 from tune.reports.html_page import plot, render, table
 from tune.reports.html_pictures import picture_of
-from tune.reports.selection import MARK, selection
+from tune.reports.selection import MARK, configuration, selection
 from tune.reports.trial_points import reached
 from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
 from tune.search.methods import pruner_name, sampler_name
@@ -121,7 +121,7 @@ def _leaderboard_row(record: Record, number: int) -> list[str]:
         run.state.lower(),
         str(len(run.history)),
         "" if value is None else f"{value:.4f}",
-        assignments(record.departures(number)) or DEFAULT,
+        configuration(record, number),
     ]
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tune.formatting import DEFAULT, assignments
 from tune.reports.budget import rung_lines
 from tune.reports.marks import marks
-from tune.reports.selection import MARK, selection
+from tune.reports.selection import MARK, configuration, selection
 from tune.study.record import CONCLUSIONS, Record, read_record
 
 _SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
@@ -83,7 +82,7 @@ def _table(record: Record, numbers: list[int]) -> Table:
             trial.state,
             str(len(trial.history)),
             "" if trial.value is None else f"{trial.value:.4f}",
-            assignments(record.departures(number)) or DEFAULT,
+            configuration(record, number),
         )
     return table
 

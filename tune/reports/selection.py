@@ -8,6 +8,8 @@ the repeats beside it where there are some.
 from dataclasses import dataclass
 from statistics import fmean
 
+from tune.formatting import DEFAULT, assignments
+from tune.study.record import Record
 from tune.study.view import StudyView
 
 MARK = "*"
@@ -47,6 +49,13 @@ class Selection:
             which = f"number {self.place} of {self.trials} single runs, but first by its repeats"
         repeated = repeats_label(self.value, self.repeats)
         return f"{which}; {repeated}" if repeated else which
+
+
+def configuration(record: Record, number: int) -> str:
+    """Describe a trial by the values in which it differs from the default, and tell if somebody
+    named them."""
+    differences = assignments(record.departures(number)) or DEFAULT
+    return f"enqueued: {differences}" if record.trials[number].enqueued else differences
 
 
 def repeats_label(value: float, repeats: tuple[float, ...]) -> str:

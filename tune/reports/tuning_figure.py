@@ -59,7 +59,8 @@ def results(record: Record) -> list[float]:
     """Best objective of every trial that the sampler drew and that has ended or was stopped."""
     values = []
     for number, run in sorted(record.trials.items()):
-        if number == 0 or run.state not in ("COMPLETE", "PRUNED"):
+        drawn = number != 0 and not run.enqueued
+        if not drawn or run.state not in ("COMPLETE", "PRUNED"):
             continue
         reached = [finite(metrics.get(record.objective)) for metrics in run.history]
         known = [value for value in reached if value is not None]

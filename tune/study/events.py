@@ -5,7 +5,8 @@ Every event is {"t": milliseconds since the epoch, "event": name, ...}:
     study     name, experiment, objective, direction, config {flat}, searched [names],
               data {name, fingerprint, path, images}, tags {}, group {name, id} or null;
               kind "group": the log is about several studies
-    start     trial, config {flat}, attempt, resumed_epoch (null: from the beginning)
+    start     trial, config {flat}, attempt, resumed_epoch (null: from the beginning);
+              enqueued true where somebody named the configuration
     report    trial, epoch (from 1), metrics {name: float}
     artifact  trial (null: the study), path (relative to the study's folder),
               to (artifact sub-folder)

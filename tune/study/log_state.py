@@ -43,6 +43,8 @@ class Run:
     interruptions are left out."""
     heard: int = 0
     """Time of its last event, ms since the epoch."""
+    enqueued: bool = False
+    """Somebody named the configuration; the search did not draw it."""
 
     @property
     def last_epoch(self) -> int | None:
@@ -223,6 +225,7 @@ def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
 def _start(run: Run, event: dict[str, Any]) -> None:
     run.config = with_earlier_values(event["config"])
     run.attempts = event["attempt"]
+    run.enqueued = bool(event.get("enqueued"))
     run.started = run.started or event["t"]
     run.heard = event["t"]
     run.state = "open"  # a failed repeat is trained again

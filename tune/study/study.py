@@ -17,7 +17,7 @@ Optuna up to the log.
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +30,9 @@ from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, HISTORY, LAST, r
 from tune.experiments import Experiment
 from tune.function import LENGTH
 from tune.search.methods import why_stopped
+from tune.search.own_configuration import own_configuration
 from tune.search.space import Pinned, asked_for
+from tune.study.enqueued import Queue, enqueue
 from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
 from tune.study.group import Group, is_group
@@ -38,11 +40,14 @@ from tune.study.log_state import Run, apply_event, read_state
 from tune.study.manifest import Manifest
 from tune.study.planner import Planner
 from tune.study.rules import RepeatRule, derived_seed
-from tune.study.trials import TrialDatabase
+from tune.study.trials import OWN, TrialDatabase
 from tune.study.warm_turns import enqueued, next_point
 from tune.study.work import Outcome, State, Work, WorkId
 
 Observer = Callable[[dict[str, Any]], None]
+
+REFUSED = "enqueued.refused"
+"""Tag of a study: why it does not try a configuration that was enqueued."""
 
 _LOCK = ".lock"
 
@@ -84,6 +89,7 @@ class Study:
         epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
         self._database = TrialDatabase(directory / "study.journal", manifest, epochs)
         self._fresh = FreshConfigurations(experiment.space, manifest, self._database)
+        self._queue = Queue(directory)
         self._planner = Planner(
             self._state,
             self._database,
@@ -91,7 +97,7 @@ class Study:
             trials=trials,
             seeds=self.repeat_seeds(),
             repeats=self.repeat_rule,
-            is_exhausted=self._fresh.is_exhausted,
+            is_exhausted=lambda: self.is_exhausted,
             function=manifest.function,
         )
         self._reconcile()
@@ -230,6 +236,7 @@ class Study:
         """
         with self._database.one_write():
             if interrupted is None or interrupted.trial is None:
+                self._take_enqueued()
                 self._take_warm_turn()
                 self._fresh.prepare_next()
                 trial = self._database.ask()
@@ -242,6 +249,43 @@ class Study:
             checkpoint = Path(work.directory) / BEST
             trial.set_user_attr("checkpoint", str(checkpoint.relative_to(self.directory)))
         return work
+
+    def _take_enqueued(self) -> None:
+        """Make the next trial one of somebody's own configurations, unless a trial has had it."""
+        while not self._database.is_waiting():
+            given = self._queue.next()
+            if given is None:
+                return
+            params = self._completed(given)
+            if params is not None and params not in self._database.tried():
+                self._database.enqueue_next(params, own=True)
+
+    def _completed(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """All searched parameters of a configuration; None, on record, where the space does not
+        admit it."""
+        manifest = self.manifest
+        try:
+            return own_configuration(
+                self.experiment.space, manifest.preset, manifest.base, self.pins, given
+            )
+        except UserError as error:
+            if self._state.tags.get(REFUSED) != str(error):
+                self.summarize({}, **{REFUSED: str(error)})
+            return None
+
+    def enqueue(self, configurations: Sequence[dict[str, Any]]) -> None:
+        """Let configurations be tried before all that the search draws from now on, once each.
+
+        Args:
+            configurations: searched parameter -> value; the others are those of the default.
+        """
+        enqueue(self.directory, configurations)
+
+    def waiting(self) -> int:
+        """Number of somebody's own configurations that no trial has had yet."""
+        tried = self._database.tried()
+        left = [self._completed(given) for given in self._queue.rest()]
+        return sum(params is not None and params not in tried for params in left)
 
     def _take_warm_turn(self) -> None:
         """Enqueue a configuration of the earlier study where it is one's turn."""
@@ -277,13 +321,21 @@ class Study:
         directory = Path(work.directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "config.json").write_text(json.dumps(work.config, indent=1) + "\n")
+        own = {"enqueued": True} if self._is_own(work) else {}
         self._emit_for(
             "start",
             work,
             config=work.config,
             attempt=self._state.attempts(work.id) + 1,
             resumed_epoch=self._state.last_epoch(work.id),
+            **own,
         )
+
+    def _is_own(self, work: Work) -> bool:
+        """True for a trial whose configuration somebody named."""
+        if work.kind != "trial":
+            return False
+        return OWN in self._database.frozen()[_trial_number(work)].user_attrs
 
     def reported(self, work: Work, epoch: int, metrics: dict[str, float]) -> bool:
         """Record an epoch, unless it is on record already. False: stop this trial now."""
@@ -394,7 +446,7 @@ class Study:
     @property
     def is_exhausted(self) -> bool:
         """True where all configurations of the space have been tried."""
-        return self._fresh.is_exhausted()
+        return self._fresh.is_exhausted() and not self.waiting()
 
     @property
     def repeats(self) -> dict[tuple[int, int], Run]:

@@ -19,6 +19,9 @@ from tune.study.manifest import Manifest
 from tune.study.rules import distinct
 from tune.study.work import Outcome
 
+OWN = "enqueued"
+"""User attribute of a trial whose configuration somebody named."""
+
 
 class TrialDatabase:
     """Optuna's storage of one study, with the sampler and the pruner that decide over it.
@@ -151,9 +154,13 @@ class TrialDatabase:
         """True if a configuration is enqueued whose trial has not begun."""
         return bool(self._in_state(TrialState.WAITING))
 
-    def enqueue_next(self, parameters: dict[str, Any]) -> None:
-        """Make this the configuration of the next trial."""
-        self._study.enqueue_trial(parameters)
+    def enqueue_next(self, parameters: dict[str, Any], *, own: bool = False) -> None:
+        """Make this the configuration of the next trial.
+
+        Args:
+            own: somebody named it, which stays with the trial.
+        """
+        self._study.enqueue_trial(parameters, user_attrs={OWN: True} if own else None)
 
     def preview(self) -> "Preview":
         """A trial that answers as the next one would, and leaves no trace."""

@@ -165,6 +165,8 @@ class Projection:
 
         changes.tags["trial.state"] = "RUNNING"
         changes.tags["trial.attempt"] = str(event["attempt"])
+        if event.get("enqueued"):
+            changes.tags["trial.enqueued"] = "true"
         if event.get("resumed_epoch") is not None:
             changes.tags["trial.resumed_epoch"] = str(event["resumed_epoch"])
 

@@ -1,0 +1,14 @@
+"""Searches from Python without MLflow and pictures, which have tests of their own."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.commands import NO_SERVER
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
+    monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)
+    monkeypatch.chdir(tmp_path)

@@ -1,0 +1,72 @@
+"""The one way into the engine: `tune/run.py` and `vistune.search` both call `execute`."""
+
+from pathlib import Path
+
+from trainables.errors import UserError
+from tune.cli.caller import COMMAND_LINE, Caller
+from tune.cli.options import Options, check_given, check_workers, parse_duration
+from tune.cli.prepare import prepare
+from tune.cli.session import Session
+from tune.cli.stop import DONE, FAILED, Ended
+from tune.experiment_file import find_experiment
+from tune.experiments import Experiment
+from tune.object_store.restore import pull
+from tune.object_store.s3 import local_folder
+from tune.tracking.logs import check_logs
+
+
+def execute(
+    options: Options, caller: Caller = COMMAND_LINE, experiment: Experiment | None = None
+) -> Ended:
+    """Do what was asked for: a study, a comparison of settings, a plan or a replay.
+
+    Args:
+        experiment: one that exists in this process alone; default: the one that
+            `options.experiment` names.
+    Raises:
+        UserError: wrong use, before any trial starts.
+    """
+    check_given(options)
+    if experiment is None:
+        experiment = find_experiment(options.experiment)
+    check_workers(options)
+    check_logs(options.log)
+    budget_s = parse_duration(options.time_budget)
+
+    storage = local_folder(options.storage)
+    pull(storage)
+
+    if options.trial is not None:
+        return Ended(_replay(options, experiment, storage))
+
+    if options.setting is not None or options.compare is not None or "" in experiment.comparisons:
+        from tune.cli.compare import run_settings
+
+        return run_settings(options, experiment, storage, budget_s, caller)
+
+    prepared = prepare(options, experiment, storage)
+    if options.plan:
+        from tune.cli.plan import show_plan
+
+        show_plan(prepared, options)
+        return Ended(DONE)
+
+    with Session(options, budget_s, caller) as session:
+        code = session.run(prepared)
+
+    return session.ended(code)
+
+
+def _replay(options: Options, experiment: Experiment, storage: Path) -> int:
+    if not options.local:
+        raise UserError(f"--trial {options.trial} replays a trial in this process: add --local")
+
+    name, _, number = str(options.trial).rpartition("/")
+    if not name or not number.isdecimal():
+        raise UserError(f"--trial {options.trial!r} must be STUDY/NUMBER, such as --trial ssl/3")
+
+    from tune.execution.replay import replay
+
+    equal = replay(storage / name, experiment, int(number), print)
+    print("the replay equals the record" if equal else "the replay differs from the record")
+    return DONE if equal else FAILED

@@ -1,0 +1,78 @@
+"""The output of a run in a notebook: the live table as a display that is replaced, without widgets
+that a notebook would have to install."""
+
+import html
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import RenderableType
+
+from tune.cli.console import Console, LiveTable
+
+_EVERY_S = 0.5
+"""The table is drawn anew at most so often: a notebook keeps every message."""
+_WIDTH = 100
+
+
+class NotebookConsole(Console):
+    """An observer of the study's events, for a notebook."""
+
+    def __init__(self, objective: str, epochs: int, trials: int):
+        super().__init__(objective, epochs, trials, interactive=True)
+        self._table_display = TableDisplay(self.render)
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Update the table."""
+        super().on_event(event)
+        self._table_display.refresh()
+
+    def _new_table(self) -> LiveTable:
+        return self._table_display
+
+
+class TableDisplay:
+    """A display of IPython that shows what `render` gives.
+
+    Args:
+        render: draws the table as it is now.
+    """
+
+    def __init__(self, render: Callable[[], RenderableType]):
+        self._render = render
+        self._handle: Any = None
+        self._drawn = 0.0
+
+    def start(self) -> None:
+        """Draw the table below the lines that there are."""
+        from IPython.display import display
+
+        self._handle = display(self._content(), raw=True, display_id=True)
+
+    def refresh(self) -> None:
+        """Draw it anew, unless that has just been done."""
+        if self._handle is not None and time.monotonic() - self._drawn > _EVERY_S:
+            self._update()
+
+    def stop(self) -> None:
+        """Draw it as it is at the end."""
+        if self._handle is not None:
+            self._update()
+            self._handle = None
+
+    def _update(self) -> None:
+        self._handle.update(self._content(), raw=True)
+
+    def _content(self) -> dict[str, str]:
+        """The table as text and as HTML."""
+        self._drawn = time.monotonic()
+        out = RichConsole(file=io.StringIO(), width=_WIDTH, force_jupyter=False, color_system=None)
+        with out.capture() as captured:
+            out.print(self._render())
+        text = captured.get().rstrip()
+        return {
+            "text/plain": text,
+            "text/html": f'<pre style="line-height: 1.3">{html.escape(text)}</pre>',
+        }

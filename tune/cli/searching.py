@@ -1,0 +1,67 @@
+"""Search a study in this process or on Ray, for a command or for a program that can be
+interrupted."""
+
+from concurrent.futures import ThreadPoolExecutor, wait
+
+from tune.cli.caller import Caller
+from tune.cli.options import Options
+from tune.cli.prepare import Prepared
+from tune.cli.stop import ON_REQUEST, Stop
+from tune.study.study import Study
+
+
+def search(study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop) -> None:
+    """Run the study's work until there is none, or until it is stopped.
+
+    Raises:
+        UserError: the cluster lacks the capacity for one trial, or the study's folder cannot be
+            written any more.
+    """
+    if options.local:
+        _search_here(study, prepared, caller, stop)
+    elif caller.is_command:
+        _search_on_ray(study, prepared, options)
+    else:
+        _search_beside(study, prepared, options, stop)
+
+
+def _search_here(study: Study, prepared: Prepared, caller: Caller, stop: Stop) -> None:
+    """Search in this thread. An interrupt that a program gets ends the search at once: to the
+    study it is a kill."""
+    from tune.execution.local import search_locally
+
+    try:
+        search_locally(study, prepared.experiment)
+    except KeyboardInterrupt:
+        if caller.is_command:
+            raise
+        stop.now(ON_REQUEST)
+
+
+def _search_on_ray(study: Study, prepared: Prepared, options: Options) -> None:
+    from tune.execution.ray_tune import search
+
+    search(
+        study,
+        prepared.experiment,
+        concurrent=options.concurrent,
+        gpus_per_worker=options.gpus_per_worker,
+        workers=options.workers,
+    )
+
+
+def _search_beside(study: Study, prepared: Prepared, options: Options, stop: Stop) -> None:
+    """Search in a thread of its own. An interrupt, which hits the waiting thread, stops the trials
+    in order: within Ray's own code it could leave them running on a cluster."""
+    from tune.execution.ray_session import ray_session
+
+    # Ray is started here: off the main thread it complains about signals.
+    one_thread = ThreadPoolExecutor(1, thread_name_prefix="search")
+    with ray_session(options.workers), one_thread as pool:
+        searching = pool.submit(_search_on_ray, study, prepared, options)
+        while not searching.done():
+            try:
+                wait([searching])
+            except KeyboardInterrupt:
+                stop.now(ON_REQUEST)
+        searching.result()

@@ -1,0 +1,62 @@
+"""The console of one run of a study, with what is to be read before it begins."""
+
+from optuna.trial import FrozenTrial
+
+from tune.cli.caller import Caller
+from tune.cli.console import Console
+from tune.cli.options import Options
+from tune.cli.prepare import Prepared
+from tune.study.study import Study
+from tune.study.warm_start import beginning
+
+
+def console_of(study: Study, prepared: Prepared, options: Options, caller: Caller) -> Console:
+    """Make the console of this run, with the trials of earlier ones."""
+    console = _empty_console(study, options, caller)
+
+    without_labels = study.objective in ("val/view_retrieval", "val/rankme")
+    unlabelled = without_labels and prepared.data.gallery is None
+    why = " (there are no labels for kNN)" if unlabelled else ""
+    console.line(
+        f"study {study.manifest.name}: {prepared.data.headline()}; "
+        f"searched by {study.objective}{why}, preset {study.manifest.preset}"
+    )
+    for line in prepared.data.summary.short_lines():
+        console.line(line)
+    for line in (prepared.start, *prepared.notes, *beginning(study.manifest.warm_start)):
+        if line:
+            console.line(line)
+
+    for trial in study.frozen_trials():
+        if trial.state.is_finished() or trial.intermediate_values:
+            _show_earlier(console, trial)
+
+    return console
+
+
+def _empty_console(study: Study, options: Options, caller: Caller) -> Console:
+    """Make a console for a terminal, a notebook, a pipe, or nobody."""
+    about = (study.objective, study.epochs, options.trial_count)
+    if caller.shows_table:
+        from tune.cli.notebook import NotebookConsole
+
+        return NotebookConsole(*about)
+
+    # A live table would draw over the prompt of a debugger.
+    as_lines = options.local or caller.progress == "text"
+    return Console(
+        *about,
+        interactive=False if as_lines else None,
+        quiet=caller.progress == "none",
+    )
+
+
+def _show_earlier(console: Console, trial: FrozenTrial) -> None:
+    values = trial.intermediate_values
+    best = trial.value
+    if best is None:
+        best = max(values.values(), default=None)
+
+    state = trial.state.name.lower() if trial.state.is_finished() else "running"
+    reason = trial.user_attrs.get("reason", "")
+    console.know(trial.number, state, max(values, default=0), best, reason)

@@ -1,0 +1,97 @@
+"""Configurations of somebody's own, which wait in a file of the study until a trial takes them.
+
+    runs/<study>/enqueued.jsonl    {"t": ms since the epoch, "params": {...}}
+
+Any process may append to it, also while another one runs the study. Nothing is ever removed: a
+configuration that a trial has had is passed over.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from trainables.errors import UserError
+from tune.study.events import AppendOnlyFile
+
+ENQUEUED = "enqueued.jsonl"
+_LOCK = ".enqueued.lock"
+
+Values = Mapping[str, Any]
+"""Searched parameter -> value; the others are those of the default."""
+
+
+def enqueue(folder: Path, configurations: Sequence[Values]) -> int:
+    """Append configurations that are not in the file yet; return when they are on disk.
+
+    Returns:
+        The number of those that are new.
+    Raises:
+        StorageFailed: the folder cannot be written.
+    """
+    with FileLock(folder / _LOCK):
+        waiting = read_enqueued(folder)
+        new: list[Values] = []
+        for values in configurations:
+            if values not in waiting and values not in new:
+                new.append(dict(values))
+
+        if new:
+            now = int(time.time() * 1000)
+            lines = [json.dumps({"t": now, "params": values}) + "\n" for values in new]
+            with closing(AppendOnlyFile(folder / ENQUEUED)) as file:
+                file.append_lines("".join(lines).encode())
+    return len(new)
+
+
+def read_enqueued(folder: Path) -> list[dict[str, Any]]:
+    """All configurations that were ever enqueued, in their order.
+
+    Raises:
+        UserError: a line is damaged.
+    """
+    path = folder / ENQUEUED
+    if not path.exists():
+        return []
+
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]  # another process may be at a line
+    try:
+        return [json.loads(line)["params"] for line in whole.splitlines()]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): delete the line") from None
+
+
+class Queue:
+    """The configurations of a study that no trial has taken, for the process that runs it."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._taken = 0
+        self._size = -1
+        self._all: list[dict[str, Any]] = []
+
+    def next(self) -> dict[str, Any] | None:
+        """The next one that has not been looked at; None where all have been."""
+        self._read()
+        if self._taken == len(self._all):
+            return None
+        self._taken += 1
+        return self._all[self._taken - 1]
+
+    def rest(self) -> list[dict[str, Any]]:
+        """Those that have not been looked at."""
+        self._read()
+        return self._all[self._taken :]
+
+    def _read(self) -> None:
+        """Read the file where it has grown: this is asked before every trial."""
+        path = self._folder / ENQUEUED
+        size = path.stat().st_size if path.exists() else 0
+        if size != self._size:
+            self._all = read_enqueued(self._folder)
+            self._size = size

@@ -1,0 +1,35 @@
+"""Check a configuration by what a study has on record, without its search space."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainables.errors import UserError
+from tune.cli.tries import in_types
+from tune.experiment_file import experiment_of
+from tune.experiments import Experiment
+from tune.search.own_configuration import check_described
+from tune.study.record import Record
+
+
+def checked(record: Record, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration in the types of its study.
+
+    Raises:
+        UserError: see `Study.enqueue`.
+    """
+    manifest = record.manifest
+    values = dict(configuration)
+    experiment = _experiment(record)
+    if experiment is not None:
+        values = in_types(values, experiment, manifest.base)
+
+    check_described(manifest.space, manifest.base, manifest.pins, values)
+    return values
+
+
+def _experiment(record: Record) -> Experiment | None:
+    """The study's experiment; None for one that existed in another process alone."""
+    try:
+        return experiment_of(record.manifest.experiment, record.manifest.code)
+    except UserError:
+        return None

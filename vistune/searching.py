@@ -1,0 +1,215 @@
+"""Search from Python: the same as the command `vistune`, in a script or a notebook."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import UserError
+from tune.cli.caller import Caller, Progress
+from tune.cli.options import Options
+from tune.cli.stop import INTERRUPTED
+from tune.command_line import command
+from tune.experiments import Experiment
+from tune.search.ranges import choices, numbers, write_distribution
+from vistune.study import Study
+
+Ranges = Mapping[str, str | tuple[Any, ...] | list[Any]] | Sequence[str]
+"""Config path -> (low, high), (low, high, "log"), [choices] or text; or words as `--space` takes
+them."""
+Values = Mapping[str, Any]
+"""Config path -> value, such as {"optim.lr": 0.1}."""
+
+
+def search(
+    experiment: str | Path | Experiment,
+    *,
+    data: str | Path | None = None,
+    layout: str | None = None,
+    trials: int | None = None,
+    study: str | None = None,
+    storage: str | Path = "runs",
+    seed: int = 0,
+    time_budget: str | None = None,
+    set: Values | None = None,
+    space: Ranges | None = None,
+    no_search: Sequence[str] = (),
+    sampler: str | None = None,
+    pruner: str | None = None,
+    enqueue: Sequence[Values] = (),
+    preset: str | None = None,
+    workers: int = 1,
+    gpus_per_worker: float | None = None,
+    concurrent: int | None = None,
+    repeats: int | None = None,
+    skip_corrupt: bool = False,
+    setting: str | None = None,
+    backbone: str | Path | None = None,
+    allow_seen: bool = False,
+    transductive: bool = False,
+    objective: str | None = None,
+    balance: bool = False,
+    accept_code: bool = False,
+    local: bool = False,
+    warm_start: str | None = None,
+    log: Sequence[str] = (),
+    progress: Progress = "auto",
+) -> Study:
+    """Search an experiment's hyperparameters, and return the study.
+
+    The same call again resumes where the last one ended, however it ended; a larger `trials`
+    extends a finished study. Each argument is the option of that name of the command `vistune`.
+
+        study = vistune.search("ssl", trials=32, set={"optim.name": "adamw"})
+
+    An interrupt (Ctrl-C, a notebook's stop button) closes the study and is raised again as
+    KeyboardInterrupt. No signal handler is set, so that any thread may call this.
+
+    Args:
+        experiment: name of an experiment, path of a file that holds one (`mine.py` or
+            `mine.py:NAME`), or an `Experiment`.
+        data: embedded name (glyphs, digits, earth) or a folder.
+        layout: layout of the folder; None: it is recognised.
+        trials: trials in total, 16 by default.
+        study: name of the study; None: the experiment's.
+        storage: folder of the studies, or `s3://bucket/prefix`.
+        seed: seed of the search and of its trials.
+        time_budget: stop after `90s`, `30m` or `2h`.
+        set: config values that are fixed and not searched.
+        space: ranges of one's own: `{"optim.lr": (1e-4, 1e-2, "log"), "optim.name": ["sgd",
+            "adamw"]}`, or what `--space` takes.
+        no_search: config paths that keep their default; `all`: every one that `space` does not
+            name.
+        sampler: method that draws, such as `tpe` or `sobol`; None: the default's, `joint-tpe`.
+        pruner: method that stops trials, such as `median` or `none`; None: `rungs`.
+        enqueue: configurations to try before all that the search draws; see `Study.enqueue`.
+        preset: `tiny` or `full`; None: tiny on embedded data, full on a folder.
+        workers: workers of one trial.
+        gpus_per_worker: GPUs of one worker; 0.5 packs two trials on one.
+        concurrent: trials at a time; None: as many as fit.
+        repeats: fresh seeds for the default and the best other trial, 6 by default.
+        skip_corrupt: leave unreadable images out, on record.
+        setting: a setting of the experiment, such as A to E of `classify`.
+        backbone: file, study, study/trial, `torchvision`, `models:/...` or `runs:/...`.
+        allow_seen: take a backbone that was trained on val or test images.
+        transductive: train `ssl` on val and test images too, without labels.
+        objective: metric that selects; None: the experiment's own.
+        balance: search class weights and balanced sampling too.
+        accept_code: resume with a changed file of your own experiment.
+        local: search in this process, without Ray.
+        warm_start: name of an earlier study whose best configurations come after the default.
+        log: further records: `csv`, `tensorboard`, `wandb`.
+        progress: `auto` (a live table at a terminal and in a notebook), `text` or `none`.
+    Raises:
+        UserError: wrong use, before any trial starts; or the study's folder cannot be written.
+        KeyboardInterrupt: the search was interrupted; the study can be resumed.
+    """
+    named = experiment.name if isinstance(experiment, Experiment) else str(experiment)
+    options = Options(
+        experiment=named,
+        data=_text(data),
+        layout=layout,
+        trials=trials,
+        study=study,
+        storage=str(storage),
+        seed=seed,
+        time_budget=time_budget,
+        set=assignments_of(set or {}),
+        space=ranges_of(space or {}),
+        no_search=list(no_search),
+        sampler=sampler,
+        pruner=pruner,
+        enqueue=[",".join(assignments_of(values)) for values in enqueue],
+        preset=preset,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        concurrent=concurrent,
+        repeats=repeats,
+        skip_corrupt=skip_corrupt,
+        setting=setting,
+        backbone=_text(backbone),
+        allow_seen=allow_seen,
+        transductive=transductive,
+        objective=objective,
+        balance=balance,
+        accept_code=accept_code,
+        local=local,
+        warm_start=warm_start,
+        log=list(log),
+    )
+    given = experiment if isinstance(experiment, Experiment) else None
+    return run(options, Caller(progress=progress), given)
+
+
+def run(options: Options, caller: Caller, experiment: Experiment | None = None) -> Study:
+    """Run a single study by the engine, and return it.
+
+    Raises:
+        UserError: wrong use, or the study's folder cannot be written.
+        KeyboardInterrupt: the search was interrupted.
+    """
+    from tune.cli.execute import execute
+    from tune.experiment_file import find_experiment
+    from tune.surroundings import bypass_proxy
+
+    bypass_proxy()
+    if experiment is None:
+        experiment = find_experiment(options.experiment)
+    _refuse_comparison(options, experiment)
+
+    ended = execute(options, caller, experiment)
+    if ended.problem:
+        raise UserError(ended.problem)
+    if ended.code == INTERRUPTED:
+        raise KeyboardInterrupt
+
+    assert ended.study is not None  # a comparison was refused
+    return Study(ended.study)
+
+
+def _refuse_comparison(options: Options, experiment: Experiment) -> None:
+    if "" not in experiment.comparisons or options.setting is not None:
+        return
+    settings = ", ".join(experiment.comparisons[""].settings)
+    raise UserError(
+        f"{experiment.name} compares settings, which is several studies; "
+        f"name one with setting=, of {settings}, or run `{command('run', experiment.name)}`"
+    )
+
+
+def assignments_of(values: Values) -> list[str]:
+    """Spell config values as the command line takes them: {"optim.lr": 0.1} -> ["optim.lr=0.1"]."""
+    return [f"{key}={_value(value)}" for key, value in values.items()]
+
+
+def ranges_of(space: Ranges) -> list[str]:
+    """Spell ranges as the command line takes them: {"optim.lr": (0.1, 1, "log")} ->
+    ["optim.lr=0.1..1:log"].
+
+    Raises:
+        UserError: there is no such range.
+    """
+    if not isinstance(space, Mapping):
+        return list(space)
+    return [f"{key}={_range(key, given)}" for key, given in space.items()]
+
+
+def _range(key: str, given: str | tuple[Any, ...] | list[Any]) -> str:
+    if isinstance(given, str):
+        return given
+    try:
+        if isinstance(given, list):
+            return write_distribution(choices(given))
+        low, high, *scale = given
+        if scale not in ([], ["log"]):
+            raise ValueError('it must be (low, high) or (low, high, "log")')
+        return write_distribution(numbers(low, high, log=bool(scale)))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"space {key}={given!r}: {error}") from None
+
+
+def _value(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _text(value: str | Path | None) -> str | None:
+    return None if value is None else str(value)

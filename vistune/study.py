@@ -1,0 +1,243 @@
+"""A study that can be looked at: its trials as tables, its verdict, its figures, its models."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tune.study.enqueued import enqueue
+from tune.study.record import Record, read_record
+from vistune.figures import Figures
+from vistune.trial import Trial, trial_of
+from vistune.verdict import Verdict, verdict_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from vistune.model import Images, Model
+
+
+class Study(Figures):
+    """A study in its folder, which may be running, interrupted or finished.
+
+    Everything is read from the record; nothing is locked. What has been read is read again where
+    the record has grown, so that the same object follows a study that runs.
+
+        study = vistune.load_study("runs/ssl")
+        study.trials                # a table, one line a trial
+        study.best.params
+        study.plot_curves()
+
+    Args:
+        folder: `<storage>/<study>`.
+    Raises:
+        UserError: there is no study in the folder, or its record is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._models: dict[tuple[int | None, int | None], Model] = {}
+        self._read: tuple[int, Record] | None = None
+        self._record()
+
+    def __repr__(self) -> str:
+        return f"<Study {self.name}: {self._in_short()}>"
+
+    # -- what it is
+
+    @property
+    def name(self) -> str:
+        """Name of the study, which is that of its folder."""
+        return self.folder.name
+
+    @property
+    def experiment(self) -> str:
+        """Name of the experiment."""
+        return self._record().manifest.experiment
+
+    @property
+    def objective(self) -> str:
+        """Name of the metric that the search maximizes, such as `val/knn_top1`."""
+        return self._record().objective
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The default, trial 0: config path -> value."""
+        return dict(self._record().manifest.base)
+
+    @property
+    def space(self) -> dict[str, list[str]]:
+        """Searched parameter -> its ranges, with the conditions under which they apply."""
+        return {name: list(ranges) for name, ranges in self._record().manifest.space.items()}
+
+    @property
+    def pins(self) -> dict[str, Any]:
+        """Config values that were fixed when the study began."""
+        return dict(self._record().manifest.pins)
+
+    @property
+    def finished(self) -> bool:
+        """True where the study has come to its end, and has not been extended since."""
+        return self._record().finished
+
+    # -- tables
+
+    @property
+    def trials(self) -> "pd.DataFrame":
+        """One line a trial, indexed by its number.
+
+        Columns: `state` (complete, pruned, fail or open), `value` (objective of the best epoch;
+        NaN while there is none), `epochs`, `seconds` (of training), `reason` (of the end),
+        `enqueued`, and each searched parameter (NaN where it did not apply).
+        """
+        from vistune.tables import trials_table
+
+        return trials_table(self._record())
+
+    @property
+    def curves(self) -> "pd.DataFrame":
+        """Every metric of every epoch of the trials, indexed by (trial, epoch).
+
+        `study.curves["val/top1"].unstack("trial").plot()` draws one metric.
+        """
+        from vistune.tables import curves_table
+
+        return curves_table(self._record())
+
+    @property
+    def repeats(self) -> "pd.DataFrame":
+        """Final metrics of the repeats under fresh seeds, indexed by (trial, seed); those that
+        begin with `test/` are of the test split."""
+        from vistune.tables import repeats_table
+
+        return repeats_table(self._record())
+
+    # -- results
+
+    @property
+    def best(self) -> Trial | None:
+        """The study's answer: the best trial by the split that selects; None before one has run to
+        its end."""
+        number = self._record().best_number()
+        return None if number is None else self.trial(number)
+
+    @property
+    def default(self) -> Trial:
+        """Trial 0, the default configuration.
+
+        Raises:
+            UserError: it has not begun.
+        """
+        return self.trial(0)
+
+    def trial(self, number: int) -> Trial:
+        """One trial by its number.
+
+        Raises:
+            UserError: there is no such trial.
+        """
+        return trial_of(self._record(), number)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The claim that the study may make on the test split, and the doubts about it."""
+        return verdict_of(self._record())
+
+    def report(self) -> Path:
+        """Write `report.html` into the study's folder and return its path."""
+        from tune.object_store.s3 import copy
+        from tune.reports.html_report import write_report
+
+        page = write_report(self.folder)
+        copy(page)
+        return page
+
+    # -- what comes next
+
+    def enqueue(self, configuration: Mapping[str, Any]) -> bool:
+        """Let a configuration be tried before all that the search draws, once.
+
+        It waits in the study's folder. A search that runs takes it for its next trial, in whatever
+        process; otherwise the next search does. It counts among the `trials`, and reports mark it.
+
+            study.enqueue({"optim.name": "sgd", "optim.lr": 0.03})
+
+        Args:
+            configuration: searched parameter -> value; the others are those of the default, or
+                the nearest that is possible beside these.
+        Returns:
+            False where it was enqueued before.
+        Raises:
+            UserError: a parameter that is not searched or does not apply, or a value outside of
+                its range.
+        """
+        from vistune.enqueueing import checked
+
+        values = checked(self._record(), configuration)
+        return bool(enqueue(self.folder, [values]))
+
+    # -- models
+
+    def load_model(self, trial: int | None = None, *, repeat: int | None = None) -> "Model":
+        """Load the weights of a trial, onto the GPU where there is one.
+
+        Args:
+            trial: number of a completed trial; None: the study's answer.
+            repeat: seed of a repeat of that trial, whose weights are wanted instead of the
+                trial's.
+        Raises:
+            UserError: no such trial or repeat, its weights have been removed, or nothing says what
+                its classes are.
+        """
+        from vistune.model import load_model
+
+        key = (trial, repeat)
+        best = self._record().best_number()
+        if trial is None and best is not None:
+            key = (best, repeat)
+        if key not in self._models:
+            self._models[key] = load_model(self.folder, key[0], repeat)
+        return self._models[key]
+
+    def predict(self, images: "Images", trial: int | None = None) -> "np.ndarray":
+        """Predict by `load_model(trial)`; see `Model.predict`."""
+        return self.load_model(trial).predict(images)
+
+    # -- the record
+
+    def _record(self) -> Record:
+        """The record, read again where its log has grown."""
+        log = self.folder / "events.jsonl"
+        size = log.stat().st_size if log.exists() else 0
+        if self._read is None or self._read[0] != size:
+            self._read = (size, read_record(self.folder))
+        return self._read[1]
+
+    def _in_short(self) -> str:
+        record = self._record()
+        counted = f"{len(record.trials)} trials"
+        number = record.best_number()
+        if number is None:
+            return f"{counted}, none has run to its end"
+        value = record.completed[number]
+        return f"{counted}, best {number} with {record.objective} {value:.4f}"
+
+
+def load_study(study: str | Path, storage: str | Path = "runs") -> Study:
+    """Return a study that there is, for looking at.
+
+    Args:
+        study: its folder, such as `runs/ssl`, or its name in `storage`.
+        storage: the folder of the studies, or `s3://bucket/prefix`; not used where `study` is a
+            folder.
+    Raises:
+        UserError: there is no such study, or its record is damaged.
+    """
+    from tune.reports.storage import find_study, synced_folder
+
+    folder = Path(study).expanduser()
+    if (folder / "study.json").exists():
+        return Study(folder.resolve())
+    if len(folder.parts) == 1:
+        return Study(find_study(synced_folder(str(storage)), str(study)))
+    return Study(find_study(folder.parent.resolve(), folder.name))

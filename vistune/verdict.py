@@ -1,0 +1,40 @@
+"""The claim that a study may make, for a reader and for a program."""
+
+from dataclasses import dataclass, field
+
+from tune.reports.statistics import Interval
+from tune.reports.verdict import StudyVerdict, claim, doubts, judge_study
+from tune.study.record import Record
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The comparison of a trial with the default on the test split, under fresh seeds."""
+
+    sentence: str
+    """The claim, or the reason why there is none."""
+    decided: bool
+    """True where the difference is more than the noise explains."""
+    doubts: tuple[str, ...] = ()
+    """Reasons not to trust the answer, each with a remedy."""
+    details: StudyVerdict | None = field(default=None, repr=False)
+    """Both configurations with their intervals; None where repeats are missing."""
+
+    @property
+    def gain(self) -> Interval | None:
+        """The test metric of the trial minus that of the default, with its 95 % interval."""
+        return None if self.details is None else self.details.gain
+
+    def __str__(self) -> str:
+        return "\n".join([self.sentence, *(f"note: {doubt}" for doubt in self.doubts)])
+
+
+def verdict_of(record: Record) -> Verdict:
+    """Judge a study by its record."""
+    details = judge_study(record)
+    return Verdict(
+        sentence=claim(record, details),
+        decided=details is not None and details.decided,
+        doubts=tuple(doubts(record, record.folder.parent)),
+        details=details,
+    )
