@@ -181,9 +181,9 @@ def rss_mb() -> float:
 
 
 def open_study(folder: Path, trials: int, epochs: int) -> Study:
-    base = flatten(
-        build(BYOLConfig, SSL.presets["tiny"] | {"train.epochs": epochs, "train.epoch_images": 64})
-    )
+    # one step an epoch, whatever the preset says
+    length = {"train.epochs": epochs, "train.epoch_images": 64, "train.batch_size": 64}
+    base = flatten(build(BYOLConfig, SSL.presets["tiny"] | length))
     manifest = Manifest(
         name="instant",
         experiment="instant",

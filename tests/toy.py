@@ -39,7 +39,7 @@ class ToyConfig:
     train: TrainConfig = TrainConfig(epochs=4, batch_size=20)
     fault: str = ""
     """What goes wrong: nan, raise, oom, collapse, collapse repeat (not in the search), exit (once),
-    hang (once)."""
+    exit always, hang (once)."""
     memory: Annotated[int, Field(ge=0)] = 10_000
     """Largest micro-batch that "fits", in images."""
     normalized: bool = True
@@ -127,6 +127,8 @@ class Toy(Trainable):
             self.config.fault == "collapse" or (self.config.fault == "collapse repeat" and repeated)
         ) and len(history) == 2:
             raise TrialFailed("collapse", "as told")
+        if self.config.fault == "exit always" and len(history) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.config.fault in ("exit", "hang") and len(history) == 2:
             marker = Path(os.environ["VISTUNE_TEST_MARKER"])
             if not marker.exists():

@@ -67,7 +67,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
             partial.replace(path)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = str(path)  # a write through a handle does not say where
             partial.unlink(missing_ok=True)
             raise
     _sync_folder(path.parent)

@@ -2,12 +2,16 @@
 path, in a process of its own.
 
     python -m trainables.plots.draw SNAPSHOT.npz... OUT_DIR
+    python -m trainables.plots.draw --serve      # one request a line: the arguments, as JSON
 """
 
 import argparse
+import contextlib
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from trainables.errors import UserError
 from trainables.plots.data_grid import data_pictures
@@ -43,6 +47,23 @@ def draw(npz: Path, out_dir: Path, title: str) -> list[Path]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns 0, or 2 if a file was refused (the others are drawn)."""
+    words = sys.argv[1:] if argv is None else argv
+    if list(words) == ["--serve"]:
+        serve(sys.stdin, sys.stdout)
+        return 0
+    return _draw_all(words)
+
+
+def serve(requests: TextIO, answers: TextIO) -> None:
+    """Answer each line, the arguments of a command as a JSON list, by a line with its exit code,
+    until the requests end: what takes seconds to import is imported once."""
+    for request in requests:
+        with contextlib.redirect_stdout(sys.stderr):
+            status = _draw_all(json.loads(request))
+        print(status, file=answers, flush=True)
+
+
+def _draw_all(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     status = 0
     drawn: dict[str, Path] = {}

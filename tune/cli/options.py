@@ -12,6 +12,7 @@ import typer
 
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS, Experiment
+from tune.reports.plot_worker import Drawn
 from tune.study.rules import ENOUGH_SEARCHES, PRUNER_NAMES, SAMPLER_NAMES
 from tune.tracking.logs import LOGS
 
@@ -186,6 +187,12 @@ class Options:
             "several searches, for the chosen trial of each. [default: 6; 3]",
         ),
     ] = None
+    pictures: Annotated[
+        Drawn,
+        typer.Option(
+            help="Trials whose pictures are drawn: best is the default and the best three."
+        ),
+    ] = "best"
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")
     ] = False

@@ -25,7 +25,7 @@ from tune.object_store.study_sync import StudyCopy, opened
 from tune.reports.plot_worker import DATA, Pictures, data_is_drawn
 from tune.reports.selection import selection
 from tune.reports.verdict import claim, doubts, judge_study
-from tune.study.events import StorageFailed
+from tune.study.events import StudyEnds
 from tune.study.group import Group
 from tune.study.rules import WINNER
 from tune.study.study import Study
@@ -56,7 +56,7 @@ class Session:
         self.caller = caller
         self.problem = ""
         self.stop = Stop(budget_s, signals=caller.is_command)
-        self._pictures = Pictures()
+        self._pictures = Pictures(options.pictures)
         self._studies: list[Study] = []
         self._replays: list[Replay] = []
         self._copies: list[StudyCopy] = []
@@ -122,9 +122,9 @@ class Session:
                 study.emit("finish", state="INTERRUPTED")
             else:
                 _conclude(study, console)
-        except (StorageFailed, OSError) as error:
+        except (StudyEnds, OSError) as error:
             self.stop.now(BROKEN_OFF)
-            return self._report_storage_failure(study, error)
+            return self._report_end(study, error)
 
         if study.stopping:
             ended = f"{study.finished()} of {self.options.trial_count} trials ended"
@@ -135,13 +135,13 @@ class Session:
 
         return DONE if study.best_number() is not None else FAILED
 
-    def _report_storage_failure(self, study: Study, error: StorageFailed | OSError) -> int:
-        """Report a study's folder that cannot be written. Its trials stay open, and the same
-        command resumes."""
+    def _report_end(self, study: Study, error: StudyEnds | OSError) -> int:
+        """Report a folder that cannot be written, or trials that all fail. Trials stay open, and
+        the same command resumes."""
         from tune.execution.trial import storage_failure
 
         failure: BaseException | None = error
-        if not isinstance(error, StorageFailed):
+        if not isinstance(error, StudyEnds):
             failure = storage_failure(error, study.directory)
         if failure is None:
             raise error

@@ -35,7 +35,8 @@ from tune.study.study import Study
 from tune.study.work import Outcome, Work, WorkId
 
 LOST_PROCESSES = 3
-"""A trial whose process dies resumes in another one, at most so often."""
+"""A trial whose process dies resumes in another one, at most so often without a new epoch: on
+machines that are taken away again and again it ends all the same."""
 _PENDING_TRIALS = "1000"
 _REPORTED_BY_THE_STUDY = ("Trial task failed", "Trials did not complete")
 
@@ -126,10 +127,11 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         if self.study.stopping or "message" not in result:
             return TrialScheduler.STOP
         with self.guard:
-            return self._on_message(_work_of(trial), json.loads(result["message"]))
+            return self._on_message(trial, json.loads(result["message"]))
         return TrialScheduler.STOP  # the guard has kept an error
 
-    def _on_message(self, work: Work, message: dict[str, Any]) -> str:
+    def _on_message(self, trial: Trial, message: dict[str, Any]) -> str:
+        work = _work_of(trial)
         kind = message.pop("kind")
         if kind == "storage failed":
             raise StorageFailed(message["error"])
@@ -138,10 +140,19 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         elif kind == "end":
             self.study.ended(work, Outcome.from_dict(message))
             return TrialScheduler.STOP
-        elif not self.study.reported(work, **message):
+        else:
+            if self.study.is_new_epoch(work, message["epoch"]):
+                self._forget_losses(trial)
+            if self.study.reported(work, **message):
+                return TrialScheduler.CONTINUE
             self.study.ended(work, self.study.pruned(work))
             return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
+
+    def _forget_losses(self, trial: Trial) -> None:
+        """The trial makes progress: lost processes are counted from here on."""
+        trial.run_metadata.num_failures = 0
+        self._never_begun.pop(_work_of(trial).id, None)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The first of the live trials that waits and has not been chosen yet.

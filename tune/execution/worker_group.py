@@ -57,8 +57,8 @@ def run_with_workers(
     experiment: Experiment, work: Work, group: WorkerGroup, lost_processes: int, patience_s: float
 ) -> None:
     """Do the work in a group of workers, which restarts from the checkpoint when a process is lost
-    (`lost_processes` times at most) or memory runs out (until micro-batches cannot be halved any
-    more).
+    (`lost_processes` times at most without a new epoch) or memory runs out (until micro-batches
+    cannot be halved any more).
 
     Args:
         patience_s: a process that makes no progress for so long ends itself.
@@ -67,15 +67,21 @@ def run_with_workers(
     runtime = TuneRuntime(Path(work.directory))
     if work.kind == "baseline":  # no training, so nothing to share
         group = WorkerGroup(1, group.cpus, group.gpus)
+    lost = 0
+    latest_epoch = 0
     while True:
         micro_batch = found_micro_batch(runtime.directory)
-        error = _RunningGroup(experiment, work, group, patience_s).forward_to(runtime)
+        running = _RunningGroup(experiment, work, group, patience_s)
+        error = running.forward_to(runtime)
         if error is None:
             return
+        if running.latest_epoch > latest_epoch:
+            latest_epoch = running.latest_epoch
+            lost = 0
         ran_out_of_memory = found_micro_batch(runtime.directory) != micro_batch
         if not ran_out_of_memory:
-            lost_processes -= 1
-        if lost_processes < 0:
+            lost += 1
+        if lost > lost_processes:
             outcome = Outcome("FAIL", reason="process lost", error=str(error)[-4000:])
             runtime.send("end", **asdict(outcome))
             return
@@ -85,6 +91,8 @@ class _RunningGroup:
     """A trainer in a thread of its own, and the messages of its workers."""
 
     def __init__(self, experiment: Experiment, work: Work, group: WorkerGroup, patience_s: float):
+        self.latest_epoch = 0
+        """Last epoch that it has reported."""
         self._messages = Queue(actor_options={"num_cpus": 0})
         self._replies = Queue(actor_options={"num_cpus": 0})
         self._error: BaseException | None = None
@@ -119,6 +127,7 @@ class _RunningGroup:
                 end = message  # sent when the group has ended and its resources are free
             else:
                 runtime.send(**message)
+                self.latest_epoch = message.get("epoch", self.latest_epoch)
             self._replies.put(None)
 
         for queue in (self._messages, self._replies):

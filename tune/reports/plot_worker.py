@@ -1,24 +1,26 @@
-"""Pictures of a study's data and of completed trials, drawn by a low-priority subprocess beside
-the search."""
+"""Pictures of a study's data and of completed trials, drawn by a low-priority process beside the
+search."""
 
 import contextlib
+import heapq
 import math
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from trainables.errors import UserError
 from tune.object_store import s3
+from tune.reports.drawing_process import DrawingProcess
 from tune.study.study import Study
 
+Drawn = Literal["none", "best", "all"]
+"""Trials whose pictures are drawn: "best" are the default and the best three, which reports show."""
+_BEST = 3
 _TIMEOUT_S = 300  # for the pictures of one trial
-_LOWEST_PRIORITY = 19
 _RECORDED = "plots/.recorded"
 """In the folder of a trial or of the study: all its pictures are drawn and in the event log.
 Without this file the next
@@ -71,21 +73,26 @@ class Pictures:
     """Draws what completed trials leave behind (`*.npz`), and logs `artifact` events.
 
     A thread takes one trial after another, from all studies that are watched: drawing continues
-    while the next study searches.
+    while the next study searches. A trial that is not among the best any more when its turn comes
+    is left out; `all` of a later start draws it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, drawn: Drawn = "best") -> None:
+        self._which = drawn
         self._waiting: list[_Undrawn] = []  # including the one that is being drawn
+        self._values: dict[Path, dict[int, float]] = {}  # study -> completed trials
         self._drawn: Counter[Path] = Counter()  # trials per study
         self._changed = threading.Condition()
         self._closing = False
         self._given_up = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = DrawingProcess()
         self._thread = threading.Thread(target=self._work, name="pictures", daemon=True)
         self._thread.start()
 
     def watch(self, study: Study) -> None:
         """Draw the trials that will complete, and those that an earlier start left undrawn."""
+        if self._which == "none":
+            return
 
         def on_event(event: dict[str, object]) -> None:
             completed = event["event"] == "end" and event["state"] == "COMPLETE"
@@ -97,9 +104,7 @@ class Pictures:
             self._add(_Undrawn(study, None, math.inf))
         for trial in study.frozen_trials():
             if trial.state.name == "COMPLETE" and trial.value is not None:
-                undrawn = _Undrawn(study, trial.number, trial.value)
-                if not (undrawn.folder / _RECORDED).exists():
-                    self._add(undrawn)
+                self._add(_Undrawn(study, trial.number, trial.value))
 
     def close(self, patience_s: float, enough: Callable[[], bool] = lambda: False) -> int:
         """Wait for the remaining pictures, then stop.
@@ -120,16 +125,30 @@ class Pictures:
 
         with self._changed:
             self._given_up = True
-            if self._process is not None:
-                self._process.kill()
-            left = len(self._waiting)
+            self._process.kill()
+            left = len(self._shown())
         self._thread.join()
         return left
 
     def _add(self, undrawn: _Undrawn) -> None:
         with self._changed:
-            self._waiting.append(undrawn)
-            self._changed.notify()
+            if undrawn.number is not None:
+                values = self._values.setdefault(undrawn.study.directory, {})
+                values[undrawn.number] = undrawn.value
+            if not (undrawn.folder / _RECORDED).exists():
+                self._waiting.append(undrawn)
+                self._changed.notify()
+
+    def _shown(self) -> list[_Undrawn]:
+        """Those that wait and are shown, as things stand."""
+        return [undrawn for undrawn in self._waiting if self._is_shown(undrawn)]
+
+    def _is_shown(self, undrawn: _Undrawn) -> bool:
+        if self._which == "all" or not undrawn.number:  # the data, and the default
+            return True
+        values = self._values[undrawn.study.directory]
+        best = heapq.nlargest(_BEST, values, key=values.__getitem__)
+        return undrawn.number in best
 
     def _work(self) -> None:
         while (undrawn := self._next()) is not None:
@@ -137,6 +156,7 @@ class Pictures:
             self._drawn[undrawn.study.directory] += 1
             with self._changed:
                 self._waiting.remove(undrawn)
+        self._process.close()
 
     def _next(self) -> _Undrawn | None:
         """Wait for a trial; None: there is nothing more to draw.
@@ -149,10 +169,11 @@ class Pictures:
             return self._drawn[undrawn.study.directory], -undrawn.value
 
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closing)
-            if self._given_up or not self._waiting:
+            self._changed.wait_for(lambda: self._shown() or self._closing)
+            shown = self._shown()
+            if self._given_up or not shown:
                 return None
-            return min(self._waiting, key=order)
+            return min(shown, key=order)
 
     def _draw(self, undrawn: _Undrawn) -> None:
         try:
@@ -162,37 +183,21 @@ class Pictures:
         if not snapshots:
             return
 
-        command = [sys.executable, "-m", "trainables.plots.draw", "--title", undrawn.title]
-        command += [str(path) for path in snapshots]
-        command.append(str(undrawn.folder / "plots"))
-        if self._run(command):
+        if self._start() and self._process.draw(
+            undrawn.title, snapshots, undrawn.folder / "plots", _TIMEOUT_S
+        ):
             _log(undrawn)
 
-    def _run(self, command: list[str]) -> bool:
-        """Run a command with low priority.
-
-        Returns False where it was killed or did not start: a missing picture must not end a study.
-        """
+    def _start(self) -> bool:
+        """Start the process where there is none, unless nobody waits for it any more. A missing
+        picture must not end a study."""
         try:
             with self._changed:
-                if self._given_up:
-                    return False
-                self._process = subprocess.Popen(
-                    command,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
-                # It may only use time that training leaves idle.
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, _LOWEST_PRIORITY)
-
-            # A positive exit code is a refused file, which no later start could draw either.
-            return self._process.wait(_TIMEOUT_S) >= 0
-        except (OSError, subprocess.SubprocessError):
-            if self._process is not None:
-                self._process.kill()
+                if not self._given_up:
+                    self._process.start()
+                return not self._given_up
+        except OSError:
             return False
-        finally:
-            self._process = None
 
 
 def _log(undrawn: _Undrawn) -> None:

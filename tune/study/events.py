@@ -29,13 +29,18 @@ from typing import Any
 
 from trainables.errors import UserError
 
-__all__ = ["AppendOnlyFile", "EventLog", "StorageFailed"]
+__all__ = ["AppendOnlyFile", "EventLog", "StorageFailed", "StudyEnds"]
 
 _NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
 _BLOCK = 65536  # bytes that are searched for the last newline at a time
 
 
-class StorageFailed(UserError):
+class StudyEnds(UserError):
+    """The run cannot continue, for a reason that is no trial's. The same command resumes once it is
+    mended."""
+
+
+class StorageFailed(StudyEnds):
     """The study's folder cannot be written.
 
     No trial is to blame and none could succeed: the run ends, the trials stay open.

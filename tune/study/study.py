@@ -32,6 +32,7 @@ from tune.function import LENGTH
 from tune.search.methods import why_stopped
 from tune.search.own_configuration import own_configuration
 from tune.search.space import Pinned, asked_for
+from tune.study.early_failures import EarlyFailures, TrialsFailAlike, told
 from tune.study.enqueued import Queue, enqueue
 from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
@@ -80,6 +81,7 @@ class Study:
         self.pins = manifest.pins
         self.observers: list[Observer] = []
         self.stopping = False
+        self._early = EarlyFailures()
         self._emitting = threading.Lock()
         self._lock = _locked(directory, manifest.name)
 
@@ -218,6 +220,10 @@ class Study:
         if self.stopping:
             return None
         step = self._planner.next()
+        if step is None:
+            # The last trials: nobody will tell any more who is to blame.
+            self._record_early_failures()
+            step = self._planner.next()
         if step is None or step == "wait":
             return step
         if step == "new trial" or step.kind == "trial":
@@ -339,7 +345,9 @@ class Study:
 
     def reported(self, work: Work, epoch: int, metrics: dict[str, float]) -> bool:
         """Record an epoch, unless it is on record already. False: stop this trial now."""
-        if epoch > (self._state.last_epoch(work.id) or 0):
+        if self.is_new_epoch(work, epoch):
+            if work.kind == "trial":
+                self._record_early_failures()
             # Before the report: after a kill between the two the artifact is on record twice, not
             # never.
             if epoch == 1 and work.kind == "trial":
@@ -354,6 +362,10 @@ class Study:
         # The default takes its places on the rungs, but always runs to the end.
         return number == 0 or not stop
 
+    def is_new_epoch(self, work: Work, epoch: int) -> bool:
+        """True where no epoch so late is on record: a run that resumes reports its last one again."""
+        return epoch > (self._state.last_epoch(work.id) or 0)
+
     def _emit_architecture(self, work: Work) -> None:
         path = Path(work.directory) / ARCHITECTURE
         if path.exists():
@@ -367,13 +379,45 @@ class Study:
             self.emit("artifact", trial=number, path=f"trials/{number:04d}/{CLASS_RESULTS}", to="")
 
     def ended(self, work: Work, outcome: Outcome) -> None:
-        """Record the end of a run. A second end of the same run is ignored."""
+        """Record the end of a run. A second end of the same run is ignored.
+
+        Raises:
+            TrialsFailAlike: trials fail in a row before they report anything.
+        """
         if work.kind == "baseline":
             self._planner.end(work.id)
             self._record_baseline(outcome)
             return
         if work.id not in self._planner.running:
             return
+        is_silent = work.kind == "trial" and self._state.last_epoch(work.id) is None
+        if is_silent and self._early.holds(outcome):
+            self._fail_early(work, outcome)
+            return
+
+        if work.kind == "trial":
+            self._record_early_failures()
+        self._record_end(work, outcome)
+
+    def _fail_early(self, work: Work, outcome: Outcome) -> None:
+        """Hold the failure, or end the run where it is the last of too many. Those that failed for
+        the first time then stay open: the next start tries them once more."""
+        if self._early.differs(outcome):
+            self._record_early_failures()
+        self._planner.end(work.id)
+        if not self._early.add(work, outcome):
+            return
+
+        for held, its_outcome in self._early.take():
+            if self._state.attempts(held.id) > 1:
+                self._record_end(held, its_outcome)
+        raise TrialsFailAlike(told(outcome))
+
+    def _record_early_failures(self) -> None:
+        for held, outcome in self._early.take():
+            self._record_end(held, outcome)
+
+    def _record_end(self, work: Work, outcome: Outcome) -> None:
         if self._state.outcome(work.id) is None:
             if work.kind == "trial":
                 self._emit_class_results(work)

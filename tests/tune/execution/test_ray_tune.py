@@ -114,8 +114,8 @@ def test_metrics_equal_the_same_trials_in_this_process(healthy: Study) -> None:
 
 
 class Killer:
-    """An observer: SIGKILLs trial 0's process after every epoch, and another trial's once, after an
-    epoch beyond the first."""
+    """An observer: SIGKILLs trial 0's process after its first epochs, more often than a trial may
+    lose one without progress, and another trial's once, after an epoch beyond the first."""
 
     def __init__(self) -> None:
         self.victim: int | None = None
@@ -126,7 +126,7 @@ class Killer:
             return
         if self.victim is None and event["trial"] > 0 and event["epoch"] > 1:
             self.victim = event["trial"]
-        elif event["trial"] > 0:
+        elif event["trial"] > 0 or event["epoch"] > LOST_PROCESSES + 1:
             return
         self.kills += 1
         os.kill(int(event["metrics"]["time/pid"]), signal.SIGKILL)
@@ -165,15 +165,27 @@ def test_a_killed_process_is_replaced_and_its_trial_goes_on(unlucky: tuple[Study
     assert replay(study.directory, BUGGY, killer.victim, print)
 
 
-def test_a_trial_that_loses_its_process_too_often_fails_alone(
+def test_a_trial_that_makes_progress_in_every_process_is_never_failed(
     unlucky: tuple[Study, Killer],
 ) -> None:
     study, killer = unlucky
+    assert killer.kills == LOST_PROCESSES + 2
+    assert len(of_trial(study, 0, "start")) == LOST_PROCESSES + 2
+    assert of_trial(study, 0, "end")[0]["state"] == "COMPLETE"
+    assert study.finished() == len(study.frozen_trials()) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_two_processes")
+def test_a_trial_that_loses_its_process_too_often_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tune.execution.ray_tune.LOST_PROCESSES", LOST_PROCESSES)
+    study = run_on_ray(tmp_path / "toy", TOY, 1, {"train.epochs": 4, "fault": "exit always"})
     end = of_trial(study, 0, "end")[0]
     assert (end["state"], end["reason"]) == ("FAIL", "process lost")
-    assert [e["epoch"] for e in of_trial(study, 0, "report")] == list(range(1, LOST_PROCESSES + 2))
-    assert killer.kills == LOST_PROCESSES + 2
-    assert study.finished() == len(study.frozen_trials()) == 8
+    assert [e["epoch"] for e in of_trial(study, 0, "report")] == [1, 2]
+    assert len(of_trial(study, 0, "start")) == LOST_PROCESSES + 1
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from tests.shapes import shapes
 from tests.studies import events, finished, open_study
 from trainables.plots.data_sample import write_data_sample
+from tune.reports.drawing_process import DrawingProcess
 from tune.reports.plot_worker import DATA, Pictures
 from tune.study.study import Study
 
@@ -79,3 +80,38 @@ def test_the_picture_of_the_data_is_drawn_and_recorded_once(tmp_path: Path) -> N
     assert on_record(tmp_path) == ["plots/data.png"]
     assert (study.directory / "plots/data.png").read_bytes().startswith(b"\x89PNG")
     study.close()
+
+
+def test_the_default_and_the_best_three_are_drawn(tmp_path: Path) -> None:
+    finished(tmp_path, 6, base={"train.epochs": 1})
+    study, pictures = opened(tmp_path, 6), Pictures()
+    ranked = sorted(study.completed, key=study.completed.__getitem__, reverse=True)
+    assert len(ranked) == 6
+    pictures.watch(study)
+    assert pictures.close(280) == 0
+    study.close()
+    drawn = {int(path.split("/")[1]) for path in on_record(tmp_path)}
+    assert drawn == {0, *ranked[:3]}
+
+
+def test_none_are_drawn_where_none_are_wanted(tmp_path: Path) -> None:
+    finished(tmp_path, 1, base={"train.epochs": 1})
+    study, pictures = opened(tmp_path), Pictures("none")
+    pictures.watch(study)
+    assert pictures.close(280) == 0
+    study.close()
+    assert on_record(tmp_path) == []
+
+
+def test_a_process_that_died_is_started_again(tmp_path: Path) -> None:
+    """What killed it, such as a lack of memory, may have been the machine's."""
+    arrays = tmp_path / "data-x.npz"
+    arrays.write_bytes(b"")  # refused: a line on stderr, and the exit code 2
+    process = DrawingProcess()
+    process.start()
+    process.kill()
+    assert not process.draw("title", [arrays], tmp_path / "plots", timeout_s=60)
+    process.start()
+    assert process.draw("title", [arrays], tmp_path / "plots", timeout_s=60)
+    assert not process.draw("title", [arrays], tmp_path / "plots", timeout_s=0)
+    process.close()

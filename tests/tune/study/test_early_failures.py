@@ -1,0 +1,100 @@
+"""What every trial would meet, such as a missing package, ends the run instead of eating its trials;
+a failure of some configurations costs only these."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.studies import events, finish, finished, open_study, reports
+from tests.toy import Toy
+from trainables.base import Batch
+from tune.study.early_failures import ALIKE, TrialsFailAlike
+from tune.study.study import Study
+from tune.study.work import Outcome, Work
+
+
+def ends(root: Path) -> list[tuple[int, str]]:
+    return [(e["trial"], e["state"]) for e in events(root) if e["event"] == "end"]
+
+
+def broken(self: Toy, batch: Batch) -> None:
+    raise ImportError("No module named 'imagined'")
+
+
+def test_what_all_trials_would_meet_ends_the_run_and_costs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finished(tmp_path / "whole", 6)
+    with monkeypatch.context() as patch:
+        patch.setattr(Toy, "forward", broken)
+        with pytest.raises(TrialsFailAlike, match=r"No module named 'imagined'.*run the same"):
+            finish(tmp_path, 6)
+    assert ends(tmp_path) == []
+    assert len([e for e in events(tmp_path) if e["event"] == "start"]) == ALIKE
+
+    study = finish(tmp_path, 6)
+    assert [t.params for t in study.frozen_trials()] == [t.params for t in whole.frozen_trials()]
+    assert reports(tmp_path) == reports(tmp_path / "whole")
+
+
+def test_trials_that_fail_once_more_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a space of which most configurations fail would never come to its end."""
+    monkeypatch.setattr(Toy, "forward", broken)
+    for _ in range(2):
+        with pytest.raises(TrialsFailAlike):
+            finish(tmp_path, 6)
+    assert ends(tmp_path) == [(number, "FAIL") for number in range(ALIKE)]
+    for _ in range(2):
+        with pytest.raises(TrialsFailAlike):
+            finish(tmp_path, 6)
+    assert ends(tmp_path) == [(number, "FAIL") for number in range(6)]
+    assert finish(tmp_path, 6).completed == {}
+
+
+def test_the_last_failures_are_recorded_when_nothing_else_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Toy, "forward", broken)
+    finish(tmp_path, ALIKE - 1)
+    assert ends(tmp_path) == [(number, "FAIL") for number in range(ALIKE - 1)]
+
+
+def played(study: Study, reasons: list[str | None]) -> None:
+    """Each trial fails at once for its reason; None: it reports, and is complete."""
+    for reason in (None, *reasons):  # of the baseline, then of the trials
+        work = study.next_work()
+        assert isinstance(work, Work)
+        study.started(work)
+        if reason is not None:
+            study.ended(work, Outcome("FAIL", reason=reason))
+            continue
+        if work.kind == "trial":
+            study.reported(work, 1, {"val/top1": 0.5})
+        study.ended(work, Outcome("COMPLETE", value=0.5, metrics={"baseline/val/top1": 0.1}))
+
+
+@pytest.mark.parametrize(
+    "reasons",
+    [
+        ["ValueError", "ValueError", None, "ValueError", "ValueError", None],
+        ["ValueError", "KeyError", "ValueError", "KeyError", None],
+        ["oom"] * 5,
+    ],
+)
+def test_other_failures_cost_only_themselves(tmp_path: Path, reasons: list[str | None]) -> None:
+    study = open_study(tmp_path, len(reasons))
+    played(study, reasons)
+    assert study.next_work() is None
+    study.close()
+    states = ["COMPLETE" if reason is None else "FAIL" for reason in reasons]
+    assert ends(tmp_path) == list(enumerate(states))
+
+
+def test_three_in_a_row_count_from_the_last_that_worked(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 9)
+    with pytest.raises(TrialsFailAlike):
+        played(study, ["KeyError", "KeyError", None, "KeyError", "KeyError", "KeyError"])
+    study.close()
+    assert ends(tmp_path) == [(0, "FAIL"), (1, "FAIL"), (2, "COMPLETE")]

@@ -1,0 +1,86 @@
+"""A process that draws one trial's pictures after another, at the lowest priority."""
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_LOWEST_PRIORITY = 19
+
+
+class DrawingProcess:
+    """`python -m trainables.plots.draw --serve`. It ends with this process, as its input does.
+
+    One thread draws; any other may `kill`.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Start the process, unless it runs.
+
+        Raises:
+            OSError: there is no room for another process.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+
+        self.close()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "trainables.plots.draw", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        # It may only use time that training leaves idle.
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, _LOWEST_PRIORITY)
+
+    def draw(self, title: str, snapshots: Sequence[Path], folder: Path, timeout_s: float) -> bool:
+        """Draw snapshots into a folder.
+
+        Returns:
+            False where the process has died, or took longer than `timeout_s` seconds. True
+            otherwise: a refused file is one that no later attempt could draw either.
+        """
+        arguments = ["--title", title, *map(str, snapshots), str(folder)]
+        try:
+            answer = self._ask(json.dumps(arguments), timeout_s)
+        except OSError:
+            answer = ""
+        if not answer:
+            self.kill()
+        return bool(answer)
+
+    def kill(self) -> None:
+        """End the process at once, where there is one."""
+        process = self._process
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def close(self) -> None:
+        """End the process, and give its pipes back."""
+        self.kill()
+        process = self._process
+        if process is not None and process.stdin and process.stdout:
+            process.stdout.close()
+            try:
+                process.stdin.close()
+            except OSError:  # a request that it has not read
+                return
+
+    def _ask(self, request: str, timeout_s: float) -> str:
+        """The line that answers; "" where none comes."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(request + "\n")
+        process.stdin.flush()
+        ready, _, _ = select.select([process.stdout], [], [], timeout_s)
+        return process.stdout.readline() if ready else ""
