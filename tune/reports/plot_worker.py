@@ -18,7 +18,7 @@ from tune.reports.drawing_process import DrawingProcess
 from tune.study.study import Study
 
 Drawn = Literal["none", "best", "all"]
-"""Trials whose pictures are drawn: "best" are the default and the best three, which reports show."""
+"""Trials whose pictures are drawn: "best" are the default and the best three."""
 _BEST = 3
 _TIMEOUT_S = 300  # for the pictures of one trial
 _RECORDED = "plots/.recorded"

@@ -347,6 +347,7 @@ class Study:
         """Record an epoch, unless it is on record already. False: stop this trial now."""
         if self.is_new_epoch(work, epoch):
             if work.kind == "trial":
+                self._early.note_report()
                 self._record_early_failures()
             # Before the report: after a kill between the two the artifact is on record twice, not
             # never.
@@ -363,7 +364,7 @@ class Study:
         return number == 0 or not stop
 
     def is_new_epoch(self, work: Work, epoch: int) -> bool:
-        """True where no epoch so late is on record: a run that resumes reports its last one again."""
+        """True where no epoch so late is on record. A run that resumes reports its last again."""
         return epoch > (self._state.last_epoch(work.id) or 0)
 
     def _emit_architecture(self, work: Work) -> None:
@@ -405,13 +406,19 @@ class Study:
         if self._early.differs(outcome):
             self._record_early_failures()
         self._planner.end(work.id)
-        if not self._early.add(work, outcome):
+        silent = [
+            work_id
+            for work_id in self._planner.running
+            if work_id.kind == "trial" and self._state.last_epoch(work_id) is None
+        ]
+        if not self._early.add(work, outcome, silent):
             return
 
-        for held, its_outcome in self._early.take():
+        all_held = self._early.take()
+        for held, its_outcome in all_held:
             if self._state.attempts(held.id) > 1:
                 self._record_end(held, its_outcome)
-        raise TrialsFailAlike(told(outcome))
+        raise TrialsFailAlike(told(len(all_held), outcome))
 
     def _record_early_failures(self) -> None:
         for held, outcome in self._early.take():

@@ -78,7 +78,7 @@ def test_a_network_disk_that_goes_away_costs_no_trial(
 
     study = open_study(tmp_path, 4)
     study.observers.append(unplug)
-    with pytest.raises(StorageFailed, match="Connection timed out.*nothing recorded is lost"):
+    with pytest.raises(StorageFailed, match=r"Connection timed out.*nothing recorded is lost"):
         search_locally(study, TOY)
     study.close()
     monkeypatch.undo()

@@ -1,5 +1,5 @@
-"""What every trial would meet, such as a missing package, ends the run instead of eating its trials;
-a failure of some configurations costs only these."""
+"""What every trial would meet, such as a missing package, ends the run instead of eating its
+trials; a failure of some configurations costs only these."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from tests.studies import events, finish, finished, open_study, reports
 from tests.toy import Toy
 from trainables.base import Batch
-from tune.study.early_failures import ALIKE, TrialsFailAlike
+from tune.study.early_failures import ALIKE, ALIKE_LATER, TrialsFailAlike
 from tune.study.study import Study
 from tune.study.work import Outcome, Work
 
@@ -92,9 +92,26 @@ def test_other_failures_cost_only_themselves(tmp_path: Path, reasons: list[str |
     assert ends(tmp_path) == list(enumerate(states))
 
 
-def test_three_in_a_row_count_from_the_last_that_worked(tmp_path: Path) -> None:
+def test_after_a_trial_that_worked_more_must_fail_in_a_row(tmp_path: Path) -> None:
+    """Half of the configurations may fail."""
     study = open_study(tmp_path, 9)
     with pytest.raises(TrialsFailAlike):
-        played(study, ["KeyError", "KeyError", None, "KeyError", "KeyError", "KeyError"])
+        played(study, ["KeyError", "KeyError", None, *["KeyError"] * ALIKE_LATER])
     study.close()
     assert ends(tmp_path) == [(0, "FAIL"), (1, "FAIL"), (2, "COMPLETE")]
+
+
+def test_a_trial_that_may_still_work_is_waited_for(tmp_path: Path) -> None:
+    """Trial 0 trains its first epoch for long while others fail at once, which may be theirs."""
+    study = open_study(tmp_path, 9)
+    played(study, [])
+    first = study.next_work()
+    assert isinstance(first, Work)
+    study.started(first)
+    for _ in range(ALIKE):
+        work = study.next_work()
+        assert isinstance(work, Work)
+        study.ended(work, Outcome("FAIL", reason="KeyError"))
+    study.reported(first, 1, {"val/top1": 0.5})
+    study.close()
+    assert ends(tmp_path) == [(number, "FAIL") for number in (1, 2, 3)]
