@@ -28,6 +28,7 @@ FLOORS = {
         {"cli"},
         {"reports", "registry", "prediction"},
         {"export"},
+        {"mlflow_model"},
         {"execution"},
         {"backbones"},
         {"tracking"},
@@ -42,6 +43,7 @@ FLOORS = {
         {"startup", "surroundings"},
     ],
     "trainables": [
+        {"portable"},
         {"served"},
         {"classifier", "protonet", "segmentation"},
         {"byol", "finetune"},

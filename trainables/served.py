@@ -163,6 +163,8 @@ class Served:
         return served
 
     def _build(self, about: Mapping[str, Any], weights: Path, device: torch.device | None) -> None:
+        self.about = about
+        self.weights = weights
         kind, config_type, self._answer = KINDS[about["kind"]]
         self.classes: tuple[str, ...] = tuple(about["classes"])
         self.colors = np.array(about["colors"], np.uint8).reshape(-1, 3)
@@ -172,8 +174,8 @@ class Served:
         self._threads = int(about["config"]["train.threads"])
 
         config = _config(config_type, about["config"])
-        self._size = config.data.image_size
-        self._whole = self.segments and config.data.judged == "whole"
+        self.size = config.data.image_size
+        self.whole = self.segments and config.data.judged == "whole"
         self._megapixels = config.data.max_megapixels
         levels = about.get("levels")
         self._levels = None if levels is None else Levels(*levels)
@@ -183,7 +185,7 @@ class Served:
             gallery=() if about["labelled"] else None,
         )
         self.model = kind(config, data).to(device or torch.device("cpu"))
-        self._normalize = self.model.normalize if kind is BYOL else config.normalize
+        self.normalize = self.model.normalize if kind is BYOL else config.normalize
         self.model.load_export(weights)
         self.model.eval()
 
@@ -228,7 +230,7 @@ class Served:
         every pixel, takes it whole. Several threads may call this at once."""
         if self.segments:
             return np.asarray(image).transpose(2, 0, 1)
-        return square(image, self._size)
+        return square(image, self.size)
 
     @torch.no_grad()
     def answer(
@@ -240,11 +242,11 @@ class Served:
         A segmentation network sees whole images as they are judged: their shorter side becomes S,
         and the aspect is kept. A model of an earlier version sees them squeezed to S x S.
         """
-        if self._whole:
+        if self.whole:
             seen = np.stack([self._resized(image) for image in pixels])
-            views = whole_view(self._on_device(seen), self._normalize)
+            views = whole_view(self._on_device(seen), self.normalize)
         else:
-            views = evaluation_view(self._on_device(pixels), self._size, self._normalize)
+            views = evaluation_view(self._on_device(pixels), self.size, self.normalize)
         size = (pixels.shape[2], pixels.shape[3])
         answers: np.ndarray = self._answer(self.model, views, size).cpu().numpy()
         return answers
@@ -258,7 +260,7 @@ class Served:
     ) -> np.ndarray:  # (3, h, w) uint8, the shorter side S
         """A whole image at the size of training."""
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        size = whole_size(image.width, image.height, self._size)
+        size = whole_size(image.width, image.height, self.size)
         if size == image.size:
             return pixels
         resized = image.resize(size, Image.Resampling.BICUBIC)

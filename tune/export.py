@@ -1,5 +1,5 @@
-"""A trial's model, checked against its record, as a folder that `mlflow.pyfunc.load_model` serves;
-and colour masks of a folder of images.
+"""A trial's model, checked against its record: as a folder that `mlflow.pyfunc.load_model` serves,
+or as ONNX, safetensors or a program of `torch.export`; and colour masks of a folder of images.
 
 python tune/report.py export segment                 # the best trial, to runs/segment/model and
 MLflow's registry; or segment/3 python -m tune.export runs/segment/model IMAGES OUT  # a colour mask
@@ -12,9 +12,10 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,44 +23,28 @@ from tune.startup import check_python
 
 check_python()
 
-import numpy as np
 from PIL import Image
 
-from trainables.config import build
+from trainables.config import build, nearest
 from trainables.data.images import EXTENSIONS, CorruptImage
 from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served, served_as, served_config
 from tune.backbones.resolve import of_study
-from tune.command_line import command, replay_command
+from tune.command_line import command, install_command, replay_command
 from tune.experiment_file import experiment_of
 from tune.experiments import Experiment
+from tune.mlflow_model import save_model
 from tune.study.record import Record, read_record
-from tune.tracking.address import quieten
 
 MODEL = "model"
-"""Folder of a study's exported model."""
-_REPO = Path(__file__).resolve().parent.parent
-# What `trainables` imports.
-_REQUIRED = (
-    *(
-        "torch",
-        "torchvision",
-        "numpy",
-        "scipy",
-        "pandas",
-        "scikit-learn",
-        "pillow",
-        "matplotlib",
-        "pydantic",
-        "filelock",
-        "rich",
-    ),
-    *("byol-pytorch", "fonttools", "threadpoolctl", "torchinfo"),
-)
+"""Folder of a study's exported model; that of another format has its name behind a dash."""
+MLFLOW = "mlflow"
+FORMATS = (MLFLOW, "onnx", "safetensors", "torch_export")
+"""Values of `--format`; the first is the default."""
 # Another machine may round otherwise, and so a few images fall on the other side.
 _RELATIVE, _ABSOLUTE = 0.01, 0.005
-# images of the input example, and their largest side in px: it is kept as JSON
-_EXAMPLE, _EXAMPLE_SIDE = 2, 64
+# Two runtimes add the same numbers in another order.
+_ANSWERS = 1e-3
 
 
 @dataclass(frozen=True)
@@ -72,28 +57,42 @@ class Exported:
     objective: str
     recorded: float
     measured: float
-    """The objective, by the exported weights."""
+    """The objective, by what was exported."""
+    format: str = MLFLOW
+    difference: float | None = None
+    """Largest difference between the answers of an exported graph and the network's, relative to
+    the largest answer; None where the weights themselves were exported."""
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"trial {self.trial} of {self.study.name}: {self.objective} {self.measured:.4f}, on "
             f"record {self.recorded:.4f}"
         )
+        if self.difference is None:
+            return said
+        return f"{said}; its answers are the network's within {self.difference:.1e} of the largest"
 
 
 def export_model(
-    wanted: str, storage: Path, out: Path | None = None, images: str | None = None
+    wanted: str,
+    storage: Path,
+    out: Path | None = None,
+    images: str | None = None,
+    format: str = MLFLOW,
 ) -> Exported:
-    """Write the model of STUDY (its best trial) or STUDY/TRIAL, code and pinned requirements
-    included, once it has shown its metric again.
+    """Write the model of STUDY (its best trial) or STUDY/TRIAL once it has shown its metric again.
 
     Args:
-        out: default `<storage>/<study>/model`. An earlier export there is replaced.
+        out: default `<storage>/<study>/model`, or `model-<format>`. An earlier export there is
+            replaced.
         images: where the study's images are now; default: where a trial of the study found them.
+        format: one of `FORMATS`. MLflow's has code and pinned requirements.
     Raises:
-        UserError: no such study or completed trial, `out` holds something else, the images are not
-            found or are others, or the exported weights do not reach the metric on record.
+        UserError: no such study or completed trial, an unknown format, `out` holds something else,
+            the images are not found or are others, or the exported model does not reach the metric
+            on record.
     """
+    _check_format(format)
     origin = of_study(wanted, storage)
     if origin is None or origin.study is None or origin.trial is None:
         raise UserError(
@@ -101,41 +100,111 @@ def export_model(
             f"`{command('report', 'show', storage=storage)}` lists the studies"
         )
     study = storage / origin.study
-    final = out or study / MODEL
-    if final.exists() and not (final / "MLmodel").exists():
-        raise UserError(f"{final} is there already and is no exported model; give another --out")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    final = out or study / (MODEL if format == MLFLOW else f"{MODEL}-{format}")
+    _check_place(final, format)
+
     record = read_record(study)
     experiment = experiment_of(record.manifest.experiment, record.manifest.code)
     run = record.trials[origin.trial]
-    found = find_images(record, origin.trial, images)
-    config: Any = build(experiment.config, run.config | found)
-    data = experiment.trainable.load_data(config.data)
-    if found:
-        _check_same_images(record, data, found["data.name"])
+    data = _data_of(record, experiment, origin.trial, images)
+    about = describe(experiment, run.config, data)
+    about["origin"] = f"{study.name}/{origin.trial}"
+    about["objective"] = record.objective
+    exported = Exported(final, study, origin.trial, record.objective, run.value or 0.0, 0.0, format)
+
     with tempfile.TemporaryDirectory(prefix=f"{final.name}.", dir=final.parent) as scratch:
-        folder, whole = Path(scratch) / "data", Path(scratch) / "model"
-        folder.mkdir()
-        shutil.copy(origin.path, folder / WEIGHTS)
-        about = describe(experiment, run.config, data)
-        about["origin"] = f"{study.name}/{origin.trial}"
-        about["objective"] = record.objective
-        (folder / DESCRIPTION).write_text(json.dumps(about, indent=1))
-        served = Served(folder)
-        exported = Exported(
-            final,
-            study,
-            origin.trial,
-            record.objective,
-            run.value or 0.0,
-            served.judge(data)[record.objective],
-        )
-        _check(exported, record.manifest.typed_experiment)
-        _save(served, folder, whole, data)
+        whole = Path(scratch) / "model"
+        check = partial(_check, experiment=record.manifest.typed_experiment)
+        save = _save_mlflow if format == MLFLOW else _save_portable
+        exported = save(exported, about, origin.path, whole, data, check)
         if final.exists():
             shutil.rmtree(final)
         whole.rename(final)
     return exported
+
+
+def _check_format(format: str) -> None:
+    """Refuse a format that there is not, or whose packages are missing."""
+    if format not in FORMATS:
+        raise UserError(f"--format {format!r} is no format{nearest(format, FORMATS)}")
+    if format == MLFLOW:
+        return
+
+    from trainables.portable import PACKAGES  # it imports torch, for which a refusal need not wait
+
+    absent = [name for name in PACKAGES[format] if find_spec(name) is None]
+    if absent:
+        raise UserError(f"--format {format} needs {', '.join(absent)}: {install_command(format)}")
+
+
+def _check_place(final: Path, format: str) -> None:
+    """Refuse a folder that holds something else than an earlier export, and make the one around
+    it."""
+    if final.exists():
+        names = [path.name for path in final.iterdir()] if final.is_dir() else []
+        if not {"MLmodel", DESCRIPTION} & set(names):
+            raise UserError(
+                f"{final} is there already and is no exported model; give another --out"
+            )
+        if ("MLmodel" in names) != (format == MLFLOW):
+            raise UserError(
+                f"{final} holds a model of another format than {format}; give another --out"
+            )
+    final.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _data_of(record: Record, experiment: Experiment, trial: int, images: str | None) -> Any:
+    """The data set that a trial was trained on.
+
+    Raises:
+        UserError: it is not found, or is another one now.
+    """
+    found = find_images(record, trial, images)
+    config: Any = build(experiment.config, record.trials[trial].config | found)
+    data = experiment.trainable.load_data(config.data)
+    if found:
+        _check_same_images(record, data, found["data.name"])
+    return data
+
+
+def _save_mlflow(
+    exported: Exported,
+    about: dict[str, Any],
+    weights: Path,
+    whole: Path,
+    data: Any,
+    check: Callable[[Exported], None],
+) -> Exported:
+    """Write MLflow's folder, and judge the model by what it will serve."""
+    folder = whole.with_name("data")
+    folder.mkdir()
+    shutil.copy(weights, folder / WEIGHTS)
+    (folder / DESCRIPTION).write_text(json.dumps(about, indent=1))
+    served = Served(folder)
+    judged = replace(exported, measured=served.judge(data)[exported.objective])
+    check(judged)
+    save_model(served, folder, whole, data)
+    return judged
+
+
+def _save_portable(
+    exported: Exported,
+    about: dict[str, Any],
+    weights: Path,
+    whole: Path,
+    data: Any,
+    check: Callable[[Exported], None],
+) -> Exported:
+    """Write a file for other tools, and judge the model by what is read from it."""
+    from trainables.portable import write
+
+    whole.mkdir()
+    (whole / DESCRIPTION).write_text(json.dumps(about, indent=1))
+    written = write(Served.of_trial(about, weights), data, exported.format, whole)
+    measured = written.metrics[exported.objective]
+    judged = replace(exported, measured=measured, difference=written.difference)
+    check(judged)
+    return judged
 
 
 def describe(experiment: Experiment, config: dict[str, Any], data: Any) -> dict[str, Any]:
@@ -203,55 +272,18 @@ def _check_same_images(record: Record, data: Any, folder: str) -> None:
 
 
 def _check(exported: Exported, experiment: str) -> None:
+    """Refuse a model that does not do what is on record."""
+    if exported.difference is not None and not exported.difference < _ANSWERS:
+        raise UserError(
+            f"{exported}: not exported, as {exported.format} computes something else than the "
+            "network; --format safetensors writes its weights"
+        )
     if not math.isclose(exported.measured, exported.recorded, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE):
         raise UserError(
             f"{exported}: not exported, as its weights do not do what is on record; the data or "
             "the code have changed since "
             f"(`{replay_command(experiment, exported.study, exported.trial)}` trains it again)"
         )
-
-
-def _save(served: Served, data_path: Path, to: Path, data: Any) -> None:
-    """The MLflow model: signature, input example, code, requirements. Nothing in it is pickled."""
-    quieten()
-    import mlflow.pyfunc
-
-    images = data.val.batch(np.arange(min(_EXAMPLE, len(data.val)))).permute(0, 2, 3, 1).numpy()
-    every = -(-images.shape[1] // _EXAMPLE_SIDE)
-    example = np.ascontiguousarray(images[:, ::every, ::every])
-    mlflow.pyfunc.save_model(
-        str(to),
-        loader_module="trainables.served",
-        data_path=str(data_path),
-        code_paths=[str(_REPO / "trainables")],
-        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED],
-        input_example=example,
-        signature=_signature(served, served.predict(example)),
-    )
-    for cache in to.rglob("__pycache__"):
-        shutil.rmtree(cache)
-
-
-def _signature(
-    served: Served,
-    answer: np.ndarray,  # of a batch of images
-) -> Any:
-    """Images (B, H, W, 3) uint8 to what the model answers. Of a few-shot model `labels` tell which
-    classes the first images show."""
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
-
-    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1, 3))])
-    if served.classifies:
-        outputs = Schema([ColSpec("float", name) for name in served.classes])
-    else:
-        shape = (-1, -1, -1) if served.segments else (-1, answer.shape[1])
-        outputs = Schema([TensorSpec(answer.dtype, shape)])
-    return ModelSignature(
-        images,
-        outputs,
-        ParamSchema([ParamSpec("labels", "string", [], (-1,))] if served.compares else []),
-    )
 
 
 def paint(model: Path, images: Path, out: Path) -> list[str]:

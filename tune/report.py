@@ -232,16 +232,25 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="Where the study's images are now, if they were moved.")
     ] = None,
+    format: Annotated[
+        str,
+        typer.Option(help="mlflow (registered as `champion`), onnx, safetensors or torch_export."),
+    ] = "mlflow",
 ) -> None:
-    """Check a trial's model against its record, write it and register it in MLflow as `champion` of
-    its study.
+    """Check a trial's model against its record, and write it with a card; MLflow's format is
+    registered as `champion` of its study.
     """
-    from tune.export import export_model
+    from tune.export import MLFLOW, export_model
     from tune.registry import register
+    from tune.reports.model_card import write_card
 
-    exported = export_model(study, synced_folder(storage), out, data)
+    exported = export_model(study, synced_folder(storage), out, data, format)
+    write_card(exported)
     print(copy(exported.folder))
     print(exported)
+    if format != MLFLOW:
+        return
+
     registered = register(exported)
     copy(exported.folder / "MLmodel")  # it names the registered model now
     print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")
