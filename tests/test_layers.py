@@ -26,6 +26,7 @@ FLOORS = {
     "tune": [
         {"run", "report", "ui", "cluster_check"},
         {"cli"},
+        {"upkeep"},
         {"reports", "registry", "prediction"},
         {"export"},
         {"mlflow_model"},

@@ -1,5 +1,6 @@
 """Look at studies: show [STUDY] | table | html STUDY | predict STUDY[/TRIAL] IMAGES |
-export STUDY[/TRIAL] | dashboard STUDY | sam IMAGE... | sync. See README.md."""
+export STUDY[/TRIAL] | dashboard STUDY | sam IMAGE... | sync | rename STUDY NAME |
+archive STUDY | delete STUDY | bundle STUDY. See README.md."""
 
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from tune.reports.storage import (
     synced_folder,
 )
 from tune.surroundings import prepare_process
+from tune.upkeep.commands import add_commands
 
 app = new_app()
 Storage = Annotated[
@@ -255,6 +257,9 @@ def export(
     copy(exported.folder / "MLmodel")  # it names the registered model now
     print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")
     print(f"    {registered.serve_command()}")
+
+
+add_commands(app)
 
 
 def _print_each(folders: Iterable[Path], line: Callable[[Path], str]) -> None:

@@ -261,7 +261,7 @@ def _found(values: dict[str, Any], storage: Path) -> Path:
     copies: list[Path] = []
     if study and trial.isdigit():
         copies.append(storage / study / "trials" / f"{int(trial):04d}" / BEST)
-    copies.append(_shelf(storage, sha256, known.suffix))
+    copies.append(shelf(storage, sha256, known.suffix))
 
     for path in [known, *copies]:
         if path in copies:
@@ -278,13 +278,14 @@ def for_every_machine(values: dict[str, Any], storage: Path) -> dict[str, Any]:
     known = Path(values.get("init.file", ""))
     if s3.address(storage) is None or not known.is_file() or s3.address(known) is not None:
         return values
-    kept = _shelf(storage, values["init.sha256"], known.suffix)
+    kept = shelf(storage, values["init.sha256"], known.suffix)
     kept.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(known, kept)
     return values | {"init.file": str(kept)}
 
 
-def _shelf(storage: Path, sha256: str, suffix: str) -> Path:
+def shelf(storage: Path, sha256: str, suffix: str) -> Path:
+    """Path of weights that the storage keeps by their content."""
     return storage / "backbones" / f"{sha256[:16]}{suffix}"
 
 

@@ -14,6 +14,7 @@ Every event is {"t": milliseconds since the epoch, "event": name, ...}:
               a repeat also has tested {outcome of every test image, `trainables/outcomes.py`}
     summary   metrics {}, tags {}  (of the whole study)
     finish    state FINISHED|INTERRUPTED
+    rename    name: that of the study from now on; its identity stays that of the first event
 
 `start`, `report`, `artifact` and `end` may carry `repeat` (a seed): the run then repeats the trial
 under that seed.

@@ -26,7 +26,7 @@ class FreshConfigurations:
         self._space = space
         self._preset = manifest.preset
         self._pins: Mapping[str, Any] = manifest.pins
-        self._name = manifest.name
+        self._name = manifest.identity
         self._seed = manifest.seed
         self._database = database
         self._countable = self._find(manifest)

@@ -127,9 +127,16 @@ class Manifest:
     control: dict[str, Any] | None = None
     """Source and images of the pre-training by which a control takes its length; None for other
     studies."""
+    begun_as: str | None = None
+    """Name under which the study began, where it has another now."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def identity(self) -> str:
+        """The name that the study began with: seeds and Optuna's storage depend on it."""
+        return self.name if self.begun_as is None else self.begun_as
 
     @property
     def typed_experiment(self) -> str:
@@ -152,7 +159,7 @@ class Manifest:
             UserError: the study on disk is another one; the message shows what differs.
         """
         if not path.exists():
-            self._write(path)
+            self.write(path)
             return self
         there = read_manifest(path)
         differences = self._differences(there)
@@ -187,10 +194,11 @@ class Manifest:
         code = {key: value for key, value in self.code.items() if key != "accepts"}
         code["earlier"] = [*there.code.get("earlier", []), earlier]
         accepted = replace(there, code=code)
-        accepted._write(path)
+        accepted.write(path)
         return accepted
 
-    def _write(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
+        """Write study.json, whole or not at all."""
         write_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def _differences(self, there: "Manifest") -> list[str]:

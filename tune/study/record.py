@@ -109,7 +109,7 @@ class Record:
     def _frozen(self) -> "list[FrozenTrial]":
         from tune.study.journal import read_trials
 
-        return read_trials(self.folder / "study.journal", self.manifest.name)
+        return read_trials(self.folder / "study.journal", self.manifest.identity)
 
     def frozen_trials(self) -> "list[FrozenTrial]":
         """All trials as Optuna keeps them, with the ranges that their parameters were drawn

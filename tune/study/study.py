@@ -83,7 +83,7 @@ class Study:
         self.stopping = False
         self._early = EarlyFailures()
         self._emitting = threading.Lock()
-        self._lock = _locked(directory, manifest.name)
+        self._lock = locked(directory, manifest.name)
 
         events = directory / "events.jsonl"
         self._state = read_state(events, keeps_history=False)
@@ -171,7 +171,7 @@ class Study:
             tags["search"] = str(manifest.search)
         self.emit(
             "study",
-            name=manifest.name,
+            name=manifest.identity,
             experiment=self.experiment.name,
             objective=manifest.objective,
             direction="maximize",
@@ -315,7 +315,7 @@ class Study:
         """Seeds of the repeats. No search has used them: selection does not leak into the claim."""
         if self.manifest.rules["seeds"] == 1:
             return [self.base.seed + 1000 + k for k in range(self.repeat_count)]
-        identity = f"{self.manifest.name} {self.manifest.seed}"
+        identity = f"{self.manifest.identity} {self.manifest.seed}"
         return [derived_seed(identity, "repeat", k) for k in range(self.repeat_count)]
 
     # -- what has happened
@@ -542,8 +542,12 @@ def is_in_use(directory: Path) -> bool:
     return False
 
 
-def _locked(directory: Path, name: str) -> FileLock:
-    """The study's lock, taken; it ends with its process."""
+def locked(directory: Path, name: str) -> FileLock:
+    """Take the study's lock, which ends with its process.
+
+    Raises:
+        StudyInUse: another process has it.
+    """
     lock = FileLock(directory / _LOCK)
     try:
         lock.acquire(timeout=0)

@@ -41,7 +41,7 @@ class TrialDatabase:
         self._journal = Journal(path)
         self._epochs = epochs
         self._study = optuna.create_study(
-            study_name=manifest.name,
+            study_name=manifest.identity,
             storage=JournalStorage(self._journal),
             direction="maximize",
             load_if_exists=True,

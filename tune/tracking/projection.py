@@ -12,7 +12,7 @@ changes them itself.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainables.data_summary import DataSummary
@@ -68,6 +68,8 @@ class Changes:
     """Path within the study's folder, sub-folder that it is shown in."""
     texts: dict[str, str] = field(default_factory=dict)
     """Name of a text -> contents."""
+    name: str | None = None
+    """The run's name, where it has another now."""
     epoch: int | None = None
     """The last reported epoch, where there is a report among the changes."""
 
@@ -104,6 +106,7 @@ class Projection:
             "end": self._on_end,
             "summary": self._on_summary,
             "finish": self._on_finish,
+            "rename": self._on_rename,
         }
         handler = handlers.get(event["event"])
         if handler:
@@ -250,6 +253,17 @@ class Projection:
             left.tags["trial.state"] = "INTERRUPTED"
             left.status = ("KILLED", event["t"])
         self._live.clear()
+
+    def _on_rename(self, event: Event) -> None:
+        """Give the study's run its name, and tell all runs."""
+        name = event["name"]
+        self._tags["study"] = name
+        for key, run in self.runs.items():
+            changes = self._run(key, event)
+            changes.tags["study"] = name
+            if key == STUDY:
+                changes.name = name
+                self.runs[key] = replace(run, name=name)
 
     def _studied(self) -> Event:
         if self.study is None:

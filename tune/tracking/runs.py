@@ -110,6 +110,8 @@ class MlflowRuns:
         """Bring one run up to date. May be repeated with the same or overlapping changes."""
         run_id = self._run_id(run)
         changes = for_mlflow(changes)
+        if changes.name is not None:
+            changes.tags["mlflow.runName"] = changes.name
         self._send_all(run, changes)
         if changes.data:
             self._client.log_inputs(run_id, datasets=[self._dataset(changes.data)])

@@ -90,6 +90,21 @@ ELSEWHERE = {
     "python tune/report.py table --with runs1 --with runs2": (
         "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages"
     ),
+    "python tune/run.py ssl --try optim.name=adamw,optim.lr=0.003": (
+        "tests/vistune/test_enqueue.py::test_the_command_tries_what_it_is_given"
+    ),
+    "python tune/report.py rename ssl letters": (
+        "tests/tune/upkeep/test_upkeep.py::test_mlflow_and_its_registry_follow"
+    ),
+    "python tune/report.py archive letters": (
+        "tests/tune/upkeep/test_upkeep.py::test_archived_studies_are_in_no_list_and_come_back"
+    ),
+    "python tune/report.py delete letters": (
+        "tests/tune/upkeep/test_upkeep.py::test_a_deleted_study_is_gone"
+    ),
+    "python tune/report.py bundle ssl": (
+        "tests/tune/upkeep/test_upkeep.py::test_a_bundle_is_a_study_elsewhere"
+    ),
     "python tune/report.py dashboard ssl": (
         "tests/tune/reports/test_dashboard.py::test_command_shows_the_study_in_a_browser"
     ),

@@ -1,0 +1,220 @@
+"""Rename, archive, delete and bundle: folder, MLflow and registry together, whatever is killed."""
+
+import json
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.mlflow_store import begin_store, rows, store
+from tests.studies import POOR, events, finished, open_study
+from trainables.errors import UserError
+from trainables.files import content_hash
+from tune import report
+from tune.execution.local import search_locally
+from tune.reports.storage import study_folders
+from tune.study.manifest import read_manifest
+from tune.study.record import read_record
+from tune.tracking.tracker import Tracker
+from tune.upkeep import actions
+from tune.upkeep.mlflow_side import MlflowSide
+
+Report = Callable[..., str]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A storage with a study of four trials, and no MLflow."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    finished(folder, 4, base=POOR)
+    return folder
+
+
+@pytest.fixture
+def type_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Report:
+    """A command of `tune/report.py`; returns what it said, which may be a refusal."""
+
+    def type_report(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["tune/report.py", *words])
+        with pytest.raises(SystemExit) as left:
+            report.main()
+        said = capsys.readouterr()
+        assert left.value.code == (2 if said.err else 0), said.err
+        return said.out + said.err
+
+    return type_report
+
+
+def drawn(root: Path, folder: Path, trials: int) -> list[dict[str, Any]]:
+    """Parameters of the trials of a study that is extended to so many."""
+    from tests.studies import manifest
+    from tests.toy import TOY
+    from tune.study.study import Study
+
+    study = Study.open(folder, TOY, manifest(name=folder.name, base=POOR), trials=trials, repeats=2)
+    search_locally(study, TOY)
+    found = [trial.params for trial in study.frozen_trials()]
+    seeds = sorted({seed for _, seed in study.repeats})
+    study.close()
+    return [*found, {"seeds": seeds}]
+
+
+def test_a_renamed_study_draws_and_repeats_as_it_would_have(root: Path) -> None:
+    shutil.copytree(root, root.with_name("undisturbed"))
+    place = actions.rename(root, root / "toy", "other", MlflowSide(root))
+
+    assert place == root / "other"
+    assert not (root / "toy").exists()
+    manifest = read_manifest(place / "study.json")
+    assert (manifest.name, manifest.identity) == ("other", "toy")
+    undisturbed = root.with_name("undisturbed")
+    assert drawn(root, place, 7) == drawn(undisturbed, undisturbed / "toy", 7)
+    assert len(read_record(place).frozen_trials()) == 7
+
+    back = actions.rename(root, place, "toy", MlflowSide(root))
+    assert read_manifest(back / "study.json").begun_as is None
+
+
+def test_a_rename_that_was_killed_is_repeated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the log and the manifest, before the folder."""
+    monkeypatch.setattr(MlflowSide, "rename_model", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        actions.rename(root, root / "toy", "other", MlflowSide(root))
+    monkeypatch.undo()
+
+    actions.rename(root, root / "toy", "other", MlflowSide(root))
+    log = (root / "other" / "events.jsonl").read_text()
+    assert log.count('"event":"rename"') == 1
+
+
+def test_names_that_cannot_be_are_refused(root: Path, type_report: Report) -> None:
+    (root / "there").mkdir()
+    for name, said in (
+        ("a/b", "vistune: 'a/b' must be letters, digits, '.', '_' and '-'"),
+        ("there", f"vistune: {root / 'there'} is there already"),
+    ):
+        assert said in type_report("rename", "toy", name, "--yes")
+    assert (root / "toy" / "study.json").exists()
+
+
+def test_a_study_that_runs_is_left_alone(root: Path, type_report: Report) -> None:
+    study = open_study(root, 5, base=POOR)
+    for words in (("rename", "toy", "other"), ("archive", "toy"), ("delete", "toy")):
+        said = type_report(*words, "--yes")
+        assert "vistune: study 'toy' is being run by another process" in said
+    study.close()
+    assert [folder.name for folder in study_folders(root)] == ["toy"]
+
+
+def test_nothing_is_done_without_a_yes(root: Path, type_report: Report) -> None:
+    for words in (("rename", "toy", "other"), ("archive", "toy"), ("delete", "toy")):
+        said = type_report(*words)
+        assert f"{root / 'toy'}: 4 trials; " in said
+        assert "without a question, add --yes" in said
+    assert [folder.name for folder in study_folders(root)] == ["toy"]
+
+
+def test_archived_studies_are_in_no_list_and_come_back(root: Path, type_report: Report) -> None:
+    before = events(root)
+    said = type_report("archive", "toy", "--yes")
+    assert "archive toy --undo` brings it back" in said
+    assert study_folders(root) == []
+    assert (root / "archived" / "toy" / "study.json").exists()
+
+    type_report("archive", "toy", "--undo")
+    assert events(root) == before
+
+
+def test_a_deleted_study_is_gone(root: Path, type_report: Report) -> None:
+    assert "deleted toy" in type_report("delete", "toy", "--yes")
+    assert list(root.iterdir()) == []
+    assert "no study 'toy'" in type_report("delete", "toy", "--yes")
+
+
+def test_weights_that_another_study_starts_from_outlive_their_study(root: Path) -> None:
+    weights = next((root / "toy" / "trials").glob("*/best.pt"))
+    sha256 = content_hash(weights)
+    shutil.copytree(root / "toy", root / "fine")
+    path = root / "fine" / "study.json"
+    about = json.loads(path.read_text())
+    about["base"] |= {"init.file": str(weights), "init.sha256": sha256, "init.origin": "toy/0"}
+    path.write_text(json.dumps(about))
+
+    said = actions.description(root, [root / "toy"], MlflowSide(root))
+    assert said[1] == "study fine starts from its weights, which are kept for it"
+    actions.delete(root, [root / "toy"], MlflowSide(root))
+    assert content_hash(root / "backbones" / f"{sha256[:16]}.pt") == sha256
+
+
+def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: Report) -> None:
+    said = type_report("bundle", "toy")
+    assert said.startswith("toy.tar.gz: ")
+    assert "toy.tar.gz is there already" in type_report("bundle", "toy")
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with tarfile.open("toy.tar.gz") as archive:
+        names = archive.getnames()
+        archive.extractall(elsewhere, filter="data")
+    assert "toy/report.html" in names
+    assert any(name.endswith("best.pt") for name in names)
+    assert not any("lock" in name or name.endswith("last.pt") for name in names)
+    assert drawn(elsewhere, elsewhere / "toy", 6) == drawn(root, root / "toy", 6)
+
+    type_report("bundle", "toy", "--no-weights", "--out", "small.tar.gz")
+    with tarfile.open("small.tar.gz") as archive:
+        assert not any(name.endswith("best.pt") for name in archive.getnames())
+
+
+def test_an_object_store_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tune.upkeep.kept import check_folder
+
+    monkeypatch.setattr("tune.upkeep.kept.address", lambda path: "s3://bucket/runs")
+    with pytest.raises(UserError, match="delete works in a folder of this machine"):
+        check_folder(root, "delete")
+
+
+@pytest.mark.slow
+def test_mlflow_and_its_registry_follow(root: Path, type_report: Report) -> None:
+    import mlflow
+
+    begin_store(root)
+    Tracker(root / "toy").sync()
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+    run = store(root)["toy"]["id"]
+    client.create_registered_model("toy", tags={"study": "toy"})
+    client.create_model_version("toy", str(root / "toy"), run)
+    client.set_registered_model_alias("toy", "champion", "1")
+    ids = {name: found["id"] for name, found in store(root).items()}
+
+    said = type_report("rename", "toy", "other", "--yes")
+    assert "5 runs in MLflow; registered model, version 1" in said
+    renamed = store(root)
+    assert set(renamed) == {"other", *(f"trial-{n:03d}" for n in range(4))}
+    assert {found["tags"]["study"] for found in renamed.values()} == {"other"}
+    assert renamed["other"]["id"] == ids["toy"]
+    assert str(client.get_model_version_by_alias("other", "champion").version) == "1"
+
+    # A database that is filled anew says the same.
+    anew = root.with_name("anew")
+    shutil.copytree(root / "other", anew / "other")
+    begin_store(anew)
+    Tracker(anew / "other").sync()
+    tags = {name: found["tags"]["study"] for name, found in store(anew).items()}
+    assert tags == dict.fromkeys(renamed, "other")
+
+    type_report("archive", "other", "--yes")
+    assert store(root) == {}
+    type_report("archive", "other", "--undo")
+    assert set(store(root)) == set(renamed)
+
+    type_report("delete", "other", "--yes")
+    assert store(root) == {}
+    assert rows(root / "mlflow.db", "SELECT name FROM registered_models") == []

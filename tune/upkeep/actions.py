@@ -1,0 +1,151 @@
+"""Rename, archive and delete studies: folder, runs in MLflow and registered model together.
+
+Each action may be killed anywhere and repeated: MLflow comes first, and the folder, which says what
+there is to do, last.
+"""
+
+import re
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from trainables.errors import UserError
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest, read_manifest
+from tune.upkeep.kept import dependents, group_of, held, keep_weights
+from tune.upkeep.mlflow_side import MlflowSide
+
+ARCHIVE = "archived"
+"""Folder of a storage whose studies are in no list."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_DELETED = ".deleted-"  # a folder that is being removed
+
+
+def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[str]:
+    """Say what belongs to these studies, a line each."""
+    lines = []
+    for folder in folders:
+        trials = len(list((folder / "trials").glob("[0-9]*")))
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        parts = [f"{trials} trials", f"{size / 1e6:.1f} MB"]
+
+        runs = len(side.runs(folder))
+        if runs:
+            parts.append(f"{runs} runs in MLflow")
+        versions = side.versions(folder.name)
+        if versions:
+            parts.append(f"registered model, version {', '.join(versions)}")
+        lines.append(f"{folder}: {'; '.join(parts)}")
+
+    for one in dependents(root, list(folders)):
+        lines.append(f"study {one.name} starts from its weights, which are kept for it")
+    return lines
+
+
+def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
+    """Delete studies for good; their runs stay in MLflow's bin until `mlflow gc`.
+
+    Raises:
+        UserError: one of them runs, or MLflow does not answer.
+    """
+    with held(list(folders)):
+        keep_weights(root, dependents(root, list(folders)))
+        for folder in folders:
+            side.delete_runs(side.runs(folder))
+            side.delete_model(folder.name)
+
+    for folder in folders:
+        # At once out of every list, whatever becomes of this process.
+        folder.rename(root / f"{_DELETED}{folder.name}-{secrets.token_hex(4)}")
+    for left in root.glob(f"{_DELETED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def archive(root: Path, folders: Sequence[Path], side: MlflowSide) -> Path:
+    """Move studies out of every list, into `archived/` of the storage, and their runs into MLflow's
+    bin. A registered model stays.
+
+    Raises:
+        UserError: one of them runs, there is one of that name, or MLflow does not answer.
+    """
+    to = root / ARCHIVE
+    _check_free([to / folder.name for folder in folders])
+    with held(list(folders)):
+        keep_weights(root, dependents(root, list(folders)))
+        for folder in folders:
+            side.delete_runs(side.runs(folder))
+        to.mkdir(exist_ok=True)
+        for folder in folders:
+            folder.rename(to / folder.name)
+    return to
+
+
+def restore(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
+    """Bring studies back that were archived, and their runs in MLflow.
+
+    Args:
+        folders: in `archived/`.
+    Raises:
+        UserError: there is one of that name, or MLflow does not answer.
+    """
+    places = [root / folder.name for folder in folders]
+    _check_free(places)
+    for folder in folders:
+        side.restore_runs(side.runs(folder, deleted=True))
+    for folder, place in zip(folders, places, strict=True):
+        folder.rename(place)
+
+
+def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
+    """Give a study another name. Seeds, and so everything that it may still draw, stay.
+
+    Returns:
+        The folder.
+    Raises:
+        UserError: a name that cannot be, a study that runs or belongs to a comparison, or MLflow
+            does not answer.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    place = root / name
+    _check_free([place])
+    if group_of(folder) is not None:
+        raise UserError(
+            f"{folder.name} belongs to a comparison, whose studies bear its name; "
+            "it cannot have another"
+        )
+
+    with held([folder]):
+        keep_weights(root, dependents(root, [folder]))
+        _record_name(folder, name)
+        side.rename_model(folder.name, name)
+        folder.rename(place)
+    return place
+
+
+def _record_name(folder: Path, name: str) -> None:
+    """Put the name into the manifest and, once, into the event log, which MLflow follows."""
+    manifest = read_manifest(folder / "study.json")
+    if manifest.name == name:
+        return  # an earlier try was killed
+
+    log = EventLog(folder / "events.jsonl")
+    log.append("rename", name=name)
+    log.close()
+    _with_name(manifest, name).write(folder / "study.json")
+
+
+def _with_name(manifest: Manifest, name: str) -> Manifest:
+    begun_as = None if name == manifest.identity else manifest.identity
+    return replace(manifest, name=name, begun_as=begun_as)
+
+
+def _check_free(places: Sequence[Path]) -> None:
+    for place in places:
+        if place.exists():
+            raise UserError(f"{place} is there already; rename or delete it first")

@@ -1,0 +1,138 @@
+"""`report.py rename|archive|delete|bundle`: upkeep of studies, each with a question first."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainables.errors import UserError
+from tune.command_line import command
+from tune.reports.storage import synced_folder
+from tune.upkeep.kept import check_folder, named_folders
+
+Storage = Annotated[
+    str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
+Name = Annotated[str, typer.Argument(help="A study, or settings of one name.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module to those of `report.py`."""
+    for function in (rename, archive, delete, bundle):
+        app.command()(function)
+
+
+def rename(
+    study: Annotated[str, typer.Argument(help="Its name now.")],
+    name: Annotated[str, typer.Argument(help="Its name from now on.")],
+    storage: Storage = "runs",
+    yes: Yes = False,
+) -> None:
+    """Rename a study: its folder, its runs in MLflow and its registered model. It draws and trains
+    on as it would have."""
+    from tune.tracking.tracker import Tracker
+    from tune.upkeep import actions
+    from tune.upkeep.mlflow_side import MlflowSide
+
+    root = _folder(storage, "rename")
+    (folder, *members) = named_folders(root, study)
+    if members:
+        raise UserError(f"{study} is a comparison, whose studies bear its name; it keeps it")
+
+    side = MlflowSide(root)
+    _tell(actions.description(root, [folder], side))
+    _ask(f"rename {study} to {name}", yes)
+    place = actions.rename(root, folder, name, side)
+    print(place)
+    print(Tracker(place).sync())
+
+
+def archive(
+    study: Name,
+    storage: Storage = "runs",
+    undo: Annotated[bool, typer.Option("--undo", help="Bring it back.")] = False,
+    yes: Yes = False,
+) -> None:
+    """Take a study out of every list: its folder goes to archived/ of the storage, its runs into
+    MLflow's bin. A registered model stays."""
+    from tune.upkeep import actions
+    from tune.upkeep.mlflow_side import MlflowSide
+
+    root = _folder(storage, "archive")
+    side = MlflowSide(root)
+    if undo:
+        folders = named_folders(root / actions.ARCHIVE, study)
+        actions.restore(root, folders, side)
+        _tell(str(root / folder.name) for folder in folders)
+        return
+
+    folders = named_folders(root, study)
+    _tell(actions.description(root, folders, side))
+    _ask(f"archive {study}", yes)
+    print(actions.archive(root, folders, side) / study)
+    back = command("report", "archive", study, "--undo", storage=root)
+    print(f"`{back}` brings it back")
+
+
+def delete(study: Name, storage: Storage = "runs", yes: Yes = False) -> None:
+    """Delete a study for good: its folder, its runs in MLflow and its registered model."""
+    from tune.upkeep import actions
+    from tune.upkeep.mlflow_side import MlflowSide
+
+    root = _folder(storage, "delete")
+    folders = named_folders(root, study)
+    side = MlflowSide(root)
+    _tell(actions.description(root, folders, side))
+    _ask(f"delete {study} for good", yes)
+    actions.delete(root, folders, side)
+    print(f"deleted {study}; MLflow keeps deleted runs until `mlflow gc`")
+
+
+def bundle(
+    study: Name,
+    storage: Storage = "runs",
+    out: Annotated[Path | None, typer.Option(help="File; default: STUDY.tar.gz here.")] = None,
+    weights: Annotated[
+        bool, typer.Option("--weights/--no-weights", help="With the weights of trials.")
+    ] = True,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is there already.")
+    ] = False,
+) -> None:
+    """Pack a study into one file: record, report, pictures, exported model, weights."""
+    from tune.upkeep.bundle import bundle as pack
+
+    root = synced_folder(storage)
+    folders = named_folders(root, study)
+    file = out or Path(f"{study}.tar.gz")
+    written = pack(folders, file.expanduser(), weights=weights, overwrite=overwrite)
+    size = written.stat().st_size / 1e6
+    print(f"{written}: {size:.1f} MB; `tar xzf {written} -C runs` unpacks it")
+
+
+def _folder(storage: str, doing: str) -> Path:
+    root = synced_folder(storage)
+    check_folder(root, doing)
+    return root
+
+
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def _ask(doing: str, yes: bool) -> None:
+    """Ask at a terminal.
+
+    Raises:
+        UserError: the answer is no, or there is nobody to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError(f"to {doing} without a question, add --yes")
+    if not typer.confirm(f"{doing}?"):
+        raise UserError("nothing was changed")

@@ -1,0 +1,108 @@
+"""The studies that a command of upkeep is about, held so that no other process runs them."""
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.errors import UserError
+from tune.backbones.resolve import shelf
+from tune.object_store.s3 import address
+from tune.reports.storage import find_study, study_folders
+from tune.study.events import EventLog
+from tune.study.group import is_group
+from tune.study.manifest import Manifest, read_manifest
+from tune.study.study import locked
+
+
+@dataclass(frozen=True)
+class Dependent:
+    """A study that starts from weights of another one."""
+
+    name: str
+    weights: Path
+    sha256: str
+
+
+def check_folder(root: Path, doing: str) -> None:
+    """Refuse a storage that is a copy of an object store.
+
+    Raises:
+        UserError: it is one.
+    """
+    if address(root) is not None:
+        raise UserError(
+            f"{doing} works in a folder of this machine, and {address(root)} is an object store; "
+            "copy the study into a folder first"
+        )
+
+
+def named_folders(root: Path, name: str) -> list[Path]:
+    """The folders of a study, or of a comparison with all of its studies.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    folder = root / name
+    if not is_group(folder):
+        return [find_study(root, name)]
+
+    group = group_of(folder)
+    below = [path for path in study_folders(root) if group_of(path) == group]
+    return [folder, *sorted(below)]
+
+
+def group_of(folder: Path) -> str | None:
+    """Id of the comparison that a study belongs to, or that the folder itself is of."""
+    events, _ = EventLog.read(folder / "events.jsonl", 0, limit=1)
+    if not events:
+        return None
+    if is_group(folder):
+        from tune.study.identity import study_id
+
+        return study_id(events[0])
+    group = events[0].get("group")
+    return None if group is None else str(group["id"])
+
+
+@contextlib.contextmanager
+def held(folders: list[Path]) -> Iterator[None]:
+    """Keep other processes from running these studies while the block runs.
+
+    Raises:
+        StudyInUse: one of them runs.
+    """
+    with contextlib.ExitStack() as stack:
+        for folder in folders:
+            lock = locked(folder, folder.name)
+            stack.callback(lock.release)
+        yield
+
+
+def dependents(root: Path, folders: list[Path]) -> list[Dependent]:
+    """Other studies of the storage that start from weights in these folders."""
+    found = []
+    for path in study_folders(root):
+        if path in folders:
+            continue
+        base = read_manifest(path / "study.json").base
+        weights = Path(base.get("init.file") or "/")
+        if any(folder in weights.parents for folder in folders):
+            found.append(Dependent(path.name, weights, str(base["init.sha256"])))
+    return found
+
+
+def keep_weights(root: Path, of: list[Dependent]) -> None:
+    """Put the weights that other studies start from where these find them by their content."""
+    for one in of:
+        kept = shelf(root, one.sha256, one.weights.suffix)
+        if one.weights.is_file() and not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(one.weights, kept)
+
+
+def manifest_of(folder: Path) -> Manifest | None:
+    """The manifest of a study; None for the folder of a comparison."""
+    path = folder / "study.json"
+    return read_manifest(path) if path.exists() else None
