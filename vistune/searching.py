@@ -10,6 +10,7 @@ from tune.cli.options import Options
 from tune.cli.stop import INTERRUPTED
 from tune.command_line import command
 from tune.experiments import Experiment
+from tune.reports.plot_worker import Drawn
 from tune.search.ranges import choices, numbers, write_distribution
 from vistune.study import Study
 
@@ -41,6 +42,7 @@ def search(
     gpus_per_worker: float | None = None,
     concurrent: int | None = None,
     repeats: int | None = None,
+    pictures: Drawn = "best",
     skip_corrupt: bool = False,
     setting: str | None = None,
     backbone: str | Path | None = None,
@@ -87,6 +89,8 @@ def search(
         gpus_per_worker: GPUs of one worker; 0.5 packs two trials on one.
         concurrent: trials at a time; None: as many as fit.
         repeats: fresh seeds for the default and the best other trial, 6 by default.
+        pictures: trials whose pictures are drawn: `none`, `best` (the default and the best three)
+            or `all`.
         skip_corrupt: leave unreadable images out, on record.
         setting: a setting of the experiment, such as A to E of `classify`.
         backbone: file, study, study/trial, `torchvision`, `models:/...` or `runs:/...`.
@@ -124,6 +128,7 @@ def search(
         gpus_per_worker=gpus_per_worker,
         concurrent=concurrent,
         repeats=repeats,
+        pictures=pictures,
         skip_corrupt=skip_corrupt,
         setting=setting,
         backbone=_text(backbone),

@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS, Experiment
@@ -324,15 +325,17 @@ def _check_value(option: str, value: Any, hint: Any) -> None:
 
 
 def _is_one_of(value: Any, allowed: Any) -> bool:
-    kinds = get_args(allowed) or (allowed,)
-    plain = [get_origin(kind) or kind for kind in kinds]
-    if isinstance(value, bool):
-        return bool in plain
-    return isinstance(value, tuple(plain)) or (float in plain and isinstance(value, int))
+    try:
+        TypeAdapter(allowed).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _named(allowed: Any) -> str:
-    """Name the types in words: `int or list[str]`."""
+    """Name types, or the values that there are: `int`, `none or best or all`."""
+    if get_origin(allowed) is Literal:
+        return " or ".join(map(str, get_args(allowed)))
     kinds = [kind for kind in get_args(allowed) or (allowed,) if kind is not NoneType]
     return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
 
