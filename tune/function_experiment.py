@@ -26,7 +26,8 @@ from typing import Any, cast
 from trainables.errors import UserError
 from tune.experiments import Experiment, Model
 from tune.function import PRESET, Function, objective_name
-from tune.function_space import as_space, complete, config_class, domains
+from tune.function_space import complete, config_class, read_space
+from tune.search.own_space import as_space
 
 
 def function_experiment(
@@ -47,7 +48,7 @@ def function_experiment(
         objective: metric that `run.report` gives and that selects, the larger the better; with a
             minus before it the smaller the better, as in "-loss".
         space: name -> what is searched: `(low, high)`, `(low, high, "log")`, integers where both
-            are, a list of choices, or `bool`.
+            are, a list of choices, `bool`, or a text as `--space` takes it.
         default: name -> value of trial 0; also values that are not searched, which `--set` can
             change. A searched value that it lacks is the middle of its range or the first choice.
         name: one word, which names the study too; default: that of the function's file.
@@ -59,16 +60,16 @@ def function_experiment(
     if not callable(train):
         raise UserError(f"function_experiment needs a function train(config, run), got {train!r}")
 
-    found = domains(space)
-    values = complete(found, default or {})
-    config = config_class(found, values, threads)
+    ranges = read_space(space)
+    values = complete(ranges, default or {})
+    config = config_class(ranges, values, threads)
     function = Function(train, objective_name(objective))
     first_line = (getattr(train, "__doc__", None) or "").strip().partition("\n")[0]
     return Experiment(
         name=name or _name_of(train, function),
         about=about or first_line or "a function of its own",
         model=lambda: cast(Model, (None, config)),
-        space=as_space(found),
+        space=as_space(ranges),
         presets={PRESET: values | {"train.threads": threads}},
         function=function,
     )

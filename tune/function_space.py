@@ -1,160 +1,112 @@
 """Search spaces and configs written as literals, for functions and scripts.
 
-    space = {"lr": (1e-5, 1e-1, "log"), "layers": (1, 4), "opt": ["sgd", "adamw"], "flip": bool}
+    space = {
+        "lr": (1e-5, 1e-1, "log"),
+        "layers": (1, 4),
+        "opt": ["sgd", "adamw"],
+        "flip": bool,
+        "momentum": "0..0.99 when opt=sgd",
+    }
     default = {"lr": 1e-3, "epochs": 10}
 
 Two real numbers are a range, two integers a range of integers, "log" makes either logarithmic, a
-list holds choices, and `bool` is a choice of False and True. The default is trial 0; a value that
-it lacks is the middle of its range or the first of its choices. Names may have dots.
+list holds choices, `bool` is a choice of False and True, and a text is read as `--space` reads it;
+several texts in parentheses are ranges under several conditions. The default is trial 0; a value
+that it lacks is the middle of its range or the first of its choices. Names may have dots.
 """
 
 import keyword
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
 from operator import or_
 from typing import Annotated, Any
 
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from pydantic import BeforeValidator, Field
 
 from trainables.config import config
 from trainables.errors import UserError
 from tune.function import RESERVED
+from tune.search.ranges import (
+    Range,
+    Ranges,
+    choices,
+    numbers,
+    parse_range,
+    range_for,
+    together,
+    write_distribution,
+)
+from tune.search.space import within
 
 Scalar = str | int | float | bool | None
 _SCALARS = (str, int, float, bool, type(None))
-_FORMS = '(low, high), (low, high, "log"), a list of choices, or bool'
 
 
-@dataclass(frozen=True)
-class Range:
-    """A range of real numbers, or of integers where both ends are integers."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @property
-    def is_whole(self) -> bool:
-        """True for a range of integers."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-    def __contains__(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return self.low <= value <= self.high
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
-
-    @property
-    def middle(self) -> float:
-        """The middle, on the range's own scale."""
-        if self.log:
-            value = math.sqrt(self.low * self.high)
-        else:
-            value = (self.low + self.high) / 2
-        return round(value) if self.is_whole else float(f"{value:.3g}")
-
-    @property
-    def type(self) -> Any:
-        """Type of a config value that is searched here."""
-        return int if self.is_whole else float
-
-    def suggest(self, trial: Any, name: str) -> Any:
-        """Ask an Optuna trial for a value."""
-        if self.is_whole:
-            return trial.suggest_int(name, self.low, self.high, log=self.log)
-        return trial.suggest_float(name, float(self.low), float(self.high), log=self.log)
-
-
-@dataclass(frozen=True)
-class Choices:
-    """A few values without an order."""
-
-    values: tuple[Scalar, ...]
-
-    def __contains__(self, value: object) -> bool:
-        return any(value == each and type(value) is type(each) for each in self.values)
-
-    def __str__(self) -> str:
-        return ", ".join(str(value) for value in self.values)
-
-    @property
-    def middle(self) -> Scalar:
-        """The first choice."""
-        return self.values[0]
-
-    @property
-    def type(self) -> Any:
-        """Type of a config value that is searched here; text of the command line becomes the choice
-        that is written so."""
-        types = dict.fromkeys(type(value) for value in self.values)
-        union: Any = reduce(or_, types)
-        return Annotated[union, BeforeValidator(partial(_written, self.values))]
-
-    def suggest(self, trial: Any, name: str) -> Any:
-        """Ask an Optuna trial for a choice."""
-        return trial.suggest_categorical(name, list(self.values))
-
-
-Domain = Range | Choices
-
-
-def domains(space: Mapping[str, Any]) -> dict[str, Domain]:
+def read_space(space: Mapping[str, Any]) -> Ranges:
     """Read the literals of a space.
 
     Raises:
         UserError: a name or a literal that cannot be searched.
     """
     _check_names(space)
-    return {name: _domain(name, literal) for name, literal in space.items()}
+    found = {}
+    for name, literal in space.items():
+        try:
+            found[name] = together(name, _variants(literal))
+        except ValueError as error:
+            raise UserError(f"space of {name}: {error}; got {literal!r}") from None
+    return found
 
 
-def complete(found: Mapping[str, Domain], default: Mapping[str, Any]) -> dict[str, Any]:
+def complete(ranges: Ranges, default: Mapping[str, Any]) -> dict[str, Any]:
     """Return the whole default: every value that is searched, then the others.
 
     Raises:
         UserError: a value that is no plain one, or outside its range.
     """
-    _check_names({**found, **default})
+    _check_names({**ranges, **default})
     for name, value in default.items():
         if not isinstance(value, _SCALARS):
             raise UserError(
                 f"default of {name} must be a number, a text, True, False or None, got {value!r}"
             )
 
-    values = {}
-    for name, domain in found.items():
-        value = default.get(name, domain.middle)
-        if isinstance(domain, Range) and not domain.is_whole and type(value) is int:
+    values = dict(default)
+    for name, variants in ranges.items():
+        range_ = range_for(variants, values)
+        applies = range_ is not None
+        distribution = (range_ or variants[0]).distribution
+        value = values.get(name, _middle(distribution))
+        if isinstance(distribution, FloatDistribution) and type(value) is int:
             value = float(value)
-        if value not in domain:
+        if applies and not _admits(distribution, value):
             raise UserError(
-                f"default of {name} must be among what is searched ({domain}), got {value!r}"
+                f"default of {name} must be among what is searched "
+                f"({write_distribution(distribution)}), got {value!r}"
             )
         values[name] = value
-    return {**values, **default, **values}
+    return {name: values[name] for name in [*ranges, *default]}
 
 
-def as_space(found: Mapping[str, Domain]) -> Callable[[Any, str], None]:
-    """Return a search space that asks for every name in turn."""
-    return partial(_ask, dict(found))
-
-
-def config_class(found: Mapping[str, Domain], default: Mapping[str, Any], threads: int) -> type:
+def config_class(ranges: Ranges, default: Mapping[str, Any], threads: int) -> type:
     """Make the config of a function: a dataclass whose flat form has these names.
 
     Args:
-        found: what is searched.
+        ranges: what is searched.
         default: the whole default.
         threads: default number of CPU threads of a trial.
     """
     tree: dict[str, Any] = {}
     for name, value in default.items():
-        domain = found.get(name)
-        _put(tree, name, (_type_of(value) if domain is None else domain.type, value))
+        variants = ranges.get(name)
+        _put(tree, name, (_type_of(value) if variants is None else _searched(variants), value))
     _put(tree, "train.threads", (Annotated[int, Field(ge=1)], threads))
     _put(tree, "seed", (Annotated[int, Field(ge=0)], 0))
     return _block("FunctionConfig", tree)
@@ -170,39 +122,77 @@ def plain(flat: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ask(found: Mapping[str, Domain], trial: Any, preset: str) -> None:
-    for name, domain in found.items():
-        domain.suggest(trial, name)
+def _variants(literal: Any) -> Sequence[Range]:
+    """Ranges of one parameter.
 
-
-def _domain(name: str, literal: Any) -> Domain:
+    Raises:
+        ValueError: the literal is none of the forms.
+    """
+    if isinstance(literal, str):
+        return [parse_range(literal)]
+    if isinstance(literal, tuple) and all(isinstance(part, str) for part in literal):
+        return [parse_range(part) for part in literal]
     if literal is bool:
-        return Choices((False, True))
-    if isinstance(literal, list):
-        return _choices(name, literal)
+        return [Range(choices([False, True]))]
+    if isinstance(literal, list) and all(isinstance(value, _SCALARS) for value in literal):
+        return [Range(choices(literal))]
     if isinstance(literal, tuple):
-        return _range(name, literal)
-    raise UserError(f"space of {name} must be {_FORMS}; got {literal!r}")
+        return [Range(_numbers(literal))]
+    raise ValueError('it must be (low, high), (low, high, "log"), a list of choices, bool or text')
 
 
-def _choices(name: str, literal: list[Any]) -> Choices:
-    if not literal or not all(isinstance(value, _SCALARS) for value in literal):
-        raise UserError(f"choices of {name} must be numbers, texts, True, False or None: {literal}")
-    return Choices(tuple(literal))
-
-
-def _range(name: str, literal: tuple[Any, ...]) -> Range:
+def _numbers(literal: tuple[Any, ...]) -> BaseDistribution:
     ends, scale = literal[:2], literal[2:]
-    numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
-    if len(ends) != 2 or not numbers or scale not in ((), ("log",)):
-        raise UserError(f"space of {name} must be {_FORMS}; got {literal!r}")
-
+    real = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+    if len(ends) != 2 or not real or scale not in ((), ("log",)):
+        raise ValueError('a range must be (low, high) or (low, high, "log")')
     low, high = ends
-    if not low < high or not math.isfinite(low) or not math.isfinite(high):
-        raise UserError(f"range of {name}: low < high must hold, but got low={low}, high={high}")
-    if scale and low <= 0:
-        raise UserError(f"range of {name}: a logarithmic one begins above 0, but got low={low}")
-    return Range(low, high, bool(scale))
+    return numbers(low, high, log=bool(scale))
+
+
+def _middle(distribution: BaseDistribution) -> Scalar:
+    """The middle of a range on its own scale, or the first choice."""
+    if isinstance(distribution, CategoricalDistribution):
+        first: Scalar = distribution.choices[0]
+        return first
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+
+    low, high, step = distribution.low, distribution.high, distribution.step
+    value = math.sqrt(low * high) if distribution.log else (low + high) / 2
+    if step is not None:
+        value = low + round((value - low) / step) * step
+    if isinstance(distribution, IntDistribution):
+        return round(value)
+    return min(max(float(f"{value:.3g}"), low), high)
+
+
+def _admits(distribution: BaseDistribution, value: Scalar) -> bool:
+    """True where a value is one of the choices, or in the range, and of its type."""
+    if isinstance(distribution, CategoricalDistribution):
+        return any(value == each and type(value) is type(each) for each in distribution.choices)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    if isinstance(distribution, IntDistribution) and not isinstance(value, int):
+        return False
+    return within(distribution, value)
+
+
+def _searched(variants: Sequence[Range]) -> Any:
+    """Type of a config value that is searched; text of the command line becomes the choice that is
+    written so."""
+    distributions = [variant.distribution for variant in variants]
+    if all(isinstance(each, IntDistribution) for each in distributions):
+        return int
+    values: list[Scalar] = []
+    types: dict[type, None] = {}
+    for each in distributions:
+        if isinstance(each, CategoricalDistribution):
+            values += each.choices
+            types |= dict.fromkeys(type(value) for value in each.choices)
+        else:
+            types[float] = None
+    union: Any = reduce(or_, types)
+    return Annotated[union, BeforeValidator(partial(_written, tuple(values)))]
 
 
 def _check_names(names: Mapping[str, Any]) -> None:

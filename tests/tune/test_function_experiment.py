@@ -16,7 +16,7 @@ from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.experiments import Experiment
 from tune.export import export_model
-from tune.function_space import complete, domains
+from tune.function_space import complete, read_space
 from tune.reports.html_report import write_report
 from tune.reports.verdict import judge_study
 from tune.search.space import as_json, describe
@@ -113,9 +113,25 @@ def test_literals_become_ranges_of_the_same_kind() -> None:
     assert list(trial.params) == list(space)
 
 
+def test_texts_are_read_as_those_of_the_command_line() -> None:
+    space = {
+        "opt": "sgd, adamw",
+        "lr": ("0.01..1:log when opt=sgd", "1e-4..1e-2:log when opt=adamw"),
+        "momentum": "0..0.9 when opt=sgd",
+    }
+    made = experiment(space=space, default={"opt": "adamw"})
+
+    assert as_json(describe(made.space, "default", {})) == {
+        "lr": ["0.01 to 1 (log) when opt=sgd", "0.0001 to 0.01 (log) when opt=adamw"],
+        "momentum": ["0 to 0.9 when opt=sgd"],
+        "opt": ["one of sgd, adamw"],
+    }
+    assert made.presets["default"]["lr"] == 1e-3  # the middle of adamw's
+
+
 def test_the_default_is_completed_by_middles_and_first_choices() -> None:
     space = {"lr": (1e-4, 1e-2, "log"), "layers": (1, 4), "opt": ["a", "b"], "flip": bool}
-    values = complete(domains(space), {"layers": 4, "epochs": 3})
+    values = complete(read_space(space), {"layers": 4, "epochs": 3})
 
     assert values == {"lr": 1e-3, "layers": 4, "opt": "a", "flip": False, "epochs": 3}
 
@@ -143,14 +159,23 @@ def test_the_config_reads_what_is_typed() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"space": {"lr": (1, 0.1)}}, "range of lr: low < high must hold, but got low=1, high=0.1"),
-        ({"space": {"lr": (0, 1.0, "log")}}, "a logarithmic one begins above 0, but got low=0"),
-        ({"space": {"lr": "0.1"}}, r'space of lr must be (low, high), (low, high, "log"), a list'),
-        ({"space": {"lr": (1, 2, "cubic")}}, "space of lr must be"),
-        ({"space": {"opt": []}}, "choices of opt must be numbers, texts"),
+        (
+            {"space": {"lr": (1, 0.1)}},
+            "space of lr: it must begin below its end, but 1 is above 0.1",
+        ),
+        (
+            {"space": {"lr": (0, 1.0, "log")}},
+            "space of lr: on a log scale it must begin above 0, not at 0",
+        ),
+        ({"space": {"lr": 0.1}}, r'it must be (low, high), (low, high, "log"), a list of choices'),
+        ({"space": {"lr": (1, 2, "cubic")}}, "space of lr: a range must be (low, high) or"),
+        ({"space": {"opt": []}}, "space of opt: it has no choices; got []"),
         ({"space": {"seed": (1, 2)}}, "'seed' is a name of vistune's own: run.seed has it"),
         ({"space": {"weight-decay": (1, 2)}}, "'weight-decay' must be a name of letters"),
-        ({"default": {"lr": 3.0}}, "default of lr must be among what is searched (0.1 to 1)"),
+        (
+            {"default": {"lr": 3.0}},
+            "default of lr must be among what is searched (0.1..1.0), got 3.0",
+        ),
         ({"default": {"sizes": [1, 2]}}, "default of sizes must be a number, a text"),
         ({"default": {"lr.low": 3}}, "'lr' cannot be a value beside 'lr.low'"),
         ({"objective": "val/a/b"}, "objective 'val/a/b' must be the name of a metric"),
