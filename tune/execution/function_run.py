@@ -62,6 +62,7 @@ class FunctionRun:
         device: the `torch.device` to train on.
         seed: seed of this run; Python, NumPy and torch are seeded by it already, and again from it
             and the epoch at the start of each epoch of `epochs`.
+        threads: CPU threads of this trial.
         wants_test: True where `test` counts: in repeats. In the search it is ignored.
     """
 
@@ -69,11 +70,14 @@ class FunctionRun:
         self.directory = runtime.directory
         self.device = runtime.device
         self.seed = work.seed
+        self.threads = int(work.config["train.threads"])
         self.wants_test = work.kind == "repeat"
 
         self._function = function
         self._runtime = runtime
-        self._saved_epoch = _epoch_of(self.directory / LAST)
+        # A script has checkpoints of its own.
+        own = getattr(function.call, "resumes_itself", False)
+        self._saved_epoch = None if own else _epoch_of(self.directory / LAST)
         self._has_loaded = False
         self._length: int | None = None
         self._epoch = 0
@@ -83,7 +87,8 @@ class FunctionRun:
         self._stopped = False
         self._began = time.perf_counter()
 
-        self.history = _read_history(self.directory / HISTORY, self._saved_epoch)
+        known = math.inf if own else self._saved_epoch
+        self.history = _read_history(self.directory / HISTORY, known)
         self.tested: Metrics = {}
         self.outcomes: ImageOutcomes | None = None
         self.is_reporting = False
@@ -148,18 +153,7 @@ class FunctionRun:
         """
         self._leave_if_stopped()
         self._count_report()
-        found = self._function.named("val", metrics)
-        value = found[self._function.objective]
-        if math.isnan(value):
-            given = self._function.given_name
-            raise TrialFailed("nan", f"{given} is nan after epoch {self._epoch}")
-
-        found |= self._costs()
-        self.history.append(Report(self._epoch, found, self._staged))
-        self._write_history()
-        self._send(self._epoch, found)
-        if self._staged:
-            self._keep_save()
+        self._record(metrics)
 
     def save(self, **parts: Any) -> None:
         """Write a checkpoint: tensors, numbers, texts, and lists and dictionaries of them, such as
@@ -215,6 +209,27 @@ class FunctionRun:
             self.tested = found
             self.outcomes = outcomes
 
+    # -- what a script asks, which counts its epochs and resumes by itself
+
+    def begin_anew(self) -> None:
+        """Forget what an earlier start has reported: training begins at its first epoch."""
+        self.history.clear()
+
+    def report_epoch(self, epoch: int, length: int | None, metrics: Mapping[str, Any]) -> None:
+        """Report an epoch by its number, from 1; an epoch may be reported again.
+
+        Args:
+            length: epochs of the trial, where they are known.
+        Raises:
+            TrialStopped: the study has stopped the trial.
+            ValueError: the objective is missing.
+        """
+        self._leave_if_stopped()
+        self._length = length
+        self._epoch = epoch
+        self.history = [report for report in self.history if report.epoch < epoch]
+        self._record(metrics)
+
     # -- what the caller of the function asks
 
     @property
@@ -258,6 +273,21 @@ class FunctionRun:
                 "give all metrics of an epoch in one call"
             )
         self._reports += 1
+
+    def _record(self, metrics: Mapping[str, Any]) -> None:
+        """Put the epoch in progress on record."""
+        found = self._function.named("val", metrics)
+        value = found[self._function.objective]
+        if math.isnan(value):
+            given = self._function.given_name
+            raise TrialFailed("nan", f"{given} is nan after epoch {self._epoch}")
+
+        found |= self._costs()
+        self.history.append(Report(self._epoch, found, self._staged))
+        self._write_history()
+        self._send(self._epoch, found)
+        if self._staged:
+            self._keep_save()
 
     def _last_reported(self) -> int | None:
         return self.history[-1].epoch if self.history else None
@@ -320,7 +350,7 @@ def _epoch_of(path: Path) -> int | None:
     return int(content[_OURS]["epoch"])
 
 
-def _read_history(path: Path, saved_epoch: int | None) -> list[Report]:
+def _read_history(path: Path, saved_epoch: float | None) -> list[Report]:
     """The reports up to a checkpoint; none without one, as training begins anew."""
     if saved_epoch is None or not path.exists():
         return []

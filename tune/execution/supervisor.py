@@ -1,0 +1,52 @@
+"""Runs a command in a process group of its own, and ends the group with whoever started it.
+
+    python -I -S supervisor.py COMMAND...
+
+Standard input is a pipe that the starter holds open. When it closes, because the trial has ended or
+its process was killed (`kill -9` too), the group gets SIGTERM, and SIGKILL two seconds later.
+Only the standard library is imported: it starts in a few hundredths of a second.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+GRACE_S = 2.0
+NOT_FOUND = 127
+_SIGNALLED = 128  # plus the signal, as in a shell
+
+
+def main(words: list[str]) -> int:
+    """Run the command and return its exit code, as a shell would."""
+    try:
+        child = subprocess.Popen(words, stdin=subprocess.DEVNULL, start_new_session=True)
+    except OSError as error:
+        print(f"{words[0]}: {error.strerror}", file=sys.stderr)
+        return NOT_FOUND
+
+    threading.Thread(target=_end_with_starter, args=(child,), daemon=True).start()
+    code = child.wait()
+    _signal(child, signal.SIGKILL)  # what it has left running
+    return code if code >= 0 else _SIGNALLED - code
+
+
+def _end_with_starter(child: "subprocess.Popen[bytes]") -> None:
+    """Wait until the starter lets go of standard input, then end the group."""
+    while os.read(0, 1024):
+        pass
+    _signal(child, signal.SIGTERM)
+    time.sleep(GRACE_S)
+    _signal(child, signal.SIGKILL)
+
+
+def _signal(child: "subprocess.Popen[bytes]", number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

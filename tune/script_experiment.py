@@ -1,0 +1,104 @@
+"""An experiment from a command: a script becomes a study as it is.
+
+    from vistune import script_experiment
+
+    EXPERIMENT = script_experiment(
+        ["python", "train.py", "--lr", "{lr}", "--metrics", "{metrics}"],
+        objective="accuracy",
+        space={"lr": (1e-4, 1e-2, "log")},
+    )
+
+`vistune script` writes such a file of what was typed. docs/functions.md has the details.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.config import nearest
+from trainables.errors import UserError
+from tune.execution.script import GIVEN, METRICS, Script
+from tune.experiments import Experiment
+from tune.function_experiment import function_experiment
+
+
+def script_experiment(
+    command: Sequence[str],
+    *,
+    objective: str,
+    space: Mapping[str, Any],
+    default: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    folder: str | None = None,
+    metrics: str = METRICS,
+    patterns: Sequence[str] = (),
+    checkpoint: str = "last.pt",
+    epochs: int | str | None = None,
+    threads: int = 1,
+    files: Mapping[str, str] | None = None,
+) -> Experiment:
+    """Make an experiment of a command.
+
+    Args:
+        command: its words, with `{lr}` for the value of `lr`, and `{seed}`, `{threads}`,
+            `{directory}`, `{metrics}`, `{device}` and `{resume_from}` of a trial.
+        objective, space, default, threads: as of `function_experiment`.
+        name: one word; default: the stem of the first file among the words.
+        folder: folder that the command runs in; default: the current one.
+        metrics: file of JSON lines in the trial's folder that it writes; `-`: standard output.
+        patterns: patterns of lines of output; their named groups are metrics.
+        checkpoint: file in the trial's folder that it resumes from; of a pattern the newest.
+        epochs: epochs of a trial, or the name of the config value that has them. Without it, and
+            without `epochs` in its lines, no trial is stopped early.
+        files: name -> SHA-256 of files that it runs, so that a change of them is one of the study.
+    Raises:
+        UserError: a name or a value that cannot be used.
+    """
+    if not command:
+        raise UserError("the command is empty: give its words, such as python train.py --lr {lr}")
+    script = Script(
+        words=tuple(command),
+        folder=folder or str(Path.cwd()),
+        objective=objective.removeprefix("val/").removeprefix("-"),
+        metrics=metrics,
+        patterns=tuple(patterns),
+        checkpoint=checkpoint,
+        epochs=epochs,
+        threads=threads,
+    )
+    experiment = function_experiment(
+        script,
+        objective=objective,
+        space=space,
+        default=default,
+        name=name or script_name(command),
+        about=" ".join(command),
+        threads=threads,
+    )
+    _check_names(script, [*space, *(default or {})], space)
+    return experiment
+
+
+def script_name(command: Sequence[str]) -> str:
+    """Return the stem of the first Python file among the words, or of the program."""
+    files = [word for word in command if word.endswith(".py")]
+    return Path((files or list(command))[0]).stem
+
+
+def _check_names(script: Script, known: Sequence[str], space: Mapping[str, Any]) -> None:
+    used = script.names
+    for name in used:
+        if name not in known and name not in GIVEN:
+            raise UserError(
+                f"the command has {{{name}}}, which has no value{nearest(name, [*known, *GIVEN])}"
+            )
+    for name in space:
+        if name not in used and "directory" not in used:
+            raise UserError(
+                f"nothing in the command takes {name}: write {{{name}}} where its value belongs "
+                "(or {directory}, whose config.json has all values)"
+            )
+    if isinstance(script.epochs, str) and script.epochs not in known:
+        raise UserError(
+            f"epochs: there is no value {script.epochs!r}{nearest(script.epochs, known)}"
+        )
