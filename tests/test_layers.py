@@ -28,7 +28,7 @@ FLOORS = {
         {"cli"},
         {"upkeep"},
         {"reports", "registry", "prediction"},
-        {"export"},
+        {"export", "script_experiment"},
         {"mlflow_model"},
         {"execution"},
         {"backbones"},

@@ -20,6 +20,7 @@ from typing import Any
 
 from trainables.config import nearest
 from trainables.errors import UserError
+from trainables.files import write_atomically
 from tune.experiments import EXPERIMENTS, Experiment
 
 USUAL = "EXPERIMENT"
@@ -47,6 +48,12 @@ class Code:
     def typed(self) -> str:
         """The experiment as it is named on the command line."""
         return f"{self.path}:{self.variable}"
+
+    def keep_in(self, study: Path) -> None:
+        """Write the file, where it is one that was generated for a study's folder."""
+        path = Path(self.path)
+        if path.parent == study:
+            write_atomically(path, self.text)
 
     def as_json(self) -> dict[str, Any]:
         """The entry in study.json."""
@@ -170,6 +177,9 @@ def _module(code: Code) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         exec(compile(code.text, code.path, "exec"), module.__dict__)
+    except UserError as error:  # such as a range that cannot be searched
+        del sys.modules[name]
+        raise UserError(f"{code.path}: {error}") from None
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"{code.path} cannot be run: {_told(error, code.path)}") from error

@@ -12,13 +12,15 @@ from tune.startup import check_python
 check_python()
 
 import os
+from collections.abc import Callable
 from typing import NoReturn
 
 from trainables.errors import UserError
 from tune.cli.app import new_app, run_app, with_version
 from tune.cli.execute import execute
 from tune.cli.options import Options, as_command
-from tune.cli.stop import INTERRUPTED, WRONG_USE
+from tune.cli.script import SCRIPT, ScriptOptions, generated_experiment, script_command_line
+from tune.cli.stop import INTERRUPTED, WRONG_USE, Ended
 from tune.command_line import resume_command
 from tune.surroundings import prepare_process
 
@@ -26,8 +28,18 @@ from tune.surroundings import prepare_process
 def main(options: Options) -> None:
     """Search an experiment's hyperparameters. The same command again resumes where the last one
     ended, however it ended."""
+    _leave(lambda: execute(options))
+
+
+def script(options: ScriptOptions, shared: Options) -> None:
+    """Search the options of a command that trains; the same command again resumes."""
+    _leave(lambda: execute(shared, experiment=generated_experiment(options, shared)))
+
+
+def _leave(run: Callable[[], Ended]) -> NoReturn:
+    """Leave with the exit code of a run; wrong use is one line."""
     try:
-        code = execute(options).code
+        code = run().code
     except UserError as error:
         print(f"vistune: {error}", file=sys.stderr)
         code = WRONG_USE
@@ -43,6 +55,9 @@ def main(options: Options) -> None:
 def command_line() -> NoReturn:
     """Parse argv and call `main`; wrong use is reported in one line, like every other error."""
     prepare_process()
+    if sys.argv[1:2] == [SCRIPT]:
+        script_command_line(script)
+
     app = new_app()
     app.command()(with_version(as_command(main)))
     run_app(app, "run")

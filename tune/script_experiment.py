@@ -6,6 +6,7 @@
         ["python", "train.py", "--lr", "{lr}", "--metrics", "{metrics}"],
         objective="accuracy",
         space={"lr": (1e-4, 1e-2, "log")},
+        name="train",
     )
 
 `vistune script` writes such a file of what was typed. docs/functions.md has the details.
@@ -28,7 +29,7 @@ def script_experiment(
     objective: str,
     space: Mapping[str, Any],
     default: Mapping[str, Any] | None = None,
-    name: str | None = None,
+    name: str,
     folder: str | None = None,
     metrics: str = METRICS,
     patterns: Sequence[str] = (),
@@ -43,7 +44,7 @@ def script_experiment(
         command: its words, with `{lr}` for the value of `lr`, and `{seed}`, `{threads}`,
             `{directory}`, `{metrics}`, `{device}` and `{resume_from}` of a trial.
         objective, space, default, threads: as of `function_experiment`.
-        name: one word; default: the stem of the first file among the words.
+        name: one word, which names the study too.
         folder: folder that the command runs in; default: the current one.
         metrics: file of JSON lines in the trial's folder that it writes; `-`: standard output.
         patterns: patterns of lines of output; their named groups are metrics.
@@ -64,14 +65,13 @@ def script_experiment(
         patterns=tuple(patterns),
         checkpoint=checkpoint,
         epochs=epochs,
-        threads=threads,
     )
     experiment = function_experiment(
         script,
         objective=objective,
         space=space,
         default=default,
-        name=name or script_name(command),
+        name=name,
         about=" ".join(command),
         threads=threads,
     )
@@ -79,15 +79,9 @@ def script_experiment(
     return experiment
 
 
-def script_name(command: Sequence[str]) -> str:
-    """Return the stem of the first Python file among the words, or of the program."""
-    files = [word for word in command if word.endswith(".py")]
-    return Path((files or list(command))[0]).stem
-
-
 def _check_names(script: Script, known: Sequence[str], space: Mapping[str, Any]) -> None:
     used = script.names
-    for name in used:
+    for name in script.doubtful_names:
         if name not in known and name not in GIVEN:
             raise UserError(
                 f"the command has {{{name}}}, which has no value{nearest(name, [*known, *GIVEN])}"
@@ -99,6 +93,5 @@ def _check_names(script: Script, known: Sequence[str], space: Mapping[str, Any])
                 "(or {directory}, whose config.json has all values)"
             )
     if isinstance(script.epochs, str) and script.epochs not in known:
-        raise UserError(
-            f"epochs: there is no value {script.epochs!r}{nearest(script.epochs, known)}"
-        )
+        hint = nearest(script.epochs, known)
+        raise UserError(f"epochs: there is no value {script.epochs!r}{hint}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from trainables.errors import UserError
     from tune.execution.function_run import FunctionRun
     from tune.function_experiment import function_experiment
+    from tune.script_experiment import script_experiment
     from vistune.searching import search
     from vistune.study import Study, load_study
     from vistune.trial import Trial
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "function_experiment",
     "load_study",
+    "script_experiment",
     "search",
 ]
 
@@ -42,6 +44,7 @@ _MODULES = {
     "Verdict": "vistune.verdict",
     "function_experiment": "tune.function_experiment",
     "load_study": "vistune.study",
+    "script_experiment": "tune.script_experiment",
     "search": "vistune.searching",
 }
 """Public name -> the module that defines it."""

@@ -53,20 +53,22 @@ def with_version(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def run_app(app: typer.Typer, program: str) -> NoReturn:
+def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
     """Run what was typed and leave. Wrong use is one line, as everything else that goes wrong.
 
     Args:
         program: run or report.
+        first: word that has chosen this app, and is no argument of it.
     """
+    words = sys.argv[2:] if first else sys.argv[1:]
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(words, standalone_mode=False) or 0)
     except typer.TyperException as error:
         message = error.format_message().rstrip(".")
         context: Any = getattr(error, "ctx", None)
         inner = context is not None and context.parent is not None
-        words = [context.info_name, "--help"] if inner else ["--help"]
-        shown = command(program, *words)
+        asked = [context.info_name] if inner else [first] if first else []
+        shown = command(program, *asked, "--help")
         joint = " " if message.endswith("?") else "; "
         print(f"vistune: {message}{joint}`{shown}` lists the options", file=sys.stderr)
         sys.exit(WRONG_USE)

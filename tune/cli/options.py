@@ -37,9 +37,9 @@ OWN_OPTION = {
 """Config key -> the option that sets it, for keys that `--set` refuses."""
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
-_EXPERIMENTS = "; ".join(
-    [*(f"{e.name}: {e.about}" for e in EXPERIMENTS.values()), "or a file: path/to/mine.py[:NAME]"]
-)
+_ABOUT = [f"{experiment.name}: {experiment.about}" for experiment in EXPERIMENTS.values()]
+_OWN = "a file: path/to/mine.py[:NAME]; or a command as it is: script --help"
+_EXPERIMENTS = "; ".join([*_ABOUT, _OWN])
 
 
 def _experiments(incomplete: str) -> list[str]:

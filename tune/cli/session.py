@@ -19,6 +19,7 @@ from tune.cli.searching import search
 from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Ended, Stop
 from tune.cli.study_console import console_of
 from tune.command_line import command
+from tune.experiment_file import OwnExperiment
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
@@ -174,6 +175,8 @@ class Session:
                 repeats=prepared.manifest.repeats or 0,
                 group=group,
             )
+            if isinstance(prepared.experiment, OwnExperiment):
+                prepared.experiment.code.keep_in(prepared.directory)
             if copy is not None:
                 copy.start(*_weights(prepared))
 

@@ -34,6 +34,7 @@ _NOTE = "script.json"
 _PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 _RESUME = "resume_from"
 _TEST = "test/"
+_OF_IMAGES = ("per_image", "groups")
 _POLL_S = 0.1
 _LINES = 20  # of output that a failure shows
 
@@ -66,6 +67,12 @@ class Script:
     def names(self) -> list[str]:
         """Names that the command uses."""
         return [name for word in self.words for name in _PLACE.findall(word)]
+
+    @property
+    def doubtful_names(self) -> list[str]:
+        """The same without words that have blanks, such as code, whose braces may be its own."""
+        plain = [word for word in self.words if not re.search(r"\s", word)]
+        return [name for word in plain for name in _PLACE.findall(word)]
 
     @property
     def can_resume(self) -> bool:
@@ -196,10 +203,11 @@ class _Reader:
             self._run.test(per_image=per_image, groups=groups, **self._tested)
 
     def _on_line(self, found: dict[str, Any]) -> None:
-        tested = {key.removeprefix(_TEST): found[key] for key in found if key.startswith(_TEST)}
+        tested = [key for key in found if key.startswith(_TEST)]
+        for key in tested:
+            self._tested[key.removeprefix(_TEST)] = found[key]
         if tested:
-            extra = {key: found[key] for key in ("per_image", "groups") if key in found}
-            self._tested |= {**tested, **extra}
+            self._tested |= {key: found[key] for key in _OF_IMAGES if key in found}
         numbers = {key: value for key, value in found.items() if _is_number(value)}
         metrics = {key: value for key, value in numbers.items() if not key.startswith(_TEST)}
         length = metrics.pop("epochs", None)
@@ -331,8 +339,8 @@ def _is_number(value: object) -> bool:
 
 
 def _text(values: Mapping[str, Any], match: "re.Match[str]") -> str:
-    """The value of a name as a word of a command line."""
-    value = values[match[1]]
+    """The value of a name as a word of a command line; braces around another word stay."""
+    value = values.get(match[1], match[0])
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return str(value)

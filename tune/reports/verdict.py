@@ -126,6 +126,8 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
     default_scores = repeat_scores(study, 0, metric)
     if min(len(scores), len(default_scores)) < 2:
         return None
+    if study.manifest.function and not _seeds_count(scores, default_scores):
+        return None
 
     outcomes = outcomes_of(study, number)
     default_outcomes = outcomes_of(study, 0)
@@ -163,6 +165,11 @@ def _diverged_without_baseline(study: StudyView, number: int) -> int:
     return sum(
         run.state == "PRUNED" for (trial, _), run in study.repeats.items() if trial in (0, number)
     )
+
+
+def _seeds_count(*configurations: Mapping[int, float]) -> bool:
+    """True where the repeats of any configuration differ."""
+    return any(len(set(scores.values())) > 1 for scores in configurations)
 
 
 def repeat_scores(study: StudyView, number: int, metric: str) -> dict[int, float]:
@@ -243,6 +250,14 @@ def _missing_of_function(study: StudyView, number: int) -> str:
     if finals and not any(metric in final for final in finals):
         given = metric.removeprefix("test/").removeprefix("-")
         return f"its function gives no test result, run.test({given}=...): this is a leaderboard"
+
+    other = number or study.repeat_rule.challenger(study.distinct) or 0
+    repeated = [repeat_scores(study, trial, metric) for trial in (0, other)]
+    if min(map(len, repeated)) > 1 and not _seeds_count(*repeated):
+        return (
+            "all repeats of a configuration give the same result, so nothing is known about the "
+            "noise: does the training use its seed?"
+        )
     return ""
 
 

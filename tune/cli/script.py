@@ -1,0 +1,195 @@
+"""`vistune script [options] -- COMMAND`: a command becomes a study as it is.
+
+The options become the text of a file with a `script_experiment`, which the study keeps as it keeps
+any file of an experiment: `experiment.py` in its folder.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from pprint import pformat
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from trainables.errors import UserError
+from tune.cli.app import new_app, run_app, with_version
+from tune.cli.options import Options
+from tune.experiment_file import Code, OwnExperiment, from_code
+from tune.object_store.s3 import local_folder
+from tune.script_experiment import script_experiment
+from tune.search.ranges import parse_scalar, write_range
+from tune.search.space_files import read_ranges
+
+SCRIPT = "script"
+"""Word in the place of an experiment."""
+FILE = "experiment.py"
+"""Generated file in the study's folder."""
+
+_SHARED = (
+    "trials",
+    "study",
+    "storage",
+    "seed",
+    "time_budget",
+    "set",
+    "no_search",
+    "sampler",
+    "pruner",
+    "gpus_per_worker",
+    "concurrent",
+    "repeats",
+    "log",
+    "accept_code",
+    "local",
+    "trial",
+    "plan",
+    "warm_start",
+    "enqueue",
+)
+"""Options of every experiment that a script has too."""
+_HEAD = '''"""Written by `vistune script`. `vistune {path}` runs it too."""
+
+from vistune import script_experiment
+
+EXPERIMENT = script_experiment(
+'''
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScriptOptions:
+    """Everything that was typed about a command, in the order in which `--help` lists it."""
+
+    command: Annotated[
+        list[str],
+        typer.Argument(
+            help="Its words, behind --. {lr} is the value of lr; {seed}, {threads}, {directory}, "
+            "{metrics}, {device} and {resume_from} are those of a trial."
+        ),
+    ]
+    objective: Annotated[
+        str, typer.Option(help="Metric that it writes; larger is better, with a minus smaller.")
+    ]
+    space: Annotated[
+        list[str],
+        typer.Option(help="lr=1e-4..1e-2:log, opt=sgd,adamw, or a file. Repeatable."),
+    ]
+    default: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE of trial 0. [default: middle of a range, first choice]"),
+    ] = None
+    metrics: Annotated[
+        str, typer.Option(help="File of JSON lines in {directory}; - is its output.")
+    ] = "metrics.jsonl"
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of a line of output; its named groups are metrics."),
+    ] = None
+    epochs: Annotated[
+        str | None, typer.Option(help="Epochs of a trial, or the KEY that has them: for pruning.")
+    ] = None
+    checkpoint: Annotated[
+        str, typer.Option(help="File in {directory} for {resume_from}; with a * the newest.")
+    ] = "last.pt"
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a trial.")] = 1
+    name: Annotated[
+        str | None, typer.Option(help="Name of the experiment. [default: that of the script]")
+    ] = None
+
+
+def script_command_line(run: Callable[[ScriptOptions, Options], None]) -> NoReturn:
+    """Parse what stands behind `script`, and run it.
+
+    Args:
+        run: takes the options of the command and those of the study, and leaves.
+    """
+    ours = inspect.signature(ScriptOptions).parameters
+    known = inspect.signature(Options).parameters
+
+    def script(**values: Any) -> None:
+        own = ScriptOptions(**{name: values.pop(name) for name in ours})
+        run(own, Options(experiment=SCRIPT, **values))
+
+    script.__doc__ = run.__doc__
+    shared = [known[name] for name in _SHARED if name in known]
+    signature = inspect.Signature([*ours.values(), *shared])
+    script.__signature__ = signature  # type: ignore[attr-defined]
+
+    app = new_app()
+    settings = {"allow_interspersed_args": False}
+    app.command(context_settings=settings)(with_version(script))
+    run_app(app, "run", first=SCRIPT)
+
+
+def generated_experiment(script: ScriptOptions, shared: Options) -> OwnExperiment:
+    """Return the experiment of a command, as the file that the study will keep.
+
+    Raises:
+        UserError: a range, a value or a name that cannot be used.
+    """
+    arguments = _arguments(script)
+    script_experiment(script.command, **arguments)  # its refusals name no file
+
+    study = local_folder(shared.storage) / (shared.study or arguments["name"])
+    path = str(study / FILE)
+    lines = [f"    {_written(script.command)},"]
+    lines += [f"    {key}={_written(value)}," for key, value in arguments.items() if value]
+    text = _HEAD.format(path=path) + "\n".join(lines) + "\n)\n"
+    return from_code(Code(path, "EXPERIMENT", text))
+
+
+def _arguments(script: ScriptOptions) -> dict[str, Any]:
+    """Return the arguments of `script_experiment` besides the command."""
+    ranges = read_ranges(script.space)
+    texts = {key: tuple(write_range(one) for one in found) for key, found in ranges.items()}
+    return {
+        "objective": script.objective,
+        "space": {key: found[0] if len(found) == 1 else found for key, found in texts.items()},
+        "default": _defaults(script.default or []),
+        "name": script.name or _name_of(script.command),
+        "folder": str(Path.cwd()),
+        "metrics": script.metrics,
+        "patterns": script.pattern or [],
+        "checkpoint": script.checkpoint,
+        "epochs": _epochs(script.epochs),
+        "threads": script.threads,
+        "files": _hashes(script.command),
+    }
+
+
+def _name_of(command: list[str]) -> str:
+    """Return the stem of the first Python file among the words, or of the program."""
+    files = [word for word in command if word.endswith(".py")]
+    return Path((files or command)[0]).stem
+
+
+def _written(value: Any) -> str:
+    return pformat(value, width=90, sort_dicts=False).replace("\n", "\n    ")
+
+
+def _defaults(typed: list[str]) -> dict[str, Any]:
+    found = {}
+    for text in typed:
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not key:
+            raise UserError(f"--default {text!r} must be KEY=VALUE, such as --default lr=0.1")
+        found[key] = parse_scalar(value)
+    return found
+
+
+def _epochs(typed: str | None) -> int | str | None:
+    if typed is None or not typed.isdecimal():
+        return typed
+    return int(typed)
+
+
+def _hashes(command: list[str]) -> dict[str, str]:
+    """SHA-256 of the files among the words of a command that are Python's or a shell's."""
+    found = {}
+    for word in command:
+        path = Path(word)
+        if path.suffix in (".py", ".sh") and path.is_file():
+            found[word] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
