@@ -345,7 +345,8 @@ def test_an_interrupted_study_resumes(
     def leave(study: Study, *args: Any) -> bool:
         left[0] -= 1
         if left[0] == 0:
-            raise KeyboardInterrupt
+            study.stopping = True  # as Ctrl-C does
+            return False
         return reported(study, *args)
 
     monkeypatch.setattr(Study, "reported", leave)
