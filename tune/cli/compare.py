@@ -32,6 +32,7 @@ def run_settings(
     Raises:
         UserError: wrong use, of any of the settings, before the first trial of the first.
     """
+    _refuse_fronts(options)
     name, comparison = _comparison(options, experiment)
     _refuse_shared_backbone(options, comparison)
 
@@ -67,6 +68,16 @@ def run_settings(
     group = Group.open(storage / name, experiment.name, objective, searched)
     copy_group_log(group.folder)  # before its members, which name it
     return _run_all(prepared, options, budget_s, group, caller)
+
+
+def _refuse_fronts(options: Options) -> None:
+    """Refuse several objectives for a comparison, whose table has one."""
+    alone = options.setting is not None and options.study is not None
+    if len(options.objective or []) > 1 and not alone:
+        raise UserError(
+            "--objective: a comparison of settings is by one objective; name one, or give "
+            "--setting and --study for a study of its own"
+        )
 
 
 def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparison]:

@@ -24,7 +24,8 @@ def refuse_about_images(options: Options, name: str) -> None:
         UserError: one of them was given.
     """
     for option in _ABOUT_IMAGES:
-        if getattr(options, option):
+        several = option == "objective" and len(options.objective or []) > 1
+        if getattr(options, option) and not several:
             typed = f"--{option.replace('_', '-')}"
             raise UserError(
                 f"{typed}: {name} is a function of its own, which reads its data and builds its "

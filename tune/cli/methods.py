@@ -12,6 +12,7 @@ from tune.search.methods import (
     GRID,
     PRUNERS,
     SAMPLERS,
+    SINGLE_OBJECTIVE,
     Rule,
     check_pruner,
     check_sampler,
@@ -43,6 +44,8 @@ def method_rules(
     if there is not None:
         _check_kept(typed, name, there)
         return there.rules
+    if len(options.objective or []) > 1:
+        return _rules_of_a_front(options)
 
     rules: dict[str, Rule] = dict(CURRENT)
     names = {"sampler": sampler_name, "rungs": pruner_name}
@@ -53,6 +56,23 @@ def method_rules(
         elif wanted is not None and wanted != names[rule](CURRENT[rule]):
             rules[rule] = wanted
     return rules
+
+
+def _rules_of_a_front(options: Options) -> dict[str, Rule]:
+    """The rules of a study of several objectives: nobody is stopped, as a trial may be behind in
+    one of them and ahead in another."""
+    sampler = options.sampler or "tpe"
+    if sampler in SINGLE_OBJECTIVE:
+        raise UserError(
+            f"--sampler {sampler} knows one objective; for several leave it out (tpe), or take "
+            "gp, random, sobol or grid"
+        )
+    if options.pruner not in (None, "none"):
+        raise UserError(
+            f"--pruner {options.pruner} compares trials by one objective; with several nobody is "
+            "stopped: leave it out"
+        )
+    return {**CURRENT, "sampler": sampler, "rungs": "none"}
 
 
 def method_notes(rules: Mapping[str, Rule]) -> tuple[str, ...]:

@@ -230,9 +230,11 @@ class Options:
         ),
     ] = False
     objective: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="Metric that selects, such as val/macro_f1. Default: the experiment's own."
+            help="Metric that selects, such as val/macro_f1. Default: the experiment's own. "
+            "Repeated, with - before what is to be small: several objectives, whose best is a "
+            "front (docs/search.md)."
         ),
     ] = None
     balance: Annotated[

@@ -43,6 +43,7 @@ from tune.experiments import Experiment
 from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
 from tune.study.manifest import Manifest, read_manifest
+from tune.study.objectives import parse_objectives
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 
@@ -165,11 +166,13 @@ def prepare(
     if options.warm_start is not None:
         warm = warm_start(options.warm_start, storage, directory, experiment, preset, base, pins)
 
+    objective = program.chosen_objective(config, data)
     manifest = Manifest(
         name=name,
         experiment=experiment.name,
         preset=preset,
-        objective=program.chosen_objective(config, data),
+        objective=objective,
+        objectives=_objectives(options, there, objective),
         seed=options.seed,
         base=base,
         pins=pins,
@@ -217,6 +220,13 @@ def _contents(data: Any) -> dict[str, str]:
     if contents is None:
         return {}
     return {"contents": digest_of_keys(contents.keys[data.train.indices])}
+
+
+def _objectives(options: Options, there: Manifest | None, main: str) -> list[str] | None:
+    """Return all objectives where there are several: those typed, or those of the study."""
+    if options.objective is None and there is not None:
+        return there.objectives
+    return parse_objectives(options.objective or [], main)
 
 
 def _code(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
@@ -333,8 +343,8 @@ def resolve(
 def _about_images(options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config values that options give to an experiment of images."""
     typed: dict[str, Any] = {"data.skip_corrupt": options.skip_corrupt, **begun}
-    if options.objective is not None:
-        typed["train.objective"] = _metric_name(options.objective)
+    if options.objective:
+        typed["train.objective"] = _metric_name(options.objective[0])
     if options.transductive:
         typed["data.transductive"] = True
     if options.layout is not None:

@@ -23,11 +23,14 @@ from tune.experiment_file import OwnExperiment
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
+from tune.reports.cost_figure import FRONT, write_front_picture
+from tune.reports.front import front_conclusions
 from tune.reports.plot_worker import DATA, Pictures, data_is_drawn
 from tune.reports.selection import selection
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StudyEnds
 from tune.study.group import Group
+from tune.study.record import read_record
 from tune.study.rules import WINNER
 from tune.study.study import Study
 from tune.study.warm_start import worth
@@ -282,6 +285,7 @@ def _conclude(study: Study, console: Console) -> None:
         metrics["chosen/trial"] = float(number)
         study.summarize(metrics, verdict=said, chosen=selected)
 
+    _conclude_front(study, console)
     sentence = worth(study)
     if sentence is not None:
         console.line(sentence)
@@ -292,6 +296,18 @@ def _conclude(study: Study, console: Console) -> None:
             console.line(f"note: {doubt}")
 
     study.emit("finish", state="FINISHED")
+
+
+def _conclude_front(study: Study, console: Console) -> None:
+    """Print the front of several objectives, draw it, and put both on record."""
+    said = front_conclusions(study)
+    if not said:
+        return
+    for line in said:
+        console.line(line)
+    study.summarize({}, front=" ".join(f"{line.rstrip('.')}." for line in said))
+    write_front_picture(read_record(study.directory), study.directory / FRONT)
+    study.emit("artifact", trial=None, path=FRONT, to="plots")
 
 
 def _announce_best(study: Study, number: int, console: Console) -> str:

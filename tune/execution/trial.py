@@ -169,6 +169,7 @@ def _fit(
         trainable.load_export(runtime.directory / BEST)
         with distributed.no_collectives():
             trainable.snapshot_best(runtime.directory, fitted.best_epoch)
+        metrics |= _size(trainable, runtime.directory / BEST)
     return Outcome(
         "PRUNED" if fitted.stopped else "COMPLETE",
         value=fitted.best,
@@ -176,6 +177,15 @@ def _fit(
         metrics=metrics,
         tested=tested,
     )
+
+
+def _size(trainable: Trainable[Any, Any], export: Path) -> Metrics:
+    """The size of a trained network: its parameters, and megabytes of its exported file."""
+    parameters = sum(parameter.numel() for parameter in trainable.parameters())
+    return {
+        "model/parameters": float(parameters),
+        "model/megabytes": export.stat().st_size / 1e6,
+    }
 
 
 def _fitted(

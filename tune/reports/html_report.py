@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from trainables.files import write_atomically
 from tune.reports.html_classes import classes
+from tune.reports.html_cost import against_cost, cost_title
 from tune.reports.html_page import page, render
 from tune.reports.html_parameters import parameter_sections
 from tune.reports.html_pictures import pictures
@@ -65,6 +66,8 @@ def _sections(record: Record, verdict: StudyVerdict | None) -> Iterator[tuple[st
         yield "Leaderboard", leaderboard(record)
     if number is not None:
         yield "Best against default", against_default(record, number, verdict)
+    if len(record.completed) > 1:
+        yield cost_title(record), against_cost(record)
     if any(run.history for run in record.trials.values()):
         yield "Learning curves", learning_curves(record)
         yield from parameter_sections(record, number)

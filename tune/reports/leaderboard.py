@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.reports.budget import rung_lines
+from tune.reports.front import front_rows, has_front
 from tune.reports.marks import marks
 from tune.reports.selection import MARK, configuration, selection
 from tune.study.record import CONCLUSIONS, Record, read_record
@@ -35,6 +36,8 @@ def show_study(folder: Path, out: Console) -> None:
     out.print(_table(record, ranked[:_SHOWN]))
     if len(ranked) > _SHOWN:
         out.print(f"... and {len(ranked) - _SHOWN} more")
+    if has_front(record):
+        out.print(_front_table(record))
     out.print(_totals(record))
     ranks = rung_lines(record)
     if ranks:
@@ -84,6 +87,19 @@ def _table(record: Record, numbers: list[int]) -> Table:
             "" if trial.value is None else f"{trial.value:.4f}",
             configuration(record, number),
         )
+    return table
+
+
+def _front_table(record: Record) -> Table:
+    """The trials that no other one is better than in all objectives."""
+    header, rows = front_rows(record.points, record.objectives)
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", title="front", title_justify="left"
+    )
+    for column in header:
+        table.add_column(column, justify="left" if column == "point" else "right")
+    for row in rows[:_SHOWN]:
+        table.add_row(*row)
     return table
 
 

@@ -151,10 +151,17 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
         trial=trial,
         default=default,
         gain=difference(scores, default_scores, of_gain or 0.0),
-        level=significance(study.look),
+        level=level_of(study),
         baseline=study.summary.get(f"baseline/{metric}"),
         covers_images=of_gain is not None,
     )
+
+
+def level_of(study: StudyView) -> float:
+    """Significance level of a comparison at this look. With several objectives there are two, of
+    the front's best with the default and of its named points, which share it (Bonferroni)."""
+    level = significance(study.look)
+    return level / 2 if len(study.objectives) > 1 else level
 
 
 def _diverged_without_baseline(study: StudyView, number: int) -> int:

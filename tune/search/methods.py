@@ -27,6 +27,8 @@ JOINT_TPE = "joint-tpe"
 RUNGS = "rungs"
 """The default pruner (`tune.search.rungs.RULES`)."""
 GRID = "grid"
+SINGLE_OBJECTIVE = (JOINT_TPE, "cmaes")
+"""Samplers that know no front."""
 COMPLETED_ALONE = ("gp", "cmaes")
 """Samplers that learn from completed trials alone."""
 
@@ -82,12 +84,15 @@ def check_pruner(name: str) -> None:
         raise UserError(f"unknown --pruner {name!r}{nearest(name, PRUNERS)}")
 
 
-def make_sampler(rule: Rule, seed: int, parameters: Sequence[str]) -> BaseSampler:
+def make_sampler(
+    rule: Rule, seed: int, parameters: Sequence[str], objectives: int = 1
+) -> BaseSampler:
     """The sampler of a study.
 
     Args:
         rule: of the study's manifest.
         parameters: all that the space may ask for.
+        objectives: number of the study's objectives.
     """
     name = sampler_name(rule)
     # The configurations of a grid are enqueued (`tune.study.fresh`).
@@ -95,7 +100,7 @@ def make_sampler(rule: Rule, seed: int, parameters: Sequence[str]) -> BaseSample
         return SeededTPE(seed)
     if name == "sobol":
         return SobolSampler(seed, parameters)
-    return Repeatable(_MAKE[name], seed)
+    return Repeatable(_MAKE[name], seed, objectives)
 
 
 def make_pruner(rule: Rule, epochs: int) -> BasePruner:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.search.positions import POSITION, is_range, position_in, value_at
 
+GAINS = "objectives"
+"""Attribute of a completed trial: the objectives of a study of several, all to be maximized."""
 _KEPT = ("cma:", "cmawm:")
 """Attributes that a sampler continues from. Others only tell processes of each other."""
 
@@ -28,11 +30,13 @@ class Repeatable(BaseSampler):
 
     Args:
         make: makes a sampler from a seed.
+        objectives: of the study; several are an attribute of each completed trial (`GAINS`).
     """
 
-    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int, objectives: int = 1) -> None:
         self._make = make
         self._seed = seed
+        self._objectives = objectives
         self._finished: dict[int, FrozenTrial] = {}
         self._positions: dict[int, dict[str, float]] = {}
 
@@ -81,13 +85,15 @@ class Repeatable(BaseSampler):
         return self._make(int(state[0]))
 
     def _others(self, study: Study, trial: FrozenTrial) -> Any:
-        return _Others(study, trial.number, self._seen)
+        return _Others(study, trial.number, self._seen, self._objectives)
 
     def _seen(self, trial: FrozenTrial) -> FrozenTrial:
         known = self._finished.get(trial.number)
         if known is not None:
             return known
         seen = _by_position(trial)
+        if self._objectives > 1:
+            seen.values = trial.user_attrs.get(GAINS)
         if trial.state.is_finished():
             self._finished[trial.number] = seen
         return seen
@@ -96,7 +102,15 @@ class Repeatable(BaseSampler):
 class _Others:
     """A study as a sampler sees it: all trials but the one that is drawn for."""
 
-    def __init__(self, study: Study, number: int, seen: Callable[[FrozenTrial], FrozenTrial]):
+    def __init__(
+        self,
+        study: Study,
+        number: int,
+        seen: Callable[[FrozenTrial], FrozenTrial],
+        objectives: int,
+    ):
+        self.directions = [StudyDirection.MAXIMIZE] * objectives
+        self.direction = StudyDirection.MAXIMIZE
         self._study = study
         self._number = number
         self._seen = seen
@@ -104,6 +118,9 @@ class _Others:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
+
+    def _is_multi_objective(self) -> bool:
+        return len(self.directions) > 1
 
     def _get_trials(
         self,

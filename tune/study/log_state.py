@@ -13,7 +13,7 @@ from tune.study.events import EventLog
 from tune.study.manifest import with_earlier_values
 from tune.study.work import Outcome, WorkId
 
-CONCLUSIONS = ("chosen", "verdict", "warm_start")
+CONCLUSIONS = ("chosen", "verdict", "front", "warm_start")
 """Tags that are written at the end of a study."""
 _PIECE = 2**22  # bytes that are read at a time
 

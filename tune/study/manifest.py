@@ -102,6 +102,9 @@ class Manifest:
     data: dict[str, Any]
     """name, fingerprint, path, images, contents, summary (`DataSummary`; studies from before it
     have none)."""
+    objectives: list[str] | None = None
+    """All objectives where there are several, `objective` first; a minus in front of a metric says
+    that smaller is better. None: `objective` alone."""
     ranges: dict[str, list[str]] | None = None
     """Searched parameter -> its ranges given by `--space`, as that option reads them; None: all are
     the experiment's own."""
@@ -289,6 +292,7 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
         "preset": plain["preset"],
         **plain["base"],
         **spaces,
+        "objectives": plain["objectives"] or [],
         "data": plain["data"]["fingerprint"],
         "warm start": warm_start.get("study", "absent"),
     }

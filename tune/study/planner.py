@@ -1,10 +1,11 @@
 """The order of a study's work. The past is read from the event log's state and from Optuna; what
 runs now is remembered here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from tune.study.log_state import LogState
+from tune.study.objectives import Objective, named_points, points_of
 from tune.study.rules import RepeatRule, test_metric
 from tune.study.trials import TrialDatabase
 from tune.study.work import BASELINE, WorkId
@@ -29,6 +30,7 @@ class Planner:
         trials: trials of the study in total.
         seeds: seeds of the repeats.
         is_exhausted: tells whether the space has no configuration left.
+        objectives: of the study; of several, named points of the front are repeated too.
         function: a function trains: there is no untrained network, and repeats end with the first
             that shows no test metric.
     """
@@ -44,6 +46,7 @@ class Planner:
         repeats: RepeatRule,
         is_exhausted: Callable[[], bool] = lambda: False,
         function: bool = False,
+        objectives: Sequence[Objective] = (),
     ):
         self._log = log
         self._database = database
@@ -53,6 +56,7 @@ class Planner:
         self._repeats = repeats
         self._is_exhausted = is_exhausted
         self._function = function
+        self._objectives = objectives
         self.running: set[WorkId] = set()
         self.interrupted: list[WorkId] = []
         """Trials that wait for another process, first come first served."""
@@ -105,7 +109,8 @@ class Planner:
         if searching:
             numbers = self._repeats.certain()
         else:
-            numbers = self._repeats.repeated(self._database.distinct())
+            chosen = self._repeats.repeated(self._database.distinct())
+            numbers = list(dict.fromkeys([*chosen, *self._named_points()]))
 
         for number in numbers:
             outcome = self._log.outcome(WorkId(number))
@@ -116,6 +121,13 @@ class Planner:
                 if repeat not in self.running and self._is_due(repeat):
                     return repeat
         return None
+
+    def _named_points(self) -> list[int]:
+        """Trials of the front that are repeated too; none where there is one objective."""
+        if len(self._objectives) < 2:
+            return []
+        points = points_of(self._log.trials, self._objectives)
+        return list(named_points(points, self._objectives))
 
     def _tests_nothing(self) -> bool:
         """True where a repeat has shown that the function gives no test metric."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tune.experiments import EXPERIMENTS
 from tune.study.log_state import CONCLUSIONS, Run, read_state
 from tune.study.manifest import Manifest, read_manifest
+from tune.study.objectives import Objective, front_of, objectives_of, points_of
 from tune.study.rules import RepeatRule, distinct
 
 if TYPE_CHECKING:
@@ -65,6 +66,16 @@ class Record:
         }
 
     @property
+    def objectives(self) -> list[Objective]:
+        """The objectives, the first of which selects."""
+        return objectives_of(self.manifest)
+
+    @property
+    def points(self) -> dict[int, dict[str, float]]:
+        """Completed trials -> value of each objective."""
+        return points_of(self.trials, self.objectives)
+
+    @property
     def distinct(self) -> dict[int, float]:
         """Completed trials of different configurations -> objective."""
         # a log of an earlier version may lack configs
@@ -117,7 +128,10 @@ class Record:
         return self._frozen
 
     def best_number(self) -> int | None:
-        """The study's answer (`RepeatRule.answer`)."""
+        """The study's answer (`RepeatRule.answer`), of several objectives the first of the
+        front."""
+        if len(self.objectives) > 1:
+            return next(iter(front_of(self.points, self.objectives)), None)
         return self.repeat_rule.answer(self.distinct, self.finals(), self.objective)
 
     def finals(self) -> dict[tuple[int, int], dict[str, float]]:

@@ -39,6 +39,13 @@ from tune.study.fresh import FreshConfigurations
 from tune.study.group import Group, is_group
 from tune.study.log_state import Run, apply_event, read_state
 from tune.study.manifest import Manifest
+from tune.study.objectives import (
+    Objective,
+    front_of,
+    objectives_of,
+    points_of,
+    with_objectives,
+)
 from tune.study.planner import Planner
 from tune.study.rules import RepeatRule, derived_seed
 from tune.study.trials import OWN, TrialDatabase
@@ -86,7 +93,8 @@ class Study:
         self._lock = locked(directory, manifest.name)
 
         events = directory / "events.jsonl"
-        self._state = read_state(events, keeps_history=False)
+        self._objectives = objectives_of(manifest)
+        self._state = read_state(events, keeps_history=len(self._objectives) > 1)
         self.log = EventLog(events)
         epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
         self._database = TrialDatabase(directory / "study.journal", manifest, epochs)
@@ -101,6 +109,7 @@ class Study:
             repeats=self.repeat_rule,
             is_exhausted=lambda: self.is_exhausted,
             function=manifest.function,
+            objectives=self._objectives,
         )
         self._reconcile()
 
@@ -428,6 +437,7 @@ class Study:
         if self._state.outcome(work.id) is None:
             if work.kind == "trial":
                 self._emit_class_results(work)
+                outcome = with_objectives(self._state.runs[work.id], outcome, self._objectives)
             self._emit_for("end", work, **outcome.to_event())
         if work.kind == "trial":
             self._database.tell(_trial_number(work), outcome)
@@ -495,6 +505,16 @@ class Study:
         return self._database.distinct()
 
     @property
+    def objectives(self) -> list[Objective]:
+        """The objectives, the first of which selects."""
+        return self._objectives
+
+    @property
+    def points(self) -> dict[int, dict[str, float]]:
+        """Completed trials -> value of each objective."""
+        return points_of(self._state.trials, self._objectives)
+
+    @property
     def is_exhausted(self) -> bool:
         """True where all configurations of the space have been tried."""
         return self._fresh.is_exhausted() and not self.waiting()
@@ -515,7 +535,10 @@ class Study:
         return self._state.look
 
     def best_number(self) -> int | None:
-        """The trial that is the study's answer (`RepeatRule.answer`)."""
+        """The trial that is the study's answer (`RepeatRule.answer`), of several objectives the
+        first of the front."""
+        if len(self._objectives) > 1:
+            return next(iter(front_of(self.points, self._objectives)), None)
         return self.repeat_rule.answer(self.distinct, self.finals(), self.objective)
 
     def finished(self) -> int:

@@ -13,9 +13,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from tune.search.asking import Answering
 from tune.search.methods import make_pruner, make_sampler
 from tune.search.pruner import EPOCHS, longest
+from tune.search.repeatable import GAINS
 from tune.search.space import within
 from tune.study.journal import Journal
 from tune.study.manifest import Manifest
+from tune.study.objectives import objectives_of
 from tune.study.rules import distinct
 from tune.study.work import Outcome
 
@@ -40,13 +42,17 @@ class TrialDatabase:
     def __init__(self, path: Path, manifest: Manifest, epochs: int):
         self._journal = Journal(path)
         self._epochs = epochs
+        self._objectives = objectives_of(manifest)
         self._study = optuna.create_study(
             study_name=manifest.identity,
             storage=JournalStorage(self._journal),
             direction="maximize",
             load_if_exists=True,
             sampler=make_sampler(
-                manifest.rules["sampler"], _sampler_seed(manifest), list(manifest.space)
+                manifest.rules["sampler"],
+                _sampler_seed(manifest),
+                list(manifest.space),
+                len(self._objectives),
             ),
             pruner=make_pruner(manifest.rules["rungs"], epochs),
         )
@@ -112,8 +118,15 @@ class TrialDatabase:
         with self.one_write():
             if outcome.reason:
                 trial.set_user_attr("reason", outcome.reason)
+            if len(self._objectives) > 1 and state == TrialState.COMPLETE:
+                trial.set_user_attr(GAINS, self._gains(outcome))
             self._study.tell(trial, value, state)
         del self._open[number]
+
+    def _gains(self, outcome: Outcome) -> list[float]:
+        """All objectives of a completed trial, to be maximized."""
+        values = {one.metric: outcome.metrics[f"best/{one.metric}"] for one in self._objectives}
+        return [one.gain(values) for one in self._objectives]
 
     def frozen(self) -> list[FrozenTrial]:
         """All trials, by number; not to be changed."""

@@ -6,6 +6,7 @@ from optuna.trial import FrozenTrial
 
 from tune.study.log_state import Run
 from tune.study.manifest import Manifest
+from tune.study.objectives import Objective
 from tune.study.rules import RepeatRule
 
 
@@ -32,6 +33,16 @@ class StudyView(Protocol):
     @property
     def completed(self) -> dict[int, float]:
         """Completed trials -> objective."""
+        ...
+
+    @property
+    def objectives(self) -> list[Objective]:
+        """The objectives, the first of which selects."""
+        ...
+
+    @property
+    def points(self) -> dict[int, dict[str, float]]:
+        """Completed trials -> value of each objective."""
         ...
 
     @property

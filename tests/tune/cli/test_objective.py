@@ -26,13 +26,13 @@ def begun(storage: Path, **typed: object) -> Prepared:
 
 def test_the_objective_is_the_experiments_own_or_the_one_that_is_asked_for(tmp_path: Path) -> None:
     assert prepared(tmp_path).manifest.objective == "val/top1"
-    asked = prepared(tmp_path, objective="macro_f1")
+    asked = prepared(tmp_path, objective=["macro_f1"])
     assert asked.manifest.objective == "val/macro_f1"
     assert asked.manifest.base["train.objective"] == "val/macro_f1"
 
 
 def test_a_later_start_keeps_the_objective(tmp_path: Path) -> None:
-    begun(tmp_path, objective="val/balanced_accuracy")
+    begun(tmp_path, objective=["val/balanced_accuracy"])
     again = prepared(tmp_path)
     assert again.manifest.objective == "val/balanced_accuracy"
     path = again.directory / "study.json"
@@ -41,7 +41,7 @@ def test_a_later_start_keeps_the_objective(tmp_path: Path) -> None:
 
 def test_another_objective_is_another_study(tmp_path: Path) -> None:
     begun(tmp_path)
-    other = prepared(tmp_path, objective="macro_f1")
+    other = prepared(tmp_path, objective=["macro_f1"])
     with pytest.raises(UserError, match=r"train\.objective was not set, is val/macro_f1"):
         other.manifest.reconcile_with(other.directory / "study.json")
 

@@ -1,32 +1,25 @@
 """Every sampler and pruner keeps the promises of a study: after a kill at any write it continues as
 it would have without, a stop is on record, and a study keeps the method that it began with."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
-from math import log10
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
-from tests.studies import manifest
+from tests.made_up import EPOCHS, check_kills, play
 from tests.toy import TOY
 from tune.execution.local import search_locally
-from tune.experiments import Experiment
 from tune.search.methods import JOINT_TPE, PRUNERS, RUNGS, make_sampler
 from tune.search.methods import SAMPLERS as SAMPLERS_BY_NAME
 from tune.search.rungs import rungs
-from tune.search.space import as_json, describe
-from tune.study.events import AppendOnlyFile
-from tune.study.rules import CURRENT, PRUNER_NAMES, SAMPLER_NAMES
+from tune.study.rules import PRUNER_NAMES, SAMPLER_NAMES
 from tune.study.study import Study
 from tune.study.trials import Preview
-from tune.study.work import Outcome, Work
 
-EPOCHS = 9
 SAMPLERS = [name for name in SAMPLER_NAMES if name != "grid"]
 
 
@@ -50,116 +43,6 @@ WIDE = replace(TOY, space=space)
 SMALL = replace(TOY, space=small)
 
 
-def open_study(root: Path, experiment: Experiment, trials: int, **rules: Any) -> Study:
-    about = manifest(
-        space=as_json(describe(experiment.space, "tiny", {})),
-        base={
-            "train.epochs": EPOCHS,
-            "train.batch_size": 20,
-            "optim.name": "sgd",
-            "dropout": 0.2,
-        },
-        rules=CURRENT | rules,
-    )
-    return Study.open(root / "toy", experiment, about, trials=trials, repeats=0)
-
-
-def quality(config: dict[str, Any], epoch: int) -> float:
-    """A made-up curve, best at a rate of .05 without dropout; some rise later than others."""
-    end = 1 - abs(log10(config["optim.lr"]) + 1.3) / 4 - config["dropout"]
-    return end * epoch / (epoch + config["train.batch_size"] / 10)
-
-
-def play(study: Study) -> None:
-    """Do the study's work with made-up curves; a trial that was interrupted goes on behind its last
-    report."""
-    while isinstance(work := study.next_work(), Work):
-        if work.kind == "baseline":
-            study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.0}))
-            continue
-        study.started(work)
-        _play_trial(study, work)
-
-
-def _play_trial(study: Study, work: Work) -> None:
-    done = study._state.last_epoch(work.id) or 1
-    for epoch in range(done, EPOCHS + 1):
-        value = quality(work.config, epoch)
-        if not study.reported(work, epoch, {"val/top1": value}):
-            study.ended(work, study.pruned(work))
-            return
-    best = quality(work.config, EPOCHS)
-    study.ended(work, Outcome("COMPLETE", best, metrics={"best/val/top1": best}))
-
-
-class Killed(BaseException):
-    """The end of a process."""
-
-
-def kill_at(patch: pytest.MonkeyPatch, number: int) -> None:
-    """End the process at its n-th write: before it where n is even, otherwise behind it. Nothing is
-    written after that."""
-    append = AppendOnlyFile.append_lines
-    count = 0
-
-    def dying(self: AppendOnlyFile, lines: bytes) -> None:
-        nonlocal count
-        count += 1
-        if count > number or (count == number and number % 2 == 0):
-            raise Killed
-        append(self, lines)
-        if count == number:
-            raise Killed
-
-    patch.setattr(AppendOnlyFile, "append_lines", dying)
-
-
-def seen(trial: FrozenTrial) -> tuple[Any, ...]:
-    attributes = {key: value for key, value in trial.system_attrs.items() if "rung" in key}
-    stopped = trial.system_attrs.get("stopped_at_epoch")
-    return (
-        trial.state,
-        trial.params,
-        trial.value,
-        trial.intermediate_values,
-        trial.user_attrs.get("reason"),
-        attributes,
-        stopped,
-    )
-
-
-def check_kills(
-    root: Path,
-    experiment: Experiment,
-    trials: int,
-    run: Callable[[Study], None],
-    at: range,
-    **rules: Any,
-) -> list[FrozenTrial]:
-    """The study that is killed at each of these writes, one kill after the other, equals the one
-    that never is."""
-    whole = open_study(root / "whole", experiment, trials, **rules)
-    run(whole)
-    whole.close()
-    for number in at:
-        study = None
-        with pytest.MonkeyPatch.context() as patch:
-            kill_at(patch, number)
-            try:
-                study = open_study(root / "killed", experiment, trials, **rules)
-                run(study)
-            except Killed:
-                pass
-        if study is not None:
-            study.close()
-    killed = open_study(root / "killed", experiment, trials, **rules)
-    run(killed)
-    killed.close()
-    expected = [seen(trial) for trial in whole.frozen_trials()]
-    assert [seen(trial) for trial in killed.frozen_trials()] == expected
-    return whole.frozen_trials()
-
-
 @pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """No machine goes down here: what is written is there for the next process."""
@@ -180,7 +63,7 @@ def test_the_study_of_each_sampler_equals_the_one_that_is_never_killed(
     if sampler == "cmaes":
         pytest.importorskip("cmaes")
     rules = {"sampler": sampler, "rungs": "none"}
-    trials = check_kills(tmp_path, WIDE, 14, play, range(5, 40, 7), **rules)
+    trials = check_kills(tmp_path, WIDE, 14, play, range(5, 40, 7), rules=rules)
     assert len(trials) == 14
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert len({trial.params["optim.lr"] for trial in trials}) == 14
@@ -188,7 +71,7 @@ def test_the_study_of_each_sampler_equals_the_one_that_is_never_killed(
 
 def test_the_study_of_a_grid_equals_the_one_that_is_never_killed(tmp_path: Path) -> None:
     rules = {"sampler": "grid", "rungs": "none"}
-    trials = check_kills(tmp_path, SMALL, 20, play, range(5, 40, 7), **rules)
+    trials = check_kills(tmp_path, SMALL, 20, play, range(5, 40, 7), rules=rules)
     names, rates = ["sgd", "adam"], [0.0, 0.1, 0.2, 0.3, 0.4]
     found = [(trial.params["optim.name"], trial.params["dropout"]) for trial in trials]
     assert found[0] == ("sgd", 0.2)  # the default, which is on the grid
@@ -201,7 +84,7 @@ def test_the_study_of_each_pruner_equals_the_one_that_is_never_killed(
     tmp_path: Path, pruner: str
 ) -> None:
     rules = {"sampler": "random", "rungs": pruner}
-    trials = check_kills(tmp_path, WIDE, 14, play, range(3, 40, 6), **rules)
+    trials = check_kills(tmp_path, WIDE, 14, play, range(3, 40, 6), rules=rules)
     stopped = [trial for trial in trials if trial.state == TrialState.PRUNED]
     assert trials[0].state == TrialState.COMPLETE
     assert bool(stopped) == (pruner != "none")
@@ -224,7 +107,7 @@ def test_a_trained_study_equals_the_one_that_is_never_killed(
         search_locally(study, WIDE)
 
     rules = {"sampler": sampler, "rungs": pruner}
-    check_kills(tmp_path, WIDE, 9, run, range(4, 40, 9), **rules)
+    check_kills(tmp_path, WIDE, 9, run, range(4, 40, 9), rules=rules)
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""What a value costs: the first objective of every completed trial against another objective, or
+against training time, with the front of both."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from tune.reports.html_figures import BEST, COMPLETED, DEFAULT, figure
+from tune.reports.trial_points import five_digits
+from tune.study.objectives import Objective, front_of
+from tune.study.record import Record
+
+TIME = Objective("training time (s)", minimized=True)
+"""The cost in a study of one objective: seconds of its epochs."""
+
+FRONT = "plots/front.png"
+"""Picture of a study's front, in its folder."""
+
+Points = Mapping[int, Mapping[str, float]]
+
+
+def costs_of(record: Record) -> tuple[Points, list[Objective]]:
+    """Completed trials, and the objectives that a figure shows: those of the study, or its one and
+    the training time."""
+    if len(record.objectives) > 1:
+        return record.points, record.objectives
+    points = {
+        number: {record.objective: value, TIME.metric: record.trials[number].seconds}
+        for number, value in record.completed.items()
+    }
+    return points, [*record.objectives, TIME]
+
+
+def cost_figure(points: Points, value: Objective, cost: Objective) -> go.Figure:
+    """A point for each trial, and the front of these two as steps.
+
+    Args:
+        points: trial -> metric -> value.
+        value: vertical.
+        cost: horizontal.
+    """
+    front = sorted(front_of(points, [value, cost]), key=lambda number: points[number][cost.metric])
+    others = [number for number in points if number not in front and number != 0]
+    traces = [
+        _markers(points, others, value, cost, name="other trials", color=COMPLETED, size=7),
+        _front_line(points, front, value, cost),
+    ]
+    if 0 in points:
+        traces.append(
+            _markers(points, [0], value, cost, name="the default", color=DEFAULT, size=11)
+        )
+    layout = go.Layout(
+        xaxis={"title": {"text": cost.metric}, "rangemode": "tozero"},
+        yaxis={"title": {"text": value.metric}},
+        legend={"orientation": "h", "y": -0.18, "x": 0},
+        margin={"l": 60, "r": 15, "t": 15, "b": 80},
+    )
+    return figure(traces, layout)
+
+
+def _markers(
+    points: Points,
+    numbers: list[int],
+    value: Objective,
+    cost: Objective,
+    *,
+    name: str,
+    **look: object,
+) -> go.Scatter:
+    return go.Scatter(
+        mode="markers",
+        name=name,
+        marker=dict(look),
+        x=[five_digits(points[number][cost.metric]) for number in numbers],
+        y=[five_digits(points[number][value.metric]) for number in numbers],
+        customdata=numbers,
+        hovertemplate="trial %{customdata}: %{y} at %{x}<extra></extra>",
+    )
+
+
+def _front_line(points: Points, front: list[int], value: Objective, cost: Objective) -> go.Scatter:
+    """The front as steps: at any cost, the best value that is to be had for no more."""
+    trace = _markers(points, front, value, cost, name="front", color=BEST, size=9)
+    # Where a small value is bought, steps go the other way round.
+    shape = "hv" if cost.minimized else "vh"
+    return trace.update(mode="lines+markers", line={"color": BEST, "width": 2, "shape": shape})
+
+
+def write_front_picture(record: Record, path: Path) -> None:
+    """Draw the same as a picture, for MLflow: the first objective against the second."""
+    from trainables.plots.style import COLOURS, GREY, plt
+
+    points, (value, cost, *_) = costs_of(record)
+    front = sorted(front_of(points, [value, cost]), key=lambda number: points[number][cost.metric])
+    drawn, axes = plt.subplots(figsize=(7, 4.5))
+    axes.scatter(
+        [at[cost.metric] for at in points.values()],
+        [at[value.metric] for at in points.values()],
+        color=GREY,
+        label="completed trials",
+    )
+    axes.step(
+        [points[number][cost.metric] for number in front],
+        [points[number][value.metric] for number in front],
+        where="post" if cost.minimized else "pre",
+        color=COLOURS[0],
+        marker="o",
+        label="front",
+    )
+    for number in front:
+        at = points[number]
+        place = (at[cost.metric], at[value.metric])
+        axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points")
+    if 0 in points:
+        at = points[0]
+        axes.scatter(at[cost.metric], at[value.metric], color=COLOURS[1], zorder=3)
+        axes.annotate(
+            "default",
+            (at[cost.metric], at[value.metric]),
+            xytext=(4, -10),
+            textcoords="offset points",
+            color=COLOURS[1],
+        )
+    axes.set_xlabel(cost.metric)
+    axes.set_ylabel(value.metric)
+    axes.set_xlim(left=0)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn.savefig(path, dpi=120, bbox_inches="tight")
+    plt.close(drawn)
