@@ -48,7 +48,7 @@ def search(
     backbone: str | Path | None = None,
     allow_seen: bool = False,
     transductive: bool = False,
-    objective: str | None = None,
+    objective: str | Sequence[str] | None = None,
     balance: bool = False,
     accept_code: bool = False,
     local: bool = False,
@@ -96,7 +96,8 @@ def search(
         backbone: file, study, study/trial, `torchvision`, `models:/...` or `runs:/...`.
         allow_seen: take a backbone that was trained on val or test images.
         transductive: train `ssl` on val and test images too, without labels.
-        objective: metric that selects; None: the experiment's own.
+        objective: metric that selects; None: the experiment's own. Several, with - before what is
+            to be small, have a front: `["val/top1", "-time/epoch_s"]`.
         balance: search class weights and balanced sampling too.
         accept_code: resume with a changed file of your own experiment.
         local: search in this process, without Ray.
@@ -134,7 +135,7 @@ def search(
         backbone=_text(backbone),
         allow_seen=allow_seen,
         transductive=transductive,
-        objective=objective,
+        objective=_objectives(objective),
         balance=balance,
         accept_code=accept_code,
         local=local,
@@ -214,6 +215,13 @@ def _range(key: str, given: str | tuple[Any, ...] | list[Any]) -> str:
 
 def _value(value: Any) -> str:
     return "none" if value is None else str(value)
+
+
+def _objectives(value: str | Sequence[str] | None) -> list[str] | None:
+    """Return the objective, or each of several, as `--objective` takes them."""
+    if value is None:
+        return None
+    return [value] if isinstance(value, str) else list(value)
 
 
 def _text(value: str | Path | None) -> str | None:

@@ -1,4 +1,4 @@
-"""What a value costs: the first objective of every completed trial against another objective, or
+"""Costs of a value: the first objective of every completed trial against another objective, or
 against training time, with the front of both."""
 
 from collections.abc import Mapping

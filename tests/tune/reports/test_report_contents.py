@@ -27,6 +27,7 @@ SECTIONS = [
     "Health checks",
     "Leaderboard",
     "Best against default",
+    "val/top1 against training time",
     "Learning curves",
     "Importance of parameters",
     "Parallel coordinates",
@@ -168,8 +169,8 @@ def test_reproduction_holds_space_and_configuration(
 ) -> None:
     names = [row[0] for row in rows_of(sections["How to repeat it"])]
     manifest = record.manifest
-    expected = ["commit", "data", "seeds", "pinned", "versions", *manifest.space, *manifest.base]
-    assert names == expected
+    expected = ["commit", "data", "seeds", "sampler", "pruner", "pinned", "versions"]
+    assert names == [*expected, *manifest.space, *manifest.base]
 
 
 @pytest.fixture
