@@ -17,6 +17,7 @@ Optuna up to the log.
 import json
 import math
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -91,23 +92,33 @@ class Study:
         self._early = EarlyFailures()
         self._emitting = threading.Lock()
         self._lock = locked(directory, manifest.name)
+        try:
+            self._load()
+        except BaseException:
+            self._lock.release()
+            raise
 
+    def _load(self) -> None:
+        """Read what is on record, and bring Optuna up to the log."""
+        directory, manifest = self.directory, self.manifest
         events = directory / "events.jsonl"
         self._objectives = objectives_of(manifest)
         self._state = read_state(events, keeps_history=len(self._objectives) > 1)
         self.log = EventLog(events)
         epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
         self._database = TrialDatabase(directory / "study.journal", manifest, epochs)
-        self._fresh = FreshConfigurations(experiment.space, manifest, self._database)
+        self._fresh = FreshConfigurations(self.experiment.space, manifest, self._database)
         self._queue = Queue(directory)
+        # A study that is dropped gives its lock back at once: nothing that it holds refers to it.
+        this = weakref.proxy(self)
         self._planner = Planner(
             self._state,
             self._database,
             objective=manifest.objective,
-            trials=trials,
+            trials=self.trials,
             seeds=self.repeat_seeds(),
             repeats=self.repeat_rule,
-            is_exhausted=lambda: self.is_exhausted,
+            is_exhausted=lambda: bool(this.is_exhausted),
             function=manifest.function,
             objectives=self._objectives,
         )
@@ -154,7 +165,11 @@ class Study:
             ) from None
         study.observers += observers or []
         if not study._state.described:
-            study._describe(group)
+            try:
+                study._describe(group)
+            except BaseException:
+                study.close()
+                raise
         return study
 
     # -- the event log
