@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tune.execution.function_run import FunctionRun
     from tune.function_experiment import function_experiment
     from tune.script_experiment import script_experiment
+    from vistune.comparing import Comparison, compare
     from vistune.searching import search
     from vistune.study import Study, load_study
     from vistune.trial import Trial
@@ -24,12 +25,14 @@ __version__ = "0.1.0"
 """The one place of the version; pyproject.toml reads it from here."""
 
 __all__ = [
+    "Comparison",
     "FunctionRun",
     "Study",
     "Trial",
     "UserError",
     "Verdict",
     "__version__",
+    "compare",
     "function_experiment",
     "load_study",
     "script_experiment",
@@ -37,11 +40,13 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Comparison": "vistune.comparing",
     "FunctionRun": "tune.execution.function_run",
     "Study": "vistune.study",
     "Trial": "vistune.trial",
     "UserError": "trainables.errors",
     "Verdict": "vistune.verdict",
+    "compare": "vistune.comparing",
     "function_experiment": "tune.function_experiment",
     "load_study": "vistune.study",
     "script_experiment": "tune.script_experiment",

@@ -18,7 +18,9 @@ _WIDE = 700
 class Figures:
     """Figures of a study that has a record."""
 
-    def _record(self) -> Record:
+    @property
+    def record(self) -> Record:
+        """The record of the study, as it is now."""
         raise NotImplementedError
 
     def plot_curves(self) -> "go.Figure":
@@ -29,10 +31,10 @@ class Figures:
         """
         from tune.reports.html_figures import curves
 
-        record = self._record()
+        record = self.record
         if not record.epochs:
             raise UserError(f"study {record.folder.name!r} has no epoch on record yet")
-        return _finished(curves(record, record.best_number()), height=460)
+        return finished_figure(curves(record, record.best_number()), height=460)
 
     def plot_importances(self) -> "go.Figure":
         """Draw the share of the differences between trials that each parameter explains.
@@ -44,7 +46,7 @@ class Figures:
         from tune.reports.importances import FEW, importances
         from tune.reports.trial_points import first_rung
 
-        record = self._record()
+        record = self.record
         found = importances(record.frozen_trials(), first_rung(record))
         if not found:
             raise UserError(
@@ -52,7 +54,7 @@ class Figures:
                 f"{record.folder.name!r} has fewer: give more with trials="
             )
         names = {name for result in found for name in result.shares}
-        return _finished(importance_bars(found), height=130 + 34 * len(names))
+        return finished_figure(importance_bars(found), height=130 + 34 * len(names))
 
     def plot_parallel(self) -> "go.Figure":
         """Draw parallel coordinates: a line a trial, an axis a parameter.
@@ -63,12 +65,12 @@ class Figures:
         from tune.reports.parameter_figures import parallel
         from tune.reports.trial_points import first_rung, trial_points
 
-        record = self._record()
+        record = self.record
         axes = _axes(record)
         points = trial_points(record)
         drawn = parallel(points, list(axes.values()), first_rung(record))
         width = max(_WIDE, _AXIS_WIDTH * len(drawn.data[0].dimensions))
-        return _finished(drawn, height=440, width=width)
+        return finished_figure(drawn, height=440, width=width)
 
     def plot_slice(self, parameter: str) -> "go.Figure":
         """Draw the objective against one searched parameter.
@@ -81,13 +83,13 @@ class Figures:
         from tune.reports.parameter_figures import slices
         from tune.reports.trial_points import trial_points
 
-        record = self._record()
+        record = self.record
         axes = _axes(record)
         if parameter not in axes:
             raise UserError(f"{parameter!r} is not searched{nearest(parameter, axes)}")
         points = trial_points(record)
         drawn = slices(points, axes[parameter], record.objective, record.best_number())
-        return _finished(drawn, height=300)
+        return finished_figure(drawn, height=300)
 
     def plot_best_of_n(self) -> "go.Figure":
         """Draw the best objective of n trials against n, with a 95 % band.
@@ -97,13 +99,13 @@ class Figures:
         """
         from tune.reports.tuning_figure import tuning_figure
 
-        record = self._record()
+        record = self.record
         drawn = tuning_figure({record.folder.name: [record]})
         if drawn is None:
             raise UserError(
                 f"study {record.folder.name!r} has too few trials with an objective in [0, 1]"
             )
-        return _finished(drawn, height=420)
+        return finished_figure(drawn, height=420)
 
     def plot_against_default(self) -> "go.Figure":
         """Draw the test metric of the best trial and of the default, under fresh seeds.
@@ -114,11 +116,11 @@ class Figures:
         from tune.reports.html_figures import against_default
         from tune.reports.verdict import claim, judge_study
 
-        record = self._record()
+        record = self.record
         verdict = judge_study(record)
         if verdict is None:
             raise UserError(f"nothing to draw: {claim(record, None)}")
-        return _finished(against_default(record, verdict), height=240)
+        return finished_figure(against_default(record, verdict), height=240)
 
 
 def _axes(record: Record) -> "dict[str, ParameterAxis]":
@@ -135,7 +137,7 @@ def _axes(record: Record) -> "dict[str, ParameterAxis]":
     return axes
 
 
-def _finished(figure: "go.Figure", *, height: int, width: int | None = None) -> "go.Figure":
+def finished_figure(figure: "go.Figure", *, height: int, width: int | None = None) -> "go.Figure":
     """Give a figure of a report the layout that its page would give it."""
     from tune.reports.html_page import with_layout
 

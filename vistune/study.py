@@ -37,8 +37,7 @@ class Study(Figures):
     def __init__(self, folder: Path):
         self.folder = folder
         self._models: dict[tuple[int | None, int | None], Model] = {}
-        self._read: tuple[int, Record] | None = None
-        self._record()
+        self._read = (_size(folder), read_record(folder))
 
     def __repr__(self) -> str:
         return f"<Study {self.name}: {self._in_short()}>"
@@ -53,32 +52,32 @@ class Study(Figures):
     @property
     def experiment(self) -> str:
         """Name of the experiment."""
-        return self._record().manifest.experiment
+        return self.record.manifest.experiment
 
     @property
     def objective(self) -> str:
         """Name of the metric that the search maximizes, such as `val/knn_top1`."""
-        return self._record().objective
+        return self.record.objective
 
     @property
     def config(self) -> dict[str, Any]:
         """The default, trial 0: config path -> value."""
-        return dict(self._record().manifest.base)
+        return dict(self.record.manifest.base)
 
     @property
     def space(self) -> dict[str, list[str]]:
         """Searched parameter -> its ranges, with the conditions under which they apply."""
-        return {name: list(ranges) for name, ranges in self._record().manifest.space.items()}
+        return {name: list(ranges) for name, ranges in self.record.manifest.space.items()}
 
     @property
     def pins(self) -> dict[str, Any]:
         """Config values that were fixed when the study began."""
-        return dict(self._record().manifest.pins)
+        return dict(self.record.manifest.pins)
 
     @property
     def finished(self) -> bool:
         """True where the study has come to its end, and has not been extended since."""
-        return self._record().finished
+        return self.record.finished
 
     # -- tables
 
@@ -92,7 +91,7 @@ class Study(Figures):
         """
         from vistune.tables import trials_table
 
-        return trials_table(self._record())
+        return trials_table(self.record)
 
     @property
     def curves(self) -> "pd.DataFrame":
@@ -102,7 +101,7 @@ class Study(Figures):
         """
         from vistune.tables import curves_table
 
-        return curves_table(self._record())
+        return curves_table(self.record)
 
     @property
     def repeats(self) -> "pd.DataFrame":
@@ -110,7 +109,7 @@ class Study(Figures):
         begin with `test/` are of the test split."""
         from vistune.tables import repeats_table
 
-        return repeats_table(self._record())
+        return repeats_table(self.record)
 
     # -- results
 
@@ -118,7 +117,7 @@ class Study(Figures):
     def best(self) -> Trial | None:
         """The study's answer: the best trial by the split that selects; None before one has run to
         its end."""
-        number = self._record().best_number()
+        number = self.record.best_number()
         return None if number is None else self.trial(number)
 
     @property
@@ -136,12 +135,12 @@ class Study(Figures):
         Raises:
             UserError: there is no such trial.
         """
-        return trial_of(self._record(), number)
+        return trial_of(self.record, number)
 
     @property
     def verdict(self) -> Verdict:
         """The claim that the study may make on the test split, and the doubts about it."""
-        return verdict_of(self._record())
+        return verdict_of(self.record)
 
     def report(self) -> Path:
         """Write `report.html` into the study's folder and return its path."""
@@ -173,7 +172,7 @@ class Study(Figures):
         """
         from vistune.enqueueing import checked
 
-        values = checked(self._record(), configuration)
+        values = checked(self.record, configuration)
         return bool(enqueue(self.folder, [values]))
 
     # -- models
@@ -192,7 +191,7 @@ class Study(Figures):
         from vistune.model import load_model
 
         key = (trial, repeat)
-        best = self._record().best_number()
+        best = self.record.best_number()
         if trial is None and best is not None:
             key = (best, repeat)
         if key not in self._models:
@@ -205,22 +204,28 @@ class Study(Figures):
 
     # -- the record
 
-    def _record(self) -> Record:
-        """The record, read again where its log has grown."""
-        log = self.folder / "events.jsonl"
-        size = log.stat().st_size if log.exists() else 0
-        if self._read is None or self._read[0] != size:
+    @property
+    def record(self) -> Record:
+        """The record behind all of this, of no stable form; read again where its log has grown."""
+        size = _size(self.folder)
+        if self._read[0] != size:
             self._read = (size, read_record(self.folder))
         return self._read[1]
 
     def _in_short(self) -> str:
-        record = self._record()
+        record = self.record
         counted = f"{len(record.trials)} trials"
         number = record.best_number()
         if number is None:
             return f"{counted}, none has run to its end"
         value = record.completed[number]
         return f"{counted}, best {number} with {record.objective} {value:.4f}"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a study's event log, which only grows."""
+    log = folder / "events.jsonl"
+    return log.stat().st_size if log.exists() else 0
 
 
 def load_study(study: str | Path, storage: str | Path = "runs") -> Study:

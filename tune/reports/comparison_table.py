@@ -192,7 +192,7 @@ def compare_settings(folder: Path, search: int | None = None) -> ComparisonTable
 
     rows = []
     for name, record in records.items():
-        rows.append(_row(name, comparison.settings[name].about, record, metric))
+        rows.append(row_of(name, comparison.settings[name].about, record, metric))
 
     judged = {row.name: row for row in rows if row.accuracy is not None}
     return ComparisonTable(
@@ -225,7 +225,12 @@ def corrected(gains: Mapping[str, Interval], questions: int, **common: Any) -> l
     ]
 
 
-def _row(name: str, about: str, record: Record, metric: str) -> TableRow:
+def row_of(name: str, about: str, record: Record, metric: str) -> TableRow:
+    """Read off a record what a table shows of one study.
+
+    Args:
+        metric: of the test split.
+    """
     number = record.best_number()
     scores = {}
     outcomes: Runs = {}

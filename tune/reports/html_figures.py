@@ -189,8 +189,32 @@ def against_default(record: Record, verdict: StudyVerdict) -> go.Figure:
     return figure(traces, layout)
 
 
+def scores_with_intervals(
+    sides: Mapping[str, tuple[Mapping[int, float], Interval | None]], metric: str
+) -> go.Figure:
+    """A test metric of several studies: a point per seed, and means with 95 % intervals.
+
+    Args:
+        sides: name -> scores by seed, and their mean.
+    """
+    traces = []
+    for name, (scores, interval) in sides.items():
+        traces.append(_score_points(scores, name, BEST))
+        if interval is not None:
+            traces.append(_mean_with_interval(interval, name, BEST))
+    layout = go.Layout(
+        xaxis={"title": {"text": metric}},
+        yaxis={"automargin": True, "autorange": "reversed"},
+    )
+    return figure(traces, layout)
+
+
 def _seed_points(record: Record, metric: str, trial: int, name: str, colour: str) -> go.Scatter:
-    scores = dict(sorted(repeat_scores(record, trial, metric).items()))
+    return _score_points(repeat_scores(record, trial, metric), name, colour)
+
+
+def _score_points(by_seed: Mapping[int, float], name: str, colour: str) -> go.Scatter:
+    scores = dict(sorted(by_seed.items()))
     return go.Scatter(
         mode="markers",
         x=[five_digits(score) for score in scores.values()],
