@@ -239,12 +239,11 @@ def find_images(record: Record, trial: int, given: str | None) -> dict[str, str]
     Raises:
         UserError: the folder of the trial, and those of the study's other trials, are not there.
     """
-    from trainables.data import EMBEDDED  # it imports torch, for which a refusal need not wait
+    # It imports torch, for which a refusal need not wait.
+    from trainables.data.named import data_name
 
     if given is not None:
-        return {
-            "data.name": given if given in EMBEDDED else str(Path(given).expanduser().resolve())
-        }
+        return {"data.name": data_name(given)}
 
     known = record.trials[trial].config.get("data.name")
     # A folder has been resolved; another name is that of a data set.

@@ -21,6 +21,7 @@ from trainables.data.grouping import Grouping
 from trainables.data.layout_base import AUTO
 from trainables.data.layouts import chosen_folder, read_layout
 from trainables.data.listing import HIDDEN, PARTS, Listing
+from trainables.data.named import is_named, named_folder
 from trainables.data.pairs import Pairs, load_pairs, read_pairs
 from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive
 from trainables.data.store import Store, digest
@@ -49,8 +50,8 @@ class DataConfig:
     """The images of a run, and their size."""
 
     name: Annotated[str, Field(min_length=1)] = "glyphs"
-    """An embedded set ("glyphs", "digits", "earth") or the path of a folder; a folder with the name
-    of an embedded set is written `./glyphs`."""
+    """An embedded set ("glyphs", "digits", "earth"), the path of a folder, `torchvision:NAME` or
+    `hf:owner/name`; a folder with the name of an embedded set is written `./glyphs`."""
     image_size: Annotated[int, Field(ge=8, le=512)] = 28
     """Side S of the square images, in pixels, 8 to 512."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -127,7 +128,10 @@ def load_dataset(
             "--transductive is for ssl, which looks at no label; "
             f"{task} would train on the answers of its own test: leave it out"
         )
-    data, listing = _load(cfg, task, cache_dir, progress)
+    found = _as_folder(cfg, task, cache_dir, progress)
+    data, listing = _load(found, task, cache_dir, progress)
+    if found is not cfg:
+        data = _with_note(data, f"{cfg.name} is kept as a folder of images, {found.name}")
     if task == "segment" and data.train.mask_images is None:
         raise UserError(
             f"data {cfg.name!r} has no masks, segmentation needs them; "
@@ -139,6 +143,22 @@ def load_dataset(
     if cfg.name in EMBEDDED:
         data = _described(data, cfg.name)
     return with_counts(data)
+
+
+def _as_folder(
+    cfg: DataConfig, task: Task, cache_dir: Path | None, progress: bool = False
+) -> DataConfig:
+    """The config with the folder of a named data set in the place of its name."""
+    if not is_named(cfg.name):
+        return cfg
+    folder = named_folder(cfg.name, task, cache_dir, progress)
+    return replace(cfg, name=str(folder))
+
+
+def _with_note(data: DataSet, note: str) -> DataSet:
+    """The data set with one more fact for whoever reads its results."""
+    summary = replace(data.summary, notes=(*data.summary.notes, note))
+    return replace(data, summary=summary)
 
 
 def _described(data: DataSet, name: str) -> DataSet:
@@ -213,6 +233,7 @@ def inspect(cfg: DataConfig, task: Task = "ssl", cache_dir: Path | None = None) 
         UserError: unknown name or unusable folder.
     """
     _check_name(cfg)
+    cfg = _as_folder(cfg, task, cache_dir)
     if cfg.name in EMBEDDED:
         classes, images = counts(cfg.name, cfg.image_size, cfg.seed, cache_dir)
         name = cfg.name
@@ -276,6 +297,12 @@ def _check_group(cfg: DataConfig) -> None:
 
 def _check_name(cfg: DataConfig) -> None:
     name = cfg.name
+    if is_named(name):
+        if cfg.layout != AUTO or cfg.domain:
+            raise UserError(
+                f"--layout and data.domain are for folders, {name!r} has a layout: leave them out"
+            )
+        return
     if name not in EMBEDDED and not Path(name).expanduser().exists():
         suggestion = nearest(name, EMBEDDED)
         raise UserError(

@@ -89,7 +89,10 @@ class Options:
 
     experiment: Annotated[str, typer.Argument(help=_EXPERIMENTS, autocompletion=_experiments)]
     data: Annotated[
-        str | None, typer.Option(help="Embedded name (glyphs, digits, earth) or a folder.")
+        str | None,
+        typer.Option(
+            help="Embedded name (glyphs, digits, earth), a folder, torchvision:NAME or hf:NAME."
+        ),
     ] = None
     layout: Annotated[
         str | None,

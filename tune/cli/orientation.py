@@ -61,7 +61,12 @@ def _default(experiment: str, data: str) -> str:
     """The orientations of a data set; a folder holds photographs. There the named policies of `ssl`
     keep their own flips, as published."""
     otherwise = UNSET if experiment == "ssl" else "horizontal"
-    return _EMBEDDED.get(data, otherwise)
+    if data in _EMBEDDED:
+        return _EMBEDDED[data]
+
+    from trainables.data.named_torchvision import up_of  # it imports torch
+
+    return up_of(data) or otherwise
 
 
 def facing(experiment: Experiment, base: Mapping[str, Any]) -> Experiment:

@@ -350,7 +350,9 @@ def _about_images(options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
     if options.layout is not None:
         typed["data.layout"] = options.layout
     if options.data is not None:
-        typed["data.name"] = _data_name(options.data)
+        from trainables.data.named import data_name  # it imports torch
+
+        typed["data.name"] = data_name(options.data)
     return typed
 
 
@@ -445,10 +447,6 @@ def _options_of_source_study(options: Options) -> str:
     if options.storage != "runs":
         text += f" --storage {shlex.quote(options.storage)}"
     return text
-
-
-def _data_name(data: str) -> str:
-    return str(Path(data).expanduser().resolve()) if _is_folder(data) else data
 
 
 def _is_folder(data: str) -> bool:

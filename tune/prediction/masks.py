@@ -14,6 +14,7 @@ from trainables.data.images import CorruptImage, one_line, open_image
 from trainables.data.listing import find_images
 from trainables.data.mask_code import MaskCode
 from trainables.data.masks import ReadValues
+from trainables.data.named import is_named, named_folder
 from trainables.data.pair_reading import Recognized, mask_code, recognize
 from trainables.data.pairs import Pairs, read_pairs
 from trainables.errors import UserError
@@ -106,7 +107,10 @@ def _training_pairs(trained: Trained) -> Pairs | None:
     if trained.data in EMBEDDED:
         return None
     try:
-        return read_pairs(Path(trained.data), trained.ignore)
+        folder = Path(trained.data)
+        if is_named(trained.data):
+            folder = named_folder(trained.data, "segment")
+        return read_pairs(folder, trained.ignore)
     except UserError:
         return None
 

@@ -1,0 +1,230 @@
+"""Data sets by name: `--data torchvision:OxfordIIITPet`, `--data hf:owner/name`.
+
+What torchvision or Hugging Face give becomes a folder of images, once, and everything else reads
+that folder as it reads any other: layout, fingerprint, splits, contents.
+
+    <cache>/named/<key>/torchvision-OxfordIIITPet/train/abyssinian/000000.jpg
+                                                  test/...
+    <cache>/named/<key>/torchvision-VOCSegmentation/train/images/, train/masks/, classes.txt
+
+Files that lie in a cache already are linked, not copied; encoded images are written byte by byte.
+The folder is built under a lock in `<...>.building` and renamed when it is whole, so a kill leaves
+nothing that the next start does not remove.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from PIL import Image
+
+from trainables.data.embedded import EMBEDDED
+from trainables.data.source import progress_bar
+from trainables.data.store import BUILDING, digest, disk_error
+from trainables.errors import UserError
+from trainables.files import default_cache_dir
+
+__all__ = ["Example", "Examples", "Name", "data_name", "is_named", "named_folder", "parse_name"]
+
+SOURCES = ("torchvision", "hf")
+"""Words before the colon."""
+_VERSION = "1"
+"""Raise it when other files are written for the same data."""
+_CLASSES = "classes.txt"
+_ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg"}
+"""Format of Pillow -> ending, where it is not the format's own name."""
+
+
+@dataclass(frozen=True)
+class Name:
+    """The name of a data set, as it was typed."""
+
+    typed: str
+    source: str
+    """One of `SOURCES`."""
+    name: str
+    options: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of a data set."""
+
+    part: str
+    """train, val, test, or "" where the data set has no splits."""
+    label: str | None
+    """Name of its class; None without labels."""
+    image: Path | bytes | Image.Image
+    """A file, the bytes of one, or pixels."""
+    mask: Path | bytes | Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """All images of a data set."""
+
+    count: int
+    examples: Iterable[Example]
+    pixel_classes: tuple[str, ...] = ()
+    """Names of the values of masks, from 0 on; 255 is unknown."""
+
+
+def is_named(data: str) -> bool:
+    """Tell if a value of `--data` names a data set of torchvision or Hugging Face."""
+    return data.partition(":")[0] in SOURCES and ":" in data
+
+
+def parse_name(typed: str) -> Name:
+    """Read `torchvision:NAME[,option=value...]` or `hf:owner/name[,option=value...]`.
+
+    Raises:
+        UserError: no name, or an option that is not KEY=VALUE.
+    """
+    source, _, rest = typed.partition(":")
+    name, *words = rest.split(",")
+    if not name:
+        raise UserError(f"--data {typed!r} names no data set; such as torchvision:CIFAR10")
+    options = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key or not value:
+            raise UserError(
+                f"--data {typed!r}: {word!r} must be OPTION=VALUE, such as "
+                "torchvision:EMNIST,split=letters"
+            )
+        options[key] = value
+    return Name(typed, source, name, options)
+
+
+def data_name(typed: str) -> str:
+    """The value of `--data` as it means the same in every folder: paths are resolved."""
+    if typed in EMBEDDED:
+        return typed
+    if not is_named(typed):
+        return _resolved(typed)
+
+    name = parse_name(typed)
+    word = name.name
+    if name.source == "hf" and word.startswith((".", "/", "~")):
+        word = _resolved(word)
+    options = dict(name.options)
+    if name.source == "torchvision" and "root" in options:
+        options["root"] = _resolved(options["root"])
+    given = [f"{option}={value}" for option, value in options.items()]
+    return ",".join([f"{name.source}:{word}", *given])
+
+
+def _resolved(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
+def named_folder(
+    typed: str, task: str, cache_dir: Path | None = None, progress: bool = False
+) -> Path:
+    """The folder of a data set, which is built where there is none yet.
+
+    Args:
+        typed: value of `--data`.
+        task: "segment" takes masks; the others take labels, where there are some.
+    Raises:
+        UserError: an unknown name or option, a missing package, data that is neither in a cache
+            nor can be downloaded, or no space.
+    """
+    name = parse_name(typed)
+    masks = task == "segment"
+    key = digest(_VERSION, name.source, name.name, *sorted(map(str, name.options.items())))
+    # Of a folder its last name alone.
+    short = Path(name.name).name if Path(name.name).is_absolute() else name.name
+    word = re.sub(r"[^\w.-]+", "-", f"{name.source}-{short}")
+    kind = "masks" if masks else "labels"
+    cache = (cache_dir or default_cache_dir()) / "named"
+    final = cache / f"{key[:12]}-{kind}" / word
+    if final.exists():
+        return final
+
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{final}.lock"):
+            if not final.exists():
+                _build(final, _examples(name, masks), progress)
+    except OSError as error:
+        raise disk_error(error, cache) from None
+    return final
+
+
+def _examples(name: Name, masks: bool) -> Examples:
+    if name.source == "torchvision":
+        from trainables.data.named_torchvision import examples_of
+    else:
+        from trainables.data.named_hf import examples_of
+    return examples_of(name, masks)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _build(final: Path, examples: Examples, progress: bool) -> None:
+    """Write all images into a folder beside the final one. The caller holds the lock."""
+    building = final.with_name(final.name + BUILDING)
+    shutil.rmtree(building, ignore_errors=True)  # left by a kill
+    building.mkdir()
+    try:
+        _write_all(building, examples, progress)
+        os.sync()
+        building.rename(final)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+
+
+def _write_all(root: Path, examples: Examples, progress: bool) -> None:
+    with progress_bar("preparing", examples.count, progress) as advance:
+        for number, example in enumerate(examples.examples):
+            stem = f"{number:06d}"
+            if example.mask is None:
+                _write(root / example.part / _folder_name(example.label), stem, example.image)
+            else:
+                _write(root / example.part / "images", stem, example.image)
+                _write(root / example.part / "masks", stem, example.mask)
+            advance(1)
+    if examples.pixel_classes:
+        (root / _CLASSES).write_text("".join(f"{name}\n" for name in examples.pixel_classes))
+
+
+def _folder_name(label: str | None) -> str:
+    """A class as the name of a folder; "" for none. A dot in front would hide it."""
+    if label is None:
+        return ""
+    return re.sub(r"^\.|/|\0", "_", label.strip()) or "_"
+
+
+def _write(folder: Path, stem: str, image: Path | bytes | Image.Image) -> None:
+    """Write an image as it is; pixels as PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(image, Path):
+        target = folder / f"{stem}{image.suffix.lower()}"
+        with suppress(OSError):  # another disk, or no links there
+            os.link(image.resolve(), target)
+            return
+        shutil.copy(image, target)
+    elif isinstance(image, bytes):
+        (folder / f"{stem}{_ending(image)}").write_bytes(image)
+    else:
+        image.save(folder / f"{stem}.png")
+
+
+def _ending(content: bytes) -> str:
+    """The ending of an encoded image; ".jpg" where Pillow does not know it, and says so later."""
+    import io
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            found = str(image.format)
+    except Exception:  # Pillow's, of many kinds
+        return ".jpg"
+    return _ENDINGS.get(found, f".{found.lower()}")
