@@ -9,6 +9,7 @@ validation split: so the metric that is compared with the record is that of the 
 """
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,11 +105,10 @@ def write(served: Served, data: Any, format: str, folder: Path) -> Written:
         return _weights(served, data, path)
 
     network = Network(served).eval()
-    program = _program(served, network)
-    if format == "onnx":
-        run = _onnx(program, path)
-    else:
-        run = _torch_program(program, path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about its own ways of writing
+        program = _program(served, network)
+        run = _onnx(program, path) if format == "onnx" else _torch_program(program, path)
     difference = _difference(network, data, run)
     again = Served.of_trial(served.about, served.weights)
     return Written(path, _judged(again, data, run), difference)

@@ -70,6 +70,8 @@ class Exported:
         )
         if self.difference is None:
             return said
+        if self.difference == 0:
+            return f"{said}; its answers equal the network's"
         return f"{said}; its answers are the network's within {self.difference:.1e} of the largest"
 
 

@@ -15,6 +15,7 @@ nothing that the next start does not remove.
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def data_name(typed: str) -> str:
 
     name = parse_name(typed)
     word = name.name
-    if name.source == "hf" and word.startswith((".", "/", "~")):
+    if name.source == "hf" and Path(word).expanduser().is_dir():
         word = _resolved(word)
     options = dict(name.options)
     if name.source == "torchvision" and "root" in options:
@@ -183,7 +184,8 @@ def _build(final: Path, examples: Examples, progress: bool) -> None:
 
 
 def _write_all(root: Path, examples: Examples, progress: bool) -> None:
-    with progress_bar("preparing", examples.count, progress) as advance:
+    shown = progress and sys.stderr.isatty()
+    with progress_bar("preparing", examples.count, shown) as advance:
         for number, example in enumerate(examples.examples):
             stem = f"{number:06d}"
             if example.mask is None:

@@ -152,14 +152,15 @@ def _parts(name: Name, opened: Any) -> dict[str, Any]:
     if not isinstance(opened, Mapping):
         return {"": opened}
 
-    asked = {part: name.options[part] for part in ("train", "val", "test") if part in name.options}
+    known = ("train", "val", "test")
+    asked: dict[str, str] = {p: name.options[p] for p in known if p in name.options}
     for part, split in asked.items():
         if split not in opened:
             raise UserError(
                 f"--data {name.typed}: there is no split {split!r} for {part}; "
                 f"valid: {', '.join(opened)}"
             )
-    of_part = {_PART_OF[split]: split for split in opened if split in _PART_OF}
+    of_part: dict[str, str] = {_PART_OF[s]: s for s in opened if s in _PART_OF}
     of_part |= asked
     taken = {part: opened[split] for part, split in of_part.items()}
     if "train" in taken:

@@ -98,7 +98,8 @@ def _opening(exported: Exported, record: Record, about: dict[str, Any]) -> str:
 
 def _use(exported: Exported, about: dict[str, Any]) -> Iterator[str]:
     size = about["config"]["data.image_size"]
-    whole = about["config"].get("data.judged") == "whole"
+    segments = about["kind"] == "Segmentation"
+    whole = segments and about["config"].get("data.judged") == "whole"
     _, answer = _ANSWERS[about["kind"]]
     code = _CODE[exported.format].format(size=size)
     yield "```python"

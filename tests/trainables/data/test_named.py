@@ -2,6 +2,7 @@
 torchvision's own reading of them."""
 
 import pickle
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -286,7 +287,8 @@ def test_names_mean_the_same_in_every_folder(
     assert data_name("glyphs") == "glyphs"
     assert data_name("images") == str(tmp_path / "images")
     assert data_name("hf:owner/name,label=kind") == "hf:owner/name,label=kind"
-    assert data_name("hf:./saved") == f"hf:{tmp_path}/saved"
+    (tmp_path / "saved").mkdir()
+    assert data_name("hf:saved") == f"hf:{tmp_path}/saved"
     root = f"torchvision:MNIST,root={tmp_path}/tv"
     assert data_name("torchvision:MNIST,root=tv") == root
     assert [up_of(name) for name in (root, "torchvision:EuroSAT", "hf:a/b", "images")] == [
@@ -295,6 +297,14 @@ def test_names_mean_the_same_in_every_folder(
         None,
         None,
     ]
+
+
+def test_missing_package_of_the_hub_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(UserError, match=r"hf:owner/name needs .* pip install datasets"):
+        loaded("hf:owner/name", "ssl", tmp_path)
 
 
 def test_every_set_is_a_class_of_torchvision_with_these_splits() -> None:
