@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tune.study.enqueued import enqueue
+from tune.study.objectives import front_of
 from tune.study.record import Record, read_record
 from vistune.figures import Figures
 from vistune.trial import Trial, trial_of
@@ -115,10 +116,22 @@ class Study(Figures):
 
     @property
     def best(self) -> Trial | None:
-        """The study's answer: the best trial by the split that selects; None before one has run to
-        its end."""
+        """The study's answer: the best trial by the split that selects, of several objectives the
+        best by the first; None before one has run to its end."""
         number = self.record.best_number()
         return None if number is None else self.trial(number)
+
+    @property
+    def front(self) -> list[Trial]:
+        """The trials that no other beats in every objective, the best of the first objective in
+        front. Of a single objective it is the best trial alone."""
+        record = self.record
+        if len(record.objectives) > 1:
+            numbers = list(front_of(record.points, record.objectives))
+        else:
+            number = record.best_number()
+            numbers = [] if number is None else [number]
+        return [self.trial(number) for number in numbers]
 
     @property
     def default(self) -> Trial:

@@ -117,13 +117,13 @@ def test_an_interrupted_cell_leaves_a_study_that_resumes(
     )
     folder = tmp_path / "runs" / "pretrain"
 
-    client.execute(call)
+    asked = client.execute(call)
     deadline = time.monotonic() + PATIENCE_S
     while not has_epochs(folder, 2):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     manager.interrupt_kernel()
-    reply = client.get_shell_msg(timeout=PATIENCE_S)["content"]
+    reply = answer(client, asked)
     assert (reply["status"], reply["ename"]) == ("error", "KeyboardInterrupt")
 
     assert not is_in_use(folder)
@@ -132,12 +132,20 @@ def test_an_interrupted_cell_leaves_a_study_that_resumes(
     assert "open" in set(interrupted.trials["state"])
     epochs = len(interrupted.curves)
 
-    client.execute(f"{call}\nassert study.finished")
-    reply = client.get_shell_msg(timeout=PATIENCE_S)["content"]
+    reply = answer(client, client.execute(f"{call}\nassert study.finished"))
     assert reply["status"] == "ok", reply
     assert len(interrupted.curves) > epochs  # what was reported before the interrupt is kept
     assert not interrupted.curves.index.duplicated().any()
     assert set(interrupted.trials["state"]) <= {"complete", "pruned"}
+
+
+def answer(client: Any, asked: str) -> dict[str, Any]:
+    """The kernel's reply to a cell."""
+    while True:
+        reply = client.get_shell_msg(timeout=PATIENCE_S)
+        if reply["parent_header"].get("msg_id") == asked:
+            content: dict[str, Any] = reply["content"]
+            return content
 
 
 def has_epochs(folder: Path, count: int) -> bool:

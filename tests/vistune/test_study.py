@@ -227,3 +227,8 @@ def test_a_model_has_the_metric_on_record_and_reads_files(tmp_path: Path) -> Non
         study.load_model(99)
     with pytest.raises(vistune.UserError, match="images must be"):
         study.predict(images[0])
+
+
+def test_of_one_objective_the_front_is_the_best(root: Path) -> None:
+    study = vistune.load_study(root / "toy")
+    assert study.front == [study.best]
