@@ -305,7 +305,7 @@ def _conclude_front(study: Study, console: Console) -> None:
         return
     for line in said:
         console.line(line)
-    study.summarize({}, front=" ".join(f"{line.rstrip('.')}." for line in said))
+    study.summarize({}, front=" ".join(said))
     write_front_picture(read_record(study.directory), study.directory / FRONT)
     study.emit("artifact", trial=None, path=FRONT, to="plots")
 

@@ -114,14 +114,8 @@ def write_front_picture(record: Record, path: Path) -> None:
         axes.annotate(str(number), place, xytext=(4, 4), textcoords="offset points")
     if 0 in points:
         at = points[0]
-        axes.scatter(at[cost.metric], at[value.metric], color=COLOURS[1], zorder=3)
-        axes.annotate(
-            "default",
-            (at[cost.metric], at[value.metric]),
-            xytext=(4, -10),
-            textcoords="offset points",
-            color=COLOURS[1],
-        )
+        place = (at[cost.metric], at[value.metric])
+        axes.scatter(*place, color=COLOURS[1], zorder=3, label="the default")
     axes.set_xlabel(cost.metric)
     axes.set_ylabel(value.metric)
     axes.set_xlim(left=0)

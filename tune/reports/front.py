@@ -69,7 +69,7 @@ def front_text(study: StudyView) -> str:
         shown.append(f"and {len(front) - _NAMED} more")
     of = " and ".join(map(str, objectives))
     count = "1 trial" if len(front) == 1 else f"{len(front)} trials"
-    return f"The front of {of} has {count} of {len(points)}: {'; '.join(shown)}"
+    return f"The front of {of} has {count} of {len(points)}: {'; '.join(shown)}."
 
 
 def judge_points(study: StudyView) -> PointVerdict | None:
@@ -118,7 +118,8 @@ def front_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table of the front."""
     names = named_points(points, objectives)
-    header = ["trial", "point", *map(str, objectives)]
+    titles = [f"{one.metric} (less)" if one.minimized else one.metric for one in objectives]
+    header = ["trial", "point", *titles]
     rows = [
         [
             str(number),
