@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.command_line import install_command
-from tune.tracking.address import without_password
+from tune.tracking.address import probe, without_password
 from tune.tracking.destination import Opening
 from tune.tracking.local_files import LocalConnection, LocalPlace
 from tune.tracking.projection import Changes, ProjectedRun
@@ -104,8 +104,12 @@ class WandB(LocalPlace):
 
         Raises:
             UserError: as of `check_wandb`.
+            OSError: the server does not answer.
         """
         check_wandb()
+        if _mode() == "online":
+            probe(_address())  # wandb itself waits a minute and a half for a server that is gone
+        os.environ.setdefault("WANDB_SILENT", "true")  # before it is imported
         opening.beat(_START_S)
         return WandbStudy(opening, self.folder(opening.study_dir))
 

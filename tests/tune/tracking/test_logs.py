@@ -370,6 +370,21 @@ def test_wandb_is_refused_before_it_could_ask(
         check_logs(["wandb"])
 
 
+def test_wandb_server_that_does_not_answer_is_known_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_API_KEY", "a secret")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    log = study_of(tmp_path, trials=1)
+    began = time.monotonic()
+    with pytest.raises(UserError, match=r"W&B at http://127\.0\.0\.1:9 cannot take") as refused:
+        replay_into("wandb", log.path.parent).sync()
+    assert time.monotonic() - began < 5
+    assert "secret" not in str(refused.value)
+
+
 def test_first_record_is_that_of_tensorboardx(tmp_path: Path) -> None:
     """The frame of a record, against the package's own writer."""
     from tensorboardX.proto.event_pb2 import Event
