@@ -13,16 +13,20 @@ check_python()
 
 import os
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trainables.errors import UserError
 from tune.cli.app import new_app, run_app, with_version
 from tune.cli.execute import execute
 from tune.cli.options import Options, as_command
-from tune.cli.script import SCRIPT, ScriptOptions, generated_experiment, script_command_line
 from tune.cli.stop import INTERRUPTED, WRONG_USE, Ended
 from tune.command_line import resume_command
 from tune.surroundings import prepare_process
+
+if TYPE_CHECKING:
+    from tune.cli.script import ScriptOptions
+
+_SCRIPT = "script"  # in the place of an experiment
 
 
 def main(options: Options) -> None:
@@ -31,8 +35,10 @@ def main(options: Options) -> None:
     _leave(lambda: execute(options))
 
 
-def script(options: ScriptOptions, shared: Options) -> None:
+def script(options: "ScriptOptions", shared: Options) -> None:
     """Search the options of a command that trains; the same command again resumes."""
+    from tune.cli.script import generated_experiment
+
     _leave(lambda: execute(shared, experiment=generated_experiment(options, shared)))
 
 
@@ -55,7 +61,9 @@ def _leave(run: Callable[[], Ended]) -> NoReturn:
 def command_line() -> NoReturn:
     """Parse argv and call `main`; wrong use is reported in one line, like every other error."""
     prepare_process()
-    if sys.argv[1:2] == [SCRIPT]:
+    if sys.argv[1:2] == [_SCRIPT]:
+        from tune.cli.script import script_command_line  # brings torch
+
         script_command_line(script)
 
     app = new_app()

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS, Experiment
-from tune.reports.plot_worker import Drawn
+from tune.reports.drawing_process import Drawn
 from tune.study.rules import ENOUGH_SEARCHES, PRUNER_NAMES, SAMPLER_NAMES
 from tune.tracking.logs import LOGS
 

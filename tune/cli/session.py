@@ -23,7 +23,6 @@ from tune.experiment_file import OwnExperiment
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
-from tune.reports.cost_figure import FRONT, write_front_picture
 from tune.reports.front import front_conclusions
 from tune.reports.plot_worker import DATA, Pictures, data_is_drawn
 from tune.reports.selection import selection
@@ -306,6 +305,8 @@ def _conclude_front(study: Study, console: Console) -> None:
     for line in said:
         console.line(line)
     study.summarize({}, front=" ".join(said))
+    from tune.reports.cost_figure import FRONT, write_front_picture  # brings plotly
+
     write_front_picture(read_record(study.directory), study.directory / FRONT)
     study.emit("artifact", trial=None, path=FRONT, to="plots")
 

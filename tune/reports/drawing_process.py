@@ -7,7 +7,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+Drawn = Literal["none", "best", "all"]
+"""Trials whose pictures are drawn: "best" are the default and the best three."""
 _LOWEST_PRIORITY = 19
 
 

@@ -10,15 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from trainables.errors import UserError
 from tune.object_store import s3
-from tune.reports.drawing_process import DrawingProcess
+from tune.reports.drawing_process import DrawingProcess, Drawn
 from tune.study.study import Study
 
-Drawn = Literal["none", "best", "all"]
-"""Trials whose pictures are drawn: "best" are the default and the best three."""
 _BEST = 3
 _TIMEOUT_S = 300  # for the pictures of one trial
 _RECORDED = "plots/.recorded"
