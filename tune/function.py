@@ -4,6 +4,7 @@ Nothing is known of its model, its data or its length before it runs: it says al
 through the `run` that it is given (`tune/execution/function_run.py`).
 """
 
+import hashlib
 import math
 import traceback
 from collections.abc import Callable, Mapping
@@ -27,10 +28,18 @@ _MESSAGE = 100  # characters of an error's message in a reason
 
 
 class OwnData:
-    """Stands for the data of a function, which reads them itself."""
+    """Stands for the data of a function, which reads them itself.
 
-    name = "its own data"
-    fingerprint = ""
+    Args:
+        named: the name that the function has given to them; "" where it has not.
+    """
+
+    def __init__(self, named: str = ""):
+        self.name = named or "its own data"
+        self.fingerprint = ""
+        if named:
+            self.fingerprint = hashlib.sha256(f"named {named}".encode()).hexdigest()
+
     summary = _SUMMARY
     train = val = test = ()
     classes: tuple[str, ...] = ()
@@ -49,10 +58,12 @@ class Function:
     objective: str
     """Metric that selects, `val/...`; larger is better: `val/-loss` is the loss with its sign
     changed."""
+    data: str = ""
+    """Name of its data and split; "" where it gives none."""
 
     def load_data(self, config: Any, progress: bool = False) -> OwnData:
         """Return what stands for the function's own data."""
-        return OwnData()
+        return OwnData(self.data)
 
     def chosen_objective(self, config: Any, data: Any) -> str:
         """Return the metric that selects."""

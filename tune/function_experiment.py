@@ -39,6 +39,7 @@ def function_experiment(
     name: str | None = None,
     about: str | None = None,
     threads: int = 1,
+    data: str = "",
 ) -> Experiment:
     """Make an experiment of `train(config, run)`.
 
@@ -54,6 +55,8 @@ def function_experiment(
         name: one word, which names the study too; default: that of the function's file.
         about: one line for `--plan`; default: the first line of the function's docstring.
         threads: CPU threads of a trial.
+        data: name of the images and their split, such as "digits v2": studies that give the same
+            were judged on the same test images, and may be compared.
     Raises:
         UserError: a name, a range or a value that cannot be used.
     """
@@ -63,7 +66,7 @@ def function_experiment(
     ranges = read_space(space)
     values = complete(ranges, default or {})
     config = config_class(ranges, values, threads)
-    function = Function(train, objective_name(objective))
+    function = Function(train, objective_name(objective), data)
     first_line = (getattr(train, "__doc__", None) or "").strip().partition("\n")[0]
     return Experiment(
         name=name or _name_of(train, function),

@@ -37,13 +37,14 @@ def script_experiment(
     epochs: int | str | None = None,
     threads: int = 1,
     files: Mapping[str, str] | None = None,
+    data: str = "",
 ) -> Experiment:
     """Make an experiment of a command.
 
     Args:
         command: its words, with `{lr}` for the value of `lr`, and `{seed}`, `{threads}`,
             `{directory}`, `{metrics}`, `{device}` and `{resume_from}` of a trial.
-        objective, space, default, threads: as of `function_experiment`.
+        objective, space, default, threads, data: as of `function_experiment`.
         name: one word, which names the study too.
         folder: folder that the command runs in; default: the current one.
         metrics: file of JSON lines in the trial's folder that it writes; `-`: standard output.
@@ -74,6 +75,7 @@ def script_experiment(
         name=name,
         about=" ".join(command),
         threads=threads,
+        data=data,
     )
     _check_names(script, [*space, *(default or {})], space)
     return experiment

@@ -16,6 +16,7 @@ from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.experiments import Experiment
 from tune.export import export_model
+from tune.function import OwnData
 from tune.function_space import complete, read_space
 from tune.reports.html_report import write_report
 from tune.reports.verdict import judge_study
@@ -23,7 +24,7 @@ from tune.search.space import as_json, describe
 from tune.study.events import EventLog
 from tune.study.manifest import read_manifest
 from tune.study.record import Record, read_record
-from vistune import function_experiment
+from vistune import compare, function_experiment
 
 MINE = '''
 """Reports a curve that its learning rate bends; nothing is trained."""
@@ -223,6 +224,30 @@ def test_its_pages_say_what_is_known(call: Call, mine: Path) -> None:
 
 def events(record: Record) -> list[dict[str, Any]]:
     return EventLog.read(record.folder / "events.jsonl")[0]
+
+
+def test_studies_of_functions_are_compared_where_they_name_the_same_data(
+    call: Call, mine: Path
+) -> None:
+    """Studies of one file are too; of others nothing says what they were judged on."""
+    first = finish(call, mine).folder
+    second = first.with_name("other")
+    shutil.copytree(first, second)
+    assert len(compare([first, second]).differences) == 1
+
+    change_manifest(second, code={"path": "other.py", "variable": "E", "sha256": "0", "text": ""})
+    with pytest.raises(UserError, match="were judged on different images"):
+        compare([first, second])
+
+    data = OwnData("the curve, split 1")
+    for folder in (first, second):
+        change_manifest(folder, data={"name": data.name, "fingerprint": data.fingerprint})
+    assert len(compare([first, second]).differences) == 1
+
+
+def change_manifest(folder: Path, **changes: Any) -> None:
+    path = folder / "study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_values_are_pinned_and_are_no_longer_searched(

@@ -94,6 +94,9 @@ class ScriptOptions:
         str, typer.Option(help="File in {directory} for {resume_from}; with a * the newest.")
     ] = "last.pt"
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a trial.")] = 1
+    data: Annotated[
+        str, typer.Option(help="Name of its images and split; studies that name the same compare.")
+    ] = ""
     name: Annotated[
         str | None, typer.Option(help="Name of the experiment. [default: that of the script]")
     ] = None
@@ -155,6 +158,7 @@ def _arguments(script: ScriptOptions) -> dict[str, Any]:
         "checkpoint": script.checkpoint,
         "epochs": _epochs(script.epochs),
         "threads": script.threads,
+        "data": script.data,
         "files": _hashes(script.command),
     }
 

@@ -16,7 +16,7 @@ from tune.formatting import DEFAULT, assignments
 from tune.reports.config_differences import same_data
 from tune.reports.sampling_error import Runs, outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, holm, mean_of, significance
-from tune.reports.verdict import difference, repeat_scores
+from tune.reports.verdict import difference, diverged_without_baseline, repeat_scores
 from tune.study.group import members
 from tune.study.record import Record, Run, read_record
 from tune.study.rules import test_metric
@@ -238,6 +238,9 @@ def row_of(name: str, about: str, record: Record, metric: str) -> TableRow:
         scores = repeat_scores(record, number, metric)
         outcomes = outcomes_of(record, number)
     default_scores = repeat_scores(record, 0, metric)
+    if diverged_without_baseline(record, number or 0):
+        scores, default_scores = {}, {}
+    of_default = sampling_variance(metric, outcomes_of(record, 0))
     return TableRow(
         name=name,
         about=about,
@@ -245,12 +248,14 @@ def row_of(name: str, about: str, record: Record, metric: str) -> TableRow:
         number=number,
         scores=scores,
         outcomes=outcomes,
-        accuracy=_accuracy(scores, sampling_variance(metric, outcomes)),
-        default=_accuracy(default_scores, sampling_variance(metric, outcomes_of(record, 0))),
+        accuracy=_accuracy(record, scores, sampling_variance(metric, outcomes)),
+        default=_accuracy(record, default_scores, of_default),
     )
 
 
-def _accuracy(scores: Mapping[int, float], of_images: float | None) -> Interval | None:
+def _accuracy(
+    record: Record, scores: Mapping[int, float], of_images: float | None
+) -> Interval | None:
     """Estimate the mean of a configuration's repeats; None where there are too few.
 
     Args:
@@ -258,7 +263,10 @@ def _accuracy(scores: Mapping[int, float], of_images: float | None) -> Interval 
     """
     if len(scores) < 2:
         return None
-    return mean_of(list(scores.values()), of_images or 0.0).clipped_to_unit()
+    mean = mean_of(list(scores.values()), of_images or 0.0)
+    if record.manifest.function and of_images is None:
+        return mean  # nothing is known of its metric
+    return mean.clipped_to_unit()
 
 
 def _gains(

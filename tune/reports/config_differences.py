@@ -14,9 +14,11 @@ _SHOWN_OTHERWISE = {"data.up", "data.judged"}
 
 def same_data(one: Record, other: Record) -> bool:
     """True where both were judged on the same images; scores on different images cannot be
-    subtracted. The images of functions are not known: those of one file count as the same."""
-    if one.manifest.function or other.manifest.function:
-        return _file_of(one) == _file_of(other)
+    subtracted. Functions have the same images if they name the same, or are of one file."""
+    if one.manifest.function and other.manifest.function:
+        named = one.manifest.data["fingerprint"]
+        is_named = bool(named) and named == other.manifest.data["fingerprint"]
+        return is_named or _file_of(one) == _file_of(other)
     return _judged_on(one) == _judged_on(other)
 
 

@@ -241,7 +241,7 @@ def _facts(record: Record) -> list[list[str]]:
         f"fingerprint {data['fingerprint']}, from {data['path']}"
     )
     if manifest.function:
-        about_data = "read by the function itself: nothing about them is on record"
+        about_data = f"{data['name']}, read by the function itself: nothing else is on record"
     repeat_seeds = {seed for _, seed in record.repeats}
     shown_seeds = ", ".join(str(seed) for seed in sorted(repeat_seeds)) or "none"
     versions = [f"{name} {version}" for name, version in manifest.versions.items()]

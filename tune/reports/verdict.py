@@ -119,7 +119,7 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
     metric = test_metric(study.objective)
     answer = study.best_number()
     number = answer or study.repeat_rule.challenger(study.distinct)
-    if number is None or _diverged_without_baseline(study, number):
+    if number is None or diverged_without_baseline(study, number):
         return None
 
     scores = repeat_scores(study, number, metric)
@@ -164,7 +164,7 @@ def level_of(study: StudyView) -> float:
     return level / 2 if len(study.objectives) > 1 else level
 
 
-def _diverged_without_baseline(study: StudyView, number: int) -> int:
+def diverged_without_baseline(study: StudyView, number: int) -> int:
     """Count the repeats of a trial or the default that diverged, where nothing stands for them: a
     function has no untrained network, and leaving them out would flatter."""
     if not study.manifest.function:
@@ -247,7 +247,7 @@ def claim(study: StudyView, verdict: StudyVerdict | None) -> str:
 
 def _missing_of_function(study: StudyView, number: int) -> str:
     """Say what keeps a function's study from a verdict; "" where it is repeats."""
-    diverged = _diverged_without_baseline(study, number)
+    diverged = diverged_without_baseline(study, number)
     if diverged:
         repeats = "a repeat" if diverged == 1 else f"{diverged} repeats"
         return f"{repeats} of it or of the default diverged, and nothing stands for their result"
