@@ -56,10 +56,10 @@ def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
         for folder in folders:
             side.delete_runs(side.runs(folder))
             side.delete_model(folder.name)
+        for folder in folders:
+            # At once out of every list, whatever becomes of this process.
+            folder.rename(root / f"{_DELETED}{folder.name}-{secrets.token_hex(4)}")
 
-    for folder in folders:
-        # At once out of every list, whatever becomes of this process.
-        folder.rename(root / f"{_DELETED}{folder.name}-{secrets.token_hex(4)}")
     for left in root.glob(f"{_DELETED}*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 
 from tests.mlflow_store import begin_store, rows, store
-from tests.studies import POOR, events, finished, open_study
+from tests.studies import POOR, events, finished, manifest, open_study
+from tests.toy import TOY
 from trainables.errors import UserError
 from trainables.files import content_hash
 from tune import report
 from tune.execution.local import search_locally
 from tune.reports.storage import study_folders
+from tune.study.group import Group
 from tune.study.manifest import read_manifest
 from tune.study.record import read_record
+from tune.study.study import Study
 from tune.tracking.tracker import Tracker
 from tune.upkeep import actions
 from tune.upkeep.mlflow_side import MlflowSide
@@ -54,10 +57,6 @@ def type_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 
 def drawn(root: Path, folder: Path, trials: int) -> list[dict[str, Any]]:
     """Parameters of the trials of a study that is extended to so many."""
-    from tests.studies import manifest
-    from tests.toy import TOY
-    from tune.study.study import Study
-
     study = Study.open(folder, TOY, manifest(name=folder.name, base=POOR), trials=trials, repeats=2)
     search_locally(study, TOY)
     found = [trial.params for trial in study.frozen_trials()]
@@ -218,3 +217,22 @@ def test_mlflow_and_its_registry_follow(root: Path, type_report: Report) -> None
     type_report("delete", "other", "--yes")
     assert store(root) == {}
     assert rows(root / "mlflow.db", "SELECT name FROM registered_models") == []
+
+
+def test_a_comparison_goes_with_all_of_its_studies(root: Path, type_report: Report) -> None:
+    group = Group.open(root / "pair", "toy", "val/top1", ["optim.lr"])
+    for name in ("pair-A", "pair-B", "pair-C"):
+        about = manifest(name=name, base=POOR)
+        member = None if name == "pair-C" else group
+        Study.open(root / name, TOY, about, trials=1, repeats=0, group=member).close()
+
+    said = type_report("rename", "pair-A", "other", "--yes")
+    assert "pair-A belongs to a comparison, whose studies bear its name" in said
+    assert "pair is a comparison, whose studies bear its name" in type_report(
+        "rename", "pair", "other", "--yes"
+    )
+    type_report("archive", "pair", "--yes")
+    assert sorted(folder.name for folder in study_folders(root)) == ["pair-C", "toy"]
+    type_report("archive", "pair", "--undo")
+    type_report("delete", "pair", "--yes")
+    assert sorted(folder.name for folder in root.iterdir()) == ["archived", "pair-C", "toy"]
