@@ -75,13 +75,11 @@ class Queue:
         self._size = -1
         self._all: list[dict[str, Any]] = []
 
-    def next(self) -> dict[str, Any] | None:
-        """The next one that has not been looked at; None where all have been."""
-        self._read()
-        if self._taken == len(self._all):
-            return None
+    def next(self) -> dict[str, Any]:
+        """The first of `rest`, which counts as looked at from now on."""
+        first = self.rest()[0]
         self._taken += 1
-        return self._all[self._taken - 1]
+        return first
 
     def rest(self) -> list[dict[str, Any]]:
         """Those that have not been looked at."""

@@ -282,10 +282,8 @@ class Study:
 
     def _take_enqueued(self) -> None:
         """Make the next trial one of somebody's own configurations, unless a trial has had it."""
-        while not self._database.is_waiting():
+        while self._queue.rest() and not self._database.is_waiting():
             given = self._queue.next()
-            if given is None:
-                return
             params = self._completed(given)
             if params is not None and params not in self._database.tried():
                 self._database.enqueue_next(params, own=True)

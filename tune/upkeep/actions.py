@@ -4,6 +4,7 @@ Each action may be killed anywhere and repeated: MLflow comes first, and the fol
 there is to do, last.
 """
 
+import contextlib
 import re
 import secrets
 import shutil
@@ -97,6 +98,8 @@ def restore(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
         side.restore_runs(side.runs(folder, deleted=True))
     for folder, place in zip(folders, places, strict=True):
         folder.rename(place)
+    with contextlib.suppress(OSError):  # others are still there
+        (root / ARCHIVE).rmdir()
 
 
 def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:

@@ -235,4 +235,4 @@ def test_a_comparison_goes_with_all_of_its_studies(root: Path, type_report: Repo
     assert sorted(folder.name for folder in study_folders(root)) == ["pair-C", "toy"]
     type_report("archive", "pair", "--undo")
     type_report("delete", "pair", "--yes")
-    assert sorted(folder.name for folder in root.iterdir()) == ["archived", "pair-C", "toy"]
+    assert sorted(folder.name for folder in root.iterdir()) == ["pair-C", "toy"]
