@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
-from tune.cli.caller import Caller, Progress
+from tune.cli.caller import Caller, Progress, in_notebook
 from tune.cli.options import Options
 from tune.cli.stop import INTERRUPTED
 from tune.command_line import command
@@ -154,10 +154,13 @@ def run(options: Options, caller: Caller, experiment: Experiment | None = None) 
         KeyboardInterrupt: the search was interrupted.
     """
     from tune.cli.execute import execute
+    from tune.cli.notebook import quieten_widgets
     from tune.experiment_file import find_experiment
     from tune.surroundings import bypass_proxy
 
     bypass_proxy()
+    if in_notebook():
+        quieten_widgets()
     if experiment is None:
         experiment = find_experiment(options.experiment)
     _refuse_comparison(options, experiment)

@@ -60,6 +60,8 @@ def test_every_block_of_the_page_runs_in_a_notebook(tmp_path: Path) -> None:
     assert "<pre" in table
     assert "8/8 trials" in table
     assert "searched by val/top1" in printed(search)
+    assert "ipywidgets" not in printed(search)
+    assert "IProgress" not in printed(search)
     assert "trial 3 starts" not in printed(search)  # the table says it
     assert "<table" in results(trials, "text/html")
     assert "Trial(number=" in printed(verdict)

@@ -3,7 +3,9 @@ that a notebook would have to install."""
 
 import html
 import io
+import logging
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,12 @@ from tune.cli.console import Console, LiveTable
 _EVERY_S = 0.5
 """The table is drawn anew at most so often: a notebook keeps every message."""
 _WIDTH = 100
+
+
+def quieten_widgets() -> None:
+    """Silence what Ray and tqdm say of widgets that are not installed: none is needed here."""
+    warnings.filterwarnings("ignore", message="IProgress not found")
+    logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
 
 
 class NotebookConsole(Console):
