@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # which an optimizer imports: seconds in each process, were it not here
 import torch.distributed as dist
 
 TIMEOUT_S = 120

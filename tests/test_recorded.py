@@ -401,7 +401,7 @@ def test_killed_trial_resumes_from_its_checkpoint(recorded: Recorded) -> None:
         return ends(recorded.events("killed"))[trial, None] > 0
 
     with appended_only(recorded.log("killed"), recorded.storage / "killed/study.journal"):
-        process = recorded.start(recorded.command("killed", "--local"))
+        process = recorded.start(recorded.command("killed", "--local", "--pictures", "none"))
         try:
             wait_until(has_ended, process)
             process.send_signal(signal.SIGINT)

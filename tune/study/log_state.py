@@ -150,6 +150,10 @@ class LogState:
             if work_id.trial is not None and work_id.repeat is not None
         }
 
+    def run(self, work_id: WorkId) -> Run:
+        """The run; an empty one where it has not begun."""
+        return self.runs.get(work_id, Run())
+
     def outcome(self, work_id: WorkId) -> Outcome | None:
         """The outcome on record; None where the run has not ended."""
         run = self.runs.get(work_id)

@@ -450,7 +450,7 @@ class Study:
         if self._state.outcome(work.id) is None:
             if work.kind == "trial":
                 self._emit_class_results(work)
-                outcome = with_objectives(self._state.runs[work.id], outcome, self._objectives)
+                outcome = with_objectives(self._state.run(work.id), outcome, self._objectives)
             self._emit_for("end", work, **outcome.to_event())
         if work.kind == "trial":
             self._database.tell(_trial_number(work), outcome)

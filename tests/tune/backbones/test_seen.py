@@ -1,6 +1,7 @@
 """Nothing that is judged on has been trained on: a backbone carries what it has seen, and a study
 that would be judged on some of it is refused before any trial."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -43,6 +44,7 @@ EPISODES = (
 FEWSHOT = ("--data", "digits", *SMALL, *EPISODES, "--repeats", "0", "--trials", "1")
 
 
+@functools.cache
 def digits(task: Task = "classify", seed: int = 0) -> DataSet:
     return load_dataset(DataConfig(name="digits", image_size=8, seed=seed), task)
 

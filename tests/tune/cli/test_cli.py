@@ -479,6 +479,8 @@ def test_local_from_any_directory_never_imports_ray(tmp_path: Path) -> None:
         "1",
         "--repeats",
         "0",
+        "--pictures",
+        "none",
         *(word for setting in small for word in ("--set", setting)),
     ]
     done = subprocess.run(
@@ -512,7 +514,7 @@ def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None
                     breakpoint()
                 return super().validate()
         EXPERIMENTS["toy"] = replace(TOY, model=lambda: (Stops, ToyConfig))
-        words = "toy --local --trials 1 --repeats 0 --set train.epochs=2"
+        words = "toy --local --trials 1 --repeats 0 --pictures none --set train.epochs=2"
         sys.argv = ["tune/run.py", *words.split()]
         run.command_line()
     """

@@ -103,7 +103,7 @@ def test_leaderboards_list_every_trial_with_its_value(
 
 
 def test_failures_are_printed_with_their_trials(tmp_path: Path) -> None:
-    study = finished(tmp_path, 3, base={"fault": "raise"})
+    study = finished(tmp_path, 2, base={"fault": "raise"})
     failed = [trial.number for trial in study.frozen_trials() if trial.state.name == "FAIL"]
     assert failed
     said = printed(read_record(tmp_path / "toy"))

@@ -1,6 +1,7 @@
 """The MLflow projection, against a real MLflow store that is read through SQL: what the log says,
 once, whatever happened."""
 
+import contextlib
 import json
 import math
 import os
@@ -635,7 +636,11 @@ def test_sync_of_no_study(storage):
 
 def wait_until(condition, seconds):
     limit = time.monotonic() + seconds
-    while not condition():
+    while True:
+        # A reader may meet the moment in which a database is deleted.
+        with contextlib.suppress(sqlite3.OperationalError):
+            if condition():
+                return
         assert time.monotonic() < limit, "waited too long"
         time.sleep(0.05)
 
