@@ -10,7 +10,7 @@ from tune.cli.options import Options
 from tune.cli.stop import INTERRUPTED
 from tune.command_line import command
 from tune.experiments import Experiment
-from tune.reports.plot_worker import Drawn
+from tune.reports.drawing_process import Drawn
 from tune.search.ranges import choices, numbers, write_distribution
 from vistune.study import Study
 
