@@ -19,7 +19,7 @@ from typing import Any
 from trainables.files import write_atomically
 from tune.tracking.destination import Opening
 from tune.tracking.local_files import AppendedFiles, LocalConnection, LocalPlace
-from tune.tracking.projection import Changes, Event, ProjectedRun
+from tune.tracking.projection import Changes, ProjectedRun
 
 __all__ = ["CsvStudy", "CsvTables"]
 
@@ -36,7 +36,7 @@ class CsvTables(LocalPlace):
 
     def connect(self, opening: Opening) -> "CsvStudy":
         """Open the tables, which are made where there are none."""
-        return CsvStudy(self.folder(opening.study_dir), opening.study_id, opening.first)
+        return CsvStudy(opening, self.folder(opening.study_dir))
 
 
 @dataclass
@@ -59,13 +59,13 @@ class CsvStudy(LocalConnection):
 
     Args:
         folder: of the tables.
-        first: the log's first event, a `study`.
     """
 
-    def __init__(self, folder: Path, study_id: str, first: Event):
-        self._files = AppendedFiles(folder, study_id)
-        self._objective = f"best/{first['objective']}"
-        self._searched = list(first["searched"])
+    def __init__(self, opening: Opening, folder: Path):
+        super().__init__(opening, folder)
+        self._files = AppendedFiles(folder, opening.study_id)
+        self._objective = f"best/{opening.first['objective']}"
+        self._searched = list(opening.first["searched"])
         self._rows: dict[str, _Row] = {}
         self._changed = False
         self.offset = self._files.offset

@@ -15,11 +15,15 @@ from typing import Any
 
 from trainables.files import write_atomically
 from tune.command_line import command
+from tune.object_store import s3
+from tune.tracking.destination import Opening
 from tune.tracking.projection import Changes, ProjectedRun
 
 __all__ = ["AppendedFiles", "LocalConnection", "LocalPlace"]
 
 STATE = ".state.json"
+_UPLOAD_S = 30.0
+"""An upload may take this long without a sign of life."""
 
 
 class LocalPlace:
@@ -34,8 +38,9 @@ class LocalPlace:
         return study_dir / self.name
 
     def where(self, study_dir: Path) -> str:
-        """The folder, to be shown."""
-        return str(self.folder(study_dir))
+        """The folder, or its address in an object store."""
+        folder = self.folder(study_dir)
+        return s3.address(folder) or str(folder)
 
     def remedy(self, study_dir: Path) -> str:
         """The action that may help where nothing can be written."""
@@ -48,10 +53,14 @@ class LocalPlace:
 
 
 class LocalConnection:
-    """Nothing can be missing, or take the place of a folder; a `Connection` that adds `apply` and
-    `remember`."""
+    """A study in such a folder: nothing can be missing, or take its place. A `Connection` that adds
+    `apply` and `remember`."""
 
     offset: int
+
+    def __init__(self, opening: Opening, folder: Path):
+        self.opening = opening
+        self.folder = folder
 
     def lacks(self, runs: Collection[str]) -> bool:
         """Tell that nothing is missing."""
@@ -64,7 +73,14 @@ class LocalConnection:
         """Nothing needs to be known of what the files have."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Upload the files, if the study lives in an object store.
+
+        Raises:
+            UserError: the store does not take them.
+        """
+        self.opening.beat(_UPLOAD_S)
+        s3.copy(self.folder)
+        self.opening.beat(0)
 
 
 class AppendedFiles:

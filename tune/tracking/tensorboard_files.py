@@ -20,7 +20,7 @@ from typing import Any
 from tune.object_store import s3
 from tune.tracking.destination import Opening
 from tune.tracking.local_files import AppendedFiles, LocalConnection, LocalPlace
-from tune.tracking.projection import Changes, Event, ProjectedRun
+from tune.tracking.projection import Changes, ProjectedRun
 from tune.tracking.tensorboard_messages import (
     first_record,
     image,
@@ -57,8 +57,7 @@ class TensorBoardStudy(LocalConnection):
     """
 
     def __init__(self, opening: Opening, folder: Path):
-        self._study_dir = opening.study_dir
-        self._first: Event = opening.first
+        super().__init__(opening, folder)
         self._files = AppendedFiles(folder, opening.study_id)
         self._started: set[str] = set()  # runs whose parameters are written
         self._epochs: dict[str, int] = {}
@@ -102,13 +101,13 @@ class TensorBoardStudy(LocalConnection):
         """Write the config, and what is searched of it for the tab HParams."""
         values = [text("config", _table(params))]
         if run.trial is not None:
-            searched = {key: params[key] for key in self._first["searched"] if key in params}
+            searched = {key: params[key] for key in self.opening.first["searched"] if key in params}
             values.append(session_start(searched, run.started))
         self._files.append(name, record(run.started, 0, values))
 
     def _write_picture(self, name: str, run: ProjectedRun, path: str, folder: str) -> None:
         """Write a PNG as it is; other artifacts are no pictures."""
-        file = self._study_dir / path
+        file = self.opening.study_dir / path
         if file.suffix.lower() != ".png":
             return
 

@@ -144,9 +144,8 @@ class WandbStudy(LocalConnection):
     """
 
     def __init__(self, opening: Opening, folder: Path):
+        super().__init__(opening, folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._opening = opening
         self._wandb = importlib.import_module("wandb")
         self._unsent: dict[str, Changes] = {}
         self._open: dict[str, _Open] = {}
@@ -179,11 +178,11 @@ class WandbStudy(LocalConnection):
     def remember(self, study: ProjectedRun, offset: int) -> None:
         """Note which runs have finished in W&B."""
         state = {
-            "study": self._opening.study_id,
+            "study": self.opening.study_id,
             "offset": offset,
             "finished": sorted(self._finished),
         }
-        write_atomically(self._folder / _STATE, json.dumps(state))
+        write_atomically(self.folder / _STATE, json.dumps(state))
         self.offset = offset
 
     def close(self) -> None:
@@ -191,19 +190,21 @@ class WandbStudy(LocalConnection):
         for opened in self._open.values():
             opened.run.finish(exit_code=1)
         self._open = {}
+        if _mode() == "offline":
+            super().close()
 
     def _begin(self, run: ProjectedRun) -> _Open:
         """Begin a run in W&B, or continue it on the server."""
-        self._opening.beat(_START_S)
-        identity = _identity(self._opening.study_id, run)
+        self.opening.beat(_START_S)
+        identity = _identity(self.opening.study_id, run)
         if _mode() == "offline" and run.key not in self._finished:
-            for left in self._folder.glob(f"wandb/offline-run-*-{identity}"):
+            for left in self.folder.glob(f"wandb/offline-run-*-{identity}"):
                 shutil.rmtree(left)
 
-        first = self._opening.first
+        first = self.opening.first
         begun = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT") or _PROJECT,
-            dir=str(self._folder),
+            dir=str(self.folder),
             id=identity,
             name=run.name,
             group=first["name"],
@@ -215,7 +216,7 @@ class WandbStudy(LocalConnection):
         )
         self._finished.discard(run.key)
         self._open[run.key] = _Open(begun, begun.starting_step)
-        self._opening.beat(0)
+        self.opening.beat(0)
         return self._open[run.key]
 
     def _send(self, opened: _Open, changes: Changes) -> None:
@@ -230,12 +231,12 @@ class WandbStudy(LocalConnection):
 
     def _finish(self, run: ProjectedRun, status: str) -> None:
         """End a run in W&B. An interrupted one is begun anew when its trial resumes."""
-        self._opening.beat(_START_S)
+        self.opening.beat(_START_S)
         opened = self._open.pop(run.key)
         opened.run.finish(exit_code=0 if status == "FINISHED" else 1)
         if status != "KILLED":
             self._finished.add(run.key)
-        self._opening.beat(0)
+        self.opening.beat(0)
 
 
 def _identity(study_id: str, run: ProjectedRun) -> str:

@@ -329,7 +329,10 @@ def test_a_run_and_a_later_sync_keep_tables_and_event_files(call: Call, tmp_path
     words = ("toy", "--local", "--repeats", "0", "--trials")
     assert call(*words, "2", "--log", "csv", "--log", "csv").code == 0
     log = EventLog(tmp_path / "runs/toy/events.jsonl")
-    assert metrics_by_run(log) == as_reported(log)
+    found = metrics_by_run(log)
+    wanted = as_reported(log)
+    assert found.keys() == wanted.keys()
+    assert all(wanted[run] <= found[run] for run in wanted)  # and what is known at the end
 
     with pytest.raises(UserError, match="MLflow") as refused:  # no server answers
         sync_study(log.path.parent, ["tensorboard"])
