@@ -84,7 +84,9 @@ def show_plan(prepared: Prepared, options: Options) -> None:
 
     cost = profile(experiment, config, data)
     rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
-    repeats = rule.configurations * (manifest.repeats or 0)
+    # Of a front the balanced trial is repeated too.
+    repeated = rule.configurations + (manifest.objectives is not None)
+    repeats = repeated * (manifest.repeats or 0)
     epochs = total_epochs(options.trial_count, repeats, config.train.epochs, version)
 
     device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"

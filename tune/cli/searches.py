@@ -22,6 +22,7 @@ from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
 from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.study_sync import copy_group_log
+from tune.search.methods import GRID
 from tune.study.group import Group, member_name
 from tune.study.record import read_record
 from tune.study.rules import REPEATS, WINNER, derived_seed
@@ -200,12 +201,22 @@ def members_of(
     common = replace(options, seed=seed, set=[*own, *split], compare=None, searches=None)
 
     sources = dict.fromkeys(_source(setting) for setting in comparison.settings.values())
+    # A grid is of the settings' own ranges.
+    sampler = None if options.sampler == GRID else options.sampler
     for name in filter(None, sources):
         study = member_name(group, name, number)
         shared = [pin for pin in [*own, *split] if pin.startswith(_SHARED)]
         shared += [pin.partition(":")[2] for pin in pins if pin.startswith(f"{name}:")]
         yield Member(
-            replace(common, experiment=name, study=study, set=shared, space=None, no_search=None),
+            replace(
+                common,
+                experiment=name,
+                study=study,
+                set=shared,
+                space=None,
+                no_search=None,
+                sampler=sampler,
+            ),
             EXPERIMENTS[name],
             group,
             number,

@@ -24,12 +24,14 @@ from optuna.distributions import (
 )
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})((?::[^:]*)*)")
+# "0...5" could be 0 to .5, or to 5, or a slip: it is no range.
+_RANGE = re.compile(rf"(?!.*\.\.\.)({_NUMBER})\.\.({_NUMBER})((?::[^:]*)*)")
 _WHOLE = re.compile(r"[-+]?\d+")
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PLAIN = re.compile(r"[A-Za-z_][\w./+-]*")
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 _WHEN = " when "
+_CONDITIONAL = re.compile(rf'((?:{_QUOTED}|[^"])*?){_WHEN}(.*)', re.DOTALL)
 _YAML_PLAIN = re.compile(r"[\w.+-](?:[\w./+|=, -]|:(?! ))*")
 _YAML_WORDS = {*_WORDS, "yes", "no", "on", "off", "y", "n", "~"}
 
@@ -89,10 +91,15 @@ def parse_range(text: str) -> Range:
     Raises:
         ValueError: as for `parse_assignment`.
     """
-    body, when, condition = text.partition(_WHEN)
-    if not when:
+    conditional = _CONDITIONAL.fullmatch(text)
+    if conditional is None:
         return Range(parse_distribution(text))
-    return Range(parse_distribution(body), _parse_when(condition))
+    return Range(parse_distribution(conditional[1]), _parse_when(conditional[2]))
+
+
+def is_range_text(text: str) -> bool:
+    """True for the text of a range of numbers, or of whatever has a condition."""
+    return bool(_RANGE.fullmatch(text.strip()) or _CONDITIONAL.fullmatch(text))
 
 
 def parse_distribution(text: str) -> BaseDistribution:

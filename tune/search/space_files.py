@@ -19,6 +19,7 @@ from trainables.errors import UserError
 from tune.search.ranges import (
     Range,
     choices,
+    is_range_text,
     numbers,
     parse_assignment,
     parse_range,
@@ -129,9 +130,9 @@ def own_variants(key: str, value: Any) -> tuple[Range, ...]:
     """
     is_list = isinstance(value, list)
     texts = value if is_list else [value]
-    conditional = any(isinstance(text, str) and " when " in text for text in texts)
+    are_ranges = any(isinstance(text, str) and is_range_text(text) for text in texts)
     try:
-        if is_list and not conditional:
+        if is_list and not are_ranges:
             return (Range(choices([_scalar(one) for one in value])),)
         return tuple(
             parse_range(text) if isinstance(text, str) else Range(choices([text])) for text in texts

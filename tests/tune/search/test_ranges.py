@@ -46,6 +46,7 @@ READ: dict[str, BaseDistribution] = {
     "true,false": CategoricalDistribution((True, False)),
     "none,0.5,1e-3": CategoricalDistribution((None, 0.5, 1e-3)),
     '"0.75,1",plain,"true"': CategoricalDistribution(("0.75,1", "plain", "true")),
+    '"a when b=c",d': CategoricalDistribution(("a when b=c", "d")),
     "../weights.pt,b": CategoricalDistribution(("../weights.pt", "b")),
     "0.1": CategoricalDistribution((0.1,)),
 }
@@ -65,6 +66,7 @@ REFUSED = {
     "a=": "it must be KEY=RANGE",
     "a=fast..slow": "a range is LOW..HIGH in numbers, such as 1e-4..1e-2:log",
     "a=1..": "a range is LOW..HIGH in numbers",
+    "a=0...5": "a range is LOW..HIGH in numbers",
     "a=3..1": "it must begin below its end, but 3 is above 1",
     "a=0..1:log": "on a log scale it must begin above 0, not at 0",
     "a=1..2:lin": "'lin' is no option of a range: there are log and step=NUMBER",
@@ -219,6 +221,7 @@ WRONG_FILES = {
     "- a\n": "holds no space",
     "a: [1, 1]": "a: 1 is there twice",
     "a: [[1], 2]": "a: a choice must be a number, a word",
+    "a: [0..1, 2..3]": "a has two ranges without a condition",
     "a: 3..1": "a: it must begin below its end",
     "a: [0..1, 2..3 when b=1, 4..5]": "a has two ranges without a condition",
     "a: {b: [": "is no YAML (line 1)",
