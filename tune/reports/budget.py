@@ -22,6 +22,8 @@ def budget_rows(record: Record) -> list[list[str]]:
         "CPU time of reserved cores": _cpu_time(runs),
         "GPU time": _gpu_time(runs),
     }
+    if record.manifest.function:
+        del costs["epochs saved by cached features"]
     elapsed = _elapsed(runs)
     if elapsed is not None:
         costs["from the first start to the last end"] = elapsed
