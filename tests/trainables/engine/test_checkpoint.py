@@ -1,14 +1,11 @@
 """A kill between writing a file and renaming it: the next start removes what it left."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests import REPO
 from trainables.backbone.summary import write_architecture
 from trainables.byol import BYOL, BYOLConfig
 from trainables.config import build
@@ -43,21 +40,26 @@ def train(folder: Path) -> None:
     fit(model, CONFIG, LocalRuntime(folder, lambda epoch, metrics: True))
 
 
-_KILLED = """
-import os, sys
-from pathlib import Path
-from tests.trainables.engine.test_checkpoint import train
+def train_until(folder: Path, name: str) -> int:
+    """Trains in a forked process, which ends where the file of this name would get its name, and
+    returns its exit code."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        return os.waitstatus_to_exitcode(status)
 
-real_replace = os.replace
+    rename = os.replace
 
-def replace(source, target):
-    if Path(target).name == sys.argv[2]:
-        os._exit(9)
-    real_replace(source, target)
+    def replace(source: Path, target: Path) -> None:
+        if Path(target).name == name:
+            os._exit(9)
+        rename(source, target)
 
-os.replace = replace
-train(Path(sys.argv[1]))
-"""
+    os.replace = replace  # type: ignore[assignment]
+    try:
+        train(folder)
+    finally:
+        os._exit(1)
 
 
 def partials(folder: Path) -> list[str]:
@@ -69,13 +71,7 @@ def partials(folder: Path) -> list[str]:
     [name if name == LAST else pytest.param(name, marks=pytest.mark.slow) for name in WRITTEN],
 )
 def test_next_start_removes_what_a_kill_left(tmp_path: Path, name: str) -> None:
-    killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(tmp_path), name],
-        cwd=REPO,
-        env=os.environ | {"PYTHONPATH": str(REPO)},
-        check=False,
-    )
-    assert killed.returncode == 9
+    assert train_until(tmp_path, name) == 9
     assert [left.split(".partial")[0].rsplit(".", 1)[0] for left in partials(tmp_path)] == [name]
     assert not (tmp_path / name).exists()
     (tmp_path / "best.ptx1y2z3.tmp").write_text("left by an earlier version")
