@@ -21,6 +21,7 @@ def begun(**rules: Any) -> Manifest:
 def rules(there: Manifest | None = None, first: Manifest | None = None, **typed: Any) -> Any:
     options = to_resolve([], "tiny")
     options.sampler, options.pruner = typed.get("sampler"), typed.get("pruner")
+    options.objective = typed.get("objective")
     return method_rules(options, "toy", there, first)
 
 
@@ -51,6 +52,17 @@ def test_a_further_search_has_the_methods_of_the_first() -> None:
     assert rules(first=first) == CURRENT | {"sampler": "sobol"}
 
 
+def test_methods_of_one_objective_are_refused_for_several() -> None:
+    several = ["top1", "-time/epoch_s"]
+    found = rules(objective=several)
+    assert found == rules(objective=several, pruner="none", sampler="tpe")
+    assert found == CURRENT | {"sampler": "tpe", "rungs": "none"}
+    with pytest.raises(UserError, match="--pruner halving compares trials by one objective"):
+        rules(objective=several, pruner="halving")
+    with pytest.raises(UserError, match="--sampler joint-tpe knows one objective"):
+        rules(objective=several, sampler="joint-tpe")
+
+
 def test_the_start_of_a_study_names_methods_of_its_own() -> None:
     assert method_notes(CURRENT) == ()
     sampler, pruner, note = method_notes(begun(sampler="gp", rungs="halving").rules)
@@ -60,14 +72,16 @@ def test_the_start_of_a_study_names_methods_of_its_own() -> None:
     assert len(method_notes(begun(sampler="gp", rungs="none").rules)) == 2
 
 
-def test_a_grid_without_end_is_refused() -> None:
+def test_a_grid_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.cli.methods.LARGEST", 60)
+
     def wide(trial: Any, preset: str) -> None:
-        for place in range(5):
+        for place in range(3):
             trial.suggest_float(f"p{place}", 0.0, 1.0)
 
     check_grid(CURRENT, replace(TOY, space=wide), "tiny", {})
     check_grid(CURRENT | {"sampler": "grid"}, TOY, "tiny", {})
-    with pytest.raises(UserError, match="the grid of this space has more than 2000 configurations"):
+    with pytest.raises(UserError, match="the grid of this space has more than 60 configurations"):
         check_grid(CURRENT | {"sampler": "grid"}, replace(TOY, space=wide), "tiny", {})
 
 

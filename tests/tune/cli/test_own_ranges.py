@@ -63,7 +63,7 @@ REST = ("--no-search", "all")
 
 
 def test_a_study_searches_the_ranges_and_keeps_them(call: Call, tmp_path: Path) -> None:
-    assert call(*LOCAL_TOY, "3", *OWN, *REST).code == 0
+    assert call(*LOCAL_TOY, "2", *OWN, *REST).code == 0
     folder = tmp_path / "runs" / "toy"
     kept = json.loads((folder / "study.json").read_text())
     assert kept["ranges"] == {"optim.lr": ["0.2..0.5"], "dropout": ["0.1,0.2"]}
@@ -81,7 +81,7 @@ def test_a_study_searches_the_ranges_and_keeps_them(call: Call, tmp_path: Path) 
     assert "--space 'optim.lr=0.2..0.5' --space 'dropout=0.1,0.2'" in other.line
     assert "space of dropout was" in call(*LOCAL_TOY, "5").line
     assert left_in(folder) == before
-    assert call(*LOCAL_TOY, "3", *OWN, *REST).code == 0
+    assert call(*LOCAL_TOY, "2", *OWN, *REST).code == 0
 
 
 def resolved(*typed: str, sets: Any = (), fixed: Any = None, name: str = "ssl") -> Any:

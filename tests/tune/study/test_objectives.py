@@ -15,6 +15,8 @@ from tests.commands import Call
 from tests.made_up import EPOCHS, check_kills, open_made_up, play
 from tests.toy import TOY
 from trainables.errors import UserError
+from tune.cli.function_options import refuse_about_images
+from tune.cli.options import Options
 from tune.reports.front import front_conclusions, judge_points
 from tune.reports.html_report import write_report
 from tune.reports.statistics import significance
@@ -67,6 +69,14 @@ def test_objectives_are_read_as_they_are_typed() -> None:
         parse_objectives(["-hours", "top1"], "val/top1")
     with pytest.raises(UserError, match="--objective time/hours is there twice"):
         parse_objectives(["top1", "-hours", "time/hours"], "val/top1")
+
+
+def test_a_function_takes_several_objectives_and_no_other_single_one() -> None:
+    """Its own objective is in its file."""
+    several = Options(experiment="mine.py", objective=["accuracy", "-seconds"])
+    refuse_about_images(several, "mine")
+    with pytest.raises(UserError, match="--objective: mine is a function of its own"):
+        refuse_about_images(replace(several, objective=["f1"]), "mine")
 
 
 def measured(metric: str, outcome: Outcome) -> Outcome:
@@ -203,19 +213,15 @@ def test_a_study_of_one_objective_shows_what_accuracy_costs(tmp_path: Path) -> N
     assert "training time (s)" in page
 
 
+@pytest.mark.slow
 def test_a_front_on_the_command_line(call: Call, tmp_path: Path) -> None:
     several = ("--objective", "top1", "--objective", "-time/epoch_s")
     local = ("toy", "--local", "--repeats", "0", "--trials")
-    said = call(*local, "3", *several, "--pruner", "halving")
-    assert "--pruner halving compares trials by one objective" in said.line
-    said = call(*local, "3", *several, "--sampler", "cmaes")
-    assert "--sampler cmaes knows one objective" in said.line or "pip install" in said.line
-
-    said = call(*local, "3", *several)
+    said = call(*local, "2", *several)
     assert said.code == 0, said.err
     assert "The front of val/top1 and -time/epoch_s has" in said.out
     assert "pruner: none" in said.out
     assert (tmp_path / "runs/toy/plots/front.png").stat().st_size > 1000
 
-    other = call(*local, "3", "--objective", "top1", "--objective", "-hours")
+    other = call(*local, "2", "--objective", "top1", "--objective", "-hours")
     assert 'objectives was ["val/top1", "-time/epoch_s"], is' in other.line
