@@ -26,7 +26,7 @@ from typing import Any, cast
 from trainables.errors import UserError
 from tune.experiments import Experiment, Model
 from tune.function import PRESET, Function, objective_name
-from tune.function_space import complete, config_class, read_space
+from tune.function_space import complete, config_class, ranges_in, read_space
 from tune.search.own_space import as_space
 
 
@@ -34,7 +34,7 @@ def function_experiment(
     train: Callable[..., Any],
     *,
     objective: str,
-    space: Mapping[str, Any],
+    space: Mapping[str, Any] | Callable[[Any], Any],
     default: Mapping[str, Any] | None = None,
     name: str | None = None,
     about: str | None = None,
@@ -49,7 +49,8 @@ def function_experiment(
         objective: metric that `run.report` gives and that selects, the larger the better; with a
             minus before it the smaller the better, as in "-loss".
         space: name -> what is searched: `(low, high)`, `(low, high, "log")`, integers where both
-            are, a list of choices, `bool`, or a text as `--space` takes it.
+            are, a list of choices, `bool`, or a text as `--space` takes it. Or a function that
+            asks an Optuna trial for values.
         default: name -> value of trial 0; also values that are not searched, which `--set` can
             change. A searched value that it lacks is the middle of its range or the first choice.
         name: one word, which names the study too; default: that of the function's file.
@@ -63,7 +64,11 @@ def function_experiment(
     if not callable(train):
         raise UserError(f"function_experiment needs a function train(config, run), got {train!r}")
 
-    ranges = read_space(space)
+    if callable(space):
+        asks, ranges = ranges_in(space)
+    else:
+        ranges = read_space(space)
+        asks = as_space(ranges)
     values = complete(ranges, default or {})
     config = config_class(ranges, values, threads)
     function = Function(train, objective_name(objective), data)
@@ -72,7 +77,7 @@ def function_experiment(
         name=name or _name_of(train, function),
         about=about or first_line or "a function of its own",
         model=lambda: cast(Model, (None, config)),
-        space=as_space(ranges),
+        space=asks,
         presets={PRESET: values | {"train.threads": threads}},
         function=function,
     )

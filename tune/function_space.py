@@ -17,7 +17,7 @@ that it lacks is the middle of its range or the first of its choices. Names may 
 
 import keyword
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from operator import or_
 from typing import Annotated, Any
@@ -32,7 +32,8 @@ from pydantic import BeforeValidator, Field
 
 from trainables.config import config
 from trainables.errors import UserError
-from tune.function import RESERVED
+from tune.experiments import SearchSpace
+from tune.function import PRESET, RESERVED
 from tune.search.ranges import (
     Range,
     Ranges,
@@ -43,7 +44,7 @@ from tune.search.ranges import (
     together,
     write_distribution,
 )
-from tune.search.space import within
+from tune.search.space import ranges_of, within
 
 Scalar = str | int | float | bool | None
 _SCALARS = (str, int, float, bool, type(None))
@@ -63,6 +64,19 @@ def read_space(space: Mapping[str, Any]) -> Ranges:
         except ValueError as error:
             raise UserError(f"space of {name}: {error}; got {literal!r}") from None
     return found
+
+
+def ranges_in(suggest: Callable[[Any], Any]) -> tuple[SearchSpace, Ranges]:
+    """Return a space that is written as for Optuna, a function that asks a trial for values, and
+    the ranges that it asks for in its branches.
+
+    Raises:
+        UserError: it asks for a name that cannot be searched.
+    """
+    space = partial(_asked, suggest)
+    ranges = {name: tuple(found) for name, found in ranges_of(space, PRESET, {}).items()}
+    _check_names(ranges)
+    return space, ranges
 
 
 def complete(ranges: Ranges, default: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,6 +134,10 @@ def plain(flat: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in flat.items()
         if name not in RESERVED
     }
+
+
+def _asked(suggest: Callable[[Any], Any], trial: Any, preset: str) -> None:
+    suggest(trial)
 
 
 def _variants(literal: Any) -> Sequence[Range]:

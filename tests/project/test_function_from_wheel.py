@@ -100,6 +100,9 @@ def test_ten_lines_are_killed_resumed_pruned_reported_and_compared(
     assert page.returncode == 0, page.stderr
     assert (tmp_path / "runs/mine/report.html").exists()
 
-    ask = "import vistune; print(vistune.load_study('runs/mine').best.number)"
-    best = finished([str(installed / "python"), "-c", ask], tmp_path)
-    assert best.stdout.strip().isdecimal(), best.stderr
+    again = ["--study", "mine-2", "--seed", "1", "--local", "--trials", "3", "--repeats", "2"]
+    second = finished([str(installed / "vistune"), "mine.py", *again], tmp_path)
+    assert second.returncode == 0, second.stderr
+    ask = "import vistune; print(vistune.compare(['mine', 'mine-2']))"
+    said = finished([str(installed / "python"), "-c", ask], tmp_path)
+    assert re.search(r"test/accuracy -?[\d.]+ \[.*\], p = ", said.stdout), said.stderr

@@ -130,6 +130,28 @@ def test_texts_are_read_as_those_of_the_command_line() -> None:
     assert made.presets["default"]["lr"] == 1e-3  # the middle of adamw's
 
 
+def test_a_space_may_be_written_as_for_optuna() -> None:
+    def space(trial: Any) -> None:
+        if trial.suggest_categorical("opt", ["sgd", "adamw"]) == "sgd":
+            trial.suggest_float("momentum", 0.0, 0.9)
+        trial.suggest_int("layers", 1, 4)
+
+    made = experiment(space=space, default={"epochs": 3})
+
+    assert as_json(describe(made.space, "default", {})) == {
+        "layers": ["1 to 4"],
+        "momentum": ["0 to 0.9 when opt=sgd"],
+        "opt": ["one of sgd, adamw"],
+    }
+    assert made.presets["default"] == {
+        "opt": "sgd",
+        "momentum": 0.45,
+        "layers": 3,
+        "epochs": 3,
+        "train.threads": 1,
+    }
+
+
 def test_the_default_is_completed_by_middles_and_first_choices() -> None:
     space = {"lr": (1e-4, 1e-2, "log"), "layers": (1, 4), "opt": ["a", "b"], "flip": bool}
     values = complete(read_space(space), {"layers": 4, "epochs": 3})

@@ -204,7 +204,9 @@ class Console:
 
         name = "test/" + self.objective.removeprefix("val/")
         value = event["metrics"].get(name)
-        shown = event["reason"] if value is None else f"{name} {value:.4f}"
+        shown = event["reason"] or "no result on the test split"
+        if value is not None:
+            shown = f"{name} {value:.4f}"
         self.line(f"trial {event['trial']} repeated with seed {event['repeat']}: {shown}")
 
     # -- the table
