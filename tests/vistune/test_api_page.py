@@ -10,7 +10,7 @@ import pytest
 
 import vistune
 from tests import REPO
-from tune.study.study import is_in_use
+from tune.study.lock import is_in_use
 
 PAGE = (REPO / "docs/api.md").read_text()
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

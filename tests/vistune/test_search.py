@@ -19,7 +19,7 @@ from trainables.base import Metrics
 from tune.cli.notebook import NotebookConsole
 from tune.cli.options import Options
 from tune.study.events import EventLog
-from tune.study.study import is_in_use
+from tune.study.lock import is_in_use
 
 BY_COMMAND_ALONE = {
     "searches",

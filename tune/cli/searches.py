@@ -24,9 +24,9 @@ from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.study_sync import copy_group_log
 from tune.search.methods import GRID
 from tune.study.group import Group, member_name
+from tune.study.lock import StudyInUse, is_in_use
 from tune.study.record import read_record
 from tune.study.rules import REPEATS, WINNER, derived_seed
-from tune.study.study import StudyInUse, is_in_use
 
 _LOOK_S = 1.0
 _MOST_SEARCHES = 1000

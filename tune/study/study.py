@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.trial import FrozenTrial
 
 from trainables.config import build
@@ -38,6 +38,7 @@ from tune.study.enqueued import Queue, enqueue
 from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
 from tune.study.group import Group, is_group
+from tune.study.lock import locked, write_holder
 from tune.study.log_state import Run, apply_event, read_state
 from tune.study.manifest import Manifest
 from tune.study.objectives import (
@@ -58,12 +59,6 @@ Observer = Callable[[dict[str, Any]], None]
 REFUSED = "enqueued.refused"
 """Tag of a study: why it does not try a configuration that was enqueued."""
 
-_LOCK = ".lock"
-
-
-class StudyInUse(UserError):
-    """Another process runs the study."""
-
 
 class Study:
     """One durable study, open for running; see the module's docstring.
@@ -79,6 +74,7 @@ class Study:
         *,
         trials: int,
         repeats: int,
+        lock: FileLock,
     ):
         self.directory = directory
         self.experiment = experiment
@@ -91,23 +87,15 @@ class Study:
         self.stopping = False
         self._early = EarlyFailures()
         self._emitting = threading.Lock()
-        self._lock = locked(directory, manifest.name)
-        try:
-            self._load()
-        except BaseException:
-            self._lock.release()
-            raise
+        self._lock = lock
 
-    def _load(self) -> None:
-        """Read what is on record, and bring Optuna up to the log."""
-        directory, manifest = self.directory, self.manifest
         events = directory / "events.jsonl"
         self._objectives = objectives_of(manifest)
         self._state = read_state(events, keeps_history=len(self._objectives) > 1)
         self.log = EventLog(events)
         epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
         self._database = TrialDatabase(directory / "study.journal", manifest, epochs)
-        self._fresh = FreshConfigurations(self.experiment.space, manifest, self._database)
+        self._fresh = FreshConfigurations(experiment.space, manifest, self._database)
         self._queue = Queue(directory)
         # A study that is dropped gives its lock back at once: nothing that it holds refers to it.
         this = weakref.proxy(self)
@@ -115,7 +103,7 @@ class Study:
             self._state,
             self._database,
             objective=manifest.objective,
-            trials=self.trials,
+            trials=trials,
             seeds=self.repeat_seeds(),
             repeats=self.repeat_rule,
             is_exhausted=lambda: bool(this.is_exhausted),
@@ -154,22 +142,27 @@ class Study:
                     f"{directory.name!r} is a comparison of settings in {directory.parent}; "
                     "choose another --study name"
                 )
-            (directory / "trials").mkdir(parents=True, exist_ok=True)
-            remove_partials(directory)
-            manifest = manifest.reconcile_with(directory / "study.json")
-            study = cls(directory, experiment, manifest, trials=trials, repeats=repeats)
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = locked(directory, manifest.name)  # nothing is written before
+            try:
+                (directory / "trials").mkdir(exist_ok=True)
+                remove_partials(directory)
+                manifest = manifest.reconcile_with(directory / "study.json")
+                study = cls(
+                    directory, experiment, manifest, trials=trials, repeats=repeats, lock=lock
+                )
+                study.observers += observers or []
+                if not study._state.described:
+                    study._describe(group)
+                write_holder(directory)
+            except BaseException:
+                lock.release()
+                raise
         except OSError as error:
             raise UserError(
                 f"cannot write to {error.filename or directory}: {error.strerror}; "
                 "choose another place with --storage"
             ) from None
-        study.observers += observers or []
-        if not study._state.described:
-            try:
-                study._describe(group)
-            except BaseException:
-                study.close()
-                raise
         return study
 
     # -- the event log
@@ -563,36 +556,6 @@ class Study:
         return {
             key: run.metrics for key, run in self._state.repeats.items() if run.state == "COMPLETE"
         }
-
-
-def is_in_use(directory: Path) -> bool:
-    """True where a process has the study in `directory` open."""
-    if not directory.exists():
-        return False
-    lock = FileLock(directory / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def locked(directory: Path, name: str) -> FileLock:
-    """Take the study's lock, which ends with its process.
-
-    Raises:
-        StudyInUse: another process has it.
-    """
-    lock = FileLock(directory / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StudyInUse(
-            f"study {name!r} is being run by another process; wait for it, "
-            "or choose another --study name"
-        ) from None
-    return lock
 
 
 def _trial_number(work: Work) -> int:

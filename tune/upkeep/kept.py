@@ -12,8 +12,8 @@ from tune.object_store.s3 import address
 from tune.reports.storage import find_study, study_folders
 from tune.study.events import EventLog
 from tune.study.group import is_group
+from tune.study.lock import locked
 from tune.study.manifest import Manifest, read_manifest
-from tune.study.study import locked
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,10 @@
 refusals."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
 import tune.study.study
+from tests.commands import left_in
 from tests.studies import POOR, events, finish, finished, manifest, open_study, reports
 from tests.toy import TOY, Toy, ToyConfig
 from trainables.errors import UserError
@@ -24,6 +28,7 @@ from tune.reports.verdict import doubts
 from tune.search.pruner import DurableHalving
 from tune.search.rungs import rungs
 from tune.study.events import EventLog
+from tune.study.lock import StudyInUse
 from tune.study.record import read_record
 from tune.study.rules import CURRENT, FIRST
 from tune.study.study import Study
@@ -297,6 +302,32 @@ def test_two_processes_on_one_study(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="being run by another process"):
         open_study(tmp_path, 3)
     study.close()
+
+
+def test_the_second_of_two_starts_writes_nothing_and_is_told_of_the_first(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    first = os.fork()
+    if not first:
+        try:
+            study = open_study(tmp_path, 3)
+            os.write(writing, b"open")
+            time.sleep(100)
+            study.close()
+        finally:
+            os._exit(0)
+
+    try:
+        assert os.read(reading, 4) == b"open"
+        before = left_in(tmp_path)
+        with pytest.raises(StudyInUse, match=rf"another process \({first} on .+ since .+: .+\);"):
+            open_study(tmp_path, 3, base={"train.epochs": 5})
+        assert left_in(tmp_path) == before
+    finally:
+        os.kill(first, signal.SIGKILL)
+        os.waitpid(first, 0)
+    with pytest.raises(UserError, match="another configuration"):
+        open_study(tmp_path, 3, base={"train.epochs": 5})
+    open_study(tmp_path, 3).close()
 
 
 def test_a_changed_study_under_an_old_name(tmp_path: Path) -> None:
