@@ -123,9 +123,10 @@ def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float
         distributed.broadcast(None)
         if work.kind == "baseline":
             return _baseline(experiment, work, runtime)
-        with copied(folder, work.config, runtime) as copy:
-            if experiment.function is not None:
-                outcome = run_function(experiment.function, work, runtime)
+        function = experiment.function
+        with copied(folder, work.config, runtime, holds_history=function is None) as copy:
+            if function is not None:
+                outcome = run_function(function, work, runtime)
             else:
                 outcome = _fit(experiment, work, runtime, copy, patience_s)
             if copy is not None:

@@ -41,11 +41,14 @@ _HEAD = "study.json"
 
 @contextlib.contextmanager
 def copied(
-    folder: Path, config: Mapping[str, Any], runtime: Runtime
+    folder: Path, config: Mapping[str, Any], runtime: Runtime, holds_history: bool = True
 ) -> Iterator["TrialCopy | None"]:
     """Keep the copy of a trial in `folder` up to date while it trains. Yields None for an ordinary
     folder, which has no copy.
 
+    Args:
+        holds_history: the checkpoint is one of `fit`, with the metrics of its epochs; a function or
+            a script has its own.
     Raises:
         Refused: the store does not let this machine in.
     """
@@ -53,7 +56,7 @@ def copied(
         yield None
         return
 
-    copy = TrialCopy(folder, config, runtime)
+    copy = TrialCopy(folder, config, runtime, holds_history)
     try:
         copy.begin()
         yield copy
@@ -84,8 +87,11 @@ class TrialCopy:
         complete: set it when the trial has run to its end.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], runtime: Runtime):
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], runtime: Runtime, holds_history: bool = True
+    ):
         self.folder, self.runtime = folder, runtime
+        self._holds_history = holds_history
         self.complete = False
         self._meta = config_meta(config)
         self._digest = self._meta[CONFIG]
@@ -115,7 +121,7 @@ class TrialCopy:
             self._uploader.start()
 
         self.share(LAST)
-        if self.runtime.rank == 0:
+        if self.runtime.rank == 0 and self._holds_history:
             self._report_again()
 
     def share(self, name: str) -> None:
@@ -206,8 +212,8 @@ class TrialCopy:
         if saved is None:
             return
 
-        # `fit` reports the last epoch; a function's history is a file of its own.
-        for epoch, metrics in enumerate(saved.get("history", [])[:-1], 1):
+        # `fit` reports the last epoch.
+        for epoch, metrics in enumerate(saved["history"][:-1], 1):
             self.runtime.report(epoch, metrics)
 
     # -- to the store
