@@ -176,6 +176,7 @@ def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
     "command",
     [
         "tune/run.py --help",
+        "tune/run.py script --help",
         "tune/run.py ssl --optoin",
         "tune/run.py sll",
         "tune/run.py ssl --workers 2 --local",

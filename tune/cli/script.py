@@ -19,7 +19,6 @@ from tune.cli.app import new_app, run_app, with_version
 from tune.cli.options import Options
 from tune.experiment_file import Code, OwnExperiment, from_code
 from tune.object_store.s3 import local_folder
-from tune.script_experiment import script_experiment
 from tune.search.ranges import parse_scalar, write_range
 from tune.search.space_files import read_ranges
 
@@ -132,6 +131,8 @@ def generated_experiment(script: ScriptOptions, shared: Options) -> OwnExperimen
     Raises:
         UserError: a range, a value or a name that cannot be used.
     """
+    from tune.script_experiment import script_experiment  # it imports torch
+
     arguments = _arguments(script)
     script_experiment(script.command, **arguments)  # its refusals name no file
 
