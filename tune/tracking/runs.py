@@ -9,18 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trainables.files import write_atomically
 from tune.object_store import s3
 from tune.study.identity import GROUP
-from tune.tracking.address import probe, quieten, without_password
+from tune.tracking.address import probe, quieten
 from tune.tracking.database import DatabaseFiles, ensure_database, move_artifacts, sqlite_path
 from tune.tracking.destination import Opening
 from tune.tracking.mlflow_names import for_mlflow, mlflow_tags
 from tune.tracking.projection import Changes, ProjectedRun
 from tune.tracking.rejected import Rejected
+from tune.tracking.saved_state import save_state
 from tune.tracking.view import shared_view
 
-__all__ = ["RUN_TAG", "MlflowRuns", "saved_state"]
+__all__ = ["RUN_TAG", "MlflowRuns"]
 
 RUN_TAG = "run.key"
 OFFSET_TAG = "tracking.offset"
@@ -33,14 +33,7 @@ OTHERS_PER_CALL = 100
 SETUP_S = 30.0
 """Importing MLflow and creating its tables may take this long without being hung."""
 _ARTIFACTS = "mlartifacts"
-_STATES = "tracking.json"
 _files = DatabaseFiles()
-
-
-def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
-    """Return what this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
-    "run_id", "study_id"}; {} before the first event was sent."""
-    return dict(_saved_states(study_dir).get(without_password(uri), {}))
 
 
 class MlflowRuns:
@@ -134,14 +127,13 @@ class MlflowRuns:
         self._save(offset)
 
     def _save(self, offset: int) -> None:
-        states = _saved_states(self._study_dir)
-        states[without_password(self._uri)] = {
+        state = {
             "offset": offset,
             "experiment_id": self.experiment_id,
             "run_id": self.ids.get("study"),
             "study_id": self.study_id,
         }
-        write_atomically(self._study_dir / _STATES, json.dumps(states, indent=1))
+        save_state(self._study_dir, self._uri, state)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -332,14 +324,6 @@ class MlflowRuns:
         )
         context = entities.InputTag("mlflow.data.context", "training")
         return entities.DatasetInput(dataset, tags=[context])
-
-
-def _saved_states(study_dir: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads((study_dir / _STATES).read_text()))
-    except (FileNotFoundError, ValueError):
-        # a power cut can leave it empty; the store knows the offset
-        return {}
 
 
 def _has_moved(before: str, location: str) -> bool:

@@ -14,7 +14,8 @@ from tune.tracking.database import mend, sqlite_path
 from tune.tracking.destination import Opening
 from tune.tracking.rejected import Rejected
 from tune.tracking.replay import MLFLOW, Replay
-from tune.tracking.runs import MlflowRuns, saved_state
+from tune.tracking.runs import MlflowRuns
+from tune.tracking.saved_state import saved_state
 
 __all__ = ["MlflowStore", "Tracker", "saved_state"]
 

@@ -1,0 +1,33 @@
+"""What a study's folder knows of the study in MLflow: `tracking.json`, by address of the store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainables.files import write_atomically
+from tune.tracking.address import without_password
+
+__all__ = ["save_state", "saved_state"]
+
+_STATES = "tracking.json"
+
+
+def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
+    """Return what this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
+    "run_id", "study_id"}; {} before the first event was sent."""
+    return dict(_saved_states(study_dir).get(without_password(uri), {}))
+
+
+def save_state(study_dir: Path, uri: str, state: dict[str, Any]) -> None:
+    """Keep what `saved_state` returns."""
+    states = _saved_states(study_dir)
+    states[without_password(uri)] = state
+    write_atomically(study_dir / _STATES, json.dumps(states, indent=1))
+
+
+def _saved_states(study_dir: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((study_dir / _STATES).read_text()))
+    except (FileNotFoundError, ValueError):
+        # a power cut can leave it empty; the store knows the offset
+        return {}
