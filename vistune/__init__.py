@@ -7,6 +7,8 @@
 Importing it takes milliseconds: each name below is imported from its module when it is first used.
 """
 
+import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +62,9 @@ def __getattr__(name: str) -> Any:
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    if "ipykernel" in sys.modules:
+        # tqdm, which Optuna imports, would ask for widgets: none is needed here.
+        warnings.filterwarnings("ignore", message="IProgress not found")
     value = getattr(import_module(module), name)
     globals()[name] = value
     return value

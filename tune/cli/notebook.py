@@ -5,7 +5,6 @@ import html
 import io
 import logging
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +19,7 @@ _WIDTH = 100
 
 
 def quieten_widgets() -> None:
-    """Silence what Ray and tqdm say of widgets that are not installed: none is needed here."""
-    warnings.filterwarnings("ignore", message="IProgress not found")
+    """Silence what Ray says of widgets that are not installed: none is needed here."""
     logging.getLogger("ray.widgets.util").setLevel(logging.ERROR)
 
 

@@ -281,6 +281,8 @@ def _tuner(
             # of several workers, rank 0 reports the start
             callbacks=[_StartCallback(study, guard)] if single else [],
             verbose=0,
+            # Tune's own choice in a notebook clears the cell's output, ours with it.
+            progress_reporter=ray.tune.CLIReporter(),
         ),
     )
 
