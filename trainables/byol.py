@@ -30,6 +30,7 @@ from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import Augment
 from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.networks import BackboneConfig, build_backbone
+from trainables.backbone.timm_networks import check_timm_size, is_timm
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, load_dataset
@@ -111,6 +112,11 @@ class BYOLConfig:
     val: ValidationConfig = ValidationConfig()
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of initialisation, order and augmentation."""
+
+    def __post_init__(self) -> None:
+        if is_timm(self.backbone.name):
+            size = self.data.image_size
+            check_timm_size(self.backbone.name, size, size)
 
 
 class OnlineAndTarget(nn.Module):

@@ -31,6 +31,7 @@ from trainables.backbone.freezing import (
     thaws_at,
 )
 from trainables.backbone.networks import BackboneConfig, build_backbone, stages
+from trainables.backbone.timm_networks import check_timm_size, is_timm
 from trainables.backbone.weights import Loaded, load_backbone
 from trainables.base import Metrics, RunConfig, Trainable
 from trainables.config import config
@@ -79,8 +80,14 @@ class InitConfig:
 
 
 def check_image_size(config: Any) -> None:
-    """Raise ValueError if images of `config.data` are too small for `config.backbone`."""
+    """Raise ValueError if images of `config.data` are too small for `config.backbone`, and
+    UserError if a network of timm cannot take their size."""
     name = config.backbone.name
+    if is_timm(name):
+        size = config.data.image_size
+        check_timm_size(name, size, size)
+        return
+
     smallest = _MIN_IMAGE_SIZE.get(name, _MIN_IMAGE_SIZE_OF_OTHERS)
 
     if config.data.image_size < smallest:

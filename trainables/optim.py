@@ -137,19 +137,25 @@ def thawed_lr_at(
 
 def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Trainable parameters in at most two groups: matrices and kernels, and the exempt ones
-    (biases, scales of norms and layers).
+    (biases, scales of norms and layers, and what a network of timm exempts: position
+    embeddings and class tokens).
 
     Exempt parameters are neither decayed nor adapted by LARS (BYOL, Grill et al. 2020, section
     3.3). A shared parameter appears once.
     """
     params = [p for p in module.parameters() if p.requires_grad]
-    kernels = [p for p in params if not _is_vector(p)]
-    exempt = [p for p in params if _is_vector(p)]
+    kernels = [p for p in params if not _is_exempt(p)]
+    exempt = [p for p in params if _is_exempt(p)]
     groups: list[dict[str, Any]] = [
         {"params": kernels, "weight_decay": weight_decay, "lars_adapt": True},
         {"params": exempt, "weight_decay": 0.0, "lars_adapt": False},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _is_exempt(param: Tensor) -> bool:
+    """Tell whether weight decay and LARS leave a parameter alone."""
+    return _is_vector(param) or getattr(param, "decay_exempt", False)
 
 
 def _is_vector(param: Tensor) -> bool:

@@ -24,6 +24,7 @@ from trainables.augment.joint_augment import JointAugment, JointAugmentConfig
 from trainables.backbone.export import load_backbone_meta
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import BackboneConfig
+from trainables.backbone.timm_networks import is_timm, map_shapes
 from trainables.base import Batch, Metrics, TrainConfig
 from trainables.class_metrics import class_results, write_class_results
 from trainables.config import Annotated, Field, config
@@ -58,6 +59,8 @@ from trainables.segmenters.networks import (
 _CALIBRATION_PIXELS = 1 << 24
 # Training masks that are counted for the weights of the classes.
 _COUNTED_MASKS = 512
+# Columns more than rows of an image that tries a network's maps, px.
+_OTHER_ASPECT = 21
 # Largest side of an image in a picture, px.
 _SHOWN_SIDE = 256
 
@@ -90,7 +93,12 @@ class SegmentationConfig:
                 f"segmentation needs data.image_size >= {MIN_IMAGE_SIZE}, "
                 f"but got {self.data.image_size}"
             )
-        self.model.encoder(self.backbone)
+        encoder = self.model.encoder(self.backbone)
+        if is_timm(encoder.name):
+            # Whole images keep their aspect: another width than height.
+            size = self.data.image_size
+            map_shapes(encoder.name, size, size)
+            map_shapes(encoder.name, size, size + _OTHER_ASPECT)
         self.eval.check(self.data.image_size, self.data.up)
 
 
@@ -365,7 +373,7 @@ def check_encoder(config: SegmentationConfig, path: Path) -> None:
     if trained in (None, encoder):
         return
 
-    if trained in ("tiny", "resnet18"):
+    if trained in ("tiny", "resnet18") or is_timm(trained):
         fitting = f"unet --set backbone.name={trained}"
     elif trained in ("resnet50", "resnet101"):
         fitting = f"deeplabv3-{trained}"

@@ -3,6 +3,7 @@
 import argparse
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from trainables.backbone.checkpoints import FoundWeights, find_weights
 from trainables.backbone.networks import FC_UNITS, head_prefix
+from trainables.backbone.timm_networks import in_timms_form
 from trainables.data.seen import SeenRecord
 from trainables.errors import UserError
 from trainables.files import atomic_file
@@ -25,6 +27,7 @@ _HARMLESS: list[Any] = [
     np.dtypes.Float64DType,
     np.dtypes.Int64DType,
 ]
+_SAFETENSORS = ".safetensors"
 _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
@@ -85,6 +88,8 @@ def load_weights(path: Path, backbone: nn.Module) -> FoundWeights:
     found = find_weights(_read(path), backbone)
     if found is None:
         raise UserError(f"backbone file {str(path)!r} holds no state_dict; {_REMEDY}")
+    if hasattr(backbone, "timm_name"):
+        return replace(found, state=in_timms_form(found.state, backbone))
     return found
 
 
@@ -161,6 +166,8 @@ def _is_state_dict(state: Any) -> bool:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if path.suffix == _SAFETENSORS and path.is_file():
+        return _read_safetensors(path)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             payload = torch.load(path, map_location="cpu", weights_only=True)
@@ -173,6 +180,24 @@ def _read(path: Path) -> dict[str, Any]:
         found = type(payload).__name__
         raise UserError(f"backbone file {str(path)!r} holds a {found}, no state_dict; {_REMEDY}")
     return payload
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """Read the tensors of a file of safetensors, as timm publishes its weights."""
+    try:
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(
+            f"backbone file {str(path)!r} needs the package safetensors: "
+            "pip install -e '.[safetensors]'"
+        ) from None
+
+    try:
+        return dict(load_file(path))
+    except Exception:  # the package's own type, or OSError
+        raise UserError(
+            f"backbone file {str(path)!r} cannot be read as safetensors; {_REMEDY}"
+        ) from None
 
 
 def _unreadable(path: Path) -> str:

@@ -1,10 +1,18 @@
 """Backbones without their classification head, and their stages."""
 
-from typing import Any, Literal, cast
+from typing import Any, cast
 
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from torch import nn
 
 from trainables.backbone.small_networks import ConvBlocks, ResNet12, TinyResNet, init_conv
+from trainables.backbone.timm_networks import (
+    build_timm,
+    is_timm,
+    timm_head_prefix,
+    timm_stages,
+)
 from trainables.config import Annotated, Field, config
 from trainables.errors import UserError
 
@@ -14,29 +22,31 @@ FC_UNITS = 1000
 _RESNETS = ("resnet18", "resnet50", "resnet101")
 _VGGS = ("vgg16", "vgg16_bn", "vgg19")
 _RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+_NAMES = ("tiny", "cnn", "conv4", "resnet12", *_RESNETS, *_VGGS, "convnext_base")
+
+
+def _known_name(name: str) -> str:
+    """Return the name.
+
+    Raises:
+        PydanticCustomError: it is neither a backbone of ours nor one of timm's.
+    """
+    if name in _NAMES or is_timm(name):
+        return name
+    valid = ", ".join(repr(known) for known in _NAMES)
+    raise PydanticCustomError("backbone_name", f"{valid} or 'timm:NAME'")
 
 
 @config
 class BackboneConfig:
     """A network whose output is its last representation before a classification head."""
 
-    name: Literal[
-        "tiny",
-        "cnn",
-        "conv4",
-        "resnet12",
-        "resnet18",
-        "resnet50",
-        "resnet101",
-        "vgg16",
-        "vgg16_bn",
-        "vgg19",
-        "convnext_base",
-    ] = "tiny"
+    name: Annotated[str, AfterValidator(_known_name)] = "tiny"
     """tiny: 3 residual blocks, for 28-32 px images on a CPU. cnn: 2 convolutions, as in the course
     reports. conv4: the 4 blocks of few-shot learning (Snell et al. 2017, section 3.1). resnet12:
-    its residual successor (Lee et al. 2019, section 4.2). The others are torchvision's (He et al.
-    2016; Simonyan & Zisserman 2015; Liu et al. 2022)."""
+    its residual successor (Lee et al. 2019, section 4.2). resnet18, resnet50, resnet101, vgg16,
+    vgg16_bn, vgg19, convnext_base: torchvision's (He et al. 2016; Simonyan & Zisserman 2015; Liu et
+    al. 2022). timm:NAME: any network of timm, such as timm:vit_small_patch14_dinov2."""
     width: Annotated[int, Field(ge=8, le=256)] = 32
     """tiny, cnn, conv4, resnet12: channels of the first block, in [8, 256]. Later blocks have 2 and
     4 times as many (tiny), twice (cnn), 2.5, 5 and 10 times (resnet12), or the same (conv4). conv4
@@ -64,11 +74,15 @@ def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
     """Build a randomly initialised backbone: images (B, in_channels, H, W) -> features (B, D).
 
     Its attribute `feature_dim` is D. Features are the averaged last map of ResNets and, normalised,
-    of ConvNeXt; the second hidden layer of VGG; the last map on a grid of the small networks.
+    of ConvNeXt; the second hidden layer of VGG; the last map on a grid of the small networks; what
+    the head of a network of timm would take.
 
     Raises:
-        UserError: torchvision's VGG or ConvNeXt with other than 3 channels.
+        UserError: torchvision's VGG or ConvNeXt with other than 3 channels, or a network that timm
+            does not have.
     """
+    if is_timm(cfg.name):
+        return build_timm(cfg.name, in_channels)
     if cfg.name == "tiny":
         return _tiny(cfg, in_channels)
     if cfg.name == "cnn":
@@ -139,7 +153,10 @@ def _torchvision(name: str, **options: Any) -> Any:
 
 
 def head_prefix(name: str) -> str:
-    """Prefix of the classification head's keys in torchvision's state_dict of a network."""
+    """Prefix of the classification head's keys in torchvision's, or timm's, state_dict of a
+    network."""
+    if is_timm(name):
+        return timm_head_prefix(name)
     if name in _VGGS:
         return "classifier.6."
     if name == "convnext_base":
@@ -153,11 +170,14 @@ def stages(backbone: Any) -> dict[str, list[nn.Module]]:
 
     ResNets: stem, layer1 to layer4 (tiny: to layer3). VGG: block1 to block5, each up to its
     max-pool, then the hidden layers fc6 and fc7. ConvNeXt: stem, stage1 to stage4, each with the
-    downsampling before it; the last norm belongs to stage4. The others: block1, block2, ...
+    downsampling before it; the last norm belongs to stage4. timm's networks: stem, block1, block2,
+    ... as `timm_stages` says. The others: block1, block2, ...
 
     Raises:
         TypeError: not a network of `build_backbone`.
     """
+    if hasattr(backbone, "timm_name"):
+        return timm_stages(backbone)
     if hasattr(backbone, "layer1"):
         return _resnet_stages(backbone)
     if isinstance(backbone, ConvBlocks | ResNet12):

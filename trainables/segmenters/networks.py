@@ -1,12 +1,15 @@
 """Segmentation networks around the backbones of `backbone/networks.py`: a small U-Net, FCN-32s and
 DeepLabV3, all (B, 3, H, W) -> (B, C, H, W)."""
 
+import itertools
+import math
 from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.backbone.networks import BackboneConfig, build_backbone, stages, vgg_blocks
+from trainables.backbone.timm_networks import is_timm, leave_out_unused, map_shapes, timm_maps
 from trainables.config import Annotated, Field, config
 from trainables.segmenters.fcn import FCN32s, Head
 
@@ -54,11 +57,13 @@ class ModelConfig:
             ValueError: the U-Net has no decoder for this backbone.
         """
         if self.name != "unet":
-            return BackboneConfig(name=self.name.split("-")[1])  # type: ignore[arg-type]
+            return BackboneConfig(name=self.name.split("-")[1])
+        if is_timm(backbone.name):
+            return backbone
         if backbone.name not in _UNET_ENCODERS:
             raise ValueError(
                 f"model.name=unet needs backbone.name to be one of {', '.join(_UNET_ENCODERS)}, "
-                f"but got {backbone.name!r}"
+                f"or a convolutional network of timm, but got {backbone.name!r}"
             )
         return backbone
 
@@ -71,7 +76,8 @@ class UNet(nn.Module):
     the image itself, so that a pixel's own colour reaches its score.
 
     Args:
-        backbone: `TinyResNet` or a ResNet of torchvision; its average pool is not used.
+        backbone: `TinyResNet`, a ResNet of torchvision or a convolutional network of timm; its
+            average pool is not used.
         centred: maps are enlarged about the centres of their cells (`_about_centres`); False: as
             earlier versions did.
     """
@@ -79,6 +85,9 @@ class UNet(nn.Module):
     def __init__(self, backbone: Any, classes: int, centred: bool = True):
         super().__init__()
         self.backbone = backbone
+        if hasattr(backbone, "timm_name"):
+            leave_out_unused(backbone)
+            centred = centred and _halves_every_map(backbone)
         *skips, coarse = _map_channels(backbone)
 
         self.ups = nn.ModuleList()
@@ -301,6 +310,9 @@ def dilate(resnet: Any) -> None:
 
 def _maps(backbone: Any, images: Tensor) -> list[Tensor]:
     """Maps (B, D, h, w) of the encoder, finest first, each of another size than the next."""
+    if hasattr(backbone, "timm_name"):
+        return timm_maps(backbone, images)
+
     x = backbone.relu(backbone.bn1(backbone.conv1(images)))
     maps = []
     if _pools(backbone):
@@ -315,12 +327,33 @@ def _maps(backbone: Any, images: Tensor) -> list[Tensor]:
 
 def _map_channels(backbone: Any) -> list[int]:
     """Channels of each map of `_maps`."""
+    if hasattr(backbone, "timm_name"):
+        return [shape[0] for shape in _timm_shapes(backbone)]
+
     channels = [backbone.bn1.num_features] if _pools(backbone) else []
     for layer in _layers(backbone):
         block: Any = layer[-1] if isinstance(layer, nn.Sequential) else layer
         last_norm = block.bn3 if hasattr(block, "bn3") else block.bn2
         channels.append(last_norm.num_features)
     return channels
+
+
+def _timm_shapes(backbone: Any) -> tuple[tuple[int, int, int], ...]:
+    """Channels, height and width of each map at the size that timm's network is made for."""
+    side: int = backbone.default_cfg["input_size"][-1]
+    return map_shapes(backbone.timm_name, side, side)
+
+
+def _halves_every_map(backbone: Any) -> bool:
+    """Tell whether timm's network halves the image before each of its maps, by padded kernels of
+    odd size.
+
+    Networks that begin with patches, such as ConvNeXt, have kernels of even size without padding:
+    their cells lie about half-pixel centres.
+    """
+    side: int = backbone.default_cfg["input_size"][-1]
+    heights = [side, *(shape[1] for shape in _timm_shapes(backbone))]
+    return all(coarse == math.ceil(fine / 2) for fine, coarse in itertools.pairwise(heights))
 
 
 def _layers(backbone: Any) -> list[Any]:

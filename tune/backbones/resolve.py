@@ -14,6 +14,7 @@ from trainables.config import nearest
 from trainables.errors import UserError
 from trainables.files import BEST, content_hash
 from tune.backbones.download import MLFLOW, TORCHVISION, from_mlflow, from_torchvision
+from tune.backbones.timm_weights import TIMM, from_timm
 from tune.command_line import command
 from tune.experiments import Experiment
 from tune.object_store import s3
@@ -34,6 +35,8 @@ class Origin:
     trial: int | None = None
     source: str = ""
     """The name that it was asked for by, if that is neither a file nor a study."""
+    normalize: str = ""
+    """Normalisation of its images, where the file does not say and its publisher does."""
 
     def config(self) -> dict[str, Any]:
         """Flat config values of a classifier that starts from it, the content's hash and the
@@ -53,6 +56,8 @@ class Origin:
         }
         if self.source.startswith(TORCHVISION):
             meta = {"normalize": "imagenet"}
+        if self.normalize:
+            meta = {"normalize": self.normalize}
         return found | ({"normalize": meta["normalize"]} if "normalize" in meta else {})
 
     def __str__(self) -> str:
@@ -157,7 +162,7 @@ def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
 
 def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
     """PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `download.py` knows:
-    torchvision[:WEIGHTS], models:/..., runs:/...
+    torchvision[:WEIGHTS], timm[:TAG], models:/..., runs:/...
 
     Raises:
         UserError: none of them, or a study or trial without a backbone.
@@ -165,6 +170,9 @@ def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
     if wanted.partition(":")[0] == TORCHVISION:
         path, name = from_torchvision(wanted, architecture)
         return Origin(path, source=name)
+    if wanted.partition(":")[0] == TIMM:
+        path, name, normalize = from_timm(wanted, architecture)
+        return Origin(path, source=name, normalize=normalize)
     if wanted.startswith(MLFLOW):
         return Origin(from_mlflow(wanted, storage), source=wanted)
     if (found := of_study(wanted, storage)) is not None:
@@ -173,7 +181,7 @@ def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
     if not path.is_file():
         raise UserError(
             f"--backbone {wanted!r} is neither a file nor a study in {storage} "
-            f"(`{command('report', 'show', storage=storage)}` lists them), nor torchvision, "
+            f"(`{command('report', 'show', storage=storage)}` lists them), nor torchvision, timm, "
             "models:/NAME/VERSION or runs:/RUN_ID/PATH"
         )
     return Origin(path)

@@ -216,7 +216,7 @@ class Options:
     ] = None
     backbone: Annotated[
         str | None,
-        typer.Option(help="PATH, STUDY, STUDY/TRIAL, torchvision, models:/..., runs:/..."),
+        typer.Option(help="PATH, STUDY, STUDY/TRIAL, torchvision, timm, models:/..., runs:/..."),
     ] = None
     allow_seen: Annotated[
         bool,
