@@ -255,12 +255,12 @@ def _is_what_was_taken(wanted: str, values: dict[str, Any]) -> bool:
 def where_backbone_is(values: dict[str, Any], storage: Path) -> dict[str, Any]:
     """The config values, with the file of weights (if any) where it is now: the study may have been
     begun on another machine."""
-    return (
-        values | {"init.file": str(_found(values, storage))} if values.get("init.file") else values
-    )
+    if not values.get("init.file"):
+        return values
+    return values | {"init.file": str(found_weights(values, storage))}
 
 
-def _found(values: dict[str, Any], storage: Path) -> Path:
+def found_weights(values: dict[str, Any], storage: Path) -> Path:
     """Return where the file of weights is now; where it was if it is nowhere."""
     known = Path(values["init.file"])
     sha256 = values["init.sha256"]

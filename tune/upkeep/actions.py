@@ -15,14 +15,13 @@ from pathlib import Path
 from trainables.errors import UserError
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest, read_manifest
-from tune.upkeep.kept import dependents, group_of, held, keep_weights
+from tune.upkeep.kept import ARCHIVE, dependents, group_of, held, keep_weights
 from tune.upkeep.mlflow_side import MlflowSide
 
-ARCHIVE = "archived"
-"""Folder of a storage whose studies are in no list."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_DELETED = ".deleted-"  # a folder that is being removed
+_DELETED = ".deleted"
+"""Folder of a storage whose studies are being removed. They lie two levels down, where no list of
+studies looks."""
 
 
 def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[str]:
@@ -57,12 +56,12 @@ def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
         for folder in folders:
             side.delete_runs(side.runs(folder))
             side.delete_model(folder.name)
-        for folder in folders:
+        for folder in _group_last(folders):
             # At once out of every list, whatever becomes of this process.
-            folder.rename(root / f"{_DELETED}{folder.name}-{secrets.token_hex(4)}")
+            (root / _DELETED).mkdir(exist_ok=True)
+            folder.rename(root / _DELETED / f"{folder.name}-{secrets.token_hex(4)}")
 
-    for left in root.glob(f"{_DELETED}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(root / _DELETED, ignore_errors=True)
 
 
 def archive(root: Path, folders: Sequence[Path], side: MlflowSide) -> Path:
@@ -79,7 +78,7 @@ def archive(root: Path, folders: Sequence[Path], side: MlflowSide) -> Path:
         for folder in folders:
             side.delete_runs(side.runs(folder))
         to.mkdir(exist_ok=True)
-        for folder in folders:
+        for folder in _group_last(folders):
             folder.rename(to / folder.name)
     return to
 
@@ -92,12 +91,11 @@ def restore(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
     Raises:
         UserError: there is one of that name, or MLflow does not answer.
     """
-    places = [root / folder.name for folder in folders]
-    _check_free(places)
+    _check_free([root / folder.name for folder in folders])
     for folder in folders:
         side.restore_runs(side.runs(folder, deleted=True))
-    for folder, place in zip(folders, places, strict=True):
-        folder.rename(place)
+    for folder in _group_last(folders):
+        folder.rename(root / folder.name)
     with contextlib.suppress(OSError):  # others are still there
         (root / ARCHIVE).rmdir()
 
@@ -129,6 +127,12 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
         side.rename_model(folder.name, name)
         folder.rename(place)
     return place
+
+
+def _group_last(folders: Sequence[Path]) -> list[Path]:
+    """Put the folder of a comparison, by which its studies are found, behind them: a command that
+    was killed finds the rest."""
+    return list(reversed(folders))
 
 
 def _record_name(folder: Path, name: str) -> None:

@@ -10,7 +10,7 @@ import typer
 from trainables.errors import UserError
 from tune.command_line import command
 from tune.reports.storage import synced_folder
-from tune.upkeep.kept import check_folder, named_folders
+from tune.upkeep.kept import ARCHIVE, check_folder, named_folders
 
 Storage = Annotated[
     str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
@@ -64,7 +64,7 @@ def archive(
     root = _folder(storage, "archive")
     side = MlflowSide(root)
     if undo:
-        folders = named_folders(root / actions.ARCHIVE, study)
+        folders = named_folders(root / ARCHIVE, study)
         actions.restore(root, folders, side)
         _tell(str(root / folder.name) for folder in folders)
         return

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.errors import UserError
-from tune.backbones.resolve import shelf
+from trainables.files import atomic_file, content_hash
+from tune.backbones.resolve import found_weights, shelf
 from tune.object_store.s3 import address
 from tune.reports.storage import find_study, study_folders
 from tune.study.events import EventLog
 from tune.study.group import is_group
 from tune.study.lock import locked
 from tune.study.manifest import Manifest, read_manifest
+
+ARCHIVE = "archived"
+"""Folder of a storage whose studies are in no list."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +85,19 @@ def held(folders: list[Path]) -> Iterator[None]:
 
 
 def dependents(root: Path, folders: list[Path]) -> list[Dependent]:
-    """Other studies of the storage that start from weights in these folders."""
+    """Other studies of the storage, archived ones too, that start from weights in these folders:
+    wherever the storage was when they began."""
+    below = {folder.resolve() for folder in folders}
     found = []
-    for path in study_folders(root):
+    for path in [*study_folders(root), *study_folders(root / ARCHIVE)]:
         if path in folders:
             continue
         base = read_manifest(path / "study.json").base
-        weights = Path(base.get("init.file") or "/")
-        if any(folder in weights.parents for folder in folders):
+        if not base.get("init.file"):
+            continue
+
+        weights = found_weights({"init.origin": "", **base}, root)
+        if below & set(weights.resolve().parents):
             found.append(Dependent(path.name, weights, str(base["init.sha256"])))
     return found
 
@@ -97,9 +106,14 @@ def keep_weights(root: Path, of: list[Dependent]) -> None:
     """Put the weights that other studies start from where these find them by their content."""
     for one in of:
         kept = shelf(root, one.sha256, one.weights.suffix)
-        if one.weights.is_file() and not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(one.weights, kept)
+        if not one.weights.is_file():
+            continue
+        if kept.is_file() and content_hash(kept) == one.sha256:
+            continue
+
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with one.weights.open("rb") as source, atomic_file(kept) as file:
+            shutil.copyfileobj(source, file)
 
 
 def manifest_of(folder: Path) -> Manifest | None:

@@ -24,6 +24,7 @@ from tune.study.record import read_record
 from tune.study.study import Study
 from tune.tracking.tracker import Tracker
 from tune.upkeep import actions
+from tune.upkeep.kept import named_folders
 from tune.upkeep.mlflow_side import MlflowSide
 
 Report = Callable[..., str]
@@ -137,19 +138,52 @@ def test_a_deleted_study_is_gone(root: Path, type_report: Report) -> None:
     assert "no study 'toy'" in type_report("delete", "toy", "--yes")
 
 
-def test_weights_that_another_study_starts_from_outlive_their_study(root: Path) -> None:
-    weights = next((root / "toy" / "trials").glob("*/best.pt"))
+def depend(source: Path, folder: Path) -> str:
+    """Make a study that starts from trial 0 of another one; returns the SHA-256 of its weights."""
+    weights = source / "trials" / "0000" / "best.pt"
     sha256 = content_hash(weights)
-    shutil.copytree(root / "toy", root / "fine")
-    path = root / "fine" / "study.json"
+    shutil.copytree(source, folder)
+    path = folder / "study.json"
     about = json.loads(path.read_text())
-    about["base"] |= {"init.file": str(weights), "init.sha256": sha256, "init.origin": "toy/0"}
+    origin = f"{source.name}/0"
+    about["base"] |= {"init.file": str(weights), "init.sha256": sha256, "init.origin": origin}
     path.write_text(json.dumps(about))
+    return sha256
 
+
+def test_a_study_whose_removal_was_killed_is_in_no_list(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            actions.delete(root, [root / "toy"], MlflowSide(root))
+    assert study_folders(root) == []
+    assert list(root.glob("*/events.jsonl")) == []
+
+    finished(root, 4, base=POOR)
+    actions.delete(root, [root / "toy"], MlflowSide(root))
+    assert list(root.iterdir()) == []
+
+
+def test_weights_that_another_study_starts_from_outlive_their_study(root: Path) -> None:
+    sha256 = depend(root / "toy", root / "fine")
     said = actions.description(root, [root / "toy"], MlflowSide(root))
     assert said[1] == "study fine starts from its weights, which are kept for it"
     actions.delete(root, [root / "toy"], MlflowSide(root))
     assert content_hash(root / "backbones" / f"{sha256[:16]}.pt") == sha256
+
+
+def test_weights_are_kept_though_the_storage_was_moved(root: Path) -> None:
+    """For a study that is archived, too."""
+    sha256 = depend(root / "toy", root / "archived" / "fine")
+    moved = root.rename(root.with_name("moved"))
+    kept = moved / "backbones" / f"{sha256[:16]}.pt"
+    kept.parent.mkdir()
+    kept.write_bytes(b"half")  # a copy of an earlier version that was killed
+
+    actions.delete(moved, [moved / "toy"], MlflowSide(moved))
+    assert content_hash(kept) == sha256
 
 
 def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: Report) -> None:
@@ -219,13 +253,53 @@ def test_mlflow_and_its_registry_follow(root: Path, type_report: Report) -> None
     assert rows(root / "mlflow.db", "SELECT name FROM registered_models") == []
 
 
-def test_a_comparison_goes_with_all_of_its_studies(root: Path, type_report: Report) -> None:
+def begin_pair(root: Path) -> None:
+    """A comparison `pair` of two studies, and a third one that bears its name."""
     group = Group.open(root / "pair", "toy", "val/top1", ["optim.lr"])
     for name in ("pair-A", "pair-B", "pair-C"):
         about = manifest(name=name, base=POOR)
         member = None if name == "pair-C" else group
         Study.open(root / name, TOY, about, trials=1, repeats=0, group=member).close()
 
+
+def killed_renaming(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    """Call something that dies when it renames its second folder."""
+    rename = Path.rename
+    renamed: list[Path] = []
+
+    def dying(path: Path, target: Path) -> Path:
+        renamed.append(path)
+        if len(renamed) == 2:
+            raise ZeroDivisionError
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", dying)
+        with pytest.raises(ZeroDivisionError):
+            call()
+
+
+def test_a_comparison_of_which_a_part_is_gone_is_found_again(
+    root: Path, type_report: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_pair(root)
+    side = MlflowSide(root)
+    for command, action, place in (
+        ("archive pair --yes", actions.archive, root),
+        ("archive pair --undo", actions.restore, root / "archived"),
+        ("delete pair --yes", actions.delete, root),
+    ):
+        folders = named_folders(place, "pair")
+        assert len(folders) == 3
+        killed_renaming(monkeypatch, lambda a=action, f=folders: a(root, f, side))
+        type_report(*command.split())
+        left = {folder.name for folder in place.iterdir()} if place.exists() else set()
+        assert not left & {"pair", "pair-A", "pair-B"}
+    assert sorted(folder.name for folder in root.iterdir()) == ["pair-C", "toy"]
+
+
+def test_a_comparison_goes_with_all_of_its_studies(root: Path, type_report: Report) -> None:
+    begin_pair(root)
     said = type_report("rename", "pair-A", "other", "--yes")
     assert "pair-A belongs to a comparison, whose studies bear its name" in said
     assert "pair is a comparison, whose studies bear its name" in type_report(
