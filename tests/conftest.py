@@ -1,6 +1,7 @@
 """Tests use one thread of torch each, a cache of their own per session, and no stray settings of
 the person who runs them."""
 
+import gc
 import os
 import shutil
 import signal
@@ -51,6 +52,12 @@ would leave the other processes without work."""
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Modules stay: the garbage collector need not look at them again after every test."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

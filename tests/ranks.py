@@ -2,6 +2,7 @@
 so they start in milliseconds."""
 
 import datetime
+import gc
 import multiprocessing
 import os
 import pickle
@@ -30,6 +31,9 @@ def on_ranks(count: int, task: Callable[[int], Any]) -> list[Any]:
             context.Process(target=_rank, args=(rank, count, Path(scratch), task))
             for rank in range(count)
         ]
+        # DDP collects garbage: among all objects of this process, in each of the forked ones, were
+        # they not put aside.
+        gc.freeze()
         for process in processes:
             process.start()
         for process in processes:

@@ -1,15 +1,15 @@
 """Trials that fail before their first report. One may fail through its configuration; several in a
 row that fail alike have met something that every trial would meet, such as a missing package."""
 
-from collections.abc import Iterable
+import re
 
 from tune.study.events import StudyEnds
-from tune.study.work import Outcome, Work, WorkId
+from tune.study.work import Outcome, Work
 
 ALIKE = 3
 """So many in a row end the run, where no trial has reported anything."""
 ALIKE_LATER = 6
-"""So many where one has, or may still do: half of a space's configurations may fail."""
+"""So many where one has: half of a space's configurations may fail."""
 _ITS_OWN = ("oom", "data")
 """Reasons that lie in a configuration, or that the study has checked before."""
 
@@ -19,31 +19,33 @@ class TrialsFailAlike(StudyEnds):
 
 
 class EarlyFailures:
-    """Failures that are not on record yet, as the next trials will tell who is to blame."""
+    """Failures that are not on record yet, as the next trials will tell who is to blame.
 
-    def __init__(self) -> None:
+    Args:
+        has_reported: a trial of the study has reported an epoch before this start.
+    """
+
+    def __init__(self, has_reported: bool) -> None:
         self._held: list[tuple[Work, Outcome]] = []
-        self._has_reported = False
+        self._has_reported = has_reported
+
+    @property
+    def are_enough(self) -> bool:
+        """True where no other trial is to be begun before those that run have said something."""
+        limit = ALIKE_LATER if self._has_reported else ALIKE
+        return len(self._held) >= limit
 
     def holds(self, outcome: Outcome) -> bool:
         """True where an outcome of a trial that has not reported anything is to be held."""
         return outcome.state == "FAIL" and outcome.reason not in _ITS_OWN
 
     def differs(self, outcome: Outcome) -> bool:
-        """True where those that are held failed for another reason."""
-        return any(held.reason != outcome.reason for _, held in self._held)
+        """True where those that are held failed otherwise."""
+        return any(_kind(held) != _kind(outcome) for _, held in self._held)
 
-    def add(self, work: Work, outcome: Outcome, running: Iterable[WorkId]) -> bool:
-        """Hold a failure. Returns True where it is the last of too many.
-
-        Args:
-            running: trials that have not reported yet.
-        """
+    def add(self, work: Work, outcome: Outcome) -> None:
+        """Hold a failure."""
         self._held.append((work, outcome))
-        first = self._held[0][0].id.trial or 0
-        is_open = any((work_id.trial or 0) < first for work_id in running)
-        limit = ALIKE_LATER if self._has_reported or is_open else ALIKE
-        return len(self._held) >= limit
 
     def note_report(self) -> None:
         """A trial has reported an epoch."""
@@ -58,9 +60,19 @@ class EarlyFailures:
 
 def told(count: int, outcome: Outcome) -> str:
     """The error of the last of so many trials that failed alike, and the remedy, in one line."""
-    lines = (outcome.error or "").strip().splitlines()
-    error = lines[-1].strip() if lines else outcome.reason
     return (
-        f"the last {count} trials failed alike before their first report ({error}), so that the "
-        "others would too: mend that and run the same command again, which tries them once more"
+        f"the last {count} trials failed alike before their first report ({_error(outcome)}), so "
+        "that the others would too: mend that and run the same command again, which tries them "
+        "once more"
     )
+
+
+def _error(outcome: Outcome) -> str:
+    """The last line of the traceback, or the reason."""
+    lines = (outcome.error or "").strip().splitlines()
+    return lines[-1].strip() if lines else str(outcome.reason)
+
+
+def _kind(outcome: Outcome) -> tuple[str | None, str]:
+    """Reason and error, without numbers: those of a trial's folder, say."""
+    return outcome.reason, re.sub(r"\d+", "", _error(outcome))

@@ -85,13 +85,14 @@ class Study:
         self.pins = manifest.pins
         self.observers: list[Observer] = []
         self.stopping = False
-        self._early = EarlyFailures()
         self._emitting = threading.Lock()
         self._lock = lock
 
         events = directory / "events.jsonl"
         self._objectives = objectives_of(manifest)
         self._state = read_state(events, keeps_history=len(self._objectives) > 1)
+        begun = self._state.trials.values()
+        self._early = EarlyFailures(has_reported=any(run.epochs for run in begun))
         self.log = EventLog(events)
         epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
         self._database = TrialDatabase(directory / "study.journal", manifest, epochs)
@@ -236,6 +237,8 @@ class Study:
         done."""
         if self.stopping:
             return None
+        if self._early.are_enough and self._silent():
+            return "wait"
         step = self._planner.next()
         if step is None:
             # The last trials: nobody will tell any more who is to blame.
@@ -421,12 +424,8 @@ class Study:
         if self._early.differs(outcome):
             self._record_early_failures()
         self._planner.end(work.id)
-        silent = [
-            work_id
-            for work_id in self._planner.running
-            if work_id.kind == "trial" and self._state.last_epoch(work_id) is None
-        ]
-        if not self._early.add(work, outcome, silent):
+        self._early.add(work, outcome)
+        if not self._early.are_enough or self._silent():
             return
 
         all_held = self._early.take()
@@ -434,6 +433,13 @@ class Study:
             if self._state.attempts(held.id) > 1:
                 self._record_end(held, its_outcome)
         raise TrialsFailAlike(told(len(all_held), outcome))
+
+    def _silent(self) -> bool:
+        """True where a trial runs that has not reported yet: it may still work."""
+        return any(
+            work_id.kind == "trial" and self._state.last_epoch(work_id) is None
+            for work_id in self._planner.running
+        )
 
     def _record_early_failures(self) -> None:
         for held, outcome in self._early.take():

@@ -1,4 +1,4 @@
-"""What a study's folder knows of the study in MLflow: `tracking.json`, by address of the store."""
+"""Memory, in a study's folder, of the study in MLflow: `tracking.json`, by address of the store."""
 
 import json
 from pathlib import Path

@@ -111,6 +111,12 @@ ELSEWHERE = {
     "python tune/report.py sam a.jpg b.png --checkpoint sam-vit-base": (
         "tests/tune/reports/test_sam.py::test_command_draws_the_masks_that_transformers_finds"
     ),
+    "python tune/run.py mine.py": (
+        "tests/tune/test_function_experiment.py::test_a_function_becomes_a_study_with_a_verdict"
+    ),
+    "python tune/run.py ssl --data torchvision:EuroSAT": (
+        "tests/trainables/data/test_named.py::test_what_is_in_no_cache_is_downloaded"
+    ),
     "python tune/run.py ssl --workers 2": (
         "tests/tune/execution/test_train_runtime.py::"
         "test_twenty_trials_leak_nothing_and_equal_one_worker"

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import REPO
 from tune.execution.code_path import hides_ours
 
@@ -24,6 +26,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.slow  # a Ray of its own
 def test_a_foreign_tune_in_the_current_folder_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "tune").mkdir()
     (tmp_path / "tune/__init__.py").write_text("'''Another project.'''\n")

@@ -70,28 +70,25 @@ def test_a_study_that_does_not_wait_leaves_its_pictures_to_the_next_start(tmp_pa
     assert on_record(tmp_path) == [f"trials/0000/plots/{name}" for name in NAMES]
 
 
-def test_the_picture_of_the_data_is_drawn_and_recorded_once(tmp_path: Path) -> None:
-    study = opened(tmp_path)
-    write_data_sample(shapes(), study.directory / DATA)
-    for _ in range(2):
-        pictures = Pictures()
-        pictures.watch(study)
-        assert pictures.close(280) == 0
-    assert on_record(tmp_path) == ["plots/data.png"]
-    assert (study.directory / "plots/data.png").read_bytes().startswith(b"\x89PNG")
-    study.close()
-
-
-def test_the_default_and_the_best_three_are_drawn(tmp_path: Path) -> None:
+def test_the_data_the_default_and_the_best_three_are_drawn_once(tmp_path: Path) -> None:
     finished(tmp_path, 6, base={"train.epochs": 1})
     study, pictures = opened(tmp_path, 6), Pictures()
     ranked = sorted(study.completed, key=study.completed.__getitem__, reverse=True)
     assert len(ranked) == 6
+    write_data_sample(shapes(), study.directory / DATA)
     pictures.watch(study)
     assert pictures.close(280) == 0
+    recorded = on_record(tmp_path)
+    assert recorded.count("plots/data.png") == 1
+    assert (study.directory / "plots/data.png").read_bytes().startswith(b"\x89PNG")
+    drawn = {path.split("/")[1] for path in recorded if path.startswith("trials/")}
+    assert drawn == {f"{number:04d}" for number in {0, *ranked[:3]}}
+
+    again = Pictures()
+    again.watch(study)
+    assert again.close(280) == 0
     study.close()
-    drawn = {int(path.split("/")[1]) for path in on_record(tmp_path)}
-    assert drawn == {0, *ranked[:3]}
+    assert on_record(tmp_path) == recorded
 
 
 def test_none_are_drawn_where_none_are_wanted(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_after_a_trial_that_worked_more_must_fail_in_a_row(tmp_path: Path) -> No
     assert ends(tmp_path) == [(0, "FAIL"), (1, "FAIL"), (2, "COMPLETE")]
 
 
-def test_a_trial_that_may_still_work_is_waited_for(tmp_path: Path) -> None:
+def test_trials_that_may_still_work_are_waited_for(tmp_path: Path) -> None:
     """Trial 0 trains its first epoch for long while others fail at once, which may be theirs."""
     study = open_study(tmp_path, 9)
     played(study, [])
@@ -112,6 +112,45 @@ def test_a_trial_that_may_still_work_is_waited_for(tmp_path: Path) -> None:
         work = study.next_work()
         assert isinstance(work, Work)
         study.ended(work, Outcome("FAIL", reason="KeyError"))
+    assert study.next_work() == "wait"
     study.reported(first, 1, {"val/top1": 0.5})
+    assert isinstance(study.next_work(), Work)
     study.close()
     assert ends(tmp_path) == [(number, "FAIL") for number in (1, 2, 3)]
+
+
+def test_the_last_of_those_that_run_decides(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 9)
+    played(study, [])
+    begun = [study.next_work() for _ in range(ALIKE + 1)]
+    for work in begun[:-1]:
+        assert isinstance(work, Work)
+        study.ended(work, Outcome("FAIL", reason="KeyError"))
+    assert isinstance(begun[-1], Work)
+    with pytest.raises(TrialsFailAlike):
+        study.ended(begun[-1], Outcome("FAIL", reason="KeyError"))
+    study.close()
+    assert ends(tmp_path) == []
+
+
+def test_a_study_that_has_worked_before_is_given_more_failures(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 9)
+    played(study, [None])
+    study.close()
+    again = open_study(tmp_path, 9)
+    for _ in range(ALIKE):
+        work = again.next_work()
+        assert isinstance(work, Work)
+        again.ended(work, Outcome("FAIL", reason="KeyError"))
+    again.close()
+
+
+def test_errors_of_one_class_may_differ_in_more_than_numbers(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 9)
+    played(study, [])
+    for error in ("no file trials/0001", "no file trials/0002", "shapes differ"):
+        work = study.next_work()
+        assert isinstance(work, Work)
+        study.ended(work, Outcome("FAIL", reason="ValueError", error=f"ValueError: {error}"))
+    study.close()
+    assert ends(tmp_path) == [(0, "FAIL"), (1, "FAIL")]
