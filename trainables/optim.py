@@ -8,6 +8,7 @@ The engine uses them like this:
     optimizer.step()
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
@@ -61,12 +62,22 @@ class ScheduleConfig:
     """Learning rate over a run, as a fraction of the peak. Every length is a fraction of all steps,
     so a schedule fits any run."""
 
-    name: Literal["constant", "cosine", "warmup_cosine", "step", "polynomial"] = "warmup_cosine"
+    name: Literal[
+        "constant", "cosine", "warmup_cosine", "step", "polynomial", "one_cycle", "cosine_restarts"
+    ] = "warmup_cosine"
     """Shape; see `lr_at`."""
     warmup_frac: Annotated[float, Field(ge=0, le=0.5)] = 0.1
-    """warmup_cosine: share of the steps that rise linearly to the peak, in [0, 0.5]."""
+    """Share of the steps that rise to the peak, in [0, 0.5]; warmup_cosine: linearly, one_cycle:
+    along a cosine."""
     final_frac: Fraction = 0.0
-    """cosine, warmup_cosine, polynomial: rate at the end of the run over the peak, in [0, 1]."""
+    """cosine, warmup_cosine, polynomial, one_cycle: rate at the end of the run over the peak, in
+    [0, 1]; cosine_restarts: at the end of each period."""
+    initial_frac: Annotated[float, Field(gt=0, le=1)] = 0.04
+    """one_cycle: rate of the first step over the peak, in (0, 1]."""
+    restarts: Annotated[int, Field(ge=1, le=20)] = 2
+    """cosine_restarts: returns to the peak after the first period, in [1, 20]."""
+    period_growth: Annotated[float, Field(ge=1, le=4)] = 2.0
+    """cosine_restarts: length of every period over that of the one before, in [1, 4]."""
     step_gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     """step: factor of every drop, in (0, 1]."""
     step_every_frac: Annotated[float, Field(gt=0, le=1)] = 0.3
@@ -86,7 +97,12 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
                        then a cosine over the other steps
         step           gamma ^ floor(step / every)
         polynomial     f + (1 - f) (1 - t) ^ power
-    Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR and PolynomialLR.
+        one_cycle      half a cosine from the initial fraction to 1 up to the last step of the
+                       warm-up, then half a cosine to f at the last step (Smith & Topin 2018)
+        cosine_restarts  the cosine in each of several periods, each `period_growth` times as long
+                       as the one before, all of them the run (Loshchilov & Hutter 2017, equation 5)
+    Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR, PolynomialLR,
+    OneCycleLR (without its cycle of the momentum) and CosineAnnealingWarmRestarts.
     `step` is in [0, total_steps]; a warm-up starts above 0, and step W is the peak.
     """
     if schedule.name == "constant":
@@ -96,6 +112,10 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
         drops = step // every
         factor: float = schedule.step_gamma**drops
         return peak * factor
+    if schedule.name == "one_cycle":
+        return peak * _one_cycle(step, total_steps, schedule)
+    if schedule.name == "cosine_restarts":
+        return peak * _cosine_restarts(step, total_steps, schedule)
 
     warmup = 0
     if schedule.name == "warmup_cosine":
@@ -104,12 +124,42 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
         return peak * (step + 1) / (warmup + 1)
 
     t = (step - warmup) / (total_steps - warmup)
-    shape: float
-    if schedule.name == "polynomial":
-        shape = (1 - t) ** schedule.power
-    else:
-        shape = (1 + math.cos(math.pi * t)) / 2
+    if schedule.name != "polynomial":
+        return peak * _half_cosine(t, 1.0, schedule.final_frac)
+    shape: float = (1 - t) ** schedule.power
     return peak * (schedule.final_frac + (1 - schedule.final_frac) * shape)
+
+
+def _half_cosine(t: float, first: float, last: float) -> float:
+    """Fall, or rise, from `first` at t = 0 to `last` at t = 1 along half a cosine."""
+    shape = (1 + math.cos(math.pi * t)) / 2
+    return last + (first - last) * shape
+
+
+def _one_cycle(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
+    """Rate over the peak. The peak is at the step before the first that the warm-up leaves out, as
+    torch counts, and at the first step where there is no warm-up."""
+    last_step = max(1, total_steps - 1)
+    top = max(0.0, schedule.warmup_frac * total_steps - 1)
+    if step < top:
+        return _half_cosine(step / top, schedule.initial_frac, 1.0)
+
+    t = (step - top) / (last_step - top)
+    return _half_cosine(min(1.0, t), 1.0, schedule.final_frac)
+
+
+def _cosine_restarts(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
+    """Rate over the peak. Periods begin at whole steps; one without any, in a short run, is left
+    out."""
+    lengths = [schedule.period_growth**period for period in range(schedule.restarts + 1)]
+    ends = [round(total_steps * end / sum(lengths)) for end in itertools.accumulate(lengths)]
+
+    start = 0
+    for end in ends:
+        if step < end:
+            return _half_cosine((step - start) / (end - start), 1.0, schedule.final_frac)
+        start = end
+    return schedule.final_frac
 
 
 def thawed_lr_at(
@@ -129,7 +179,7 @@ def thawed_lr_at(
     own_steps = total_steps - first
     own_step = max(0, step - first)
     rate = lr_at(own_step, own_steps, peak, schedule)
-    if schedule.name == "warmup_cosine":
+    if schedule.name in ("warmup_cosine", "one_cycle"):
         return rate
     warmup = round(THAW_WARMUP * own_steps)
     return rate * min(1.0, (own_step + 1) / (warmup + 1))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from trainables.optim import (
 )
 
 STEPS = 6
+SCHEDULES = get_args(get_type_hints(ScheduleConfig)["name"])
 
 
 def small_net() -> nn.Sequential:
@@ -262,6 +264,14 @@ def warmup_cosine(optimizer, total, warmup, final):
             ScheduleConfig(name="polynomial", power=0.9),
             lambda o, n: lr_scheduler.PolynomialLR(o, total_iters=n, power=0.9),
         ),
+        (
+            ScheduleConfig(
+                name="one_cycle", warmup_frac=0.3, initial_frac=0.04, final_frac=0.04 / 50
+            ),
+            lambda o, n: lr_scheduler.OneCycleLR(
+                o, 0.4, total_steps=n, pct_start=0.3, div_factor=25, final_div_factor=50
+            ),
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, ScheduleConfig) else "",
 )
@@ -269,6 +279,39 @@ def test_schedule_same_as_torch(schedule, make, total):
     expected = torch_rates(total, 0.4, lambda o: make(o, total))
     actual = [lr_at(step, total, 0.4, schedule) for step in range(total)]
     assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize(("first", "growth", "restarts"), [(10, 1, 3), (7, 2, 2), (4, 3, 1)])
+def test_restarts_same_as_torch(first, growth, restarts):
+    total = sum(first * growth**period for period in range(restarts + 1))
+    schedule = ScheduleConfig(
+        name="cosine_restarts", restarts=restarts, period_growth=growth, final_frac=0.05
+    )
+
+    def make(optimizer):
+        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, first, growth, 0.05 * 0.4)
+
+    expected = torch_rates(total, 0.4, make)
+    actual = [lr_at(step, total, 0.4, schedule) for step in range(total)]
+    assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    assert actual.count(0.4) == restarts + 1
+
+
+def test_one_cycle_closed_forms():
+    schedule = ScheduleConfig(name="one_cycle", warmup_frac=0.5, initial_frac=0.1, final_frac=0.2)
+    rates = [lr_at(step, 9, 2.0, schedule) for step in range(9)]
+    assert (rates[0], rates[-1]) == pytest.approx((0.2, 0.4))
+
+    at_once = ScheduleConfig(name="one_cycle", warmup_frac=0.0)
+    assert lr_at(0, 9, 2.0, at_once) == 2.0
+
+
+def test_restarts_of_a_run_whose_steps_do_not_divide():
+    schedule = ScheduleConfig(name="cosine_restarts", restarts=2, period_growth=1.5)
+    rates = [lr_at(step, 100, 1.0, schedule) for step in range(100)]
+    # 1 : 1.5 : 2.25 of 100 steps
+    assert [step for step, rate in enumerate(rates) if rate == 1.0] == [0, 21, 53]
+    assert lr_at(100, 100, 1.0, schedule) == 0.0
 
 
 def test_schedule_closed_forms():
@@ -284,10 +327,12 @@ def test_schedule_closed_forms():
     )
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"])
+@pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_very_short_runs_have_positive_rates(name, total):
-    schedule = ScheduleConfig(name=name, warmup_frac=0.5, step_every_frac=0.01)
+    # One cycle has its final rate at the last step, the others after it.
+    final = 0.01 if name == "one_cycle" else 0.0
+    schedule = ScheduleConfig(name=name, warmup_frac=0.5, step_every_frac=0.01, final_frac=final)
     assert all(0 < lr_at(step, total, 1.0, schedule) <= 1 for step in range(total))
 
 
@@ -309,7 +354,7 @@ def test_bad_values_are_named(cls, values, named):
         build(cls, values)
 
 
-@pytest.mark.parametrize("name", ["constant", "cosine", "warmup_cosine", "step", "polynomial"])
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_a_layer_that_thaws_has_a_schedule_of_its_own(name: str) -> None:
     schedule = ScheduleConfig(name=name)  # type: ignore[arg-type]
     always = [thawed_lr_at(step, 200, 0.3, schedule, 0.0) for step in range(200)]
@@ -319,7 +364,7 @@ def test_a_layer_that_thaws_has_a_schedule_of_its_own(name: str) -> None:
     fresh = [lr_at(step, 100, 0.3, schedule) for step in range(100)]
     warmup = round(THAW_WARMUP * 100)
     assert own[warmup:] == fresh[warmup:]
-    if name != "warmup_cosine":
+    if name not in ("warmup_cosine", "one_cycle"):
         expected = [fresh[step] * (step + 1) / (warmup + 1) for step in range(warmup)]
         assert own[:warmup] == pytest.approx(expected)
     assert max(own) == pytest.approx(0.3, rel=0.1)  # not what the others have decayed to
