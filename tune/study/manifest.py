@@ -44,6 +44,11 @@ EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
     "loss.mixup": {"balance.by": "none", "balance.beta": 0.999},
     "head.tau0": {"normalize": "policy"},
     "model.name": {"eval.scales": "1", "eval.flip": False},
+    "schedule.step_every_frac": {
+        "schedule.initial_frac": 0.04,
+        "schedule.restarts": 2,
+        "schedule.period_growth": 2.0,
+    },
 }
 """The same for blocks that only some configs have: a key that tells such a config -> values."""
 _SHOWN_DIFFERENCES = 6
