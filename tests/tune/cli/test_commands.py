@@ -114,8 +114,17 @@ ELSEWHERE = {
     "python tune/run.py mine.py": (
         "tests/tune/test_function_experiment.py::test_a_function_becomes_a_study_with_a_verdict"
     ),
-    "python tune/run.py ssl --data torchvision:EuroSAT": (
-        "tests/trainables/data/test_named.py::test_what_is_in_no_cache_is_downloaded"
+    "python tune/run.py script --space lr=1e-4..1e-1:log --objective accuracy -- "
+    "python train.py --lr {lr}": "tests/tune/cli/test_script.py::test_a_script_becomes_a_study",
+    # there is a network where they are typed
+    **dict.fromkeys(
+        (
+            "python tune/run.py ssl --data torchvision:EuroSAT",
+            "python tune/run.py classify --setting A --data torchvision:OxfordIIITPet --plan",
+            "python tune/run.py segment --data torchvision:VOCSegmentation",
+            "python tune/run.py ssl --data hf:owner/name",
+        ),
+        "tests/trainables/data/test_named.py::test_what_is_in_no_cache_is_downloaded",
     ),
     "python tune/run.py ssl --workers 2": (
         "tests/tune/execution/test_train_runtime.py::"
