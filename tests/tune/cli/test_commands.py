@@ -116,6 +116,16 @@ ELSEWHERE = {
     ),
     "python tune/run.py script --space lr=1e-4..1e-1:log --objective accuracy -- "
     "python train.py --lr {lr}": "tests/tune/cli/test_script.py::test_a_script_becomes_a_study",
+    **dict.fromkeys(
+        (
+            "python tune/run.py ssl --data FOLDER --set backbone.name=timm:resnet18",
+            "python tune/run.py classify --setting D --data FOLDER --backbone timm --set "
+            "backbone.name=timm:vit_small_patch14_dinov2 --set data.image_size=126",
+            "python tune/run.py segment --data FOLDER --set model.name=unet --set "
+            "backbone.name=timm:convnext_tiny",
+        ),
+        "tests/trainables/test_timm_training.py::test_a_backbone_of_ssl_is_fine_tuned_and_served",
+    ),
     # there is a network where they are typed
     **dict.fromkeys(
         (
