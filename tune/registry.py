@@ -124,8 +124,10 @@ def _champion(mlflow: Any, client: Any, exported: Exported, model: Any) -> str:
     except mlflow.MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+    (first,), _ = EventLog.read(exported.study / "events.jsonl", 0, limit=1)
     tags = {
         "study": name,
+        "study.id": study_id(first),
         "trial": str(exported.trial),
         exported.objective: f"{exported.measured:.6g}",
     }

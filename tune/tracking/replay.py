@@ -26,6 +26,8 @@ __all__ = ["Replay"]
 
 MLFLOW = "mlflow"
 """Name of the place that every study is sent to."""
+TRACKING_LOCK = "tracking.lock"
+"""File in a study's folder that whoever sends it to MLflow has locked."""
 
 POLL_S = 0.5
 REST = 2.0
@@ -60,7 +62,7 @@ class Replay:
         self.problem: str | None = None
         self.known: Callable[[], float] = lambda: math.inf
         self._log = self.study_dir / "events.jsonl"
-        lock = "tracking.lock" if destination.name == MLFLOW else f"{destination.name}.lock"
+        lock = TRACKING_LOCK if destination.name == MLFLOW else f"{destination.name}.lock"
         self._lock = FileLock(self.study_dir / lock, thread_local=False)
 
         self._connection: Connection | None = None

@@ -15,7 +15,7 @@ from pathlib import Path
 from trainables.errors import UserError
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest, read_manifest
-from tune.upkeep.kept import ARCHIVE, dependents, group_of, held, keep_weights
+from tune.upkeep.kept import ARCHIVE, RESERVED, dependents, group_of, held, keep_weights
 from tune.upkeep.mlflow_side import MlflowSide
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -35,7 +35,7 @@ def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[s
         runs = len(side.runs(folder))
         if runs:
             parts.append(f"{runs} runs in MLflow")
-        versions = side.versions(folder.name)
+        versions = side.versions(folder)
         if versions:
             parts.append(f"registered model, version {', '.join(versions)}")
         lines.append(f"{folder}: {'; '.join(parts)}")
@@ -55,7 +55,7 @@ def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
         keep_weights(root, dependents(root, list(folders)))
         for folder in folders:
             side.delete_runs(side.runs(folder))
-            side.delete_model(folder.name)
+            side.delete_model(folder)
         for folder in _group_last(folders):
             # At once out of every list, whatever becomes of this process.
             (root / _DELETED).mkdir(exist_ok=True)
@@ -106,13 +106,15 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
     Returns:
         The folder.
     Raises:
-        UserError: a name that cannot be, a study that runs or belongs to a comparison, or MLflow
-            does not answer.
+        UserError: a name that cannot be, a study that runs or belongs to a comparison, a registered
+            model that cannot have the name, or MLflow does not answer. Nothing was changed.
     """
     if not _NAME.fullmatch(name):
         raise UserError(
             f"{name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
         )
+    if name in RESERVED:
+        raise UserError(f"{name!r} is a folder of the storage itself; choose another name")
     place = root / name
     _check_free([place])
     if group_of(folder) is not None:
@@ -122,9 +124,10 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
         )
 
     with held([folder]):
+        side.check_rename(folder, name)
         keep_weights(root, dependents(root, [folder]))
         _record_name(folder, name)
-        side.rename_model(folder.name, name)
+        side.rename_model(folder, name)
         folder.rename(place)
     return place
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from trainables.errors import UserError
 from trainables.files import atomic_file, content_hash
 from tune.backbones.resolve import found_weights, shelf
@@ -13,11 +15,14 @@ from tune.object_store.s3 import address
 from tune.reports.storage import find_study, study_folders
 from tune.study.events import EventLog
 from tune.study.group import is_group
-from tune.study.lock import locked
+from tune.study.lock import StudyInUse, locked
 from tune.study.manifest import Manifest, read_manifest
+from tune.tracking.replay import TRACKING_LOCK
 
 ARCHIVE = "archived"
 """Folder of a storage whose studies are in no list."""
+RESERVED = (ARCHIVE, "backbones", "mlartifacts")
+"""Folders of a storage that are no studies."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,35 @@ def group_of(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def held(folders: list[Path]) -> Iterator[None]:
-    """Keep other processes from running these studies while the block runs.
+    """Keep other processes from running these studies, and from sending them to MLflow, while the
+    block runs.
 
     Raises:
-        StudyInUse: one of them runs.
+        StudyInUse: one of them runs, or is being sent.
     """
     with contextlib.ExitStack() as stack:
         for folder in folders:
             lock = locked(folder, folder.name)
             stack.callback(lock.release)
+            stack.callback(_unsent(folder).release)
         yield
+
+
+def _unsent(folder: Path) -> FileLock:
+    """Take the lock of whoever sends a study to MLflow, where deleted runs would be restored.
+
+    Raises:
+        StudyInUse: another process has it.
+    """
+    lock = FileLock(folder / TRACKING_LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudyInUse(
+            f"study {folder.name!r} is being sent to MLflow by another process, such as "
+            "vistune-ui; wait for it, or end it"
+        ) from None
+    return lock
 
 
 def dependents(root: Path, folders: list[Path]) -> list[Dependent]:

@@ -11,6 +11,8 @@ from tune.study.identity import study_id
 from tune.tracking.address import default_uri, probe, quieten, without_password
 from tune.tracking.database import sqlite_path
 
+STUDY_ID = "study.id"
+"""Tag of runs and of versions of a registered model: the study that they are of."""
 _PAGE = 1000  # runs that MLflow gives at a time
 
 
@@ -64,13 +66,34 @@ class MlflowSide:
             if not token:
                 return
 
-    def versions(self, name: str) -> list[str]:
-        """Versions of the model that is registered under a study's name; [] where there is none."""
+    def versions(self, folder: Path) -> list[str]:
+        """A study's versions of the model that is registered under its name."""
+        own, _ = self._versions(folder)
+        return own
+
+    def _versions(self, folder: Path) -> tuple[list[str], list[str]]:
+        """Versions of the model of a study's name: the study's, and those of others.
+
+        Studies of two storages may share a name and a server, and so may an archived study and a
+        later one.
+        """
         if self._client is None:
-            return []
+            return [], []
         with self._reported():
-            found = self._client.search_model_versions(f"name = '{name}'")
-            return sorted(str(version.version) for version in found)
+            found = self._client.search_model_versions(f"name = '{folder.name}'")
+        if not found:
+            return [], []
+
+        first, _ = EventLog.read(folder / "events.jsonl", 0, limit=1)
+        identity = study_id(first[0]) if first else None
+        runs = {*self.runs(folder), *self.runs(folder, deleted=True)}
+        own: list[int] = []
+        others: list[int] = []
+        for version in found:
+            tagged = version.tags.get(STUDY_ID)
+            is_own = tagged == identity if tagged else version.run_id in runs
+            (own if is_own else others).append(int(version.version))
+        return [str(number) for number in sorted(own)], [str(number) for number in sorted(others)]
 
     def delete_runs(self, ids: list[str]) -> None:
         """Delete runs, which MLflow can restore until `mlflow gc`."""
@@ -84,17 +107,45 @@ class MlflowSide:
             for run in ids:
                 self._client.restore_run(run)
 
-    def delete_model(self, name: str) -> None:
-        """Delete a registered model with all of its versions."""
-        if self.versions(name):
-            with self._reported():
-                self._client.delete_registered_model(name)
+    def delete_model(self, folder: Path) -> None:
+        """Delete a study's versions of a registered model, and the model where no other is left."""
+        own, others = self._versions(folder)
+        if not own:
+            return
+        with self._reported():
+            if not others:
+                self._client.delete_registered_model(folder.name)
+                return
+            for version in own:
+                self._client.delete_model_version(folder.name, version)
 
-    def rename_model(self, name: str, new: str) -> None:
-        """Rename a registered model; its versions and aliases stay with it."""
-        if self.versions(name):
+    def check_rename(self, folder: Path, new: str) -> None:
+        """Refuse a name that a study's registered model cannot have.
+
+        Raises:
+            UserError: there is one of that name, or the model is not this study's alone.
+        """
+        own, others = self._versions(folder)
+        if not own:
+            return
+        if others:
+            raise UserError(
+                f"the registered model {folder.name!r} has versions of other studies too "
+                f"({', '.join(others)}), which would be renamed with it; the study keeps its name"
+            )
+        with self._reported():
+            is_taken = bool(self._client.search_registered_models(f"name = '{new}'"))
+        if is_taken:
+            raise UserError(
+                f"MLflow has a registered model {new!r} already, perhaps of an archived study or "
+                "of another storage; choose another name"
+            )
+
+    def rename_model(self, folder: Path, new: str) -> None:
+        """Rename a study's registered model; its versions and aliases stay with it."""
+        if self.versions(folder):
             with self._reported():
-                self._client.rename_registered_model(name, new)
+                self._client.rename_registered_model(folder.name, new)
                 self._client.set_registered_model_tag(new, "study", new)
 
     def _reported(self) -> "_Reported":

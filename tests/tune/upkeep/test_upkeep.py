@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from tests.mlflow_store import begin_store, rows, store
-from tests.studies import POOR, events, finished, manifest, open_study
+from tests.studies import POOR, events, finish, finished, manifest, open_study
 from tests.toy import TOY
 from trainables.errors import UserError
 from trainables.files import content_hash
@@ -19,6 +20,7 @@ from tune import report
 from tune.execution.local import search_locally
 from tune.reports.storage import study_folders
 from tune.study.group import Group
+from tune.study.identity import study_id
 from tune.study.manifest import read_manifest
 from tune.study.record import read_record
 from tune.study.study import Study
@@ -97,6 +99,7 @@ def test_a_rename_that_was_killed_is_repeated(root: Path, monkeypatch: pytest.Mo
 def test_names_that_cannot_be_are_refused(root: Path, type_report: Report) -> None:
     (root / "there").mkdir()
     for name, said in (
+        ("archived", "vistune: 'archived' is a folder of the storage itself"),
         ("a/b", "vistune: 'a/b' must be letters, digits, '.', '_' and '-'"),
         ("there", f"vistune: {root / 'there'} is there already"),
     ):
@@ -111,6 +114,19 @@ def test_a_study_that_runs_is_left_alone(root: Path, type_report: Report) -> Non
         assert "vistune: study 'toy' is being run by another process" in said
     study.close()
     assert [folder.name for folder in study_folders(root)] == ["toy"]
+
+
+def test_a_study_that_is_being_sent_is_left_alone(root: Path) -> None:
+    """`report.py sync` and vistune-ui restore deleted runs."""
+    side = MlflowSide(root)
+    with FileLock(root / "toy" / "tracking.lock"):
+        for action in (actions.delete, actions.archive):
+            with pytest.raises(UserError, match="'toy' is being sent to MLflow by another process"):
+                action(root, [root / "toy"], side)
+    assert (root / "toy" / "study.json").exists()
+
+    actions.archive(root, [root / "toy"], side)
+    assert study_folders(root) == []
 
 
 def test_nothing_is_done_without_a_yes(root: Path, type_report: Report) -> None:
@@ -251,6 +267,46 @@ def test_mlflow_and_its_registry_follow(root: Path, type_report: Report) -> None
     type_report("delete", "other", "--yes")
     assert store(root) == {}
     assert rows(root / "mlflow.db", "SELECT name FROM registered_models") == []
+
+
+@pytest.mark.slow
+def test_models_of_other_studies_stay(root: Path, type_report: Report) -> None:
+    """They share a registered model with an archived study or another storage of that name."""
+    import mlflow
+
+    begin_store(root)
+    client = mlflow.MlflowClient(f"sqlite:///{root}/mlflow.db")
+
+    def versions(name: str) -> list[int]:
+        found = client.search_model_versions(f"name = '{name}'")
+        return sorted(int(version.version) for version in found)
+
+    Tracker(root / "toy").sync()
+    client.create_registered_model("toy")
+    client.create_model_version("toy", str(root), store(root)["toy"]["id"])
+    type_report("archive", "toy", "--yes")
+    assert versions("toy") == [1]
+
+    later = finish(root, 1, base=POOR)
+    identity = study_id(events(root)[0])
+    Tracker(later.directory).sync()
+    client.create_model_version("toy", str(root), store(root)["toy"]["id"])
+    client.create_model_version("toy", str(root), tags={"study.id": identity})
+    said = type_report("rename", "toy", "other", "--yes")
+    assert "registered model, version 2, 3" in said
+    assert "'toy' has versions of other studies too (1), which would be renamed" in said
+    assert read_manifest(root / "toy" / "study.json").name == "toy"
+    type_report("delete", "toy", "--yes")
+    assert versions("toy") == [1]
+
+    type_report("archive", "toy", "--undo")
+    client.create_registered_model("taken")
+    said = type_report("rename", "toy", "taken", "--yes")
+    assert "MLflow has a registered model 'taken' already" in said
+    assert read_manifest(root / "toy" / "study.json").name == "toy"
+    assert '"event":"rename"' not in (root / "toy" / "events.jsonl").read_text()
+    type_report("delete", "toy", "--yes")
+    assert versions("toy") == []
 
 
 def begin_pair(root: Path) -> None:
