@@ -46,6 +46,7 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.objectives import parse_objectives
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
+from tune.upkeep.kept import RESERVED
 
 _KEPT = (
     "data.split",
@@ -114,7 +115,7 @@ def prepare(
     if experiment.function is not None:
         refuse_about_images(options, experiment.name)
     setting = choose(experiment, options.setting, options.backbone)
-    name = study_name(options, experiment)
+    name = study_name(options, experiment, storage)
     directory = storage / name
 
     fixed = {} if setting is None else setting.values
@@ -272,11 +273,11 @@ def with_balance(experiment: Experiment) -> Experiment:
     return replace(experiment, space=space)
 
 
-def study_name(options: Options, experiment: Experiment) -> str:
+def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
     """Return `--study`, or the experiment's name, to which a setting adds its own.
 
     Raises:
-        UserError: a name that is no plain file name.
+        UserError: a name that is no plain file name, or that of a folder which a storage has.
     """
     name = experiment.name
     if options.study:
@@ -289,6 +290,8 @@ def study_name(options: Options, experiment: Experiment) -> str:
             f"--study {name!r} must be letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit"
         )
+    if name in RESERVED and not (storage / name / "study.json").exists():
+        raise UserError(f"--study {name!r} is a folder of the storage itself; choose another name")
     return name
 
 

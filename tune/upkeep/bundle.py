@@ -8,14 +8,23 @@ from trainables.errors import UserError
 from trainables.files import BEST, LAST, PARTIAL, atomic_file
 from tune.reports.html_report import write_report
 
-_LEFT_OUT = (LAST, "tracking.json")
-"""Checkpoints, and what is true of one MLflow alone."""
+NOTE = (
+    "whoever resumes it, or predicts by it, runs the code that it brings along; "
+    "showing it runs none"
+)
+"""A sentence for those who get a bundle from somebody."""
+
+_CHECKPOINTS = ".ckpt"
+"""Suffix of what scripts save, often."""
+_KEPT = (".state.json",)
+"""Names with a dot in front that belong to the record: how far its tables have the event log."""
 
 
 def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrite: bool) -> Path:
     """Write a `.tar.gz` of studies: record, report, pictures, exported model and, if wanted, the
     weights of completed trials. Unpacked in another storage they can be shown and resumed, and
-    `report.py sync` brings them into MLflow there.
+    `report.py sync` brings them into MLflow there. What is true of this machine alone stays here:
+    checkpoints of open trials, locks, and how far MLflow and W&B have the record.
 
     Raises:
         UserError: the file is there already, or there is no place for it.
@@ -32,16 +41,29 @@ def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrit
     with atomic_file(out) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         for folder in folders:
             for path in _files(folder, weights):
+                if path.resolve() == out.resolve():
+                    continue  # an earlier bundle
                 archive.add(path, arcname=str(path.relative_to(folder.parent)), recursive=False)
     return out
 
 
 def _files(folder: Path, weights: bool) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name in _LEFT_OUT:
+        if not path.is_file() or _is_of_this_machine(path.relative_to(folder)):
             continue
-        if path.suffix in (".lock", PARTIAL) or path.name.startswith(".lock"):
-            continue
-        if path.name == BEST and not weights:
+        if not weights and (path.name == BEST or path.suffix == _CHECKPOINTS):
             continue
         yield path
+
+
+def _is_of_this_machine(path: Path) -> bool:
+    """Tell if a file means nothing, or something wrong, on another machine.
+
+    Args:
+        path: inside the folder of a study.
+    """
+    if path.parts[0] == "wandb" or path.parts[0].startswith("tracking"):
+        return True
+    if path.name == LAST or path.suffix in (".lock", PARTIAL):
+        return True
+    return path.name.startswith(".") and path.name not in _KEPT

@@ -103,6 +103,7 @@ def bundle(
     ] = False,
 ) -> None:
     """Pack a study into one file: record, report, pictures, exported model, weights."""
+    from tune.upkeep.bundle import NOTE
     from tune.upkeep.bundle import bundle as pack
 
     root = synced_folder(storage)
@@ -111,6 +112,7 @@ def bundle(
     written = pack(folders, file.expanduser(), weights=weights, overwrite=overwrite)
     size = written.stat().st_size / 1e6
     print(f"{written}: {size:.1f} MB; `tar xzf {written} -C runs` unpacks it")
+    print(NOTE)
 
 
 def _folder(storage: str, doing: str) -> Path:

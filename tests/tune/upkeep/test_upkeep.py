@@ -26,6 +26,7 @@ from tune.study.record import read_record
 from tune.study.study import Study
 from tune.tracking.tracker import Tracker
 from tune.upkeep import actions
+from tune.upkeep.bundle import bundle
 from tune.upkeep.kept import named_folders
 from tune.upkeep.mlflow_side import MlflowSide
 
@@ -205,6 +206,7 @@ def test_weights_are_kept_though_the_storage_was_moved(root: Path) -> None:
 def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: Report) -> None:
     said = type_report("bundle", "toy")
     assert said.startswith("toy.tar.gz: ")
+    assert "runs the code that it brings along" in said
     assert "toy.tar.gz is there already" in type_report("bundle", "toy")
 
     elsewhere = tmp_path / "elsewhere"
@@ -220,6 +222,31 @@ def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: 
     type_report("bundle", "toy", "--no-weights", "--out", "small.tar.gz")
     with tarfile.open("small.tar.gz") as archive:
         assert not any(name.endswith("best.pt") for name in archive.getnames())
+
+
+def test_a_bundle_has_nothing_of_this_machine(root: Path) -> None:
+    study = root / "toy"
+    kept = (
+        *("csv/metrics.csv", "csv/.state.json", "trials/0000/net.ckpt"),
+        *("trials/0000/wandb/log", "trials/0000/.hydra/config.yaml"),
+    )
+    left = (
+        *(".holder.json", "trials/0000/.next.pt", "trials/0000/last.pt", ".lock"),
+        *("tracking.json", "tracking-rejected.jsonl", "tracking.lock", "wandb.lock"),
+        *("wandb/finished.json", "wandb/wandb/run-1/logs/debug.log"),
+    )
+    for name in (*kept, *left):
+        path = study / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+
+    out = study / "toy.tar.gz"
+    for _ in range(2):
+        bundle([study], out, overwrite=True)
+        with tarfile.open(out) as archive:
+            names = {name.removeprefix("toy/") for name in archive.getnames()}
+        assert names.isdisjoint({*left, out.name})
+        assert names >= {*kept, "study.json", "events.jsonl", "study.journal"}
 
 
 def test_an_object_store_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
