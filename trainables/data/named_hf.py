@@ -102,8 +102,8 @@ def _opened(name: Name) -> Any:
     except Exception as error:  # of the hub, the network, the disk, or of the data set itself
         raise UserError(
             f"--data {name.typed} cannot be loaded ({first_line(error)}): it is in no cache of "
-            f"datasets ({datasets.config.HF_DATASETS_CACHE}) and {_hub()} does not give it; check "
-            "the name, connect once, or give a folder of save_to_disk: hf:/path"
+            f"datasets ({datasets.config.HF_DATASETS_CACHE}) and {_shown_hub()} does not give it; "
+            "check the name, connect once, or give a folder of save_to_disk: hf:/path"
         ) from None
 
 
@@ -129,6 +129,12 @@ def _from_hub(datasets: Any, name: Name) -> Any:
 
 def _hub() -> str:
     return os.environ.get("HF_ENDPOINT") or _HUB
+
+
+def _shown_hub() -> str:
+    """The hub's address, without a password."""
+    hub = urlsplit(_hub())
+    return hub._replace(netloc=hub.netloc.rpartition("@")[2]).geturl()
 
 
 def _hub_answers() -> bool:

@@ -23,6 +23,8 @@ _VOC_CLASSES = (
     *("chair", "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant"),
     *("sheep", "sofa", "train", "tvmonitor"),
 )
+_OPTIONS = ("annotation_level", "partition", "root", "size", "split", "year")
+"""Arguments of torchvision's classes that say what is loaded, and `root`."""
 _PATHS = ("_image_files", "_images", "images")
 _SAMPLES = ("_samples", "samples")
 _LABELS = ("_labels", "targets", "labels")
@@ -173,7 +175,7 @@ def _open(name: Name, given: Mapping[str, Any]) -> Any:
     import torchvision.datasets
 
     make = getattr(torchvision.datasets, name.name)
-    options = dict(name.options)
+    options = _options(name)
     root = options.pop("root", None) or str(default_cache_dir() / "torchvision")
     Path(root).mkdir(parents=True, exist_ok=True)
     arguments = {**options, **given}
@@ -183,6 +185,26 @@ def _open(name: Name, given: Mapping[str, Any]) -> Any:
         raise UserError(f"--data {name.typed}: {first_line(error)}") from None
     except Exception:  # torchvision's own words for data that is not there: of many types
         return _download(name, make, root, arguments)
+
+
+def _options(name: Name) -> dict[str, Any]:
+    """The options as arguments of torchvision's class.
+
+    Raises:
+        UserError: an unknown one, or a value that is no number where one is needed.
+    """
+    options: dict[str, Any] = dict(name.options)
+    for option in options:
+        if option not in _OPTIONS:
+            raise UserError(
+                f"--data {name.typed}: unknown option {option!r}; valid: {', '.join(_OPTIONS)}"
+            )
+    partition = options.get("partition")
+    if partition is not None:
+        if not partition.isdecimal():
+            raise UserError(f"--data {name.typed}: partition {partition!r} must be a number")
+        options["partition"] = int(partition)
+    return options
 
 
 def _download(name: Name, make: Any, root: str, arguments: Mapping[str, Any]) -> Any:

@@ -16,8 +16,8 @@ from PIL import Image
 
 from trainables.data import DataConfig, DataSet, inspect, load_dataset, named
 from trainables.data.images import sha256
-from trainables.data.named import Example, Examples, data_name, named_folder
-from trainables.data.named_torchvision import SETS, up_of
+from trainables.data.named import Example, Examples, data_name, named_folder, parse_name
+from trainables.data.named_torchvision import SETS, examples_of, up_of
 from trainables.errors import UserError
 
 S = 16
@@ -265,11 +265,31 @@ def test_a_killed_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         ("torchvision:CIFAR", r"there is no 'CIFAR' among .*; did you mean 'CIFAR10'"),
         ("torchvision:CIFAR10,train", "'train' must be OPTION=VALUE"),
         ("torchvision:CIFAR10,size=3", r"CIFAR10,size=3: .*unexpected keyword argument 'size'"),
+        ("torchvision:CIFAR10,loader=a", "unknown option 'loader'; valid: annotation_level, part"),
+        ("torchvision:DTD,partition=two", "partition 'two' must be a number"),
     ],
 )
 def test_unusable_names_are_refused(typed: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=reason):
         loaded(typed, "classify", tmp_path)
+
+
+def test_options_are_what_torchvision_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A partition is a number, a year is text."""
+    taken: list[dict[str, Any]] = []
+
+    def opened(root: str, **given: Any) -> list[Any]:
+        taken.append(given)
+        return []
+
+    monkeypatch.setattr(torchvision.datasets, "DTD", opened)
+    monkeypatch.setattr(torchvision.datasets, "VOCSegmentation", opened)
+    examples_of(parse_name("torchvision:DTD,partition=2"), masks=False)
+    examples_of(parse_name("torchvision:VOCSegmentation,year=2011"), masks=True)
+    assert taken == [
+        *({"partition": 2, "split": split} for split in ("train", "val", "test")),
+        *({"year": "2011", "image_set": split} for split in ("train", "val")),
+    ]
 
 
 def test_a_layout_or_masks_that_there_are_not_are_refused(cifar: str, tmp_path: Path) -> None:

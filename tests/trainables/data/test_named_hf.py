@@ -140,9 +140,13 @@ def test_a_set_of_the_hub_is_read_from_the_cache(no_hub: Path, tmp_path: Path) -
     }
 
 
-def test_neither_in_the_cache_nor_in_reach_is_one_line(no_hub: Path, tmp_path: Path) -> None:
+def test_neither_in_the_cache_nor_in_reach_is_one_line(
+    no_hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://me:secret@127.0.0.1:9/hub")
     with pytest.raises(UserError, match=r"hf:owner/none cannot be loaded") as refused:
         loaded("hf:owner/none", "classify", tmp_path / "cache")
     assert "\n" not in str(refused.value)
-    assert "http://127.0.0.1:9" in str(refused.value)
+    assert "http://127.0.0.1:9/hub does not give it" in str(refused.value)
+    assert "secret" not in str(refused.value)
     assert datasets.config.HF_HUB_OFFLINE is False  # as it was
