@@ -11,13 +11,13 @@ import json
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from trainables.files import write_atomically
 from tune.command_line import command
 from tune.object_store import s3
 from tune.tracking.destination import Opening
 from tune.tracking.projection import Changes, ProjectedRun
+from tune.tracking.saved_state import read_state
 
 __all__ = ["AppendedFiles", "LocalConnection", "LocalPlace"]
 
@@ -101,7 +101,7 @@ class AppendedFiles:
         self.offset = 0
 
         folder.mkdir(parents=True, exist_ok=True)
-        state = _read_state(folder / STATE)
+        state = read_state(folder / STATE)
         if state.get("study") == study_id and self._are_whole(state["lengths"]):
             self.offset = state["offset"]
             self._lengths = state["lengths"]
@@ -155,11 +155,3 @@ def _append(path: Path, start: int, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """The state on disk; {} where there is none."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
-        return {}

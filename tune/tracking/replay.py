@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from tune.command_line import command
 from tune.study.events import EventLog
 from tune.study.identity import STUDY, study_id
@@ -265,5 +265,6 @@ class Replay:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    line = first_line(error)
+    kind = type(error).__name__
+    return line if line == kind else f"{kind}: {line}"

@@ -7,7 +7,7 @@ from typing import Any
 from trainables.files import write_atomically
 from tune.tracking.address import without_password
 
-__all__ = ["save_state", "saved_state"]
+__all__ = ["read_state", "save_state", "saved_state"]
 
 _STATES = "tracking.json"
 
@@ -25,9 +25,14 @@ def save_state(study_dir: Path, uri: str, state: dict[str, Any]) -> None:
     write_atomically(study_dir / _STATES, json.dumps(states, indent=1))
 
 
-def _saved_states(study_dir: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a state that a place left on the disk; {} where there is none, or a power cut left it
+    empty: all is sent again."""
     try:
-        return dict(json.loads((study_dir / _STATES).read_text()))
+        return dict(json.loads(path.read_text()))
     except (FileNotFoundError, ValueError):
-        # a power cut can leave it empty; the store knows the offset
         return {}
+
+
+def _saved_states(study_dir: Path) -> dict[str, Any]:
+    return read_state(study_dir / _STATES)

@@ -34,6 +34,8 @@ from tune.tracking.tensorboard_messages import (
 __all__ = ["TensorBoard", "TensorBoardStudy"]
 
 _LARGEST_PICTURE = 2_000_000  # bytes
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_HEADER = 24  # bytes, up to width and height
 _SUCCESS, _FAILURE = 1, 2  # numbers of the tab HParams
 _STATUS = {"FINISHED": _SUCCESS, "FAILED": _FAILURE}
 
@@ -115,6 +117,8 @@ class TensorBoardStudy(LocalConnection):
         if not file.exists() or file.stat().st_size > _LARGEST_PICTURE:
             return
         content = file.read_bytes()
+        if len(content) < _PNG_HEADER or not content.startswith(_PNG):
+            return  # what a full disk or a killed process left
         width, height = struct.unpack(">II", content[16:24])
         tag = f"{folder}/{file.stem}" if folder else file.stem
         picture = image(tag, content, width, height)
@@ -134,5 +138,8 @@ def _file(run: ProjectedRun) -> str:
 
 def _table(values: Mapping[str, Any]) -> str:
     """The config as a table in Markdown."""
-    lines = [f"| {name} | {value} |" for name, value in values.items()]
+    lines = []
+    for name, value in values.items():
+        shown = str(value).replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {name} | {shown} |")
     return "\n".join(["| name | value |", "|---|---|", *lines])

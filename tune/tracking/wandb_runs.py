@@ -28,6 +28,7 @@ from tune.tracking.address import probe, without_password
 from tune.tracking.destination import Opening
 from tune.tracking.local_files import LocalConnection, LocalPlace
 from tune.tracking.projection import Changes, ProjectedRun
+from tune.tracking.saved_state import read_state
 
 __all__ = ["WandB", "WandbStudy", "check_wandb"]
 
@@ -76,6 +77,16 @@ def _mode() -> str:
 def _address() -> str:
     """The server, without a password."""
     return without_password(os.environ.get("WANDB_BASE_URL") or _SERVER)
+
+
+def _place() -> dict[str, str]:
+    """Everything that says where in W&B runs are: in another place all of them are sent again."""
+    return {
+        "mode": _mode(),
+        "server": _address(),
+        "entity": os.environ.get("WANDB_ENTITY") or "",
+        "project": os.environ.get("WANDB_PROJECT") or _PROJECT,
+    }
 
 
 def _can_log_in() -> bool:
@@ -152,8 +163,8 @@ class WandbStudy(LocalConnection):
         self._finished: set[str] = set()
         self.offset = 0
 
-        state = _read_state(folder / _STATE)
-        if state.get("study") == opening.study_id:
+        state = read_state(folder / _STATE)
+        if state.get("study") == opening.study_id and state.get("place") == _place():
             self._finished = set(state["finished"])
             self.offset = state["offset"]
 
@@ -179,6 +190,7 @@ class WandbStudy(LocalConnection):
         """Note which runs have finished in W&B."""
         state = {
             "study": self.opening.study_id,
+            "place": _place(),
             "offset": offset,
             "finished": sorted(self._finished),
         }
@@ -203,7 +215,7 @@ class WandbStudy(LocalConnection):
 
         first = self.opening.first
         begun = self._wandb.init(
-            project=os.environ.get("WANDB_PROJECT") or _PROJECT,
+            project=_place()["project"],
             dir=str(self.folder),
             id=identity,
             name=run.name,
@@ -242,11 +254,3 @@ class WandbStudy(LocalConnection):
 def _identity(study_id: str, run: ProjectedRun) -> str:
     """The identity of a run in its project: letters, digits and dashes."""
     return f"{study_id}-{run.key.replace('/', '-')}"
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """The state on disk; {} where there is none."""
-    try:
-        return dict(json.loads(path.read_text()))
-    except (FileNotFoundError, ValueError):
-        return {}

@@ -4,8 +4,10 @@ import math
 import random
 import shutil
 import struct
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas
@@ -19,10 +21,13 @@ from trainables.files import write_atomically
 from tune.study.events import EventLog
 from tune.tracking import local_files, replay
 from tune.tracking.csv_files import CsvTables
+from tune.tracking.destination import Opening
 from tune.tracking.logs import begun_logs, check_logs, replay_into, sync_study
+from tune.tracking.projection import ProjectedRun
 from tune.tracking.replay import Replay
 from tune.tracking.tensorboard_files import TensorBoard
 from tune.tracking.tensorboard_messages import first_record
+from tune.tracking.wandb_runs import WandbStudy
 
 FILES = ("csv", "tensorboard")
 
@@ -159,6 +164,51 @@ def test_tensorboard_reads_every_report_once(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found[tag], steps)
     assert scalars(log, "ssl-1")["baseline/knn_top1"][0][:2] == (0, pytest.approx(0.11))
     assert scalars(log, "trial-000-seed-1234")["test/knn_top1"][0][1] == pytest.approx(0.45)
+
+
+def test_a_picture_that_is_none_holds_nothing_up(tmp_path: Path) -> None:
+    """The disk was full, or the process that drew it was killed."""
+    log = eventful(tmp_path)
+    for number, content in enumerate((b"", picture()[:20], b"GIF89a" + bytes(30))):
+        write_atomically(log.path.parent / f"half-{number}.png", content)
+        log.append("artifact", trial=0, path=f"half-{number}.png", to="plots")
+    said = replay_into("tensorboard", log.path.parent).sync()
+    assert said.startswith(f"ssl-1: {len(EventLog.read(log.path)[0])} events sent to ")
+
+
+def test_values_with_a_bar_or_a_line_stay_in_their_cell(tmp_path: Path) -> None:
+    log = begin(tmp_path)
+    log.append("start", trial=0, config={"classes": "sky|pet\nall"}, attempt=1, resumed_epoch=None)
+    replay_into("tensorboard", log.path.parent).sync()
+    (file,) = (log.path.parent / "tensorboard").glob("trial-000/*.vistune")
+    assert rb"| classes | sky\|pet all |" in file.read_bytes()
+
+
+def test_another_place_of_wandb_gets_everything_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written offline, or to another project, is not on the server."""
+    monkeypatch.setitem(sys.modules, "wandb", ModuleType("wandb"))
+    for name in ("WANDB_PROJECT", "WANDB_ENTITY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    log = begin(tmp_path)
+    folder = tmp_path / "wandb"
+    opening = Opening(log.path.parent, EventLog.read(log.path)[0][0], "abc")
+    run = ProjectedRun("study", "ssl-1", None, 0, {})
+    WandbStudy(opening, folder).remember(run, 70)
+    assert WandbStudy(opening, folder).offset == 70
+
+    for name, value in (
+        ("WANDB_PROJECT", "another"),
+        ("WANDB_ENTITY", "us"),
+        ("WANDB_BASE_URL", "https://wandb.example.org"),
+        ("WANDB_MODE", "online"),
+    ):
+        with monkeypatch.context() as switched:
+            switched.setenv(name, value)
+            assert WandbStudy(opening, folder).offset == 0, name
+    assert WandbStudy(opening, folder).offset == 70
 
 
 def test_tensorboard_shows_parameters_config_and_pictures(tmp_path: Path) -> None:
