@@ -29,7 +29,7 @@ from tune.execution.function_trial import run_function
 from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.object_store.trial_sync import TrialCopy, copied
-from tune.study.events import StorageFailed
+from tune.study.events import StorageFailed, StudyEnds
 from tune.study.work import Outcome, State, Work
 
 BASELINE_SEEDS = 3
@@ -99,7 +99,7 @@ def run(
         return _run(experiment, work, runtime, patience_s)
     except s3.Refused as error:
         raise StorageFailed(str(error)) from error
-    except StartAgain:
+    except (StartAgain, StudyEnds):
         raise
     except TrialFailed as failure:
         state: State = "PRUNED" if failure.reason in DIVERGED else "FAIL"

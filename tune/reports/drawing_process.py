@@ -55,9 +55,10 @@ class DrawingProcess:
             answer = self._ask(json.dumps(arguments), timeout_s)
         except OSError:
             answer = ""
-        if not answer:
+        is_whole = answer.endswith("\n")
+        if not is_whole:
             self.kill()
-        return bool(answer)
+        return is_whole
 
     def kill(self) -> None:
         """End the process at once, where there is one."""

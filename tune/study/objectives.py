@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from trainables.config import nearest
 from trainables.errors import UserError
+from tune.study.events import StudyEnds
 from tune.study.log_state import Run
 from tune.study.manifest import Manifest
 from tune.study.work import Outcome
@@ -84,6 +86,22 @@ def objectives_of(manifest: Manifest) -> list[Objective]:
     """The objectives of a study, the first of which selects."""
     others = (manifest.objectives or [])[1:]
     return [Objective(manifest.objective), *map(parse_objective, others)]
+
+
+def check_measured(metrics: Values, objectives: Sequence[Objective]) -> None:
+    """Check, at the first report of a trial, that every objective will have a value.
+
+    Raises:
+        StudyEnds: one is the name of no metric; no trial could be complete.
+    """
+    known = [*metrics, *SHORT.values()]
+    for objective in objectives[1:]:
+        if objective.metric not in known:
+            raise StudyEnds(
+                f"--objective {objective}: trials have no such metric"
+                f"{nearest(objective.metric, known)}; begin again with one of them under another "
+                "--study name"
+            )
 
 
 def with_objectives(run: Run, outcome: Outcome, objectives: Sequence[Objective]) -> Outcome:

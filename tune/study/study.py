@@ -43,6 +43,7 @@ from tune.study.log_state import Run, apply_event, read_state
 from tune.study.manifest import Manifest
 from tune.study.objectives import (
     Objective,
+    check_measured,
     front_of,
     objectives_of,
     points_of,
@@ -370,6 +371,8 @@ class Study:
             # Before the report: after a kill between the two the artifact is on record twice, not
             # never.
             if epoch == 1 and work.kind == "trial":
+                if not self.manifest.function:  # which may report something else at every epoch
+                    check_measured(metrics, self._objectives)
                 self._emit_architecture(work)
             self._emit_for("report", work, epoch=epoch, metrics=metrics)
         if work.kind != "trial":

@@ -13,16 +13,19 @@ from optuna.trial import TrialState
 
 from tests.commands import Call
 from tests.made_up import EPOCHS, check_kills, open_made_up, play
+from tests.studies import events, open_study
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.cli.function_options import refuse_about_images
 from tune.cli.options import Options
+from tune.execution.local import search_locally
 from tune.reports.front import front_conclusions, judge_points
 from tune.reports.html_report import write_report
 from tune.reports.statistics import significance
 from tune.reports.verdict import judge_study
 from tune.search.methods import make_sampler
 from tune.search.repeatable import GAINS
+from tune.study.events import StudyEnds
 from tune.study.log_state import Run
 from tune.study.objectives import (
     Objective,
@@ -108,6 +111,16 @@ def test_the_value_of_an_objective(metric: str, expected: float) -> None:
     assert outcome.metrics == final | {f"best/{metric}": pytest.approx(expected)}
     failed = Outcome("FAIL", reason="oom")
     assert measured(metric, failed) == failed
+
+
+def test_an_objective_that_is_no_metric_ends_the_run_at_the_first_report(tmp_path: Path) -> None:
+    """Otherwise every trial would be trained to its end, and fail there."""
+    wrong = {"objectives": ["val/top1", "-time/epoc_s"], "rules": SEVERAL["rules"]}
+    study = open_study(tmp_path, 2, **wrong)
+    with pytest.raises(StudyEnds, match=r"no such metric; did you mean 'time/epoch_s'\?"):
+        search_locally(study, TOY)
+    study.close()
+    assert [e["event"] for e in events(tmp_path) if e.get("trial") is not None] == ["start"]
 
 
 def test_a_trial_without_the_metric_fails_and_says_so() -> None:
