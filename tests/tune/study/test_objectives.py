@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from tests.commands import Call
 from tests.made_up import EPOCHS, check_kills, open_made_up, play
-from tests.studies import events, open_study
+from tests.studies import events
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.cli.function_options import refuse_about_images
@@ -115,10 +115,10 @@ def test_the_value_of_an_objective(metric: str, expected: float) -> None:
 
 def test_an_objective_that_is_no_metric_ends_the_run_at_the_first_report(tmp_path: Path) -> None:
     """Otherwise every trial would be trained to its end, and fail there."""
-    wrong = {"objectives": ["val/top1", "-time/epoc_s"], "rules": SEVERAL["rules"]}
-    study = open_study(tmp_path, 2, **wrong)
+    wrong = SEVERAL | {"objectives": ["val/top1", "-time/epoc_s"]}
+    study = open_made_up(tmp_path, QUICK, 2, **wrong)
     with pytest.raises(StudyEnds, match=r"no such metric; did you mean 'time/epoch_s'\?"):
-        search_locally(study, TOY)
+        search_locally(study, QUICK)
     study.close()
     assert [e["event"] for e in events(tmp_path) if e.get("trial") is not None] == ["start"]
 
