@@ -20,8 +20,11 @@ BEST = "best.pt"
 """In a trial's folder: the exported weights of its best epoch."""
 ARCHITECTURE = "architecture.txt"
 """In a trial's folder: every layer of its network."""
-HISTORY = "history.json"
-"""In the folder of a trial whose code is a function: what it has reported so far."""
+HISTORY = ".history.json"
+"""In the folder of a trial whose code is a function: what it has reported so far. The dot keeps it
+apart from what the function writes there."""
+FIRST_EPOCH = ".script.json"
+"""In the folder of a trial whose code is a script: the number of its first epoch."""
 CLASS_RESULTS = "classes.csv"
 """In a completed trial's folder: results by class on the validation split, at its best epoch
 (`trainables/class_metrics.py`)."""

@@ -49,7 +49,8 @@ _SHARED = (
     "enqueue",
 )
 """Options of every experiment that a script has too."""
-_HEAD = '''"""Written by `vistune script`. `vistune {path}` runs it too."""
+# No path is in it: a study that was renamed or moved has the same code.
+_HEAD = '''"""Written by `vistune script`; `vistune experiment.py` in this folder runs it too."""
 
 from vistune import script_experiment
 
@@ -137,11 +138,10 @@ def generated_experiment(script: ScriptOptions, shared: Options) -> OwnExperimen
     script_experiment(script.command, **arguments)  # its refusals name no file
 
     study = local_folder(shared.storage) / (shared.study or arguments["name"])
-    path = str(study / FILE)
     lines = [f"    {_written(script.command)},"]
     lines += [f"    {key}={_written(value)}," for key, value in arguments.items() if value]
-    text = _HEAD.format(path=path) + "\n".join(lines) + "\n)\n"
-    return from_code(Code(path, "EXPERIMENT", text))
+    text = _HEAD + "\n".join(lines) + "\n)\n"
+    return from_code(Code(str(study / FILE), "EXPERIMENT", text))
 
 
 def _arguments(script: ScriptOptions) -> dict[str, Any]:

@@ -2,26 +2,29 @@
 
     metrics.jsonl   one JSON object for each epoch, which the command appends
     output.txt      everything that it prints
-    script.json     the number of its first epoch
+    .script.json    the number of its first epoch
+    .script.lock    held while a command lives: its successor waits, and no two write here
 
 The command says which epoch a line is about, so that lines that it writes again after a resume are
 known. It resumes by itself, from the file that `{resume_from}` names.
 """
 
+import fcntl
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from trainables.files import write_atomically
+from trainables.files import FIRST_EPOCH, write_atomically
 from tune.execution import supervisor
 from tune.execution.function_run import FunctionRun
+from tune.execution.script_output import Tail
 
 METRICS = "metrics.jsonl"
 OUTPUT = "output.txt"
@@ -30,7 +33,7 @@ STDOUT = "-"
 GIVEN = ("seed", "threads", "directory", "metrics", "device", "resume_from")
 """Names that a command may use beside those of the config."""
 
-_NOTE = "script.json"
+_LOCK = ".script.lock"
 _PLACE = re.compile(r"\{([A-Za-z_][\w.]*)\}")
 _RESUME = "resume_from"
 _TEST = "test/"
@@ -85,20 +88,28 @@ class Script:
         Raises:
             ScriptFailed: it ends with another exit code than 0.
         """
+        with (run.directory / _LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._run(config, run, lock.fileno())
+
+    def _run(self, config: Mapping[str, Any], run: FunctionRun, lock: int) -> None:
+        """Run the command in a folder that no other one writes to."""
         checkpoint = self._checkpoint(run.directory) if self.can_resume else None
         reader = _Reader(self, config, run)
         sources = self._sources(run.directory)
         if checkpoint is None:
             run.begin_anew()
             reader.begin_anew()
-            for source in sources:
-                source.skip()
+            self._clear(run.directory, sources)
         else:
+            for source in sources:
+                source.end_line()
             reader.read(sources)
 
         words = self.filled(config, run, checkpoint)
         environment = self._environment(config, run, checkpoint)
-        with _Process(words, self.folder, environment, run.directory / OUTPUT) as process:
+        output = run.directory / OUTPUT
+        with _Process(words, self.folder, environment, output, lock) as process:
             ended = None
             while ended is None:
                 ended = process.poll()
@@ -106,7 +117,9 @@ class Script:
                 if ended is None:
                     time.sleep(_POLL_S)
         if ended != 0:
-            raise ScriptFailed(_failure(ended, run.directory / OUTPUT))
+            raise ScriptFailed(_failure(ended, output))
+
+        reader.read(sources, last=True)
         reader.finish()
 
     def filled(
@@ -146,11 +159,20 @@ class Script:
         found = sorted(directory.glob(self.checkpoint), key=lambda path: path.stat().st_mtime)
         return found[-1] if found else None
 
-    def _sources(self, directory: Path) -> list["_Tail"]:
-        sources = [_Tail(directory / OUTPUT)]
+    def _sources(self, directory: Path) -> list[Tail]:
+        sources = [Tail(directory / OUTPUT)]
         if self.metrics != STDOUT:
-            sources.append(_Tail(directory / self.metrics))
+            sources.append(Tail(directory / self.metrics))
         return sources
+
+    def _clear(self, directory: Path, sources: list[Tail]) -> None:
+        """Leave nothing of an earlier start to be read. Its metrics are removed: whether the
+        command appends to them or writes them anew, what stands there is of this start."""
+        for source in sources:
+            is_output = source.path.name == OUTPUT
+            if not is_output and source.path.is_relative_to(directory):
+                source.path.unlink(missing_ok=True)
+            source.skip()
 
     def metrics_in(self, line: str, source: Path) -> dict[str, Any]:
         """Return what a line says: the fields of a JSON object, or the groups of a pattern."""
@@ -176,7 +198,7 @@ class _Reader:
         self._script = script
         self._config = config
         self._run = run
-        self._note = run.directory / _NOTE
+        self._note = run.directory / FIRST_EPOCH
         self._first: int | None = None
         self._epoch = 0
         self._pending: dict[str, float] = {}
@@ -189,10 +211,16 @@ class _Reader:
         self._first = None
         self._note.unlink(missing_ok=True)
 
-    def read(self, sources: list["_Tail"]) -> None:
-        """Report what is new in these files."""
+    def read(self, sources: list[Tail], last: bool = False) -> None:
+        """Report what is new in these files.
+
+        Args:
+            last: the command has ended: a line without an end is a whole one.
+        """
         for source in sources:
-            for line in source.lines():
+            if source.begins_anew():
+                self._epoch = 0
+            for line in source.lines(last):
                 self._on_line(self._script.metrics_in(line.strip(), source.path))
 
     def finish(self) -> None:
@@ -245,41 +273,17 @@ class _Reader:
         return epochs
 
 
-class _Tail:
-    """A file that grows. A file that becomes shorter was begun anew."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._offset = 0
-
-    def skip(self) -> None:
-        """Pass over what is there."""
-        if self.path.exists():
-            self._offset = self.path.stat().st_size
-
-    def lines(self) -> Iterator[str]:
-        """Whole lines that have come since the last call."""
-        if not self.path.exists():
-            return
-        if self.path.stat().st_size < self._offset:
-            self._offset = 0
-        with self.path.open("rb") as file:
-            file.seek(self._offset)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                yield line.decode(errors="replace")
-
-
 class _Process:
     """The running command; leaving the block ends it and all that it has started."""
 
-    def __init__(self, words: list[str], folder: str, environment: dict[str, str], output: Path):
+    def __init__(
+        self, words: list[str], folder: str, environment: dict[str, str], output: Path, lock: int
+    ):
         self._words = [sys.executable, "-I", "-S", supervisor.__file__, *words]
         self._folder = folder
         self._environment = environment
         self._output = output
+        self._lock = lock
 
     def __enter__(self) -> Self:
         with self._output.open("ab") as file:
@@ -292,6 +296,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=subprocess.STDOUT,
+                pass_fds=[self._lock],  # held by the supervisor, which may outlive this process
                 start_new_session=True,  # Ctrl-C is for vistune, which lets an epoch end
             )
         return self

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.files import BEST, LAST, PARTIAL
+from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST, PARTIAL
 from tune.object_store import s3
 from tune.study.manifest import PATH_KEYS
 
 CONFIG = "config"
 """Key of an object's metadata: digest of the trial's config."""
 CONFIG_FILE = "config.json"
+_NOTES = (HISTORY, FIRST_EPOCH)  # without them no other machine could resume
 
 
 def config_meta(config: Mapping[str, Any]) -> dict[str, str]:
@@ -29,11 +30,13 @@ def config_meta(config: Mapping[str, Any]) -> dict[str, str]:
 def files_to_upload(folder: Path) -> list[Path]:
     """List the finished files directly in a trial's folder, except this machine's notes
     (dotfiles)."""
-    return [
-        path
-        for path in sorted(folder.glob("*"))
-        if path.is_file() and path.suffix != PARTIAL and not path.name.startswith(".")
-    ]
+    return [path for path in sorted(folder.glob("*")) if path.is_file() and _is_uploaded(path)]
+
+
+def _is_uploaded(path: Path) -> bool:
+    if path.name in _NOTES:
+        return True
+    return path.suffix != PARTIAL and not path.name.startswith(".")
 
 
 def upload_ended(folder: Path, state: str) -> None:

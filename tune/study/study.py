@@ -27,7 +27,15 @@ from optuna.trial import FrozenTrial
 
 from trainables.config import build
 from trainables.errors import UserError
-from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, HISTORY, LAST, remove_partials
+from trainables.files import (
+    ARCHITECTURE,
+    BEST,
+    CLASS_RESULTS,
+    FIRST_EPOCH,
+    HISTORY,
+    LAST,
+    remove_partials,
+)
 from tune.experiments import Experiment
 from tune.function import LENGTH
 from tune.search.methods import why_stopped
@@ -574,7 +582,7 @@ def _trial_number(work: Work) -> int:
 
 def _remove_spent_files(directory: Path, state: State) -> None:
     """A run that has ended needs no checkpoint; one that is not complete, no export."""
-    (directory / LAST).unlink(missing_ok=True)
-    (directory / HISTORY).unlink(missing_ok=True)
+    for name in (LAST, HISTORY, FIRST_EPOCH):
+        (directory / name).unlink(missing_ok=True)
     if state != "COMPLETE":
         (directory / BEST).unlink(missing_ok=True)

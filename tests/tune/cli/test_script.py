@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Call
+from tune.cli.options import Options
+from tune.cli.script import ScriptOptions, generated_experiment
 from tune.reports.verdict import judge_study
 from tune.study.record import read_record
 
@@ -57,6 +59,17 @@ def test_a_script_becomes_a_study(call: Call, train: Path, tmp_path: Path) -> No
     line = call("script", *OPTIONS, "--", *COMMAND).line
     assert line.startswith("study 'train' was begun with another experiment.py")
     assert "--accept-code continues" in line
+
+
+def test_a_study_that_was_renamed_has_the_same_code(train: Path, tmp_path: Path) -> None:
+    script = ScriptOptions(command=list(COMMAND), objective="-loss", space=["lr=0.01..1:log"])
+    made = [
+        generated_experiment(script, Options(experiment="script", study=name, storage=storage))
+        for name, storage in (("a", "runs"), ("b", "runs"), ("a", str(tmp_path / "moved")))
+    ]
+
+    assert len({experiment.code.digest for experiment in made}) == 1
+    assert len({experiment.code.path for experiment in made}) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """A command as a trial: words, metrics, resume, and what is left of it when it ends."""
 
+import contextlib
+import fcntl
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +19,10 @@ from tune.execution import supervisor
 from tune.execution.function_run import FunctionRun
 from tune.execution.function_trial import run_function
 from tune.execution.runtimes import LocalRuntime
-from tune.execution.script import Script, ScriptFailed
+from tune.execution.script import Script, ScriptFailed, _Process
+from tune.execution.script_output import Tail
 from tune.function import Function
+from tune.study.study import _remove_spent_files
 from tune.study.work import Outcome, Work, WorkId
 
 CONFIG = {"lr": 0.5, "opt": "sgd", "flag": True, "seed": 3, "train.threads": 1}
@@ -139,6 +144,86 @@ def test_a_command_that_cannot_resume_begins_anew(tmp_path: Path) -> None:
     assert list(reported.epochs) == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("mode", ["a", "w"])
+def test_no_epoch_of_a_second_start_is_lost(tmp_path: Path, mode: str) -> None:
+    """The lines of an earlier start are as long as the new ones, all of which come at once."""
+    code = f"""
+import json, sys
+with open(sys.argv[1], "{mode}") as file:
+    for epoch in range(3):
+        file.write(json.dumps({{"epoch": epoch, "accuracy": 0.5}}) + "\\n")
+"""
+    earlier = '{"epoch": 0, "accuracy": 0.25}\n{"epoch": 1, "accuracy": 0.25}\n'
+    (tmp_path / "metrics.jsonl").write_text(earlier)
+
+    reported = Reported()
+    outcome_of(python(code, "{metrics}"), tmp_path, reported)
+
+    assert {epoch: m["val/accuracy"] for epoch, m in reported.epochs.items()} == dict.fromkeys(
+        (1, 2, 3), 0.5
+    )
+
+
+def test_a_file_that_is_written_anew_is_read_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("one\ntwo\n")
+    tail = Tail(path)
+    assert list(tail.lines()) == ["one\n", "two\n"]
+    assert not tail.begins_anew()
+
+    path.write_text("three\nfour\nfive\n")  # longer than what was read
+    assert tail.begins_anew()
+    assert list(tail.lines()) == ["three\n", "four\n", "five\n"]
+
+    path.write_text("three\nfour\nfive\nsix\n")
+    assert not tail.begins_anew()
+    assert list(tail.lines()) == ["six\n"]
+
+
+@pytest.mark.parametrize("metrics", ["-", "metrics.jsonl"])
+def test_the_last_line_needs_no_end(tmp_path: Path, metrics: str) -> None:
+    code = """
+import sys
+out = sys.stdout if sys.argv[1] == "-" else open(sys.argv[2], "w")
+out.write('{"accuracy": 0.25}\\n{"accuracy": 0.5, "test/accuracy": 0.75}')
+"""
+    reported = Reported()
+    outcome = outcome_of(python(code, metrics, "{metrics}", metrics=metrics), tmp_path, reported)
+
+    assert [m["val/accuracy"] for m in reported.epochs.values()] == [0.25, 0.5]
+    assert outcome.metrics["test/accuracy"] == 0.75
+
+
+def test_a_cut_line_of_metrics_does_not_spoil_the_next(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_text("0")
+    (tmp_path / "metrics.jsonl").write_text('{"epoch": 0, "accuracy": 0.1}\n{"epoch": 1, "acc')
+
+    reported = Reported()
+    outcome_of(python(PROGRAM, "{directory}", "{resume_from}"), tmp_path, reported)
+
+    assert list(reported.epochs) == [1, 2, 3, 4]
+
+
+def test_files_of_a_script_may_have_any_name_but_two(tmp_path: Path) -> None:
+    """`history.json` is what Keras writes."""
+    code = """
+import json, sys
+for name in ("history.json", "script.json"):
+    with open(f"{sys.argv[1]}/{name}", "w") as file:
+        file.write(json.dumps({"own": [1, 2]}))
+print('{"epoch": 0, "accuracy": 0.5}')
+"""
+    made = python(code, "{directory}", metrics="-")
+    for _ in range(2):  # the second start finds the files of the first
+        assert outcome_of(made, tmp_path, Reported()).state == "COMPLETE"
+    _remove_spent_files(tmp_path, "COMPLETE")
+
+    for name in ("history.json", "script.json"):
+        assert json.loads((tmp_path / name).read_text()) == {"own": [1, 2]}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"history.json", "script.json", "output.txt", ".script.lock"}
+
+
 def test_output_is_read_by_a_pattern_or_as_json(tmp_path: Path) -> None:
     code = "for k in (1, 2): print(f'Epoch {k}: acc={k / 4}')\nprint('test acc 0.75')"
     pattern = r"Epoch (?P<epoch>\d+): acc=(?P<accuracy>[\d.]+)"
@@ -244,3 +329,41 @@ def test_a_killed_starter_leaves_no_process(tmp_path: Path) -> None:
 
     assert started.returncode == -9
     wait_for(lambda: not any(is_alive(pid) for pid in pids))
+
+
+def is_free(lock: Path) -> bool:
+    with lock.open("w") as file, contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def test_a_folder_is_held_as_long_as_its_command_lives(tmp_path: Path) -> None:
+    lock = tmp_path / ".script.lock"
+    words = [sys.executable, "-S", "-c", FAMILY]
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        process = _Process(
+            words, str(tmp_path), dict(os.environ), tmp_path / "output.txt", file.fileno()
+        )
+        process.__enter__()
+
+    # The starter has let go of its lock, as one does that is killed.
+    wait_for((tmp_path / "family").exists)
+    assert not is_free(lock)
+
+    process.__exit__()
+    assert is_free(lock)
+
+
+def test_a_command_waits_for_the_one_before_it(tmp_path: Path) -> None:
+    made = python("print('{\"accuracy\": 0.5}')", metrics="-")
+    with (tmp_path / ".script.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=outcome_of, args=(made, tmp_path, Reported()))
+        waiting.start()
+        waiting.join(0.3)
+        assert not (tmp_path / "output.txt").exists()
+
+    waiting.join(60)
+    assert "accuracy" in (tmp_path / "output.txt").read_text()
