@@ -34,6 +34,7 @@ from trainables.config import config
 from trainables.errors import UserError
 from tune.experiments import SearchSpace
 from tune.function import PRESET, RESERVED
+from tune.search.native import native, native_literal
 from tune.search.ranges import (
     Range,
     Ranges,
@@ -60,7 +61,7 @@ def read_space(space: Mapping[str, Any]) -> Ranges:
     found = {}
     for name, literal in space.items():
         try:
-            found[name] = together(name, _variants(literal))
+            found[name] = together(name, _variants(native_literal(literal)))
         except ValueError as error:
             raise UserError(f"space of {name}: {error}; got {literal!r}") from None
     return found
@@ -86,6 +87,7 @@ def complete(ranges: Ranges, default: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a value that is no plain one, or outside its range.
     """
     _check_names({**ranges, **default})
+    default = {name: native(value) for name, value in default.items()}
     for name, value in default.items():
         if not isinstance(value, _SCALARS):
             raise UserError(
@@ -129,11 +131,7 @@ def config_class(ranges: Ranges, default: Mapping[str, Any], threads: int) -> ty
 def plain(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that a function is given: a flat config without what is reserved, in
     Python's own types (samplers draw numbers of NumPy, which no checkpoint may hold)."""
-    return {
-        name: value.item() if hasattr(value, "item") else value
-        for name, value in flat.items()
-        if name not in RESERVED
-    }
+    return {name: native(value) for name, value in flat.items() if name not in RESERVED}
 
 
 def _asked(suggest: Callable[[Any], Any], trial: Any, preset: str) -> None:

@@ -7,6 +7,7 @@ from trainables.errors import UserError
 from tune.cli.tries import in_types
 from tune.experiment_file import experiment_of
 from tune.experiments import Experiment
+from tune.search.native import native
 from tune.search.own_configuration import check_described
 from tune.study.record import Record
 
@@ -18,7 +19,7 @@ def checked(record: Record, configuration: Mapping[str, Any]) -> dict[str, Any]:
         UserError: see `Study.enqueue`.
     """
     manifest = record.manifest
-    values = dict(configuration)
+    values = {key: native(value) for key, value in configuration.items()}
     experiment = _experiment(record)
     if experiment is not None:
         values = in_types(values, experiment, manifest.base)

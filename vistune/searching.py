@@ -11,6 +11,7 @@ from tune.cli.stop import INTERRUPTED
 from tune.command_line import command
 from tune.experiments import Experiment
 from tune.reports.drawing_process import Drawn
+from tune.search.native import native_literal
 from tune.search.ranges import choices, numbers, write_distribution
 from vistune.study import Study
 
@@ -203,6 +204,7 @@ def ranges_of(space: Ranges) -> list[str]:
 
 
 def _range(key: str, given: str | tuple[Any, ...] | list[Any]) -> str:
+    given = native_literal(given)
     if isinstance(given, str):
         return given
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import vistune
@@ -18,6 +19,9 @@ from tests.toy import TOY, Toy, ToyConfig
 from trainables.base import Metrics
 from tune.cli.notebook import NotebookConsole
 from tune.cli.options import Options
+from tune.cli.searching import _wait_for
+from tune.cli.stop import ON_REQUEST
+from tune.function_experiment import function_experiment
 from tune.study.events import EventLog
 from tune.study.lock import is_in_use
 
@@ -80,6 +84,76 @@ def test_ranges_are_given_as_python_values() -> None:
         progress="none",
     )
     assert list(fixed.space) == ["optim.lr"]
+
+
+@pytest.mark.parametrize("form", ["literals", "asked"])
+def test_spaces_and_defaults_may_be_numpys(form: str, recwarn: pytest.WarningsRecorder) -> None:
+    rates = np.logspace(-3, -1, 3)
+    counts = [np.int64(1), np.int64(2)]
+
+    def asked(trial: Any) -> None:
+        trial.suggest_categorical("lr", list(rates))
+        trial.suggest_categorical("count", counts)
+
+    given: list[dict[str, Any]] = []
+
+    def train(config: dict[str, Any], run: Any) -> None:
+        given.append(config)
+        run.report(accuracy=config["lr"])
+
+    experiment = function_experiment(
+        train,
+        objective="accuracy",
+        space=asked if form == "asked" else {"lr": rates, "count": counts},
+        default={"lr": rates[1], "momentum": np.float64(0.9), "depth": np.int64(3)},
+        name="numpy",
+    )
+    own = {"count": np.int64(2)}
+    space = {"lr": list(rates), "count": (np.int64(1), np.int64(4))}
+    study = vistune.search(
+        experiment, trials=4, repeats=0, local=True, progress="none", enqueue=[own], space=space
+    )
+
+    assert study.space == {"lr": ["one of 0.001, 0.01, 0.1"], "count": ["1 to 4"]}
+    assert given[0] == {"lr": 0.01, "count": 1, "momentum": 0.9, "depth": 3}
+    assert given[1]["count"] == 2
+    types = {name: {type(config[name]) for config in given} for name in given[0]}
+    assert types == {"lr": {float}, "count": {int}, "momentum": {float}, "depth": {int}}
+    assert not [warning for warning in recwarn if "categorical" in str(warning.message)]
+    study.enqueue({"lr": rates[2], "count": np.int64(3)})
+
+
+class Searching:
+    """A search at which the waiting thread is interrupted, outside its wait; then it has ended."""
+
+    def __init__(self, interrupts: int):
+        self.left = interrupts
+
+    def done(self) -> bool:
+        self.left -= 1
+        if self.left >= 0:
+            raise KeyboardInterrupt
+        return True
+
+
+def test_an_interrupt_stops_the_search_wherever_it_hits() -> None:
+    stops: list[str] = []
+    stop: Any = SimpleNamespace(now=stops.append)
+    searching: Any = Searching(1)
+
+    _wait_for(searching, stop)
+    assert stops == [ON_REQUEST]
+
+    def interrupted_too(reason: str) -> None:
+        stops.append(reason)
+        if len(stops) == 2:
+            raise KeyboardInterrupt
+
+    stop.now = interrupted_too
+    searching = Searching(1)
+    with pytest.raises(KeyboardInterrupt):
+        _wait_for(searching, stop)
+    assert len(stops) == 3  # the one that was interrupted was repeated
 
 
 def test_every_option_of_the_command_is_an_argument() -> None:

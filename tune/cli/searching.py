@@ -1,7 +1,7 @@
 """Search a study in this process or on Ray, for a command or for a program that can be
 interrupted."""
 
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from tune.cli.caller import Caller
 from tune.cli.options import Options
@@ -59,9 +59,21 @@ def _search_beside(study: Study, prepared: Prepared, options: Options, stop: Sto
     one_thread = ThreadPoolExecutor(1, thread_name_prefix="search")
     with ray_session(options.workers), one_thread as pool:
         searching = pool.submit(_search_on_ray, study, prepared, options)
-        while not searching.done():
+        _wait_for(searching, stop)
+        searching.result()
+
+
+def _wait_for(searching: "Future[None]", stop: Stop) -> None:
+    """Wait until the search has ended. An interrupt stops it, wherever it hits this thread: who
+    leaves without that would wait for the whole search."""
+    try:
+        while True:
             try:
+                if searching.done():
+                    return
                 wait([searching])
             except KeyboardInterrupt:
                 stop.now(ON_REQUEST)
-        searching.result()
+    except BaseException:  # one more, while the first was being answered
+        stop.now(ON_REQUEST)
+        raise

@@ -2,7 +2,7 @@
 
     last.pt        {"model", ..., "vistune"}, the last run.save(); the trial resumes from it
     best.pt        the save of the best epoch so far
-    history.json   what has been reported, epoch by epoch
+    .history.json  what has been reported, epoch by epoch
     .next.pt       a save whose epoch has not been reported yet
 
 A save counts once its epoch has been reported: it waits in `.next.pt`, and takes the place of
@@ -14,7 +14,9 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import random
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +79,7 @@ class FunctionRun:
         self._runtime = runtime
         # A script has checkpoints of its own.
         own = getattr(function.call, "resumes_itself", False)
-        self._saved_epoch = None if own else _epoch_of(self.directory / LAST)
+        self._saved_epoch = None if own else _epoch_of(self.directory)
         self._has_loaded = False
         self._length: int | None = None
         self._epoch = 0
@@ -342,12 +344,21 @@ class FunctionRun:
         return {key: value for key, value in content.items() if key != _OURS}
 
 
-def _epoch_of(path: Path) -> int | None:
-    """Epochs done before a checkpoint; None where there is none."""
+def _epoch_of(folder: Path) -> int | None:
+    """Epochs done before the checkpoint in a trial's folder; None where there is none of ours, as
+    the function may write a file of that name itself."""
+    path = folder / LAST
     if not path.exists():
         return None
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return int(content[_OURS]["epoch"])
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        epoch = int(content[_OURS]["epoch"])
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError):
+        return None
+
+    # Without the reports before it the best epoch is unknown: the trial begins anew.
+    is_known = epoch == 0 or (folder / HISTORY).exists()
+    return epoch if is_known else None
 
 
 def _read_history(path: Path, saved_epoch: float | None) -> list[Report]:
@@ -387,10 +398,13 @@ def _first_foreign(place: str, value: Any) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of a file, in one step."""
+    """Make `target` another name of a file, in one step; a copy where a disk has no such names."""
     link = target.with_name(f".{target.name}.link")
     link.unlink(missing_ok=True)
-    os.link(source, link)
+    try:
+        os.link(source, link)
+    except OSError:
+        shutil.copyfile(source, link)
     link.replace(target)
 
 

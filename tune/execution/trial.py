@@ -21,6 +21,7 @@ from trainables.engine import distributed
 from trainables.engine.allocator import keep_freed_memory
 from trainables.engine.checkpoint import load_checkpoint
 from trainables.engine.fit import Fitted, fit
+from trainables.engine.step import is_out_of_memory
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
 from trainables.files import BEST, LAST, content_hash
@@ -110,9 +111,15 @@ def run(
         lost_storage = storage_failure(error, folder)
         if lost_storage is not None:
             raise lost_storage from error
-        function = experiment.function
-        reason = type(error).__name__ if function is None else function.reason(error)
-        return Outcome("FAIL", reason=reason, error=traceback.format_exc())
+        return Outcome("FAIL", reason=_reason(experiment, error), error=traceback.format_exc())
+
+
+def _reason(experiment: Experiment, error: Exception) -> str:
+    """Say in a line why a trial failed."""
+    function = experiment.function
+    if function is None:
+        return type(error).__name__
+    return "oom" if is_out_of_memory(error) else function.reason(error)
 
 
 def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float | None) -> Outcome:

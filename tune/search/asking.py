@@ -12,6 +12,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from tune.search.native import native_literal
+
 
 class Answering(ABC):
     """Stands in for an Optuna trial: its questions arrive at `answer` as distributions."""
@@ -31,7 +33,7 @@ class Answering(ABC):
         return self.answer(name, IntDistribution(low, high, log=log, step=step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self.answer(name, CategoricalDistribution(choices))
+        return self.answer(name, CategoricalDistribution(native_literal(list(choices))))
 
 
 def ask(trial: Any, name: str, distribution: BaseDistribution) -> Any:

@@ -1,5 +1,8 @@
 """The `run` of a function: exact resume from a kill anywhere, its refusals, its test scores."""
 
+import errno
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,14 @@ from torch import nn
 
 from trainables.base import Metrics
 from trainables.errors import TrialFailed
+from trainables.files import HISTORY
 from trainables.outcomes import ImageOutcomes
 from tune.execution.function_run import FunctionRun, TrialStopped
 from tune.execution.function_trial import run_function
 from tune.execution.runtimes import LocalRuntime
+from tune.execution.trial import run as run_trial
 from tune.function import Function
+from tune.function_experiment import function_experiment
 from tune.study.work import Outcome, Work, WorkId
 
 EPOCHS = 3
@@ -180,6 +186,83 @@ def test_the_best_save_is_kept_and_the_last_one_is_resumed_from(tmp_path: Path) 
     assert outcome.metrics == {"best/val/accuracy": 0.7, "best/epoch": 2.0}
     assert torch.load(tmp_path / "last.pt", weights_only=True)["number"] == 2
     assert not (tmp_path / ".next.pt").exists()
+
+
+def test_a_disk_without_hard_links_has_copies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    scores = iter((0.5, 1.0, 0.25))
+
+    def train(config: dict[str, Any], run: FunctionRun) -> None:
+        for epoch in run.epochs(3):
+            run.save(epoch=epoch)
+            run.report(accuracy=next(scores))
+        assert run.load_best() == {"epoch": 1}
+
+    assert outcome_of(train, tmp_path).value == 1.0
+
+
+@pytest.mark.parametrize("content", [b'{"loss": [1, 2]}', pickle.dumps({"own": 1})])
+def test_files_of_a_function_are_not_taken_for_vistunes_own(tmp_path: Path, content: bytes) -> None:
+    """`history.json` is what Keras writes, and `last.pt` what many functions save themselves."""
+    for name in ("history.json", "last.pt"):
+        (tmp_path / name).write_bytes(content)
+
+    def train(config: dict[str, Any], run: FunctionRun) -> None:
+        assert run.load() is None
+        for _ in run.epochs(2):
+            run.report(accuracy=0.5)
+
+    reported: list[int] = []
+
+    def report(epoch: int, metrics: Metrics) -> bool:
+        reported.append(epoch)
+        return True
+
+    outcome_of(train, tmp_path, report)
+
+    assert reported == [1, 2]
+    assert (tmp_path / "history.json").read_bytes() == content
+
+
+def test_a_checkpoint_without_its_reports_is_not_resumed_from(tmp_path: Path) -> None:
+    """Such as one of a version that kept the reports under another name."""
+    trained: list[int] = []
+
+    def train(config: dict[str, Any], run: FunctionRun) -> None:
+        run.load()
+        for epoch in run.epochs(2):
+            trained.append(epoch)
+            run.save(epoch=epoch)
+            run.report(accuracy=0.5)
+
+    outcome_of(train, tmp_path)
+    (tmp_path / HISTORY).rename(tmp_path / "history.json")
+    assert outcome_of(train, tmp_path).state == "COMPLETE"
+    assert trained == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), MemoryError()]
+)
+def test_a_function_without_memory_failed_by_its_configuration(
+    tmp_path: Path, error: Exception
+) -> None:
+    def train(config: dict[str, Any], run: FunctionRun) -> None:
+        raise error
+
+    experiment = function_experiment(
+        train, objective="accuracy", space={"lr": (0.1, 1.0)}, name="own"
+    )
+    work = Work(WorkId(1), 5, CONFIG, str(tmp_path))
+    outcome = run_trial(experiment, work, LocalRuntime(tmp_path, lambda epoch, metrics: True))
+
+    assert (outcome.state, outcome.reason) == ("FAIL", "oom")
+    assert type(error).__name__ in (outcome.error or "")
 
 
 def test_reports_without_a_loop_are_counted(tmp_path: Path) -> None:
