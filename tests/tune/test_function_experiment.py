@@ -1,24 +1,29 @@
 """A function becomes a study: its space and default, its command line, its record and pages."""
 
 import json
+import linecache
 import math
 import re
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 
+import vistune
 from tests.commands import Call
 from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.experiments import Experiment
 from tune.export import export_model
 from tune.function import OwnData
+from tune.function_source import source_of
 from tune.function_space import complete, read_space
 from tune.reports.html_report import write_report
+from tune.reports.marks import marks
 from tune.reports.verdict import judge_study
 from tune.search.space import as_json, describe
 from tune.study.events import EventLog
@@ -265,6 +270,80 @@ def test_studies_of_functions_are_compared_where_they_name_the_same_data(
     for folder in (first, second):
         change_manifest(folder, data={"name": data.name, "fingerprint": data.fingerprint})
     assert len(compare([first, second]).differences) == 1
+
+
+FIRST_CELL = """
+def train(config, run):
+    for epoch in run.epochs(2):
+        run.report(accuracy=config["lr"])
+    run.test(accuracy=config["lr"])
+"""
+
+
+def run_cell(text: str, number: int, study: str = "cell", **options: Any) -> Path:
+    """Run a cell as a notebook does, whose text `linecache` has, and search."""
+    file = f"<cell {number}>"
+    linecache.cache[file] = (len(text), None, text.splitlines(True), file)
+    held: dict[str, Any] = {}
+    exec(compile(text, file, "exec"), held)
+    experiment = function_experiment(
+        held["train"], objective="accuracy", space={"lr": (0.1, 1.0)}, default={"lr": 0.5}
+    )
+    given = {"trials": 2, "repeats": 1, "local": True, "progress": "none"} | options
+    return vistune.search(experiment, study=study, **given).folder
+
+
+def test_a_function_of_a_cell_is_part_of_its_study(tmp_path: Path, call: Call) -> None:
+    folder = run_cell(FIRST_CELL, 1)
+    run_cell(FIRST_CELL, 2, trials=3)  # the same text once more
+
+    changed = FIRST_CELL.replace('["lr"])', '["lr"] / 2)')
+    with pytest.raises(UserError, match=r"another train: -.*accept_code=True") as error:
+        run_cell(changed, 3, trials=4)
+    assert "/ 2)" in str(error.value)
+    assert len(read_record(folder).trials) == 3
+
+    run_cell(changed, 4, trials=4, accept_code=True)
+    run_cell(changed, 5, trials=5)  # the change is on record
+    record = read_record(folder)
+    assert len(record.trials) == 5
+    assert "its code was changed once" in " ".join(marks(record.manifest))
+
+
+def test_functions_named_alike_are_compared_only_where_they_are_the_same(
+    tmp_path: Path, call: Call
+) -> None:
+    one = run_cell(FIRST_CELL, 1, "one")
+    same = run_cell(FIRST_CELL, 2, "same")
+    other = run_cell(FIRST_CELL.replace("test(accuracy=", "test(accuracy=1 - "), 3, "other")
+
+    assert len(compare([one, same]).table) == 2
+    with pytest.raises(UserError, match="were judged on different images"):
+        compare([one, other])
+
+    for folder in (one, same):  # of before functions were kept
+        change_manifest(folder, source=None)
+    with pytest.raises(UserError, match="were judged on different images"):
+        compare([one, same])
+
+
+def test_what_surrounds_a_function_may_name_its_data() -> None:
+    def made(data: str, count: int) -> Any:
+        def train(config: Any, run: Any) -> Any:
+            return data, count
+
+        return train
+
+    def digest(call: Any) -> str:
+        entry = source_of(call)
+        assert entry is not None
+        return str(entry["sha256"])
+
+    assert digest(made("a", 1)) == digest(made("a", 2))
+    assert digest(made("a", 1)) != digest(made("b", 1))
+    assert digest(partial(made, data="a")) != digest(partial(made, data="b"))
+    typed = [eval(f"lambda config, run: {value}") for value in ("{1, 2}", "{1, 2}", "{1, 3}")]
+    assert digest(typed[0]) == digest(typed[1]) != digest(typed[2])
 
 
 def change_manifest(folder: Path, **changes: Any) -> None:

@@ -40,6 +40,7 @@ from tune.cli.own_ranges import (
 from tune.cli.tries import own_configurations
 from tune.experiment_file import OwnExperiment
 from tune.experiments import Experiment
+from tune.function_source import source_of
 from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
 from tune.study.manifest import Manifest, read_manifest
@@ -195,6 +196,7 @@ def prepare(
         control=control,
         function=experiment.function is not None,
         code=_code(options, experiment, there),
+        source=_source(options, experiment, there),
     )
     notes += tuple(f"note: {mark}" for mark in marks(manifest))
     return Prepared(directory, experiment, manifest, config, data, proof, notes, own)
@@ -238,6 +240,17 @@ def _code(options: Options, experiment: Experiment, there: Manifest | None) -> A
     entry = experiment.code.as_json() | {"top": experiment.top}
     if options.accept_code and there is not None and there.code is not None:
         entry["accepts"] = there.code["sha256"]
+    return entry
+
+
+def _source(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
+    """Return the manifest's entry of a function that no kept file holds; None for others."""
+    if experiment.function is None or isinstance(experiment, OwnExperiment):
+        return None
+
+    entry = source_of(experiment.function.call)
+    if entry is not None and options.accept_code and there is not None and there.source is not None:
+        entry["accepts"] = there.source["sha256"]
     return entry
 
 

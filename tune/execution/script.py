@@ -78,6 +78,11 @@ class Script:
         return [name for word in plain for name in _PLACE.findall(word)]
 
     @property
+    def source(self) -> str:
+        """Everything that was given, as a study keeps it."""
+        return "\n".join(f"{name} = {value!r}" for name, value in vars(self).items())
+
+    @property
     def can_resume(self) -> bool:
         """True where the command takes a checkpoint."""
         return _RESUME in self.names

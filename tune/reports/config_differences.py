@@ -14,18 +14,21 @@ _SHOWN_OTHERWISE = {"data.up", "data.judged"}
 
 def same_data(one: Record, other: Record) -> bool:
     """True where both were judged on the same images; scores on different images cannot be
-    subtracted. Functions have the same images if they name the same, or are of one file."""
+    subtracted. Functions have the same images if they name the same, or are one function or of one
+    file."""
     if one.manifest.function and other.manifest.function:
         named = one.manifest.data["fingerprint"]
         is_named = bool(named) and named == other.manifest.data["fingerprint"]
-        return is_named or _file_of(one) == _file_of(other)
+        code = _code_of(one)
+        return is_named or (code is not None and code == _code_of(other))
     return _judged_on(one) == _judged_on(other)
 
 
-def _file_of(record: Record) -> str:
-    """Hash of the file that holds a study's function; its study's name where it is installed."""
-    code = record.manifest.code
-    return record.manifest.experiment if code is None else str(code["sha256"])
+def _code_of(record: Record) -> str | None:
+    """Hash of the file that holds a study's function, or of the function; None where neither is
+    known."""
+    code = record.manifest.code or record.manifest.source
+    return None if code is None else str(code["sha256"])
 
 
 def _judged_on(record: Record) -> tuple[object, ...]:

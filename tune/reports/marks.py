@@ -20,7 +20,8 @@ def marks(manifest: Manifest) -> list[str]:
         found.append(
             "trained on the images of val and test too, without their labels (--transductive)"
         )
-    changes = len((manifest.code or {}).get("earlier", []))
+    code = manifest.code or manifest.source or {}
+    changes = len(code.get("earlier", []))
     if changes:
         times = "once" if changes == 1 else f"{changes} times"
         found.append(

@@ -130,6 +130,9 @@ class Manifest:
     """The file that holds the experiment: path, variable, sha256, text, and the experiment's `top`;
     under `accepts` the sha256 that it may take the place of, under `earlier` those that the study
     had before. None for an experiment of ours."""
+    source: dict[str, Any] | None = None
+    """The same of a function that no kept file holds, such as a notebook's: name, sha256, text,
+    `accepts`, `earlier`."""
     function: bool = False
     """A function trains: nothing is known of its model and its data."""
     control: dict[str, Any] | None = None
@@ -183,27 +186,33 @@ class Manifest:
             )
         repeats = max(self.repeats or 0, there.repeats or 0)
         kept = replace(there, base=self.base, repeats=repeats)
-        return self._with_code(kept, path)
+        code = self._accepted(there.code, self.code)
+        source = self._accepted(there.source, self.source)
+        if code == there.code and source == there.source:
+            return kept
+        accepted = replace(kept, code=code, source=source)
+        accepted.write(path)
+        return accepted
 
-    def _with_code(self, there: "Manifest", path: Path) -> "Manifest":
-        """Return the manifest on disk with the code of this one, which is recorded there.
+    def _accepted(
+        self, was: dict[str, Any] | None, now: dict[str, Any] | None
+    ) -> dict[str, Any] | None:
+        """Return the code to record, of a file or a function: that of now in place of what was.
 
         Raises:
             UserError: the code has changed, and the change was not accepted.
         """
-        if self.code is None or there.code is None:
-            return there
-        earlier = there.code["sha256"]
-        if self.code["sha256"] == earlier:
-            return there
-        if self.code.get("accepts") != earlier:
-            raise UserError(_changed_code(self.name, there.code, self.code))
+        if now is None or was is None:
+            return was
+        earlier = was["sha256"]
+        if now["sha256"] == earlier:
+            return was
+        if now.get("accepts") != earlier:
+            raise UserError(_changed_code(self.name, was, now))
 
-        code = {key: value for key, value in self.code.items() if key != "accepts"}
-        code["earlier"] = [*there.code.get("earlier", []), earlier]
-        accepted = replace(there, code=code)
-        accepted.write(path)
-        return accepted
+        code = {key: value for key, value in now.items() if key != "accepts"}
+        code["earlier"] = [*was.get("earlier", []), earlier]
+        return code
 
     def write(self, path: Path) -> None:
         """Write study.json, whole or not at all."""
@@ -271,7 +280,7 @@ def _space_options(manifest: Manifest) -> str:
 
 
 def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say that the file of an experiment has changed, and in what."""
+    """Say that the file of an experiment has changed, or its function, and in what."""
     differences = difflib.unified_diff(
         was["text"].splitlines(), now["text"].splitlines(), lineterm="", n=0
     )
@@ -279,6 +288,12 @@ def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) ->
     shown = "; ".join(line.strip() for line in changed[:_SHOWN_DIFFERENCES])
     hidden = len(changed) - _SHOWN_DIFFERENCES
     more = f"; and {hidden} more lines" if hidden > 0 else ""
+    if "path" not in now:
+        return (
+            f"study {study!r} was begun with another {now['name']}: {shown}{more}. "
+            "accept_code=True continues with the changed function, on record; "
+            f'study="{study}-2" begins another study'
+        )
     return (
         f"study {study!r} was begun with another {Path(now['path']).name}: {shown}{more}. "
         "--accept-code continues with the changed file, on record; "
