@@ -36,7 +36,7 @@ FLOORS = {
         {"object_store"},
         {"study"},
         {"function_experiment"},
-        {"function_space"},
+        {"function_source", "function_space"},
         {"search"},
         {"experiment_file"},
         {"experiments"},
