@@ -43,8 +43,10 @@ table: $(VENV)/installed  ## settings A to E on embedded data, SEARCHES=5 search
 	done; \
 	$(CLASSIFY); code=$$?; wait; exit $$code
 
-# Tests have one thread each: a process for every core. Whole files, as the tests of one share what is slow to make.
-FAST := -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Tests have one thread each, and some wait for a process or a server: one process more than there are cores.
+# Whole files, as the tests of one share what is slow to make.
+TESTERS := $(shell expr $$(nproc) + 1)
+FAST := -m pytest -n $(TESTERS) --maxprocesses 5 --dist loadfile --no-loadscope-reorder
 test: $(VENV)/installed  ## the fast suite, on all cores
 	$(BIN)/python $(FAST)
 

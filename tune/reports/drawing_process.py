@@ -11,7 +11,8 @@ from typing import Literal
 
 Drawn = Literal["none", "best", "all"]
 """Trials whose pictures are drawn: "best" are the default and the best three."""
-_LOWEST_PRIORITY = 19
+LOWEST_PRIORITY = 19
+"""Niceness of the process: it may only use time that training leaves idle."""
 
 
 class DrawingProcess:
@@ -40,8 +41,7 @@ class DrawingProcess:
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        # It may only use time that training leaves idle.
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, _LOWEST_PRIORITY)
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST_PRIORITY)
 
     def draw(self, title: str, snapshots: Sequence[Path], folder: Path, timeout_s: float) -> bool:
         """Draw snapshots into a folder.

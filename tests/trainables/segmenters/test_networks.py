@@ -101,7 +101,8 @@ def test_unet_goes_around_every_residual_backbone(backbone: str, small_stem: boo
 def test_unet_has_no_decoder_for_others() -> None:
     with pytest.raises(
         ValueError,
-        match=r"backbone\.name to be one of tiny, resnet18, resnet50, resnet101, but got 'cnn'",
+        match=r"backbone\.name to be one of tiny, resnet18, resnet50, resnet101, "
+        r"or a convolutional network of timm, but got 'cnn'",
     ):
         ModelConfig().encoder(BackboneConfig(name="cnn"))
 

@@ -18,6 +18,12 @@ NAMES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _beside_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the lowest priority the process would get no time while they run."""
+    monkeypatch.setattr("tune.reports.drawing_process.LOWEST_PRIORITY", 0)
+
+
 def opened(root: Path, trials: int = 1) -> Study:
     return open_study(root, trials, base={"train.epochs": 1})
 
