@@ -18,6 +18,7 @@ from tune.backbones.timm_weights import TIMM, from_timm
 from tune.command_line import command
 from tune.experiments import Experiment
 from tune.object_store import s3
+from tune.study.identity import STUDY_NAME
 from tune.study.manifest import read_manifest
 from tune.study.record import read_record
 
@@ -193,7 +194,7 @@ def of_study(wanted: str, storage: Path) -> Origin | None:
     Raises:
         UserError: a study or trial without a backbone.
     """
-    match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*?)(?:/([0-9]+))?", wanted)
+    match = re.fullmatch(rf"({STUDY_NAME})(?:/([0-9]+))?", wanted)
     if match is None or not (storage / match[1] / "study.json").exists():
         return None
     return _of_study(storage / match[1], None if match[2] is None else int(match[2]))

@@ -43,6 +43,7 @@ from tune.experiments import Experiment
 from tune.function_source import source_of
 from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
+from tune.study.identity import STUDY_NAME
 from tune.study.manifest import Manifest, read_manifest
 from tune.study.objectives import parse_objectives
 from tune.study.rules import CURRENT, REPEATS
@@ -298,7 +299,7 @@ def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
     elif options.setting is not None:
         name = f"{experiment.name}-{options.setting}"
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(STUDY_NAME, name):
         raise UserError(
             f"--study {name!r} must be letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit"

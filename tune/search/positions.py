@@ -1,6 +1,8 @@
-"""Positions in ranges of real numbers: 0 at the low end, 1 at the high end, on their scale."""
+"""Positions in ranges of real numbers: 0 at the low end, 1 at the high end, on their scale; and the
+key that a draw is seeded by."""
 
 import math
+import zlib
 from typing import TypeGuard
 
 from optuna.distributions import BaseDistribution, FloatDistribution
@@ -38,3 +40,13 @@ def value_at(position: float, range_: FloatDistribution) -> float:
     else:
         value = low + position * (high - low)
     return min(max(value, low), high)
+
+
+def draw_key(seed: int, number: int, name: str) -> list[int]:
+    """Key of a generator whose draws are a function of seed, trial and parameter, on every machine.
+
+    Args:
+        number: of the trial.
+        name: of the parameter; "" for what is drawn jointly.
+    """
+    return [seed, number, zlib.crc32(name.encode())]

@@ -1,7 +1,6 @@
 """Optuna's samplers with draws that survive a restart."""
 
 import copy
-import zlib
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -11,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.search.positions import POSITION, is_range, position_in, value_at
+from tune.search.positions import POSITION, draw_key, is_range, position_in, value_at
 
 GAINS = "objectives"
 """Attribute of a completed trial: the objectives of a study of several, all to be maximized."""
@@ -80,7 +79,7 @@ class Repeatable(BaseSampler):
         self._positions.pop(trial.number, None)
 
     def _sampler(self, number: int, name: str) -> BaseSampler:
-        key = [self._seed, number, zlib.crc32(name.encode())]
+        key = draw_key(self._seed, number, name)
         state = np.random.SeedSequence(key).generate_state(1)
         return self._make(int(state[0]))
 

@@ -19,7 +19,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from scipy import special
 
-from tune.search.positions import POSITION, is_range, position_in, value_at
+from tune.search.positions import POSITION, draw_key, is_range, position_in, value_at
 
 STARTUP_TRIALS = 6
 """Spread trials before the model is asked; small studies cannot afford the usual 10."""
@@ -266,7 +266,7 @@ class SeededTPE(TPESampler):
 
     def _reseed(self, number: int, name: str) -> None:
         """Make the next draws a function of (seed, trial, parameter)."""
-        key = [self._seed, number, zlib.crc32(name.encode())]
+        key = draw_key(self._seed, number, name)
         for stream, rng in enumerate((self._rng, self._random_sampler._rng)):
             sequence = np.random.SeedSequence([*key, stream])
             rng.rng.seed(sequence.generate_state(4))

@@ -1,7 +1,6 @@
 """A scrambled Sobol sequence over a search space with conditions."""
 
 import math
-import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -17,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from tune.search.positions import is_range, value_at
+from tune.search.positions import draw_key, is_range, value_at
 
 
 class SobolSampler(BaseSampler):
@@ -57,7 +56,7 @@ class SobolSampler(BaseSampler):
         """The value at the trial's coordinate of this parameter."""
         place = self._places.get(param_name)
         if place is None:  # the space asks for what its description lacks
-            key = [self._seed, trial.number, zlib.crc32(param_name.encode())]
+            key = draw_key(self._seed, trial.number, param_name)
             coordinate = np.random.default_rng(key).random()
         else:
             index = max(0, trial.number - 1)

@@ -1,4 +1,4 @@
-"""Identities of studies and groups, as the first event of their logs states them."""
+"""Names of studies; identities of studies and groups, as the first event of their logs has them."""
 
 import hashlib
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 STUDY = "study"
 GROUP = "group"
 """Values of `kind` in a log's first event; a log without it is a study's."""
+STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
+"""Pattern of the name of a study, which is that of its folder."""
 
 
 def study_id(first: dict[str, Any]) -> str:

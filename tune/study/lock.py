@@ -26,14 +26,22 @@ def locked(directory: Path, name: str) -> FileLock:
     Raises:
         StudyInUse: another process has it.
     """
-    lock = FileLock(directory / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = try_lock(directory / _LOCK)
+    if lock is None:
         raise StudyInUse(
             f"study {name!r} is being run by another process{_holder(directory)}; wait for it, "
             "or choose another --study name"
-        ) from None
+        )
+    return lock
+
+
+def try_lock(path: Path) -> FileLock | None:
+    """Take the lock of a file; None where another process has it."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
     return lock
 
 
@@ -41,10 +49,8 @@ def is_in_use(directory: Path) -> bool:
     """True where a process has the study in `directory` open."""
     if not directory.exists():
         return False
-    lock = FileLock(directory / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = try_lock(directory / _LOCK)
+    if lock is None:
         return True
     lock.release()
     return False

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from trainables.errors import UserError
 from tune.study.events import EventLog
+from tune.study.identity import STUDY_NAME
 from tune.study.manifest import Manifest, read_manifest
 from tune.upkeep.kept import ARCHIVE, RESERVED, dependents, group_of, held, keep_weights
 from tune.upkeep.mlflow_side import MlflowSide
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _DELETED = ".deleted"
 """Folder of a storage whose studies are being removed. They lie two levels down, where no list of
 studies looks."""
@@ -109,7 +109,7 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
         UserError: a name that cannot be, a study that runs or belongs to a comparison, a registered
             model that cannot have the name, or MLflow does not answer. Nothing was changed.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(STUDY_NAME, name):
         raise UserError(
             f"{name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from trainables.errors import UserError
 from trainables.files import atomic_file, content_hash
@@ -15,7 +15,7 @@ from tune.object_store.s3 import address
 from tune.reports.storage import find_study, study_folders
 from tune.study.events import EventLog
 from tune.study.group import is_group
-from tune.study.lock import StudyInUse, locked
+from tune.study.lock import StudyInUse, locked, try_lock
 from tune.study.manifest import Manifest, read_manifest
 from tune.tracking.replay import TRACKING_LOCK
 
@@ -97,14 +97,12 @@ def _unsent(folder: Path) -> FileLock:
     Raises:
         StudyInUse: another process has it.
     """
-    lock = FileLock(folder / TRACKING_LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = try_lock(folder / TRACKING_LOCK)
+    if lock is None:
         raise StudyInUse(
             f"study {folder.name!r} is being sent to MLflow by another process, such as "
             "vistune-ui; wait for it, or end it"
-        ) from None
+        )
     return lock
 
 
