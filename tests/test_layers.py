@@ -5,8 +5,9 @@ floors below; two rooms of one floor do not know each other.
 """
 
 import ast
+import functools
 import importlib.metadata
-import re
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,12 +65,19 @@ FLOORS = {
 MODULES = [path for package in FORBIDDEN for path in sorted((REPO / package).rglob("*.py"))]
 
 
+@functools.cache
+def imports(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    """Every import of a file, wherever in it."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> Iterator[str]:
-    """Top-level names of everything that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Top-level names of everything that a file imports."""
+    for node in imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path} line {node.lineno}: relative import"
             yield str(node.module).partition(".")[0]
 
@@ -81,15 +89,13 @@ def test_imports_point_one_way(path: Path) -> None:
 
 def imported_rooms(path: Path, package: str) -> Iterator[str]:
     """First names below `package` that a file imports from it: rooms and loose modules."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in imports(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module == package:
+        elif node.module == package:
             names = [f"{package}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [str(node.module)]
         else:
-            continue
+            names = [str(node.module)]
         for name in names:
             top, _, rest = name.partition(".")
             if top == package and rest:
@@ -172,9 +178,30 @@ def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
     assert printed_by(program) == "[]"
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
+COMMANDS = """
+import contextlib, io, os, runpy, sys
+
+import tune.cli.app, tune.cli.options, typer  # as every command does
+
+for words in sys.stdin.read().splitlines():
+    if os.fork() == 0:
+        sys.argv = words.split()
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            os._exit = lambda code: sys.exit(code)
+            try:
+                runpy.run_path(sys.argv[0], run_name="__main__")
+            except SystemExit as left:
+                code = left.code
+        print(code, *sorted(sys.modules), flush=True)
+        os.kill(os.getpid(), 9)
+    os.wait()
+"""
+"""Each command in a process of its own, which begins with what all of them import."""
+
+
+def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(tmp_path: Path) -> None:
+    heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "boto3", "scipy.stats"}
+    commands = [
         "tune/run.py --help",
         "tune/run.py script --help",
         "tune/run.py ssl --optoin",
@@ -186,21 +213,25 @@ def test_who_only_looks_at_a_study_does_not_wait_for_torch() -> None:
         "tune/run.py ssl --set optim.lr",
         "tune/report.py --help",
         "tune/report.py shwo",
-    ],
-)
-def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(
-    command: str, tmp_path: Path
-) -> None:
-    heavy = {"torch", "torchvision", "ray", "mlflow", "matplotlib", "boto3", "scipy.stats"}
-    script, *words = command.split()
-    program = [sys.executable, "-X", "importtime", str(REPO / script), *words]
+    ]
     done = subprocess.run(
-        program, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", COMMANDS],
+        input="\n".join(f"{REPO}/{command}" for command in commands),
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
-    assert done.returncode == (0 if "--help" in words else 2), done.stderr
-    imported = set(re.findall(r"^import time: .*\| +(\S+)$", done.stderr, re.MULTILINE))
-    assert "typer" in imported
-    assert not heavy & imported
+
+    said = done.stdout.splitlines()
+    assert len(said) == len(commands), done.stderr
+    for command, line in zip(commands, said, strict=True):
+        code, *imported = line.split()
+        assert code == ("0" if "--help" in command else "2"), command
+        assert "typer" in imported
+        assert heavy & set(imported) == set(), command
 
 
 def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
