@@ -15,7 +15,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 .PHONY: help run table ui
-.PHONY: test test-slow lint calibration docs check bench
+.PHONY: test test-heavy test-slow lint calibration docs check bench
 .PHONY: cluster-check cluster-up cluster-lab lock image clean
 
 help:  ## this list
@@ -50,6 +50,9 @@ FAST := -m pytest -n $(TESTERS) --maxprocesses 5 --dist loadfile --no-loadscope-
 test: $(VENV)/installed  ## the fast suite, on all cores
 	$(BIN)/python $(FAST)
 
+test-heavy: $(VENV)/installed  ## tests with processes of their own and whole commands: four minutes
+	$(BIN)/python $(FAST) -m "heavy and not slow"
+
 test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies
 	$(BIN)/python -m pytest -m slow
 
@@ -65,7 +68,7 @@ calibration: $(VENV)/installed  ## how often the rules behind verdicts decide wr
 docs: $(VENV)/installed  ## the documentation site, into build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-check: lint calibration docs test  ## all that must be green before a commit
+check: lint calibration docs test test-heavy  ## all that must be green before a commit
 
 ui: $(VENV)/installed  ## MLflow on 127.0.0.1, with links that open on the trials
 	$(BIN)/python -m tune.ui --storage $(STORAGE)

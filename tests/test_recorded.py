@@ -34,7 +34,7 @@ RECORDED_AT = "/tmp/vistune-recorded"
 PATIENCE_S = 600  # of seconds, on a machine that does much else
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
 Event = dict[str, Any]
 

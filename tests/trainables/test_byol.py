@@ -229,6 +229,7 @@ def test_package_defaults_that_are_not_byol_are_off() -> None:
     ).learner.online_encoder.use_simplicial_embeddings
 
 
+@pytest.mark.heavy
 def test_labels_do_not_reach_training(tmp_path: Path) -> None:
     """The same images with shuffled labels give the same weights; without labels strong
     views do."""

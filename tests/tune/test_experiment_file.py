@@ -115,6 +115,7 @@ def test_a_trial_is_replayed_by_its_file(call: Call, mine: Path) -> None:
     assert "the replay equals the record" in said.out
 
 
+@pytest.mark.heavy
 def test_workers_get_the_text_of_the_file(mine: Path) -> None:
     """In a process that has no such file and no such module."""
     experiment = find_experiment(str(mine))

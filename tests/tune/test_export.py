@@ -254,6 +254,7 @@ def test_images_that_moved_are_found(tmp_path: Path) -> None:
     assert found.measured == found.recorded
 
 
+@pytest.mark.heavy
 def test_champion_is_the_last_export(exported: Export, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

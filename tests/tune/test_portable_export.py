@@ -76,6 +76,7 @@ def assert_shows_its_metric(found: Exported) -> None:
     assert found.difference is None or found.difference < 1e-5
 
 
+@pytest.mark.heavy
 def test_program_of_torch_answers_as_the_network(trained: Callable[[str], Parts]) -> None:
     root, model = trained("classify")
     found = export_model("classify", root, format="torch_export")
@@ -137,6 +138,7 @@ def test_onnxruntime_answers_as_the_network(trained: Callable[[str], Parts], nam
         np.testing.assert_allclose(answer, expected(name, model, images), atol=1e-4)
 
 
+@pytest.mark.heavy
 def test_file_that_computes_something_else_is_refused(
     trained: Callable[[str], Parts], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -206,6 +206,7 @@ def test_shifts_cut_nothing_off(monkeypatch: pytest.MonkeyPatch, face: str) -> N
     assert np.mean((shifted != centred).any((1, 2))) > 0.9
 
 
+@pytest.mark.heavy
 def test_drawings_are_a_function_of_the_seed(letters: DataSet, plan: GlyphPlan) -> None:
     first, second = glyphs.source(0), glyphs.source(1)
     rows = range(0, first.count, 997)

@@ -166,6 +166,7 @@ def test_batch_is_one_gather() -> None:
     )
 
 
+@pytest.mark.heavy
 def test_groups_and_splits_are_the_same_in_every_process(tmp_path: Path) -> None:
     """Python salts the hashes of bytes per process; a split that followed them would differ from
     machine to machine."""

@@ -30,6 +30,7 @@ print(first, min(steps() for _ in range(3)))
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 def test_a_step_asks_the_system_for_nothing_twice() -> None:
     # glibc's own first value, which it else adapts as it goes

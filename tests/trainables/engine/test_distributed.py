@@ -224,6 +224,7 @@ def test_micro_batches_of_workers(tmp_path: Path, micro: int) -> None:
     torch.testing.assert_close(got, state, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
 def test_begun_with_some_workers_and_finished_with_others(
     tmp_path: Path, before: int, after: int
@@ -279,6 +280,7 @@ def test_all_workers_end_with_the_reason(tmp_path: Path, reason: str) -> None:
     assert on_ranks(2, run) == [reason] * 2
 
 
+@pytest.mark.heavy
 def test_out_of_memory_on_one_worker_starts_all_again_with_less(tmp_path: Path) -> None:
     """The rank that ran out leaves; the other loses its peer in the middle of an exchange."""
     config = replace(TOY, normalized=False)

@@ -226,6 +226,7 @@ def test_command_draws_what_it_can_and_reports_what_it_refuses(tmp_path, capsys)
     assert "embeddings" in refused[2]
 
 
+@pytest.mark.heavy
 def test_command_form(tmp_path):
     npz = small(tmp_path / "embeddings-2.npz")
     command = [sys.executable, "-m", "trainables.plots.draw", str(npz), str(tmp_path / "plots")]

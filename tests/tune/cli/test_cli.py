@@ -453,6 +453,7 @@ def test_plan_runs_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.heavy
 def test_local_from_any_directory_never_imports_ray(tmp_path: Path) -> None:
     program = f"""
         import os, runpy, sys
@@ -499,6 +500,7 @@ def test_local_from_any_directory_never_imports_ray(tmp_path: Path) -> None:
     assert (tmp_path / "runs/ssl/trials/0000/best.pt").exists()
 
 
+@pytest.mark.heavy
 def test_breakpoint_in_a_trainable_stops_in_the_terminal(tmp_path: Path) -> None:
     """On a terminal of its own: the prompt comes, an expression is answered, `c` goes on, and the
     study ends."""

@@ -392,10 +392,11 @@ FEWSHOT = (
         pytest.param(
             "shots", ["K1", "K5", "K10"], ("val.shot", [1, 5, 10]), marks=pytest.mark.slow
         ),
-        (
+        pytest.param(
             "distance",
             ["euclidean", "cosine", "parametric"],
             ("head.distance", ["euclidean", "cosine", "parametric"]),
+            marks=pytest.mark.heavy,
         ),
     ],
 )

@@ -274,6 +274,7 @@ FEWSHOT = (
 )
 
 
+@pytest.mark.heavy
 def test_a_comparison_is_run_interrupted_resumed_and_extended(call: Call, tmp_path: Path) -> None:
     storage = tmp_path / "runs"
     first = call(*FEWSHOT, "--searches", "2", "--search", "1")

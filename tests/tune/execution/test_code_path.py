@@ -26,6 +26,7 @@ ray.shutdown()
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.slow  # a Ray of its own
 def test_a_foreign_tune_in_the_current_folder_is_not_imported(tmp_path: Path) -> None:
     (tmp_path / "tune").mkdir()

@@ -146,6 +146,7 @@ def unlucky(_two_processes: None, tmp_path_factory: pytest.TempPathFactory) -> t
         ), killer
 
 
+@pytest.mark.heavy
 def test_a_killed_process_is_replaced_and_its_trial_goes_on(unlucky: tuple[Study, Killer]) -> None:
     study, killer = unlucky
     assert killer.victim is not None
@@ -165,6 +166,7 @@ def test_a_killed_process_is_replaced_and_its_trial_goes_on(unlucky: tuple[Study
     assert replay(study.directory, BUGGY, killer.victim, print)
 
 
+@pytest.mark.heavy
 def test_a_trial_that_makes_progress_in_every_process_is_never_failed(
     unlucky: tuple[Study, Killer],
 ) -> None:
@@ -211,6 +213,7 @@ def test_a_warm_process_that_dies_between_two_trials_costs_none(tmp_path: Path) 
         assert replay(study.directory, TOY, number, print)
 
 
+@pytest.mark.heavy
 def test_a_bug_costs_its_trials_and_no_others(unlucky: tuple[Study, Killer]) -> None:
     study, _ = unlucky
     buggy = [t for t in study.frozen_trials() if t.params["fault"] == "raise"]

@@ -306,6 +306,7 @@ def test_two_histories_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (old / "toy" / JOURNAL).read_bytes() == (new / "toy" / JOURNAL).read_bytes()
 
 
+@pytest.mark.heavy
 def test_a_copy_that_fails_holds_nothing_up_and_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: str, store: Any
 ) -> None:

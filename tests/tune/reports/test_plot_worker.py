@@ -62,6 +62,7 @@ def test_what_a_kill_left_undrawn_is_drawn_at_the_next_start_of_any_of_the_studi
     assert len(on_record(tmp_path / "one")) == len(NAMES)
 
 
+@pytest.mark.heavy
 def test_a_study_that_does_not_wait_leaves_its_pictures_to_the_next_start(tmp_path: Path) -> None:
     finished(tmp_path, 1, base={"train.epochs": 1})
     study, pictures = opened(tmp_path), Pictures()
@@ -76,6 +77,7 @@ def test_a_study_that_does_not_wait_leaves_its_pictures_to_the_next_start(tmp_pa
     assert on_record(tmp_path) == [f"trials/0000/plots/{name}" for name in NAMES]
 
 
+@pytest.mark.heavy
 def test_the_data_the_default_and_the_best_three_are_drawn_once(tmp_path: Path) -> None:
     finished(tmp_path, 6, base={"train.epochs": 1})
     study, pictures = opened(tmp_path, 6), Pictures()
@@ -106,6 +108,7 @@ def test_none_are_drawn_where_none_are_wanted(tmp_path: Path) -> None:
     assert on_record(tmp_path) == []
 
 
+@pytest.mark.heavy
 def test_a_process_that_died_is_started_again(tmp_path: Path) -> None:
     """What killed it, such as a lack of memory, may have been the machine's."""
     arrays = tmp_path / "data-x.npz"

@@ -208,12 +208,12 @@ def test_a_class_that_a_draw_lacks_does_not_count():
 
 
 def test_episodes_have_the_error_of_their_classes():
-    """Another draw of 40 classes and of 300 episodes, 1,000 times: the estimate is the variance of
+    """Another draw of 40 classes and of 150 episodes, 400 times: the estimate is the variance of
     the mean, where episodes alone would promise a fraction of it."""
     random = np.random.default_rng(10)
-    classes, way, episodes = 40, 5, 300
+    classes, way, episodes = 40, 5, 150
     means, found, alone = [], [], []
-    for _ in range(1000):
+    for _ in range(400):
         effect = random.normal(0, 0.02, classes)
         members = np.stack([random.permutation(classes)[:way] for _ in range(episodes)])
         noise = random.normal(0, 0.08, episodes)

@@ -18,6 +18,7 @@ def test_the_median_is_that_of_the_best_of_n() -> None:
     assert curve.median == pytest.approx(np.median(best, axis=0), abs=0.01)
 
 
+@pytest.mark.heavy
 def test_the_band_covers_the_whole_curve_in_95_of_100_searches() -> None:
     rng = np.random.default_rng(1)
     truth = np.array([0.5 ** (1 / n) for n in range(1, 31)])

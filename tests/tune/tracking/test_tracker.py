@@ -742,6 +742,7 @@ print("up to date:", tracker.close(60))
 """
 
 
+@pytest.mark.heavy
 def test_new_database_without_any_noise(tmp_path):
     """MLflow creates its tables, says nothing, and is not imported by the driver itself; the
     process ends by itself."""
