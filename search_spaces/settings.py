@@ -26,6 +26,20 @@ class Fixed:
     values: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Method:
+    """A side that is an experiment of its own, with its own default and search space."""
+
+    about: str
+    experiment: str
+    """Name in the registry."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """None: the experiment says it all."""
+        return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Settings that are searched with the same budget, and the differences between them that answer

@@ -44,7 +44,7 @@ def ssl(trial: Suggest, preset: str, up: str = "unset", rules: int = 2) -> None:
         optimizer(trial, _FULL_RANGES)
         lr_schedule(trial)
         _full_heads(trial)
-        _full_views(trial)
+        views(trial, preset)
         orientations(trial, up)
         trial.suggest_categorical("train.batch_size", [64, 128, 256])
         return
@@ -52,7 +52,7 @@ def ssl(trial: Suggest, preset: str, up: str = "unset", rules: int = 2) -> None:
     optimizer(trial, _EARLIER_RANGES if rules == 1 else _TINY_RANGES)
     lr_schedule(trial)
     _tiny_heads(trial, rules)
-    _tiny_views(trial, rules)
+    views(trial, preset, rules)
     orientations(trial, up)
     trial.suggest_categorical("train.batch_size", [32, 64, 128] if rules == 1 else [32, 64])
 
@@ -69,6 +69,14 @@ def _tiny_heads(trial: Suggest, rules: int) -> None:
     trial.suggest_categorical("head.projection_size", [64, 128, 256])
     trial.suggest_categorical("head.hidden_size", [512, 1024, 2048] if rules == 1 else [256, 512])
     trial.suggest_categorical("head.simplicial", [False, True])
+
+
+def views(trial: Suggest, preset: str, rules: int = 2) -> None:
+    """Asks for the policy of the two views and its strengths."""
+    if preset == "tiny":
+        _tiny_views(trial, rules)
+    else:
+        _full_views(trial)
 
 
 def _full_views(trial: Suggest) -> None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, write_arrays
 
 Metrics = dict[str, float]
+AVERAGED = "_ema"
+"""End of the names of metrics of averaged weights."""
 
 
 @config
@@ -47,6 +49,9 @@ class TrainConfig:
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
     """Longest time between two checkpoints within an epoch, in minutes (each epoch ends with
     one)."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an exponential moving average of the weights, in [0, 1), such as .99; it is judged
+    as val/..._ema, which then selects, and exported. 0: there is none."""
     rules: Annotated[int, Field(ge=1, le=2)] = 2
     """Version of what training computes, which a study keeps. 1: as studies did that began before
     there was a choice; docs/notes/training.md lists what has changed since."""
@@ -110,8 +115,6 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
     config: ConfigT
     data: DataT
-    min_batch_size: ClassVar[int] = 1
-    """Smallest batch that `forward` takes in training. BatchNorm of features needs 2."""
 
     @classmethod
     @abstractmethod
@@ -130,20 +133,27 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
     @classmethod
     def chosen_objective(cls, config: ConfigT, data: DataT) -> str:
-        """Name of the metric that selects: that of the config, if it names one.
+        """Name of the metric that selects: that of the config, if it names one; with `train.ema`
+        the metric of the averaged weights, unless the config names another.
 
         Raises:
-            UserError: the config names another metric.
+            UserError: the config names an unknown metric.
         """
         wanted = config.train.objective
         if not wanted:
-            return cls.objective_for(data)
+            usual = cls.objective_for(data)
+            return f"{usual}{AVERAGED}" if config.train.ema else usual
 
         known = cls.objectives_for(data)
-        if wanted not in known:
+        if wanted.removesuffix(AVERAGED) not in known:
             raise UserError(
                 f"--objective {wanted} does not select here{nearest(wanted, known)}; "
                 f"it can be: {', '.join(known)}"
+            )
+        if wanted.endswith(AVERAGED) and not config.train.ema:
+            raise UserError(
+                f"--objective {wanted} is of averaged weights, and train.ema=0 averages none; "
+                "add --set train.ema=0.99"
             )
         return wanted
 
@@ -168,6 +178,11 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         """Seconds to prepare all of `data` for the first trial, as estimated from a step and a
         validation on `profiled_data`."""
         return 0.0
+
+    @property
+    def min_batch_size(self) -> int:
+        """Smallest batch that `forward` takes in training. BatchNorm of features needs 2."""
+        return 1
 
     @property
     def objective(self) -> str:

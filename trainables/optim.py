@@ -10,7 +10,7 @@ The engine uses them like this:
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -63,9 +63,16 @@ class ScheduleConfig:
     so a schedule fits any run."""
 
     name: Literal[
-        "constant", "cosine", "warmup_cosine", "step", "polynomial", "one_cycle", "cosine_restarts"
+        "constant",
+        "cosine",
+        "warmup_cosine",
+        "step",
+        "polynomial",
+        "one_cycle",
+        "cosine_restarts",
+        "plateau",
     ] = "warmup_cosine"
-    """Shape; see `lr_at`."""
+    """Shape; see `lr_at`, for plateau `plateau_factor`."""
     warmup_frac: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the steps that rise to the peak, in [0, 0.5]; warmup_cosine: linearly, one_cycle:
     along a cosine."""
@@ -82,6 +89,13 @@ class ScheduleConfig:
     """step: factor of every drop, in (0, 1]."""
     step_every_frac: Annotated[float, Field(gt=0, le=1)] = 0.3
     """step: share of the steps between two drops, in (0, 1]."""
+    plateau_gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """plateau: factor of every drop, in (0, 1)."""
+    plateau_patience_frac: Fraction = 0.1
+    """plateau: share of the epochs that may pass without a better objective before a drop, in
+    [0, 1]."""
+    plateau_threshold: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    """plateau: share of the best objective by which another must exceed it to be better."""
     power: Annotated[float, Field(gt=0)] = 0.9
     """polynomial: exponent, > 0 (0.9 is usual in segmentation)."""
 
@@ -90,7 +104,7 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
     """Learning rate of optimizer step `step`, counted from 0, of a run of `total_steps`.
 
     With t = step / total_steps, and f the final fraction, the rate over the peak is
-        constant       1
+        constant       1, and the same in plateau, where `plateau_factor` lowers the peak
         cosine         f + (1 - f) (1 + cos(pi t)) / 2
                        (Loshchilov & Hutter 2017, equation 5, one period)
         warmup_cosine  (step + 1) / (W + 1) for step < W, the warm-up;
@@ -105,7 +119,7 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
     OneCycleLR (without its cycle of the momentum) and CosineAnnealingWarmRestarts.
     `step` is in [0, total_steps]; a warm-up starts above 0, and step W is the peak.
     """
-    if schedule.name == "constant":
+    if schedule.name in ("constant", "plateau"):
         return peak
     if schedule.name == "step":
         every = max(1, round(schedule.step_every_frac * total_steps))
@@ -160,6 +174,30 @@ def _cosine_restarts(step: int, total_steps: int, schedule: ScheduleConfig) -> f
             return _half_cosine((step - start) / (end - start), 1.0, schedule.final_frac)
         start = end
     return schedule.final_frac
+
+
+def plateau_factor(values: Sequence[float], epochs: int, schedule: ScheduleConfig) -> float:
+    """Rate over the peak after epochs of these objectives, larger being better: `plateau_gamma` to
+    the number of drops.
+
+    The rate drops after more than `plateau_patience_frac` of a run's epochs in a row without a
+    better objective, and they are counted anew. Equal to torch's ReduceLROnPlateau with mode "max",
+    a relative threshold and no cooldown, for objectives above 0.
+    """
+    patience = round(schedule.plateau_patience_frac * epochs)
+    best: float | None = None
+    without = drops = 0
+    for value in values:
+        if best is None or value > best + schedule.plateau_threshold * abs(best):
+            best = value
+            without = 0
+            continue
+        without += 1
+        if without > patience:
+            drops += 1
+            without = 0
+    factor: float = schedule.plateau_gamma**drops
+    return factor
 
 
 def thawed_lr_at(

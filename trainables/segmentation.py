@@ -55,6 +55,7 @@ from trainables.segmenters.networks import (
     decoder,
     segmenter_stages,
 )
+from trainables.segmenters.smp_networks import check_smp, is_smp
 
 _CALIBRATION_PIXELS = 1 << 24
 # Training masks that are counted for the weights of the classes.
@@ -94,12 +95,24 @@ class SegmentationConfig:
                 f"but got {self.data.image_size}"
             )
         encoder = self.model.encoder(self.backbone)
+        if is_smp(self.model.name):
+            self._check_smp()
         if is_timm(encoder.name):
             # Whole images keep their aspect: another width than height.
             size = self.data.image_size
             map_shapes(encoder.name, size, size)
             map_shapes(encoder.name, size, size + _OTHER_ASPECT)
         self.eval.check(self.data.image_size, self.data.up)
+
+    def _check_smp(self) -> None:
+        """Raise ValueError or UserError for a network of segmentation_models_pytorch that cannot be
+        built, or be started from a file."""
+        if self.init.file:
+            raise ValueError(
+                f"model.name={self.model.name} starts from random weights; leave --backbone out, "
+                "or choose a network of vistune's"
+            )
+        check_smp(self.model.name)
 
 
 class Segmentation(FineTuned[SegmentationConfig, DataSet]):
@@ -145,6 +158,12 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             return None
         pixels = class_pixels(self.data.train, len(self.data.classes))
         return class_weights(pixels, self.config.loss.class_power)
+
+    @property
+    def min_batch_size(self) -> int:
+        """Two in networks of segmentation_models_pytorch, some of which normalise one value an
+        image."""
+        return 2 if is_smp(self.config.model.name) else 1
 
     def network(self) -> nn.Module:
         return self.net

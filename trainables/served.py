@@ -32,6 +32,7 @@ from trainables.data.levels import Levels
 from trainables.errors import UserError
 from trainables.protonet import ProtoNet, ProtoNetConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
+from trainables.self_supervised import SelfSupervised, SelfSupervisedConfig
 
 WEIGHTS, DESCRIPTION = "weights.pt", "model.json"
 _BATCH = 32  # images; bounds the memory
@@ -81,6 +82,7 @@ def _features(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
 Answer = Callable[[Any, Tensor, tuple[int, int]], Tensor]
 KINDS: dict[str, tuple[type, type, Answer]] = {
     "BYOL": (BYOL, BYOLConfig, _features),
+    "SelfSupervised": (SelfSupervised, SelfSupervisedConfig, _features),
     "Pretraining": (Pretraining, ClassifierConfig, _probabilities),
     "Classifier": (Classifier, ClassifierConfig, _probabilities),
     "ProtoNet": (ProtoNet, ProtoNetConfig, _features),
@@ -185,7 +187,8 @@ class Served:
             gallery=() if about["labelled"] else None,
         )
         self.model = kind(config, data).to(device or torch.device("cpu"))
-        self.normalize = self.model.normalize if kind is BYOL else config.normalize
+        own = self.model if issubclass(kind, SelfSupervised) else config
+        self.normalize = own.normalize
         self.model.load_export(weights)
         self.model.eval()
 

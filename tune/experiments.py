@@ -9,8 +9,9 @@ from search_spaces.classify import A_TO_E, classify
 from search_spaces.fewshot import DISTANCES, SHOTS, fewshot, fewshot_from_backbone
 from search_spaces.pretrain import pretrain
 from search_spaces.segment import segment, segment_from_backbone
-from search_spaces.settings import Comparison, Setting
+from search_spaces.settings import Comparison, Method, Setting
 from search_spaces.ssl import ssl
+from search_spaces.ssl_methods import METHODS, dino, moco, simclr, vicreg
 from trainables.errors import UserError
 from tune.function import Function
 
@@ -104,10 +105,41 @@ class Experiment:
         }
 
 
+def side_of(experiment: Experiment, setting: Setting | None) -> Experiment:
+    """Return the experiment that a setting is, where it is one of its own."""
+    if isinstance(setting, Method):
+        return EXPERIMENTS[setting.experiment]
+    return experiment
+
+
 def _byol() -> Model:
     from trainables.byol import BYOL, BYOLConfig
 
     return BYOL, BYOLConfig
+
+
+def _simclr() -> Model:
+    from trainables.simclr import SimCLR, SimCLRConfig
+
+    return SimCLR, SimCLRConfig
+
+
+def _moco() -> Model:
+    from trainables.moco import MoCo, MoCoConfig
+
+    return MoCo, MoCoConfig
+
+
+def _vicreg() -> Model:
+    from trainables.vicreg import VICReg, VICRegConfig
+
+    return VICReg, VICRegConfig
+
+
+def _dino() -> Model:
+    from trainables.dino import DINO, DINOConfig
+
+    return DINO, DINOConfig
 
 
 def _pretraining() -> Model:
@@ -164,22 +196,46 @@ _UNTUNED: dict[str, Any] = {
 # A few hundred steps on letters, found on validation letters (docs/notes/ssl.md): SimCLR's jitter
 # and blur, crops that leave of a letter what tells it apart, small heads, and a target that follows
 # fast.
-_UNTUNED_LETTERS: dict[str, Any] = {
+_LETTERS: dict[str, Any] = {
     "optim.name": "adamw",
     "optim.lr": 2.5e-3,
     "optim.weight_decay": 1e-2,
     "schedule.name": "warmup_cosine",
     "schedule.warmup_frac": 0.1,
-    "head.tau0": 0.97,
     "head.projection_size": 128,
     "head.hidden_size": 512,
-    "head.simplicial": False,
     "normalize": "half",
     "aug.policy": "simclr",
     "aug.crop_scale_min": 0.9,
     "aug.crop_ratio": 4 / 3,
     "aug.strength": 1.0,
     "aug.rotate": 15.0,
+}
+_UNTUNED_LETTERS: dict[str, Any] = _LETTERS | {"head.tau0": 0.97, "head.simplicial": False}
+# The images, the epochs and the judgement that all methods of self-supervision share.
+_SSL_TINY: dict[str, Any] = _TINY | {
+    # the gallery has 3 to 11 drawings of a letter: more neighbours are mostly other letters
+    "val.knn_k": 5,
+    # its fit to 1,024 features takes longer than an epoch
+    "val.probe_steps": 0,
+    # the whole last map: where a stroke lies tells letters apart
+    "backbone.pool": 4,
+    "train.epochs": 12,
+    "train.epoch_images": 1024,
+    "train.batch_size": 32,
+}
+_SSL_FULL: dict[str, Any] = _FULL | {
+    "aug.strength": 1.0,
+    "aug.grayscale": 0.2,
+    "aug.blur": None,
+    "train.epochs": 100,
+    "train.batch_size": 256,
+}
+# The other methods at 128 px: each paper's own optimizer, scaled to a batch of 256, and views.
+_PAPERS: dict[str, Any] = {
+    "schedule.name": "warmup_cosine",
+    "schedule.warmup_frac": 0.1,
+    "aug.crop_ratio": 4 / 3,
 }
 # Supervised: the course reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
 _UNTUNED_SUPERVISED: dict[str, Any] = {
@@ -222,30 +278,106 @@ EXPERIMENTS: dict[str, Experiment] = {
         model=_byol,
         space=ssl,
         presets={
-            "tiny": _UNTUNED_LETTERS
-            | _TINY
+            "tiny": _UNTUNED_LETTERS | _SSL_TINY,
+            "full": _UNTUNED | _SSL_FULL | {"head.projection_size": 256, "head.hidden_size": 4096},
+        },
+        top=3,
+        views=2,
+        comparisons={"ssl-methods": METHODS},
+    ),
+    "ssl-simclr": Experiment(
+        name="ssl-simclr",
+        about="SimCLR pre-training, judged as ssl is (extra lightly)",
+        model=_simclr,
+        space=simclr,
+        presets={
+            "tiny": _LETTERS | _SSL_TINY | {"head.temperature": 0.2, "train.batch_size": 64},
+            "full": _PAPERS
+            | _SSL_FULL
             | {
-                # the gallery has 3 to 11 drawings of a letter: more neighbours are mostly other
-                # letters
-                "val.knn_k": 5,
-                # its fit to 1,024 features takes longer than an epoch
-                "val.probe_steps": 0,
-                # the whole last map: where a stroke lies tells letters apart
-                "backbone.pool": 4,
-                "train.epochs": 12,
-                "train.epoch_images": 1024,
-                "train.batch_size": 32,
+                "optim.name": "lars",
+                "optim.lr": 0.3,
+                "optim.weight_decay": 1e-6,
+                "aug.policy": "simclr",
+                "aug.crop_scale_min": 0.08,
+                "head.projection_size": 128,
+                "head.hidden_size": 2048,
+                "head.temperature": 0.1,
             },
-            "full": _UNTUNED
-            | _FULL
+        },
+        top=3,
+        views=2,
+    ),
+    "ssl-moco": Experiment(
+        name="ssl-moco",
+        about="MoCo v2 pre-training, judged as ssl is (extra lightly)",
+        model=_moco,
+        space=moco,
+        presets={
+            "tiny": _LETTERS
+            | _SSL_TINY
+            | {"head.temperature": 0.2, "head.queue": 1024, "head.momentum": 0.97},
+            "full": _PAPERS
+            | _SSL_FULL
             | {
-                "head.projection_size": 256,
-                "head.hidden_size": 4096,
-                "aug.strength": 1.0,
-                "aug.grayscale": 0.2,
-                "aug.blur": None,
-                "train.epochs": 100,
-                "train.batch_size": 256,
+                "optim.name": "sgd",
+                "optim.lr": 0.03,
+                "optim.weight_decay": 1e-4,
+                "aug.policy": "simclr",
+                "aug.crop_scale_min": 0.2,
+                "head.projection_size": 128,
+                "head.hidden_size": 2048,
+                "head.temperature": 0.2,
+                "head.queue": 65536,
+                "head.momentum": 0.999,
+            },
+        },
+        top=3,
+        views=2,
+    ),
+    "ssl-vicreg": Experiment(
+        name="ssl-vicreg",
+        about="VICReg pre-training, judged as ssl is (extra lightly)",
+        model=_vicreg,
+        space=vicreg,
+        presets={
+            "tiny": _LETTERS | _SSL_TINY | {"head.projection_size": 512, "train.batch_size": 64},
+            "full": _PAPERS
+            | _SSL_FULL
+            | {
+                "optim.name": "lars",
+                "optim.lr": 0.2,
+                "optim.weight_decay": 1e-6,
+                "aug.policy": "byol",
+                "aug.crop_scale_min": 0.08,
+                "head.projection_size": 8192,
+                "head.hidden_size": 8192,
+            },
+        },
+        top=3,
+        views=2,
+    ),
+    "ssl-dino": Experiment(
+        name="ssl-dino",
+        about="DINO pre-training, judged as ssl is (extra lightly)",
+        model=_dino,
+        space=dino,
+        presets={
+            "tiny": _LETTERS
+            | _SSL_TINY
+            | {"optim.lr": 1e-3, "head.projection_size": 1024, "head.tau0": 0.97},
+            "full": _PAPERS
+            | _SSL_FULL
+            | {
+                "optim.name": "adamw",
+                "optim.lr": 5e-4,
+                "optim.weight_decay": 0.04,
+                "aug.policy": "byol",
+                "aug.crop_scale_min": 0.4,
+                "head.projection_size": 65536,
+                "head.hidden_size": 2048,
+                "head.local_views": 6,
+                "head.tau0": 0.996,
             },
         },
         top=3,

@@ -27,6 +27,7 @@ from PIL import Image
 
 from trainables.config import build, nearest
 from trainables.data.images import EXTENSIONS, CorruptImage
+from trainables.engine.average import with_objective
 from trainables.errors import UserError
 from trainables.served import DESCRIPTION, WEIGHTS, Served, served_as, served_config
 from tune.backbones.resolve import of_study
@@ -183,7 +184,8 @@ def _save_mlflow(
     shutil.copy(weights, folder / WEIGHTS)
     (folder / DESCRIPTION).write_text(json.dumps(about, indent=1))
     served = Served(folder)
-    judged = replace(exported, measured=served.judge(data)[exported.objective])
+    metrics = with_objective(exported.objective, served.judge(data))
+    judged = replace(exported, measured=metrics[exported.objective])
     check(judged)
     save_model(served, folder, whole, data)
     return judged
@@ -203,7 +205,8 @@ def _save_portable(
     whole.mkdir()
     (whole / DESCRIPTION).write_text(json.dumps(about, indent=1))
     written = write(Served.of_trial(about, weights), data, exported.format, whole)
-    measured = written.metrics[exported.objective]
+    metrics = with_objective(exported.objective, written.metrics)
+    measured = metrics[exported.objective]
     judged = replace(exported, measured=measured, difference=written.difference)
     check(judged)
     return judged

@@ -45,12 +45,25 @@ def save_model(served: Served, data_path: Path, to: Path, data: Any) -> None:
         loader_module="trainables.served",
         data_path=str(data_path),
         code_paths=[str(_REPO / "trainables")],
-        pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED],
+        pip_requirements=[f"{name}=={version(name)}" for name in _required(served)],
         input_example=example,
         signature=_signature(served, served.predict(example)),
     )
     for cache in to.rglob("__pycache__"):
         shutil.rmtree(cache)
+
+
+def _required(served: Served) -> list[str]:
+    """Packages that the model imports, those of its network's extra among them."""
+    config = served.about["config"]
+    network = str(config.get("model.name", ""))
+    backbone = str(config["backbone.name"])
+    extra = []
+    if network.startswith("smp:"):
+        extra = ["segmentation-models-pytorch", "timm"]
+    elif backbone.startswith("timm:"):
+        extra = ["timm"]
+    return [*_REQUIRED, *extra]
 
 
 def _signature(

@@ -26,8 +26,6 @@ from trainables.byol import (
     BYOLConfig,
     HeadConfig,
     OnlineAndTarget,
-    ValidationConfig,
-    momentum_at,
     regression_loss,
 )
 from trainables.data import DataConfig, DataSet, Split, load_dataset
@@ -37,6 +35,7 @@ from trainables.errors import TrialFailed
 from trainables.files import BEST
 from trainables.metrics import calibrate_batchnorm, share
 from trainables.optim import OptimConfig, build_optimizer
+from trainables.self_supervised import ValidationConfig, momentum_at
 from tune.execution.runtimes import LocalRuntime
 
 SMALL = BYOLConfig(
@@ -154,7 +153,7 @@ def test_batchnorm_sees_one_view_at_a_time() -> None:
     """As the paper's code; studies that began under rules 1 keep both views in one pass."""
     model = byol().train()
     batch = model.draw(np.arange(8), generator(0, 1))
-    one, two = model._views(batch)
+    one, two = model.augmented(batch)
     learner = model.learner
 
     apart = regression_loss(learner.predict(one), learner.project_target(two))
@@ -175,7 +174,7 @@ def test_the_loss_is_computed_in_float32() -> None:
     """In bfloat16 it has three digits: differences of the last tenth of a run are lost."""
     model = byol().eval()
     batch = model.draw(np.arange(8), generator(0, 1))
-    one, two = model._views(batch)
+    one, two = model.augmented(batch)
     with torch.autocast("cpu", torch.bfloat16):
         loss = model(batch)
         outputs = [model.learner.predict(one), model.learner.predict(two)]

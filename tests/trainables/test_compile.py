@@ -32,7 +32,7 @@ CONFIGS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_convolution_is_compiled_if_and_only_if_asked_for(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from trainables.optim import (
     build_optimizer,
     lr_at,
     param_groups,
+    plateau_factor,
     thawed_lr_at,
 )
 
@@ -295,6 +296,33 @@ def test_restarts_same_as_torch(first, growth, restarts):
     actual = [lr_at(step, total, 0.4, schedule) for step in range(total)]
     assert actual == pytest.approx(expected, rel=1e-9, abs=1e-12)
     assert actual.count(0.4) == restarts + 1
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3])
+@pytest.mark.parametrize("threshold", [0.0, 0.01])
+def test_plateau_same_as_torch(patience: int, threshold: float) -> None:
+    """On curves that rise, stand still and fall, epoch by epoch."""
+    rng = np.random.default_rng(patience)
+    rising = np.linspace(0.1, 0.9, 10)
+    values = np.concatenate([rising, rising[-1:].repeat(5), 0.5 + 0.01 * rng.normal(size=15)])
+    epochs = len(values)
+    schedule = ScheduleConfig(
+        name="plateau",
+        plateau_gamma=0.5,
+        plateau_patience_frac=patience / epochs,
+        plateau_threshold=threshold,
+    )
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    reference = lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=0.5, patience=patience, threshold=threshold, eps=0
+    )
+    found, expected = [], []
+    for epoch in range(epochs):
+        reference.step(values[epoch])
+        expected.append(optimizer.param_groups[0]["lr"])
+        found.append(plateau_factor(values[: epoch + 1].tolist(), epochs, schedule))
+    assert found == pytest.approx(expected)
+    assert found[0] == 1 > found[-1]
 
 
 def test_one_cycle_closed_forms():

@@ -14,7 +14,7 @@ from trainables.augment.views import evaluation_view
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import TrainConfig
-from trainables.byol import BYOL, BYOLConfig, HeadConfig, ValidationConfig
+from trainables.byol import BYOL, BYOLConfig, HeadConfig
 from trainables.classifier import Classifier, ClassifierConfig
 from trainables.config import flatten
 from trainables.data import DataConfig
@@ -23,6 +23,7 @@ from trainables.files import BEST
 from trainables.finetune import InitConfig
 from trainables.optim import OptimConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
+from trainables.self_supervised import ValidationConfig
 from trainables.served import Served
 from tune.execution.runtimes import LocalRuntime
 

@@ -29,13 +29,14 @@ from tests.trainables.test_fewshot import SMALL as FEWSHOT
 from trainables.augment.views import evaluation_view
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import TrainConfig
-from trainables.byol import BYOLConfig, HeadConfig, ValidationConfig
+from trainables.byol import BYOLConfig, HeadConfig
 from trainables.classifier import ClassifierConfig
 from trainables.data import DataConfig
 from trainables.data.images import decode
 from trainables.errors import UserError
 from trainables.optim import OptimConfig
 from trainables.segmentation import Segmentation
+from trainables.self_supervised import ValidationConfig
 from trainables.served import DESCRIPTION, Served
 from tune.experiments import EXPERIMENTS
 from tune.export import Exported, export_model
@@ -59,7 +60,7 @@ CONFIGS: dict[str, Any] = {
     "fewshot": FEWSHOT,
     "segment": shapes_config(),
 }
-every_experiment = pytest.mark.parametrize("name", EXPERIMENTS)
+every_experiment = pytest.mark.parametrize("name", CONFIGS)
 
 
 Parts = tuple[Exported, Any, np.ndarray]

@@ -22,6 +22,7 @@ FC_UNITS = 1000
 _RESNETS = ("resnet18", "resnet50", "resnet101")
 _VGGS = ("vgg16", "vgg16_bn", "vgg19")
 _RESNET_LAYERS = ("layer1", "layer2", "layer3", "layer4")
+_SMP = "smp:"  # encoders of segmentation networks (`segmenters/smp_networks.py`), and no more
 _NAMES = ("tiny", "cnn", "conv4", "resnet12", *_RESNETS, *_VGGS, "convnext_base")
 
 
@@ -31,7 +32,7 @@ def _known_name(name: str) -> str:
     Raises:
         PydanticCustomError: it is neither a backbone of ours nor one of timm's.
     """
-    if name in _NAMES or is_timm(name):
+    if name in _NAMES or is_timm(name) or name.startswith(_SMP):
         return name
     valid = ", ".join(repr(known) for known in _NAMES)
     raise PydanticCustomError("backbone_name", f"{valid} or 'timm:NAME'")
@@ -78,9 +79,13 @@ def build_backbone(cfg: BackboneConfig, in_channels: int = 3) -> nn.Module:
     the head of a network of timm would take.
 
     Raises:
-        UserError: torchvision's VGG or ConvNeXt with other than 3 channels, or a network that timm
-            does not have.
+        UserError: torchvision's VGG or ConvNeXt with other than 3 channels, a network that timm
+            does not have, or an encoder of a segmentation network.
     """
+    if cfg.name.startswith(_SMP):
+        raise UserError(
+            f"backbone.name={cfg.name}: such networks are for segmentation alone, as model.name"
+        )
     if is_timm(cfg.name):
         return build_timm(cfg.name, in_channels)
     if cfg.name == "tiny":

@@ -1,6 +1,7 @@
 """The checkpoint of a trial: what training changes, written and read as one file.
 
-last.pt    {"model", "optimizer", "progress", "history"}, tensors and plain containers only
+last.pt    {"model", "optimizer", "progress", "history"}, with train.ema "average";
+           tensors and plain containers only
 """
 
 import math
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from trainables.base import Metrics, Runtime, Trainable
 from trainables.engine import distributed
+from trainables.engine.average import WeightAverage
 from trainables.engine.step import BatchSplitter
 from trainables.files import LAST, atomic_file
 
@@ -52,6 +54,8 @@ class TrainingState:
     """On the clock of `time.perf_counter`; for a resumed epoch, its earlier time is subtracted."""
     saved_at: float
     """When the last checkpoint was written, on the same clock."""
+    average: WeightAverage | None = None
+    """The averaged weights of `train.ema`; None without them."""
 
 
 def restore(
@@ -66,6 +70,7 @@ def restore(
         The state to train on from: `progress.step` is 0 where there is no checkpoint.
     """
     progress, history = Progress(), []
+    average = WeightAverage(trainable) if trainable.config.train.ema else None
     saved = load_checkpoint(runtime.directory / LAST)
     if saved is not None:
         trainable.load_changing_state(saved["model"])
@@ -73,6 +78,8 @@ def restore(
         progress = Progress(**saved["progress"])
         history = saved["history"]
         batches.limit(progress.micro_batch)
+        if average is not None:
+            average.load(saved["average"])
 
     # The checkpoint holds the sum over all workers: one of them has to add it.
     loss_sum = progress.loss_sum if runtime.rank == 0 else 0.0
@@ -86,6 +93,7 @@ def restore(
         loss_sum=torch.tensor(loss_sum, dtype=torch.float64, device=runtime.device),
         epoch_started=now - progress.epoch_seconds,
         saved_at=now,
+        average=average,
     )
 
 
@@ -102,6 +110,8 @@ def save(state: TrainingState, runtime: Runtime) -> None:
             "progress": vars(progress),
             "history": state.history,
         }
+        if state.average is not None:
+            content["average"] = state.average.values
         save_checkpoint(runtime.directory / LAST, content)
     state.saved_at = time.perf_counter()
 

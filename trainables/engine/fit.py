@@ -12,8 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.base import Batch, ConfigT, DataT, Metrics, RunConfig, Runtime, Trainable
+from trainables.base import (
+    AVERAGED,
+    Batch,
+    ConfigT,
+    DataT,
+    Metrics,
+    RunConfig,
+    Runtime,
+    Trainable,
+)
 from trainables.engine import checkpoint, distributed, watchdog
+from trainables.engine.average import judged_weights
 from trainables.engine.checkpoint import TrainingState
 from trainables.engine.step import (
     BatchSplitter,
@@ -23,7 +33,7 @@ from trainables.engine.step import (
 )
 from trainables.errors import TrialFailed
 from trainables.files import BEST, remove_partials
-from trainables.optim import build_optimizer, lr_at, thawed_lr_at
+from trainables.optim import build_optimizer, lr_at, plateau_factor, thawed_lr_at
 from trainables.plots.snapshots import snapshot_epochs
 
 # Reading the loss stalls a GPU's queue, and an exchange stalls the other workers.
@@ -110,9 +120,10 @@ def train_step(
         up to it.
     """
     trainable, optimizer, batches = state.trainable, state.optimizer, state.batches
+    peak = config.optim.lr * _plateau_factor(state, config)
     for group in optimizer.param_groups:
         thaws_at = group.get("thaws_at", 0.0)
-        lr = thawed_lr_at(step, total_steps, config.optim.lr, config.schedule, thaws_at)
+        lr = thawed_lr_at(step, total_steps, peak, config.schedule, thaws_at)
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
     batch = batches.draw(step)
@@ -131,6 +142,8 @@ def train_step(
         torch.nn.utils.clip_grad_norm_(trainable.parameters(), config.optim.clip_grad_norm)
     optimizer.step()
     trainable.after_step()
+    if state.average is not None:
+        state.average.update(step)
     return loss
 
 
@@ -195,10 +208,23 @@ def _finish_epoch(
         TrialFailed: `nan` (the objective is not finite).
     """
     trainable = state.trainable
-    history = state.history
     metrics = _training_metrics(state, config, runtime, loss_sum, epoch_steps)
     metrics |= trainable.validate()
-    metrics |= trainable.costs()
+    with judged_weights(trainable, state.average) as averaged:
+        metrics |= averaged
+        metrics |= trainable.costs()
+        _keep_epoch(state, config, runtime, metrics)
+
+    state.loss_sum.zero_()
+    state.epoch_started = time.perf_counter()
+
+
+def _keep_epoch(
+    state: TrainingState, config: RunConfig, runtime: Runtime, metrics: Metrics
+) -> None:
+    """Add the metrics to the history, and write what is kept of this epoch's weights."""
+    trainable = state.trainable
+    history = state.history
     metrics = distributed.broadcast(metrics)  # the last bits of two GPUs may differ
     epoch = len(history) + 1
     value = metrics[trainable.objective]
@@ -210,13 +236,13 @@ def _finish_epoch(
         state.progress.best = value
         state.progress.best_epoch = epoch
         if runtime.rank == 0:
-            trainable.export(runtime.directory / BEST, {"epoch": epoch, trainable.objective: value})
+            meta = {"epoch": epoch, trainable.objective: value}
+            if trainable.objective.endswith(AVERAGED):
+                meta |= {"weights": f"averaged with decay {config.train.ema}"}
+            trainable.export(runtime.directory / BEST, meta)
     if runtime.rank == 0 and epoch in snapshot_epochs(config.train.epochs):
         with distributed.no_collectives():
             trainable.snapshot(runtime.directory, epoch)
-
-    state.loss_sum.zero_()
-    state.epoch_started = time.perf_counter()
 
 
 def _training_metrics(
@@ -227,9 +253,10 @@ def _training_metrics(
     images = epoch_steps * state.batches.batch_size
     last_step = state.progress.step - 1
     total_steps = epoch_steps * config.train.epochs
+    peak = config.optim.lr * _plateau_factor(state, config)
     metrics: Metrics = {
         "train/loss": loss_sum / epoch_steps,
-        "train/lr": lr_at(last_step, total_steps, config.optim.lr, config.schedule),
+        "train/lr": lr_at(last_step, total_steps, peak, config.schedule),
         "time/epoch_s": seconds,
         "time/images_per_s": images / seconds,
     }
@@ -240,6 +267,15 @@ def _training_metrics(
     if state.batches.reduced_micro_batch:
         metrics["train/micro_batch"] = state.batches.reduced_micro_batch
     return metrics
+
+
+def _plateau_factor(state: TrainingState, config: RunConfig) -> float:
+    """Share of the peak rate that the objective of the finished epochs leaves; 1 but for
+    `schedule.name=plateau`."""
+    if config.schedule.name != "plateau":
+        return 1.0
+    values = [metrics[state.trainable.objective] for metrics in state.history]
+    return plateau_factor(values, config.train.epochs, config.schedule)
 
 
 def _report(state: TrainingState, runtime: Runtime) -> bool:

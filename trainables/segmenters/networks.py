@@ -1,10 +1,12 @@
 """Segmentation networks around the backbones of `backbone/networks.py`: a small U-Net, FCN-32s and
-DeepLabV3, all (B, 3, H, W) -> (B, C, H, W)."""
+DeepLabV3, all (B, 3, H, W) -> (B, C, H, W); and those of segmentation_models_pytorch."""
 
 import itertools
 import math
-from typing import Any, Literal
+from typing import Any
 
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,15 +14,21 @@ from trainables.backbone.networks import BackboneConfig, build_backbone, stages,
 from trainables.backbone.timm_networks import is_timm, leave_out_unused, map_shapes, timm_maps
 from trainables.config import Annotated, Field, config
 from trainables.segmenters.fcn import FCN32s, Head
+from trainables.segmenters.smp_networks import (
+    SMPNetwork,
+    build_smp_encoder,
+    is_smp,
+    smp_parts,
+)
 
-ModelName = Literal[
+_NAMES = (
     "unet",
     "fcn32s-vgg16",
     "fcn32s-vgg16_bn",
     "fcn32s-vgg19",
     "deeplabv3-resnet50",
     "deeplabv3-resnet101",
-]
+)
 MIN_IMAGE_SIZE = 32
 """Smallest side of an image, in px."""
 
@@ -33,14 +41,27 @@ _LAST_CHANNELS = 16
 _MAX_CHANNELS = 256
 
 
+def _known_name(name: str) -> str:
+    """Return the name.
+
+    Raises:
+        PydanticCustomError: it is neither a network of ours nor one of the package's.
+    """
+    if name in _NAMES or is_smp(name):
+        return name
+    valid = ", ".join(repr(known) for known in _NAMES)
+    raise PydanticCustomError("model_name", f"{valid} or 'smp:ARCHITECTURE/ENCODER'")
+
+
 @config
 class ModelConfig:
     """One network."""
 
-    name: ModelName = "unet"
+    name: Annotated[str, AfterValidator(_known_name)] = "unet"
     """unet: an encoder of `backbone` with a light decoder and skip connections (Ronneberger et al.
     2015), for CPUs with backbone.name=tiny. fcn32s-...: Long et al. 2015. deeplabv3-...: Chen et
-    al. 2017, torchvision's, output stride 8."""
+    al. 2017, torchvision's, output stride 8. smp:ARCHITECTURE/ENCODER: a network of
+    segmentation_models_pytorch with random weights, such as smp:Unet/resnet34."""
     head: Head = "conv7"
     """fcn32s: the layers after VGG's last map. conv7: 7x7 and 1x1 convolution, one x32 upsampling
     (report R0). deconv5: 1x1 convolutions, five x2 upsamplings with BatchNorm (R2). conv2: 2x2 and
@@ -56,6 +77,9 @@ class ModelConfig:
         Raises:
             ValueError: the U-Net has no decoder for this backbone.
         """
+        if is_smp(self.name):
+            architecture, encoder = smp_parts(self.name)
+            return BackboneConfig(name=f"smp:{architecture}/{encoder}")
         if self.name != "unet":
             return BackboneConfig(name=self.name.split("-")[1])
         if is_timm(backbone.name):
@@ -239,12 +263,14 @@ class _NormOfOne(nn.BatchNorm2d):
         return super().forward(pooled)
 
 
-Segmenter = UNet | FCN32s | DeepLabV3
+Segmenter = UNet | FCN32s | DeepLabV3 | SMPNetwork
 
 
 def build_encoder(model: ModelConfig, backbone: BackboneConfig) -> nn.Module:
     """Build a model's backbone alone, into which weights can be loaded. DeepLab's is dilated, which
     changes no shape of a weight."""
+    if is_smp(model.name):
+        return build_smp_encoder(model.name)
     net = build_backbone(model.encoder(backbone))
     if model.name.startswith("deeplabv3"):
         dilate(net)
@@ -270,6 +296,8 @@ def build_segmenter(
             logits fade at the border.
     """
     mended = rules > 1
+    if is_smp(model.name):
+        return SMPNetwork(model.name, backbone, classes)
     if model.name == "unet":
         return UNet(backbone, classes, centred=mended)
     if model.name.startswith("fcn32s"):
@@ -282,6 +310,8 @@ def segmenter_stages(net: Segmenter) -> dict[str, list[nn.Module]]:
     which became the head, are none."""
     if isinstance(net, FCN32s):
         return vgg_blocks(list(net.backbone.features))
+    if isinstance(net, SMPNetwork):
+        return {"encoder": [net.backbone]}
     return stages(net.backbone)
 
 

@@ -82,8 +82,8 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
         return None
     if not experiment.settings:
         raise UserError(
-            f"--setting {setting}: {experiment.name} has no settings; --setting is for classify "
-            "and fewshot"
+            f"--setting {setting}: {experiment.name} has no settings; --setting is for classify, "
+            "fewshot and ssl"
         )
     if setting is None or setting not in experiment.settings:
         raise UserError(

@@ -110,8 +110,16 @@ def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparis
     if not options.control and options.setting is None:
         comparison = comparison.without(comparison.controls)
 
-    default_name = f"{experiment.name}-{key}" if key else experiment.name
-    return options.study or default_name, comparison
+    return options.study or _default_name(experiment, key), comparison
+
+
+def _default_name(experiment: Experiment, key: str) -> str:
+    """Return the usual name of a comparison's group."""
+    if not key:
+        return experiment.name
+    if key.startswith(f"{experiment.name}-"):
+        return key
+    return f"{experiment.name}-{key}"
 
 
 def _searches(options: Options, folder: Path, comparison: Comparison) -> int:

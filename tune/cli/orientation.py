@@ -18,6 +18,8 @@ _ADMITTED = {
     "horizontal": ("aug.hflip",),
     "all": ("aug.hflip", "aug.vflip", "aug.rot90"),
 }
+_BY_VIEWS = frozenset({"ssl", "ssl-simclr", "ssl-moco", "ssl-vicreg", "ssl-dino"})
+"""Experiments whose named policies of views have flips of their own."""
 _EMBEDDED = {"glyphs": "none", "digits": "none", "earth": "all"}
 
 
@@ -49,9 +51,10 @@ def oriented(
             continue
         own = base[key] is None  # the policy's own, which is 0.5 in most of `ssl`
         if key in admitted and own:
-            values[key] = 0.5 if key == "aug.hflip" and experiment == "ssl" else 0.0
+            flips = key == "aug.hflip" and experiment in _BY_VIEWS
+            values[key] = 0.5 if flips else 0.0
         # Of `ssl` most policies flip; in the other experiments the default policy flips nothing.
-        stays = own and UP not in pins and experiment != "ssl"
+        stays = own and UP not in pins and experiment not in _BY_VIEWS
         if key not in admitted and not stays:
             values[key] = 0.0
     return values
@@ -60,7 +63,7 @@ def oriented(
 def _default(experiment: str, data: str) -> str:
     """The orientations of a data set; a folder holds photographs. There the named policies of `ssl`
     keep their own flips, as published."""
-    otherwise = UNSET if experiment == "ssl" else "horizontal"
+    otherwise = UNSET if experiment in _BY_VIEWS else "horizontal"
     if data in _EMBEDDED:
         return _EMBEDDED[data]
 

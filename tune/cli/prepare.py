@@ -39,7 +39,7 @@ from tune.cli.own_ranges import (
 )
 from tune.cli.tries import own_configurations
 from tune.experiment_file import OwnExperiment
-from tune.experiments import Experiment
+from tune.experiments import Experiment, side_of
 from tune.function_source import source_of
 from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
@@ -121,6 +121,7 @@ def prepare(
     directory = storage / name
 
     fixed = {} if setting is None else setting.values
+    experiment = side_of(experiment, setting)
     experiment, start = _starting_point(options, experiment, setting, directory)
     if options.balance:
         experiment = with_balance(experiment)
@@ -169,6 +170,7 @@ def prepare(
     if options.warm_start is not None:
         warm = warm_start(options.warm_start, storage, directory, experiment, preset, base, pins)
 
+    _check_average(experiment, preset, base, pins)
     objective = program.chosen_objective(config, data)
     manifest = Manifest(
         name=name,
@@ -224,6 +226,17 @@ def _contents(data: Any) -> dict[str, str]:
     if contents is None:
         return {}
     return {"contents": digest_of_keys(contents.keys[data.train.indices])}
+
+
+def _check_average(
+    experiment: Experiment, preset: str, base: Mapping[str, Any], pins: Mapping[str, Any]
+) -> None:
+    """Refuse a search of `train.ema` in which it would choose the metric that selects, too."""
+    if "train.ema" in describe(experiment.space, preset, pins) and not base["train.objective"]:
+        raise UserError(
+            "--space train.ema: trials with it are judged by averaged weights and others are not; "
+            "name the metric of all with --objective, or give one value with --set train.ema"
+        )
 
 
 def _objectives(options: Options, there: Manifest | None, main: str) -> list[str] | None:

@@ -20,7 +20,7 @@ from tune.cli.options import TRIALS_OF_SEARCHES, Options
 from tune.cli.prepare import Prepared, prepare, resolve
 from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
-from tune.experiments import EXPERIMENTS, Experiment
+from tune.experiments import EXPERIMENTS, Experiment, side_of
 from tune.object_store.study_sync import copy_group_log
 from tune.search.methods import GRID
 from tune.study.group import Group, member_name
@@ -254,7 +254,8 @@ def _check(options: Options, experiment: Experiment, comparison: Comparison, wan
     own = _own_pins(pins)
     for name, setting in comparison.settings.items():
         start = {"init.file": "not trained yet"} if _source(setting) else {}
-        resolve(replace(options, setting=name, set=own), experiment, setting.values, start, {})
+        side = side_of(experiment, setting)
+        resolve(replace(options, setting=name, set=own), side, setting.values, start, {})
 
 
 def _is_pinned(key: str, pins: list[str]) -> bool:

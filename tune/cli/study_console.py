@@ -14,7 +14,7 @@ def console_of(study: Study, prepared: Prepared, options: Options, caller: Calle
     """Make the console of this run, with the trials of earlier ones."""
     console = _empty_console(study, options, caller)
 
-    without_labels = study.objective in ("val/view_retrieval", "val/rankme")
+    without_labels = study.objective.startswith(("val/view_retrieval", "val/rankme"))
     unlabelled = without_labels and prepared.data.gallery is None
     why = " (there are no labels for kNN)" if unlabelled else ""
     console.line(

@@ -19,6 +19,7 @@ from trainables.base import Metrics, Runtime, Trainable
 from trainables.config import build
 from trainables.engine import distributed
 from trainables.engine.allocator import keep_freed_memory
+from trainables.engine.average import outcomes_with_objective, with_objective
 from trainables.engine.checkpoint import load_checkpoint
 from trainables.engine.fit import Fitted, fit
 from trainables.engine.step import is_out_of_memory
@@ -169,10 +170,10 @@ def _fit(
         if copy is not None:
             copy.share(BEST)
         trainable.load_export(runtime.directory / BEST)
-        metrics |= trainable.test()
+        metrics |= with_objective(name, trainable.test())
         outcomes = trainable.test_outcomes()
         if outcomes is not None:
-            tested = outcomes.to_record()
+            tested = outcomes_with_objective(name, outcomes).to_record()
     elif not fitted.stopped and runtime.rank == 0:
         trainable.load_export(runtime.directory / BEST)
         with distributed.no_collectives():
@@ -224,7 +225,8 @@ def _baseline(experiment: Experiment, work: Work, runtime: Runtime) -> Outcome:
     for seed in range(work.seed, work.seed + BASELINE_SEEDS):
         trainable = _build(experiment, {**work.config, "seed": seed}, runtime)
         trainable.calibrate()
-        runs.append(trainable.validate() | trainable.test())
+        judged = trainable.validate() | trainable.test()
+        runs.append(with_objective(trainable.objective, judged))
 
     return Outcome("COMPLETE", metrics=_over_seeds(runs))
 

@@ -69,7 +69,7 @@ class TableRow:
     def backbone(self) -> str:
         """Origin and hash of the weights that trials start from; `-` for a random start."""
         base = self.record.manifest.base
-        if not base["init.file"]:
+        if not base.get("init.file"):
             return "-"
         origin = base["init.origin"] or Path(base["init.file"]).name
         return f"{origin} ({base['init.sha256'][:8]})"

@@ -1,7 +1,7 @@
 """Config differences between studies that stand side by side in a table, beyond those that the
 comparison is about."""
 
-from search_spaces.settings import Comparison
+from search_spaces.settings import Comparison, Method
 from tune.formatting import format_value
 from tune.study.manifest import PATH_KEYS
 from tune.study.record import Record
@@ -10,6 +10,8 @@ _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
 """Config values that follow from the setting."""
 _SHOWN_OTHERWISE = {"data.up", "data.judged"}
 """Config values whose effect is shown by others: the flips, and the images judged on."""
+_OF_A_METHOD = ("head.", "optim.", "schedule.")
+"""Beginnings of config keys whose defaults belong to a method of training."""
 
 
 def same_data(one: Record, other: Record) -> bool:
@@ -59,7 +61,7 @@ def config_differences(one: Record, other: Record, comparison: Comparison) -> li
     if trials != other_trials:
         shown.append(_difference("trials", trials, other_trials))
 
-    ignored = _ignored_keys(comparison)
+    ignored = _ignored_keys(comparison) | _methods_own(one, other, comparison)
     if one.manifest.control or other.manifest.control:
         ignored.add("train.epochs")
     for key, value in one.manifest.base.items():
@@ -77,6 +79,15 @@ def _ignored_keys(comparison: Comparison) -> set[str]:
     for setting in comparison.settings.values():
         keys.update(setting.values)
     return keys
+
+
+def _methods_own(one: Record, other: Record, comparison: Comparison) -> set[str]:
+    """Config keys whose defaults make two methods what they are: those of the method, and those
+    that both search from a default of their own."""
+    if not any(isinstance(setting, Method) for setting in comparison.settings.values()):
+        return set()
+    searched = one.manifest.space.keys() & other.manifest.space.keys()
+    return {key for key in one.manifest.base if key.startswith(_OF_A_METHOD)} | searched
 
 
 def _difference(name: str, value: object, other: object) -> str:

@@ -25,6 +25,7 @@ CARD = "README.md"
 
 _ANSWERS = {
     "BYOL": ("a backbone, trained without labels", "features (B, D)"),
+    "SelfSupervised": ("a backbone, trained without labels", "features (B, D)"),
     "Pretraining": ("a classifier", "logits (B, classes)"),
     "Classifier": ("a classifier", "logits (B, classes)"),
     "ProtoNet": ("a backbone for few-shot classification", "features (B, D)"),

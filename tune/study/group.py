@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from search_spaces.settings import Comparison
+from search_spaces.settings import Comparison, Method
 from trainables.errors import UserError
 from tune.command_line import command
 from tune.experiments import EXPERIMENTS
@@ -166,7 +166,7 @@ def members(folder: Path, search: int | None = None) -> Members | None:
         for key, comparison in experiment.comparisons.items():
             begun = _begun(folder, comparison, search)
             names = {read_manifest(path / "study.json").experiment for path in begun.values()}
-            if experiment.name in names:
+            if names & _experiments(experiment.name, comparison):
                 words = [experiment.name, *(["--compare", key] if key else [])]
                 if comparison.controls & begun.keys():
                     words.append("--control")
@@ -174,6 +174,12 @@ def members(folder: Path, search: int | None = None) -> Members | None:
                 asked = comparison.without(comparison.controls - begun.keys())
                 return Members(asked, resume, begun)
     return None
+
+
+def _experiments(name: str, comparison: Comparison) -> set[str]:
+    """Names of the experiments whose studies may be sides of a comparison."""
+    others = [one for one in comparison.settings.values() if isinstance(one, Method)]
+    return {name, *(one.experiment for one in others)}
 
 
 def search_numbers(folder: Path) -> list[int]:

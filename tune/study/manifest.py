@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,6 +39,7 @@ EARLIER_VALUES = {
     "data.up": "unset",
     "train.objective": "",
     "train.rules": 1,
+    "train.ema": 0.0,
 }
 """Config values that studies had before there were such keys."""
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
@@ -48,6 +50,9 @@ EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
         "schedule.initial_frac": 0.04,
         "schedule.restarts": 2,
         "schedule.period_growth": 2.0,
+        "schedule.plateau_gamma": 0.1,
+        "schedule.plateau_patience_frac": 0.1,
+        "schedule.plateau_threshold": 1e-4,
     },
 }
 """The same for blocks that only some configs have: a key that tells such a config -> values."""
@@ -62,14 +67,19 @@ _PACKAGES = (
     "numpy",
     "scikit-learn",
 )
+_EXTRAS = ("lightly", "segmentation-models-pytorch", "timm")
+"""Packages that results depend on where they are installed."""
 
 
 def versions() -> dict[str, str]:
     """Python and the packages that results depend on."""
-    return {
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        found[name] = importlib.metadata.version(name)
+    for name in _EXTRAS:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def git_commit() -> str | None:

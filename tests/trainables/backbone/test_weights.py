@@ -235,7 +235,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
             "unknown --setting 'F'; valid: A, A-long, B, C, D, E",
         ),
         (lambda: choose(EXPERIMENTS["classify"], "A", "ssl"), "setting A starts from scratch"),
-        (lambda: choose(EXPERIMENTS["ssl"], "A", None), "--setting is for classify"),
+        (lambda: choose(EXPERIMENTS["pretrain"], "A", None), "--setting is for classify"),
         (lambda: choose(EXPERIMENTS["pretrain"], None, "ssl"), "--backbone is for classify"),
     ):
         with pytest.raises(UserError) as caught:

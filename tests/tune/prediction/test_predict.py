@@ -31,12 +31,13 @@ from tests.tune.prediction.course import (
 from trainables.backbone.networks import BackboneConfig
 from trainables.balance import BalanceConfig
 from trainables.base import TrainConfig
-from trainables.byol import BYOLConfig, HeadConfig, ValidationConfig
+from trainables.byol import BYOLConfig, HeadConfig
 from trainables.classifier import ClassifierConfig
 from trainables.data import DataConfig
 from trainables.optim import OptimConfig
 from trainables.protonet import EvaluationConfig, ProtoNetConfig, TrainEpisodeConfig
 from trainables.segmentation import SegmentationConfig
+from trainables.self_supervised import ValidationConfig
 from tune import report
 from tune.export import export_model
 from tune.study.record import Record, read_record

@@ -1,0 +1,386 @@
+"""SimCLR, MoCo v2, VICReg and DINO: their losses against lightly's own and against the papers'
+formulas in NumPy, and their runs against uninterrupted ones."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.commands import to_resolve
+from trainables import lightly_methods
+from trainables.backbone.networks import BackboneConfig
+from trainables.base import Batch, TrainConfig
+from trainables.config import build, flatten
+from trainables.data import DataConfig, load_dataset
+from trainables.data.sampling import generator
+from trainables.dino import DINOHeadConfig, teacher_temperature_at
+from trainables.engine.fit import fit
+from trainables.errors import TrialFailed, UserError
+from trainables.files import BEST
+from trainables.optim import OptimConfig
+from trainables.self_supervised import SelfSupervised, ValidationConfig
+from trainables.served import Served, served_as
+from tune.cli.prepare import resolve
+from tune.execution.runtimes import LocalRuntime
+from tune.experiments import EXPERIMENTS, side_of
+
+METHODS = ("ssl-simclr", "ssl-moco", "ssl-vicreg", "ssl-dino")
+HEADS: dict[str, dict[str, Any]] = {
+    "ssl-simclr": {"temperature": 0.3},
+    "ssl-moco": {"temperature": 0.3, "queue": 40, "momentum": 0.9},
+    "ssl-vicreg": {"invariance": 5.0, "variance": 3.0, "covariance": 2.0},
+    "ssl-dino": {"bottleneck_size": 8, "tau0": 0.9, "teacher_temperature": 0.07},
+}
+DIGITS = DataConfig(name="digits", image_size=16)
+
+
+def config_of(name: str, **head: Any) -> Any:
+    values = {"projection_size": 16, "hidden_size": 32, **HEADS[name], **head}
+    kind = EXPERIMENTS[name].config
+    return kind(
+        data=DIGITS,
+        backbone=BackboneConfig(width=8, pool=1),
+        head=type(kind().head)(**values),
+        train=TrainConfig(epochs=2, epoch_images=64, batch_size=32),
+        val=ValidationConfig(knn_k=5, probe_steps=0, collapse_std=0),
+        optim=OptimConfig(name="sgd", lr=0.05),
+    )
+
+
+def model_of(name: str, config: Any = None) -> Any:
+    pytest.importorskip("lightly")
+    config = config or config_of(name)
+    torch.manual_seed(0)
+    return EXPERIMENTS[name].trainable(config, load_dataset(config.data))
+
+
+def first_batch(model: Any, images: int = 32) -> Batch:
+    batch: Batch = model.draw(np.arange(images), generator(0, 1))
+    return batch
+
+
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+# ---------------------------------------------------------------- the papers' formulas
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def unit(z: np.ndarray) -> np.ndarray:
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+
+def nt_xent(model: Any, one: np.ndarray, two: np.ndarray) -> float:
+    """Chen et al. 2020, equation 1, over the 2 B views as anchors."""
+    z = unit(np.concatenate([one, two]))
+    similar = z @ z.T / model.config.head.temperature
+    np.fill_diagonal(similar, -np.inf)
+    count = len(one)
+    positives = np.concatenate([np.arange(count) + count, np.arange(count)])
+    return -log_softmax(similar)[np.arange(2 * count), positives].mean()
+
+
+def info_nce(model: Any, one: np.ndarray, two: np.ndarray) -> float:
+    """He et al. 2020, equation 1."""
+    queue = model.loss.memory_bank.bank.numpy()
+    query, key = unit(one), unit(two)
+    own = (query * key).sum(1, keepdims=True)
+    logits = np.concatenate([own, query @ queue.T], 1) / model.config.head.temperature
+    return -log_softmax(logits)[:, 0].mean()
+
+
+def vicreg(model: Any, one: np.ndarray, two: np.ndarray) -> float:
+    """Bardes et al. 2022, equations 1 to 6."""
+
+    def hinge(z: np.ndarray) -> float:
+        return np.maximum(0, 1 - np.sqrt(z.var(0, ddof=1) + 1e-4)).mean()
+
+    def off_diagonal(z: np.ndarray) -> float:
+        covariance = np.cov(z.T)
+        return (covariance**2).sum() / len(covariance) - (np.diag(covariance) ** 2).mean()
+
+    head = model.config.head
+    distance = ((one - two) ** 2).mean()
+    spread = (hinge(one) + hinge(two)) / 2
+    shared = off_diagonal(one) + off_diagonal(two)
+    return head.invariance * distance + head.variance * spread + head.covariance * shared
+
+
+def cross_entropy(model: Any, students: np.ndarray, teachers: np.ndarray) -> float:
+    """Caron et al. 2021, equation 3: over pairs of different views, (views, B, K) each."""
+    center = model.loss.center.numpy()[0, 0]
+    target = np.exp(log_softmax((teachers - center) / model.temperature))
+    said = log_softmax(students / model.config.head.student_temperature)
+    pairs = [
+        -(target[t] * said[s]).sum(1).mean()
+        for t in range(len(teachers))
+        for s in range(len(students))
+        if s != t
+    ]
+    return float(np.mean(pairs))
+
+
+@torch.no_grad()
+def projected(network: nn.Module, views: list[Tensor]) -> list[np.ndarray]:
+    return [network(view)[0].double().numpy() for view in views]
+
+
+def expected_loss(name: str, model: Any, views: list[Tensor]) -> float:
+    learner = model.learner
+    if name == "ssl-moco":
+        (query,), (key,) = projected(learner.query, views[:1]), projected(learner.key, views[1:])
+        return info_nce(model, query, key)
+    if name == "ssl-dino":
+        students = np.stack(projected(learner.student, views))
+        teachers = np.stack(projected(learner.teacher, views[:2]))
+        return cross_entropy(model, students, teachers)
+    formula = nt_xent if name == "ssl-simclr" else vicreg
+    return formula(model, *projected(learner, views))
+
+
+@every_method
+def test_loss_is_the_papers(name: str) -> None:
+    model = model_of(name)
+    model.eval()  # so that a second forward pass is the same
+    if name == "ssl-dino":
+        model.loss.center.normal_(std=0.1)
+        model.temperature = 0.05
+    batch = first_batch(model)
+    expected = expected_loss(name, model, model.augmented(batch))
+    assert model(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+@every_method
+def test_loss_is_lightlys_in_float32_even_where_networks_are_not(name: str) -> None:
+    """In bfloat16 a similarity has three digits."""
+    model = model_of(name)
+    model.eval()
+    batch = first_batch(model)
+    views = model.augmented(batch)
+    loss = copy.deepcopy(model.loss)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = model(batch)
+        if name == "ssl-moco":
+            outputs = [model.learner.query(views[0])[0], model.learner.key(views[1])[0]]
+        elif name == "ssl-dino":
+            teacher = [model.learner.teacher(view)[0] for view in views]
+            student = [model.learner.student(view)[0] for view in views]
+        else:
+            outputs = [model.learner(view)[0] for view in views]
+
+    if name == "ssl-dino":
+        floats = ([one.float() for one in teacher], [one.float() for one in student])
+        expected = loss(*floats, teacher_temp=model.temperature)
+    else:
+        assert outputs[0].dtype == torch.bfloat16
+        expected = loss(*[one.float() for one in outputs])
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected)
+
+
+# ---------------------------------------------------------------- runs
+
+
+def run(name: str, directory: Path, die_after: int | None = None, config: Any = None) -> Any:
+    """Train; raise KeyboardInterrupt in place of a report. Returns model and reports."""
+    reports: list[dict[str, float]] = []
+
+    def report(epoch: int, metrics: dict[str, float]) -> bool:
+        if epoch == die_after:
+            raise KeyboardInterrupt
+        reports.append({k: v for k, v in metrics.items() if not k.startswith("time/")})
+        return True
+
+    directory.mkdir(exist_ok=True)
+    model = model_of(name, config)
+    fit(model, model.config, LocalRuntime(directory, report))
+    return model, reports
+
+
+Whole = Callable[[str], tuple[Any, list[dict[str, float]], Path]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Name of an experiment -> its trained model, reports and folder."""
+
+    @cache
+    def trained(name: str) -> tuple[Any, list[dict[str, float]], Path]:
+        folder = tmp_path_factory.mktemp(name)
+        return *run(name, folder), folder
+
+    return trained
+
+
+@every_method
+def test_resumed_run_equals_uninterrupted_run(
+    name: str, uninterrupted: Whole, tmp_path: Path
+) -> None:
+    """The queue of MoCo and the center of DINO are part of it."""
+    whole, expected, _ = uninterrupted(name)
+    with pytest.raises(KeyboardInterrupt):
+        run(name, tmp_path / "killed", die_after=1)
+    killed, reports = run(name, tmp_path / "killed")
+
+    assert reports == expected
+    state, other = whole.changing_state(), killed.changing_state()
+    assert state.keys() == other.keys()
+    for key, value in state.items():
+        assert torch.equal(value, other[key]), key
+    if name == "ssl-moco":
+        assert int(state["queue.end"]) == 0 or state["queue.keys"].abs().sum() > 0
+
+
+@every_method
+def test_what_is_exported_serves_without_lightly(
+    name: str, uninterrupted: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _, folder = uninterrupted(name)
+    kind = served_as(type(whole))
+    model = model_of(name)
+    model.load_export(folder / BEST)
+    about = {
+        "kind": kind,
+        "classes": list(model.data.classes),
+        "colors": [],
+        "labelled": True,
+        "config": {
+            key: value
+            for key, value in flatten(model.config).items()
+            if not key.startswith("head.")
+        },
+    }
+
+    expected = model.evaluate(model.data.val, "val")
+    monkeypatch.setattr(lightly_methods, "find_spec", lambda name: None)
+    served = Served.of_trial(about, folder / BEST)
+    assert type(served.model) is SelfSupervised
+    for key, value in model.backbone.state_dict().items():
+        assert torch.equal(served.model.backbone.state_dict()[key], value)
+    got = served.model
+    got.data = model.data
+    assert got.evaluate(model.data.val, "val")["val/knn_top1"] == expected["val/knn_top1"]
+
+
+def test_a_queue_holds_the_last_keys() -> None:
+    """A queue of 40 after batches of 32 and 8: those 40, the oldest first."""
+    model = model_of("ssl-moco")
+    model.train()
+    expected = []
+    for images in (32, 8):
+        batch = first_batch(model, images)
+        view = model.augmented(batch)[1]
+        key = copy.deepcopy(model.learner.key)
+        with torch.no_grad():
+            expected.append(nn.functional.normalize(key(view)[0], dim=1))
+        model(batch)
+    torch.testing.assert_close(model.loss.memory_bank.bank, torch.cat(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "target"),
+    [("ssl-moco", "query", "key"), ("ssl-dino", "student", "teacher")],
+)
+def test_the_second_network_follows_the_first(name: str, source: str, target: str) -> None:
+    model = model_of(name)
+    leads, follows = getattr(model.learner, source), getattr(model.learner, target)
+    for a, b in zip(leads.parameters(), follows.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for parameter in leads.parameters():
+        nn.init.normal_(parameter)
+    before = [parameter.clone() for parameter in follows.parameters()]
+
+    model.before_step(0, 10)
+    model.after_step()
+    for old, new, moved in zip(before, leads.parameters(), follows.parameters(), strict=True):
+        torch.testing.assert_close(moved, 0.9 * old + 0.1 * new)
+        assert not moved.requires_grad
+    learning = {id(p) for group in model.param_groups(0.1) for p in group["params"]}
+    assert not learning & {id(p) for p in follows.parameters()}
+
+
+def test_temperature_of_the_teacher_rises_and_the_last_layer_waits() -> None:
+    head = DINOHeadConfig(
+        first_temperature=0.04, teacher_temperature=0.07, temperature_warmup=0.3, freeze_last=0.2
+    )
+    found = [teacher_temperature_at(step, 10, head) for step in range(5)]
+    assert found == pytest.approx([0.04, 0.05, 0.06, 0.07, 0.07])
+
+    model = model_of("ssl-dino", config_of("ssl-dino", freeze_last=0.2))
+    last = model.learner.student.projector.last_layer.weight_v
+    for step in range(5):
+        model.before_step(step, 10)
+        assert last.requires_grad == (step >= 2)
+
+
+def test_local_views_are_small_and_for_the_student_alone() -> None:
+    config = config_of("ssl-dino", local_views=2)
+    model = model_of("ssl-dino", config).eval()
+    batch = first_batch(model)
+    views = model.augmented(batch)
+    assert [tuple(view.shape[2:]) for view in views] == [(16, 16), (16, 16), (7, 7), (7, 7)]
+    assert [view.config.crop_scale_max for view in model.views] == [1, 1, 0.4, 0.4]
+    expected = expected_loss("ssl-dino", model, views)  # before the center moves
+    assert model(batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@every_method
+def test_a_batch_stays_whole(name: str) -> None:
+    """A micro-batch would have other negatives, statistics or centers."""
+    flat = EXPERIMENTS[name].presets["tiny"] | {"train.micro_batch": 8}
+    with pytest.raises(UserError, match="this loss compares"):
+        build(EXPERIMENTS[name].config, flat)
+
+
+def test_workers_need_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("ssl-simclr")
+    assert model.min_batch_size == 32
+    monkeypatch.setattr(lightly_methods.distributed, "world_size", lambda: 3)
+    assert model.min_batch_size == 10
+    with pytest.raises(TrialFailed, match="batch_size=32 for 3 workers"):
+        model(first_batch(model))
+
+
+@every_method
+def test_without_lightly_the_remedy_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lightly_methods, "find_spec", lambda name: None)
+    trainable: Any = EXPERIMENTS[name].trainable
+    with pytest.raises(UserError, match=r"pip install -e '.\[lightly\]'"):
+        trainable.check_startup(config_of(name), None)
+
+
+# ---------------------------------------------------------------- the comparison
+
+
+def test_methods_are_compared_on_the_same_images_and_epochs() -> None:
+    """What a study does not search is the same for all, but for the method's own."""
+    ssl = EXPERIMENTS["ssl"]
+    comparison = ssl.comparisons["ssl-methods"]
+    sides = {name: side_of(ssl, setting) for name, setting in comparison.settings.items()}
+    assert [one.name for one in sides.values()] == ["ssl", *METHODS]
+    for preset in ("tiny", "full"):
+        resolved = {
+            name: resolve(to_resolve([], preset), one, {}, {}, {})[1] for name, one in sides.items()
+        }
+        own = ("head.", "optim.", "schedule.", "aug.", "train.batch_size")
+        shared = [
+            {key: value for key, value in base.items() if not key.startswith(own)}
+            for base in resolved.values()
+        ]
+        assert all(one == shared[0] for one in shared)
+    tiny = [replace(build(one.config, one.presets["tiny"]).aug) for one in sides.values()]
+    assert all(views == tiny[0] for views in tiny)

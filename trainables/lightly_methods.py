@@ -1,0 +1,89 @@
+"""Methods by the heads and losses of lightly (Susmelj et al. 2020,
+https://github.com/lightly-ai/lightly): what they have in common.
+
+lightly is an extra, imported where a trial of such a method is built. Its losses look at a whole
+batch at once (negatives, statistics, centers), so a batch is not split into micro-batches.
+"""
+
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from trainables.config import config
+from trainables.data import DataSet
+from trainables.engine import distributed
+from trainables.errors import TrialFailed, UserError
+from trainables.self_supervised import SelfSupervised, SelfSupervisedConfig
+
+
+@config
+class LightlyConfig(SelfSupervisedConfig):
+    """A pre-training run whose loss looks at a whole batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train.micro_batch:
+            raise ValueError(
+                f"train.micro_batch={self.train.micro_batch}: this loss compares the images of a "
+                "whole batch; leave it at 0, and lower train.batch_size where memory is short"
+            )
+
+
+LightlyConfigT = TypeVar("LightlyConfigT", bound=LightlyConfig)
+
+
+class LightlyMethod(SelfSupervised[LightlyConfigT]):
+    """A method whose loss is lightly's, on whole batches: several workers exchange what the loss
+    needs of each other's images."""
+
+    @classmethod
+    def check_startup(cls, config: LightlyConfigT, data: DataSet) -> str:
+        check_lightly()
+        return ""
+
+    @property
+    def min_batch_size(self) -> int:
+        """Images of this worker's whole share of a batch."""
+        return self.config.train.batch_size // distributed.world_size()
+
+    def loss_of(self, *outputs: Any, **options: Any) -> Tensor:
+        """Compute `self.loss` in float32, whatever the networks computed in.
+
+        Raises:
+            TrialFailed: `workers` (their shares of the batch differ in size).
+        """
+        workers = distributed.world_size()
+        images = self.config.train.batch_size
+        if images % workers:
+            raise TrialFailed(
+                "workers",
+                f"train.batch_size={images} for {workers} workers: this loss needs equal shares; "
+                f"choose a multiple of {workers}",
+            )
+        with torch.autocast(self.device.type, enabled=False):
+            loss: Tensor = self.loss(*outputs, **options)
+        return loss
+
+
+def check_lightly() -> None:
+    """Raise UserError if lightly is not installed."""
+    if find_spec("lightly") is None:
+        raise UserError(
+            "ssl-simclr, ssl-moco, ssl-vicreg and ssl-dino need the package lightly: "
+            "pip install -e '.[lightly]'"
+        )
+
+
+def import_lightly() -> tuple[Any, Any]:
+    """Import lightly's heads and losses.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    check_lightly()
+    from lightly import loss
+    from lightly.models.modules import heads
+
+    return heads, loss

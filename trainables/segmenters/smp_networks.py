@@ -1,0 +1,151 @@
+"""Networks of segmentation_models_pytorch (Iakubovskii 2019,
+https://github.com/qubvel-org/segmentation_models.pytorch) by `model.name=smp:ARCHITECTURE/ENCODER`,
+such as smp:Unet/resnet34, with random weights.
+
+The package is an extra, imported where such a network is asked for.
+"""
+
+import difflib
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.errors import UserError, first_line
+
+PREFIX = "smp:"
+"""Beginning of the names of such networks in `model.name`."""
+ARCHITECTURES = (
+    "Unet",
+    "UnetPlusPlus",
+    "MAnet",
+    "Linknet",
+    "FPN",
+    "PSPNet",
+    "DeepLabV3",
+    "DeepLabV3Plus",
+    "PAN",
+    "UPerNet",
+    "Segformer",
+)
+"""Those that are an encoder, a decoder and a head; DPT, which needs a transformer, is not."""
+_LARGEST_STRIDE = 32  # pixels of a cell of the coarsest map
+
+
+def is_smp(name: str) -> bool:
+    """Tell whether `model.name`, or the name of an encoder, is of the package."""
+    return name.startswith(PREFIX)
+
+
+def smp_parts(name: str) -> tuple[str, str]:
+    """Architecture and encoder of `model.name`.
+
+    Raises:
+        ValueError: the name has not the form smp:ARCHITECTURE/ENCODER, or an unknown architecture.
+    """
+    architecture, slash, encoder = name.removeprefix(PREFIX).partition("/")
+    if not slash or not encoder:
+        raise ValueError(
+            f"model.name={name!r} must be smp:ARCHITECTURE/ENCODER, such as smp:Unet/resnet34"
+        )
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"model.name={name!r}: the architecture must be one of {', '.join(ARCHITECTURES)}"
+        )
+    return architecture, encoder
+
+
+def import_smp() -> Any:
+    """Import the package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError:
+        raise UserError(
+            "model.name=smp:... needs the package segmentation-models-pytorch: "
+            "pip install -e '.[smp]'"
+        ) from None
+    return smp
+
+
+@lru_cache
+def check_smp(name: str) -> None:
+    """Raise UserError if the package is missing, or has no such encoder or none that this
+    architecture takes."""
+    _, encoder = smp_parts(name)
+    known = import_smp().encoders.get_encoder_names()
+    if encoder not in known and not encoder.startswith("tu-"):
+        close = difflib.get_close_matches(encoder, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"valid: {', '.join(known)}"
+        raise UserError(f"model.name={name}: there is no encoder {encoder!r}; {hint}")
+    _create(name, 1)
+
+
+def _create(name: str, classes: int) -> Any:
+    """Build the package's own network.
+
+    Raises:
+        UserError: the architecture does not take the encoder.
+    """
+    architecture, encoder = smp_parts(name)
+    try:
+        return import_smp().create_model(
+            architecture, encoder_name=encoder, encoder_weights=None, classes=classes
+        )
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"model.name={name}: {architecture} does not take the encoder {encoder} "
+            f"({first_line(error)})"
+        ) from None
+
+
+def build_smp_encoder(name: str) -> nn.Module:
+    """Build the encoder of a network alone: images (B, 3, H, W) to a list of maps, finest first.
+    Its attribute `feature_dim` is the number of channels of the last one."""
+    encoder: Any = _create(name, 1).encoder
+    encoder.feature_dim = encoder.out_channels[-1]
+    found: nn.Module = encoder
+    return found
+
+
+class SMPNetwork(nn.Module):
+    """A network of the package around an encoder of `build_smp_encoder`.
+
+    Images of any size are continued at the right and below to whole cells of the coarsest map, and
+    the scores cut back.
+    """
+
+    def __init__(self, name: str, backbone: nn.Module, classes: int):
+        super().__init__()
+        built = _create(name, classes)
+        self.backbone = backbone
+        self.decoder = built.decoder
+        self.segmentation_head = built.segmentation_head
+
+    def forward(
+        self,
+        images: Tensor,  # (B, 3, H, W)
+    ) -> tuple[Tensor, None]:  # (B, C, H, W)
+        height, width = images.shape[-2:]
+        maps = self.backbone(_continued(images))
+        scores: Tensor = self.segmentation_head(self.decoder(maps))
+        return scores[..., :height, :width], None
+
+    def features(self, images: Tensor) -> Tensor:
+        """Last map (B, D, h, w) of the encoder."""
+        maps: list[Tensor] = self.backbone(_continued(images))
+        return maps[-1]
+
+
+def _continued(images: Tensor) -> Tensor:
+    """Repeat the last row and column up to a multiple of the largest stride."""
+    height, width = images.shape[-2:]
+    below = -height % _LARGEST_STRIDE
+    right = -width % _LARGEST_STRIDE
+    if not below and not right:
+        return images
+    return functional.pad(images, (0, right, 0, below), mode="replicate")
