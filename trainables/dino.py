@@ -11,6 +11,7 @@ the teacher keep both from collapse (section 3.1). The schedule of the weight de
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +131,8 @@ class DINO(LightlyMethod[DINOConfig]):
         self.tau = momentum_at(step, total_steps, head.tau0)
         self.temperature = teacher_temperature_at(step, total_steps, head)
         learns = step >= round(head.freeze_last * total_steps)
-        self.learner.student.projector.last_layer.weight_v.requires_grad_(learns)
+        last_layer: Any = self.learner.student.projector.last_layer
+        last_layer.weight_v.requires_grad_(learns)
 
     def after_step(self) -> None:
         move_towards(self.learner.teacher, self.learner.student, self.tau)

@@ -38,6 +38,9 @@ class LightlyMethod(SelfSupervised[LightlyConfigT]):
     """A method whose loss is lightly's, on whole batches: several workers exchange what the loss
     needs of each other's images."""
 
+    loss: Any
+    """Loss of lightly, which `build_learner` makes."""
+
     @classmethod
     def check_startup(cls, config: LightlyConfigT, data: DataSet) -> str:
         check_lightly()

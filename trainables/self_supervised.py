@@ -398,6 +398,6 @@ def momentum_at(step: int, total_steps: int, tau0: float) -> float:
 def move_towards(target: nn.Module, source: nn.Module, momentum: float) -> None:
     """xi <- m xi + (1 - m) theta for the parameters of two equal networks, in place and in one
     call."""
-    moved = list(target.parameters())
-    reference = list(source.parameters())
+    moved: list[Tensor] = list(target.parameters())
+    reference: list[Tensor] = list(source.parameters())
     torch._foreach_lerp_(moved, reference, 1 - momentum)

@@ -8,6 +8,7 @@ resumed equals an uninterrupted one bit for bit. Several workers compute what on
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -236,7 +237,7 @@ def _keep_epoch(
         state.progress.best = value
         state.progress.best_epoch = epoch
         if runtime.rank == 0:
-            meta = {"epoch": epoch, trainable.objective: value}
+            meta: dict[str, Any] = {"epoch": epoch, trainable.objective: value}
             if trainable.objective.endswith(AVERAGED):
                 meta |= {"weights": f"averaged with decay {config.train.ema}"}
             trainable.export(runtime.directory / BEST, meta)
