@@ -31,8 +31,10 @@ from tune.reports.storage import (
     is_comparison,
     synced_folder,
 )
+from tune.study.group import is_group
 from tune.surroundings import prepare_process
 from tune.upkeep.commands import add_commands
+from tune.upkeep.kept import named_folders
 
 app = new_app()
 Storage = Annotated[
@@ -92,16 +94,22 @@ def html_page(
     study: Annotated[str, typer.Argument(help="A study, or settings of one name.")],
     storage: Storage = "runs",
 ) -> None:
-    """Write report.html: one file, readable without a network, of all that a study found."""
+    """Write report.html: one file, readable without a network, of all that a study found. Pictures
+    that its run has left undrawn are drawn first."""
     root = synced_folder(storage)
     if is_comparison(root / study):
         from tune.reports.html_group import write_group_report
 
+        if is_group(root / study):
+            _, *studies = named_folders(root, study)
+            _draw(studies)
         page = write_group_report(root / study)
     else:
         from tune.reports.html_report import write_report
 
-        page = write_report(find_study(root, study))
+        folder = find_study(root, study)
+        _draw([folder])
+        page = write_report(folder)
     print(copy(page))
 
 
@@ -260,6 +268,14 @@ def export(
 
 
 add_commands(app)
+
+
+def _draw(folders: Iterable[Path]) -> None:
+    """Draw the pictures that the studies' runs have left undrawn."""
+    from tune.reports.draw_behind import draw_now
+
+    for folder in folders:
+        draw_now(folder)
 
 
 def _print_each(folders: Iterable[Path], line: Callable[[Path], str]) -> None:

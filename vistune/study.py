@@ -156,10 +156,13 @@ class Study(Figures):
         return verdict_of(self.record)
 
     def report(self) -> Path:
-        """Write `report.html` into the study's folder and return its path."""
+        """Write `report.html` into the study's folder and return its path; pictures that are
+        missing are drawn first."""
         from tune.object_store.s3 import copy
+        from tune.reports.draw_behind import draw_now
         from tune.reports.html_report import write_report
 
+        draw_now(self.folder)
         page = write_report(self.folder)
         copy(page)
         return page

@@ -23,9 +23,11 @@ from tune.experiment_file import OwnExperiment
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
+from tune.reports.draw_behind import draw_behind
 from tune.reports.front import front_conclusions
-from tune.reports.plot_worker import DATA, Pictures, data_is_drawn
+from tune.reports.plot_worker import Pictures
 from tune.reports.selection import selection
+from tune.reports.undrawn import DATA, data_is_drawn
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StudyEnds
 from tune.study.group import Group
@@ -38,14 +40,15 @@ from tune.tracking.replay import Replay
 from tune.tracking.tracker import Tracker
 
 DRAIN_S = 60.0
-"""The end of a run waits so long for pictures, and then again for MLflow and other records."""
+"""The end of a run waits so long for MLflow and other records. A study in a bucket waits for its
+pictures too: nobody would copy them later."""
 
 
 class Session:
-    """Studies that run one after another, with one wait at the end for pictures and MLflow.
+    """Studies that run one after another, with one wait at the end for MLflow.
 
     Use it as a context manager around the runs: the pictures of one study are drawn while the next
-    one searches.
+    one searches, and those that are missing at the end behind the command.
 
     Args:
         budget_s: time for all studies; None: no limit.
@@ -194,21 +197,37 @@ class Session:
         )
 
     def _close(self) -> None:
-        """Wait for what the studies leave behind, and say what is not finished."""
+        """Bring everything that is beside the studies to its end, and say what is not finished."""
+        patience_s = DRAIN_S if self._copies else 0.0
+        undrawn = self._pictures.close(patience_s, lambda: bool(self.stop.reason))
         try:
             self._drain()
         finally:
             for study in self._studies:
                 study.close()
 
-    def _drain(self) -> None:
-        undrawn = self._pictures.close(DRAIN_S, lambda: bool(self.stop.reason))
         if undrawn and not self.stop.reason:
+            self._draw_behind(undrawn)
+
+    def _draw_behind(self, undrawn: int) -> None:
+        """Let a process of its own draw what is missing; it needs studies that nobody runs.
+
+        A program is not kept waiting either: whoever calls it in a loop wants the next study.
+        """
+        pid = None
+        if not self._copies:
+            pid = draw_behind([study.directory for study in self._studies], self.options.pictures)
+        if pid is None:
             self.caller.say(
                 f"not all pictures are drawn yet ({undrawn} to go, by trial): "
                 "the same command draws them"
             )
+        else:
+            self.caller.say(
+                f"pictures are drawn in the background ({undrawn} to go, process {pid})"
+            )
 
+    def _drain(self) -> None:
         for copy in self._copies:
             if not copy.close(DRAIN_S):
                 self.caller.say(

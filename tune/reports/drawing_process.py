@@ -5,7 +5,8 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,9 @@ Drawn = Literal["none", "best", "all"]
 """Trials whose pictures are drawn: "best" are the default and the best three."""
 LOWEST_PRIORITY = 19
 """Niceness of the process: it may only use time that training leaves idle."""
+TIMEOUT_S = 300
+"""Longest time for the pictures of one trial."""
+_LOOK_S = 0.1
 
 
 class DrawingProcess:
@@ -43,16 +47,25 @@ class DrawingProcess:
         )
         os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST_PRIORITY)
 
-    def draw(self, title: str, snapshots: Sequence[Path], folder: Path, timeout_s: float) -> bool:
+    def draw(
+        self,
+        title: str,
+        snapshots: Sequence[Path],
+        folder: Path,
+        timeout_s: float = TIMEOUT_S,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> bool:
         """Draw snapshots into a folder.
 
+        Args:
+            is_wanted: ends the process when it returns False.
         Returns:
-            False where the process has died, or took longer than `timeout_s` seconds. True
-            otherwise: a refused file is one that no later attempt could draw either.
+            False where the process has died, was ended, or took longer than `timeout_s` seconds.
+            True otherwise: a refused file is one that no later attempt could draw either.
         """
         arguments = ["--title", title, *map(str, snapshots), str(folder)]
         try:
-            answer = self._ask(json.dumps(arguments), timeout_s)
+            answer = self._ask(json.dumps(arguments), timeout_s, is_wanted)
         except OSError:
             answer = ""
         is_whole = answer.endswith("\n")
@@ -78,7 +91,7 @@ class DrawingProcess:
             except OSError:  # a request that it has not read
                 return
 
-    def _ask(self, request: str, timeout_s: float) -> str:
+    def _ask(self, request: str, timeout_s: float, is_wanted: Callable[[], bool]) -> str:
         """The line that answers; "" where none comes."""
         process = self._process
         assert process is not None
@@ -86,5 +99,10 @@ class DrawingProcess:
         assert process.stdout is not None
         process.stdin.write(request + "\n")
         process.stdin.flush()
-        ready, _, _ = select.select([process.stdout], [], [], timeout_s)
-        return process.stdout.readline() if ready else ""
+
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline and is_wanted():
+            ready, _, _ = select.select([process.stdout], [], [], _LOOK_S)
+            if ready:
+                return process.stdout.readline()
+        return ""

@@ -1,69 +1,23 @@
 """Pictures of a study's data and of completed trials, drawn by a low-priority process beside the
 search."""
 
-import contextlib
-import heapq
-import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.errors import UserError
-from tune.object_store import s3
+from tune.reports.drawing_claim import DrawingClaim
 from tune.reports.drawing_process import DrawingProcess, Drawn
+from tune.reports.undrawn import (
+    Undrawn,
+    is_shown,
+    of_trial,
+    undrawn,
+    write_wanted,
+)
 from tune.study.study import Study
-
-_BEST = 3
-_TIMEOUT_S = 300  # for the pictures of one trial
-_RECORDED = "plots/.recorded"
-"""In the folder of a trial or of the study: all its pictures are drawn and in the event log.
-Without this file the next
-start draws them again."""
-
-
-DATA = "data.npz"
-"""In a study's folder: images that stand for its data (`trainables/plots/data_sample.py`)."""
-
-
-def data_is_drawn(folder: Path) -> bool:
-    """Tell if the picture of a study's data is drawn and on record."""
-    return (folder / _RECORDED).exists()
-
-
-@dataclass(frozen=True)
-class _Undrawn:
-    """A trial, or a study's data, whose pictures are not drawn yet."""
-
-    study: Study
-    number: int | None
-    """None: the data."""
-    value: float
-
-    @property
-    def folder(self) -> Path:
-        if self.number is None:
-            return self.study.directory
-        return self.study.directory / "trials" / f"{self.number:04d}"
-
-    @property
-    def title(self) -> str:
-        name = self.study.manifest.name
-        if self.number is None:
-            return f"{name}: {self.study.manifest.data['name']}"
-        return f"{name} trial {self.number}"
-
-    def snapshots(self) -> list[Path]:
-        """Files to be drawn.
-
-        Raises:
-            UserError: the object store does not give them.
-        """
-        if self.number is None:
-            return [self.folder / DATA]
-        return sorted(s3.present_in(self.folder).glob("*.npz"))
 
 
 class Pictures:
@@ -76,10 +30,14 @@ class Pictures:
 
     def __init__(self, drawn: Drawn = "best") -> None:
         self._which = drawn
-        self._waiting: list[_Undrawn] = []  # including the one that is being drawn
+        self._studies: dict[Path, Study] = {}
+        self._claims: dict[Path, DrawingClaim] = {}
+        self._waiting: list[Undrawn] = []  # including the one that is being drawn
         self._values: dict[Path, dict[int, float]] = {}  # study -> completed trials
         self._drawn: Counter[Path] = Counter()  # trials per study
+        self._failed = 0  # trials, such as for a lack of memory
         self._changed = threading.Condition()
+        self._trains = False
         self._closing = False
         self._given_up = False
         self._process = DrawingProcess()
@@ -87,30 +45,43 @@ class Pictures:
         self._thread.start()
 
     def watch(self, study: Study) -> None:
-        """Draw the trials that will complete, and those that an earlier start left undrawn."""
+        """Draw the trials that will complete, and those that an earlier start left undrawn.
+
+        A process that draws behind an earlier start leaves.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        folder, manifest = study.directory, study.manifest
+        try:
+            self._claims[folder] = DrawingClaim(folder)
+            write_wanted(folder, self._which)
+        except OSError as error:
+            raise UserError(f"cannot write to {folder}: {error.strerror}") from error
         if self._which == "none":
             return
 
         def on_event(event: dict[str, object]) -> None:
+            self._note_training(event)
             completed = event["event"] == "end" and event["state"] == "COMPLETE"
             if completed and "repeat" not in event and event["value"] is not None:
-                self._add(_Undrawn(study, event["trial"], event["value"]))  # type: ignore[arg-type]
+                number, value = event["trial"], event["value"]
+                self._add(of_trial(folder, manifest, number, value))  # type: ignore[arg-type]
 
+        self._studies[folder] = study
+        self._values[folder] = dict(study.completed)
         study.observers.append(on_event)
-        if (study.directory / DATA).exists() and not data_is_drawn(study.directory):
-            self._add(_Undrawn(study, None, math.inf))
-        for trial in study.frozen_trials():
-            if trial.state.name == "COMPLETE" and trial.value is not None:
-                self._add(_Undrawn(study, trial.number, trial.value))
+        for one in undrawn(folder, manifest, self._values[folder], self._which):
+            self._add(one)
 
-    def close(self, patience_s: float, enough: Callable[[], bool] = lambda: False) -> int:
-        """Wait for the remaining pictures, then stop.
+    def close(self, patience_s: float = 0.0, enough: Callable[[], bool] = lambda: False) -> int:
+        """Stop, after a wait for the remaining pictures.
 
         Args:
             patience_s: longest wait, in seconds.
             enough: ends the wait when it returns True.
         Returns:
-            The number of trials without pictures; the next start of their studies draws them.
+            The number of trials without pictures.
         """
         deadline = time.monotonic() + patience_s
         with self._changed:
@@ -123,89 +94,84 @@ class Pictures:
         with self._changed:
             self._given_up = True
             self._process.kill()
+            self._changed.notify()
             left = len(self._shown())
         self._thread.join()
+        left += self._failed
+        for claim in self._claims.values():
+            claim.release()
         return left
 
-    def _add(self, undrawn: _Undrawn) -> None:
-        with self._changed:
-            if undrawn.number is not None:
-                values = self._values.setdefault(undrawn.study.directory, {})
-                values[undrawn.number] = undrawn.value
-            if not (undrawn.folder / _RECORDED).exists():
-                self._waiting.append(undrawn)
+    def _note_training(self, event: dict[str, object]) -> None:
+        """Begin to draw when a trial trains: until then the machine is busy with the start."""
+        if event["event"] == "report" and not self._trains:
+            with self._changed:
+                self._trains = True
                 self._changed.notify()
 
-    def _shown(self) -> list[_Undrawn]:
-        """Those that wait and are shown, as things stand."""
-        return [undrawn for undrawn in self._waiting if self._is_shown(undrawn)]
+    def _add(self, one: Undrawn) -> None:
+        with self._changed:
+            if one.number is not None:
+                self._values[one.study][one.number] = one.value
+            if not one.is_recorded:
+                self._waiting.append(one)
+                self._changed.notify()
 
-    def _is_shown(self, undrawn: _Undrawn) -> bool:
-        if self._which == "all" or not undrawn.number:  # the data, and the default
-            return True
-        values = self._values[undrawn.study.directory]
-        best = heapq.nlargest(_BEST, values, key=values.__getitem__)
-        return undrawn.number in best
+    def _shown(self) -> list[Undrawn]:
+        """Those that wait and are shown, as things stand."""
+        return [
+            one
+            for one in self._waiting
+            if is_shown(one.number, self._values[one.study], self._which)
+        ]
 
     def _work(self) -> None:
-        while (undrawn := self._next()) is not None:
-            self._draw(undrawn)
-            self._drawn[undrawn.study.directory] += 1
+        while (one := self._next()) is not None:
+            is_done = self._draw(one)
+            self._drawn[one.study] += 1
             with self._changed:
-                self._waiting.remove(undrawn)
+                self._waiting.remove(one)
+                self._failed += not (is_done or self._given_up)
         self._process.close()
 
-    def _next(self) -> _Undrawn | None:
+    def _next(self) -> Undrawn | None:
         """Wait for a trial; None: there is nothing more to draw.
 
         The study with the fewest pictures comes first, and in it the best trial: time may run out
         when the last study ends.
         """
 
-        def order(undrawn: _Undrawn) -> tuple[int, float]:
-            return self._drawn[undrawn.study.directory], -undrawn.value
+        def order(one: Undrawn) -> tuple[int, float]:
+            return self._drawn[one.study], -one.value
 
         with self._changed:
-            self._changed.wait_for(lambda: self._shown() or self._closing)
+            self._changed.wait_for(lambda: self._closing or (self._trains and self._shown()))
             shown = self._shown()
             if self._given_up or not shown:
                 return None
             return min(shown, key=order)
 
-    def _draw(self, undrawn: _Undrawn) -> None:
+    def _draw(self, one: Undrawn) -> bool:
+        """Draw a trial; False where it remains to be drawn. A missing picture must not end a
+        study."""
         try:
-            snapshots = undrawn.snapshots()
-        except (UserError, OSError):  # the next start draws them
-            return
-        if not snapshots:
-            return
-
-        if self._start() and self._process.draw(
-            undrawn.title, snapshots, undrawn.folder / "plots", _TIMEOUT_S
-        ):
-            _log(undrawn)
-
-    def _start(self) -> bool:
-        """Start the process where there is none, unless nobody waits for it any more. A missing
-        picture must not end a study."""
-        try:
-            with self._changed:
-                if not self._given_up:
-                    self._process.start()
-                return not self._given_up
-        except OSError:
+            snapshots = one.snapshots()
+            if not snapshots:
+                return True
+            if not self._start(one):
+                return False
+            if not self._process.draw(one.title, snapshots, one.folder / "plots"):
+                return False
+            one.record(self._studies[one.study].emit)
+        except (UserError, OSError):  # of a full disk the study's next write tells
             return False
+        return True
 
-
-def _log(undrawn: _Undrawn) -> None:
-    """Log a trial's pictures, and mark it as drawn."""
-    study, folder = undrawn.study, undrawn.folder
-    try:
-        for picture in sorted(folder.glob("plots/*.png")):
-            path = str(picture.relative_to(study.directory))
-            study.emit("artifact", trial=undrawn.number, path=path, to="plots")
-        (folder / _RECORDED).touch()
-        with contextlib.suppress(UserError):
-            s3.copy(folder / _RECORDED)
-    except (UserError, OSError):
-        return  # the disk is full: the study's next write reports it
+    def _start(self, one: Undrawn) -> bool:
+        """Start the process where there is none; False where nobody waits for it any more."""
+        if not self._claims[one.study].take(lambda: self._given_up):
+            return False
+        with self._changed:
+            if not self._given_up:
+                self._process.start()
+            return not self._given_up

@@ -1,9 +1,11 @@
 """One process at a time runs a study, and another is told which."""
 
+import contextlib
 import json
 import os
 import platform
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -13,6 +15,10 @@ from trainables.files import write_atomically
 from tune.command_line import resume_command
 
 _LOCK = ".lock"
+_ADDITION = ".addition.lock"
+"""Locked by a process that has the study's lock for an instant, to add to its log."""
+_INSTANT_S = 10.0
+"""So long a start waits for such a process, which needs a few writes to the disk."""
 _HOLDER = ".holder.json"
 
 
@@ -26,7 +32,7 @@ def locked(directory: Path, name: str) -> FileLock:
     Raises:
         StudyInUse: another process has it.
     """
-    lock = try_lock(directory / _LOCK)
+    lock = _try_study(directory)
     if lock is None:
         raise StudyInUse(
             f"study {name!r} is being run by another process{_holder(directory)}; wait for it, "
@@ -49,11 +55,43 @@ def is_in_use(directory: Path) -> bool:
     """True where a process has the study in `directory` open."""
     if not directory.exists():
         return False
-    lock = try_lock(directory / _LOCK)
+    lock = _try_study(directory)
     if lock is None:
         return True
     lock.release()
     return False
+
+
+@contextlib.contextmanager
+def addition(directory: Path) -> Iterator[bool]:
+    """Hold the study's lock for an instant, to add to the log of a study that nobody runs. A start
+    waits meanwhile.
+
+    Yields:
+        False where a process runs the study, which alone writes its log.
+    """
+    adding = FileLock(directory / _ADDITION)
+    with adding:
+        lock = try_lock(directory / _LOCK)
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+def _try_study(directory: Path) -> FileLock | None:
+    """Take the study's lock; None where another process runs the study."""
+    lock = try_lock(directory / _LOCK)
+    if lock is not None or not (directory / _ADDITION).exists():
+        return lock
+
+    waited = FileLock(directory / _ADDITION)
+    try:
+        with waited.acquire(timeout=_INSTANT_S, poll_interval=0.01):
+            return try_lock(directory / _LOCK)
+    except Timeout:
+        return None
 
 
 def write_holder(directory: Path) -> None:

@@ -12,6 +12,7 @@ from trainables.errors import UserError
 from trainables.files import atomic_file, content_hash
 from tune.backbones.resolve import found_weights, shelf
 from tune.object_store.s3 import address
+from tune.reports.drawing_claim import DrawingClaim
 from tune.reports.storage import find_study, study_folders
 from tune.study.events import EventLog
 from tune.study.group import is_group
@@ -77,8 +78,8 @@ def group_of(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def held(folders: list[Path]) -> Iterator[None]:
-    """Keep other processes from running these studies, and from sending them to MLflow, while the
-    block runs.
+    """Keep other processes from running these studies, from drawing them, and from sending them to
+    MLflow, while the block runs.
 
     Raises:
         StudyInUse: one of them runs, or is being sent.
@@ -87,6 +88,9 @@ def held(folders: list[Path]) -> Iterator[None]:
         for folder in folders:
             lock = locked(folder, folder.name)
             stack.callback(lock.release)
+            # Whoever draws behind the last run leaves.
+            drawing = stack.enter_context(DrawingClaim(folder))
+            drawing.take()
             stack.callback(_unsent(folder).release)
         yield
 

@@ -10,7 +10,8 @@ from tests.shapes import shapes
 from tests.studies import events, finished, open_study
 from trainables.plots.data_sample import write_data_sample
 from tune.reports.drawing_process import DrawingProcess
-from tune.reports.plot_worker import DATA, Pictures
+from tune.reports.plot_worker import Pictures
+from tune.reports.undrawn import DATA
 from tune.study.study import Study
 
 NAMES = [

@@ -1,0 +1,147 @@
+"""Draws the pictures that are still missing when a run has ended, in a process of its own that
+outlives the command.
+
+    python -m tune.reports.draw_behind JSON    # {"pictures": "best", "claims": {folder: token}}
+
+It ends when all is drawn and MLflow has it, or when a new start, `report.py html` or whoever
+removes the study claims the pictures (`drawing_claim.py`). Killed at any time it leaves nothing but
+pictures that are not on record: who draws next draws them again.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from trainables.errors import UserError
+from tune.object_store import s3
+from tune.reports.drawing_claim import DrawingClaim
+from tune.reports.drawing_process import LOWEST_PRIORITY, DrawingProcess, Drawn
+from tune.reports.undrawn import Undrawn, read_wanted, undrawn
+from tune.startup import ROOT
+from tune.study.events import EventLog
+from tune.study.lock import addition, is_in_use
+from tune.study.record import read_record
+from tune.tracking.logs import sync_study
+
+_QUEUE = ".drawing.lock"
+"""In a storage: one process at a time draws behind commands; the others wait without having
+imported what draws."""
+_LOOK_S = 0.2
+
+
+def draw_behind(folders: Sequence[Path], which: Drawn) -> int | None:
+    """Start the process that draws what these studies lack, and return its id; None where it does
+    not start. Nobody runs the studies any more."""
+    try:
+        claims = {str(folder): DrawingClaim(folder).token for folder in folders}
+        task = json.dumps({"pictures": which, "claims": claims})
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tune.reports.draw_behind", task],
+            cwd=ROOT,  # our packages, whatever lies in the current folder
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError:
+        return None
+    return process.pid
+
+
+def draw_now(folder: Path) -> None:
+    """Draw what the last run of a study has left undrawn, before a page shows it; nothing where the
+    study is being run, which draws for itself, or the folder is the copy of a bucket."""
+    which = read_wanted(folder)
+    if which is None or s3.address(folder) is not None or is_in_use(folder):
+        return
+    missing = _missing(folder, which)
+    if not missing:
+        return
+
+    print(f"drawing what {folder.name} still lacks: {_said(missing)}", file=sys.stderr, flush=True)
+    with DrawingClaim(folder) as claim, closing(DrawingProcess()) as process:
+        draw_missing(claim, which, process)
+
+
+def draw_missing(claim: DrawingClaim, which: Drawn, process: DrawingProcess) -> None:
+    """Draw and record what a study lacks, while the claim stands and nobody runs the study."""
+    if not claim.take():
+        return
+    for one in _missing(claim.folder, which):
+        snapshots = one.snapshots()
+        if not snapshots:
+            continue
+        process.start()
+        plots = one.folder / "plots"
+        if process.draw(one.title, snapshots, plots, is_wanted=lambda: claim.stands):
+            _record(claim, one)
+        if not claim.stands:
+            return
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0."""
+    (task,) = sys.argv[1:] if argv is None else argv
+    given = json.loads(task)
+    claims = [DrawingClaim(Path(folder), token) for folder, token in given["claims"].items()]
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    queue = FileLock(claims[0].folder.parent / _QUEUE)
+    if not _has_turn(queue, claims):
+        return 0
+
+    with queue, closing(DrawingProcess()) as process:
+        for claim in claims:
+            _draw_and_send(claim, given["pictures"], process)
+    return 0
+
+
+def _has_turn(queue: FileLock, claims: Sequence[DrawingClaim]) -> bool:
+    """Wait for the turn to draw; False where no claim stands any more."""
+    while any(claim.stands for claim in claims):
+        with suppress(Timeout):
+            queue.acquire(timeout=_LOOK_S)
+            return True
+    return False
+
+
+def _draw_and_send(claim: DrawingClaim, which: Drawn, process: DrawingProcess) -> None:
+    # An error is nobody's to see: the next start draws and sends what is missing.
+    with suppress(UserError, OSError), claim:
+        draw_missing(claim, which, process)
+        if claim.stands:
+            sync_study(claim.folder)
+
+
+def _missing(folder: Path, which: Drawn) -> list[Undrawn]:
+    record = read_record(folder)
+    return undrawn(folder, record.manifest, record.completed, which)
+
+
+def _record(claim: DrawingClaim, one: Undrawn) -> None:
+    """Add the pictures to the study's log, unless somebody runs it by now."""
+    with addition(claim.folder) as is_free:
+        if not is_free or not claim.stands:
+            return
+        log = EventLog(claim.folder / "events.jsonl")
+        try:
+            one.record(log.append)
+        finally:
+            log.close()
+
+
+def _said(missing: Sequence[Undrawn]) -> str:
+    numbers = [str(one.number) for one in missing if one.number is not None]
+    parts = ["the data"] if len(numbers) < len(missing) else []
+    if numbers:
+        parts.append(f"trial{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}")
+    return " and ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
