@@ -8,6 +8,8 @@ The engine uses them like this:
     optimizer.step()
 """
 
+import functools
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -266,7 +268,7 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> to
     # ignore strides, so a gradient or a restored moment in another memory format than its parameter
     # (channels_last) is silently applied to the wrong elements.
     if config.name == "sgd":
-        return torch.optim.SGD(
+        return eager(torch.optim.SGD)(
             groups,
             lr=config.lr,
             momentum=config.momentum,
@@ -274,12 +276,30 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> to
             nesterov=config.nesterov,
         )
     if config.name == "lars":
-        return LARS(
+        return eager(LARS)(
             groups, lr=config.lr, momentum=config.momentum, weight_decay=decay, trust=config.trust
         )
-    adam = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    adam = eager(torch.optim.Adam if config.name == "adam" else torch.optim.AdamW)
     betas = (config.beta1, config.beta2)
     return adam(groups, lr=config.lr, betas=betas, weight_decay=decay)
+
+
+_BOOKKEEPING = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+"""Methods of every optimizer of torch that its compiler must not trace."""
+
+
+@functools.cache
+def eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return the optimizer without the marks that torch puts into it for `torch.compile`.
+
+    The marks import the compiler, 2 s of CPU time in every process of trials that never asks for
+    it. What the optimizer computes is untouched, and it must not be compiled.
+    """
+    methods: dict[str, Any] = {
+        name: inspect.unwrap(getattr(optimizer, name)) for name in _BOOKKEEPING
+    }
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
 
 
 class LARS(torch.optim.Optimizer):

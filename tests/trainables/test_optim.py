@@ -2,7 +2,9 @@
 
 import copy
 import math
-from typing import get_args, get_type_hints
+import subprocess
+import sys
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torchvision.models import convnext_base
 
+from tests import REPO
 from trainables.config import build
 from trainables.errors import UserError
 from trainables.optim import (
@@ -19,6 +22,7 @@ from trainables.optim import (
     OptimConfig,
     ScheduleConfig,
     build_optimizer,
+    eager,
     lr_at,
     param_groups,
     plateau_factor,
@@ -397,3 +401,47 @@ def test_a_layer_that_thaws_has_a_schedule_of_its_own(name: str) -> None:
         assert own[:warmup] == pytest.approx(expected)
     assert max(own) == pytest.approx(0.3, rel=0.1)  # not what the others have decayed to
     assert own[0] < 0.3 / 2
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, LARS])
+def test_an_eager_optimizer_steps_saves_and_loads_as_torchs_own(kind: Any) -> None:
+    options = {"momentum": 0.9} if kind in (torch.optim.SGD, LARS) else {}
+    results = []
+    for made in (kind, eager(kind)):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 2))
+        optimizer = made(module.parameters(), lr=0.1, weight_decay=0.01, **options)
+        assert isinstance(optimizer, kind)
+        for step in range(6):
+            if step == 3:
+                saved = optimizer.state_dict()
+                optimizer = made(module.parameters(), lr=0.3, weight_decay=0.01, **options)
+                optimizer.load_state_dict(saved)
+            optimizer.zero_grad(set_to_none=True)
+            module(torch.randn(3, 5)).square().mean().backward()
+            optimizer.step()
+        results.append([parameter.detach().clone() for parameter in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.heavy
+def test_training_imports_no_compiler() -> None:
+    """It takes 2 s of CPU time, in every process of trials."""
+    program = """
+import sys
+import torch
+from trainables.backbone.networks import BackboneConfig, build_backbone
+from trainables.optim import OptimConfig, build_optimizer, param_groups
+net = build_backbone(BackboneConfig(name="tiny", width=8))
+for name in ("sgd", "adam", "adamw", "lars"):
+    optimizer = build_optimizer(param_groups(net, 0.1), OptimConfig(name=name))
+    optimizer.zero_grad(set_to_none=True)
+    net(torch.rand(2, 3, 28, 28)).mean().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+print([name for name in ("torch._dynamo", "torchvision") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -1,7 +1,5 @@
 """Small backbones, for images that are small and for machines without a GPU."""
 
-from typing import Any
-
 from torch import Tensor, nn
 
 
@@ -25,9 +23,9 @@ class TinyResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, 3, stem_stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _basic_block(width, width, stride=1)
-        self.layer2 = _basic_block(width, 2 * width, stride=2)
-        self.layer3 = _basic_block(2 * width, 4 * width, stride=2)
+        self.layer1 = BasicBlock(width, width, stride=1)
+        self.layer2 = BasicBlock(width, 2 * width, stride=2)
+        self.layer3 = BasicBlock(2 * width, 4 * width, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(pool)
 
         for module in self.modules():
@@ -154,18 +152,37 @@ def init_conv(conv: nn.Conv2d) -> None:
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _basic_block(channels: int, out_channels: int, stride: int) -> Any:
-    """Build torchvision's residual block, with a convolution in the shortcut where it reduces the
-    map."""
-    # Imported here because torch._dynamo comes with torchvision: seconds that a process which
-    # builds no network, such as a driver, need not wait.
-    from torchvision.models.resnet import BasicBlock
+class BasicBlock(nn.Module):
+    """Residual block of two 3x3 convolutions (He et al. 2016, figure 5, left): (B, inputs, H, W) ->
+    (B, outputs, H / stride, W / stride).
 
-    if stride == 1:
-        return BasicBlock(channels, out_channels)
+    Names, order and random draws of its modules are those of torchvision's block, so that weights,
+    and what a seed gives, are the same. torchvision itself takes seconds to import, and brings
+    torch's compiler.
+    """
 
-    shortcut = nn.Sequential(
-        nn.Conv2d(channels, out_channels, 1, stride=stride, bias=False),
-        nn.BatchNorm2d(out_channels),
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        # Drawn first, registered last.
+        shortcut = None if stride == 1 else _shortcut(inputs, outputs, stride)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        y += x if self.downsample is None else self.downsample(x)
+        total: Tensor = self.relu(y)
+        return total
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Build the convolution in the shortcut of a block that reduces the map."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False),
+        nn.BatchNorm2d(outputs),
     )
-    return BasicBlock(channels, out_channels, stride=stride, downsample=shortcut)

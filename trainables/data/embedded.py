@@ -1,9 +1,11 @@
 """Sets that ship inside installed packages, so that nothing is downloaded: `glyphs` (matplotlib's
 fonts) and `digits` (scikit-learn); `earth` has a module of its own."""
 
+import functools
+from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -128,11 +130,31 @@ def load_scikit_digits(
     )
 
 
-def _digits() -> Any:
-    # scikit-learn brings pandas and a second of CPU time, which no other data set needs.
-    from sklearn.datasets import load_digits
+@dataclass(frozen=True)
+class Digits:
+    """The digits as scikit-learn's `load_digits` returns them."""
 
-    return load_digits()
+    data: np.ndarray
+    """Gray levels 0 to 16, (1797, 64) float64."""
+    target: np.ndarray
+    """Labels 0 to 9, (1797,) int64."""
+
+    @property
+    def images(self) -> np.ndarray:
+        """Gray levels 0 to 16, (1797, 8, 8) float64."""
+        return self.data.reshape(-1, 8, 8)
+
+
+@functools.cache
+def _digits() -> Digits:
+    """Read the file that scikit-learn ships: the package itself, with pandas, takes more than a
+    second of CPU time to import, which no trial needs."""
+    package = find_spec("sklearn")
+    assert package is not None
+    assert package.origin is not None
+    path = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(path, delimiter=",")
+    return Digits(np.ascontiguousarray(table[:, :-1]), table[:, -1].astype(np.int64))
 
 
 def _digits_source() -> Source:

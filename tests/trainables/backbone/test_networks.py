@@ -2,6 +2,7 @@
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -300,3 +301,34 @@ def test_three_channels_where_torchvision_wants_them():
         UserError, match="small_stem and zero_init_residual are for tiny and the ResNets"
     ):
         build(BackboneConfig, {"name": "conv4", "small_stem": True})
+
+
+def test_the_block_of_tiny_is_torchvisions_bit_for_bit() -> None:
+    from torchvision.models.resnet import BasicBlock as Reference
+
+    from trainables.backbone.small_networks import BasicBlock
+
+    for inputs, outputs, stride in ((4, 4, 1), (4, 8, 2)):
+        results = []
+        for is_ours in (True, False):
+            torch.manual_seed(3)
+            if is_ours:
+                block: Any = BasicBlock(inputs, outputs, stride)
+            else:
+                shortcut = None
+                if stride == 2:
+                    conv = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+                    shortcut = nn.Sequential(conv, nn.BatchNorm2d(outputs))
+                block = Reference(inputs, outputs, stride=stride, downsample=shortcut)
+            images = torch.randn(3, inputs, 8, 8, requires_grad=True)
+            y = block(images)
+            y.square().mean().backward()
+            gradients = [p.grad for p in block.parameters()]
+            results.append((list(block.state_dict().items()), y, images.grad, gradients))
+
+        (ours, y, grad, grads), (theirs, y2, grad2, grads2) = results
+        assert [name for name, _ in ours] == [name for name, _ in theirs]
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(ours, theirs, strict=True))
+        assert torch.equal(y, y2)
+        assert torch.equal(grad, grad2)
+        assert all(torch.equal(a, b) for a, b in zip(grads, grads2, strict=True))

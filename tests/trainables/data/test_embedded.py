@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from trainables.data import DataConfig, DataSet, Split, glyphs, inspect, load_dataset
+from trainables.data.embedded import _digits
 from trainables.data.glyphs import FACES, GlyphPlan
 from trainables.files import default_cache_dir
 
@@ -316,3 +317,10 @@ def test_inspection_draws_nothing(tmp_path: Path, cache: Path) -> None:
         assert found.fingerprint == data.fingerprint
         assert sum(found.counts.values()) == len(data.train.images)
         assert found.store_bytes == data.train.images.nbytes
+
+
+def test_digits_are_read_as_scikit_learn_reads_them() -> None:
+    ours, theirs = _digits(), load_digits()
+    assert ours.data.tobytes() == theirs.data.tobytes()
+    assert np.array_equal(ours.images, theirs.images)
+    assert np.array_equal(ours.target, theirs.target)
