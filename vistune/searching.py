@@ -13,6 +13,7 @@ from tune.experiments import Experiment
 from tune.reports.drawing_process import Drawn
 from tune.search.native import native_literal
 from tune.search.ranges import choices, numbers, write_distribution
+from tune.study.rules import Keep
 from vistune.study import Study
 
 Ranges = Mapping[str, str | tuple[Any, ...] | list[Any]] | Sequence[str]
@@ -44,6 +45,7 @@ def search(
     concurrent: int | None = None,
     repeats: int | None = None,
     pictures: Drawn = "best",
+    keep: Keep | None = None,
     skip_corrupt: bool = False,
     setting: str | None = None,
     backbone: str | Path | None = None,
@@ -92,6 +94,8 @@ def search(
         repeats: fresh seeds for the default and the best other trial, 6 by default.
         pictures: trials whose pictures are drawn: `none`, `best` (the default and the best three)
             or `all`.
+        keep: trials whose weights are kept: `best` (the best five and the default) or `all`; None:
+            `best`, or what the study began with.
         skip_corrupt: leave unreadable images out, on record.
         setting: a setting of the experiment, such as A to E of `classify`.
         backbone: file, study, study/trial, `torchvision`, `models:/...` or `runs:/...`.
@@ -131,6 +135,7 @@ def search(
         concurrent=concurrent,
         repeats=repeats,
         pictures=pictures,
+        keep=keep,
         skip_corrupt=skip_corrupt,
         setting=setting,
         backbone=_text(backbone),

@@ -55,13 +55,20 @@ class Fitted:
     """The study stopped the trial before its last epoch."""
 
 
-def fit(trainable: Trainable[ConfigT, DataT], config: ConfigT, runtime: Runtime) -> Fitted:
+def fit(
+    trainable: Trainable[ConfigT, DataT],
+    config: ConfigT,
+    runtime: Runtime,
+    *,
+    snapshots: bool = True,
+) -> Fitted:
     """Train, validate and report epoch by epoch, resuming from `runtime.directory` where it holds a
     checkpoint.
 
     Args:
         trainable: built under `torch.manual_seed(config.seed)` and moved to `runtime.device`.
         config: the trainable's config.
+        snapshots: write the arrays that pictures are drawn from; they change nothing.
     Raises:
         TrialFailed: `nan` (the loss is not finite), `oom` (out of memory at micro-batch 1), or what
             `trainable.check` finds.
@@ -103,7 +110,8 @@ def fit(trainable: Trainable[ConfigT, DataT], config: ConfigT, runtime: Runtime)
                     checkpoint.save(state, runtime)
 
         loss_sum, _ = _read_loss(state, config, runtime, total_steps)
-        _finish_epoch(state, config, runtime, loss_sum, epoch_steps)
+        drawn = snapshots and epoch + 1 in snapshot_epochs(epochs)
+        _finish_epoch(state, config, runtime, loss_sum, epoch_steps, drawn)
         checkpoint.save(state, runtime)
         if not _report(state, runtime):
             return _fitted(state, stopped=epoch + 1 < epochs)
@@ -200,7 +208,12 @@ def _read_loss(
 
 
 def _finish_epoch(
-    state: TrainingState, config: RunConfig, runtime: Runtime, loss_sum: float, epoch_steps: int
+    state: TrainingState,
+    config: RunConfig,
+    runtime: Runtime,
+    loss_sum: float,
+    epoch_steps: int,
+    drawn: bool,
 ) -> None:
     """Validate, keep the weights of the best epoch and what pictures need, and start the next
     epoch's clock.
@@ -214,14 +227,14 @@ def _finish_epoch(
     with judged_weights(trainable, state.average) as averaged:
         metrics |= averaged
         metrics |= trainable.costs()
-        _keep_epoch(state, config, runtime, metrics)
+        _keep_epoch(state, config, runtime, metrics, drawn)
 
     state.loss_sum.zero_()
     state.epoch_started = time.perf_counter()
 
 
 def _keep_epoch(
-    state: TrainingState, config: RunConfig, runtime: Runtime, metrics: Metrics
+    state: TrainingState, config: RunConfig, runtime: Runtime, metrics: Metrics, drawn: bool
 ) -> None:
     """Add the metrics to the history, and write what is kept of this epoch's weights."""
     trainable = state.trainable
@@ -241,7 +254,7 @@ def _keep_epoch(
             if trainable.objective.endswith(AVERAGED):
                 meta |= {"weights": f"averaged with decay {config.train.ema}"}
             trainable.export(runtime.directory / BEST, meta)
-    if runtime.rank == 0 and epoch in snapshot_epochs(config.train.epochs):
+    if runtime.rank == 0 and drawn:
         with distributed.no_collectives():
             trainable.snapshot(runtime.directory, epoch)
 

@@ -15,12 +15,13 @@ from trainables.errors import UserError
 from trainables.files import BEST, content_hash
 from tune.backbones.download import MLFLOW, TORCHVISION, from_mlflow, from_torchvision
 from tune.backbones.timm_weights import TIMM, from_timm
-from tune.command_line import command
+from tune.command_line import command, replay_command
 from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.study.identity import STUDY_NAME
 from tune.study.manifest import read_manifest
-from tune.study.record import read_record
+from tune.study.record import Record, read_record
+from tune.study.work import WorkId
 
 DEFAULT_STUDY = {"supervised": "pretrain", "ssl": "ssl"}
 """Source of a backbone -> the study whose best trial it is, where --backbone does not say
@@ -303,10 +304,28 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
     completed = record.completed
     if trial is None and (trial := record.best_number()) is None:
         raise UserError(f"no trial of study {folder.name!r} has been completed; resume it first")
-    path = s3.present(folder / "trials" / f"{trial:04d}" / BEST) if trial in completed else folder
-    if not path.is_file():
+    if trial not in completed:
         valid = ", ".join(map(str, sorted(completed))) or "none"
         raise UserError(
             f"trial {trial} of study {folder.name!r} has no backbone; completed trials: {valid}"
         )
+    path = s3.present(folder / "trials" / f"{trial:04d}" / BEST)
+    if not path.is_file():
+        raise UserError(not_kept(record, trial))
     return Origin(path, folder.name, trial)
+
+
+def not_kept(record: Record, trial: int) -> str:
+    """Say that the weights of a completed trial are gone, and how they come back."""
+    study = record.folder
+    gone = f"the weights of trial {trial} of study {study.name!r} are not kept"
+    kept = [
+        str(number)
+        for number in sorted(record.completed)
+        if (WorkId(number).folder(study) / BEST).is_file()
+    ]
+    there = f" (those of {', '.join(kept)} are)" if kept else ""
+    if record.manifest.function:
+        return f"{gone}{there}; a study with --keep all keeps those of every trial"
+    again = replay_command(record.manifest.typed_experiment, study, trial)
+    return f"{gone}{there}; this trains it again and puts them back: {again}"

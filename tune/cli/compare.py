@@ -17,6 +17,7 @@ from tune.cli.stop import DONE, Ended
 from tune.experiments import Experiment
 from tune.object_store.s3 import copy
 from tune.object_store.study_sync import copy_group_log
+from tune.study.agenda import Expected
 from tune.study.group import Group, is_group, member_name, members
 
 
@@ -185,6 +186,10 @@ def _run_all(
     with Session(options, budget_s, caller) as session:
         if group is not None:
             session.track(group.folder)
+        if len(prepared) > 1:
+            names = [one.manifest.name for one in prepared]
+            expected = [Expected(name, kind=name) for name in names]
+            session.clock.expect(expected, prepared[0].directory.parent)
 
         with one_ray(options):
             for one in prepared:

@@ -1,22 +1,25 @@
 """The output of a run: a live table at a terminal, one line per event in a pipe."""
 
 import math
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from rich.console import Group, RenderableType
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.formatting import duration, plain_console
+from tune.cli.clock import Clock, Progress, rough_duration
+from tune.formatting import plain_console
 from tune.function import LENGTH
 from tune.reports.selection import repeats_label
 from tune.study.study import REFUSED
 
 _MAX_ENDED = 12  # ended trials in the table, best first
+_MAX_REPEATS = 4  # running repeats that are named
+_BAR = 24  # characters
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red"}
 
 
@@ -31,7 +34,6 @@ class LiveRow:
     best: float | None = None
     images_per_s: float | None = None
     reason: str = ""
-    started: float = field(default_factory=time.time)
 
     @property
     def running(self) -> bool:
@@ -57,6 +59,7 @@ class Console:
         trials: of a complete study.
         interactive: show the live table; None: if the output is a terminal.
         quiet: print nothing.
+        clock: tells the time left, and is told every event before; None: nobody does.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Console:
         *,
         interactive: bool | None = None,
         quiet: bool = False,
+        clock: Clock | None = None,
     ):
         self.out = plain_console()
         self.out.quiet = quiet
@@ -79,8 +83,8 @@ class Console:
         """(Trial, seed) of each running repeat -> its last epoch."""
         self.repeated: dict[int, list[float]] = {}
         """Trial -> objectives of its repeats that have ended."""
-        self.started = time.time()
-        self._ended_before = 0
+        self.clock = clock
+        self._said_estimate = False
         self._live: LiveTable | None = None
 
     def __enter__(self) -> Self:
@@ -105,10 +109,7 @@ class Console:
 
     def know(self, number: int, state: str, epoch: int, best: float | None, reason: str) -> None:
         """Add a trial of an earlier start."""
-        row = LiveRow(number, state, epoch, best=best, reason=reason)
-        self.rows[number] = row
-        if not row.running:
-            self._ended_before += 1
+        self.rows[number] = LiveRow(number, state, epoch, best=best, reason=reason)
 
     def line(self, text: str) -> None:
         """Print a line above the table."""
@@ -120,6 +121,8 @@ class Console:
         """Update the table, or print a line."""
         kind = event["event"]
 
+        if self.clock is not None:
+            self.clock.on_event(event)
         if kind == "summary":
             self._on_summary(event)
 
@@ -135,6 +138,21 @@ class Console:
         text = handlers[kind](row, event)
         if self._live is None:
             self.line(text)
+            self._say_estimate()
+
+    def _say_estimate(self) -> None:
+        """Say once, as soon as it is known, how long all of it takes."""
+        progress = self._time()
+        if self._said_estimate or progress is None or progress.left_s is None:
+            return
+        self._said_estimate = True
+        _, repeats = self._repeat_counts()
+        work = f"{self.trials} trials"
+        if repeats:
+            work += f" and {repeats} repeats"
+        place = self.clock.place if self.clock is not None else ""
+        what = f"{place}; {work}" if place else work
+        self.line(f"{what}: {progress.words}")
 
     def _on_summary(self, event: dict[str, Any]) -> None:
         """Print the untrained baseline, and the configurations that cannot be tried."""
@@ -158,8 +176,6 @@ class Console:
 
     def _on_start(self, row: LiveRow, event: dict[str, Any]) -> str:
         row.state = "running"
-        row.started = time.time()
-
         if event["resumed_epoch"]:
             return f"trial {row.number} resumes after epoch {event['resumed_epoch']}"
         own = " (enqueued)" if event.get("enqueued") else ""
@@ -207,7 +223,12 @@ class Console:
         shown = event["reason"] or "no result on the test split"
         if value is not None:
             shown = f"{name} {value:.4f}"
-        self.line(f"trial {event['trial']} repeated with seed {event['repeat']}: {shown}")
+        ended, total = self._repeat_counts()
+        place = f"repeat {ended} of {total}: " if total else ""
+        left = self._words_left()
+        self.line(
+            f"{place}trial {event['trial']} repeated with seed {event['repeat']}: {shown}{left}"
+        )
 
     # -- the table
 
@@ -221,15 +242,41 @@ class Console:
             lines.append(Text(f"... and {len(ended) - _MAX_ENDED} more", style="dim"))
 
         if self.repeats:
-            shown = [
-                f"trial {number} seed {seed} epoch {self._of_all(epoch)}"
-                for (number, seed), epoch in sorted(self.repeats.items())
-            ]
-            lines.append(Text(f"repeats for the verdict: {', '.join(shown)}", style="cyan"))
+            lines.append(_wrapped(self._running_repeats(), "cyan"))
 
-        elapsed = duration(time.time() - self.started)
-        lines.append(Text(f"{self._progress()}, {elapsed} so far", style="bold"))
+        lines.append(_wrapped(self._progress(), "bold"))
+        progress = self._time()
+        if progress is not None:
+            lines.append(self._bar(progress))
         return Group(*lines)
+
+    def _running_repeats(self) -> str:
+        """The repeats that run, such as `repeat 3 of 12: trial 0, epoch 4/12`."""
+        ended, total = self._repeat_counts()
+        of_all = f" of {total}" if total else ""
+        shown = [
+            f"repeat {ended + place}{of_all}: trial {number}, epoch {self._of_all(epoch)}"
+            for place, ((number, _), epoch) in enumerate(self.repeats.items(), 1)
+        ]
+        hidden = len(shown) - _MAX_REPEATS
+        more = [f"{hidden} more"] if hidden > 0 else []
+        return "; ".join([*shown[:_MAX_REPEATS], *more])
+
+    def _bar(self, progress: Progress) -> RenderableType:
+        """One bar for the whole run, with the time in words."""
+        share = progress.share
+        line = Table.grid(padding=(0, 2, 0, 0))
+        line.add_column(width=_BAR)
+        line.add_column(justify="right")
+        line.add_column(overflow="fold")
+        bar = ProgressBar(total=1.0, completed=share or 0.0, width=_BAR)
+        percent = "" if share is None else f"{share:.0%}"
+        words = f"{rough_duration(progress.elapsed_s)} so far"
+        if progress.words:
+            words += f", {progress.words}"
+        line.add_row(bar, percent, words)
+        place = self.clock.place if self.clock is not None else ""
+        return Group(_wrapped(place, ""), line) if place else line
 
     def _table(self, rows: list[LiveRow]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
@@ -254,7 +301,7 @@ class Console:
         return f"{epoch}/{self.epochs}" if self.epochs else str(epoch)
 
     def _progress(self) -> str:
-        """Return how far the study is, its best trial, and the time left."""
+        """Return how far the search is, its best trial, and in a pipe the time left."""
         ended = self._ended()
         text = f"{len(ended)}/{self.trials} trials"
 
@@ -268,13 +315,23 @@ class Console:
             text += f", best trial {best} {complete[best]:.4f}"
             text += f" (of {len(ended)} single runs{self._repeats_of(best, complete[best])})"
 
-        ended_here = len(ended) - self._ended_before
-        remaining = self.trials - len(ended)
-        if ended_here > 0 and remaining > 0:
-            seconds_per_trial = (time.time() - self.started) / ended_here
-            text += f", about {duration(seconds_per_trial * remaining)} of search left"
-
+        if self._live is None:
+            text += self._words_left()
         return text
+
+    def _words_left(self) -> str:
+        """The time left, for the end of a line; "" where it is not known."""
+        progress = self._time()
+        return "" if progress is None or not progress.words else f", {progress.words}"
+
+    def _time(self) -> Progress | None:
+        """How far the whole run is; None where nobody tells."""
+        return None if self.clock is None else self.clock.progress
+
+    def _repeat_counts(self) -> tuple[int, int]:
+        """Repeats that have ended, and repeats in total; 0 where that is not known."""
+        forecast = None if self.clock is None else self.clock.forecast
+        return (0, 0) if forecast is None else forecast.repeats
 
     def _repeats_of(self, number: int, value: float) -> str:
         label = repeats_label(value, tuple(self.repeated.get(number, ())))
@@ -282,6 +339,11 @@ class Console:
 
     def _ended(self) -> list[LiveRow]:
         return [row for row in self.rows.values() if not row.running]
+
+
+def _wrapped(text: str, style: str) -> Text:
+    """Text that is broken at the edge of the terminal: a live table counts its own lines."""
+    return Text(text, style=style, no_wrap=False, overflow="fold")
 
 
 def _by_best(row: LiveRow) -> float:

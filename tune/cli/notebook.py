@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
 
+from tune.cli.clock import Clock
 from tune.cli.console import Console, LiveTable
 
 _EVERY_S = 0.5
@@ -26,8 +27,8 @@ def quieten_widgets() -> None:
 class NotebookConsole(Console):
     """An observer of the study's events, for a notebook."""
 
-    def __init__(self, objective: str, epochs: int, trials: int):
-        super().__init__(objective, epochs, trials, interactive=True)
+    def __init__(self, objective: str, epochs: int, trials: int, clock: Clock | None = None):
+        super().__init__(objective, epochs, trials, interactive=True, clock=clock)
         self._table_display = TableDisplay(self.render)
 
     def on_event(self, event: dict[str, Any]) -> None:

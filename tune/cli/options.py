@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS, Experiment
 from tune.reports.drawing_process import Drawn
-from tune.study.rules import ENOUGH_SEARCHES, PRUNER_NAMES, SAMPLER_NAMES
+from tune.study.rules import ENOUGH_SEARCHES, PRUNER_NAMES, SAMPLER_NAMES, Keep
 from tune.tracking.logs import LOGS
 
 DEFAULT_TRIALS = 16
@@ -197,6 +197,13 @@ class Options:
             help="Trials whose pictures are drawn: best is the default and the best three."
         ),
     ] = "best"
+    keep: Annotated[
+        Keep | None,
+        typer.Option(
+            help="Trials whose weights are kept: best is the best five and the default. "
+            "[default: best]",
+        ),
+    ] = None
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")
     ] = False

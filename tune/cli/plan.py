@@ -22,6 +22,7 @@ from tune.cli.prepare import Prepared
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
+from tune.reports.disk import expected_disk
 from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
 from tune.search.ranges import write_yaml
 from tune.search.rungs import RULES, rungs, rungs_of
@@ -94,9 +95,12 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     out.print(
         f"estimate from one profiled step ({cost.step_s * 1e3:.0f} ms) and one validation "
         f"({cost.validation_s:.1f} s): {cost.epoch_s:.1f} s an epoch, {epochs:.0f} epochs with "
-        f"pruning and {repeats} repeats, {duration(epochs * cost.epoch_s)} of one worker; "
-        f"disk {cost.checkpoint_mb * 2:.0f} MB per running trial, "
-        f"{cost.export_mb:.1f} MB per completed one"
+        f"pruning and {repeats} repeats, {duration(epochs * cost.epoch_s)} of one worker"
+    )
+    out.print(
+        expected_disk(
+            options.trial_count, repeats, manifest.keep, cost.export_mb, cost.checkpoint_mb
+        )
     )
     if cost.setup_seconds:
         out.print(

@@ -195,6 +195,7 @@ def prepare(
         warm_start=warm,
         rules=rules,
         seen=seen,
+        keep=options.keep or ("best" if there is None else there.keep),
         repeats=_repeats(options, there),
         control=control,
         function=experiment.function is not None,

@@ -23,6 +23,7 @@ from tune.cli.stop import DONE, Ended
 from tune.experiments import EXPERIMENTS, Experiment, side_of
 from tune.object_store.study_sync import copy_group_log
 from tune.search.methods import GRID
+from tune.study.agenda import Expected
 from tune.study.group import Group, member_name
 from tune.study.lock import StudyInUse, is_in_use
 from tune.study.record import read_record
@@ -56,6 +57,11 @@ class Member:
         return str(self.options.study)
 
     @property
+    def side(self) -> str:
+        """The setting, or the experiment of a source of backbones: what its searches share."""
+        return self.options.setting or self.experiment.name
+
+    @property
     def source(self) -> str | None:
         """Name of the study whose backbone it starts from."""
         return self.options.backbone
@@ -69,8 +75,7 @@ class Member:
 
     def _first(self, storage: Path) -> Path | None:
         """Manifest of the first search of the same side; None where there is none."""
-        side = self.options.setting or self.experiment.name
-        path = storage / member_name(self.group, side, 1) / "study.json"
+        path = storage / member_name(self.group, self.side, 1) / "study.json"
         return path if path.exists() else None
 
     def prepared(self, storage: Path) -> Prepared:
@@ -131,6 +136,7 @@ def run_searches(
     copy_group_log(folder)
 
     with Session(options, budget_s, caller) as session:
+        session.clock.expect([Expected(one.name, one.side) for one in studies], storage)
         session.track(folder)
         with one_ray(options):
             code = _run_each(session, studies, group)

@@ -12,6 +12,7 @@ from trainables.files import BEST
 from tune.backbones.resolve import lineage_tags
 from tune.backbones.seen import seen_tags
 from tune.cli.caller import Caller
+from tune.cli.clock import Clock
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
@@ -31,6 +32,7 @@ from tune.reports.undrawn import DATA, data_is_drawn
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.events import StudyEnds
 from tune.study.group import Group
+from tune.study.kept_files import pin
 from tune.study.record import read_record
 from tune.study.rules import WINNER
 from tune.study.study import Study
@@ -55,12 +57,14 @@ class Session:
 
     Attributes:
         problem: why the folder of a study cannot be written; "" while it can.
+        clock: tells how far all studies are.
     """
 
     def __init__(self, options: Options, budget_s: float | None, caller: Caller):
         self.options = options
         self.caller = caller
         self.problem = ""
+        self.clock = Clock(budget_s)
         self.stop = Stop(budget_s, signals=caller.is_command)
         self._pictures = Pictures(options.pictures)
         self._studies: list[Study] = []
@@ -103,7 +107,8 @@ class Session:
         """
         study, copy = self._open(prepared, group)
         study.enqueue(prepared.own)
-        console = console_of(study, prepared, self.options, self.caller)
+        self.clock.begin(study, 1 if self.options.local else None)
+        console = console_of(study, prepared, self.options, self.caller, self.clock)
         study.observers.append(console.on_event)
         if copy is not None:
             self._follow_copy(study, copy, console)
@@ -112,6 +117,7 @@ class Session:
         for name in dict.fromkeys(self.options.log or ()):
             self._start(replay_into(name, study.directory), copy)
         _sample_data(study, prepared.data)
+        study.files.tidy(draws_all=self.options.pictures == "all")
         self._pictures.watch(study)
         tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
         if tags:
@@ -121,6 +127,7 @@ class Session:
         try:
             with console:
                 search(study, prepared, self.options, self.caller, self.stop)
+            self.clock.end()
             _say_exhausted(study, self.options.trial_count, console)
             _say_waiting(study, console)
 
@@ -180,6 +187,7 @@ class Session:
                 repeats=prepared.manifest.repeats or 0,
                 group=group,
             )
+            _hold_backbone(study)
             if isinstance(prepared.experiment, OwnExperiment):
                 prepared.experiment.code.keep_in(prepared.directory)
             if copy is not None:
@@ -252,6 +260,22 @@ class Session:
             if not replay.close(deadline - time.monotonic()):
                 behind[replay.destination.title] = None
         return list(behind)
+
+
+def _hold_backbone(study: Study) -> None:
+    """Let the trial that this study starts from keep its weights.
+
+    Raises:
+        UserError: they have been removed since they were chosen.
+    """
+    weights = Path(study.manifest.base.get("init.file") or ".")
+    pin(weights)
+    is_of_a_trial = weights.name == BEST and s3.address(weights) is None
+    if is_of_a_trial and not study.state.runs and not weights.exists():
+        raise UserError(
+            f"{weights} has just been removed: other trials of that study have overtaken it. Give "
+            "this study another name with --study, and name another trial with --backbone"
+        )
 
 
 def _sample_data(study: Study, data: Any) -> None:

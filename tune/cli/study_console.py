@@ -3,6 +3,7 @@
 from optuna.trial import FrozenTrial
 
 from tune.cli.caller import Caller
+from tune.cli.clock import Clock
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
@@ -10,9 +11,11 @@ from tune.study.study import Study
 from tune.study.warm_start import beginning
 
 
-def console_of(study: Study, prepared: Prepared, options: Options, caller: Caller) -> Console:
+def console_of(
+    study: Study, prepared: Prepared, options: Options, caller: Caller, clock: Clock
+) -> Console:
     """Make the console of this run, with the trials of earlier ones."""
-    console = _empty_console(study, options, caller)
+    console = _empty_console(study, options, caller, clock)
 
     without_labels = study.objective.startswith(("val/view_retrieval", "val/rankme"))
     unlabelled = without_labels and prepared.data.gallery is None
@@ -34,13 +37,13 @@ def console_of(study: Study, prepared: Prepared, options: Options, caller: Calle
     return console
 
 
-def _empty_console(study: Study, options: Options, caller: Caller) -> Console:
+def _empty_console(study: Study, options: Options, caller: Caller, clock: Clock) -> Console:
     """Make a console for a terminal, a notebook, a pipe, or nobody."""
     about = (study.objective, study.epochs, options.trial_count)
     if caller.shows_table:
         from tune.cli.notebook import NotebookConsole
 
-        return NotebookConsole(*about)
+        return NotebookConsole(*about, clock=clock)
 
     # A live table would draw over the prompt of a debugger.
     as_lines = options.local or caller.progress == "text"
@@ -48,6 +51,7 @@ def _empty_console(study: Study, options: Options, caller: Caller) -> Console:
         *about,
         interactive=False if as_lines else None,
         quiet=caller.progress == "none",
+        clock=clock,
     )
 
 

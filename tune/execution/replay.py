@@ -8,11 +8,13 @@ from typing import Any
 
 from trainables.base import Metrics
 from trainables.errors import UserError
+from trainables.files import BEST, write_atomically
 from tune.backbones.resolve import where_backbone_is
 from tune.command_line import command, replay_command
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
+from tune.study.kept_files import pin
 from tune.study.log_state import Run, read_state
 from tune.study.manifest import read_manifest
 from tune.study.work import Outcome, Work, WorkId
@@ -41,8 +43,19 @@ def replay(
         work = Work(WorkId(number), config["seed"], config, scratch)
         runtime = LocalRuntime(Path(scratch), comparison.on_epoch)
         outcome = run(experiment, work, runtime)
-    comparison.on_end(outcome)
+        comparison.on_end(outcome)
+        if comparison.equal and outcome.state == "COMPLETE":
+            _put_back(Path(scratch) / BEST, WorkId(number).folder(study_dir) / BEST, tell)
     return comparison.equal
+
+
+def _put_back(trained: Path, place: Path, tell: Callable[[str], None]) -> None:
+    """Give a trial its weights back, if they have been removed (`--keep best`); they then stay."""
+    if not trained.exists() or not place.parent.is_dir() or place.exists():
+        return
+    pin(place)
+    write_atomically(place, trained.read_bytes())
+    tell(f"the weights were not kept, and are back in {place}")
 
 
 def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:

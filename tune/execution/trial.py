@@ -206,7 +206,9 @@ def _fitted(
     flatter.
     """
     try:
-        return fit(trainable, trainable.config, runtime), None
+        # Nobody draws pictures of a repeat.
+        snapshots = work.kind == "trial"
+        return fit(trainable, trainable.config, runtime, snapshots=snapshots), None
     except TrialFailed as failure:
         if work.kind != "repeat" or failure.reason not in DIVERGED:
             raise

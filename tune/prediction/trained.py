@@ -14,6 +14,7 @@ from trainables.data import IGNORE
 from trainables.errors import UserError
 from trainables.files import BEST
 from trainables.served import DESCRIPTION, Served, served_as, served_config
+from tune.backbones.resolve import not_kept
 from tune.experiment_file import experiment_of
 from tune.experiments import Experiment
 from tune.export import MODEL, describe
@@ -76,7 +77,7 @@ def load_trained(
     folder = WorkId(trial, repeat).folder(record.folder)
     weights = s3.present(folder / BEST)
     if not weights.is_file():
-        raise UserError(f"{weights} is missing: the weights of {wanted} have been removed")
+        raise UserError(_missing(record, trial, repeat))
     about = _describe(record, experiment, folder, run.config, data)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -89,6 +90,16 @@ def load_trained(
         data=data or str(run.config["data.name"]),
         ignore=int(run.config.get("data.ignore", IGNORE)),
         tested=_tested(record, trial, repeat),
+    )
+
+
+def _missing(record: Record, trial: int, repeat: int | None) -> str:
+    """Say why there are no weights, and what to do."""
+    if repeat is None:
+        return not_kept(record, trial)
+    return (
+        f"the weights of repeat {repeat} of trial {trial} are not kept; a study that is begun "
+        "with --keep all keeps those of repeats too"
     )
 
 

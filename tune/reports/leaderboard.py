@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.reports.budget import rung_lines
+from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
 from tune.reports.marks import marks
 from tune.reports.selection import MARK, configuration, selection
@@ -48,6 +49,7 @@ def show_study(folder: Path, out: Console) -> None:
 
     for line in _failures(record):
         out.print(line)
+    out.print(disk_use(folder).sentence)
     for mark in marks(manifest):
         out.print(f"note: {mark}")
     if not record.finished:

@@ -41,6 +41,10 @@ class Run:
     occupied_ms: int = 0
     """Time from each start to the last event of that attempt: training, validation, checkpoints;
     interruptions are left out."""
+    opening_ms: int = 0
+    """Time from its first start to the first report."""
+    closing_ms: int = 0
+    """Time from the last report to the end."""
     heard: int = 0
     """Time of its last event, ms since the epoch."""
     enqueued: bool = False
@@ -212,15 +216,19 @@ def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
         _reopen(state)
         return
 
-    if run.heard:  # a process that was lost before its start has occupied nothing
-        run.occupied_ms += event["t"] - run.heard
+    # a process that was lost before its start has occupied nothing
+    passed = event["t"] - run.heard if run.heard else 0
+    run.occupied_ms += passed
     run.heard = event["t"]
     if kind == "report":
+        if not run.epochs:
+            run.opening_ms = passed
         run.epochs.append(event["epoch"])
         if state.keeps_history:
             run.history.append(event["metrics"])
     else:
         run.ended = event["t"]
+        run.closing_ms = passed
         run.state = event["state"]
         run.outcome = Outcome.from_dict(event)
         state.last_ended = work_id

@@ -129,6 +129,9 @@ class Manifest:
     """Study and configurations that come after the default (`tune/study/warm_start.py`)."""
     rules: dict[str, str | int] = field(default_factory=CURRENT.copy)
     """Rule -> version (`tune/study/rules.py`)."""
+    keep: str = "all"
+    """Trials whose weights are kept (`tune/study/kept_files.py`): `best` or `all`. A study from
+    before the choice keeps all."""
     repeats: int | None = None
     """Repeats of each repeated trial, fixed before the first of them; None: not on record."""
     seen: dict[str, Any] | None = None
@@ -195,10 +198,10 @@ class Manifest:
                 f"or give this one a name of its own: --study {self.name}-2"
             )
         repeats = max(self.repeats or 0, there.repeats or 0)
-        kept = replace(there, base=self.base, repeats=repeats)
+        kept = replace(there, base=self.base, repeats=repeats, keep=self.keep)
         code = self._accepted(there.code, self.code)
         source = self._accepted(there.source, self.source)
-        if code == there.code and source == there.source:
+        if (code, source, self.keep) == (there.code, there.source, there.keep):
             return kept
         accepted = replace(kept, code=code, source=source)
         accepted.write(path)

@@ -6,12 +6,9 @@ from typing import Literal
 
 from tune.study.log_state import LogState
 from tune.study.objectives import Objective, named_points, points_of
-from tune.study.rules import RepeatRule, test_metric
+from tune.study.rules import ATTEMPTS, RepeatRule, test_metric
 from tune.study.trials import TrialDatabase
 from tune.study.work import BASELINE, WorkId
-
-ATTEMPTS = 3
-"""A repeat that fails for another reason than divergence is trained so often in all."""
 
 Step = WorkId | Literal["new trial", "wait"] | None
 """A run, a trial that Optuna is to begin, nothing at the moment, or nothing any more."""

@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from trainables.errors import UserError
 
@@ -24,6 +24,9 @@ FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "
 CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 2}
 """Rules of a new study."""
 
+Keep = Literal["best", "all"]
+"""Trials whose weights a study keeps (`tune/study/kept_files.py`)."""
+
 SMALL_SPACE = 64
 """Sampler 2 repeats none of a space's configurations without real numbers, if there are at most so
 many. Sampler 1 draws them again and again."""
@@ -34,6 +37,9 @@ ENOUGH_SEARCHES = 5
 SAMPLER_NAMES = ("tpe", "random", "sobol", "gp", "cmaes", "grid")
 PRUNER_NAMES = ("halving", "hyperband", "median", "none")
 """Methods in place of the versions of the default, as `--sampler` and `--pruner` name them."""
+
+ATTEMPTS = 3
+"""A repeat that fails for another reason than divergence is trained so often in all."""
 
 REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 3}
 """Rule -> repeats of each configuration by default."""

@@ -27,15 +27,7 @@ from optuna.trial import FrozenTrial
 
 from trainables.config import build
 from trainables.errors import UserError
-from trainables.files import (
-    ARCHITECTURE,
-    BEST,
-    CLASS_RESULTS,
-    FIRST_EPOCH,
-    HISTORY,
-    LAST,
-    remove_partials,
-)
+from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, remove_partials
 from tune.experiments import Experiment
 from tune.function import LENGTH
 from tune.search.methods import why_stopped
@@ -46,8 +38,9 @@ from tune.study.enqueued import Queue, enqueue
 from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
 from tune.study.group import Group, is_group
+from tune.study.kept_files import KeptFiles
 from tune.study.lock import locked, write_holder
-from tune.study.log_state import Run, apply_event, read_state
+from tune.study.log_state import LogState, Run, apply_event, read_state
 from tune.study.manifest import Manifest
 from tune.study.objectives import (
     Objective,
@@ -61,7 +54,7 @@ from tune.study.planner import Planner
 from tune.study.rules import RepeatRule, derived_seed
 from tune.study.trials import OWN, TrialDatabase
 from tune.study.warm_turns import enqueued, next_point
-from tune.study.work import Outcome, State, Work, WorkId
+from tune.study.work import Outcome, Work, WorkId
 
 Observer = Callable[[dict[str, Any]], None]
 
@@ -119,6 +112,14 @@ class Study:
             is_exhausted=lambda: bool(this.is_exhausted),
             function=manifest.function,
             objectives=self._objectives,
+        )
+        self.files = KeptFiles(
+            directory,
+            self._state,
+            self.repeat_rule,
+            manifest.keep,
+            arrays=not manifest.function,
+            points=lambda: this._front(),
         )
         self._reconcile()
 
@@ -230,10 +231,7 @@ class Study:
             else:
                 self._database.tell(number, outcome)
 
-        last = self._state.last_ended
-        outcome = None if last is None else self._state.outcome(last)
-        if last is not None and outcome is not None:
-            _remove_spent_files(last.folder(self.directory), outcome.state)
+        self.files.begin()
 
     def _default(self) -> dict[str, Any]:
         """The default: searched parameter -> value."""
@@ -465,7 +463,7 @@ class Study:
         if work.kind == "trial":
             self._database.tell(_trial_number(work), outcome)
         self._planner.end(work.id)
-        _remove_spent_files(Path(work.directory), outcome.state)
+        self.files.ended(work.id)
 
     def _record_baseline(self, outcome: Outcome) -> None:
         if outcome.state == "COMPLETE":
@@ -504,6 +502,11 @@ class Study:
         return self.manifest.objective
 
     @property
+    def state(self) -> LogState:
+        """Everything that the event log says; it grows as the study runs."""
+        return self._state
+
+    @property
     def summary(self) -> dict[str, float]:
         """Metrics of the whole study, such as those of the untrained baseline."""
         return self._state.summary
@@ -536,6 +539,12 @@ class Study:
     def points(self) -> dict[int, dict[str, float]]:
         """Completed trials -> value of each objective."""
         return points_of(self._state.trials, self._objectives)
+
+    def _front(self) -> list[int]:
+        """Trials that no other one is better than, where there are several objectives."""
+        if len(self._objectives) < 2:
+            return []
+        return front_of(self.points, self._objectives)
 
     @property
     def is_exhausted(self) -> bool:
@@ -578,11 +587,3 @@ class Study:
 def _trial_number(work: Work) -> int:
     assert work.id.trial is not None
     return work.id.trial
-
-
-def _remove_spent_files(directory: Path, state: State) -> None:
-    """A run that has ended needs no checkpoint; one that is not complete, no export."""
-    for name in (LAST, HISTORY, FIRST_EPOCH):
-        (directory / name).unlink(missing_ok=True)
-    if state != "COMPLETE":
-        (directory / BEST).unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from trainables.errors import UserError
 from trainables.files import BEST, LAST, PARTIAL, atomic_file
 from tune.reports.html_report import write_report
+from tune.study.kept_files import PIN
 
 NOTE = (
     "whoever resumes it, or predicts by it, runs the code that it brings along; "
@@ -16,8 +17,9 @@ NOTE = (
 
 _CHECKPOINTS = ".ckpt"
 """Suffix of what scripts save, often."""
-_KEPT = (".state.json",)
-"""Names with a dot in front that belong to the record: how far its tables have the event log."""
+_KEPT = (".state.json", PIN)
+"""Names with a dot in front that belong to the record: how far its tables have the event log, and
+trials whose weights stay."""
 
 
 def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrite: bool) -> Path:

@@ -1,0 +1,278 @@
+"""Is the time left told truly? Recorded event logs are replayed as a run would have seen them, and
+what it would have said is compared with what came.
+
+    python benchmarks/time_left.py
+    python benchmarks/time_left.py --record NAME STORAGE [GROUP]   # condense the logs of a run
+
+A log is replayed by its own clock. At every tenth of the run stand the time that it would have told
+and the time that it still took; the error is that of the end: told end over true end of the run,
+less 1. The claim: from the second tenth on within 25 %, and within 25 % of what was left as well,
+until a tenth of the run is left.
+"""
+
+import argparse
+import itertools
+import json
+import lzma
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tune.study.agenda import Agenda, Expected, Own, Seen, occupied_seconds
+from tune.study.forecast import Amount, Forecast
+from tune.study.log_state import LogState, apply_event
+from tune.study.rules import FIRST, RepeatRule
+
+DATA = Path(__file__).parent / "data" / "event_logs"
+BOUND = 0.25
+FROM = 2
+"""Tenth of the run from which on the claim holds."""
+_KILLED_MS = 60_000
+"""Silence before a second attempt from which on nothing was running."""
+_KEPT = ("t", "event", "trial", "repeat", "epoch", "attempt", "resumed_epoch", "state", "value")
+_EVENTS = ("study", "start", "report", "end", "summary", "finish")
+
+Event = dict[str, Any]
+
+
+@dataclass
+class Log:
+    """The events of one study."""
+
+    name: str
+    kind: str
+    amount: Amount
+    events: list[Event]
+
+
+@dataclass
+class Told:
+    """What a run says at one moment, in seconds."""
+
+    at: float
+    left: float | None
+    true: float
+    whole: float
+
+    @property
+    def error(self) -> float:
+        """Error of the end, as a part of the whole run."""
+        if self.left is None:
+            return float("inf")
+        return (self.left - self.true) / self.whole
+
+    @property
+    def error_of_rest(self) -> float:
+        """Error of the time left, as a part of it."""
+        if self.left is None:
+            return float("inf")
+        return self.left / self.true - 1
+
+
+# -- recorded logs
+
+
+def record(name: str, storage: Path, group: str) -> Path:
+    """Condense the logs of a study, or of all members of a group, to what the clock reads."""
+    folders = sorted(path.parent for path in storage.glob(f"{group}*/study.json"))
+    lines = [_condensed(folder, group) for folder in folders]
+    path = DATA / f"{name}.jsonl.xz"
+    path.parent.mkdir(exist_ok=True)
+    text = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines)
+    path.write_bytes(lzma.compress(text.encode()))
+    return path
+
+
+def _condensed(folder: Path, group: str) -> dict[str, Any]:
+    manifest = json.loads((folder / "study.json").read_text())
+    rules = {**FIRST, **manifest.get("rules", {})}
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    kept = [_condensed_event(event) for event in events if event["event"] in _EVENTS]
+    starts = [event for event in events if event["event"] == "start"]
+    repeated = {(event["trial"], event["repeat"]) for event in starts if "repeat" in event}
+    of_each = Counter(trial for trial, _ in repeated)
+    return {
+        "name": folder.name,
+        "kind": folder.name.removeprefix(group).partition("-r")[0],
+        "trials": len({event["trial"] for event in starts}),
+        "epochs": manifest["base"].get("train.epochs", 0),
+        "seeds": max(of_each.values(), default=0),
+        "top": max(1, len(of_each) - 1),
+        "rules": rules,
+        "function": bool(manifest.get("function")),
+        "events": kept,
+    }
+
+
+def _condensed_event(event: Event) -> Event:
+    short = {key: event[key] for key in _KEPT if key in event and event["event"] != "study"}
+    short |= {"t": event["t"], "event": event["event"]}
+    if event["event"] == "start":
+        length = event["config"].get("train.epochs")
+        short["config"] = {} if length is None else {"train.epochs": length}
+    if event["event"] in ("report", "end", "summary"):
+        short["metrics"] = {}
+    if event["event"] == "summary":
+        names = [name for name in event["metrics"] if name.startswith("baseline/")]
+        short["metrics"] = dict.fromkeys(names, 0.0)
+        short["tags"] = {}
+    if isinstance(short.get("value"), dict):  # not finite
+        short["value"] = None
+    return short
+
+
+def read(path: Path) -> list[Log]:
+    """The studies of one run."""
+    logs = []
+    for line in lzma.decompress(path.read_bytes()).decode().splitlines():
+        about = json.loads(line)
+        rules = about["rules"]
+        amount = Amount(
+            trials=about["trials"],
+            epochs=about["epochs"],
+            seeds=about["seeds"],
+            rule=RepeatRule(rules["repeats"], about["top"]),
+            rungs=rules["rungs"],
+            function=about["function"],
+        )
+        logs.append(Log(about["name"], about["kind"], amount, about["events"]))
+    return logs
+
+
+# -- the replay
+
+
+@dataclass
+class Replay:
+    """One process that runs studies of a group one after another, and sees the others."""
+
+    logs: list[Log]
+    states: dict[str, LogState] = field(default_factory=dict)
+    forecasts: dict[str, Forecast] = field(default_factory=dict)
+    own: str | None = None
+
+    def __post_init__(self) -> None:
+        for log in self.logs:
+            self.states[log.name] = LogState(keeps_history=False)
+            self._open(log)
+        expected = [Expected(log.name, log.kind) for log in self.logs]
+        self.agenda = Agenda(expected, self._look)
+
+    def _open(self, log: Log) -> None:
+        self.forecasts[log.name] = Forecast(self.states[log.name], log.amount)
+
+    def apply(self, log: Log, event: Event) -> None:
+        """The event happens."""
+        now = event["t"] / 1000
+        begins = event["event"] == "study" or event.get("attempt", 1) > 1
+        if self.own is None and begins and not self.states[log.name].finished:
+            self.own = log.name
+            self.agenda.begin(log.name, is_new=not self.states[log.name].runs, now=now)
+        apply_event(self.states[log.name], event)
+        self.forecasts[log.name].on_event(event)
+        if event["event"] != "finish":
+            return
+        if event["state"] == "INTERRUPTED":
+            self._open(log)  # whoever resumes has seen nothing run
+        elif self.own == log.name:
+            self.agenda.end(now)
+            self.own = None
+
+    def left(self, now: float) -> float | None:
+        """Seconds that the process says are left."""
+        if self.own is None:
+            return self.agenda.left(None, now)
+        left = self.forecasts[self.own].seconds_left(now)
+        if len(self.logs) == 1:
+            return left
+        if left is None:
+            return self.agenda.left(None, now)
+        total = self.forecasts[self.own].seconds_done() + left
+        return self.agenda.left(Own(left, total), now)
+
+    def _look(self, name: str) -> Seen:
+        state = self.states[name]
+        seconds = occupied_seconds(state)
+        if state.finished:
+            return Seen("done", seconds)
+        return Seen("runs" if state.runs else "waits", seconds)
+
+
+def replay(logs: list[Log]) -> Iterator[Told]:
+    """What the run says at each tenth of it. Pauses between two starts do not count."""
+    merged = sorted(
+        ((event["t"], place, event) for place, log in enumerate(logs) for event in log.events),
+        key=lambda one: one[:2],
+    )
+    merged = merged[: 1 + _last_finish(merged)]
+    pauses = _pauses(merged)
+    whole = (merged[-1][0] - merged[0][0] - sum(pauses.values())) / 1000
+    run = Replay(logs)
+    marks = [whole * tenth / 10 for tenth in range(1, 10)]
+    gone = 0.0
+    for before, (moment, place, event) in zip([merged[0], *merged], merged, strict=False):
+        step = (moment - before[0] - pauses.get(moment, 0)) / 1000
+        while marks and gone + step > marks[0]:
+            now = before[0] / 1000 + marks[0] - gone
+            yield Told(marks[0], run.left(now), whole - marks[0], whole)
+            marks.pop(0)
+        gone += step
+        run.apply(logs[place], event)
+
+
+def _last_finish(merged: list[tuple[int, int, Event]]) -> int:
+    """The place of the last end of a study: what is drawn or sent afterwards is no part of it."""
+    places = [place for place, (_, _, event) in enumerate(merged) if event["event"] == "finish"]
+    return places[-1] if places else len(merged) - 1
+
+
+def _pauses(merged: list[tuple[int, int, Event]]) -> dict[int, int]:
+    """Moment at which a run that was interrupted or killed was resumed -> ms since its end."""
+    found = {}
+    for (ended, _, last), (resumed, _, first) in itertools.pairwise(merged):
+        interrupted = last["event"] == "finish" and last["state"] == "INTERRUPTED"
+        killed = first.get("attempt", 1) > 1 and resumed - ended > _KILLED_MS
+        if interrupted or killed:
+            found[resumed] = resumed - ended
+    return found
+
+
+def report(name: str, told: list[Told]) -> bool:
+    """Print the table of a run; True where the claim holds."""
+    print(f"\n{name}: {told[0].whole:.0f} s")
+    print("tenth     said left     truth   error of the end   of what is left")
+    holds = True
+    for tenth, one in enumerate(told, 1):
+        said = "unknown" if one.left is None else f"{one.left:.0f} s"
+        late = tenth >= FROM and (abs(one.error) > BOUND or abs(one.error_of_rest) > BOUND)
+        holds = holds and not late
+        mark = "  <- off" if late else ""
+        print(
+            f"{tenth:5} {said:>13} {one.true:8.0f} s {one.error:18.0%} {one.error_of_rest:17.0%}"
+            f"{mark}"
+        )
+    return holds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", nargs="+", metavar="WORD")
+    parser.add_argument("logs", nargs="*", type=Path, help="default: all that are recorded")
+    options = parser.parse_args()
+    if options.record:
+        name, storage, *group = options.record
+        print(record(name, Path(storage), group[0] if group else name))
+        return
+
+    paths = options.logs or sorted(DATA.glob("*.jsonl.xz"))
+    results = {path.name: report(path.name, list(replay(read(path)))) for path in paths}
+    failed = [name for name, holds in results.items() if not holds]
+    print(f"\nwithin {BOUND:.0%} from tenth {FROM} on: {len(paths) - len(failed)} of {len(paths)}")
+    for name in failed:
+        print(f"not: {name}")
+
+
+if __name__ == "__main__":
+    main()

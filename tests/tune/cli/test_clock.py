@@ -1,0 +1,82 @@
+"""The time of a command in words: one study, several, a budget."""
+
+import pytest
+
+from tune.cli.clock import Progress, rough_duration
+from tune.study.agenda import Agenda, Expected, Own, Seen
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "5 s"),
+        (41, "45 s"),
+        (58, "1 min"),
+        (95, "2 min"),
+        (3000, "50 min"),
+        (3600, "1 h"),
+        (4700, "1 h 20 min"),
+        (90_000, "25 h"),
+    ],
+)
+def test_estimates_are_rounded(seconds: float, said: str) -> None:
+    assert rough_duration(seconds) == said
+
+
+def test_progress_says_what_is_left() -> None:
+    progress = Progress(elapsed_s=100, left_s=300, done_s=100)
+    assert progress.words == "about 5 min left"
+    assert progress.share == 0.25
+    assert Progress(5, None, 5).words == ""
+    assert Progress(5, None, 5).share is None
+
+
+def test_a_budget_that_ends_before_is_named() -> None:
+    short = Progress(elapsed_s=60, left_s=3600, done_s=60, budget_s=180)
+    assert short.words == "the time budget ends in 3 min, of about 1 h"
+    assert short.share == 0.25
+    long = Progress(elapsed_s=60, left_s=60, done_s=60, budget_s=180)
+    assert long.words == "about 1 min left"
+
+
+def agenda(seen: dict[str, Seen]) -> Agenda:
+    """Three searches of a source and of two settings."""
+    studies = [
+        Expected(f"c-{kind}-r{number}", kind) for number in (1, 2, 3) for kind in ("ssl", "A", "B")
+    ]
+    return Agenda(studies, lambda name: seen.get(name, Seen("waits")))
+
+
+def test_studies_that_wait_take_as_long_as_those_of_their_kind() -> None:
+    whole = agenda({"c-ssl-r1": Seen("done", 100.0), "c-A-r1": Seen("done", 20.0)})
+    whole.begin("c-B-r1", is_new=True, now=0.0)
+    assert whole.place == (3, 9)
+    assert whole.left(Own(left=10, total=30), now=1.0) == 10 + 2 * (100 + 20 + 30)
+
+
+def test_an_unknown_kind_takes_the_mean_of_the_others() -> None:
+    whole = agenda({})
+    whole.begin("c-ssl-r1", is_new=True, now=0.0)
+    assert whole.left(Own(left=60, total=60), now=1.0) == 9 * 60
+    whole.end(now=60.0)
+    whole.begin("c-A-r1", is_new=True, now=60.0)
+    assert whole.left(Own(left=20, total=20), now=61.0) == 20 + 2 * (60 + 20) + 3 * 40
+
+
+def test_a_study_that_has_just_begun_takes_as_long_as_others_of_its_kind() -> None:
+    whole = agenda({"c-ssl-r1": Seen("done", 100.0), "c-A-r1": Seen("done", 20.0)})
+    whole.begin("c-ssl-r2", is_new=True, now=0.0)
+    assert whole.left(None, now=10.0) == 90 + 100 + 2 * 20 + 3 * 60
+    assert agenda({}).left(None, now=0.0) is None
+
+
+def test_other_processes_take_their_part() -> None:
+    seen = {
+        "c-ssl-r1": Seen("done", 60.0),
+        "c-A-r1": Seen("done", 60.0),
+        "c-ssl-r2": Seen("runs", 30.0),
+    }
+    whole = agenda(seen)
+    whole.begin("c-B-r1", is_new=True, now=0.0)
+    # 60 s here, 30 s of the other's study, six more studies: by two processes
+    assert whole.left(Own(left=60, total=60), now=1.0) == (60 + 30 + 5 * 60) / 2

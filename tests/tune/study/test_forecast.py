@@ -1,0 +1,215 @@
+"""The time left, against made-up studies whose every run takes a known time."""
+
+import heapq
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tune.search.rungs import rungs_of
+from tune.study.forecast import Amount, Forecast
+from tune.study.log_state import LogState, apply_event
+from tune.study.rules import PAIR, WINNER, RepeatRule
+from tune.study.survival import survival
+
+EPOCHS = 6
+BEGAN = 1_000_000.0  # seconds since the epoch
+OPENING, EPOCH, TESTING = 3.0, 2.0, 1.0
+Event = dict[str, Any]
+
+
+def amount(trials: int, seeds: int = 0, rule: str = PAIR, rungs: int | str = "none") -> Amount:
+    return Amount(trials, EPOCHS, seeds, RepeatRule(rule), rungs)
+
+
+def run_events(
+    begin: float, trial: int, repeat: int | None, epochs: int, value: float
+) -> list[tuple[float, Event]]:
+    """The events of one run, by the seconds at which they happen."""
+    own = {"trial": trial} if repeat is None else {"trial": trial, "repeat": repeat}
+    start = own | {"event": "start", "config": {}, "attempt": 1, "resumed_epoch": None}
+    events = [(begin, start)]
+    at = begin + OPENING
+    for epoch in range(1, epochs + 1):
+        at += EPOCH
+        events.append((at, own | {"event": "report", "epoch": epoch, "metrics": {}}))
+    state = "COMPLETE" if epochs == EPOCHS else "PRUNED"
+    at += 0.0 if repeat is None else TESTING
+    end = {"event": "end", "state": state, "value": value, "reason": None, "metrics": {}}
+    events.append((at, own | end))
+    return events
+
+
+def made_up(
+    lengths: list[int], processes: int, seeds: int = 0, rule: str = PAIR
+) -> list[tuple[float, Event]]:
+    """All events of a study: trials of these epochs, then the repeats that the rule asks for, each
+    on the first free process; those of the default need not wait for the last trial."""
+    free = [0.0] * processes
+    events: list[tuple[float, Event]] = []
+
+    def put(trial: int, repeat: int | None, epochs: int, not_before: float = 0.0) -> float:
+        begin = max(heapq.heappop(free), not_before)
+        made = run_events(begin, trial, repeat, epochs, value=0.5 + trial / 100)
+        events.extend(made)
+        heapq.heappush(free, made[-1][0])
+        return made[-1][0]
+
+    search_end = max(put(number, None, epochs) for number, epochs in enumerate(lengths))
+    if rule == PAIR:
+        for seed in range(seeds):
+            put(0, seed, EPOCHS)
+    chosen = max(number for number, epochs in enumerate(lengths) if epochs == EPOCHS)
+    for seed in range(seeds):
+        put(chosen, seed, EPOCHS, search_end)
+    return sorted(events, key=lambda one: one[0])
+
+
+def told(
+    events: list[tuple[float, Event]], work: Amount, processes: int | None = None
+) -> Iterator[tuple[float, float | None, Forecast]]:
+    """(Seconds, time left, forecast) after each event."""
+    state = LogState(keeps_history=False)
+    apply_event(state, {"event": "summary", "metrics": {"baseline/val/top1": 0.1}, "tags": {}})
+    forecast = Forecast(state, work, processes)
+    for seconds, event in events:
+        apply_event(state, event | {"t": round(1000 * (BEGAN + seconds))})
+        forecast.on_event(event)
+        yield seconds, forecast.seconds_left(BEGAN + seconds), forecast
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("rule", [PAIR, WINNER])
+def test_without_pruning_the_end_is_known_once_each_kind_of_run_has_ended(
+    processes: int, rule: str
+) -> None:
+    events = made_up([EPOCHS] * 7, processes, seeds=4, rule=rule)
+    end = events[-1][0]
+    known = False
+    for seconds, left, forecast in told(events, amount(7, 4, rule), processes):
+        known = known or any(run.outcome is not None for run in forecast.state.repeats.values())
+        if known:
+            assert left is not None
+            assert seconds + left == pytest.approx(end, abs=0.01)
+
+
+def test_the_first_epoch_gives_an_estimate_that_has_the_repeats_in_it() -> None:
+    events = made_up([EPOCHS] * 8, 2, seeds=6)
+    end = events[-1][0]
+    first = next(left for _, left, _ in told(events, amount(8, 6), 2) if left is not None)
+    # nothing tells apart yet what the beginning of a run costs: every epoch seems to take as long
+    assert end < first < 3 * end
+    second = next(left for seconds, left, _ in told(events, amount(8, 6), 2) if seconds > 7)
+    assert second == pytest.approx(end - 7, rel=0.1)
+
+
+def test_an_epoch_that_runs_counts_as_it_goes_by() -> None:
+    events = made_up([EPOCHS] * 4, 1)
+    *_, (seconds, left, forecast) = told(events[:4], amount(4), 1)
+    assert left is not None
+    assert forecast.seconds_left(BEGAN + seconds + 1.5) == pytest.approx(left - 1.5)
+
+
+def test_trials_that_are_stopped_early_shorten_what_is_left() -> None:
+    lengths = [EPOCHS, EPOCHS, *[1, 2] * 9]
+    events = made_up(lengths, 2, seeds=2)
+    end = events[-1][0]
+    work = amount(len(lengths), 2, rungs=2)
+    for seconds, left, _ in told(events, work, 2):
+        if seconds > end / 4:
+            assert left is not None
+            assert seconds + left == pytest.approx(end, rel=0.15)
+
+
+def test_repeats_are_counted_before_they_begin_and_while_they_run() -> None:
+    events = made_up([EPOCHS] * 4, 1, seeds=3)
+    counts = [forecast.repeats for _, _, forecast in told(events, amount(4, 3), 1)]
+    assert counts[0] == (0, 6)
+    assert counts[-1] == (6, 6)
+    assert {total for _, total in counts} == {6}
+
+
+def test_a_default_that_fails_is_not_repeated() -> None:
+    events = run_events(0, 0, None, 2, 0.1)
+    events[-1][1]["state"] = "FAIL"
+    events += run_events(10, 1, None, EPOCHS, 0.5)
+    *_, (_, left, forecast) = told(events, amount(2, 3), 1)
+    assert forecast.repeats == (0, 3)
+    assert left == pytest.approx(3 * (OPENING + EPOCHS * EPOCH), rel=0.01)
+
+
+def test_a_resumed_study_knows_its_costs_and_not_the_pause() -> None:
+    lengths = [EPOCHS] * 6
+    events = made_up(lengths, 2)
+    cut = [(seconds, event) for seconds, event in events if seconds < 21]
+    *_, (_, _, before) = told(cut, amount(6), 2)
+    open_trials = [number for number, run in before.state.trials.items() if run.outcome is None]
+    assert len(open_trials) == 2
+
+    later = Forecast(before.state, amount(6))
+    assert later.seconds_left(2 * BEGAN) is not None
+    for number in open_trials:
+        resumed = {"event": "start", "trial": number, "config": {}, "attempt": 2}
+        apply_event(before.state, resumed | {"t": round(2000 * BEGAN), "resumed_epoch": 1})
+        later.on_event(resumed)
+    left = later.seconds_left(2 * BEGAN)
+    assert left == pytest.approx(events[-1][0] - 20, abs=1.5 * EPOCH)
+
+
+def test_a_function_without_a_length_is_measured_by_its_trials() -> None:
+    work = Amount(6, 0, 0, RepeatRule(PAIR), "none", function=True)
+    events = made_up([EPOCHS] * 6, 1)
+    answers = [(seconds, left) for seconds, left, _ in told(events, work, 1)]
+    length = OPENING + EPOCHS * EPOCH
+    assert all(left is None for seconds, left in answers if seconds < length)
+    later = [(seconds, left) for seconds, left in answers if seconds > length]
+    assert later
+    for seconds, left in later:
+        assert left == pytest.approx(6 * length - seconds)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_expected_lengths_are_those_of_trials_whose_order_is_chance(version: int) -> None:
+    trials, epochs, draws = 16, 12, 4000
+    rule_rungs = rungs_of(epochs, version)
+    from tune.search.rungs import RULES
+
+    rng = random.Random(0)
+    totals = [0] * trials
+    for _ in range(draws):
+        seen: dict[int, list[float]] = {rung.part: [] for rung in rule_rungs}
+        for number in range(trials):
+            value = rng.random()
+            ran = epochs
+            for rung in rule_rungs:
+                others = seen[rung.part]
+                places = max(1, (len(others) + 1) // rung.factor)
+                passes = sum(other > value for other in others) < places
+                others.append(value)
+                may_stop = number > 0 and rung.stops(number, RULES[version])
+                if may_stop and not passes:
+                    ran = rung.epoch(epochs)
+                    break
+            totals[number] += ran
+
+    expected = survival(trials, epochs, version)
+    assert expected.expected(0) == epochs
+    # values keep their order from rung to rung here, so that later rungs stop fewer
+    simulated = sum(totals) / draws
+    formula = sum(expected.expected(number) for number in range(trials))
+    assert formula == pytest.approx(simulated, rel=0.35)
+
+
+def test_survivors_are_expected_to_run_longer() -> None:
+    chances = survival(16, 12, 2)
+    lengths = [chances.expected(10, after) for after in range(13)]
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == 12
+
+
+def test_longer_trials_than_expected_raise_the_expectation() -> None:
+    chances = survival(16, 12, 2)
+    assert chances.longer({0: 12}) == 1.0
+    assert chances.longer({0: 12, 5: 12, 6: 12}) > 1.5
+    assert chances.longer({5: 1, 6: 1, 7: 1}) < 1.0

@@ -1,0 +1,179 @@
+"""Files of runs that have ended: what something needs stays, whenever a kill comes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.studies import open_study
+from trainables.files import BEST, LAST
+from tune.reports.disk import disk_use, expected_disk
+from tune.study.kept_files import PIN, pin
+from tune.study.study import Study
+from tune.study.work import Outcome, Work
+
+MB = 1_000_000
+
+
+def fake_run(study: Study, work: Work, value: float, state: str = "COMPLETE", size: int = 1) -> Any:
+    """A run that leaves its files behind, without training."""
+    study.started(work)
+    folder = Path(work.directory)
+    for name in (BEST, LAST, "embeddings-train-0001.npz", "predictions-val.npz"):
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    if work.kind == "trial":
+        study.reported(work, 1, {"val/top1": value})
+    study.ended(work, Outcome(state, value, None, {"best/val/top1": value, "test/top1": value}))  # type: ignore[arg-type]
+
+
+def run_all(root: Path, values: list[float], repeats: int = 0, **changes: Any) -> Study:
+    """A study whose trials have these values; NaN stands for one that fails."""
+    study = open_study(root, len(values), repeats, **changes)
+    study.files.tidy()
+    while (work := study.next_work()) is not None:
+        assert work != "wait"
+        if work.kind == "baseline":
+            study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.1}))
+            continue
+        assert work.id.trial is not None
+        value = values[work.id.trial]
+        fake_run(study, work, value, "PRUNED" if value < 0 else "COMPLETE")
+    study.close()
+    return study
+
+
+def with_weights(root: Path) -> set[int]:
+    return {int(path.parent.name) for path in (root / "toy/trials").glob(f"*/{BEST}")}
+
+
+def left(root: Path, pattern: str) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob(pattern))
+
+
+VALUES = [0.10, 0.50, -1.0, 0.20, 0.90, 0.30, 0.80, -1.0, 0.70, 0.60, 0.40, 0.85]
+BEST_FIVE = {4, 6, 8, 9, 11}
+
+
+def test_the_best_five_and_the_default_keep_their_weights(tmp_path: Path) -> None:
+    run_all(tmp_path, VALUES, keep="best")
+    assert with_weights(tmp_path) == {0} | BEST_FIVE
+    arrays = {Path(name).parent.name for name in left(tmp_path, "*.npz")}
+    assert arrays == {f"{number:04d}" for number in {0} | BEST_FIVE}
+    assert left(tmp_path, LAST) == []
+
+
+def test_a_study_from_before_the_choice_keeps_all_completed_trials(tmp_path: Path) -> None:
+    run_all(tmp_path, VALUES)
+    complete = {number for number, value in enumerate(VALUES) if value > 0}
+    assert with_weights(tmp_path) == complete
+    run_all(tmp_path, VALUES, keep="best")  # asked for once
+    assert with_weights(tmp_path) == {0} | BEST_FIVE
+    assert '"keep": "best"' in (tmp_path / "toy/study.json").read_text()
+
+
+def test_repeats_leave_nothing_but_their_record(tmp_path: Path) -> None:
+    study = run_all(tmp_path, [0.5, 0.6, 0.7], repeats=2, keep="best")
+    assert len(study.finals()) == 4
+    folders = list((tmp_path / "toy/trials").glob("*/repeat-*"))
+    assert len(folders) == 4
+    assert [left(folder, BEST) + left(folder, "*.npz") for folder in folders] == [[]] * 4
+
+
+def test_trials_that_were_repeated_stay_when_better_ones_come(tmp_path: Path) -> None:
+    first = [0.5, 0.6]
+    run_all(tmp_path, first, repeats=1, keep="best")
+    run_all(tmp_path, first + [0.7 + number / 100 for number in range(8)], 1, keep="best")
+    assert with_weights(tmp_path) == {0, 1} | {5, 6, 7, 8, 9}
+
+
+def test_what_another_study_starts_from_stays(tmp_path: Path) -> None:
+    run_all(tmp_path, VALUES[:4], keep="best")
+    pin(tmp_path / "toy/trials/0003" / BEST)
+    run_all(tmp_path, VALUES, keep="best")
+    assert with_weights(tmp_path) == {0, 3} | BEST_FIVE
+    assert (tmp_path / "toy/trials/0003" / PIN).exists()
+
+
+class Killed(BaseException):
+    """Nothing catches it, as nothing catches a kill."""
+
+
+@pytest.mark.parametrize("nth", range(0, 38, 4))
+def test_a_kill_at_any_removal_loses_nothing_that_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    unlink = Path.unlink
+    count = 0
+
+    def killed_at_the_nth(path: Path, missing_ok: bool = False) -> None:
+        nonlocal count
+        if path.name in (BEST, LAST) or path.suffix == ".npz":
+            count += 1
+            if count > nth:
+                raise Killed
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", killed_at_the_nth)
+        with pytest.raises(Killed):
+            run_all(tmp_path, VALUES, repeats=1, keep="best")
+    folders = {int(path.name) for path in (tmp_path / "toy/trials").iterdir()}
+    begun = [number for number in folders if VALUES[number] > 0]
+    best = sorted(begun, key=lambda number: -VALUES[number])[:5]
+    assert set(best) <= with_weights(tmp_path)
+
+    run_all(tmp_path, VALUES, repeats=1, keep="best")
+    assert with_weights(tmp_path) == {0} | BEST_FIVE
+    assert left(tmp_path, LAST) == []
+
+
+def test_a_hundred_resnet50_trials_stay_under_two_gigabytes(tmp_path: Path) -> None:
+    # ResNet50 without its 1,000 units: 23.5 M float32. BYOL's checkpoint: online and target network
+    # with projectors, the predictor, and two moments of Adam for what trains.
+    weights = 94 * MB
+    online = weights + 38 * MB + 2 * MB
+    checkpoint = online + (weights + 38 * MB) + 2 * online
+    array = 600 * 2048 * 4
+    study = open_study(tmp_path, 100, 6, keep="best")
+    most = 0
+    while (work := study.next_work()) is not None:
+        assert work != "wait"
+        if work.kind == "baseline":
+            study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.1}))
+            continue
+        study.started(work)
+        folder = Path(work.directory)
+        for name, size in [
+            (BEST, weights),
+            (LAST, checkpoint),
+            ("last.pt.0123.partial", checkpoint),
+            *((f"embeddings-{part}-{epoch}.npz", array) for part in "ab" for epoch in "123"),
+        ]:
+            with (folder / name).open("wb") as file:
+                file.truncate(size)
+        most = max(most, disk_use(study.directory).total)
+        (folder / "last.pt.0123.partial").unlink()
+        number = work.id.trial or 0
+        value = (number * 37 % 101) / 101  # each of them better than some and worse than others
+        if work.kind == "trial":
+            study.reported(work, 1, {"val/top1": value})
+        metrics = {"best/val/top1": value, "test/top1": value}
+        study.ended(work, Outcome("COMPLETE", value, None, metrics))
+    study.close()
+
+    rest = disk_use(study.directory)
+    assert len(study.finals()) == 12
+    assert rest.models == 6
+    assert rest.total < 0.8e9
+    assert most < 2e9
+    assert rest.sentence.startswith("on disk: 7")
+
+
+def test_the_plan_names_what_is_kept() -> None:
+    said = expected_disk(100, 12, "best", 94.0, 500.0)
+    assert said == (
+        "disk: 94 MB of weights a run, kept of at most 6 (--keep best): 564 MB; up to 1.1 GB more "
+        "per running trial"
+    )
+    assert "kept of at most 112 (--keep all): 10.5 GB" in expected_disk(100, 12, "all", 94.0, 500.0)

@@ -1,0 +1,166 @@
+"""The time that a command still takes, in words and as a bar."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tune.study.agenda import Agenda, Expected, Own, seen_in
+from tune.study.forecast import Amount, Forecast
+from tune.study.study import Study
+
+_FRESH_S = 1.0
+"""What is left is worked out so often at most: the trials of a fast study report all the time."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a command is."""
+
+    elapsed_s: float
+    """Since it was started."""
+
+    left_s: float | None
+    """Until all its studies have ended; None: not known yet."""
+
+    done_s: float
+    """The work so far, that of earlier starts too."""
+
+    budget_s: float | None = None
+    """What is left of the time budget; None: there is none."""
+
+    @property
+    def share(self) -> float | None:
+        """Part of the command that is over, in [0, 1]."""
+        if self.left_s is None:
+            return None
+        left = self.left_s
+        done = self.done_s
+        if self.budget_s is not None and self.budget_s < left:
+            left = self.budget_s
+            done = self.elapsed_s
+        return done / (done + left) if done + left > 0 else 1.0
+
+    @property
+    def words(self) -> str:
+        """The time left, such as `about 5 min left`; "" where it is not known."""
+        if self.left_s is None:
+            return ""
+        about = f"about {rough_duration(self.left_s)}"
+        if self.budget_s is not None and self.budget_s < self.left_s:
+            return f"the time budget ends in {rough_duration(self.budget_s)}, of {about}"
+        return f"{about} left"
+
+
+class Clock:
+    """Tells how far a command is. An observer of the events of its studies.
+
+    What is left is worked out when something happens, in the study's thread. Between two events it
+    runs down, so that a thread that draws may ask at any time.
+
+    Args:
+        budget_s: time for all studies; None: no limit.
+    """
+
+    def __init__(self, budget_s: float | None = None):
+        self._budget_s = budget_s
+        self._started = time.time()
+        self._study_started = self._started
+        self._agenda: Agenda | None = None
+        self._name = ""
+        self._told_at = 0.0
+        self._left: float | None = None
+        self._done = 0.0
+        self.forecast: Forecast | None = None
+        """That of the running study."""
+
+    def expect(self, studies: Sequence[Expected], storage: Path) -> None:
+        """The command runs these studies, beside other processes that do the same."""
+        self._agenda = Agenda(studies, lambda name: seen_in(storage / name))
+
+    def begin(self, study: Study, processes: int | None) -> None:
+        """A study begins.
+
+        Args:
+            processes: runs at a time, where that is known.
+        """
+        self.forecast = Forecast(study.state, amount_of(study), processes)
+        self._name = study.manifest.name
+        self._study_started = time.time()
+        if self._agenda is not None:
+            self._agenda.begin(self._name, is_new=not study.state.runs)
+        self._work_out(self._study_started)
+
+    def end(self) -> None:
+        """The study has ended."""
+        if self._agenda is not None:
+            self._agenda.end()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Note what runs, and work out what is left unless that has just been done."""
+        if self.forecast is None:
+            return
+        self.forecast.on_event(event)
+        now = time.time()
+        if now - self._told_at > _FRESH_S or self._left is None:
+            self._work_out(now)
+
+    @property
+    def place(self) -> str:
+        """The running study among all, such as `study 3 of 35: classify-B-r1`; "" for a single
+        one."""
+        if self._agenda is None:
+            return ""
+        number, total = self._agenda.place
+        return f"study {number} of {total}: {self._name}" if number else ""
+
+    @property
+    def progress(self) -> Progress:
+        """How far the command is now."""
+        now = time.time()
+        elapsed = now - self._started
+        passed = now - self._told_at
+        left = None if self._left is None else max(0.0, self._left - passed)
+        budget = None if self._budget_s is None else max(0.0, self._budget_s - elapsed)
+        return Progress(elapsed, left, max(self._done + passed, elapsed), budget)
+
+    def _work_out(self, now: float) -> None:
+        assert self.forecast is not None
+        left = self.forecast.seconds_left(now)
+        done = self.forecast.seconds_done()
+        if self._agenda is not None:
+            own = None
+            if left is not None:
+                own = Own(left, max(done, now - self._study_started) + left)
+            left = self._agenda.left(own, now)
+            done += self._agenda.done()
+        self._told_at = now
+        self._left = left
+        self._done = done
+
+
+def amount_of(study: Study) -> Amount:
+    """The work of a study."""
+    manifest = study.manifest
+    return Amount(
+        trials=study.trials,
+        epochs=study.epochs,
+        seeds=study.repeat_count,
+        rule=study.repeat_rule,
+        rungs=manifest.rules["rungs"],
+        points=int(manifest.objectives is not None),
+        function=manifest.function,
+    )
+
+
+def rough_duration(seconds: float) -> str:
+    """A duration that is an estimate: `40 s`, `5 min`, `1 h 20 min`."""
+    if seconds < 55:
+        return f"{max(5, 5 * math.ceil(seconds / 5))} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(5 * round(minutes / 5), 60)
+    return f"{hours} h {rest:02d} min" if rest else f"{hours} h"

@@ -1,0 +1,89 @@
+"""The disk that a study takes, as it is and as it is expected to be."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.files import BEST, LAST
+from tune.study.kept_files import KEPT_TRIALS
+
+_MB = 1e6
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes of a study's folder."""
+
+    total: int
+    weights: int
+    """Exported weights of trials and repeats."""
+    models: int
+    """Number of those files."""
+    checkpoints: int
+    """Checkpoints of what is running or paused."""
+
+    @property
+    def sentence(self) -> str:
+        """`on disk: 612 MB, 566 MB of it the weights of 6 runs`."""
+        said = f"on disk: {megabytes(self.total)}"
+        if self.models:
+            runs = "1 run" if self.models == 1 else f"{self.models} runs"
+            said += f", {megabytes(self.weights)} of it the weights of {runs}"
+        if self.checkpoints:
+            said += f", {megabytes(self.checkpoints)} checkpoints to resume from"
+        return said
+
+
+def disk_use(folder: Path) -> DiskUse:
+    """Add up the files in a study's folder. Those that vanish meanwhile count nothing."""
+    total = weights = models = checkpoints = 0
+    for name, size in _files(folder):
+        total += size
+        if name == BEST:
+            weights += size
+            models += 1
+        if name == LAST:
+            checkpoints += size
+    return DiskUse(total, weights, models, checkpoints)
+
+
+def expected_disk(
+    trials: int, repeats: int, keep: str, export_mb: float, checkpoint_mb: float
+) -> str:
+    """Say in advance what the weights of a study will take, for `--plan`.
+
+    Args:
+        trials: trials in total; all of them may be completed.
+        repeats: repeats in total.
+        keep: `best` or `all`.
+        export_mb: the weights of a completed run.
+        checkpoint_mb: the checkpoint of a running one.
+    """
+    kept = min(trials, 1 + KEPT_TRIALS) if keep == "best" else trials + repeats
+    running = 2 * checkpoint_mb + export_mb  # one is being written while the other is there
+    return (
+        f"disk: {megabytes(export_mb * _MB)} of weights a run, kept of at most {kept} "
+        f"(--keep {keep}): {megabytes(kept * export_mb * _MB)}; "
+        f"up to {megabytes(running * _MB)} more per running trial"
+    )
+
+
+def megabytes(size: float) -> str:
+    """A number of bytes as people read it: `0.4 MB`, `612 MB`, `1.3 GB`."""
+    if size >= _GB:
+        return f"{size / _GB:.1f} GB"
+    if size >= 10 * _MB:
+        return f"{size / _MB:.0f} MB"
+    return f"{size / _MB:.1f} MB"
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Names and sizes of all files in a folder and those inside it."""
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                yield name, os.lstat(Path(root, name)).st_size
+            except OSError:  # a running study removes files
+                continue

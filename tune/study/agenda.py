@@ -1,0 +1,185 @@
+"""The studies of one comparison, with the time that those still need which this process is not
+running."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Literal
+
+from tune.study.lock import is_in_use
+from tune.study.log_state import LogState, read_state
+
+_LOOK_S = 10.0
+"""Studies of other processes are looked at so often."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A study that belongs to a comparison."""
+
+    name: str
+
+    kind: str
+    """Studies of one kind, such as the searches of one setting, take alike long."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A study of the comparison, as its folder shows it."""
+
+    state: Literal["waits", "runs", "done"]
+    """`runs`: in another process."""
+
+    seconds: float = 0.0
+    """What its runs have taken so far."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """The study that this process runs, in seconds."""
+
+    left: float
+    total: float
+    """The time that it takes in all."""
+
+
+def seen_in(folder: Path) -> Seen:
+    """Look at a study that this process is not running."""
+    log = folder / "events.jsonl"
+    if not log.exists():
+        return Seen("waits")
+    state = read_state(log, keeps_history=False)
+    if state.finished:
+        return Seen("done", occupied_seconds(state))
+    return Seen("runs" if is_in_use(folder) else "waits", occupied_seconds(state))
+
+
+def occupied_seconds(state: LogState) -> float:
+    """The time in which runs were going on, without interruptions."""
+    if any(run.attempts > 1 for run in state.runs.values()):
+        return sum(run.occupied_ms for run in state.runs.values()) / 1000
+
+    total = 0
+    end = 0
+    for start, heard in sorted((run.started, run.heard) for run in state.runs.values()):
+        total += max(0, heard - max(start, end))
+        end = max(end, heard)
+    return total / 1000
+
+
+class Agenda:
+    """Tells what a comparison still needs.
+
+    Args:
+        studies: all of them, in the order in which they run.
+        look: looks at a study of this name.
+    """
+
+    def __init__(self, studies: Sequence[Expected], look: Callable[[str], Seen]):
+        self._studies = list(studies)
+        self._look = look
+        self._seen: dict[str, Seen] = {}
+        self._looked_at = -math.inf
+        self._measured: dict[str, float] = {}
+        """Study that this process has run from its beginning to its end -> seconds."""
+        self._running: str | None = None
+        self._began = 0.0
+        self._is_whole = False
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Number of the running study, from 1, and number of all studies."""
+        names = [study.name for study in self._studies]
+        number = names.index(self._running) + 1 if self._running in names else 0
+        return number, len(names)
+
+    def begin(self, name: str, *, is_new: bool, now: float | None = None) -> None:
+        """This process runs the study from now on.
+
+        Args:
+            is_new: nothing of it has run before.
+        """
+        self._running = name
+        self._began = time.time() if now is None else now
+        self._is_whole = is_new
+
+    def end(self, now: float | None = None) -> None:
+        """The study has ended."""
+        if self._running is None:
+            return
+        moment = time.time() if now is None else now
+        if self._is_whole:
+            self._measured[self._running] = moment - self._began
+        self._running = None
+        self._looked_at = -math.inf
+
+    def left(self, own: Own | None, now: float | None = None) -> float | None:
+        """Seconds until the last study has ended; None while nothing is known.
+
+        Args:
+            own: the running study, as far as it is known; None: not at all.
+        """
+        moment = time.time() if now is None else now
+        self._look_around(moment)
+        lengths = self._lengths(own)
+        if not lengths:
+            return None
+        overall = mean(lengths.values())
+        own_s = own.left if own is not None else self._own_by_kind(lengths, overall, moment)
+        others = 0
+        rest = own_s
+        for study in self._studies:
+            if study.name == self._running:
+                continue
+            seen = self._seen.get(study.name, Seen("waits"))
+            if seen.state == "done" or study.name in self._measured:
+                continue
+            others += seen.state == "runs"
+            length = lengths.get(study.kind, overall)
+            rest += max(0.0, length - seen.seconds)
+        return max(own_s, rest / (1 + others))
+
+    def done(self) -> float:
+        """Seconds of the other studies so far."""
+        return sum(
+            self._measured.get(study.name, self._seen.get(study.name, Seen("waits")).seconds)
+            for study in self._studies
+            if study.name != self._running
+        )
+
+    def _own_by_kind(self, lengths: dict[str, float], overall: float, now: float) -> float:
+        """Seconds that the running study still needs, by others of its kind."""
+        for study in self._studies:
+            if study.name == self._running:
+                return max(0.0, lengths.get(study.kind, overall) - (now - self._began))
+        return 0.0
+
+    def _lengths(self, own: Own | None) -> dict[str, float]:
+        """Kind -> seconds of a study of this kind, as far as any is known."""
+        known: dict[str, list[float]] = {}
+        for study in self._studies:
+            if study.name == self._running:
+                if own is not None:
+                    known.setdefault(study.kind, []).append(own.total)
+                continue
+            seen = self._seen.get(study.name)
+            seconds = self._measured.get(study.name)
+            if seconds is None and seen is not None and seen.state == "done":
+                seconds = seen.seconds
+            if seconds is not None:
+                known.setdefault(study.kind, []).append(seconds)
+        return {kind: mean(values) for kind, values in known.items()}
+
+    def _look_around(self, now: float) -> None:
+        if now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        for study in self._studies:
+            seen = self._seen.get(study.name)
+            is_known = seen is not None and seen.state == "done"
+            if study.name == self._running or study.name in self._measured or is_known:
+                continue
+            self._seen[study.name] = self._look(study.name)

@@ -1,0 +1,428 @@
+"""The time that a study still needs, told from what its runs have taken so far.
+
+A run takes the time of its epochs and, once, that of its beginning (data, compilation, features)
+and of its end (the test split). What is left of the study is laid out on the processes as the
+study will hand it out: trials, repeats of the default beside the last of them, then repeats of the
+chosen trial.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any
+
+from tune.function import LENGTH
+from tune.study.log_state import LogState, Run
+from tune.study.rules import ATTEMPTS, RepeatRule
+from tune.study.survival import Survival, survival
+from tune.study.work import WorkId
+
+_UNKNOWN = -1
+"""Number of a trial that will be repeated and is not known yet."""
+_RECENT_EPOCHS = 8
+"""The machine is as fast now as in so many last epochs."""
+_RECENT_OPENINGS = 8
+"""Runs begin as the last ones did: the first of all find caches empty."""
+_RECENT_STARTS = 32
+"""As many runs at a time as among so many last starts are expected from now on."""
+
+
+@dataclass(frozen=True)
+class Amount:
+    """The work of a study from its beginning to its end."""
+
+    trials: int
+    """Trials in total."""
+
+    epochs: int
+    """Epochs of a trial that runs to its end; 0: each says its own."""
+
+    seeds: int
+    """Repeats of each repeated trial."""
+
+    rule: RepeatRule
+
+    rungs: int | str
+    """Version of the rungs, or name of another pruner."""
+
+    points: int = 0
+    """Further trials that are repeated, where there are several objectives."""
+
+    function: bool = False
+    """A function trains: there is no untrained network."""
+
+    @property
+    def repeats(self) -> int:
+        """Repeats in total, if there are as many leaders as the rule may name."""
+        return (self.rule.configurations + self.points) * self.seeds
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of the parts of a run."""
+
+    opening: float
+    """What the first epoch takes more than another."""
+
+    epoch: float
+    """An epoch: training, validation, checkpoint."""
+
+    testing: float
+    """From the last report of a repeat to its end: it is judged on the test split."""
+
+    epochs: Mapping[int, float] = field(default_factory=dict)
+    """Trial -> an epoch of it and of its repeats, where one has been measured."""
+
+    load: float = 1.0
+    """The machine takes so much longer now than on average."""
+
+    def of_epoch(self, number: int) -> float:
+        """An epoch of this trial or of its repeats, now."""
+        return self.load * self.epochs.get(number, self.epoch)
+
+
+class Forecast:
+    """Tells how long a study still runs. An observer of its events.
+
+    Args:
+        state: the study's; it is read, and grows beside.
+        processes: runs at a time; None: as many as are seen at a time.
+    """
+
+    def __init__(self, state: LogState, amount: Amount, processes: int | None = None):
+        self.state = state
+        self.amount = amount
+        self.processes = processes
+        self._epochs = amount.epochs
+        self._running: set[WorkId] = set()
+        self._heard: dict[WorkId, int] = {}
+        self._recent: deque[tuple[int, bool, float]] = deque(maxlen=_RECENT_EPOCHS)
+        """(Trial, is the first of its run, seconds) of the last epochs."""
+        self._at_a_time: deque[int] = deque(maxlen=_RECENT_STARTS)
+        self._survival: Survival | None = None
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Note what runs. The event is part of the state already."""
+        kind = event["event"]
+        if kind not in ("start", "report", "end") or event.get("trial") is None:
+            return
+
+        work_id = WorkId.from_event(event)
+        if kind == "start":
+            self._heard[work_id] = self.state.run(work_id).heard
+            self._running.add(work_id)
+            self._at_a_time.append(len(self._running) + self._runs_baseline())
+        elif kind == "end":
+            self._running.discard(work_id)
+        else:
+            self._note_epoch(work_id)
+            self._epochs = max(self._epochs, int(event["metrics"].get(LENGTH) or 0))
+
+    def _note_epoch(self, work_id: WorkId) -> None:
+        run = self.state.run(work_id)
+        before = self._heard.get(work_id)
+        self._heard[work_id] = run.heard
+        if before is not None and work_id.trial is not None:
+            is_first = len(run.epochs) == 1
+            self._recent.append((work_id.trial, is_first, (run.heard - before) / 1000))
+
+    @property
+    def at_a_time(self) -> int:
+        """Runs that the machine works on at a time."""
+        seen = max(self._at_a_time, default=1)
+        return max(seen, self.processes or 1)
+
+    @property
+    def trials_left(self) -> int:
+        """Trials that have not begun."""
+        return max(0, self.amount.trials - len(self.state.trials))
+
+    @property
+    def repeats(self) -> tuple[int, int]:
+        """Repeats that have ended, and repeats in total."""
+        ended = sum(not _is_due(run) for run in self.state.repeats.values())
+        if self._is_searching():
+            return ended, max(ended, self.amount.repeats)
+        due = sum(self._due(number) for number in self._leaders())
+        return ended, ended + due + len(self._open_repeats())
+
+    def seconds_done(self) -> float:
+        """The time that the runs so far would take on the processes of now."""
+        occupied = sum(run.occupied_ms for run in self.state.runs.values())
+        return occupied / 1000 / self.at_a_time
+
+    def seconds_left(self, now: float) -> float | None:
+        """The time until the last repeat has ended; None before anything is known.
+
+        Args:
+            now: seconds since the epoch.
+        """
+        costs = self._costs()
+        if costs is None or not self._epochs:
+            return self._left_by_trials(now)
+
+        if self._survival is None or self._survival.epochs != self._epochs:
+            self._survival = survival(self.amount.trials, self._epochs, self.amount.rungs)
+        ended = {
+            number: len(run.epochs)
+            for number, run in self.state.trials.items()
+            if run.outcome is not None
+        }
+        longer = self._survival.longer(ended)
+        begun = len(self.state.trials)
+        rest = [
+            costs.opening + costs.of_epoch(number) * self._trial_epochs(number, 0, longer)
+            for number in range(begun, begun + self.trials_left)
+        ]
+        return self._laid_out(now, costs, longer, rest)
+
+    def _costs(self) -> Costs | None:
+        """The costs of a run as the machine is now."""
+        costs = measured(self.state)
+        if costs is None or not self._recent:
+            return costs
+        usual = sum(
+            costs.of_epoch(number) + costs.opening * is_first
+            for number, is_first, _ in self._recent
+        )
+        if usual <= 0:
+            return costs
+        return replace(costs, load=sum(seconds for *_, seconds in self._recent) / usual)
+
+    def _trial_epochs(self, number: int, after: int, longer: float, own: int = 0) -> float:
+        """Epochs that a trial is expected to run after epoch `after`.
+
+        Args:
+            longer: factor by which trials of this study are longer than expected.
+            own: epochs of this trial, where they are searched.
+        """
+        assert self._survival is not None
+        length = own or self._epochs
+        if number == 0:
+            return float(max(0, length - after))
+        expected = self._survival.expected(number, min(after, self._epochs)) - after
+        return min(max(0.0, expected * longer), float(max(0, length - after)))
+
+    def _laid_out(self, now: float, costs: Costs, longer: float, rest: Sequence[float]) -> float:
+        """Lay out what is left on the processes.
+
+        Args:
+            rest: seconds of each trial that has not begun.
+        """
+        line = _Line(self.at_a_time)
+        waiting: list[float] = []
+        for number, run in self.state.trials.items():
+            if run.outcome is not None:
+                continue
+            seconds = self._rest_of_trial(number, run, costs, longer)
+            if WorkId(number) in self._running:
+                line.running(max(0.0, seconds - _quiet(run, now)))
+            else:
+                waiting.append(seconds)
+
+        repeats_waiting: list[float] = []
+        running_repeats: list[float] = []
+        for (number, seed), run in self._open_repeats().items():
+            seconds = self._rest_of_repeat(number, run, costs)
+            if WorkId(number, seed) in self._running:
+                running_repeats.append(max(0.0, seconds - _quiet(run, now)))
+            else:
+                repeats_waiting.append(seconds)
+
+        line.all([*waiting, *rest])
+        search_end = line.end
+        line.beside(running_repeats)
+        line.all(repeats_waiting)
+        for number in self.amount.rule.certain():
+            line.all([self._repeat_seconds(number, costs)] * self._due(number))
+        line.not_before(search_end)
+        for number in self._others():
+            line.all([self._repeat_seconds(number, costs)] * self._due(number))
+        return line.end
+
+    def _rest_of_trial(self, number: int, run: Run, costs: Costs, longer: float) -> float:
+        """Seconds that a trial needs after its last report."""
+        own = int(run.config.get("train.epochs") or 0)
+        epochs = self._trial_epochs(number, run.last_epoch or 0, longer, own)
+        opening = 0.0 if run.epochs else costs.opening
+        return opening + epochs * costs.of_epoch(number)
+
+    def _rest_of_repeat(self, number: int, run: Run, costs: Costs) -> float:
+        """Seconds that a repeat needs after its last report."""
+        epochs = max(0, self._length_of(number) - (run.last_epoch or 0))
+        opening = 0.0 if run.epochs else costs.opening
+        return opening + epochs * costs.of_epoch(number) + costs.testing
+
+    def _repeat_seconds(self, number: int, costs: Costs) -> float:
+        """Seconds of a repeat of this trial."""
+        epochs = self._length_of(number)
+        return costs.opening + epochs * costs.of_epoch(number) + costs.testing
+
+    def _length_of(self, number: int) -> int:
+        config = self.state.run(WorkId(number)).config
+        return int(config.get("train.epochs") or self._epochs)
+
+    def _left_by_trials(self, now: float) -> float | None:
+        """The same where trials have no known number of epochs: each takes the mean of those that
+        have ended."""
+        runs = self.state.runs.values()
+        ended = [run.occupied_ms / 1000 for run in runs if run.outcome is not None]
+        if not ended:
+            return None
+        mean = sum(ended) / len(ended)
+        line = _Line(self.at_a_time)
+        waiting = 0
+        for work_id, run in self.state.runs.items():
+            if run.outcome is not None:
+                continue
+            if work_id in self._running:
+                spent = run.occupied_ms / 1000 + _quiet(run, now)
+                line.running(max(0.0, mean - spent))
+            else:
+                waiting += 1
+        line.all([mean] * (waiting + self.trials_left))
+        line.all([mean] * sum(self._due(number) for number in self._leaders()))
+        return line.end
+
+    # -- repeats
+
+    def _runs_baseline(self) -> bool:
+        """True while the untrained network, which comes first, is judged beside the trials."""
+        return not self.amount.function and not self.state.summary
+
+    def _is_searching(self) -> bool:
+        is_open = any(run.outcome is None for run in self.state.trials.values())
+        return is_open or self.trials_left > 0
+
+    def _open_repeats(self) -> dict[tuple[int, int], Run]:
+        repeats = self.state.repeats
+        return {key: run for key, run in repeats.items() if run.outcome is None}
+
+    def _leaders(self) -> list[int]:
+        """Trials that are repeated, as far as can be told now."""
+        return [*self.amount.rule.certain(), *self._others()]
+
+    def _others(self) -> list[int]:
+        """Trials that are repeated after the search: the leaders of now, and for those that are
+        still missing the first again."""
+        certain = self.amount.rule.certain()
+        completed = {
+            number: run.value
+            for number, run in sorted(self.state.trials.items())
+            if run.state == "COMPLETE" and run.value is not None
+        }
+        found = [number for number in self.amount.rule.repeated(completed) if number not in certain]
+        if not self._is_searching():
+            begun = [number for number, _ in self.state.repeats if number not in certain]
+            return list(dict.fromkeys([*found, *begun]))
+        wanted = self.amount.rule.configurations + self.amount.points - len(certain)
+        found += [_UNKNOWN] * (wanted - len(found))
+        return found[:wanted]
+
+    def _due(self, number: int) -> int:
+        """Repeats of this trial that have not begun."""
+        if number in self.state.trials and self._has_failed(number):
+            return 0
+        begun = [run for (of, _), run in self.state.repeats.items() if of == number]
+        settled = sum(run.outcome is None or not _is_due(run) for run in begun)
+        return max(0, self.amount.seeds - settled)
+
+    def _has_failed(self, number: int) -> bool:
+        """True where the trial has ended in a way that lets nobody repeat it."""
+        run = self.state.run(WorkId(number))
+        return run.outcome is not None and run.state != "COMPLETE"
+
+
+class _Line:
+    """Processes with the time at which each is free, in seconds from now."""
+
+    def __init__(self, processes: int):
+        self._busy: list[float] = []
+        self._processes = processes
+        self.end = 0.0
+        """The end of all that has been laid out."""
+
+    def running(self, seconds: float) -> None:
+        """A run that has a process has so long to go."""
+        heapq.heappush(self._busy, seconds)
+        self.end = max(self.end, seconds)
+
+    def beside(self, seconds: Iterable[float]) -> None:
+        """The same of runs whose end is not awaited by what follows."""
+        for one in seconds:
+            self.running(one)
+
+    def all(self, seconds: Iterable[float]) -> None:
+        """Lay out runs that wait, in their order, each on the first free process."""
+        for one in seconds:
+            start = 0.0
+            if len(self._busy) >= self._processes:
+                start = heapq.heappop(self._busy)
+            self.running(start + one)
+
+    def not_before(self, moment: float) -> None:
+        """Nothing that follows begins before that moment."""
+        self._busy = [max(moment, free) for free in self._busy]
+        self._busy += [moment] * (self._processes - len(self._busy))
+        heapq.heapify(self._busy)
+
+
+def measured(state: LogState) -> Costs | None:
+    """The costs of a run, by all runs so far; None before the first report."""
+    runs = [run for run in state.runs.values() if run.epochs]
+    if not runs:
+        return None
+
+    trials = [run for run in state.trials.values() if run.epochs] or runs
+    epoch = _epoch_seconds(trials)
+    if epoch is None:
+        epoch = _mean([run.opening_ms / 1000 for run in trials])
+
+    of_trial: dict[int, list[Run]] = {}
+    for work_id, run in state.runs.items():
+        if work_id.trial is not None:
+            of_trial.setdefault(work_id.trial, []).append(run)
+    own = {number: _epoch_seconds(same) for number, same in of_trial.items()}
+    epochs = {number: seconds for number, seconds in own.items() if seconds is not None}
+
+    openings = [
+        max(0.0, run.opening_ms / 1000 - epochs.get(work_id.trial or 0, epoch))
+        for work_id, run in state.runs.items()
+        if run.opening_ms
+    ]
+    closing = [run.closing_ms / 1000 for run in trials if run.state == "COMPLETE"]
+    testing = [run.closing_ms / 1000 for run in state.repeats.values() if run.state == "COMPLETE"]
+    return Costs(
+        opening=median(openings[-_RECENT_OPENINGS:]) if openings else 0.0,
+        epoch=epoch,
+        testing=_mean(testing or closing),
+        epochs=epochs,
+    )
+
+
+def _epoch_seconds(runs: Sequence[Run]) -> float | None:
+    """Seconds of an epoch of these runs, the first of each left out; None where there is none."""
+    steady = [run for run in runs if len(run.epochs) > 1]
+    count = sum(len(run.epochs) - 1 for run in steady)
+    if not count:
+        return None
+    spent = sum(run.occupied_ms - run.opening_ms - run.closing_ms for run in steady)
+    return max(0, spent) / 1000 / count
+
+
+def _quiet(run: Run, now: float) -> float:
+    """Seconds since the run was last heard of."""
+    return max(0.0, now - run.heard / 1000)
+
+
+def _is_due(run: Run) -> bool:
+    """True of a repeat that must be trained (again)."""
+    if run.outcome is None:
+        return True
+    return run.state == "FAIL" and run.attempts < ATTEMPTS
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else 0.0

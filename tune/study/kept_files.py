@@ -1,0 +1,148 @@
+"""The files that a study keeps of runs that have ended.
+
+A run that has ended needs no checkpoint, and one that is not complete no weights. Of the completed
+trials the weights and the arrays for pictures are kept (`--keep best`) of the best few by
+validation, the default, trials that are repeated, and those that somebody has asked for. A removed
+trial can be trained again, as its record says how.
+
+Values of completed trials do not change: a trial that has fallen behind the best few never comes
+back to them. So what is removed was needed by nothing, whenever a kill comes, and what a kill
+leaves behind is removed by the next start.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST
+from tune.study.log_state import LogState
+from tune.study.rules import RepeatRule
+from tune.study.work import WorkId
+
+KEPT_TRIALS = 5
+"""Trials whose weights are kept, besides the default."""
+PIN = ".pinned"
+"""In a trial's folder: its weights stay, as somebody has asked for them."""
+SNAPSHOTS = "*.npz"
+"""Arrays that pictures are drawn from (`trainables/plots/snapshots.py`)."""
+_CHECKPOINTS = (LAST, HISTORY, FIRST_EPOCH)
+
+
+class KeptFiles:
+    """Removes the files of runs that have ended, as soon as nothing needs them.
+
+    Args:
+        directory: of the study.
+        state: the study's; it is read, and grows beside.
+        rule: of the repeats.
+        keep: `all` keeps whatever a completed run has left behind.
+        arrays: arrays in a run's folder are ours; those of a function are its own.
+        points: further trials that are kept, such as those of a front.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        state: LogState,
+        rule: RepeatRule,
+        keep: str,
+        *,
+        arrays: bool = True,
+        points: Callable[[], Iterable[int]] = tuple,
+    ):
+        self._directory = directory
+        self._state = state
+        self._rule = rule
+        self._keep = keep
+        self._arrays = arrays
+        self._points = points
+        self._whole: set[int] = set()
+        """Completed trials that have all their files."""
+        self._draws_all = False
+
+    def begin(self) -> None:
+        """Remove what a kill has left of the last run that ended."""
+        last = self._state.last_ended
+        if last is not None:
+            self._remove_of_ended(last)
+        self._whole = {
+            number for number, run in self._state.trials.items() if run.state == "COMPLETE"
+        }
+
+    def tidy(self, *, draws_all: bool = False) -> None:
+        """Remove what is not kept of all runs that have ended.
+
+        Args:
+            draws_all: the arrays of every completed trial stay: all of them will be drawn.
+        """
+        self._draws_all = draws_all
+        if self._keep != "best":
+            return
+        for work_id in list(self._state.runs):
+            if work_id.kind == "repeat":
+                self._remove_of_ended(work_id)
+        self._remove_overtaken()
+
+    def ended(self, work_id: WorkId) -> None:
+        """The run has ended, and that is on record."""
+        self._remove_of_ended(work_id)
+        is_whole = self._state.run(work_id).state == "COMPLETE" and work_id.kind == "trial"
+        if self._keep == "best" and is_whole and work_id.trial is not None:
+            self._whole.add(work_id.trial)
+            self._remove_overtaken()
+
+    def _remove_of_ended(self, work_id: WorkId) -> None:
+        """Remove what no run needs any more that has ended."""
+        outcome = self._state.outcome(work_id)
+        if outcome is None:
+            return
+        folder = work_id.folder(self._directory)
+        _remove(folder, *_CHECKPOINTS)
+        is_complete = outcome.state == "COMPLETE"
+        if not is_complete or (work_id.kind == "repeat" and self._keep == "best"):
+            _remove(folder, BEST)
+            self._remove_arrays(folder)
+
+    def _remove_overtaken(self) -> None:
+        """Remove the weights and arrays of completed trials that others have overtaken."""
+        if len(self._whole) <= KEPT_TRIALS:
+            return
+        for number in self._whole - self._needed():
+            folder = WorkId(number).folder(self._directory)
+            self._whole.discard(number)
+            if (folder / PIN).exists():
+                continue
+            _remove(folder, BEST)
+            if not self._draws_all:
+                self._remove_arrays(folder)
+
+    def _remove_arrays(self, folder: Path) -> None:
+        if self._arrays:
+            for path in folder.glob(SNAPSHOTS):
+                path.unlink(missing_ok=True)
+
+    def _needed(self) -> set[int]:
+        """Trials that are kept, whatever becomes of the others."""
+        completed = {
+            number: run.value
+            for number, run in self._state.trials.items()
+            if run.state == "COMPLETE" and run.value is not None
+        }
+        most = max(KEPT_TRIALS, self._rule.top + 1)
+        ranked = sorted(completed, key=lambda number: (-completed[number], number))
+        repeated = {number for number, _ in self._state.repeats}
+        chosen = self._state.summary.get("chosen/trial")
+        needed = {0, *ranked[:most], *repeated, *self._points()}
+        return needed if chosen is None else needed | {int(chosen)}
+
+
+def pin(weights: Path) -> None:
+    """Keep a file of weights that somebody has asked for, if it is that of a trial."""
+    if weights.name == BEST and weights.parent.parent.name == "trials":
+        with contextlib.suppress(OSError):  # a storage that can only be read loses nothing either
+            (weights.parent / PIN).touch()
+
+
+def _remove(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,87 @@
+"""How long the trials of a search are expected to be, where rungs stop some of them early."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tune.search.rungs import RULES, rungs_of
+
+_PRIOR_TRIALS = 2.0
+"""The expectation weighs as much as so many trials of the study."""
+
+
+@dataclass(frozen=True)
+class Survival:
+    """The chance of each trial to pass each rung, if the order of values is chance alone.
+
+    The first trial at a rung passes. Of c trials that have come to it the best max(1, c // n) pass,
+    so that a further one is among them with the chance max(1, c / n) / c.
+    """
+
+    epochs: int
+    """Epochs of a trial that runs to its end."""
+
+    passes: tuple[Mapping[int, float], ...]
+    """Number of a trial -> epoch of a rung -> chance to continue for a trial that is there."""
+
+    def expected(self, number: int, after: int = 0) -> float:
+        """Epochs that a trial runs in all, given that it continues after epoch `after`."""
+        total = float(after)
+        share = 1.0
+        before = after
+        passes = self.passes[min(number, len(self.passes) - 1)]
+        for epoch, chance in passes.items():
+            if epoch <= after:
+                continue
+            total += share * (epoch - before)
+            share *= chance
+            before = epoch
+        return total + share * (self.epochs - before)
+
+    def longer(self, ended: Mapping[int, int]) -> float:
+        """How much longer the trials of this study are than expected, as a factor.
+
+        A few trials say little: the expectation counts as much as two of them.
+
+        Args:
+            ended: number of a trial that has ended -> its epochs. The default is left out: it is
+                never stopped.
+        """
+        numbers = [number for number in ended if number != 0]
+        if not numbers:
+            return 1.0
+        expected = sum(self.expected(number) for number in numbers)
+        prior = _PRIOR_TRIALS * expected / len(numbers)
+        observed = sum(ended[number] for number in numbers)
+        return (prior + observed) / (prior + expected)
+
+
+def survival(trials: int, epochs: int, version: int | str) -> Survival:
+    """The chances of the trials of a study.
+
+    Args:
+        trials: at least 1.
+        version: version of the rungs, or name of another pruner.
+    """
+    rule = RULES[version]
+    found = rungs_of(epochs, version)
+    arrived = dict.fromkeys(found, 0.0)
+    passes: list[dict[int, float]] = []
+
+    for number in range(max(1, trials)):
+        share = 1.0
+        chances: dict[int, float] = {}
+        for rung in found:
+            arrived[rung] += share
+            is_stopped = number > 0 and rung.stops(number, rule)
+            chance = _chance(arrived[rung], rung.factor) if is_stopped else 1.0
+            chances[rung.epoch(epochs)] = chance
+            share *= chance
+        passes.append(chances)
+    return Survival(epochs, tuple(passes))
+
+
+def _chance(arrived: float, factor: int) -> float:
+    """The chance to be among the best of all that have arrived."""
+    places = max(1.0, math.floor(arrived / factor))
+    return min(1.0, places / max(1.0, arrived))
