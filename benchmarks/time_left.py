@@ -49,7 +49,7 @@ class Log:
 
 @dataclass
 class Told:
-    """What a run says at one moment, in seconds."""
+    """The answer of a run at one moment, in seconds."""
 
     at: float
     left: float | None
@@ -201,7 +201,7 @@ class Replay:
 
 
 def replay(logs: list[Log]) -> Iterator[Told]:
-    """What the run says at each tenth of it. Pauses between two starts do not count."""
+    """The answers of the run at each tenth of it. Pauses between two starts do not count."""
     merged = sorted(
         ((event["t"], place, event) for place, log in enumerate(logs) for event in log.events),
         key=lambda one: one[:2],

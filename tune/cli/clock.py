@@ -12,12 +12,12 @@ from tune.study.forecast import Amount, Forecast
 from tune.study.study import Study
 
 _FRESH_S = 1.0
-"""What is left is worked out so often at most: the trials of a fast study report all the time."""
+"""The time left is worked out so often at most: the trials of a fast study report all the time."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a command is."""
+    """The part of a command that is done, and the rest."""
 
     elapsed_s: float
     """Since it was started."""
@@ -29,7 +29,7 @@ class Progress:
     """The work so far, that of earlier starts too."""
 
     budget_s: float | None = None
-    """What is left of the time budget; None: there is none."""
+    """The rest of the time budget; None: there is none."""
 
     @property
     def share(self) -> float | None:
@@ -118,7 +118,7 @@ class Clock:
 
     @property
     def progress(self) -> Progress:
-        """How far the command is now."""
+        """The part of the command that is done by now."""
         now = time.time()
         elapsed = now - self._started
         passed = now - self._told_at

@@ -325,7 +325,7 @@ class Console:
         return "" if progress is None or not progress.words else f", {progress.words}"
 
     def _time(self) -> Progress | None:
-        """How far the whole run is; None where nobody tells."""
+        """The progress of the whole run; None where nobody tells."""
         return None if self.clock is None else self.clock.progress
 
     def _repeat_counts(self) -> tuple[int, int]:

@@ -34,7 +34,7 @@ class Seen:
     """`runs`: in another process."""
 
     seconds: float = 0.0
-    """What its runs have taken so far."""
+    """The time that its runs have taken so far."""
 
 
 @dataclass(frozen=True)

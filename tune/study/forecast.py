@@ -64,7 +64,7 @@ class Costs:
     """Seconds of the parts of a run."""
 
     opening: float
-    """What the first epoch takes more than another."""
+    """The time that the first epoch takes more than another."""
 
     epoch: float
     """An epoch: training, validation, checkpoint."""

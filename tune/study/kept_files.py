@@ -97,7 +97,7 @@ class KeptFiles:
         if outcome is None:
             return
         folder = work_id.folder(self._directory)
-        _remove(folder, *_CHECKPOINTS)
+        remove_checkpoint(folder)
         is_complete = outcome.state == "COMPLETE"
         if not is_complete or (work_id.kind == "repeat" and self._keep == "best"):
             _remove(folder, BEST)
@@ -141,6 +141,11 @@ def pin(weights: Path) -> None:
     if weights.name == BEST and weights.parent.parent.name == "trials":
         with contextlib.suppress(OSError):  # a storage that can only be read loses nothing either
             (weights.parent / PIN).touch()
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove everything that a run resumes from."""
+    _remove(folder, *_CHECKPOINTS)
 
 
 def _remove(folder: Path, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""How long the trials of a search are expected to be, where rungs stop some of them early."""
+"""The expected lengths of the trials of a search whose rungs stop some of them early."""
 
 import math
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ class Survival:
         return total + share * (self.epochs - before)
 
     def longer(self, ended: Mapping[int, int]) -> float:
-        """How much longer the trials of this study are than expected, as a factor.
+        """The factor by which the trials of this study are longer than expected.
 
         A few trials say little: the expectation counts as much as two of them.
 

@@ -22,7 +22,7 @@ from tune.execution.runtimes import LocalRuntime
 from tune.execution.script import Script, ScriptFailed, _Process
 from tune.execution.script_output import Tail
 from tune.function import Function
-from tune.study.study import _remove_spent_files
+from tune.study.kept_files import remove_checkpoint
 from tune.study.work import Outcome, Work, WorkId
 
 CONFIG = {"lr": 0.5, "opt": "sgd", "flag": True, "seed": 3, "train.threads": 1}
@@ -216,7 +216,7 @@ print('{"epoch": 0, "accuracy": 0.5}')
     made = python(code, "{directory}", metrics="-")
     for _ in range(2):  # the second start finds the files of the first
         assert outcome_of(made, tmp_path, Reported()).state == "COMPLETE"
-    _remove_spent_files(tmp_path, "COMPLETE")
+    remove_checkpoint(tmp_path)
 
     for name in ("history.json", "script.json"):
         assert json.loads((tmp_path / name).read_text()) == {"own": [1, 2]}

@@ -16,7 +16,6 @@ import pytest
 from optuna.pruners import SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
-import tune.study.study
 from tests.commands import left_in
 from tests.studies import POOR, events, finish, finished, manifest, open_study, reports
 from tests.toy import TOY, Toy, ToyConfig
@@ -28,6 +27,7 @@ from tune.reports.verdict import doubts
 from tune.search.pruner import DurableHalving
 from tune.search.rungs import rungs
 from tune.study.events import EventLog
+from tune.study.kept_files import KeptFiles
 from tune.study.lock import StudyInUse
 from tune.study.record import read_record
 from tune.study.rules import CURRENT, FIRST
@@ -361,7 +361,7 @@ def test_finished_trials_leave_no_resume_state(tmp_path: Path) -> None:
 def test_killed_before_the_resume_state_of_an_ended_run_is_gone(
     tmp_path: Path, die_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clean, count = tune.study.study._remove_spent_files, 0
+    clean, count = KeptFiles.ended, 0
 
     def dying(*args: Any) -> None:
         nonlocal count
@@ -372,7 +372,7 @@ def test_killed_before_the_resume_state_of_an_ended_run_is_gone(
 
     study = open_study(tmp_path, 2, repeats=2)
     with monkeypatch.context() as patch:
-        patch.setattr("tune.study.study._remove_spent_files", dying)
+        patch.setattr(KeptFiles, "ended", dying)
         with pytest.raises(SystemExit):
             search_locally(study, TOY)
     study.close()
