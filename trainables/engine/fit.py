@@ -218,6 +218,8 @@ def _finish_epoch(
     """Validate, keep the weights of the best epoch and what pictures need, and start the next
     epoch's clock.
 
+    Args:
+        drawn: pictures of this epoch will be drawn.
     Raises:
         TrialFailed: `nan` (the objective is not finite).
     """
