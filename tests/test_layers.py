@@ -59,7 +59,7 @@ FLOORS = {
         {"augment", "balance", "class_metrics", "optim", "plots", "metrics"},
         {"miou"},
         {"data"},
-        {"config", "data_summary", "files", "outcomes"},
+        {"config", "data_summary", "devices", "files", "outcomes"},
         {"errors"},
     ],
 }

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sized
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainables.config import Annotated, Field, config, nearest
 from trainables.data.sampling import BatchSampler, Sampler
+from trainables.devices import DeviceName, send
 from trainables.errors import UserError
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.outcomes import ImageOutcomes
@@ -40,7 +41,12 @@ class TrainConfig:
     channels_last: bool = False
     """NHWC memory format: for tensor cores."""
     compile: bool = False
-    """torch.compile of the backbone: pays on GPUs only."""
+    """torch.compile of the backbone: pays on GPUs only; `--plan` measures whether it does."""
+    numerics: Literal["as_set", "auto"] = "as_set"
+    """as_set: bf16 and channels_last are as they are set. auto: both are on where the device is a
+    GPU with bfloat16, elsewhere as set."""
+    device: DeviceName = "auto"
+    """Device to train on. auto: the GPU that the process may see, else the CPU."""
     threads: Annotated[int, Field(ge=1)] = 1
     """CPU threads of one trial; part of the config because floating-point sums depend on it."""
     objective: str = ""
@@ -98,12 +104,15 @@ class Batch(NamedTuple):
         return Batch(self.images[start:stop], draws, targets)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on `device`; the copy does not block the CPU."""
+        """The batch on `device`, which nothing waits for: it may still be on its way."""
         if device.type == "cpu":
             return self
-        images = self.images.to(device, non_blocking=True)
-        draws = tuple(view.to(device) for view in self.draws)
-        targets = None if self.targets is None else self.targets.to(device, non_blocking=True)
+        images = send(self.images, device)
+        draws = tuple(
+            send(view, device) if isinstance(view, Tensor) else view.to(device)
+            for view in self.draws
+        )
+        targets = None if self.targets is None else send(self.targets, device)
         return Batch(images, draws, targets)
 
 

@@ -42,6 +42,7 @@ from trainables.class_metrics import (
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task
 from trainables.data.sampling import BatchSampler
+from trainables.devices import to_double
 from trainables.errors import UserError
 from trainables.files import CLASS_RESULTS
 from trainables.finetune import (
@@ -197,7 +198,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         if self.features.views is not None:
             return self._draw_fixed_views(self.features.views, positions, targets, generator)
 
-        images = train.batch(positions)
+        images = train.input_batch(positions)
         view = self.augment.draw(len(positions), generator)
         loss = self.config.loss
         if not loss.mixup and not loss.cutmix:
@@ -218,7 +219,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         if cached is not None:
             return self.features.batch(cached, rows, targets)
 
-        images = self.data.train.batch(positions)
+        images = self.data.train.input_batch(positions)
         return Batch(images, (views.draws[torch.from_numpy(rows)],), targets)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -264,14 +265,14 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
             targets.cpu().numpy(), predicted.cpu().numpy(), len(self.data.classes)
         )
         metrics = {
-            f"{prefix}/top1": right.double().mean().item(),
+            f"{prefix}/top1": to_double(right).mean().item(),
             f"{prefix}/macro_f1": macro_f1(counts),
             f"{prefix}/balanced_accuracy": balanced_accuracy(counts),
             f"{prefix}/loss": nn.functional.cross_entropy(logits, targets).item(),
         }
         if len(self.data.classes) > _TOP:
             among_top = (logits.topk(_TOP).indices == targets[:, None]).any(1)
-            metrics[f"{prefix}/top{_TOP}"] = among_top.double().mean().item()
+            metrics[f"{prefix}/top{_TOP}"] = to_double(among_top).mean().item()
         return metrics
 
     def _image_outcomes(

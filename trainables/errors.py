@@ -13,7 +13,8 @@ class TrialFailed(Exception):
     """This trial cannot continue.
 
     Args:
-        reason: a short word for the event log: `nan`, `collapse`, `oom`, `data` or `workers`.
+        reason: a short word for the event log: `nan`, `collapse`, `oom`, `data`, `device` or
+            `workers`.
         message: details for a reader.
     """
 

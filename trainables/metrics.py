@@ -14,6 +14,8 @@ from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from trainables.devices import to_double
+
 _PROBE_ITERATIONS = 200
 # Largest component of the gradient of the probe's loss at which it counts as converged.
 _PROBE_TOLERANCE = 1e-5
@@ -89,7 +91,7 @@ def view_retrieval(
     """
     forth = retrieval_ranks(first, second)
     back = retrieval_ranks(second, first)
-    reciprocal = 1 / torch.cat([forth, back]).double()
+    reciprocal = 1 / to_double(torch.cat([forth, back]))
     mean: float = reciprocal.mean().item()
     return mean
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trainables.data.splits import IGNORE
+from trainables.devices import to_double
 
 
 @torch.no_grad()
@@ -74,8 +75,8 @@ def class_iou(
     Args:
         masked: leave out pixels of unknown truth, which otherwise are false positives.
     """
-    known = confusion[:, :-1].double()
-    counted = known if masked else confusion.double()
+    known = to_double(confusion[:, :-1])
+    counted = known if masked else to_double(confusion)
     predicted = counted.sum(1)
     hits = known.diagonal()
     return hits / (predicted + known.sum(0) - hits)
@@ -91,7 +92,7 @@ def pixel_accuracy(
 ) -> float:
     """Share in [0, 1] of the pixels of known truth that were predicted right; NaN where there is
     none."""
-    known = confusion[:, :-1].double()
+    known = to_double(confusion[:, :-1])
     return (known.diagonal().sum() / known.sum()).item()
 
 

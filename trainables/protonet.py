@@ -30,6 +30,7 @@ from trainables.base import Batch, Metrics, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, FewShotData, Split, Task
 from trainables.data.episodes import Episodes, EpisodeSampler
+from trainables.devices import in_float32
 from trainables.finetune import (
     FineTuned,
     InitConfig,
@@ -183,7 +184,7 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
         positions: np.ndarray,  # (B,) of whole episodes, in the order of `EpisodeSampler`
         generator: torch.Generator,
     ) -> Batch:
-        images = self.data.train.batch(positions)
+        images = self.data.train.input_batch(positions)
         view = self.augment.draw(len(positions), generator)
         return Batch(images, (view,))
 
@@ -199,7 +200,7 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
         queries = features[:, :, shot:].flatten(1, 2)  # (E, N Q, D)
 
         # In float32: a distance is a small difference of large squares.
-        with torch.autocast(self.device.type, enabled=False):
+        with in_float32(self.device):
             logits = self.head(queries, prototypes)  # (E, N Q, N)
 
         truth = torch.arange(way, device=logits.device).repeat_interleave(query)  # (N Q,)

@@ -29,6 +29,7 @@ from trainables.base import Batch, Metrics, TrainConfig
 from trainables.class_metrics import class_results, write_class_results
 from trainables.config import Annotated, Field, config
 from trainables.data import IGNORE, DataConfig, DataSet, Split, Task
+from trainables.devices import send, sum_dtype
 from trainables.engine import distributed
 from trainables.errors import UserError
 from trainables.files import CLASS_RESULTS
@@ -184,8 +185,8 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
 
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
         draws = self.joint.draw(len(positions), generator)
-        images = self.data.train.batch(positions)
-        masks = self.data.train.masks(positions)
+        images = self.data.train.input_batch(positions)
+        masks = self.data.train.input_masks(positions)
         return Batch(images, (draws,), masks)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -226,7 +227,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         """
         classes = len(self.data.classes)
         confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=self.device)
-        loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        loss = torch.zeros((), dtype=sum_dtype(self.device), device=self.device)
         # A worker may have no image at all.
         accuracies = [torch.empty(0, device=self.device)]
         overlaps = [torch.empty(0, classes, 2, dtype=torch.int64, device=self.device)]
@@ -236,7 +237,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             order.append(positions)
             predicted = logits.argmax(1)
             confusion += confusion_matrix(predicted, masks, classes)
-            loss += cross_entropy(logits, masks.long()).double() * masks.numel()
+            loss += cross_entropy(logits, masks.long()).to(loss.dtype) * masks.numel()
 
             right = (predicted == masks).flatten(1).sum(1)
             known = (masks != IGNORE).flatten(1).sum(1)
@@ -276,14 +277,14 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         for positions, images, masks in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
                 logits = self.scores(images)
-            yield positions, logits, masks.to(self.device)
+            yield positions, logits, send(masks, self.device)
 
     def _squares(self, split: Split, shared: bool) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
         """Positions, views and masks of the stored squares."""
         start = distributed.shard(len(split)).start if shared else 0
         for images in self.evaluation_views(split, shared=shared):
             positions = np.arange(start, start + len(images))
-            yield positions, images, split.masks(positions)
+            yield positions, images, split.input_masks(positions)
             start += len(images)
 
     def _whole(self, split: Split, shared: bool) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:

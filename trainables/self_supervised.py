@@ -27,6 +27,7 @@ from trainables.base import AVERAGED, Batch, Metrics, Trainable, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, load_dataset
 from trainables.data.seen import SeenRecord, Training
+from trainables.devices import send
 from trainables.engine import distributed
 from trainables.errors import TrialFailed
 from trainables.metrics import (
@@ -221,7 +222,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
 
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
         draws = tuple(view.draw(len(positions), generator) for view in self.views)
-        return Batch(self.data.train.batch(positions), draws)
+        return Batch(self.data.train.input_batch(positions), draws)
 
     def forward(self, batch: Batch) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} has no method to learn by")
@@ -277,8 +278,8 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         """Tell which images kNN and the linear probe classify right."""
         val = self.config.val
         known, _ = self._embed(gallery)
-        known_labels = torch.from_numpy(gallery.targets()).to(known.device)
-        labels = torch.from_numpy(split.targets()).to(known.device)
+        known_labels = send(torch.from_numpy(gallery.targets()), known.device)
+        labels = send(torch.from_numpy(split.targets()), known.device)
         right = {}
         right[f"{prefix}/knn_top1"] = knn_right(
             known,

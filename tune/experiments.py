@@ -176,7 +176,13 @@ _TINY: dict[str, Any] = {
     "backbone.width": 16,
     "train.channels_last": True,
 }
-_FULL: dict[str, Any] = {"data.image_size": 128, "backbone.name": "resnet50", "train.threads": 1}
+# bfloat16 where a GPU has it: `trainables/engine/numerics.py`.
+_FULL: dict[str, Any] = {
+    "data.image_size": 128,
+    "backbone.name": "resnet50",
+    "train.threads": 1,
+    "train.numerics": "auto",
+}
 
 # The untuned default at 128 px is the one that a reader of the papers would start from: the
 # optimizer of the package's own example (Adam 3e-4), and the views, the momentum and the heads of
@@ -464,6 +470,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             "full": _UNTUNED_FEWSHOT
             | {
                 "data.image_size": 84,
+                "train.numerics": "auto",
                 "backbone.name": "conv4",
                 "backbone.width": 64,
                 "backbone.pool": 5,
@@ -505,6 +512,7 @@ EXPERIMENTS: dict[str, Experiment] = {
             | {
                 "data.image_size": 512,
                 "model.name": "deeplabv3-resnet50",
+                "train.numerics": "auto",
                 "optim.name": "sgd",
                 "optim.lr": 0.01,
                 "optim.weight_decay": 1e-4,

@@ -12,6 +12,7 @@ from torch import Tensor
 from trainables.augment.image_ops import Normalization
 from trainables.augment.views import evaluation_view, whole_view
 from trainables.data.splits import Split
+from trainables.devices import send
 
 IMAGES = 256
 """Largest number of images in a batch."""
@@ -39,7 +40,7 @@ def evaluation_batches(
     step = batch_size(size, pixels)
     for start in range(rows.start, rows.stop, step):
         positions = np.arange(start, min(start + step, rows.stop))
-        images = split.batch(positions).to(device)
+        images = send(split.input_batch(positions), device)
         views = evaluation_view(images, size, normalize)
         yield views.contiguous(memory_format=layout)
 
@@ -64,5 +65,5 @@ def whole_batches(
         step = max(1, min(IMAGES, pixels // (height * width)))
         for start in range(0, len(positions), step):
             chosen = np.array(positions[start : start + step])
-            images = split.whole_batch(chosen).to(device)
+            images = send(split.whole_batch(chosen), device)
             yield chosen, whole_view(images, normalize).contiguous(memory_format=layout)

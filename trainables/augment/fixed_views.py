@@ -13,6 +13,7 @@ from trainables.augment.image_ops import Normalization
 from trainables.augment.view_config import AugmentConfig
 from trainables.augment.views import Augment
 from trainables.data.splits import Split
+from trainables.devices import send
 
 STRONG = AugmentConfig(
     crop_scale_min=0.3,
@@ -59,7 +60,7 @@ class FixedViews:
         step = batch_size(self.image_size)
         for start in range(rows.start, rows.stop, step):
             stop = min(start + step, rows.stop)
-            images = split.batch(np.arange(start, stop)).to(device)
+            images = send(split.input_batch(np.arange(start, stop)), device)
             yield self.augment.apply(images, self.draws[view][start:stop])
 
 

@@ -8,12 +8,13 @@ Names that end in `_` work in place on float images in [0, 1]. Nothing here read
 the host, so that a GPU never waits.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from trainables.devices import send
 
 Normalization = Literal["imagenet", "half", "none"]
 
@@ -118,7 +119,7 @@ def mean_std(normalize: Normalization, device: torch.device) -> tuple[Tensor, Te
 
 
 def _per_channel(values: tuple[float, float, float], device: torch.device) -> Tensor:
-    return torch.tensor(values).view(3, 1, 1).to(device, non_blocking=True)
+    return send(torch.tensor(values).view(3, 1, 1), device)
 
 
 def standardize_(
@@ -136,14 +137,6 @@ def unit_float(images: Tensor) -> Tensor:
     return copy.div_(255) if images.dtype == torch.uint8 else copy
 
 
-def outside_autocast(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """A context without autocast: positions in an image need more than the 8 bits of bfloat16, to
-    which autocast would round the products that make them."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
-
-
 def on_chosen(
     images: Tensor,  # (B, C, H, W)
     chosen: Tensor,  # (B,) bool, on the CPU
@@ -157,7 +150,7 @@ def on_chosen(
     index = chosen.nonzero()[:, 0]
     if not len(index):
         return images
-    index = index.to(images.device, non_blocking=True)
+    index = send(index, images.device)
     if len(index) == len(images):
         return operation(images, index)
     changed = operation(images.index_select(0, index), index)

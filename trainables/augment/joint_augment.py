@@ -23,6 +23,7 @@ from trainables.augment.view_config import AugmentConfig, Probability
 from trainables.augment.views import Augment
 from trainables.config import Annotated, Field, config
 from trainables.data.splits import IGNORE
+from trainables.devices import send
 
 _CHUNK_BYTES = 3 << 20  # of float32 images processed at a time on a CPU, so that they stay in cache
 _MIN_CHUNK = 4  # images
@@ -188,11 +189,11 @@ class JointAugment:
             images = self.colour.apply(images, draws.colour)
 
         sides, offsets = draws.windows(size)
-        sides = sides.to(device, non_blocking=True)
-        offsets = offsets.to(device, non_blocking=True)
+        sides = send(sides, device)
+        offsets = send(offsets, device)
         upside_down, left_right = quarter_turn_flips(draws.vflip, draws.hflip, draws.turns)
-        upside_down = upside_down.to(device, non_blocking=True)
-        left_right = left_right.to(device, non_blocking=True)
+        upside_down = send(upside_down, device)
+        left_right = send(left_right, device)
         top, left = offsets.unbind(1)
         rows = _positions(top, upside_down, size)
         columns = _positions(left, left_right, size)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from trainables.augment.draws import Draws
+from trainables.devices import send
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,20 @@ class Mix:
         parts = {field.name: getattr(self, field.name)[part] for field in fields(self)}
         return Mix(**parts)
 
-    def to(self, device: torch.device | str) -> "Mix":
+    def to(self, device: torch.device) -> "Mix":
         """The same on a device; draws stay on the CPU."""
         return Mix(
-            images=self.images.to(device, non_blocking=True),
+            images=send(self.images, device),
             draws=self.draws,
-            targets=self.targets.to(device, non_blocking=True),
-            blended=self.blended.to(device, non_blocking=True),
-            share=self.share.to(device, non_blocking=True),
-            boxes=self.boxes.to(device, non_blocking=True),
+            targets=send(self.targets, device),
+            blended=send(self.blended, device),
+            share=send(self.share, device),
+            boxes=send(self.boxes, device),
         )
 
 
 def draw_mix(
-    images: Tensor,  # (B, 3, S, S) uint8
+    images: Tensor,  # (B, 3, S, S) uint8, on any device
     draws: Draws,  # of B images
     targets: Tensor,  # (B,) int64
     mixup: float,  # alpha, >= 0
@@ -67,6 +68,7 @@ def draw_mix(
     rng = np.random.default_rng(seed)
 
     partner = torch.from_numpy(rng.permutation(count))
+    partner_images = images.index_select(0, send(partner, images.device))
     both = mixup > 0 and cutmix > 0
     mixup_probability = 0.5 if both else float(mixup > 0)
     blended = rng.random(count) < mixup_probability
@@ -75,7 +77,7 @@ def draw_mix(
     share = np.where(blended, mixup_share, cutmix_share)
     boxes = cutmix_boxes(share, rng.random((count, 2)))
     return Mix(
-        images=images[partner],
+        images=partner_images,
         draws=draws[partner],
         targets=targets[partner],
         blended=torch.from_numpy(blended),

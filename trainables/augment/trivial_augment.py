@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainables.augment.image_ops import blend_, on_chosen, solarize_
+from trainables.devices import send
 
 OPERATIONS = (
     "identity",
@@ -96,17 +97,17 @@ class TrivialPlan:
     ):
         # Stays on the CPU, which has to know which image gets which operation.
         self.operation = operation
-        self.magnitude = magnitude.to(device, non_blocking=True)
+        self.magnitude = send(magnitude, device)
 
         inverse = _inverse_maps(operation, magnitude, image_size)
-        self.inverse = inverse.to(device, non_blocking=True)  # (B, 2, 3)
+        self.inverse = send(inverse, device)  # (B, 2, 3)
 
         # Shares of `blend_`: only COLOR has one of each pixel's gray, only CONTRAST of the mean.
         own = 1 + magnitude
         pixel = -magnitude * (operation == COLOR)
         mean = -magnitude * (operation == CONTRAST)
         shares = torch.stack([own, pixel, mean], 1)
-        self.shares = shares.to(device, non_blocking=True)  # (B, 3)
+        self.shares = send(shares, device)  # (B, 3)
 
     def apply(
         self,
@@ -186,7 +187,7 @@ def warp(
         ],
         -1,
     )  # (H, W, 3)
-    half = torch.tensor([0.5 * width, 0.5 * height], device=images.device)
+    half = send(torch.tensor([0.5 * width, 0.5 * height]), images.device)
     grid = at.view(1, -1, 3) @ (inverse.mT / half)  # (B, H W, 2), in [-1, 1] inside the image
     return functional.grid_sample(
         images,

@@ -26,7 +26,6 @@ from trainables.augment.image_ops import (
     gray,
     mean_std,
     on_chosen,
-    outside_autocast,
     solarize_,
     standardize_,
     unit_float,
@@ -41,6 +40,7 @@ from trainables.augment.resampling import (
 )
 from trainables.augment.trivial_augment import TrivialPlan
 from trainables.augment.view_config import AugmentConfig
+from trainables.devices import in_float32, send
 from trainables.errors import UserError
 
 _CHUNK_BYTES = 3 << 20  # of float32 images processed at a time on a CPU, so that they stay in cache
@@ -97,7 +97,7 @@ class Augment:
         height, width = images.shape[-2:]
         plan = _Plan(self, draws[order], hue_position[order], (height, width), images.device)
 
-        index = order.to(images.device, non_blocking=True)
+        index = send(order, images.device)
         if out is None:
             out = torch.empty(
                 len(images), 3, self.image_size, self.image_size, device=images.device
@@ -105,7 +105,7 @@ class Augment:
         slots = out.unbind()
         mean, std = mean_std(self.config.normalize, images.device)
         step = self._chunk(images)
-        with outside_autocast(images.device):
+        with in_float32(images.device):
             for start in range(0, len(images), step):
                 part = slice(start, start + step)
                 views = standardize_(plan.views(images, index[part], part), mean, std)
@@ -146,13 +146,13 @@ class _Plan:
             self.boxes = draws.boxes(image_size, config.crop_ratio)
             self.vertical, self.horizontal = self._crop_taps(image_size, device)
         self.quarter = draws.turns % 2 == 1
-        self.angle = draws.angle.to(device, non_blocking=True)
+        self.angle = send(draws.angle, device)
 
         # Images [0, hue_ends[p]) have hue at position p or before.
         self.hue_ends = torch.bincount(hue_position, minlength=5).cumsum(0)[:4].tolist()
-        self.shares = blend_shares(draws.order, draws.factors).to(device, non_blocking=True)
-        self.hue = draws.factors[:, HUE].to(device, non_blocking=True)
-        self.sigma = draws.sigma.to(device, non_blocking=True)
+        self.shares = send(blend_shares(draws.order, draws.factors), device)
+        self.hue = send(draws.factors[:, HUE], device)
+        self.sigma = send(draws.sigma, device)
         self.blends = config.brightness + config.contrast + config.saturation > 0
 
         self.trivial: TrivialPlan | None = None
@@ -163,11 +163,11 @@ class _Plan:
     def _crop_taps(self, image_size: tuple[int, int], device: torch.device) -> tuple[Taps, Taps]:
         """Taps of crop, resize and flips: vertical and horizontal."""
         draws = self.draws
-        top, left, height, width = self.boxes.to(device, non_blocking=True).unbind(1)
+        top, left, height, width = send(self.boxes, device).unbind(1)
 
         upside_down, left_right = quarter_turn_flips(draws.vflip, draws.hflip, draws.turns)
-        upside_down = upside_down.to(device, non_blocking=True)
-        left_right = left_right.to(device, non_blocking=True)
+        upside_down = send(upside_down, device)
+        left_right = send(left_right, device)
         size = self.augment.image_size
         vertical = resize_taps(top, height, upside_down, size, image_size[0])
         horizontal = resize_taps(left, width, left_right, size, image_size[1])

@@ -30,6 +30,7 @@ from trainables.data.sampling import generator
 from trainables.data.splits import DataSet, Split
 from trainables.data.store import VERSION as STORE_VERSION
 from trainables.data.store import digest
+from trainables.devices import send
 
 VERSION = 1
 """Part of the key: raise it when views or features are computed otherwise."""
@@ -114,8 +115,9 @@ class FixedViews:
         step = batch_size(self.augment.image_size)
         for start in range(0, len(self), step):
             stop = min(start + step, len(self))
-            images = self.split.batch(np.arange(start, stop) % len(self.split))
-            yield self.augment.apply(images.to(device), self.draws[start:stop])
+            positions = np.arange(start, stop) % len(self.split)
+            images = send(self.split.input_batch(positions), device)
+            yield self.augment.apply(images, self.draws[start:stop])
 
     @cached_property
     def digest(self) -> str:

@@ -23,6 +23,7 @@ from trainables.data.layouts import chosen_folder, read_layout
 from trainables.data.listing import HIDDEN, PARTS, Listing
 from trainables.data.named import is_named, named_folder
 from trainables.data.pairs import Pairs, load_pairs, read_pairs
+from trainables.data.placement import OnDevice
 from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive
 from trainables.data.store import Store, digest
 from trainables.data.summarize import with_counts
@@ -85,6 +86,9 @@ class DataConfig:
     """`ssl` alone: train on the images of val and test too, without their labels."""
     layout: str = AUTO
     """Layout of a folder (docs/data.md), "auto" to recognise it."""
+    on_device: OnDevice = "auto"
+    """Place of the image store while a GPU trains. auto: on the GPU, if it takes at most 40 % of
+    the free memory there; never: in the machine's memory, from where batches are copied ahead."""
     domain: str = ""
     """Folder inside the data folder to use in its place. In a tree <domain>/<class>/ several with
     commas between them, or "all"."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ IGNORE = 255
 also where there is no image (padding)."""
 
 
+class Rows(Protocol):
+    """Rows of a store's array, wherever they lie."""
+
+    def take(
+        self,
+        rows: np.ndarray,  # (B,) int64
+    ) -> Tensor: ...  # (B, ...) uint8, a copy
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Some rows of a store; the images themselves are shared by all splits and processes."""
@@ -41,6 +51,10 @@ class Split:
     whole: WholeImages | None = None
     """Whole images of these rows, by which segmentation is judged; None where the squares are
     whole, or where they are judged by."""
+    device_images: Rows | None = None
+    """The same images on a GPU, where the store fits (`placement.py`)."""
+    device_masks: Rows | None = None
+    """The same masks there."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -63,6 +77,24 @@ class Split:
         rows = self.indices[np.asarray(positions)]
         fetch(self.mask_images, rows)
         return torch.from_numpy(self.mask_images[rows])
+
+    def input_batch(
+        self,
+        positions: np.ndarray,  # (B,) int, positions within this split
+    ) -> Tensor:  # (B, 3, S, S) uint8, a copy, on the GPU or on the CPU
+        """Gathers the images of `batch(positions)` where they are nearest to a network."""
+        if self.device_images is None:
+            return self.batch(positions)
+        return self.device_images.take(self.indices[positions])
+
+    def input_masks(
+        self,
+        positions: np.ndarray,  # (B,) int, positions within this split
+    ) -> Tensor:  # (B, S, S) uint8, a copy, where `input_batch` is
+        """Gathers the masks of `input_batch(positions)`; only for data with masks."""
+        if self.device_masks is None:
+            return self.masks(positions)
+        return self.device_masks.take(self.indices[positions])
 
     def whole_batch(
         self,

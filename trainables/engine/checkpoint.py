@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from trainables.base import Metrics, Runtime, Trainable
+from trainables.devices import sum_dtype
 from trainables.engine import distributed
 from trainables.engine.average import WeightAverage
 from trainables.engine.step import BatchSplitter
@@ -48,7 +49,7 @@ class TrainingState:
     progress: Progress
     history: list[Metrics]
     """Metrics of the finished epochs."""
-    loss_sum: Tensor  # (), float64
+    loss_sum: Tensor  # (), float64 where the device has it
     """This worker's part of the sum of losses of the epoch in progress."""
     epoch_started: float
     """On the clock of `time.perf_counter`; for a resumed epoch, its earlier time is subtracted."""
@@ -83,6 +84,7 @@ def restore(
 
     # The checkpoint holds the sum over all workers: one of them has to add it.
     loss_sum = progress.loss_sum if runtime.rank == 0 else 0.0
+    device = runtime.device
     now = time.perf_counter()
     return TrainingState(
         trainable=trainable,
@@ -90,7 +92,7 @@ def restore(
         batches=batches,
         progress=progress,
         history=history,
-        loss_sum=torch.tensor(loss_sum, dtype=torch.float64, device=runtime.device),
+        loss_sum=torch.tensor(loss_sum, dtype=sum_dtype(device), device=device),
         epoch_started=now - progress.epoch_seconds,
         saved_at=now,
         average=average,

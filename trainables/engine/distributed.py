@@ -135,6 +135,16 @@ class CrossRankBatchNorm(_BatchNorm):
         return self.momentum
 
 
+class SyncedBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm, which takes its statistics over all ranks on GPUs, and in a block of
+    `no_collectives` over the batch at hand."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if world_size() == 1:
+            return _BatchNorm.forward(self, input)
+        return super().forward(input)
+
+
 class _CrossRankNormalize(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) * weight + bias, with mean and biased variance over all
     ranks (Ioffe & Szegedy 2015, algorithm 1).
@@ -237,7 +247,7 @@ def synchronize_batchnorm(module: nn.Module, device: torch.device) -> None:
         if not isinstance(part, _BatchNorm):
             continue
         if device.type == "cuda":
-            part.__class__ = nn.SyncBatchNorm
+            part.__class__ = SyncedBatchNorm
             part.process_group = None  # type: ignore[assignment]
         else:
             part.__class__ = CrossRankBatchNorm

@@ -23,6 +23,7 @@ from trainables.base import (
     Runtime,
     Trainable,
 )
+from trainables.devices import sum_dtype
 from trainables.engine import checkpoint, distributed, watchdog
 from trainables.engine.average import judged_weights
 from trainables.engine.checkpoint import TrainingState
@@ -135,7 +136,7 @@ def train_step(
         lr = thawed_lr_at(step, total_steps, peak, config.schedule, thaws_at)
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
-    batch = batches.draw(step)
+    batch = batches.feed.batch(step)
     trainable.before_step(step, total_steps)
     batches.statistics.keep()
     while True:
@@ -153,6 +154,8 @@ def train_step(
     trainable.after_step()
     if state.average is not None:
         state.average.update(step)
+    if step + 1 < total_steps:
+        batches.feed.send_early(step + 1)
     return loss
 
 
@@ -160,12 +163,13 @@ def accumulate_gradients(batches: BatchSplitter, batch: Batch, bf16: bool) -> Te
     """Add up the gradients of a batch's mean loss, micro-batch by micro-batch.
 
     Returns:
-        This worker's part of that loss, a detached scalar in float64; None when memory ran out.
+        This worker's part of that loss, a detached scalar; None when memory ran out.
     """
     runtime = batches.runtime
     model = batches.model()
     micro_batches = batches.split(batch)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=runtime.device)
+    dtype = sum_dtype(runtime.device)
+    loss_sum = torch.zeros((), dtype=dtype, device=runtime.device)
     try:
         for micro_batch in micro_batches:
             with gradient_exchange(model, is_last=micro_batch is micro_batches[-1]):

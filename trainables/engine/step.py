@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from trainables.base import Batch, RunConfig, Runtime, Trainable
 from trainables.data.sampling import BatchSampler, generator
 from trainables.engine import distributed
+from trainables.engine.feed import Feed, lane_to
 from trainables.errors import StartAgain, TrialFailed
 from trainables.files import write_atomically
 
@@ -81,6 +82,7 @@ class BatchSplitter:
         if runtime.world_size > 1:
             self.limit(found_micro_batch(runtime.directory) or 0)
         self.statistics = RunningStatistics(trainable)
+        self.feed = Feed(self.draw_share, lane_to(runtime.device))
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_trains: list[bool] = []
 
@@ -101,15 +103,15 @@ class BatchSplitter:
         images = min(self.config.train.micro_batch or self.share_size, self.share_size)
         return max(1, images // self.unit) * self.unit
 
-    def draw(self, step: int) -> Batch:
-        """This worker's share of the batch of `step`, on its device.
+    def draw_share(self, step: int) -> Batch:
+        """This worker's share of the batch of `step`, as the trainable draws it.
 
         Augmentation is drawn for the whole batch, so that the number of workers changes nothing.
         """
         positions = self.sampler.positions(step)
         batch = self.trainable.draw(positions, generator(self.config.seed, 2, step))
         share = distributed.shard(len(batch), self.unit)
-        return batch.slice(share.start, share.stop).to(self.runtime.device)
+        return batch.slice(share.start, share.stop)
 
     def split(self, share: Batch) -> list[Batch]:
         """Micro-batches of a share, as equal as possible: BatchNorm needs more than one image.
@@ -170,7 +172,11 @@ class BatchSplitter:
         if self._wrapped is None or trains != self._wrapped_trains:
             self._wrapped = None
             gc.collect()  # the old wrapper's hooks leave the parameters with it
-            self._wrapped = DistributedDataParallel(self.trainable, broadcast_buffers=False)
+            # Gradients are views of what is exchanged, which saves a copy of them all. BatchNorm's
+            # statistics are equal on all ranks already.
+            self._wrapped = DistributedDataParallel(
+                self.trainable, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
             self._wrapped_trains = trains
         return self._wrapped
 
@@ -193,12 +199,15 @@ def seed_forward_pass(seed: int, step: int, runtime: Runtime) -> None:
     """Seed the global generators that a forward pass draws from, such as those of dropout."""
     sequence = np.random.SeedSequence([seed, 3, runtime.rank, step])
     state = int(sequence.generate_state(1)[0])
-    if runtime.device.type == "cpu":
-        # Without an accelerator `torch.manual_seed` formats a traceback for each kind of one, which
-        # takes as long as a step on cached features.
-        torch.default_generator.manual_seed(state)
-    else:
+    if runtime.device.type == "mps":
         torch.manual_seed(state)
+        return
+
+    # `torch.manual_seed` formats a traceback for each kind of accelerator that is not there, which
+    # takes as long as a step on cached features.
+    torch.default_generator.manual_seed(state)
+    if runtime.device.type == "cuda":
+        torch.cuda.manual_seed(state)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

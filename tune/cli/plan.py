@@ -17,9 +17,11 @@ from trainables.engine.fit import steps_per_epoch, train_step
 from trainables.engine.step import BatchSplitter
 from trainables.files import BEST, LAST
 from trainables.optim import build_optimizer
+from tune.cli.device_plan import chosen, compilation
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
 from tune.execution.runtimes import LocalRuntime
+from tune.execution.trial import settle
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
 from tune.reports.disk import expected_disk
@@ -55,6 +57,8 @@ class Cost:
     setup_seconds: float
     """Seconds of what is computed once and kept for other trials; 0: nothing is."""
     gpu: bool
+    numerics: tuple[str, ...] = ()
+    """Lines about the device and how it computes."""
 
 
 def show_plan(prepared: Prepared, options: Options) -> None:
@@ -92,6 +96,8 @@ def show_plan(prepared: Prepared, options: Options) -> None:
 
     device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"
     out.print(f"resources: {device} per trial, {cost.parameters / 1e6:.2f} M parameters")
+    for line in cost.numerics:
+        out.print(line)
     out.print(
         f"estimate from one profiled step ({cost.step_s * 1e3:.0f} ms) and one validation "
         f"({cost.validation_s:.1f} s): {cost.epoch_s:.1f} s an epoch, {epochs:.0f} epochs with "
@@ -182,9 +188,10 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
         runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
         torch.set_num_threads(config.train.threads)
         keep_freed_memory()
-        torch.manual_seed(config.seed)
-
         some = experiment.trainable.profiled_data(config, data)
+        config, some = settle(config, some, runtime)
+        numerics = chosen(config, some, runtime.device)
+        torch.manual_seed(config.seed)
         trainable = experiment.trainable(config, some).to(runtime.device)
         optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
         sampler = trainable.sampler()
@@ -211,6 +218,11 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
 
         checkpoint.save(state, runtime)
         trainable.export(Path(scratch) / BEST, {})
+        on_gpu = runtime.device.type == "cuda"
+        if on_gpu and not config.train.compile:
+            kind = experiment.trainable
+            runtime.directory = Path(scratch) / "compiled"
+            numerics += (compilation(kind, config, some, runtime, step_s, total_steps),)
 
         return Cost(
             step_s=step_s,
@@ -220,7 +232,8 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
             export_mb=_megabytes(Path(scratch) / BEST),
             parameters=sum(p.numel() for p in trainable.parameters() if p.requires_grad),
             setup_seconds=trainable.setup_seconds(data),
-            gpu=runtime.device.type == "cuda",
+            gpu=on_gpu,
+            numerics=numerics,
         )
 
 

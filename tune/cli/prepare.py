@@ -159,6 +159,8 @@ def prepare(
     if options.workers > 1:
         _check_workers(options.workers, program.max_workers(config), data)
 
+    if options.local:
+        _check_device(base)
     proof = program.check_startup(config, data)
     seen = check_seen(base, data, options.allow_seen)
 
@@ -385,6 +387,14 @@ def _about_images(options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
 
         typed["data.name"] = data_name(options.data)
     return typed
+
+
+def _check_device(base: Mapping[str, Any]) -> None:
+    """Refuse a device that this process, which is to train, does not have."""
+    if "train.device" in base:
+        from trainables.devices import choose_device  # it imports torch
+
+        choose_device(str(base["train.device"]))
 
 
 def _begun(there: Manifest | None) -> dict[str, Any]:

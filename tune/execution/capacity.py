@@ -57,11 +57,28 @@ def on_a_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
-def gpus_of_a_worker(asked: float | None) -> float:
-    """GPUs of each worker: as asked for; by default one where the cluster has or may start any."""
-    if asked is not None:
-        return asked
-    return 1.0 if cluster_resources()["GPU"] else 0.0
+def gpus_of_a_worker(asked: float | None, device: str = "auto") -> float:
+    """GPUs of each worker: as asked for; by default one where the cluster has or may start any, and
+    trials train on it.
+
+    Args:
+        device: `train.device`.
+    Raises:
+        UserError: trials are to train on a GPU, and get none.
+    """
+    found = 0.0 if device in ("cpu", "mps") else cluster_resources()["GPU"]
+    gpus = min(1.0, found) if asked is None else asked
+    if device == "cuda" and not gpus:
+        raise UserError(
+            "train.device=cuda, but no trial gets a GPU: Ray has none, or --gpus-per-worker is 0; "
+            "use train.device=auto"
+        )
+    if device in ("cpu", "mps") and gpus:
+        raise UserError(
+            f"--gpus-per-worker {gpus:g} with train.device={device}, which uses none of them: "
+            "leave one of the two out"
+        )
+    return gpus
 
 
 def refuse_what_never_fits(group: WorkerGroup) -> None:

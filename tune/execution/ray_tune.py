@@ -243,7 +243,8 @@ def search(
     with temporary as scratch, ray_session(workers):
         patience_s = _patience_seconds()
         threads = float(study.manifest.base["train.threads"])
-        group = WorkerGroup(workers, threads, gpus_of_a_worker(gpus_per_worker))
+        device = str(study.manifest.base.get("train.device", "auto"))
+        group = WorkerGroup(workers, threads, gpus_of_a_worker(gpus_per_worker, device))
         refuse_what_never_fits(group)
         limit = ConcurrencyLimit(group, concurrent)
         _tuner(study, experiment, group, guard, limit, patience_s, scratch).fit()

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from trainables.base import Metrics
+from trainables.devices import choose_device
 
 
 class LocalRuntime:
@@ -25,7 +26,7 @@ class LocalRuntime:
 
     def __init__(self, directory: Path, on_report: Callable[[int, Metrics], bool]):
         self.directory = directory
-        self.device = best_device()
+        self.device = choose_device()
         self._on_report = on_report
 
     def report(self, epoch: int, metrics: Metrics) -> bool:
@@ -41,7 +42,7 @@ class TuneRuntime:
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self.device = best_device()
+        self.device = choose_device()
 
     def report(self, epoch: int, metrics: Metrics) -> bool:
         self.send("report", epoch=epoch, metrics=metrics)
@@ -67,7 +68,7 @@ class TrainRuntime:
         self.directory = directory
         self.rank = rank
         self.world_size = world_size
-        self.device = best_device()
+        self.device = choose_device()
         self._messages = messages
         self._replies = replies
         # Train assigns this worker one of the GPUs that its process sees
@@ -86,8 +87,3 @@ class TrainRuntime:
         trial is killed meanwhile."""
         self._messages.put(json.dumps({"kind": kind, **fields}))
         self._replies.get()
-
-
-def best_device() -> torch.device:
-    """The GPU that this process may see, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,11 +17,15 @@ from filelock import FileLock
 from trainables.backbone.summary import write_architecture
 from trainables.base import Metrics, Runtime, Trainable
 from trainables.config import build
+from trainables.data import DataSet
+from trainables.data.placement import on_device
+from trainables.devices import settle_device
 from trainables.engine import distributed
 from trainables.engine.allocator import keep_freed_memory
 from trainables.engine.average import outcomes_with_objective, with_objective
 from trainables.engine.checkpoint import load_checkpoint
 from trainables.engine.fit import Fitted, fit
+from trainables.engine.numerics import settle_numerics
 from trainables.engine.step import is_out_of_memory
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
@@ -258,8 +262,27 @@ def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Tr
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
     data = _dataset(experiment.trainable, config.data)
+    config, data = settle(config, data, runtime)
     torch.manual_seed(config.seed)
     return experiment.trainable(config, data).to(runtime.device)
+
+
+def settle(config: Any, data: Any, runtime: Runtime) -> tuple[Any, Any]:
+    """Choose the runtime's device, and return config and data as that device takes them.
+
+    Raises:
+        TrialFailed: `device` (the config asks for one that is not there).
+    """
+    try:
+        runtime.device = settle_device(config.train.device, runtime.device)
+    except UserError as error:
+        raise TrialFailed("device", str(error)) from error
+
+    config = settle_numerics(config, runtime.device)
+    if isinstance(data, DataSet):
+        wanted = getattr(config.data, "on_device", "auto")
+        data = on_device(data, wanted, runtime.device)
+    return config, data
 
 
 def _bring_backbone(flat: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-import torch
 
 from trainables.config import build
 from trainables.data import IGNORE
+from trainables.devices import choose_device
 from trainables.errors import UserError
 from trainables.files import BEST
 from trainables.served import DESCRIPTION, Served, served_as, served_config
@@ -80,7 +80,7 @@ def load_trained(
         raise UserError(_missing(record, trial, repeat))
     about = _describe(record, experiment, folder, run.config, data)
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = choose_device()
     return Trained(
         served=Served.of_trial(about, weights, device),
         experiment=experiment.name,

@@ -72,7 +72,7 @@ def load(checkpoint: Path) -> Any:
         import transformers
     except ImportError:
         raise UserError(f"Segment Anything needs transformers: {install_command('sam')}") from None
-    from tune.execution.runtimes import best_device
+    from trainables.devices import choose_device
 
     _check_files(checkpoint)
     transformers.logging.set_verbosity_error()
@@ -89,7 +89,7 @@ def load(checkpoint: Path) -> Any:
             f"--checkpoint {str(checkpoint)!r} cannot be read ({first_line(error)}); fetch it again"
         ) from None
     return transformers.pipeline(
-        "mask-generation", model=model, image_processor=processor, device=best_device()
+        "mask-generation", model=model, image_processor=processor, device=choose_device()
     )
 
 

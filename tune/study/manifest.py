@@ -37,9 +37,12 @@ EARLIER_VALUES = {
     "data.max_megapixels": 90,
     "data.judged": "square",
     "data.up": "unset",
+    "data.on_device": "auto",
     "train.objective": "",
     "train.rules": 1,
     "train.ema": 0.0,
+    "train.numerics": "as_set",
+    "train.device": "auto",
 }
 """Config values that studies had before there were such keys."""
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {

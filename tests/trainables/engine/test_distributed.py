@@ -156,9 +156,19 @@ def test_on_gpus_it_is_what_torch_converts_to() -> None:
     )
     distributed.synchronize_batchnorm(ours, torch.device("cuda"))
     theirs = nn.SyncBatchNorm.convert_sync_batchnorm(theirs)
-    assert type(ours[1]) is type(theirs[1]) is nn.SyncBatchNorm
+    assert isinstance(ours[1], nn.SyncBatchNorm)
     assert vars(ours[1]).keys() == vars(theirs[1]).keys()
     assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+def test_on_a_gpu_too_a_worker_alone_takes_its_own_statistics() -> None:
+    """torch's layer would refuse a CPU here, or wait for the others."""
+    ours, plain = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+    distributed.synchronize_batchnorm(ours, torch.device("cuda"))
+    x = torch.randn(5, 4, 2, 2)
+    with distributed.no_collectives():
+        assert torch.equal(ours(x), plain(x))
+    assert torch.equal(ours.running_mean, plain.running_mean)
 
 
 def test_shards_and_gathered_rows() -> None:

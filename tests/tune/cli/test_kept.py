@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.commands import to_resolve
 from trainables.errors import UserError
@@ -97,3 +98,32 @@ def test_a_space_is_told_the_rules_of_its_study(rules: int) -> None:
     _, base, _, _ = resolve(to_resolve([], "tiny"), experiment, {}, {}, begun)
     facing(experiment, base).space(None, "tiny")
     assert set(seen) == {rules}
+
+
+def test_a_study_of_before_there_was_a_choice_computes_as_it_did(tmp_path: Path) -> None:
+    def full() -> Prepared:
+        typed = ("backbone.name=tiny", "data.image_size=16")
+        return prepared(tmp_path, find_experiment("pretrain"), *typed, preset="full")
+
+    first = full()
+    assert first.manifest.base["train.numerics"] == "auto"
+    first.directory.mkdir(parents=True)
+    path = first.directory / "study.json"
+    first.manifest.reconcile_with(path)
+    written = json.loads(path.read_text())
+    for key in ("train.numerics", "train.device", "data.on_device"):
+        del written["base"][key]
+    path.write_text(json.dumps(written))
+
+    again = full().manifest
+    assert again.base["train.numerics"] == "as_set"
+    assert again.reconcile_with(path).base == again.base
+
+
+def test_a_device_that_this_process_lacks_is_refused_before_any_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"train.device=cuda, .* use train.device=auto"):
+        prepared(tmp_path, with_rate(3e-3), "train.device=cuda", local=True)
+    prepared(tmp_path, with_rate(3e-3), "train.device=cuda")  # workers of a cluster may have it

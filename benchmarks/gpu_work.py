@@ -1,0 +1,357 @@
+"""The work that `gpu_check.py` times: data made of random numbers, trainings of the product, and
+the loop that one would write by hand instead."""
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from trainables.augment.image_ops import MEAN_STD
+from trainables.augment.view_config import AugmentConfig, ViewConfig
+from trainables.augment.views import Augment
+from trainables.backbone.networks import BackboneConfig, build_backbone
+from trainables.base import Batch, Metrics, TrainConfig
+from trainables.byol import BYOL, BYOLConfig, HeadConfig, OnlineAndTarget, regression_loss
+from trainables.classifier import Classifier, ClassifierConfig
+from trainables.data import DataConfig, DataSet, FewShotData, Split
+from trainables.data.placement import on_device
+from trainables.engine import checkpoint
+from trainables.engine.fit import train_step
+from trainables.engine.numerics import settle_numerics
+from trainables.engine.step import BatchSplitter
+from trainables.optim import OptimConfig, build_optimizer, param_groups
+from trainables.protonet import EvaluationConfig, ProtoNet, ProtoNetConfig, TrainEpisodeConfig
+from trainables.segmentation import Segmentation, SegmentationConfig
+from trainables.segmenters.networks import ModelConfig
+
+CLASSES = 10
+STEPS = 1000  # of the schedule: far more than are taken
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large everything is."""
+
+    backbone: BackboneConfig
+    side: int
+    """Pixels."""
+    batch: int
+    images: int
+    """Training images; a quarter as many validate, and another quarter test."""
+    segmenter: ModelConfig
+    segment_side: int
+    segment_batch: int
+    warmup: int
+    """Steps before the clock starts."""
+    steps: int
+    """Steps that are timed."""
+    loader_workers: int
+    concurrent: tuple[int, ...]
+    """Trials at a time."""
+    concurrent_s: float
+    """Seconds that they train together."""
+    head: HeadConfig
+
+
+FULL = Size(
+    backbone=BackboneConfig(name="resnet50"),
+    side=128,
+    batch=256,
+    images=8192,
+    segmenter=ModelConfig(name="deeplabv3-resnet50"),
+    segment_side=512,
+    segment_batch=8,
+    warmup=8,
+    steps=40,
+    loader_workers=16,
+    concurrent=(1, 2, 4, 8),
+    concurrent_s=8.0,
+    head=HeadConfig(),
+)
+QUICK = Size(
+    backbone=BackboneConfig(width=8, pool=1),
+    side=32,
+    batch=32,
+    images=256,
+    segmenter=ModelConfig(name="unet"),
+    segment_side=32,
+    segment_batch=4,
+    warmup=1,
+    steps=4,
+    loader_workers=1,
+    concurrent=(1, 2),
+    concurrent_s=1.0,
+    head=HeadConfig(projection_size=16, hidden_size=32),
+)
+
+
+class Here:
+    """A runtime of one process, whose reports are kept."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, directory: Path, device: torch.device):
+        self.directory = directory
+        self.device = device
+        self.reports: list[Metrics] = []
+
+    def report(self, epoch: int, metrics: Metrics) -> bool:
+        self.reports.append(metrics)
+        return True
+
+
+# ---------------------------------------------------------------- data
+
+
+@functools.lru_cache(maxsize=4)
+def made_data(
+    images: int, side: int, kind: type[DataSet] = DataSet, masks: bool = False, seed: int = 0
+) -> Any:
+    """Coloured noise whose mean tells the class; masks tell the brighter half of each image."""
+    rng = np.random.default_rng(seed)
+    count = images * 3 // 2
+    labels = np.arange(count, dtype=np.int64) % CLASSES
+    shade = (20 * labels)[:, None, None, None].astype(np.uint8)
+    noise = rng.integers(0, 56, (count, 3, side, side), np.uint8)
+    pixels = noise + shade
+
+    mask_images = None
+    if masks:
+        brightness = pixels.mean(1)
+        middle = np.median(brightness, (1, 2), keepdims=True)
+        mask_images = (brightness > middle).astype(np.uint8)
+
+    rows = np.arange(count)
+    first, second = images, images * 5 // 4
+    parts = [rows[:first], rows[first:second], rows[second:]]
+    if issubclass(kind, FewShotData):
+        parts = [rows[labels < 6], rows[(labels >= 6) & (labels < 8)], rows[labels >= 8]]
+    train, val, test = (Split(pixels, labels, part, mask_images=mask_images) for part in parts)
+    return kind(
+        name="made",
+        fingerprint="0" * 32,
+        classes=("dark", "bright") if masks else tuple(map(str, range(CLASSES))),
+        train=train,
+        gallery=None if masks or issubclass(kind, FewShotData) else train,
+        val=val,
+        test=test,
+        skipped=(),
+        colors=((0, 0, 0), (255, 255, 255)) if masks else (),
+    )
+
+
+# ---------------------------------------------------------------- the trainables
+
+NAMES = ("ssl", "classify", "fewshot", "segment")
+
+
+def work(name: str, size: Size, place: str = "auto") -> tuple[Any, Any, Any]:
+    """Trainable, config and data of one of `NAMES`, in the numerics of preset `full`.
+
+    Args:
+        place: `data.on_device`.
+    """
+    if name == "ssl":
+        return BYOL, byol_config(size, place), made_data(size.images, size.side)
+    if name == "classify":
+        config = ClassifierConfig(**_common(size, place), aug=ViewConfig(policy="simclr"))
+        return Classifier, config, made_data(size.images, size.side)
+    if name == "fewshot":
+        episodes = ProtoNetConfig(
+            **_common(size, place),
+            episode=TrainEpisodeConfig(way=5, query=3),
+            val=EvaluationConfig(way=2, query=5, episodes=20),
+        )
+        return ProtoNet, episodes, made_data(size.images, size.side, FewShotData)
+
+    side = size.segment_side
+    common = _common(size, place)
+    segmentation = SegmentationConfig(
+        data=replace(common["data"], image_size=side),
+        model=size.segmenter,
+        backbone=size.backbone,
+        train=replace(common["train"], batch_size=size.segment_batch),
+        optim=OptimConfig(name="sgd", lr=0.01),
+    )
+    return Segmentation, segmentation, made_data(8 * size.segment_batch, side, masks=True)
+
+
+def _common(size: Size, place: str) -> dict[str, Any]:
+    """The blocks that all configs have."""
+    data = {"name": "made", "image_size": size.side, "on_device": place}
+    return {
+        "data": DataConfig(**data),  # type: ignore[arg-type]
+        "backbone": size.backbone,
+        "train": TrainConfig(batch_size=size.batch, numerics="auto", epochs=2),
+    }
+
+
+def byol_config(size: Size, place: str = "auto") -> BYOLConfig:
+    """BYOL as preset `full` has it."""
+    optim = OptimConfig(name="adam", lr=3e-4)
+    return BYOLConfig(**_common(size, place), head=size.head, optim=optim)
+
+
+class Training:
+    """A training in progress: the product's own step, without its epochs."""
+
+    def __init__(self, kind: Any, config: Any, data: Any, device: torch.device):
+        self.device = device
+        self.config = settle_numerics(config, device)
+        data = on_device(data, config.data.on_device, device)
+        torch.manual_seed(config.seed)
+        self.trainable = kind(self.config, data).to(device)
+        self.runtime = Here(Path(tempfile.gettempdir()) / "vistune-no-such-folder", device)
+        optim = self.config.optim
+        self.optimizer = build_optimizer(self.trainable.param_groups(optim.weight_decay), optim)
+        sampler = self.trainable.sampler()
+        self.batches = BatchSplitter(self.trainable, self.config, self.runtime, sampler)
+        self.state = checkpoint.restore(self.trainable, self.optimizer, self.batches, self.runtime)
+        self.trainable.train()
+        self.step = 0
+
+    def take(self, steps: int) -> list[float]:
+        """Take steps, and return their losses when the device has done them all."""
+        losses = []
+        for _ in range(steps):
+            losses.append(train_step(self.state, self.config, self.runtime, self.step, STEPS))
+            self.step += 1
+        return [float(loss) for loss in losses]
+
+    def images_per_s(self, warmup: int, steps: int) -> float:
+        """Images of a second, over steps that follow the warm-up."""
+        return images_per_s(self.take, self.batches.batch_size, warmup, steps)
+
+
+def images_per_s(take: Callable[[int], Any], batch: int, warmup: int, steps: int) -> float:
+    """Time `take(steps)`, which returns when the device is done."""
+    take(warmup)
+    started = time.perf_counter()
+    take(steps)
+    return steps * batch / (time.perf_counter() - started)
+
+
+# ---------------------------------------------------------------- peers of BYOL
+
+
+class OnTheCard(BYOL):
+    """BYOL on random views that lie on the card: no data, no augmentation. The limit."""
+
+    held: list[Tensor] | None = None
+
+    def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
+        count = len(positions)
+        return Batch(torch.empty(count, device=self.device), (torch.empty(count),))
+
+    def _views(self, batch: Batch) -> list[Tensor]:
+        if self.held is None:
+            side = self.config.data.image_size
+            views = torch.randn(2, len(batch), 3, side, side, device=self.device)
+            self.held = [view.contiguous(memory_format=self.memory_format) for view in views]
+        return self.held
+
+
+class TwoViews(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of augmented views, image by image, as torchvision's examples make them."""
+
+    def __init__(self, images: np.ndarray, config: BYOLConfig):
+        self.images = images
+        side = config.data.image_size
+        self.transforms = [transform(view, side) for view in config.aug.views()]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        image = torch.from_numpy(self.images[row].copy())
+        first, second = (one(image) for one in self.transforms)
+        return first, second
+
+
+def transform(policy: AugmentConfig, side: int) -> v2.Compose:
+    """A view of BYOL in torchvision's v2, on uint8, which is its fast path."""
+    kernel = Augment(policy, side).kernel
+    scale = (policy.crop_scale_min, policy.crop_scale_max)
+    ratio = (1 / policy.crop_ratio, policy.crop_ratio)
+    jitter = v2.ColorJitter(policy.brightness, policy.contrast, policy.saturation, policy.hue)
+    blur = v2.GaussianBlur(kernel, (policy.blur_sigma_min, policy.blur_sigma_max))
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(side, scale, ratio),
+            v2.RandomHorizontalFlip(policy.hflip),
+            v2.RandomApply([jitter], policy.jitter),
+            v2.RandomGrayscale(policy.grayscale),
+            v2.RandomApply([blur], policy.blur),
+            v2.RandomSolarize(255 * policy.solarize_threshold, policy.solarize),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(*MEAN_STD[policy.normalize]),
+        ]
+    )
+
+
+class ByHand:
+    """The loop that one would write: a DataLoader of torchvision's transforms before the same
+    network, optimizer and types."""
+
+    def __init__(self, config: BYOLConfig, data: DataSet, device: torch.device, workers: int):
+        config = settle_numerics(config, device)
+        self.config = config
+        self.device = device
+        torch.manual_seed(config.seed)
+        self.learner = OnlineAndTarget(
+            build_backbone(config.backbone), config.head, config.data.image_size
+        ).to(device)
+        self.layout = torch.contiguous_format
+        if config.train.channels_last:
+            self.layout = torch.channels_last
+            self.learner.to(memory_format=torch.channels_last)
+        groups = param_groups(self.learner, config.optim.weight_decay)
+        self.optimizer = build_optimizer(groups, config.optim)
+        self.loader = DataLoader(
+            TwoViews(data.train.images[data.train.indices], config),
+            batch_size=config.train.batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0,
+        )
+        self.views = iter(self.loader)
+        self.learner.train()
+
+    def take(self, steps: int) -> None:
+        """Take steps, and return when the device has done them all."""
+        for _ in range(steps):
+            loss = self._step()
+        float(loss)
+
+    def _step(self) -> Tensor:
+        try:
+            views = next(self.views)
+        except StopIteration:
+            self.views = iter(self.loader)
+            views = next(self.views)
+        one, two = (
+            view.to(self.device, non_blocking=True, memory_format=self.layout) for view in views
+        )
+        bf16 = self.config.train.bf16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            first = regression_loss(self.learner.predict(one), self.learner.project_target(two))
+            second = regression_loss(self.learner.predict(two), self.learner.project_target(one))
+            loss = (first + second).mean()
+
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self.optimizer.step()
+        self.learner.move_target(self.config.head.tau0)
+        return loss.detach()

@@ -1,0 +1,82 @@
+"""The device of a process, and what computes in full precision on it."""
+
+import pytest
+import torch
+
+from trainables.devices import choose_device, in_float32, send, settle_device, sum_dtype, to_double
+from trainables.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("found", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_the_gpu_where_there_is_one(
+    found: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)  # never by itself
+    assert choose_device() == torch.device(expected)
+    assert choose_device("cpu") == CPU
+
+
+def test_a_device_that_is_not_there_is_refused_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"train.device=cuda, .* use train.device=auto"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"train.device=mps, .* use train.device=auto"):
+        choose_device("mps")
+
+
+def test_mps_needs_its_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.delenv("PYTORCH_ENABLE_MPS_FALLBACK", raising=False)
+    with pytest.raises(UserError, match="PYTORCH_ENABLE_MPS_FALLBACK=1"):
+        choose_device("mps")
+    monkeypatch.setenv("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+    assert choose_device("mps").type == "mps"
+
+
+def test_a_worker_keeps_the_gpu_that_it_was_given() -> None:
+    second = torch.device("cuda:1")
+    assert settle_device("auto", second) is second
+    assert settle_device("cuda", second) is second
+    assert settle_device("cpu", second) == CPU
+
+
+def test_a_tensor_that_is_there_is_not_copied() -> None:
+    x = torch.arange(3)
+    assert send(x, CPU) is x
+
+
+def test_autocast_ends_where_full_precision_begins() -> None:
+    x = torch.randn(8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert (x @ x).dtype == torch.bfloat16
+        with in_float32(CPU):
+            assert torch.equal(x @ x, x.matmul(x))
+            assert (x @ x).dtype == torch.float32
+        assert (x @ x).dtype == torch.bfloat16
+
+
+@pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda'")
+def test_tf32_is_off_in_it_and_comes_back() -> None:
+    products = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    convolutions = torch.backends.cudnn.allow_tf32
+    try:
+        with in_float32(torch.device("cuda")):
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert not torch.backends.cudnn.allow_tf32
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.backends.cudnn.allow_tf32 == convolutions
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = products
+
+
+def test_sums_are_in_float64_where_the_device_has_it() -> None:
+    assert sum_dtype(CPU) == sum_dtype(torch.device("cuda")) == torch.float64
+    assert sum_dtype(torch.device("mps")) == torch.float32
+    assert to_double(torch.tensor([True])).dtype == torch.float64

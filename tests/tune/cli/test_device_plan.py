@@ -1,0 +1,50 @@
+"""What `--plan` says about the device, and whether compilation pays."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from tests.trainables.engine.test_fit import Recorder
+from tests.trainables.engine.test_waits import STEPS
+from tune.cli.device_plan import chosen, compilation
+
+KIND, CONFIG = STEPS["classify"]
+
+
+def said(directory: Path, step_s: float) -> str:
+    data = KIND.load_data(CONFIG.data)
+    return compilation(KIND, CONFIG, data, Recorder(directory), step_s, steps=100)
+
+
+@pytest.mark.parametrize(
+    ("step_s", "verdict"), [(60.0, "--set train.compile=True"), (0.0, "leave train.compile=False")]
+)
+def test_compilation_pays_where_a_whole_trial_is_shorter(
+    step_s: float, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[Any] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *_, **__: compiled.append(self))
+    line = said(tmp_path, step_s)
+    assert compiled
+    assert line.startswith("torch.compile: ")
+    assert line.endswith(verdict)
+
+
+def test_without_a_compiler_it_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: nn.Module) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(nn.Module, "compile", fails)
+    assert said(tmp_path, 1.0) == (
+        "torch.compile: fails here (RuntimeError); leave train.compile=False"
+    )
+
+
+def test_on_a_cpu_the_plan_has_one_line_about_it() -> None:
+    (line,) = chosen(CONFIG, KIND.load_data(CONFIG.data), torch.device("cpu"))
+    assert line.startswith("device: CPU (train.device=auto); float32")

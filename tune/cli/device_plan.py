@@ -1,0 +1,87 @@
+"""What `--plan` says about the device: how it computes, and whether compilation would pay."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trainables.base import Runtime, Trainable
+from trainables.data import DataSet
+from trainables.data.placement import placement
+from trainables.engine import checkpoint
+from trainables.engine.fit import train_step
+from trainables.engine.numerics import describe_numerics
+from trainables.engine.step import BatchSplitter
+from trainables.optim import build_optimizer
+from tune.formatting import duration
+
+_STEPS = 5  # timed, after one that compiles and one more
+
+
+def chosen(config: Any, data: Any, device: torch.device) -> tuple[str, ...]:
+    """Lines about the choices that depend on the device: numerics, and the place of the store.
+
+    Args:
+        config: settled for the device.
+    """
+    lines = [describe_numerics(config.train, device)]
+    if device.type == "cuda" and isinstance(data, DataSet):
+        wanted = getattr(config.data, "on_device", "auto")
+        on_gpu = data.train.device_images is not None
+        found = replace(placement(data, wanted, device), fits=on_gpu)
+        lines.append(f"input: {found.describe()} (data.on_device={wanted})")
+    return tuple(lines)
+
+
+def compilation(
+    kind: type[Trainable[Any, Any]],
+    config: Any,
+    data: Any,
+    runtime: Runtime,
+    step_s: float,
+    steps: int,
+) -> str:
+    """Say whether torch.compile would pay for a whole trial, by compiling it and timing its steps.
+
+    Args:
+        step_s: seconds of a step as it is, not compiled.
+        steps: of a trial.
+    """
+    compiled = replace(config, train=replace(config.train, compile=True))
+    try:
+        first_s, compiled_s = _time_steps(kind, compiled, data, runtime)
+    except Exception as error:  # of many types, from a compiler that may not even be installed
+        return f"torch.compile: fails here ({type(error).__name__}); leave train.compile=False"
+
+    without = step_s * steps
+    with_it = first_s + compiled_s * steps
+    verdict = "leave train.compile=False"
+    if with_it < without:
+        verdict = "--set train.compile=True"
+    return (
+        f"torch.compile: {compiled_s * 1e3:.0f} ms a step after {first_s:.0f} s of compilation: "
+        f"{duration(with_it)} for the steps of a trial instead of {duration(without)}; {verdict}"
+    )
+
+
+def _time_steps(
+    kind: type[Trainable[Any, Any]], config: Any, data: Any, runtime: Runtime
+) -> tuple[float, float]:
+    """Seconds until the second step ends, which are the compiler's, and of one step after it."""
+    torch.manual_seed(config.seed)
+    trainable = kind(config, data).to(runtime.device)
+    optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
+    batches = BatchSplitter(trainable, config, runtime, trainable.sampler())
+    state = checkpoint.restore(trainable, optimizer, batches, runtime)
+    trainable.train()
+
+    def seconds(first: int, last: int) -> float:
+        started = time.perf_counter()
+        for step in range(first, last):
+            loss = train_step(state, config, runtime, step, last + 1)
+        float(loss)  # a GPU's queue ends here
+        return time.perf_counter() - started
+
+    compiler_s = seconds(0, 2)
+    return compiler_s, seconds(2, 2 + _STEPS) / _STEPS
