@@ -97,7 +97,8 @@ def on_device(data: D, wanted: OnDevice, device: torch.device) -> D:
     may lie there. Kept for the next trial on the same data."""
     if device.type == "cpu" or wanted == "never":
         return data
-    return _kept(data, wanted, device)
+    kept: D = _kept(data, wanted, device)
+    return kept
 
 
 @functools.lru_cache(maxsize=1)

@@ -50,7 +50,7 @@ class SideStream:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, batch: Batch) -> Batch:
         # What was gathered on the device was put into the queue of the computing stream, where

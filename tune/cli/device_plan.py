@@ -1,4 +1,4 @@
-"""What `--plan` says about the device: how it computes, and whether compilation would pay."""
+"""The lines of `--plan` about the device: how it computes, and whether compilation would pay."""
 
 import time
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 
 from trainables.base import Runtime, Trainable
 from trainables.data import DataSet
-from trainables.data.placement import placement
+from trainables.data.placement import OnDevice, placement
 from trainables.engine import checkpoint
 from trainables.engine.fit import train_step
 from trainables.engine.numerics import describe_numerics
@@ -27,7 +27,7 @@ def chosen(config: Any, data: Any, device: torch.device) -> tuple[str, ...]:
     """
     lines = [describe_numerics(config.train, device)]
     if device.type == "cuda" and isinstance(data, DataSet):
-        wanted = getattr(config.data, "on_device", "auto")
+        wanted: OnDevice = getattr(config.data, "on_device", "auto")
         on_gpu = data.train.device_images is not None
         found = replace(placement(data, wanted, device), fits=on_gpu)
         lines.append(f"input: {found.describe()} (data.on_device={wanted})")

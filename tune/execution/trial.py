@@ -18,7 +18,7 @@ from trainables.backbone.summary import write_architecture
 from trainables.base import Metrics, Runtime, Trainable
 from trainables.config import build
 from trainables.data import DataSet
-from trainables.data.placement import on_device
+from trainables.data.placement import OnDevice, on_device
 from trainables.devices import settle_device
 from trainables.engine import distributed
 from trainables.engine.allocator import keep_freed_memory
@@ -280,7 +280,7 @@ def settle(config: Any, data: Any, runtime: Runtime) -> tuple[Any, Any]:
 
     config = settle_numerics(config, runtime.device)
     if isinstance(data, DataSet):
-        wanted = getattr(config.data, "on_device", "auto")
+        wanted: OnDevice = getattr(config.data, "on_device", "auto")
         data = on_device(data, wanted, runtime.device)
     return config, data
 

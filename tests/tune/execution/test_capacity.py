@@ -59,7 +59,7 @@ def test_from_no_machine_a_study_asks_for_all_and_for_their_gpus(
     assert gpus_of_a_worker(0.5) == 0.5
     assert gpus_of_a_worker(None, "cuda") == 1.0
     assert gpus_of_a_worker(None, "cpu") == 0.0
-    with pytest.raises(UserError, match="--gpus-per-worker 1 with train.device=cpu"):
+    with pytest.raises(UserError, match=r"--gpus-per-worker 1 with train.device=cpu"):
         gpus_of_a_worker(1.0, "cpu")
     assert ConcurrencyLimit(WorkerGroup(1, 1.0, 1.0), None)() == 17
     assert ConcurrencyLimit(WorkerGroup(2, 1.0, 1.0), None)() == 8
