@@ -253,7 +253,7 @@ class OnTheCard(BYOL):
         count = len(positions)
         return Batch(torch.empty(count, device=self.device), (torch.empty(count),))
 
-    def _views(self, batch: Batch) -> list[Tensor]:
+    def augmented(self, batch: Batch) -> list[Tensor]:
         if self.held is None:
             side = self.config.data.image_size
             views = torch.randn(2, len(batch), 3, side, side, device=self.device)

@@ -67,6 +67,8 @@ class Waits:
         moments = [x for x in tree_leaves(state.optimizer.state_dict()) if isinstance(x, Tensor)]
         model = state.trainable
         held = [*model.parameters(), *model.buffers(), state.loss_sum]
+        if state.average is not None:
+            held += state.average.values.values()
         return cls([*held, *(moment for moment in moments if moment.ndim)])
 
     def __init__(self, tensors: Iterable[Tensor] = ()):
