@@ -86,11 +86,13 @@ class Console:
         self.clock = clock
         self._said_estimate = False
         self._live: LiveTable | None = None
+        self._draws = False
 
     def __enter__(self) -> Self:
         if self.interactive:
             self._live = self._new_table()
             self._live.start()
+            self._draws = True
         return self
 
     def _new_table(self) -> "LiveTable":
@@ -106,14 +108,15 @@ class Console:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+            self._draws = False
 
     def know(self, number: int, state: str, epoch: int, best: float | None, reason: str) -> None:
         """Add a trial of an earlier start."""
         self.rows[number] = LiveRow(number, state, epoch, best=best, reason=reason)
 
     def line(self, text: str) -> None:
-        """Print a line above the table."""
-        self.out.print(text)
+        """Print a line; above a table it is broken at words."""
+        self.out.print(text, soft_wrap=not self._draws)
 
     # -- events
 

@@ -58,6 +58,7 @@ class KeptFiles:
         self._points = points
         self._whole: set[int] = set()
         """Completed trials that have all their files."""
+        self._repeated: set[int] = set()
         self._draws_all = False
 
     def begin(self) -> None:
@@ -65,6 +66,7 @@ class KeptFiles:
         last = self._state.last_ended
         if last is not None:
             self._remove_of_ended(last)
+        self._repeated = {number for number, _ in self._state.repeats}
         self._whole = {
             number for number, run in self._state.trials.items() if run.state == "COMPLETE"
         }
@@ -86,6 +88,8 @@ class KeptFiles:
     def ended(self, work_id: WorkId) -> None:
         """The run has ended, and that is on record."""
         self._remove_of_ended(work_id)
+        if work_id.kind == "repeat" and work_id.trial is not None:
+            self._repeated.add(work_id.trial)
         is_whole = self._state.run(work_id).state == "COMPLETE" and work_id.kind == "trial"
         if self._keep == "best" and is_whole and work_id.trial is not None:
             self._whole.add(work_id.trial)
@@ -122,17 +126,14 @@ class KeptFiles:
                 path.unlink(missing_ok=True)
 
     def _needed(self) -> set[int]:
-        """Trials that are kept, whatever becomes of the others."""
-        completed = {
-            number: run.value
-            for number, run in self._state.trials.items()
-            if run.state == "COMPLETE" and run.value is not None
-        }
+        """Trials that are kept, whatever becomes of the others. The best of those that have all
+        their files are the best of all: whatever has been removed was behind them."""
+        values = {number: self._state.run(WorkId(number)).value for number in self._whole}
+        completed = {number: value for number, value in values.items() if value is not None}
         most = max(KEPT_TRIALS, self._rule.top + 1)
         ranked = sorted(completed, key=lambda number: (-completed[number], number))
-        repeated = {number for number, _ in self._state.repeats}
+        needed = {0, *ranked[:most], *self._repeated, *self._points()}
         chosen = self._state.summary.get("chosen/trial")
-        needed = {0, *ranked[:most], *repeated, *self._points()}
         return needed if chosen is None else needed | {int(chosen)}
 
 

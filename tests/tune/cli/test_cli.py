@@ -22,6 +22,7 @@ from tests.commands import LOCAL_TOY, NO_SERVER, SCRIPT, Call, left_in
 from tests.disks import fill, small_disk
 from tests.studies import finished, reports
 from trainables.errors import UserError
+from tune.backbones.resolve import find
 from tune.command_line import command, replay_command
 from tune.study.events import EventLog
 from vistune import __version__
@@ -354,6 +355,26 @@ def test_replay_equals_the_record_or_says_where_it_does_not(call: Call, tmp_path
     assert said.code == 1
     assert f"epoch 2: train/loss was {event['metrics']['train/loss']!r}, is " in said.out
     assert said.out.endswith("the replay differs from the record\n")
+
+
+def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
+    call: Call, tmp_path: Path
+) -> None:
+    whole = ("--repeats", "0", "--pruner", "none", "--set", "train.epochs=1")
+    assert call(*LOCAL_TOY, "9", *whole).code == 0
+    trials = tmp_path / "runs/toy/trials"
+    gone = [path for path in sorted(trials.iterdir()) if not (path / "best.pt").exists()]
+    assert 3 <= len(gone) <= 4  # of nine: the best five and the default stay
+    number = int(gone[0].name)
+    with pytest.raises(UserError, match=rf"weights of trial {number} of study 'toy' are not kept"):
+        find(f"toy/{number}", tmp_path / "runs")
+
+    said = call("toy", "--local", "--trial", f"toy/{number}")
+    assert (said.code, said.out.splitlines()[1][:34]) == (0, "the weights were not kept, and are")
+    assert find(f"toy/{number}", tmp_path / "runs").path == gone[0] / "best.pt"
+    assert call(*LOCAL_TOY, "10", *whole).code == 0
+    assert (gone[0] / "best.pt").exists()
+    assert not (gone[1] / "best.pt").exists()
 
 
 def test_replay_that_ends_early_is_not_equal(call: Call, tmp_path: Path) -> None:

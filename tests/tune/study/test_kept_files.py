@@ -128,6 +128,7 @@ def test_a_kill_at_any_removal_loses_nothing_that_is_needed(
     assert left(tmp_path, LAST) == []
 
 
+@pytest.mark.heavy
 def test_a_hundred_resnet50_trials_stay_under_two_gigabytes(tmp_path: Path) -> None:
     # ResNet50 without its 1,000 units: 23.5 M float32. BYOL's checkpoint: online and target network
     # with projectors, the predictor, and two moments of Adam for what trains.
