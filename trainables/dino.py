@@ -10,6 +10,8 @@ the teacher keep both from collapse (section 3.1). The schedule of the weight de
 """
 
 import copy
+import warnings
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
@@ -106,15 +108,25 @@ class DINO(LightlyMethod[DINOConfig]):
             center_momentum=head.center_momentum,
         )
         sizes = (feature_dim, head.hidden_size, head.bottleneck_size, head.projection_size)
-        student = Encoder(backbone, heads.DINOProjectionHead(*sizes))
-        # Not a copy: torch cannot copy a layer with weight_norm.
-        teacher = Encoder(copy.deepcopy(backbone), heads.DINOProjectionHead(*sizes))
-        return StudentAndTeacher(student, teacher)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # about weight_norm's new place in torch
+            projector = heads.DINOProjectionHead(*sizes)
+            # Not a copy: torch cannot copy a layer with weight_norm.
+            followers = heads.DINOProjectionHead(*sizes)
+        return StudentAndTeacher(
+            Encoder(backbone, projector), Encoder(copy.deepcopy(backbone), followers)
+        )
 
     @property
     def encoder(self) -> nn.Module:
         """The student."""
         return self.learner.student
+
+    def network(self) -> nn.Module:
+        """The student up to the bottleneck: the printed table copies what it shows, and torch
+        cannot copy the last layer."""
+        hidden: Any = self.learner.student.projector.layers
+        return nn.Sequential(OrderedDict(backbone=self.backbone, projector=hidden))
 
     def compiled_networks(self) -> list[nn.Module]:
         return [self.backbone, self.learner.teacher.backbone]

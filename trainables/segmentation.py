@@ -113,7 +113,7 @@ class SegmentationConfig:
                 f"model.name={self.model.name} starts from random weights; leave --backbone out, "
                 "or choose a network of vistune's"
             )
-        check_smp(self.model.name)
+        check_smp(self.model.name, self.data.image_size)
 
 
 class Segmentation(FineTuned[SegmentationConfig, DataSet]):

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.commands import to_resolve
+from tests.commands import BYOL, SMALL, Call, to_resolve
 from trainables import lightly_methods
 from trainables.backbone.networks import BackboneConfig
+from trainables.backbone.summary import write_architecture
 from trainables.base import Batch, TrainConfig
 from trainables.config import build, flatten
 from trainables.data import DataConfig, load_dataset
@@ -23,13 +24,15 @@ from trainables.data.sampling import generator
 from trainables.dino import DINOHeadConfig, teacher_temperature_at
 from trainables.engine.fit import fit
 from trainables.errors import TrialFailed, UserError
-from trainables.files import BEST
+from trainables.files import ARCHITECTURE, BEST
 from trainables.optim import OptimConfig
 from trainables.self_supervised import SelfSupervised, ValidationConfig
 from trainables.served import Served, served_as
 from tune.cli.prepare import resolve
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS, side_of
+from tune.reports.comparison_table import compare_settings
+from tune.reports.table_text import notes
 
 METHODS = ("ssl-simclr", "ssl-moco", "ssl-vicreg", "ssl-dino")
 HEADS: dict[str, dict[str, Any]] = {
@@ -223,6 +226,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return trained
 
 
+@pytest.mark.heavy
 @every_method
 def test_resumed_run_equals_uninterrupted_run(
     name: str, uninterrupted: Whole, tmp_path: Path
@@ -242,6 +246,7 @@ def test_resumed_run_equals_uninterrupted_run(
         assert int(state["queue.end"]) == 0 or state["queue.keys"].abs().sum() > 0
 
 
+@pytest.mark.heavy
 @every_method
 def test_what_is_exported_serves_without_lightly(
     name: str, uninterrupted: Whole, monkeypatch: pytest.MonkeyPatch
@@ -271,6 +276,15 @@ def test_what_is_exported_serves_without_lightly(
     got = served.model
     got.data = model.data
     assert got.evaluate(model.data.val, "val")["val/knn_top1"] == expected["val/knn_top1"]
+
+
+@every_method
+def test_its_network_is_printed(name: str, tmp_path: Path) -> None:
+    model = model_of(name)
+    write_architecture(model, tmp_path)
+    table = (tmp_path / ARCHITECTURE).read_text()
+    assert "TinyResNet (backbone)" in table
+    assert "(projector)" in table
 
 
 def test_a_queue_holds_the_last_keys() -> None:
@@ -384,3 +398,22 @@ def test_methods_are_compared_on_the_same_images_and_epochs() -> None:
         assert all(one == shared[0] for one in shared)
     tiny = [replace(build(one.config, one.presets["tiny"]).aug) for one in sides.values()]
     assert all(views == tiny[0] for views in tiny)
+
+
+@pytest.mark.heavy
+def test_all_methods_are_searched_and_stand_in_one_table(call: Call, tmp_path: Path) -> None:
+    pytest.importorskip("lightly")
+    short = ("--searches", "1", "--trials", "1", "--repeats", "2", "--data", "digits", *SMALL)
+    pins = ("--set", "train.epochs=1", "--set", "train.epoch_images=64", *BYOL)
+    said = call("ssl", "--compare", "ssl-methods", *short, *pins, "--pictures", "none")
+    assert said.code == 0, said.err
+    table = compare_settings(tmp_path / "runs/ssl-methods")
+    assert [row.name for row in table.judged] == ["BYOL", "SimCLR", "MoCo", "VICReg", "DINO"]
+    assert [one.name for one in table.differences] == [
+        "SimCLR-BYOL",
+        "MoCo-BYOL",
+        "VICReg-BYOL",
+        "DINO-BYOL",
+    ]
+    assert "run.py ssl --compare ssl-methods" in table.command
+    assert not [note for note in notes(table) if "not searched alike" in note]

@@ -9,6 +9,7 @@ import difflib
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -73,16 +74,27 @@ def import_smp() -> Any:
 
 
 @lru_cache
-def check_smp(name: str) -> None:
-    """Raise UserError if the package is missing, or has no such encoder or none that this
-    architecture takes."""
+def check_smp(name: str, side: int) -> None:
+    """Raise UserError if the package is missing, has no such encoder or none that this architecture
+    takes, or if images of this side in px are too small."""
     _, encoder = smp_parts(name)
     known = import_smp().encoders.get_encoder_names()
     if encoder not in known and not encoder.startswith("tu-"):
         close = difflib.get_close_matches(encoder, known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"valid: {', '.join(known)}"
         raise UserError(f"model.name={name}: there is no encoder {encoder!r}; {hint}")
-    _create(name, 1)
+    built = _create(name, 1)
+
+    # Shapes alone go through the meta device.
+    network = SMPNetwork(name, built.encoder, 1).to("meta").eval()
+    try:
+        with torch.no_grad():
+            network(torch.empty(2, 3, side, side, device="meta"))
+    except Exception as error:  # of any type, from the network
+        raise UserError(
+            f"model.name={name} cannot take images of {side} px ({first_line(error)}); "
+            "choose another data.image_size or network"
+        ) from None
 
 
 def _create(name: str, classes: int) -> Any:

@@ -24,7 +24,7 @@ from trainables.segmenters.smp_networks import ARCHITECTURES, SMPNetwork
 from trainables.served import Served
 from tune.execution.runtimes import LocalRuntime
 
-NETWORK = "smp:Unet/timm-mobilenetv3_small_minimal_100"
+NETWORK = "smp:Unet/tu-test_resnet"
 
 
 @pytest.fixture
@@ -47,10 +47,10 @@ def test_answers_are_the_packages(architecture: str, smp: Any) -> None:
     theirs.encoder.load_state_dict(ours.backbone.state_dict())
     theirs.decoder.load_state_dict(ours.decoder.state_dict())
     theirs.segmentation_head.load_state_dict(ours.segmentation_head.state_dict())
-    images = torch.randn(2, 3, 64, 96)
+    images = torch.randn(2, 3, 128, 160)
     with torch.no_grad():
         torch.testing.assert_close(ours(images)[0], theirs(images))
-        assert ours(images[..., :50, :71])[0].shape == (2, 4, 50, 71)
+        assert ours(images[..., :101, :130])[0].shape == (2, 4, 101, 130)
         assert ours.features(images).shape[1] == ours.backbone.feature_dim
 
 
@@ -115,6 +115,11 @@ def test_names_that_mean_nothing(name: str, message: str) -> None:
 def test_an_unknown_encoder_has_its_nearest_named(smp: Any) -> None:
     with pytest.raises(UserError, match="did you mean resnet18"):
         build(SegmentationConfig, flatten(CONFIG) | {"model.name": "smp:Unet/resnett18"})
+
+
+def test_images_that_are_too_small_for_a_network_are_refused(smp: Any) -> None:
+    with pytest.raises(UserError, match="cannot take images of 64 px"):
+        build(SegmentationConfig, flatten(CONFIG) | {"model.name": "smp:PAN/tu-test_resnet"})
 
 
 def test_what_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
