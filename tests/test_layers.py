@@ -42,7 +42,7 @@ FLOORS = {
         {"experiment_file"},
         {"experiments"},
         {"function"},
-        {"command_line", "formatting"},
+        {"command_line", "formatting", "clusters"},
         {"startup", "surroundings"},
     ],
     "trainables": [
@@ -137,8 +137,10 @@ def test_tune_knows_the_version_of_vistune_and_nothing_else() -> None:
 def test_only_what_starts_ray_imports_it() -> None:
     allowed = [
         "tune/cluster_check.py",
+        "tune/clusters/kuberay.py",
         "tune/execution/capacity.py",
         "tune/execution/code_path.py",
+        "tune/execution/kuberay.py",
         "tune/execution/ray_session.py",
         "tune/execution/ray_tune.py",
         "tune/execution/runtimes.py",

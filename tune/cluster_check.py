@@ -1,7 +1,8 @@
-"""`make cluster-check`: what is wrong with a cluster file, before `ray up` spends money or opens a
-port.
+"""`make cluster-check`: what is wrong with a cluster file, before `ray up` or `kubectl apply` spends
+money or opens a port.
 
-    python -m tune.cluster_check [cluster.yaml | cluster-onprem.yaml]
+    python -m tune.cluster_check [cluster.yaml | cluster-onprem.yaml | cluster-gcp.yaml |
+                                  cluster/kuberay.yaml]
 
 One line per problem, with the value and the remedy; exit code 2. Ray's own schema is one of the
 checks. It accepts much that fails later: an image of another region, a key that is not there, a
@@ -25,25 +26,30 @@ check_python()
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from tune.clusters.gcp import gcp_problems
+from tune.clusters.kuberay import kuberay_problems
+from tune.clusters.pins import pin_problems
+from tune.clusters.placeholders import PLACEHOLDER, filled, placeholders
+
 Config = dict[str, Any]
 
-PLACEHOLDER = "CHANGE"
 TOKEN = "~/.ray/auth_token"
 _IDS = {
     "ImageId": r"ami-[0-9a-f]{8,17}",
     "SubnetIds": r"subnet-[0-9a-f]{8,17}",
     "SecurityGroupIds": r"sg-[0-9a-f]{8,17}",
 }
+_STACK_NAME = "vistune"
 _REGION = r"[a-z]{2}(-[a-z]+)+-\d"
 _HOST = re.compile(r"(?!-)[A-Za-z0-9.-]+")
 
 
 def problems(path: Path) -> list[str]:
-    """List what keeps `ray up` with this file from bringing up a working and closed cluster; [] if
-    nothing does."""
+    """List what keeps this file from bringing up a working and closed cluster; [] if nothing
+    does."""
     try:
         text = path.read_text()
-        config = yaml.safe_load(text)
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except OSError as error:
         return [
             f"cannot be read ({error.strerror}): name a cluster file, as in make cluster-check "
@@ -51,32 +57,28 @@ def problems(path: Path) -> list[str]:
         ]
     except yaml.YAMLError as error:
         return [f"is no YAML: {' '.join(str(error).split())}"]
+    if any(isinstance(document, dict) and "apiVersion" in document for document in documents):
+        return [*placeholders(text), *kuberay_problems(documents)]
+
+    config = documents[0] if documents else None
     if not isinstance(config, dict) or not isinstance(config.get("provider"), dict):
         return ["has no section `provider`: begin from the cluster.yaml of this project"]
-    found = _placeholders(text)
-    kind = {"aws": _aws, "local": _onprem}.get(config["provider"].get("type"))
+    return [*placeholders(text), *_ray_up_problems(config)]
+
+
+def _ray_up_problems(config: Config) -> list[str]:
+    """List what is wrong with a file of `ray up`, but for values still to be filled in."""
+    kinds = {"aws": _aws, "local": _onprem, "gcp": gcp_problems}
+    name = config["provider"].get("type")
+    kind = kinds.get(name)
     if kind is None:
-        return [
-            *found,
-            f"provider.type {config['provider'].get('type')!r} is not known here: aws or local",
-        ]
+        return [f"provider.type {name!r} is not known here: aws, gcp or local"]
+
     if refusal := _schema(config):
-        return [*found, refusal]  # what follows relies on the schema
-    return list(dict.fromkeys([*found, *_files(config), *_commands(config), *kind(config)]))
+        return [refusal]  # what follows relies on the schema
 
-
-def _placeholders(text: str) -> list[str]:
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        value, _, remedy = line.partition("# CHANGE")
-        words = [
-            word.strip("[]',\"") for word in value.partition(" #")[0].split() if PLACEHOLDER in word
-        ]
-        if words and not value.lstrip().startswith("#"):
-            found.append(
-                f"line {number}: {words[0]} is a placeholder; put in{remedy or ': your own value'}"
-            )
-    return found
+    found = [*_files(config), *_commands(config), *pin_problems(config), *kind(config)]
+    return list(dict.fromkeys(found))
 
 
 def _schema(config: Config) -> str | None:
@@ -172,7 +174,7 @@ def _commands(config: Config) -> Iterator[str]:
 def _aws(config: Config) -> Iterator[str]:
     provider, types = config["provider"], config["available_node_types"]
     region = str(provider.get("region", ""))
-    if not _filled(region, _REGION):
+    if not filled(region, _REGION):
         yield f"provider.region {region!r} is no region such as eu-central-1"
     if "security_group" in provider:
         yield (
@@ -181,6 +183,11 @@ def _aws(config: Config) -> Iterator[str]:
         )
     if not provider.get("use_internal_ips"):
         yield "provider.use_internal_ips is not true: nodes would be reached by public addresses"
+    if config["cluster_name"] != _STACK_NAME:
+        yield (
+            f"cluster_name {config['cluster_name']!r}: the stack lets the head start and end "
+            f"machines of the cluster {_STACK_NAME!r} alone"
+        )
     if types[config["head_node_type"]]["resources"].get("CPU") != 0:
         yield (
             f"available_node_types.{config['head_node_type']}.resources must be {{CPU: 0}}: trials "
@@ -206,7 +213,7 @@ def _instance(where: str, node: Config) -> Iterator[str]:
     for key, pattern in _IDS.items():
         values = node.get(key) or []
         for value in [values] if isinstance(values, str) else values:
-            if not _filled(str(value), pattern):
+            if not filled(str(value), pattern):
                 yield f"{key} {value!r} is no {pattern.partition('-')[0]}-... id"
         if not values:
             yield (
@@ -252,11 +259,6 @@ def _address(text: str) -> bool:
         return False
 
 
-def _filled(value: str, pattern: str) -> bool:
-    """True if `value` is such an id, or a placeholder, which has its own line already."""
-    return PLACEHOLDER in value or re.fullmatch(pattern, value) is not None
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Command line; the exit code is 0 if the file is fit for `ray up`, otherwise 2."""
     names = (sys.argv[1:] if arguments is None else arguments) or ["cluster.yaml"]
@@ -268,8 +270,13 @@ def main(arguments: list[str] | None = None) -> int:
         if found:
             code = 2
         else:
-            print(f"{name}: ready for ray up")
+            print(f"{name}: ready for {_command(name)}")
     return code
+
+
+def _command(name: str) -> str:
+    """The command that takes such a file."""
+    return "kubectl apply" if "kuberay" in name else "ray up"
 
 
 if __name__ == "__main__":

@@ -29,7 +29,18 @@ VALUES = {
     "[CHANGE-worker]": "[10.0.0.2, gpu-2]",
     "CHANGE-user": "vision",
 }
-FILES = ["cluster.yaml", "cluster-onprem.yaml"]
+GOOGLE = {
+    "CHANGE-project": "vision-study-1234",
+    "CHANGE-region": "europe-west4",
+    "CHANGE-zone": "europe-west4-a",
+    "CHANGE-image": "projects/ubuntu-os-accelerator-images/global/images/family/nvidia-580",
+    "CHANGE-subnet": "projects/vision-study-1234/regions/europe-west4/subnetworks/vistune",
+    "CHANGE-head": "head@vision-study-1234.iam.gserviceaccount.com",
+    "CHANGE-worker": "worker@vision-study-1234.iam.gserviceaccount.com",
+    "CHANGE-key": "vistune:ssh-ed25519 AAAA vistune",
+    "CHANGE-server": "10.0.0.9",
+}
+FILES = ["cluster.yaml", "cluster-onprem.yaml", "cluster-gcp.yaml"]
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +57,8 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def filled(name: str) -> str:
     text = (REPO / name).read_text()
-    for placeholder, value in VALUES.items():
+    values = GOOGLE if name == "cluster-gcp.yaml" else VALUES
+    for placeholder, value in values.items():
         text = text.replace(placeholder, value)
     return text
 
@@ -70,7 +82,18 @@ def test_every_line_to_change_is_named_until_it_is_changed(name: str, tmp_path: 
 MISTAKES = [
     ("cluster.yaml", "upscaling_speed", "upscaling_sped", "upscaling_sped"),
     ("cluster.yaml", "head_node_type: head", "head_node_type: chief", "head_node_type"),
-    ("cluster.yaml", "type: aws", "type: gcp", "aws or local"),
+    ("cluster.yaml", "type: aws", "type: azure", "aws, gcp or local"),
+    ("cluster.yaml", "cluster_name: vistune", "cluster_name: mine", "of the cluster 'vistune'"),
+    ("cluster.yaml", "node.sh install cuda", "env.sh", "lack `bash ~/vistune/cluster/node.sh inst"),
+    ("cluster.yaml", "bash ~/vistune/cluster/node.sh install cuda", "pip install ray", "is newest"),
+    ("cluster.yaml", "node.sh head", "env.sh", "workers compare their versions"),
+    ("cluster.yaml", "bash ~/vistune/cluster/node.sh join ", "", "say so nowhere"),
+    (
+        "cluster-onprem.yaml",
+        "  ~/vistune/constraints-cuda.txt: constraints-cuda.txt",
+        "  ~/vistune/LICENSE: LICENSE",
+        "nodes install what it names",
+    ),
     ("cluster.yaml", "region: eu-central-1", "region: europe", "'europe' is no region"),
     ("cluster.yaml", "region: eu-central-1", "region: us-east-1", "they must be the same"),
     ("cluster.yaml", "ami-0123456789abcdef0", "ami-oops", "'ami-oops' is no ami-"),
@@ -109,6 +132,26 @@ MISTAKES = [
     ("cluster-onprem.yaml", "gpu-2", "10.0.0.1", "10.0.0.1 is there twice"),
     ("cluster-onprem.yaml", " --disable-usage-stats", "", "lacks --disable-usage-stats"),
     ("cluster-onprem.yaml", "provider:", "provider: [", "is no YAML"),
+    ("cluster-gcp.yaml", "vision-study-1234", "V1", "'V1' is no project"),
+    ("cluster-gcp.yaml", "zone: europe-west4-a", "zone: us-east1-a", "is not in provider.region"),
+    ("cluster-gcp.yaml", "--zone=europe-west4-a", "--zone=us-east1-a", "needs --zone=europe-west4-a"),
+    ("cluster-gcp.yaml", "start-iap-tunnel", "ssh", "port 22 would be open"),
+    ("cluster-gcp.yaml", "use_internal_ips: true", "use_internal_ips: false", "public addresses"),
+    ("cluster-gcp.yaml", "resources: {CPU: 0}", "resources: {CPU: 2}", "crowd the driver out"),
+    ("cluster-gcp.yaml", "serviceAccounts", "accounts", "serviceAccounts is not set"),
+    ("cluster-gcp.yaml", "networkInterfaces", "network", "a public address"),
+    (
+        "cluster-gcp.yaml",
+        "[{subnetwork: ",
+        "[{accessConfigs: [{type: ONE_TO_ONE_NAT}], subnetwork: ",
+        "give the node a public address",
+    ),
+    ("cluster-gcp.yaml", "/subnetworks/vistune", "", "is no projects/"),
+    ("cluster-gcp.yaml", "block-project-ssh-keys", "other", "every key of the project gets in"),
+    ("cluster-gcp.yaml", "vistune:ssh-ed25519", "ssh-ed25519", "is no USER:ssh-ed25519 KEY"),
+    ("cluster-gcp.yaml", "acceleratorCount: 1", "acceleratorCount: 2", "must be the same"),
+    ("cluster-gcp.yaml", "onHostMaintenance: TERMINATE", "preemptible: false", "onHostMaintenance"),
+    ("cluster-gcp.yaml", "nvidia-580", "ubuntu-2404", "has no Nvidia driver by its name"),
 ]
 
 

@@ -11,6 +11,7 @@ import ray
 import yaml
 
 from trainables.errors import UserError
+from tune.execution.kuberay import cluster_of_kubernetes, on_kubernetes
 from tune.execution.worker_group import WorkerGroup
 
 # `ray up` leaves the cluster file here on the head, with the resources of each kind of machine
@@ -124,11 +125,25 @@ def cluster_resources() -> dict[str, float]:
     """CPUs and GPUs of the cluster now, or at its largest if that is more."""
     now: dict[str, float] = ray.cluster_resources()
     largest: dict[str, float] = {}
-    path = _CLUSTER_FILE.expanduser()
-    # a Ray that was started for this study alone does not grow
-    if on_a_cluster() and path.exists():
-        largest = at_its_largest(yaml.safe_load(path.read_text()))
+    config = _cluster_config()
+    if config is not None:
+        largest = at_its_largest(config)
     return {name: max(now.get(name, 0.0), largest.get(name, 0.0)) for name in ("CPU", "GPU")}
+
+
+def _cluster_config() -> dict[str, Any] | None:
+    """The file of a cluster that grows; None where Ray does not grow."""
+    if not on_a_cluster():  # started for this study alone
+        return None
+
+    if on_kubernetes():
+        return cluster_of_kubernetes()
+
+    path = _CLUSTER_FILE.expanduser()
+    if not path.exists():
+        return None
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    return config
 
 
 def at_its_largest(config: dict[str, Any]) -> dict[str, float]:

@@ -33,6 +33,12 @@ def local_folder(storage: str) -> Path:
     if "://" not in storage:
         return Path(storage).expanduser().resolve()
 
+    if storage.startswith("gs://"):
+        raise UserError(
+            f"--storage {storage}: Google's store has no writes that depend on an etag, which "
+            "keep a study to one driver; use a folder, or s3://bucket/prefix"
+        )
+
     bucket, _, prefix = storage.removeprefix(_SCHEME).partition("/")
     parts = [part for part in prefix.split("/") if part]
     relative = {".", ".."} & {bucket, *parts}

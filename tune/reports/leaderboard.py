@@ -1,11 +1,13 @@
 """The leaderboard of a study on the terminal, its claims, and the reasons of failures."""
 
 import math
+from datetime import datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from tune.clusters.joining import not_joined
 from tune.reports.budget import rung_lines
 from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
@@ -49,6 +51,8 @@ def show_study(folder: Path, out: Console) -> None:
 
     for line in _failures(record):
         out.print(line)
+    for line in _machines_missing(folder, manifest.created):
+        out.print(line)
     out.print(disk_use(folder).sentence)
     for mark in marks(manifest):
         out.print(f"note: {mark}")
@@ -57,6 +61,19 @@ def show_study(folder: Path, out: Console) -> None:
     for name in CONCLUSIONS:
         if name in record.tags and name != "chosen":  # that is said above, as it is now
             out.print(record.tags[name])
+
+
+def _machines_missing(folder: Path, created: str) -> list[str]:
+    """Machines of the cluster that could not join since the study began."""
+    since = datetime.fromisoformat(created).timestamp()
+    storages = (folder.parent, folder.parent.parent)  # a comparison has a folder of its own
+    notes = [note for storage in storages for note in not_joined(storage, since)]
+
+    lines = []
+    for note in notes:
+        at = datetime.fromtimestamp(note.at).isoformat(" ", "minutes")
+        lines.append(f"machine {note.host} could not join the cluster ({at}): {note.reason}")
+    return lines
 
 
 def _ranked(record: Record) -> list[int]:

@@ -1,0 +1,84 @@
+"""The versions that a cluster's machines have: those of the lock file, on every machine the same.
+
+A worker with another Ray cannot join, and one with another torch would compute other numbers.
+"""
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LOCKS = ("constraints-cuda.txt", "constraints-cpu.txt")
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)(.*)$", re.MULTILINE)
+_NODE = "cluster/node.sh"
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Read the version of each package that a lock file names."""
+    return {name: found for name, found, _ in _PIN.findall(path.read_text())}
+
+
+def without_hash(path: Path) -> list[str]:
+    """List the packages of a lock file that have no hash, and could be replaced on the way."""
+    return [name for name, _, rest in _PIN.findall(path.read_text()) if not rest.endswith("\\")]
+
+
+def pin_problems(config: dict[str, Any]) -> Iterator[str]:
+    """List, for a file of `ray up`, what would let two machines differ in their packages."""
+    setup = [str(command) for command in config.get("setup_commands", [])]
+    for command in setup:
+        if "pip install" in command:
+            yield (
+                f"setup_commands: `{command[:60]}` takes whatever version is newest: install with "
+                f"`bash ~/vistune/{_NODE} install`"
+            )
+    if not any(f"{_NODE} install" in command for command in setup):
+        yield f"setup_commands lack `bash ~/vistune/{_NODE} install`: it installs the lock file"
+
+    if not any(f"{_NODE} head" in c for c in config.get("head_start_ray_commands", [])):
+        yield (
+            f"head_start_ray_commands lack `bash ~/vistune/{_NODE} head`: workers compare their "
+            "versions with what it writes"
+        )
+    if not any(f"{_NODE} join" in c for c in config.get("worker_start_ray_commands", [])):
+        yield (
+            f"worker_start_ray_commands lack `bash ~/vistune/{_NODE} join` before `ray start`: a "
+            "worker that cannot join would say so nowhere"
+        )
+    yield from _mounted_locks(config)
+
+
+def _mounted_locks(config: dict[str, Any]) -> Iterator[str]:
+    mounts = config.get("file_mounts", {})
+    for name in LOCKS:
+        here = mounts.get(f"~/vistune/{name}")
+        if here is None:
+            yield f"file_mounts lack `~/vistune/{name}: {name}`: nodes install what it names"
+            continue
+
+        path = Path(here).expanduser()
+        if path.is_file():  # another check names what is missing
+            yield from lock_problems(path)
+
+
+def lock_problems(path: Path) -> Iterator[str]:
+    """List what is wrong with a lock file: packages without hashes, a Ray that is not ours."""
+    for name in without_hash(path):
+        yield f"{path.name}: {name} has no hash; make the file anew with `make lock`"
+
+    theirs = locked(path).get("ray")
+    ours = installed_ray()
+    if theirs != ours:
+        yield (
+            f"{path.name} has Ray {theirs} and this machine {ours}: `ray up` needs the same; "
+            "run `make lock`, or install what the file names"
+        )
+
+
+def installed_ray() -> str:
+    """Version of Ray on this machine; "none" where it is missing."""
+    try:
+        return version("ray")
+    except PackageNotFoundError:
+        return "none"
