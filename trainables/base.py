@@ -13,6 +13,7 @@ from trainables.config import Annotated, Field, config, nearest
 from trainables.data.sampling import BatchSampler, Sampler
 from trainables.devices import DeviceName, send
 from trainables.errors import UserError
+from trainables.head_job import HeadJob
 from trainables.optim import OptimConfig, ScheduleConfig, param_groups
 from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, write_arrays
@@ -302,6 +303,17 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
     def check(self, history: list[Metrics]) -> None:
         """Raise `TrialFailed` where the epochs so far show that training is pointless."""
+
+    @classmethod
+    def why_not_batched(cls, config: ConfigT) -> str:
+        """The reason why no trial with this config can be batched, in a few words; "" where they
+        can, as far as the config says (see `head_job`)."""
+        return "they train more than a head"
+
+    def head_job(self) -> HeadJob | None:
+        """The head, where it is all that trains and its features are cached; None where a step
+        needs more, and cannot be batched with those of other trials."""
+        return None
 
     @property
     def device(self) -> torch.device:

@@ -53,6 +53,7 @@ from trainables.finetune import (
     initial_backbone,
     labels_of,
 )
+from trainables.head_job import HeadJob
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.outcomes import ImageOutcomes, image_outcomes
 from trainables.plots.snapshots import confident_mistakes, write_arrays
@@ -184,6 +185,33 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         return self.head[1:] if "fc" in self.stages else self.head
 
     # -- a training step
+
+    @classmethod
+    def why_not_batched(cls, config: ClassifierConfig) -> str:
+        if not config.features.cache:
+            return "features.cache=False"
+        return why_not_cached(config)
+
+    def head_job(self) -> HeadJob | None:
+        views = self.features.views
+        if self.features.reason or views is None or "fc" in self.stages:
+            return None
+        if self._cached_features(views) is None or len(self.head) == 2:  # fc1000
+            return None
+
+        config = self.config
+        drawn = (views.digest, config.seed, config.train.batch_size, config.balance)
+        return HeadJob(
+            head=self.head,
+            dropout=config.head.dropout if config.head.kind == "mlp" else 0.0,
+            classes=len(self.data.classes),
+            loss=soft_loss,
+            label_smoothing=config.loss.label_smoothing,
+            focal_gamma=config.loss.focal_gamma,
+            weights=self.weights,
+            draw_key=(drawn, self.features.key),
+            drawn=self.features.count,
+        )
 
     def sampler(self) -> BatchSampler:
         if self.config.balance.by != "sampling":
@@ -401,8 +429,8 @@ def with_fc_stage(backbone: InitialBackbone, layer: nn.Module, init: InitConfig)
 def soft_loss(
     logits: Tensor,  # (B, C) float32
     truth: Tensor,  # (B, C) probabilities
-    label_smoothing: float,  # in [0, 1)
-    focal_gamma: float,  # >= 0
+    label_smoothing: float | Tensor,  # in [0, 1); a tensor () under `vmap`
+    focal_gamma: float | Tensor,  # >= 0
     weights: Tensor | None = None,  # (C,) of the classes; None: all 1
 ) -> Tensor:  # scalar
     """Mean over images of -sum_c w_c q_c (1 - p_c)^gamma log p_c, with q = (1 - smoothing) truth +
@@ -413,7 +441,7 @@ def soft_loss(
     """
     log_p = logits.log_softmax(1)
     weight = (1 - label_smoothing) * truth + label_smoothing / truth.shape[1]
-    if focal_gamma:
+    if isinstance(focal_gamma, Tensor) or focal_gamma:
         # For gamma < 1 the slope of the power is infinite at 0, which a certain image would reach.
         unsure = (-torch.expm1(log_p)).clamp_min(1e-12)
         weight = weight * unsure**focal_gamma

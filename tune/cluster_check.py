@@ -1,5 +1,5 @@
-"""`make cluster-check`: what is wrong with a cluster file, before `ray up` or `kubectl apply` spends
-money or opens a port.
+"""`make cluster-check`: what is wrong with a cluster file, before `ray up` or `kubectl apply`
+spends money or opens a port.
 
     python -m tune.cluster_check [cluster.yaml | cluster-onprem.yaml | cluster-gcp.yaml |
                                   cluster/kuberay.yaml]

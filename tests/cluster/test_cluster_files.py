@@ -134,7 +134,12 @@ MISTAKES = [
     ("cluster-onprem.yaml", "provider:", "provider: [", "is no YAML"),
     ("cluster-gcp.yaml", "vision-study-1234", "V1", "'V1' is no project"),
     ("cluster-gcp.yaml", "zone: europe-west4-a", "zone: us-east1-a", "is not in provider.region"),
-    ("cluster-gcp.yaml", "--zone=europe-west4-a", "--zone=us-east1-a", "needs --zone=europe-west4-a"),
+    (
+        "cluster-gcp.yaml",
+        "--zone=europe-west4-a",
+        "--zone=us-east1-a",
+        "needs --zone=europe-west4-a",
+    ),
     ("cluster-gcp.yaml", "start-iap-tunnel", "ssh", "port 22 would be open"),
     ("cluster-gcp.yaml", "use_internal_ips: true", "use_internal_ips: false", "public addresses"),
     ("cluster-gcp.yaml", "resources: {CPU: 0}", "resources: {CPU: 2}", "crowd the driver out"),

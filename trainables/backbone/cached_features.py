@@ -205,8 +205,17 @@ class FrozenFeatures:
         targets: Tensor,  # (B,)
     ) -> Batch:
         """A batch of features instead of images."""
-        self._rows_drawn += len(rows)
+        self.count(len(rows))
         return Batch(torch.from_numpy(cached.rows[rows]), (), targets)
+
+    def count(self, rows: int) -> None:
+        """Note that so many features have been looked up, here or for this trial elsewhere."""
+        self._rows_drawn += rows
+
+    @property
+    def key(self) -> str:
+        """Name of the features that are open: two trials of one key look up the same."""
+        return self._key
 
     def costs(self) -> Metrics:
         """Metrics of the epoch that ends: 1 if it has looked features up, the seconds spent on

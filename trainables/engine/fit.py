@@ -8,7 +8,7 @@ resumed equals an uninterrupted one bit for bit. Several workers compute what on
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -40,6 +40,22 @@ from trainables.plots.snapshots import snapshot_epochs
 
 # Reading the loss stalls a GPU's queue, and an exchange stalls the other workers.
 _LOOK_STEPS = 10
+
+
+@runtime_checkable
+class TrainsTogether(Protocol):
+    """A runtime that trains an epoch itself, such as one that does so for several trials at
+    once."""
+
+    def train_epoch(
+        self,
+        state: TrainingState,
+        config: RunConfig,
+        runtime: Runtime,
+        epoch_end: int,
+        total_steps: int,
+    ) -> None:
+        """Do what `train_epoch` of this module does."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,6 @@ def fit(
     epochs = config.train.epochs
     epoch_steps = steps_per_epoch(config, len(trainable.data.train), sampler.batch_size)
     total_steps = epochs * epoch_steps
-    look_steps = 1 if runtime.device.type == "cpu" and runtime.world_size == 1 else _LOOK_STEPS
 
     optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
     batches = BatchSplitter(trainable, config, runtime, sampler)
@@ -97,18 +112,9 @@ def fit(
             return _fitted(state, stopped=len(state.history) < epochs)
         trainable.check(state.history)
 
+    train = runtime.train_epoch if isinstance(runtime, TrainsTogether) else train_epoch
     for epoch in range(len(state.history), epochs):
-        epoch_end = (epoch + 1) * epoch_steps
-        for step in range(state.progress.step, epoch_end):
-            watchdog.beat()
-            trainable.train()
-            state.loss_sum += train_step(state, config, runtime, step, total_steps)
-            state.progress.step = step + 1
-
-            if (step + 1) % look_steps == 0 and step + 1 < epoch_end:
-                _, overdue = _read_loss(state, config, runtime, total_steps)
-                if overdue:
-                    checkpoint.save(state, runtime)
+        train(state, config, runtime, (epoch + 1) * epoch_steps, total_steps)
 
         loss_sum, _ = _read_loss(state, config, runtime, total_steps)
         drawn = snapshots and epoch + 1 in snapshot_epochs(epochs)
@@ -118,6 +124,28 @@ def fit(
             return _fitted(state, stopped=epoch + 1 < epochs)
         trainable.check(state.history)
     return _fitted(state, stopped=False)
+
+
+def train_epoch(
+    state: TrainingState, config: RunConfig, runtime: Runtime, epoch_end: int, total_steps: int
+) -> None:
+    """Take the steps that are left of the epoch which ends at step `epoch_end`.
+
+    Raises:
+        TrialFailed: `nan`, `oom`.
+    """
+    look_steps = 1 if runtime.device.type == "cpu" and runtime.world_size == 1 else _LOOK_STEPS
+
+    for step in range(state.progress.step, epoch_end):
+        watchdog.beat()
+        state.trainable.train()
+        state.loss_sum += train_step(state, config, runtime, step, total_steps)
+        state.progress.step = step + 1
+
+        if (step + 1) % look_steps == 0 and step + 1 < epoch_end:
+            _, overdue = _read_loss(state, config, runtime, total_steps)
+            if overdue:
+                checkpoint.save(state, runtime)
 
 
 def train_step(
@@ -191,6 +219,12 @@ def steps_per_epoch(config: RunConfig, train_images: int, batch_size: int) -> in
     return max(1, images // batch_size)
 
 
+def checkpoint_overdue(state: TrainingState, config: RunConfig) -> bool:
+    """True where the last checkpoint is older than the config wants, by this process's clock."""
+    seconds_unsaved = time.perf_counter() - state.saved_at
+    return seconds_unsaved > 60 * config.train.checkpoint_minutes
+
+
 def _read_loss(
     state: TrainingState, config: RunConfig, runtime: Runtime, total_steps: int
 ) -> tuple[float, bool]:
@@ -200,8 +234,7 @@ def _read_loss(
     Raises:
         TrialFailed: `nan`.
     """
-    seconds_unsaved = time.perf_counter() - state.saved_at
-    overdue = runtime.rank == 0 and seconds_unsaved > 60 * config.train.checkpoint_minutes
+    overdue = runtime.rank == 0 and checkpoint_overdue(state, config)
     message = torch.stack([state.loss_sum, state.loss_sum.new_tensor(overdue)])
     loss_sum, any_overdue = distributed.all_sum(message).tolist()
     if not math.isfinite(loss_sum):

@@ -1,5 +1,6 @@
 """The one way into the engine: `tune/run.py` and `vistune.search` both call `execute`."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from trainables.errors import UserError
@@ -30,6 +31,8 @@ def execute(
     if experiment is None:
         experiment = find_experiment(options.experiment)
     check_workers(options)
+    if options.batch_trials is not None:
+        options = replace(options, local=True)
     check_logs(options.log)
     budget_s = parse_duration(options.time_budget)
 

@@ -183,6 +183,14 @@ class Options:
     concurrent: Annotated[
         int | None, typer.Option(min=1, help="Trials at a time. Default: what fits.")
     ] = None
+    batch_trials: Annotated[
+        int | None,
+        typer.Option(
+            min=2,
+            max=256,
+            help="Frozen backbones (settings D, E): so many heads train as one, in this process.",
+        ),
+    ] = None
     repeats: Annotated[
         int | None,
         typer.Option(
@@ -359,6 +367,11 @@ def check_workers(options: Options) -> None:
         UserError: wrong use.
     """
     workers, gpus = options.workers, options.gpus_per_worker
+
+    if workers > 1 and options.batch_trials:
+        raise UserError(
+            f"--workers {workers} with --batch-trials, which is one process: leave one of them out"
+        )
 
     if workers > 1 and options.local:
         raise UserError(

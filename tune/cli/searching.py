@@ -18,24 +18,47 @@ def search(study: Study, prepared: Prepared, options: Options, caller: Caller, s
             written any more.
     """
     if options.local:
-        _search_here(study, prepared, caller, stop)
+        _search_here(study, prepared, options, caller, stop)
     elif caller.is_command:
         _search_on_ray(study, prepared, options)
     else:
         _search_beside(study, prepared, options, stop)
 
 
-def _search_here(study: Study, prepared: Prepared, caller: Caller, stop: Stop) -> None:
+def _search_here(
+    study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop
+) -> None:
     """Search in this thread. An interrupt that a program gets ends the search at once: to the
     study it is a kill."""
     from tune.execution.local import search_locally
 
+    width = _batch_width(study, options, caller)
     try:
-        search_locally(study, prepared.experiment)
+        if width is None:
+            search_locally(study, prepared.experiment)
+        else:
+            from tune.execution.batched import search_in_batches
+
+            search_in_batches(study, prepared.experiment, width)
     except KeyboardInterrupt:
         if caller.is_command:
             raise
         stop.now(ON_REQUEST)
+
+
+def _batch_width(study: Study, options: Options, caller: Caller) -> int | None:
+    """Trials that train as one; None where each trains by itself."""
+    if options.batch_trials is None:
+        return None
+
+    experiment = study.experiment
+    reason = "a function trains"
+    if experiment.function is None:
+        reason = experiment.trainable.why_not_batched(study.base)
+    if reason:
+        caller.say(f"--batch-trials: trials run one after another, as {reason}")
+        return None
+    return options.batch_trials
 
 
 def _search_on_ray(study: Study, prepared: Prepared, options: Options) -> None:

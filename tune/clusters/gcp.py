@@ -81,7 +81,7 @@ def _accelerators(where: str, node_type: Config, node: Config) -> Iterator[str]:
         )
     scheduling = node.get("scheduling") or {}
     if not isinstance(scheduling, dict):
-        yield f"{where}: scheduling is a list; Google takes a mapping: {{onHostMaintenance: TERMINATE}}"
+        yield f"{where}: scheduling is a list, and Google takes a mapping, {{preemptible: true}}"
     elif gpus and scheduling.get("onHostMaintenance") != "TERMINATE":
         yield f"{where}: machines with GPUs need scheduling: {{onHostMaintenance: TERMINATE}}"
     image = str(node["disks"][0]["initializeParams"]["sourceImage"])

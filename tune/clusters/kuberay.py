@@ -57,7 +57,8 @@ def _refused_by_ray(cluster: Document) -> str:
     try:
         derive_config({**cluster, "metadata": metadata})
     except Exception as error:  # KeyErrors of what is missing, and ValueErrors of what is wrong
-        return f"Ray's autoscaler refuses the RayCluster: {type(error).__name__} {first_line(error)}"
+        kind = type(error).__name__
+        return f"Ray's autoscaler refuses the RayCluster: {kind} {first_line(error)}"
     return ""
 
 
@@ -146,7 +147,7 @@ def _storage(cluster: Document, documents: list[Any]) -> Iterator[str]:
     for claim in claims:
         modes = claim["spec"].get("accessModes", [])
         if "ReadWriteMany" not in modes:
-            yield f"PersistentVolumeClaim accessModes {modes}: pods on two machines need ReadWriteMany"
+            yield f"accessModes {modes}: pods on two machines need ReadWriteMany"
         storage_class = str(claim["spec"].get("storageClassName", ""))
         if not filled(storage_class, _CLASS):
             yield f"storageClassName {storage_class!r} is no name of a storage class"
@@ -170,6 +171,7 @@ def _mounted_claims(group: Document) -> set[str]:
 
 def _jobs(cluster: Document, documents: list[Any]) -> Iterator[str]:
     name = cluster["metadata"]["name"]
+    wanted = f"clusterSelector must be ray.io/cluster: {name}"
     folders = [
         mount["mountPath"]
         for mount in _ray_container(cluster["spec"]["headGroupSpec"]).get("volumeMounts", [])
@@ -177,7 +179,7 @@ def _jobs(cluster: Document, documents: list[Any]) -> Iterator[str]:
     for job in _of_kind(documents, "RayJob"):
         selector = job["spec"].get("clusterSelector", {})
         if selector.get("ray.io/cluster") != name:
-            yield f"RayJob {job['metadata']['name']}: clusterSelector must be ray.io/cluster: {name}"
+            yield f"RayJob {job['metadata']['name']}: {wanted}"
 
         found = re.search(r"--storage[ =](\S+)", str(job["spec"].get("entrypoint", "")))
         storage = found[1] if found else ""

@@ -1,0 +1,191 @@
+"""`--batch-trials` against one trial after the other: the same results, events, ends, and the same
+resumption after a kill."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.frozen import frozen_config
+from trainables.classifier import Classifier, ClassifierConfig
+from trainables.config import flatten
+from tune.execution import batched
+from tune.execution.batched import search_in_batches
+from tune.execution.local import search_locally
+from tune.experiments import Experiment
+from tune.search.space import as_json, describe
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest
+from tune.study.study import Study
+
+TRIALS = 6
+
+
+def space(trial: Any, preset: str) -> None:
+    trial.suggest_categorical("optim.name", ["adam", "sgd"])
+    trial.suggest_float("optim.lr", 1e-3, 1e-1, log=True)
+    trial.suggest_categorical("head.kind", ["linear", "mlp"])
+    trial.suggest_categorical("train.batch_size", [16, 32])
+
+
+HEADS = Experiment(
+    name="heads",
+    about="heads on frozen features",
+    model=lambda: (Classifier, ClassifierConfig),
+    space=space,
+    presets={"tiny": {}, "full": {}},
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainables.backbone.feature_store.default_cache_dir", lambda: folder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    config = frozen_config(tmp_path_factory.mktemp("backbone"))
+    return flatten(config) | {"train.epochs": 4}
+
+
+def open_study(
+    root: Path, base: dict[str, Any], trials: int = TRIALS, repeats: int = 0, **changes: Any
+) -> Study:
+    fields: dict[str, Any] = {
+        "name": "heads",
+        "experiment": "heads",
+        "preset": "tiny",
+        "objective": "val/top1",
+        "seed": 0,
+        "base": base,
+        "pins": {},
+        "space": as_json(describe(space, "tiny", {})),
+        "data": {"name": "digits", "fingerprint": "f", "path": "digits", "images": 200},
+    }
+    about = Manifest(**fields | changes)
+    return Study.open(root / "heads", HEADS, about, trials=trials, repeats=repeats)
+
+
+def events(root: Path, kind: str) -> list[dict[str, Any]]:
+    log = EventLog.read(root / "heads" / "events.jsonl")[0]
+    return [event for event in log if event["event"] == kind]
+
+
+def reports(root: Path) -> dict[tuple[int, int | None, int], float]:
+    found: dict[tuple[int, int | None, int], float] = {}
+    for event in events(root, "report"):
+        key = event["trial"], event.get("repeat"), event["epoch"]
+        assert key not in found, f"reported twice: {key}"
+        found[key] = event["metrics"]["train/loss"]
+    return found
+
+
+def check_whole(root: Path, trials: int = TRIALS) -> None:
+    """Each run ended once, and its epochs are there once, in order."""
+    ends = Counter((e["trial"], e.get("repeat")) for e in events(root, "end"))
+    assert set(ends.values()) == {1}
+    assert sorted(n for n, repeat in ends if repeat is None) == list(range(trials))
+    for trial, repeat in ends:
+        epochs = [epoch for t, r, epoch in reports(root) if (t, r) == (trial, repeat)]
+        assert epochs == list(range(1, len(epochs) + 1))
+
+
+def run(root: Path, base: dict[str, Any], width: int, repeats: int = 0) -> None:
+    study = open_study(root, base, repeats=repeats)
+    if width == 1:
+        search_locally(study, HEADS)
+    else:
+        search_in_batches(study, HEADS, width)
+    study.close()
+
+
+@pytest.fixture(scope="module")
+def one_by_one(base: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("one")
+    run(root, base, width=1, repeats=2)
+    return root
+
+
+def test_the_results_are_those_of_one_trial_after_the_other(
+    base: dict[str, Any], one_by_one: Path, tmp_path: Path
+) -> None:
+    run(tmp_path, base, width=4, repeats=2)
+    check_whole(tmp_path)
+    check_whole(one_by_one)
+
+    mine, theirs = reports(tmp_path), reports(one_by_one)
+    both = mine.keys() & theirs.keys()
+    assert len(both) >= 4 * 3  # the first draws do not depend on results; stops may
+    for key in both:
+        assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
+    starts = [e["trial"] for e in events(tmp_path, "start") if "repeat" not in e]
+    first_end = min(e["time"] for e in events(tmp_path, "end"))
+    assert sum(e["time"] < first_end for e in events(tmp_path, "start")) >= 4, starts
+
+
+@pytest.mark.parametrize("after", [1, 6, 11])
+def test_a_killed_study_resumes_where_it_was(
+    base: dict[str, Any], one_by_one: Path, after: int, tmp_path: Path
+) -> None:
+    study = open_study(tmp_path, base)
+    seen: list[str] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        seen.append(event["event"])
+        if seen.count("report") == after:
+            raise KeyboardInterrupt
+
+    study.observers.append(kill)
+    with pytest.raises(KeyboardInterrupt):
+        search_in_batches(study, HEADS, 4)
+    study.close()
+
+    run(tmp_path, base, width=4)
+    check_whole(tmp_path)
+    assert any(e["attempt"] > 1 for e in events(tmp_path, "start"))
+    mine, theirs = reports(tmp_path), reports(one_by_one)
+    for key in mine.keys() & theirs.keys():
+        assert mine[key] == pytest.approx(theirs[key], rel=1e-4)
+
+
+def test_a_study_that_is_stopped_puts_its_trials_back(base: dict[str, Any], tmp_path: Path) -> None:
+    study = open_study(tmp_path, base)
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "report":
+            study.stopping = True
+
+    study.observers.append(stop)
+    search_in_batches(study, HEADS, 4)
+    study.close()
+    assert events(tmp_path, "end") == []
+
+    run(tmp_path, base, width=1)  # one by one, from checkpoints that a batch has written
+    check_whole(tmp_path)
+
+
+def test_an_error_of_the_storage_ends_the_search(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tune.study.events import StorageFailed
+
+    def broken(*args: Any) -> None:
+        raise StorageFailed("no space left")
+
+    study = open_study(tmp_path, base)
+    monkeypatch.setattr(batched, "run", broken)
+    with pytest.raises(StorageFailed):
+        search_in_batches(study, HEADS, 4)
+    study.close()
+
+
+def test_a_trial_that_cannot_be_batched_runs_among_the_others(
+    base: dict[str, Any], tmp_path: Path
+) -> None:
+    run(tmp_path, base | {"head.kind": "fc1000"}, width=3)
+    check_whole(tmp_path)

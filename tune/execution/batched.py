@@ -1,0 +1,186 @@
+"""`--batch-trials N`: up to N trials at a time in this process, and the steps of those that train
+heads on cached features as one batched operation (`trainables/engine/together.py`).
+
+Each trial runs `trial.run` in a thread of its own, and so has its own events, checkpoints, ends,
+and resumption. Only one thread runs at a time: a trial's keeps going until it wants to train an
+epoch, the driver's trains all that wait for one. What a trial does is therefore independent of how
+threads are scheduled.
+"""
+
+import threading
+from pathlib import Path
+
+import torch
+
+from trainables.base import Metrics, RunConfig, Runtime
+from trainables.engine.checkpoint import TrainingState, save
+from trainables.engine.fit import checkpoint_overdue, train_epoch
+from trainables.engine.together import Member, advance, member_of
+from tune.execution.runtimes import LocalRuntime
+from tune.execution.trial import run
+from tune.experiments import Experiment
+from tune.study.study import Study
+from tune.study.work import Outcome, Work
+
+
+class _BrokenOff(BaseException):
+    """The driver ends, and the trial's thread with it: to the study it is a kill."""
+
+
+class BatchRuntime(LocalRuntime):
+    """The runtime of a trial whose epochs the driver trains."""
+
+    def __init__(self, trial: "RunningTrial", study: Study):
+        self._trial = trial
+        self._study = study
+        super().__init__(Path(trial.work.directory), self._reported)
+
+    def _reported(self, epoch: int, metrics: Metrics) -> bool:
+        if self._study.stopping:
+            return False
+        continues = self._study.reported(self._trial.work, epoch, metrics)
+        return continues and not self._study.stopping
+
+    def train_epoch(
+        self,
+        state: TrainingState,
+        config: RunConfig,
+        runtime: Runtime,
+        epoch_end: int,
+        total_steps: int,
+    ) -> None:
+        """Let the driver train the epoch; alone, where the trial is none that can be batched."""
+        member = member_of(state, config, runtime, epoch_end, total_steps)
+        if member is None:
+            train_epoch(state, config, runtime, epoch_end, total_steps)
+            return
+
+        while member.steps_left:
+            self._trial.wait_for_driver(member)
+            if member.error is not None:
+                raise member.error
+            if member.steps_left and checkpoint_overdue(state, config):
+                save(state, runtime)
+
+
+class RunningTrial:
+    """A piece of work in a thread of its own, which runs when the driver lets it."""
+
+    def __init__(self, study: Study, experiment: Experiment, work: Work):
+        self.work = work
+        self.waiting: Member | None = None
+        """The epoch that the trial wants to train; None while it runs and after its end."""
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+        """An error that is not the trial's own, such as one of the storage."""
+
+        self._runtime = BatchRuntime(self, study)
+        self._experiment = experiment
+        self._driver = threading.Semaphore(0)
+        self._own = threading.Semaphore(0)
+        self._broken_off = False
+        self._thread = threading.Thread(target=self._run, name=f"trial {work.id}", daemon=True)
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        return self.outcome is not None or self.error is not None
+
+    def proceed(self) -> None:
+        """Let the trial run until it wants to train an epoch, or ends.
+
+        Raises:
+            Any error that is not the trial's own.
+        """
+        self.waiting = None
+        self._own.release()
+        self._driver.acquire()
+        if self.error is not None:
+            raise self.error
+
+    def wait_for_driver(self, member: Member) -> None:
+        """Called by the trial: let the driver train some steps of the epoch."""
+        self.waiting = member
+        self._driver.release()
+        self._own.acquire()
+        if self._broken_off:
+            raise _BrokenOff
+
+    def break_off(self) -> None:
+        """End the thread where it waits."""
+        if not self.has_ended:
+            self._broken_off = True
+            self._own.release()
+            self._thread.join()
+
+    def _run(self) -> None:
+        self._own.acquire()
+        try:
+            if not self._broken_off:
+                self.outcome = run(self._experiment, self.work, self._runtime)
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._driver.release()
+
+
+def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
+    """Run the study to its end, or until `study.stopping`, with up to `width` trials at a time.
+
+    Raises:
+        UserError: the study's folder cannot be written any more.
+    """
+    threads = torch.get_num_threads()
+    running: list[RunningTrial] = []
+    try:
+        while True:
+            _begin_trials(study, experiment, width, running)
+            if not running:
+                return
+
+            torch.set_num_threads(threads)
+            waiting = [trial for trial in running if trial.waiting is not None]
+            if waiting:
+                advance([trial.waiting for trial in waiting if trial.waiting is not None])
+
+            for trial in waiting:
+                trial.proceed()
+            _end_trials(study, running)
+    finally:
+        for trial in running:
+            trial.break_off()
+
+
+def _begin_trials(
+    study: Study, experiment: Experiment, width: int, running: list[RunningTrial]
+) -> None:
+    """Hand out work until so many trials run; each goes on to its first epoch."""
+    while len(running) < width:
+        work = study.next_work()
+        if work is None or work == "wait":
+            return
+
+        study.started(work)
+        trial = RunningTrial(study, experiment, work)
+        running.append(trial)
+        trial.proceed()
+        _end_trials(study, running)
+
+
+def _end_trials(study: Study, running: list[RunningTrial]) -> None:
+    """Put the trials that have ended on record, and forget them."""
+    for trial in [trial for trial in running if trial.outcome is not None]:
+        running.remove(trial)
+        _end(study, trial)
+
+
+def _end(study: Study, trial: RunningTrial) -> None:
+    outcome = trial.outcome
+    assert outcome is not None
+    stopped_by_the_pruner = outcome.state == "PRUNED" and outcome.reason is None
+    if study.stopping:
+        study.requeue(trial.work)
+    elif stopped_by_the_pruner:
+        study.ended(trial.work, study.pruned(trial.work))
+    else:
+        study.ended(trial.work, outcome)
