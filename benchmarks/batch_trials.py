@@ -74,12 +74,12 @@ def run(storage: Path, backbone: Path, seed: int, trials: int, extra: list[str])
 
 def best_so_far(events: list[dict[str, Any]]) -> list[tuple[float, float]]:
     """(seconds since the first trial's start, best validation value), at every report."""
-    began = min(e["time"] for e in events if e["event"] == "start")
+    began = min(e["t"] for e in events if e["event"] == "start")
     best, curve = -1.0, []
     for event in events:
         if event["event"] == "report":
             best = max(best, event["metrics"]["val/top1"])
-            curve.append((event["time"] - began, best))
+            curve.append(((event["t"] - began) / 1000, best))
     return curve
 
 

@@ -56,7 +56,7 @@ FLOORS = {
         {"backbone"},
         {"engine"},
         {"base"},
-        {"augment", "balance", "class_metrics", "optim", "plots", "metrics"},
+        {"augment", "balance", "class_metrics", "head_job", "optim", "plots", "metrics"},
         {"miou"},
         {"data"},
         {"config", "data_summary", "devices", "files", "outcomes"},

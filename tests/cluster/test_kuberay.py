@@ -1,4 +1,4 @@
-"""cluster/kuberay.yaml: KubeRay's schema, Kubernetes' schema, and what `make cluster-check` says."""
+"""cluster/kuberay.yaml against the schemas of KubeRay and Kubernetes, and `make cluster-check`."""
 
 import copy
 import gzip
@@ -47,9 +47,9 @@ def strict(schema: Any) -> Any:
     found = {key: strict(value) for key, value in schema.items()}
     if found.get("x-kubernetes-int-or-string"):
         return {"type": ["integer", "string"]}
-    if isinstance(found.get("properties"), dict) and "additionalProperties" not in found:
-        if not found.get("x-kubernetes-preserve-unknown-fields"):
-            found["additionalProperties"] = False
+    is_open = "additionalProperties" in found or "x-kubernetes-preserve-unknown-fields" in found
+    if isinstance(found.get("properties"), dict) and not is_open:
+        found["additionalProperties"] = False
     return found
 
 
@@ -63,7 +63,8 @@ KINDS = ["RayCluster", "RayJob", "NetworkPolicy", "PersistentVolumeClaim"]
 
 @pytest.fixture(scope="module")
 def schemas() -> dict[str, Any]:
-    return {kind: schema_of(kind) for kind in KINDS}
+    # without a check of the schemas themselves, which takes ten seconds each
+    return {kind: jsonschema.Draft7Validator(schema_of(kind)) for kind in KINDS}
 
 
 def test_the_file_has_these_kinds_once() -> None:
@@ -74,7 +75,7 @@ def test_the_file_has_these_kinds_once() -> None:
 def test_each_document_fits_its_schema(kind: str, schemas: dict[str, Any]) -> None:
     document = of_kind(kind)
     # Kubernetes itself knows what metadata is
-    jsonschema.validate({**document, "metadata": {}}, schemas[kind])
+    schemas[kind].validate({**document, "metadata": {}})
 
 
 @pytest.mark.parametrize(
@@ -96,8 +97,7 @@ def test_the_schemas_find_a_mistake(
     for key in path[:-1]:
         place = place[key]
     place[path[-1]] = value
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(document, schemas[kind])
+    assert not schemas[kind].is_valid(document)
 
 
 def test_the_file_as_it_is_has_two_values_to_fill_in() -> None:

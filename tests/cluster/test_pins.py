@@ -1,4 +1,4 @@
-"""Every machine of a cluster has the packages of the lock file, and one that cannot join says so."""
+"""Machines of a cluster have the packages of the lock file; one that cannot join says so."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import REPO
-from tests.event_logs import study_of
+from tests.studies import finished
 from tune.clusters.joining import NotJoined, not_joined
 from tune.clusters.pins import LOCKS, installed_ray, lock_problems, locked, without_hash
 
@@ -148,7 +148,7 @@ def test_show_names_machines_that_could_not_join(
 
     from tune.reports.leaderboard import show_study
 
-    study_of(tmp_path)
+    finished(tmp_path, trials=1)
     worker = Machine(tmp_path, torch="2.13.0")
     worker.shared = tmp_path
     (tmp_path / ".nodes").mkdir()
@@ -156,7 +156,7 @@ def test_show_names_machines_that_could_not_join(
     worker.node(*JOIN)
     (tmp_path / ".nodes/earlier.txt").write_text("100\nbefore the study\n")
 
-    show_study(tmp_path / "ssl-1", Console(width=80))
+    show_study(tmp_path / "toy", Console(width=80))
     shown = " ".join(capsys.readouterr().out.split())
     assert "could not join the cluster" in shown
     assert "it has torch 2.13.0, the head 2.14.1" in shown

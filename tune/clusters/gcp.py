@@ -1,4 +1,4 @@
-"""What is wrong with a file of `ray up` for Google Cloud (`cluster-gcp.yaml`)."""
+"""Mistakes in a file of `ray up` for Google Cloud (`cluster-gcp.yaml`)."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is wrong with a file for KubeRay (`cluster/kuberay.yaml`), before `kubectl apply`.
+"""Mistakes in a file for KubeRay (`cluster/kuberay.yaml`), before `kubectl apply`.
 
 Kubernetes' own schema says whether a field exists; this says what it accepts and fails later: an
 image without a version, a cluster without token, pods that do not see the folder of the studies.

@@ -73,8 +73,10 @@ WRONG = {
     ),
     "ssl --balance": "--balance is for pretrain and classify, which learn from labels; ssl has",
     "pretrain --set train.objective=val/top1": "--set train.objective: use --objective val/top1",
-    "ssl --storage gs://bucket": "--storage gs://bucket: Google's store has no writes that depend on "
-    "an etag, which keep a study to one driver; use a folder, or s3://bucket/prefix",
+    "ssl --storage gs://bucket": (
+        "--storage gs://bucket: Google's store has no writes that depend on an etag, "
+        "which keep a study to one driver; use a folder, or s3://bucket/prefix"
+    ),
     "ssl --storage hdfs://bucket": "--storage hdfs://bucket: use a folder, or s3://bucket/prefix",
     "ssl --study archived": "--study 'archived' is a folder of the storage itself",
     "ssl --trial ssl/3": "--trial ssl/3 replays a trial in this process: add --local",
