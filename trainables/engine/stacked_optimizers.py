@@ -34,7 +34,8 @@ class Owner:
         """The state that the optimizer keeps for a parameter; empty before the first step."""
         parameter = self.parameters[name]
         # Asked for with [], torch would make an entry.
-        return self.optimizer.state.get(parameter, {})
+        state: dict[str, Any] = self.optimizer.state.get(parameter, {})
+        return state
 
     def group(self, name: str) -> dict[str, Any]:
         """The group of the optimizer that a parameter is in."""
@@ -139,7 +140,7 @@ class StackedOptimizer:
         return self._tensor(values)
 
     def _stacked(self, name: str, moment: str) -> Tensor:  # (K, ...)
-        """What the optimizers keep for a parameter; zero before the first step."""
+        """Stack a moment of a parameter; zero before the first step."""
         each = []
         for owner in self.owners:
             kept = owner.kept(name).get(moment)

@@ -88,7 +88,8 @@ def _is_plain(config: RunConfig) -> bool:
         return False
     if config.optim.name not in stacked_optimizers.NAMES:
         return False
-    return not config.train.bf16 and not config.train.micro_batch
+    train = config.train
+    return not train.bf16 and not train.micro_batch and not train.ema
 
 
 def advance(members: list[Member]) -> None:

@@ -197,6 +197,8 @@ def test_what_needs_more_than_a_head_is_no_member(config: ClassifierConfig, tmp_
         replace(config, freeze=replace(config.freeze, policy="none")),
         replace(config, optim=OptimConfig(name="lars")),
         replace(config, train=replace(config.train, micro_batch=8)),
+        replace(config, train=replace(config.train, ema=0.9)),
+        replace(config, schedule=ScheduleConfig(name="plateau")),
         replace(config, head=ClassifierHeadConfig(kind="fc1000")),
     ]
     for k, each in enumerate(others):
