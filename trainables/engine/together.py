@@ -232,7 +232,7 @@ class _Stack:
             if key in drawn:
                 member.job.drawn(len(drawn[key]))
             else:
-                drawn[key] = member.state.batches.draw(step)
+                drawn[key] = member.state.batches.feed.batch(step)
             batches.append(drawn[key])
         return batches
 
