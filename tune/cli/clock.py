@@ -45,8 +45,8 @@ class Progress:
 
     @property
     def words(self) -> str:
-        """The time left, such as `about 5 min left`; "" where it is not known."""
-        if self.left_s is None:
+        """The time left, such as `about 5 min left`; "" where it is not known, and at the end."""
+        if not self.left_s:
             return ""
         about = f"about {rough_duration(self.left_s)}"
         if self.budget_s is not None and self.budget_s < self.left_s:

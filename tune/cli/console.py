@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tune.cli.clock import Clock, Progress, rough_duration
-from tune.formatting import plain_console
+from tune.cli.clock import Clock, Progress
+from tune.formatting import duration, plain_console
 from tune.function import LENGTH
 from tune.reports.selection import repeats_label
 from tune.study.study import REFUSED
@@ -274,7 +274,7 @@ class Console:
         line.add_column(overflow="fold")
         bar = ProgressBar(total=1.0, completed=share or 0.0, width=_BAR)
         percent = "" if share is None else f"{share:.0%}"
-        words = f"{rough_duration(progress.elapsed_s)} so far"
+        words = f"{duration(progress.elapsed_s)} so far"
         if progress.words:
             words += f", {progress.words}"
         line.add_row(bar, percent, words)

@@ -323,11 +323,18 @@ class Forecast:
 
     def _due(self, number: int) -> int:
         """Repeats of this trial that have not begun."""
-        if number in self.state.trials and self._has_failed(number):
+        if self._tests_nothing() or self._has_failed(number):
             return 0
         begun = [run for (of, _), run in self.state.repeats.items() if of == number]
         settled = sum(run.outcome is None or not _is_due(run) for run in begun)
         return max(0, self.amount.seeds - settled)
+
+    def _tests_nothing(self) -> bool:
+        """True where a repeat has shown that the function gives no test metric: none follow."""
+        return self.amount.function and any(
+            run.state == "COMPLETE" and not any(name.startswith("test/") for name in run.metrics)
+            for run in self.state.repeats.values()
+        )
 
     def _has_failed(self, number: int) -> bool:
         """True where the trial has ended in a way that lets nobody repeat it."""

@@ -29,6 +29,7 @@ def test_progress_says_what_is_left() -> None:
     assert progress.share == 0.25
     assert Progress(5, None, 5).words == ""
     assert Progress(5, None, 5).share is None
+    assert Progress(5, 0.0, 5).words == ""
 
 
 def test_a_budget_that_ends_before_is_named() -> None:
