@@ -5,9 +5,9 @@ what it would have said is compared with what came.
     python benchmarks/time_left.py --record NAME STORAGE [GROUP]   # condense the logs of a run
 
 A log is replayed by its own clock, from the start of the first trial: until then imports, data and
-Ray take what they take. At every tenth of the run stand the time that it would have told and the time
-that it still took. The error of the end is a part of the whole run; beside it stands the same error as
-a part of what was left. The claim: the first is within 25 % from the second tenth on.
+Ray take what they take. At every tenth of the run stand the time that it would have told and the
+time that it still took. The error of the end is a part of the whole run; beside it stands the same
+error as a part of what was left. The claim: the first is within 25 % from the second tenth on.
 """
 
 import argparse
