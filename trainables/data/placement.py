@@ -85,10 +85,13 @@ def free_memory(device: torch.device) -> int:
     CPU."""
     if device.type != "cuda":
         return 0
-    free, total = torch.cuda.mem_get_info(device)
+    # Not all of these functions take a device without a number.
+    number = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(number)
+
     # Several trials that share a card are given a part of it each.
-    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
-    own = torch.cuda.memory_reserved(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(number) * total)
+    own = torch.cuda.memory_reserved(number)
     return min(free, max(0, allowed - own))
 
 

@@ -85,6 +85,27 @@ def test_a_store_that_takes_little_of_the_free_memory_lies_on_the_gpu(
     assert not placement.placement(data, wanted, CPU).fits
 
 
+@pytest.mark.parametrize(
+    ("fraction", "reserved", "expected"),
+    [(1.0, 0, 60), (0.5, 10, 40), (0.5, 60, 0)],  # another process has 40 of the 100
+)
+@pytest.mark.parametrize("device", [GPU, torch.device("cuda:0")])
+def test_free_memory_is_what_this_process_may_still_take(
+    fraction: float,
+    reserved: int,
+    expected: int,
+    device: torch.device,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: reserved)
+    # torch's own function, down to where it asks the driver
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch._C, "_cuda_getMemoryFraction", lambda number: fraction, raising=False)
+    assert placement.free_memory(device) == expected
+
+
 def test_on_a_cpu_the_data_stay_as_they_are() -> None:
     data = shapes()
     assert on_device(data, "always", CPU) is data
