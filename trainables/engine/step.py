@@ -38,21 +38,32 @@ class RunningStatistics:
 
     def __init__(self, module: nn.Module):
         self._layers = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-        self._buffers: list[Tensor] = []
-        self._kept: list[Tensor] = []
+        # Means and variances, and counts of batches: lists of one type each, which a GPU copies in
+        # a few kernels.
+        self._buffers: list[list[Tensor]] = [[], []]
+        self._kept: list[list[Tensor]] = [[], []]
 
     @torch.no_grad()
     def keep(self) -> None:
         """Remember them as they are."""
         training = [layer for layer in self._layers if layer.training]
-        self._buffers = [buffer for layer in training for buffer in layer.buffers()]
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        buffers = [buffer for layer in training for buffer in layer.buffers()]
+        statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
+        counts = [buffer for buffer in buffers if not buffer.is_floating_point()]
+        self._buffers = [statistics, counts]
+        self._kept = [[torch.empty_like(x) for x in some] for some in self._buffers]
+        _copy_all(self._kept, self._buffers)
 
     @torch.no_grad()
     def put_back(self) -> None:
         """Take back all updates since `keep`."""
-        for buffer, kept in zip(self._buffers, self._kept, strict=True):
-            buffer.copy_(kept)
+        _copy_all(self._buffers, self._kept)
+
+
+def _copy_all(targets: list[list[Tensor]], sources: list[list[Tensor]]) -> None:
+    for some, values in zip(targets, sources, strict=True):
+        if some:
+            torch._foreach_copy_(some, values)
 
 
 class BatchSplitter:

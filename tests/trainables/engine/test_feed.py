@@ -1,5 +1,7 @@
 """Batches that are sent early equal those that are not, bit for bit."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from tests.toy import ToyConfig
 from tests.trainables.engine.test_fit import Recorder, equal_states, train
 from trainables.base import Batch, TrainConfig
 from trainables.engine import step as engine_step
-from trainables.engine.feed import DirectLane, Feed
+from trainables.engine.feed import DirectLane, Feed, lane_to
 
 
 class EarlyLane(DirectLane):
@@ -116,3 +118,46 @@ def test_the_last_step_of_a_run_draws_nothing_more(
     train(ToyConfig(train=TrainConfig(epochs=1, batch_size=20)), Recorder(tmp_path))
     assert [len(lane.under_way) for lane in lanes] == [0]
     assert np.isfinite(lanes[0].memory)
+
+
+class OnCard(torch.Tensor):
+    """A tensor that takes itself for one of a GPU, and notes which stream it is promised to."""
+
+    is_cuda = True
+
+    def record_stream(self, stream: object) -> None:
+        EVENTS.append(f"kept for {stream}")
+
+
+EVENTS: list[str] = []
+
+
+def test_a_stream_of_its_own_is_waited_for_by_the_one_that_computes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The order of calls; what they do, a card has to show."""
+
+    class Stream(str):
+        def wait_stream(self, other: object) -> None:
+            EVENTS.append(f"{self} waits for {other}")
+
+    @contextlib.contextmanager
+    def on(stream: object) -> Iterator[None]:
+        EVENTS.append(f"on {stream}")
+        yield
+        EVENTS.append("back")
+
+    def moved(batch: Batch, device: torch.device) -> Batch:
+        EVENTS.append(f"to {device}")
+        return Batch(batch.images.as_subclass(OnCard), batch.draws)
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("side"))
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("main"))
+    monkeypatch.setattr(Batch, "to", moved)
+    EVENTS.clear()
+    lane = lane_to(torch.device("cuda"))
+    sent = lane.send(Batch(torch.arange(3), (torch.arange(3),)))
+    assert EVENTS == ["on side", "to cuda", "back"]
+    lane.receive(sent)
+    assert EVENTS[3:] == ["main waits for side", "kept for main"]
