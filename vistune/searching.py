@@ -43,6 +43,7 @@ def search(
     workers: int = 1,
     gpus_per_worker: float | None = None,
     concurrent: int | None = None,
+    batch_trials: int | None = None,
     repeats: int | None = None,
     pictures: Drawn = "best",
     keep: Keep | None = None,
@@ -91,6 +92,7 @@ def search(
         workers: workers of one trial.
         gpus_per_worker: GPUs of one worker; 0.5 packs two trials on one.
         concurrent: trials at a time; None: as many as fit.
+        batch_trials: heads on frozen backbones that train as one, in this process.
         repeats: fresh seeds for the default and the best other trial, 6 by default.
         pictures: trials whose pictures are drawn: `none`, `best` (the default and the best three)
             or `all`.
@@ -133,6 +135,7 @@ def search(
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         concurrent=concurrent,
+        batch_trials=batch_trials,
         repeats=repeats,
         pictures=pictures,
         keep=keep,
