@@ -103,7 +103,8 @@ def call(
     # pictures have tests of their own, and each takes a process
     monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    taken = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.getsignal(number) for number in taken}
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)

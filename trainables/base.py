@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.config import Annotated, Field, config, nearest
+from trainables.config import MOST_IMAGES, MOST_THREADS, Annotated, Field, config, nearest
 from trainables.data.sampling import BatchSampler, Sampler
 from trainables.devices import DeviceName, send
 from trainables.errors import UserError
@@ -32,7 +32,7 @@ class TrainConfig:
     epoch_images: Annotated[int, Field(ge=0)] = 0
     """Images that count as one epoch (0 = one pass over the training split). The next epoch
     continues the pass where the last one ended."""
-    batch_size: Annotated[int, Field(ge=2)] = 256
+    batch_size: Annotated[int, Field(ge=2, le=MOST_IMAGES)] = 256
     """Effective batch over all workers and micro-batches, in images."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
     """Largest forward pass, in images (0 = the whole batch); gradients are accumulated. Halved
@@ -48,7 +48,7 @@ class TrainConfig:
     GPU with bfloat16, elsewhere as set."""
     device: DeviceName = "auto"
     """Device to train on. auto: the GPU that the process may see, else the CPU."""
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     """CPU threads of one trial; part of the config because floating-point sums depend on it."""
     objective: str = ""
     """Metric that selects the best epoch and the best trial; empty: the experiment's own. Set by

@@ -33,6 +33,8 @@ from pydantic.dataclasses import dataclass as _pydantic_dataclass
 from trainables.errors import UserError
 
 __all__ = [
+    "MOST_IMAGES",
+    "MOST_THREADS",
     "Annotated",
     "Field",
     "build",
@@ -42,6 +44,12 @@ __all__ = [
     "nearest",
     "number_type",
 ]
+
+MOST_IMAGES = 2**17
+"""Images of a batch: four times as many as the largest that are trained with, beyond which numbers
+are slips of the keyboard, and memory ends the process."""
+MOST_THREADS = 1024
+"""CPU threads of a trial: more than any machine has cores."""
 
 Scalar = str | int | float | bool | None
 C = TypeVar("C")

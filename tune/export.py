@@ -6,13 +6,14 @@ MLflow's registry; or segment/3 python -m tune.export runs/segment/model IMAGES 
 OUT/<name>_mask.png of every image in IMAGES
 """
 
+import contextlib
 import json
 import math
 import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from tune.startup import check_python
 
 check_python()
 
+from filelock import FileLock
 from PIL import Image
 
 from trainables.config import build, nearest
@@ -35,7 +37,7 @@ from tune.command_line import command, install_command, replay_command
 from tune.experiment_file import experiment_of
 from tune.experiments import Experiment
 from tune.mlflow_model import save_model
-from tune.study.record import Record, read_record
+from tune.study.record import Record, check_whole, read_record
 
 MODEL = "model"
 """Folder of a study's exported model; that of another format has its name behind a dash."""
@@ -91,7 +93,8 @@ def export_model(
         images: where the study's images are now; default: where a trial of the study found them.
         format: one of `FORMATS`. MLflow's has code and pinned requirements.
     Raises:
-        UserError: no such study or completed trial, an unknown format, `out` holds something else,
+        UserError: no such study or completed trial, a record that lacks trials, an unknown format,
+            `out` holds something else,
             the images are not found or are others, or the exported model does not reach the metric
             on record.
     """
@@ -107,6 +110,7 @@ def export_model(
     _check_place(final, format)
 
     record = read_record(study)
+    check_whole(record)
     experiment = experiment_of(record.manifest.experiment, record.manifest.code)
     run = record.trials[origin.trial]
     data = _data_of(record, experiment, origin.trial, images)
@@ -115,7 +119,8 @@ def export_model(
     about["objective"] = record.objective
     exported = Exported(final, study, origin.trial, record.objective, run.value or 0.0, 0.0, format)
 
-    with tempfile.TemporaryDirectory(prefix=f"{final.name}.", dir=final.parent) as scratch:
+    place = tempfile.TemporaryDirectory(prefix=f"{final.name}.", dir=final.parent)
+    with _one_at_a_time(final), place as scratch:
         whole = Path(scratch) / "model"
         check = partial(_check, experiment=record.manifest.typed_experiment)
         save = _save_mlflow if format == MLFLOW else _save_portable
@@ -124,6 +129,14 @@ def export_model(
             shutil.rmtree(final)
         whole.rename(final)
     return exported
+
+
+@contextlib.contextmanager
+def _one_at_a_time(final: Path) -> Iterator[None]:
+    """Keep a second export to this folder waiting until the first has ended."""
+    lock = final.with_name(f".{final.name}.lock")
+    with FileLock(lock):
+        yield
 
 
 def _check_format(format: str) -> None:

@@ -30,7 +30,7 @@ from optuna.distributions import (
 )
 from pydantic import BeforeValidator, Field
 
-from trainables.config import config
+from trainables.config import MOST_THREADS, config
 from trainables.errors import UserError
 from tune.experiments import SearchSpace
 from tune.function import PRESET, RESERVED
@@ -123,7 +123,7 @@ def config_class(ranges: Ranges, default: Mapping[str, Any], threads: int) -> ty
     for name, value in default.items():
         variants = ranges.get(name)
         _put(tree, name, (_type_of(value) if variants is None else _searched(variants), value))
-    _put(tree, "train.threads", (Annotated[int, Field(ge=1)], threads))
+    _put(tree, "train.threads", (Annotated[int, Field(ge=1, le=MOST_THREADS)], threads))
     _put(tree, "seed", (Annotated[int, Field(ge=0)], 0))
     return _block("FunctionConfig", tree)
 

@@ -1,5 +1,5 @@
 """An exported model in MLflow: logged with its trial's run and registered under its study's name,
-whose alias `champion` it gets."""
+whose alias `champion` it gets where its trial is the study's answer."""
 
 import importlib
 import shlex
@@ -14,6 +14,7 @@ from tune.export import Exported
 from tune.startup import shorter
 from tune.study.events import EventLog
 from tune.study.identity import study_id
+from tune.study.record import read_record
 from tune.tracking.address import default_uri, quieten, without_password
 from tune.tracking.runs import RUN_TAG
 from tune.tracking.tracker import Tracker
@@ -29,10 +30,21 @@ class Registered:
     version: str
     uri: str
     """URI of the MLflow store."""
+    answer: int | None = None
+    """The study's answer, where this is another trial; None: it is the answer, and champion."""
 
     @property
     def model(self) -> str:
-        return f"models:/{self.name}@{ALIAS}"
+        if self.answer is None:
+            return f"models:/{self.name}@{ALIAS}"
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def note(self) -> str:
+        """The reason why it is no champion; "" where it is."""
+        if self.answer is None:
+            return ""
+        return f"`{ALIAS}` stays with trial {self.answer}, which is the study's answer"
 
     def serve_command(self, port: int = 5001) -> str:
         """Return the shell command that serves it over HTTP from this very environment.
@@ -59,7 +71,12 @@ def register(exported: Exported) -> Registered:
         client = mlflow.MlflowClient(uri, registry_uri=uri)
         run = _run_of(client, exported, uri)
         model = _log(mlflow, client, exported, run)
-        return Registered(exported.study.name, _champion(mlflow, client, exported, model), uri)
+        chosen = read_record(exported.study).best_number()
+        answer = None if chosen == exported.trial else chosen
+        version = _version(mlflow, client, exported, model)
+        if answer is None:
+            client.set_registered_model_alias(exported.study.name, ALIAS, version)
+        return Registered(exported.study.name, version, uri, answer)
     except UserError:
         raise
     except Exception as error:  # MLflow's, its database's or the network's
@@ -116,7 +133,7 @@ def _log(mlflow: Any, client: Any, exported: Exported, run: Any) -> Any:
     return model
 
 
-def _champion(mlflow: Any, client: Any, exported: Exported, model: Any) -> str:
+def _version(mlflow: Any, client: Any, exported: Exported, model: Any) -> str:
     """The new version."""
     name = exported.study.name
     try:
@@ -135,5 +152,4 @@ def _champion(mlflow: Any, client: Any, exported: Exported, model: Any) -> str:
     created = client.create_model_version(
         name, source, run_id, tags=tags, description=str(exported), model_id=model.model_id
     )
-    client.set_registered_model_alias(name, ALIAS, created.version)
     return str(created.version)

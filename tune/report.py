@@ -244,11 +244,11 @@ def export(
     ] = None,
     format: Annotated[
         str,
-        typer.Option(help="mlflow (registered as `champion`), onnx, safetensors or torch_export."),
+        typer.Option(help="mlflow (registered), onnx, safetensors or torch_export."),
     ] = "mlflow",
 ) -> None:
     """Check a trial's model against its record, and write it with a card; MLflow's format is
-    registered as `champion` of its study.
+    registered, the study's answer as `champion`.
     """
     from tune.export import MLFLOW, export_model
     from tune.registry import register
@@ -265,6 +265,8 @@ def export(
     copy(exported.folder / "MLmodel")  # it names the registered model now
     print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")
     print(f"    {registered.serve_command()}")
+    if registered.note:
+        print(f"note: {registered.note}")
 
 
 add_commands(app)

@@ -37,28 +37,48 @@ def bypass_proxy() -> None:
 
 
 def outlive_reader() -> None:
-    """Let standard output and standard error fall silent where their reader has gone, as after
-    `| head`. Python would end with BrokenPipeError, and a study with it."""
-    sys.stdout = _lasting(sys.stdout)
-    sys.stderr = _lasting(sys.stderr)
+    """Let standard output and standard error fall silent where nobody takes them any more, as after
+    `| head`, on a full disk or in a closed terminal. Python would end with an error, and a study
+    with it. What their encoding lacks is written as its code."""
+    _open_closed()
+    sys.stdout = _lasting(sys.stdout, 1)
+    sys.stderr = _lasting(sys.stderr, 2)
+
+
+def _open_closed() -> None:
+    """Open what was closed (`>&-`): the next file that is opened would take its place, and get what
+    is printed."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
 
 
 class _LastingFile(io.FileIO):
-    """A file whose writes go nowhere once the reader at its other end has gone."""
+    """A file whose writes go nowhere once one of them has failed."""
 
     def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except BlockingIOError:
+            raise
+        except OSError:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
             return len(memoryview(data).cast("B"))
 
 
-def _lasting(stream: Any) -> Any:
+def _lasting(stream: Any, number: int) -> Any:
     """The same stream over a `_LastingFile`; unchanged where it is no file of the system, as in
-    tests."""
+    tests.
+
+    Args:
+        number: descriptor of a stream that was closed.
+    """
+    if stream is None:
+        stream = os.fdopen(number, "w", closefd=False)
     try:
         descriptor = stream.fileno()
         stream.flush()
@@ -69,7 +89,8 @@ def _lasting(stream: Any) -> Any:
     return io.TextIOWrapper(
         io.BufferedWriter(file),
         encoding=stream.encoding,
-        errors=stream.errors,
-        line_buffering=stream.line_buffering,
+        errors="backslashreplace",
+        # of an unbuffered stream (PYTHONUNBUFFERED) `write_through` alone would end in our buffer
+        line_buffering=stream.line_buffering or stream.write_through,
         write_through=stream.write_through,
     )

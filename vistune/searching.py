@@ -55,6 +55,7 @@ def search(
     objective: str | Sequence[str] | None = None,
     balance: bool = False,
     accept_code: bool = False,
+    retry_failed: bool = False,
     local: bool = False,
     warm_start: str | None = None,
     log: Sequence[str] = (),
@@ -107,6 +108,7 @@ def search(
             to be small, have a front: `["val/top1", "-time/epoch_s"]`.
         balance: search class weights and balanced sampling too.
         accept_code: resume with a changed file of your own experiment.
+        retry_failed: train failed trials and repeats again, under their numbers.
         local: search in this process, without Ray.
         warm_start: name of an earlier study whose best configurations come after the default.
         log: further records: `csv`, `tensorboard`, `wandb`.
@@ -147,6 +149,7 @@ def search(
         objective=_objectives(objective),
         balance=balance,
         accept_code=accept_code,
+        retry_failed=retry_failed,
         local=local,
         warm_start=warm_start,
         log=list(log),

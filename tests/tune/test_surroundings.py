@@ -134,3 +134,44 @@ def test_a_study_outlives_the_reader_of_its_output(tmp_path: Path) -> None:
     record = read_record(tmp_path / "runs/pretrain")
     assert record.finished
     assert len(record.trials) == 2
+
+
+PRINTS = """
+import os, sys
+from tune.surroundings import outlive_reader
+outlive_reader()
+held = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)  # with descriptor 1, were that free
+for _ in range(3000):
+    print("a study of \\u732b")
+sys.stdout.flush()
+print("a warning", file=sys.stderr)
+os._exit(0 if held > 2 else 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "written"),
+    [
+        (">&-", ""),
+        (">&- 2>&-", ""),
+        (">/dev/full", ""),
+        ("> out", "a study of \\u732b\n" * 3000),
+        ("| true", ""),
+    ],
+    ids=["closed", "both closed", "full", "ascii", "pipe"],
+)
+def test_a_process_outlives_its_output(tmp_path: Path, redirection: str, written: str) -> None:
+    command = f"{sys.executable} -c '{PRINTS}' {tmp_path}/journal {redirection}"
+    ended = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command.replace("> out", f"> {tmp_path}/out")],
+        cwd=REPO,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ("" if "2>" in redirection else "a warning\n")
+    assert (tmp_path / "journal").read_bytes() == b""
+    out = tmp_path / "out"
+    assert (out.read_text() if out.exists() else "") == written

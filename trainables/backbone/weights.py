@@ -70,10 +70,11 @@ def load_backbone(
     if str(found):
         misfit += f" ({found})"
     _check_keys_and_shapes(own, given, misfit)
+    _check_kinds(given, misfit)
     _check_finite(own, given, misfit)
     changed = 0
     for key, value in own.items():
-        if not torch.equal(value.cpu(), given[key].cpu()):
+        if not torch.equal(value.cpu(), given[key].to("cpu", value.dtype)):
             changed += 1
     if not changed:
         raise UserError(
@@ -166,6 +167,23 @@ def _remedy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], reshaped: li
         if kernels == [(7, 7), (3, 3)]:
             return "add --set backbone.small_stem=false"
     return "choose the architecture with --set backbone.name=..., backbone.width=..."
+
+
+def _check_kinds(given: Mapping[str, Tensor], misfit: str) -> None:
+    """Raise UserError if a tensor holds no plain numbers, as a quantized network's."""
+    for key, value in given.items():
+        kinds = {
+            "quantized": value.is_quantized,
+            "complex": value.is_complex(),
+            "sparse": value.layout != torch.strided,
+            "empty (on torch's meta device)": value.is_meta,
+        }
+        found = [kind for kind, applies in kinds.items() if applies]
+        if found:
+            raise UserError(
+                f"{misfit}: {key} is {found[0]}; save the weights as plain numbers, or give "
+                "another file"
+            )
 
 
 def _check_finite(own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit: str) -> None:

@@ -20,6 +20,8 @@ from trainables.engine.average import WeightAverage
 from trainables.engine.step import BatchSplitter
 from trainables.files import LAST, atomic_file
 
+_PARTS = {"model", "optimizer", "progress", "history"}
+
 
 @dataclass
 class Progress:
@@ -125,11 +127,21 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Content of a checkpoint, on the CPU; None where there is no file.
+    """Content of a checkpoint, on the CPU; None where there is no file, or a disk error has made
+    it unreadable: the trial then begins anew, with the same result.
 
     Only tensors and plain containers are read: nothing in the file can run code.
     """
     if not path.exists():
         return None
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # torch has no type of its own for a damaged file
+        path.unlink()
+        return None
+    if not isinstance(content, dict) or not content.keys() >= _PARTS:
+        path.unlink()
+        return None
     return content

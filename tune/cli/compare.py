@@ -12,6 +12,7 @@ from tune.backbones.resolve import choose
 from tune.cli.caller import Caller
 from tune.cli.options import DEFAULT_SEARCHES, Options
 from tune.cli.prepare import Prepared, prepare
+from tune.cli.searching import check_machine
 from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
 from tune.experiments import Experiment
@@ -61,6 +62,8 @@ def run_settings(
             show_plan(one, options)
         return Ended(DONE)
 
+    for one in prepared:
+        check_machine(one, options)
     if alone:
         return _run_all(prepared, options, budget_s, None, caller)
 

@@ -269,6 +269,13 @@ class Options:
             help="Resume with a changed file of your own experiment; every page says so.",
         ),
     ] = False
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed",
+            help="Train failed trials and repeats again, under their numbers, in this start.",
+        ),
+    ] = False
     local: Annotated[
         bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")
     ] = False

@@ -48,7 +48,7 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.objectives import parse_objectives
 from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
-from tune.upkeep.kept import RESERVED
+from tune.upkeep.kept import is_reserved
 
 _KEPT = (
     "data.split",
@@ -307,7 +307,7 @@ def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
     """Return `--study`, or the experiment's name, to which a setting adds its own.
 
     Raises:
-        UserError: a name that is no plain file name, or that of a folder which a storage has.
+        UserError: a name that is no plain file name, or one that a storage has for itself.
     """
     name = experiment.name
     if options.study:
@@ -320,8 +320,8 @@ def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
             f"--study {name!r} must be letters, digits, '.', '_' and '-', "
             "beginning with a letter or digit"
         )
-    if name in RESERVED and not (storage / name / "study.json").exists():
-        raise UserError(f"--study {name!r} is a folder of the storage itself; choose another name")
+    if is_reserved(name) and not (storage / name / "study.json").exists():
+        raise UserError(f"--study {name!r} belongs to the storage itself; choose another name")
     return name
 
 

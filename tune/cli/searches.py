@@ -18,6 +18,7 @@ from tune.backbones.resolve import DEFAULT_STUDY
 from tune.cli.caller import Caller
 from tune.cli.options import TRIALS_OF_SEARCHES, Options
 from tune.cli.prepare import Prepared, prepare, resolve
+from tune.cli.searching import check_machine
 from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
 from tune.experiments import EXPERIMENTS, Experiment, side_of
@@ -130,6 +131,7 @@ def run_searches(
         show_plan(first, studies[0].options)
         return Ended(DONE)
 
+    check_machine(first, options)
     objective = first.manifest.objective
     group = Group.open(folder, experiment.name, objective, sorted(first.manifest.space))
     group.ask_for(wanted)

@@ -25,6 +25,20 @@ def search(study: Study, prepared: Prepared, options: Options, caller: Caller, s
         _search_beside(study, prepared, options, stop)
 
 
+def check_machine(prepared: Prepared, options: Options) -> None:
+    """Refuse what this machine has no room for, before the study begins.
+
+    Raises:
+        UserError: one trial needs more than there is.
+    """
+    if options.local:
+        return
+    from tune.execution.capacity import refuse_on_this_machine
+
+    threads = float(prepared.manifest.base["train.threads"])
+    refuse_on_this_machine(options.workers, threads, options.gpus_per_worker)
+
+
 def _search_here(
     study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop
 ) -> None:

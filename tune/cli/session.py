@@ -16,7 +16,7 @@ from tune.cli.clock import Clock
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
-from tune.cli.searching import search
+from tune.cli.searching import check_machine, search
 from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Ended, Stop
 from tune.cli.study_console import console_of
 from tune.command_line import command
@@ -30,7 +30,7 @@ from tune.reports.plot_worker import Pictures
 from tune.reports.selection import selection
 from tune.reports.undrawn import DATA, data_is_drawn
 from tune.reports.verdict import claim, doubts, judge_study
-from tune.study.events import StudyEnds
+from tune.study.disk import StudyEnds, storage_failure
 from tune.study.group import Group
 from tune.study.kept_files import pin
 from tune.study.record import read_record
@@ -105,11 +105,14 @@ class Session:
         Raises:
             UserError: the study cannot be opened, or resources or services are missing.
         """
+        check_machine(prepared, self.options)
         study, copy = self._open(prepared, group)
         study.enqueue(prepared.own)
         self.clock.begin(study, 1 if self.options.local else None)
         console = console_of(study, prepared, self.options, self.caller, self.clock)
         study.observers.append(console.on_event)
+        for note in study.notes:
+            console.line(f"note: {note}")
         if copy is not None:
             self._follow_copy(study, copy, console)
 
@@ -136,8 +139,10 @@ class Session:
             else:
                 _conclude(study, console)
         except (StudyEnds, OSError) as error:
+            interrupted = self.stop.reason
             self.stop.now(BROKEN_OFF)
-            return self._report_end(study, error)
+            code = self._report_end(study, error)
+            return self.stop.code if interrupted else code
 
         if study.stopping:
             ended = f"{study.finished()} of {self.options.trial_count} trials ended"
@@ -151,8 +156,6 @@ class Session:
     def _report_end(self, study: Study, error: StudyEnds | OSError) -> int:
         """Report a folder that cannot be written, or trials that all fail. Trials stay open, and
         the same command resumes."""
-        from tune.execution.trial import storage_failure
-
         failure: BaseException | None = error
         if not isinstance(error, StudyEnds):
             failure = storage_failure(error, study.directory)
@@ -186,6 +189,7 @@ class Session:
                 trials=self.options.trial_count,
                 repeats=prepared.manifest.repeats or 0,
                 group=group,
+                retry=self.options.retry_failed,
             )
             _hold_backbone(study)
             if isinstance(prepared.experiment, OwnExperiment):

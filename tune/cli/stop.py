@@ -1,4 +1,4 @@
-"""When a run stops before its end: Ctrl-C, SIGTERM, the time budget."""
+"""When a run stops before its end: Ctrl-C, SIGTERM, a closed terminal, the time budget."""
 
 import signal
 import sys
@@ -35,7 +35,8 @@ class Stop:
 
     Args:
         budget_s: time for all studies; None: no limit.
-        signals: take Ctrl-C and SIGTERM from now on; possible in the main thread alone.
+        signals: take Ctrl-C, SIGTERM and a closed terminal (SIGHUP) from now on; possible in the
+            main thread alone.
 
     Attributes:
         reason: the first reason to stop, as it is shown; "" while there is none.
@@ -48,6 +49,8 @@ class Stop:
         if signals:
             signal.signal(signal.SIGINT, self._on_signal)
             signal.signal(signal.SIGTERM, self._on_signal)
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+                signal.signal(signal.SIGHUP, self._on_signal)
 
         if budget_s is not None:
             deadline = time.monotonic() + budget_s

@@ -82,6 +82,23 @@ def gpus_of_a_worker(asked: float | None, device: str = "auto") -> float:
     return gpus
 
 
+def refuse_on_this_machine(workers: int, threads: float, gpus: float | None) -> None:
+    """Refuse a trial that this machine cannot run before Ray is started; of a cluster nothing is
+    known before.
+
+    Args:
+        gpus: GPUs of each worker, as asked for.
+    Raises:
+        UserError: as of `refuse_what_never_fits`.
+    """
+    if on_a_cluster():
+        return
+    resources = cluster_resources() if ray.is_initialized() else machine_resources()
+    if gpus is None:
+        gpus = 1.0 if resources["GPU"] else 0.0
+    _refuse(WorkerGroup(workers, threads, gpus), resources)
+
+
 def refuse_what_never_fits(group: WorkerGroup) -> None:
     """Refuse a trial that the cluster cannot run, before any starts.
 
@@ -91,7 +108,11 @@ def refuse_what_never_fits(group: WorkerGroup) -> None:
     Raises:
         UserError: one trial needs more than the machine or the cluster can have.
     """
-    resources = cluster_resources()
+    _refuse(group, cluster_resources())
+
+
+def _refuse(group: WorkerGroup, resources: dict[str, float]) -> None:
+    """Refuse a trial that needs more than these CPUs and GPUs."""
     for name, each, option in (
         ("CPU", group.cpus, "--set train.threads"),
         ("GPU", group.gpus, "--gpus-per-worker"),
@@ -144,6 +165,22 @@ def _cluster_config() -> dict[str, Any] | None:
         return None
     config: dict[str, Any] = yaml.safe_load(path.read_text())
     return config
+
+
+def machine_resources() -> dict[str, float]:
+    """CPUs and GPUs that Ray will find on this machine, by Ray's own count."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+    from ray._private.utils import get_num_cpus
+
+    cpus = float(get_num_cpus())
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager is None:
+        return {"CPU": cpus, "GPU": 0.0}
+    gpus = manager.get_current_node_num_accelerators()
+    visible = manager.get_current_process_visible_accelerator_ids()
+    if visible is not None:
+        gpus = min(gpus, len(visible))
+    return {"CPU": cpus, "GPU": float(gpus)}
 
 
 def at_its_largest(config: dict[str, Any]) -> dict[str, float]:

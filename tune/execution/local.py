@@ -7,6 +7,7 @@ from trainables.base import Metrics
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
+from tune.study.disk import StorageFailed
 from tune.study.study import Study
 from tune.study.work import Work
 
@@ -21,7 +22,11 @@ def search_locally(study: Study, experiment: Experiment) -> None:
         assert work != "wait"  # nothing else runs that could end
         study.started(work)
         runtime = LocalRuntime(Path(work.directory), _reporter(study, work))
-        outcome = run(experiment, work, runtime)
+        try:
+            outcome = run(experiment, work, runtime)
+        except StorageFailed as failure:
+            study.put_back(work, failure)
+            continue
 
         stopped_by_the_pruner = outcome.state == "PRUNED" and outcome.reason is None
         if study.stopping:

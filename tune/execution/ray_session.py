@@ -7,6 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 import ray.util.state
@@ -87,7 +88,7 @@ def _start(cpus: int | None, dashboard: bool) -> None:
     if dashboard:  # the address of this Ray, whichever others run on the machine
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     try:
-        with _own_signals(), _loopback():
+        with _own_signals(), _loopback(), _own_sessions():
             ray.init(
                 address="local",
                 _node_ip_address="127.0.0.1",
@@ -142,6 +143,27 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         services.resolve_ip_for_localhost = original
+
+
+@contextlib.contextmanager
+def _own_sessions() -> Iterator[None]:
+    """Keep Ray's daemons out of this process's group.
+
+    Batch systems, `timeout` and a closed terminal send a signal to the whole group. This process
+    then stops its trials in order, for which it needs Ray. The daemons still end with it: they
+    have asked the kernel for that.
+    """
+    original = services.ConsolePopen
+
+    class OwnSession(original):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, **kwargs: Any):
+            super().__init__(*args, start_new_session=True, **kwargs)
+
+    services.ConsolePopen = OwnSession  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = original  # type: ignore[misc]
 
 
 def _free_port() -> int:

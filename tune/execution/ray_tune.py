@@ -30,7 +30,7 @@ from tune.execution.runtimes import TuneRuntime
 from tune.execution.trial import run
 from tune.execution.worker_group import WorkerGroup, run_with_workers
 from tune.experiments import Experiment
-from tune.study.events import StorageFailed
+from tune.study.disk import StorageFailed
 from tune.study.study import Study
 from tune.study.work import Outcome, Work, WorkId
 
@@ -127,23 +127,25 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         if self.study.stopping or "message" not in result:
             return TrialScheduler.STOP
         with self.guard:
-            return self._on_message(trial, json.loads(result["message"]))
+            node = str(result.get("node_ip"))
+            return self._on_message(trial, json.loads(result["message"]), node)
         return TrialScheduler.STOP  # the guard has kept an error
 
-    def _on_message(self, trial: Trial, message: dict[str, Any]) -> str:
+    def _on_message(self, trial: Trial, message: dict[str, Any], node: str) -> str:
         work = _work_of(trial)
         kind = message.pop("kind")
         if kind == "storage failed":
-            raise StorageFailed(message["error"])
+            self.study.put_back(work, StorageFailed(message["error"], message["code"]))
+            return TrialScheduler.STOP
         if kind == "start":
             self.study.started(work)
         elif kind == "end":
-            self.study.ended(work, Outcome.from_dict(message))
+            self.study.ended(work, Outcome.from_dict(message), node)
             return TrialScheduler.STOP
         else:
             if self.study.is_new_epoch(work, message["epoch"]):
                 self._forget_losses(trial)
-            if self.study.reported(work, **message):
+            if self.study.reported(work, **message, node=node):
                 return TrialScheduler.CONTINUE
             self.study.ended(work, self.study.pruned(work))
             return TrialScheduler.STOP
@@ -247,7 +249,12 @@ def search(
         group = WorkerGroup(workers, threads, gpus_of_a_worker(gpus_per_worker, device))
         refuse_what_never_fits(group)
         limit = ConcurrencyLimit(group, concurrent)
-        _tuner(study, experiment, group, guard, limit, patience_s, scratch).fit()
+        try:
+            _tuner(study, experiment, group, guard, limit, patience_s, scratch).fit()
+        except Exception:
+            # Who stops everything on this machine stops Ray first: trials are open, as after a kill
+            if not study.stopping:
+                raise
     if guard.error is not None:
         raise guard.error
 
@@ -309,7 +316,7 @@ def run_in_tune(experiment: Experiment, patience_s: float, config: dict[str, Any
     try:
         outcome = run(experiment, work, runtime, patience_s)
     except StorageFailed as error:
-        runtime.send("storage failed", error=str(error))
+        runtime.send("storage failed", error=str(error), code=error.code)
     else:
         runtime.send("end", **asdict(outcome))
 

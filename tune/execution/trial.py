@@ -2,11 +2,8 @@
 flat config -> function -> outcome. A trial's own failure is an outcome, not an exception."""
 
 import contextlib
-import errno
 import functools
 import math
-import os
-import shutil
 import traceback
 from pathlib import Path
 from typing import Any
@@ -35,7 +32,7 @@ from tune.execution.function_trial import run_function
 from tune.experiments import Experiment
 from tune.object_store import s3
 from tune.object_store.trial_sync import TrialCopy, copied
-from tune.study.events import StorageFailed, StudyEnds
+from tune.study.disk import StorageFailed, StudyEnds, storage_failure
 from tune.study.work import Outcome, State, Work
 
 BASELINE_SEEDS = 3
@@ -43,49 +40,6 @@ BASELINE_SEEDS = 3
 DIVERGED = ("nan", "collapse")
 """Reasons that are the configuration's fault, which the sampler is to learn; memory and data are
 not."""
-_NEVER_A_TRIALS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EIO,
-    errno.ESTALE,
-    errno.EMFILE,
-    errno.ENFILE,
-)
-"""Errors of a disk or of the machine, whatever file they are about."""
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
-
-
-def storage_failure(error: BaseException, folder: Path) -> StorageFailed | None:
-    """The storage failure behind `error` (torch wraps such errors), or None where it has another
-    cause.
-
-    A disk that is full, read-only or failing is one wherever it is met; in the trial's own folder
-    every error of the operating system is, such as one of a network disk that has gone away.
-
-    Args:
-        folder: of the trial.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and _is_the_storages(cause, folder):
-            return StorageFailed.at(cause.filename or folder, cause.strerror or str(cause))
-        cause = cause.__cause__ or cause.__context__
-    # torch.save to a path reports "iostream error" and no more
-    if shutil.disk_usage(folder).free == 0:
-        return StorageFailed.at(folder, os.strerror(errno.ENOSPC))
-    return None
-
-
-def _is_the_storages(error: OSError, folder: Path) -> bool:
-    if error.errno in _NEVER_A_TRIALS:
-        return True
-    if error.errno is None or not isinstance(error.filename, str | Path):
-        return False
-    if not Path(error.filename).is_relative_to(folder):
-        return False
-    # A file that a trainable looks for in vain is its own affair, unless the whole folder is gone.
-    return error.errno not in _MISSING or not folder.is_dir()
 
 
 def run(
@@ -97,7 +51,7 @@ def run(
         patience_s: end this process after so many seconds without progress; None: never. A function
             is waited for: an epoch of its may take hours, and shows no steps.
     Raises:
-        StorageFailed: the trial's folder cannot be written or read.
+        StorageFailed: the study's folder cannot be written or read.
         StartAgain, or an error of a collective operation: the group of workers must be restarted.
     """
     folder = Path(work.directory)
@@ -113,7 +67,7 @@ def run(
     except Exception as error:
         if runtime.world_size > 1 and distributed.lost_peer(error):
             raise
-        lost_storage = storage_failure(error, folder)
+        lost_storage = storage_failure(error, work.study, folder)
         if lost_storage is not None:
             raise lost_storage from error
         return Outcome("FAIL", reason=_reason(experiment, error), error=traceback.format_exc())

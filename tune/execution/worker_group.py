@@ -24,7 +24,7 @@ from trainables.engine.step import found_micro_batch
 from tune.execution.runtimes import TrainRuntime, TuneRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
-from tune.study.events import StorageFailed
+from tune.study.disk import StorageFailed
 from tune.study.work import Outcome, Work
 
 _ENVIRONMENT = {
@@ -180,7 +180,7 @@ def _work_on_rank(
     try:
         outcome = run(experiment, work, runtime, patience_s)
     except StorageFailed as error:
-        runtime.send("storage failed", error=str(error))
+        runtime.send("storage failed", error=str(error), code=error.code)
         return
     # a failure of one rank alone is reported by that rank
     if runtime.rank == 0 or outcome.state != "COMPLETE":

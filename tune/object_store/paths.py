@@ -24,14 +24,14 @@ def local_folder(storage: str) -> Path:
     whose files are copied there.
 
     Raises:
-        UserError: the value is empty or a URL that is not s3://bucket[/prefix], or boto3 is not
-            installed.
+        UserError: the value is empty or a URL that is not s3://bucket[/prefix], a folder that
+            MLflow's database cannot be in, or boto3 is not installed.
     """
     if not storage:
         raise UserError("--storage is empty: give a folder or s3://bucket/prefix, or leave it out")
 
     if "://" not in storage:
-        return Path(storage).expanduser().resolve()
+        return _folder(storage)
 
     if storage.startswith("gs://"):
         raise UserError(
@@ -54,6 +54,16 @@ def local_folder(storage: str) -> Path:
         ) from None
 
     return default_cache_dir().resolve().joinpath(*_MIRRORS, bucket, *parts)
+
+
+def _folder(storage: str) -> Path:
+    folder = Path(storage).expanduser().resolve()
+    if "?" in str(folder):
+        raise UserError(
+            f"--storage {folder}: a path with a question mark ends there for MLflow's database; "
+            "use another folder"
+        )
+    return folder
 
 
 def address(path: Path) -> str | None:

@@ -13,7 +13,8 @@ from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
 from tune.reports.marks import marks
 from tune.reports.selection import MARK, configuration, selection
-from tune.study.record import CONCLUSIONS, Record, read_record
+from tune.study.lock import is_in_use, last_command
+from tune.study.record import CONCLUSIONS, Record, lost_trials, read_record
 
 _SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
 
@@ -56,8 +57,18 @@ def show_study(folder: Path, out: Console) -> None:
     out.print(disk_use(folder).sentence)
     for mark in marks(manifest):
         out.print(f"note: {mark}")
+    lost = lost_trials(record)
+    if lost:
+        named = ", ".join(str(number) for number in lost)
+        out.print(
+            f"note: events.jsonl lacks what study.journal has of trial {named}; the study's "
+            "command, run again, writes it back"
+        )
+    commits = record.tags.get("commits")
+    if commits:
+        out.print(f"note: run by the code of several commits: {commits}")
     if not record.finished:
-        out.print("the study has not ended")
+        out.print(f"the study has not ended{_how_to_resume(folder)}")
     for name in CONCLUSIONS:
         if name in record.tags and name != "chosen":  # that is said above, as it is now
             out.print(record.tags[name])
@@ -74,6 +85,14 @@ def _machines_missing(folder: Path, created: str) -> list[str]:
         at = datetime.fromtimestamp(note.at).isoformat(" ", "minutes")
         lines.append(f"machine {note.host} could not join the cluster ({at}): {note.reason}")
     return lines
+
+
+def _how_to_resume(folder: Path) -> str:
+    """The command that resumes a study; "" where it runs, or no command is known."""
+    typed = last_command(folder)
+    if not typed or is_in_use(folder):
+        return ""
+    return f"; resume with: {typed}"
 
 
 def _ranked(record: Record) -> list[int]:

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune.command_line import command
 from tune.reports.marks import marks
+from tune.reports.no_claim import why_no_claim
 from tune.reports.sampling_error import MISSING, outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance, welch
 from tune.search.pruner import curves_of, longest
@@ -226,23 +227,12 @@ def claim(study: StudyView, verdict: StudyVerdict | None) -> str:
         return verdict.sentence
 
     number = study.best_number()
-    if number is None:
-        return "No trial has run to the end, so there is nothing to claim."
-    if study.repeat_rule.rule == WINNER:
-        return (
-            f"Trial {number} leads on the split that selects. This search is one observation of "
-            "its comparison, whose table has the verdict."
-        )
-    if list(study.completed) == [0]:
-        return "No trial but the default has run to the end, so there is nothing to compare."
-    if study.manifest.function:
+    is_compared = study.repeat_rule.rule != WINNER and list(study.completed) != [0]
+    if number is not None and is_compared and study.manifest.function:
         missing = _missing_of_function(study, number)
         if missing:
             return f"No verdict: trial {number} leads on the split that selects, but {missing}."
-    return (
-        f"No claim yet: trial {number} leads on the split that selects, "
-        "but it or the default has fewer than two repeats under fresh seeds."
-    )
+    return why_no_claim(study)
 
 
 def _missing_of_function(study: StudyView, number: int) -> str:

@@ -1,17 +1,21 @@
 """Trials that fail before their first report. One may fail through its configuration; several in a
-row that fail alike have met something that every trial would meet, such as a missing package."""
+row that fail alike have met something that every trial would meet, such as a missing package, or
+that every trial of one machine would, such as a broken GPU."""
 
 import re
 
-from tune.study.events import StudyEnds
+from tune.study.disk import StudyEnds
 from tune.study.work import Outcome, Work
 
 ALIKE = 3
-"""So many in a row end the run, where no trial has reported anything."""
+"""So many in a row end the run, where no trial has reported anything, or none of that machine while
+others work."""
 ALIKE_LATER = 6
 """So many where one has: half of a space's configurations may fail."""
 _ITS_OWN = ("oom", "data")
 """Reasons that lie in a configuration, or that the study has checked before."""
+
+Held = list[tuple[Work, Outcome]]
 
 
 class TrialsFailAlike(StudyEnds):
@@ -19,52 +23,105 @@ class TrialsFailAlike(StudyEnds):
 
 
 class EarlyFailures:
-    """Failures that are not on record yet, as the next trials will tell who is to blame.
+    """Failures that are not on record yet, by machine, as the next trials will tell who is to
+    blame.
+
+    Machines are told apart by an address; None where there is one alone, or it is not known.
 
     Args:
         has_reported: a trial of the study has reported an epoch before this start.
     """
 
     def __init__(self, has_reported: bool) -> None:
-        self._held: list[tuple[Work, Outcome]] = []
+        self._held: dict[str | None, Held] = {}
         self._has_reported = has_reported
+        self._working: set[str | None] = set()
 
     @property
     def are_enough(self) -> bool:
         """True where no other trial is to be begun before those that run have said something."""
-        limit = ALIKE_LATER if self._has_reported else ALIKE
-        return len(self._held) >= limit
+        return self.full() is not None
+
+    def full(self) -> tuple[str | None, Held] | None:
+        """The failures that are enough to end the run, and the machine that is to blame (None: no
+        single one); None where there are none."""
+        if not self._working:
+            everywhere = self._of_all()
+            return (None, everywhere) if len(everywhere) >= self._limit(None) else None
+
+        for node, held in self._held.items():
+            if len(held) >= self._limit(node):
+                return (node if self._is_alone(node) else None), held
+        return None
+
+    def _limit(self, node: str | None) -> int:
+        if self._is_alone(node) or not self._has_reported:
+            return ALIKE
+        return ALIKE_LATER
+
+    def _is_alone(self, node: str | None) -> bool:
+        """True where trials of other machines have reported in this start, and none of this one."""
+        return node is not None and bool(self._working) and node not in self._working
 
     def holds(self, outcome: Outcome) -> bool:
         """True where an outcome of a trial that has not reported anything is to be held."""
         return outcome.state == "FAIL" and outcome.reason not in _ITS_OWN
 
-    def differs(self, outcome: Outcome) -> bool:
-        """True where those that are held failed otherwise."""
-        return any(_kind(held) != _kind(outcome) for _, held in self._held)
+    def differs(self, outcome: Outcome, node: str | None) -> bool:
+        """True where those that are held failed otherwise: of this machine, once one has worked."""
+        held = self._held.get(node, []) if self._working else self._of_all()
+        return any(_kind(one) != _kind(outcome) for _, one in held)
 
-    def add(self, work: Work, outcome: Outcome) -> None:
+    def add(self, work: Work, outcome: Outcome, node: str | None) -> None:
         """Hold a failure."""
-        self._held.append((work, outcome))
+        self._held.setdefault(node, []).append((work, outcome))
 
-    def note_report(self) -> None:
+    def note_report(self, node: str | None) -> None:
         """A trial has reported an epoch."""
         self._has_reported = True
+        self._working.add(node)
 
-    def take(self) -> list[tuple[Work, Outcome]]:
-        """Give back those that are held, and hold none."""
-        held = self._held
-        self._held = []
+    def take(self, node: str | None) -> Held:
+        """Give back what is held of a machine and of those that are not known, and hold none of
+        it. None: of all."""
+        if node is None:
+            return self.take_all()
+        held = [*self._held.pop(None, []), *self._held.pop(node, [])]
+        return sorted(held, key=_number)
+
+    def take_all(self) -> Held:
+        """Give back all that are held, and hold none."""
+        held = self._of_all()
+        self._held = {}
         return held
 
+    def _of_all(self) -> Held:
+        held = [one for of_node in self._held.values() for one in of_node]
+        return sorted(held, key=_number)
 
-def told(count: int, outcome: Outcome) -> str:
-    """The error of the last of so many trials that failed alike, and the remedy, in one line."""
+
+def told(count: int, outcome: Outcome, node: str | None = None) -> str:
+    """The error of the last of so many trials that failed alike, and the remedy, in one line.
+
+    Args:
+        node: the machine that they failed on, while those of others work.
+    """
+    if node is not None:
+        return (
+            f"the last {count} trials on {node} failed alike before their first report "
+            f"({_error(outcome)}), while those of other machines work: mend that machine or take "
+            "it out of the cluster, and run the same command again, which tries them once more"
+        )
     return (
         f"the last {count} trials failed alike before their first report ({_error(outcome)}), so "
         "that the others would too: mend that and run the same command again, which tries them "
         "once more"
     )
+
+
+def _number(held: tuple[Work, Outcome]) -> int:
+    """The number of the trial."""
+    return held[0].id.trial or 0
 
 
 def _error(outcome: Outcome) -> str:

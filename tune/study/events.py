@@ -12,48 +12,37 @@ Every event is {"t": milliseconds since the epoch, "event": name, ...}:
               to (artifact sub-folder)
     end       trial, state COMPLETE|PRUNED|FAIL, value, reason, metrics {final}, error (traceback);
               a repeat also has tested {outcome of every test image, `trainables/outcomes.py`}
+    early_failure   trial, reason, error: it failed before its first report, as others did, and
+              stays open; a second time it has failed
+    retry     trial (null: the untrained baseline): it has failed, and is trained again from its
+              beginning (`--retry-failed`)
     summary   metrics {}, tags {}  (of the whole study)
     finish    state FINISHED|INTERRUPTED
     rename    name: that of the study from now on; its identity stays that of the first event
 
-`start`, `report`, `artifact` and `end` may carry `repeat` (a seed): the run then repeats the trial
-under that seed.
+`start`, `report`, `artifact`, `end` and `retry` may carry `repeat` (a seed): the run then repeats
+the trial under that seed.
 """
 
+import contextlib
+import errno
 import json
 import math
 import os
+import shlex
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError
+from trainables.files import write_atomically
+from tune.study.disk import Patience, StorageFailed
 
-__all__ = ["AppendOnlyFile", "EventLog", "StorageFailed", "StudyEnds"]
+__all__ = ["AppendOnlyFile", "EventLog"]
 
 _NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
 _BLOCK = 65536  # bytes that are searched for the last newline at a time
-
-
-class StudyEnds(UserError):
-    """The run cannot continue, for a reason that is no trial's. The same command resumes once it is
-    mended."""
-
-
-class StorageFailed(StudyEnds):
-    """The study's folder cannot be written.
-
-    No trial is to blame and none could succeed: the run ends, the trials stay open.
-    """
-
-    @classmethod
-    def at(cls, path: str | Path, why: str | None) -> "StorageFailed":
-        """The failure to write `path` for the operating system's reason `why`."""
-        return cls(
-            f"cannot write {path}: {why}; mend that and run the same command again, "
-            "nothing recorded is lost"
-        )
 
 
 class AppendOnlyFile:
@@ -64,19 +53,30 @@ class AppendOnlyFile:
     Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that
     hold one.
 
+    Attributes:
+        patience: waits where the disk has gone away; at first a failure is final.
+
     Raises:
         StorageFailed: the folder or the file cannot be written.
     """
 
     def __init__(self, path: Path):
-        self.path = Path(path)
-        self._lock = threading.Lock()
-        self._fd = -1
+        self._begin(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._cut_torn_line(self._open())
         except OSError as error:
-            raise StorageFailed.at(self.path, error.strerror) from error
+            raise StorageFailed.of(error, self.path) from error
+
+    def _begin(self, path: Path) -> None:
+        self.path = Path(path)
+        self.patience = Patience()
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._failed_at: int | None = None
+        """Length of the file before a write that failed; None: the last one did not."""
+        self._torn = False
+        """A part of that write may still be there."""
 
     def append_lines(self, lines: bytes) -> None:
         """Write whole lines and return when they are on disk.
@@ -85,41 +85,67 @@ class AppendOnlyFile:
             StorageFailed: the disk is full or not writable; the file is then as it was before.
         """
         with self._lock:
-            try:
-                self._append_or_restore(lines)
-            except OSError as error:
-                raise StorageFailed.at(self.path, error.strerror) from error
+            self.patience.insist(
+                lambda: self._append_or_restore(lines), self.path, self._forget_handle
+            )
 
     def close(self) -> None:
         """Give the file back; a later write opens it again."""
         with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            self._forget_handle()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.path = state["path"]
-        self._lock = threading.Lock()
-        self._fd = -1
+        self._begin(state["path"])
 
     def _open(self) -> int:
         if self._fd < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+            if self._failed_at is None:
+                flags |= os.O_CREAT
             self._fd = os.open(self.path, flags, 0o644)
         return self._fd
 
+    def _forget_handle(self) -> None:
+        """Close the file, whatever its disk says to that."""
+        fd = self._fd
+        self._fd = -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
     def _append_or_restore(self, lines: bytes) -> None:
         fd = self._open()
+        self._check_length(fd)
         end = os.fstat(fd).st_size
+        self._failed_at = end
+        self._torn = True
         try:
             _write_all(fd, lines)
             os.fsync(fd)
-        except OSError:
-            os.ftruncate(fd, end)
+        except BaseException:  # KeyboardInterrupt too: a program may continue
+            with contextlib.suppress(OSError):  # the next write tries again
+                os.ftruncate(fd, end)
+                self._torn = False
             raise
+        self._failed_at = None
+        self._torn = False
+
+    def _check_length(self, fd: int) -> None:
+        """Bring the file back to what it was before a write that failed.
+
+        Raises:
+            OSError: it is shorter. Where a disk has gone away, its folder may be an empty one.
+        """
+        end = self._failed_at
+        if end is None:
+            return
+        if os.fstat(fd).st_size < end:
+            raise OSError(errno.ESTALE, "it is not the file that it was", str(self.path))
+        if self._torn:
+            os.ftruncate(fd, end)
 
     def _cut_torn_line(self, fd: int) -> None:
         size = os.fstat(fd).st_size
@@ -150,6 +176,17 @@ class EventLog(AppendOnlyFile):
         self.append_lines(_encode(written) + b"\n")
         return written
 
+    def put_first(self, t: int, event: str, **fields: Any) -> dict[str, Any]:
+        """Write an event in front of all others, where the first one was lost.
+
+        Args:
+            t: ms since the epoch.
+        """
+        first = {"t": t, "event": event, **fields}
+        self.close()
+        write_atomically(self.path, _encode(first) + b"\n" + self.path.read_bytes())
+        return first
+
     @staticmethod
     def read(
         path: Path, offset: int = 0, limit: int | None = None
@@ -169,9 +206,11 @@ class EventLog(AppendOnlyFile):
             try:
                 events.append(_decode(line))
             except ValueError as error:
+                number = _line_at(Path(path), offset)
                 raise UserError(
-                    f"{path} is damaged after byte {offset} ({error}): "
-                    "restore it from a copy, or delete the line"
+                    f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or "
+                    f"delete line {number} (sed -i {number}d {shlex.quote(str(path))}), and what "
+                    "the journal knows of it is written back"
                 ) from error
             offset += len(line)
         return events, offset
@@ -193,6 +232,12 @@ def _whole_lines(path: Path, offset: int, limit: int | None) -> list[bytes]:
     except FileNotFoundError:
         return []
     return lines
+
+
+def _line_at(path: Path, offset: int) -> int:
+    """Number of the line that begins at a byte, from 1."""
+    with path.open("rb") as file:
+        return 1 + file.read(offset).count(b"\n")
 
 
 def _write_all(fd: int, content: bytes) -> None:

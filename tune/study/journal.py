@@ -18,7 +18,9 @@ from optuna.storages.journal._base import BaseJournalBackend
 from optuna.trial import FrozenTrial
 
 from trainables.errors import UserError
+from tune.study.disk import Patience
 from tune.study.events import AppendOnlyFile
+from tune.study.retries import with_retries
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # else a line for every study and trial
 
@@ -53,7 +55,7 @@ class JournalReader(BaseJournalBackend):
             whole = new[: new.rfind(b"\n") + 1]  # the writer is still at a line without an end
             self._offset += len(whole)
             self._logs += _parsed(whole.splitlines(), self._path)
-        return self._logs[log_number_from:]
+        return with_retries(self._logs)[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         raise RuntimeError("this journal is only read; it cannot be appended to")
@@ -99,19 +101,30 @@ class Journal(BaseJournalBackend):
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         if log_number_from == 0:  # a storage opens
             lines = self._file.path.read_bytes().splitlines() + self._pending
-            self._recent_from, self._recent = 0, _parsed(lines, self._file.path)
+            self._recent_from = 0
+            self._recent = with_retries(_parsed(lines, self._file.path))
         del self._recent[: log_number_from - self._recent_from]
         self._recent_from = log_number_from
         return list(self._recent)
+
+    def be_patient(self, patience: Patience) -> None:
+        """Wait with `patience` where the disk of the file has gone away."""
+        self._file.patience = patience
 
     def close(self) -> None:
         """Give the file back; a later write opens it again."""
         self._file.close()
 
     def _flush(self) -> None:
-        if self._pending and not self._open_groups:
-            self._file.append_lines(b"".join(self._pending))
-            self._pending.clear()
+        if self._open_groups or not self._pending:
+            return
+        lines = self._pending
+        self._pending = []
+        try:
+            self._file.append_lines(b"".join(lines))
+        except BaseException:  # the file is as before
+            self._pending = [*lines, *self._pending]
+            raise
 
 
 def _parsed(lines: list[bytes], path: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """One process at a time runs a study, and another is told which."""
 
 import contextlib
+import fcntl
 import json
 import os
 import platform
@@ -51,11 +52,28 @@ def try_lock(path: Path) -> FileLock | None:
     return lock
 
 
+def _is_locked(path: Path) -> bool:
+    """True where another process has the lock of a file in a folder that cannot be written."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return False
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False  # closing the file gives the lock back
+
+
 def is_in_use(directory: Path) -> bool:
     """True where a process has the study in `directory` open."""
     if not directory.exists():
         return False
-    lock = _try_study(directory)
+    try:
+        lock = _try_study(directory)
+    except OSError:  # somebody else's study, or a disk that is read-only
+        return _is_locked(directory / _LOCK)
     if lock is None:
         return True
     lock.release()
@@ -103,6 +121,14 @@ def write_holder(directory: Path) -> None:
         "command": resume_command(),
     }
     write_atomically(directory / _HOLDER, json.dumps(about) + "\n")
+
+
+def last_command(directory: Path) -> str:
+    """The command that ran the study last; "" where it is not known."""
+    try:
+        return str(json.loads((directory / _HOLDER).read_text())["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _holder(directory: Path) -> str:

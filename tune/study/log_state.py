@@ -4,6 +4,7 @@ The running study applies the events that it writes, readers apply those that th
 projection (`tune/tracking/projection.py`) is another fold: its state is a set of MLflow calls.
 """
 
+from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tune.study.work import Outcome, WorkId
 
 CONCLUSIONS = ("chosen", "verdict", "front", "warm_start")
 """Tags that are written at the end of a study."""
+_OF_RUNS = ("start", "report", "end", "early_failure", "retry")
 _PIECE = 2**22  # bytes that are read at a time
 
 
@@ -49,11 +51,17 @@ class Run:
     """Time of its last event, ms since the epoch."""
     enqueued: bool = False
     """Somebody named the configuration; the search did not draw it."""
+    early_failures: int = 0
+    """Attempts that failed before their first report, and left the run open."""
+    retries: int = 0
+    """Times that a failed run was opened again."""
+    attempts_before: int = 0
+    """Starts before the last retry."""
 
     @property
     def last_epoch(self) -> int | None:
         """The last reported epoch; None before the first."""
-        return self.epochs[-1] if self.epochs else None
+        return max(self.epochs, default=None)
 
     @property
     def length(self) -> int:
@@ -203,7 +211,9 @@ def apply_event(state: LogState, event: dict[str, Any]) -> None:
         state.finished = event["state"] == "FINISHED"
         if state.finished:
             state.note_look()
-    elif kind in ("start", "report", "end") and event.get("trial") is not None:
+    elif kind == "retry" and event["trial"] is None:
+        _forget_baseline(state)
+    elif kind in _OF_RUNS and event.get("trial") is not None:
         _apply_to_run(state, event)
 
 
@@ -215,17 +225,21 @@ def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
         _start(run, event)
         _reopen(state)
         return
+    if kind == "retry":
+        _retry(run)
+        _reopen(state)
+        return
 
-    # a process that was lost before its start has occupied nothing
-    passed = event["t"] - run.heard if run.heard else 0
+    # A process that was lost before its start has occupied nothing; a clock may be set back.
+    passed = max(0, event["t"] - run.heard) if run.heard else 0
     run.occupied_ms += passed
     run.heard = event["t"]
-    if kind == "report":
+    if kind == "early_failure":
+        run.early_failures += 1
+    elif kind == "report":
         if not run.epochs:
             run.opening_ms = passed
-        run.epochs.append(event["epoch"])
-        if state.keeps_history:
-            run.history.append(event["metrics"])
+        _report(run, event, state.keeps_history)
     else:
         run.ended = event["t"]
         run.closing_ms = passed
@@ -242,6 +256,32 @@ def _start(run: Run, event: dict[str, Any]) -> None:
     run.heard = event["t"]
     run.state = "open"  # a failed repeat is trained again
     run.outcome = None
+
+
+def _report(run: Run, event: dict[str, Any], keeps_history: bool) -> None:
+    """Add an epoch in its place: one that was written back comes late."""
+    place = bisect_right(run.epochs, event["epoch"])
+    run.epochs.insert(place, event["epoch"])
+    if keeps_history:
+        run.history.insert(place, event["metrics"])
+
+
+def _retry(run: Run) -> None:
+    """Forget a failed attempt but for its cost: the run begins anew."""
+    run.epochs.clear()
+    run.history.clear()
+    run.state = "open"
+    run.outcome = None
+    run.early_failures = 0
+    run.retries += 1
+    run.attempts_before = run.attempts
+
+
+def _forget_baseline(state: LogState) -> None:
+    for name in [name for name in state.summary if name.startswith("baseline/")]:
+        del state.summary[name]
+    for name in ("baseline.reason", "baseline.error"):
+        state.tags.pop(name, None)
 
 
 def _reopen(state: LogState) -> None:

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from trainables.config import nearest
 from trainables.errors import UserError
-from tune.study.events import StudyEnds
+from tune.study.disk import StudyEnds
 from tune.study.log_state import Run
 from tune.study.manifest import Manifest
 from tune.study.work import Outcome

@@ -140,4 +140,5 @@ class Planner:
         outcome = self._log.outcome(repeat)
         if outcome is None:
             return True
-        return outcome.state == "FAIL" and self._log.attempts(repeat) < ATTEMPTS
+        run = self._log.run(repeat)
+        return outcome.state == "FAIL" and run.attempts - run.attempts_before < ATTEMPTS

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainables.errors import UserError
 from tune.experiments import EXPERIMENTS
 from tune.study.log_state import CONCLUSIONS, Run, read_state
 from tune.study.manifest import Manifest, read_manifest
@@ -19,6 +20,8 @@ __all__ = [
     "CONCLUSIONS",
     "Record",
     "Run",
+    "check_whole",
+    "lost_trials",
     "read_record",
 ]
 
@@ -148,6 +151,31 @@ class Record:
             for name in self.manifest.space
             if name in config and config[name] != base[name]
         }
+
+
+def lost_trials(record: Record) -> list[int]:
+    """Completed trials of the journal that the log does not have as such, which no kill leaves: the
+    answer may be another one."""
+    return [
+        trial.number
+        for trial in record.frozen_trials()
+        if trial.state.name == "COMPLETE" and trial.number not in record.completed
+    ]
+
+
+def check_whole(record: Record) -> None:
+    """Refuse a record whose log has lost trials.
+
+    Raises:
+        UserError: it has.
+    """
+    lost = lost_trials(record)
+    if lost:
+        named = ", ".join(str(number) for number in lost)
+        raise UserError(
+            f"{record.folder}/events.jsonl lacks what study.journal has of trial {named}, so that "
+            "another trial may be the answer: run the study's command again, which writes it back"
+        )
 
 
 def read_record(folder: Path) -> Record:

@@ -33,7 +33,9 @@ from tune.function import LENGTH
 from tune.search.methods import why_stopped
 from tune.search.own_configuration import own_configuration
 from tune.search.space import Pinned, asked_for
-from tune.study.early_failures import EarlyFailures, TrialsFailAlike, told
+from tune.study.copied import adopt
+from tune.study.disk import Patience, StorageFailed
+from tune.study.early_failures import EarlyFailures, Held, TrialsFailAlike, told
 from tune.study.enqueued import Queue, enqueue
 from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
@@ -42,6 +44,7 @@ from tune.study.kept_files import KeptFiles
 from tune.study.lock import locked, write_holder
 from tune.study.log_state import LogState, Run, apply_event, read_state
 from tune.study.manifest import Manifest
+from tune.study.mending import mend_journal, mend_log, reopen_in_journal, retry_failed
 from tune.study.objectives import (
     Objective,
     check_measured,
@@ -58,6 +61,8 @@ from tune.study.work import Outcome, Work, WorkId
 
 Observer = Callable[[dict[str, Any]], None]
 
+COMMITS = "commits"
+"""Tag of a study that several states of the code have run: their commits, the first first."""
 REFUSED = "enqueued.refused"
 """Tag of a study: why it does not try a configuration that was enqueued."""
 
@@ -77,6 +82,7 @@ class Study:
         trials: int,
         repeats: int,
         lock: FileLock,
+        retry: bool = False,
     ):
         self.directory = directory
         self.experiment = experiment
@@ -96,12 +102,23 @@ class Study:
         begun = self._state.trials.values()
         self._early = EarlyFailures(has_reported=any(run.epochs for run in begun))
         self.log = EventLog(events)
+        self.notes: list[str] = []
+        if retry:
+            self.notes.append(retry_failed(self._state, manifest.objective, self.emit))
+        journal = directory / "study.journal"
+        reopen_in_journal(journal, self._state)
         epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
-        self._database = TrialDatabase(directory / "study.journal", manifest, epochs)
+        self._database = TrialDatabase(journal, manifest, epochs)
         self._fresh = FreshConfigurations(experiment.space, manifest, self._database)
         self._queue = Queue(directory)
         # A study that is dropped gives its lock back at once: nothing that it holds refers to it.
         this = weakref.proxy(self)
+        self._disk = Patience(directory)
+        self._disk_of_processes = Patience(directory)
+        for patience in (self._disk, self._disk_of_processes):
+            patience.is_over = lambda: bool(this.stopping)
+        self.log.patience = self._disk
+        self._database.be_patient(self._disk)
         self._planner = Planner(
             self._state,
             self._database,
@@ -134,6 +151,7 @@ class Study:
         repeats: int = 3,
         observers: list[Observer] | None = None,
         group: Group | None = None,
+        retry: bool = False,
     ) -> "Study":
         """Create the study in `directory`, or resume the one that is there.
 
@@ -142,6 +160,7 @@ class Study:
             repeats: repeats of each leader.
             observers: are called with every event after it has been written.
             group: the group that a new study belongs to.
+            retry: hand failed runs out again (`--retry-failed`).
         Raises:
             StudyInUse: another process runs the study.
             UserError: the study there has another config, space or data set; the folder is not
@@ -158,13 +177,22 @@ class Study:
             try:
                 (directory / "trials").mkdir(exist_ok=True)
                 remove_partials(directory)
+                moved = adopt(directory)
+                commit = manifest.commit
                 manifest = manifest.reconcile_with(directory / "study.json")
                 study = cls(
-                    directory, experiment, manifest, trials=trials, repeats=repeats, lock=lock
+                    directory,
+                    experiment,
+                    manifest,
+                    trials=trials,
+                    repeats=repeats,
+                    lock=lock,
+                    retry=retry,
                 )
                 study.observers += observers or []
                 if not study._state.described:
                     study._describe(group)
+                study._note_opening(moved, commit)
                 write_holder(directory)
             except BaseException:
                 lock.release()
@@ -191,24 +219,46 @@ class Study:
         """Record metrics and tags of the whole study (baseline, verdict)."""
         self.emit("summary", metrics=metrics, tags=tags)
 
+    def _note_opening(self, moved: str, commit: str | None) -> None:
+        """Note what is new about folder and code.
+
+        Args:
+            moved: as of `adopt`.
+            commit: of the code that continues.
+        """
+        if moved:
+            self.notes.append(moved)
+        known = self._state.tags.get(COMMITS) or str(self.manifest.commit)
+        commits = known.split(", ")
+        if commit is None or commits[-1] == commit:
+            return
+        self.notes.append(f"begun by the code of commit {commits[0]}, continued by {commit}")
+        self.summarize({}, **{COMMITS: ", ".join([*commits, commit])})
+
     def _describe(self, group: Group | None) -> None:
-        """Write the first event."""
+        """Write the first event, in front of what there is where it was lost."""
         manifest = self.manifest
         tags = {"preset": manifest.preset}
         if manifest.search is not None:
             tags["search"] = str(manifest.search)
-        self.emit(
-            "study",
-            name=manifest.identity,
-            experiment=self.experiment.name,
-            objective=manifest.objective,
-            direction="maximize",
-            config=manifest.base,
-            searched=sorted(manifest.space),
-            data=manifest.data,
-            tags=tags,
-            group=None if group is None else group.event,
-        )
+        about = {
+            "name": manifest.identity,
+            "experiment": self.experiment.name,
+            "objective": manifest.objective,
+            "direction": "maximize",
+            "config": manifest.base,
+            "searched": sorted(manifest.space),
+            "data": manifest.data,
+            "tags": tags,
+            "group": None if group is None else group.event,
+        }
+        runs = self._state.runs.values()
+        if not runs:
+            self.emit("study", **about)
+            return
+        started = min(run.started for run in runs)
+        apply_event(self._state, self.log.put_first(started, "study", **about))
+        self.notes.append("events.jsonl lacked its first event: MLflow shows the study anew")
 
     def _emit_for(self, event: str, work: Work, **fields: Any) -> None:
         if work.id.repeat is not None:
@@ -219,8 +269,10 @@ class Study:
 
     def _reconcile(self) -> None:
         """Finish what a kill may have cut short: enqueue the first configurations, tell Optuna the
-        ends that only the event log has, remove files of the last run that ended."""
+        ends that only the event log has, remove files of the last run that ended. What is missing
+        beyond that is written back."""
         self._database.enqueue([self._default(), *enqueued(self.manifest.warm_start)])
+        self._mend()
 
         for number in self._database.running():
             self._database.reopen(number)
@@ -232,6 +284,15 @@ class Study:
                 self._database.tell(number, outcome)
 
         self.files.begin()
+
+    def _mend(self) -> None:
+        """Write back what either record lacks and the other one has, with a note."""
+        state = self._state
+        manifest = self.manifest
+        space = self.experiment.space
+        log = self.log.path
+        self.notes += mend_journal(log, state, self._database, manifest, space)
+        self.notes += mend_log(state, self._database.frozen(), manifest, self.emit)
 
     def _default(self) -> dict[str, Any]:
         """The default: searched parameter -> value."""
@@ -249,7 +310,7 @@ class Study:
         step = self._planner.next()
         if step is None:
             # The last trials: nobody will tell any more who is to blame.
-            self._record_early_failures()
+            self._record_failures(self._early.take_all())
             step = self._planner.next()
         if step is None or step == "wait":
             return step
@@ -349,9 +410,7 @@ class Study:
         """Record that a process has begun the work, or resumed it after the loss of another."""
         if work.kind == "baseline":
             return
-        directory = Path(work.directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(json.dumps(work.config, indent=1) + "\n")
+        self._write_config(work)
         own = {"enqueued": True} if self._is_own(work) else {}
         self._emit_for(
             "start",
@@ -362,18 +421,36 @@ class Study:
             **own,
         )
 
+    def _write_config(self, work: Work) -> None:
+        directory = Path(work.directory)
+
+        def write() -> None:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "config.json").write_text(json.dumps(work.config, indent=1) + "\n")
+
+        self._disk.insist(write, directory)
+
     def _is_own(self, work: Work) -> bool:
         """True for a trial whose configuration somebody named."""
         if work.kind != "trial":
             return False
         return OWN in self._database.frozen()[_trial_number(work)].user_attrs
 
-    def reported(self, work: Work, epoch: int, metrics: dict[str, float]) -> bool:
-        """Record an epoch, unless it is on record already. False: stop this trial now."""
+    def reported(
+        self, work: Work, epoch: int, metrics: dict[str, float], node: str | None = None
+    ) -> bool:
+        """Record an epoch, unless it is on record already. False: stop this trial now.
+
+        Args:
+            node: the machine that it comes from, where there may be several.
+        Raises:
+            TrialsFailAlike: trials of another machine failed in a row, and this one works.
+        """
         if self.is_new_epoch(work, epoch):
+            self._disk_of_processes.succeeded()
             if work.kind == "trial":
-                self._early.note_report()
-                self._record_early_failures()
+                self._early.note_report(node)
+                self._record_failures(self._early.take(node))
             # Before the report: after a kill between the two the artifact is on record twice, not
             # never.
             if epoch == 1 and work.kind == "trial":
@@ -381,6 +458,8 @@ class Study:
                     check_measured(metrics, self._objectives)
                 self._emit_architecture(work)
             self._emit_for("report", work, epoch=epoch, metrics=metrics)
+            if work.kind == "trial":
+                self._end_if_alike()
         if work.kind != "trial":
             return True
         number = _trial_number(work)
@@ -406,9 +485,11 @@ class Study:
             number = _trial_number(work)
             self.emit("artifact", trial=number, path=f"trials/{number:04d}/{CLASS_RESULTS}", to="")
 
-    def ended(self, work: Work, outcome: Outcome) -> None:
+    def ended(self, work: Work, outcome: Outcome, node: str | None = None) -> None:
         """Record the end of a run. A second end of the same run is ignored.
 
+        Args:
+            node: the machine that it ran on, where there may be several.
         Raises:
             TrialsFailAlike: trials fail in a row before they report anything.
         """
@@ -420,28 +501,42 @@ class Study:
             return
         is_silent = work.kind == "trial" and self._state.last_epoch(work.id) is None
         if is_silent and self._early.holds(outcome):
-            self._fail_early(work, outcome)
+            self._fail_early(work, outcome, node)
             return
 
         if work.kind == "trial":
-            self._record_early_failures()
+            self._record_failures(self._early.take(node))
         self._record_end(work, outcome)
 
-    def _fail_early(self, work: Work, outcome: Outcome) -> None:
+    def _fail_early(self, work: Work, outcome: Outcome, node: str | None) -> None:
         """Hold the failure, or end the run where it is the last of too many. Those that failed for
         the first time then stay open: the next start tries them once more."""
-        if self._early.differs(outcome):
-            self._record_early_failures()
+        if self._early.differs(outcome, node):
+            self._record_failures(self._early.take(node))
         self._planner.end(work.id)
-        self._early.add(work, outcome)
-        if not self._early.are_enough or self._silent():
+        self._early.add(work, outcome, node)
+        self._end_if_alike()
+
+    def _end_if_alike(self) -> None:
+        """End the run where enough trials failed alike, and none runs that may still work.
+
+        Raises:
+            TrialsFailAlike: so it is.
+        """
+        full = self._early.full()
+        if full is None or self._silent():
             return
 
-        all_held = self._early.take()
-        for held, its_outcome in all_held:
-            if self._state.attempts(held.id) > 1:
-                self._record_end(held, its_outcome)
-        raise TrialsFailAlike(told(len(all_held), outcome))
+        node, held = full
+        _, outcome = held[-1]
+        self._early.take_all()
+        for work, its_outcome in held:
+            if self._state.run(work.id).early_failures:
+                self._record_end(work, its_outcome)
+            else:
+                why = {"reason": its_outcome.reason, "error": its_outcome.error}
+                self._emit_for("early_failure", work, **why)
+        raise TrialsFailAlike(told(len(held), outcome, node))
 
     def _silent(self) -> bool:
         """True where a trial runs that has not reported yet: it may still work."""
@@ -450,9 +545,9 @@ class Study:
             for work_id in self._planner.running
         )
 
-    def _record_early_failures(self) -> None:
-        for held, outcome in self._early.take():
-            self._record_end(held, outcome)
+    def _record_failures(self, held: Held) -> None:
+        for work, outcome in held:
+            self._record_end(work, outcome)
 
     def _record_end(self, work: Work, outcome: Outcome) -> None:
         if self._state.outcome(work.id) is None:
@@ -487,6 +582,17 @@ class Study:
         """Record that no process works on it any more, although it has not ended: a trial is the
         next to be handed out, now or at the next start."""
         self._planner.requeue(work.id)
+
+    def put_back(self, work: Work, failure: StorageFailed) -> None:
+        """Record that a run's process could not write the study's folder: it is the next to be
+        handed out, after a pause where the disk is a shared one.
+
+        Raises:
+            StorageFailed: nothing is gained by waiting.
+        """
+        if not self._disk_of_processes.wait(failure) and not self.stopping:
+            raise failure
+        self.requeue(work)
 
     def close(self) -> None:
         """Give log, journal and lock back."""

@@ -15,6 +15,7 @@ from tune.search.methods import make_pruner, make_sampler
 from tune.search.pruner import EPOCHS, longest
 from tune.search.repeatable import GAINS
 from tune.search.space import within
+from tune.study.disk import Patience
 from tune.study.journal import Journal
 from tune.study.manifest import Manifest
 from tune.study.objectives import objectives_of
@@ -71,6 +72,10 @@ class TrialDatabase:
         known = len(self.frozen())
         for parameters in configurations[known:]:
             self._study.enqueue_trial(parameters)
+
+    def be_patient(self, patience: Patience) -> None:
+        """Wait with `patience` where the disk of the journal has gone away."""
+        self._journal.be_patient(patience)
 
     def reopen(self, number: int) -> None:
         """Take up a trial that an earlier process left running."""

@@ -44,6 +44,8 @@ class WorkId:
 
 
 BASELINE = WorkId(trial=None)
+_LEVELS: dict[Kind, int] = {"baseline": 0, "trial": 1, "repeat": 2}
+"""Folders between that of a run and that of its study, by `WorkId.folder`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Work:
     @property
     def kind(self) -> Kind:
         return self.id.kind
+
+    @property
+    def study(self) -> Path:
+        """Folder of the study."""
+        return Path(self.directory).parents[_LEVELS[self.kind]]
 
     def to_json(self) -> str:
         """The form in which it travels to another process."""

@@ -63,7 +63,7 @@ class CsvStudy(LocalConnection):
 
     def __init__(self, opening: Opening, folder: Path):
         super().__init__(opening, folder)
-        self._files = AppendedFiles(folder, opening.study_id)
+        self._files = AppendedFiles(folder, opening)
         self._objective = f"best/{opening.first['objective']}"
         self._searched = list(opening.first["searched"])
         self._rows: dict[str, _Row] = {}

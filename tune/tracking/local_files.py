@@ -87,22 +87,24 @@ class AppendedFiles:
     """The files of one study in a folder, which is made where it is missing.
 
     Args:
-        study_id: files of another study, and such as lack what their state says, are written anew.
+        opening: files of another study, and such as do not fit the log or lack what their state
+            says, are written anew.
 
     Attributes:
         offset: bytes of the event log that the files have.
     """
 
-    def __init__(self, folder: Path, study_id: str):
+    def __init__(self, folder: Path, opening: Opening):
         self.folder = folder
-        self._study_id = study_id
+        self._study_id = opening.study_id
         self._lengths: dict[str, int] = {}
         self._pending: dict[str, list[bytes]] = {}
         self.offset = 0
 
         folder.mkdir(parents=True, exist_ok=True)
         state = read_state(folder / STATE)
-        if state.get("study") == study_id and self._are_whole(state["lengths"]):
+        is_ours = state.get("study") == opening.study_id and opening.fits(state["offset"])
+        if is_ours and self._are_whole(state["lengths"]):
             self.offset = state["offset"]
             self._lengths = state["lengths"]
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from trainables.config import nearest
 from trainables.errors import UserError
+from tune.study.copied import adopt
+from tune.study.lock import addition
 from tune.tracking.csv_files import CsvTables
 from tune.tracking.destination import Destination
 from tune.tracking.replay import Replay
@@ -50,6 +52,7 @@ def sync_study(study_dir: Path, asked: Sequence[str] = ()) -> str:
     Raises:
         UserError: a place takes nothing. The others have been brought up to date.
     """
+    _adopt(study_dir)
     names = dict.fromkeys([*begun_logs(study_dir), *asked])
     replays = [Tracker(study_dir), *(replay_into(name, study_dir) for name in names)]
     lines: list[str] = []
@@ -62,6 +65,13 @@ def sync_study(study_dir: Path, asked: Sequence[str] = ()) -> str:
     if refused:
         raise UserError("; ".join([*lines, *refused]))
     return "\n".join(lines)
+
+
+def _adopt(study_dir: Path) -> None:
+    """Give a folder that was copied an identity of its own before anything is sent."""
+    with addition(study_dir) as is_free:
+        if is_free:  # a study that runs has been seen to
+            adopt(study_dir)
 
 
 def begun_logs(study_dir: Path) -> list[str]:

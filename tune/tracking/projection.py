@@ -104,6 +104,7 @@ class Projection:
             "report": self._on_report,
             "artifact": self._on_artifact,
             "end": self._on_end,
+            "retry": self._on_retry,
             "summary": self._on_summary,
             "finish": self._on_finish,
             "rename": self._on_rename,
@@ -227,6 +228,19 @@ class Projection:
 
         changes.status = ("FAILED" if state == "FAIL" else "FINISHED", event["t"])
         self._live.pop(key, None)
+
+    def _on_retry(self, event: Event) -> None:
+        """A failed run begins anew: its epochs are logged again, later ones of one step count."""
+        if event.get("trial") is None:
+            return
+        key = _key(event)
+        changes = self._run(key, event)
+        changes.tags |= {"trial.state": "OPEN", "trial.reason": "", "trial.error": ""}
+        for run, name in list(self._last):
+            if run == key:
+                del self._last[run, name]
+        self._epoch.pop(key, None)
+        self._best.pop(key, None)
 
     def _on_summary(self, event: Event) -> None:
         metrics = event.get("metrics") or {}

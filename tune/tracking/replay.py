@@ -228,7 +228,9 @@ class Replay:
             self._lock.acquire(timeout=0)
 
         identity = study_id(first[0])
-        opening = Opening(self.study_dir, first[0], identity, self._beat, self._tell)
+        opening = Opening(
+            self.study_dir, first[0], identity, beat=self._beat, fits=self._fits, tell=self._tell
+        )
         connection = self.destination.connect(opening)
         self._offset = connection.offset
         self._projection = self._folded(connection.offset)
@@ -239,6 +241,15 @@ class Replay:
             connection.recall(self._projection.runs[key], changes)
         self._connection = connection
         return connection
+
+    def _fits(self, offset: int) -> bool:
+        """True where an event begins at this byte of the log, or the log ends there. Otherwise the
+        log is not the one that was sent, and all of it is sent again."""
+        if not offset:
+            return True
+        with self._log.open("rb") as log:
+            log.seek(offset - 1)
+            return log.read(1) == b"\n"
 
     def _folded(self, offset: int) -> Projection:
         """The projection of the log before byte `offset`."""

@@ -73,7 +73,8 @@ class MlflowRuns:
         self.ids: dict[str, str] = {}
         self._deleted: set[str] = set()
         self._location_refuses = False
-        self.offset = self._find_runs()
+        remembered = self._find_runs()
+        self.offset = remembered if opening.fits(remembered) else 0
         group = first.get("group")
         if group:
             self.ids[GROUP] = self._find_group(group)

@@ -60,7 +60,7 @@ class TensorBoardStudy(LocalConnection):
 
     def __init__(self, opening: Opening, folder: Path):
         super().__init__(opening, folder)
-        self._files = AppendedFiles(folder, opening.study_id)
+        self._files = AppendedFiles(folder, opening)
         self._started: set[str] = set()  # runs whose parameters are written
         self._epochs: dict[str, int] = {}
         self.offset = self._files.offset

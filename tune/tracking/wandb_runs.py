@@ -164,7 +164,8 @@ class WandbStudy(LocalConnection):
         self.offset = 0
 
         state = read_state(folder / _STATE)
-        if state.get("study") == opening.study_id and state.get("place") == _place():
+        is_ours = state.get("study") == opening.study_id and state.get("place") == _place()
+        if is_ours and opening.fits(state["offset"]):
             self._finished = set(state["finished"])
             self.offset = state["offset"]
 

@@ -16,7 +16,7 @@ from trainables.errors import UserError
 from tune.study.events import EventLog
 from tune.study.identity import STUDY_NAME
 from tune.study.manifest import Manifest, read_manifest
-from tune.upkeep.kept import ARCHIVE, RESERVED, dependents, group_of, held, keep_weights
+from tune.upkeep.kept import ARCHIVE, dependents, group_of, held, is_reserved, keep_weights
 from tune.upkeep.mlflow_side import MlflowSide
 
 _DELETED = ".deleted"
@@ -113,8 +113,8 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
         raise UserError(
             f"{name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
         )
-    if name in RESERVED:
-        raise UserError(f"{name!r} is a folder of the storage itself; choose another name")
+    if is_reserved(name):
+        raise UserError(f"{name!r} belongs to the storage itself; choose another name")
     place = root / name
     _check_free([place])
     if group_of(folder) is not None:

@@ -24,6 +24,14 @@ ARCHIVE = "archived"
 """Folder of a storage whose studies are in no list."""
 RESERVED = (ARCHIVE, "backbones", "mlartifacts")
 """Folders of a storage that are no studies."""
+_DATABASE = "mlflow.db"
+"""File of a storage; SQLite's own beside it, and damaged ones that are kept, have its name in
+front."""
+
+
+def is_reserved(name: str) -> bool:
+    """True for the name of a folder or file that a storage has for itself."""
+    return name in RESERVED or name.startswith(_DATABASE)
 
 
 @dataclass(frozen=True)

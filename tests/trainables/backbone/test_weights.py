@@ -3,6 +3,7 @@ setting starts from."""
 
 import hashlib
 import json
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,81 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     torch.save(state | {"conv1.weight": state["conv1.weight"] * float("nan")}, path)
     assert "conv1.weight holds values that are not finite" in refusal(TINY, path)
     assert "no backbone file" in refusal(TINY, tmp_path / "missing.pt")
+
+
+def _deep(state: Any) -> Any:
+    for _ in range(60):
+        state = {"state_dict": state}
+    return state
+
+
+NO_WEIGHTS: dict[str, Any] = {
+    "a list": [1, 2],
+    "a number": 3,
+    "nothing": None,
+    "a tensor": torch.zeros(2),
+    "numbered": {0: torch.zeros(2), 1: torch.zeros(3)},
+    "tuples": {("a", 1): torch.zeros(2)},
+    "deep": _deep({"a": torch.zeros(2)}),
+    "no tensors": {"state_dict": {"a": 1}},
+    "text for meta": {"state_dict": {}, "meta": "a text"},
+}
+NO_FILES: dict[str, bytes] = {
+    "empty": b"",
+    "zeros": bytes(1000),
+    "text": b"hello\n",
+    "html": b"<html>404</html>",
+    "half a zip": b"PK\x03\x04" + bytes(50),
+    "pickle of old": b"\x80\x02}q\x00.",
+    "a pickle's start": b"\x80\x02]q\x00(K",
+    "utf-16": "weights".encode("utf-16"),
+    "tar": b"a.txt" + bytes(252) + b"ustar" + bytes(250),
+}
+
+
+@pytest.mark.parametrize("kind", [*NO_WEIGHTS, *NO_FILES, "a folder", "cut short", "of a zip"])
+def test_odd_files_are_refused_in_one_line(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "odd.pt"
+    if kind in NO_WEIGHTS:
+        torch.save(NO_WEIGHTS[kind], path)
+    elif kind in NO_FILES:
+        path.write_bytes(NO_FILES[kind])
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "of a zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("readme.txt", "no weights")
+    else:
+        torch.save(build_backbone(BackboneConfig(width=8)).state_dict(), path)
+        path.write_bytes(path.read_bytes()[:-300])
+    assert "\n" not in refusal(BackboneConfig(width=8), path)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torch, of such tensors
+@pytest.mark.parametrize("kind", ["quantized", "complex", "sparse"])
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, kind: str) -> None:
+    state = build_backbone(BackboneConfig(width=8)).state_dict()
+    name, value = next((n, v) for n, v in state.items() if v.dim() == 4)
+    if kind == "quantized":
+        state[name] = torch.quantize_per_tensor(value, 0.1, 0, torch.qint8)
+    elif kind == "complex":
+        state[name] = value.to(torch.complex64)
+    else:
+        state[name] = value.to_sparse()
+    torch.save(state, tmp_path / "odd.pt")
+    said = refusal(BackboneConfig(width=8), tmp_path / "odd.pt")
+    assert f"{name} is {kind}" in said or "cannot be read" in said
+
+
+def test_weights_of_half_precision_are_weights(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state = build_backbone(BackboneConfig(width=8)).half().state_dict()
+    torch.save(state, tmp_path / "half.pt")
+    torch.manual_seed(2)
+    backbone = build_backbone(BackboneConfig(width=8))
+    assert load_backbone(backbone, BackboneConfig(width=8), tmp_path / "half.pt").changed
+    name = next(iter(state))
+    assert torch.equal(backbone.state_dict()[name], state[name].float())
 
 
 def test_another_architecture_of_the_same_shapes_is_refused(tmp_path: Path) -> None:

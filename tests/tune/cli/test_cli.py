@@ -78,7 +78,7 @@ WRONG = {
         "which keep a study to one driver; use a folder, or s3://bucket/prefix"
     ),
     "ssl --storage hdfs://bucket": "--storage hdfs://bucket: use a folder, or s3://bucket/prefix",
-    "ssl --study archived": "--study 'archived' is a folder of the storage itself",
+    "ssl --study archived": "--study 'archived' belongs to the storage itself",
     "ssl --trial ssl/3": "--trial ssl/3 replays a trial in this process: add --local",
     "ssl --local --trial ssl": "--trial 'ssl' must be STUDY/NUMBER, such as --trial ssl/3",
     "ssl --local --trial ssl/²": "--trial 'ssl/²' must be STUDY/NUMBER",

@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 import yaml
 
+from tests.commands import LOCAL_TOY, Call
 from trainables.errors import UserError
 from tune.execution.capacity import (
     ConcurrencyLimit,
     at_its_largest,
     cluster_resources,
     gpus_of_a_worker,
+    machine_resources,
     refuse_what_never_fits,
 )
 from tune.execution.worker_group import WorkerGroup
@@ -98,3 +101,49 @@ def test_a_single_worker_that_this_machine_can_never_start(monkeypatch: pytest.M
         refuse_what_never_fits(WorkerGroup(1, 1.0, 0.5))
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # it may grow
     refuse_what_never_fits(WorkerGroup(1, 1.0, 1.0))
+
+
+def test_this_machine_has_what_ray_says_it_has() -> None:
+    """Without starting Ray: by the count that a Ray of this machine begins with."""
+    found = machine_resources()
+    assert found["CPU"] == float(ray._private.utils.get_num_cpus())
+    assert found["GPU"] == float(torch.cuda.device_count())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--workers", "9"), "--workers 9 need 9 CPUs, and Ray has 2; use --workers 2"),
+        (("--gpus-per-worker", "1"), "a trial needs 1 GPUs (--gpus-per-worker), and this machine"),
+        (("--set", "train.threads=3"), "a trial needs 3 CPUs (--set train.threads), and this mach"),
+    ],
+)
+def test_what_this_machine_has_no_room_for_leaves_no_study_behind(
+    call: Call, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    """Refused before Ray is started; the corrected command then begins the study."""
+
+    def start(*given: object, **named: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("tune.execution.ray_session.start_ray", start)
+    monkeypatch.setattr(
+        "tune.execution.capacity.machine_resources", lambda: {"CPU": 2.0, "GPU": 0.0}
+    )
+    monkeypatch.setattr("tune.cli.prepare._check_workers", lambda *given: None)  # about images
+    refused = call("toy", "--trials", "1", "--repeats", "0", *words)
+    assert refused.code == 2
+    assert said in refused.line
+    assert not Path("runs/toy").exists()
+    assert call(*LOCAL_TOY, "1").code == 0
+
+
+@pytest.mark.parametrize(
+    "setting", ["train.batch_size=999999999", "train.threads=100000", "train.threads=0"]
+)
+@pytest.mark.parametrize("where", ["--local", "--plan"])
+def test_values_that_cannot_work_are_refused_at_once(call: Call, setting: str, where: str) -> None:
+    refused = call("toy", where, "--set", setting)
+    assert refused.code == 2
+    assert setting.partition("=")[0] in refused.line
+    assert not Path("runs/toy").exists()

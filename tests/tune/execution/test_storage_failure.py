@@ -13,8 +13,7 @@ from tests.studies import events, finish, finished, open_study, reports
 from tests.toy import TOY
 from trainables.files import write_atomically
 from tune.execution.local import search_locally
-from tune.execution.trial import storage_failure
-from tune.study.events import StorageFailed
+from tune.study.disk import StorageFailed, storage_failure
 
 
 def error(code: int, path: Path | None) -> OSError:
@@ -43,9 +42,9 @@ def test_errors_elsewhere_are_the_trials(tmp_path: Path, name: str) -> None:
 def test_a_file_that_a_trainable_looks_for_in_vain_is_its_own_affair(tmp_path: Path) -> None:
     missing = error(errno.ENOENT, tmp_path / "trial/weights.pt")
     (tmp_path / "trial").mkdir()
-    assert storage_failure(missing, tmp_path / "trial") is None
+    assert storage_failure(missing, tmp_path, tmp_path / "trial") is None
     (tmp_path / "trial").rmdir()
-    assert storage_failure(missing, tmp_path / "trial") is not None
+    assert storage_failure(missing, tmp_path, tmp_path / "trial") is not None
 
 
 def test_a_write_through_a_handle_says_which_file_it_was(tmp_path: Path) -> None:

@@ -154,3 +154,84 @@ def test_errors_of_one_class_may_differ_in_more_than_numbers(tmp_path: Path) -> 
         study.ended(work, Outcome("FAIL", reason="ValueError", error=f"ValueError: {error}"))
     study.close()
     assert ends(tmp_path) == [(0, "FAIL"), (1, "FAIL")]
+
+
+def begun(study: Study) -> Work:
+    work = study.next_work()
+    assert isinstance(work, Work)
+    study.started(work)
+    return work
+
+
+def all_fail(study: Study, nodes: list[str | None]) -> None:
+    """As many trials as there are machines begin, and then fail alike on them."""
+    works = [begun(study) for _ in nodes]
+    for work, node in zip(works, nodes, strict=True):
+        study.ended(work, Outcome("FAIL", reason="KeyError"), node)
+
+
+def works_on(study: Study, node: str) -> None:
+    work = begun(study)
+    study.reported(work, 1, {"val/top1": 0.5}, node)
+    study.ended(work, Outcome("COMPLETE", value=0.5), node)
+
+
+def test_failures_are_counted_not_starts(tmp_path: Path) -> None:
+    """A trial that Ctrl-C has stopped before its first report has not failed yet."""
+    study = open_study(tmp_path, 6)
+    played(study, [])
+    for work in [begun(study) for _ in range(ALIKE)]:
+        study.requeue(work)
+    study.close()
+
+    again = open_study(tmp_path, 6)
+    with pytest.raises(TrialsFailAlike):
+        all_fail(again, [None] * ALIKE)
+    again.close()
+    assert ends(tmp_path) == []
+
+    last = open_study(tmp_path, 6)
+    with pytest.raises(TrialsFailAlike):
+        all_fail(last, [None] * ALIKE)
+    last.close()
+    assert ends(tmp_path) == [(number, "FAIL") for number in range(ALIKE)]
+
+
+GOOD, BAD = "10.0.0.1", "10.0.0.2"
+
+
+def test_a_machine_of_which_all_trials_fail_ends_the_run(tmp_path: Path) -> None:
+    """Its GPU, say, while trials of another machine work."""
+    study = open_study(tmp_path, 12)
+    played(study, [])
+    works_on(study, GOOD)
+    for _ in range(ALIKE - 1):
+        all_fail(study, [BAD])
+        works_on(study, GOOD)
+    with pytest.raises(TrialsFailAlike, match=rf"the last 3 trials on {BAD} failed alike.*mend"):
+        all_fail(study, [BAD])
+    study.close()
+    assert {state for _, state in ends(tmp_path)} == {"COMPLETE"}
+
+    again = open_study(tmp_path, 12)
+    assert [begun(again).id.trial for _ in range(ALIKE)] == [1, 3, 5]
+    again.close()
+
+
+def test_failures_on_a_machine_that_works_are_those_of_configurations(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 12)
+    played(study, [])
+    for _ in range(ALIKE):
+        all_fail(study, [GOOD])
+        works_on(study, GOOD)
+    study.close()
+    assert [state for _, state in ends(tmp_path)] == ["FAIL", "COMPLETE"] * ALIKE
+
+
+def test_where_no_machine_works_three_on_any_are_enough(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 12)
+    played(study, [])
+    with pytest.raises(TrialsFailAlike, match="the last 3 trials failed alike"):
+        all_fail(study, ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
+    study.close()
+    assert ends(tmp_path) == []

@@ -25,7 +25,7 @@ from tune.reports.statistics import significance
 from tune.reports.verdict import judge_study
 from tune.search.methods import make_sampler
 from tune.search.repeatable import GAINS
-from tune.study.events import StudyEnds
+from tune.study.disk import StudyEnds
 from tune.study.log_state import Run
 from tune.study.objectives import (
     Objective,

@@ -100,7 +100,7 @@ def test_a_rename_that_was_killed_is_repeated(root: Path, monkeypatch: pytest.Mo
 def test_names_that_cannot_be_are_refused(root: Path, type_report: Report) -> None:
     (root / "there").mkdir()
     for name, said in (
-        ("archived", "vistune: 'archived' is a folder of the storage itself"),
+        ("archived", "vistune: 'archived' belongs to the storage itself"),
         ("a/b", "vistune: 'a/b' must be letters, digits, '.', '_' and '-'"),
         ("there", f"vistune: {root / 'there'} is there already"),
     ):

@@ -1,0 +1,169 @@
+"""A record that does not agree with itself: what either file knows is written back to the other,
+and the advice of error messages does what it says."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.studies import events, finish, finished, open_study, reports
+from trainables.errors import UserError
+from tune.study.journal import read_trials
+from tune.study.record import check_whole, read_record
+from tune.study.study import Study
+
+TRIALS = 5
+
+
+def lines_of(root: Path, name: str = "events.jsonl") -> list[bytes]:
+    return (root / "toy" / name).read_bytes().splitlines(keepends=True)
+
+
+def keep(root: Path, wanted: Callable[[dict[str, Any]], bool], name: str = "events.jsonl") -> int:
+    """Delete the other lines of a file; their number."""
+    lines = lines_of(root, name)
+    kept = [line for line in lines if wanted(json.loads(line))]
+    (root / "toy" / name).write_bytes(b"".join(kept))
+    return len(lines) - len(kept)
+
+
+def opened(root: Path, trials: int = TRIALS) -> Study:
+    study = open_study(root, trials)
+    study.close()
+    return study
+
+
+def told(root: Path) -> dict[int, tuple[str, float | None, list[int]]]:
+    trials = read_record(root / "toy").trials
+    return {n: (run.state, run.value, run.epochs) for n, run in sorted(trials.items())}
+
+
+def drawn(study: Study) -> list[tuple[dict[str, Any], str, float | None, dict[int, float]]]:
+    return [(t.params, t.state.name, t.value, t.intermediate_values) for t in study.frozen_trials()]
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    finished(tmp_path, TRIALS)
+    shutil.copytree(tmp_path / "toy", tmp_path / "whole/toy")
+    return tmp_path / "whole"
+
+
+def test_a_whole_record_is_left_alone(tmp_path: Path, whole: Path) -> None:
+    assert opened(tmp_path).notes == []
+    assert lines_of(tmp_path) == lines_of(whole)
+    journal = lines_of(tmp_path, "study.journal")
+    wanted = lines_of(whole, "study.journal")
+    assert journal[: len(wanted)] == wanted
+    assert len(journal) == len(wanted) + 1  # Optuna's own record of an opening
+
+
+@pytest.mark.parametrize("kind", ["end", "report", "start"])
+def test_lines_that_were_deleted_are_written_back(tmp_path: Path, whole: Path, kind: str) -> None:
+    def others(event: dict[str, Any]) -> bool:
+        return event["event"] != kind or event["trial"] in (None, 0)
+
+    deleted = keep(tmp_path, others)
+    study = opened(tmp_path)
+    (note,) = study.notes
+    if kind != "start":  # a start is known by what follows it
+        assert f"{deleted} x {kind}" in note
+        assert "of each epoch val/top1 alone" in note
+    assert told(tmp_path) == told(whole)
+    assert opened(tmp_path).notes == []
+
+
+def test_a_log_of_an_earlier_copy_is_completed(tmp_path: Path, whole: Path) -> None:
+    """As after a restore of the log alone: the journal has trials that the log never heard of."""
+    ends = [n for n, e in enumerate(events(tmp_path)) if e["event"] == "end"]
+    (tmp_path / "toy/events.jsonl").write_bytes(b"".join(lines_of(tmp_path)[: ends[1] + 1]))
+    study = opened(tmp_path)
+    assert "events.jsonl lacked what study.journal has" in study.notes[0]
+    assert told(tmp_path) == told(whole)
+    mine = read_record(tmp_path / "toy")
+    assert mine.best_number() == read_record(whole / "toy").best_number() == study.best_number()
+    for number, run in mine.trials.items():
+        assert run.config == read_record(whole / "toy").trials[number].config
+    assert drawn(finish(tmp_path, TRIALS + 2)) == drawn(finish(whole, TRIALS + 2))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 8, 40])
+def test_a_journal_of_an_earlier_copy_is_completed(tmp_path: Path, whole: Path, kept: int) -> None:
+    path = tmp_path / "toy/study.journal"
+    path.write_bytes(b"".join(lines_of(tmp_path, "study.journal")[:kept]))
+    study = opened(tmp_path)
+    assert "study.journal lacked what events.jsonl has of trial" in study.notes[0]
+    assert drawn(study) == drawn(opened(whole))
+    assert drawn(finish(tmp_path, TRIALS + 2)) == drawn(finish(whole, TRIALS + 2))
+
+
+def test_a_journal_that_was_deleted_is_made_anew(tmp_path: Path, whole: Path) -> None:
+    (tmp_path / "toy/study.journal").unlink()
+    assert drawn(opened(tmp_path)) == drawn(opened(whole))
+    assert len(read_trials(tmp_path / "toy/study.journal", "toy")) == TRIALS
+
+
+@pytest.mark.parametrize("damage", [b"\0", b"{", b"\xff"])
+def test_the_advice_about_a_damaged_line_is_right(
+    tmp_path: Path, whole: Path, damage: bytes
+) -> None:
+    """Done word for word, it gives the study as it was."""
+    ends = [n for n, e in enumerate(events(tmp_path)) if e["event"] == "end" and e["trial"] == 2]
+    lines = lines_of(tmp_path)
+    lines[ends[0]] = damage + lines[ends[0]][1:-2] + b"\n"
+    (tmp_path / "toy/events.jsonl").write_bytes(b"".join(lines))
+
+    with pytest.raises(UserError) as refused:
+        open_study(tmp_path, TRIALS)
+    advice = re.search(r"\((sed .*)\)", str(refused.value))
+    assert advice is not None
+    subprocess.run(shlex.split(advice[1]), check=True)
+    assert "1 x end" in opened(tmp_path).notes[0]
+    assert told(tmp_path) == told(whole)
+    assert drawn(finish(tmp_path, TRIALS + 1)) == drawn(finish(whole, TRIALS + 1))
+
+
+def test_a_trial_that_runs_is_not_taken_for_damage(tmp_path: Path, whole: Path) -> None:
+    """Of every prefix that a kill can leave, the log ahead of the journal by one record."""
+    journal = lines_of(whole, "study.journal")
+    values = [n for n, line in enumerate(journal) if b'"intermediate_value"' in line]
+    path = tmp_path / "toy/study.journal"
+    last_report = max(n for n, e in enumerate(events(whole)) if e["event"] == "report")
+    log = lines_of(whole)[: last_report + 1]
+    (tmp_path / "toy/events.jsonl").write_bytes(b"".join(log))
+    path.write_bytes(b"".join(journal[: values[-1]]))
+    assert opened(tmp_path).notes == []
+    finish(tmp_path, TRIALS)
+    assert reports(tmp_path).keys() == reports(whole).keys()
+
+
+def test_a_log_without_its_first_event_gets_it_back(tmp_path: Path, whole: Path) -> None:
+    """It says what the study is; places that show it read it first."""
+    assert keep(tmp_path, lambda event: event["event"] != "study") == 1
+    study = opened(tmp_path)
+    assert "events.jsonl lacked its first event: MLflow shows the study anew" in study.notes
+    first, *rest = events(tmp_path)
+    wanted, *others = events(whole)
+    assert {**first, "t": 0} == {**wanted, "t": 0}
+    assert rest[: len(others)] == others
+    assert opened(tmp_path).notes == []
+
+
+def test_export_refuses_what_show_would_contradict(tmp_path: Path, whole: Path) -> None:
+    """A log that has lost the best trial names another one."""
+    best = read_record(whole / "toy").best_number()
+    keep(tmp_path, lambda event: event["event"] != "end" or event["trial"] != best)
+    record = read_record(tmp_path / "toy")
+    assert record.best_number() != best
+    with pytest.raises(UserError, match=rf"what study.journal has of trial {best}, so that.*again"):
+        check_whole(record)
+    opened(tmp_path)  # what it says
+    record = read_record(tmp_path / "toy")
+    check_whole(record)
+    assert record.best_number() == best

@@ -1,0 +1,84 @@
+"""The reason why a study makes no claim yet, and what to type to change that."""
+
+from collections import Counter
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.study.rules import WINNER
+from tune.study.view import StudyView
+
+_NEEDED = 2
+"""Repeats of each of two configurations, without which nothing is known of the noise."""
+_RETRY = "the same command with --retry-failed trains them again"
+_RETRY_ONE = "the same command with --retry-failed trains it again"
+
+
+def why_no_claim(study: StudyView) -> str:
+    """Say in a sentence or two why there is no verdict, with the remedy."""
+    number = study.best_number()
+    trials = study.frozen_trials()
+    if number is None:
+        return f"No trial has run to the end, so there is nothing to claim{_ended(trials)}"
+    if study.repeat_rule.rule == WINNER:
+        return (
+            f"Trial {number} leads on the split that selects. This search is one observation of "
+            "its comparison, whose table has the verdict."
+        )
+    if list(study.completed) == [0]:
+        return (
+            "No trial but the default has run to the end, so there is nothing to compare"
+            f"{_ended(trials[1:])}"
+        )
+    leads = f"No claim yet: trial {number} leads on the split that selects, but"
+    failed = _failed_default(trials)
+    if failed:
+        return f"{leads} {failed}"
+    return f"{leads} it or the default has fewer than two repeats under fresh seeds{_few(study)}"
+
+
+def _ended(trials: list[FrozenTrial]) -> str:
+    """Tell how the others ended, and the remedy: the end of a sentence."""
+    failed = [trial for trial in trials if trial.state == TrialState.FAIL]
+    stopped = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    if not failed and not stopped:
+        return "; a larger --trials adds trials."
+
+    parts = []
+    if failed:
+        parts.append(f"{len(failed)} failed ({_reasons(failed)})")
+    if stopped:
+        parts.append(f"{len(stopped)} were stopped ({_reasons(stopped)})")
+    remedy = "a larger --trials adds trials"
+    if failed:
+        remedy = f"mend the reason, and {_RETRY}; {remedy}"
+    return f": {', '.join(parts)}. Remedy: {remedy}."
+
+
+def _reasons(trials: list[FrozenTrial]) -> str:
+    """The reasons of trials, the most frequent first; epochs and numbers that differ are left
+    out."""
+    named = Counter(str(trial.user_attrs.get("reason") or "at a rung") for trial in trials)
+    kinds: Counter[str] = Counter()
+    for reason, count in named.items():
+        kinds[reason.partition(" at epoch")[0]] += count
+    return ", ".join(reason for reason, _ in kinds.most_common(3))
+
+
+def _failed_default(trials: list[FrozenTrial]) -> str:
+    """Say that the default has failed; "" where it has not."""
+    if not trials or trials[0].state != TrialState.FAIL:
+        return ""
+    reason = trials[0].user_attrs.get("reason") or "no reason on record"
+    return f"trial 0, the default, has failed ({reason}): {_RETRY_ONE}."
+
+
+def _few(study: StudyView) -> str:
+    """Say where the repeats are: the end of a sentence."""
+    failed = [run.reason for run in study.repeats.values() if run.state == "FAIL"]
+    if failed:
+        reasons = ", ".join(sorted({str(reason) for reason in failed}))
+        return f": {len(failed)} repeats failed ({reasons}); {_RETRY}."
+    asked = study.manifest.repeats
+    if asked is not None and asked < _NEEDED:
+        return f", as --repeats was {asked}: the same command with --repeats 6 adds them."
+    return ": the same command makes those that are missing."

@@ -1,0 +1,79 @@
+"""A study's folder that was copied or moved by hand: its name is that of its folder.
+
+A copy is a study of its own from then on. It keeps what its draws and seeds depend on, the name
+that it began with; in MLflow, where a study is known by the first event of its log, it gets runs
+of its own.
+"""
+
+import json
+import shutil
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+from trainables.errors import UserError
+from trainables.files import atomic_file
+from tune.study.events import EventLog
+from tune.study.manifest import Manifest, read_manifest
+
+__all__ = ["adopt"]
+
+_OF_THE_ORIGINAL = ("tracking.json", ".holder.json")
+"""Files about the original's runs and process."""
+_LATEST_MS = 1000
+
+
+def adopt(folder: Path) -> str:
+    """Give a study the name of its folder, and a copy an identity of its own; say so in a line, or
+    "" where nothing was to be done.
+
+    Whoever calls it holds the study's lock. A kill in between is repeated by the next call.
+
+    Raises:
+        UserError: the manifest or the log is damaged.
+    """
+    path = folder / "study.json"
+    if not path.exists():
+        return ""
+    manifest = read_manifest(path)
+    before = manifest.name
+    if before == folder.name:
+        return ""
+
+    is_copy = _is_there(folder.parent / before, manifest)
+    if is_copy:
+        for name in _OF_THE_ORIGINAL:
+            (folder / name).unlink(missing_ok=True)
+        _begin_identity(folder)
+
+    log = EventLog(folder / "events.jsonl")
+    log.append("rename", name=folder.name)
+    log.close()
+    begun_as = None if folder.name == manifest.identity else manifest.identity
+    replace(manifest, name=folder.name, begun_as=begun_as).write(path)
+    if is_copy:
+        return f"a copy of study {before}: from here on a study of its own, also in MLflow"
+    return f"study {before} was moved here: {folder.name} is its name now"
+
+
+def _is_there(original: Path, manifest: Manifest) -> bool:
+    """True where the study that the manifest is about still has its folder."""
+    try:
+        there = read_manifest(original / "study.json")
+    except UserError:
+        return False
+    return there.identity == manifest.identity and there.created == manifest.created
+
+
+def _begin_identity(folder: Path) -> None:
+    """Change the log's first event, by whose time a study is known; it belongs to no comparison
+    any more."""
+    path = folder / "events.jsonl"
+    (first, *_), _ = EventLog.read(path, 0, limit=1)
+    later = 1 + zlib.crc32(folder.name.encode()) % _LATEST_MS
+    own = {**first, "t": first["t"] + later, "group": None}
+
+    with path.open("rb") as source, atomic_file(path) as file:
+        source.readline()
+        file.write(json.dumps(own, separators=(",", ":")).encode() + b"\n")
+        shutil.copyfileobj(source, file)

@@ -1,0 +1,188 @@
+"""Mending of a record that does not agree with itself, at the opening of a study.
+
+The event log and Optuna's journal say the same of every trial, and the log is written first. A kill
+leaves the log ahead by one record. Anything else is damage: a line that was deleted, a file that
+was restored from an older copy. What the other file still knows is written back.
+
+    retry_failed      --retry-failed: failed runs are open again
+    mend_log          ends, epochs and starts that only the journal has
+    mend_journal      trials and epochs that only the log has
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from tune.search.space import Pinned
+from tune.study.events import AppendOnlyFile
+from tune.study.log_state import LogState, Run, read_state
+from tune.study.manifest import Manifest
+from tune.study.retries import retries_in, retry_record
+from tune.study.trials import TrialDatabase
+from tune.study.work import WorkId
+
+__all__ = ["mend_journal", "mend_log", "reopen_in_journal", "retry_failed"]
+
+Emit = Callable[..., None]
+_BEHIND = 2
+"""Epochs that the journal lacks of an open trial, from which on it is damage; one is a kill's."""
+
+
+def retry_failed(state: LogState, objective: str, emit: Emit) -> str:
+    """Open all failed runs again, on record, and say which; "" where none has failed."""
+    numbers: list[str] = []
+    for work_id, run in list(state.runs.items()):
+        if run.state != "FAIL":
+            continue
+        repeat = {} if work_id.repeat is None else {"repeat": work_id.repeat}
+        emit("retry", trial=work_id.trial, **repeat)
+        named = "" if work_id.repeat is None else f" with seed {work_id.repeat}"
+        numbers.append(f"trial {work_id.trial}{named}")
+
+    recorded = state.summary.get(f"baseline/{objective}")
+    if recorded is not None and recorded != recorded:  # NaN: it has failed
+        emit("retry", trial=None)
+        numbers.append("the untrained baseline")
+    if not numbers:
+        return "--retry-failed: nothing has failed"
+    return f"tried again: {', '.join(numbers)}"
+
+
+def reopen_in_journal(path: Path, state: LogState) -> None:
+    """Bring the journal's retries up to those of the log, before a storage opens it."""
+    known = retries_in(path)
+    missing = [
+        (number, count)
+        for number, run in state.trials.items()
+        for count in range(known.get(number, 0) + 1, run.retries + 1)
+    ]
+    if not missing:
+        return
+    lines = [json.dumps(retry_record(*one), separators=(",", ":")) + "\n" for one in missing]
+    file = AppendOnlyFile(path)
+    file.append_lines("".join(lines).encode())
+    file.close()
+
+
+def mend_log(
+    state: LogState, trials: list[FrozenTrial], manifest: Manifest, emit: Emit
+) -> list[str]:
+    """Write back to the log what only the journal has of trials, and say so, a line each."""
+    added: Counter[str] = Counter()
+    for trial in trials:
+        if trial.state == TrialState.WAITING:
+            continue
+        _write_back(state.run(WorkId(trial.number)), trial, manifest, emit, added)
+    if not added:
+        return []
+
+    counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(added.items()))
+    return [
+        f"events.jsonl lacked what study.journal has ({counts}): written back, of each epoch "
+        f"{manifest.objective} alone; other metrics of these epochs are lost"
+    ]
+
+
+def _write_back(
+    run: Run, trial: FrozenTrial, manifest: Manifest, emit: Emit, added: Counter[str]
+) -> None:
+    """Emit the events of one trial that the log lacks."""
+    values = trial.intermediate_values
+    known = set(run.epochs)
+    missing = [epoch for epoch in sorted(values) if epoch not in known]
+    has_ended = trial.state.is_finished() and run.outcome is None
+    end = _end(trial, manifest.objective) if has_ended else {}
+
+    if not run.attempts and (missing or has_ended or run.heard):
+        if run.outcome is not None:  # a start comes before the end
+            end = run.outcome.to_event()
+        config = {**manifest.base, **trial.params}
+        emit("start", trial=trial.number, config=config, attempt=1, resumed_epoch=None)
+        added["start"] += 1
+    for epoch in missing:
+        metrics = {manifest.objective: values[epoch]}
+        emit("report", trial=trial.number, epoch=epoch, metrics=metrics)
+        added["report"] += 1
+    if end:
+        emit("end", trial=trial.number, **end)
+        added["end"] += 1
+
+
+def _end(trial: FrozenTrial, objective: str) -> dict[str, Any]:
+    """The fields of an `end` event, as far as Optuna knows them."""
+    values = trial.intermediate_values.values()
+    best = trial.value
+    if best is None:
+        best = max(values, default=None)
+    return {
+        "state": trial.state.name,
+        "value": best,
+        "reason": trial.user_attrs.get("reason"),
+        "metrics": {} if best is None else {f"best/{objective}": best},
+        "error": None,
+    }
+
+
+def mend_journal(
+    path: Path,
+    state: LogState,
+    database: TrialDatabase,
+    manifest: Manifest,
+    space: Callable[..., Any],
+) -> list[str]:
+    """Write back to the journal what only the log has of trials, and say so, a line each.
+
+    Args:
+        path: of the event log.
+        space: search space of the study.
+    """
+    lacks = [number for number, run in state.trials.items() if _lacks(database, number, run)]
+    if not lacks:
+        return []
+
+    whole = read_state(path).trials  # with every epoch's metrics
+    for number in range(database.begun(), max(lacks) + 1):
+        _begin_again(database, manifest, space, whole.get(number))
+    for number in sorted(lacks):
+        _report_again(database, number, whole[number], manifest.objective)
+
+    named = ", ".join(str(number) for number in sorted(lacks))
+    return [f"study.journal lacked what events.jsonl has of trial {named}: written back"]
+
+
+def _lacks(database: TrialDatabase, number: int, run: Run) -> bool:
+    """True where the journal does not have a trial, or lacks epochs that no kill explains."""
+    trials = database.frozen()
+    if number >= len(trials) or trials[number].state == TrialState.WAITING:
+        return True
+    if trials[number].state.is_finished():
+        return False
+    missing = len(set(run.epochs) - trials[number].intermediate_values.keys())
+    return missing >= _BEHIND or (missing > 0 and run.outcome is not None)
+
+
+def _begin_again(
+    database: TrialDatabase, manifest: Manifest, space: Callable[..., Any], run: Run | None
+) -> None:
+    """Begin the next trial with the parameters that the log has of it, or as it was drawn."""
+    with database.one_write():
+        if run is not None and run.config and not database.is_waiting():
+            database.enqueue_next(_searched(run.config, manifest), own=run.enqueued)
+        trial: Trial = database.ask()
+        space(Pinned(trial, manifest.pins), manifest.preset)
+
+
+def _searched(config: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    return {name: config[name] for name in manifest.space if name in config}
+
+
+def _report_again(database: TrialDatabase, number: int, run: Run, objective: str) -> None:
+    """Report the epochs of an open trial."""
+    database.reopen(number)
+    for epoch, metrics in zip(run.epochs, run.history, strict=True):
+        if objective in metrics:
+            database.report(number, epoch, metrics[objective])
