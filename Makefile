@@ -15,7 +15,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 .PHONY: help run table ui
-.PHONY: test test-heavy test-slow lint calibration docs check bench gpu-check
+.PHONY: test test-heavy test-slow test-crash soak lint calibration docs check bench gpu-check
 .PHONY: cluster-check cluster-up cluster-lab lock image clean
 
 help:  ## this list
@@ -55,6 +55,13 @@ test-heavy: $(VENV)/installed  ## tests with processes of their own and whole co
 
 test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies
 	$(BIN)/python -m pytest -m slow
+
+# With eight processes killed on Ray, half of them of trials of two workers.
+test-crash: $(VENV)/installed  ## kill, torn write and power cut at every change of a file in tiny studies
+	$(BIN)/python -m tests.crash --ray 4
+
+soak: $(VENV)/installed  ## two thousand trials, fifty kills of anything, half an hour
+	$(BIN)/python -m tests.crash.soak
 
 lint: $(VENV)/installed  ## style, types, density of the code
 	$(BIN)/ruff check .

@@ -48,6 +48,7 @@ FLOORS = {
     "trainables": [
         {"portable"},
         {"served"},
+        {"serving"},
         {"classifier", "protonet", "segmentation"},
         {"byol", "dino", "finetune", "moco", "simclr", "vicreg"},
         {"lightly_methods"},
@@ -61,6 +62,7 @@ FLOORS = {
         {"data"},
         {"config", "data_summary", "devices", "files", "outcomes"},
         {"errors"},
+        {"redaction"},
     ],
 }
 """From the front door down."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from trainables.base import Batch, Metrics, Trainable, TrainConfig
 from trainables.config import config
 from trainables.data_summary import DataSummary, SplitUse
+from trainables.engine.checkpoint import save_checkpoint
 from trainables.errors import TrialFailed
 from trainables.optim import OptimConfig, ScheduleConfig
 from tune.experiments import Experiment
@@ -116,7 +117,7 @@ class Toy(Trainable):
         return self.data.train, None
 
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        torch.save(self.state_dict(), path)
+        save_checkpoint(path, self.state_dict())
 
     def load_export(self, path: Path) -> None:
         self.load_state_dict(torch.load(path, weights_only=True))

@@ -1,12 +1,17 @@
 """The kinds of failure: the user can fix it, one trial is lost, or its workers must restart."""
 
+from trainables.redaction import redacted
+
 
 class UserError(Exception):
     """Wrong use or bad input.
 
     The message is one line that names the value and the remedy. The command line prints it and
-    exits with 2.
+    exits with 2. It holds no password, whatever it was made of.
     """
+
+    def __init__(self, message: str = ""):
+        super().__init__(redacted(message))
 
 
 class TrialFailed(Exception):
@@ -19,9 +24,10 @@ class TrialFailed(Exception):
     """
 
     def __init__(self, reason: str, message: str = ""):
-        super().__init__(message or reason)
+        shown = redacted(message)
+        super().__init__(shown or reason)
         self.reason = reason
-        self.message = message
+        self.message = shown
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return (type(self), (self.reason, self.message))
@@ -35,9 +41,9 @@ class StartAgain(Exception):
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    """First line of an exception's message, at most `limit` characters; without a message, the name
-    of its type."""
-    lines = str(error).strip().splitlines()
+    """First line of an exception's message, at most `limit` characters and without passwords;
+    without a message, the name of its type."""
+    lines = redacted(str(error)).strip().splitlines()
     if not lines:
         return type(error).__name__
     return lines[0][:limit]

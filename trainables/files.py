@@ -5,9 +5,11 @@ Commands that only look import this module: it must not import torch.
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -29,9 +31,10 @@ CLASS_RESULTS = "classes.csv"
 """In a completed trial's folder: results by class on the validation split, at its best epoch
 (`trainables/class_metrics.py`)."""
 PARTIAL = ".partial"
-"""Suffix of a file that is still being written."""
+"""Suffix of a file or folder that is still being written: no other name is one."""
 
-_LEFTOVERS = (f"*{PARTIAL}", "*.tmp")  # .tmp: an earlier suffix of unfinished exports
+_RANDOM_BYTES = 4
+_SUFFIXES = (PARTIAL, ".tmp")  # .tmp: an earlier suffix of unfinished exports
 
 
 def default_cache_dir() -> Path:
@@ -85,21 +88,59 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(data)
 
 
+@contextlib.contextmanager
+def scratch_folder(final: Path) -> Iterator[Path]:
+    """Make a folder `<name>.<random>.partial` beside `final`, for files that become `final` when
+    they are whole; it is removed at the end of the block.
+
+    Leftovers of killed processes that were writing the same `final` are removed first. A lock on
+    the folder tells them from one in use.
+    """
+    remove_partials_of(final)
+    scratch = _partial_name(final)
+    scratch.mkdir()
+    handle = os.open(scratch, os.O_RDONLY)
+    try:
+        _try_lock(handle)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(handle)
+
+
+def is_partial(name: str) -> bool:
+    """True for the name of a file or folder that is still being written, or was when its process
+    was killed."""
+    return name.endswith(_SUFFIXES)
+
+
+def remove_partials_of(final: Path) -> None:
+    """Remove what killed processes were writing in place of `final`; what is in use stays.
+
+    For a folder that holds files of others, whose names are none of ours to judge.
+    """
+    random = "[0-9a-f]" * 2 * _RANDOM_BYTES
+    for path in final.parent.glob(f"{glob.escape(final.name)}.{random}{PARTIAL}"):
+        _remove_leftover(path)
+
+
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes were writing in `folder`; files in use stay."""
-    for pattern in _LEFTOVERS:
-        for path in folder.glob(pattern):
-            # Another process may have finished or removed it in the meantime.
-            with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
-                _remove_if_unlocked(path)
+    """Remove what killed processes were writing in `folder`; what is in use stays."""
+    for suffix in _SUFFIXES:
+        for path in folder.glob(f"*{suffix}"):
+            _remove_leftover(path)
+
+
+def _partial_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{secrets.token_hex(_RANDOM_BYTES)}{PARTIAL}")
 
 
 def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
     """Create and lock a new file beside `path`."""
     while True:
-        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+        partial = _partial_name(path)
         file = partial.open("xb")
-        locked = _try_lock(file)
+        locked = _try_lock(file.fileno())
 
         # `remove_partials` of another process may have come between the two lines above.
         if locked and os.fstat(file.fileno()).st_nlink:
@@ -107,16 +148,34 @@ def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
         file.close()
 
 
+def _remove_leftover(path: Path) -> None:
+    """Remove a partial file or folder, unless it is in use."""
+    # Another process may have finished or removed it in the meantime.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        _remove_if_unlocked(path)
+
+
 def _remove_if_unlocked(path: Path) -> None:
-    with path.open("r+b") as file:
-        if _try_lock(file):
-            path.unlink()
+    is_folder = path.is_dir()
+    if is_folder and path.suffix != PARTIAL:
+        return  # no folder of ours ever had another suffix
 
-
-def _try_lock(file: BinaryIO) -> bool:
-    """Take the lock of an open file; False if another process holds it."""
+    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _try_lock(handle):
+            return
+        if is_folder:
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    """Take the lock of an open file or folder; False if another process holds it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

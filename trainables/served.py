@@ -10,7 +10,6 @@ Only tensors are unpickled from it.
 """
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,8 +32,11 @@ from trainables.errors import UserError
 from trainables.protonet import ProtoNet, ProtoNetConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.self_supervised import SelfSupervised, SelfSupervisedConfig
+from trainables.serving import as_server_says, watch_server
 
 WEIGHTS, DESCRIPTION = "weights.pt", "model.json"
+LABELS = ("labels",)
+"""Parameters of a served few-shot model; the others have none."""
 _BATCH = 32  # images; bounds the memory
 _FLOATS = 1 << 27  # of scores at the size of the images, 512 MB; above, class by class
 
@@ -349,7 +351,7 @@ class _PyFunc:
         try:
             return self._predict(model_input, params)
         except UserError as error:
-            raise _as_server_says(error) from None
+            raise as_server_says(error) from None
 
     def _predict(self, model_input: Any, params: Mapping[str, Any] | None) -> Any:
         import pandas
@@ -363,15 +365,6 @@ class _PyFunc:
         if self.served.classifies:
             return pandas.DataFrame(answer, columns=list(self.served.classes))
         return answer
-
-
-def _as_server_says(error: UserError) -> Exception:
-    """The error in MLflow's own type, whose words alone its server passes on to a client."""
-    mlflow = sys.modules.get("mlflow.exceptions")
-    if mlflow is None:
-        return error
-    refusal: Exception = mlflow.MlflowException.invalid_parameter_value(str(error))
-    return refusal
 
 
 def _check_levels(
@@ -390,4 +383,6 @@ def _check_levels(
 
 
 def _load_pyfunc(data_path: str) -> _PyFunc:
-    return _PyFunc(Path(data_path))
+    model = _PyFunc(Path(data_path))
+    watch_server(LABELS if model.served.compares else ())
+    return model

@@ -8,6 +8,7 @@ from importlib.metadata import requires
 from itertools import pairwise
 from pathlib import Path
 
+from trainables.redaction import redacted
 from tune.startup import ROOT, is_checkout, shorter
 
 ENTRY_POINTS = {"run": "vistune", "report": "vistune-report", "ui": "vistune-ui"}
@@ -29,11 +30,13 @@ def command(program: str, *words: str, storage: Path | None = None, anywhere: bo
 
 
 def resume_command() -> str:
-    """Return the command line that was typed, spelled so that it runs as printed."""
+    """Return the command line that was typed, spelled so that it runs as printed; passwords in it
+    are left out."""
     script = Path(sys.argv[0])
+    words = [redacted(word) for word in sys.argv[1:]]
     if started_by_entry_point():
-        return shlex.join([_entry_point(script.name, False), *sys.argv[1:]])
-    return shlex.join([_python(False), shorter(script.absolute()), *sys.argv[1:]])
+        return shlex.join([_entry_point(script.name, False), *words])
+    return shlex.join([_python(False), shorter(script.absolute()), *words])
 
 
 def replay_command(experiment: str, study: Path, number: int, anywhere: bool = False) -> str:
@@ -70,7 +73,7 @@ def storage_option(storage: Path, anywhere: bool = False) -> list[str]:
     """Return `--storage ...` for a folder of studies; [] for the default of the current folder."""
     typed = typed_storage()
     if typed is not None and "://" in typed:
-        return ["--storage", typed]
+        return ["--storage", redacted(typed)]
     if anywhere:
         return ["--storage", str(storage)]
     if storage == Path(DEFAULT_STORAGE).resolve():

@@ -11,7 +11,6 @@ import json
 import math
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from trainables.config import build, nearest
 from trainables.data.images import EXTENSIONS, CorruptImage
 from trainables.engine.average import with_objective
 from trainables.errors import UserError
+from trainables.files import scratch_folder
 from trainables.served import DESCRIPTION, WEIGHTS, Served, served_as, served_config
 from tune.backbones.resolve import of_study
 from tune.command_line import command, install_command, replay_command
@@ -119,9 +119,8 @@ def export_model(
     about["objective"] = record.objective
     exported = Exported(final, study, origin.trial, record.objective, run.value or 0.0, 0.0, format)
 
-    place = tempfile.TemporaryDirectory(prefix=f"{final.name}.", dir=final.parent)
-    with _one_at_a_time(final), place as scratch:
-        whole = Path(scratch) / "model"
+    with _one_at_a_time(final), scratch_folder(final) as scratch:
+        whole = scratch / "model"
         check = partial(_check, experiment=record.manifest.typed_experiment)
         save = _save_mlflow if format == MLFLOW else _save_portable
         exported = save(exported, about, origin.path, whole, data, check)

@@ -1,10 +1,15 @@
 """The surroundings of a command: a proxy in the environment, a reader of its output that goes
-away."""
+away, passwords in what others say."""
 
 import io
 import os
 import sys
+import threading
+import traceback
+from types import TracebackType
 from typing import Any
+
+from trainables.redaction import redacted
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
@@ -12,9 +17,11 @@ _EXCEPTIONS = ("no_proxy", "NO_PROXY")
 
 
 def prepare_process() -> None:
-    """Make this process and its children independent of both. Call it before anything else."""
+    """Make this process and its children independent of all three. Call it before anything
+    else."""
     bypass_proxy()
     outlive_reader()
+    hide_passwords()
 
 
 def bypass_proxy() -> None:
@@ -53,6 +60,28 @@ def _open_closed() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+
+
+def hide_passwords() -> None:
+    """Print tracebacks without passwords: the errors of others have addresses in them."""
+    sys.excepthook = _print_redacted
+    threading.excepthook = _print_of_thread
+
+
+def _print_redacted(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    lines = traceback.format_exception(kind, error, trace)
+    print(redacted("".join(lines)), end="", file=sys.stderr)
+
+
+def _print_of_thread(arguments: Any) -> None:
+    kind, error, trace, thread = arguments
+    if kind is SystemExit:
+        return
+    name = thread.name if thread is not None else "a thread"
+    print(f"Exception in {name}:", file=sys.stderr)
+    _print_redacted(kind, error, trace)
 
 
 class _LastingFile(io.FileIO):

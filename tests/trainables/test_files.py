@@ -9,7 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from trainables.files import atomic_file, remove_partials, write_atomically
+from trainables.files import (
+    atomic_file,
+    is_partial,
+    remove_partials,
+    scratch_folder,
+    write_atomically,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -138,3 +144,26 @@ def test_concurrent_writers_and_removers_do_not_meet(tmp_path: Path) -> None:
     assert not errors
     assert names(tmp_path) == {"file"}
     assert len(set((tmp_path / "file").read_text().split())) <= 2
+
+
+def test_a_scratch_folder_is_gone_at_the_end_and_leftovers_of_its_name_before(
+    tmp_path: Path,
+) -> None:
+    killed = tmp_path / "model.0a1b2c3d.partial"
+    killed.mkdir()
+    (killed / "weights.pt").write_text("half")
+    others = {"other.0a1b2c3d.partial", "mine.tmp", "notes.partial"}  # a user's folder may be it
+    for name in others:
+        (tmp_path / name).write_text("")
+
+    with scratch_folder(tmp_path / "model") as scratch:
+        assert is_partial(scratch.name)
+        assert names(tmp_path) == {scratch.name, *others}
+        with scratch_folder(tmp_path / "model"):  # another process: the first is in use
+            assert scratch.is_dir()
+        remove_partials(tmp_path)
+        assert scratch.is_dir()
+        (scratch / "whole").mkdir()
+        (scratch / "whole").rename(tmp_path / "model")
+
+    assert names(tmp_path) == {"model"}

@@ -229,6 +229,37 @@ def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(exported: Export) 
     assert answer(some_black).status == 200
 
 
+def test_a_server_refuses_what_a_request_cannot_mean(exported: Export) -> None:
+    """Parameters that the model lacks, levels that a cast would wrap, JSON without end."""
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc import scoring_server
+
+    found, _, images = exported("classify")
+    model = mlflow.pyfunc.load_model(str(found.folder))
+
+    def answer(body: str) -> Any:
+        schema = model.metadata.get_input_schema()
+        return scoring_server.invocations(body, "application/json", model, schema)
+
+    def refusal(body: str) -> str:
+        with pytest.raises(MlflowException) as caught:
+            answer(body)
+        assert caught.value.get_http_status_code() == 400
+        return str(caught.value)
+
+    whole = {"inputs": images.tolist()}
+    assert answer(json.dumps(whole)).status == 200
+    assert answer(json.dumps(whole | {"params": {}})).status == 200
+
+    unknown = refusal(json.dumps(whole | {"params": {"threshold": 0.5}}))
+    assert "the model has no parameter threshold: it has none; leave it out" in unknown
+    normalized = refusal(json.dumps({"inputs": (images / 64 - 2.0).tolist()}))
+    assert "neither scaled nor normalized" in normalized
+    deep = refusal('{"inputs": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    assert "the JSON is nested without end" in deep
+
+
 def pictures(folder: Path, levels: int = 256) -> Path:
     """Two classes of twelve images of noise."""
     rng = np.random.default_rng(3)

@@ -11,14 +11,13 @@ import contextlib
 import importlib
 import re
 import socket
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from trainables.config import nearest
 from trainables.errors import UserError, first_line
-from trainables.files import BEST, content_hash
+from trainables.files import BEST, content_hash, scratch_folder
 from tune.tracking.address import default_uri, probe, quieten, without_password
 from tune.tracking.database import sqlite_path
 
@@ -114,8 +113,8 @@ def from_mlflow(wanted: str, storage: Path) -> Path:
         )
     shelf = storage / "backbones"
     shelf.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=shelf, prefix=".arriving-") as folder:
-        file = _weights_file(wanted, _fetch(wanted, uri, Path(folder)))
+    with scratch_folder(shelf / "arriving") as folder:
+        file = _weights_file(wanted, _fetch(wanted, uri, folder))
         kept = shelf / f"{content_hash(file)[:16]}{file.suffix}"
         file.replace(kept)
     return kept

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
+from trainables.redaction import redacted
 from tune.command_line import resume_command
 
 Progress = Literal["auto", "text", "none"]
@@ -36,11 +37,11 @@ class Caller:
     def say(self, line: str) -> None:
         """Tell something that the user waits for."""
         if self.progress != "none":
-            print(line, flush=True)
+            print(redacted(line), flush=True)
 
     def warn(self, line: str) -> None:
         """Tell something that must not be missed."""
-        print(f"vistune: {line}", file=sys.stderr, flush=True)
+        print(f"vistune: {redacted(line)}", file=sys.stderr, flush=True)
 
 
 COMMAND_LINE = Caller(is_command=True)

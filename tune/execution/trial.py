@@ -26,8 +26,9 @@ from trainables.engine.numerics import settle_numerics
 from trainables.engine.step import is_out_of_memory
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
-from trainables.files import BEST, LAST, content_hash
+from trainables.files import BEST, LAST, content_hash, remove_partials
 from trainables.outcomes import Record
+from trainables.redaction import redacted
 from tune.execution.function_trial import run_function
 from tune.experiments import Experiment
 from tune.object_store import s3
@@ -70,7 +71,8 @@ def run(
         lost_storage = storage_failure(error, work.study, folder)
         if lost_storage is not None:
             raise lost_storage from error
-        return Outcome("FAIL", reason=_reason(experiment, error), error=traceback.format_exc())
+        said = redacted(traceback.format_exc())
+        return Outcome("FAIL", reason=_reason(experiment, error), error=said)
 
 
 def _reason(experiment: Experiment, error: Exception) -> str:
@@ -85,6 +87,8 @@ def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float
     folder = Path(work.directory)
     folder.mkdir(parents=True, exist_ok=True)
     with _folder_lock(folder, runtime):
+        if runtime.rank == 0:
+            remove_partials(folder)
         # the other workers read nothing before rank 0 has the folder
         distributed.broadcast(None)
         if work.kind == "baseline":

@@ -21,6 +21,7 @@ from typing import Any
 from ray.util.queue import Empty, Queue
 
 from trainables.engine.step import found_micro_batch
+from trainables.redaction import redacted
 from tune.execution.runtimes import TrainRuntime, TuneRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
@@ -82,7 +83,7 @@ def run_with_workers(
         if not ran_out_of_memory:
             lost += 1
         if lost > lost_processes:
-            outcome = Outcome("FAIL", reason="process lost", error=str(error)[-4000:])
+            outcome = Outcome("FAIL", reason="process lost", error=redacted(str(error))[-4000:])
             runtime.send("end", **asdict(outcome))
             return
 

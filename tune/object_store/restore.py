@@ -27,7 +27,7 @@ def seen(folder: Path) -> str:
 
 def remember(folder: Path, etag: str) -> None:
     """Note the etag that `seen` returns from now on."""
-    (folder / _SEEN).write_text(etag)
+    write_atomically(folder / _SEEN, etag)
 
 
 def pull(storage: Path) -> None:

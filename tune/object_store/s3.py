@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from trainables.files import LAST, atomic_file
+from trainables.files import LAST, atomic_file, is_partial
 from tune.object_store import client
 from tune.object_store.client import MISSING, Refused, Taken, Unreachable, error_code, translated
 from tune.object_store.paths import address, bucket_and_key, local_folder
@@ -268,7 +268,8 @@ def copy(path: Path) -> Path:
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     with needed(path):
         for file in files:
-            put_file(file)
+            if not is_partial(file.name):
+                put_file(file)
 
     return path
 

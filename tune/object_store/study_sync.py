@@ -30,6 +30,7 @@ from trainables.files import BEST
 from tune.object_store import s3
 from tune.object_store.compare_and_swap import CompareAndSwap
 from tune.object_store.lease import RENEW_S, Lease
+from tune.object_store.leftovers import settle_copy
 from tune.object_store.record import Record, Snapshot, overtaken
 from tune.object_store.restore import JOURNAL, LOG, MANIFEST, remember, seen
 from tune.object_store.trial_folder import upload_ended
@@ -66,6 +67,7 @@ class StudyCopy:
         self._settled = 0  # how many of the ended trials have their final files in the store
         self._retry_s: float | None = None  # None while uploads work
         self._lost = False
+        self._is_settled = False  # what earlier starts have left
 
         # pictures and exports; added by any thread, removed by the uploader's
         self._artifacts: deque[Path] = deque()
@@ -152,6 +154,7 @@ class StudyCopy:
             self._renew_if_due()
             self._upload_record(finishing)
             self._upload_artifacts()
+            self._settle_once()
         except s3.Taken:
             self._lost = True
             self._lease.drop()
@@ -202,6 +205,12 @@ class StudyCopy:
             upload_ended(folder, state)
             self._settled += 1
 
+    def _settle_once(self) -> None:
+        """Finish what a killed process has left of its runs' copies."""
+        if not self._is_settled:
+            settle_copy(self.folder)
+            self._is_settled = True
+
     def _upload_artifacts(self) -> None:
         while self._artifacts:
             path = self._artifacts[0]
@@ -216,7 +225,8 @@ class StudyCopy:
         self._uploaded_at = time.monotonic()
 
     def _has_everything(self) -> bool:
-        return self._uploaded == self._latest and self._settled == len(self._latest.ended)
+        ended = self._settled == len(self._latest.ended)
+        return self._uploaded == self._latest and ended and self._is_settled
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST, PARTIAL
+from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST, is_partial
 from tune.object_store import s3
 from tune.study.manifest import PATH_KEYS
 
@@ -36,25 +36,32 @@ def files_to_upload(folder: Path) -> list[Path]:
 def _is_uploaded(path: Path) -> bool:
     if path.name in _NOTES:
         return True
-    return path.suffix != PARTIAL and not path.name.startswith(".")
+    return not is_partial(path.name) and not path.name.startswith(".")
+
+
+def spent_files(state: str) -> tuple[str, ...]:
+    """Names of the files that a run which ended in this state needs no more."""
+    notes = (LAST, *_NOTES)
+    return notes if state == "COMPLETE" else (*notes, BEST)
 
 
 def upload_ended(folder: Path, state: str) -> None:
     """Bring the copy of an ended trial to its final state.
 
-    The checkpoint is removed, as the trial will not be resumed; so is the export of a trial that
-    did not complete. Whatever else it left on this machine is uploaded.
+    Checkpoint and notes are removed, as the trial will not be resumed; so is the export of a trial
+    that did not complete. Whatever else it left on this machine is uploaded.
 
     Raises:
         Unreachable, Refused, OSError
     """
-    removed = (LAST,) if state == "COMPLETE" else (LAST, BEST)
-    for name in removed:
-        s3.delete(folder / name)
+    _, uploaded = s3.within(folder)
+    removed = spent_files(state)
+    for path in uploaded:
+        if path.name in removed:
+            s3.delete(path)
 
     config = folder / CONFIG_FILE
     meta = config_meta(json.loads(config.read_text())) if config.exists() else {}
-    _, uploaded = s3.within(folder)
 
     for path in files_to_upload(folder):
         if path.name not in removed and not _is_copy(uploaded.get(path), path):

@@ -149,7 +149,7 @@ class TrialCopy:
         if missing:
             self._folder_is_ours = True
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_atomically(path, content)
 
     def end(self) -> None:
         """End the uploads. For a complete trial on another machine than the head's, wait a while

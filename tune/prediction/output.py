@@ -3,14 +3,13 @@
 import csv
 import io
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainables.data.listing import shortened
 from trainables.errors import UserError
-from trainables.files import write_atomically
+from trainables.files import scratch_folder, write_atomically
 
 _OVERWRITE = "give another --out, or --overwrite"
 
@@ -56,9 +55,9 @@ def folder_of_files(out: Path, names: Sequence[str], overwrite: bool) -> Iterato
         raise UserError(f"{count:,} files are in {out} already ({shortened(there)}); {_OVERWRITE}")
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as scratch:
-        yield Path(scratch)
-        _move(Path(scratch), out)
+    with scratch_folder(out) as scratch:
+        yield scratch
+        _move(scratch, out)
 
 
 def _move(written: Path, out: Path) -> None:

@@ -27,7 +27,13 @@ from optuna.trial import FrozenTrial
 
 from trainables.config import build
 from trainables.errors import UserError
-from trainables.files import ARCHITECTURE, BEST, CLASS_RESULTS, remove_partials
+from trainables.files import (
+    ARCHITECTURE,
+    BEST,
+    CLASS_RESULTS,
+    remove_partials,
+    write_atomically,
+)
 from tune.experiments import Experiment
 from tune.function import LENGTH
 from tune.search.methods import why_stopped
@@ -426,7 +432,7 @@ class Study:
 
         def write() -> None:
             directory.mkdir(parents=True, exist_ok=True)
-            (directory / "config.json").write_text(json.dumps(work.config, indent=1) + "\n")
+            write_atomically(directory / "config.json", json.dumps(work.config, indent=1) + "\n")
 
         self._disk.insist(write, directory)
 

@@ -5,7 +5,7 @@ import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from tune.tracking.database import check_answers, sqlite_path
 
@@ -20,19 +20,46 @@ _QUIET = {
 }
 
 
+_URI = "MLFLOW_TRACKING_URI"
+_USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
+
+
 def default_uri(storage: Path) -> str:
-    """MLFLOW_TRACKING_URI, or an SQLite file in the storage folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{storage.absolute()}/mlflow.db"
+    """MLFLOW_TRACKING_URI, or an SQLite file in the storage folder.
+
+    User and password in the address of a server move to the two variables that MLflow reads them
+    from: neither MLflow nor its errors see them in the address.
+    """
+    uri = os.environ.get(_URI)
+    if not uri:
+        return f"sqlite:///{storage.absolute()}/mlflow.db"
+    if not uri.startswith(("http://", "https://")):
+        return uri
+
+    user, password = _credentials(uri)
+    if user or password:
+        os.environ[_USER] = user
+        os.environ[_PASSWORD] = password
+        os.environ[_URI] = without_password(uri)
+    return os.environ[_URI]
 
 
 def without_password(uri: str) -> str:
-    """`uri` fit to be shown and stored."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    """`uri` fit to be shown and stored: without user and password."""
+    scheme, slashes, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    if not slashes or "@" not in host:
         return uri
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=host))
+
+def _credentials(uri: str) -> tuple[str, str]:
+    """User and password in an address, decoded; empty where it has none."""
+    host = uri.partition("://")[2].partition("/")[0]
+    if "@" not in host:
+        return "", ""
+    user, _, password = host.rpartition("@")[0].partition(":")
+    return unquote(user), unquote(password)
 
 
 def quieten() -> None:
@@ -53,8 +80,10 @@ def probe(uri: str) -> None:
 
 
 def _ask_server(uri: str) -> None:
+    # urllib takes a user in an address for a part of the host's name.
+    address = without_password(uri).rstrip("/")
     try:
-        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_PROBE_S).close()
+        urllib.request.urlopen(f"{address}/health", timeout=_PROBE_S).close()
     except urllib.error.HTTPError as error:
         if error.code >= 500:
             raise

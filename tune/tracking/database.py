@@ -15,7 +15,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from trainables.files import atomic_file, default_cache_dir, write_atomically
+from trainables.files import (
+    atomic_file,
+    default_cache_dir,
+    remove_partials_of,
+    scratch_folder,
+    write_atomically,
+)
 
 ANSWER_S = 2.0
 """A database that is locked for longer counts as one that does not answer."""
@@ -53,6 +59,7 @@ def ensure_database(path: Path) -> str | None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(_LOCK)):
+        remove_partials_of(path)
         if not path.exists() or path.stat().st_size == 0:
             _copy_template(path)
             return None
@@ -165,6 +172,7 @@ def _template() -> Path:
 
     cache = default_cache_dir()
     path = cache / f"mlflow-{version('mlflow')}.db"
+    remove_partials_of(path)
     if path.exists() and _is_sound(path):
         return path
 
@@ -179,16 +187,11 @@ def _make_template(path: Path) -> None:
     """Let MLflow make its tables in a file aside, and put it in place when they are complete."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    aside = path.with_suffix(".making")
-    # A journal that a kill left would be rolled back into the new file.
-    for leftover in (aside, aside.with_name(f"{aside.name}-journal")):
-        leftover.unlink(missing_ok=True)
-
-    address = f"sqlite:///{aside}"
-    store = SqlAlchemyStore(address, str(path.parent))  # type: ignore[no-untyped-call]
-    store.engine.dispose()
-    write_atomically(path, aside.read_bytes())
-    aside.unlink()
+    with scratch_folder(path) as scratch:
+        aside = scratch / path.name
+        store = SqlAlchemyStore(f"sqlite:///{aside}", str(path.parent))  # type: ignore[no-untyped-call]
+        store.engine.dispose()
+        write_atomically(path, aside.read_bytes())
 
 
 def _copy_template(path: Path) -> None:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from trainables.files import write_atomically
+from trainables.files import remove_partials, write_atomically
 from tune.command_line import command
 from tune.object_store import s3
 from tune.tracking.destination import Opening
@@ -102,6 +102,7 @@ class AppendedFiles:
         self.offset = 0
 
         folder.mkdir(parents=True, exist_ok=True)
+        remove_partials(folder)
         state = read_state(folder / STATE)
         is_ours = state.get("study") == opening.study_id and opening.fits(state["offset"])
         if is_ours and self._are_whole(state["lengths"]):

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from trainables.redaction import redacted
+
 _REASON_LENGTH = 500
 
 
@@ -22,7 +24,7 @@ class Rejected:
 
     def add(self, run: str, kind: str, name: str, value: str, reason: str) -> None:
         """Put a record on file, once: a replay meets the same refusals again."""
-        reason = reason.strip()[:_REASON_LENGTH]
+        reason = redacted(reason).strip()[:_REASON_LENGTH]
         line = json.dumps(
             {"run": run, "kind": kind, "name": name, "value": value, "reason": reason}
         )

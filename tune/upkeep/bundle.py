@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainables.errors import UserError
-from trainables.files import BEST, LAST, PARTIAL, atomic_file
+from trainables.files import BEST, LAST, atomic_file, is_partial
 from tune.reports.html_report import write_report
 from tune.study.kept_files import PIN
 
@@ -66,6 +66,6 @@ def _is_of_this_machine(path: Path) -> bool:
     """
     if path.parts[0] == "wandb" or path.parts[0].startswith("tracking"):
         return True
-    if path.name == LAST or path.suffix in (".lock", PARTIAL):
+    if path.name == LAST or path.suffix == ".lock" or is_partial(path.name):
         return True
     return path.name.startswith(".") and path.name not in _KEPT

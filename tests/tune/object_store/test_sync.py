@@ -16,7 +16,7 @@ from tests.studies import manifest
 from tests.toy import TOY
 from trainables.engine.checkpoint import load_checkpoint
 from trainables.errors import UserError
-from trainables.files import BEST, LAST
+from trainables.files import BEST, HISTORY, LAST
 from tune.execution.local import search_locally
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
@@ -25,11 +25,13 @@ from tune.object_store.compare_and_swap import CompareAndSwap
 from tune.object_store.lease import Lease
 from tune.object_store.restore import JOURNAL, LOG, pull
 from tune.object_store.study_sync import StudyCopy
+from tune.object_store.trial_folder import files_to_upload
 from tune.object_store.trial_sync import TrialCopy, copied
 from tune.object_store.uploader import Uploader
 from tune.study.events import EventLog
 from tune.study.group import Group
 from tune.study.study import Study
+from tune.study.work import WorkId
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -503,3 +505,35 @@ def test_a_machine_that_may_not_read_the_store_says_so(
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="there is no bucket 'absent'"):
         trial(s3.local_folder("s3://absent"), [])
+
+
+def test_the_next_start_settles_what_a_kill_left_in_the_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    """Partial files, the checkpoint of a trial that has ended, an export that was not sent."""
+    root = machine(monkeypatch, tmp_path)
+    study = finish(root)
+    whole = keys(store)
+    ended = WorkId(0).folder(study.directory)
+    s3.delete(ended / BEST)
+    for name in (LAST, HISTORY, "best.pt.0a1b2c3d.partial", "best.pt.tmp"):
+        s3.put(ended / name, b"left by a kill")
+
+    finish(root)
+
+    assert keys(store) == whole
+    assert s3.download(ended / BEST) is not None
+
+
+def test_no_temporary_file_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    folder = machine(monkeypatch, tmp_path) / "toy/model"
+    folder.mkdir(parents=True)
+    for name in ("weights.pt", "weights.pt.0a1b2c3d.partial", "weights.pt.tmp"):
+        (folder / name).write_text("content")
+
+    s3.copy(folder)
+
+    assert keys(store) == {"runs/toy/model/weights.pt"}
+    assert [path.name for path in files_to_upload(folder)] == ["weights.pt"]

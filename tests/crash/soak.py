@@ -1,0 +1,335 @@
+"""A long study in which everything is killed at random: `python -m tests.crash.soak`.
+
+Two thousand trials of the toy on Ray, half an hour on two cores, fifty kills: of the driver, which
+is started again by the same command, of a trial's process, and of MLflow's server, which comes back
+on the same port. Where libfaketime is installed (Debian: libfaketime) every other start of the
+driver has a clock that is hours wrong.
+
+At the end not one trial is lost, and none is there twice: in the log, in Optuna's journal, in
+MLflow. Memory, handles, threads and disk are printed, and stay flat.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from tests import REPO
+from tests.mlflow_store import rows
+from trainables.files import is_partial
+from tune.study.events import EventLog
+
+MINE = """
+from dataclasses import replace
+from tests.toy import TOY
+EXPERIMENT = replace(TOY, name="mine")
+"""
+MARK = "VISTUNE_TEST_MARK"
+VICTIMS = ("driver", "trial", "mlflow")
+CLOCKS = ("-3h", "+5h")
+_FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+_LOOK_S = 1.0
+
+
+@dataclass
+class Use:
+    """Resources of the driver at one moment."""
+
+    trials: int
+    memory_mb: float
+    handles: int
+    threads: int
+
+
+@dataclass
+class Soak:
+    """One soak, in a folder of its own."""
+
+    folder: Path
+    trials: int
+    minutes: float
+    kills: int
+    seed: int
+    faketime: str = _FAKETIME
+    uses: list[list[Use]] = field(default_factory=list)
+    """Of each start of the driver."""
+    killed: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.draw = random.Random(self.seed)
+        self.mark = uuid.uuid4().hex
+        self.port = _free_port()
+        self.study = self.folder / "runs/mine"
+        self.log = self.study / "events.jsonl"
+        self._ended = 0
+        self._offset = 0
+        (self.folder / "mine.py").write_text(MINE)
+
+    # -- processes
+
+    def start_mlflow(self) -> "subprocess.Popen[bytes]":
+        """Start MLflow's server, without waiting for it."""
+        storage = self.folder / "runs"
+        storage.mkdir(exist_ok=True)
+        words = ["--backend-store-uri", f"sqlite:///{storage}/server.db", "--workers", "1"]
+        words += ["--host", "127.0.0.1", "--port", str(self.port)]
+        words += ["--artifacts-destination", str(storage / "artifacts")]
+        environment = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *words],
+            env=environment,
+            stdout=(self.folder / "mlflow.txt").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def start_driver(self, number: int) -> "subprocess.Popen[bytes]":
+        """Start the command; the clock of every other start is wrong."""
+        environment = os.environ | {
+            MARK: self.mark,
+            "PYTHONPATH": str(REPO),
+            "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.port}",
+            "VISTUNE_CACHE": str(self.folder / "cache"),
+        }
+        if number % 2 and Path(self.faketime).exists():
+            environment |= {
+                "LD_PRELOAD": self.faketime,
+                "FAKETIME": self.draw.choice(CLOCKS),
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+        words = ["--storage", "runs", "--trials", str(self.trials), "--repeats", "0"]
+        words += ["--concurrent", "2", "--pictures", "none", "--set", "train.epochs=2"]
+        return subprocess.Popen(
+            [sys.executable, str(REPO / "tune/run.py"), "mine.py", *words],
+            cwd=self.folder,
+            env=environment,
+            stdout=(self.folder / "said.txt").open("ab"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def marked(self) -> Iterator[tuple[int, str]]:
+        """Ids and command lines of everything that a driver has started."""
+        wanted = f"{MARK}={self.mark}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if wanted in (process / "environ").read_bytes().split(b"\0"):
+                    words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
+                    yield int(process.name), words.decode(errors="replace")
+
+    # -- the run
+
+    def run(self) -> int:
+        """Run until all trials have ended or the time is up. Returns the number of trials that
+        have ended."""
+        end = time.monotonic() + 60 * self.minutes
+        mlflow = self.start_mlflow()
+        driver = self.start_driver(0)
+        self.uses.append([])
+        starts = itertools.count(1)
+        due = self._next_kill()
+        try:
+            while time.monotonic() < end:
+                time.sleep(_LOOK_S)
+                ended = self.ended()
+                code = driver.poll()
+                if code == 0:
+                    break
+                if code is not None:
+                    self._end_marked()
+                    driver = self.start_driver(next(starts))
+                    self.uses.append([])
+                    continue
+                if mlflow.poll() is not None:
+                    mlflow = self.start_mlflow()
+                self._note(driver.pid, ended)
+                if ended >= due and sum(self.killed.values()) < self.kills:
+                    self._kill(driver, mlflow)
+                    due = ended + self._next_kill()
+            return self._finish(driver, mlflow)
+        finally:
+            self._end_marked()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(mlflow.pid, signal.SIGKILL)
+
+    def ended(self) -> int:
+        """Trials that have ended, by the log, of which only what is new is read."""
+        events, self._offset = EventLog.read(self.log, self._offset)
+        self._ended += sum(event["event"] == "end" for event in events)
+        return self._ended
+
+    def _next_kill(self) -> int:
+        """Trials until the next kill."""
+        return self.draw.randint(1, max(2, 2 * self.trials // (self.kills + 1)))
+
+    def _kill(self, driver: "subprocess.Popen[bytes]", mlflow: "subprocess.Popen[bytes]") -> None:
+        victim = self.draw.choice(VICTIMS)
+        if victim == "driver":
+            driver.kill()
+        elif victim == "mlflow":
+            os.killpg(mlflow.pid, signal.SIGKILL)
+        else:
+            trials = [pid for pid, words in self.marked() if words.startswith("ray::")]
+            if not trials:
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.draw.choice(trials), signal.SIGKILL)
+        self.killed[victim] += 1
+
+    def _finish(self, driver: "subprocess.Popen[bytes]", mlflow: "subprocess.Popen[bytes]") -> int:
+        """Let the driver end, and bring MLflow up to date."""
+        if driver.poll() is None:
+            driver.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                driver.wait(180)
+        self._end_marked()
+        if mlflow.poll() is not None:
+            self.start_mlflow()
+        self._await_mlflow()
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.port}"}
+        subprocess.run(
+            [sys.executable, str(REPO / "tune/report.py"), "sync", "--storage", "runs"],
+            cwd=self.folder,
+            env=environment,
+            check=True,
+        )
+        return self.ended()
+
+    def _await_mlflow(self) -> None:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2).close()
+                return
+            except OSError:
+                assert time.monotonic() < deadline, "MLflow's server does not answer"
+                time.sleep(0.5)
+
+    def _end_marked(self) -> None:
+        while pids := [pid for pid, _ in self.marked()]:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.1)
+
+    def _note(self, pid: int, ended: int) -> None:
+        with contextlib.suppress(OSError, StopIteration):
+            process = Path(f"/proc/{pid}")
+            lines = (process / "status").read_text().splitlines()
+            status = dict(line.split(":", 1) for line in lines)
+            use = Use(
+                ended,
+                int(status["VmRSS"].split()[0]) / 1024,
+                len(list((process / "fd").iterdir())),
+                int(status["Threads"]),
+            )
+            self.uses[-1].append(use)
+
+    # -- what must hold
+
+    def check(self) -> list[str]:
+        """Returns everything that is wrong."""
+        events, _ = EventLog.read(self.log)
+        ends = Counter(event["trial"] for event in events if event["event"] == "end")
+        reports = Counter(
+            (event["trial"], event["epoch"]) for event in events if event["event"] == "report"
+        )
+        wrong = [f"trial {trial} ended {n} times" for trial, n in ends.items() if n > 1]
+        wrong += [f"epoch {key} is reported {n} times" for key, n in reports.items() if n > 1]
+        wrong += [f"trial {n} is lost" for n in range(max(ends)) if n not in ends][2:]
+        failed = [e for e in events if e["event"] == "end" and e["state"] == "FAIL"]
+        wrong += [f"trial {event['trial']} failed: {event['reason']}" for event in failed]
+        wrong += self._check_optuna(ends)
+        wrong += self._check_mlflow(events, set(ends))
+        for path in self.folder.rglob("*"):
+            if is_partial(path.name):
+                wrong.append(f"left over: {path.relative_to(self.folder)}")
+        return wrong
+
+    def _check_optuna(self, ends: Counter[int]) -> list[str]:
+        storage = JournalStorage(JournalFileBackend(str(self.study / "study.journal")))
+        (study,) = storage.get_all_studies()
+        trials = storage.get_all_trials(study._study_id)
+        finished = {trial.number for trial in trials if trial.state.is_finished()}
+        return [f"trial {n} is not the same in Optuna" for n in finished ^ set(ends)]
+
+    def _check_mlflow(self, events: list[dict[str, object]], ended: set[int]) -> list[str]:
+        database = self.folder / "runs/server.db"
+        names = Counter(name for (name,) in rows(database, "SELECT name FROM runs"))
+        wrong = [f"MLflow has {n} runs {name}" for name, n in names.items() if n > 1]
+        wanted = {f"trial-{number:03d}" for number in ended}
+        return wrong + [f"MLflow lacks {name}" for name in sorted(wanted - names.keys())]
+
+    def growth(self) -> list[str]:
+        """One line for each start of the driver that saw more than a hundred trials: its resources
+        at the first and at the last look."""
+        lines = []
+        for uses in self.uses:
+            settled = [use for use in uses if uses and use.trials > uses[0].trials + 10]
+            if settled and settled[-1].trials - settled[0].trials >= 50:
+                first, last = settled[0], settled[-1]
+                lines.append(
+                    f"trials {first.trials} to {last.trials}: memory {first.memory_mb:.0f} to "
+                    f"{last.memory_mb:.0f} MB, handles {first.handles} to {last.handles}, "
+                    f"threads {first.threads} to {last.threads}"
+                )
+        return lines
+
+    def disk(self) -> str:
+        """The study's bytes on the disk, per trial."""
+        sizes = [path.stat().st_size for path in self.study.rglob("*") if path.is_file()]
+        return f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files of {self._ended} trials"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> int:
+    """Parse argv, soak, print. Returns 1 where something is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash.soak", description=__doc__)
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--minutes", type=float, default=30, help="stop after so long")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faketime", default=_FAKETIME, help="path of libfaketime")
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(prefix="vistune-soak-") as scratch:
+        soak = Soak(Path(scratch), **vars(options))
+        began = time.monotonic()
+        ended = soak.run()
+        seconds = time.monotonic() - began
+        wrong = soak.check()
+        print(f"{ended} trials in {seconds:.0f} s, {len(soak.uses)} starts of the driver")
+        print(f"killed: {json.dumps(soak.killed)}")
+        print("\n".join(soak.growth()))
+        print(soak.disk())
+        print("\n".join(wrong) or "not one trial lost, none twice, nothing left over")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

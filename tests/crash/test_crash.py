@@ -1,0 +1,92 @@
+"""The crash enumerator: its disk, that it finds what is wrong, and a sample of its crashes. All of
+them are `make test-crash`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import REPO
+from tests.crash.disk import Disk
+from tests.crash.operations import Change, compiler
+
+needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler")
+
+
+def left(root: Path, changes: list[Change], loss: str) -> dict[str, bytes]:
+    """The files that a power cut leaves."""
+    Disk(root).apply_all(changes).restore(loss)
+    found = [path for path in root.rglob("*") if path.is_file()]
+    return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+
+def test_a_log_loses_what_was_appended_after_the_last_sync(tmp_path: Path) -> None:
+    log = str(tmp_path / "log")
+    changes = [
+        Change("create", log, "", 0, b""),
+        Change("write", log, "", 0, b"one\n"),
+        Change("sync", log, "", 0, b""),
+        Change("write", log, "", 4, b"two\n"),
+    ]
+    assert left(tmp_path, changes, "names") == {"log": b"one\n"}
+    assert left(tmp_path, changes, "data") == {"log": b"one\n"}
+    assert left(tmp_path, changes, "zeros") == {"log": b"one\n\0\0\0\0"}
+
+
+def test_a_rename_without_a_sync_leaves_the_old_file_or_an_empty_one(tmp_path: Path) -> None:
+    new, final = str(tmp_path / "new"), str(tmp_path / "final")
+    old = [
+        Change("create", final, "", 0, b""),
+        Change("write", final, "", 0, b"old"),
+        Change("sync", final, "", 0, b""),
+    ]
+    write = [Change("create", new, "", 0, b""), Change("write", new, "", 0, b"new")]
+    rename = [Change("rename", new, final, 0, b"")]
+    assert left(tmp_path, old + write + rename, "names") == {"final": b"old"}
+    assert left(tmp_path, old + write + rename, "data") == {"final": b""}
+
+    synced = [Change("sync", new, "", 0, b"")]
+    folder = [Change("sync", str(tmp_path), "", 0, b"")]
+    kept = {"final": b"new"}
+    assert left(tmp_path, old + write + synced + rename, "data") == kept
+    assert left(tmp_path, old + write + synced + rename, "names") == {
+        "final": b"old",
+        "new": b"new",
+    }
+    assert left(tmp_path, old + write + synced + rename + folder, "names") == kept
+
+
+def enumerate_crashes(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "tests.crash", *words], cwd=REPO, capture_output=True, text=True
+    )
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sample_of_crashes_is_recovered_from() -> None:
+    done = enumerate_crashes("--points", "40", "--seed", "1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "200 crashes: 0 not recovered from, 0 that left files behind" in done.stdout
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("defect", "kind"), [("unsynced", "power"), ("torn", "torn"), ("leftover", "kill")]
+)
+def test_a_planted_defect_is_found(defect: str, kind: str) -> None:
+    done = enumerate_crashes("--study", "toy", "--kind", kind, "--defect", defect)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert " 0 not recovered from, 0 that left" not in done.stdout
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_sampled_crashes_on_ray_are_recovered_from() -> None:
+    done = enumerate_crashes("--study", "toy", "--points", "2", "--ray", "2")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,229 @@
+"""The studies that are killed: commands that take a fraction of a second, in forked processes."""
+
+import contextlib
+import importlib
+import os
+import random
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tests.crash.operations import watch
+from tests.toy import TOY, space_with_bugs
+from tune.experiments import EXPERIMENTS
+
+FUNCTION = '''
+"""A curve that its learning rate bends: saved and reported like a training."""
+
+from vistune import function_experiment
+
+
+def train(config, run):
+    """Two epochs."""
+    for epoch in run.epochs(2):
+        worth = (1 - abs(config["lr"] - 0.3)) * (epoch + 1) / 2
+        run.save(epoch=epoch, worth=worth)
+        run.report(accuracy=worth)
+    run.test(accuracy=worth)
+
+
+EXPERIMENT = function_experiment(
+    train, objective="accuracy", space={"lr": (0.01, 1.0, "log")}, default={"lr": 0.05}
+)
+'''
+
+_SHORT = ("--set", "train.epochs=2")
+_LOGS = ("--log", "csv", "--log", "tensorboard")
+
+
+@dataclass(frozen=True)
+class TinyStudy:
+    """A study to be killed."""
+
+    name: str
+    words: tuple[str, ...]
+    """Options after `--local` and `--storage`, the experiment first."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Name and content of files beside the storage."""
+    mlflow: bool = False
+    """It is sent to MLflow."""
+
+
+STUDIES = {
+    study.name: study
+    for study in (
+        TinyStudy("toy", ("toy", "--trials", "4", "--repeats", "1", *_SHORT)),
+        TinyStudy("failing", ("failing", "--trials", "6", "--repeats", "0", *_SHORT)),
+        TinyStudy(
+            "function",
+            ("../mine.py", "--trials", "3", "--repeats", "1"),
+            files=(("mine.py", FUNCTION),),
+        ),
+        TinyStudy("records", ("toy", "--trials", "2", "--repeats", "0", *_SHORT, *_LOGS)),
+        TinyStudy("mlflow", ("toy", "--trials", "2", "--repeats", "1", *_SHORT), mlflow=True),
+    )
+}
+
+
+class Home:
+    """A place in which one study runs again and again, each time from nothing.
+
+    Attributes:
+        path: the folder whose changes count: storage and cache.
+        said: file with everything that the last command printed.
+    """
+
+    def __init__(self, folder: Path, study: TinyStudy):
+        self.study = study
+        self.path = folder / "home"
+        self.storage = self.path / "runs"
+        self.said = folder / "said.txt"
+        self.record = folder / "record"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in study.files:
+            (folder / name).write_text(content)
+
+    def clear(self) -> None:
+        """Remove everything that the study has left."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir()
+
+    def run(self, kill_at: int = 0, *, torn: bool = False, record: bool = False) -> int:
+        """Run the command in a process of its own; arguments as of `operations.watch`.
+
+        Returns:
+            Its exit code; minus the signal that killed it.
+        """
+
+        def command() -> None:
+            watch(self.path, kill_at=kill_at, torn=torn, record=self.record if record else None)
+            _command(self.study)
+
+        return forked(command, self.path, self.said)
+
+
+def prepare() -> None:
+    """Leave out what a command would start or wait for, and import here what it imports."""
+    import tune.study.manifest
+
+    EXPERIMENTS["toy"] = TOY
+    EXPERIMENTS["failing"] = replace(TOY, name="failing", space=space_with_bugs)
+    tune.study.manifest._git = lambda *_: ""  # a process for each start
+
+    with tempfile.TemporaryDirectory(prefix="vistune-crash-") as scratch:
+        for name in ("toy", "mlflow", "function", "records"):
+            home = Home(Path(scratch) / name, STUDIES[name])
+            home.clear()
+            _import_what_it_imports(home)
+
+
+def _import_what_it_imports(home: "Home") -> None:
+    """Run a study in another process, and import all its modules in this one."""
+    names = home.path.parent / "modules"
+    leave = os._exit
+
+    def tell(code: int) -> None:
+        names.write_text("\n".join(sys.modules))
+        leave(code)
+
+    def command() -> None:
+        os._exit = tell  # type: ignore[assignment]
+        _command(home.study)
+
+    code = forked(command, home.path, home.said)
+    assert code == 0, home.said.read_text()
+    for name in names.read_text().splitlines():
+        # Some are names that a package has given to a part of itself.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
+def forked(run: Callable[[], None], folder: Path, said: Path) -> int:
+    """Run something in a copy of this process, and return its exit code; minus the signal that
+    killed it.
+
+    Args:
+        folder: current folder of the copy.
+        said: file that its output goes to.
+    """
+    pid = os.fork()
+    if pid == 0:
+        _become(run, folder, said)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _become(run: Callable[[], None], folder: Path, said: Path) -> None:
+    code = 70
+    try:
+        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        os.chdir(folder)
+        random.seed()
+        run()
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _command(study: TinyStudy) -> None:
+    from tune import run
+    from tune.cli.session import Session
+
+    # MLflow's empty database is made once: thousands of changes, with a test of their own.
+    folder = Path.cwd().parent if study.mlflow else Path.cwd()
+    os.environ["VISTUNE_CACHE"] = str(folder / "cache")
+    if not study.mlflow:
+        Session.track = _not_tracked  # type: ignore[method-assign]
+    words = ["--local", "--storage", "runs", "--pictures", "none"]
+    sys.argv = ["tune/run.py", *study.words, *words]
+    run.command_line()
+
+
+def _not_tracked(*_: Any) -> None:
+    """Send a study nowhere."""
+
+
+def plant(defect: str) -> None:
+    """Make the code wrong in one way, which the crashes must find.
+
+    Args:
+        defect: unsynced (the log is not synced), torn (files are written in place), leftover
+            (partial files stay).
+    """
+    import tune.study.events
+    import tune.study.manifest
+    import tune.study.study
+
+    def in_place(path: Path, content: str | bytes) -> None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    if defect == "unsynced":
+        tune.study.events.os = _WithoutSync()  # type: ignore[assignment]
+    elif defect == "torn":
+        tune.study.manifest.write_atomically = in_place
+    elif defect == "leftover":
+        tune.study.study.remove_partials = lambda _: None
+    else:
+        raise SystemExit(f"no defect {defect!r}")
+
+
+class _WithoutSync:
+    """The module os, whose fsync does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "fsync":
+            return lambda _: None
+        return getattr(os, name)

@@ -1,0 +1,72 @@
+"""Passwords in texts: hidden wherever an address may stand, and nothing else."""
+
+import sys
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.errors import TrialFailed, UserError, first_line
+from trainables.redaction import redacted
+
+SECRETS = st.text(
+    st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=("Cs", "Cc", "Z")),
+    min_size=8,
+    max_size=24,
+).map(lambda word: f"q7{word}")
+SCHEMES = st.sampled_from(["http", "https", "s3", "postgresql", "mysql+pymysql", "hf"])
+
+
+@given(secret=SECRETS, scheme=SCHEMES, port=st.sampled_from(["", ":5000"]))
+def test_an_address_in_any_text_has_no_password(secret: str, scheme: str, port: str) -> None:
+    encoded = quote(secret, safe="")
+    address = f"{scheme}://someone:{encoded}@host.example{port}/path"
+    as_path = address.replace("://", ":/")
+    for text in (address, f"cannot reach {address!r}: refused", f"File {as_path} is missing"):
+        shown = redacted(text)
+        assert encoded not in shown
+        assert "host.example" in shown
+
+
+@given(secret=SECRETS)
+def test_every_kind_of_error_is_clean(secret: str) -> None:
+    address = f"https://someone:{quote(secret, safe='')}@host/"
+    for error in (UserError(address), TrialFailed("data", address)):
+        assert quote(secret, safe="") not in str(error)
+    assert quote(secret, safe="") not in first_line(ValueError(address))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "models:/name@champion",
+        "runs:/0123/backbone",
+        "s3://bucket/prefix/a@b",
+        "write to someone@host.example, or see https://host.example/a",
+        "val/top1 was .5: @ epoch 3",
+    ],
+)
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert redacted(text) == text
+
+
+def test_secrets_of_the_environment_and_the_command_are_hidden_in_every_spelling(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Errors of others print passwords decoded, and without the address around them."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "aws/secret+key")
+    monkeypatch.setenv("HTTPS_PROXY", "http://someone:proxy%2Fword@proxy.example:3128")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--data", "https://me:typed-word@host/x"])
+    for secret in ("aws/secret+key", "aws%2Fsecret%2Bkey", "proxy/word", "proxy%2Fword"):
+        assert redacted(f"key {secret} is wrong") == "key *** is wrong"
+    assert redacted("typed-word") == "***"
+
+
+def test_a_raw_slash_in_a_password_of_the_environment_is_hidden(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No valid address, and still a password."""
+    address = "http://someone:a/slashed#word@host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert "slashed" not in redacted(f"port could not be cast: {address}")
