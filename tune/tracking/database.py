@@ -189,7 +189,8 @@ def _make_template(path: Path) -> None:
 
     with scratch_folder(path) as scratch:
         aside = scratch / path.name
-        store = SqlAlchemyStore(f"sqlite:///{aside}", str(path.parent))  # type: ignore[no-untyped-call]
+        address = f"sqlite:///{aside}"
+        store = SqlAlchemyStore(address, str(path.parent))  # type: ignore[no-untyped-call]
         store.engine.dispose()
         write_atomically(path, aside.read_bytes())
 
