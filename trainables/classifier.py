@@ -30,7 +30,7 @@ from trainables.backbone.feature_store import Features
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import FC_UNITS, BackboneConfig
 from trainables.balance import BalanceConfig, BalancedSampler, image_weights
-from trainables.base import Batch, Metrics, TrainConfig
+from trainables.base import AVERAGED, Batch, Metrics, TrainConfig
 from trainables.class_metrics import (
     balanced_accuracy,
     class_results,
@@ -311,7 +311,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         """Outcomes of the test images in accuracy, and in the average that selects."""
         tested = {"test/top1": right.cpu().numpy()}
         ratios: dict[str, np.ndarray] = {}
-        selecting = self.objective.removeprefix("val/")
+        selecting = self.objective.removeprefix("val/").removesuffix(AVERAGED)
         if selecting != "top1":
             classes = len(self.data.classes)
             truth = labels_of(self.data.test)

@@ -122,6 +122,11 @@ class DINO(LightlyMethod[DINOConfig]):
         """The student."""
         return self.learner.student
 
+    def spread_out(self, features: Tensor, projections: Tensor) -> Tensor:
+        """Choose the features: the outputs of all images are nearly the same at first, and what the
+        loss sees is their distance to the center, at a temperature."""
+        return features
+
     def network(self) -> nn.Module:
         """The student up to the bottleneck: the printed table copies what it shows, and torch
         cannot copy the last layer."""

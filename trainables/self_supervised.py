@@ -184,6 +184,14 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         (n, D)."""
         return self.learner
 
+    def spread_out(
+        self,
+        features: Tensor,  # (n, D)
+        projections: Tensor,  # (n, P)
+    ) -> Tensor:
+        """Choose the embeddings whose spread tells a collapse: the projections."""
+        return projections
+
     @property
     def backbone(self) -> nn.Module:
         """The backbone f, which is what pre-training is for."""
@@ -255,7 +263,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         features, projections = self._embed(split)
         metrics = {
             f"{prefix}/rankme": rankme(features),
-            f"{prefix}/std": embedding_std(projections),
+            f"{prefix}/std": embedding_std(self.spread_out(features, projections)),
         }
         if self._fixed_views is not None:
             metrics[f"{prefix}/view_retrieval"] = self._retrieved(split, self._fixed_views)

@@ -238,6 +238,7 @@ def test_resumed_run_equals_uninterrupted_run(
     killed, reports = run(name, tmp_path / "killed")
 
     assert reports == expected
+    assert min(report["val/std"] for report in expected) > ValidationConfig().collapse_std
     state, other = whole.changing_state(), killed.changing_state()
     assert state.keys() == other.keys()
     for key, value in state.items():

@@ -15,12 +15,13 @@ from trainables.backbone.freezing import FreezeConfig
 from trainables.base import Metrics, Trainable
 from trainables.byol import BYOL, BYOLConfig
 from trainables.classifier import Classifier, ClassifierConfig
-from trainables.config import build
+from trainables.config import build, flatten
 from trainables.engine import distributed
 from trainables.engine.fit import fit
 from trainables.errors import StartAgain, TrialFailed
 from trainables.files import LAST
 from trainables.optim import OptimConfig
+from tune.experiments import EXPERIMENTS
 
 
 class Rank:
@@ -386,4 +387,32 @@ def test_loss_curve_of_two_workers_is_that_of_one(
         assert a.keys() == b.keys()
         assert a["train/loss"] == pytest.approx(b["train/loss"], rel=CURVE_TOLERANCE)
         assert a[objective] == pytest.approx(b[objective], abs=0.02)
+    torch.testing.assert_close(got, state, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ssl-simclr", "ssl-moco", "ssl-vicreg", "ssl-dino"])
+def test_loss_of_two_workers_is_that_of_one_where_it_is_of_the_whole_batch(
+    tmp_path: Path, name: str
+) -> None:
+    """Negatives, queue, statistics and center are exchanged."""
+    pytest.importorskip("lightly")
+    experiment = EXPERIMENTS[name]
+    flat = {
+        key: value for key, value in flatten(SSL).items() if not key.startswith(("head.", "data."))
+    }
+    head = {"head.projection_size": 16, "head.hidden_size": 32}
+    flat |= head | {"data.name": "digits", "data.image_size": 16}
+    if name == "ssl-moco":
+        flat |= {"head.queue": 64}
+    if name == "ssl-vicreg":
+        flat |= {"optim.lr": 1e-3}  # its weights of 25 amplify what rounding leaves
+    config = build(experiment.config, flat)
+
+    (tmp_path / "one").mkdir()
+    expected, state = train(experiment.trainable, config, tmp_path / "one")
+    reports, got = train_on(2, experiment.trainable, config, tmp_path / "two")
+    for a, b in zip(reports, expected, strict=True):
+        assert a["train/loss"] == pytest.approx(b["train/loss"], rel=CURVE_TOLERANCE)
+        assert a["val/knn_top1"] == pytest.approx(b["val/knn_top1"], abs=0.02)
     torch.testing.assert_close(got, state, rtol=1e-2, atol=1e-3)
