@@ -3,6 +3,7 @@ MLflow and other records, pictures, object storage."""
 
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,13 +34,16 @@ from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.disk import StudyEnds, storage_failure
 from tune.study.group import Group
 from tune.study.kept_files import pin
+from tune.study.manifest import read_manifest
 from tune.study.record import read_record
 from tune.study.rules import WINNER
 from tune.study.study import Study
 from tune.study.warm_start import worth
+from tune.study.work import WorkId
 from tune.tracking.logs import replay_into
 from tune.tracking.replay import Replay
 from tune.tracking.tracker import Tracker
+from tune.upkeep.kept import ARCHIVE
 
 DRAIN_S = 60.0
 """The end of a run waits so long for MLflow and other records. A study in a bucket waits for its
@@ -120,7 +124,9 @@ class Session:
         for name in dict.fromkeys(self.options.log or ()):
             self._start(replay_into(name, study.directory), copy)
         _sample_data(study, prepared.data)
-        study.files.tidy(draws_all=self.options.pictures == "all")
+        if study.manifest.keep == "best":
+            _pin_for_others(study.directory)
+        study.files.tidy(draws_all=self.options.pictures == "all", in_bucket=copy is not None)
         self._pictures.watch(study)
         tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
         if tags:
@@ -181,6 +187,7 @@ class Session:
         return Ended(code, single, self.problem)
 
     def _open(self, prepared: Prepared, group: Group | None) -> tuple[Study, StudyCopy | None]:
+        _hold_backbone(prepared)
         with opened(prepared.directory, self.caller.warn, self.stop.now) as copy:
             study = Study.open(
                 prepared.directory,
@@ -191,7 +198,6 @@ class Session:
                 group=group,
                 retry=self.options.retry_failed,
             )
-            _hold_backbone(study)
             if isinstance(prepared.experiment, OwnExperiment):
                 prepared.experiment.code.keep_in(prepared.directory)
             if copy is not None:
@@ -266,20 +272,42 @@ class Session:
         return list(behind)
 
 
-def _hold_backbone(study: Study) -> None:
-    """Let the trial that this study starts from keep its weights.
+def _hold_backbone(prepared: Prepared) -> None:
+    """Let the trial that a study starts from keep its weights.
 
     Raises:
-        UserError: they have been removed since they were chosen.
+        UserError: they have been removed since they were chosen for this new study.
     """
-    weights = Path(study.manifest.base.get("init.file") or ".")
+    weights = Path(prepared.manifest.base.get("init.file") or ".")
     pin(weights)
     is_of_a_trial = weights.name == BEST and s3.address(weights) is None
-    if is_of_a_trial and not study.state.runs and not weights.exists():
+    is_new = not (prepared.directory / "study.json").exists()
+    if is_of_a_trial and is_new and not weights.exists():
         raise UserError(
-            f"{weights} has just been removed: other trials of that study have overtaken it. Give "
-            "this study another name with --study, and name another trial with --backbone"
+            f"{weights} has just been removed: other trials of that study have overtaken it; run "
+            "the same command again, or name another trial with --backbone"
         )
+
+
+def _pin_for_others(folder: Path) -> None:
+    """Let trials that other studies of the storage start from keep their weights: a study that was
+    begun by an earlier version has left no mark there."""
+    for storage in (folder.parent, folder.parent / ARCHIVE):
+        for path in storage.glob("*/study.json"):
+            if path.parent == folder:
+                continue
+            with contextlib.suppress(UserError):
+                _pin_origin(read_manifest(path).base, folder)
+
+
+def _pin_origin(base: Mapping[str, Any], folder: Path) -> None:
+    """Keep the weights that a study starts from, if they are those of a trial in this folder."""
+    study, _, trial = str(base.get("init.origin") or "").rpartition("/")
+    if study == folder.name and trial.isdecimal():
+        pin(WorkId(int(trial)).folder(folder) / BEST)
+    weights = Path(base.get("init.file") or ".")
+    if weights.is_relative_to(folder):
+        pin(weights)
 
 
 def _sample_data(study: Study, data: Any) -> None:

@@ -1,6 +1,7 @@
 """`--trial STUDY/NUMBER`: a recorded trial runs again and is compared with its record. Imports no
 Ray."""
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from tune.command_line import command, replay_command
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
-from tune.study.kept_files import pin
+from tune.object_store import s3
+from tune.study.kept_files import RETRAINED, pin
 from tune.study.log_state import Run, read_state
 from tune.study.manifest import read_manifest
 from tune.study.work import Outcome, Work, WorkId
@@ -44,18 +46,32 @@ def replay(
         runtime = LocalRuntime(Path(scratch), comparison.on_epoch)
         outcome = run(experiment, work, runtime)
         comparison.on_end(outcome)
-        if comparison.equal and outcome.state == "COMPLETE":
-            _put_back(Path(scratch) / BEST, WorkId(number).folder(study_dir) / BEST, tell)
+        if outcome.state == recorded.state == "COMPLETE":
+            place = WorkId(number).folder(study_dir) / BEST
+            _put_back(Path(scratch) / BEST, place, comparison)
     return comparison.equal
 
 
-def _put_back(trained: Path, place: Path, tell: Callable[[str], None]) -> None:
-    """Give a trial its weights back, if they have been removed (`--keep best`); they then stay."""
+def _put_back(trained: Path, place: Path, comparison: "_Comparison") -> None:
+    """Give a trial its weights back, if they have been removed (`--keep best`); they then stay.
+
+    Another machine rounds otherwise: weights of a training that differs from the record are
+    better than none, and say so.
+    """
     if not trained.exists() or not place.parent.is_dir() or place.exists():
         return
     pin(place)
     write_atomically(place, trained.read_bytes())
-    tell(f"the weights were not kept, and are back in {place}")
+    if comparison.equal:
+        comparison.tell(f"the weights were not kept, and are back in {place}")
+    else:
+        write_atomically(place.parent / RETRAINED, "\n".join(comparison.said) + "\n")
+        comparison.tell(
+            f"the weights were not kept; those of this training are in {place}, and {RETRAINED} "
+            "beside them says what differs"
+        )
+    with contextlib.suppress(UserError):  # the store does not answer, and they are safe here
+        s3.copy(place)
 
 
 def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:
@@ -81,39 +97,45 @@ class _Comparison:
 
     def __init__(self, recorded: Run, tell: Callable[[str], None]):
         self.equal = True
-        self._tell = tell
+        self.said: list[str] = []
+        self._print = tell
         self._end = recorded.outcome
         self._epochs = dict(zip(recorded.epochs, recorded.history, strict=True))
         self._missing = set(self._epochs)
 
+    def tell(self, line: str) -> None:
+        """Print a line of the comparison, and remember it."""
+        self.said.append(line)
+        self._print(line)
+
     def on_epoch(self, epoch: int, metrics: Metrics) -> bool:
         """Compare an epoch; False after the last one on record."""
         if epoch not in self._epochs:
-            self._tell(f"epoch {epoch}: not on record")
+            self.tell(f"epoch {epoch}: not on record")
             return False
         self._missing.discard(epoch)
         differences = _differences(self._epochs[epoch], metrics)
         if differences:
             self.equal = False
-        self._tell(f"epoch {epoch}: {'; '.join(differences) or 'equal to the record'}")
+        self.tell(f"epoch {epoch}: {'; '.join(differences) or 'equal to the record'}")
         return epoch < max(self._epochs)
 
     def on_end(self, outcome: Outcome) -> None:
         """Compare the ends."""
         if outcome.state == "FAIL" or (outcome.reason and not self._epochs):
-            self._tell(outcome.error or outcome.reason or "failed")
+            self.tell(outcome.error or outcome.reason or "failed")
         if not self._epochs and self._end is not None:
             self._compare_early_ends(outcome, self._end)
         if self._missing:
             self.equal = False
             epochs = ", ".join(map(str, sorted(self._missing)))
-            self._tell(f"on record but not reached again: epoch {epochs}")
+            self.tell(f"on record but not reached again: epoch {epochs}")
 
     def _compare_early_ends(self, outcome: Outcome, recorded: Outcome) -> None:
         if (outcome.state, outcome.reason) == (recorded.state, recorded.reason):
             return
         self.equal = False
-        self._tell(
+        self.tell(
             f"on record it ended as {recorded.state} before its first epoch ({recorded.reason})"
         )
 

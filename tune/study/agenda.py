@@ -1,6 +1,7 @@
 """The studies of one comparison, with the time that those still need which this process is not
 running."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Literal
 
+from trainables.errors import UserError
 from tune.study.lock import is_in_use
 from tune.study.log_state import LogState, read_state
 
@@ -182,4 +184,6 @@ class Agenda:
             is_known = seen is not None and seen.state == "done"
             if study.name == self._running or study.name in self._measured or is_known:
                 continue
-            self._seen[study.name] = self._look(study.name)
+            # A log that cannot be read costs the estimate, and never this run.
+            with contextlib.suppress(UserError, OSError):
+                self._seen[study.name] = self._look(study.name)

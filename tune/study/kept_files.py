@@ -11,7 +11,7 @@ leaves behind is removed by the next start.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST
@@ -23,8 +23,12 @@ KEPT_TRIALS = 5
 """Trials whose weights are kept, besides the default."""
 PIN = ".pinned"
 """In a trial's folder: its weights stay, as somebody has asked for them."""
-SNAPSHOTS = "*.npz"
-"""Arrays that pictures are drawn from (`trainables/plots/snapshots.py`)."""
+RETRAINED = ".retrained"
+"""In a trial's folder: its weights are those of a later training, which differs from the record in
+what the file says."""
+SNAPSHOTS = ("embeddings-*.npz", "masks-*.npz", "predictions-*.npz")
+"""Arrays that pictures are drawn from (`trainables/plots/draw.py`); others are a trainable's
+own."""
 _CHECKPOINTS = (LAST, HISTORY, FIRST_EPOCH)
 
 
@@ -37,7 +41,8 @@ class KeptFiles:
         rule: of the repeats.
         keep: `all` keeps whatever a completed run has left behind.
         arrays: arrays in a run's folder are ours; those of a function are its own.
-        points: further trials that are kept, such as those of a front.
+        points: those of some completed trials that are kept besides the best by value, such as
+            their front.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class KeptFiles:
         keep: str,
         *,
         arrays: bool = True,
-        points: Callable[[], Iterable[int]] = tuple,
+        points: Callable[[Collection[int]], Iterable[int]] = lambda numbers: (),
     ):
         self._directory = directory
         self._state = state
@@ -71,13 +76,17 @@ class KeptFiles:
             number for number, run in self._state.trials.items() if run.state == "COMPLETE"
         }
 
-    def tidy(self, *, draws_all: bool = False) -> None:
+    def tidy(self, *, draws_all: bool = False, in_bucket: bool = False) -> None:
         """Remove what is not kept of all runs that have ended.
 
         Args:
             draws_all: the arrays of every completed trial stay: all of them will be drawn.
+            in_bucket: the study is copied to an object store, by threads that may be behind: what
+                they have not sent must not vanish, and all of it stays.
         """
         self._draws_all = draws_all
+        if in_bucket:
+            self._keep = "all"
         if self._keep != "best":
             return
         for work_id in list(self._state.runs):
@@ -121,8 +130,9 @@ class KeptFiles:
                 self._remove_arrays(folder)
 
     def _remove_arrays(self, folder: Path) -> None:
-        if self._arrays:
-            for path in folder.glob(SNAPSHOTS):
+        patterns = SNAPSHOTS if self._arrays else ()
+        for pattern in patterns:
+            for path in folder.glob(pattern):
                 path.unlink(missing_ok=True)
 
     def _needed(self) -> set[int]:
@@ -132,7 +142,7 @@ class KeptFiles:
         completed = {number: value for number, value in values.items() if value is not None}
         most = max(KEPT_TRIALS, self._rule.top + 1)
         ranked = sorted(completed, key=lambda number: (-completed[number], number))
-        needed = {0, *ranked[:most], *self._repeated, *self._points()}
+        needed = {0, *ranked[:most], *self._repeated, *self._points(self._whole)}
         chosen = self._state.summary.get("chosen/trial")
         return needed if chosen is None else needed | {int(chosen)}
 

@@ -18,7 +18,7 @@ import json
 import math
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +142,7 @@ class Study:
             self.repeat_rule,
             manifest.keep,
             arrays=not manifest.function,
-            points=lambda: this._front(),
+            points=lambda numbers: this._front(numbers),
         )
         self._reconcile()
 
@@ -652,11 +652,13 @@ class Study:
         """Completed trials -> value of each objective."""
         return points_of(self._state.trials, self._objectives)
 
-    def _front(self) -> list[int]:
-        """Trials that no other one is better than, where there are several objectives."""
+    def _front(self, numbers: Collection[int]) -> list[int]:
+        """Those of some trials that no other one of them is better than, where there are several
+        objectives."""
         if len(self._objectives) < 2:
             return []
-        return front_of(self.points, self._objectives)
+        runs = {number: self._state.run(WorkId(number)) for number in numbers}
+        return front_of(points_of(runs, self._objectives), self._objectives)
 
     @property
     def is_exhausted(self) -> bool:

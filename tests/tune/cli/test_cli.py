@@ -380,6 +380,16 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
     assert (gone[0] / "best.pt").exists()
     assert not (gone[1] / "best.pt").exists()
 
+    # a machine that rounds otherwise
+    log = tmp_path / "runs/toy/events.jsonl"
+    log.write_text(log.read_text().replace('"train/loss":', '"train/loss":1'))
+    number = int(gone[1].name)
+    said = call("toy", "--local", "--trial", f"toy/{number}")
+    assert said.code == 1
+    assert "the weights were not kept; those of this training are in " in said.out
+    assert find(f"toy/{number}", tmp_path / "runs").path == gone[1] / "best.pt"
+    assert "train/loss was" in (gone[1] / ".retrained").read_text()
+
 
 def test_replay_that_ends_early_is_not_equal(call: Call, tmp_path: Path) -> None:
     assert call(*LOCAL_TOY, "1").code == 0

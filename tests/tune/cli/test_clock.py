@@ -2,6 +2,7 @@
 
 import pytest
 
+from trainables.errors import UserError
 from tune.cli.clock import Progress, rough_duration
 from tune.study.agenda import Agenda, Expected, Own, Seen
 
@@ -69,6 +70,15 @@ def test_a_study_that_has_just_begun_takes_as_long_as_others_of_its_kind() -> No
     whole.begin("c-ssl-r2", is_new=True, now=0.0)
     assert whole.left(None, now=10.0) == 90 + 100 + 2 * 20 + 3 * 60
     assert agenda({}).left(None, now=0.0) is None
+
+
+def test_a_log_that_cannot_be_read_costs_the_estimate_alone() -> None:
+    def unreadable(name: str) -> Seen:
+        raise UserError(f"{name} is damaged")
+
+    whole = Agenda([Expected("one", "A"), Expected("two", "A")], unreadable)
+    whole.begin("one", is_new=True, now=0.0)
+    assert whole.left(Own(left=10, total=20), now=1.0) == 30
 
 
 def test_other_processes_take_their_part() -> None:

@@ -1,12 +1,14 @@
 """Files of runs that have ended: what something needs stays, whenever a kill comes."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.studies import open_study
+from tests.studies import manifest, open_study
 from trainables.files import BEST, LAST
+from tune.cli.session import _pin_for_others
 from tune.reports.disk import disk_use, expected_disk
 from tune.study.kept_files import PIN, pin
 from tune.study.study import Study
@@ -85,6 +87,44 @@ def test_trials_that_were_repeated_stay_when_better_ones_come(tmp_path: Path) ->
     run_all(tmp_path, first, repeats=1, keep="best")
     run_all(tmp_path, first + [0.7 + number / 100 for number in range(8)], 1, keep="best")
     assert with_weights(tmp_path) == {0, 1} | {5, 6, 7, 8, 9}
+
+
+def test_arrays_of_a_trainables_own_stay(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 3, keep="best")
+    while (work := study.next_work()) is not None:
+        assert work != "wait"
+        if work.kind == "baseline":
+            study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.1}))
+            continue
+        Path(work.directory).mkdir(parents=True)
+        (Path(work.directory) / "own.npz").touch()
+        fake_run(study, work, 0.5, "PRUNED")
+    study.close()
+    assert len(left(tmp_path, "own.npz")) == 3
+    assert left(tmp_path, "embeddings*") == []
+
+
+def test_a_study_in_a_bucket_keeps_all_of_its_trials(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 9, keep="best")
+    study.files.tidy(in_bucket=True)
+    while (work := study.next_work()) is not None:
+        assert work != "wait"
+        if work.kind == "baseline":
+            study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.1}))
+        else:
+            fake_run(study, work, 0.5)
+    study.close()
+    assert with_weights(tmp_path) == set(range(9))
+
+
+def test_a_study_of_an_earlier_version_holds_what_it_starts_from(tmp_path: Path) -> None:
+    run_all(tmp_path, VALUES[:4])  # keeps all
+    base = {**manifest().base, "init.origin": "toy/3", "init.file": "/elsewhere/best.pt"}
+    (tmp_path / "other").mkdir()
+    replace(manifest(name="other"), base=base).write(tmp_path / "other/study.json")
+    _pin_for_others(tmp_path / "toy")
+    run_all(tmp_path, VALUES, keep="best")
+    assert with_weights(tmp_path) == {0, 3} | BEST_FIVE
 
 
 def test_what_another_study_starts_from_stays(tmp_path: Path) -> None:
