@@ -1,6 +1,7 @@
 """Search a study in this process or on Ray, for a command or for a program that can be
 interrupted."""
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from tune.cli.caller import Caller
@@ -31,11 +32,12 @@ def check_machine(prepared: Prepared, options: Options) -> None:
     Raises:
         UserError: one trial needs more than there is.
     """
-    if options.local:
+    threads = float(prepared.manifest.base["train.threads"])
+    is_small = options.workers * threads <= (os.cpu_count() or 1) and not options.gpus_per_worker
+    if options.local or is_small:  # Ray, whose import takes a second, need not be asked yet
         return
     from tune.execution.capacity import refuse_on_this_machine
 
-    threads = float(prepared.manifest.base["train.threads"])
     refuse_on_this_machine(options.workers, threads, options.gpus_per_worker)
 
 

@@ -68,6 +68,7 @@ class Session:
         self.options = options
         self.caller = caller
         self.problem = ""
+        self._began = int(time.time() * 1000)
         self.clock = Clock(budget_s)
         self.stop = Stop(budget_s, signals=caller.is_command)
         self._pictures = Pictures(options.pictures)
@@ -196,7 +197,7 @@ class Session:
                 trials=self.options.trial_count,
                 repeats=prepared.manifest.repeats or 0,
                 group=group,
-                retry=self.options.retry_failed,
+                retry=self._began if self.options.retry_failed else None,
             )
             if isinstance(prepared.experiment, OwnExperiment):
                 prepared.experiment.code.keep_in(prepared.directory)

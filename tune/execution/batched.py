@@ -19,6 +19,7 @@ from trainables.engine.together import Member, advance, member_of
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
+from tune.study.disk import StorageFailed
 from tune.study.study import Study
 from tune.study.work import Outcome, Work
 
@@ -144,7 +145,7 @@ def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
                 advance([trial.waiting for trial in waiting if trial.waiting is not None])
 
             for trial in waiting:
-                trial.proceed()
+                _proceed(study, trial, running)
             _end_trials(study, running)
     finally:
         for trial in running:
@@ -156,6 +157,8 @@ def _begin_trials(
 ) -> None:
     """Hand out work until so many trials run; each goes on to its first epoch."""
     while len(running) < width:
+        if not running:
+            study.await_disk()
         work = study.next_work()
         if work is None or work == "wait":
             return
@@ -163,8 +166,17 @@ def _begin_trials(
         study.started(work)
         trial = RunningTrial(study, experiment, work)
         running.append(trial)
-        trial.proceed()
+        _proceed(study, trial, running)
         _end_trials(study, running)
+
+
+def _proceed(study: Study, trial: RunningTrial, running: list[RunningTrial]) -> None:
+    """Let a trial run. One that could not write the study's folder is handed out again."""
+    try:
+        trial.proceed()
+    except StorageFailed as failure:
+        running.remove(trial)
+        study.put_back(trial.work, failure)
 
 
 def _end_trials(study: Study, running: list[RunningTrial]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from trainables.base import Metrics
 from tune.execution.runtimes import LocalRuntime
@@ -18,7 +19,7 @@ def search_locally(study: Study, experiment: Experiment) -> None:
     Raises:
         UserError: the study's folder cannot be written any more.
     """
-    while (work := study.next_work()) is not None:
+    while (work := _next(study)) is not None:
         assert work != "wait"  # nothing else runs that could end
         study.started(work)
         runtime = LocalRuntime(Path(work.directory), _reporter(study, work))
@@ -35,6 +36,11 @@ def search_locally(study: Study, experiment: Experiment) -> None:
             study.ended(work, study.pruned(work))
         else:
             study.ended(work, outcome)
+
+
+def _next(study: Study) -> Work | Literal["wait"] | None:
+    study.await_disk()
+    return study.next_work()
 
 
 def _reporter(study: Study, work: Work) -> Callable[[int, Metrics], bool]:

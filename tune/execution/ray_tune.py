@@ -135,7 +135,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         work = _work_of(trial)
         kind = message.pop("kind")
         if kind == "storage failed":
-            self.study.put_back(work, StorageFailed(message["error"], message["code"]))
+            self.study.put_back(work, StorageFailed(message["error"], message["code"]), node)
             return TrialScheduler.STOP
         if kind == "start":
             self.study.started(work)

@@ -37,10 +37,11 @@ def adopt(folder: Path) -> str:
         return ""
     manifest = read_manifest(path)
     before = manifest.name
-    if before == folder.name:
+    original = folder.parent / before
+    if before == folder.name or _is_another_way(folder, original):
         return ""
 
-    is_copy = _is_there(folder.parent / before, manifest)
+    is_copy = _is_there(original, manifest)
     if is_copy:
         for name in _OF_THE_ORIGINAL:
             (folder / name).unlink(missing_ok=True)
@@ -54,6 +55,13 @@ def adopt(folder: Path) -> str:
     if is_copy:
         return f"a copy of study {before}: from here on a study of its own, also in MLflow"
     return f"study {before} was moved here: {folder.name} is its name now"
+
+
+def _is_another_way(folder: Path, original: Path) -> bool:
+    """True for a link to the study, or a second mount of it."""
+    if folder.is_symlink():
+        return True
+    return original.exists() and folder.samefile(original)
 
 
 def _is_there(original: Path, manifest: Manifest) -> bool:

@@ -16,7 +16,16 @@ from pathlib import Path
 from trainables.errors import UserError
 from tune.formatting import duration
 
-__all__ = ["Patience", "StorageFailed", "StudyEnds", "file_system", "is_shared", "storage_failure"]
+__all__ = [
+    "Patience",
+    "StorageFailed",
+    "StudyEnds",
+    "file_system",
+    "is_shared",
+    "may_pass",
+    "storage_failure",
+    "warn",
+]
 
 SHARED = frozenset(
     [
@@ -160,6 +169,11 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
+def may_pass(failure: StorageFailed) -> bool:
+    """True unless it is a limit of this machine, which no server lifts."""
+    return failure.code not in _OF_THIS_MACHINE
+
+
 class Patience:
     """Waiting for a shared disk, with growing pauses, told once.
 
@@ -174,7 +188,7 @@ class Patience:
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
-        self.tell: Callable[[str], None] = _warn
+        self.tell: Callable[[str], None] = warn
         self.is_over: Callable[[], bool] = lambda: False
         self._shared = folder is not None and is_shared(folder)
         self._since: float | None = None
@@ -207,7 +221,7 @@ class Patience:
     def wait(self, failure: StorageFailed) -> bool:
         """Pause before another try. False where there is to be none: on a disk of this machine,
         after an hour, or where the run is to stop."""
-        if not self._shared or failure.code in _OF_THIS_MACHINE:
+        if not self._shared or not may_pass(failure):
             return False
 
         if self._since is None:
@@ -275,5 +289,6 @@ def _unescaped(point: str) -> str:
     return point
 
 
-def _warn(line: str) -> None:
+def warn(line: str) -> None:
+    """Tell something that must not be missed."""
     print(f"vistune: {line}", file=sys.stderr, flush=True)

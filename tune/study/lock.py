@@ -60,9 +60,12 @@ def _is_locked(path: Path) -> bool:
         return False
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # NFS locks a handle that only reads by no exclusive lock.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError:
+            return False
     return False  # closing the file gives the lock back
 
 

@@ -32,11 +32,16 @@ _BEHIND = 2
 """Epochs that the journal lacks of an open trial, from which on it is damage; one is a kill's."""
 
 
-def retry_failed(state: LogState, objective: str, emit: Emit) -> str:
-    """Open all failed runs again, on record, and say which; "" where none has failed."""
+def retry_failed(state: LogState, objective: str, before: int, emit: Emit) -> str:
+    """Open failed runs again, on record, and say which.
+
+    Args:
+        before: time of the start, ms since the epoch. What has failed since then was tried again by
+            another process of the same comparison.
+    """
     numbers: list[str] = []
     for work_id, run in list(state.runs.items()):
-        if run.state != "FAIL":
+        if run.state != "FAIL" or run.ended > before:
             continue
         repeat = {} if work_id.repeat is None else {"repeat": work_id.repeat}
         emit("retry", trial=work_id.trial, **repeat)

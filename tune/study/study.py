@@ -17,6 +17,7 @@ Optuna up to the log.
 import json
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -60,10 +61,13 @@ from tune.study.objectives import (
     with_objectives,
 )
 from tune.study.planner import Planner
+from tune.study.put_back import PutBack
 from tune.study.rules import RepeatRule, derived_seed
 from tune.study.trials import OWN, TrialDatabase
 from tune.study.warm_turns import enqueued, next_point
 from tune.study.work import Outcome, Work, WorkId
+
+_BREATH_S = 0.2
 
 Observer = Callable[[dict[str, Any]], None]
 
@@ -88,7 +92,7 @@ class Study:
         trials: int,
         repeats: int,
         lock: FileLock,
-        retry: bool = False,
+        retry: int | None = None,
     ):
         self.directory = directory
         self.experiment = experiment
@@ -109,8 +113,8 @@ class Study:
         self._early = EarlyFailures(has_reported=any(run.epochs for run in begun))
         self.log = EventLog(events)
         self.notes: list[str] = []
-        if retry:
-            self.notes.append(retry_failed(self._state, manifest.objective, self.emit))
+        if retry is not None:
+            self.notes.append(retry_failed(self._state, manifest.objective, retry, self.emit))
         journal = directory / "study.journal"
         reopen_in_journal(journal, self._state)
         epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
@@ -120,9 +124,8 @@ class Study:
         # A study that is dropped gives its lock back at once: nothing that it holds refers to it.
         this = weakref.proxy(self)
         self._disk = Patience(directory)
-        self._disk_of_processes = Patience(directory)
-        for patience in (self._disk, self._disk_of_processes):
-            patience.is_over = lambda: bool(this.stopping)
+        self._disk.is_over = lambda: bool(this.stopping)
+        self._put_back = PutBack(directory)
         self.log.patience = self._disk
         self._database.be_patient(self._disk)
         self._planner = Planner(
@@ -157,7 +160,7 @@ class Study:
         repeats: int = 3,
         observers: list[Observer] | None = None,
         group: Group | None = None,
-        retry: bool = False,
+        retry: int | None = None,
     ) -> "Study":
         """Create the study in `directory`, or resume the one that is there.
 
@@ -166,7 +169,8 @@ class Study:
             repeats: repeats of each leader.
             observers: are called with every event after it has been written.
             group: the group that a new study belongs to.
-            retry: hand failed runs out again (`--retry-failed`).
+            retry: hand runs out again that failed before this time, in ms since the epoch
+                (`--retry-failed`); None: none.
         Raises:
             StudyInUse: another process runs the study.
             UserError: the study there has another config, space or data set; the folder is not
@@ -311,7 +315,7 @@ class Study:
         done."""
         if self.stopping:
             return None
-        if self._early.are_enough and self._silent():
+        if self._put_back.rests or (self._early.are_enough and self._silent()):
             return "wait"
         step = self._planner.next()
         if step is None:
@@ -453,7 +457,7 @@ class Study:
             TrialsFailAlike: trials of another machine failed in a row, and this one works.
         """
         if self.is_new_epoch(work, epoch):
-            self._disk_of_processes.succeeded()
+            self._put_back.note_report(node)
             if work.kind == "trial":
                 self._early.note_report(node)
                 self._record_failures(self._early.take(node))
@@ -589,16 +593,24 @@ class Study:
         next to be handed out, now or at the next start."""
         self._planner.requeue(work.id)
 
-    def put_back(self, work: Work, failure: StorageFailed) -> None:
+    def put_back(self, work: Work, failure: StorageFailed, node: str | None = None) -> None:
         """Record that a run's process could not write the study's folder: it is the next to be
         handed out, after a pause where the disk is a shared one.
 
+        Args:
+            node: the machine of that process, where there may be several.
         Raises:
-            StorageFailed: nothing is gained by waiting.
+            StudyEnds: nothing is gained by waiting.
         """
-        if not self._disk_of_processes.wait(failure) and not self.stopping:
-            raise failure
+        if not self.stopping:
+            self._put_back.add(failure, node)
         self.requeue(work)
+
+    def await_disk(self) -> None:
+        """Wait as long as no work is handed out after a failure of the disk: for a search in one
+        thread, which has nothing else to do."""
+        while self._put_back.rests and not self.stopping:
+            time.sleep(_BREATH_S)
 
     def close(self) -> None:
         """Give log, journal and lock back."""

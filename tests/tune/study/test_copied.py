@@ -117,3 +117,13 @@ def test_a_study_says_which_code_continued_it(tmp_path: Path) -> None:
     events, _ = EventLog.read(tmp_path / "toy/events.jsonl")
     tags = [e["tags"][COMMITS] for e in events if e["event"] == "summary" and COMMITS in e["tags"]]
     assert tags == ["aaa, bbb+", "aaa, bbb+, aaa"]
+
+
+def test_a_link_to_a_study_is_no_copy(tmp_path: Path) -> None:
+    finished(tmp_path, 1)
+    before = (tmp_path / "toy/events.jsonl").read_bytes()
+    (tmp_path / "latest").symlink_to("toy")
+    (tmp_path / "absolute").symlink_to(tmp_path / "toy")
+    assert adopt(tmp_path / "latest") == adopt(tmp_path / "absolute") == ""
+    assert (tmp_path / "toy/events.jsonl").read_bytes() == before
+    assert read_manifest(tmp_path / "toy/study.json").name == "toy"

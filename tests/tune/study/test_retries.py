@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from tune.tracking.projection import Projection
 TRIALS = 6
 
 
+def now() -> int:
+    return int(time.time() * 1000)
+
+
 def search(
     monkeypatch: pytest.MonkeyPatch,
     root: Path,
@@ -41,7 +46,14 @@ def search(
         return Outcome("FAIL", reason="data", error="the disk of the images was away")
 
     monkeypatch.setattr("tune.execution.local.run", fails)
-    study = Study.open(root / "toy", TOY, manifest(), trials=TRIALS, repeats=repeats, retry=retry)
+    study = Study.open(
+        root / "toy",
+        TOY,
+        manifest(),
+        trials=TRIALS,
+        repeats=repeats,
+        retry=now() if retry else None,
+    )
     search_locally(study, TOY)
     study.close()
     return study
@@ -225,7 +237,18 @@ def test_epochs_of_the_failed_attempt_are_not_those_of_the_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search(monkeypatch, tmp_path, {WorkId(0)})
-    study = Study.open(tmp_path / "toy", TOY, manifest(), trials=TRIALS, repeats=0, retry=True)
+    study = Study.open(tmp_path / "toy", TOY, manifest(), trials=TRIALS, repeats=0, retry=now())
     assert study._state.trials[0].epochs == []
     assert study.frozen_trials()[0].intermediate_values == {}
+    study.close()
+
+
+def test_a_second_process_of_a_comparison_tries_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began when the first did, which has tried the trials again, and they have failed again."""
+    began = now()
+    search(monkeypatch, tmp_path, {WorkId(1)})
+    study = Study.open(tmp_path / "toy", TOY, manifest(), trials=TRIALS, repeats=0, retry=began - 1)
+    assert study.notes == ["--retry-failed: nothing has failed"]
     study.close()

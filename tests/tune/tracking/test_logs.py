@@ -184,6 +184,23 @@ def test_values_with_a_bar_or_a_line_stay_in_their_cell(tmp_path: Path) -> None:
     assert rb"| classes | sky\|pet all |" in file.read_bytes()
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_a_log_that_is_not_the_one_that_was_sent_is_sent_again(tmp_path: Path, name: str) -> None:
+    """A line before the remembered byte was deleted: no event begins there any more."""
+    log = eventful(tmp_path)
+    replay_into(name, log.path.parent).sync()
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.close()
+    log.path.write_bytes(b"".join(lines[:4] + lines[5:]))
+    end(EventLog(log.path), 0, value=0.5)
+    replay_into(name, log.path.parent).sync()
+    found = contents(log.path.parent / name)
+
+    shutil.rmtree(log.path.parent / name)
+    replay_into(name, log.path.parent).sync()
+    assert found == contents(log.path.parent / name)
+
+
 def test_another_place_of_wandb_gets_everything_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

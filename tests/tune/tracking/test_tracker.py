@@ -463,6 +463,22 @@ def test_database_restored_from_an_older_copy_is_completed(storage):
     assert_equals_log(storage, log)
 
 
+def test_a_log_that_lost_a_line_is_sent_from_the_beginning(storage):
+    """MLflow has the byte of a log that is not there any more; no event begins at it."""
+    log = study_of(storage)
+    Tracker(log.path.parent).sync()
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    log.close()
+    log.path.write_bytes(b"".join(lines[:3] + lines[4:]))
+    again = EventLog(log.path)
+    start(again, 9)
+    report(again, 9, 1, 0.75)
+    Tracker(log.path.parent).sync()
+    runs = store(storage)
+    assert ("val/knn_top1", 1, 0.75) in [row[:3] for row in runs["trial-009"]["metrics"]]
+    assert len(runs) == 6
+
+
 def test_runs_and_experiments_deleted_in_the_ui(storage):
     from mlflow import MlflowClient
 

@@ -1,0 +1,82 @@
+"""Trials whose processes could not write the study's folder, while the driver can: they are handed
+out again, after a pause that grows. Nobody else waits meanwhile."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from tune.formatting import duration
+from tune.study.disk import (
+    LONGEST_PAUSE_S,
+    PATIENCE_S,
+    StorageFailed,
+    StudyEnds,
+    is_shared,
+    may_pass,
+    warn,
+)
+
+ALIKE = 3
+"""So many failures in a row on one machine end the run, where trials of others report."""
+
+
+class PutBack:
+    """When work is handed out again after failures of the disk.
+
+    Args:
+        folder: of the study; on a disk of this machine the first failure is final.
+
+    Attributes:
+        tell: is called with a sentence for the user.
+    """
+
+    def __init__(self, folder: Path):
+        self.tell: Callable[[str], None] = warn
+        self._shared = is_shared(folder)
+        self._failures: Counter[str | None] = Counter()
+        self._since: float | None = None
+        self._until = 0.0
+        self._others_work = False
+
+    @property
+    def rests(self) -> bool:
+        """True while no work is handed out."""
+        return time.monotonic() < self._until
+
+    def add(self, failure: StorageFailed, node: str | None) -> None:
+        """A process has failed to write.
+
+        Args:
+            node: its machine; None where there is one alone.
+        Raises:
+            StudyEnds: nothing is gained by another try.
+        """
+        if not self._shared or not may_pass(failure):
+            raise failure
+
+        now = time.monotonic()
+        problem = str(failure).partition(";")[0]
+        if self._since is None:
+            self._since = now
+            self.tell(f"{problem}; its trial is tried again, for up to {duration(PATIENCE_S)}")
+        self._failures[node] += 1
+        if self._others_work and self._failures[node] >= ALIKE:
+            raise StudyEnds(
+                f"trials on {node}: {problem}, while those of other machines work: mend that "
+                "machine or take it out of the cluster, and run the same command again"
+            )
+        if now - self._since > PATIENCE_S:
+            raise failure
+        doublings = self._failures.total() - 1
+        self._until = now + min(2.0**doublings, LONGEST_PAUSE_S)
+
+    def note_report(self, node: str | None) -> None:
+        """A trial has reported an epoch, whose checkpoint is written."""
+        if self._since is None:
+            return
+        del self._failures[node]
+        self._others_work = bool(self._failures)
+        if not self._failures:
+            self._since = None
+            self._until = 0.0
