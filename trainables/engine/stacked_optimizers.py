@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.devices import send
 from trainables.optim import OptimConfig
 
 NAMES = ("sgd", "adam", "adamw")
@@ -153,7 +154,7 @@ class StackedOptimizer:
     def _tensor(self, values: list[float]) -> Tensor:
         first = self.names[0]
         device = self.owners[0].parameters[first].device
-        return torch.tensor(values, dtype=torch.float32, device=device)
+        return send(torch.tensor(values, dtype=torch.float32), device)
 
 
 class StackedSGD(StackedOptimizer):
@@ -205,7 +206,7 @@ class StackedAdam(StackedOptimizer):
         gradients: dict[str, Tensor],
         rates: Tensor,
     ) -> None:
-        number = torch.tensor(self.taken, device=rates.device) + 1.0
+        number = send(torch.tensor(self.taken), rates.device) + 1.0
         number = number.double()
         self.mean_bias = 1 - self.beta1.double() ** number
         square_bias = 1 - self.beta2.double() ** number

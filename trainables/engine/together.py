@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from trainables.base import Batch, RunConfig, Runtime
+from trainables.devices import send
 from trainables.engine import stacked_optimizers, watchdog
 from trainables.engine.checkpoint import TrainingState
 from trainables.engine.stacked_optimizers import Owner, per_trial, stacked_optimizer
@@ -152,7 +153,7 @@ class _Stack:
         self.weights = self._class_weights()
 
     def _numbers(self, values: list[float]) -> Tensor:  # (K,)
-        return torch.tensor(values, dtype=torch.float32, device=self.device)
+        return send(torch.tensor(values, dtype=torch.float32), self.device)
 
     def _class_weights(self) -> Tensor:  # (K, C)
         equal = torch.ones(self.job.classes, device=self.device)
@@ -185,7 +186,7 @@ class _Stack:
             ]
             columns.append(column)
 
-        table = torch.tensor(columns, dtype=torch.float64, device=self.device)
+        table = send(torch.tensor(columns, dtype=torch.float64), self.device)
         return table.T
 
     def _step(
