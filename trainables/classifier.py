@@ -205,7 +205,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
             head=self.head,
             dropout=config.head.dropout if config.head.kind == "mlp" else 0.0,
             classes=len(self.data.classes),
-            loss=soft_loss,
+            losses=soft_losses,
             label_smoothing=config.loss.label_smoothing,
             focal_gamma=config.loss.focal_gamma,
             weights=self.weights,
@@ -429,11 +429,23 @@ def with_fc_stage(backbone: InitialBackbone, layer: nn.Module, init: InitConfig)
 def soft_loss(
     logits: Tensor,  # (B, C) float32
     truth: Tensor,  # (B, C) probabilities
+    label_smoothing: float,  # in [0, 1)
+    focal_gamma: float,  # >= 0
+    weights: Tensor | None = None,  # (C,) of the classes; None: all 1
+) -> Tensor:  # scalar
+    """Mean over images of `soft_losses`."""
+    losses = soft_losses(logits, truth, label_smoothing, focal_gamma, weights)
+    return losses.mean()
+
+
+def soft_losses(
+    logits: Tensor,  # (B, C) float32
+    truth: Tensor,  # (B, C) probabilities
     label_smoothing: float | Tensor,  # in [0, 1); a tensor () under `vmap`
     focal_gamma: float | Tensor,  # >= 0
     weights: Tensor | None = None,  # (C,) of the classes; None: all 1
-) -> Tensor:  # scalar
-    """Mean over images of -sum_c w_c q_c (1 - p_c)^gamma log p_c, with q = (1 - smoothing) truth +
+) -> Tensor:  # (B,)
+    """Loss of each image, -sum_c w_c q_c (1 - p_c)^gamma log p_c, with q = (1 - smoothing) truth +
     smoothing / C and p = softmax(logits).
 
     gamma = 0 is the cross-entropy; for hard labels without smoothing it is the focal loss (Lin et
@@ -447,4 +459,4 @@ def soft_loss(
         weight = weight * unsure**focal_gamma
     if weights is not None:
         weight = weight * weights
-    return -(weight * log_p).sum(1).mean()
+    return -(weight * log_p).sum(1)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-SoftLoss = Callable[[Tensor, Tensor, Tensor, Tensor | float, Tensor], Tensor]
-"""(logits (B, C), truth (B, C), label smoothing (), focal gamma, class weights (C,)) -> scalar."""
+SoftLosses = Callable[[Tensor, Tensor, Tensor, Tensor | float, Tensor], Tensor]
+"""(logits (B, C), truth (B, C), label smoothing (), focal gamma, class weights (C,)) -> (B,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class HeadJob:
     dropout: float
     """Probability of dropping a hidden unit, in [0, 1); 0 without a hidden layer."""
     classes: int
-    loss: SoftLoss
+    losses: SoftLosses
     label_smoothing: float
     focal_gamma: float
     weights: Tensor | None  # (C,) of the classes; None: all 1

@@ -8,7 +8,7 @@ The moments come from the optimizers of the trials, and `write_back` returns the
 checkpoint cannot tell how they were computed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,19 +57,35 @@ def per_trial(
     return shaped.to(like.dtype)
 
 
+def padded(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a tensor with zeros behind its last entries, in a shape that may be larger."""
+    if tuple(tensor.shape) == tuple(shape):
+        return tensor
+    larger = tensor.new_zeros(tuple(shape))
+    larger[within(tensor)] = tensor
+    return larger
+
+
+def within(tensor: Tensor) -> tuple[slice, ...]:
+    """Return the place of a tensor in its padded form."""
+    return tuple(slice(0, size) for size in tensor.shape)
+
+
 class StackedOptimizer:
     """The optimizers of K trials.
 
     Args:
-        names: of the parameters.
+        shapes: name of each parameter -> its shape in the stack, to which those of a trial are
+            padded.
         owners: the trials, which have an optimizer of one name in common.
     """
 
     moments: tuple[str, ...] = ()
     """Names of the tensors that torch's optimizer keeps for each parameter."""
 
-    def __init__(self, names: Iterable[str], owners: Sequence[Owner]):
-        self.names = list(names)
+    def __init__(self, shapes: Mapping[str, Sequence[int]], owners: Sequence[Owner]):
+        self.names = list(shapes)
+        self.shapes = shapes
         self.owners = owners
         self.common = owners[0].config
 
@@ -113,18 +129,23 @@ class StackedOptimizer:
 
     def write_back(self, place: int) -> None:
         """Give one trial's optimizer what its own steps would have left there."""
-        if not self.moments:
+        owner = self.owners[place]
+        if not self.keeps_state(owner):
             return
 
-        owner = self.owners[place]
         for name in self.names:
             parameter = owner.parameters[name]
             state = owner.optimizer.state[parameter]
             for moment, stacked in self.kept[name].items():
-                state[moment] = stacked[place].clone()
+                part = stacked[place][within(parameter)]
+                state[moment] = part.clone()
             if "exp_avg" in state:
                 taken = float(self.taken[place])
                 state["step"] = torch.tensor(taken)
+
+    def keeps_state(self, owner: Owner) -> bool:
+        """Tell whether a trial's optimizer keeps anything between steps."""
+        return True
 
     def of_configs(self, field_name: str) -> Tensor:  # (K,)
         """A value of each trial's config."""
@@ -148,7 +169,7 @@ class StackedOptimizer:
             if kept is None:
                 parameter = owner.parameters[name]
                 kept = torch.zeros_like(parameter)
-            each.append(kept.detach())
+            each.append(padded(kept.detach(), self.shapes[name]))
         return torch.stack(each)
 
     def _tensor(self, values: list[float]) -> Tensor:
@@ -158,14 +179,17 @@ class StackedOptimizer:
 
 
 class StackedSGD(StackedOptimizer):
-    """torch.optim.SGD: of trials that all have a momentum, or all have none, and are alike in
-    `nesterov`."""
+    """torch.optim.SGD."""
 
-    def __init__(self, names: Iterable[str], owners: Sequence[Owner]):
-        if owners[0].config.momentum:
-            self.moments = ("momentum_buffer",)
-        super().__init__(names, owners)
+    moments = ("momentum_buffer",)
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], owners: Sequence[Owner]):
+        super().__init__(shapes, owners)
         self.momentum = self.of_configs("momentum")
+        self.nesterov = self.of_configs("nesterov")
+
+    def keeps_state(self, owner: Owner) -> bool:
+        return owner.config.momentum > 0
 
     def _update(
         self,
@@ -177,17 +201,16 @@ class StackedSGD(StackedOptimizer):
     ) -> None:
         gradient = gradient + decay * parameter
 
-        if self.moments:
-            momentum = per_trial(self.momentum, parameter)
-            buffer = self.kept[name]["momentum_buffer"]
-            buffer.mul_(momentum)
-            buffer.add_(gradient)
-            if self.common.nesterov:
-                gradient = gradient + momentum * buffer
-            else:
-                gradient = buffer
+        momentum = per_trial(self.momentum, parameter)
+        buffer = self.kept[name]["momentum_buffer"]
+        buffer.mul_(momentum)
+        buffer.add_(gradient)
 
-        parameter.sub_(rate * gradient)
+        if self.nesterov.any():
+            looks_ahead = per_trial(self.nesterov, parameter)
+            ahead = gradient + momentum * buffer
+            buffer = torch.where(looks_ahead > 0, ahead, buffer)
+        parameter.sub_(rate * buffer)
 
 
 class StackedAdam(StackedOptimizer):
@@ -195,8 +218,8 @@ class StackedAdam(StackedOptimizer):
 
     moments = ("exp_avg", "exp_avg_sq")
 
-    def __init__(self, names: Iterable[str], owners: Sequence[Owner]):
-        super().__init__(names, owners)
+    def __init__(self, shapes: Mapping[str, Sequence[int]], owners: Sequence[Owner]):
+        super().__init__(shapes, owners)
         self.beta1 = self.of_configs("beta1")
         self.beta2 = self.of_configs("beta2")
 
@@ -241,8 +264,10 @@ class StackedAdam(StackedOptimizer):
         parameter.sub_(rate * mean / (width + _EPS))
 
 
-def stacked_optimizer(names: Iterable[str], owners: Sequence[Owner]) -> StackedOptimizer:
+def stacked_optimizer(
+    shapes: Mapping[str, Sequence[int]], owners: Sequence[Owner]
+) -> StackedOptimizer:
     """Build the stacked optimizer of the name that the trials have in common."""
     if owners[0].config.name == "sgd":
-        return StackedSGD(names, owners)
-    return StackedAdam(names, owners)
+        return StackedSGD(shapes, owners)
+    return StackedAdam(shapes, owners)

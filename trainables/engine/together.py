@@ -2,16 +2,19 @@
 (`torch.func.vmap` over configurations).
 
 A step of one head takes a millisecond, nearly all of it the way through Python and the dispatcher.
-Heads of one shape, batch size and optimizer share that way; learning rates, weight decays, momenta,
-smoothings and classes' weights are tensors with one entry per head. Each trial keeps its own
-`TrainingState`: parameters and the optimizer's moments are stacked for a stretch of steps and
-written back after it, so that checkpoints, reports and resumption are those of any trial.
+Heads of as many layers share that way; learning rates, weight decays, momenta, smoothings and
+classes' weights are tensors with one entry per head, and smaller heads and batches are padded.
+
+Each trial keeps its own `TrainingState`: parameters and the optimizer's moments are stacked for a
+stretch of steps and written back after it, so that checkpoints, reports and resumption are those of
+any trial.
 
 The numbers are those of `fit.train_step` but for the order of floating-point sums.
 """
 
+import itertools
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -22,7 +25,14 @@ from trainables.base import Batch, RunConfig, Runtime
 from trainables.devices import send
 from trainables.engine import stacked_optimizers, watchdog
 from trainables.engine.checkpoint import TrainingState
-from trainables.engine.stacked_optimizers import Owner, per_trial, stacked_optimizer
+from trainables.engine.stacked_optimizers import (
+    Owner,
+    StackedOptimizer,
+    padded,
+    per_trial,
+    stacked_optimizer,
+    within,
+)
 from trainables.engine.step import seed_forward_pass
 from trainables.errors import TrialFailed
 from trainables.head_job import HeadJob
@@ -111,46 +121,56 @@ def advance(members: list[Member]) -> None:
 def _shape_key(member: Member) -> Hashable:
     """Name all that members must have in common for one batched step."""
     job = member.job
-    optim = member.config.optim
-    shapes = tuple(tuple(parameter.shape) for parameter in job.head.parameters())
-    return (
-        shapes,
-        member.config.train.batch_size,
-        optim.name,
-        optim.nesterov,
-        bool(optim.momentum),
-        bool(optim.clip_grad_norm),
-        bool(job.focal_gamma),
-        bool(job.dropout),
-        str(member.runtime.device),
-    )
+    first = next(job.head.parameters())
+    inputs = first.shape[1]
+    return len(job.head), inputs, job.classes, str(member.runtime.device)
 
 
 class _Stack:
-    """K members whose parameters are stacked, (K, ...)."""
+    """K members whose parameters are stacked, (K, ...), those of one optimizer side by side.
+
+    Hidden layers of different widths, and batches of different sizes, are padded with zeros. A
+    padded unit has no gradient and stays zero; a padded image has no weight.
+    """
 
     def __init__(self, members: list[Member]):
-        self.members = members
+        self.members = sorted(members, key=lambda member: member.config.optim.name)
         self.device = members[0].runtime.device
         self.job = members[0].job  # for what all have in common
+        self.batch_size = max(member.config.train.batch_size for member in members)
+        self.params = self._stacked_parameters()
+        self.optimizers = list(self._stacked_optimizers())
 
-        each = [member.parameters for member in members]
-        names = list(each[0])
-        self.params: dict[str, Tensor] = {}
-        for name in names:
-            stacked = torch.stack([parameters[name].detach() for parameters in each])
-            self.params[name] = stacked.requires_grad_()
-
-        owners = []
-        for member, parameters in zip(members, each, strict=True):
-            owner = Owner(parameters, member.state.optimizer, member.config.optim)
-            owners.append(owner)
-        self.optimizer = stacked_optimizer(names, owners)
-
-        self.smoothing = self._numbers([member.job.label_smoothing for member in members])
-        self.gamma = self._numbers([member.job.focal_gamma for member in members])
-        self.clip = self._numbers([member.config.optim.clip_grad_norm for member in members])
+        self.smoothing = self._numbers([member.job.label_smoothing for member in self.members])
+        self.gamma = self._numbers([member.job.focal_gamma for member in self.members])
+        self.clip = self._numbers([member.config.optim.clip_grad_norm for member in self.members])
         self.weights = self._class_weights()
+        self.shares = self._image_shares()
+
+    def _stacked_parameters(self) -> dict[str, Tensor]:
+        """Name -> (K, ...)."""
+        each = [member.parameters for member in self.members]
+        stacked = {}
+        for name in each[0]:
+            tensors = [parameters[name].detach() for parameters in each]
+            sizes = [tensor.shape for tensor in tensors]
+            largest = [max(size) for size in zip(*sizes, strict=True)]
+            rows = [padded(tensor, largest) for tensor in tensors]
+            stacked[name] = torch.stack(rows).requires_grad_()
+        return stacked
+
+    def _stacked_optimizers(self) -> Iterator[tuple[slice, StackedOptimizer]]:
+        """The optimizers, and the members that each of them steps."""
+        shapes = {name: tensor.shape[1:] for name, tensor in self.params.items()}
+        start = 0
+        for _, group in itertools.groupby(self.members, lambda m: m.config.optim.name):
+            owners = []
+            for member in group:
+                owner = Owner(member.parameters, member.state.optimizer, member.config.optim)
+                owners.append(owner)
+            stop = start + len(owners)
+            yield slice(start, stop), stacked_optimizer(shapes, owners)
+            start = stop
 
     def _numbers(self, values: list[float]) -> Tensor:  # (K,)
         return send(torch.tensor(values, dtype=torch.float32), self.device)
@@ -162,6 +182,14 @@ class _Stack:
             weights = member.job.weights
             rows.append(equal if weights is None else weights)
         return torch.stack(rows)
+
+    def _image_shares(self) -> Tensor:  # (K, B)
+        """Weight of each image in its member's mean loss."""
+        shares = torch.zeros(len(self.members), self.batch_size, device=self.device)
+        for place, member in enumerate(self.members):
+            images = member.config.train.batch_size
+            shares[place, :images] = 1 / images
+        return shares
 
     def train(self, steps: int) -> None:
         """Take so many steps with every member, and write them back."""
@@ -195,14 +223,10 @@ class _Stack:
         rates: Tensor,  # (K,)
     ) -> Tensor:  # (K,) float64
         """Take one optimizer step with every member; returns their losses."""
-        batches = self._draw(k)
-        features, features_dim = _stacked_or_shared([batch.images for batch in batches])
-        targets = [batch.targets for batch in batches if batch.targets is not None]
-        labels, labels_dim = _stacked_or_shared(targets)
+        features, labels = self._draw(k)
         truth = nn.functional.one_hot(labels, self.job.classes).float()
-        masks = self._masks(k, len(batches[0]))
 
-        of_each = vmap(self._loss, in_dims=(0, features_dim, labels_dim, 0, 0, 0, 0))
+        of_each = vmap(self._loss)
         losses = of_each(
             self.params,
             features,
@@ -210,7 +234,8 @@ class _Stack:
             self.smoothing,
             self.gamma,
             self.weights,
-            masks,
+            self.shares,
+            self._masks(k),
         )
 
         # A member's loss depends on its own parameters alone, so that the sum has each one's
@@ -218,24 +243,36 @@ class _Stack:
         found = torch.autograd.grad(losses.sum(), list(self.params.values()))
         gradients = dict(zip(self.params, found, strict=True))
         with torch.no_grad():
-            if self.members[0].config.optim.clip_grad_norm:
+            if self.clip.any():
                 self._clip(gradients)
-            self.optimizer.step(self.params, gradients, rates)
+            for part, optimizer in self.optimizers:
+                params = {name: tensor.detach()[part] for name, tensor in self.params.items()}
+                parts = {name: gradient[part] for name, gradient in gradients.items()}
+                optimizer.step(params, parts, rates[part])
         return losses.detach().double()
 
-    def _draw(self, k: int) -> list[Batch]:
+    def _draw(self, k: int) -> tuple[Tensor, Tensor]:  # (K, B, D), (K, B)
         """The batch of each member's step; members of one key share theirs."""
         drawn: dict[Hashable, Batch] = {}
-        batches = []
+        features, labels = [], []
         for member in self.members:
             step = member.state.progress.step + k
             key = member.job.draw_key, step
             if key in drawn:
-                member.job.drawn(len(drawn[key]))
+                member.job.drawn(member.config.train.batch_size)
             else:
-                drawn[key] = member.state.batches.feed.batch(step)
-            batches.append(drawn[key])
-        return batches
+                drawn[key] = self._padded_batch(member.state.batches.feed.batch(step))
+            batch = drawn[key]
+            assert batch.targets is not None
+            features.append(batch.images)
+            labels.append(batch.targets)
+        return torch.stack(features), torch.stack(labels)
+
+    def _padded_batch(self, batch: Batch) -> Batch:
+        assert batch.targets is not None
+        images = padded(batch.images, (self.batch_size, batch.images.shape[1]))
+        targets = padded(batch.targets, (self.batch_size,))
+        return Batch(images, (), targets)
 
     def _loss(
         self,
@@ -245,6 +282,7 @@ class _Stack:
         smoothing: Tensor,  # ()
         gamma: Tensor,  # ()
         weights: Tensor,  # (C,)
+        shares: Tensor,  # (B,)
         mask: Tensor,  # (B, H) of the hidden units, or nothing
     ) -> Tensor:
         """The loss of one member."""
@@ -252,35 +290,38 @@ class _Stack:
         hidden = features
         if last > 0:
             hidden = nn.functional.linear(features, params["0.weight"], params["0.bias"])
-            hidden = hidden.relu()
-            if self.job.dropout:
-                hidden = hidden * mask
+            hidden = hidden.relu() * mask
 
         weight = params[f"{last}.weight"]
         bias = params[f"{last}.bias"]
         logits = nn.functional.linear(hidden, weight, bias)
 
         focal_gamma: Tensor | float = 0.0
-        if self.job.focal_gamma:
+        if any(member.job.focal_gamma for member in self.members):
             focal_gamma = gamma
-        return self.job.loss(logits, truth, smoothing, focal_gamma, weights)
+        losses = self.job.losses(logits, truth, smoothing, focal_gamma, weights)
+        return (losses * shares).sum()
 
-    def _masks(self, k: int, batch_size: int) -> Tensor:  # (K, B, H)
+    def _masks(self, k: int) -> Tensor:  # (K, B, H)
         """Dropout of each member's step: the numbers that its own step would draw."""
-        if not self.job.dropout:
+        if len(self.job.head) == 1:
             return torch.zeros(len(self.members), 1, device=self.device)
 
         width = self.params["0.weight"].shape[1]
-        masks = []
-        for member in self.members:
+        shape = len(self.members), self.batch_size, width
+        masks = torch.ones(shape, device=self.device)
+        for place, member in enumerate(self.members):
+            if not member.job.dropout:
+                continue
             step = member.state.progress.step + k
             seed_forward_pass(member.config.seed, step, member.runtime)
+            images = member.config.train.batch_size
+            units = len(member.parameters["0.bias"])
             keep = 1 - member.job.dropout
-            mask = torch.empty(batch_size, width, device=self.device)
+            mask = torch.empty(images, units, device=self.device)
             mask.bernoulli_(keep)
-            mask.div_(keep)
-            masks.append(mask)
-        return torch.stack(masks)
+            masks[place, :images, :units] = mask.div_(keep)
+        return masks
 
     def _clip(self, gradients: dict[str, Tensor]) -> None:
         """Scale down the gradients of members whose norm is above their limit, as
@@ -292,6 +333,7 @@ class _Stack:
         norms = squares.sqrt()
         factors = self.clip / (norms + 1e-6)
         factors.clamp_(max=1.0)
+        factors = torch.where(self.clip > 0, factors, torch.ones_like(factors))
         for name, gradient in gradients.items():
             gradients[name] = gradient * per_trial(factors, gradient)
 
@@ -301,12 +343,15 @@ class _Stack:
         steps: int,
         losses: Tensor,  # (steps, K)
     ) -> None:
+        for part, optimizer in self.optimizers:
+            for place in range(part.stop - part.start):
+                optimizer.write_back(place)
+
         sums = losses.sum(0)
         for place, member in enumerate(self.members):
             for name, parameter in member.parameters.items():
                 trained = self.params[name][place]
-                parameter.copy_(trained)
-            self.optimizer.write_back(place)
+                parameter.copy_(trained[within(parameter)])
 
             state = member.state
             first = state.progress.step
@@ -328,12 +373,3 @@ def _not_finite(
     return TrialFailed(
         "nan", f"the loss is {float(losses[place])} at step {step} of {member.total_steps}"
     )
-
-
-def _stacked_or_shared(each: list[Tensor]) -> tuple[Tensor, int | None]:
-    """Return K tensors as one (K, ...), and the dimension of the members, 0; or the one tensor that
-    all share, and None."""
-    first = each[0]
-    if all(tensor is first for tensor in each):
-        return first, None
-    return torch.stack(each), 0

@@ -131,7 +131,7 @@ def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
     Raises:
         UserError: the study's folder cannot be written any more.
     """
-    threads = torch.get_num_threads()
+    threads = int(study.manifest.base["train.threads"])
     running: list[RunningTrial] = []
     try:
         while True:
