@@ -2,9 +2,8 @@
 nothing but row numbers crosses the bus.
 """
 
-import functools
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ FREE_SHARE = 0.4
 _CHUNK_BYTES = 64 << 20  # read and copied at a time
 
 D = TypeVar("D", bound=DataSet)
+_placed: dict[tuple[DataSet, OnDevice, torch.device], Any] = {}  # at most one
 
 
 class DeviceRows:
@@ -97,18 +97,24 @@ def free_memory(device: torch.device) -> int:
 
 def on_device(data: D, wanted: OnDevice, device: torch.device) -> D:
     """The same data, whose training and evaluation batches are gathered on `device` if its store
-    may lie there. Kept for the next trial on the same data."""
+    may lie there. Kept for the next trial on the same data; other data take its place."""
     if device.type == "cpu" or wanted == "never":
         return data
-    kept: D = _kept(data, wanted, device)
-    return kept
+
+    asked = (data, wanted, device)
+    if asked not in _placed:
+        forget_placed()
+        fits = placement(data, wanted, device).fits
+        _placed[asked] = copied_to(data, device) if fits else data
+    placed: D = _placed[asked]
+    return placed
 
 
-@functools.lru_cache(maxsize=1)
-def _kept(data: D, wanted: OnDevice, device: torch.device) -> D:
-    if not placement(data, wanted, device).fits:
-        return data
-    return copied_to(data, device)
+def forget_placed() -> None:
+    """Give back the memory of the store that lies on a device."""
+    _placed.clear()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def copied_to(data: D, device: torch.device) -> D:

@@ -317,6 +317,8 @@ def _training_metrics(
         metrics["time/workers"] = float(runtime.world_size)
     if runtime.device.type == "cuda":
         metrics["time/gpus"] = float(runtime.world_size)
+    if config.train.bf16:
+        metrics["train/bf16"] = 1.0  # which `train.numerics=auto` leaves to the device
     if state.batches.reduced_micro_batch:
         metrics["train/micro_batch"] = state.batches.reduced_micro_batch
     return metrics

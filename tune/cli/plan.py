@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -219,12 +219,7 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
         checkpoint.save(state, runtime)
         trainable.export(Path(scratch) / BEST, {})
         on_gpu = runtime.device.type == "cuda"
-        if on_gpu and not config.train.compile:
-            kind = experiment.trainable
-            runtime.directory = Path(scratch) / "compiled"
-            numerics += (compilation(kind, config, some, runtime, step_s, total_steps),)
-
-        return Cost(
+        cost = Cost(
             step_s=step_s,
             validation_s=validation_s,
             epoch_s=per_epoch * step_s + validation_s,
@@ -233,8 +228,15 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
             parameters=sum(p.numel() for p in trainable.parameters() if p.requires_grad),
             setup_seconds=trainable.setup_seconds(data),
             gpu=on_gpu,
-            numerics=numerics,
         )
+        if on_gpu and not config.train.compile:
+            # A second network, and its moments, take the place of the first.
+            del trainable, optimizer, batches, state
+            torch.cuda.empty_cache()
+            kind = experiment.trainable
+            runtime.directory = Path(scratch) / "compiled"
+            numerics += (compilation(kind, config, some, runtime, cost.step_s, total_steps),)
+        return replace(cost, numerics=numerics)
 
 
 def space_as_typed(experiment: Experiment, manifest: Manifest) -> str:

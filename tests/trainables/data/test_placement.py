@@ -117,7 +117,25 @@ def test_trials_on_the_same_data_share_one_copy(monkeypatch: pytest.MonkeyPatch)
     first = on_device(data, "always", GPU)
     assert on_device(data, "always", GPU) is first
     assert first.train.device_images is first.test.device_images is not None
-    placement._kept.cache_clear()
+
+
+def test_other_data_take_the_place_of_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their memory is free before it is asked whether the next ones fit."""
+    held: list[int] = []
+
+    def rows(array: np.ndarray, device: torch.device) -> DeviceRows:
+        held.append(len(placement._placed))
+        return DeviceRows(array, CPU)
+
+    monkeypatch.setattr(placement, "DeviceRows", rows)
+    first = shapes()
+    on_device(first, "always", GPU)
+    on_device(shapes(seed=1), "always", GPU)
+    on_device(first, "always", GPU)
+    assert held == [0] * len(held)
+    assert len(placement._placed) == 1
+    placement.forget_placed()
+    assert not placement._placed
 
 
 def test_the_config_names_the_places() -> None:

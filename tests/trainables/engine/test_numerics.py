@@ -1,8 +1,12 @@
 """What `train.numerics` makes of a device."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from tests.toy import ToyConfig
+from tests.trainables.engine.test_fit import Recorder, train
 from trainables.base import TrainConfig
 from trainables.byol import BYOLConfig
 from trainables.engine import numerics
@@ -42,3 +46,12 @@ def test_the_plan_names_what_was_chosen() -> None:
     told = describe_numerics(TrainConfig(bf16=True, channels_last=True, compile=True), CPU)
     for word in ("bfloat16", "channels_last", "torch.compile"):
         assert word in told
+
+
+@pytest.mark.parametrize("bf16", [True, False])
+def test_an_epoch_in_bfloat16_says_so(bf16: bool, tmp_path: Path) -> None:
+    """The config of a study says `auto`, whatever its devices made of it."""
+    runtime = Recorder(tmp_path)
+    train(ToyConfig(train=TrainConfig(epochs=1, batch_size=20, bf16=bf16)), runtime)
+    ((_, metrics),) = runtime.reports
+    assert metrics.get("train/bf16") == (1.0 if bf16 else None)

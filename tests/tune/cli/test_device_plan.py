@@ -45,6 +45,14 @@ def test_without_a_compiler_it_is_left_alone(
     )
 
 
+def test_out_of_memory_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: nn.Module) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(nn.Module, "compile", fails)
+    assert said(tmp_path, 1.0).startswith("torch.compile: not measured, as memory ran out")
+
+
 def test_on_a_cpu_the_plan_has_one_line_about_it() -> None:
     (line,) = chosen(CONFIG, KIND.load_data(CONFIG.data), torch.device("cpu"))
     assert line.startswith("device: CPU (train.device=auto); float32")
