@@ -13,6 +13,8 @@ from tune.study.study import Study
 
 _FRESH_S = 1.0
 """The time left is worked out so often at most: the trials of a fast study report all the time."""
+_SHARE = 0.01
+"""Part of the driver's time that it may take."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Clock:
         self._agenda: Agenda | None = None
         self._name = ""
         self._told_at = 0.0
+        self._pause_s = 0.0
         self._left: float | None = None
         self._done = 0.0
         self.forecast: Forecast | None = None
@@ -104,7 +107,7 @@ class Clock:
             return
         self.forecast.on_event(event)
         now = time.time()
-        if now - self._told_at > _FRESH_S or self._left is None:
+        if now - self._told_at > self._pause_s:
             self._work_out(now)
 
     @property
@@ -136,6 +139,8 @@ class Clock:
                 own = Own(left, max(done, now - self._study_started) + left)
             left = self._agenda.left(own, now)
             done += self._agenda.done()
+        took = time.time() - now
+        self._pause_s = 0.0 if left is None else max(_FRESH_S, took / _SHARE)
         self._told_at = now
         self._left = left
         self._done = done
