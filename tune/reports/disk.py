@@ -8,6 +8,7 @@ from pathlib import Path
 from trainables.files import BEST, LAST
 from tune.study.kept_files import KEPT_TRIALS
 
+_KB = 1e3
 _MB = 1e6
 _GB = 1e9
 
@@ -71,12 +72,14 @@ def expected_disk(
 
 
 def megabytes(size: float) -> str:
-    """A number of bytes as people read it: `0.4 MB`, `612 MB`, `1.3 GB`."""
+    """A number of bytes as people read it: `40 kB`, `4.2 MB`, `612 MB`, `1.3 GB`."""
     if size >= _GB:
         return f"{size / _GB:.1f} GB"
     if size >= 10 * _MB:
         return f"{size / _MB:.0f} MB"
-    return f"{size / _MB:.1f} MB"
+    if size >= _MB:
+        return f"{size / _MB:.1f} MB"
+    return f"{size / _KB:.0f} kB"
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:

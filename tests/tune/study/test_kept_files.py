@@ -9,7 +9,7 @@ import pytest
 from tests.studies import manifest, open_study
 from trainables.files import BEST, LAST
 from tune.cli.session import _pin_for_others
-from tune.reports.disk import disk_use, expected_disk
+from tune.reports.disk import disk_use, expected_disk, megabytes
 from tune.study.kept_files import PIN, pin
 from tune.study.study import Study
 from tune.study.work import Outcome, Work
@@ -209,6 +209,14 @@ def test_a_hundred_resnet50_trials_stay_under_two_gigabytes(tmp_path: Path) -> N
     assert rest.total < 0.8e9
     assert most < 2e9
     assert rest.sentence.startswith("on disk: 7")
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0 kB"), (40_400, "40 kB"), (4.21e6, "4.2 MB"), (612e6, "612 MB"), (1.34e9, "1.3 GB")],
+)
+def test_sizes_are_told_in_two_or_three_digits(size: float, said: str) -> None:
+    assert megabytes(size) == said
 
 
 def test_the_plan_names_what_is_kept() -> None:
