@@ -37,6 +37,7 @@ from tune.command_line import command, install_command, replay_command
 from tune.experiment_file import experiment_of
 from tune.experiments import Experiment
 from tune.mlflow_model import save_model
+from tune.study.kept_files import retrained_value
 from tune.study.record import Record, check_whole, read_record
 
 MODEL = "model"
@@ -65,11 +66,15 @@ class Exported:
     difference: float | None = None
     """Largest difference between the answers of an exported graph and the network's, relative to
     the largest answer; None where the weights themselves were exported."""
+    retrained: bool = False
+    """Its weights were not kept: they are those of a training that differs from the record, and so
+    is `recorded`."""
 
     def __str__(self) -> str:
+        where = "after training it again" if self.retrained else "on record"
         said = (
-            f"trial {self.trial} of {self.study.name}: {self.objective} {self.measured:.4f}, on "
-            f"record {self.recorded:.4f}"
+            f"trial {self.trial} of {self.study.name}: {self.objective} {self.measured:.4f}, "
+            f"{where} {self.recorded:.4f}"
         )
         if self.difference is None:
             return said
@@ -117,7 +122,10 @@ def export_model(
     about = describe(experiment, run.config, data)
     about["origin"] = f"{study.name}/{origin.trial}"
     about["objective"] = record.objective
-    exported = Exported(final, study, origin.trial, record.objective, run.value or 0.0, 0.0, format)
+    again = retrained_value(origin.path)
+    recorded = run.value or 0.0 if again is None else again
+    exported = Exported(final, study, origin.trial, record.objective, recorded, 0.0, format)
+    exported = replace(exported, retrained=again is not None)
 
     with _one_at_a_time(final), scratch_folder(final) as scratch:
         whole = scratch / "model"

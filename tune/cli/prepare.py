@@ -41,9 +41,11 @@ from tune.cli.tries import own_configurations
 from tune.experiment_file import OwnExperiment
 from tune.experiments import Experiment, side_of
 from tune.function_source import source_of
+from tune.object_store import s3
 from tune.reports.marks import marks
 from tune.search.space import Nearest, as_json, describe, fitted
 from tune.study.identity import STUDY_NAME
+from tune.study.kept_files import retrained_value
 from tune.study.manifest import Manifest, read_manifest
 from tune.study.objectives import parse_objectives
 from tune.study.rules import CURRENT, REPEATS
@@ -163,6 +165,7 @@ def prepare(
         _check_device(base)
     proof = program.check_startup(config, data)
     seen = check_seen(base, data, options.allow_seen)
+    notes += _retrained(base)
 
     undrawn = missing_note(getattr(data, "classes", ()))
     if undrawn:
@@ -197,7 +200,7 @@ def prepare(
         warm_start=warm,
         rules=rules,
         seen=seen,
-        keep=options.keep or ("best" if there is None else there.keep),
+        keep=_keep(options, there, storage),
         repeats=_repeats(options, there),
         control=control,
         function=experiment.function is not None,
@@ -206,6 +209,30 @@ def prepare(
     )
     notes += tuple(f"note: {mark}" for mark in marks(manifest))
     return Prepared(directory, experiment, manifest, config, data, proof, notes, own)
+
+
+def _keep(options: Options, there: Manifest | None, storage: Path) -> str:
+    """Return the trials whose weights are kept: as asked for, or as the study has it.
+
+    Raises:
+        UserError: a bucket keeps all of them, as the threads that send them may be behind.
+    """
+    if s3.address(storage) is not None:
+        if options.keep == "best":
+            raise UserError("--keep best: a study in a bucket keeps all weights; leave it out")
+        return "all"
+    return options.keep or ("best" if there is None else there.keep)
+
+
+def _retrained(base: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a note where the weights that a study starts from are not those on record."""
+    value = retrained_value(Path(base.get("init.file") or "."))
+    if value is None:
+        return ()
+    return (
+        f"note: the weights of {base['init.origin']} were not kept and have been trained again "
+        f"(best value {value:.4f}); they differ from its record",
+    )
 
 
 def _control_length(

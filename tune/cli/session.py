@@ -127,7 +127,7 @@ class Session:
         _sample_data(study, prepared.data)
         if study.manifest.keep == "best":
             _pin_for_others(study.directory)
-        study.files.tidy(draws_all=self.options.pictures == "all", in_bucket=copy is not None)
+        study.files.tidy(draws_all=self.options.pictures == "all")
         self._pictures.watch(study)
         tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
         if tags:

@@ -16,7 +16,7 @@ from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
 from tune.experiments import Experiment
 from tune.object_store import s3
-from tune.study.kept_files import RETRAINED, pin
+from tune.study.kept_files import RETRAINED, note_retrained, pin
 from tune.study.log_state import Run, read_state
 from tune.study.manifest import read_manifest
 from tune.study.work import Outcome, Work, WorkId
@@ -48,11 +48,11 @@ def replay(
         comparison.on_end(outcome)
         if outcome.state == recorded.state == "COMPLETE":
             place = WorkId(number).folder(study_dir) / BEST
-            _put_back(Path(scratch) / BEST, place, comparison)
+            _put_back(Path(scratch) / BEST, place, outcome.value, comparison)
     return comparison.equal
 
 
-def _put_back(trained: Path, place: Path, comparison: "_Comparison") -> None:
+def _put_back(trained: Path, place: Path, value: float | None, comparison: "_Comparison") -> None:
     """Give a trial its weights back, if they have been removed (`--keep best`); they then stay.
 
     Another machine rounds otherwise: weights of a training that differs from the record are
@@ -61,11 +61,12 @@ def _put_back(trained: Path, place: Path, comparison: "_Comparison") -> None:
     if not trained.exists() or not place.parent.is_dir() or place.exists():
         return
     pin(place)
+    if not comparison.equal:
+        note_retrained(place, value, comparison.said)
     write_atomically(place, trained.read_bytes())
     if comparison.equal:
         comparison.tell(f"the weights were not kept, and are back in {place}")
     else:
-        write_atomically(place.parent / RETRAINED, "\n".join(comparison.said) + "\n")
         comparison.tell(
             f"the weights were not kept; those of this training are in {place}, and {RETRAINED} "
             "beside them says what differs"

@@ -11,10 +11,11 @@ leaves behind is removed by the next start.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable
+import json
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
-from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST
+from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST, write_atomically
 from tune.study.log_state import LogState
 from tune.study.rules import RepeatRule
 from tune.study.work import WorkId
@@ -23,9 +24,9 @@ KEPT_TRIALS = 5
 """Trials whose weights are kept, besides the default."""
 PIN = ".pinned"
 """In a trial's folder: its weights stay, as somebody has asked for them."""
-RETRAINED = ".retrained"
-"""In a trial's folder: its weights are those of a later training, which differs from the record in
-what the file says."""
+RETRAINED = ".retrained.json"
+"""In a trial's folder: its weights are those of a later training, which differs from the record:
+`value`, its best objective, and `differences`."""
 SNAPSHOTS = ("embeddings-*.npz", "masks-*.npz", "predictions-*.npz")
 """Arrays that pictures are drawn from (`trainables/plots/draw.py`); others are a trainable's
 own."""
@@ -76,17 +77,13 @@ class KeptFiles:
             number for number, run in self._state.trials.items() if run.state == "COMPLETE"
         }
 
-    def tidy(self, *, draws_all: bool = False, in_bucket: bool = False) -> None:
+    def tidy(self, *, draws_all: bool = False) -> None:
         """Remove what is not kept of all runs that have ended.
 
         Args:
             draws_all: the arrays of every completed trial stay: all of them will be drawn.
-            in_bucket: the study is copied to an object store, by threads that may be behind: what
-                they have not sent must not vanish, and all of it stays.
         """
         self._draws_all = draws_all
-        if in_bucket:
-            self._keep = "all"
         if self._keep != "best":
             return
         for work_id in list(self._state.runs):
@@ -152,6 +149,21 @@ def pin(weights: Path) -> None:
     if weights.name == BEST and weights.parent.parent.name == "trials":
         with contextlib.suppress(OSError):  # a storage that can only be read loses nothing either
             (weights.parent / PIN).touch()
+
+
+def note_retrained(weights: Path, value: float | None, differences: Sequence[str]) -> None:
+    """Say beside a trial's weights that they are about to be those of another training."""
+    about = {"value": value, "differences": list(differences)}
+    write_atomically(weights.parent / RETRAINED, json.dumps(about, indent=1) + "\n")
+
+
+def retrained_value(weights: Path) -> float | None:
+    """The best objective of the training that these weights are of; None: that of the record."""
+    path = weights.parent / RETRAINED
+    if not path.exists():
+        return None
+    value = json.loads(path.read_text())["value"]
+    return None if value is None else float(value)
 
 
 def remove_checkpoint(folder: Path) -> None:

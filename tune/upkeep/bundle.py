@@ -7,7 +7,7 @@ from pathlib import Path
 from trainables.errors import UserError
 from trainables.files import BEST, LAST, atomic_file, is_partial
 from tune.reports.html_report import write_report
-from tune.study.kept_files import PIN
+from tune.study.kept_files import PIN, RETRAINED
 
 NOTE = (
     "whoever resumes it, or predicts by it, runs the code that it brings along; "
@@ -17,7 +17,7 @@ NOTE = (
 
 _CHECKPOINTS = ".ckpt"
 """Suffix of what scripts save, often."""
-_KEPT = (".state.json", PIN)
+_KEPT = (".state.json", PIN, RETRAINED)
 """Names with a dot in front that belong to the record: how far its tables have the event log, and
 trials whose weights stay."""
 

@@ -25,6 +25,8 @@ from trainables.errors import UserError
 from tune.backbones.resolve import find
 from tune.command_line import command, replay_command
 from tune.study.events import EventLog
+from tune.study.kept_files import retrained_value
+from tune.study.log_state import read_state
 from vistune import __version__
 
 WRONG = {
@@ -388,7 +390,9 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
     assert said.code == 1
     assert "the weights were not kept; those of this training are in " in said.out
     assert find(f"toy/{number}", tmp_path / "runs").path == gone[1] / "best.pt"
-    assert "train/loss was" in (gone[1] / ".retrained").read_text()
+    assert "train/loss was" in (gone[1] / ".retrained.json").read_text()
+    assert retrained_value(gone[1] / "best.pt") == read_state(log).trials[number].value
+    assert retrained_value(gone[0] / "best.pt") is None
 
 
 def test_replay_that_ends_early_is_not_equal(call: Call, tmp_path: Path) -> None:

@@ -104,19 +104,6 @@ def test_arrays_of_a_trainables_own_stay(tmp_path: Path) -> None:
     assert left(tmp_path, "embeddings*") == []
 
 
-def test_a_study_in_a_bucket_keeps_all_of_its_trials(tmp_path: Path) -> None:
-    study = open_study(tmp_path, 9, keep="best")
-    study.files.tidy(in_bucket=True)
-    while (work := study.next_work()) is not None:
-        assert work != "wait"
-        if work.kind == "baseline":
-            study.ended(work, Outcome("COMPLETE", metrics={"baseline/val/top1": 0.1}))
-        else:
-            fake_run(study, work, 0.5)
-    study.close()
-    assert with_weights(tmp_path) == set(range(9))
-
-
 def test_a_study_of_an_earlier_version_holds_what_it_starts_from(tmp_path: Path) -> None:
     run_all(tmp_path, VALUES[:4])  # keeps all
     base = {**manifest().base, "init.origin": "toy/3", "init.file": "/elsewhere/best.pt"}
