@@ -7,6 +7,7 @@ import contextlib
 import gc
 import itertools
 import math
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ class BatchSplitter:
         if runtime.world_size > 1:
             self.limit(found_micro_batch(runtime.directory) or 0)
         self.statistics = RunningStatistics(trainable)
-        self.feed = Feed(self.draw_share, lane_to(runtime.device))
+        # In a circle the network of a trial that has ended would stay until Python looks for one.
+        this = weakref.proxy(self)
+        self.feed = Feed(lambda step: this.draw_share(step), lane_to(runtime.device))
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_trains: list[bool] = []
 

@@ -21,6 +21,10 @@ ALIKE = 3
 """So many failures in a row on one machine end the run, where trials of others report."""
 
 
+_MOST_DOUBLINGS = 6
+"""A pause is the longest then."""
+
+
 class PutBack:
     """When work is handed out again after failures of the disk.
 
@@ -68,7 +72,7 @@ class PutBack:
             )
         if now - self._since > PATIENCE_S:
             raise failure
-        doublings = self._failures.total() - 1
+        doublings = min(self._failures.total() - 1, _MOST_DOUBLINGS)
         self._until = now + min(2.0**doublings, LONGEST_PAUSE_S)
 
     def note_report(self, node: str | None) -> None:

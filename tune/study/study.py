@@ -126,6 +126,8 @@ class Study:
         self._disk = Patience(directory)
         self._disk.is_over = lambda: bool(this.stopping)
         self._put_back = PutBack(directory)
+        self._failing: str | None = None
+        """The reason to end the run once nothing runs any more."""
         self.log.patience = self._disk
         self._database.be_patient(self._disk)
         self._planner = Planner(
@@ -315,7 +317,11 @@ class Study:
         done."""
         if self.stopping:
             return None
-        if self._put_back.rests or (self._early.are_enough and self._silent()):
+        if self._failing is not None and not self._planner.running:
+            raise TrialsFailAlike(self._failing)
+        if self._failing is not None or self._put_back.rests:
+            return "wait"
+        if self._early.are_enough and self._silent():
             return "wait"
         step = self._planner.next()
         if step is None:
@@ -546,7 +552,10 @@ class Study:
             else:
                 why = {"reason": its_outcome.reason, "error": its_outcome.error}
                 self._emit_for("early_failure", work, **why)
-        raise TrialsFailAlike(told(len(held), outcome, node))
+        message = told(len(held), outcome, node)
+        if node is None or not self._planner.running:
+            raise TrialsFailAlike(message)
+        self._failing = message  # what runs on other machines comes to its end
 
     def _silent(self) -> bool:
         """True where a trial runs that has not reported yet: it may still work."""

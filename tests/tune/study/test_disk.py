@@ -359,3 +359,12 @@ def test_an_epoch_of_the_machine_itself_ends_the_count(
 def test_on_a_disk_of_this_machine_the_first_failure_is_final(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed):
         lost(1, None, PutBack(tmp_path))
+
+
+def test_any_number_of_failures_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    shared(monkeypatch)
+    failures = PutBack(tmp_path)
+    lost(2000, None, failures)
+    clock.now += LONGEST_PAUSE_S
+    assert not failures.rests

@@ -235,3 +235,18 @@ def test_where_no_machine_works_three_on_any_are_enough(tmp_path: Path) -> None:
         all_fail(study, ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
     study.close()
     assert ends(tmp_path) == []
+
+
+def test_what_runs_on_other_machines_comes_to_its_end(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 12)
+    played(study, [])
+    runs = begun(study)
+    study.reported(runs, 1, {"val/top1": 0.5}, GOOD)
+    all_fail(study, [BAD] * ALIKE)
+    assert study.next_work() == "wait"
+    study.reported(runs, 2, {"val/top1": 0.6}, GOOD)
+    study.ended(runs, Outcome("COMPLETE", value=0.6), GOOD)
+    with pytest.raises(TrialsFailAlike, match=f"the last 3 trials on {BAD}"):
+        study.next_work()
+    study.close()
+    assert ends(tmp_path) == [(0, "COMPLETE")]
