@@ -4,6 +4,7 @@ import json
 import os
 import random
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -229,7 +230,7 @@ def _work(
                 tell(f"{study.name} {crash} (before {change}; {seconds:.1f} s): {wrong[0]}")
         findings.tried = dict(tried)
         answer.write_text(json.dumps(asdict(findings)))
-    except BaseException as error:
-        tell(f"{study.name}: {error!r}")
+    except BaseException:
+        tell(f"{study.name}: {traceback.format_exc()}")
         os._exit(1)
     os._exit(0)

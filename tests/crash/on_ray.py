@@ -116,7 +116,7 @@ class RayStudy:
     def _run(self, environment: dict[str, str]) -> int:
         """Run the command to its end, and end everything that it has left running."""
         mark = uuid.uuid4().hex
-        cache = str(self.home.path / "cache")
+        cache = str(self.home.path.parent / "cache")  # with MLflow's empty database, made once
         environment = environment | {
             _MARK: mark,
             "VISTUNE_CACHE": cache,

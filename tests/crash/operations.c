@@ -114,6 +114,18 @@ static int watched(const char *path)
     return length && !strncmp(path, root, length) && (path[length] == '/' || !path[length]);
 }
 
+/* True where the folder of a new name is there: otherwise the call fails, and changes nothing. */
+static int has_place(const char *path)
+{
+    char folder[PATH_MAX];
+    struct stat found;
+    snprintf(folder, sizeof folder, "%s", path);
+    char *last = strrchr(folder, '/');
+    if (!last || last == folder) return 1;
+    *last = 0;
+    return !stat(folder, &found);
+}
+
 /* ---- the record, and the end */
 
 static void put(const void *bytes, size_t length)
@@ -165,7 +177,7 @@ static void before_open(int folder, const char *name, int flags)
     struct stat found;
     if (!(flags & (O_CREAT | O_TRUNC)) || !absolute(folder, name, path) || !watched(path)) return;
     int is_there = !stat(path, &found);
-    if (!is_there && (flags & O_CREAT)) change("create", path, "");
+    if (!is_there && (flags & O_CREAT) && has_place(path)) change("create", path, "");
     if (is_there && (flags & O_TRUNC) && found.st_size) change("truncate", path, "");
 }
 
@@ -310,7 +322,7 @@ static void by_name(const char *kind, int folder, const char *name, int there)
     char path[PATH_MAX];
     struct stat found;
     if (!*root || !absolute(folder, name, path) || !watched(path)) return;
-    if (lstat(path, &found) == (there ? 0 : -1)) change(kind, path, "");
+    if (lstat(path, &found) == (there ? 0 : -1) && has_place(path)) change(kind, path, "");
 }
 
 static void by_names(const char *kind, int from, const char *old, int to, const char *new)
