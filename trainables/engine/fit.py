@@ -27,6 +27,7 @@ from trainables.devices import sum_dtype
 from trainables.engine import checkpoint, distributed, watchdog
 from trainables.engine.average import judged_weights
 from trainables.engine.checkpoint import TrainingState
+from trainables.engine.numerics import IN_BFLOAT16
 from trainables.engine.step import (
     BatchSplitter,
     gradient_exchange,
@@ -318,7 +319,7 @@ def _training_metrics(
     if runtime.device.type == "cuda":
         metrics["time/gpus"] = float(runtime.world_size)
     if config.train.bf16:
-        metrics["train/bf16"] = 1.0  # which `train.numerics=auto` leaves to the device
+        metrics[IN_BFLOAT16] = 1.0  # which `train.numerics=auto` leaves to the device
     if state.batches.reduced_micro_batch:
         metrics["train/micro_batch"] = state.batches.reduced_micro_batch
     return metrics

@@ -13,6 +13,9 @@ import torch
 from trainables.base import TrainConfig
 from trainables.devices import describe_device
 
+IN_BFLOAT16 = "train/bf16"
+"""Metric of an epoch, and of a run, that was computed in bfloat16: 1."""
+
 ConfigT = TypeVar("ConfigT", bound=Any)  # a dataclass with a block `train`
 
 

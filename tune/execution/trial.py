@@ -22,7 +22,7 @@ from trainables.engine.allocator import keep_freed_memory
 from trainables.engine.average import outcomes_with_objective, with_objective
 from trainables.engine.checkpoint import load_checkpoint
 from trainables.engine.fit import Fitted, fit
-from trainables.engine.numerics import settle_numerics
+from trainables.engine.numerics import IN_BFLOAT16, settle_numerics
 from trainables.engine.step import is_out_of_memory
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
@@ -127,6 +127,8 @@ def _fit(
 
     name = trainable.objective
     metrics = {f"best/{name}": fitted.best, "best/epoch": float(fitted.best_epoch)}
+    if trainable.config.train.bf16:
+        metrics[IN_BFLOAT16] = 1.0
     tested: Record = {}
     if work.kind == "repeat":
         if copy is not None:

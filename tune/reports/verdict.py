@@ -23,6 +23,9 @@ from tune.study.manifest import Manifest
 from tune.study.rules import FINALISTS, WINNER, test_metric
 from tune.study.view import StudyView
 
+IN_BFLOAT16 = "train/bf16"
+"""Metric of a run in bfloat16 (`trainables/engine/numerics.py`, which imports torch)."""
+
 FEW_TRIALS = 12
 """A search of fewer trials gets a warning."""
 
@@ -282,6 +285,7 @@ def doubts(study: StudyView, storage: Path) -> list[str]:
         return [*found, lost]
 
     found += _doubts_about_learning(study, best)
+    found += doubts_about_numerics(study)
     if number != 0:
         found += _parameters_at_edge(best)
     found += _doubts_about_gain(study)
@@ -335,6 +339,18 @@ def _doubts_about_learning(study: StudyView, best: FrozenTrial) -> Iterator[str]
         yield (
             f"no trial beat the untrained network ({study.objective} {untrained:.4f}): "
             "nothing was learned; train longer or widen the space"
+        )
+
+
+def doubts_about_numerics(study: StudyView) -> Iterator[str]:
+    """Yield a doubt where repeats were computed in different floating point, which
+    `train.numerics=auto` leaves to the device of each."""
+    ended = [run for run in study.repeats.values() if run.metrics]
+    in_bfloat16 = [run for run in ended if run.metrics.get(IN_BFLOAT16)]
+    if in_bfloat16 and len(in_bfloat16) < len(ended):
+        yield (
+            f"{len(in_bfloat16)} of {len(ended)} repeats were trained in bfloat16 and the others "
+            "in float32, as their devices are; --set train.numerics=as_set makes all alike"
         )
 
 
