@@ -9,6 +9,7 @@ under the same names.
 A path alone says which object it is, in every process and on every machine.
 """
 
+import re
 from pathlib import Path
 
 from trainables.errors import UserError
@@ -58,9 +59,10 @@ def local_folder(storage: str) -> Path:
 
 def _folder(storage: str) -> Path:
     folder = Path(storage).expanduser().resolve()
-    if "?" in str(folder):
+    misread = re.search(r"\?|%[0-9A-Fa-f]{2}", str(folder))
+    if misread is not None:
         raise UserError(
-            f"--storage {folder}: a path with a question mark ends there for MLflow's database; "
+            f"--storage {folder}: MLflow's database cannot be in a path with {misread[0]}; "
             "use another folder"
         )
     return folder

@@ -73,6 +73,8 @@ Observer = Callable[[dict[str, Any]], None]
 
 COMMITS = "commits"
 """Tag of a study that several states of the code have run: their commits, the first first."""
+NO_COMMIT = "no commit"
+"""Code of an installed package, in that tag."""
 REFUSED = "enqueued.refused"
 """Tag of a study: why it does not try a configuration that was enqueued."""
 
@@ -240,11 +242,12 @@ class Study:
         """
         if moved:
             self.notes.append(moved)
-        known = self._state.tags.get(COMMITS) or str(self.manifest.commit)
+        known = self._state.tags.get(COMMITS) or self.manifest.commit or NO_COMMIT
         commits = known.split(", ")
         if commit is None or commits[-1] == commit:
             return
-        self.notes.append(f"begun by the code of commit {commits[0]}, continued by {commit}")
+        began = "code without a commit" if commits[0] == NO_COMMIT else f"commit {commits[0]}"
+        self.notes.append(f"begun by {began}, continued by commit {commit}")
         self.summarize({}, **{COMMITS: ", ".join([*commits, commit])})
 
     def _describe(self, group: Group | None) -> None:

@@ -80,6 +80,9 @@ WRONG = {
         "which keep a study to one driver; use a folder, or s3://bucket/prefix"
     ),
     "ssl --storage hdfs://bucket": "--storage hdfs://bucket: use a folder, or s3://bucket/prefix",
+    "ssl --study mlflow.db": "--study 'mlflow.db' belongs to the storage itself; choose another",
+    "ssl --storage a?b": "MLflow's database cannot be in a path with ?; use another folder",
+    "ssl --storage a%20b": "MLflow's database cannot be in a path with %20; use another folder",
     "ssl --study archived": "--study 'archived' belongs to the storage itself",
     "ssl --trial ssl/3": "--trial ssl/3 replays a trial in this process: add --local",
     "ssl --local --trial ssl": "--trial 'ssl' must be STUDY/NUMBER, such as --trial ssl/3",

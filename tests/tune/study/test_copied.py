@@ -109,7 +109,7 @@ def test_a_study_says_which_code_continued_it(tmp_path: Path) -> None:
     run(tmp_path / "toy", 1, commit="aaa")
     assert run(tmp_path / "toy", 1, commit="aaa").notes == []
     study = run(tmp_path / "toy", 2, commit="bbb+")
-    assert study.notes == ["begun by the code of commit aaa, continued by bbb+"]
+    assert study.notes == ["begun by commit aaa, continued by commit bbb+"]
     assert study._state.tags[COMMITS] == "aaa, bbb+"
     assert run(tmp_path / "toy", 2, commit="bbb+").notes == []
     run(tmp_path / "toy", 2, commit=None)
@@ -127,3 +127,10 @@ def test_a_link_to_a_study_is_no_copy(tmp_path: Path) -> None:
     assert adopt(tmp_path / "latest") == adopt(tmp_path / "absolute") == ""
     assert (tmp_path / "toy/events.jsonl").read_bytes() == before
     assert read_manifest(tmp_path / "toy/study.json").name == "toy"
+
+
+def test_code_of_a_package_has_no_commit(tmp_path: Path) -> None:
+    run(tmp_path / "toy", 1, commit=None)
+    study = run(tmp_path / "toy", 1, commit="aaa")
+    assert study.notes == ["begun by code without a commit, continued by commit aaa"]
+    assert study._state.tags[COMMITS] == "no commit, aaa"
