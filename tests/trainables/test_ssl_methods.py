@@ -33,6 +33,7 @@ from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS, side_of
 from tune.reports.comparison_table import compare_settings
 from tune.reports.table_text import notes
+from tune.study.events import EventLog
 
 METHODS = ("ssl-simclr", "ssl-moco", "ssl-vicreg", "ssl-dino")
 HEADS: dict[str, dict[str, Any]] = {
@@ -408,6 +409,10 @@ def test_all_methods_are_searched_and_stand_in_one_table(call: Call, tmp_path: P
     pins = ("--set", "train.epochs=1", "--set", "train.epoch_images=64", *BYOL)
     said = call("ssl", "--compare", "ssl-methods", *short, *pins, "--pictures", "none")
     assert said.code == 0, said.err
+    # MLflow shows a run below another of the same experiment alone.
+    for log in (tmp_path / "runs").glob("ssl-methods*/events.jsonl"):
+        first = EventLog.read(log, 0, limit=1)[0][0]
+        assert first["experiment"] == "ssl"
     table = compare_settings(tmp_path / "runs/ssl-methods")
     assert [row.name for row in table.judged] == ["BYOL", "SimCLR", "MoCo", "VICReg", "DINO"]
     assert [one.name for one in table.differences] == [

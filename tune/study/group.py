@@ -41,6 +41,13 @@ class Group:
         return self.folder.name
 
     @property
+    def experiment(self) -> str:
+        """Experiment that the group was begun for; MLflow shows all members in it, as a run's
+        parent must be there too."""
+        events, _ = EventLog.read(self.folder / LOG, 0, limit=1)
+        return str(events[0]["experiment"])
+
+    @property
     def event(self) -> dict[str, str]:
         """The group as the first event of a member names it."""
         return {"name": self.name, "id": self.id}

@@ -258,7 +258,7 @@ class Study:
             tags["search"] = str(manifest.search)
         about = {
             "name": manifest.identity,
-            "experiment": self.experiment.name,
+            "experiment": self.experiment.name if group is None else group.experiment,
             "objective": manifest.objective,
             "direction": "maximize",
             "config": manifest.base,
