@@ -484,6 +484,33 @@ def trial_to_kill(check: Check, folder: Path) -> None:
     fit(kind(config, data).to(check.device), config, Told(folder, check.device))
 
 
+def whole_study(check: Check) -> Row:
+    """A study of one trial through the command line and Ray: does the trial get the card?"""
+    root = Path(__file__).resolve().parents[1]
+    settings = [f"train.device={check.device.type}", "train.numerics=auto", "train.epochs=1"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    with tempfile.TemporaryDirectory(prefix="gpu-check-") as storage:
+        command = [sys.executable, "tune/run.py", "pretrain", "--data", "digits", *options]
+        command += ["--trials", "1", "--repeats", "0", "--pictures", "none", "--storage", storage]
+        ended = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600)
+        logs = list(Path(storage).glob("*/events.jsonl"))
+        lines = [line for log in logs for line in log.read_text().splitlines()]
+
+    reports = [event for event in map(json.loads, lines) if event["event"] == "report"]
+    gpus = [int(event["metrics"].get("time/gpus", 0)) for event in reports]
+    bf16 = [bool(event["metrics"].get("train/bf16")) for event in reports]
+    expected = int(check.device.type == "cuda")
+    if ended.returncode or not reports:
+        print(ended.stdout[-2000:], ended.stderr[-2000:], sep="\n", file=sys.stderr)
+    return Row(
+        "a study",
+        "a trial that Ray starts trains on the device that was asked for, in its numerics",
+        f"exit code {ended.returncode}, {len(reports)} epoch, GPUs {gpus}, bfloat16 {bf16}",
+        not ended.returncode and gpus == [expected] and bf16 == [has_bfloat16(check.device)],
+        values={"returncode": ended.returncode, "gpus": gpus, "bfloat16": bf16},
+    )
+
+
 # ---------------------------------------------------------------- children
 
 
@@ -519,6 +546,7 @@ ROWS: dict[str, Callable[[Check], Row | list[Row]]] = {
     "concurrent": concurrency,
     "memory": out_of_memory,
     "killed": killed_trial,
+    "study": whole_study,
 }
 WORDS = {True: "holds", False: "FAILS", None: "not judged"}
 
