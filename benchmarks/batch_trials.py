@@ -64,7 +64,7 @@ def run(storage: Path, backbone: Path, seed: int, trials: int, extra: list[str])
     after = os.times()
     if done.returncode:
         raise SystemExit(done.stdout[-2000:] + done.stderr[-2000:])
-    (log,) = storage.rglob("events.jsonl")
+    log = storage / "classify-E" / "events.jsonl"
     return {
         "wall": time.perf_counter() - began,
         "cpu": sum(after[2:4]) - sum(before[2:4]),
@@ -96,9 +96,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=0, help="0: the preset's")
     options = parser.parse_args()
 
-    peers = {
-        "one by one": ["--concurrent", str(os.cpu_count() or 1)],
+    peers = {  # the batched run first: it pays for features that the warm-up has not met
         "batched": ["--batch-trials", str(options.width)],
+        "one by one": ["--concurrent", str(os.cpu_count() or 1)],
     }
     length = ["--set", f"train.epochs={options.epochs}"] if options.epochs else []
     ratios = []
@@ -106,7 +106,7 @@ def main() -> None:
         folder = Path(scratch)
         backbone = folder / "backbone.pt"
         make_backbone(backbone)
-        run(folder / "warm", backbone, 99, 24, [*peers["batched"], *length])
+        run(folder / "warm", backbone, 99, options.trials, [*peers["batched"], *length])
         for seed in range(options.seeds):
             found = {
                 name: run(folder / f"{name}-{seed}", backbone, seed, options.trials, extra + length)
