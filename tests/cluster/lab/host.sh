@@ -28,7 +28,8 @@ sed -i "s#^root:.*#root:x:0:0:root:$home:/bin/bash#" "$root/etc/passwd"
 mkdir -p -m 700 "$root$home/.ssh"
 cp "$lab/key.pub" "$root$home/.ssh/authorized_keys"
 ln -s "$environment" "$root$home/venv"
-# No package index can be reached; what `pip install` of the cluster file asks for is in the environment.
+# No package index can be reached. The environment stands for one that has been installed from the lock file, as its mark says.
+sha256sum < "$(dirname "$0")/../../../constraints-cuda.txt" > "$root$environment/vistune-lock"
 echo 'export PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 PIP_DISABLE_PIP_VERSION_CHECK=1' > "$root$home/.bashrc"
 echo '. ~/.bashrc' > "$root$home/.profile"
 
