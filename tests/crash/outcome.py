@@ -16,6 +16,9 @@ from tests.mlflow_store import store
 from tune.study.events import EventLog
 from tune.tracking.runs import OFFSET_TAG
 
+_OF_STARTS = (OFFSET_TAG, "trial.attempt", "trial.resumed_epoch")
+"""Tags that say how often a trial was started, or depend on it: the length of the log."""
+
 Facts = dict[str, Any]
 """Name of a fact -> what it is, as JSON."""
 
@@ -115,8 +118,8 @@ def _of_mlflow(storage: Path) -> Iterator[tuple[str, Any]]:
         metrics = [row[:3] for row in run["metrics"] if not row[0].startswith("time/")]
         yield f"metrics of run {name}", metrics
         for tag, value in run["tags"].items():
-            # a length of the log, which has a line more for each start
-            yield f"tag {tag} of run {name}", None if tag == OFFSET_TAG else value
+            if tag not in _OF_STARTS:
+                yield f"tag {tag} of run {name}", value
 
 
 def _without_ids(name: str) -> str:

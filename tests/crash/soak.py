@@ -233,7 +233,7 @@ class Soak:
             time.sleep(0.1)
 
     def _note(self, pid: int, ended: int) -> None:
-        with contextlib.suppress(OSError, StopIteration):
+        with contextlib.suppress(OSError, KeyError):  # it has just ended
             process = Path(f"/proc/{pid}")
             lines = (process / "status").read_text().splitlines()
             status = dict(line.split(":", 1) for line in lines)

@@ -201,6 +201,8 @@ def _copy_template(path: Path) -> None:
         file.write(_template().read_bytes())
         file.flush()
         with _connected(Path(file.name)) as connection:
+            # a journal beside a partial file would outlive a kill, and nobody needs it
+            connection.execute("PRAGMA journal_mode = MEMORY")
             place = f"{(path.parent / 'mlartifacts').as_uri()}/0"
             now = round(1000 * time.time())
             connection.execute(
