@@ -68,6 +68,8 @@ class Experiment:
     setting is named."""
     views: int = 1
     """Views of an image that a training step sees."""
+    imports: tuple[str, ...] = ()
+    """Packages that its networks import when they are built."""
     function: Function | None = None
     """A function that trains, in place of a trainable (`tune.function_experiment`); only the config
     of `model` counts then."""
@@ -282,6 +284,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         name="ssl",
         about="BYOL pre-training, by kNN top-1 on held-out labels (by views, if there are none)",
         model=_byol,
+        imports=("byol_pytorch.byol_pytorch",),
         space=ssl,
         presets={
             "tiny": _UNTUNED_LETTERS | _SSL_TINY,

@@ -1,5 +1,7 @@
 """The one way into the engine: `tune/run.py` and `vistune.search` both call `execute`."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from tune.cli.prepare import prepare
 from tune.cli.session import Session
 from tune.cli.stop import DONE, FAILED, Ended
 from tune.experiment_file import find_experiment
-from tune.experiments import Experiment
+from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
 from tune.tracking.logs import check_logs
@@ -47,17 +49,42 @@ def execute(
 
         return run_settings(options, experiment, storage, budget_s, caller)
 
-    prepared = prepare(options, experiment, storage)
     if options.plan:
         from tune.cli.plan import show_plan
 
-        show_plan(prepared, options)
+        show_plan(prepare(options, experiment, storage), options)
         return Ended(DONE)
 
-    with Session(options, budget_s, caller) as session:
-        code = session.run(prepared)
+    with _ray_ahead(options, experiment, caller) as begin:
+        prepared = prepare(options, experiment, storage, before_data=begin)
+        with Session(options, budget_s, caller) as session:
+            code = session.run(prepared)
 
     return session.ended(code)
+
+
+@contextlib.contextmanager
+def _ray_ahead(
+    options: Options, experiment: Experiment, caller: Caller
+) -> Iterator[Callable[[], None]]:
+    """Let Ray start while the data are read.
+
+    Yields:
+        A function that begins to start it, where the study will need it.
+    """
+    if options.local:
+        yield lambda: None
+        return
+
+    from tune.execution import ahead
+
+    is_ours = experiment.name in EXPERIMENTS and experiment.function is None
+    model = (f"experiment:{experiment.name}",) if is_ours else ("torch",)
+    try:
+        yield lambda: ahead.begin((*model, *experiment.imports), options.workers)
+    finally:
+        if not caller.is_command:
+            ahead.abandon()
 
 
 def _replay(options: Options, experiment: Experiment, storage: Path) -> int:

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -105,6 +105,7 @@ def prepare(
     storage: Path,
     sources: Mapping[str, Path] | None = None,
     first: Path | None = None,
+    before_data: Callable[[], None] = lambda: None,
 ) -> Prepared:
     """Resolve the options, read the data and check the backbone.
 
@@ -113,6 +114,7 @@ def prepare(
             the usual studies in `storage`.
         first: manifest of an earlier search of the same side of a comparison. A study that has not
             begun takes its default and its rules, which all searches share.
+        before_data: is called when the options are known to be right, before data are read.
     Raises:
         UserError: wrong use.
     """
@@ -145,6 +147,7 @@ def prepare(
     notes += method_notes(rules)
 
     config: Any = build(experiment.config, base)
+    before_data()
     program = experiment.program
     data = program.load_data(getattr(config, "data", None), progress=True)
 

@@ -1,25 +1,29 @@
 """Starting Ray on this machine, and connecting to a cluster."""
 
 import contextlib
+import functools
+import inspect
 import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import ray
-import ray.util.state
-from ray._private import services
+from ray._private import node, services
 
 from trainables.errors import UserError, first_line
+from tune.execution import ahead, launch_worker, template
 from tune.execution.capacity import on_a_cluster
 from tune.execution.code_path import OwnCodeFirst
 from tune.execution.socket_folder import socket_folder
 
 _CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 128 * 2**20
+_LAUNCHER = str(Path(launch_worker.__file__).resolve())
 
 
 @contextlib.contextmanager
@@ -33,12 +37,19 @@ def ray_session(workers: int = 1) -> Iterator[None]:
     Raises:
         UserError: see `start_ray`.
     """
-    started_here = start_ray(dashboard=workers > 1)
+    begun = ahead.take()
+    started_here = start_ray(dashboard=workers > 1) if begun is None else begun.result()
     try:
         yield
     finally:
         if started_here:
-            ray.shutdown()
+            stop_ray()
+
+
+def stop_ray() -> None:
+    """Stop the Ray that `start_ray` has started here."""
+    ray.shutdown()
+    template.end()
 
 
 def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
@@ -61,6 +72,8 @@ def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
 
 
 def _require_state_api() -> None:
+    import ray.util.state  # half a second that others need not wait
+
     try:
         ray.util.state.list_actors(limit=1)
     except Exception as error:
@@ -88,7 +101,7 @@ def _start(cpus: int | None, dashboard: bool) -> None:
     if dashboard:  # the address of this Ray, whichever others run on the machine
         os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{port}"
     try:
-        with _own_signals(), _loopback(), _own_sessions():
+        with _own_signals(), _loopback(), _own_sessions(), _lean(dashboard), _forking():
             ray.init(
                 address="local",
                 _node_ip_address="127.0.0.1",
@@ -164,6 +177,56 @@ def _own_sessions() -> Iterator[None]:
         yield
     finally:
         services.ConsolePopen = original  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _lean(dashboard: bool) -> Iterator[None]:
+    """Keep Ray from starting Python processes that nobody asks here, each of which imports Ray: the
+    one that brings workers' output to the driver and, where there is no dashboard, its server and
+    the autoscaler's monitor. Workers are started by `launch_worker.py`.
+
+    The replaced functions are Ray's private ones: tests/tune/execution/test_template.py looks at
+    the processes.
+    """
+    replaced: list[tuple[Any, str, Callable[..., Any]]] = [
+        (node.Node, "start_log_monitor", lambda self: None),
+        (services, "start_raylet", _with_our_launcher(services.start_raylet)),
+    ]
+    if not dashboard:
+        replaced += [
+            (services, "start_api_server", lambda *args, **options: (None, None)),
+            (node.Node, "start_monitor", lambda self: None),
+        ]
+
+    with contextlib.ExitStack() as stack:
+        for owner, name, ours in replaced:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, ours)
+        yield
+
+
+def _with_our_launcher(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's function that starts a raylet, with our script for starting workers."""
+    signature = inspect.signature(start_raylet)
+
+    @functools.wraps(start_raylet)
+    def start(*args: Any, **options: Any) -> Any:
+        given = signature.bind(*args, **options)
+        given.arguments["setup_worker_path"] = _LAUNCHER
+        return start_raylet(*given.args, **given.kwargs)
+
+    return start
+
+
+@contextlib.contextmanager
+def _forking() -> Iterator[None]:
+    """Name the template, of which workers are forks, in the environment that Ray's processes
+    inherit."""
+    os.environ[launch_worker.SOCKET] = str(template.begin().socket)
+    try:
+        yield
+    finally:
+        del os.environ[launch_worker.SOCKET]
 
 
 def _free_port() -> int:

@@ -79,6 +79,18 @@ def test_nothing_listens_outside_of_this_machine() -> None:
     assert {ip.removeprefix("::ffff:") for _, ip in listening} == {"127.0.0.1"}, listening
 
 
+def test_workers_are_forks_and_no_process_runs_that_nobody_asks(healthy: Study) -> None:
+    lines = {process: process.cmdline() for process in psutil.Process().children(recursive=True)}
+    (template,) = (process for process, line in lines.items() if "template.py" in " ".join(line))
+    workers = [process for process, line in lines.items() if line[0].startswith("ray::")]
+    assert workers
+    assert all(worker.parent() == template for worker in workers)
+    others = " ".join(word for line in lines.values() for word in line)
+    assert "dashboard/dashboard.py" not in others
+    assert "log_monitor" not in others
+    assert "monitor.py" not in others
+
+
 def test_ends_with_exactly_the_trials_asked_for(healthy: Study) -> None:
     assert [t.number for t in healthy.frozen_trials()] == list(range(10))
     assert {t.state for t in healthy.frozen_trials()} == {TrialState.COMPLETE, TrialState.PRUNED}

@@ -1,0 +1,133 @@
+"""CPU time of a command with everything that it starts, Ray's daemons included.
+
+The processes are known by a variable in their environment, which all that are started inherit, or
+by a parent that has it (Ray's workers overwrite theirs with a title), and are read from /proc. A
+process that ends between two looks counts with what it had at the last one: with a look every
+50 ms that is at most 50 ms.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+MARK = "VISTUNE_BENCH_MARK"
+COMMAND = "the command"
+_TICK = os.sysconf("SC_CLK_TCK")
+_ROLES = (
+    ("gcs_server", "Ray: gcs_server"),
+    ("dashboard/agent.py", "Ray: dashboard agent"),
+    ("dashboard/dashboard.py", "Ray: dashboard"),
+    ("runtime_env/agent", "Ray: environment agent"),
+    ("log_monitor", "Ray: log monitor"),
+    ("raylet/raylet", "Ray: raylet"),
+    ("ray::IDLE", "Ray: idle workers"),
+    ("default_worker", "Ray: idle workers"),
+    ("setup_worker", "Ray: idle workers"),
+    ("ray::", "trials' processes"),
+    ("plots.draw", "pictures"),
+    ("draw_behind", "pictures"),
+)
+"""Part of a command line -> what the process is; the first that fits."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process as /proc shows it."""
+
+    pid: int
+    begun: int
+    """Ticks since the machine was started: with the id, it tells a process from a later one."""
+    parent: int
+    role: str
+    seconds: float
+    """CPU time, with that of its children that have ended and were waited for."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        return self.pid, self.begun
+
+
+def marked(value: str) -> list[Process]:
+    """The living processes that have MARK=`value` in their environment, and their descendants."""
+    living = [process for folder in _folders() if (process := _read(folder)) is not None]
+    ours = {process.pid for process in living if _has_mark(process.pid, value)}
+    for process in sorted(living, key=lambda process: process.begun):
+        if process.parent in ours:
+            ours.add(process.pid)
+    return [process for process in living if process.pid in ours]
+
+
+def by_role(processes: list[Process]) -> dict[str, float]:
+    """What the processes are -> their CPU seconds together."""
+    roles: dict[str, float] = {}
+    for process in processes:
+        roles[process.role] = roles.get(process.role, 0.0) + process.seconds
+    return roles
+
+
+def kill(value: str) -> None:
+    """End all processes with this mark, which are ours, until there are none."""
+    while processes := marked(value):
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+
+class Meter:
+    """Adds up the CPU time of all processes with a mark, in a thread, while the block runs."""
+
+    def __init__(self, value: str, pause_s: float = 0.05):
+        self._value = value
+        self._pause_s = pause_s
+        self._seen: dict[tuple[int, int], Process] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "Meter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def roles(self) -> dict[str, float]:
+        """What the processes are -> their CPU seconds together."""
+        return by_role(list(self._seen.values()))
+
+    def _look(self) -> None:
+        while not self._ended.wait(self._pause_s):
+            for process in marked(self._value):
+                self._seen[process.key] = process
+
+
+def _folders() -> list[Path]:
+    return list(Path("/proc").glob("[0-9]*"))
+
+
+def _read(folder: Path) -> Process | None:
+    """The process of a folder of /proc; None where it ended while we looked."""
+    try:
+        line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        words = (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    ticks = sum(map(int, words[11:15]))  # utime, stime, cutime, cstime
+    return Process(int(folder.name), int(words[19]), int(words[1]), _role(line), ticks / _TICK)
+
+
+def _has_mark(pid: int, value: str) -> bool:
+    try:
+        return f"{MARK}={value}".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def _role(line: str) -> str:
+    for part, role in _ROLES:
+        if part in line:
+            return role
+    return COMMAND

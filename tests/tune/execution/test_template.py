@@ -1,0 +1,160 @@
+"""Workers of Ray are forks of one process that has imported what trials need."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tune.execution import launch_worker, template
+from tune.execution.template import Template
+
+LAUNCHER = str(Path(launch_worker.__file__))
+WORKER = """
+import json, os, random, sys
+import numpy
+about = {
+    "pid": os.getpid(),
+    "parent": os.getppid(),
+    "argv": sys.argv,
+    "path": sys.path[0],
+    "cwd": os.getcwd(),
+    "env": dict(os.environ),
+    "has_decimal": "decimal" in sys.modules,
+    "name": __name__,
+    "draws": [random.random(), float(numpy.random.random())],
+}
+print("said", flush=True)
+with open(sys.argv[1] + "-" + str(os.getpid()), "w") as file:
+    json.dump(about, file)
+"""
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Path:
+    (tmp_path / "code").mkdir()
+    path = tmp_path / "code/default_worker.py"
+    path.write_text(WORKER)
+    return path
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Template]:
+    monkeypatch.setattr(template, "MODULES", ("decimal", "numpy", "no_such_module"))
+    served = Template()
+    yield served
+    served.close()
+
+
+def launch(worker: Path, folder: Path, socket: Path | None) -> dict[str, Any]:
+    """Start a worker as Ray does; returns what it says about itself."""
+    environment = {"PATH": os.environ["PATH"], "RAY_JOB_ID": "7"}
+    if socket is not None:
+        environment[launch_worker.SOCKET] = str(socket)
+    before = set(folder.glob("about-*"))
+    words = [str(worker), str(folder / "about"), "--language=PYTHON"]
+    launched = subprocess.run(
+        [sys.executable, LAUNCHER, *words],
+        cwd=folder,
+        env=environment,
+        stdout=(folder / "out").open("w"),
+        timeout=60,
+        check=True,
+    )
+    assert launched.returncode == 0
+    wait_until(lambda: set(folder.glob("about-*")) - before)
+    (path,) = set(folder.glob("about-*")) - before
+    wait_until(lambda: path.read_text().endswith("}"))
+    about: dict[str, Any] = json.loads(path.read_text())
+    assert about["argv"][0] == str(worker)
+    assert not [word for word in about["argv"] if word.startswith("--language")]
+    assert about["cwd"] == str(folder)
+    assert about["path"] == str(worker.parent)
+    assert about["name"] == "__main__"
+    assert about["env"]["RAY_JOB_ID"] == "7"
+    assert launch_worker.SOCKET not in about["env"]
+    wait_until(lambda: (folder / "out").read_text() == "said\n")
+    return about
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_worker_is_a_fork_that_looks_like_a_process_of_its_own(
+    worker: Path, served: Template, tmp_path: Path
+) -> None:
+    parent = psutil.Process().children()
+    first = launch(worker, tmp_path, served.socket)
+    second = launch(worker, tmp_path, served.socket)
+    assert first["parent"] in {process.pid for process in parent}
+    assert first["pid"] != second["pid"]
+    assert first["has_decimal"]
+    assert first["draws"][0] != second["draws"][0]
+    assert first["draws"][1] != second["draws"][1]
+    assert served.serves  # a fork's end is not its own
+    assert set(first["env"]) <= {"PATH", "RAY_JOB_ID", "LC_CTYPE"}
+
+
+def test_without_a_template_the_worker_is_a_process_of_its_own(
+    worker: Path, served: Template, tmp_path: Path
+) -> None:
+    assert not launch(worker, tmp_path, None)["has_decimal"]
+    assert not launch(worker, tmp_path, tmp_path / "no-socket")["has_decimal"]
+
+    wait_until(served.socket.exists)
+    served.close()
+    assert not served.serves
+    assert not launch(worker, tmp_path, served.socket)["has_decimal"]
+
+
+def test_the_template_ends_with_its_driver_and_leaves_nothing(served: Template) -> None:
+    wait_until(served.socket.exists)
+    process = served._process
+    assert process is not None
+    assert process.stdin is not None
+    process.stdin.close()  # as the system does where the driver is killed
+    assert process.wait(60) == 0
+    assert not served.socket.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("context", "is_plain"),
+    [
+        ({}, True),
+        ({"env_vars": {"A": "1"}, "command_prefix": [], "py_executable": sys.executable}, True),
+        ({"py_executable": "/other/python"}, False),
+        ({"command_prefix": ["conda", "activate"]}, False),
+        ({"override_worker_entrypoint": "/in/the/container.py"}, False),
+    ],
+)
+def test_workers_in_an_environment_of_their_own_are_left_to_ray(
+    context: dict[str, Any], is_plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def replace(words: list[str]) -> None:
+        asked.append(words)
+        raise SystemExit
+
+    monkeypatch.setattr(launch_worker, "_replace_by", replace)
+    monkeypatch.setattr(os, "environ", {})
+    words = ["/ray/workers/default_worker.py", "--node-id=1", "--language=PYTHON"]
+    words.append(f"--serialized-runtime-env-context={json.dumps(context)}")
+    monkeypatch.setattr(sys, "argv", ["launch_worker.py", *words])
+    with pytest.raises(SystemExit):
+        launch_worker.main()
+    if is_plain:
+        assert asked == [["/ray/workers/default_worker.py", "--node-id=1"]]
+        assert os.environ == context.get("env_vars", {})
+    else:
+        assert asked == [["/ray/workers/setup_worker.py", *words]]

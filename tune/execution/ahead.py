@@ -1,0 +1,50 @@
+"""Ray, and the template of trials' processes, started while the driver still reads the data: both
+take seconds, of another core. Imports no Ray before that."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from tune.execution import template
+
+_begun: "Future[bool] | None" = None
+
+
+def begin(modules: Sequence[str], workers: int) -> None:
+    """Begin to start Ray on this machine, for the session that comes next; returns at once.
+
+    Args:
+        modules: what trials import, besides what all do (`template.MODULES`).
+        workers: workers of each trial.
+    """
+    global _begun
+    if _begun is not None or os.environ.get("RAY_ADDRESS"):
+        return
+    template.begin(modules)
+    pool = ThreadPoolExecutor(1, thread_name_prefix="start of Ray")
+    _begun = pool.submit(_start, workers)
+    pool.shutdown(wait=False)
+
+
+def take() -> "Future[bool] | None":
+    """Hand over what has begun, once: it becomes what `start_ray` returns."""
+    global _begun
+    begun, _begun = _begun, None
+    return begun
+
+
+def abandon() -> None:
+    """Stop what has begun and nobody has taken; a command that leaves need not, as its end does."""
+    begun = take()
+    if begun is None:
+        return
+    from tune.execution.ray_session import stop_ray
+
+    if begun.exception() is None and begun.result():
+        stop_ray()
+
+
+def _start(workers: int) -> bool:
+    from tune.execution.ray_session import start_ray
+
+    return start_ray(dashboard=workers > 1)

@@ -1,0 +1,236 @@
+"""A process that has imported what trials need, and that workers of Ray are forks of: torch and our
+modules are imported once for all trials of a run, while the driver reads the data.
+
+    python template.py FILE FOLDER MODULE...
+
+    FILE: number of a listening socket; FOLDER: its folder
+
+A fork has the modules and nothing else of this process: it has one thread, has computed nothing,
+knows no GPU, and gets arguments, environment, folder and files of the worker that Ray wanted to
+start (`launch_worker.py`). Ray itself is imported in the fork: its libraries read the environment
+and begin to draw random names when they are. The process ends with the driver, whose end closes its
+standard input.
+"""
+
+import array
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = ("tune.execution.trial",)
+"""Imported for every experiment."""
+_UNSAFE = "ray"
+"""Not to be had in common by several processes."""
+
+
+class Template:
+    """The process, as its driver sees it.
+
+    Args:
+        modules: to be imported; one that cannot be is left to the trials.
+    Raises:
+        UserError: there is no folder for its socket.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()):
+        from tune.execution.socket_folder import socket_folder
+
+        near_ray = socket_folder()  # where TMPDIR is deep
+        place = None if near_ray is None else Path(near_ray).parent
+        self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=place))
+        self.socket = self._folder / "socket"
+        self._process: subprocess.Popen[bytes] | None = None
+
+        # It listens before the process is there: workers may ask at any time.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+            listening.bind(str(self.socket))
+            listening.listen(128)
+            file = listening.fileno()
+            with contextlib.suppress(OSError):
+                self._process = subprocess.Popen(
+                    [sys.executable, __file__, str(file), str(self._folder), *MODULES, *modules],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    pass_fds=[file],
+                    start_new_session=True,  # Ctrl-C is for the driver
+                )
+
+    @property
+    def serves(self) -> bool:
+        """True while the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def close(self) -> None:
+        """End the process; its forks live on."""
+        process = self._process
+        if process is not None and process.stdin is not None:
+            process.stdin.close()
+            process.kill()
+            process.wait()
+        self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+_current: Template | None = None
+
+
+def begin(modules: Sequence[str] = ()) -> Template:
+    """Start the template of this process, unless there is one that serves, and return it."""
+    global _current
+    if _current is None or not _current.serves:
+        end()
+        _current = Template(modules)
+    return _current
+
+
+def end() -> None:
+    """End the template of this process, where there is one."""
+    global _current
+    if _current is not None:
+        _current.close()
+    _current = None
+
+
+def serve(file: int, folder: str, modules: Sequence[str]) -> None:
+    """Import the modules, then fork for each request until the driver ends.
+
+    Args:
+        file: number of the listening socket.
+        folder: of the socket; it is removed at the end.
+    """
+    try:
+        with socket.socket(fileno=file) as listening:
+            _serve(listening, modules)
+    finally:
+        if os.getpid() == _OWN_PID:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _serve(listening: socket.socket, modules: Sequence[str]) -> None:
+    sys.path[0] = str(ROOT)  # for the folder of this file
+    _import_all(modules)
+    if threading.active_count() > 1 or _UNSAFE in sys.modules:
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+    while True:
+        ready, _, _ = select.select([listening, sys.stdin], [], [])
+        if sys.stdin in ready:
+            return
+        connection, _ = listening.accept()
+        with connection:
+            request = _read(connection)
+            if request is None:
+                continue
+            if os.fork():
+                _answer(connection, request)
+                continue
+
+        listening.close()
+        _become_worker(request)
+
+
+def _import_all(modules: Sequence[str]) -> None:
+    """Import what can be imported; a fork's first garbage collection then copies no pages of it."""
+    for name in modules:
+        with contextlib.suppress(Exception):
+            _import(name)
+    gc.collect()
+    gc.freeze()
+
+
+def _import(name: str) -> None:
+    """Import a module or, of `experiment:NAME`, the trainable of one of our experiments."""
+    kind, _, experiment = name.partition(":")
+    if not experiment:
+        importlib.import_module(kind)
+        return
+
+    from tune.experiments import EXPERIMENTS
+
+    EXPERIMENTS[experiment].model()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A worker to be started."""
+
+    argv: list[str]
+    cwd: str
+    env: dict[str, str]
+    files: list[int]
+    """Its standard input, output and error, open here."""
+
+
+def _read(connection: socket.socket) -> Request | None:
+    """Read a request; None where whoever asked has gone."""
+    files = array.array("i")
+    connection.settimeout(10)
+    try:
+        head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * files.itemsize))
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                files.frombytes(content)
+
+        length = int.from_bytes(head, "big")
+        content = b""
+        while len(content) < length:
+            part = connection.recv(length - len(content))
+            if not part:
+                raise OSError("the request ends early")
+            content += part
+        return Request(**json.loads(content), files=list(files))
+    except (OSError, ValueError, TypeError):
+        for file in files:
+            os.close(file)
+        return None
+
+
+def _answer(connection: socket.socket, request: Request) -> None:
+    for file in request.files:
+        os.close(file)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"1")
+
+
+def _become_worker(request: Request) -> None:
+    """Run the worker's script as Python would; does not return."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for place, file in enumerate(request.files):
+        os.dup2(file, place)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(request.env)
+    os.chdir(request.cwd)
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+
+    sys.argv = request.argv
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in enumerate("rww"))
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.exit(0)
+
+
+_OWN_PID = os.getpid()
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), sys.argv[2], sys.argv[3:])
