@@ -17,6 +17,9 @@ from trainables.files import ARCHITECTURE, write_atomically
 
 # A bottleneck's convolutions in a segmentation network's encoder are five deep.
 _DEPTH = 6
+# torch's BatchNorm without storage brings torch's compiler, 2 s of CPU time to import: more than a
+# copy of a network of so many numbers, and an image through it, ever take.
+_SMALL = 1_000_000
 # Tables of this process: a warm one serves many trials of few architectures.
 _tables: dict[tuple[str, tuple[bool, ...], int], str] = {}
 
@@ -25,8 +28,8 @@ def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
     """Write `architecture.txt`, unless it exists or the trainable has no network of images. After a
     kill it is whole or missing.
 
-    Changes nothing of the trainable, draws no random number and computes nothing: shapes alone go
-    through a copy without storage.
+    Changes nothing of the trainable, and draws no random number: an image goes through a copy, of a
+    large network through one without storage.
     """
     path = directory / ARCHITECTURE
     network = trainable.network()
@@ -44,10 +47,13 @@ def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
 def layer_table(network: nn.Module, image_size: int) -> str:
     """Table of every layer with its output shape for one image (1, 3, image_size, image_size), its
     parameters and whether they train; in eval mode."""
+    numbers = sum(parameter.numel() for parameter in network.parameters())
+    device = "cpu" if numbers <= _SMALL else "meta"
+    copied = copy.deepcopy(network).cpu() if device == "cpu" else _copy_without_storage(network)
     table = summary(
-        _copy_without_storage(network),
-        input_data=torch.empty(1, 3, image_size, image_size, device="meta"),
-        device="meta",
+        copied,
+        input_data=torch.zeros(1, 3, image_size, image_size, device=device),
+        device=device,
         mode="eval",
         depth=_DEPTH,
         col_names=("output_size", "num_params", "trainable"),

@@ -74,6 +74,7 @@ class Session:
         self._pictures = Pictures(options.pictures)
         self._studies: list[Study] = []
         self._replays: list[Replay] = []
+        self._trains = False
         self._copies: list[StudyCopy] = []
 
     def __enter__(self) -> Self:
@@ -102,7 +103,19 @@ class Session:
             replay.known = copy.known
 
         self._replays.append(replay)
-        replay.start()
+        if self._trains:
+            replay.start()
+
+    def _note_training(self, event: dict[str, Any]) -> None:
+        """Begin to replay when a trial trains: imports of MLflow would hold up the start."""
+        if event["event"] == "report" and not self._trains:
+            self._begin_replays()
+
+    def _begin_replays(self) -> None:
+        if not self._trains:
+            self._trains = True
+            for replay in self._replays:
+                replay.start()
 
     def run(self, prepared: Prepared, group: Group | None = None) -> int:
         """Create or resume the study, run it to its end or until `stop`, and return the exit code.
@@ -116,6 +129,7 @@ class Session:
         self.clock.begin(study, 1 if self.options.local else None)
         console = console_of(study, prepared, self.options, self.caller, self.clock)
         study.observers.append(console.on_event)
+        study.observers.append(self._note_training)
         for note in study.notes:
             console.line(f"note: {note}")
         if copy is not None:
@@ -262,6 +276,7 @@ class Session:
 
     def _close_replays(self) -> list[str]:
         """End all replays, within DRAIN_S together; returns the places that lack events."""
+        self._begin_replays()
         for replay in self._replays:
             replay.last_call()
 

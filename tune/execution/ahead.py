@@ -2,12 +2,15 @@
 take seconds, of another core. Imports no Ray before that."""
 
 import os
+import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from tune.execution import template
 
 _begun: "Future[bool] | None" = None
+_ended = threading.Event()
+"""Ray's processes end with the thread that has started them, which therefore waits for this."""
 
 
 def begin(modules: Sequence[str], workers: int) -> None:
@@ -21,9 +24,12 @@ def begin(modules: Sequence[str], workers: int) -> None:
     if _begun is not None or os.environ.get("RAY_ADDRESS"):
         return
     template.begin(modules)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="start of Ray")
-    _begun = pool.submit(_start, workers)
-    pool.shutdown(wait=False)
+    _begun = Future()
+    _ended.clear()
+    starter = threading.Thread(
+        target=_start, args=(_begun, workers), name="start of Ray", daemon=True
+    )
+    starter.start()
 
 
 def take() -> "Future[bool] | None":
@@ -31,6 +37,11 @@ def take() -> "Future[bool] | None":
     global _begun
     begun, _begun = _begun, None
     return begun
+
+
+def release() -> None:
+    """Let the thread end that has started Ray, which has been stopped."""
+    _ended.set()
 
 
 def abandon() -> None:
@@ -44,7 +55,12 @@ def abandon() -> None:
         stop_ray()
 
 
-def _start(workers: int) -> bool:
-    from tune.execution.ray_session import start_ray
+def _start(begun: "Future[bool]", workers: int) -> None:
+    try:
+        from tune.execution.ray_session import start_ray
 
-    return start_ray(dashboard=workers > 1)
+        begun.set_result(start_ray(dashboard=workers > 1))
+    except BaseException as error:
+        begun.set_exception(error)
+        return
+    _ended.wait()

@@ -50,6 +50,7 @@ def stop_ray() -> None:
     """Stop the Ray that `start_ray` has started here."""
     ray.shutdown()
     template.end()
+    ahead.release()
 
 
 def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
@@ -240,7 +241,8 @@ def _own_signals() -> Iterator[None]:
     """Keep this process's signal handlers: Ray puts its own on SIGTERM, which prints a stack and
     aborts. Only the main thread can set handlers, and so only there Ray does."""
     if threading.current_thread() is not threading.main_thread():
-        yield
+        with _silent(logging.getLogger("ray._private.worker")):  # it warns of just that
+            yield
         return
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -249,3 +251,14 @@ def _own_signals() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _silent(logger: logging.Logger) -> Iterator[None]:
+    """Keep a logger's warnings back."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

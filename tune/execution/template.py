@@ -33,8 +33,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("tune.execution.trial",)
-"""Imported for every experiment."""
+MODULES = ("tune.execution.trial", "pandas", "pyarrow.fs", "requests", "aiohttp", "tensorboardX")
+"""Imported for every experiment; the last ones are what Ray Tune imports."""
 _UNSAFE = "ray"
 """Not to be had in common by several processes."""
 
@@ -212,6 +212,7 @@ def _answer(connection: socket.socket, request: Request) -> None:
 
 def _become_worker(request: Request) -> None:
     """Run the worker's script as Python would; does not return."""
+    os.setpgid(0, 0)  # of a worker that ends, Ray kills the whole group
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for place, file in enumerate(request.files):
         os.dup2(file, place)

@@ -22,6 +22,7 @@ import numpy
 about = {
     "pid": os.getpid(),
     "parent": os.getppid(),
+    "group": os.getpgrp(),
     "argv": sys.argv,
     "path": sys.path[0],
     "cwd": os.getcwd(),
@@ -98,6 +99,7 @@ def test_a_worker_is_a_fork_that_looks_like_a_process_of_its_own(
     second = launch(worker, tmp_path, served.socket)
     assert first["parent"] in {process.pid for process in parent}
     assert first["pid"] != second["pid"]
+    assert first["group"] == first["pid"]  # Ray kills the group of a worker that has ended
     assert first["has_decimal"]
     assert first["draws"][0] != second["draws"][0]
     assert first["draws"][1] != second["draws"][1]
