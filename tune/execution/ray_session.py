@@ -37,13 +37,19 @@ def ray_session(workers: int = 1) -> Iterator[None]:
     Raises:
         UserError: see `start_ray`.
     """
-    begun = ahead.take()
-    started_here = start_ray(dashboard=workers > 1) if begun is None else begun.result()
+    started_here = _started_ahead() or start_ray(dashboard=workers > 1)
     try:
         yield
     finally:
         if started_here:
             stop_ray()
+
+
+def _started_ahead() -> bool:
+    """Wait for a start that `ahead` has begun; False where there is none, or it came to nothing: on
+    a machine that is busy with all that starts, Ray gives up after half a minute."""
+    begun = ahead.take()
+    return begun is not None and begun.exception() is None and begun.result()
 
 
 def stop_ray() -> None:

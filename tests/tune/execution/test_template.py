@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from trainables.errors import UserError
 from tune.execution import launch_worker, template
 from tune.execution.template import Template
 
@@ -160,3 +162,35 @@ def test_workers_in_an_environment_of_their_own_are_left_to_ray(
         assert os.environ == context.get("env_vars", {})
     else:
         assert asked == [["/ray/workers/setup_worker.py", *words]]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_start_ahead_is_used_once_and_its_failure_is_no_ones_end(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tune.execution import ahead, ray_session
+
+    starts: list[str] = []
+
+    def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
+        starts.append(threading.current_thread().name)
+        if fails and len(starts) == 1:
+            raise UserError("Ray did not start on this machine")
+        return True
+
+    monkeypatch.setattr(ray_session, "start_ray", start_ray)
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(template, "begin", lambda modules: None)
+    ahead.begin((), workers=1)
+    with ray_session.ray_session():
+        assert len(starts) == 1 + fails
+        assert starts[0] == "start of Ray"
+        if not fails:
+            assert is_alive("start of Ray")  # Ray's processes end with it
+    with ray_session.ray_session():
+        assert len(starts) == 2 + fails
+    wait_until(lambda: not is_alive("start of Ray"))
+
+
+def is_alive(thread: str) -> bool:
+    return thread in {one.name for one in threading.enumerate()}
