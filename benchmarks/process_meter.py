@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 MARK = "VISTUNE_BENCH_MARK"
@@ -104,6 +104,9 @@ class Meter:
     def _look(self) -> None:
         while not self._ended.wait(self._pause_s):
             for process in marked(self._value):
+                before = self._seen.get(process.key)
+                if process.role == COMMAND and before is not None:  # it ends, without a name
+                    process = replace(process, role=before.role)
                 self._seen[process.key] = process
 
 
