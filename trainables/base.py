@@ -179,6 +179,14 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         return ""
 
     @classmethod
+    def check_packages(cls) -> None:
+        """Check that the packages are installed without which no trial can start.
+
+        Raises:
+            UserError: one is missing.
+        """
+
+    @classmethod
     def profiled_data(cls, config: ConfigT, data: DataT) -> DataT:
         """Choose a part of the data that shows the cost of a step, where the first step would
         prepare all of it."""
@@ -208,6 +216,11 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
     def max_workers(cls, config: ConfigT) -> int:
         """Largest number of workers that can share a batch: two images each, as BatchNorm needs."""
         return config.train.batch_size // 2
+
+    @classmethod
+    def needs_equal_shares(cls) -> bool:
+        """Return True if workers must have equal shares of a batch."""
+        return False
 
     @abstractmethod
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:

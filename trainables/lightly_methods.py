@@ -43,8 +43,16 @@ class LightlyMethod(SelfSupervised[LightlyConfigT]):
 
     @classmethod
     def check_startup(cls, config: LightlyConfigT, data: DataSet) -> str:
-        check_lightly()
+        cls.check_packages()
         return ""
+
+    @classmethod
+    def check_packages(cls) -> None:
+        check_lightly()
+
+    @classmethod
+    def needs_equal_shares(cls) -> bool:
+        return True
 
     @property
     def min_batch_size(self) -> int:

@@ -14,8 +14,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from trainables.base import Batch
+from trainables.base import Batch, Metrics
 from trainables.config import Annotated, Field, config
+from trainables.data import DataSet
 from trainables.engine import distributed
 from trainables.lightly_methods import LightlyConfig, LightlyMethod, import_lightly
 from trainables.self_supervised import Encoder, move_towards
@@ -35,8 +36,8 @@ class MoCoHeadConfig:
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.2
     """Temperature tau of the similarities, > 0 (version 2: .2)."""
     queue: Annotated[int, Field(ge=1, le=1 << 20)] = 65536
-    """Keys in the queue. Fewer than there are training images, or a query meets its own image among
-    the negatives."""
+    """Keys in the queue; at most as many as there are training images, or a query meets several
+    keys of its own image among the negatives."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Momentum m of the key encoder, the same at every step. Short runs want less: .99."""
 
@@ -58,6 +59,11 @@ class QueryAndKey(nn.Module):
         self.key.requires_grad_(False)
 
 
+def queue_keys(config: MoCoConfig, data: DataSet) -> int:
+    """Return the number of keys in the queue: `head.queue`, at most one a training image."""
+    return min(config.head.queue, len(data.train))
+
+
 class MoCo(LightlyMethod[MoCoConfig]):
     """MoCo v2 on a `DataSet`.
 
@@ -67,13 +73,20 @@ class MoCo(LightlyMethod[MoCoConfig]):
 
     learner: QueryAndKey
 
+    @classmethod
+    def check_startup(cls, config: MoCoConfig, data: DataSet) -> str:
+        super().check_startup(config, data)
+        keys = queue_keys(config, data)
+        most = len(data.train)
+        return f"queue of {keys} keys (in every trial at most {most}: one a training image)"
+
     def build_learner(self, backbone: nn.Module, feature_dim: int) -> QueryAndKey:
         heads, losses = import_lightly()
         head = self.config.head
 
         self.loss = losses.NTXentLoss(
             temperature=head.temperature,
-            memory_bank_size=(head.queue, head.projection_size),
+            memory_bank_size=(queue_keys(self.config, self.data), head.projection_size),
             gather_distributed=distributed.world_size() > 1,
         )
         projector = heads.MoCoProjectionHead(feature_dim, head.hidden_size, head.projection_size)
@@ -94,6 +107,11 @@ class MoCo(LightlyMethod[MoCoConfig]):
             keys, _ = self.learner.key(view_two)
         return self.loss_of(queries.float(), keys.float())
 
+    def costs(self) -> Metrics:
+        """Record the length of the queue, which may be less than `head.queue`."""
+        keys = float(len(self.loss.memory_bank.bank))
+        return super().costs() | {"train/queue": keys}
+
     def after_step(self) -> None:
         move_towards(self.learner.key, self.learner.query, self.config.head.momentum)
 
@@ -104,7 +122,11 @@ class MoCo(LightlyMethod[MoCoConfig]):
 
     def load_changing_state(self, state: dict[str, Tensor]) -> None:
         queue = self.loss.memory_bank
-        queue.bank.copy_(state[_KEYS])
+        keys = state[_KEYS]
+        if keys.shape != queue.bank.shape:  # begun before queues were cut: it keeps its own
+            queue.size = tuple(keys.shape)
+            queue.bank = torch.empty_like(keys, device=queue.bank.device)
+        queue.bank.copy_(keys)
         queue.bank_ptr.copy_(state[_END])
         weights = {key: value for key, value in state.items() if key not in (_KEYS, _END)}
         super().load_changing_state(weights)

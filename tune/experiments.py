@@ -38,8 +38,14 @@ class Program(Protocol):
     def check_startup(self, config: Any, data: Any) -> str:
         """Check that trials of this config can start; return one line about their start, or ""."""
 
+    def check_packages(self) -> None:
+        """Check that the packages are installed without which no trial can start."""
+
     def max_workers(self, config: Any) -> int:
         """Largest number of workers that can share a trial."""
+
+    def needs_equal_shares(self) -> bool:
+        """Return True if workers must have equal shares of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,6 +339,8 @@ EXPERIMENTS: dict[str, Experiment] = {
                 "optim.lr": 0.03,
                 "optim.weight_decay": 1e-4,
                 "aug.policy": "simclr",
+                # SimCLR's jitter at half its strength: .4, .4, .4, .1 in the code of version 2
+                "aug.strength": 0.5,
                 "aug.crop_scale_min": 0.2,
                 "head.projection_size": 128,
                 "head.hidden_size": 2048,

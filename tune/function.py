@@ -73,9 +73,16 @@ class Function:
         """Check nothing: only the function knows what it needs."""
         return ""
 
+    def check_packages(self) -> None:
+        """Check nothing: the function imports what it needs."""
+
     def max_workers(self, config: Any) -> int:
         """Return 1: a function is called in one process."""
         return 1
+
+    def needs_equal_shares(self) -> bool:
+        """Return False: there is one process."""
+        return False
 
     @property
     def given_name(self) -> str:

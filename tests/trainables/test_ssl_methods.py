@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.commands import BYOL, SMALL, Call, to_resolve
-from trainables import lightly_methods
+from trainables import lightly_methods, moco
 from trainables.backbone.networks import BackboneConfig
 from trainables.backbone.summary import write_architecture
 from trainables.base import Batch, TrainConfig
@@ -28,7 +29,7 @@ from trainables.files import ARCHITECTURE, BEST
 from trainables.optim import OptimConfig
 from trainables.self_supervised import SelfSupervised, ValidationConfig
 from trainables.served import Served, served_as
-from tune.cli.prepare import resolve
+from tune.cli.prepare import check_shares, resolve
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS, side_of
 from tune.reports.comparison_table import compare_settings
@@ -377,6 +378,91 @@ def test_without_lightly_the_remedy_is_named(name: str, monkeypatch: pytest.Monk
     trainable: Any = EXPERIMENTS[name].trainable
     with pytest.raises(UserError, match=r"pip install -e '.\[lightly\]'"):
         trainable.check_startup(config_of(name), None)
+
+
+@pytest.mark.parametrize("name", ["ssl-simclr", "ssl-moco"])
+def test_workers_that_cannot_share_a_batch_are_refused_before_any_trial(
+    name: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of 32, 64 or 128 images; 96 can be shared by three."""
+    monkeypatch.setattr(lightly_methods, "find_spec", lambda name: object())
+    three = ("--data", "digits", "--workers", "3", "--plan")
+    said = call(name, *three)
+    assert (said.code, said.out) == (2, "")
+    assert "--workers 3: train.batch_size can be 32, and the loss of" in said.err
+    assert "--set train.batch_size=N with a multiple of 3" in said.err
+    assert said.err == call("ssl", "--compare", "ssl-methods", *three).err.replace(
+        "ssl-simclr", name
+    )
+    check_shares(3, EXPERIMENTS[name], "tiny", {"train.batch_size": 96}, {"train.batch_size": 96})
+
+
+@pytest.mark.parametrize("searches", ["1", "2"])
+def test_a_comparison_asks_for_lightly_before_any_side_trains(
+    searches: str, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lightly_methods, "find_spec", lambda name: None)
+    short = ("--searches", searches, "--trials", "1", "--repeats", "1", "--data", "digits")
+    small = ("--set", "train.epochs=1", "--set", "train.epoch_images=64", *SMALL, *BYOL)
+    said = call("ssl", "--compare", "ssl-methods", "--local", *short, *small)
+    assert said.code == 2
+    assert "pip install -e '.[lightly]'" in said.err
+    assert not list((tmp_path / "runs").glob("ssl-methods*"))
+
+
+# ---------------------------------------------------------------- MoCo's queue and views
+
+
+@pytest.mark.parametrize(("wanted", "keys"), [(40, 40), (65536, 0)])
+def test_a_queue_has_at_most_one_key_a_training_image(
+    wanted: int, keys: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made with as many keys as the line at the start says, and a metric records it."""
+    config = config_of("ssl-moco", queue=wanted)
+    data = load_dataset(config.data)
+    keys = keys or len(data.train.indices)
+    monkeypatch.setattr(lightly_methods, "find_spec", lambda name: object())
+    monkeypatch.setattr(moco, "import_lightly", lambda: (FakeLightly, FakeLightly))
+
+    model = moco.MoCo(config, data)
+    assert tuple(model.loss.memory_bank.bank.shape) == (keys, 16)
+    assert model.costs() == {"train/queue": keys}
+    said = moco.MoCo.check_startup(config, data)
+    most = len(data.train.indices)
+    assert said == f"queue of {keys} keys (in every trial at most {most}: one a training image)"
+
+    # a trial that began with a longer one keeps it
+    state = model.changing_state()
+    longer = torch.rand(keys + 3, 16)
+    model.load_changing_state(state | {"queue.keys": longer})
+    assert torch.equal(model.loss.memory_bank.bank, longer)
+    assert model.loss.memory_bank.size == (keys + 3, 16)
+
+
+class FakeLightly:
+    """The parts of lightly that MoCo is made of, without what they compute."""
+
+    class NTXentLoss:
+        def __init__(self, memory_bank_size: tuple[int, int], **_: Any) -> None:
+            bank = torch.zeros(memory_bank_size)
+            pointer = torch.zeros(1, dtype=torch.long)
+            self.memory_bank = SimpleNamespace(bank=bank, bank_ptr=pointer, size=memory_bank_size)
+
+    class MoCoProjectionHead(nn.Linear):
+        def __init__(self, width: int, hidden: int, projection: int) -> None:
+            super().__init__(width, projection)
+
+
+def test_views_of_moco_are_those_of_version_2() -> None:
+    """ColorJitter(.4, .4, .4, .1) with probability .8, gray with .2, blur of sigma .1 to 2 with .5,
+    crops of .2 to 1 (Chen et al. 2020 (MoCo v2), their code's `aug_plus`)."""
+    aug = build(EXPERIMENTS["ssl-moco"].config, EXPERIMENTS["ssl-moco"].presets["full"]).aug
+    for view in aug.views():
+        jitter = (view.brightness, view.contrast, view.saturation, view.hue)
+        assert jitter == pytest.approx((0.4, 0.4, 0.4, 0.1))
+        assert (view.jitter, view.grayscale, view.blur) == (0.8, 0.2, 0.5)
+        assert (view.crop_scale_min, view.hflip) == (0.2, 0.5)
+        assert (view.blur_sigma_min, view.blur_sigma_max) == (0.1, 2.0)
 
 
 # ---------------------------------------------------------------- the comparison

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -163,6 +163,8 @@ def prepare(
     own = own_configurations(options.enqueue, experiment, preset, base, pins)
     if options.workers > 1:
         _check_workers(options.workers, program.max_workers(config), data)
+        if program.needs_equal_shares():
+            check_shares(options.workers, experiment, preset, base, pins)
 
     if options.local:
         _check_device(base)
@@ -491,6 +493,43 @@ def _check_workers(workers: int, max_workers: int, data: Any) -> None:
     raise UserError(
         f"--workers {workers}: each needs {each}; use at most {most}, or a larger train.batch_size"
     )
+
+
+def check_shares(
+    workers: int,
+    experiment: Experiment,
+    preset: str,
+    base: Mapping[str, Any],
+    pins: Mapping[str, Any],
+) -> None:
+    """Check that workers can share every batch size equally, that of the default and those of the
+    space.
+
+    Raises:
+        UserError: one is no multiple of the workers.
+    """
+    key = "train.batch_size"
+    variants = describe(experiment.space, preset, pins).get(key, [])
+
+    sizes = {base[key]}
+    for _, distribution in variants:
+        sizes |= set(_values(distribution))
+
+    uneven = [size for size in sorted(sizes) if size % workers]
+    if uneven:
+        raise UserError(
+            f"--workers {workers}: {key} can be {uneven[0]}, and the loss of {experiment.name} "
+            f"needs equal shares; use another number of workers, or --set {key}=N with a multiple "
+            f"of {workers}"
+        )
+
+
+def _values(distribution: Any) -> Collection[Any]:
+    """Return the values that a searched whole number can have."""
+    choices: Collection[Any] | None = getattr(distribution, "choices", None)
+    if choices is not None:
+        return choices
+    return range(distribution.low, distribution.high + 1, distribution.step)
 
 
 def _preset(options: Options, experiment: Experiment) -> str:

@@ -17,7 +17,9 @@ from trainables.errors import UserError
 from tune.backbones.resolve import DEFAULT_STUDY
 from tune.cli.caller import Caller
 from tune.cli.options import TRIALS_OF_SEARCHES, Options
-from tune.cli.prepare import Prepared, prepare, resolve
+from tune.cli.orientation import facing
+from tune.cli.own_ranges import typed_ranges, with_ranges
+from tune.cli.prepare import Prepared, check_shares, prepare, resolve
 from tune.cli.searching import check_machine
 from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
@@ -263,7 +265,12 @@ def _check(options: Options, experiment: Experiment, comparison: Comparison, wan
     for name, setting in comparison.settings.items():
         start = {"init.file": "not trained yet"} if _source(setting) else {}
         side = side_of(experiment, setting)
-        resolve(replace(options, setting=name, set=own), side, setting.values, start, {})
+        side.program.check_packages()
+        typed = replace(options, setting=name, set=own)
+        preset, base, pinned, _ = resolve(typed, side, setting.values, start, {})
+        if options.workers > 1 and side.program.needs_equal_shares():
+            ranged = with_ranges(facing(side, base), preset, typed_ranges(typed, side))
+            check_shares(options.workers, ranged, preset, base, pinned)
 
 
 def _is_pinned(key: str, pins: list[str]) -> bool:

@@ -61,7 +61,9 @@ def _put_back(trained: Path, place: Path, value: float | None, comparison: "_Com
     if not trained.exists() or not place.parent.is_dir() or place.exists():
         return
     pin(place)
-    if not comparison.equal:
+    if comparison.equal:
+        (place.parent / RETRAINED).unlink(missing_ok=True)  # of weights that are gone
+    else:
         note_retrained(place, value, comparison.said)
     write_atomically(place, trained.read_bytes())
     if comparison.equal:

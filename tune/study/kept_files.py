@@ -160,10 +160,13 @@ def note_retrained(weights: Path, value: float | None, differences: Sequence[str
 def retrained_value(weights: Path) -> float | None:
     """The best objective of the training that these weights are of; None: that of the record."""
     path = weights.parent / RETRAINED
-    if not path.exists():
+    try:
+        value = json.loads(path.read_text())["value"]
+        return None if value is None else float(value)
+    except FileNotFoundError:
         return None
-    value = json.loads(path.read_text())["value"]
-    return None if value is None else float(value)
+    except (ValueError, TypeError, KeyError):  # a disk error; `export` compares with the record
+        return None
 
 
 def remove_checkpoint(folder: Path) -> None:

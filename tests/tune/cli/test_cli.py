@@ -397,6 +397,13 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
     assert retrained_value(gone[1] / "best.pt") == read_state(log).trials[number].value
     assert retrained_value(gone[0] / "best.pt") is None
 
+    # those of the record again, where the others have been removed: nothing is said of them
+    (gone[1] / "best.pt").unlink()
+    log.write_text(log.read_text().replace('"train/loss":1', '"train/loss":'))
+    assert call("toy", "--local", "--trial", f"toy/{number}").code == 0
+    assert (gone[1] / "best.pt").exists()
+    assert not (gone[1] / ".retrained.json").exists()
+
 
 def test_replay_that_ends_early_is_not_equal(call: Call, tmp_path: Path) -> None:
     assert call(*LOCAL_TOY, "1").code == 0

@@ -10,7 +10,7 @@ from tests.studies import manifest, open_study
 from trainables.files import BEST, LAST
 from tune.cli.session import _pin_for_others
 from tune.reports.disk import disk_use, expected_disk, megabytes
-from tune.study.kept_files import PIN, pin
+from tune.study.kept_files import PIN, RETRAINED, pin, retrained_value
 from tune.study.study import Study
 from tune.study.work import Outcome, Work
 
@@ -55,6 +55,12 @@ def left(root: Path, pattern: str) -> list[str]:
 
 VALUES = [0.10, 0.50, -1.0, 0.20, 0.90, 0.30, 0.80, -1.0, 0.70, 0.60, 0.40, 0.85]
 BEST_FIVE = {4, 6, 8, 9, 11}
+
+
+@pytest.mark.parametrize("torn", ["", '{"val', "{}", "[]", '{"value": "a"}', '{"value": null}'])
+def test_a_torn_note_about_weights_ends_nothing(tmp_path: Path, torn: str) -> None:
+    (tmp_path / RETRAINED).write_text(torn)
+    assert retrained_value(tmp_path / "best.pt") is None
 
 
 def test_the_best_five_and_the_default_keep_their_weights(tmp_path: Path) -> None:
