@@ -5,6 +5,7 @@
 #   node.sh head                     writes down the head's versions
 #   node.sh join ray start ...       joins, if this machine has the head's versions of Ray and torch
 #   VISTUNE_RUNS                     folder of the studies (/mnt/vistune/runs)
+#   VISTUNE_CLUSTER                  name of the cluster, where several share that folder (default: the head's addresses)
 set -u
 notes=${VISTUNE_RUNS:-/mnt/vistune/runs}/.nodes
 host=$(hostname)
@@ -48,26 +49,46 @@ install() {
   echo "$sum" > ~/venv/vistune-lock
 }
 
+# Names under which workers look for the head: they know one of its addresses.
+names() {
+  if [ -n "${VISTUNE_CLUSTER:-}" ]; then echo "$VISTUNE_CLUSTER"; return; fi
+  for name in $(hostname -I 2> /dev/null) "$host" $(hostname -f 2> /dev/null); do echo "$name"; done
+}
+
 head_versions() {
-  mkdir -p "$notes" && versions > "$notes/.head.partial" && mv "$notes/.head.partial" "$notes/head"
+  local name partial=$notes/.$host.$$.partial
+  mkdir -p "$notes" || return
+  for name in $(names); do
+    versions > "$partial" && mv "$partial" "$notes/head-$name" || return
+  done
+}
+
+# The file with the versions of the head that `ray start --address=HEAD:PORT` names.
+head_file() {
+  local word name=${VISTUNE_CLUSTER:-}
+  for word in "$@"; do
+    case $word in --address=*) word=${word#--address=}; name=${name:-${word%:*}} ;; esac
+  done
+  echo "$notes/head-$name"
 }
 
 join() {
-  local name theirs ours
-  if [ -f "$notes/head" ]; then
+  local name theirs ours head
+  head=$(head_file "$@")
+  if [ -f "$head" ]; then
     while read -r name theirs; do
       ours=$(versions | sed -n "s/^$name //p")
       [ "$ours" = "$theirs" ] || refuse "it has $name ${ours:-not at all}, the head $theirs"
-    done < "$notes/head"
+    done < "$head"
   fi
+  rm -f "$notes/$host.txt"  # of an earlier time: with --block, what follows lasts as long as the machine works
   # A worker that has joined and ends later has nothing to say.
   run "$@" || grep -q 'Ray runtime started' "$log" || refuse "it could not join: $(last_words)"
-  rm -f "$notes/$host.txt"
 }
 
 case ${1:-} in
   install) install "${2:-cuda}" ;;
   head) head_versions ;;
   join) shift; join "$@" ;;
-  *) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,9s/^# //p' "$0" >&2; exit 2 ;;
 esac

@@ -21,6 +21,9 @@ from trainables.plots.snapshots import Part, write_arrays
 Metrics = dict[str, float]
 AVERAGED = "_ema"
 """End of the names of metrics of averaged weights."""
+BATCHED = "time/batched_trials"
+"""Trials that trained side by side, in batched steps, during the epoch (`--batch-trials`); only a
+trial whose steps were batched has it."""
 
 
 @config

@@ -4,6 +4,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
@@ -50,11 +51,12 @@ class Machine:
         path.write_text(f"#!/bin/bash\n{script}\n")
         path.chmod(0o755)
 
-    def node(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def node(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         environment = {
             "HOME": str(self.home),
             "PATH": f"{self.bin}:{os.environ['PATH']}",
             "VISTUNE_RUNS": str(self.shared),
+            **more,
         }
         return subprocess.run(
             ["bash", str(NODE), *words], env=environment, capture_output=True, text=True, timeout=60
@@ -76,7 +78,7 @@ def test_a_worker_with_the_heads_versions_joins(tmp_path: Path) -> None:
 
 
 def test_a_worker_with_another_torch_leaves_a_note_until_it_joins(tmp_path: Path) -> None:
-    Machine(tmp_path).node("head")
+    Machine(tmp_path).node("head", VISTUNE_CLUSTER="10.0.0.1")
     worker = Machine(tmp_path, torch="2.13.0")
     done = worker.node(*JOIN)
     assert done.returncode == 1
@@ -88,6 +90,32 @@ def test_a_worker_with_another_torch_leaves_a_note_until_it_joins(tmp_path: Path
     mended = Machine(tmp_path)
     assert mended.node(*JOIN).returncode == 0
     assert mended.notes == []
+
+
+def test_a_head_leaves_its_versions_under_its_own_addresses(tmp_path: Path) -> None:
+    head = Machine(tmp_path)
+    assert head.node("head").returncode == 0
+    worker = Machine(tmp_path, torch="2.13.0")
+    assert worker.node("join", "ray", "start", f"--address={gethostname()}:6379").returncode == 1
+
+
+def test_clusters_of_one_storage_keep_their_versions_apart(tmp_path: Path) -> None:
+    Machine(tmp_path).node("head", VISTUNE_CLUSTER="slurm-1")
+    other = Machine(tmp_path, torch="2.13.0")
+    assert other.node("head", VISTUNE_CLUSTER="slurm-2").returncode == 0
+    assert other.node(*JOIN, VISTUNE_CLUSTER="slurm-2").returncode == 0
+    assert other.node(*JOIN, VISTUNE_CLUSTER="slurm-1").returncode == 1
+
+
+def test_a_note_of_an_earlier_time_is_gone_while_the_machine_works(tmp_path: Path) -> None:
+    worker = Machine(tmp_path)
+    worker.write("ray", "echo no way; exit 1")
+    worker.node(*JOIN)
+    assert len(worker.notes) == 1
+
+    worker.write("ray", f'echo "Ray runtime started."; ls {tmp_path}/runs/.nodes > {tmp_path}/seen')
+    assert worker.node(*JOIN).returncode == 0
+    assert (tmp_path / "seen").read_text() == ""
 
 
 def test_what_ray_says_is_the_reason(tmp_path: Path) -> None:
@@ -141,6 +169,18 @@ def test_torn_notes_are_passed_over(tmp_path: Path) -> None:
     assert [note.host for note in not_joined(tmp_path, since=150.0)] == ["c"]
 
 
+def test_of_many_machines_the_last_three_and_a_number_are_shown(tmp_path: Path) -> None:
+    from tune.reports.leaderboard import _machines_missing
+
+    notes = tmp_path / ".nodes"
+    notes.mkdir()
+    for n in range(5):
+        (notes / f"spot-{n}.txt").write_text(f"{2_000_000_000 + n}\nno way\n")
+    *machines, more = _machines_missing(tmp_path / "toy", "2026-01-01T00:00:00+00:00")
+    assert [line.split()[1] for line in machines] == ["spot-2", "spot-3", "spot-4"]
+    assert more.startswith("and 2 more before")
+
+
 def test_show_names_machines_that_could_not_join(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,7 +192,7 @@ def test_show_names_machines_that_could_not_join(
     worker = Machine(tmp_path, torch="2.13.0")
     worker.shared = tmp_path
     (tmp_path / ".nodes").mkdir()
-    (tmp_path / ".nodes/head").write_text("torch 2.14.1\n")
+    (tmp_path / ".nodes/head-10.0.0.1").write_text("torch 2.14.1\n")
     worker.node(*JOIN)
     (tmp_path / ".nodes/earlier.txt").write_text("100\nbefore the study\n")
 

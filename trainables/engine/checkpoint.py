@@ -59,6 +59,9 @@ class TrainingState:
     """When the last checkpoint was written, on the same clock."""
     average: WeightAverage | None = None
     """The averaged weights of `train.ema`; None without them."""
+    batched: int = 0
+    """Trials that train side by side in batched steps, this one included, in the epoch in progress;
+    0 where the trial's steps are its own."""
 
 
 def restore(

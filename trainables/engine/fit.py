@@ -15,6 +15,7 @@ from torch import Tensor
 
 from trainables.base import (
     AVERAGED,
+    BATCHED,
     Batch,
     ConfigT,
     DataT,
@@ -270,6 +271,7 @@ def _finish_epoch(
         _keep_epoch(state, config, runtime, metrics, drawn)
 
     state.loss_sum.zero_()
+    state.batched = 0
     state.epoch_started = time.perf_counter()
 
 
@@ -318,6 +320,8 @@ def _training_metrics(
         metrics["time/workers"] = float(runtime.world_size)
     if runtime.device.type == "cuda":
         metrics["time/gpus"] = float(runtime.world_size)
+    if state.batched:
+        metrics[BATCHED] = float(state.batched)
     if config.train.bf16:
         metrics[IN_BFLOAT16] = 1.0  # which `train.numerics=auto` leaves to the device
     if state.batches.reduced_micro_batch:

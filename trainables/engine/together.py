@@ -14,6 +14,7 @@ The numbers are those of `fit.train_step` but for the order of floating-point su
 
 import itertools
 import math
+import time
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
@@ -63,6 +64,8 @@ class Member:
     total_steps: int
     error: TrialFailed | None = field(default=None)
     """Set where the trial's loss is not finite any more."""
+    share_s: float = 0.0
+    """The trial's share of the time that its last steps took, seconds."""
 
     @property
     def steps_left(self) -> int:
@@ -83,6 +86,8 @@ def member_of(
 ) -> Member | None:
     """Return the trial as a member of a batched job; None where it has to train by itself."""
     if runtime.world_size > 1:
+        return None
+    if runtime.device.type == "mps":  # sums are float64, which it lacks
         return None
     if not _is_plain(config):
         return None
@@ -115,7 +120,12 @@ def advance(members: list[Member]) -> None:
         groups.setdefault(key, []).append(member)
 
     for group in groups.values():
+        began = time.perf_counter()
         _Stack(group).train(steps)
+        share_s = (time.perf_counter() - began) / len(group)
+        for member in group:
+            member.share_s = share_s
+            member.state.batched = max(member.state.batched, len(members))
 
 
 def _shape_key(member: Member) -> Hashable:
@@ -317,10 +327,9 @@ class _Stack:
             seed_forward_pass(member.config.seed, step, member.runtime)
             images = member.config.train.batch_size
             units = len(member.parameters["0.bias"])
-            keep = 1 - member.job.dropout
-            mask = torch.empty(images, units, device=self.device)
-            mask.bernoulli_(keep)
-            masks[place, :images, :units] = mask.div_(keep)
+            # Torch's own function: on a GPU it draws other numbers than `bernoulli_`.
+            every = torch.ones(images, units, device=self.device)
+            masks[place, :images, :units] = nn.functional.dropout(every, member.job.dropout)
         return masks
 
     def _clip(self, gradients: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from tune.backbones.resolve import choose
 from tune.cli.caller import Caller
 from tune.cli.options import DEFAULT_SEARCHES, Options
 from tune.cli.prepare import Prepared, prepare
-from tune.cli.searching import check_machine
+from tune.cli.searching import check_batched, check_machine
 from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
 from tune.experiments import Experiment
@@ -62,6 +62,7 @@ def run_settings(
             show_plan(one, options)
         return Ended(DONE)
 
+    check_batched(prepared, options)
     for one in prepared:
         check_machine(one, options)
     if alone:
@@ -240,7 +241,8 @@ def copy_table(folder: Path) -> None:
 
 def one_ray(options: Options) -> AbstractContextManager[None]:
     """Hold one Ray for all studies: to start it takes longer than a small study."""
-    if options.local:
+    is_batched = options.batch_trials is not None and options.setting is not None
+    if options.local or is_batched:
         return nullcontext()
 
     from tune.execution.ray_session import ray_session

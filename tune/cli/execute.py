@@ -2,13 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from trainables.errors import UserError
 from tune.cli.caller import COMMAND_LINE, Caller
 from tune.cli.options import Options, check_given, check_workers, parse_duration
 from tune.cli.prepare import prepare
+from tune.cli.searching import check_batched
 from tune.cli.session import Session
 from tune.cli.stop import DONE, FAILED, Ended
 from tune.experiment_file import find_experiment
@@ -33,8 +33,6 @@ def execute(
     if experiment is None:
         experiment = find_experiment(options.experiment)
     check_workers(options)
-    if options.batch_trials is not None:
-        options = replace(options, local=True)
     check_logs(options.log)
     budget_s = parse_duration(options.time_budget)
 
@@ -57,6 +55,7 @@ def execute(
 
     with _ray_ahead(options, experiment, caller) as begin:
         prepared = prepare(options, experiment, storage, before_data=begin)
+        check_batched([prepared], options)
         with Session(options, budget_s, caller) as session:
             code = session.run(prepared)
 
@@ -72,7 +71,7 @@ def _ray_ahead(
     Yields:
         A function that begins to start it, where the study will need it.
     """
-    if options.local:
+    if options.local or options.batch_trials:
         yield lambda: None
         return
 

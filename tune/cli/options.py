@@ -380,6 +380,9 @@ def check_workers(options: Options) -> None:
             f"--workers {workers} with --batch-trials, which is one process: leave one of them out"
         )
 
+    if options.batch_trials:
+        _refuse_beside_batches(options)
+
     if workers > 1 and options.local:
         raise UserError(
             f"--workers {workers} with --local, which is one process: leave one of them out"
@@ -395,6 +398,20 @@ def check_workers(options: Options) -> None:
             f"--gpus-per-worker {gpus:g} must be 0, a share of one GPU such as 0.5, "
             "or a whole number of them"
         )
+
+
+def _refuse_beside_batches(options: Options) -> None:
+    """Refuse options that say how Ray spreads trials, where trials train as one in this process."""
+    spread = {
+        "--concurrent": options.concurrent,
+        "--gpus-per-worker": options.gpus_per_worker,
+    }
+    for name, value in spread.items():
+        if value is not None:
+            raise UserError(
+                f"{name} {value:g} with --batch-trials {options.batch_trials}, which trains as "
+                "many in one process, on one device: leave one of them out"
+            )
 
 
 def parse_pins(settings: list[str] | None) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def prepare(
         if program.needs_equal_shares():
             check_shares(options.workers, experiment, preset, base, pins)
 
-    if options.local:
+    if options.local or options.batch_trials:
         _check_device(base)
     proof = program.check_startup(config, data)
     seen = check_seen(base, data, options.allow_seen)

@@ -2,8 +2,11 @@
 interrupted."""
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 
+from trainables.errors import UserError
 from tune.cli.caller import Caller
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
@@ -41,6 +44,42 @@ def check_machine(prepared: Prepared, options: Options) -> None:
     refuse_on_this_machine(options.workers, threads, options.gpus_per_worker)
 
 
+def check_batched(prepared: Sequence[Prepared], options: Options) -> None:
+    """Refuse `--batch-trials` where none of the studies has trials that can train as one.
+
+    Raises:
+        UserError: the reason of the first study.
+    """
+    if options.batch_trials is None:
+        return
+
+    reasons = [_why_not_batched(one) for one in prepared]
+    if all(reasons):
+        name = prepared[0].manifest.name
+        raise UserError(
+            f"--batch-trials {options.batch_trials}: trials of {name!r} cannot train as one, as "
+            f"{reasons[0]}: leave it out"
+        )
+
+
+def with_batches(prepared: Prepared, options: Options) -> Options:
+    """Return the options of one study of a command: in this process where its trials train as one,
+    and without `--batch-trials` where they cannot."""
+    if options.batch_trials is None:
+        return options
+    if _why_not_batched(prepared):
+        return replace(options, batch_trials=None)
+    return replace(options, local=True)
+
+
+def _why_not_batched(prepared: Prepared) -> str:
+    """The reason, in a few words; "" where trials can train as one."""
+    experiment = prepared.experiment
+    if experiment.function is not None:
+        return "a function trains"
+    return experiment.trainable.why_not_batched(prepared.config)
+
+
 def _search_here(
     study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop
 ) -> None:
@@ -48,33 +87,23 @@ def _search_here(
     study it is a kill."""
     from tune.execution.local import search_locally
 
-    width = _batch_width(study, options, caller)
+    width = options.batch_trials
     try:
         if width is None:
             search_locally(study, prepared.experiment)
         else:
-            from tune.execution.batched import search_in_batches
+            from tune.execution.batched import idle_gpus, search_in_batches
 
+            idle = idle_gpus(study.base)
+            if idle:
+                caller.say(
+                    f"--batch-trials trains on one GPU: {idle} more of this machine are idle"
+                )
             search_in_batches(study, prepared.experiment, width)
     except KeyboardInterrupt:
         if caller.is_command:
             raise
         stop.now(ON_REQUEST)
-
-
-def _batch_width(study: Study, options: Options, caller: Caller) -> int | None:
-    """Trials that train as one; None where each trains by itself."""
-    if options.batch_trials is None:
-        return None
-
-    experiment = study.experiment
-    reason = "a function trains"
-    if experiment.function is None:
-        reason = experiment.trainable.why_not_batched(study.base)
-    if reason:
-        caller.say(f"--batch-trials: trials run one after another, as {reason}")
-        return None
-    return options.batch_trials
 
 
 def _search_on_ray(study: Study, prepared: Prepared, options: Options) -> None:

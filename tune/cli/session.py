@@ -17,7 +17,7 @@ from tune.cli.clock import Clock
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
-from tune.cli.searching import check_machine, search
+from tune.cli.searching import check_machine, search, with_batches
 from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Ended, Stop
 from tune.cli.study_console import console_of
 from tune.command_line import command
@@ -123,11 +123,13 @@ class Session:
         Raises:
             UserError: the study cannot be opened, or resources or services are missing.
         """
-        check_machine(prepared, self.options)
+        options = with_batches(prepared, self.options)
+        check_machine(prepared, options)
         study, copy = self._open(prepared, group)
         study.enqueue(prepared.own)
-        self.clock.begin(study, 1 if self.options.local else None)
-        console = console_of(study, prepared, self.options, self.caller, self.clock)
+        one_process = 1 if options.local else None
+        self.clock.begin(study, options.batch_trials or one_process)
+        console = console_of(study, prepared, options, self.caller, self.clock)
         study.observers.append(console.on_event)
         study.observers.append(self._note_training)
         for note in study.notes:
@@ -150,7 +152,7 @@ class Session:
 
         try:
             with console:
-                search(study, prepared, self.options, self.caller, self.stop)
+                search(study, prepared, options, self.caller, self.stop)
             self.clock.end()
             _say_exhausted(study, self.options.trial_count, console)
             _say_waiting(study, console)

@@ -2,10 +2,11 @@
 
 `cluster/node.sh` writes them into the folder of the studies, which machines share:
 
-    <storage>/.nodes/head         versions of the head, which every worker compares with its own
+    <storage>/.nodes/head-<name>  versions of the head that has this address, or of this SLURM job,
+                                  which every worker compares with its own
     <storage>/.nodes/<host>.txt   seconds since 1970, and why this machine could not join
 
-A machine that joins removes its own note.
+A machine that joins removes its own note; those of a spot machine stay, as it never comes back.
 """
 
 from dataclasses import dataclass

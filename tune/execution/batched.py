@@ -8,7 +8,10 @@ threads are scheduled.
 """
 
 import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,11 +60,19 @@ class BatchRuntime(LocalRuntime):
             return
 
         while member.steps_left:
-            self._trial.wait_for_driver(member)
+            self._wait_for_driver(member)
             if member.error is not None:
                 raise member.error
             if member.steps_left and checkpoint_overdue(state, config):
                 save(state, runtime)
+
+    def _wait_for_driver(self, member: Member) -> None:
+        """Wait for some steps. The epoch's clock counts the trial's share of them alone, not what
+        other trials do meanwhile."""
+        began = time.perf_counter()
+        self._trial.wait_for_driver(member)
+        waited = time.perf_counter() - began
+        member.state.epoch_started += waited - member.share_s
 
 
 class RunningTrial:
@@ -123,6 +134,13 @@ class RunningTrial:
             self.error = error
         finally:
             self._driver.release()
+
+
+def idle_gpus(base: Mapping[str, Any]) -> int:
+    """Number of GPUs that a batched study leaves idle, as it trains on one of them."""
+    if base["train.device"] == "cpu":
+        return 0
+    return max(0, torch.cuda.device_count() - 1)
 
 
 def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:

@@ -2,12 +2,13 @@
 Ray."""
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainables.base import Metrics
+from trainables.base import BATCHED, Metrics
 from trainables.errors import UserError
 from trainables.files import BEST, write_atomically
 from tune.backbones.resolve import where_backbone_is
@@ -20,6 +21,8 @@ from tune.study.kept_files import RETRAINED, note_retrained, pin
 from tune.study.log_state import Run, read_state
 from tune.study.manifest import read_manifest
 from tune.study.work import Outcome, Work, WorkId
+
+_ROUNDING = 1e-4  # of a metric, relative: as tests/tune/execution/test_batched.py compares them
 
 
 def replay(
@@ -117,10 +120,14 @@ class _Comparison:
             self.tell(f"epoch {epoch}: not on record")
             return False
         self._missing.discard(epoch)
-        differences = _differences(self._epochs[epoch], metrics)
+        recorded = self._epochs[epoch]
+        differences = _differences(recorded, metrics)
         if differences:
             self.equal = False
-        self.tell(f"epoch {epoch}: {'; '.join(differences) or 'equal to the record'}")
+        equal = "equal to the record"
+        if BATCHED in recorded:
+            equal += f" but for rounding ({recorded[BATCHED]:g} trials were trained as one)"
+        self.tell(f"epoch {epoch}: {'; '.join(differences) or equal}")
         return epoch < max(self._epochs)
 
     def on_end(self, outcome: Outcome) -> None:
@@ -144,9 +151,26 @@ class _Comparison:
 
 
 def _differences(recorded: dict[str, Any], metrics: Metrics) -> list[str]:
-    """`val/top1 was 0.5, is 0.6`, for each metric that differs; times are not compared."""
-    return [
-        f"{name} was {recorded[name]!r}, is {value!r}"
-        for name, value in metrics.items()
-        if not name.startswith("time/") and name in recorded and recorded[name] != value
-    ]
+    """`val/top1 was 0.5, is 0.6`, for each metric that differs; times are not compared.
+
+    The sums of a trial that was batched with others have another order than those of one alone.
+    """
+    tolerance = _ROUNDING if BATCHED in recorded else 0.0
+    differences = []
+
+    for name, value in metrics.items():
+        if name.startswith("time/") or name not in recorded:
+            continue
+        before = recorded[name]
+        if not _same(before, value, tolerance):
+            differences.append(f"{name} was {before!r}, is {value!r}")
+
+    return differences
+
+
+def _same(recorded: Any, value: Any, tolerance: float) -> bool:
+    if recorded == value:
+        return True
+    if not tolerance or not isinstance(recorded, (int, float)):
+        return False
+    return math.isclose(recorded, value, rel_tol=tolerance)

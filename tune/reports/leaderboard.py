@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tune.clusters.joining import not_joined
+from tune.clusters.joining import FOLDER, not_joined
 from tune.reports.budget import rung_lines
 from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
@@ -17,6 +17,7 @@ from tune.study.lock import is_in_use, last_command
 from tune.study.record import CONCLUSIONS, Record, lost_trials, read_record
 
 _SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
+_MACHINES = 3  # machines that could not join: on a spot fleet there are ever more
 
 
 def show_study(folder: Path, out: Console) -> None:
@@ -75,15 +76,20 @@ def show_study(folder: Path, out: Console) -> None:
 
 
 def _machines_missing(folder: Path, created: str) -> list[str]:
-    """Machines of the cluster that could not join since the study began."""
+    """The last machines of the cluster that could not join since the study began, and a number."""
     since = datetime.fromisoformat(created).timestamp()
     storages = (folder.parent, folder.parent.parent)  # a comparison has a folder of its own
     notes = [note for storage in storages for note in not_joined(storage, since)]
 
+    notes.sort(key=lambda note: note.at)
     lines = []
-    for note in notes:
+    for note in notes[-_MACHINES:]:
         at = datetime.fromtimestamp(note.at).isoformat(" ", "minutes")
         lines.append(f"machine {note.host} could not join the cluster ({at}): {note.reason}")
+
+    more = len(notes) - len(lines)
+    if more:
+        lines.append(f"and {more} more before: {FOLDER} in the folder of the studies has them")
     return lines
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainables.base import BATCHED
 from tune.function import LENGTH
 from tune.study.events import EventLog
 from tune.study.manifest import with_earlier_values
@@ -91,16 +92,23 @@ class Run:
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU-seconds reserved: occupied time by threads and workers."""
+        """CPU-seconds reserved: the run's share of the occupied time, by threads and workers."""
         workers = max((m.get("time/workers") or 1.0 for m in self.history), default=1.0)
         threads = float(self.config.get("train.threads", 1))
-        return self.occupied_ms / 1000 * threads * workers
+        return self._own_seconds * threads * workers
 
     @property
     def gpu_seconds(self) -> float:
         """GPU-seconds reserved."""
         gpus = max((m.get("time/gpus") or 0.0 for m in self.history), default=0.0)
-        return self.occupied_ms / 1000 * gpus
+        return self._own_seconds * gpus
+
+    @property
+    def _own_seconds(self) -> float:
+        """Occupied time, of which a run that was batched with others has a share."""
+        sizes = [float(metrics.get(BATCHED) or 1.0) for metrics in self.history]
+        mean_size = sum(sizes) / len(sizes) if sizes else 1.0
+        return self.occupied_ms / 1000 / mean_size
 
 
 @dataclass

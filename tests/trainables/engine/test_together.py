@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -51,6 +52,14 @@ def member(config: ClassifierConfig, folder: Path, end: int = EPOCH) -> Member:
     found = member_of(state, config, state.batches.runtime, end, TOTAL)
     assert found is not None
     return found
+
+
+def test_a_device_without_float64_trains_each_by_itself(
+    config: ClassifierConfig, tmp_path: Path
+) -> None:
+    state = begun(config, tmp_path)
+    mps: Any = SimpleNamespace(world_size=1, device=torch.device("mps"))
+    assert member_of(state, config, mps, EPOCH, TOTAL) is None
 
 
 def alone(config: ClassifierConfig, folder: Path, end: int = EPOCH) -> TrainingState:

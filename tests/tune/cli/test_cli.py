@@ -63,6 +63,16 @@ WRONG = {
         "--gpus-per-worker 1.5 must be 0, a share of one GPU such as 0.5, or a whole number of them"
     ),
     "ssl --gpus-per-worker 0.00001": "--gpus-per-worker 1e-05 must be 0",
+    "classify --setting D --batch-trials 8 --concurrent 4": (
+        "--concurrent 4 with --batch-trials 8, which trains as many in one process, on one device"
+    ),
+    "classify --setting D --batch-trials 8 --gpus-per-worker 0.5": (
+        "--gpus-per-worker 0.5 with --batch-trials 8"
+    ),
+    "ssl --batch-trials 8": (
+        "--batch-trials 8: trials of 'ssl' cannot train as one, as they train more than a head: "
+        "leave it out"
+    ),
     "ssl --workers 33": "--workers 33: each needs 2 images of a batch",
     "fewshot --workers 2": (
         "--workers 2: each needs 2 images of a batch (few-shot: an episode) and 1 of the "

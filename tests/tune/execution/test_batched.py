@@ -1,22 +1,30 @@
 """`--batch-trials` against one trial after the other: the same results, events, ends, and the same
 resumption after a kill."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests.frozen import frozen_config
+from trainables.base import BATCHED
 from trainables.classifier import Classifier, ClassifierConfig
 from trainables.config import flatten
+from trainables.errors import UserError
+from tune.cli.options import Options
+from tune.cli.searching import check_batched, with_batches
 from tune.execution import batched
 from tune.execution.batched import search_in_batches
 from tune.execution.local import search_locally
+from tune.execution.replay import _differences
 from tune.experiments import Experiment
 from tune.search.space import as_json, describe
 from tune.study.events import EventLog
+from tune.study.log_state import read_state
 from tune.study.manifest import Manifest
 from tune.study.study import Study
 
@@ -126,6 +134,63 @@ def test_the_results_are_those_of_one_trial_after_the_other(
     log = EventLog.read(tmp_path / "heads" / "events.jsonl")[0]
     kinds = [event["event"] for event in log if event["event"] in ("start", "end")]
     assert kinds.index("end") == 4  # so many at a time
+
+
+def test_times_on_record_are_each_trials_share(base: dict[str, Any], tmp_path: Path) -> None:
+    began = time.perf_counter()
+    run(tmp_path, base, width=4)
+    wall = time.perf_counter() - began
+
+    metrics = [event["metrics"] for event in events(tmp_path, "report")]
+    assert 0 < sum(each["time/epoch_s"] for each in metrics) < wall
+    assert max(each[BATCHED] for each in metrics) == 4  # of both kinds of heads
+
+    state = read_state(tmp_path / "heads" / "events.jsonl")
+    threads = base["train.threads"]
+    assert sum(each.cpu_seconds for each in state.runs.values()) < 1.5 * threads * wall
+
+
+def test_a_replay_compares_a_batched_epoch_up_to_rounding() -> None:
+    batched_epoch = {"train/loss": 0.5, "val/top1": 0.8, BATCHED: 4.0}
+    alone = {"train/loss": 0.5 * (1 + 1e-6), "val/top1": 0.8}
+    assert _differences(batched_epoch, alone) == []
+    assert len(_differences(batched_epoch, {"val/top1": 0.79})) == 1
+    assert len(_differences({"train/loss": 0.5}, alone)) == 1
+
+
+class Settings(NamedTuple):
+    """Prepared studies of a comparison, as far as `--batch-trials` asks."""
+
+    full: Any
+    frozen: Any
+
+
+@pytest.fixture
+def settings() -> Settings:
+    def prepared(reason: str) -> Any:
+        trainable = SimpleNamespace(why_not_batched=lambda config: reason)
+        experiment = SimpleNamespace(function=None, trainable=trainable)
+        return SimpleNamespace(
+            experiment=experiment, config=None, manifest=SimpleNamespace(name="classify-A")
+        )
+
+    return Settings(full=prepared("freeze.policy=none trains the backbone"), frozen=prepared(""))
+
+
+def test_of_a_comparison_only_frozen_settings_leave_ray(settings: Settings) -> None:
+    options = Options(experiment="classify", batch_trials=24)
+    check_batched([settings.full, settings.frozen], options)
+
+    on_ray = with_batches(settings.full, options)
+    assert (on_ray.local, on_ray.batch_trials) == (False, None)
+    here = with_batches(settings.frozen, options)
+    assert (here.local, here.batch_trials) == (True, 24)
+    assert with_batches(settings.frozen, Options(experiment="classify")).local is False
+
+
+def test_a_study_that_cannot_be_batched_is_refused(settings: Settings) -> None:
+    with pytest.raises(UserError, match=r"--batch-trials 24: trials of 'classify-A' cannot train"):
+        check_batched([settings.full], Options(experiment="classify", batch_trials=24))
 
 
 @pytest.mark.parametrize("after", [1, 6, 11])
