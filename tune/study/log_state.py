@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainables.base import BATCHED
 from tune.function import LENGTH
 from tune.study.events import EventLog
 from tune.study.manifest import with_earlier_values
@@ -106,7 +105,7 @@ class Run:
     @property
     def _own_seconds(self) -> float:
         """Occupied time, of which a run that was batched with others has a share."""
-        sizes = [float(metrics.get(BATCHED) or 1.0) for metrics in self.history]
+        sizes = [float(metrics.get("time/batched_trials") or 1.0) for metrics in self.history]
         mean_size = sum(sizes) / len(sizes) if sizes else 1.0
         return self.occupied_ms / 1000 / mean_size
 
