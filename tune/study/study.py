@@ -19,12 +19,11 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock
-from optuna.trial import FrozenTrial
 
 from trainables.config import build
 from trainables.errors import UserError
@@ -48,21 +47,16 @@ from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
 from tune.study.group import Group, is_group
 from tune.study.kept_files import KeptFiles
+from tune.study.known import Known
 from tune.study.lock import locked, write_holder
-from tune.study.log_state import LogState, Run, apply_event, read_state
+from tune.study.log_state import apply_event, read_state
 from tune.study.manifest import Manifest
 from tune.study.mending import mend_journal, mend_log, reopen_in_journal, retry_failed
-from tune.study.objectives import (
-    Objective,
-    check_measured,
-    front_of,
-    objectives_of,
-    points_of,
-    with_objectives,
-)
+from tune.study.objectives import check_measured, objectives_of, with_objectives
+from tune.study.opening import COMMITS, continued_by, first_event
 from tune.study.planner import Planner
 from tune.study.put_back import PutBack
-from tune.study.rules import RepeatRule, derived_seed
+from tune.study.rules import derived_seed
 from tune.study.trials import OWN, TrialDatabase
 from tune.study.warm_turns import enqueued, next_point
 from tune.study.work import Outcome, Work, WorkId
@@ -71,15 +65,11 @@ _BREATH_S = 0.2
 
 Observer = Callable[[dict[str, Any]], None]
 
-COMMITS = "commits"
-"""Tag of a study that several states of the code have run: their commits, the first first."""
-NO_COMMIT = "no commit"
-"""Code of an installed package, in that tag."""
 REFUSED = "enqueued.refused"
 """Tag of a study: why it does not try a configuration that was enqueued."""
 
 
-class Study:
+class Study(Known):
     """One durable study, open for running; see the module's docstring.
 
     A lock keeps other processes out.
@@ -242,31 +232,16 @@ class Study:
         """
         if moved:
             self.notes.append(moved)
-        known = self._state.tags.get(COMMITS) or self.manifest.commit or NO_COMMIT
-        commits = known.split(", ")
-        if commit is None or commits[-1] == commit:
-            return
-        began = "code without a commit" if commits[0] == NO_COMMIT else f"commit {commits[0]}"
-        self.notes.append(f"begun by {began}, continued by commit {commit}")
-        self.summarize({}, **{COMMITS: ", ".join([*commits, commit])})
+        known = self._state.tags.get(COMMITS) or self.manifest.commit
+        continued = continued_by(known, commit)
+        if continued is not None:
+            note, commits = continued
+            self.notes.append(note)
+            self.summarize({}, **{COMMITS: commits})
 
     def _describe(self, group: Group | None) -> None:
         """Write the first event, in front of what there is where it was lost."""
-        manifest = self.manifest
-        tags = {"preset": manifest.preset}
-        if manifest.search is not None:
-            tags["search"] = str(manifest.search)
-        about = {
-            "name": manifest.identity,
-            "experiment": self.experiment.name if group is None else group.experiment,
-            "objective": manifest.objective,
-            "direction": "maximize",
-            "config": manifest.base,
-            "searched": sorted(manifest.space),
-            "data": manifest.data,
-            "tags": tags,
-            "group": None if group is None else group.event,
-        }
+        about = first_event(self.manifest, self.experiment.name, group)
         runs = self._state.runs.values()
         if not runs:
             self.emit("study", **about)
@@ -397,6 +372,11 @@ class Study:
         tried = self._database.tried()
         left = [self._completed(given) for given in self._queue.rest()]
         return sum(params is not None and params not in tried for params in left)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """True where all configurations of the space have been tried."""
+        return self._fresh.is_exhausted() and not self.waiting()
 
     def _take_warm_turn(self) -> None:
         """Enqueue a configuration of the earlier study where it is one's turn."""
@@ -629,97 +609,6 @@ class Study:
         self.log.close()
         self._database.close()
         self._lock.release()
-
-    # -- what is known
-
-    @property
-    def objective(self) -> str:
-        """Name of the metric that the search maximizes."""
-        return self.manifest.objective
-
-    @property
-    def state(self) -> LogState:
-        """Everything that the event log says; it grows as the study runs."""
-        return self._state
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """Metrics of the whole study, such as those of the untrained baseline."""
-        return self._state.summary
-
-    @property
-    def epochs(self) -> int:
-        """Epochs of a trial that runs to its end; 0 before a function has said them."""
-        return self._database.epochs()
-
-    def frozen_trials(self) -> list[FrozenTrial]:
-        """All trials as Optuna keeps them; not to be changed."""
-        return self._database.frozen()
-
-    @property
-    def completed(self) -> dict[int, float]:
-        """Completed trials -> objective."""
-        return self._database.completed()
-
-    @property
-    def distinct(self) -> dict[int, float]:
-        """Completed trials of different configurations -> objective."""
-        return self._database.distinct()
-
-    @property
-    def objectives(self) -> list[Objective]:
-        """The objectives, the first of which selects."""
-        return self._objectives
-
-    @property
-    def points(self) -> dict[int, dict[str, float]]:
-        """Completed trials -> value of each objective."""
-        return points_of(self._state.trials, self._objectives)
-
-    def _front(self, numbers: Collection[int]) -> list[int]:
-        """Those of some trials that no other one of them is better than, where there are several
-        objectives."""
-        if len(self._objectives) < 2:
-            return []
-        runs = {number: self._state.run(WorkId(number)) for number in numbers}
-        return front_of(points_of(runs, self._objectives), self._objectives)
-
-    @property
-    def is_exhausted(self) -> bool:
-        """True where all configurations of the space have been tried."""
-        return self._fresh.is_exhausted() and not self.waiting()
-
-    @property
-    def repeats(self) -> dict[tuple[int, int], Run]:
-        """(trial, seed) -> run."""
-        return self._state.repeats
-
-    @property
-    def repeat_rule(self) -> RepeatRule:
-        """The rule by which trials are repeated and the answer is chosen."""
-        return RepeatRule(str(self.manifest.rules["repeats"]), self.experiment.top)
-
-    @property
-    def look(self) -> int:
-        """Number of the verdict that the record allows now, from 1."""
-        return self._state.look
-
-    def best_number(self) -> int | None:
-        """The trial that is the study's answer (`RepeatRule.answer`), of several objectives the
-        first of the front."""
-        if len(self._objectives) > 1:
-            return next(iter(front_of(self.points, self._objectives)), None)
-        return self.repeat_rule.answer(self.distinct, self.finals(), self.objective)
-
-    def finished(self) -> int:
-        """Number of trials that have ended, in whatever state."""
-        return self._database.ended()
-
-    def finals(self) -> dict[tuple[int, int], dict[str, float]]:
-        """(trial, seed) -> final metrics of the completed repeats."""
-        return {
-            key: run.metrics for key, run in self._state.repeats.items() if run.state == "COMPLETE"
-        }
 
 
 def _trial_number(work: Work) -> int:

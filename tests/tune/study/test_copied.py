@@ -14,7 +14,8 @@ from tune.study.copied import adopt
 from tune.study.events import EventLog
 from tune.study.identity import study_id
 from tune.study.manifest import read_manifest
-from tune.study.study import COMMITS, Study
+from tune.study.opening import COMMITS
+from tune.study.study import Study
 from tune.tracking.projection import Projection
 
 
