@@ -82,7 +82,9 @@ def _ray_ahead(
     try:
         yield lambda: ahead.begin((*model, *experiment.imports), options.workers)
     finally:
-        if not caller.is_command:
+        if caller.is_command:
+            ahead.discard()
+        else:
             ahead.abandon()
 
 

@@ -17,6 +17,7 @@ from tune.cli.clock import Clock
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
+from tune.cli.replays import Replays
 from tune.cli.searching import check_machine, search, with_batches
 from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Ended, Stop
 from tune.cli.study_console import console_of
@@ -25,11 +26,12 @@ from tune.experiment_file import OwnExperiment
 from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
-from tune.reports.draw_behind import draw_behind
+from tune.reports.draw_behind import claimed, draw_behind
+from tune.reports.drawing_claim import DrawingClaim
 from tune.reports.front import front_conclusions
 from tune.reports.plot_worker import Pictures
 from tune.reports.selection import selection
-from tune.reports.undrawn import DATA, data_is_drawn
+from tune.reports.undrawn import DATA, data_is_drawn, still_wanted
 from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.disk import StudyEnds, storage_failure
 from tune.study.group import Group
@@ -73,8 +75,8 @@ class Session:
         self.stop = Stop(budget_s, signals=caller.is_command)
         self._pictures = Pictures(options.pictures)
         self._studies: list[Study] = []
-        self._replays: list[Replay] = []
-        self._trains = False
+        self._replays = Replays(self._say_beside)
+        self._console: Console | None = None
         self._copies: list[StudyCopy] = []
 
     def __enter__(self) -> Self:
@@ -96,26 +98,17 @@ class Session:
     def track(self, folder: Path, copy: StudyCopy | None = None) -> None:
         """Replay the event log of this folder into MLflow until the session ends; if the study has
         a copy, only the part that has been uploaded."""
-        self._start(Tracker(folder), copy)
+        self._add(Tracker(folder), copy)
 
-    def _start(self, replay: Replay, copy: StudyCopy | None) -> None:
+    def _add(self, replay: Replay, copy: StudyCopy | None) -> None:
         if copy is not None:
             replay.known = copy.known
+        self._replays.add(replay)
 
-        self._replays.append(replay)
-        if self._trains:
-            replay.start()
-
-    def _note_training(self, event: dict[str, Any]) -> None:
-        """Begin to replay when a trial trains: imports of MLflow would hold up the start."""
-        if event["event"] == "report" and not self._trains:
-            self._begin_replays()
-
-    def _begin_replays(self) -> None:
-        if not self._trains:
-            self._trains = True
-            for replay in self._replays:
-                replay.start()
+    def _say_beside(self, line: str) -> None:
+        """Print a line from a thread beside the search."""
+        if self._console is not None:
+            self._console.line(line)
 
     def run(self, prepared: Prepared, group: Group | None = None) -> int:
         """Create or resume the study, run it to its end or until `stop`, and return the exit code.
@@ -130,8 +123,9 @@ class Session:
         one_process = 1 if options.local else None
         self.clock.begin(study, options.batch_trials or one_process)
         console = console_of(study, prepared, options, self.caller, self.clock)
+        self._console = console
         study.observers.append(console.on_event)
-        study.observers.append(self._note_training)
+        study.observers.append(self._replays.on_event)
         for note in study.notes:
             console.line(f"note: {note}")
         if copy is not None:
@@ -139,11 +133,14 @@ class Session:
 
         self.track(study.directory, copy)
         for name in dict.fromkeys(self.options.log or ()):
-            self._start(replay_into(name, study.directory), copy)
+            self._add(replay_into(name, study.directory), copy)
         _sample_data(study, prepared.data)
         if study.manifest.keep == "best":
             _pin_for_others(study.directory)
-        study.files.tidy(draws_all=self.options.pictures == "all")
+        wanted = still_wanted(
+            study.directory, study.manifest, study.completed, self.options.pictures
+        )
+        study.files.tidy(draws_all=wanted == "all")
         self._pictures.watch(study)
         tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
         if tags:
@@ -235,23 +232,26 @@ class Session:
         """Bring everything that is beside the studies to its end, and say what is not finished."""
         patience_s = DRAIN_S if self._copies else 0.0
         undrawn = self._pictures.close(patience_s, lambda: bool(self.stop.reason))
+        is_complete = not self.stop.reason or self.stop.code == DONE  # a budget ends it well
+        claims: list[DrawingClaim] = []
+        if undrawn and is_complete and not self._copies:
+            # A start that follows at once makes its own claims, which shall be the later ones.
+            claims = claimed([study.directory for study in self._studies])
         try:
             self._drain()
         finally:
             for study in self._studies:
                 study.close()
 
-        if undrawn and not self.stop.reason:
-            self._draw_behind(undrawn)
+        if undrawn and is_complete:
+            self._draw_behind(undrawn, claims)
 
-    def _draw_behind(self, undrawn: int) -> None:
+    def _draw_behind(self, undrawn: int, claims: list[DrawingClaim]) -> None:
         """Let a process of its own draw what is missing; it needs studies that nobody runs.
 
         A program is not kept waiting either: whoever calls it in a loop wants the next study.
         """
-        pid = None
-        if not self._copies:
-            pid = draw_behind([study.directory for study in self._studies], self.options.pictures)
+        pid = draw_behind(claims, self.options.pictures)
         if pid is None:
             self.caller.say(
                 f"not all pictures are drawn yet ({undrawn} to go, by trial): "
@@ -270,24 +270,11 @@ class Session:
                     "the same command on this machine brings it up to date"
                 )
 
-        for title in self._close_replays():
+        for title in self._replays.close(DRAIN_S):
             self.caller.say(
                 f"{title} is behind; the record is safe in the study's folder: "
                 f"`{command('report', 'sync', storage=self._storage)}` brings {title} up to date"
             )
-
-    def _close_replays(self) -> list[str]:
-        """End all replays, within DRAIN_S together; returns the places that lack events."""
-        self._begin_replays()
-        for replay in self._replays:
-            replay.last_call()
-
-        deadline = time.monotonic() + DRAIN_S
-        behind: dict[str, None] = {}
-        for replay in self._replays:
-            if not replay.close(deadline - time.monotonic()):
-                behind[replay.destination.title] = None
-        return list(behind)
 
 
 def _hold_backbone(prepared: Prepared) -> None:

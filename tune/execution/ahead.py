@@ -1,13 +1,18 @@
 """Ray, and the template of trials' processes, started while the driver still reads the data: both
 take seconds, of another core. Imports no Ray before that."""
 
+import contextlib
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from pathlib import Path
 
 from tune.execution import template
 
+_RAY = ("raylet", "gcs_server")
+"""Processes with which the others of Ray end."""
 _begun: "Future[bool] | None" = None
 _ended = threading.Event()
 """Ray's processes end with the thread that has started them, which therefore waits for this."""
@@ -45,7 +50,7 @@ def release() -> None:
 
 
 def abandon() -> None:
-    """Stop what has begun and nobody has taken; a command that leaves need not, as its end does."""
+    """Stop in order what has begun and nobody has taken."""
     begun = take()
     if begun is None:
         return
@@ -53,6 +58,32 @@ def abandon() -> None:
 
     if begun.exception() is None and begun.result():
         stop_ray()
+
+
+def discard() -> None:
+    """Kill what has begun and nobody has taken, such as before a refusal: this process leaves at
+    once, and Ray's own would wait for one another for half a minute."""
+    if take() is None:
+        return
+    template.end()
+    for process in _own_children(_RAY):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _own_children(names: Sequence[str]) -> list[int]:
+    """Ids of the processes with these names that this one has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            before, _, after = path.read_text().rpartition(")")
+        except OSError:  # it has ended
+            continue
+        parent = int(after.split()[1])
+        name = before.partition("(")[2]
+        if parent == os.getpid() and name in names:
+            found.append(int(path.parent.name))
+    return found
 
 
 def _start(begun: "Future[bool]", workers: int) -> None:

@@ -37,6 +37,11 @@ MODULES = ("tune.execution.trial", "pandas", "pyarrow.fs", "requests", "aiohttp"
 """Imported for every experiment; the last ones are what Ray Tune imports."""
 _UNSAFE = "ray"
 """Not to be had in common by several processes."""
+_WITHOUT_CUDA = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Environment of the process: a module that asks while it is imported if there is a GPU does not
+initialise CUDA by that, which forks could not use. They have their worker's environment."""
+_CUDA_FILE = "/dev/nvidia-uvm"
+"""Open in a process that has initialised CUDA, whoever did."""
 
 
 class Template:
@@ -65,6 +70,7 @@ class Template:
             with contextlib.suppress(OSError):
                 self._process = subprocess.Popen(
                     [sys.executable, __file__, str(file), str(self._folder), *MODULES, *modules],
+                    env={**os.environ, **_WITHOUT_CUDA},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -126,8 +132,8 @@ def serve(file: int, folder: str, modules: Sequence[str]) -> None:
 def _serve(listening: socket.socket, modules: Sequence[str]) -> None:
     sys.path[0] = str(ROOT)  # for the folder of this file
     _import_all(modules)
-    if threading.active_count() > 1 or _UNSAFE in sys.modules:
-        return
+    if threading.active_count() > 1 or _UNSAFE in sys.modules or _knows_gpu():
+        return  # each worker is then a process of its own, which finds the GPU
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
     while True:
@@ -145,6 +151,34 @@ def _serve(listening: socket.socket, modules: Sequence[str]) -> None:
 
         listening.close()
         _become_worker(request)
+
+
+def _knows_gpu() -> bool:
+    """True where a module has initialised CUDA: a fork would find no GPU, and train on the CPU."""
+    if _CUDA_FILE in _open_files():
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    if torch.cuda.is_initialized():
+        return True
+
+    child = os.fork()  # torch tells there alone
+    if not child:
+        is_spoilt = True
+        with contextlib.suppress(Exception):
+            is_spoilt = bool(torch.cuda._is_in_bad_fork())
+        os._exit(int(is_spoilt))
+    _, status = os.waitpid(child, 0)
+    return status != 0 and torch.cuda.device_count() > 0  # without a GPU nothing is spoilt
+
+
+def _open_files() -> set[str]:
+    found = set()
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.add(str(link.readlink()))
+    return found
 
 
 def _import_all(modules: Sequence[str]) -> None:

@@ -35,12 +35,26 @@ imported what draws."""
 _LOOK_S = 0.2
 
 
-def draw_behind(folders: Sequence[Path], which: Drawn) -> int | None:
-    """Start the process that draws what these studies lack, and return its id; None where it does
-    not start. Nobody runs the studies any more."""
+def claimed(folders: Sequence[Path]) -> list[DrawingClaim]:
+    """Claim the pictures of these studies; none of them where a folder cannot be written."""
     try:
-        claims = {str(folder): DrawingClaim(folder).token for folder in folders}
-        task = json.dumps({"pictures": which, "claims": claims})
+        return [DrawingClaim(folder) for folder in folders]
+    except OSError:
+        return []
+
+
+def draw_behind(claims: Sequence[DrawingClaim], which: Drawn) -> int | None:
+    """Start the process that draws what these studies lack, and return its id; None where it does
+    not start, or there are no claims. Nobody runs the studies any more.
+
+    Args:
+        claims: made while the studies were still held: a start that follows at once has later ones.
+    """
+    if not claims:
+        return None
+    tokens = {str(claim.folder): claim.token for claim in claims}
+    task = json.dumps({"pictures": which, "claims": tokens})
+    try:
         process = subprocess.Popen(
             [sys.executable, "-m", "tune.reports.draw_behind", task],
             cwd=ROOT,  # our packages, whatever lies in the current folder
@@ -113,9 +127,9 @@ def _has_turn(queue: FileLock, claims: Sequence[DrawingClaim]) -> bool:
 def _draw_and_send(claim: DrawingClaim, which: Drawn, process: DrawingProcess) -> None:
     # An error is nobody's to see: the next start draws and sends what is missing.
     with suppress(UserError, OSError), claim:
-        draw_missing(claim, which, process)
+        draw_missing(claim, read_wanted(claim.folder) or which, process)
         if claim.stands:
-            sync_study(claim.folder)
+            sync_study(claim.folder, is_wanted=lambda: claim.stands)
 
 
 def _missing(folder: Path, which: Drawn) -> list[Undrawn]:

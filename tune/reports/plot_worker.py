@@ -14,6 +14,7 @@ from tune.reports.undrawn import (
     Undrawn,
     is_shown,
     of_trial,
+    still_wanted,
     undrawn,
     write_wanted,
 )
@@ -25,11 +26,12 @@ class Pictures:
 
     A thread takes one trial after another, from all studies that are watched: drawing continues
     while the next study searches. A trial that is not among the best any more when its turn comes
-    is left out; `all` of a later start draws it.
+    is left out.
     """
 
     def __init__(self, drawn: Drawn = "best") -> None:
         self._which = drawn
+        self._wanted: dict[Path, Drawn] = {}  # by study
         self._studies: dict[Path, Study] = {}
         self._claims: dict[Path, DrawingClaim] = {}
         self._waiting: list[Undrawn] = []  # including the one that is being drawn
@@ -55,10 +57,12 @@ class Pictures:
         folder, manifest = study.directory, study.manifest
         try:
             self._claims[folder] = DrawingClaim(folder)
-            write_wanted(folder, self._which)
+            wanted = still_wanted(folder, manifest, study.completed, self._which)
+            write_wanted(folder, wanted)
         except OSError as error:
             raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-        if self._which == "none":
+        self._wanted[folder] = wanted
+        if wanted == "none":
             return
 
         def on_event(event: dict[str, object]) -> None:
@@ -71,7 +75,7 @@ class Pictures:
         self._studies[folder] = study
         self._values[folder] = dict(study.completed)
         study.observers.append(on_event)
-        for one in undrawn(folder, manifest, self._values[folder], self._which):
+        for one in undrawn(folder, manifest, self._values[folder], wanted):
             self._add(one)
 
     def close(self, patience_s: float = 0.0, enough: Callable[[], bool] = lambda: False) -> int:
@@ -95,7 +99,7 @@ class Pictures:
             self._given_up = True
             self._process.kill()
             self._changed.notify()
-            left = len(self._shown())
+            left = sum(one.may_be_drawn for one in self._shown())
         self._thread.join()
         left += self._failed
         for claim in self._claims.values():
@@ -122,7 +126,7 @@ class Pictures:
         return [
             one
             for one in self._waiting
-            if is_shown(one.number, self._values[one.study], self._which)
+            if is_shown(one.number, self._values[one.study], self._wanted[one.study])
         ]
 
     def _work(self) -> None:

@@ -49,6 +49,13 @@ class Undrawn:
         """True where its pictures are drawn and in the event log."""
         return (self.folder / _RECORDED).exists()
 
+    @property
+    def may_be_drawn(self) -> bool:
+        """False where there are no arrays to draw: a function or a script need not write any, and
+        those of an overtaken trial are removed. An object store is not asked."""
+        in_store = s3.address(self.study) is not None
+        return self.number is None or in_store or any(self.folder.glob("*.npz"))
+
     def snapshots(self) -> list[Path]:
         """Files to be drawn.
 
@@ -95,7 +102,7 @@ def of_trial(folder: Path, manifest: Manifest, number: int, value: float) -> Und
 def undrawn(
     folder: Path, manifest: Manifest, completed: Mapping[int, float], which: Drawn
 ) -> list[Undrawn]:
-    """All that is shown and lacks its pictures: the data, then the trials.
+    """All that is shown, lacks its pictures and may be drawn: the data, then the trials.
 
     Args:
         folder: of the study.
@@ -107,7 +114,7 @@ def undrawn(
     for number, value in completed.items():
         if is_shown(number, completed, which):
             found.append(of_trial(folder, manifest, number, value))
-    return [one for one in found if not one.is_recorded]
+    return [one for one in found if not one.is_recorded and one.may_be_drawn]
 
 
 def is_shown(number: int | None, completed: Mapping[int, float], which: Drawn) -> bool:
@@ -119,6 +126,16 @@ def is_shown(number: int | None, completed: Mapping[int, float], which: Drawn) -
     if which == "all" or not number:  # the data, and the default
         return which != "none"
     return which == "best" and number in heapq.nlargest(_BEST, completed, key=completed.__getitem__)
+
+
+def still_wanted(
+    folder: Path, manifest: Manifest, completed: Mapping[int, float], which: Drawn
+) -> Drawn:
+    """The trials that a start draws: all where the one before wanted all of them, and has said that
+    they are drawn behind it, which they are not yet; `none` is a word against it."""
+    if which != "best" or read_wanted(folder) != "all":
+        return which
+    return "all" if undrawn(folder, manifest, completed, "all") else which
 
 
 def write_wanted(folder: Path, which: Drawn) -> None:

@@ -1,6 +1,6 @@
 """The places beside MLflow to which a study can be sent: `--log NAME`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainables.config import nearest
@@ -44,11 +44,14 @@ def replay_into(name: str, study_dir: Path) -> Replay:
     return Replay(study_dir, LOGS[name]())
 
 
-def sync_study(study_dir: Path, asked: Sequence[str] = ()) -> str:
+def sync_study(
+    study_dir: Path, asked: Sequence[str] = (), is_wanted: Callable[[], bool] = lambda: True
+) -> str:
     """Bring MLflow and other places up to the record; returns what was done, a line for each place.
 
     Args:
         asked: places to begin, where the study is not there yet.
+        is_wanted: ends the sending, between two stretches of the log, where it returns False.
     Raises:
         UserError: a place takes nothing. The others have been brought up to date.
     """
@@ -59,7 +62,7 @@ def sync_study(study_dir: Path, asked: Sequence[str] = ()) -> str:
     refused: list[str] = []
     for replay in replays:
         try:
-            lines.append(replay.sync())
+            lines.append(replay.sync(is_wanted))
         except UserError as error:
             refused.append(str(error))
     if refused:

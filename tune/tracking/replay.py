@@ -106,9 +106,11 @@ class Replay:
         self._abandoned.set()
         return not self._thread.is_alive() and self.problem is None and self._complete
 
-    def sync(self) -> str:
+    def sync(self, is_wanted: Callable[[], bool] = lambda: True) -> str:
         """Replay now what the place lacks, and say in one line what was done.
 
+        Args:
+            is_wanted: ends it, between two stretches of the log, where it returns False.
         Raises:
             UserError: there is no event log, the place cannot take it, or another process replays
                 this study.
@@ -120,7 +122,7 @@ class Replay:
             )
 
         try:
-            self._send_all()
+            self._send_all(is_wanted)
         except Timeout as error:
             raise UserError(
                 f"study {self.study_dir.name!r} is being sent to {self.destination.title} by its "
@@ -134,10 +136,10 @@ class Replay:
         where = self.destination.where(self.study_dir)
         return f"{self.study_dir.name}: {self._sent} events sent to {where}"
 
-    def _send_all(self) -> None:
+    def _send_all(self, is_wanted: Callable[[], bool]) -> None:
         while True:
             try:
-                while self._step():
+                while is_wanted() and self._step():
                     pass
                 return
             except Exception as error:

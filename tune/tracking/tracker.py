@@ -5,6 +5,7 @@ value is one row, so all may be sent again. The store itself keeps how far it ha
 of the study's run.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from tune.command_line import command
@@ -64,20 +65,22 @@ class Tracker(Replay):
         self._rejected = Rejected(folder / "tracking-rejected.jsonl")
         super().__init__(folder, MlflowStore(self.uri, self._rejected))
 
-    def sync(self) -> str:
+    def sync(self, is_wanted: Callable[[], bool] = lambda: True) -> str:
         """Replay now what MLflow lacks, and say in one line what was done. A study's run is below
         that of its group, which comes first.
 
+        Args:
+            is_wanted: as of `Replay.sync`.
         Raises:
             UserError: as of `Replay.sync`.
         """
-        self._sync_group()
-        said = super().sync()
+        self._sync_group(is_wanted)
+        said = super().sync(is_wanted)
         if self._rejected.count:
             said += f"; {self._rejected.count} records refused, see {self._rejected.path}"
         return said
 
-    def _sync_group(self) -> None:
+    def _sync_group(self, is_wanted: Callable[[], bool]) -> None:
         first, _ = EventLog.read(self.study_dir / "events.jsonl", 0, limit=1)
         group = first[0].get("group") if first else None
         if group is None:
@@ -85,4 +88,4 @@ class Tracker(Replay):
 
         folder = self.study_dir.parent / group["name"]
         if (folder / "events.jsonl").exists():
-            Tracker(folder, self.uri).sync()
+            Tracker(folder, self.uri).sync(is_wanted)

@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +125,49 @@ def test_without_a_template_the_worker_is_a_process_of_its_own(
     assert not launch(worker, tmp_path, served.socket)["has_decimal"]
 
 
+TORCH = """
+import os
+class cuda:
+    is_initialized = staticmethod(lambda: False)
+    _is_in_bad_fork = staticmethod(lambda: {bad} and os.getpid() != {own})
+    device_count = staticmethod(lambda: {gpus})
+"""
+
+
+@pytest.mark.parametrize(("gpus", "asked", "serves"), [(1, 1, 0), (0, 1, 1), (1, 0, 1)])
+def test_no_fork_of_a_process_whose_cuda_was_initialised(
+    gpus: int, asked: int, serves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork would find no GPU. Without one on the machine nothing is spoilt."""
+    torch = types.ModuleType("torch")
+    exec(TORCH.format(bad=asked, own=os.getpid(), gpus=gpus), torch.__dict__)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    waited: list[Any] = []
+
+    def select(*_: Any) -> Any:
+        waited.append(True)
+        return [sys.stdin], [], []  # the driver has ended
+
+    monkeypatch.setattr(template.select, "select", select)
+    monkeypatch.setattr(template.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(template.threading, "active_count", lambda: 1)
+    monkeypatch.setattr(template, "_UNSAFE", "nothing")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with socket.socket(socket.AF_UNIX) as listening:
+        template._serve(listening, ())
+    assert bool(waited) == bool(serves)
+
+
+def test_modules_that_ask_for_a_gpu_do_not_initialise_cuda(
+    worker: Path, served: Template, tmp_path: Path
+) -> None:
+    process = served._process
+    assert process is not None
+    name = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    assert psutil.Process(process.pid).environ()[name] == "1"
+    assert name not in launch(worker, tmp_path, served.socket)["env"]
+
+
 def test_the_template_ends_with_its_driver_and_leaves_nothing(served: Template) -> None:
     wait_until(served.socket.exists)
     process = served._process
@@ -190,6 +237,35 @@ def test_a_start_ahead_is_used_once_and_its_failure_is_no_ones_end(
     with ray_session.ray_session():
         assert len(starts) == 2 + fails
     wait_until(lambda: not is_alive("start of Ray"))
+
+
+def test_a_refusal_leaves_no_process_of_ray_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tune.execution import ahead, ray_session
+
+    raylet = tmp_path / "raylet"
+    shutil.copy(shutil.which("sleep") or "", raylet)
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
+        started.append(subprocess.Popen([raylet, "60"], start_new_session=True))
+        return True
+
+    monkeypatch.setattr(ray_session, "start_ray", start_ray)
+    monkeypatch.setattr(template, "begin", lambda modules: None)
+    other = subprocess.Popen(["sleep", "60"])
+    ahead.begin((), workers=1)
+    wait_until(lambda: started)
+    wait_until(lambda: ahead._own_children(["raylet"]))
+    ahead.discard()
+    try:
+        assert started[0].wait(10) == -signal.SIGKILL
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+        ahead.release()
 
 
 def is_alive(thread: str) -> bool:

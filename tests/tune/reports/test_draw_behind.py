@@ -20,14 +20,17 @@ from tests import REPO
 from tests.commands import LOCAL_TOY, Call
 from tests.studies import events, finished, open_study
 from tests.toy import TOY
+from tune.cli.stop import Stop
 from tune.experiments import EXPERIMENTS
 from tune.reports import draw_behind
 from tune.reports.draw_behind import draw_now, main
 from tune.reports.drawing_claim import DrawingClaim
 from tune.reports.drawing_process import DrawingProcess
 from tune.reports.plot_worker import Pictures
-from tune.reports.undrawn import write_wanted
+from tune.reports.undrawn import read_wanted, write_wanted
 from tune.study.lock import StudyInUse, addition
+from tune.study.study import Study
+from tune.tracking.tracker import Tracker
 from tune.upkeep.kept import held
 
 WATCH = Pictures.watch
@@ -71,7 +74,7 @@ def paper(monkeypatch: pytest.MonkeyPatch) -> Paper:
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Studies that were sent to MLflow; this process keeps its priority."""
     sent: list[Path] = []
-    monkeypatch.setattr(draw_behind, "sync_study", sent.append)
+    monkeypatch.setattr(draw_behind, "sync_study", lambda folder, **_: sent.append(folder))
     monkeypatch.setattr(draw_behind.os, "setpriority", lambda *_: None)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     return sent
@@ -216,6 +219,79 @@ def test_a_page_first_draws_what_the_run_left_undrawn(
     assert capsys.readouterr().err == ""
 
 
+def test_trials_without_arrays_lack_no_pictures(
+    tmp_path: Path, paper: Paper, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Functions and scripts write none; those of overtaken trials are removed."""
+    folder = ended(tmp_path, 2)
+    for path in folder.glob("trials/*/*.npz"):
+        path.unlink()
+    draw_now(folder)
+    assert capsys.readouterr().err == ""
+
+    study, pictures = open_study(tmp_path, 2, base={"train.epochs": 1}), Pictures()
+    pictures.watch(study)
+    study.emit("end", trial=0, state="COMPLETE", value=0.5)
+    assert pictures.close(0) == 0
+    study.close()
+    assert paper.drawn == []
+
+
+def test_a_start_at_once_behind_a_command_draws_for_itself(
+    tmp_path: Path, paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its claim is the later one, though the process behind the command starts after it."""
+    folder = ended(tmp_path)
+    claims = draw_behind.claimed([folder])
+    study, pictures = open_study(tmp_path, TRIALS, base={"train.epochs": 1}), Pictures()
+    pictures.watch(study)
+    started: list[list[str]] = []
+    popen = SimpleNamespace(
+        Popen=lambda command, **_: started.append(command) or SimpleNamespace(pid=1),
+        DEVNULL=subprocess.DEVNULL,
+    )
+    monkeypatch.setattr(draw_behind, "subprocess", popen)
+    assert draw_behind.draw_behind(claims, "best") == 1
+    assert pictures.close(60) == 0
+    study.close()
+    assert len(paper.drawn) == len(shown(tmp_path))
+
+
+def test_what_was_promised_of_all_trials_is_drawn_by_a_start_without_the_option(
+    tmp_path: Path, paper: Paper
+) -> None:
+    folder = ended(tmp_path)
+    write_wanted(folder, "all")
+    for expected in (TRIALS, TRIALS):
+        study, pictures = open_study(tmp_path, TRIALS, base={"train.epochs": 1}), Pictures()
+        pictures.watch(study)
+        assert pictures.close(60) == 0
+        study.close()
+        assert len(paper.drawn) == expected
+    assert read_wanted(folder) == "best"
+
+
+def test_a_claim_ends_the_sending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ended(tmp_path, 1)
+    replay = Tracker(folder)
+    steps: list[int] = []
+
+    def step() -> bool:
+        steps.append(1)
+        return True  # there is always more
+
+    monkeypatch.setattr(replay, "_step", step)
+    claim = DrawingClaim(folder)
+
+    def stands() -> bool:
+        if len(steps) == 3:
+            DrawingClaim(folder)  # of another process
+        return claim.stands
+
+    replay.sync(stands)
+    assert len(steps) == 3
+
+
 @pytest.mark.parametrize("wanted", ["none", None])
 def test_a_page_draws_nothing_that_the_run_did_not_want(
     tmp_path: Path, paper: Paper, wanted: Any
@@ -262,6 +338,38 @@ def test_a_command_does_not_wait_for_pictures(
     main(command[3:])
     recorded = on_record(tmp_path / "runs")
     assert {path.split("/")[1] for path in recorded if "pca" in path} == {"0000", "0001"}
+
+
+def test_a_run_that_its_time_budget_ends_has_its_pictures_drawn_behind_it(
+    call: Call, paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pictures, "watch", WATCH)
+    monkeypatch.setattr(DrawingProcess, "draw", lambda *_, **__: False)
+    popen = SimpleNamespace(
+        Popen=lambda *_, **__: SimpleNamespace(pid=4321), DEVNULL=subprocess.DEVNULL
+    )
+    monkeypatch.setattr(draw_behind, "subprocess", popen)
+    done = Study.finished
+
+    def spent_after_one(self: Study) -> int:
+        ended = done(self)
+        if ended and stops:
+            stops[0].now("time budget spent")
+        return ended
+
+    stops: list[Stop] = []
+    begin = Stop.__init__
+
+    def remember(self: Stop, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        stops.append(self)
+
+    monkeypatch.setattr(Stop, "__init__", remember)
+    monkeypatch.setattr(Study, "finished", spent_after_one)
+    said = call(*LOCAL_TOY, "3")
+    assert said.code == 0
+    assert "time budget spent" in said.out
+    assert "pictures are drawn in the background" in said.out
 
 
 @pytest.mark.slow

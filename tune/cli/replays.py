@@ -1,0 +1,107 @@
+"""Sends the studies of a session to MLflow and other places, beside the search."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tune.tracking.replay import Replay
+
+AFTER_START_S = 15.0
+"""Replays begin so long after a trial's start, or with the first epoch: imports of MLflow would
+hold up the start, and a first epoch may take half an hour."""
+LOOK_S = 5.0
+_LOOKS = 60
+"""So many looks at places that may refuse everything; who reads the terminal later sees them in the
+last lines of the command."""
+
+
+class Replays:
+    """Replays of several studies, which begin soon after a first trial has.
+
+    Args:
+        say: prints a line.
+    """
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._all: list[Replay] = []
+        self._have_begun = False
+        self._changing = threading.Lock()
+        self._trains = threading.Event()
+        self._closing = threading.Event()
+        self._beginner: threading.Thread | None = None
+
+    def add(self, replay: Replay) -> None:
+        """Let one more begin with the others, or at once where they have."""
+        with self._changing:
+            self._all.append(replay)
+            if self._have_begun:
+                replay.start()
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """Begin when a trial has reported, or some seconds after its start."""
+        if event["event"] == "start" and self._beginner is None:
+            self._beginner = threading.Thread(
+                target=self._begin_in_time, name="begin of replays", daemon=True
+            )
+            self._beginner.start()
+        if event["event"] == "report" and not self._trains.is_set():
+            self._trains.set()
+            self._begin()
+
+    def close(self, drain_s: float) -> list[str]:
+        """End all replays, within `drain_s` seconds together; returns the titles of the places that
+        lack events."""
+        self._begin()
+        self._closing.set()
+        self._trains.set()
+        for replay in self._all:
+            replay.last_call()
+
+        deadline = time.monotonic() + drain_s
+        behind: dict[str, None] = {}
+        for replay in self._all:
+            if not replay.close(deadline - time.monotonic()):
+                behind[replay.destination.title] = None
+        return list(behind)
+
+    def _begin(self) -> None:
+        with self._changing:
+            if self._have_begun:
+                return
+            self._have_begun = True
+            for replay in self._all:
+                replay.start()
+
+    def _begin_in_time(self) -> None:
+        """Begin, and tell early of a place that takes nothing, such as a wrong address."""
+        self._trains.wait(AFTER_START_S)
+        self._begin()
+
+        refused: set[str] = set()
+        told: set[str] = set()
+        for _ in range(_LOOKS):
+            if self._closing.wait(LOOK_S):
+                return
+            problems = self._problems()
+            for place in sorted(problems.keys() & refused - told):  # twice: no hiccup
+                told.add(place)
+                self._say(
+                    f"note: {place} takes nothing so far ({problems[place]}); the study goes on, "
+                    "and what is missing is sent when it answers"
+                )
+            refused = set(problems)
+
+    def _problems(self) -> dict[str, str]:
+        """The places whose last attempt has failed, and why."""
+        with self._changing:
+            replays = list(self._all)
+
+        found = {}
+        for replay in replays:
+            problem = replay.problem
+            if problem is not None:
+                where = replay.destination.where(replay.study_dir)
+                found[f"{replay.destination.title} at {where}"] = problem
+        return found
