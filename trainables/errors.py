@@ -8,10 +8,14 @@ class UserError(Exception):
 
     The message is one line that names the value and the remedy. The command line prints it and
     exits with 2. It holds no password, whatever it was made of.
+
+    Args:
+        message: the line, or an error whose line it is.
+        more: further arguments of a subclass, kept as `Exception` keeps them.
     """
 
-    def __init__(self, message: str = ""):
-        super().__init__(redacted(message))
+    def __init__(self, message: object = "", *more: object):
+        super().__init__(redacted(str(message)), *map(_clean, more))
 
 
 class TrialFailed(Exception):
@@ -23,8 +27,8 @@ class TrialFailed(Exception):
         message: details for a reader.
     """
 
-    def __init__(self, reason: str, message: str = ""):
-        shown = redacted(message)
+    def __init__(self, reason: str, message: object = ""):
+        shown = redacted(str(message))
         super().__init__(shown or reason)
         self.reason = reason
         self.message = shown
@@ -38,6 +42,10 @@ class StartAgain(Exception):
 
     The trial is not to blame.
     """
+
+
+def _clean(argument: object) -> object:
+    return redacted(argument) if isinstance(argument, str) else argument
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:

@@ -34,6 +34,7 @@ PARTIAL = ".partial"
 """Suffix of a file or folder that is still being written: no other name is one."""
 
 _RANDOM_BYTES = 4
+_LOCK = ".lock"
 _SUFFIXES = (PARTIAL, ".tmp")  # .tmp: an earlier suffix of unfinished exports
 
 
@@ -90,22 +91,20 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
-    """Make a folder `<name>.<random>.partial` beside `final`, for files that become `final` when
-    they are whole; it is removed at the end of the block.
+    """Make a folder within `<name>.<random>.partial` beside `final`, for files that become `final`
+    when they are whole; it is removed at the end of the block.
 
     Leftovers of killed processes that were writing the same `final` are removed first. A lock on
-    the folder tells them from one in use.
+    a file beside the folder, within a partial folder that holds both, tells them from one in use.
     """
     remove_partials_of(final)
-    scratch = _partial_name(final)
-    scratch.mkdir()
-    handle = os.open(scratch, os.O_RDONLY)
+    outer, lock = _make_scratch(final)
     try:
-        _try_lock(handle)
+        scratch = outer / final.name
+        scratch.mkdir()
         yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        os.close(handle)
+        _remove_scratch(outer, lock)
 
 
 def is_partial(name: str) -> bool:
@@ -119,9 +118,16 @@ def remove_partials_of(final: Path) -> None:
 
     For a folder that holds files of others, whose names are none of ours to judge.
     """
-    random = "[0-9a-f]" * 2 * _RANDOM_BYTES
-    for path in final.parent.glob(f"{glob.escape(final.name)}.{random}{PARTIAL}"):
-        _remove_leftover(path)
+    _remove_named(final.parent, glob.escape(final.name))
+
+
+def remove_own_partials(folder: Path) -> None:
+    """Remove from `folder` what killed processes were writing by `atomic_file`; what is in use
+    stays, and so do partial files that others name otherwise.
+
+    For a folder in which code of a user writes too.
+    """
+    _remove_named(folder, "*")
 
 
 def remove_partials(folder: Path) -> None:
@@ -129,6 +135,13 @@ def remove_partials(folder: Path) -> None:
     for suffix in _SUFFIXES:
         for path in folder.glob(f"*{suffix}"):
             _remove_leftover(path)
+
+
+def _remove_named(folder: Path, name: str) -> None:
+    """Remove the leftovers of files whose name matches a pattern."""
+    random = "[0-9a-f]" * 2 * _RANDOM_BYTES
+    for path in folder.glob(f"{name}.{random}{PARTIAL}"):
+        _remove_leftover(path)
 
 
 def _partial_name(path: Path) -> Path:
@@ -140,7 +153,7 @@ def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
     while True:
         partial = _partial_name(path)
         file = partial.open("xb")
-        locked = _try_lock(file.fileno())
+        locked = _lock_new(file.fileno())
 
         # `remove_partials` of another process may have come between the two lines above.
         if locked and os.fstat(file.fileno()).st_nlink:
@@ -148,36 +161,89 @@ def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
         file.close()
 
 
+def _make_scratch(final: Path) -> tuple[Path, int]:
+    """Create a new folder beside `final`, with a locked file in it; return both."""
+    while True:
+        folder = _partial_name(final)
+        folder.mkdir()
+        try:
+            lock = _open_lock(folder)
+        except FileNotFoundError:
+            continue  # another process has taken the folder for a leftover
+
+        if _lock_new(lock) and os.fstat(lock).st_nlink:
+            return folder, lock
+        os.close(lock)
+
+
+def _open_lock(folder: Path) -> int:
+    # NFS locks nothing but files that are open for writing: no folder.
+    return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+
+
+def _remove_scratch(folder: Path, lock: int) -> None:
+    """Remove a folder whose lock this process holds, and give the lock back."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.close(lock)
+
+    # On NFS a removed file that is open keeps a name, and its folder, until it is closed.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def _remove_leftover(path: Path) -> None:
     """Remove a partial file or folder, unless it is in use."""
     # Another process may have finished or removed it in the meantime.
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        _remove_if_unlocked(path)
+        if not path.is_dir():
+            _remove_file_if_unlocked(path)
+        elif path.suffix == PARTIAL:  # no folder of ours ever had another suffix
+            _remove_folder_if_unlocked(path)
 
 
-def _remove_if_unlocked(path: Path) -> None:
-    is_folder = path.is_dir()
-    if is_folder and path.suffix != PARTIAL:
-        return  # no folder of ours ever had another suffix
-
-    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+def _remove_file_if_unlocked(path: Path) -> None:
+    handle = os.open(path, os.O_RDWR)
     try:
-        if not _try_lock(handle):
-            return
-        if is_folder:
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+        if _try_lock(handle):
             path.unlink()
     finally:
         os.close(handle)
 
 
+def _remove_folder_if_unlocked(folder: Path) -> None:
+    try:
+        lock = _open_lock(folder)
+    except OSError:
+        return  # gone, or on a disk that takes nothing now
+
+    if _try_lock(lock):
+        _remove_scratch(folder, lock)
+    else:
+        os.close(lock)
+
+
 def _try_lock(handle: int) -> bool:
-    """Take the lock of an open file or folder; False if another process holds it."""
+    """Take the lock of an open file; False if another process holds it, or if nothing can be
+    locked there, so that nobody knows."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _lock_new(handle: int) -> bool:
+    """Take the lock of a file that this process has just made; False if another one took it for
+    a leftover.
+
+    Where nothing can be locked, nobody removes anything either, and the file is safe without.
+    """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError:
+        return True
     return True
 
 

@@ -25,6 +25,8 @@ _SECRETS = (
 """Variables of the environment whose values are secrets as they stand."""
 _SHORTEST = 6
 """Shorter words are hidden in addresses alone: elsewhere they may be anything."""
+_LONG = 10
+"""A password of so many characters, or with a digit, is no everyday word."""
 
 # scheme, slashes (a path has lost one of the two), user and password up to the last @
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
@@ -37,18 +39,38 @@ def redacted(text: str) -> str:
     if "@" in text:
         text = _ADDRESS.sub(rf"\1{HIDDEN}@", text)
         text = _ADDRESS_AS_PATH.sub(rf"\1{HIDDEN}@", text)
-    for secret in sorted(set(_known()), key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
+    for secret, pattern in _known():
+        if secret in text:
+            text = re.sub(pattern, HIDDEN, text)
     return text
 
 
-def _known() -> Iterator[str]:
-    """Secrets of this process, in all spellings that an error may have."""
-    for name in _SECRETS:
-        yield from _spellings(os.environ.get(name, ""))
+def _known() -> list[tuple[str, str]]:
+    """Secrets of this process, in all spellings that an error may have, the longest first; each
+    with a pattern of where it is hidden."""
+    patterns = {}
     for value in (*os.environ.values(), *sys.argv[1:]):
         if "://" in value and "@" in value:
-            yield from _spellings(_password(value))
+            for spelling in _spellings(_password(value)):
+                patterns[spelling] = _apart(spelling)
+
+    for name in _SECRETS:
+        for spelling in _spellings(os.environ.get(name, "")):
+            patterns[spelling] = re.escape(spelling)
+    return sorted(patterns.items(), key=lambda item: len(item[0]), reverse=True)
+
+
+def _apart(password: str) -> str:
+    """Pattern of an address's password where it is no part of a path or of a word.
+
+    It may be an everyday word (`postgresql://mlflow:vistune@db/`), which names folders and studies
+    too: such a one is hidden in quotes, and where a colon or an @ shows what it is.
+    """
+    word = re.escape(password)
+    places = [rf"(?<=:){word}", rf"{word}(?=@)", rf"(?<=['\"]){word}(?=['\"])"]
+    if len(password) >= _LONG or any(map(str.isdigit, password)):
+        places.append(rf"(?<![\w/.-]){word}(?![\w/-])")
+    return "|".join(places)
 
 
 def _password(address: str) -> str:

@@ -1,8 +1,10 @@
 """What a message quotes of another library's exception."""
 
+import pickle
+
 import pytest
 
-from trainables.errors import first_line
+from trainables.errors import TrialFailed, UserError, first_line
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,14 @@ def test_first_line_of_an_exception(error: Exception, line: str) -> None:
 
 def test_the_limit_can_be_chosen() -> None:
     assert first_line(ValueError("abcdef"), limit=3) == "abc"
+
+
+def test_an_error_is_made_of_whatever_exceptions_are_made_of() -> None:
+    """A failure inside a failure would hide the first one."""
+    cause = OSError(28, "No space left on device")
+    assert str(UserError(cause)) == str(cause)
+    assert TrialFailed("data", cause).message == str(cause)
+
+    error = UserError("no such column", 7, "https://me:word@host/")
+    again = pickle.loads(pickle.dumps(error))
+    assert again.args == error.args == ("no such column", 7, "https://***@host/")

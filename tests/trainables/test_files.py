@@ -1,9 +1,13 @@
 """One atomic write: old content or new, and nothing left that the next start does not remove."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
+import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -12,6 +16,7 @@ import pytest
 from trainables.files import (
     atomic_file,
     is_partial,
+    remove_own_partials,
     remove_partials,
     scratch_folder,
     write_atomically,
@@ -157,8 +162,9 @@ def test_a_scratch_folder_is_gone_at_the_end_and_leftovers_of_its_name_before(
         (tmp_path / name).write_text("")
 
     with scratch_folder(tmp_path / "model") as scratch:
-        assert is_partial(scratch.name)
-        assert names(tmp_path) == {scratch.name, *others}
+        assert is_partial(scratch.parent.name)
+        assert names(tmp_path) == {scratch.parent.name, *others}
+        assert names(scratch) == set()  # whoever moves all of it moves no file of ours
         with scratch_folder(tmp_path / "model"):  # another process: the first is in use
             assert scratch.is_dir()
         remove_partials(tmp_path)
@@ -167,3 +173,59 @@ def test_a_scratch_folder_is_gone_at_the_end_and_leftovers_of_its_name_before(
         (scratch / "whole").rename(tmp_path / "model")
 
     assert names(tmp_path) == {"model"}
+
+
+@pytest.fixture
+def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks as NFS has them: an exclusive one needs a file that is open for writing."""
+    flock = fcntl.flock
+
+    def flock_of_nfs(handle: int, operation: int) -> None:
+        access = fcntl.fcntl(handle, fcntl.F_GETFL) & os.O_ACCMODE
+        if stat.S_ISDIR(os.fstat(handle).st_mode) or access == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_nfs)
+
+
+@pytest.mark.usefixtures("nfs")
+def test_a_scratch_folder_on_nfs() -> None:
+    """The same as on a disk of this machine."""
+    with tempfile.TemporaryDirectory() as name:
+        test_a_scratch_folder_is_gone_at_the_end_and_leftovers_of_its_name_before(Path(name))
+
+
+@pytest.mark.usefixtures("nfs")
+def test_files_are_written_and_leftovers_removed_on_nfs(tmp_path: Path) -> None:
+    (tmp_path / "killed.0a1b2c3d.partial").mkdir()
+    (tmp_path / "file.0a1b2c3d.partial").write_text("half")
+    write_atomically(tmp_path / "file", "whole")
+    remove_partials(tmp_path)
+    assert names(tmp_path) == {"file"}
+
+
+def test_without_any_locks_all_is_written_and_nothing_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS without its lock service: nobody can tell what is in use."""
+
+    def no_locks(*_: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (tmp_path / "file.0a1b2c3d.partial").write_text("perhaps in use")
+    (tmp_path / "model.0a1b2c3d.partial").mkdir()
+    write_atomically(tmp_path / "file", "whole")
+    remove_partials(tmp_path)
+    with scratch_folder(tmp_path / "model") as scratch:
+        (scratch / "weights.pt").write_text("whole")
+    assert names(tmp_path) == {"file", "file.0a1b2c3d.partial", "model.0a1b2c3d.partial"}
+
+
+def test_partial_files_that_a_function_names_itself_stay(tmp_path: Path) -> None:
+    (tmp_path / "download.tmp").write_text("a function's")
+    (tmp_path / "shards.partial").mkdir()
+    (tmp_path / "last.pt.0a1b2c3d.partial").write_text("half")
+    remove_own_partials(tmp_path)
+    assert names(tmp_path) == {"download.tmp", "shards.partial"}

@@ -70,3 +70,24 @@ def test_a_raw_slash_in_a_password_of_the_environment_is_hidden(
     address = "http://someone:a/slashed#word@host:5000"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     assert "slashed" not in redacted(f"port could not be cast: {address}")
+
+
+@pytest.mark.parametrize("word", ["vistune", "computervision", "vistune2024"])
+def test_a_password_that_names_a_folder_too_breaks_no_path(
+    monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"postgresql://mlflow:{word}@db/mlflow")
+    for path in (f"/data/{word}/runs", f"{word}/runs", f"runs/{word}", f"./{word}-b", f"my-{word}"):
+        command = f"python tune/run.py ssl --storage {path}"
+        assert redacted(command) == command
+    for shown in (f"mlflow:{word} is refused", f"no host in {word}@db", f"password '{word}'"):
+        assert word not in redacted(shown)
+
+
+def test_an_everyday_word_is_hidden_only_where_it_is_a_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "--data", "https://me:vistune@host/x"])
+    assert redacted("vistune ssl --study vistune") == "vistune ssl --study vistune"
+    monkeypatch.setenv("WANDB_API_KEY", "vistune")  # a key is one wherever it stands
+    assert redacted("/data/vistune/runs") == "/data/***/runs"

@@ -26,7 +26,7 @@ from trainables.engine.numerics import IN_BFLOAT16, settle_numerics
 from trainables.engine.step import is_out_of_memory
 from trainables.engine.watchdog import watching
 from trainables.errors import StartAgain, TrialFailed, UserError
-from trainables.files import BEST, LAST, content_hash, remove_partials
+from trainables.files import BEST, LAST, content_hash, remove_own_partials
 from trainables.outcomes import Record
 from trainables.redaction import redacted
 from tune.execution.function_trial import run_function
@@ -88,7 +88,7 @@ def _run(experiment: Experiment, work: Work, runtime: Runtime, patience_s: float
     folder.mkdir(parents=True, exist_ok=True)
     with _folder_lock(folder, runtime):
         if runtime.rank == 0:
-            remove_partials(folder)
+            remove_own_partials(folder)  # a function's own files stay; `fit` removes more
         # the other workers read nothing before rank 0 has the folder
         distributed.broadcast(None)
         if work.kind == "baseline":

@@ -229,6 +229,26 @@ def test_files_of_a_function_are_not_taken_for_vistunes_own(tmp_path: Path, cont
     assert (tmp_path / "history.json").read_bytes() == content
 
 
+def test_partial_files_of_a_function_are_there_when_it_resumes(tmp_path: Path) -> None:
+    """Downloads of its own, for one: only what has the names of our own partial files goes."""
+    (tmp_path / "data.tmp").write_text("half")
+    (tmp_path / "shards.partial").mkdir()
+    (tmp_path / "last.pt.0a1b2c3d.partial").write_text("half")
+    found: list[str] = []
+
+    def train(config: dict[str, Any], run: FunctionRun) -> None:
+        found.extend(path.name for path in run.directory.iterdir())
+        run.report(accuracy=0.5)
+
+    space = {"lr": (0.1, 1.0)}
+    experiment = function_experiment(train, objective="accuracy", space=space, name="own")
+    work = Work(WorkId(1), 5, CONFIG, str(tmp_path))
+    assert run_trial(experiment, work, LocalRuntime(tmp_path, lambda *_: True)).state == "COMPLETE"
+
+    assert {"data.tmp", "shards.partial"} <= set(found)
+    assert "last.pt.0a1b2c3d.partial" not in found
+
+
 def test_a_checkpoint_without_its_reports_is_not_resumed_from(tmp_path: Path) -> None:
     """Such as one of a version that kept the reports under another name."""
     trained: list[int] = []

@@ -227,7 +227,7 @@ def test_killed_at_any_moment_of_the_making_the_next_start_has_a_database(tmp_pa
         shutil.rmtree(cache, ignore_errors=True)
         path = tmp_path / f"runs-{number}" / "mlflow.db"
         making = subprocess.Popen([sys.executable, "-c", MAKE, str(path)], env=environment)
-        while making.poll() is None and not list(cache.glob("*.partial/*.db")):
+        while making.poll() is None and not list(cache.glob("*.partial/*/*.db")):
             time.sleep(0.01)
         time.sleep(draws.uniform(0, 3))
         making.send_signal(signal.SIGKILL)
