@@ -66,7 +66,8 @@ def discard() -> None:
     if take() is None:
         return
     template.end()
-    for process in _own_children(_RAY):
+    daemons = _own_children(_RAY)
+    for process in [*daemons, *_children(daemons)]:  # its agents would look for it for long
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
@@ -74,15 +75,23 @@ def discard() -> None:
 def _own_children(names: Sequence[str]) -> list[int]:
     """Ids of the processes with these names that this one has started."""
     found = []
+    for process, name in _children([os.getpid()]).items():
+        if name in names:
+            found.append(process)
+    return found
+
+
+def _children(parents: Sequence[int]) -> dict[int, str]:
+    """Process that one of these has started -> its name."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             before, _, after = path.read_text().rpartition(")")
         except OSError:  # it has ended
             continue
         parent = int(after.split()[1])
-        name = before.partition("(")[2]
-        if parent == os.getpid() and name in names:
-            found.append(int(path.parent.name))
+        if parent in parents:
+            found[int(path.parent.name)] = before.partition("(")[2]
     return found
 
 
