@@ -21,9 +21,11 @@ os.environ.setdefault("VISTUNE_CACHE", tempfile.gettempdir() + f"/vistune-test-c
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-# a shell's background job; the commands that tests interrupt would inherit it
+# a shell's background job, or nohup; the commands that tests interrupt would inherit it
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 LONG = (

@@ -82,9 +82,20 @@ def test_next_start_removes_what_a_kill_left(tmp_path: Path, name: str) -> None:
 
 def test_checkpoint_returns_what_was_saved(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / LAST) is None
-    content = {"model": {"weight": torch.randn(3)}, "history": [{"val/top1": 0.5}]}
+    content = {
+        "model": {"weight": torch.randn(3)},
+        "optimizer": {},
+        "progress": {"epoch": 1},
+        "history": [{"val/top1": 0.5}],
+    }
     save_checkpoint(tmp_path / LAST, content)
     loaded = load_checkpoint(tmp_path / LAST)
     assert loaded is not None
     assert torch.equal(loaded["model"]["weight"], content["model"]["weight"])
     assert loaded["history"] == content["history"]
+
+
+def test_a_checkpoint_that_lacks_a_part_is_none(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / LAST, {"model": {}, "history": []})
+    assert load_checkpoint(tmp_path / LAST) is None
+    assert not (tmp_path / LAST).exists()

@@ -432,7 +432,10 @@ def test_ready_comparisons_of_fewshot(
     ("words", "message"),
     [
         ("fewshot --compare shot", "unknown --compare 'shot'; did you mean 'shots'?"),
-        ("ssl --compare shots", "unknown --compare 'shots'; ssl has none that needs a name"),
+        (
+            "pretrain --compare shots",
+            "unknown --compare 'shots'; pretrain has none that needs a name",
+        ),
         (
             "fewshot --compare shots --setting K1",
             "--compare shots with --setting K1, which is one of its sides",
@@ -445,7 +448,7 @@ def test_ready_comparisons_of_fewshot(
             "fewshot --setting K5 --set val.shot=3",
             "--set val.shot: setting K5 is val.shot=5; leave it out",
         ),
-        ("ssl --setting A", "ssl has no settings"),
+        ("pretrain --setting A", "pretrain has no settings"),
     ],
 )
 def test_comparisons_that_cannot_be(call: Call, tmp_path: Path, words: str, message: str) -> None:
