@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from tests import REPO
 
 SCRIPT = str(REPO / "tune/run.py")
@@ -67,6 +69,12 @@ class Said:
 
 
 Call = Callable[..., Said]
+
+
+def use_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send studies to the real store of their storage, which `call` keeps them from."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.setattr("tune.tracking.replay.PATIENCE_S", 3.0)
 
 
 def left_in(folder: Path) -> dict[str, bytes]:

@@ -165,6 +165,7 @@ def printed_by(program: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.heavy
 def test_trainables_and_spaces_bring_no_search_library_with_them() -> None:
     """What their own dependencies import counts as well."""
     program = (
@@ -240,6 +241,7 @@ def test_help_and_refusals_do_not_wait_for_what_they_do_not_use(tmp_path: Path) 
         assert heavy & set(imported) == set(), command
 
 
+@pytest.mark.heavy
 def test_a_driver_does_not_wait_for_what_only_trials_use() -> None:
     """It needs every config and how data are loaded, but no network."""
     only_trials = {"torchvision", "torch._dynamo", "byol_pytorch", "accelerate", "torchmetrics"}

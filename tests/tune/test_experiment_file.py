@@ -227,6 +227,7 @@ def test_our_own_experiments_have_no_code() -> None:
     assert experiment_of("ssl", None) is EXPERIMENTS["ssl"]
 
 
+@pytest.mark.heavy
 def test_the_example_of_the_documents_is_searched_and_exported(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -293,6 +293,7 @@ def run_cell(text: str, number: int, study: str = "cell", **options: Any) -> Pat
     return vistune.search(experiment, study=study, **given).folder
 
 
+@pytest.mark.heavy
 def test_a_function_of_a_cell_is_part_of_its_study(tmp_path: Path, call: Call) -> None:
     folder = run_cell(FIRST_CELL, 1)
     run_cell(FIRST_CELL, 2, trials=3)  # the same text once more

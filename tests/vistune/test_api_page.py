@@ -10,6 +10,7 @@ import pytest
 
 import vistune
 from tests import REPO
+from tests.commands import use_mlflow
 from tune.study.lock import is_in_use
 
 PAGE = (REPO / "docs/api.md").read_text()
@@ -41,7 +42,7 @@ def test_the_notebook_has_at_most_eight_cells() -> None:
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty folder, with MLflow's real store."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    use_mlflow(monkeypatch)
 
 
 @pytest.mark.slow

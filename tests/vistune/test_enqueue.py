@@ -211,6 +211,7 @@ def ends(distribution: Any) -> tuple[list[Any], list[Any]]:
     return [low, high], [low - 1 - abs(low), high + 1 + abs(high)]
 
 
+@pytest.mark.heavy
 def test_the_command_tries_what_it_is_given(call: Call, tmp_path: Path) -> None:
     own = "optim.lr=0.5,schedule.name=warmup_cosine,schedule.warmup_frac=0.25"
     words = (*LOCAL_TOY, "3", "--try", own, "--try", "optim.lr=0.25")

@@ -293,6 +293,7 @@ def test_evaluation_view_equals_torchvision(normalize: str) -> None:
 # ------------------------------------------------------------------ distributions
 
 
+@pytest.mark.heavy
 def test_crop_boxes_are_distributed_as_in_torchvision() -> None:
     # The second is so wide that most first attempts fail, the third so narrow that all fail: the
     # central crop.

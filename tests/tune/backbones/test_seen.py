@@ -108,6 +108,7 @@ def test_another_split_of_a_backbones_images_is_refused(
     assert said.code == 2
 
 
+@pytest.mark.heavy
 def test_the_same_split_is_clean(call: Call, tmp_path: Path) -> None:
     assert call("pretrain", *ONE).code == 0
     assert call("ssl", *ONE, *BYOL).code == 0
@@ -143,6 +144,7 @@ def test_the_same_classes_everywhere_are_not_few_shot(call: Call, tmp_path: Path
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.heavy
 def test_byol_sees_val_and_test_only_by_name(
     call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +230,7 @@ def keys(data: DataSet, split: str) -> np.ndarray:
     return found
 
 
+@pytest.mark.heavy
 def test_a_chain_has_seen_what_its_links_have(call: Call, tmp_path: Path) -> None:
     """ssl on digits, then all of it (C), or its head alone (E), with labels."""
     assert call("ssl", *ONE, *BYOL).code == 0

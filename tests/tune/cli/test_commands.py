@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from tests import REPO
-from tests.commands import Call
+from tests.commands import Call, use_mlflow
 from tests.trainables.data.test_layouts import class_folders
 from tests.trainables.test_fewshot import mini_imagenet
 from tune import report
@@ -250,7 +250,7 @@ def in_small(command: str) -> list[str]:
 
 def type_all(typed: list[str], run: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process and in this folder."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")  # the real store, in runs/
+    use_mlflow(monkeypatch)
     monkeypatch.setenv("VISTUNE_CACHE", str(Path("cache").resolve()))
     for command in typed:
         words = in_small(command)

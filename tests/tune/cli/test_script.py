@@ -35,6 +35,7 @@ def train(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.heavy
 def test_a_script_becomes_a_study(call: Call, train: Path, tmp_path: Path) -> None:
     said = call("script", *OPTIONS, "--", *COMMAND)
 

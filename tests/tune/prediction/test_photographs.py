@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import Call
+from tests.commands import Call, use_mlflow
 from tests.photographs import SIDE, land, places, regions, scenes
 from tests.tune.prediction.course import course_miou, read_csv
 from tune import report
@@ -47,7 +47,7 @@ def search(
     call: Call, look: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Path, str], str]:
     """Plans and runs a study as a user would, looks at its page, and gives its name."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    use_mlflow(monkeypatch)
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
 
     def run(experiment: str, data: Path, more: str = "") -> str:

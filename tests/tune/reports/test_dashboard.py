@@ -45,6 +45,7 @@ def get(address: str) -> Any:
 KEPT_S = 2.1  # the dashboard answers from its memory for two seconds
 
 
+@pytest.mark.heavy
 def test_trials_are_shown_while_the_study_runs(tmp_path: Path) -> None:
     finished(tmp_path, 3)
     study = open_study(tmp_path, 4)  # holds the study's lock

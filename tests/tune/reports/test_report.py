@@ -98,7 +98,7 @@ def test_a_study_that_cannot_be_sent_keeps_no_other_from_mlflow(
         finished(tmp_path / name, 1)
         (tmp_path / name / "toy").rename(tmp_path / f"study-{name}")
 
-    def sync(self: Tracker) -> str:
+    def sync(self: Tracker, is_wanted: object = None) -> str:
         if self.study_dir.name == "study-second":
             raise UserError("study 'study-second' is being sent to MLflow by its own run")
         return f"{self.study_dir.name}: sent"

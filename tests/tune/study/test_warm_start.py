@@ -203,6 +203,7 @@ def test_worth_compares_with_the_default_and_the_rest(earlier: Path) -> None:
     assert worth(read_record(earlier / "toy")) is None
 
 
+@pytest.mark.heavy
 def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(
         EXPERIMENTS, "toy", replace(TOY, presets={"tiny": TOY.presets["tiny"] | POOR})

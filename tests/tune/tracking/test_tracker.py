@@ -669,6 +669,7 @@ def close_within(tracker, seconds):
     wait_until(lambda: not tracker._thread.is_alive(), 30)
 
 
+@pytest.mark.heavy
 def test_locked_database_holds_nobody_up(storage):
     connection = sqlite3.connect(storage / "mlflow.db", isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
@@ -726,6 +727,7 @@ def test_dead_server_throughout_then_sync(storage):
     assert_equals_log(storage, log)
 
 
+@pytest.mark.heavy
 def test_hung_server_is_bounded_and_said(storage):
     """A socket that accepts and never answers."""
     with socket.socket() as server:
