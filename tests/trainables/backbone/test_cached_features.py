@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.disks import fill, small_disk
+from tests.frozen import classifier, frozen_config
 from tests.ranks import on_ranks
 from trainables.augment.view_config import AugmentConfig, ViewConfig
 from trainables.augment.views import Augment, evaluation_view
 from trainables.backbone import feature_store
 from trainables.backbone.cached_features import FeaturesConfig, FixedViews, why_not_cached
-from trainables.backbone.export import load_backbone_state, save_backbone
+from trainables.backbone.export import load_backbone_state
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import BackboneConfig, build_backbone
+from trainables.backbone.networks import BackboneConfig
 from trainables.base import TrainConfig
 from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
-from trainables.data import DataConfig
 from trainables.data.sampling import Sampler, generator
 from trainables.data.splits import Split
 from trainables.engine import watchdog
@@ -38,21 +38,11 @@ from trainables.engine.fit import fit
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
 from trainables.finetune import InitConfig
-from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
 from tune.cli.plan import profile
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
 
-FROZEN = ClassifierConfig(
-    data=DataConfig(name="digits", image_size=16, limit=200),
-    backbone=BackboneConfig(width=8, pool=1),
-    freeze=FreezeConfig(policy="all"),
-    aug=ViewConfig(policy="glyphs", rotate=20.0),
-    features=FeaturesConfig(views=3),
-    train=TrainConfig(epochs=3, batch_size=32),
-    optim=OptimConfig(name="adam", lr=1e-2),
-)
 Reports = list[dict[str, float]]
 
 
@@ -67,18 +57,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> ClassifierConfig:
     """Frozen at a calibrated random backbone."""
-    path = tmp_path_factory.mktemp("backbone") / "b.pt"
-    torch.manual_seed(99)
-    backbone = build_backbone(FROZEN.backbone)
-    images = Classifier.load_data(FROZEN.data).train.batch(np.arange(200))
-    calibrate_batchnorm(backbone, [evaluation_view(images, 16, "imagenet")])
-    save_backbone(path, backbone, {})
-    return replace(FROZEN, init=InitConfig(source="ssl", file=str(path)))
-
-
-def classifier(config: ClassifierConfig) -> Classifier:
-    torch.manual_seed(config.seed)
-    return Classifier(config, Classifier.load_data(config.data))
+    return frozen_config(tmp_path_factory.mktemp("backbone"))
 
 
 def run(
