@@ -16,10 +16,7 @@ from tune.study.disk import (
     may_pass,
     warn,
 )
-
-ALIKE = 3
-"""So many failures in a row on one machine end the run, where trials of others report."""
-
+from tune.study.early_failures import ALIKE
 
 _MOST_DOUBLINGS = 6
 """A pause is the longest then."""

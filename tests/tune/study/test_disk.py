@@ -183,14 +183,20 @@ def failing(monkeypatch: pytest.MonkeyPatch, times: int, code: int = errno.ETIME
     monkeypatch.setattr("os.fsync", fsync)
 
 
+def log_on_a_shared_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> EventLog:
+    """A log that waits for its disk; it has the report of epoch 1."""
+    Clock(monkeypatch)
+    shared(monkeypatch)
+    log = EventLog(folder / "events.jsonl")
+    log.patience = Patience(folder)
+    log.append("report", epoch=1)
+    return log
+
+
 def test_a_log_on_a_shared_disk_has_each_event_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Clock(monkeypatch)
-    shared(monkeypatch)
-    log = EventLog(tmp_path / "events.jsonl")
-    log.patience = Patience(tmp_path)
-    log.append("report", epoch=1)
+    log = log_on_a_shared_disk(tmp_path, monkeypatch)
     failing(monkeypatch, 3)
     log.append("report", epoch=2)
     log.append("report", epoch=3)
@@ -200,11 +206,7 @@ def test_a_log_on_a_shared_disk_has_each_event_once(
 def test_a_part_that_could_not_be_taken_back_is_cut_off_when_the_disk_is_there_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Clock(monkeypatch)
-    shared(monkeypatch)
-    log = EventLog(tmp_path / "events.jsonl")
-    log.patience = Patience(tmp_path)
-    log.append("report", epoch=1)
+    log = log_on_a_shared_disk(tmp_path, monkeypatch)
     gone = itertools.repeat(True, 1)
     real = os.ftruncate
 
