@@ -8,11 +8,14 @@ A study is no more than the files that it leaves. So the moments that matter are
 changes of a file, and there are a few hundred of them in a tiny study. They are counted once, and
 then, for each:
 
-    kill      the process is killed (SIGKILL) before the change
+    kill      the process is killed before the change
     torn      it is killed in the middle of a write, whose first half is in the file
     power     the machine loses power before the change: what was not synced is lost, in three ways
               (`disk.py`)
-    double    the process is killed, and so is the one that resumes, at a change of its own
+    signal    as kill and torn, by a process that SIGKILL ends there; the others compute from the
+              record of changes, which explains every byte, the files that are left
+    double    the process is killed, and so is the one that resumes, by SIGKILL at a change of its
+              own
 
 After each the same command runs once more. It must end well, and the study must equal one that
 nothing has happened to: trials, states, parameters, values, every event once, the same files with
@@ -20,9 +23,12 @@ the same content, and no other file.
 
     operations.c    counts, records and kills, below Python (preloaded by the linker)
     operations.py   the same from Python
-    disk.py         the files that a power cut leaves, by the record of changes
+    disk.py         the files that a kill and a power cut leave, by the record of changes
+    crashes.py      the crashes, and which of them leave the same files
     tiny.py         the studies, each a command in a forked process: torch is imported once
     outcome.py      all that must be equal
-    enumerator.py   the scenarios, shared among processes
+    enumerator.py   tries them, in several processes
     on_ray.py       sampled moments of the driver and of trial processes under Ray
+    soak.py         a long study in which everything is killed at random
+    growth.py       what must not grow meanwhile
 """

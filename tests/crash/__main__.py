@@ -6,13 +6,16 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.crash import operations
 
-_KINDS = ("kill", "torn", "power", "double")
+_KINDS = ("kill", "torn", "power", "signal", "double")
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where a sync takes no time
-_COLUMNS = ("changes", *_KINDS, "unrecovered", "leftovers", "seconds")
+_COLUMNS = ("changes", "crashes", *_KINDS, "wrong", "left", "seconds")
+_WIDTH = 9
 
 
 def main() -> int:
@@ -51,7 +54,7 @@ def _try_all(options: argparse.Namespace) -> int:
     from tests.crash.enumerator import Findings
     from tests.crash.tiny import STUDIES
 
-    print(f"{'study':<11}" + "".join(f"{column:>12}" for column in _COLUMNS), flush=True)
+    _say(_row("study", _COLUMNS))
     whole = Findings()
     for name in options.study or STUDIES:
         began = time.monotonic()
@@ -74,7 +77,7 @@ def _try_all(options: argparse.Namespace) -> int:
 
 
 def _of_study(name: str, options: argparse.Namespace) -> "Findings":  # noqa: F821
-    from tests.crash.enumerator import Findings, enumerate_crashes
+    from tests.crash.enumerator import enumerate_crashes
     from tests.crash.tiny import STUDIES
 
     with tempfile.TemporaryDirectory(prefix="vistune-crash-", dir=_MEMORY) as scratch:
@@ -88,7 +91,7 @@ def _of_study(name: str, options: argparse.Namespace) -> "Findings":  # noqa: F8
             tell=_say,
         )
     bad = {f"{name} {crash}": wrong for crash, wrong in found.bad.items()}
-    return Findings(found.tried, found.changes, bad)
+    return replace(found, bad=bad)
 
 
 def _on_ray(workers: int, options: argparse.Namespace) -> "Findings":  # noqa: F821
@@ -110,8 +113,14 @@ def _on_ray(workers: int, options: argparse.Namespace) -> "Findings":  # noqa: F
 
 def _print_row(name: str, found: "Findings", seconds: float) -> None:  # noqa: F821
     tried = [found.tried.get(kind, 0) for kind in _KINDS]
-    values = [found.changes, *tried, found.unrecovered, found.leftovers, round(seconds)]
-    _say(f"{name:<11}" + "".join(f"{value:>12}" for value in values))
+    wrong = [found.unrecovered, found.leftovers]
+    _say(_row(name, [found.changes, found.crashes, *tried, *wrong, round(seconds)]))
+    if sum(tried) < found.differing:
+        _say(f"{'':<9} {sum(tried)} of {found.differing} that leave different files, by --seed")
+
+
+def _row(name: str, values: Sequence[object]) -> str:
+    return f"{name:<9}" + "".join(f"{value:>{_WIDTH}}" for value in values)
 
 
 def _say(line: str) -> None:
@@ -122,7 +131,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     parser.add_argument("--study", action="append", help="one of the tiny studies; default: all")
     parser.add_argument("--kind", action="append", choices=_KINDS, help="default: all")
-    parser.add_argument("--points", type=int, help="crashes of each study; default: all")
+    parser.add_argument(
+        "--points", type=int, help="crashes of each study; default: all, or what it says"
+    )
     parser.add_argument("--seed", type=int, default=0, help="chooses the points")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--ray", type=int, default=0, help="crashes on Ray, and with two workers")

@@ -6,42 +6,15 @@ import random
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.crash.disk import LOSSES, Disk
+from tests.crash.crashes import KINDS, Crash, Crashes, crashes_of, files_left
+from tests.crash.disk import Disk, read_files, restore
 from tests.crash.operations import Change, read_changes
 from tests.crash.outcome import Facts, constant, differences, facts_of
 from tests.crash.tiny import Home, TinyStudy
-from trainables.files import is_partial
-
-KINDS = ("kill", "torn", "power", "double")
-_OF_PARTIALS = 0.1
-_TWICE = 0.25
-"""Shares of the moments that are tried."""
-_AFTER_RESUME = 12
-"""A resumed study changes so many files more than what was left to do."""
-
-
-@dataclass(frozen=True)
-class Crash:
-    """One way in which a study can come to grief."""
-
-    kind: str
-    at: int
-    """Number of the change, from 1: it does not happen any more."""
-    detail: str = ""
-    """What a power cut leaves (`disk.LOSSES`); of a double kill the change of the second one."""
-
-    def __str__(self) -> str:
-        return ":".join(filter(None, (self.kind, str(self.at), self.detail)))
-
-    @classmethod
-    def read(cls, text: str) -> "Crash":
-        """Read a crash as it is printed."""
-        kind, at, *detail = text.split(":")
-        return cls(kind, int(at), *detail)
 
 
 @dataclass
@@ -52,6 +25,10 @@ class Findings:
     """Kind -> number."""
     changes: int = 0
     """Changes of the study that nothing happened to."""
+    crashes: int = 0
+    """Crashes of it, with those that leave the same files."""
+    differing: int = 0
+    """Those of them that leave different files."""
     bad: dict[str, list[str]] = field(default_factory=dict)
     """Crash -> everything that is wrong after it."""
 
@@ -71,6 +48,8 @@ class Findings:
         """Take in those of another process."""
         self.tried = dict(Counter(self.tried) + Counter(other.tried))
         self.changes = max(self.changes, other.changes)
+        self.crashes = max(self.crashes, other.crashes)
+        self.differing = max(self.differing, other.differing)
         self.bad |= other.bad
 
 
@@ -85,25 +64,27 @@ class Enumerator:
         only_one = sorted(first.keys() ^ self.wanted.keys())
         assert not only_one, f"not the same from run to run: {only_one}"
         self.changes: list[Change] = read_changes(self.home.record)
+        _check_record(self.home.path, self.changes)
 
-    def crashes(self, kinds: tuple[str, ...], points: int | None, seed: int) -> list[Crash]:
-        """The crashes to try, in an order by chance.
+    def crashes(self, kinds: tuple[str, ...], points: int | None, seed: int) -> Crashes:
+        """The crashes to try.
 
         Args:
-            points: so many of them at most; None: all.
+            points: so many of them at most; None: all, or as many as the study says.
         """
         draw = random.Random(f"{self.home.study.name} {seed}")
-        found = [crash for kind in kinds for crash in self._of_kind(kind, draw)]
-        draw.shuffle(found)
-        return found[:points]
+        most = self.home.study.most if points is None else points
+        return crashes_of(self.home.path, self.changes, kinds, most, draw)
 
     def after(self, crash: Crash) -> list[str]:
         """Let the study crash and resume. Returns everything that is wrong then."""
         self.home.clear()
-        if crash.kind == "power":
-            Disk(self.home.path).apply_all(self.changes[: crash.at - 1]).restore(crash.detail)
+        if crash.kind == "signal":
+            self.home.run(crash.at, torn=crash.is_torn)
         else:
-            self.home.run(crash.at, torn=crash.kind == "torn")
+            before = self.changes[: crash.at - 1]
+            disk = Disk(self.home.path).apply_all(before)
+            restore(self.home.path, files_left(disk, self.changes[crash.at - 1], crash))
         if crash.kind == "double":
             self.home.run(int(crash.detail))
         return self._resumed()
@@ -125,48 +106,18 @@ class Enumerator:
         assert code == 0, f"exit code {code}: {self.home.said.read_text()}"
         return facts_of(self.home)
 
-    def _of_kind(self, kind: str, draw: random.Random) -> Iterator[Crash]:
-        if kind == "power":
-            yield from self._power_cuts(draw)
-            return
 
-        number = len(self.changes)
-        for at in self._moments(draw):
-            is_long = len(self.changes[at - 1].content) > 1
-            if kind == "kill" or (kind == "torn" and is_long):
-                yield Crash(kind, at)
-            elif kind == "double" and draw.random() < _TWICE:
-                second = draw.randint(1, number - at + _AFTER_RESUME)
-                yield Crash(kind, at, str(second))
-
-    def _moments(self, draw: random.Random) -> list[int]:
-        """The changes to end before: all but most of those that go on writing one partial file,
-        which nobody will read."""
-        moments = []
-        before: Change | None = None
-        for at, change in enumerate(self.changes, 1):
-            goes_on = before is not None and (before.kind, before.path) == (
-                change.kind,
-                change.path,
-            )
-            is_more = goes_on and change.kind == "write" and is_partial(change.path)
-            if not is_more or draw.random() < _OF_PARTIALS:
-                moments.append(at)
-            before = change
-        return moments
-
-    def _power_cuts(self, draw: random.Random) -> Iterator[Crash]:
-        """Those of them that leave something else than an earlier one."""
-        moments = set(self._moments(draw))
-        seen: set[int] = set()
-        disk = Disk(self.home.path)
-        for at, change in enumerate(self.changes, 1):
-            for loss in LOSSES if at in moments else ():
-                left = hash(frozenset(disk.left(loss).items()))
-                if left not in seen:
-                    seen.add(left)
-                    yield Crash("power", at, loss)
-            disk.apply(change)
+def _check_record(root: Path, changes: list[Change]) -> None:
+    """The changes must explain every byte that the study has left: what a kill leaves is computed
+    from them."""
+    computed = Disk(root).apply_all(changes).left()
+    found = read_files(root)
+    other = [
+        path
+        for path in found.keys() | computed.keys()
+        if found.get(path, b"?") != computed.get(path, b"?")
+    ]
+    assert not other, f"changes of these were not seen: {sorted(other)}"
 
 
 def enumerate_crashes(
@@ -183,7 +134,7 @@ def enumerate_crashes(
 
     Args:
         folder: of scratch files, one folder below it for each process.
-        points: try so many of them at most; None: all.
+        points: try so many of them at most; None: all, or as many as the study says.
         seed: chooses them, and the second kills.
         jobs: number of processes.
     """
@@ -217,9 +168,11 @@ def _work(
     try:
         number, jobs = share
         enumerator = Enumerator(folder / f"{study.name}-{number}", study)
-        findings = Findings(changes=len(enumerator.changes))
+        crashes = enumerator.crashes(kinds, points, seed)
+        changes = len(enumerator.changes)
+        findings = Findings({}, changes, crashes.all, crashes.differing)
         tried: Counter[str] = Counter()
-        for crash in enumerator.crashes(kinds, points, seed)[number::jobs]:
+        for crash in crashes.tried[number::jobs]:
             began = time.monotonic()
             wrong = enumerator.after(crash)
             tried[crash.kind] += 1

@@ -6,7 +6,7 @@ on the same port. Where libfaketime is installed (Debian: libfaketime) every oth
 driver has a clock that is hours wrong.
 
 At the end not one trial is lost, and none is there twice: in the log, in Optuna's journal, in
-MLflow. Memory, handles, threads and disk are printed, and stay flat.
+MLflow; and nothing has grown that should not (`growth.py`).
 """
 
 import argparse
@@ -32,6 +32,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests import REPO
+from tests.crash.growth import Growth, Use
 from tests.mlflow_store import rows
 from trainables.files import is_partial
 from tune.study.events import EventLog
@@ -46,16 +47,7 @@ VICTIMS = ("driver", "trial", "mlflow")
 CLOCKS = ("-3h", "+5h")
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _LOOK_S = 1.0
-
-
-@dataclass
-class Use:
-    """Resources of the driver at one moment."""
-
-    trials: int
-    memory_mb: float
-    handles: int
-    threads: int
+_DISK_LOOK_S = 20.0
 
 
 @dataclass
@@ -68,9 +60,10 @@ class Soak:
     kills: int
     seed: int
     faketime: str = _FAKETIME
-    uses: list[list[Use]] = field(default_factory=list)
-    """Of each start of the driver."""
+    growth: Growth = field(default_factory=Growth)
     killed: Counter[str] = field(default_factory=Counter)
+    shifted: int = 0
+    """Starts of the driver with a wrong clock."""
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -117,6 +110,7 @@ class Soak:
                 "FAKETIME": self.draw.choice(CLOCKS),
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             }
+            self.shifted += 1
         words = ["--storage", "runs", "--trials", str(self.trials), "--repeats", "0"]
         words += ["--concurrent", "2", "--pictures", "none", "--set", "train.epochs=2"]
         return subprocess.Popen(
@@ -145,20 +139,24 @@ class Soak:
         end = time.monotonic() + 60 * self.minutes
         mlflow = self.start_mlflow()
         driver = self.start_driver(0)
-        self.uses.append([])
+        self.growth.begin()
         starts = itertools.count(1)
         due = self._next_kill()
+        disk_at = 0.0
         try:
             while time.monotonic() < end:
                 time.sleep(_LOOK_S)
                 ended = self.ended()
+                if time.monotonic() - disk_at > _DISK_LOOK_S:
+                    disk_at = time.monotonic()
+                    self.growth.sizes.append((ended, self._bytes()))
                 code = driver.poll()
                 if code == 0:
                     break
                 if code is not None:
                     self._end_marked()
                     driver = self.start_driver(next(starts))
-                    self.uses.append([])
+                    self.growth.begin()
                     continue
                 if mlflow.poll() is not None:
                     mlflow = self.start_mlflow()
@@ -242,8 +240,9 @@ class Soak:
                 int(status["VmRSS"].split()[0]) / 1024,
                 len(list((process / "fd").iterdir())),
                 int(status["Threads"]),
+                sum(1 for _ in self.marked()),
             )
-            self.uses[-1].append(use)
+            self.growth.uses[-1].append(use)
 
     # -- what must hold
 
@@ -280,25 +279,17 @@ class Soak:
         wanted = {f"trial-{number:03d}" for number in ended}
         return wrong + [f"MLflow lacks {name}" for name in sorted(wanted - names.keys())]
 
-    def growth(self) -> list[str]:
-        """One line for each start of the driver that saw more than a hundred trials: its resources
-        at the first and at the last look."""
-        lines = []
-        for uses in self.uses:
-            settled = [use for use in uses if uses and use.trials > uses[0].trials + 10]
-            if settled and settled[-1].trials - settled[0].trials >= 50:
-                first, last = settled[0], settled[-1]
-                lines.append(
-                    f"trials {first.trials} to {last.trials}: memory {first.memory_mb:.0f} to "
-                    f"{last.memory_mb:.0f} MB, handles {first.handles} to {last.handles}, "
-                    f"threads {first.threads} to {last.threads}"
-                )
-        return lines
-
     def disk(self) -> str:
-        """The study's bytes on the disk, per trial."""
-        sizes = [path.stat().st_size for path in self.study.rglob("*") if path.is_file()]
-        return f"{sum(sizes) / 1e6:.1f} MB in {len(sizes)} files of {self._ended} trials"
+        """Size of the study's folder, in words."""
+        return f"{self._bytes() / 1e6:.1f} MB of {self._ended} trials"
+
+    def _bytes(self) -> int:
+        """Size of the study's folder."""
+        size = 0
+        for path in self.study.rglob("*"):
+            with contextlib.suppress(OSError):  # it has just been removed
+                size += path.stat().st_size if path.is_file() else 0
+        return size
 
 
 def _free_port() -> int:
@@ -322,12 +313,12 @@ def main() -> int:
         began = time.monotonic()
         ended = soak.run()
         seconds = time.monotonic() - began
-        wrong = soak.check()
-        print(f"{ended} trials in {seconds:.0f} s, {len(soak.uses)} starts of the driver")
+        wrong = soak.check() + soak.growth.check()
+        starts = f"{len(soak.growth.uses)} starts of the driver, {soak.shifted} by a wrong clock"
+        print(f"{ended} trials in {seconds:.0f} s, {starts}")
         print(f"killed: {json.dumps(soak.killed)}")
-        print("\n".join(soak.growth()))
-        print(soak.disk())
-        print("\n".join(wrong) or "not one trial lost, none twice, nothing left over")
+        print("\n".join([*soak.growth.lines(), soak.disk()]))
+        print("\n".join(wrong) or "not one trial lost, none twice, nothing left over or growing")
     return 1 if wrong else 0
 
 

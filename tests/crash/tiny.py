@@ -1,6 +1,7 @@
 """The studies that are killed: commands that take a fraction of a second, in forked processes."""
 
 import contextlib
+import gc
 import importlib
 import os
 import random
@@ -52,12 +53,15 @@ class TinyStudy:
     """Name and content of files beside the storage."""
     mlflow: bool = False
     """It is sent to MLflow."""
+    most: int | None = None
+    """So many of its crashes are tried, where there are thousands; None: all."""
 
 
 STUDIES = {
     study.name: study
     for study in (
         TinyStudy("toy", ("toy", "--trials", "4", "--repeats", "1", *_SHORT)),
+        TinyStudy("kept", ("toy", "--trials", "6", "--repeats", "1", "--pruner", "none", *_SHORT)),
         TinyStudy("failing", ("failing", "--trials", "6", "--repeats", "0", *_SHORT)),
         TinyStudy(
             "function",
@@ -65,7 +69,12 @@ STUDIES = {
             files=(("mine.py", FUNCTION),),
         ),
         TinyStudy("records", ("toy", "--trials", "2", "--repeats", "0", *_SHORT, *_LOGS)),
-        TinyStudy("mlflow", ("toy", "--trials", "2", "--repeats", "1", *_SHORT), mlflow=True),
+        TinyStudy(
+            "mlflow",
+            ("toy", "--trials", "2", "--repeats", "1", *_SHORT),
+            mlflow=True,
+            most=240,
+        ),
     )
 }
 
@@ -109,8 +118,10 @@ class Home:
 
 def prepare() -> None:
     """Leave out what a command would start or wait for, and import here what it imports."""
+    import tune.study.kept_files
     import tune.study.manifest
 
+    tune.study.kept_files.KEPT_TRIALS = 1  # of so few trials, weights are removed all the same
     EXPERIMENTS["toy"] = TOY
     EXPERIMENTS["failing"] = replace(TOY, name="failing", space=space_with_bugs)
     tune.study.manifest._git = lambda *_: ""  # a process for each start
@@ -120,6 +131,8 @@ def prepare() -> None:
             home = Home(Path(scratch) / name, STUDIES[name])
             home.clear()
             _import_what_it_imports(home)
+    gc.collect()
+    gc.freeze()  # a garbage collection in a copy of this process copies no pages of it
 
 
 def _import_what_it_imports(home: "Home") -> None:
