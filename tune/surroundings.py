@@ -1,6 +1,7 @@
 """The surroundings of a command: a proxy in the environment, a reader of its output that goes
 away, passwords in what others say."""
 
+import contextlib
 import io
 import os
 import sys
@@ -84,8 +85,18 @@ def _print_of_thread(arguments: Any) -> None:
     _print_redacted(kind, error, trace)
 
 
+def has_fallen_silent(stream: Any) -> bool:
+    """True for a standard stream that `outlive_reader` has made, and that nobody takes any more."""
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return isinstance(raw, _LastingFile) and raw.is_silent
+
+
 class _LastingFile(io.FileIO):
     """A file whose writes go nowhere once one of them has failed."""
+
+    is_silent = False
 
     def write(self, data: Any, /) -> int:
         try:
@@ -93,6 +104,7 @@ class _LastingFile(io.FileIO):
         except BlockingIOError:
             raise
         except OSError:
+            self.is_silent = True
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)

@@ -10,6 +10,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -34,6 +35,7 @@ from trainables.classifier import ClassifierConfig
 from trainables.data import DataConfig
 from trainables.data.images import decode
 from trainables.errors import UserError
+from trainables.files import is_partial
 from trainables.optim import OptimConfig
 from trainables.segmentation import Segmentation
 from trainables.self_supervised import ValidationConfig
@@ -204,6 +206,32 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(
     ):
         export_model("classify", tmp_path)
     assert not (study / "model").exists()
+
+
+def test_exports_at_once_wait_for_one_another(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each finds what the one before has left, and replaces it."""
+    found = copied(exported("classify")[0], tmp_path)
+    inside: list[int] = []
+    most: list[int] = []
+
+    def save(exported: Exported, about: Any, weights: Path, whole: Path, *rest: Any) -> Exported:
+        inside.append(1)
+        most.append(len(inside))
+        whole.mkdir()
+        (whole / "MLmodel").write_text("whole")
+        time.sleep(0.05)
+        inside.pop()
+        return exported
+
+    monkeypatch.setattr("tune.export._save_mlflow", save)
+    with ThreadPoolExecutor(4) as pool:
+        ends = [pool.submit(export_model, "classify", tmp_path) for _ in range(4)]
+    assert {end.result().folder for end in ends} == {found.folder}
+    assert most == [1, 1, 1, 1]
+    assert [path.name for path in found.folder.iterdir()] == ["MLmodel"]
+    assert not [path for path in tmp_path.rglob("*") if is_partial(path.name)]
 
 
 def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(exported: Export) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from trainables.redaction import redacted
 from tune.command_line import resume_command
+from tune.surroundings import has_fallen_silent
 
 Progress = Literal["auto", "text", "none"]
 """`auto`: a live table at a terminal and in a notebook, otherwise lines; `text`: lines; `none`:
@@ -38,6 +39,12 @@ class Caller:
         """Tell something that the user waits for."""
         if self.progress != "none":
             print(redacted(line), flush=True)
+
+    def say_again(self, line: str) -> None:
+        """Tell on standard error what standard output has not taken, such as that of a command
+        whose reader (`| tee`) the same Ctrl-C has ended."""
+        if self.is_command and has_fallen_silent(sys.stdout):
+            self.warn(line)
 
     def warn(self, line: str) -> None:
         """Tell something that must not be missed."""

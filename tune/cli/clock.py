@@ -60,7 +60,8 @@ class Clock:
     """Tells how far a command is. An observer of the events of its studies.
 
     What is left is worked out when something happens, in the study's thread. Between two events it
-    runs down, so that a thread that draws may ask at any time.
+    runs down, so that a thread that draws may ask at any time. Its own times are those of a clock
+    that nobody sets.
 
     Args:
         budget_s: time for all studies; None: no limit.
@@ -68,7 +69,7 @@ class Clock:
 
     def __init__(self, budget_s: float | None = None):
         self._budget_s = budget_s
-        self._started = time.time()
+        self._started = time.monotonic()
         self._study_started = self._started
         self._agenda: Agenda | None = None
         self._name = ""
@@ -91,7 +92,7 @@ class Clock:
         """
         self.forecast = Forecast(study.state, amount_of(study), processes)
         self._name = study.manifest.name
-        self._study_started = time.time()
+        self._study_started = time.monotonic()
         if self._agenda is not None:
             self._agenda.begin(self._name, is_new=not study.state.runs)
         self._work_out(self._study_started)
@@ -106,7 +107,7 @@ class Clock:
         if self.forecast is None:
             return
         self.forecast.on_event(event)
-        now = time.time()
+        now = time.monotonic()
         if now - self._told_at > self._pause_s:
             self._work_out(now)
 
@@ -122,7 +123,7 @@ class Clock:
     @property
     def progress(self) -> Progress:
         """The part of the command that is done by now."""
-        now = time.time()
+        now = time.monotonic()
         elapsed = now - self._started
         passed = now - self._told_at
         left = None if self._left is None else max(0.0, self._left - passed)
@@ -131,7 +132,7 @@ class Clock:
 
     def _work_out(self, now: float) -> None:
         assert self.forecast is not None
-        left = self.forecast.seconds_left(now)
+        left = self.forecast.seconds_left(time.time())
         done = self.forecast.seconds_done()
         if self._agenda is not None:
             own = None
@@ -139,7 +140,7 @@ class Clock:
                 own = Own(left, max(done, now - self._study_started) + left)
             left = self._agenda.left(own, now)
             done += self._agenda.done()
-        took = time.time() - now
+        took = time.monotonic() - now
         self._pause_s = 0.0 if left is None else max(_FRESH_S, took / _SHARE)
         self._told_at = now
         self._left = left

@@ -166,9 +166,9 @@ class Session:
 
         if study.stopping:
             ended = f"{study.finished()} of {self.options.trial_count} trials ended"
-            console.line(
-                f"{self.stop.reason}: {ended}, nothing is lost. {self.caller.how_to_resume}"
-            )
+            line = f"{self.stop.reason}: {ended}, nothing is lost. {self.caller.how_to_resume}"
+            console.line(line)
+            self.caller.say_again(line)
             return self.stop.code
 
         return DONE if study.best_number() is not None else FAILED

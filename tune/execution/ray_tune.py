@@ -25,6 +25,7 @@ from ray.tune.search import Searcher
 
 from trainables.errors import UserError
 from tune.execution.capacity import ConcurrencyLimit, gpus_of_a_worker, refuse_what_never_fits
+from tune.execution.left_out import WITHOUT, LeftOut, Request
 from tune.execution.ray_session import ray_session
 from tune.execution.runtimes import TuneRuntime
 from tune.execution.trial import run
@@ -76,11 +77,14 @@ class _StorageGuard:
 class StudySearcher(_Unpickled, Searcher):
     """Hands the study's work to Tune, up to `limit()` pieces at a time."""
 
-    def __init__(self, study: Study, guard: _StorageGuard, limit: Callable[[], int]):
+    def __init__(
+        self, study: Study, guard: _StorageGuard, limit: Callable[[], int], left_out: LeftOut
+    ):
         super().__init__(metric=None, mode=None)
         self.study = study
         self.guard = guard
         self.limit = limit
+        self.left_out = left_out
         self._handed_out: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
@@ -95,7 +99,7 @@ class StudySearcher(_Unpickled, Searcher):
         if work is None:
             return Searcher.FINISHED
         self._handed_out.add(trial_id)
-        return {"work": work.to_json()}
+        return {"work": work.to_json(), WITHOUT: list(self.left_out.ids)}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -249,8 +253,11 @@ def search(
         group = WorkerGroup(workers, threads, gpus_of_a_worker(gpus_per_worker, device))
         refuse_what_never_fits(group)
         limit = ConcurrencyLimit(group, concurrent)
+        left_out = LeftOut(group)
+        study.leave_out = left_out.add
+        searcher = StudySearcher(study, guard, limit, left_out)
         try:
-            _tuner(study, experiment, group, guard, limit, patience_s, scratch).fit()
+            _tuner(searcher, experiment, group, patience_s, scratch).fit()
         except Exception:
             # Who stops everything on this machine stops Ray first: trials are open, as after a kill
             if not study.stopping:
@@ -260,14 +267,13 @@ def search(
 
 
 def _tuner(
-    study: Study,
+    searcher: StudySearcher,
     experiment: Experiment,
     group: WorkerGroup,
-    guard: _StorageGuard,
-    limit: ConcurrencyLimit,
     patience_s: float,
     scratch: str,
 ) -> ray.tune.Tuner:
+    study, guard = searcher.study, searcher.guard
     # All processes start at once. One at a time, the start of the second is cancelled whenever a
     # short trial frees the first.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = _PENDING_TRIALS
@@ -275,7 +281,7 @@ def _tuner(
     return ray.tune.Tuner(
         _trainable(experiment, group, patience_s),
         tune_config=ray.tune.TuneConfig(
-            search_alg=StudySearcher(study, guard, limit),
+            search_alg=searcher,
             scheduler=StudyScheduler(study, guard),
             num_samples=-1,
             reuse_actors=single,  # a process that has run a trainer hangs in the next trial
@@ -299,8 +305,7 @@ def _trainable(experiment: Experiment, group: WorkerGroup, patience_s: float) ->
     """The function of a Tune trial, with its resources."""
     if group.workers == 1:
         return ray.tune.with_resources(
-            functools.partial(run_in_tune, experiment, patience_s),
-            {"cpu": group.cpus, "gpu": group.gpus},
+            functools.partial(run_in_tune, experiment, patience_s), Request(group)
         )
     # The workers hold processors: a Tune trial that held one could keep it from its own workers.
     return ray.tune.with_resources(

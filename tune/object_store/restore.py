@@ -1,6 +1,7 @@
 """Bring the records of studies from an object store to this machine."""
 
 import contextlib
+import json
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from filelock import FileLock, Timeout
 from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.object_store import s3
+from tune.study.copied import COPY
 
 LOG, JOURNAL, MANIFEST = "events.jsonl", "study.journal", "study.json"
 
@@ -83,7 +85,7 @@ def _update(folder: Path, head: str, is_study: bool) -> None:
     if log is None:
         return
 
-    mine, theirs = _whole_lines(folder / LOG), log.body
+    mine, theirs = _as_a_copy(_whole_lines(folder / LOG), log.body), log.body
     if not (mine.startswith(theirs) or theirs.startswith(mine)):
         raise UserError(
             f"study {folder.name!r} has diverged: {folder} and {s3.address(folder)} have each "
@@ -98,6 +100,17 @@ def _update(folder: Path, head: str, is_study: bool) -> None:
         _replace(folder, log.body, journal, is_study)
 
     remember(folder, newest.etag)
+
+
+def _as_a_copy(mine: bytes, theirs: bytes) -> bytes:
+    """The log of this machine with the first event of the store's, where another machine has given
+    a copied study an identity of its own since."""
+    own, _, rest = mine.partition(b"\n")
+    first = theirs.partition(b"\n")[0]
+    with contextlib.suppress(ValueError):
+        if mine and own != first and COPY in json.loads(first):
+            return first + b"\n" + rest
+    return mine
 
 
 def _replace(folder: Path, log: bytes, journal: bytes, is_study: bool) -> None:

@@ -107,11 +107,22 @@ class StudyCopy:
                         s3.put_file(path)
 
                 self.record.upload_first(self._latest, self._lease.renew)
+                self._update_manifest()
         except s3.Taken:
             raise overtaken(self.folder) from None
 
         self._note_upload(self._latest)
         self._uploader.start()
+
+    def _update_manifest(self) -> None:
+        """Upload a manifest that has changed: that of a copy, say, which has a name of its own now.
+
+        After the record: the identity of a copy is in its log.
+        """
+        path = self.folder / MANIFEST
+        there = s3.get(path)
+        if there is None or there.body != path.read_bytes():
+            s3.put_file(path)
 
     def on_event(self, event: dict[str, Any]) -> None:
         """Note an event that is on disk.

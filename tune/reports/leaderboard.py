@@ -13,6 +13,7 @@ from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
 from tune.reports.marks import marks
 from tune.reports.selection import MARK, configuration, selection
+from tune.study.early_failures import LEFT_OUT
 from tune.study.lock import is_in_use, last_command
 from tune.study.record import CONCLUSIONS, Record, lost_trials, read_record
 
@@ -65,6 +66,9 @@ def show_study(folder: Path, out: Console) -> None:
             f"note: events.jsonl lacks what study.journal has of trial {named}; the study's "
             "command, run again, writes it back"
         )
+    left_out = record.tags.get(LEFT_OUT)
+    if left_out:
+        out.print(f"note: {left_out}")
     commits = record.tags.get("commits")
     if commits:
         out.print(f"note: run by the code of several commits: {commits}")

@@ -105,14 +105,14 @@ class Agenda:
             is_new: nothing of it has run before.
         """
         self._running = name
-        self._began = time.time() if now is None else now
+        self._began = time.monotonic() if now is None else now
         self._is_whole = is_new
 
     def end(self, now: float | None = None) -> None:
         """The study has ended."""
         if self._running is None:
             return
-        moment = time.time() if now is None else now
+        moment = time.monotonic() if now is None else now
         if self._is_whole:
             self._measured[self._running] = moment - self._began
         self._running = None
@@ -124,7 +124,7 @@ class Agenda:
         Args:
             own: the running study, as far as it is known; None: not at all.
         """
-        moment = time.time() if now is None else now
+        moment = time.monotonic() if now is None else now
         self._look_around(moment)
         lengths = self._lengths(own)
         if not lengths:

@@ -16,7 +16,10 @@ from trainables.files import atomic_file
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest, read_manifest
 
-__all__ = ["adopt"]
+__all__ = ["COPY", "adopt", "awaits_adoption"]
+
+COPY = "copy"
+"""Key of a log's first event: the name of the copy that has an identity of its own."""
 
 _OF_THE_ORIGINAL = ("tracking.json", ".holder.json")
 """Files about the original's runs and process."""
@@ -38,7 +41,7 @@ def adopt(folder: Path) -> str:
     manifest = read_manifest(path)
     before = manifest.name
     original = folder.parent / before
-    if before == folder.name or _is_another_way(folder, original):
+    if not awaits_adoption(folder):
         return ""
 
     is_copy = _is_there(original, manifest)
@@ -55,6 +58,16 @@ def adopt(folder: Path) -> str:
     if is_copy:
         return f"a copy of study {before}: from here on a study of its own, also in MLflow"
     return f"study {before} was moved here: {folder.name} is its name now"
+
+
+def awaits_adoption(folder: Path) -> bool:
+    """True for a study's folder that was copied or moved by hand, and not seen to yet.
+
+    Raises:
+        UserError: the manifest is damaged, or there is none.
+    """
+    before = read_manifest(folder / "study.json").name
+    return before != folder.name and not _is_another_way(folder, folder.parent / before)
 
 
 def _is_another_way(folder: Path, original: Path) -> bool:
@@ -75,11 +88,13 @@ def _is_there(original: Path, manifest: Manifest) -> bool:
 
 def _begin_identity(folder: Path) -> None:
     """Change the log's first event, by whose time a study is known; it belongs to no comparison
-    any more."""
+    any more. The same on every machine, and once."""
     path = folder / "events.jsonl"
     (first, *_), _ = EventLog.read(path, 0, limit=1)
+    if first.get(COPY) == folder.name:
+        return
     later = 1 + zlib.crc32(folder.name.encode()) % _LATEST_MS
-    own = {**first, "t": first["t"] + later, "group": None}
+    own = {**first, "t": first["t"] + later, "group": None, COPY: folder.name}
 
     with path.open("rb") as source, atomic_file(path) as file:
         source.readline()

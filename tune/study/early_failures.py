@@ -12,6 +12,8 @@ ALIKE = 3
 others work."""
 ALIKE_LATER = 6
 """So many where one has: half of a space's configurations may fail."""
+LEFT_OUT = "machines.left_out"
+"""Tag of a study: machines that got no trials any more, and why."""
 _ITS_OWN = ("oom", "data")
 """Reasons that lie in a configuration, or that the study has checked before."""
 
@@ -36,6 +38,8 @@ class EarlyFailures:
         self._held: dict[str | None, Held] = {}
         self._has_reported = has_reported
         self._working: set[str | None] = set()
+        self.left_out: set[str] = set()
+        """Machines that get no trials any more: failures there say nothing."""
 
     @property
     def are_enough(self) -> bool:
@@ -89,6 +93,12 @@ class EarlyFailures:
         held = [*self._held.pop(None, []), *self._held.pop(node, [])]
         return sorted(held, key=_number)
 
+    def leave_out(self, node: str) -> Held:
+        """Hold no failures of a machine any more, which gets no trials; give back those that are
+        held."""
+        self.left_out.add(node)
+        return self._held.pop(node, [])
+
     def take_all(self) -> Held:
         """Give back all that are held, and hold none."""
         held = self._of_all()
@@ -100,6 +110,20 @@ class EarlyFailures:
         return sorted(held, key=_number)
 
 
+def told_left_out(node: str, count: int, why: str) -> str:
+    """A machine that gets no trials any more, and the reason, in one line."""
+    return (
+        f"{node} gets no trials of this run any more: the last {count} there {why}, while those of "
+        "other machines work"
+    )
+
+
+def error_of(outcome: Outcome) -> str:
+    """The last line of the traceback, or the reason."""
+    lines = (outcome.error or "").strip().splitlines()
+    return lines[-1].strip() if lines else str(outcome.reason)
+
+
 def told(count: int, outcome: Outcome, node: str | None = None) -> str:
     """The error of the last of so many trials that failed alike, and the remedy, in one line.
 
@@ -109,11 +133,11 @@ def told(count: int, outcome: Outcome, node: str | None = None) -> str:
     if node is not None:
         return (
             f"the last {count} trials on {node} failed alike before their first report "
-            f"({_error(outcome)}), while those of other machines work: mend that machine or take "
+            f"({error_of(outcome)}), while those of other machines work: mend that machine or take "
             "it out of the cluster, and run the same command again, which tries them once more"
         )
     return (
-        f"the last {count} trials failed alike before their first report ({_error(outcome)}), so "
+        f"the last {count} trials failed alike before their first report ({error_of(outcome)}), so "
         "that the others would too: mend that and run the same command again, which tries them "
         "once more"
     )
@@ -124,12 +148,6 @@ def _number(held: tuple[Work, Outcome]) -> int:
     return held[0].id.trial or 0
 
 
-def _error(outcome: Outcome) -> str:
-    """The last line of the traceback, or the reason."""
-    lines = (outcome.error or "").strip().splitlines()
-    return lines[-1].strip() if lines else str(outcome.reason)
-
-
 def _kind(outcome: Outcome) -> tuple[str | None, str]:
     """Reason and error, without numbers: those of a trial's folder, say."""
-    return outcome.reason, re.sub(r"\d+", "", _error(outcome))
+    return outcome.reason, re.sub(r"\d+", "", error_of(outcome))

@@ -163,7 +163,11 @@ class AppendOnlyFile:
 
 
 class EventLog(AppendOnlyFile):
-    """Appends events to a file and reads them back."""
+    """Appends events to a file and reads them back.
+
+    Times never run backwards, also where the machine's clock is set back while a study runs or
+    between two starts: durations and the order of a record would be wrong.
+    """
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
         """Write one event and return it when it is on disk.
@@ -172,9 +176,29 @@ class EventLog(AppendOnlyFile):
             StorageFailed: the disk is full or not writable; the log then ends with the last whole
                 event.
         """
-        written = {"t": int(time.time() * 1000), "event": event, **fields}
+        written = {"t": self._now(), "event": event, **fields}
         self.append_lines(_encode(written) + b"\n")
         return written
+
+    def _begin(self, path: Path) -> None:
+        super()._begin(path)
+        self._last: tuple[int, float] | None = None
+        """Time of the last event, in ms since the epoch, and when it was written, in s by a clock
+        that nobody sets."""
+
+    def _now(self) -> int:
+        """Time of the next event, in ms since the epoch: by the machine's clock or, as long as that
+        is behind the last event, by the time that has passed since then."""
+        moment = time.monotonic()
+        if self._last is None:
+            self._last = _time_of_last(self.path), moment
+        last, at = self._last
+
+        now = int(time.time() * 1000)
+        if now < last:
+            now = last + int(1000 * (moment - at))
+        self._last = now, moment
+        return now
 
     def put_first(self, t: int, event: str, **fields: Any) -> dict[str, Any]:
         """Write an event in front of all others, where the first one was lost.
@@ -232,6 +256,31 @@ def _whole_lines(path: Path, offset: int, limit: int | None) -> list[bytes]:
     except FileNotFoundError:
         return []
     return lines
+
+
+def _time_of_last(path: Path) -> int:
+    """Time of the last event in a file, in ms since the epoch; 0 where there is none."""
+    try:
+        line = _last_line(path)
+        return int(_decode(line)["t"]) if line else 0
+    except (OSError, ValueError, TypeError):  # whoever reads the file says what is wrong
+        return 0
+
+
+def _last_line(path: Path) -> bytes:
+    """The last whole line of a file; empty where there is none."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        length = _BLOCK
+        while True:
+            start = max(0, size - length)
+            file.seek(start)
+            *whole, _torn = file.read().split(b"\n")
+            if len(whole) > 1 or (whole and start == 0):
+                return whole[-1]
+            if start == 0:
+                return b""
+            length *= 4
 
 
 def _line_at(path: Path, offset: int) -> int:

@@ -10,6 +10,7 @@ was restored from an older copy. What the other file still knows is written back
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,11 +38,12 @@ def retry_failed(state: LogState, objective: str, before: int, emit: Emit) -> st
 
     Args:
         before: time of the start, ms since the epoch. What has failed since then was tried again by
-            another process of the same comparison.
+            another process of the same comparison, unless a wrong clock says so.
     """
+    now = int(time.time() * 1000)
     numbers: list[str] = []
     for work_id, run in list(state.runs.items()):
-        if run.state != "FAIL" or run.ended > before:
+        if run.state != "FAIL" or before < run.ended <= now:
             continue
         repeat = {} if work_id.repeat is None else {"repeat": work_id.repeat}
         emit("retry", trial=work_id.trial, **repeat)

@@ -84,8 +84,12 @@ class Planner:
     def requeue(self, work_id: WorkId) -> None:
         """The run has lost its process: a trial is the next to be handed out, a repeat or the
         baseline is found to be missing."""
-        if work_id not in self.running:
-            return
+        if work_id in self.running:
+            self.hand_out_again(work_id)
+
+    def hand_out_again(self, work_id: WorkId) -> None:
+        """The run has come to nothing, through no fault of its own; what follows as of
+        `requeue`."""
         self.running.discard(work_id)
         if work_id.kind == "trial":
             self.interrupted.insert(0, work_id)

@@ -30,10 +30,13 @@ class PutBack:
 
     Attributes:
         tell: is called with a sentence for the user.
+        leave_out: takes a machine out of those that get trials, for a reason, after so many
+            failures; returns False where that is impossible.
     """
 
     def __init__(self, folder: Path):
         self.tell: Callable[[str], None] = warn
+        self.leave_out: Callable[[str, int, str], bool] = lambda node, count, why: False
         self._shared = is_shared(folder)
         self._failures: Counter[str | None] = Counter()
         self._since: float | None = None
@@ -63,14 +66,25 @@ class PutBack:
             self.tell(f"{problem}; its trial is tried again, for up to {duration(PATIENCE_S)}")
         self._failures[node] += 1
         if self._others_work and self._failures[node] >= ALIKE:
-            raise StudyEnds(
-                f"trials on {node}: {problem}, while those of other machines work: mend that "
-                "machine or take it out of the cluster, and run the same command again"
-            )
+            self._leave_out(node, problem)
+            return
         if now - self._since > PATIENCE_S:
             raise failure
         doublings = min(self._failures.total() - 1, _MOST_DOUBLINGS)
         self._until = now + min(2.0**doublings, LONGEST_PAUSE_S)
+
+    def _leave_out(self, node: str | None, problem: str) -> None:
+        """Count no failures of a machine any more, which gets no trials.
+
+        Raises:
+            StudyEnds: it would get trials all the same.
+        """
+        if node is None or not self.leave_out(node, self._failures[node], problem):
+            raise StudyEnds(
+                f"trials on {node}: {problem}, while those of other machines work: mend that "
+                "machine or take it out of the cluster, and run the same command again"
+            )
+        del self._failures[node]
 
     def note_report(self, node: str | None) -> None:
         """A trial has reported an epoch, whose checkpoint is written."""

@@ -41,7 +41,15 @@ from tune.search.own_configuration import own_configuration
 from tune.search.space import Pinned, asked_for
 from tune.study.copied import adopt
 from tune.study.disk import Patience, StorageFailed
-from tune.study.early_failures import EarlyFailures, Held, TrialsFailAlike, told
+from tune.study.early_failures import (
+    LEFT_OUT,
+    EarlyFailures,
+    Held,
+    TrialsFailAlike,
+    error_of,
+    told,
+    told_left_out,
+)
 from tune.study.enqueued import Queue, enqueue
 from tune.study.events import EventLog
 from tune.study.fresh import FreshConfigurations
@@ -118,6 +126,9 @@ class Study(Known):
         self._disk = Patience(directory)
         self._disk.is_over = lambda: bool(this.stopping)
         self._put_back = PutBack(directory)
+        self._put_back.leave_out = lambda node, count, why: this._left_out(node, count, why)
+        self.leave_out: Callable[[str], bool] = lambda node: False
+        """Takes a machine out of those that get trials; False where that is impossible."""
         self._failing: str | None = None
         """The reason to end the run once nothing runs any more."""
         self.log.patience = self._disk
@@ -500,7 +511,10 @@ class Study(Known):
             return
         is_silent = work.kind == "trial" and self._state.last_epoch(work.id) is None
         if is_silent and self._early.holds(outcome):
-            self._fail_early(work, outcome, node)
+            if node in self._early.left_out:
+                self.requeue(work)
+            else:
+                self._fail_early(work, outcome, node)
             return
 
         if work.kind == "trial":
@@ -528,17 +542,40 @@ class Study(Known):
 
         node, held = full
         _, outcome = held[-1]
+        why = f"failed before their first report ({error_of(outcome)})"
+        if node is not None and self._left_out(node, len(held), why):
+            return
+
         self._early.take_all()
         for work, its_outcome in held:
             if self._state.run(work.id).early_failures:
                 self._record_end(work, its_outcome)
             else:
-                why = {"reason": its_outcome.reason, "error": its_outcome.error}
-                self._emit_for("early_failure", work, **why)
+                about = {"reason": its_outcome.reason, "error": its_outcome.error}
+                self._emit_for("early_failure", work, **about)
         message = told(len(held), outcome, node)
         if node is None or not self._planner.running:
             raise TrialsFailAlike(message)
         self._failing = message  # what runs on other machines comes to its end
+
+    def _left_out(self, node: str, count: int, why: str) -> bool:
+        """Let a machine get no trials any more, on record, and hand out again what has failed
+        there; False where that is impossible.
+
+        Args:
+            count: trials that failed there.
+            why: what happened to them.
+        """
+        if not self.leave_out(node):
+            return False
+        for work, _ in reversed(self._early.leave_out(node)):
+            self._planner.hand_out_again(work.id)
+
+        line = told_left_out(node, count, why)
+        self._put_back.tell(line)
+        known = self._state.tags.get(LEFT_OUT)
+        self.summarize({}, **{LEFT_OUT: line if known is None else f"{known}; {line}"})
+        return True
 
     def _silent(self) -> bool:
         """True where a trial runs that has not reported yet: it may still work."""
@@ -594,7 +631,7 @@ class Study(Known):
         Raises:
             StudyEnds: nothing is gained by waiting.
         """
-        if not self.stopping:
+        if not self.stopping and node not in self._early.left_out:
             self._put_back.add(failure, node)
         self.requeue(work)
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from trainables.config import nearest
 from trainables.errors import UserError
-from tune.study.copied import adopt
+from tune.object_store.paths import address
+from tune.study.copied import adopt, awaits_adoption
 from tune.study.lock import addition
 from tune.tracking.csv_files import CsvTables
 from tune.tracking.destination import Destination
@@ -71,7 +72,17 @@ def sync_study(
 
 
 def _adopt(study_dir: Path) -> None:
-    """Give a folder that was copied an identity of its own before anything is sent."""
+    """Give a folder that was copied an identity of its own before anything is sent.
+
+    Raises:
+        UserError: it is a copy in an object store, where only a run of the study may write.
+    """
+    is_begun = (study_dir / "study.json").exists()
+    if address(study_dir) is not None and is_begun and awaits_adoption(study_dir):
+        raise UserError(
+            f"{address(study_dir)} was copied there from another study: run its command with "
+            f"--study {study_dir.name} once, which gives it an identity of its own"
+        )
     with addition(study_dir) as is_free:
         if is_free:  # a study that runs has been seen to
             adopt(study_dir)

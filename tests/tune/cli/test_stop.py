@@ -3,13 +3,16 @@ said, MLflow told."""
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.commands import LOCAL_TOY, Call
+from tests import REPO
+from tests.commands import LOCAL_TOY, NO_SERVER, SCRIPT, Call
 from tests.kills import LongCommand, two_run, wait_until
 from tune.cli.stop import INTERRUPTED, Stop
 from tune.study.events import EventLog
@@ -50,6 +53,60 @@ def test_a_run_under_nohup_outlives_its_terminal() -> None:
     finally:
         for number, handler in (before | {signal.SIGHUP: hangup}).items():
             signal.signal(number, handler)
+
+
+MINE = """
+from dataclasses import replace
+from tests.toy import TOY
+EXPERIMENT = replace(TOY, name="mine")
+"""
+
+
+@pytest.mark.heavy
+def test_a_reader_that_dies_with_ctrl_c(tmp_path: Path) -> None:
+    """`tune/run.py ... | tee log`: the terminal sends Ctrl-C to both, and `tee` is gone first."""
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ["mine.py", "--local", "--storage", "runs", "--trials", "2", "--repeats", "0"]
+    slow = ["--set", "sleep_s=0.02", "--set", "train.epochs=90"]
+    surroundings = {"PYTHONPATH": str(REPO), "MLFLOW_TRACKING_URI": NO_SERVER}
+    log = tmp_path / "runs/mine/events.jsonl"
+    with (tmp_path / "err.txt").open("w") as errors:
+        run = subprocess.Popen(
+            [sys.executable, SCRIPT, *words, *slow],
+            cwd=tmp_path,
+            env=os.environ | surroundings,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            process_group=0,
+        )
+    copy = tmp_path / "copy.txt"
+    tee = subprocess.Popen(
+        ["tee", str(copy)], stdin=run.stdout, stdout=subprocess.DEVNULL, process_group=run.pid
+    )
+    assert run.stdout is not None
+    run.stdout.close()
+    try:
+        deadline = time.monotonic() + 120
+        while not log.exists() or not has_reported(log):
+            assert run.poll() is None, (tmp_path / "err.txt").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)
+        assert tee.wait(10) == -signal.SIGINT
+        assert run.wait(60) == INTERRUPTED
+    finally:
+        run.kill()
+        tee.kill()
+    last = EventLog.read(log)[0][-1]
+    assert (last["event"], last["state"]) == ("finish", "INTERRUPTED")
+    said = (tmp_path / "err.txt").read_text()
+    assert "interrupted: 0 of 2 trials ended, nothing is lost. Resume with: " in said
+    assert "Traceback" not in said
+    assert "Exception ignored" not in said
+
+
+def has_reported(log: Path) -> bool:
+    return any(event["event"] == "report" for event in EventLog.read(log)[0])
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,48 @@ def test_a_node_is_lost(tmp_path: Path) -> None:
         assert process.wait(600) == 0, command.output
     check(command)
     assert [e["attempt"] for e in command.events("start") if e["attempt"] > 1] == [2]
+
+
+BROKEN = "127.0.0.3"
+
+
+def trains_nothing_there() -> Any:
+    """The toy, whose network cannot be built on one machine."""
+    import ray
+
+    from tests.toy import Toy, ToyConfig
+
+    class Elsewhere(Toy):
+        def __init__(self, config: Any, data: Any):
+            super().__init__(config, data)
+            if ray.util.get_node_ip_address() == BROKEN:
+                raise ImportError("libcudnn.so.9: cannot open shared object file")
+
+    return Elsewhere, ToyConfig
+
+
+def test_a_machine_on_which_every_trial_fails_gets_no_more(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import ray
+
+    with cluster() as made, pytest.MonkeyPatch.context() as patch:
+        made.remove_node(made.workers[0])
+        made.add_node(num_cpus=1, object_store_memory=80_000_000, node_ip_address=BROKEN)
+        patch.setenv("RAY_ADDRESS", made.address)
+        experiment = replace(TOY, model=trains_nothing_there)
+        assert not start_ray()
+        try:
+            study = run_on_ray(tmp_path / "toy", experiment, 10, {"sleep_s": 0.05})
+        finally:
+            ray.shutdown()
+    states = {trial.state for trial in study.frozen_trials()}
+    assert len(study.frozen_trials()) == 10
+    assert states <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert (
+        f"{BROKEN} gets no trials of this run any more: the last 3 there" in capfd.readouterr().err
+    )
+    assert "libcudnn" in study.state.tags["machines.left_out"]
 
 
 def test_the_driver_is_lost_then_the_head(tmp_path: Path) -> None:

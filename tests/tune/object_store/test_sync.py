@@ -30,8 +30,10 @@ from tune.object_store.trial_sync import TrialCopy, copied
 from tune.object_store.uploader import Uploader
 from tune.study.events import EventLog
 from tune.study.group import Group
+from tune.study.identity import study_id
 from tune.study.study import Study
 from tune.study.work import WorkId
+from tune.tracking.logs import sync_study
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -537,3 +539,71 @@ def test_no_temporary_file_is_sent(
 
     assert keys(store) == {"runs/toy/model/weights.pt"}
     assert [path.name for path in files_to_upload(folder)] == ["weights.pt"]
+
+
+def copy_within(store: Any, study: str, name: str) -> None:
+    """As `aws s3 sync` copies a study to another name in its bucket."""
+    for key in keys(store):
+        if key.startswith(f"runs/{study}/"):
+            there = key.replace(f"runs/{study}/", f"runs/{name}/")
+            source = {"Bucket": BUCKET, "Key": key}
+            store.copy_object(Bucket=BUCKET, Key=there, CopySource=source)
+
+
+def continued(root: Path, name: str, trials: int) -> Study:
+    """What the command of a study does."""
+    pull(root)
+    with study_sync.opened(root / name, print, no_stop) as copy:
+        assert copy is not None
+        study = Study.open(root / name, TOY, manifest(name=name), trials=trials, repeats=1)
+        copy.start()
+    study.observers.append(copy.on_event)
+    search_locally(study, TOY)
+    assert copy.close(30)
+    study.close()
+    return study
+
+
+def identity(root: Path, name: str) -> str:
+    return study_id(EventLog.read(root / name / LOG, 0, limit=1)[0][0])
+
+
+def test_a_study_that_was_copied_in_its_bucket_is_one_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    """On every machine the same one, whether it had seen the copy before or not."""
+    finish(machine(monkeypatch, tmp_path / "a"))
+    copy_within(store, "toy", "twin")
+    seen_before = machine(monkeypatch, tmp_path / "b")
+    pull(seen_before)
+    with pytest.raises(UserError, match="run its command with --study twin once"):
+        sync_study(seen_before / "twin")
+
+    a = machine(monkeypatch, tmp_path / "a")
+    twin = continued(a, "twin", 4)
+    assert twin.notes == ["a copy of study toy: from here on a study of its own, also in MLflow"]
+    assert identity(a, "twin") != identity(a, "toy")
+
+    for home in ("b", "c"):
+        other = machine(monkeypatch, tmp_path / home)
+        assert continued(other, "twin", 5).notes == []
+        assert identity(other, "twin") == identity(a, "twin")
+        assert identity(other, "toy") == identity(a, "toy")
+    assert continued(machine(monkeypatch, tmp_path / "a"), "toy", 3).notes == []
+
+
+def test_a_copy_whose_first_upload_was_cut_short_has_one_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Any
+) -> None:
+    """The head is lost between the record and the manifest."""
+    finish(machine(monkeypatch, tmp_path / "a"))
+    copy_within(store, "toy", "twin")
+    a = machine(monkeypatch, tmp_path / "a")
+    with monkeypatch.context() as patch:
+        patch.setattr(StudyCopy, "_update_manifest", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            continued(a, "twin", 4)
+
+    b = machine(monkeypatch, tmp_path / "b")
+    continued(b, "twin", 4)
+    assert identity(b, "twin") == identity(a, "twin")

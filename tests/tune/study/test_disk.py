@@ -345,6 +345,21 @@ def test_one_machine_with_a_broken_mount_holds_up_nobody_for_long(
     assert len(said) == 1
 
 
+def test_a_machine_with_a_broken_mount_is_left_out_where_others_get_its_trials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Clock(monkeypatch)
+    shared(monkeypatch)
+    asked: list[tuple[str, int, str]] = []
+    failures = PutBack(tmp_path)
+    failures.tell = lambda line: None
+    failures.leave_out = lambda *about: bool(asked.append(about) or True)
+    lost(3, "10.0.0.2", failures)
+    failures.note_report("10.0.0.1")
+    lost(1, "10.0.0.2", failures)
+    assert asked == [("10.0.0.2", 4, str(FAILURE).partition(";")[0])]
+
+
 def test_an_epoch_of_the_machine_itself_ends_the_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -250,3 +250,32 @@ def test_what_runs_on_other_machines_comes_to_its_end(tmp_path: Path) -> None:
         study.next_work()
     study.close()
     assert ends(tmp_path) == [(0, "COMPLETE")]
+
+
+def test_a_machine_on_which_all_trials_fail_is_left_out(tmp_path: Path) -> None:
+    """Where the cluster has others: no trial is lost by it, in number or in order."""
+    study = open_study(tmp_path, 8)
+    said: list[str] = []
+    asked: list[str] = []
+    study._put_back.tell = said.append
+    study.leave_out = lambda node: bool(asked.append(node) or True)
+    played(study, [])
+    works_on(study, GOOD)
+    late = begun(study)
+    all_fail(study, [BAD] * ALIKE)
+    assert asked == [] == said  # one of that machine may still work
+    study.ended(late, Outcome("FAIL", reason="KeyError"), BAD)
+    assert asked == [BAD]
+    assert said == [
+        f"{BAD} gets no trials of this run any more: the last 4 there failed before their first "
+        "report (KeyError), while those of other machines work"
+    ]
+    assert [begun(study).id.trial for _ in range(4)] == [1, 2, 3, 4]
+
+    waited = begun(study)  # it came to that machine while it was left out
+    study.ended(waited, Outcome("FAIL", reason="KeyError"), BAD)
+    assert begun(study).id == waited.id
+    study.close()
+    assert ends(tmp_path) == [(0, "COMPLETE")]
+    assert [e for e in events(tmp_path) if e["event"] == "early_failure"] == []
+    assert finish(tmp_path, 8).finished() == 8
