@@ -97,10 +97,17 @@ def test_a_sample_of_crashes_is_recovered_from() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("defect", "kind"), [("unsynced", "power"), ("torn", "torn"), ("leftover", "kill")]
+    ("defect", "kind", "study"),
+    [
+        ("unsynced", "power", "toy"),
+        ("torn", "torn", "toy"),
+        ("leftover", "kill", "toy"),
+        ("twice", "kill", "toy"),
+        ("forgets", "kill", "kept"),
+    ],
 )
-def test_a_planted_defect_is_found(defect: str, kind: str) -> None:
-    done = enumerate_crashes("--study", "toy", "--kind", kind, "--defect", defect)
+def test_a_planted_defect_is_found(defect: str, kind: str, study: str) -> None:
+    done = enumerate_crashes("--study", study, "--kind", kind, "--defect", defect)
     assert done.returncode == 1, done.stdout + done.stderr
     assert " 0 not recovered from, 0 that left" not in done.stdout
 

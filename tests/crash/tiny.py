@@ -1,8 +1,10 @@
 """The studies that are killed: commands that take a fraction of a second, in forked processes."""
 
 import contextlib
+import functools
 import gc
 import importlib
+import importlib.metadata
 import os
 import random
 import shutil
@@ -125,6 +127,8 @@ def prepare() -> None:
     EXPERIMENTS["toy"] = TOY
     EXPERIMENTS["failing"] = replace(TOY, name="failing", space=space_with_bugs)
     tune.study.manifest._git = lambda *_: ""  # a process for each start
+    importlib.metadata.version = functools.cache(importlib.metadata.version)  # reads many files
+    tune.study.manifest.versions()
 
     with tempfile.TemporaryDirectory(prefix="vistune-crash-") as scratch:
         for name in ("toy", "mlflow", "function", "records"):
@@ -213,24 +217,28 @@ def plant(defect: str) -> None:
     """Make the code wrong in one way, which the crashes must find.
 
     Args:
-        defect: unsynced (the log is not synced), torn (files are written in place), leftover
-            (partial files stay).
+        defect: a key of `DEFECTS`.
     """
-    import tune.study.events
-    import tune.study.manifest
-    import tune.study.study
+    if defect not in DEFECTS:
+        raise SystemExit(f"no defect {defect!r}; there are {', '.join(DEFECTS)}")
+    owner, name, wrong = DEFECTS[defect]
+    place = importlib.import_module(owner)
+    *inside, last = name.split(".")
+    for part in inside:
+        place = getattr(place, part)
+    setattr(place, last, wrong)
 
-    def in_place(path: Path, content: str | bytes) -> None:
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
 
-    if defect == "unsynced":
-        tune.study.events.os = _WithoutSync()  # type: ignore[assignment]
-    elif defect == "torn":
-        tune.study.manifest.write_atomically = in_place
-    elif defect == "leftover":
-        tune.study.study.remove_partials = lambda _: None
-    else:
-        raise SystemExit(f"no defect {defect!r}")
+def _in_place(path: Path, content: str | bytes) -> None:
+    """Write without a partial file."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _remove_last_alone(files: Any) -> None:
+    """Begin without the trials that ended in earlier starts."""
+    last = files._state.last_ended
+    if last is not None:
+        files._remove_of_ended(last)
 
 
 class _WithoutSync:
@@ -240,3 +248,18 @@ class _WithoutSync:
         if name == "fsync":
             return lambda _: None
         return getattr(os, name)
+
+
+DEFECTS: dict[str, tuple[str, str, Any]] = {
+    # the log is not synced
+    "unsynced": ("tune.study.events", "os", _WithoutSync()),
+    # files are written in place
+    "torn": ("tune.study.manifest", "write_atomically", _in_place),
+    # partial files stay
+    "leftover": ("tune.study.study", "remove_partials", lambda _: None),
+    # a resumed trial reports its last epoch again
+    "twice": ("tune.study.study", "Study.is_new_epoch", lambda *_: True),
+    # of trials of an earlier start no weights are removed
+    "forgets": ("tune.study.kept_files", "KeptFiles.begin", _remove_last_alone),
+}
+"""Defect -> module, name in it, and what stands there instead."""

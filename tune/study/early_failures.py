@@ -97,7 +97,7 @@ class EarlyFailures:
         """Hold no failures of a machine any more, which gets no trials; give back those that are
         held."""
         self.left_out.add(node)
-        return self._held.pop(node, [])
+        return sorted(self._held.pop(node, []), key=_number)
 
     def take_all(self) -> Held:
         """Give back all that are held, and hold none."""
