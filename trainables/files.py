@@ -59,33 +59,39 @@ def content_hash(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` when the block ends without an error.
 
     After a kill or a power cut `path` holds the old content or the new one, never a part. The
     content is first written to `<name>.<random>.partial` beside it: processes that write the same
     path at once do not meet. The writer holds a lock on that file, so that `remove_partials` can
     tell a leftover from one in use.
+
+    Args:
+        durable: False saves the two waits for the disk, and a power cut may then leave an empty
+            file: for what can be made anew.
     """
     file, partial = _open_partial(path)
     with file:
         try:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             partial.replace(path)
         except BaseException as error:
             if isinstance(error, OSError) and error.filename is None:
                 error.filename = str(path)  # a write through a handle does not say where
             partial.unlink(missing_ok=True)
             raise
-    _sync_folder(path.parent)
+    if durable:
+        _sync_folder(path.parent)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Write text (as UTF-8) or bytes to `path` by `atomic_file`."""
     data = content.encode() if isinstance(content, str) else content
-    with atomic_file(path) as file:
+    with atomic_file(path, durable=durable) as file:
         file.write(data)
 
 

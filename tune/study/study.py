@@ -14,7 +14,6 @@ Optuna up to the log.
     planner.py      what runs next
 """
 
-import json
 import math
 import threading
 import time
@@ -32,7 +31,6 @@ from trainables.files import (
     BEST,
     CLASS_RESULTS,
     remove_partials,
-    write_atomically,
 )
 from tune.experiments import Experiment
 from tune.function import LENGTH
@@ -65,6 +63,7 @@ from tune.study.opening import COMMITS, continued_by, first_event
 from tune.study.planner import Planner
 from tune.study.put_back import PutBack
 from tune.study.rules import derived_seed
+from tune.study.run_configs import restore_configs, write_config
 from tune.study.trials import OWN, TrialDatabase
 from tune.study.warm_turns import enqueued, next_point
 from tune.study.work import Outcome, Work, WorkId
@@ -284,6 +283,7 @@ class Study(Known):
             else:
                 self._database.tell(number, outcome)
 
+        restore_configs(self.directory, self._state)
         self.files.begin()
 
     def _mend(self) -> None:
@@ -433,12 +433,7 @@ class Study(Known):
 
     def _write_config(self, work: Work) -> None:
         directory = Path(work.directory)
-
-        def write() -> None:
-            directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(directory / "config.json", json.dumps(work.config, indent=1) + "\n")
-
-        self._disk.insist(write, directory)
+        self._disk.insist(lambda: write_config(directory, work.config), directory)
 
     def _is_own(self, work: Work) -> bool:
         """True for a trial whose configuration somebody named."""
