@@ -1,4 +1,4 @@
-"""`config.json` of a run's folder after a power cut, which takes what was not brought to the disk."""
+"""`config.json` of a run after a power cut, which takes what was not brought to the disk."""
 
 from pathlib import Path
 
