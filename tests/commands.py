@@ -35,7 +35,7 @@ BYOL = (
 
 
 def to_resolve(pins: list[str], preset: str) -> Any:
-    """Options of a command that `tune.cli.prepare.resolve` reads: pins and a preset alone were
+    """Options of a command that `default_config.resolve` reads: pins and a preset alone were
     typed."""
     return SimpleNamespace(
         set=pins,

@@ -14,7 +14,7 @@ from search_spaces.ssl import ssl
 from tests.commands import to_resolve
 from trainables.augment.view_config import PRESETS as AUGMENTATIONS
 from trainables.config import build, flatten
-from tune.cli.prepare import resolve
+from tune.cli.default_config import resolve
 from tune.experiments import EXPERIMENTS
 from tune.search.space import Pinned, asked_for, contains, describe, within
 

@@ -29,7 +29,8 @@ from trainables.files import ARCHITECTURE, BEST
 from trainables.optim import OptimConfig
 from trainables.self_supervised import SelfSupervised, ValidationConfig
 from trainables.served import Served, served_as
-from tune.cli.prepare import check_shares, resolve
+from tune.cli.default_config import resolve
+from tune.cli.workers import check_shares
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS, side_of
 from tune.reports.comparison_table import compare_settings

@@ -15,7 +15,7 @@ from tune.cli.clock import Clock, Progress
 from tune.formatting import duration, plain_console
 from tune.function import LENGTH
 from tune.reports.selection import repeats_label
-from tune.study.study import REFUSED
+from tune.study.configurations import REFUSED
 
 _MAX_ENDED = 12  # ended trials in the table, best first
 _MAX_REPEATS = 4  # running repeats that are named

@@ -1,8 +1,7 @@
 """Resolve the options of a command into everything that a study needs to begin."""
 
 import re
-import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -10,73 +9,28 @@ from typing import Any
 
 from search_spaces.classify import BackboneSetting
 from search_spaces.common import class_balance
-from search_spaces.settings import Setting
-from trainables.config import build, flatten, nearest
+from trainables.config import build
 from trainables.errors import UserError
 from trainables.plots.fonts import missing_note
-from tune.backbones.resolve import (
-    DEFAULT_STUDY,
-    choose,
-    for_every_machine,
-    from_backbone,
-    in_setting,
-    start_values,
-)
+from tune.backbones.resolve import DEFAULT_STUDY, choose, for_every_machine
 from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
+from tune.cli.default_config import Resolved, resolve_search
 from tune.cli.function_options import refuse_about_images
-from tune.cli.methods import check_grid, method_notes, method_rules
-from tune.cli.options import Options, parse_pins
-from tune.cli.orientation import facing, oriented
-from tune.cli.own_ranges import (
-    as_record,
-    check_default,
-    check_drawn,
-    left_out,
-    notes_on,
-    typed_ranges,
-    with_ranges,
-)
+from tune.cli.manifest import make_manifest
+from tune.cli.methods import method_rules
+from tune.cli.options import Options
+from tune.cli.starting_point import starting_point
 from tune.cli.tries import own_configurations
-from tune.experiment_file import OwnExperiment
+from tune.cli.workers import check_shares, check_workers
 from tune.experiments import Experiment, side_of
-from tune.function_source import source_of
-from tune.object_store import s3
 from tune.reports.marks import marks
-from tune.search.space import Nearest, as_json, describe, fitted
+from tune.search.space import describe
 from tune.study.identity import STUDY_NAME
 from tune.study.kept_files import retrained_value
 from tune.study.manifest import Manifest, read_manifest
-from tune.study.objectives import parse_objectives
-from tune.study.rules import CURRENT, REPEATS
 from tune.study.warm_start import warm_start
 from tune.upkeep.kept import is_reserved
-
-_KEPT = (
-    "data.split",
-    "data.group",
-    "data.judged",
-    "data.up",
-    "data.layout",
-    "train.objective",
-    "train.rules",
-)
-"""Config values that a study keeps from its first start."""
-_BY_OPTION = frozenset(
-    [
-        "seed",
-        "data.name",
-        "data.layout",
-        "data.skip_corrupt",
-        "data.transductive",
-        "train.objective",
-        "init.source",
-        "init.file",
-        "init.sha256",
-        "init.origin",
-    ]
-)
-"""Config values that an option gives at every start."""
 
 
 @dataclass(frozen=True)
@@ -124,109 +78,98 @@ def prepare(
     name = study_name(options, experiment, storage)
     directory = storage / name
 
-    fixed = {} if setting is None else setting.values
     experiment = side_of(experiment, setting)
-    experiment, start = _starting_point(options, experiment, setting, directory)
+    experiment, start = starting_point(options, experiment, setting, directory)
     if options.balance:
         experiment = with_balance(experiment)
     start = for_every_machine(start, storage)
+
     path = directory / "study.json"
     there = read_manifest(path) if path.exists() else None
     earlier = None if first is None else read_manifest(first)
-    kept = there or earlier
     rules = method_rules(options, name, there, earlier)
-    begun = _begun(kept)
-    experiment = _with_presets_of(kept, experiment)
-    preset, base, pins, notes = resolve(options, experiment, fixed, start, begun)
-    ranges = typed_ranges(options, experiment)
-    experiment = with_ranges(facing(experiment, base), preset, ranges)
-    if ranges:
-        check_drawn(experiment, preset, base, pins)
-    notes += notes_on(experiment, preset, pins, ranges)
-    check_grid(rules, experiment, preset, pins)
-    notes += method_notes(rules)
+    fixed = {} if setting is None else setting.values
+    resolved = resolve_search(options, experiment, fixed, start, there or earlier, rules)
 
-    config: Any = build(experiment.config, base)
+    config: Any = build(resolved.experiment.config, resolved.base)
     before_data()
-    program = experiment.program
+    program = resolved.experiment.program
     data = program.load_data(getattr(config, "data", None), progress=True)
 
     control = None
     if isinstance(setting, BackboneSetting) and setting.long:
         usual = {study: storage / study for study in DEFAULT_STUDY.values()}
-        length = _control_length(there, base, len(data.train), sources or usual, preset)
-        control = length.as_json()
-        base |= {"train.epochs": length.epochs}
-        pins |= {"train.epochs": length.epochs}
-        config = build(experiment.config, base)
+        control = _control(there, resolved, len(data.train), sources or usual)
+        resolved = _with_epochs(resolved, control.epochs)
+        config = build(resolved.experiment.config, resolved.base)
 
-    own = own_configurations(options.enqueue, experiment, preset, base, pins)
-    if options.workers > 1:
-        _check_workers(options.workers, program.max_workers(config), data)
-        if program.needs_equal_shares():
-            check_shares(options.workers, experiment, preset, base, pins)
-
-    if options.local or options.batch_trials:
-        _check_device(base)
-    proof = program.check_startup(config, data)
-    seen = check_seen(base, data, options.allow_seen)
-    notes += _retrained(base)
-
-    undrawn = missing_note(getattr(data, "classes", ()))
-    if undrawn:
-        notes = (*notes, f"note: {undrawn}")
-
+    experiment = resolved.experiment
+    search = (experiment, resolved.preset, resolved.base, resolved.pins)
+    own = own_configurations(options.enqueue, *search)
+    _check_machine(options, resolved, config, data)
+    start_line = program.check_startup(config, data)
+    seen = check_seen(resolved.base, data, options.allow_seen)
     warm = None
     if options.warm_start is not None:
-        warm = warm_start(options.warm_start, storage, directory, experiment, preset, base, pins)
+        warm = warm_start(options.warm_start, storage, directory, *search)
+    _check_average(resolved)
 
-    _check_average(experiment, preset, base, pins)
-    objective = program.chosen_objective(config, data)
-    manifest = Manifest(
-        name=name,
-        experiment=experiment.name,
-        preset=preset,
-        objective=objective,
-        objectives=_objectives(options, there, objective),
-        seed=options.seed,
-        base=base,
-        pins=pins,
-        space=as_json(describe(experiment.space, preset, pins)),
-        ranges=as_record(ranges),
-        unsearched=left_out(options, experiment, preset, ranges),
-        data={
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "path": str(base.get("data.name", "")),
-            "images": len(data.train),
-            **_contents(data),
-            "summary": data.summary.as_json(),
-        },
-        warm_start=warm,
+    manifest = make_manifest(
+        options,
+        directory,
+        resolved,
+        data,
+        there,
+        objective=program.chosen_objective(config, data),
         rules=rules,
         seen=seen,
-        keep=_keep(options, there, storage),
-        repeats=_repeats(options, there),
-        control=control,
-        function=experiment.function is not None,
-        code=_code(options, experiment, there),
-        source=_source(options, experiment, there),
+        warm_start=warm,
+        control=None if control is None else control.as_json(),
     )
-    notes += tuple(f"note: {mark}" for mark in marks(manifest))
-    return Prepared(directory, experiment, manifest, config, data, proof, notes, own)
+    notes = (*resolved.notes, *_notes(manifest, data))
+    return Prepared(directory, experiment, manifest, config, data, start_line, notes, own)
 
 
-def _keep(options: Options, there: Manifest | None, storage: Path) -> str:
-    """Return the trials whose weights are kept: as asked for, or as the study has it.
+def _notes(manifest: Manifest, data: Any) -> Iterator[str]:
+    """Yield lines to read before a run, about weights, fonts and data."""
+    yield from _retrained(manifest.base)
+    undrawn = missing_note(getattr(data, "classes", ()))
+    if undrawn:
+        yield f"note: {undrawn}"
+    for mark in marks(manifest):
+        yield f"note: {mark}"
 
-    Raises:
-        UserError: a bucket keeps all of them, as the threads that send them may be behind.
-    """
-    if s3.address(storage) is not None:
-        if options.keep == "best":
-            raise UserError("--keep best: a study in a bucket keeps all weights; leave it out")
-        return "all"
-    return options.keep or ("best" if there is None else there.keep)
+
+def _check_machine(options: Options, resolved: Resolved, config: Any, data: Any) -> None:
+    """Refuse workers that have no share of the work, and a device that is not there."""
+    program = resolved.experiment.program
+    if options.workers > 1:
+        check_workers(options.workers, program.max_workers(config), data)
+        if program.needs_equal_shares():
+            check_shares(
+                options.workers,
+                resolved.experiment,
+                resolved.preset,
+                resolved.base,
+                resolved.pins,
+            )
+
+    if options.local or options.batch_trials:
+        _check_device(resolved.base)
+
+
+def _control(
+    there: Manifest | None, resolved: Resolved, images: int, sources: Mapping[str, Path]
+) -> Length:
+    """Return the length of a control, or that which the study began with."""
+    if there is None or there.control is None:
+        return control_length(resolved.base, images, sources, resolved.preset)
+    return Length(there.base["train.epochs"], **there.control)
+
+
+def _with_epochs(resolved: Resolved, epochs: int) -> Resolved:
+    length = {"train.epochs": epochs}
+    return replace(resolved, base=resolved.base | length, pins=resolved.pins | length)
 
 
 def _retrained(base: Mapping[str, Any]) -> tuple[str, ...]:
@@ -240,78 +183,22 @@ def _retrained(base: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _control_length(
-    there: Manifest | None,
-    base: dict[str, Any],
-    images: int,
-    sources: Mapping[str, Path],
-    preset: str,
-) -> Length:
-    """Return the length of a control, or that which the study began with."""
-    if there is None or there.control is None:
-        return control_length(base, images, sources, preset)
-    return Length(there.base["train.epochs"], **there.control)
+def _check_device(base: Mapping[str, Any]) -> None:
+    """Refuse a device that this process, which is to train, does not have."""
+    if "train.device" in base:
+        from trainables.devices import choose_device  # it imports torch
+
+        choose_device(str(base["train.device"]))
 
 
-def _contents(data: Any) -> dict[str, str]:
-    """Name the set of training images, which a backbone of this study will have seen."""
-    from trainables.data.contents import digest_of_keys
-
-    contents = getattr(data, "contents", None)
-    if contents is None:
-        return {}
-    return {"contents": digest_of_keys(contents.keys[data.train.indices])}
-
-
-def _check_average(
-    experiment: Experiment, preset: str, base: Mapping[str, Any], pins: Mapping[str, Any]
-) -> None:
+def _check_average(resolved: Resolved) -> None:
     """Refuse a search of `train.ema` in which it would choose the metric that selects, too."""
-    if "train.ema" in describe(experiment.space, preset, pins) and not base["train.objective"]:
+    searched = describe(resolved.experiment.space, resolved.preset, resolved.pins)
+    if "train.ema" in searched and not resolved.base["train.objective"]:
         raise UserError(
             "--space train.ema: trials with it are judged by averaged weights and others are not; "
             "name the metric of all with --objective, or give one value with --set train.ema"
         )
-
-
-def _objectives(options: Options, there: Manifest | None, main: str) -> list[str] | None:
-    """Return all objectives where there are several: those typed, or those of the study."""
-    if options.objective is None and there is not None:
-        return there.objectives
-    return parse_objectives(options.objective or [], main)
-
-
-def _code(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
-    """Return the manifest's entry of an experiment of the user's own; None for one of ours."""
-    if not isinstance(experiment, OwnExperiment):
-        return None
-
-    entry = experiment.code.as_json() | {"top": experiment.top}
-    if options.accept_code and there is not None and there.code is not None:
-        entry["accepts"] = there.code["sha256"]
-    return entry
-
-
-def _source(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
-    """Return the manifest's entry of a function that no kept file holds; None for others."""
-    if experiment.function is None or isinstance(experiment, OwnExperiment):
-        return None
-
-    entry = source_of(experiment.function.call)
-    if entry is not None and options.accept_code and there is not None and there.source is not None:
-        entry["accepts"] = there.source["sha256"]
-    return entry
-
-
-def _repeats(options: Options, there: Manifest | None) -> int:
-    """Return `--repeats`, or the number that the study began with, or its rule's default."""
-    if options.repeats is not None:
-        return options.repeats
-    if there is None:
-        return REPEATS[str(CURRENT["repeats"])]
-    if there.repeats is not None:
-        return there.repeats
-    return REPEATS[str(there.rules["repeats"])]
 
 
 def with_balance(experiment: Experiment) -> Experiment:
@@ -355,211 +242,3 @@ def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
     if is_reserved(name) and not (storage / name / "study.json").exists():
         raise UserError(f"--study {name!r} belongs to the storage itself; choose another name")
     return name
-
-
-def resolve(
-    options: Options,
-    experiment: Experiment,
-    fixed: dict[str, Any],
-    start: dict[str, Any],
-    begun: dict[str, Any],
-) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """Return the preset, the complete flat config of trial 0, the pins, and one note for each
-    default value that lies outside the range that a pin leaves.
-
-    Args:
-        fixed: config values that define the setting; they are pinned too.
-        start: config values of the backbone that trials start from.
-        begun: config values that the study keeps from its first start.
-    Raises:
-        UserError: unknown preset, unknown key, a value out of range, a pin that contradicts the
-            setting, or a range that leaves out the default.
-    """
-    pins = parse_pins(options.set)
-    ranges = typed_ranges(options, experiment)
-    for key in sorted(fixed.keys() & {*pins, *ranges}):
-        option = "--set" if key in pins else "--space"
-        raise UserError(
-            f"{option} {key}: setting {options.setting} is {key}={fixed[key]}; leave it out, "
-            "or choose another setting"
-        )
-
-    preset = _preset(options, experiment)
-    typed: dict[str, Any] = {"seed": options.seed}
-    if experiment.function is None:
-        typed |= _about_images(options, begun)
-
-    flat = {**experiment.presets[preset], **typed, **fixed, **start, **pins}
-    base = flatten(build(experiment.config, flat))
-    base |= oriented(base, pins, experiment.name, begun)
-    experiment = with_ranges(facing(experiment, base), preset, ranges)
-    unsearched = left_out(options, experiment, preset, ranges)
-    # A key that is searched all the same has its default from `--set`.
-    pinned = {key: base[key] for key in [*fixed, *pins, *unsearched] if key not in ranges}
-    check_default(experiment, preset, base, pinned, ranges)
-
-    # Adam's default rate may be out of range once `--set` has limited the search to SGD.
-    default = Nearest(base, base)
-    base |= fitted(default, experiment.space, preset, pinned)
-    notes = tuple(f"note: of the default, {note}" for note in default.notes)
-    return preset, base, pinned, notes
-
-
-def _about_images(options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config values that options give to an experiment of images."""
-    typed: dict[str, Any] = {"data.skip_corrupt": options.skip_corrupt, **begun}
-    if options.objective:
-        typed["train.objective"] = _metric_name(options.objective[0])
-    if options.transductive:
-        typed["data.transductive"] = True
-    if options.layout is not None:
-        typed["data.layout"] = options.layout
-    if options.data is not None:
-        from trainables.data.named import data_name  # it imports torch
-
-        typed["data.name"] = data_name(options.data)
-    return typed
-
-
-def _check_device(base: Mapping[str, Any]) -> None:
-    """Refuse a device that this process, which is to train, does not have."""
-    if "train.device" in base:
-        from trainables.devices import choose_device  # it imports torch
-
-        choose_device(str(base["train.device"]))
-
-
-def _begun(there: Manifest | None) -> dict[str, Any]:
-    """Return the config values that a study keeps from its first start."""
-    if there is None:
-        return {}
-    return {key: there.base[key] for key in _KEPT if there.base.get(key)}
-
-
-def _with_presets_of(there: Manifest | None, experiment: Experiment) -> Experiment:
-    """Return the experiment with the default that the study began with, whatever the preset has
-    become since.
-
-    What was pinned, and what options give, is left to the command at hand: another value of it is
-    another study.
-    """
-    if there is None or there.preset not in experiment.presets:
-        return experiment
-
-    default = dict(experiment.presets[there.preset])
-    for key, value in there.base.items():
-        is_typed = key in there.pins and key not in there.unsearched
-        if not is_typed and key not in _BY_OPTION:
-            default[key] = value
-    return replace(experiment, presets={**experiment.presets, there.preset: default})
-
-
-def _metric_name(typed: str) -> str:
-    """Return the full name of a metric: `macro_f1` is `val/macro_f1`."""
-    return typed if "/" in typed else f"val/{typed}"
-
-
-def _starting_point(
-    options: Options, experiment: Experiment, setting: Setting | None, directory: Path
-) -> tuple[Experiment, dict[str, Any]]:
-    """Return the experiment with the search space for what trials start from, and the config values
-    of that start."""
-    storage = directory.parent
-
-    if isinstance(setting, BackboneSetting):
-        start = start_values(
-            setting,
-            options.backbone,
-            storage,
-            directory,
-            _options_of_source_study(options),
-            _architecture(options, experiment),
-        )
-        return in_setting(experiment, setting), start
-
-    if options.backbone is not None:
-        architecture = _architecture(options, experiment)
-        return from_backbone(experiment, options.backbone, storage, directory, architecture)
-
-    return experiment, {}
-
-
-def _check_workers(workers: int, max_workers: int, data: Any) -> None:
-    most = min(max_workers, len(data.val), len(data.test))
-    if workers <= most:
-        return
-
-    each = "2 images of a batch (few-shot: an episode) and 1 of the validation and the test split"
-    raise UserError(
-        f"--workers {workers}: each needs {each}; use at most {most}, or a larger train.batch_size"
-    )
-
-
-def check_shares(
-    workers: int,
-    experiment: Experiment,
-    preset: str,
-    base: Mapping[str, Any],
-    pins: Mapping[str, Any],
-) -> None:
-    """Check that workers can share every batch size equally, that of the default and those of the
-    space.
-
-    Raises:
-        UserError: one is no multiple of the workers.
-    """
-    key = "train.batch_size"
-    variants = describe(experiment.space, preset, pins).get(key, [])
-
-    sizes = {base[key]}
-    for _, distribution in variants:
-        sizes |= set(_values(distribution))
-
-    uneven = [size for size in sorted(sizes) if size % workers]
-    if uneven:
-        raise UserError(
-            f"--workers {workers}: {key} can be {uneven[0]}, and the loss of {experiment.name} "
-            f"needs equal shares; use another number of workers, or --set {key}=N with a multiple "
-            f"of {workers}"
-        )
-
-
-def _values(distribution: Any) -> Collection[Any]:
-    """Return the values that a searched whole number can have."""
-    choices: Collection[Any] | None = getattr(distribution, "choices", None)
-    if choices is not None:
-        return choices
-    return range(distribution.low, distribution.high + 1, distribution.step)
-
-
-def _preset(options: Options, experiment: Experiment) -> str:
-    on_folder = bool(options.data) and _is_folder(str(options.data))
-    preset = options.preset or ("full" if on_folder else "tiny")
-    if options.preset is None and len(experiment.presets) == 1:
-        (preset,) = experiment.presets
-
-    if preset not in experiment.presets:
-        raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
-    return preset
-
-
-def _architecture(options: Options, experiment: Experiment) -> str:
-    """Return `backbone.name`, which is needed before the config can be built."""
-    default = experiment.presets[_preset(options, experiment)]["backbone.name"]
-    return str(parse_pins(options.set).get("backbone.name", default))
-
-
-def _options_of_source_study(options: Options) -> str:
-    """Return the options that a missing source study should be run with."""
-    text = ""
-    if options.data and _is_folder(options.data):
-        text += f" --data {shlex.quote(options.data)}"
-    if options.storage != "runs":
-        text += f" --storage {shlex.quote(options.storage)}"
-    return text
-
-
-def _is_folder(data: str) -> bool:
-    from trainables.data import EMBEDDED  # it imports torch, for which a refusal should not wait
-
-    return data not in EMBEDDED

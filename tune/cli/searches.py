@@ -16,13 +16,15 @@ from search_spaces.settings import Comparison, Setting
 from trainables.errors import UserError
 from tune.backbones.resolve import DEFAULT_STUDY
 from tune.cli.caller import Caller
+from tune.cli.default_config import resolve
 from tune.cli.options import TRIALS_OF_SEARCHES, Options
 from tune.cli.orientation import facing
 from tune.cli.own_ranges import typed_ranges, with_ranges
-from tune.cli.prepare import Prepared, check_shares, prepare, resolve
+from tune.cli.prepare import Prepared, prepare
 from tune.cli.searching import check_machine
 from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
+from tune.cli.workers import check_shares
 from tune.experiments import EXPERIMENTS, Experiment, side_of
 from tune.object_store.study_sync import copy_group_log
 from tune.search.methods import GRID

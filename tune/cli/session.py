@@ -1,20 +1,19 @@
 """Run studies from their opening to their verdict, with everything that follows them: console,
 MLflow and other records, pictures, object storage."""
 
-import contextlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from trainables.errors import UserError
-from trainables.files import BEST
 from tune.backbones.resolve import lineage_tags
 from tune.backbones.seen import seen_tags
 from tune.cli.caller import Caller
 from tune.cli.clock import Clock
+from tune.cli.conclusion import conclude, say_exhausted, say_waiting
 from tune.cli.console import Console
+from tune.cli.held_weights import hold_backbone, pin_for_others
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
 from tune.cli.replays import Replays
@@ -23,29 +22,18 @@ from tune.cli.stop import BROKEN_OFF, DONE, FAILED, Ended, Stop
 from tune.cli.study_console import console_of
 from tune.command_line import command
 from tune.experiment_file import OwnExperiment
-from tune.formatting import assignments
 from tune.object_store import s3
 from tune.object_store.study_sync import StudyCopy, opened
 from tune.reports.draw_behind import claimed, draw_behind
 from tune.reports.drawing_claim import DrawingClaim
-from tune.reports.front import front_conclusions
 from tune.reports.plot_worker import Pictures
-from tune.reports.selection import selection
 from tune.reports.undrawn import DATA, data_is_drawn, still_wanted
-from tune.reports.verdict import claim, doubts, judge_study
 from tune.study.disk import StudyEnds, storage_failure
 from tune.study.group import Group
-from tune.study.kept_files import pin
-from tune.study.manifest import read_manifest
-from tune.study.record import read_record
-from tune.study.rules import WINNER
 from tune.study.study import Study
-from tune.study.warm_start import worth
-from tune.study.work import WorkId
 from tune.tracking.logs import replay_into
 from tune.tracking.replay import Replay
 from tune.tracking.tracker import Tracker
-from tune.upkeep.kept import ARCHIVE
 
 DRAIN_S = 60.0
 """The end of a run waits so long for MLflow and other records. A study in a bucket waits for its
@@ -120,44 +108,19 @@ class Session:
         check_machine(prepared, options)
         study, copy = self._open(prepared, group)
         study.enqueue(prepared.own)
-        one_process = 1 if options.local else None
-        self.clock.begin(study, options.batch_trials or one_process)
-        console = console_of(study, prepared, options, self.caller, self.clock)
-        self._console = console
-        study.observers.append(console.on_event)
-        study.observers.append(self._replays.on_event)
-        for note in study.notes:
-            console.line(f"note: {note}")
+        console = self._watch(study, prepared, options)
         if copy is not None:
             self._follow_copy(study, copy, console)
 
-        self.track(study.directory, copy)
-        for name in dict.fromkeys(self.options.log or ()):
-            self._add(replay_into(name, study.directory), copy)
-        _sample_data(study, prepared.data)
-        if study.manifest.keep == "best":
-            _pin_for_others(study.directory)
-        wanted = still_wanted(
-            study.directory, study.manifest, study.completed, self.options.pictures
-        )
-        study.files.tidy(draws_all=wanted == "all")
-        self._pictures.watch(study)
+        self._record(study, copy)
+        self._tidy(study, prepared.data)
         tags = lineage_tags(study.manifest.base) | seen_tags(study.manifest)
         if tags:
             study.summarize({}, **tags)
         self.stop.watch(study)
 
         try:
-            with console:
-                search(study, prepared, options, self.caller, self.stop)
-            self.clock.end()
-            _say_exhausted(study, self.options.trial_count, console)
-            _say_waiting(study, console)
-
-            if study.stopping:
-                study.emit("finish", state="INTERRUPTED")
-            else:
-                _conclude(study, console)
+            self._search(study, prepared, options, console)
         except (StudyEnds, OSError) as error:
             interrupted = self.stop.reason
             self.stop.now(BROKEN_OFF)
@@ -172,6 +135,48 @@ class Session:
             return self.stop.code
 
         return DONE if study.best_number() is not None else FAILED
+
+    def _watch(self, study: Study, prepared: Prepared, options: Options) -> Console:
+        """Let clock, console and records follow the study."""
+        one_process = 1 if options.local else None
+        self.clock.begin(study, options.batch_trials or one_process)
+        console = console_of(study, prepared, options, self.caller, self.clock)
+        self._console = console
+        study.observers.append(console.on_event)
+        study.observers.append(self._replays.on_event)
+        for note in study.notes:
+            console.line(f"note: {note}")
+        return console
+
+    def _record(self, study: Study, copy: StudyCopy | None) -> None:
+        """Replay the study's event log into MLflow, and into the places of `--log`."""
+        self.track(study.directory, copy)
+        for name in dict.fromkeys(self.options.log or ()):
+            self._add(replay_into(name, study.directory), copy)
+
+    def _tidy(self, study: Study, data: Any) -> None:
+        """Keep the files that pictures and other studies need, and remove the rest."""
+        _sample_data(study, data)
+        if study.manifest.keep == "best":
+            pin_for_others(study.directory)
+        wanted = still_wanted(
+            study.directory, study.manifest, study.completed, self.options.pictures
+        )
+        study.files.tidy(draws_all=wanted == "all")
+        self._pictures.watch(study)
+
+    def _search(self, study: Study, prepared: Prepared, options: Options, console: Console) -> None:
+        """Search to the end or until `stop`, and put on record how it ended."""
+        with console:
+            search(study, prepared, options, self.caller, self.stop)
+        self.clock.end()
+        say_exhausted(study, self.options.trial_count, console)
+        say_waiting(study, console)
+
+        if study.stopping:
+            study.emit("finish", state="INTERRUPTED")
+        else:
+            conclude(study, console)
 
     def _report_end(self, study: Study, error: StudyEnds | OSError) -> int:
         """Report a folder that cannot be written, or trials that all fail. Trials stay open, and
@@ -201,7 +206,7 @@ class Session:
         return Ended(code, single, self.problem)
 
     def _open(self, prepared: Prepared, group: Group | None) -> tuple[Study, StudyCopy | None]:
-        _hold_backbone(prepared)
+        hold_backbone(prepared)
         with opened(prepared.directory, self.caller.warn, self.stop.now) as copy:
             study = Study.open(
                 prepared.directory,
@@ -277,44 +282,6 @@ class Session:
             )
 
 
-def _hold_backbone(prepared: Prepared) -> None:
-    """Let the trial that a study starts from keep its weights.
-
-    Raises:
-        UserError: they have been removed since they were chosen for this new study.
-    """
-    weights = Path(prepared.manifest.base.get("init.file") or ".")
-    pin(weights)
-    is_of_a_trial = weights.name == BEST and s3.address(weights) is None
-    is_new = not (prepared.directory / "study.json").exists()
-    if is_of_a_trial and is_new and not weights.exists():
-        raise UserError(
-            f"{weights} has just been removed: other trials of that study have overtaken it; run "
-            "the same command again, or name another trial with --backbone"
-        )
-
-
-def _pin_for_others(folder: Path) -> None:
-    """Let trials that other studies of the storage start from keep their weights: a study that was
-    begun by an earlier version has left no mark there."""
-    for storage in (folder.parent, folder.parent / ARCHIVE):
-        for path in storage.glob("*/study.json"):
-            if path.parent == folder:
-                continue
-            with contextlib.suppress(UserError):
-                _pin_origin(read_manifest(path).base, folder)
-
-
-def _pin_origin(base: Mapping[str, Any], folder: Path) -> None:
-    """Keep the weights that a study starts from, if they are those of a trial in this folder."""
-    study, _, trial = str(base.get("init.origin") or "").rpartition("/")
-    if study == folder.name and trial.isdecimal():
-        pin(WorkId(int(trial)).folder(folder) / BEST)
-    weights = Path(base.get("init.file") or ".")
-    if weights.is_relative_to(folder):
-        pin(weights)
-
-
 def _sample_data(study: Study, data: Any) -> None:
     """Write the images that stand for the data in a picture, where there is none yet."""
     from trainables.data import DataSet
@@ -324,86 +291,8 @@ def _sample_data(study: Study, data: Any) -> None:
         write_data_sample(data, study.directory / DATA)
 
 
-def _say_exhausted(study: Study, wanted: int, console: Console) -> None:
-    """Say why there are fewer trials than were asked for."""
-    ended = study.finished()
-    if study.is_exhausted and ended < wanted and not study.stopping:
-        console.line(
-            f"the search ends after {ended} trials, not {wanted}: "
-            "the space has no other configuration; --set leaves out fewer"
-        )
-
-
-def _say_waiting(study: Study, console: Console) -> None:
-    """Say that there are no trials left for what was enqueued."""
-    waiting = 0 if study.stopping else study.waiting()
-    if waiting:
-        console.line(
-            f"{waiting} enqueued configurations wait: all trials have begun; "
-            "a larger --trials tries them"
-        )
-
-
 def _weights(prepared: Prepared) -> list[Path]:
     """List the storage's own files that trials on other machines download."""
     path = Path(prepared.manifest.base.get("init.file") or ".")
     in_store = path.is_file() and s3.address(path) is not None
     return [path] if in_store else []
-
-
-def _conclude(study: Study, console: Console) -> None:
-    """Print the result of a complete study, and put it on record."""
-    found = judge_study(study)
-    number = study.best_number()
-
-    if number is not None:
-        selected = _announce_best(study, number, console)
-        said = claim(study, found)
-        console.line(said)
-        metrics = {} if found is None else found.metrics()
-        metrics["chosen/trial"] = float(number)
-        study.summarize(metrics, verdict=said, chosen=selected)
-
-    _conclude_front(study, console)
-    sentence = worth(study)
-    if sentence is not None:
-        console.line(sentence)
-        study.summarize({}, warm_start=sentence)
-
-    if study.repeat_rule.rule != WINNER:  # one observation makes no claim to doubt
-        for doubt in doubts(study, study.directory.parent):
-            console.line(f"note: {doubt}")
-
-    study.emit("finish", state="FINISHED")
-
-
-def _conclude_front(study: Study, console: Console) -> None:
-    """Print the front of several objectives, draw it, and put both on record."""
-    said = front_conclusions(study)
-    if not said:
-        return
-    for line in said:
-        console.line(line)
-    study.summarize({}, front=" ".join(said))
-    from tune.reports.cost_figure import FRONT, write_front_picture  # brings plotly
-
-    write_front_picture(read_record(study.directory), study.directory / FRONT)
-    study.emit("artifact", trial=None, path=FRONT, to="plots")
-
-
-def _announce_best(study: Study, number: int, console: Console) -> str:
-    """Print the chosen trial, and return what is said of it."""
-    folder = study.directory / "trials" / f"{number:04d}"
-    with contextlib.suppress(UserError):  # MLflow then lacks the file, and says so
-        s3.present(folder / BEST)
-
-    if not study.manifest.function:
-        study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="backbone")
-    elif (folder / BEST).exists():  # a function need not save anything
-        study.emit("artifact", trial=number, path=f"trials/{number:04d}/best.pt", to="model")
-    chosen = selection(study, study.finished())
-    assert chosen is not None  # `number` is the study's answer
-    console.line(chosen.sentence)
-    parameters = study.frozen_trials()[number].params
-    console.line(f"with {assignments(parameters)}")
-    return chosen.sentence

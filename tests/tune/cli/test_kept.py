@@ -10,9 +10,10 @@ import torch
 
 from tests.commands import to_resolve
 from trainables.errors import UserError
+from tune.cli.default_config import resolve
 from tune.cli.options import Options
 from tune.cli.orientation import facing
-from tune.cli.prepare import Prepared, prepare, resolve
+from tune.cli.prepare import Prepared, prepare
 from tune.experiment_file import find_experiment
 from tune.experiments import EXPERIMENTS, Experiment
 

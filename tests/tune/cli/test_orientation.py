@@ -9,8 +9,9 @@ from tests.commands import to_resolve
 from trainables.augment.view_config import ViewConfig
 from trainables.config import build
 from tune.backbones.resolve import in_setting
+from tune.cli.default_config import resolve
 from tune.cli.orientation import facing
-from tune.cli.prepare import resolve, with_balance
+from tune.cli.prepare import with_balance
 from tune.experiments import EXPERIMENTS, Experiment
 from tune.search.space import asked_for, within
 

@@ -10,9 +10,9 @@ import pytest
 
 from tests.commands import LOCAL_TOY, Call, left_in, to_resolve
 from trainables.errors import UserError
+from tune.cli.default_config import resolve
 from tune.cli.own_ranges import check_drawn, typed_ranges, with_ranges
 from tune.cli.plan import space_as_typed
-from tune.cli.prepare import resolve
 from tune.experiments import EXPERIMENTS
 from tune.search.ranges import parse_range
 from tune.search.space import as_json, describe

@@ -130,7 +130,7 @@ def test_what_this_machine_has_no_room_for_leaves_no_study_behind(
     monkeypatch.setattr(
         "tune.execution.capacity.machine_resources", lambda: {"CPU": 2.0, "GPU": 0.0}
     )
-    monkeypatch.setattr("tune.cli.prepare._check_workers", lambda *given: None)  # about images
+    monkeypatch.setattr("tune.cli.prepare.check_workers", lambda *given: None)  # about images
     refused = call("toy", "--trials", "1", "--repeats", "0", *words)
     assert refused.code == 2
     assert said in refused.line

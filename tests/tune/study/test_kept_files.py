@@ -8,7 +8,7 @@ import pytest
 
 from tests.studies import manifest, open_study
 from trainables.files import BEST, LAST
-from tune.cli.session import _pin_for_others
+from tune.cli.held_weights import pin_for_others
 from tune.reports.disk import disk_use, expected_disk, megabytes
 from tune.study.kept_files import PIN, RETRAINED, pin, retrained_value
 from tune.study.study import Study
@@ -115,7 +115,7 @@ def test_a_study_of_an_earlier_version_holds_what_it_starts_from(tmp_path: Path)
     base = {**manifest().base, "init.origin": "toy/3", "init.file": "/elsewhere/best.pt"}
     (tmp_path / "other").mkdir()
     replace(manifest(name="other"), base=base).write(tmp_path / "other/study.json")
-    _pin_for_others(tmp_path / "toy")
+    pin_for_others(tmp_path / "toy")
     run_all(tmp_path, VALUES, keep="best")
     assert with_weights(tmp_path) == {0, 3} | BEST_FIVE
 

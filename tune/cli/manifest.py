@@ -1,0 +1,142 @@
+"""The manifest of the study that a command asks for: its options, and where they leave something
+open, what an earlier start of the study has on record."""
+
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import UserError
+from tune.cli.default_config import Resolved
+from tune.cli.options import Options
+from tune.cli.own_ranges import as_record, left_out
+from tune.experiment_file import OwnExperiment
+from tune.experiments import Experiment
+from tune.function_source import source_of
+from tune.object_store import s3
+from tune.search.space import as_json, describe
+from tune.study.manifest import Manifest
+from tune.study.objectives import parse_objectives
+from tune.study.rules import CURRENT, REPEATS
+
+
+def make_manifest(
+    options: Options,
+    directory: Path,
+    resolved: Resolved,
+    data: Any,
+    there: Manifest | None,
+    *,
+    objective: str,
+    rules: dict[str, Any],
+    seen: Any,
+    warm_start: Any,
+    control: Any,
+) -> Manifest:
+    """Return the manifest of a study.
+
+    Args:
+        directory: of the study.
+        there: the manifest that the study began with; None: it is new.
+        objective: the metric that selects.
+    Raises:
+        UserError: several objectives that are none, or `--keep` where there is no choice.
+    """
+    experiment = resolved.experiment
+    preset = resolved.preset
+    pins = resolved.pins
+    return Manifest(
+        name=directory.name,
+        experiment=experiment.name,
+        preset=preset,
+        objective=objective,
+        objectives=_objectives(options, there, objective),
+        seed=options.seed,
+        base=resolved.base,
+        pins=pins,
+        space=as_json(describe(experiment.space, preset, pins)),
+        ranges=as_record(resolved.ranges),
+        unsearched=left_out(options, experiment, preset, resolved.ranges),
+        data=_data(data, resolved.base),
+        warm_start=warm_start,
+        rules=rules,
+        seen=seen,
+        keep=_keep(options, there, directory.parent),
+        repeats=_repeats(options, there),
+        control=control,
+        function=experiment.function is not None,
+        code=_code(options, experiment, there),
+        source=_source(options, experiment, there),
+    )
+
+
+def _data(data: Any, base: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "path": str(base.get("data.name", "")),
+        "images": len(data.train),
+        **_contents(data),
+        "summary": data.summary.as_json(),
+    }
+
+
+def _contents(data: Any) -> dict[str, str]:
+    """Name the set of training images, which a backbone of this study will have seen."""
+    from trainables.data.contents import digest_of_keys
+
+    contents = getattr(data, "contents", None)
+    if contents is None:
+        return {}
+    return {"contents": digest_of_keys(contents.keys[data.train.indices])}
+
+
+def _objectives(options: Options, there: Manifest | None, main: str) -> list[str] | None:
+    """Return all objectives where there are several: those typed, or those of the study."""
+    if options.objective is None and there is not None:
+        return there.objectives
+    return parse_objectives(options.objective or [], main)
+
+
+def _keep(options: Options, there: Manifest | None, storage: Path) -> str:
+    """Return the trials whose weights are kept: as asked for, or as the study has it.
+
+    Raises:
+        UserError: a bucket keeps all of them, as the threads that send them may be behind.
+    """
+    if s3.address(storage) is not None:
+        if options.keep == "best":
+            raise UserError("--keep best: a study in a bucket keeps all weights; leave it out")
+        return "all"
+    return options.keep or ("best" if there is None else there.keep)
+
+
+def _repeats(options: Options, there: Manifest | None) -> int:
+    """Return `--repeats`, or the number that the study began with, or its rule's default."""
+    if options.repeats is not None:
+        return options.repeats
+    if there is None:
+        return REPEATS[str(CURRENT["repeats"])]
+    if there.repeats is not None:
+        return there.repeats
+    return REPEATS[str(there.rules["repeats"])]
+
+
+def _code(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
+    """Return the manifest's entry of an experiment of the user's own; None for one of ours."""
+    if not isinstance(experiment, OwnExperiment):
+        return None
+
+    entry = experiment.code.as_json() | {"top": experiment.top}
+    if options.accept_code and there is not None and there.code is not None:
+        entry["accepts"] = there.code["sha256"]
+    return entry
+
+
+def _source(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
+    """Return the manifest's entry of a function that no kept file holds; None for others."""
+    if experiment.function is None or isinstance(experiment, OwnExperiment):
+        return None
+
+    entry = source_of(experiment.function.call)
+    if entry is not None and options.accept_code and there is not None and there.source is not None:
+        entry["accepts"] = there.source["sha256"]
+    return entry

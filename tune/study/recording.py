@@ -1,0 +1,312 @@
+"""The record of what happens to the runs of an open study, in one order: the event log first
+(appended and fsynced), then Optuna."""
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trainables.files import ARCHITECTURE, CLASS_RESULTS
+from tune.function import LENGTH
+from tune.search.methods import why_stopped
+from tune.study.disk import Patience, StorageFailed
+from tune.study.early_failures import (
+    LEFT_OUT,
+    EarlyFailures,
+    Held,
+    TrialsFailAlike,
+    error_of,
+    told,
+    told_left_out,
+)
+from tune.study.events import EventLog
+from tune.study.kept_files import KeptFiles
+from tune.study.known import Known
+from tune.study.log_state import apply_event
+from tune.study.objectives import check_measured, with_objectives
+from tune.study.planner import Planner
+from tune.study.put_back import PutBack
+from tune.study.run_configs import write_config
+from tune.study.trials import OWN
+from tune.study.work import Outcome, Work
+
+Observer = Callable[[dict[str, Any]], None]
+
+_BREATH_S = 0.2
+"""A search in one thread looks so often whether the disk is back."""
+
+
+class Recording(Known):
+    """The side of a `Study` that writes what has happened.
+
+    Attributes:
+        log: the event log.
+        observers: are called with every event after it has been written.
+        files: those of runs that have ended.
+        stopping: no work is handed out any more.
+        leave_out: takes a machine out of those that get trials; False where that is impossible.
+    """
+
+    directory: Path
+    log: EventLog
+    observers: list[Observer]
+    stopping: bool
+    leave_out: Callable[[str], bool]
+    files: KeptFiles
+    _emitting: threading.Lock
+    _disk: Patience
+    _planner: Planner
+    _early: EarlyFailures
+    _put_back: PutBack
+    _failing: str | None
+    """The reason to end the run once nothing runs any more."""
+
+    # -- the event log
+
+    def emit(self, event: str, **fields: Any) -> None:
+        """Append to the event log, then tell the observers (console, MLflow). Any thread may call
+        it."""
+        with self._emitting:
+            written = self.log.append(event, **fields)
+            apply_event(self._state, written)
+            for observer in self.observers:
+                observer({"event": event, **fields})
+
+    def summarize(self, metrics: dict[str, float], **tags: str) -> None:
+        """Record metrics and tags of the whole study (baseline, verdict)."""
+        self.emit("summary", metrics=metrics, tags=tags)
+
+    def _emit_for(self, event: str, work: Work, **fields: Any) -> None:
+        if work.id.repeat is not None:
+            fields["repeat"] = work.id.repeat
+        self.emit(event, trial=work.id.trial, **fields)
+
+    # -- runs
+
+    def started(self, work: Work) -> None:
+        """Record that a process has begun the work, or resumed it after the loss of another."""
+        if work.kind == "baseline":
+            return
+        self._write_config(work)
+        own = {"enqueued": True} if self._is_own(work) else {}
+        self._emit_for(
+            "start",
+            work,
+            config=work.config,
+            attempt=self._state.attempts(work.id) + 1,
+            resumed_epoch=self._state.last_epoch(work.id),
+            **own,
+        )
+
+    def _write_config(self, work: Work) -> None:
+        directory = Path(work.directory)
+        self._disk.insist(lambda: write_config(directory, work.config), directory)
+
+    def _is_own(self, work: Work) -> bool:
+        """True for a trial whose configuration somebody named."""
+        if work.kind != "trial":
+            return False
+        return OWN in self._database.frozen()[_trial_number(work)].user_attrs
+
+    def reported(
+        self, work: Work, epoch: int, metrics: dict[str, float], node: str | None = None
+    ) -> bool:
+        """Record an epoch, unless it is on record already. False: stop this trial now.
+
+        Args:
+            node: the machine that it comes from, where there may be several.
+        Raises:
+            TrialsFailAlike: trials of another machine failed in a row, and this one works.
+        """
+        if self.is_new_epoch(work, epoch):
+            self._record_epoch(work, epoch, metrics, node)
+        if work.kind != "trial":
+            return True
+
+        number = _trial_number(work)
+        length = metrics.get(LENGTH)
+        epochs = None if length is None else int(length)
+        stop = self._database.report(number, epoch, metrics[self.objective], epochs)
+        # The default takes its places on the rungs, but always runs to the end.
+        return number == 0 or not stop
+
+    def _record_epoch(
+        self, work: Work, epoch: int, metrics: dict[str, float], node: str | None
+    ) -> None:
+        self._put_back.note_report(node)
+        if work.kind != "trial":
+            self._emit_for("report", work, epoch=epoch, metrics=metrics)
+            return
+
+        self._early.note_report(node)
+        self._record_failures(self._early.take(node))
+        if epoch == 1:
+            if not self.manifest.function:  # which may report something else at every epoch
+                check_measured(metrics, self._objectives)
+            # After a kill between the two the artifact is on record twice, not never.
+            self._emit_artifact(work, ARCHITECTURE)
+        self._emit_for("report", work, epoch=epoch, metrics=metrics)
+        self._end_if_alike()
+
+    def is_new_epoch(self, work: Work, epoch: int) -> bool:
+        """True where no epoch so late is on record. A run that resumes reports its last again."""
+        return epoch > (self._state.last_epoch(work.id) or 0)
+
+    def _emit_artifact(self, work: Work, name: str) -> None:
+        """Record a file that a trial may have written."""
+        if (Path(work.directory) / name).exists():
+            number = _trial_number(work)
+            self.emit("artifact", trial=number, path=f"trials/{number:04d}/{name}", to="")
+
+    def ended(self, work: Work, outcome: Outcome, node: str | None = None) -> None:
+        """Record the end of a run. A second end of the same run is ignored.
+
+        Args:
+            node: the machine that it ran on, where there may be several.
+        Raises:
+            TrialsFailAlike: trials fail in a row before they report anything.
+        """
+        if work.kind == "baseline":
+            self._planner.end(work.id)
+            self._record_baseline(outcome)
+            return
+        if work.id not in self._planner.running:
+            return
+        is_silent = work.kind == "trial" and self._state.last_epoch(work.id) is None
+        if is_silent and self._early.holds(outcome):
+            if node in self._early.left_out:
+                self.requeue(work)
+            else:
+                self._fail_early(work, outcome, node)
+            return
+
+        if work.kind == "trial":
+            self._record_failures(self._early.take(node))
+        self._record_end(work, outcome)
+
+    def _fail_early(self, work: Work, outcome: Outcome, node: str | None) -> None:
+        """Hold the failure, or end the run where it is the last of too many. Those that failed for
+        the first time then stay open: the next start tries them once more."""
+        if self._early.differs(outcome, node):
+            self._record_failures(self._early.take(node))
+        self._planner.end(work.id)
+        self._early.add(work, outcome, node)
+        self._end_if_alike()
+
+    def _end_if_alike(self) -> None:
+        """End the run where enough trials failed alike, and none runs that may still work.
+
+        Raises:
+            TrialsFailAlike: so it is.
+        """
+        full = self._early.full()
+        if full is None or self._silent():
+            return
+
+        node, held = full
+        _, outcome = held[-1]
+        why = f"failed before their first report ({error_of(outcome)})"
+        if node is not None and self._left_out(node, len(held), why):
+            return
+
+        self._early.take_all()
+        for work, its_outcome in held:
+            if self._state.run(work.id).early_failures:
+                self._record_end(work, its_outcome)
+            else:
+                about = {"reason": its_outcome.reason, "error": its_outcome.error}
+                self._emit_for("early_failure", work, **about)
+        message = told(len(held), outcome, node)
+        if node is None or not self._planner.running:
+            raise TrialsFailAlike(message)
+        self._failing = message  # what runs on other machines comes to its end
+
+    def _left_out(self, node: str, count: int, why: str) -> bool:
+        """Let a machine get no trials any more, on record, and hand out again what has failed
+        there; False where that is impossible.
+
+        Args:
+            count: trials that failed there.
+            why: what happened to them.
+        """
+        if not self.leave_out(node):
+            return False
+        for work, _ in reversed(self._early.leave_out(node)):
+            self._planner.hand_out_again(work.id)
+
+        line = told_left_out(node, count, why)
+        self._put_back.tell(line)
+        known = self._state.tags.get(LEFT_OUT)
+        self.summarize({}, **{LEFT_OUT: line if known is None else f"{known}; {line}"})
+        return True
+
+    def _silent(self) -> bool:
+        """True where a trial runs that has not reported yet: it may still work."""
+        return any(
+            work_id.kind == "trial" and self._state.last_epoch(work_id) is None
+            for work_id in self._planner.running
+        )
+
+    def _record_failures(self, held: Held) -> None:
+        for work, outcome in held:
+            self._record_end(work, outcome)
+
+    def _record_end(self, work: Work, outcome: Outcome) -> None:
+        if self._state.outcome(work.id) is None:
+            if work.kind == "trial":
+                self._emit_artifact(work, CLASS_RESULTS)
+                outcome = with_objectives(self._state.run(work.id), outcome, self._objectives)
+            self._emit_for("end", work, **outcome.to_event())
+        if work.kind == "trial":
+            self._database.tell(_trial_number(work), outcome)
+        self._planner.end(work.id)
+        self.files.ended(work.id)
+
+    def _record_baseline(self, outcome: Outcome) -> None:
+        if outcome.state == "COMPLETE":
+            self.summarize(outcome.metrics)
+            return
+        # A baseline that fails is no reason to lose the study.
+        why = {
+            "baseline.reason": outcome.reason or "",
+            "baseline.error": outcome.error or "",
+        }
+        self.summarize({f"baseline/{self.objective}": math.nan}, **why)
+
+    def pruned(self, work: Work) -> Outcome:
+        """The outcome of a trial that `reported` has just stopped."""
+        values = self._database.values(_trial_number(work))
+        best = max(values.values())
+        reason = why_stopped(self.manifest.rules["rungs"], max(values))
+        return Outcome("PRUNED", best, reason, {f"best/{self.objective}": best})
+
+    def requeue(self, work: Work) -> None:
+        """Record that no process works on it any more, although it has not ended: a trial is the
+        next to be handed out, now or at the next start."""
+        self._planner.requeue(work.id)
+
+    def put_back(self, work: Work, failure: StorageFailed, node: str | None = None) -> None:
+        """Record that a run's process could not write the study's folder: it is the next to be
+        handed out, after a pause where the disk is a shared one.
+
+        Args:
+            node: the machine of that process, where there may be several.
+        Raises:
+            StudyEnds: nothing is gained by waiting.
+        """
+        if not self.stopping and node not in self._early.left_out:
+            self._put_back.add(failure, node)
+        self.requeue(work)
+
+    def await_disk(self) -> None:
+        """Wait as long as no work is handed out after a failure of the disk: for a search in one
+        thread, which has nothing else to do."""
+        while self._put_back.rests and not self.stopping:
+            time.sleep(_BREATH_S)
+
+
+def _trial_number(work: Work) -> int:
+    assert work.id.trial is not None
+    return work.id.trial
