@@ -26,8 +26,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from trainables.backbone.export import save_backbone
+from trainables.backbone.initial import InitConfig
 from trainables.base import Metrics
-from trainables.classifier import Classifier, ClassifierConfig, InitConfig
+from trainables.classifier import Classifier, ClassifierConfig
 from trainables.config import build
 from trainables.engine import checkpoint
 from trainables.engine.fit import train_step

@@ -11,11 +11,11 @@ from trainables.augment.views import evaluation_view
 from trainables.backbone.cached_features import FeaturesConfig
 from trainables.backbone.export import save_backbone
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig
 from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.classifier import Classifier, ClassifierConfig
 from trainables.data import DataConfig
-from trainables.finetune import InitConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig
 

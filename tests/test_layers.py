@@ -53,7 +53,7 @@ FLOORS = {
         {"byol", "dino", "finetune", "moco", "simclr", "vicreg"},
         {"lightly_methods"},
         {"self_supervised"},
-        {"segmenters"},
+        {"classifiers", "segmenters"},
         {"backbone"},
         {"engine"},
         {"base"},

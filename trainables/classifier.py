@@ -10,7 +10,7 @@ The objective is val/top1. The settings A to E are in `search_spaces/classify.py
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ from trainables.backbone.cached_features import (
     FrozenFeatures,
     why_not_cached,
 )
-from trainables.backbone.export import load_fc_state
 from trainables.backbone.feature_store import Features
 from trainables.backbone.freezing import FreezeConfig
-from trainables.backbone.networks import FC_UNITS, BackboneConfig
+from trainables.backbone.initial import InitConfig, check_image_size, initial_backbone
+from trainables.backbone.networks import BackboneConfig
 from trainables.balance import BalanceConfig, BalancedSampler, image_weights
 from trainables.base import AVERAGED, Batch, Metrics, TrainConfig
 from trainables.class_metrics import (
@@ -39,20 +39,14 @@ from trainables.class_metrics import (
     macro_f1,
     write_class_results,
 )
+from trainables.classifiers.heads import ClassifierHeadConfig, build_head, with_fc_stage
+from trainables.classifiers.losses import LossConfig, soft_loss, soft_losses
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task
 from trainables.data.sampling import BatchSampler
 from trainables.devices import to_double
-from trainables.errors import UserError
 from trainables.files import CLASS_RESULTS
-from trainables.finetune import (
-    FineTuned,
-    InitConfig,
-    InitialBackbone,
-    check_image_size,
-    initial_backbone,
-    labels_of,
-)
+from trainables.finetune import FineTuned, labels_of
 from trainables.head_job import HeadJob
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.outcomes import ImageOutcomes, image_outcomes
@@ -60,41 +54,6 @@ from trainables.plots.snapshots import confident_mistakes, write_arrays
 
 _TOP = 5
 _PROFILED_BATCHES = 4
-
-Alpha = Annotated[float, Field(ge=0, le=10)]
-
-
-@config
-class ClassifierHeadConfig:
-    """From features to logits."""
-
-    kind: Literal["linear", "mlp", "fc1000"] = "linear"
-    """linear: one layer. mlp: two, with ReLU and dropout between them. fc1000: the layer of 1000
-    units that ImageNet's networks end in, and one layer on it. If the file of weights has those
-    units, they start from it and are the last stage, `fc`, of what a policy freezes; otherwise they
-    start at random and always train."""
-    hidden: Annotated[int, Field(ge=8, le=8192)] = 256
-    """mlp only: hidden width, in units."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """mlp only: probability of dropping a hidden unit, in [0, 1)."""
-    zero_init: bool = False
-    """Start the last layer at zero: the first step then leaves the backbone as it is."""
-
-
-@config
-class LossConfig:
-    """Cross-entropy and its variants."""
-
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Part of the target that is spread over all classes, in [0, 1) (Szegedy et al. 2016, section
-    7)."""
-    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Exponent, in [0, 10], that lowers the weight of images the network is sure of (Lin et al.
-    2017, equation 4); 0 = cross-entropy."""
-    mixup: Alpha = 0.0
-    """Alpha of mixup, in [0, 10]; 0 = off. With cutmix also on, each image gets one of the two."""
-    cutmix: Alpha = 0.0
-    """Alpha of CutMix, in [0, 10]; 0 = off."""
 
 
 @config
@@ -377,86 +336,3 @@ class Pretraining(Classifier):
     that `ssl` sees without labels."""
 
     task: ClassVar[Task] = "pretrain"
-
-
-def build_head(config: ClassifierHeadConfig, feature_dim: int, classes: int) -> nn.Sequential:
-    """Build the layers from features (B, feature_dim) to logits (B, classes)."""
-    width = {"linear": feature_dim, "mlp": config.hidden, "fc1000": FC_UNITS}[config.kind]
-    # First, whatever comes before it: studies of one seed repeat only in this order of draws.
-    last = nn.Linear(width, classes)
-    if config.zero_init:
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    if config.kind == "linear":
-        return nn.Sequential(last)
-    if config.kind == "fc1000":
-        return nn.Sequential(nn.Linear(feature_dim, FC_UNITS), last)
-    return nn.Sequential(
-        nn.Linear(feature_dim, config.hidden),
-        nn.ReLU(inplace=True),
-        nn.Dropout(config.dropout),
-        last,
-    )
-
-
-def with_fc_stage(backbone: InitialBackbone, layer: nn.Module, init: InitConfig) -> InitialBackbone:
-    """Load ImageNet's layer of 1000 units into `layer` if the backbone's file has it, and make it
-    the last stage, `fc`.
-
-    Raises:
-        UserError: values in the file's layer are not finite.
-    """
-    if backbone.loaded is None:
-        return backbone
-    state = load_fc_state(Path(init.file), backbone.module, backbone.config.name)
-    if state is None:
-        return backbone
-
-    if not all(value.isfinite().all() for value in state.values()):
-        raise UserError(
-            f"backbone file {init.file}: its layer of {FC_UNITS} units holds values that are not "
-            "finite; give another file"
-        )
-    layer.load_state_dict(state)
-    return replace(
-        backbone,
-        stages={**backbone.stages, "fc": [layer]},
-        loaded=replace(backbone.loaded, ignored=()),
-    )
-
-
-def soft_loss(
-    logits: Tensor,  # (B, C) float32
-    truth: Tensor,  # (B, C) probabilities
-    label_smoothing: float,  # in [0, 1)
-    focal_gamma: float,  # >= 0
-    weights: Tensor | None = None,  # (C,) of the classes; None: all 1
-) -> Tensor:  # scalar
-    """Mean over images of `soft_losses`."""
-    losses = soft_losses(logits, truth, label_smoothing, focal_gamma, weights)
-    return losses.mean()
-
-
-def soft_losses(
-    logits: Tensor,  # (B, C) float32
-    truth: Tensor,  # (B, C) probabilities
-    label_smoothing: float | Tensor,  # in [0, 1); a tensor () under `vmap`
-    focal_gamma: float | Tensor,  # >= 0
-    weights: Tensor | None = None,  # (C,) of the classes; None: all 1
-) -> Tensor:  # (B,)
-    """Loss of each image, -sum_c w_c q_c (1 - p_c)^gamma log p_c, with q = (1 - smoothing) truth +
-    smoothing / C and p = softmax(logits).
-
-    gamma = 0 is the cross-entropy; for hard labels without smoothing it is the focal loss (Lin et
-    al. 2017, equation 4).
-    """
-    log_p = logits.log_softmax(1)
-    weight = (1 - label_smoothing) * truth + label_smoothing / truth.shape[1]
-    if isinstance(focal_gamma, Tensor) or focal_gamma:
-        # For gamma < 1 the slope of the power is infinite at 0, which a certain image would reach.
-        unsure = (-torch.expm1(log_p)).clamp_min(1e-12)
-        weight = weight * unsure**focal_gamma
-    if weights is not None:
-        weight = weight * weights
-    return -(weight * log_p).sum(1)

@@ -1,13 +1,17 @@
 """Base of all trainables that put a head on a backbone: it loads the backbone, freezes and thaws
-its stages, and computes its features of a split."""
+its stages, and computes its features of a split.
+
+Experiments of one's own import `InitConfig` and what belongs to it from here
+(docs/adding-a-trainable.md).
+"""
 
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar, cast
+from typing import Any, ClassVar, Protocol, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,11 +34,12 @@ from trainables.backbone.freezing import (
     stage_groups,
     thaws_at,
 )
-from trainables.backbone.networks import BackboneConfig, build_backbone, stages
-from trainables.backbone.timm_networks import check_timm_size, is_timm
-from trainables.backbone.weights import Loaded, load_backbone
+from trainables.backbone.initial import InitConfig as InitConfig
+from trainables.backbone.initial import InitialBackbone as InitialBackbone
+from trainables.backbone.initial import check_image_size as check_image_size
+from trainables.backbone.initial import initial_backbone as initial_backbone
+from trainables.backbone.networks import BackboneConfig
 from trainables.base import Metrics, RunConfig, Trainable
-from trainables.config import config
 from trainables.data import DataConfig, DataSet, Split, Task, load_dataset
 from trainables.data.seen import SeenRecord, Training
 from trainables.engine import distributed
@@ -43,99 +48,6 @@ from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, shown_rows
 
 _CALIBRATION_IMAGES = 4096
-
-# Sides in px that leave at least one pixel after every halving.
-_MIN_IMAGE_SIZE = {
-    "cnn": 4,
-    "conv4": 16,
-    "resnet12": 16,
-    "vgg16": 32,
-    "vgg16_bn": 32,
-    "vgg19": 32,
-    "convnext_base": 32,
-}
-_MIN_IMAGE_SIZE_OF_OTHERS = 8
-
-
-@config
-class InitConfig:
-    """Source of the backbone's weights."""
-
-    source: Literal["scratch", "supervised", "ssl", "given"] = "scratch"
-    """scratch: random weights. supervised, ssl: weights in `file`, trained with or without labels.
-    given: weights in `file`, however trained."""
-    file: str = ""
-    """Path of the weights."""
-    sha256: str = ""
-    """SHA-256 that the file's content must have; "" accepts any."""
-    origin: str = ""
-    """STUDY/TRIAL that wrote the file, for the record."""
-
-    def __post_init__(self) -> None:
-        if (self.source == "scratch") != (not self.file):
-            raise ValueError(
-                f"source={self.source!r} with file={self.file!r}: "
-                "every source but scratch needs a file, and scratch none"
-            )
-
-
-def check_image_size(config: Any) -> None:
-    """Raise ValueError if images of `config.data` are too small for `config.backbone`, and
-    UserError if a network of timm cannot take their size."""
-    name = config.backbone.name
-    if is_timm(name):
-        size = config.data.image_size
-        check_timm_size(name, size, size)
-        return
-
-    smallest = _MIN_IMAGE_SIZE.get(name, _MIN_IMAGE_SIZE_OF_OTHERS)
-
-    if config.data.image_size < smallest:
-        raise ValueError(
-            f"backbone.name={name} needs data.image_size >= {smallest}, "
-            f"but got {config.data.image_size}"
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class InitialBackbone:
-    """A backbone as training starts from it."""
-
-    module: nn.Module
-    config: BackboneConfig
-    stages: dict[str, list[nn.Module]]
-    """Name -> modules, in the order of the data: what a freeze policy freezes and thaws."""
-    loaded: Loaded | None
-    """Result of loading a file; None for random weights."""
-
-    @property
-    def feature_dim(self) -> int:
-        """Features D of an image."""
-        dim: Any = self.module.feature_dim
-        return int(dim)
-
-
-def initial_backbone(config: BackboneConfig, init: InitConfig) -> InitialBackbone:
-    """Build the backbone of a config and load its weights if `init` names a file.
-
-    Raises:
-        UserError: the file is unusable, see `load_backbone`.
-    """
-    module = build_backbone(config)
-    loaded = load_initial_weights(module, config, init)
-    return InitialBackbone(module, config, stages(module), loaded)
-
-
-def load_initial_weights(
-    module: nn.Module, config: BackboneConfig, init: InitConfig
-) -> Loaded | None:
-    """Load the weights that `init` names into a backbone; None if it starts from scratch.
-
-    Draws no random number: a head that is built afterwards starts the same from every file.
-    """
-    if not init.file:
-        return None
-    return load_backbone(module, config, Path(init.file), init.sha256)
 
 
 def labels_of(split: Split) -> np.ndarray:  # (n,) int64

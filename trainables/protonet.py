@@ -25,19 +25,14 @@ from torch.nn import functional
 from trainables.augment.image_ops import Normalization
 from trainables.augment.view_config import ViewConfig
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig, check_image_size, initial_backbone
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import Batch, Metrics, TrainConfig
 from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, FewShotData, Split, Task
 from trainables.data.episodes import Episodes, EpisodeSampler
 from trainables.devices import in_float32
-from trainables.finetune import (
-    FineTuned,
-    InitConfig,
-    check_image_size,
-    initial_backbone,
-    labels_of,
-)
+from trainables.finetune import FineTuned, labels_of
 from trainables.metrics import mean_interval
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.outcomes import ImageOutcomes, digest_of, numbered

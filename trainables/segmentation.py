@@ -23,28 +23,30 @@ from trainables.augment.image_ops import Normalization
 from trainables.augment.joint_augment import JointAugment, JointAugmentConfig
 from trainables.backbone.export import load_backbone_meta
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig, InitialBackbone, load_initial_weights
 from trainables.backbone.networks import BackboneConfig
 from trainables.backbone.timm_networks import is_timm, map_shapes
 from trainables.base import Batch, Metrics, TrainConfig
 from trainables.class_metrics import class_results, write_class_results
 from trainables.config import Annotated, Field, config
-from trainables.data import IGNORE, DataConfig, DataSet, Split, Task
-from trainables.devices import send, sum_dtype
+from trainables.data import DataConfig, DataSet, Split, Task
+from trainables.devices import send
 from trainables.engine import distributed
 from trainables.errors import UserError
 from trainables.files import CLASS_RESULTS
-from trainables.finetune import FineTuned, InitConfig, InitialBackbone, load_initial_weights
+from trainables.finetune import FineTuned
 from trainables.metrics import calibrate_batchnorm
-from trainables.miou import confusion_matrix, image_overlaps, segmentation_metrics
+from trainables.miou import segmentation_metrics
 from trainables.optim import OptimConfig, ScheduleConfig
 from trainables.outcomes import image_outcomes
+from trainables.plots.mask_panels import mask_panels, pixels_right
 from trainables.plots.shown_images import shown_images
-from trainables.plots.snapshots import NO_IMAGE, Part, shown_rows, write_arrays
+from trainables.plots.snapshots import Part, shown_rows, write_arrays
 from trainables.segmenters.averaging import AveragingConfig, averaged_scores
+from trainables.segmenters.class_pixels import class_pixels
 from trainables.segmenters.losses import (
     SegmentationLossConfig,
     class_weights,
-    cross_entropy,
     segmentation_loss,
 )
 from trainables.segmenters.networks import (
@@ -57,10 +59,9 @@ from trainables.segmenters.networks import (
     segmenter_stages,
 )
 from trainables.segmenters.smp_networks import check_smp, is_smp
+from trainables.segmenters.tally import Tally
 
 _CALIBRATION_PIXELS = 1 << 24
-# Training masks that are counted for the weights of the classes.
-_COUNTED_MASKS = 512
 # Columns more than rows of an image that tries a network's maps, px.
 _OTHER_ASPECT = 21
 # Largest side of an image in a picture, px.
@@ -225,41 +226,23 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         nor the shapes of batches matter. Outcomes and accuracies of single images are put back into
         the order of the split.
         """
-        classes = len(self.data.classes)
-        confusion = torch.zeros(classes, classes + 1, dtype=torch.int64, device=self.device)
-        loss = torch.zeros((), dtype=sum_dtype(self.device), device=self.device)
-        # A worker may have no image at all.
-        accuracies = [torch.empty(0, device=self.device)]
-        overlaps = [torch.empty(0, classes, 2, dtype=torch.int64, device=self.device)]
-
-        order = [np.empty(0, np.int64)]
+        tally = Tally(len(self.data.classes), self.device, keeps_overlaps=prefix == "test")
         for positions, logits, masks in self._predictions(split, shared=True):
-            order.append(positions)
-            predicted = logits.argmax(1)
-            confusion += confusion_matrix(predicted, masks, classes)
-            loss += cross_entropy(logits, masks.long()).to(loss.dtype) * masks.numel()
+            tally.add(positions, logits, masks)
 
-            right = (predicted == masks).flatten(1).sum(1)
-            known = (masks != IGNORE).flatten(1).sum(1)
-            accuracies.append(right / known.clamp_min(1))
-            if prefix == "test":
-                overlaps.append(image_overlaps(predicted, masks, classes))
-
-        confusion = distributed.all_sum(confusion)
-        in_order = torch.from_numpy(np.concatenate(order).argsort()).to(self.device)
+        confusion = distributed.all_sum(tally.confusion)
         if prefix == "test":
-            gathered = distributed.gather_rows(torch.cat(overlaps)[in_order], len(split))
-            tested = {"test/miou": gathered.cpu().numpy()}
             judged = "" if split.whole is None else "whole"
+            tested = {"test/miou": tally.overlaps(len(split))}
             self._outcomes = image_outcomes(self.data, overlaps=tested, judged=judged)
         if prefix == "val":
             self._confusion = confusion.cpu()
-            gathered = distributed.gather_rows(torch.cat(accuracies)[in_order], len(split))
-            self._accuracies = gathered.cpu().numpy()
+            self._accuracies = tally.accuracies(len(split))
 
-        known_pixels = int(confusion[:, :classes].sum())
+        known_pixels = int(confusion[:, :-1].sum())
         metrics = segmentation_metrics(confusion, self.data.classes, prefix)
-        metrics[f"{prefix}/loss"] = distributed.all_sum(loss).item() / max(1, known_pixels)
+        loss = distributed.all_sum(tally.loss).item()
+        metrics[f"{prefix}/loss"] = loss / max(1, known_pixels)
         return metrics
 
     def _predictions(
@@ -336,8 +319,8 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         images = shown_images(self.data, self._accuracies)
         shown = replace(self.data.val, indices=images.rows)
         with torch.no_grad():
-            panels = self._panels(shown)
-        right, known = _pixels_right(panels)
+            panels = mask_panels(shown, self._predictions(shown))
+        right, known = pixels_right(panels)
 
         every = max(1, self.config.data.image_size // _SHOWN_SIDE)
         small = {name: panel[..., ::every, ::every] for name, panel in panels.items()}
@@ -352,30 +335,6 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             colors=np.array(self.data.colors, dtype=np.uint8),
             accuracies=right / known.clip(1),
         )
-
-    def _panels(self, shown: Split) -> dict[str, np.ndarray]:
-        """Images (n, 3, H, W), truths and predictions (n, H, W), uint8, on panels as large as the
-        largest of them.
-
-        An image lies at the top left of its panel. Beside it the panel is white: `NO_IMAGE` in a
-        mask.
-        """
-        count = len(shown)
-        heights, widths = _sides(shown)
-        panel = (heights.max(), widths.max())
-        panels = {
-            "images": np.full((count, 3, *panel), 255, np.uint8),
-            "truth": np.full((count, *panel), NO_IMAGE, np.uint8),
-            "predicted": np.full((count, *panel), NO_IMAGE, np.uint8),
-        }
-        for positions, logits, masks in self._predictions(shown):
-            images = shown.batch(positions) if shown.whole is None else shown.whole_batch(positions)
-            height, width = masks.shape[-2:]
-            predicted = logits.argmax(1).to(torch.uint8)
-            panels["images"][positions, :, :height, :width] = images.numpy()
-            panels["truth"][positions, :height, :width] = masks.cpu().numpy()
-            panels["predicted"][positions, :height, :width] = predicted.cpu().numpy()
-        return panels
 
     def snapshot_best(self, directory: Path, epoch: int) -> None:
         """Write `classes.csv`, results by class on the validation split."""
@@ -403,43 +362,3 @@ def check_encoder(config: SegmentationConfig, path: Path) -> None:
         f"backbone file {path} is a {trained}, but model.name={config.model.name} has a "
         f"{encoder}; add --set model.name={fitting}"
     )
-
-
-def _pixels_right(panels: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels predicted right, and pixels of known truth, of each image: (n,) int64 each."""
-    truth = panels["truth"]
-    known = (truth != IGNORE) & (truth != NO_IMAGE)
-    right = known & (panels["predicted"] == truth)
-    return right.sum((1, 2)), known.sum((1, 2))
-
-
-def _sides(split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Heights and widths of the images that are judged, (n,) each."""
-    if split.whole is None:
-        sides = np.full(len(split), split.images.shape[-1])
-        return sides, sides
-    shapes = np.array([split.whole.shape(row) for row in split.indices])
-    return shapes[:, 0], shapes[:, 1]
-
-
-def class_pixels(split: Split, classes: int) -> np.ndarray:  # (C,)
-    """Count the pixels of each class in at most `_COUNTED_MASKS` masks spread over the split.
-
-    If a class is in none of those, in all masks: it would otherwise weigh nothing.
-    """
-    spread = np.linspace(0, len(split) - 1, min(_COUNTED_MASKS, len(split)))
-    some = np.unique(spread.round().astype(int))
-
-    pixels = _count_pixels(split, some, classes)
-    if pixels.all() or len(some) == len(split):
-        return pixels
-    return _count_pixels(split, np.arange(len(split)), classes)
-
-
-def _count_pixels(split: Split, positions: np.ndarray, classes: int) -> np.ndarray:
-    """Pixels of each class in the masks at these positions."""
-    pixels = np.zeros(classes, np.int64)
-    for part in np.array_split(positions, max(1, len(positions) // 32)):
-        values = split.masks(part).numpy().ravel()
-        pixels += np.bincount(values, minlength=256)[:classes]
-    return pixels

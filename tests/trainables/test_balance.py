@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from trainables.balance import BalanceConfig, BalancedSampler, image_weights
-from trainables.classifier import soft_loss
+from trainables.classifiers.losses import soft_loss
 from trainables.data.sampling import Sampler
 
 COUNTS = np.array([500, 20, 1, 0, 80])

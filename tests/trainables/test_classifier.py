@@ -18,23 +18,18 @@ from trainables.augment.view_config import ViewConfig
 from trainables.augment.views import evaluation_view
 from trainables.backbone.export import load_backbone_meta, save_backbone
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig
 from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
-from trainables.classifier import (
-    Classifier,
-    ClassifierConfig,
-    ClassifierHeadConfig,
-    LossConfig,
-    build_head,
-    soft_loss,
-)
+from trainables.classifier import Classifier, ClassifierConfig
+from trainables.classifiers.heads import ClassifierHeadConfig, build_head
+from trainables.classifiers.losses import LossConfig, soft_loss
 from trainables.config import build
 from trainables.data import DataConfig
 from trainables.data.sampling import Sampler, generator
 from trainables.engine.fit import fit
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
-from trainables.finetune import InitConfig
 from trainables.metrics import calibrate_batchnorm
 from trainables.optim import OptimConfig, ScheduleConfig
 from tune.execution.runtimes import LocalRuntime

@@ -17,6 +17,7 @@ from torch.nn import functional
 from tests.steps import fresh_state
 from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig
 from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.config import build, flatten
@@ -27,7 +28,6 @@ from trainables.engine.fit import fit, train_step
 from trainables.engine.step import BatchSplitter
 from trainables.errors import TrialFailed, UserError
 from trainables.files import BEST
-from trainables.finetune import InitConfig
 from trainables.optim import OptimConfig
 from trainables.protonet import (
     EvaluationConfig,

@@ -16,6 +16,7 @@ from trainables.augment.joint_augment import JointAugmentConfig
 from trainables.augment.views import evaluation_view
 from trainables.backbone.export import load_backbone_state, save_backbone
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig
 from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.config import build
@@ -24,11 +25,11 @@ from trainables.data.sampling import generator
 from trainables.engine.fit import fit
 from trainables.errors import TrialFailed, UserError
 from trainables.files import BEST, LAST
-from trainables.finetune import InitConfig
 from trainables.optim import OptimConfig
 from trainables.plots.draw import draw
 from trainables.plots.masks import coloured
-from trainables.segmentation import Segmentation, SegmentationConfig, class_pixels
+from trainables.segmentation import Segmentation, SegmentationConfig
+from trainables.segmenters.class_pixels import class_pixels
 from trainables.segmenters.losses import SegmentationLossConfig
 from trainables.segmenters.networks import ModelConfig
 from tune.execution.runtimes import LocalRuntime

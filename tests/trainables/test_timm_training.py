@@ -12,6 +12,7 @@ pytest.importorskip("timm")
 
 from trainables.augment.views import evaluation_view
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig
@@ -20,7 +21,6 @@ from trainables.config import flatten
 from trainables.data import DataConfig
 from trainables.engine.fit import fit
 from trainables.files import BEST
-from trainables.finetune import InitConfig
 from trainables.optim import OptimConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.self_supervised import ValidationConfig

@@ -28,16 +28,18 @@ from trainables.backbone.cached_features import FeaturesConfig, FixedViews, why_
 from trainables.backbone.export import load_backbone_state
 from trainables.backbone.feature_store import Features, limit_bytes, open_features
 from trainables.backbone.freezing import FreezeConfig
+from trainables.backbone.initial import InitConfig
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import TrainConfig
-from trainables.classifier import Classifier, ClassifierConfig, ClassifierHeadConfig, LossConfig
+from trainables.classifier import Classifier, ClassifierConfig
+from trainables.classifiers.heads import ClassifierHeadConfig
+from trainables.classifiers.losses import LossConfig
 from trainables.data.sampling import Sampler, generator
 from trainables.data.splits import Split
 from trainables.engine import watchdog
 from trainables.engine.fit import fit
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
-from trainables.finetune import InitConfig
 from trainables.optim import OptimConfig, ScheduleConfig
 from tune.cli.plan import profile
 from tune.execution.runtimes import LocalRuntime

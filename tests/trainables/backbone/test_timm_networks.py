@@ -29,7 +29,7 @@ from trainables.classifier import ClassifierConfig  # noqa: E402
 from trainables.config import build  # noqa: E402
 from trainables.errors import UserError  # noqa: E402
 from trainables.segmentation import SegmentationConfig  # noqa: E402
-from trainables.segmenters.networks import UNet  # noqa: E402
+from trainables.segmenters.unet import UNet  # noqa: E402
 
 VIT = "timm:test_vit"  # timm's own small networks for tests
 CONV = "timm:test_resnet"

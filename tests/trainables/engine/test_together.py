@@ -11,7 +11,9 @@ import torch
 
 from tests.frozen import classifier, frozen_config
 from trainables.balance import BalanceConfig
-from trainables.classifier import ClassifierConfig, ClassifierHeadConfig, LossConfig
+from trainables.classifier import ClassifierConfig
+from trainables.classifiers.heads import ClassifierHeadConfig
+from trainables.classifiers.losses import LossConfig
 from trainables.engine import checkpoint
 from trainables.engine.checkpoint import TrainingState
 from trainables.engine.fit import train_epoch

@@ -23,7 +23,8 @@ from trainables.augment.view_config import ViewConfig
 from trainables.backbone.networks import BackboneConfig
 from trainables.base import Trainable, TrainConfig
 from trainables.byol import BYOL, BYOLConfig, HeadConfig
-from trainables.classifier import Classifier, ClassifierConfig, LossConfig
+from trainables.classifier import Classifier, ClassifierConfig
+from trainables.classifiers.losses import LossConfig
 from trainables.data import DataConfig
 from trainables.devices import send
 from trainables.engine.checkpoint import TrainingState

@@ -13,20 +13,18 @@ from torchvision.models.segmentation import deeplabv3_resnet50, deeplabv3_resnet
 from trainables.backbone.networks import BackboneConfig
 from trainables.config import build
 from trainables.segmenters import fcn
+from trainables.segmenters.deeplab import DeepLabV3, _NormOfOne, dilate
+from trainables.segmenters.enlarging import about_centres
 from trainables.segmenters.fcn import FCN32s, _conv2, _deconv5, copy_hidden, upsampling
 from trainables.segmenters.networks import (
-    DeepLabV3,
     ModelConfig,
     Segmenter,
-    UNet,
-    _about_centres,
-    _NormOfOne,
     build_encoder,
     build_segmenter,
     decoder,
-    dilate,
     segmenter_stages,
 )
+from trainables.segmenters.unet import UNet
 
 CLASSES = 7
 TINY = BackboneConfig(width=8, pool=1)
@@ -340,7 +338,7 @@ def test_cells_are_enlarged_about_their_centres(stride: int, size: int) -> None:
     cells = -(-size // stride)
     ramp = stride * torch.arange(cells, dtype=torch.float32).expand(1, 1, cells, cells)
     like = torch.zeros(1, 1, size, size)
-    columns = _about_centres(ramp, stride, like=like)[0, 0, 0]
+    columns = about_centres(ramp, stride, like=like)[0, 0, 0]
     expected = torch.arange(size).clamp_max(stride * (cells - 1)).float()
     torch.testing.assert_close(columns, expected)
 

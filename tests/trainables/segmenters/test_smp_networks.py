@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainables.backbone.initial import InitConfig
 from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.base import TrainConfig
 from trainables.config import build, flatten
@@ -15,7 +16,6 @@ from trainables.data import DataConfig
 from trainables.engine.fit import fit
 from trainables.errors import UserError
 from trainables.files import BEST
-from trainables.finetune import InitConfig
 from trainables.optim import OptimConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.segmenters import smp_networks
