@@ -41,6 +41,7 @@ FLOORS = {
         {"search"},
         {"experiment_file"},
         {"experiments"},
+        {"presets"},
         {"function"},
         {"command_line", "formatting", "clusters"},
         {"startup", "surroundings"},
