@@ -8,7 +8,8 @@ from typing import Any
 from trainables.config import build, flatten, nearest
 from trainables.errors import UserError
 from tune.cli.methods import check_grid, method_notes
-from tune.cli.options import Options, parse_pins
+from tune.cli.option_values import parse_pins
+from tune.cli.options import Options
 from tune.cli.orientation import facing, oriented
 from tune.cli.own_ranges import (
     check_default,

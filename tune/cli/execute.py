@@ -6,7 +6,9 @@ from pathlib import Path
 
 from trainables.errors import UserError
 from tune.cli.caller import COMMAND_LINE, Caller
-from tune.cli.options import Options, check_given, check_workers, parse_duration
+from tune.cli.option_checks import check_given, check_workers
+from tune.cli.option_values import parse_duration
+from tune.cli.options import Options
 from tune.cli.prepare import prepare
 from tune.cli.searching import check_batched
 from tune.cli.session import Session

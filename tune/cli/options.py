@@ -2,20 +2,16 @@
 typer makes its command line of the same fields."""
 
 import inspect
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
-from trainables.errors import UserError
-from tune.experiments import EXPERIMENTS, Experiment
+from tune.cli import completions
+from tune.experiments import EXPERIMENTS
 from tune.reports.drawing_process import Drawn
-from tune.study.rules import ENOUGH_SEARCHES, PRUNER_NAMES, SAMPLER_NAMES, Keep
-from tune.tracking.logs import LOGS
+from tune.study.rules import ENOUGH_SEARCHES, Keep
 
 DEFAULT_TRIALS = 16
 DEFAULT_SEARCHES = ENOUGH_SEARCHES
@@ -36,58 +32,18 @@ OWN_OPTION = {
 }
 """Config key -> the option that sets it, for keys that `--set` refuses."""
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _ABOUT = [f"{experiment.name}: {experiment.about}" for experiment in EXPERIMENTS.values()]
 _OWN = "a file: path/to/mine.py[:NAME]; or a command as it is: script --help"
 _EXPERIMENTS = "; ".join([*_ABOUT, _OWN])
-
-
-def _experiments(incomplete: str) -> list[str]:
-    return [name for name in EXPERIMENTS if name.startswith(incomplete)]
-
-
-def _typed_experiment(context: typer.Context) -> Experiment | None:
-    """Find the experiment in a line that is being completed, and so cannot be parsed yet."""
-    words = [context.params.get("experiment"), *context.args]
-    return next((EXPERIMENTS[word] for word in words if word in EXPERIMENTS), None)
-
-
-def _presets(context: typer.Context, incomplete: str) -> list[str]:
-    experiment = _typed_experiment(context)
-    names = experiment.presets if experiment else ()
-    return [name for name in names if name.startswith(incomplete)]
-
-
-def _samplers(incomplete: str) -> list[str]:
-    return [name for name in ("joint-tpe", *SAMPLER_NAMES) if name.startswith(incomplete)]
-
-
-def _pruners(incomplete: str) -> list[str]:
-    return [name for name in ("rungs", *PRUNER_NAMES) if name.startswith(incomplete)]
-
-
-def _settings(context: typer.Context, incomplete: str) -> list[str]:
-    experiment = _typed_experiment(context)
-    comparisons = experiment.comparisons.values() if experiment else ()
-    names = [name for comparison in comparisons for name in comparison.settings]
-    return [name for name in names if name.startswith(incomplete)]
-
-
-def _comparisons(context: typer.Context, incomplete: str) -> list[str]:
-    experiment = _typed_experiment(context)
-    names = experiment.comparisons if experiment else ()
-    return [name for name in names if name and name.startswith(incomplete)]
-
-
-def _logs(incomplete: str) -> list[str]:
-    return [name for name in LOGS if name.startswith(incomplete)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Everything that was typed, in the order in which `--help` lists it."""
 
-    experiment: Annotated[str, typer.Argument(help=_EXPERIMENTS, autocompletion=_experiments)]
+    experiment: Annotated[
+        str, typer.Argument(help=_EXPERIMENTS, autocompletion=completions.experiments)
+    ]
     data: Annotated[
         str | None,
         typer.Option(
@@ -152,14 +108,14 @@ class Options:
         str | None,
         typer.Option(
             help="joint-tpe (default), tpe, random, sobol, gp, cmaes or grid (docs/search.md).",
-            autocompletion=_samplers,
+            autocompletion=completions.samplers,
         ),
     ] = None
     pruner: Annotated[
         str | None,
         typer.Option(
             help="rungs (default), halving, hyperband, median or none (docs/search.md).",
-            autocompletion=_pruners,
+            autocompletion=completions.pruners,
         ),
     ] = None
     enqueue: Annotated[
@@ -173,7 +129,7 @@ class Options:
         str | None,
         typer.Option(
             help="tiny or full. Default: tiny on embedded data, full on a folder.",
-            autocompletion=_presets,
+            autocompletion=completions.presets,
         ),
     ] = None
     workers: Annotated[int, typer.Option(min=1, help="Workers of one trial.")] = 1
@@ -226,7 +182,7 @@ class Options:
         str | None,
         typer.Option(
             help="classify: A to E, A-long; fewshot: K1, K5, K10, euclidean, ...",
-            autocompletion=_settings,
+            autocompletion=completions.settings,
         ),
     ] = None
     backbone: Annotated[
@@ -293,14 +249,14 @@ class Options:
         list[str] | None,
         typer.Option(
             help="Keep the study there too, beside MLflow: csv, tensorboard, wandb. Repeatable.",
-            autocompletion=_logs,
+            autocompletion=completions.logs,
         ),
     ] = None
     compare: Annotated[
         str | None,
         typer.Option(
             help="fewshot: shots or distance; its settings in turn, and a table.",
-            autocompletion=_comparisons,
+            autocompletion=completions.comparisons,
         ),
     ] = None
 
@@ -319,138 +275,3 @@ def as_command(function: Callable[[Options], None]) -> Callable[..., None]:
     command.__doc__ = function.__doc__
     command.__signature__ = inspect.signature(Options)  # type: ignore[attr-defined]
     return command
-
-
-def check_given(options: Options) -> None:
-    """Refuse empty values: as a path, an unset variable of the shell would be the current folder.
-    From Python values may also have a wrong type, or be out of range.
-
-    Raises:
-        UserError: an option is "", or none that it can be.
-    """
-    for name, value in vars(options).items():
-        if value == "":
-            raise UserError(f"--{name.replace('_', '-')} is empty: give a value, or leave it out")
-
-    hints = get_type_hints(Options, include_extras=True)
-    for name, value in vars(options).items():
-        if value is not None:
-            _check_value(f"--{name.replace('_', '-')}", value, hints[name])
-
-
-def _check_value(option: str, value: Any, hint: Any) -> None:
-    """Refuse a value that typer would not have let through."""
-    allowed, declared = get_args(hint)[:2]
-    if not _is_one_of(value, allowed):
-        raise UserError(f"{option} {value!r} must be {_named(allowed)}")
-
-    low, high = declared.min, declared.max
-    if low is not None and value < low:
-        raise UserError(f"{option} {value} must be at least {low}")
-    if high is not None and value > high:
-        raise UserError(f"{option} {value} must be at most {high}")
-
-
-def _is_one_of(value: Any, allowed: Any) -> bool:
-    try:
-        TypeAdapter(allowed).validate_python(value, strict=True)
-    except ValidationError:
-        return False
-    return True
-
-
-def _named(allowed: Any) -> str:
-    """Name types, or the values that there are: `int`, `none or best or all`."""
-    if get_origin(allowed) is Literal:
-        return " or ".join(map(str, get_args(allowed)))
-    kinds = [kind for kind in get_args(allowed) or (allowed,) if kind is not NoneType]
-    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
-
-
-def check_workers(options: Options) -> None:
-    """Refuse numbers of workers and GPUs that no trial can run with.
-
-    Raises:
-        UserError: wrong use.
-    """
-    workers, gpus = options.workers, options.gpus_per_worker
-
-    if workers > 1 and options.batch_trials:
-        raise UserError(
-            f"--workers {workers} with --batch-trials, which is one process: leave one of them out"
-        )
-
-    if options.batch_trials:
-        _refuse_beside_batches(options)
-
-    if workers > 1 and options.local:
-        raise UserError(
-            f"--workers {workers} with --local, which is one process: leave one of them out"
-        )
-
-    if workers > 1 and gpus and gpus < 1:
-        raise UserError(
-            f"--gpus-per-worker {gpus:g}: each of --workers {workers} needs a GPU of its own (NCCL)"
-        )
-
-    if gpus is not None and not (0.0001 <= gpus <= 1 or gpus.is_integer()):
-        raise UserError(
-            f"--gpus-per-worker {gpus:g} must be 0, a share of one GPU such as 0.5, "
-            "or a whole number of them"
-        )
-
-
-def _refuse_beside_batches(options: Options) -> None:
-    """Refuse options that say how Ray spreads trials, where trials train as one in this process."""
-    spread = {
-        "--concurrent": options.concurrent,
-        "--gpus-per-worker": options.gpus_per_worker,
-    }
-    for name, value in spread.items():
-        if value is not None:
-            raise UserError(
-                f"{name} {value:g} with --batch-trials {options.batch_trials}, which trains as "
-                "many in one process, on one device: leave one of them out"
-            )
-
-
-def parse_pins(settings: list[str] | None) -> dict[str, Any]:
-    """Read `--set` values: ["optim.lr=0.1"] -> {"optim.lr": "0.1"}.
-
-    `trainables.config.build` checks the names and converts the values.
-
-    Raises:
-        UserError: not KEY=VALUE, or a key that has an option of its own.
-    """
-    pins = {}
-
-    for setting in settings or []:
-        key, equals, value = (part.strip() for part in setting.partition("="))
-
-        if not equals:
-            raise UserError(f"--set {setting!r} must be KEY=VALUE, such as --set optim.lr=0.1")
-
-        if key in OWN_OPTION:
-            raise UserError(f"--set {key}: use --{OWN_OPTION[key]} {value}")
-
-        pins[key] = value
-
-    return pins
-
-
-def parse_duration(text: str | None) -> float | None:
-    """Convert "90s", "30m", "2h" or "1.5h" to seconds.
-
-    Raises:
-        UserError: anything else, or 0.
-    """
-    if text is None:
-        return None
-
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
-    if match is None or float(match[1]) == 0:
-        raise UserError(
-            f"--time-budget {text!r} must be a number with s, m or h, such as 90s, 30m or 2h"
-        )
-
-    return float(match[1]) * _SECONDS[match[2]]

@@ -8,7 +8,8 @@ from search_spaces.classify import BackboneSetting
 from search_spaces.settings import Setting
 from tune.backbones.resolve import from_backbone, in_setting, start_values
 from tune.cli.default_config import is_folder, preset_of
-from tune.cli.options import Options, parse_pins
+from tune.cli.option_values import parse_pins
+from tune.cli.options import Options
 from tune.experiments import Experiment
 
 

@@ -11,15 +11,10 @@ epoch again whose report the study may lack, and no other.
 """
 
 import hashlib
-import json
 import math
-import os
-import pickle
 import random
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +24,26 @@ import torch
 from trainables.base import Metrics, Runtime
 from trainables.engine.checkpoint import save_checkpoint
 from trainables.errors import TrialFailed
-from trainables.files import BEST, HISTORY, LAST, write_atomically
+from trainables.files import BEST, HISTORY, LAST
 from trainables.outcomes import ImageOutcomes
+from tune.execution.function_files import (
+    NEXT,
+    OURS,
+    Report,
+    check_readable,
+    read_history,
+    replace_by_link,
+    saved_epoch,
+    write_history,
+)
 from tune.execution.function_outcomes import outcomes_per_image
 from tune.function import LENGTH, Function
 from tune.study.work import Work
-
-NEXT = ".next.pt"
-_OURS = "vistune"  # key of a checkpoint
-_PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 class TrialStopped(BaseException):
     """The study has stopped this trial: it leaves the function at `run.report`. No `except
     Exception` holds it up."""
-
-
-@dataclass
-class Report:
-    """The report of an epoch."""
-
-    epoch: int
-    """From 1."""
-    metrics: Metrics
-    saved: bool
-    """`best.pt` may hold this epoch."""
 
 
 class FunctionRun:
@@ -79,7 +69,7 @@ class FunctionRun:
         self._runtime = runtime
         # A script has checkpoints of its own.
         own = getattr(function.call, "resumes_itself", False)
-        self._saved_epoch = None if own else _epoch_of(self.directory)
+        self._saved_epoch = None if own else saved_epoch(self.directory)
         self._has_loaded = False
         self._length: int | None = None
         self._epoch = 0
@@ -90,7 +80,7 @@ class FunctionRun:
         self._began = time.perf_counter()
 
         known = math.inf if own else self._saved_epoch
-        self.history = _read_history(self.directory / HISTORY, known)
+        self.history = read_history(self.directory / HISTORY, known)
         self.tested: Metrics = {}
         self.outcomes: ImageOutcomes | None = None
         self.is_reporting = False
@@ -166,13 +156,13 @@ class FunctionRun:
             ValueError: `torch.load(..., weights_only=True)` cannot read a part again.
         """
         self._leave_if_stopped()
-        if _OURS in parts:
-            raise ValueError(f"run.save({_OURS}=...) is a name of vistune's own; give another")
+        if OURS in parts:
+            raise ValueError(f"run.save({OURS}=...) is a name of vistune's own; give another")
 
         path = self.directory / NEXT
-        save_checkpoint(path, {**parts, _OURS: {"epoch": self._epoch}})
+        save_checkpoint(path, {**parts, OURS: {"epoch": self._epoch}})
         if not self._checked:
-            _check_readable(path, parts)
+            check_readable(path, parts)
             self._checked = True
 
         self._staged = True
@@ -331,81 +321,16 @@ class FunctionRun:
                 self._write_history()
             saved = [report for report in self.history if report.saved]
             if max(saved, key=self._value) is last:
-                _link(staged, self.directory / BEST)
+                replace_by_link(staged, self.directory / BEST)
 
         staged.replace(self.directory / LAST)
 
     def _write_history(self) -> None:
-        rows = [[report.epoch, report.metrics, report.saved] for report in self.history]
-        write_atomically(self.directory / HISTORY, json.dumps(rows) + "\n")
+        write_history(self.directory / HISTORY, self.history)
 
     def _content(self, name: str) -> dict[str, Any]:
         content = torch.load(self.directory / name, map_location=self.device, weights_only=True)
-        return {key: value for key, value in content.items() if key != _OURS}
-
-
-def _epoch_of(folder: Path) -> int | None:
-    """Epochs done before the checkpoint in a trial's folder; None where there is none of ours, as
-    the function may write a file of that name itself."""
-    path = folder / LAST
-    if not path.exists():
-        return None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        epoch = int(content[_OURS]["epoch"])
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError):
-        return None
-
-    # Without the reports before it the best epoch is unknown: the trial begins anew.
-    is_known = epoch == 0 or (folder / HISTORY).exists()
-    return epoch if is_known else None
-
-
-def _read_history(path: Path, saved_epoch: float | None) -> list[Report]:
-    """The reports up to a checkpoint; none without one, as training begins anew."""
-    if saved_epoch is None or not path.exists():
-        return []
-    reports = [Report(*row) for row in json.loads(path.read_text())]
-    return [report for report in reports if report.epoch <= saved_epoch]
-
-
-def _check_readable(path: Path, parts: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint now that could not be read at a resume."""
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        path.unlink()
-        raise ValueError(
-            f"run.save takes tensors, numbers, texts, lists and dictionaries, such as "
-            f"model=model.state_dict(); got {_first_foreign('', parts)}"
-        ) from error
-
-
-def _first_foreign(place: str, value: Any) -> str:
-    """Name the first value within another that a checkpoint may not hold, and its type; "" where
-    there is none."""
-    if isinstance(value, Mapping):
-        entries = [
-            (f"{place}[{key!r}]" if place else str(key), part) for key, part in value.items()
-        ]
-    elif isinstance(value, list | tuple):
-        entries = [(f"{place}[{index}]", part) for index, part in enumerate(value)]
-    else:
-        known = type(value) in _PLAIN or isinstance(value, torch.Tensor)
-        return "" if known else f"{place} of type {type(value).__name__}"
-    found = (_first_foreign(*entry) for entry in entries)
-    return next(filter(None, found), "")
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` another name of a file, in one step; a copy where a disk has no such names."""
-    link = target.with_name(f".{target.name}.link")
-    link.unlink(missing_ok=True)
-    try:
-        os.link(source, link)
-    except OSError:
-        shutil.copyfile(source, link)
-    link.replace(target)
+        return {key: value for key, value in content.items() if key != OURS}
 
 
 def _seed_all(seed: int, epoch: int | None = None) -> None:

@@ -1,0 +1,51 @@
+"""Values of options that are texts: `--set KEY=VALUE` and `--time-budget 30m`."""
+
+import re
+from typing import Any
+
+from trainables.errors import UserError
+from tune.cli.options import OWN_OPTION
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+def parse_pins(settings: list[str] | None) -> dict[str, Any]:
+    """Read `--set` values: ["optim.lr=0.1"] -> {"optim.lr": "0.1"}.
+
+    `trainables.config.build` checks the names and converts the values.
+
+    Raises:
+        UserError: not KEY=VALUE, or a key that has an option of its own.
+    """
+    pins = {}
+
+    for setting in settings or []:
+        key, equals, value = (part.strip() for part in setting.partition("="))
+
+        if not equals:
+            raise UserError(f"--set {setting!r} must be KEY=VALUE, such as --set optim.lr=0.1")
+
+        if key in OWN_OPTION:
+            raise UserError(f"--set {key}: use --{OWN_OPTION[key]} {value}")
+
+        pins[key] = value
+
+    return pins
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Convert "90s", "30m", "2h" or "1.5h" to seconds.
+
+    Raises:
+        UserError: anything else, or 0.
+    """
+    if text is None:
+        return None
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UserError(
+            f"--time-budget {text!r} must be a number with s, m or h, such as 90s, 30m or 2h"
+        )
+
+    return float(match[1]) * _SECONDS[match[2]]

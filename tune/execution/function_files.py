@@ -1,0 +1,102 @@
+"""The files of a function's trial: its checkpoints, and what it has reported."""
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.base import Metrics
+from trainables.files import HISTORY, LAST, write_atomically
+
+NEXT = ".next.pt"
+"""A save whose epoch has not been reported yet."""
+OURS = "vistune"
+"""Key of a checkpoint that is not the function's own."""
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+@dataclass
+class Report:
+    """The report of an epoch."""
+
+    epoch: int
+    """From 1."""
+    metrics: Metrics
+    saved: bool
+    """`best.pt` may hold this epoch."""
+
+
+def saved_epoch(folder: Path) -> int | None:
+    """Epochs done before the checkpoint in a trial's folder; None where there is none of ours, as
+    the function may write a file of that name itself."""
+    path = folder / LAST
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        epoch = int(content[OURS]["epoch"])
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError):
+        return None
+
+    # Without the reports before it the best epoch is unknown: the trial begins anew.
+    is_known = epoch == 0 or (folder / HISTORY).exists()
+    return epoch if is_known else None
+
+
+def read_history(path: Path, last_epoch: float | None) -> list[Report]:
+    """The reports up to the epoch of a checkpoint; none without one, as training begins anew."""
+    if last_epoch is None or not path.exists():
+        return []
+    reports = [Report(*row) for row in json.loads(path.read_text())]
+    return [report for report in reports if report.epoch <= last_epoch]
+
+
+def write_history(path: Path, history: Sequence[Report]) -> None:
+    """Write what has been reported."""
+    rows = [[report.epoch, report.metrics, report.saved] for report in history]
+    write_atomically(path, json.dumps(rows) + "\n")
+
+
+def check_readable(path: Path, parts: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint now that could not be read at a resume."""
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        path.unlink()
+        raise ValueError(
+            f"run.save takes tensors, numbers, texts, lists and dictionaries, such as "
+            f"model=model.state_dict(); got {_first_foreign('', parts)}"
+        ) from error
+
+
+def _first_foreign(place: str, value: Any) -> str:
+    """Name the first value within another that a checkpoint may not hold, and its type; "" where
+    there is none."""
+    if isinstance(value, Mapping):
+        entries = [
+            (f"{place}[{key!r}]" if place else str(key), part) for key, part in value.items()
+        ]
+    elif isinstance(value, list | tuple):
+        entries = [(f"{place}[{index}]", part) for index, part in enumerate(value)]
+    else:
+        known = type(value) in _PLAIN or isinstance(value, torch.Tensor)
+        return "" if known else f"{place} of type {type(value).__name__}"
+    found = (_first_foreign(*entry) for entry in entries)
+    return next(filter(None, found), "")
+
+
+def replace_by_link(source: Path, target: Path) -> None:
+    """Make `target` another name of a file, in one step; a copy where a disk has no such names."""
+    link = target.with_name(f".{target.name}.link")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(source, link)
+    except OSError:
+        shutil.copyfile(source, link)
+    link.replace(target)
