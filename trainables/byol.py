@@ -20,12 +20,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from trainables.base import Batch
 from trainables.config import Annotated, Field, config
-from trainables.self_supervised import (
-    SelfSupervised,
-    SelfSupervisedConfig,
-    momentum_at,
-    move_towards,
-)
+from trainables.momentum import momentum_at, move_towards
+from trainables.self_supervised import SelfSupervised, SelfSupervisedConfig
 
 
 @config

@@ -23,7 +23,8 @@ from trainables.augment.views import Augment
 from trainables.base import Batch
 from trainables.config import Annotated, Field, config
 from trainables.lightly_methods import LightlyConfig, LightlyMethod, import_lightly
-from trainables.self_supervised import Encoder, momentum_at, move_towards
+from trainables.momentum import momentum_at, move_towards
+from trainables.self_supervised import Encoder
 
 Temperature = Annotated[float, Field(gt=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

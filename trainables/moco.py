@@ -19,7 +19,8 @@ from trainables.config import Annotated, Field, config
 from trainables.data import DataSet
 from trainables.engine import distributed
 from trainables.lightly_methods import LightlyConfig, LightlyMethod, import_lightly
-from trainables.self_supervised import Encoder, move_towards
+from trainables.momentum import move_towards
+from trainables.self_supervised import Encoder
 
 _KEYS, _END = "queue.keys", "queue.end"
 

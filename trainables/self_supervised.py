@@ -4,7 +4,6 @@ does not see, collapse, calibration, export.
 `byol.py`, `simclr.py`, `moco.py`, `vicreg.py` and `dino.py` are the methods: networks and loss.
 """
 
-import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -394,19 +393,3 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
     def load_export(self, path: Path) -> None:
         self.backbone.load_state_dict(load_backbone_state(path))
         self._probe_is_fitted = False
-
-
-def momentum_at(step: int, total_steps: int, tau0: float) -> float:
-    """1 - (1 - tau0) (cos(pi k / K) + 1) / 2: from tau0 at the first step to 1 at the end (section
-    3.2)."""
-    progress = math.pi * step / total_steps
-    return 1 - (1 - tau0) * (math.cos(progress) + 1) / 2
-
-
-@torch.no_grad()
-def move_towards(target: nn.Module, source: nn.Module, momentum: float) -> None:
-    """xi <- m xi + (1 - m) theta for the parameters of two equal networks, in place and in one
-    call."""
-    moved: list[Tensor] = list(target.parameters())
-    reference: list[Tensor] = list(source.parameters())
-    torch._foreach_lerp_(moved, reference, 1 - momentum)

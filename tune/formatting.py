@@ -33,6 +33,13 @@ def assignments(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
+def read_assignment(text: str) -> tuple[str, str] | None:
+    """Key and value of `KEY=VALUE`, which may have spaces about them; None where it is none. The
+    value may be empty."""
+    key, equals, value = (part.strip() for part in text.partition("="))
+    return (key, value) if key and equals else None
+
+
 def plain_console(width: int | None = None) -> Console:
     """A console that prints text unchanged: a name may contain what rich takes for markup or an
     emoji.

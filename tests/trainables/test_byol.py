@@ -34,8 +34,9 @@ from trainables.engine.fit import fit, train_step
 from trainables.errors import TrialFailed
 from trainables.files import BEST
 from trainables.metrics import calibrate_batchnorm, share
+from trainables.momentum import momentum_at
 from trainables.optim import OptimConfig, build_optimizer
-from trainables.self_supervised import ValidationConfig, momentum_at
+from trainables.self_supervised import ValidationConfig
 from tune.execution.runtimes import LocalRuntime
 
 SMALL = BYOLConfig(

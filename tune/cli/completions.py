@@ -3,7 +3,7 @@
 import typer
 
 from tune.experiments import EXPERIMENTS, Experiment
-from tune.study.rules import PRUNER_NAMES, SAMPLER_NAMES
+from tune.search.method_names import PRUNERS, SAMPLERS
 from tune.tracking.logs import LOGS
 
 
@@ -24,11 +24,11 @@ def presets(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def samplers(incomplete: str) -> list[str]:
-    return [name for name in ("joint-tpe", *SAMPLER_NAMES) if name.startswith(incomplete)]
+    return [name for name in SAMPLERS if name.startswith(incomplete)]
 
 
 def pruners(incomplete: str) -> list[str]:
-    return [name for name in ("rungs", *PRUNER_NAMES) if name.startswith(incomplete)]
+    return [name for name in PRUNERS if name.startswith(incomplete)]
 
 
 def settings(context: typer.Context, incomplete: str) -> list[str]:

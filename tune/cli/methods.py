@@ -7,18 +7,17 @@ from trainables.errors import UserError
 from tune.cli.options import Options
 from tune.experiments import Experiment
 from tune.search.grid import LARGEST, gridded
-from tune.search.methods import (
+from tune.search.method_names import (
     COMPLETED_ALONE,
     GRID,
     PRUNERS,
     SAMPLERS,
     SINGLE_OBJECTIVE,
     Rule,
-    check_pruner,
-    check_sampler,
     pruner_name,
     sampler_name,
 )
+from tune.search.methods import check_pruner, check_sampler
 from tune.search.small_space import countable
 from tune.study.manifest import Manifest
 from tune.study.rules import CURRENT

@@ -5,6 +5,7 @@ from typing import Any
 
 from trainables.errors import UserError
 from tune.cli.options import OWN_OPTION
+from tune.formatting import read_assignment
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
@@ -18,18 +19,15 @@ def parse_pins(settings: list[str] | None) -> dict[str, Any]:
         UserError: not KEY=VALUE, or a key that has an option of its own.
     """
     pins = {}
-
     for setting in settings or []:
-        key, equals, value = (part.strip() for part in setting.partition("="))
-
-        if not equals:
+        pin = read_assignment(setting)
+        if pin is None:
             raise UserError(f"--set {setting!r} must be KEY=VALUE, such as --set optim.lr=0.1")
 
+        key, value = pin
         if key in OWN_OPTION:
             raise UserError(f"--set {key}: use --{OWN_OPTION[key]} {value}")
-
         pins[key] = value
-
     return pins
 
 

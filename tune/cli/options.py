@@ -2,7 +2,7 @@
 typer makes its command line of the same fields."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ import typer
 from tune.cli import completions
 from tune.experiments import EXPERIMENTS
 from tune.reports.drawing_process import Drawn
+from tune.search.method_names import PRUNERS, SAMPLERS
 from tune.study.rules import ENOUGH_SEARCHES, Keep
 
 DEFAULT_TRIALS = 16
@@ -35,6 +36,12 @@ OWN_OPTION = {
 _ABOUT = [f"{experiment.name}: {experiment.about}" for experiment in EXPERIMENTS.values()]
 _OWN = "a file: path/to/mine.py[:NAME]; or a command as it is: script --help"
 _EXPERIMENTS = "; ".join([*_ABOUT, _OWN])
+
+
+def _named(methods: Iterable[str]) -> str:
+    """Names in one line, the first of which is the default."""
+    default, *others, last = methods
+    return f"{default} (default), {', '.join(others)} or {last}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +114,14 @@ class Options:
     sampler: Annotated[
         str | None,
         typer.Option(
-            help="joint-tpe (default), tpe, random, sobol, gp, cmaes or grid (docs/search.md).",
+            help=f"{_named(SAMPLERS)} (docs/search.md).",
             autocompletion=completions.samplers,
         ),
     ] = None
     pruner: Annotated[
         str | None,
         typer.Option(
-            help="rungs (default), halving, hyperband, median or none (docs/search.md).",
+            help=f"{_named(PRUNERS)} (docs/search.md).",
             autocompletion=completions.pruners,
         ),
     ] = None

@@ -18,6 +18,7 @@ from trainables.errors import UserError
 from tune.cli.app import new_app, run_app, with_version
 from tune.cli.options import Options
 from tune.experiment_file import Code, OwnExperiment, from_code
+from tune.formatting import read_assignment
 from tune.object_store.s3 import local_folder
 from tune.search.ranges import parse_scalar, write_range
 from tune.search.space_files import read_ranges
@@ -177,9 +178,10 @@ def _written(value: Any) -> str:
 def _defaults(typed: list[str]) -> dict[str, Any]:
     found = {}
     for text in typed:
-        key, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not key:
+        default = read_assignment(text)
+        if default is None:
             raise UserError(f"--default {text!r} must be KEY=VALUE, such as --default lr=0.1")
+        key, value = default
         found[key] = parse_scalar(value)
     return found
 

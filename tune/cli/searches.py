@@ -27,7 +27,7 @@ from tune.cli.stop import DONE, Ended
 from tune.cli.workers import check_shares
 from tune.experiments import EXPERIMENTS, Experiment, side_of
 from tune.object_store.study_sync import copy_group_log
-from tune.search.methods import GRID
+from tune.search.method_names import GRID
 from tune.study.agenda import Expected
 from tune.study.group import Group, member_name
 from tune.study.lock import StudyInUse, is_in_use

@@ -8,6 +8,7 @@ from typing import Any
 from trainables.config import build, flatten
 from trainables.errors import UserError
 from tune.experiments import Experiment
+from tune.formatting import read_assignment
 from tune.search.own_configuration import check_described, own_configuration
 from tune.search.space import as_json, describe
 
@@ -23,8 +24,8 @@ def parse_try(text: str) -> dict[str, str]:
     """
     values = {}
     for word in _NEXT.split(text):
-        key, equals, value = (part.strip() for part in word.partition("="))
-        if not equals or not key or not value:
+        key, value = read_assignment(word) or ("", "")
+        if not value:
             raise UserError(
                 f"--try {text!r} must be KEY=VALUE,KEY=VALUE, such as "
                 "--try optim.lr=0.1,optim.name=sgd"

@@ -17,7 +17,7 @@ from tune.reports.html_pictures import picture_of
 from tune.reports.selection import MARK, configuration, selection
 from tune.reports.trial_points import reached
 from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
-from tune.search.methods import pruner_name, sampler_name
+from tune.search.method_names import pruner_name, sampler_name
 from tune.startup import ROOT, is_checkout
 from tune.study.record import Record, Run
 

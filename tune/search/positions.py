@@ -5,7 +5,7 @@ import math
 import zlib
 from typing import TypeGuard
 
-from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 POSITION = FloatDistribution(0.0, 1.0)
 """The distribution of positions."""
@@ -18,6 +18,12 @@ def is_range(distribution: BaseDistribution) -> TypeGuard[FloatDistribution]:
         and distribution.step is None
         and distribution.low < distribution.high
     )
+
+
+def values_of(range_: FloatDistribution | IntDistribution) -> int:
+    """Number of values of a range in steps."""
+    assert range_.step is not None
+    return 1 + round((range_.high - range_.low) / range_.step)
 
 
 def position_in(range_: FloatDistribution, value: float) -> float:

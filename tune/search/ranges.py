@@ -23,6 +23,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from tune.formatting import read_assignment
+
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 # "0...5" could be 0 to .5, or to 5, or a slip: it is no range.
 _RANGE = re.compile(rf"(?!.*\.\.\.)({_NUMBER})\.\.({_NUMBER})((?::[^:]*)*)")
@@ -79,8 +81,8 @@ def parse_assignment(text: str) -> tuple[str, Range]:
     Raises:
         ValueError: it is none; the message says why, and what it must be.
     """
-    key, equals, value = (part.strip() for part in text.partition("="))
-    if not equals or not key or not value:
+    key, value = read_assignment(text) or ("", "")
+    if not value:
         raise ValueError("it must be KEY=RANGE, as in optim.lr=1e-4..1e-2:log or optim.name=a,b")
     return key, parse_range(value)
 
@@ -192,8 +194,8 @@ def _parse_numbers(low: str, high: str, options: list[str]) -> BaseDistribution:
 
 
 def _parse_when(text: str) -> When:
-    switch, equals, values = (part.strip() for part in text.partition("="))
-    if not equals or not switch or not values:
+    switch, values = read_assignment(text) or ("", "")
+    if not values:
         raise ValueError("behind `when` stands KEY=CHOICE, such as optim.name=sgd|adamw")
     return When(switch, tuple(parse_scalar(word) for word in _split(values, "|")))
 

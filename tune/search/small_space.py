@@ -16,6 +16,7 @@ from optuna.distributions import (
 
 from tune.experiments import SearchSpace
 from tune.search.asking import Answering
+from tune.search.positions import values_of
 from tune.search.space import Pinned, Walk
 
 Parameters = dict[str, Any]
@@ -116,5 +117,5 @@ def _values(distribution: BaseDistribution, most: int) -> list[Any] | None:
         return [low]
     if step is None:
         return None
-    number = 1 + round((distribution.high - low) / step)
+    number = values_of(distribution)
     return [low + place * step for place in range(number)] if number <= most else None

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from tune.search.positions import draw_key, is_range, value_at
+from tune.search.positions import draw_key, is_range, value_at, values_of
 
 
 class SobolSampler(BaseSampler):
@@ -90,5 +90,5 @@ def at_coordinate(coordinate: float, distribution: BaseDistribution) -> Any:
     if distribution.log:
         ends = FloatDistribution(low - 0.5, high + 0.5, log=True)
         return min(max(round(value_at(coordinate, ends)), low), high)
-    number = 1 + round((high - low) / step)
-    return low + math.floor(coordinate * number) * step
+    place = math.floor(coordinate * values_of(distribution))
+    return low + place * step

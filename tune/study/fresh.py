@@ -7,7 +7,7 @@ from typing import Any
 
 from tune.experiments import SearchSpace
 from tune.search.grid import LARGEST, gridded
-from tune.search.methods import GRID
+from tune.search.method_names import GRID
 from tune.search.small_space import Countable, countable, draw_new
 from tune.search.space import Pinned
 from tune.study.manifest import Manifest

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trainables.errors import UserError
+from tune.search.method_names import JOINT_TPE, PRUNERS, RUNGS, SAMPLERS
 
 FINALISTS = "finalists"
 """Version 1: the best few trials are repeated, and their repeats choose among them."""
@@ -34,8 +35,8 @@ many. Sampler 1 draws them again and again."""
 ENOUGH_SEARCHES = 5
 """Searches of each setting below which there is no verdict on settings."""
 
-SAMPLER_NAMES = ("tpe", "random", "sobol", "gp", "cmaes", "grid")
-PRUNER_NAMES = ("halving", "hyperband", "median", "none")
+SAMPLER_NAMES = tuple(name for name in SAMPLERS if name != JOINT_TPE)
+PRUNER_NAMES = tuple(name for name in PRUNERS if name != RUNGS)
 """Methods in place of the versions of the default, as `--sampler` and `--pruner` name them."""
 
 ATTEMPTS = 3

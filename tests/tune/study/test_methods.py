@@ -13,8 +13,7 @@ from optuna.trial import TrialState
 from tests.made_up import EPOCHS, check_kills, play
 from tests.toy import TOY
 from tune.execution.local import search_locally
-from tune.search.methods import JOINT_TPE, PRUNERS, RUNGS, make_sampler
-from tune.search.methods import SAMPLERS as SAMPLERS_BY_NAME
+from tune.search.methods import make_sampler
 from tune.search.rungs import rungs
 from tune.study.rules import PRUNER_NAMES, SAMPLER_NAMES
 from tune.study.study import Study
@@ -136,8 +135,3 @@ def test_a_draw_of_the_gaussian_process_leaves_nothing_behind() -> None:
         "train.batch_size",
         "schedule.name",
     }
-
-
-def test_methods_of_the_rules_are_those_of_the_options() -> None:
-    assert {JOINT_TPE, *SAMPLER_NAMES} == set(SAMPLERS_BY_NAME)
-    assert {RUNGS, *PRUNER_NAMES} == set(PRUNERS)
