@@ -1,27 +1,13 @@
 """`--plan`: what would run and what it would cost; nothing is run."""
 
-import tempfile
-import time
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
-
-import torch
 from optuna.distributions import BaseDistribution
+from rich.console import Console
 from rich.table import Table
 
 from search_spaces.settings import Comparison
-from trainables.engine import checkpoint
-from trainables.engine.allocator import keep_freed_memory
-from trainables.engine.fit import steps_per_epoch, train_step
-from trainables.engine.step import BatchSplitter
-from trainables.files import BEST, LAST
-from trainables.optim import build_optimizer
-from tune.cli.device_plan import chosen, compilation
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
-from tune.execution.runtimes import LocalRuntime
-from tune.execution.trial import settle
+from tune.cli.profiling import profile
 from tune.experiments import Experiment
 from tune.formatting import duration, plain_console
 from tune.reports.disk import expected_disk
@@ -37,36 +23,25 @@ _UNKNOWN_LENGTH = (
     "rungs, time and disk: known once trial 0 has run; run.epochs(n) says how long a trial is, and "
     "without it none is stopped early"
 )
-_STEPS = 3  # timed, after one to warm up
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Measured cost of trial 0's config."""
-
-    step_s: float
-    """Seconds of a training step."""
-    validation_s: float
-    """Seconds of a validation."""
-    epoch_s: float
-    """Seconds of an epoch: its steps and one validation."""
-    checkpoint_mb: float
-    export_mb: float
-    parameters: int
-    """Number of parameters that train."""
-    setup_seconds: float
-    """Seconds of what is computed once and kept for other trials; 0: nothing is."""
-    gpu: bool
-    numerics: tuple[str, ...] = ()
-    """Lines about the device and how it computes."""
 
 
 def show_plan(prepared: Prepared, options: Options) -> None:
     """Print the resolved config, the search space, the rungs, the resources, and time and disk
     estimated from one profiled step."""
-    experiment, manifest, config = prepared.experiment, prepared.manifest, prepared.config
-    data = prepared.data
     out = plain_console()
+    _show_search(prepared, options, out)
+    if prepared.manifest.function:
+        out.print(_UNKNOWN_LENGTH)
+        return
+
+    version = prepared.manifest.rules["rungs"]
+    out.print(_rungs_line(prepared.config.train.epochs, version))
+    _show_cost(prepared, options, out)
+
+
+def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
+    """Print what is searched: data, config and space."""
+    experiment, manifest, data = prepared.experiment, prepared.manifest, prepared.data
     known = f"fingerprint {data.fingerprint[:12]}; " if data.fingerprint else ""
 
     out.print(
@@ -81,17 +56,17 @@ def show_plan(prepared: Prepared, options: Options) -> None:
         if line:
             out.print(line)
     out.print(space_as_typed(experiment, manifest))
-    version = manifest.rules["rungs"]
-    if manifest.function:
-        out.print(_UNKNOWN_LENGTH)
-        return
-    out.print(_rungs_line(config.train.epochs, version))
 
-    cost = profile(experiment, config, data)
+
+def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
+    """Print resources, time and disk of the study, estimated from one profiled step."""
+    experiment, manifest, config = prepared.experiment, prepared.manifest, prepared.config
+    cost = profile(experiment, config, prepared.data)
     rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
     # Of a front the balanced trial is repeated too.
     repeated = rule.configurations + (manifest.objectives is not None)
     repeats = repeated * (manifest.repeats or 0)
+    version = manifest.rules["rungs"]
     epochs = total_epochs(options.trial_count, repeats, config.train.epochs, version)
 
     device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"
@@ -182,63 +157,6 @@ def expected_epochs(all_rungs: dict[int, int], epochs: int) -> float:
     return total
 
 
-def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
-    """Measure a few training steps, a validation, a checkpoint and an export of `config`."""
-    with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
-        runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
-        torch.set_num_threads(config.train.threads)
-        keep_freed_memory()
-        some = experiment.trainable.profiled_data(config, data)
-        config, some = settle(config, some, runtime)
-        numerics = chosen(config, some, runtime.device)
-        torch.manual_seed(config.seed)
-        trainable = experiment.trainable(config, some).to(runtime.device)
-        optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
-        sampler = trainable.sampler()
-        per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
-        total_steps = per_epoch * config.train.epochs
-        batches = BatchSplitter(trainable, config, runtime, sampler)
-        state = checkpoint.restore(trainable, optimizer, batches, runtime)
-
-        trainable.train()
-        float(train_step(state, config, runtime, 0, total_steps))
-
-        started = time.perf_counter()
-        for step in range(1, 1 + _STEPS):
-            loss = train_step(state, config, runtime, step, total_steps)
-        float(loss)  # a GPU's queue ends here
-        step_s = (time.perf_counter() - started) / _STEPS
-
-        trainable.costs()  # forget what the steps have cost
-        trainable.preload()
-        started = time.perf_counter()
-        trainable.validate()
-        elapsed = time.perf_counter() - started
-        validation_s = elapsed - trainable.costs().get("time/features_s", 0.0)
-
-        checkpoint.save(state, runtime)
-        trainable.export(Path(scratch) / BEST, {})
-        on_gpu = runtime.device.type == "cuda"
-        cost = Cost(
-            step_s=step_s,
-            validation_s=validation_s,
-            epoch_s=per_epoch * step_s + validation_s,
-            checkpoint_mb=_megabytes(Path(scratch) / LAST),
-            export_mb=_megabytes(Path(scratch) / BEST),
-            parameters=sum(p.numel() for p in trainable.parameters() if p.requires_grad),
-            setup_seconds=trainable.setup_seconds(data),
-            gpu=on_gpu,
-        )
-        if on_gpu and not config.train.compile:
-            # A second network, and its moments, take the place of the first.
-            del trainable, optimizer, batches, state
-            torch.cuda.empty_cache()
-            kind = experiment.trainable
-            runtime.directory = Path(scratch) / "compiled"
-            numerics += (compilation(kind, config, some, runtime, cost.step_s, total_steps),)
-        return replace(cost, numerics=numerics)
-
-
 def space_as_typed(experiment: Experiment, manifest: Manifest) -> str:
     """The search space as `--space FILE` reads it."""
     found = ranges_of(experiment.space, manifest.preset, manifest.pins)
@@ -298,7 +216,3 @@ def _rungs_line(epochs: int, version: int | str) -> str:
         before = f"before epoch {late[0]}" if late else "early"
         line += f"; the first {rule.first_look} trials are not stopped {before}"
     return line
-
-
-def _megabytes(path: Path) -> float:
-    return path.stat().st_size / 1e6

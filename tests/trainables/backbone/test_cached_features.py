@@ -41,7 +41,7 @@ from trainables.engine.fit import fit
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
 from trainables.optim import OptimConfig, ScheduleConfig
-from tune.cli.plan import profile
+from tune.cli.profiling import profile
 from tune.execution.runtimes import LocalRuntime
 from tune.experiments import EXPERIMENTS
 

@@ -1,0 +1,128 @@
+"""The measured cost of a configuration, from a few steps and one validation."""
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables.base import Runtime, Trainable
+from trainables.engine import checkpoint
+from trainables.engine.allocator import keep_freed_memory
+from trainables.engine.checkpoint import TrainingState
+from trainables.engine.fit import steps_per_epoch, train_step
+from trainables.engine.step import BatchSplitter
+from trainables.files import BEST, LAST
+from trainables.optim import build_optimizer
+from tune.cli.device_plan import chosen, compilation
+from tune.execution.runtimes import LocalRuntime
+from tune.execution.trial import settle
+from tune.experiments import Experiment
+
+_STEPS = 3  # timed, after one to warm up
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured cost of trial 0's config."""
+
+    step_s: float
+    """Seconds of a training step."""
+    validation_s: float
+    """Seconds of a validation."""
+    epoch_s: float
+    """Seconds of an epoch: its steps and one validation."""
+    steps: int
+    """Steps of a trial that runs to its end."""
+    checkpoint_mb: float
+    export_mb: float
+    parameters: int
+    """Number of parameters that train."""
+    setup_seconds: float
+    """Seconds of what is computed once and kept for other trials; 0: nothing is."""
+    gpu: bool
+    numerics: tuple[str, ...] = ()
+    """Lines about the device and how it computes."""
+
+
+def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
+    """Measure a few training steps, a validation, a checkpoint and an export of `config`."""
+    with tempfile.TemporaryDirectory(prefix="vistune-plan-") as scratch:
+        runtime = LocalRuntime(Path(scratch), lambda epoch, metrics: True)
+        torch.set_num_threads(config.train.threads)
+        keep_freed_memory()
+        some = experiment.trainable.profiled_data(config, data)
+        config, some = settle(config, some, runtime)
+        numerics = chosen(config, some, runtime.device)
+        torch.manual_seed(config.seed)
+
+        kind = experiment.trainable
+        cost = _measured(kind, config, some, data, runtime)
+        if cost.gpu and not config.train.compile:
+            # A second network, and its moments, take the place of the first.
+            torch.cuda.empty_cache()
+            runtime.directory = Path(scratch) / "compiled"
+            numerics += (compilation(kind, config, some, runtime, cost.step_s, cost.steps),)
+        return replace(cost, numerics=numerics)
+
+
+def _measured(
+    kind: type[Trainable[Any, Any]], config: Any, some: Any, data: Any, runtime: LocalRuntime
+) -> Cost:
+    """Measure a network that is gone afterwards.
+
+    Args:
+        some: the part of the data that it trains on.
+        data: all of them.
+    """
+    trainable = kind(config, some).to(runtime.device)
+    optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
+    sampler = trainable.sampler()
+    per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
+    steps = per_epoch * config.train.epochs
+    batches = BatchSplitter(trainable, config, runtime, sampler)
+    state = checkpoint.restore(trainable, optimizer, batches, runtime)
+    step_s = _timed_steps(state, config, runtime, steps)
+    validation_s = _timed_validation(trainable)
+
+    checkpoint.save(state, runtime)
+    trainable.export(runtime.directory / BEST, {})
+    return Cost(
+        step_s=step_s,
+        validation_s=validation_s,
+        epoch_s=per_epoch * step_s + validation_s,
+        steps=steps,
+        checkpoint_mb=_megabytes(runtime.directory / LAST),
+        export_mb=_megabytes(runtime.directory / BEST),
+        parameters=sum(p.numel() for p in trainable.parameters() if p.requires_grad),
+        setup_seconds=trainable.setup_seconds(data),
+        gpu=runtime.device.type == "cuda",
+    )
+
+
+def _timed_steps(state: TrainingState, config: Any, runtime: Runtime, total_steps: int) -> float:
+    """Seconds of a training step."""
+    state.trainable.train()
+    float(train_step(state, config, runtime, 0, total_steps))
+
+    started = time.perf_counter()
+    for step in range(1, 1 + _STEPS):
+        loss = train_step(state, config, runtime, step, total_steps)
+    float(loss)  # a GPU's queue ends here
+    return (time.perf_counter() - started) / _STEPS
+
+
+def _timed_validation(trainable: Trainable[Any, Any]) -> float:
+    """Seconds of a validation, without features that are kept for other trials."""
+    trainable.costs()  # forget what the steps have cost
+    trainable.preload()
+    started = time.perf_counter()
+    trainable.validate()
+    elapsed = time.perf_counter() - started
+    return elapsed - trainable.costs().get("time/features_s", 0.0)
+
+
+def _megabytes(path: Path) -> float:
+    return path.stat().st_size / 1e6
