@@ -9,6 +9,7 @@ from typing import Any
 
 from search_spaces.classify import BackboneSetting
 from search_spaces.common import class_balance
+from search_spaces.settings import Setting
 from trainables.config import build
 from trainables.errors import UserError
 from trainables.plots.fonts import missing_note
@@ -72,6 +73,74 @@ def prepare(
     Raises:
         UserError: wrong use.
     """
+    asked = _asked_for(options, experiment, storage, first)
+    resolved = asked.resolved
+    program = resolved.experiment.program
+    config: Any = build(resolved.experiment.config, resolved.base)
+    before_data()
+    data = program.load_data(getattr(config, "data", None), progress=True)
+
+    control = None
+    if isinstance(asked.setting, BackboneSetting) and asked.setting.long:
+        usual = {study: storage / study for study in DEFAULT_STUDY.values()}
+        control = _control(asked.there, resolved, len(data.train), sources or usual)
+        resolved = _with_epochs(resolved, control.epochs)
+        config = build(resolved.experiment.config, resolved.base)
+
+    search = (resolved.experiment, resolved.preset, resolved.base, resolved.pins)
+    own = own_configurations(options.enqueue, *search)
+    _check_machine(options, resolved, config, data)
+    start_line = program.check_startup(config, data)
+    seen = check_seen(resolved.base, data, options.allow_seen)
+    warm = None
+    if options.warm_start is not None:
+        warm = warm_start(options.warm_start, storage, asked.directory, *search)
+    _check_average(resolved)
+
+    manifest = make_manifest(
+        options,
+        asked.directory,
+        resolved,
+        data,
+        asked.there,
+        objective=program.chosen_objective(config, data),
+        rules=asked.rules,
+        seen=seen,
+        warm_start=warm,
+        control=None if control is None else control.as_json(),
+    )
+    return Prepared(
+        directory=asked.directory,
+        experiment=resolved.experiment,
+        manifest=manifest,
+        config=config,
+        data=data,
+        start=start_line,
+        notes=(*resolved.notes, *_notes(manifest, data)),
+        own=own,
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The study that the options ask for, before its data are read."""
+
+    directory: Path
+    setting: Setting | None
+    there: Manifest | None
+    """The manifest that it began with; None: it is new."""
+    rules: dict[str, Any]
+    resolved: Resolved
+
+
+def _asked_for(
+    options: Options, experiment: Experiment, storage: Path, first: Path | None
+) -> _Asked:
+    """Find the study, and resolve the options into its search.
+
+    Args:
+        first: as of `prepare`.
+    """
     if experiment.function is not None:
         refuse_about_images(options, experiment.name)
     setting = choose(experiment, options.setting, options.backbone)
@@ -90,44 +159,7 @@ def prepare(
     rules = method_rules(options, name, there, earlier)
     fixed = {} if setting is None else setting.values
     resolved = resolve_search(options, experiment, fixed, start, there or earlier, rules)
-
-    config: Any = build(resolved.experiment.config, resolved.base)
-    before_data()
-    program = resolved.experiment.program
-    data = program.load_data(getattr(config, "data", None), progress=True)
-
-    control = None
-    if isinstance(setting, BackboneSetting) and setting.long:
-        usual = {study: storage / study for study in DEFAULT_STUDY.values()}
-        control = _control(there, resolved, len(data.train), sources or usual)
-        resolved = _with_epochs(resolved, control.epochs)
-        config = build(resolved.experiment.config, resolved.base)
-
-    experiment = resolved.experiment
-    search = (experiment, resolved.preset, resolved.base, resolved.pins)
-    own = own_configurations(options.enqueue, *search)
-    _check_machine(options, resolved, config, data)
-    start_line = program.check_startup(config, data)
-    seen = check_seen(resolved.base, data, options.allow_seen)
-    warm = None
-    if options.warm_start is not None:
-        warm = warm_start(options.warm_start, storage, directory, *search)
-    _check_average(resolved)
-
-    manifest = make_manifest(
-        options,
-        directory,
-        resolved,
-        data,
-        there,
-        objective=program.chosen_objective(config, data),
-        rules=rules,
-        seen=seen,
-        warm_start=warm,
-        control=None if control is None else control.as_json(),
-    )
-    notes = (*resolved.notes, *_notes(manifest, data))
-    return Prepared(directory, experiment, manifest, config, data, start_line, notes, own)
+    return _Asked(directory, setting, there, rules, resolved)
 
 
 def _notes(manifest: Manifest, data: Any) -> Iterator[str]:

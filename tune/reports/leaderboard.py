@@ -1,6 +1,7 @@
 """The leaderboard of a study on the terminal, its claims, and the reasons of failures."""
 
 import math
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -44,39 +45,51 @@ def show_study(folder: Path, out: Console) -> None:
         out.print(f"... and {len(ranked) - _SHOWN} more")
     if has_front(record):
         out.print(_front_table(record))
-    out.print(_totals(record))
-    ranks = rung_lines(record)
-    if ranks:
-        out.print(f"rank correlation of rungs with later values: {'; '.join(ranks)}")
-    chosen = selection(record, len(record.trials))
-    if chosen is not None:
-        out.print(f"{MARK} {chosen.sentence}")
+    for line in [*_findings(record), *_troubles(folder, record), *_notes(record)]:
+        out.print(line)
 
-    for line in _failures(record):
-        out.print(line)
-    for line in _machines_missing(folder, manifest.created):
-        out.print(line)
-    out.print(disk_use(folder).sentence)
-    for mark in marks(manifest):
-        out.print(f"note: {mark}")
-    lost = lost_trials(record)
-    if lost:
-        named = ", ".join(str(number) for number in lost)
-        out.print(
-            f"note: events.jsonl lacks what study.journal has of trial {named}; the study's "
-            "command, run again, writes it back"
-        )
-    left_out = record.tags.get(LEFT_OUT)
-    if left_out:
-        out.print(f"note: {left_out}")
-    commits = record.tags.get("commits")
-    if commits:
-        out.print(f"note: run by the code of several commits: {commits}")
     if not record.finished:
         out.print(f"the study has not ended{_how_to_resume(folder)}")
     for name in CONCLUSIONS:
         if name in record.tags and name != "chosen":  # that is said above, as it is now
             out.print(record.tags[name])
+
+
+def _findings(record: Record) -> Iterator[str]:
+    """Yield what the trials say: totals, rungs, the chosen trial."""
+    yield _totals(record)
+    ranks = rung_lines(record)
+    if ranks:
+        yield f"rank correlation of rungs with later values: {'; '.join(ranks)}"
+    chosen = selection(record, len(record.trials))
+    if chosen is not None:
+        yield f"{MARK} {chosen.sentence}"
+
+
+def _troubles(folder: Path, record: Record) -> Iterator[str]:
+    """Yield failures, machines that are missing, and the use of the disk."""
+    yield from _failures(record)
+    yield from _machines_missing(folder, record.manifest.created)
+    yield disk_use(folder).sentence
+
+
+def _notes(record: Record) -> Iterator[str]:
+    """Yield what a reader should know of the study and of its record."""
+    for mark in marks(record.manifest):
+        yield f"note: {mark}"
+    lost = lost_trials(record)
+    if lost:
+        named = ", ".join(str(number) for number in lost)
+        yield (
+            f"note: events.jsonl lacks what study.journal has of trial {named}; the study's "
+            "command, run again, writes it back"
+        )
+    left_out = record.tags.get(LEFT_OUT)
+    if left_out:
+        yield f"note: {left_out}"
+    commits = record.tags.get("commits")
+    if commits:
+        yield f"note: run by the code of several commits: {commits}"
 
 
 def _machines_missing(folder: Path, created: str) -> list[str]:
