@@ -3,6 +3,7 @@ from."""
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -14,7 +15,7 @@ from tests.crash import operations
 
 _KINDS = ("kill", "torn", "power", "signal", "double")
 _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # where a sync takes no time
-_COLUMNS = ("changes", "crashes", *_KINDS, "wrong", "left", "seconds")
+_COLUMNS = ("changes", "crashes", *_KINDS, "wrong", "left", "CPU s", "seconds")
 _WIDTH = 9
 
 
@@ -57,15 +58,15 @@ def _try_all(options: argparse.Namespace) -> int:
     _say(_row("study", _COLUMNS))
     whole = Findings()
     for name in options.study or STUDIES:
-        began = time.monotonic()
+        began = _spent()
         found = _of_study(name, options)
-        _print_row(name, found, time.monotonic() - began)
+        _print_row(name, found, began)
         whole.add(found)
 
     for workers in (1, 2) if options.ray else ():
-        began = time.monotonic()
+        began = _spent()
         found = _on_ray(workers, options)
-        _print_row(f"Ray, {workers}", found, time.monotonic() - began)
+        _print_row(f"Ray, {workers}", found, began)
         whole.add(found)
 
     total = sum(whole.tried.values())
@@ -111,10 +112,17 @@ def _on_ray(workers: int, options: argparse.Namespace) -> "Findings":  # noqa: F
     return findings
 
 
-def _print_row(name: str, found: "Findings", seconds: float) -> None:  # noqa: F821
+def _spent() -> tuple[float, float]:
+    """CPU seconds of the processes that have ended, and the time."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime, time.monotonic()
+
+
+def _print_row(name: str, found: "Findings", began: tuple[float, float]) -> None:  # noqa: F821
     tried = [found.tried.get(kind, 0) for kind in _KINDS]
     wrong = [found.unrecovered, found.leftovers]
-    _say(_row(name, [found.changes, found.crashes, *tried, *wrong, round(seconds)]))
+    spent = [round(now - then) for now, then in zip(_spent(), began, strict=True)]
+    _say(_row(name, [found.changes, found.crashes, *tried, *wrong, *spent]))
     if sum(tried) < found.differing:
         _say(f"{'':<9} {sum(tried)} of {found.differing} that leave different files, by --seed")
 
