@@ -47,23 +47,30 @@ class EarlyFailures:
         return self.full() is not None
 
     def full(self) -> tuple[str | None, Held] | None:
-        """The failures that are enough to end the run, and the machine that is to blame (None: no
-        single one); None where there are none."""
+        """The failures that are enough to end the run, and the machine that they are of (None: it
+        is not to blame, or there are several); None where there are none."""
         if not self._working:
             everywhere = self._of_all()
-            return (None, everywhere) if len(everywhere) >= self._limit(None) else None
+            if len(everywhere) < self._limit(None):
+                return None
+            return self._only_node(), everywhere
 
         for node, held in self._held.items():
             if len(held) >= self._limit(node):
-                return (node if self._is_alone(node) else None), held
+                return (node if self.is_alone(node) else None), held
         return None
 
+    def _only_node(self) -> str | None:
+        """The machine of all failures that are held; None where there are several."""
+        nodes = [node for node, held in self._held.items() if held]
+        return nodes[0] if len(nodes) == 1 else None
+
     def _limit(self, node: str | None) -> int:
-        if self._is_alone(node) or not self._has_reported:
+        if self.is_alone(node) or not self._has_reported:
             return ALIKE
         return ALIKE_LATER
 
-    def _is_alone(self, node: str | None) -> bool:
+    def is_alone(self, node: str | None) -> bool:
         """True where trials of other machines have reported in this start, and none of this one."""
         return node is not None and bool(self._working) and node not in self._working
 
@@ -110,12 +117,10 @@ class EarlyFailures:
         return sorted(held, key=_number)
 
 
-def told_left_out(node: str, count: int, why: str) -> str:
+def told_left_out(node: str, count: int, why: str, others_work: bool) -> str:
     """A machine that gets no trials any more, and the reason, in one line."""
-    return (
-        f"{node} gets no trials of this run any more: the last {count} there {why}, while those of "
-        "other machines work"
-    )
+    others = "while those of other machines work" if others_work else "and other machines are tried"
+    return f"{node} gets no trials of this run any more: the last {count} there {why}, {others}"
 
 
 def error_of(outcome: Outcome) -> str:

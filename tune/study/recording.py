@@ -218,8 +218,9 @@ class Recording(Known):
             else:
                 about = {"reason": its_outcome.reason, "error": its_outcome.error}
                 self._emit_for("early_failure", work, **about)
-        message = told(len(held), outcome, node)
-        if node is None or not self._planner.running:
+        blamed = node if self._early.is_alone(node) else None
+        message = told(len(held), outcome, blamed)
+        if blamed is None or not self._planner.running:
             raise TrialsFailAlike(message)
         self._failing = message  # what runs on other machines comes to its end
 
@@ -231,12 +232,13 @@ class Recording(Known):
             count: trials that failed there.
             why: what happened to them.
         """
+        others_work = self._early.is_alone(node)
         if not self.leave_out(node):
             return False
         for work, _ in reversed(self._early.leave_out(node)):
             self._planner.hand_out_again(work.id)
 
-        line = told_left_out(node, count, why)
+        line = told_left_out(node, count, why, others_work)
         self._put_back.tell(line)
         known = self._state.tags.get(LEFT_OUT)
         self.summarize({}, **{LEFT_OUT: line if known is None else f"{known}; {line}"})

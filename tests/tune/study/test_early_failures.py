@@ -279,3 +279,21 @@ def test_a_machine_on_which_all_trials_fail_is_left_out(tmp_path: Path) -> None:
     assert ends(tmp_path) == [(0, "COMPLETE")]
     assert [e for e in events(tmp_path) if e["event"] == "early_failure"] == []
     assert finish(tmp_path, 8).finished() == 8
+
+
+def test_other_machines_are_tried_before_a_run_ends(tmp_path: Path) -> None:
+    """A warm process of one machine may take three trials before another has begun its first."""
+    study = open_study(tmp_path, 8)
+    said: list[str] = []
+    study._put_back.tell = said.append
+    study.leave_out = lambda node: node == BAD
+    played(study, [])
+    for _ in range(ALIKE):
+        all_fail(study, [BAD])
+    assert [line.rpartition(", ")[2] for line in said] == ["and other machines are tried"]
+
+    all_fail(study, [GOOD] * (ALIKE - 1))
+    with pytest.raises(TrialsFailAlike, match="the last 3 trials failed alike"):
+        all_fail(study, [GOOD])
+    study.close()
+    assert ends(tmp_path) == []
