@@ -95,7 +95,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 100.0
-        for place in ("disk", "put_back", "study"):
+        for place in ("disk", "put_back", "recording"):
             monkeypatch.setattr(f"tune.study.{place}.time", self)
 
     def monotonic(self) -> float:
