@@ -20,7 +20,7 @@ from trainables.files import is_partial
 KINDS = ("kill", "torn", "power", "signal", "double")
 _AGAIN = 0.02
 _BY_SIGNAL = 0.05
-_TWICE = 0.25
+_TWICE = 0.1
 """Shares of the moments that are tried."""
 _AFTER_RESUME = 12
 """A resumed study changes so many files more than what was left to do."""

@@ -64,7 +64,7 @@ class RayStudy:
 
     def __init__(self, folder: Path, workers: int):
         name = f"{workers} workers" if workers > 1 else "Ray"
-        words = ("--trials", "3", "--repeats", "1", "--concurrent", "1", "--pictures", "none")
+        words = ("--trials", "2", "--repeats", "1", "--concurrent", "1", "--pictures", "none")
         more = ("--set", "train.epochs=2", "--workers", str(workers))
         study = TinyStudy(name, (*words, *more), files=(("mine.py", MINE),), mlflow=True)
         self.home = Home(folder, study)

@@ -63,7 +63,7 @@ STUDIES = {
     study.name: study
     for study in (
         TinyStudy("toy", ("toy", "--trials", "4", "--repeats", "1", *_SHORT)),
-        TinyStudy("kept", ("toy", "--trials", "6", "--repeats", "1", "--pruner", "none", *_SHORT)),
+        TinyStudy("kept", ("toy", "--trials", "5", "--repeats", "0", "--pruner", "none", *_SHORT)),
         TinyStudy("failing", ("failing", "--trials", "6", "--repeats", "0", *_SHORT)),
         TinyStudy(
             "function",
@@ -75,7 +75,7 @@ STUDIES = {
             "mlflow",
             ("toy", "--trials", "2", "--repeats", "1", *_SHORT),
             mlflow=True,
-            most=240,
+            most=160,
         ),
     )
 }
