@@ -28,7 +28,7 @@ from trainables.classifier import Classifier, ClassifierConfig, Pretraining
 from trainables.config import build, flatten
 from trainables.data.images import read_rgb, square, whole_size
 from trainables.data.levels import Levels
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from trainables.protonet import ProtoNet, ProtoNetConfig
 from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.self_supervised import SelfSupervised, SelfSupervisedConfig
@@ -191,8 +191,18 @@ class Served:
         self.model = kind(config, data).to(device or torch.device("cpu"))
         own = self.model if issubclass(kind, SelfSupervised) else config
         self.normalize = own.normalize
-        self.model.load_export(weights)
+        self._load(weights)
         self.model.eval()
+
+    def _load(self, weights: Path) -> None:
+        try:
+            self.model.load_export(weights)
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+            # of torch, which has no type of its own for a file with other content
+            raise UserError(
+                f"{weights} holds other weights than those of its network ({first_line(error)}); "
+                "restore it from a copy, or train that trial again (--trial STUDY/TRIAL)"
+            ) from None
 
     def predict(
         self,

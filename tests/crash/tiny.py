@@ -122,7 +122,9 @@ def prepare() -> None:
     """Leave out what a command would start or wait for, and import here what it imports."""
     import tune.study.kept_files
     import tune.study.manifest
+    import tune.tracking.replay
 
+    tune.tracking.replay.PATIENCE_S = 120.0  # on a busy machine, of a low priority
     tune.study.kept_files.KEPT_TRIALS = 1  # of so few trials, weights are removed all the same
     EXPERIMENTS["toy"] = TOY
     EXPERIMENTS["failing"] = replace(TOY, name="failing", space=space_with_bugs)

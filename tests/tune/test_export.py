@@ -208,6 +208,37 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(
     assert not (study / "model").exists()
 
 
+def odd_weights(good: dict[str, Any]) -> dict[str, Any]:
+    """Content that a file of weights should not have, by name."""
+    backbone, head = good["state_dict"], good["head"]
+    name = next(iter(backbone))
+    return {
+        "a list": [1, 2, 3],
+        "nothing": {},
+        "no head": {key: value for key, value in good.items() if key != "head"},
+        "half a backbone": good | {"state_dict": {name: backbone[name]}},
+        "another head": good | {"head": {key: value[:1] for key, value in head.items()}},
+        "a number for a head": good | {"head": 3},
+        "numbers for weights": good | {"head": dict.fromkeys(head, 1.0)},
+    }
+
+
+def test_odd_weights_are_one_line(exported: Export, tmp_path: Path) -> None:
+    found = copied(exported("classify")[0], tmp_path)
+    file = found.study / "trials/0000/best.pt"
+    good = torch.load(file, weights_only=True)
+    for name, odd in odd_weights(good).items():
+        torch.save(odd, file)
+        with pytest.raises(UserError, match=r"best\.pt") as refused:
+            export_model("classify", tmp_path)
+        assert "\n" not in str(refused.value), name
+
+    for content in (b"", b"PK\x03\x04", os.urandom(2000)):
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=r"best\.pt"):
+            export_model("classify", tmp_path)
+
+
 def test_exports_at_once_wait_for_one_another(
     exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
