@@ -199,6 +199,7 @@ def _save_mlflow(
     check: Callable[[Exported], None],
 ) -> Exported:
     """Write MLflow's folder, and judge the model by what it will serve."""
+    Served.of_trial(about, weights)  # a refusal of odd weights names the trial's own file
     folder = whole.with_name("data")
     folder.mkdir()
     shutil.copy(weights, folder / WEIGHTS)
