@@ -42,6 +42,15 @@ _IDS = {
 _STACK_NAME = "vistune"
 _REGION = r"[a-z]{2}(-[a-z]+)+-\d"
 _HOST = re.compile(r"(?!-)[A-Za-z0-9.-]+")
+_NEEDED = {
+    "head_start_ray_commands": (
+        "--head",
+        "--autoscaling-config=~/ray_bootstrap_config.yaml",
+        "--dashboard-host=127.0.0.1",
+    ),
+    "worker_start_ray_commands": ("--address=$RAY_HEAD_IP:6379",),
+}
+"""Commands that start Ray -> options that they must have."""
 
 
 def problems(path: Path) -> list[str]:
@@ -129,31 +138,15 @@ def _private(what: str, path: Path, remedy: str) -> Iterator[str]:
 
 def _commands(config: Config) -> Iterator[str]:
     """Check what Ray's schema does not: how nodes start."""
-    heads, workers = (
-        config.get("head_start_ray_commands", []),
-        config.get("worker_start_ray_commands", []),
-    )
-    head, worker = (
-        next((c for c in commands if "ray start" in c), "") for commands in (heads, workers)
-    )
-    for name, command, needed in (
-        (
-            "head_start_ray_commands",
-            head,
-            (
-                "--head",
-                "--autoscaling-config=~/ray_bootstrap_config.yaml",
-                "--dashboard-host=127.0.0.1",
-            ),
-        ),
-        ("worker_start_ray_commands", worker, ("--address=$RAY_HEAD_IP:6379",)),
-    ):
-        if not command:
+    for name, needed in _NEEDED.items():
+        started = [line for line in config.get(name, []) if "ray start" in line]
+        if not started:
             yield f"{name} has no `ray start`"
             continue
         for option in (*needed, "--disable-usage-stats"):
-            if option not in command.split():
+            if option not in started[0].split():
                 yield f"{name}: `ray start` lacks {option}"
+
     for name in (name for name in config if name.endswith("_commands")):
         for command in config[name]:
             if "0.0.0.0" in command:
@@ -161,10 +154,9 @@ def _commands(config: Config) -> Iterator[str]:
                     f"{name}: `{command[:60]}...` listens on 0.0.0.0, on all networks: use "
                     "127.0.0.1 and a tunnel"
                 )
-    if not any(
-        "cluster/env.sh" in c or "RAY_AUTH_MODE=token" in c
-        for c in config.get("setup_commands", [])
-    ):
+
+    setup = config.get("setup_commands", [])
+    if not any("cluster/env.sh" in line or "RAY_AUTH_MODE=token" in line for line in setup):
         yield (
             "setup_commands do not set RAY_AUTH_MODE=token: copy cluster/env.sh as cluster.yaml "
             "does"

@@ -193,19 +193,22 @@ def _told(error: Exception, path: str) -> str:
         for frame in traceback.extract_tb(error.__traceback__)
         if frame.filename == path
     ]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    line = lines[-1] if lines else None
+    message: object = error
+    if isinstance(error, SyntaxError):
+        line = error.lineno
+        message = error.msg
     where = "" if line is None else f"line {line}: "
-    message = error.msg if isinstance(error, SyntaxError) else error
     return f"{where}{type(error).__name__}: {message}"
 
 
 def _experiments_in(module: ModuleType) -> dict[str, Experiment]:
     """Variable -> experiment, in the order of the file, without ours."""
-    ours = list(EXPERIMENTS.values())
+    ours = {id(experiment) for experiment in EXPERIMENTS.values()}
     return {
         name: value
         for name, value in vars(module).items()
-        if isinstance(value, Experiment) and not any(value is known for known in ours)
+        if isinstance(value, Experiment) and id(value) not in ours
     }
 
 

@@ -66,9 +66,10 @@ def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
     except typer.TyperException as error:
         message = error.format_message().rstrip(".")
         context: Any = getattr(error, "ctx", None)
-        inner = context is not None and context.parent is not None
-        asked = [context.info_name] if inner else [first] if first else []
-        shown = command(program, *asked, "--help")
+        asked = first
+        if context is not None and context.parent is not None:
+            asked = context.info_name
+        shown = command(program, *([asked] if asked else []), "--help")
         joint = " " if message.endswith("?") else "; "
         print(f"vistune: {message}{joint}`{shown}` lists the options", file=sys.stderr)
         sys.exit(WRONG_USE)

@@ -120,12 +120,8 @@ def front_rows(
     names = named_points(points, objectives)
     titles = [f"{one.metric} (less)" if one.minimized else one.metric for one in objectives]
     header = ["trial", "point", *titles]
-    rows = [
-        [
-            str(number),
-            names.get(number, ""),
-            *(format_value(points[number][one.metric]) for one in objectives),
-        ]
-        for number in front_of(points, objectives)
-    ]
+    rows = []
+    for number in front_of(points, objectives):
+        values = [format_value(points[number][one.metric]) for one in objectives]
+        rows.append([str(number), names.get(number, ""), *values])
     return header, rows

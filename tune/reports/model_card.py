@@ -70,8 +70,12 @@ def _section(title: str, lines: Iterator[str]) -> str:
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(_cell(value) for value in line)} |" for line in lines]
+    return [_line(header), _line(["---"] * len(header)), *map(_line, rows)]
+
+
+def _line(values: Sequence[object]) -> str:
+    cells = " | ".join(map(_cell, values))
+    return f"| {cells} |"
 
 
 def _cell(value: object) -> str:
@@ -206,13 +210,10 @@ def _results(exported: Exported, record: Record) -> Iterator[str]:
 def _tested(record: Record, trial: int) -> list[tuple[str, str, str, str]]:
     """Test metric, its mean with interval, number of seeds, and what the interval covers, of a
     trial's repeats."""
-    names = {
-        name
-        for (number, _), metrics in record.finals().items()
-        if number == trial
-        for name in metrics
-        if name.startswith("test/")
-    }
+    names: set[str] = set()
+    for (number, _), metrics in record.finals().items():
+        if number == trial:
+            names |= {name for name in metrics if name.startswith("test/")}
     rows = []
     for name in sorted(names):
         scores = repeat_scores(record, trial, name)

@@ -6,25 +6,23 @@ study will hand it out: trials, repeats of the default beside the last of them, 
 chosen trial.
 """
 
-import heapq
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import median
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tune.function import LENGTH
 from tune.study.log_state import LogState, Run
 from tune.study.rules import ATTEMPTS, RepeatRule
+from tune.study.run_costs import Costs, measured
 from tune.study.survival import Survival, survival
+from tune.study.timetable import Timetable
 from tune.study.work import WorkId
 
 _UNKNOWN = -1
 """Number of a trial that will be repeated and is not known yet."""
 _RECENT_EPOCHS = 8
 """The machine is as fast now as in so many last epochs."""
-_RECENT_OPENINGS = 8
-"""Runs begin as the last ones did: the first of all find caches empty."""
 _RECENT_STARTS = 32
 """As many runs at a time as among so many last starts are expected from now on."""
 
@@ -57,30 +55,6 @@ class Amount:
     def repeats(self) -> int:
         """Repeats in total, if there are as many leaders as the rule may name."""
         return (self.rule.configurations + self.points) * self.seeds
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Seconds of the parts of a run."""
-
-    opening: float
-    """The time that the first epoch takes more than another."""
-
-    epoch: float
-    """An epoch: training, validation, checkpoint."""
-
-    testing: float
-    """From the last report of a repeat to its end: it is judged on the test split."""
-
-    epochs: Mapping[int, float] = field(default_factory=dict)
-    """Trial -> an epoch of it and of its repeats, where one has been measured."""
-
-    load: float = 1.0
-    """The machine takes so much longer now than on average."""
-
-    def of_epoch(self, number: int) -> float:
-        """An epoch of this trial or of its repeats, now."""
-        return self.load * self.epochs.get(number, self.epoch)
 
 
 class Forecast:
@@ -211,14 +185,14 @@ class Forecast:
         Args:
             rest: seconds of each trial that has not begun.
         """
-        line = _Line(self.at_a_time)
+        table = Timetable(self.at_a_time)
         waiting: list[float] = []
         for number, run in self.state.trials.items():
             if run.outcome is not None:
                 continue
             seconds = self._rest_of_trial(number, run, costs, longer)
             if WorkId(number) in self._running:
-                line.running(max(0.0, seconds - _quiet(run, now)))
+                table.running(max(0.0, seconds - _quiet(run, now)))
             else:
                 waiting.append(seconds)
 
@@ -231,16 +205,16 @@ class Forecast:
             else:
                 repeats_waiting.append(seconds)
 
-        line.all([*waiting, *rest])
-        search_end = line.end
-        line.beside(running_repeats)
-        line.all(repeats_waiting)
+        table.all([*waiting, *rest])
+        search_end = table.end
+        table.beside(running_repeats)
+        table.all(repeats_waiting)
         for number in self.amount.rule.certain():
-            line.all([self._repeat_seconds(number, costs)] * self._due(number))
-        line.not_before(search_end)
+            table.all([self._repeat_seconds(number, costs)] * self._due(number))
+        table.not_before(search_end)
         for number in self._others():
-            line.all([self._repeat_seconds(number, costs)] * self._due(number))
-        return line.end
+            table.all([self._repeat_seconds(number, costs)] * self._due(number))
+        return table.end
 
     def _rest_of_trial(self, number: int, run: Run, costs: Costs, longer: float) -> float:
         """Seconds that a trial needs after its last report."""
@@ -272,19 +246,19 @@ class Forecast:
         if not ended:
             return None
         mean = sum(ended) / len(ended)
-        line = _Line(self.at_a_time)
+        table = Timetable(self.at_a_time)
         waiting = 0
         for work_id, run in self.state.runs.items():
             if run.outcome is not None:
                 continue
             if work_id in self._running:
                 spent = run.occupied_ms / 1000 + _quiet(run, now)
-                line.running(max(0.0, mean - spent))
+                table.running(max(0.0, mean - spent))
             else:
                 waiting += 1
-        line.all([mean] * (waiting + self.trials_left))
-        line.all([mean] * sum(self._due(number) for number in self._leaders()))
-        return line.end
+        table.all([mean] * (waiting + self.trials_left))
+        table.all([mean] * sum(self._due(number) for number in self._leaders()))
+        return table.end
 
     # -- repeats
 
@@ -331,92 +305,15 @@ class Forecast:
 
     def _tests_nothing(self) -> bool:
         """True where a repeat has shown that the function gives no test metric: none follow."""
-        return self.amount.function and any(
-            run.state == "COMPLETE" and not any(name.startswith("test/") for name in run.metrics)
-            for run in self.state.repeats.values()
-        )
+        if not self.amount.function:
+            return False
+        complete = [run for run in self.state.repeats.values() if run.state == "COMPLETE"]
+        return any(not _is_tested(run) for run in complete)
 
     def _has_failed(self, number: int) -> bool:
         """True where the trial has ended in a way that lets nobody repeat it."""
         run = self.state.run(WorkId(number))
         return run.outcome is not None and run.state != "COMPLETE"
-
-
-class _Line:
-    """Processes with the time at which each is free, in seconds from now."""
-
-    def __init__(self, processes: int):
-        self._busy: list[float] = []
-        self._processes = processes
-        self.end = 0.0
-        """The end of all that has been laid out."""
-
-    def running(self, seconds: float) -> None:
-        """A run that has a process has so long to go."""
-        heapq.heappush(self._busy, seconds)
-        self.end = max(self.end, seconds)
-
-    def beside(self, seconds: Iterable[float]) -> None:
-        """The same of runs whose end is not awaited by what follows."""
-        for one in seconds:
-            self.running(one)
-
-    def all(self, seconds: Iterable[float]) -> None:
-        """Lay out runs that wait, in their order, each on the first free process."""
-        for one in seconds:
-            start = 0.0
-            if len(self._busy) >= self._processes:
-                start = heapq.heappop(self._busy)
-            self.running(start + one)
-
-    def not_before(self, moment: float) -> None:
-        """Nothing that follows begins before that moment."""
-        self._busy = [max(moment, free) for free in self._busy]
-        self._busy += [moment] * (self._processes - len(self._busy))
-        heapq.heapify(self._busy)
-
-
-def measured(state: LogState) -> Costs | None:
-    """The costs of a run, by all runs so far; None before the first report."""
-    runs = [run for run in state.runs.values() if run.epochs]
-    if not runs:
-        return None
-
-    trials = [run for run in state.trials.values() if run.epochs] or runs
-    epoch = _epoch_seconds(trials)
-    if epoch is None:
-        epoch = _mean([run.opening_ms / 1000 for run in trials])
-
-    of_trial: dict[int, list[Run]] = {}
-    for work_id, run in state.runs.items():
-        if work_id.trial is not None:
-            of_trial.setdefault(work_id.trial, []).append(run)
-    own = {number: _epoch_seconds(same) for number, same in of_trial.items()}
-    epochs = {number: seconds for number, seconds in own.items() if seconds is not None}
-
-    openings = [
-        max(0.0, run.opening_ms / 1000 - epochs.get(work_id.trial or 0, epoch))
-        for work_id, run in state.runs.items()
-        if run.opening_ms
-    ]
-    closing = [run.closing_ms / 1000 for run in trials if run.state == "COMPLETE"]
-    testing = [run.closing_ms / 1000 for run in state.repeats.values() if run.state == "COMPLETE"]
-    return Costs(
-        opening=median(openings[-_RECENT_OPENINGS:]) if openings else 0.0,
-        epoch=epoch,
-        testing=_mean(testing or closing),
-        epochs=epochs,
-    )
-
-
-def _epoch_seconds(runs: Sequence[Run]) -> float | None:
-    """Seconds of an epoch of these runs, the first of each left out; None where there is none."""
-    steady = [run for run in runs if len(run.epochs) > 1]
-    count = sum(len(run.epochs) - 1 for run in steady)
-    if not count:
-        return None
-    spent = sum(run.occupied_ms - run.opening_ms - run.closing_ms for run in steady)
-    return max(0, spent) / 1000 / count
 
 
 def _quiet(run: Run, now: float) -> float:
@@ -431,5 +328,5 @@ def _is_due(run: Run) -> bool:
     return run.state == "FAIL" and run.attempts < ATTEMPTS
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
+def _is_tested(run: Run) -> bool:
+    return any(name.startswith("test/") for name in run.metrics)

@@ -196,8 +196,8 @@ def _common_means(
     common = set.intersection(*(set(of_seeds) for of_seeds in scores.values()))
     if not common:
         return {}
-    return {
-        number: sum(scores[number][seed] for seed in common) / len(common)
-        for number in numbers
-        if number in scores
-    }
+    means = {}
+    for number in numbers:
+        if number in scores:
+            means[number] = sum(scores[number][seed] for seed in common) / len(common)
+    return means

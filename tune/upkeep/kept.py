@@ -17,7 +17,7 @@ from tune.reports.storage import find_study, study_folders
 from tune.study.events import EventLog
 from tune.study.group import is_group
 from tune.study.lock import StudyInUse, locked, try_lock
-from tune.study.manifest import Manifest, read_manifest
+from tune.study.manifest import read_manifest
 from tune.tracking.replay import TRACKING_LOCK
 
 ARCHIVE = "archived"
@@ -148,9 +148,3 @@ def keep_weights(root: Path, of: list[Dependent]) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with one.weights.open("rb") as source, atomic_file(kept) as file:
             shutil.copyfileobj(source, file)
-
-
-def manifest_of(folder: Path) -> Manifest | None:
-    """The manifest of a study; None for the folder of a comparison."""
-    path = folder / "study.json"
-    return read_manifest(path) if path.exists() else None
