@@ -32,6 +32,7 @@ TARGETS = [
     "tune/study",
     "tune/search",
     "tune/reports/verdict.py",
+    "tune/reports/doubts.py",
     "tune/reports/statistics.py",
     "trainables/engine",
 ]

@@ -59,7 +59,7 @@ FLOORS = {
         {"engine"},
         {"base"},
         {"augment", "balance", "class_metrics", "head_job", "optim", "plots", "metrics"},
-        {"miou", "momentum"},
+        {"miou", "momentum", "schedules"},
         {"data"},
         {"config", "data_summary", "devices", "files", "outcomes"},
         {"errors"},

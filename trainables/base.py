@@ -14,9 +14,10 @@ from trainables.data.sampling import BatchSampler, Sampler
 from trainables.devices import DeviceName, send
 from trainables.errors import UserError
 from trainables.head_job import HeadJob
-from trainables.optim import OptimConfig, ScheduleConfig, param_groups
+from trainables.optim import OptimConfig, param_groups
 from trainables.outcomes import ImageOutcomes
 from trainables.plots.snapshots import Part, write_arrays
+from trainables.schedules import ScheduleConfig
 
 Metrics = dict[str, float]
 AVERAGED = "_ema"

@@ -48,9 +48,10 @@ from trainables.devices import to_double
 from trainables.files import CLASS_RESULTS
 from trainables.finetune import FineTuned, labels_of
 from trainables.head_job import HeadJob
-from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.optim import OptimConfig
 from trainables.outcomes import ImageOutcomes, image_outcomes
 from trainables.plots.snapshots import confident_mistakes, write_arrays
+from trainables.schedules import ScheduleConfig
 
 _TOP = 5
 _PROFILED_BATCHES = 4

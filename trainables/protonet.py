@@ -34,8 +34,9 @@ from trainables.data.episodes import Episodes, EpisodeSampler
 from trainables.devices import in_float32
 from trainables.finetune import FineTuned, labels_of
 from trainables.metrics import mean_interval
-from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.optim import OptimConfig
 from trainables.outcomes import ImageOutcomes, digest_of, numbered
+from trainables.schedules import ScheduleConfig
 
 # Differences of query and prototype that evaluation holds at a time.
 _CHUNK_FLOATS = 1 << 24

@@ -37,11 +37,12 @@ from trainables.files import CLASS_RESULTS
 from trainables.finetune import FineTuned
 from trainables.metrics import calibrate_batchnorm
 from trainables.miou import segmentation_metrics
-from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.optim import OptimConfig
 from trainables.outcomes import image_outcomes
 from trainables.plots.mask_panels import mask_panels, pixels_right
 from trainables.plots.shown_images import shown_images
 from trainables.plots.snapshots import Part, shown_rows, write_arrays
+from trainables.schedules import ScheduleConfig
 from trainables.segmenters.averaging import AveragingConfig, averaged_scores
 from trainables.segmenters.class_pixels import class_pixels
 from trainables.segmenters.losses import (

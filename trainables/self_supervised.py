@@ -38,9 +38,10 @@ from trainables.metrics import (
     share,
     view_retrieval,
 )
-from trainables.optim import OptimConfig, ScheduleConfig, param_groups
+from trainables.optim import OptimConfig, param_groups
 from trainables.outcomes import ImageOutcomes, image_outcomes
 from trainables.plots.snapshots import Part, shown_rows
+from trainables.schedules import ScheduleConfig
 
 _CALIBRATION_IMAGES = 1024
 """Training images that give BatchNorm its statistics before the network is judged."""

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from tune.reports.doubts import doubts
 from tune.reports.statistics import Interval
-from tune.reports.verdict import StudyVerdict, claim, doubts, judge_study
+from tune.reports.verdict import StudyVerdict, claim, judge_study
 from tune.study.record import Record
 
 

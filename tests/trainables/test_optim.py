@@ -18,13 +18,15 @@ from trainables.config import build
 from trainables.errors import UserError
 from trainables.optim import (
     LARS,
-    THAW_WARMUP,
     OptimConfig,
-    ScheduleConfig,
     build_optimizer,
     eager,
-    lr_at,
     param_groups,
+)
+from trainables.schedules import (
+    THAW_WARMUP,
+    ScheduleConfig,
+    lr_at,
     plateau_factor,
     thawed_lr_at,
 )

@@ -37,8 +37,9 @@ from trainables.engine.step import (
 )
 from trainables.errors import TrialFailed
 from trainables.files import BEST, remove_partials
-from trainables.optim import build_optimizer, lr_at, plateau_factor, thawed_lr_at
+from trainables.optim import build_optimizer
 from trainables.plots.snapshots import snapshot_epochs
+from trainables.schedules import lr_at, plateau_factor, thawed_lr_at
 
 # Reading the loss stalls a GPU's queue, and an exchange stalls the other workers.
 _LOOK_STEPS = 10

@@ -37,7 +37,7 @@ from trainables.engine.stacked_optimizers import (
 from trainables.engine.step import seed_forward_pass
 from trainables.errors import TrialFailed
 from trainables.head_job import HeadJob
-from trainables.optim import lr_at
+from trainables.schedules import lr_at
 
 _LONGEST_STRETCH = 500  # steps after which a trial may save a checkpoint within its epoch
 _SCHEDULES = (

@@ -8,9 +8,10 @@ from trainables.files import BEST
 from tune.cli.console import Console
 from tune.formatting import assignments
 from tune.object_store import s3
+from tune.reports.doubts import doubts
 from tune.reports.front import front_conclusions
 from tune.reports.selection import selection
-from tune.reports.verdict import claim, doubts, judge_study
+from tune.reports.verdict import claim, judge_study
 from tune.study.record import read_record
 from tune.study.rules import WINNER
 from tune.study.study import Study

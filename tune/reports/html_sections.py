@@ -12,11 +12,12 @@ from tune.command_line import replay_command
 from tune.formatting import assignments, format_value
 from tune.reports import html_figures as figures
 from tune.reports.budget import budget_rows
+from tune.reports.doubts import FEW_TRIALS, doubts
 from tune.reports.html_page import plot, render, table
 from tune.reports.html_pictures import picture_of
 from tune.reports.selection import MARK, configuration, selection
 from tune.reports.trial_points import reached
-from tune.reports.verdict import FEW_TRIALS, StudyVerdict, claim, doubts
+from tune.reports.verdict import StudyVerdict, claim
 from tune.search.method_names import pruner_name, sampler_name
 from tune.startup import ROOT, is_checkout
 from tune.study.record import Record, Run

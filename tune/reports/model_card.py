@@ -14,10 +14,11 @@ from tune.backbones.seen import seen_tags
 from tune.command_line import replay_command
 from tune.export import Exported
 from tune.formatting import DEFAULT, assignments, format_value
+from tune.reports.doubts import doubts
 from tune.reports.sampling_error import outcomes_of, sampling_variance
 from tune.reports.selection import selection
 from tune.reports.statistics import mean_of
-from tune.reports.verdict import claim, doubts, judge_study, repeat_scores
+from tune.reports.verdict import claim, judge_study, repeat_scores
 from tune.study.record import Record, read_record
 
 CARD = "README.md"

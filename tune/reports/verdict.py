@@ -1,38 +1,20 @@
-"""The claim that a study may make, and why it may be wrong.
+"""The claim that a study may make; `doubts.py` says why it may be wrong.
 
 The claim compares one trial with the default on the test split, over repeats under seeds
 that the search has not used. It is about this configuration: another search would find another.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from optuna.distributions import FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
-
-from tune.command_line import command
-from tune.reports.marks import marks
 from tune.reports.no_claim import why_no_claim
 from tune.reports.sampling_error import MISSING, outcomes_of, sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance, welch
-from tune.search.pruner import curves_of, longest
-from tune.search.rungs import check_rungs
-from tune.study.manifest import Manifest
 from tune.study.rules import FINALISTS, WINNER, test_metric
 from tune.study.view import StudyView
 
-IN_BFLOAT16 = "train/bf16"
-"""Metric of a run in bfloat16 (`trainables/engine/numerics.py`, which imports torch)."""
-
-FEW_TRIALS = 12
-"""A search of fewer trials gets a warning."""
-
-_EDGE = 0.02  # as a share of the range
 _RANK = "test/rankme"  # an effective rank, at least 1: the one metric that is not in [0, 1]
-_RISE = 0.02  # relative gain of the last epoch
-_CURVE_EPOCHS = 4  # a shorter curve does not show a trend
 
 
 @dataclass(frozen=True)
@@ -259,149 +241,3 @@ def _missing_of_function(study: StudyView, number: int) -> str:
             "its seed, so nothing is known about the noise"
         )
     return ""
-
-
-def doubts(study: StudyView, storage: Path) -> list[str]:
-    """List the reasons not to trust the study's answer; each names a remedy.
-
-    Args:
-        storage: folder of the study's folder.
-    """
-    trials = study.frozen_trials()
-    manifest = study.manifest
-    found = [] if manifest.data_summary is None else list(manifest.data_summary.warnings)
-    found += [*marks(manifest), *_doubts_about_search(study, storage, trials)]
-
-    number = study.best_number()
-    if number is None:
-        return [*found, "no trial ran to the end, so there is no best one"]
-
-    best = next((trial for trial in trials if trial.number == number), None)
-    if best is None:
-        lost = (
-            f"study.journal lacks trial {number}, so nothing is known about its parameters; "
-            "restore the file from a copy"
-        )
-        return [*found, lost]
-
-    found += _doubts_about_learning(study, best)
-    found += doubts_about_numerics(study)
-    if number != 0:
-        found += _parameters_at_edge(best)
-    found += _doubts_about_gain(study)
-    found += _doubts_about_budget(best, manifest)
-    return found
-
-
-def _rungs_that_do_not_rank(study: StudyView, trials: list[FrozenTrial]) -> Iterator[str]:
-    manifest = study.manifest
-    epochs = 0 if manifest.function else int(manifest.base["train.epochs"])
-    epochs = longest(trials, epochs)
-    curves = curves_of(trials, epochs)
-    for check in check_rungs(curves, epochs, manifest.rules["rungs"]):
-        if check.is_off:
-            yield (
-                f"the rung at epoch {check.rung.epoch(epochs)} is off, as its order says little "
-                f"about the end: rank correlation {check.correlation:.2f} over {check.trials} "
-                "trials that ran on; trials stopped there before may have been good ones, and "
-                f"more epochs{_how(manifest)} move the rungs"
-            )
-
-
-def _doubts_about_search(
-    study: StudyView, storage: Path, trials: list[FrozenTrial]
-) -> Iterator[str]:
-    finished = [trial for trial in trials if trial.state.is_finished()]
-    if len(finished) < FEW_TRIALS:
-        yield (
-            f"only {len(finished)} trials: fewer than {FEW_TRIALS} say little; "
-            "give more with --trials"
-        )
-
-    yield from _rungs_that_do_not_rank(study, trials)
-
-    failed = sum(trial.state == TrialState.FAIL for trial in finished)
-    if failed > len(finished) / 4:
-        show = command("report", "show", study.manifest.name, storage=storage, anywhere=True)
-        yield f"{failed} of {len(finished)} trials failed; `{show}` has the reasons"
-
-
-def _doubts_about_learning(study: StudyView, best: FrozenTrial) -> Iterator[str]:
-    untrained = study.summary.get(f"baseline/{study.objective}")
-    if untrained is None:
-        return
-    if math.isnan(untrained):
-        yield (
-            "the untrained network could not be measured, "
-            "so it is unknown whether anything was learned; events.jsonl has the reason"
-        )
-    elif best.value is not None and best.value <= untrained:
-        yield (
-            f"no trial beat the untrained network ({study.objective} {untrained:.4f}): "
-            "nothing was learned; train longer or widen the space"
-        )
-
-
-def doubts_about_numerics(study: StudyView) -> Iterator[str]:
-    """Yield a doubt where repeats were computed in different floating point, which
-    `train.numerics=auto` leaves to the device of each."""
-    ended = [run for run in study.repeats.values() if run.metrics]
-    in_bfloat16 = [run for run in ended if run.metrics.get(IN_BFLOAT16)]
-    if in_bfloat16 and len(in_bfloat16) < len(ended):
-        yield (
-            f"{len(in_bfloat16)} of {len(ended)} repeats were trained in bfloat16 and the others "
-            "in float32, as their devices are; --set train.numerics=as_set makes all alike"
-        )
-
-
-def _parameters_at_edge(best: FrozenTrial) -> Iterator[str]:
-    for name, distribution in best.distributions.items():
-        if not isinstance(distribution, FloatDistribution | IntDistribution):
-            continue
-        value = best.params[name]
-        if _is_at_edge(value, distribution):
-            yield (
-                f"the best {name}={value:g} lies at the edge of its range "
-                f"({distribution.low:g} to {distribution.high:g}); widen the range or pin it beyond"
-            )
-
-
-def _is_at_edge(value: float, distribution: FloatDistribution | IntDistribution) -> bool:
-    low, high = float(distribution.low), float(distribution.high)
-    if distribution.log:
-        low, high, value = math.log(low), math.log(high), math.log(value)
-    return min(value - low, high - value) < _EDGE * (high - low)
-
-
-def _doubts_about_gain(study: StudyView) -> Iterator[str]:
-    verdict = judge_study(study)
-    if verdict is None or verdict.decided:
-        return
-    noise = "seeds and test images" if verdict.covers_images else "seeds"
-    yield (
-        f"the gain over the default ({verdict.gain}) is smaller than the noise between {noise}; "
-        f"{verdict.seeds} fresh seeds cannot tell. More --repeats are a second look, which decides "
-        f"at a p-value below {significance(study.look + 1):.2g} instead of {verdict.level:.2g}"
-    )
-
-
-def _how(manifest: Manifest) -> str:
-    """Say how a study gets more epochs; a function knows that itself."""
-    return "" if manifest.function else " (--set train.epochs=...)"
-
-
-def _doubts_about_budget(best: FrozenTrial, manifest: Manifest) -> Iterator[str]:
-    curve = [value for _, value in sorted(best.intermediate_values.items())]
-    if len(curve) < _CURVE_EPOCHS:
-        return
-    last = curve[-1]
-    rise = last - curve[-2]
-    if last != max(curve) or rise <= _RISE * abs(last):
-        return
-    if manifest.function:
-        yield "the best trial was still rising at its last epoch; give it more epochs"
-        return
-    yield (
-        "the best trial was still rising at its last epoch; "
-        "give it more with --set train.epochs=..."
-    )

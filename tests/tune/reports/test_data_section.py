@@ -14,9 +14,9 @@ from tests.studies import events, finish
 from trainables.class_metrics import class_results, write_class_results
 from trainables.data_summary import ClassCounts, DataSummary, FolderUse, SplitUse
 from trainables.files import CLASS_RESULTS
+from tune.reports.doubts import doubts
 from tune.reports.html_report import write_report
 from tune.reports.leaderboard import show_study
-from tune.reports.verdict import doubts
 from tune.study.record import read_record
 from tune.tracking.projection import Projection
 

@@ -20,10 +20,11 @@ from tests.toy import BUGGY
 from tune.command_line import replay_command
 from tune.execution.local import search_locally
 from tune.report import app
+from tune.reports.doubts import doubts
 from tune.reports.html_page import plot, table
 from tune.reports.html_report import write_report
 from tune.reports.html_sections import budget
-from tune.reports.verdict import doubts, judge_study
+from tune.reports.verdict import judge_study
 from tune.search.space import as_json, describe
 from tune.startup import shorter
 from tune.study.record import read_record

@@ -11,9 +11,10 @@ from scipy import stats
 from tests.studies import POOR, finished
 from trainables.served import DESCRIPTION
 from tune.export import FORMATS, Exported
+from tune.reports.doubts import doubts
 from tune.reports.model_card import write_card
 from tune.reports.selection import selection
-from tune.reports.verdict import doubts, judge_study
+from tune.reports.verdict import judge_study
 from tune.study.record import Record, read_record
 
 

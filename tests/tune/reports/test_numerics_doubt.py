@@ -7,7 +7,7 @@ import pytest
 
 from trainables.engine import numerics
 from tune.reports import verdict
-from tune.reports.verdict import doubts_about_numerics
+from tune.reports.doubts import doubts_about_numerics
 
 
 def study(*in_bfloat16: bool | None) -> Any:

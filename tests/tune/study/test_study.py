@@ -23,7 +23,7 @@ from trainables.errors import UserError
 from tune.cli.console import Console
 from tune.execution.local import search_locally
 from tune.execution.trial import BASELINE_SEEDS
-from tune.reports.verdict import doubts
+from tune.reports.doubts import doubts
 from tune.search.pruner import DurableHalving
 from tune.search.rungs import rungs
 from tune.study.events import EventLog
