@@ -53,6 +53,12 @@ def with_version(function: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _in_lines(docstring: str) -> str:
+    """A docstring with a line for each paragraph, which the terminal breaks where it must."""
+    paragraphs = inspect.cleandoc(docstring).split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
 def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
     """Run what was typed and leave. Wrong use is one line, as everything else that goes wrong.
 
@@ -60,6 +66,10 @@ def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
         program: run or report.
         first: word that has chosen this app, and is no argument of it.
     """
+    for registered in app.registered_commands:
+        text = registered.help or getattr(registered.callback, "__doc__", None)
+        registered.help = _in_lines(text or "")
+
     words = sys.argv[2:] if first else sys.argv[1:]
     try:
         sys.exit(app(words, standalone_mode=False) or 0)

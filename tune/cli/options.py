@@ -12,7 +12,7 @@ from tune.cli import completions
 from tune.experiments import EXPERIMENTS
 from tune.reports.drawing_process import Drawn
 from tune.search.method_names import PRUNERS, SAMPLERS
-from tune.study.rules import ENOUGH_SEARCHES, Keep
+from tune.study.rules import ENOUGH_SEARCHES, PAIR, REPEATS, WINNER, Keep
 
 DEFAULT_TRIALS = 16
 DEFAULT_SEARCHES = ENOUGH_SEARCHES
@@ -44,6 +44,16 @@ def _named(methods: Iterable[str]) -> str:
     return f"{default} (default), {', '.join(others)} or {last}"
 
 
+def _compared() -> str:
+    """The comparisons that have a name, by experiment."""
+    named = []
+    for experiment in EXPERIMENTS.values():
+        keys = [key for key in experiment.comparisons if key]
+        if keys:
+            named.append(f"{experiment.name}: {' or '.join(keys)}")
+    return "; ".join(named)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Everything that was typed, in the order in which `--help` lists it."""
@@ -64,22 +74,25 @@ class Options:
     trials: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
-            help="Trials in total; a larger number extends a finished study. [default: "
-            f"{DEFAULT_TRIALS}; {TRIALS_OF_SEARCHES} of each of several searches]",
+            help="Trials in total; a larger number extends a finished study. Default: "
+            f"{DEFAULT_TRIALS}, {TRIALS_OF_SEARCHES} of each of several searches.",
         ),
     ] = None
     searches: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
             max=1000,
             help="Independent searches of each setting of a comparison; a larger number "
-            f"extends it. [default: {DEFAULT_SEARCHES}]",
+            f"extends it. Default: {DEFAULT_SEARCHES}.",
         ),
     ] = None
     search: Annotated[
-        int | None, typer.Option(min=1, help="Of several searches, run this one alone.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Of several searches, run this one alone."),
     ] = None
     study: Annotated[
         str | None, typer.Option(help="Name of the study; default: the experiment's.")
@@ -88,7 +101,10 @@ class Options:
         str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
     ] = "runs"
     seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the search and of its trials.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=2**32 - 1, help="Seed of the search and of its trials."
+        ),
     ] = 0
     time_budget: Annotated[
         str | None, typer.Option(help="Stop after e.g. 90s, 30m, 2h; the same command resumes.")
@@ -139,16 +155,18 @@ class Options:
             autocompletion=completions.presets,
         ),
     ] = None
-    workers: Annotated[int, typer.Option(min=1, help="Workers of one trial.")] = 1
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Workers of one trial.")] = 1
     gpus_per_worker: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of one worker; 0.5 packs two trials on one.")
+        float | None,
+        typer.Option(metavar="X", min=0, help="GPUs of one worker; 0.5 packs two trials on one."),
     ] = None
     concurrent: Annotated[
-        int | None, typer.Option(min=1, help="Trials at a time. Default: what fits.")
+        int | None, typer.Option(metavar="N", min=1, help="Trials at a time. Default: what fits.")
     ] = None
     batch_trials: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=2,
             max=256,
             help="Frozen backbones (settings D, E): so many heads train as one, in this process.",
@@ -157,9 +175,11 @@ class Options:
     repeats: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=0,
             help="Fresh seeds for the default and the best other trial, on the test split; of "
-            "several searches, for the chosen trial of each. [default: 6; 3]",
+            "several searches, for the chosen trial of each. Default: "
+            f"{REPEATS[PAIR]}, {REPEATS[WINNER]} of several searches.",
         ),
     ] = None
     pictures: Annotated[
@@ -172,7 +192,7 @@ class Options:
         Keep | None,
         typer.Option(
             help="Trials whose weights are kept: best is the best five and the default. "
-            "[default: best]",
+            "Default: best.",
         ),
     ] = None
     skip_corrupt: Annotated[
@@ -262,7 +282,7 @@ class Options:
     compare: Annotated[
         str | None,
         typer.Option(
-            help="fewshot: shots or distance; its settings in turn, and a table.",
+            help=f"{_compared()}; its settings in turn, and a table.",
             autocompletion=completions.comparisons,
         ),
     ] = None

@@ -79,7 +79,7 @@ class ScriptOptions:
     ]
     default: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE of trial 0. [default: middle of a range, first choice]"),
+        typer.Option(help="KEY=VALUE of trial 0. Default: middle of a range, first choice."),
     ] = None
     metrics: Annotated[
         str, typer.Option(help="File of JSON lines in {directory}; - is its output.")
@@ -99,7 +99,7 @@ class ScriptOptions:
         str, typer.Option(help="Name of its images and split; studies that name the same compare.")
     ] = ""
     name: Annotated[
-        str | None, typer.Option(help="Name of the experiment. [default: that of the script]")
+        str | None, typer.Option(help="Name of the experiment. Default: that of the script.")
     ] = None
 
 

@@ -483,6 +483,11 @@ def test_help_names_every_option_on_a_narrow_terminal(
         assert f"--{option} " in said.out
     assert "ssl: BYOL pre-training" in said.out
 
+    # What rich takes for markup, such as [default: 16], would be missing.
+    words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", said.out).split())
+    for default in ("Default: 16, 12 of each", "Default: 5.", "Default: 6, 3 of"):
+        assert default in words
+
 
 def test_plan_runs_and_writes_nothing(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
