@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from trainables.engine import numerics
-from tune.reports import verdict
+from tune.reports import doubts
 from tune.reports.doubts import doubts_about_numerics
 
 
@@ -35,4 +35,4 @@ def test_a_mixture_is_told_with_its_counts_and_the_remedy() -> None:
 
 
 def test_the_metric_has_one_name() -> None:
-    assert verdict.IN_BFLOAT16 == numerics.IN_BFLOAT16
+    assert doubts.IN_BFLOAT16 == numerics.IN_BFLOAT16
