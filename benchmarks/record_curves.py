@@ -40,6 +40,13 @@ DATA = Path(__file__).parent / "data"
 DIVERGED = 0.0  # what an epoch after divergence counts
 SPLIT = {"data.split": 1}
 """The version under which the curves were recorded: so they can be recorded again."""
+RECORDED_WITH = {
+    "optim.name": "adam",
+    "optim.lr": 5e-4,
+    "optim.weight_decay": 1e-6,
+    "schedule.name": "cosine",
+}
+"""The default of that time, where a grid does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ def record(task: Task, folder: Path, limit: int | None) -> list[tuple[dict[str, 
 
 def base_of(task: Task, folder: Path) -> dict[str, Any]:
     """What all configurations of a task share, flat; a backbone is trained into `folder` first."""
-    base = EXPERIMENTS[task.experiment].presets["tiny"] | SPLIT | task.base
+    base = EXPERIMENTS[task.experiment].presets["tiny"] | RECORDED_WITH | SPLIT | task.base
     if not base.get("init.file"):
         return base
 
@@ -186,7 +193,7 @@ def _pretrained(folder: Path) -> Path:
     path = folder / BEST
     if not path.exists():
         experiment = EXPERIMENTS["pretrain"]
-        flat = experiment.presets["tiny"] | SPLIT | {"optim.lr": 3e-3}
+        flat = experiment.presets["tiny"] | RECORDED_WITH | SPLIT | {"optim.lr": 3e-3}
         config: Any = build(experiment.config, flat)
         torch.manual_seed(config.seed)
         trainable = experiment.trainable(config, experiment.trainable.load_data(config.data))
