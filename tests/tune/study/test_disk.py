@@ -51,6 +51,11 @@ def test_the_file_system_is_that_of_the_innermost_mount(folder: str, kind: str) 
     assert file_system(Path(folder), MOUNTS) == kind
 
 
+def test_a_mount_of_a_folder_above_that_is_listed_later_changes_nothing() -> None:
+    first, *others = MOUNTS.splitlines(keepends=True)
+    assert file_system(Path("/home/ada/runs"), "".join([*others, first])) == "nfs4"
+
+
 def test_this_machine_says_what_findmnt_says(tmp_path: Path) -> None:
     assert file_system(tmp_path) not in ("", *disk.SHARED)
     assert file_system(Path("/proc/self")) == "proc"

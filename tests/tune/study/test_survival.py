@@ -1,0 +1,28 @@
+"""Expected lengths of trials, against sums done by hand."""
+
+import pytest
+
+from tune.study.survival import survival
+
+
+def test_the_default_runs_to_its_end() -> None:
+    assert survival(trials=4, epochs=27, version="halving").expected(0) == 27
+
+
+def test_the_second_trial_of_a_halving_by_three() -> None:
+    """Rungs at epochs 1, 3 and 9, from each of which one of those that have come continues."""
+    first = 1 / 2  # the default has come, too
+    second = 1 / (1 + first)
+    third = 1 / (1 + first * second)
+    length = 1 + first * (3 - 1 + second * (9 - 3 + third * (27 - 9)))
+
+    found = survival(trials=4, epochs=27, version="halving")
+
+    assert found.expected(1) == pytest.approx(length)
+    assert found.expected(1, after=9) == 27
+    assert found.expected(1, after=3) == pytest.approx(9 + third * (27 - 9))
+
+
+def test_more_trials_than_were_planned_are_as_the_last_of_them() -> None:
+    found = survival(trials=4, epochs=27, version="halving")
+    assert found.expected(9) == found.expected(3)
