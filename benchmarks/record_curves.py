@@ -1,7 +1,7 @@
 """Learning curves of our own trainables on complete grids, recorded once, so that searches can be
 compared on them in seconds.
 
-    python benchmarks/record_curves.py  # about 15 CPU-minutes; writes benchmarks/data/
+    python benchmarks/record_curves.py  # about 25 CPU-minutes; writes benchmarks/data/
     python benchmarks/record_curves.py head-digits
 
 Every configuration of a grid is trained to its last epoch, without pruning, with the trainable's
@@ -112,6 +112,48 @@ TASKS = {
             "train.batch_size": [32, 64],
         },
         {"adam": logspace(1e-5, 1e-2, 9), "sgd": logspace(3e-3, 0.3, 7)},
+    ),
+    # The three below were recorded to report on: nothing is chosen by them.
+    "segment-earth": Task(
+        "segment",
+        {"data.image_size": 32, "train.epochs": 12, "train.epoch_images": 240},
+        {
+            "schedule.name": ["constant", "cosine"],
+            "loss.name": ["ce", "weighted_ce", "ce_dice"],
+            "train.batch_size": [16, 32],
+        },
+        {"adam": logspace(5e-4, 2e-2, 5), "sgd": logspace(0.01, 0.5, 5)},
+    ),
+    "fewshot-glyphs": Task(
+        "fewshot",
+        {
+            "data.image_size": 16,
+            "backbone.width": 8,
+            "train.epoch_images": 600,
+            "val.episodes": 200,
+        },
+        {
+            "schedule.name": ["constant", "cosine"],
+            "head.distance": ["euclidean", "cosine", "parametric"],
+            "episode.way": [5, 20],
+        },
+        {"adam": logspace(1e-4, 3e-2, 6), "sgd": logspace(1e-3, 0.3, 6)},
+    ),
+    "scratch-earth": Task(
+        "classify",
+        {
+            "data.name": "earth",
+            "data.image_size": 16,
+            "backbone.width": 8,
+            "train.epoch_images": 320,
+        },
+        {
+            "schedule.name": ["constant", "cosine"],
+            "aug.hflip": [0.0, 0.5],
+            "loss.mixup": [0.0, 0.2],
+            "train.batch_size": [16, 32],
+        },
+        {"adam": logspace(1e-4, 1e-2, 6), "sgd": logspace(3e-3, 0.3, 6)},
     ),
 }
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from benchmarks.search_cqr import propose_cqr
 from benchmarks.search_tables import Table
 
 AT_A_TIME = 2
@@ -65,11 +66,11 @@ def pool_of(table: Table) -> Pool:
     for row, key in enumerate(table.curves):
         said = {}
         for axis, name in enumerate(names):
-            values = table._values(name, said)
+            values = table.values_of(name, said)
             said[name] = values[key[axis]]
             points[row, axis] = key[axis] if choices[axis] else _position(said[name], values)
     for axis, name in enumerate(names):
-        values = table._values(name, table.default)
+        values = table.values_of(name, table.default)
         value = table.default[name]
         default[axis] = values.index(value) if choices[axis] else _position(value, values)
     curves = np.array([list(curve) for curve in table.curves.values()], float)
@@ -326,7 +327,7 @@ def search(seed, pool_points, choices, curves, default, rungs, first_look, guard
         first_look: so many trials are never stopped at the first rungs.
         guarded: number of these rungs.
         budget: epochs.
-        tpe: 0 random, 1 the study's, 2 Optuna's.
+        tpe: 0 random, 1 the study's, 2 Optuna's, 3 none but quantile regression.
     Returns:
         (budget,) best value after every epoch that was spent.
     """
@@ -353,10 +354,13 @@ def search(seed, pool_points, choices, curves, default, rungs, first_look, guard
                 continue
             if count == 0:
                 point = default
-            elif tpe == 1 and ended < STARTUP:
+            elif (tpe == 1 or tpe == 3) and ended < STARTUP:
                 point = first[count % STARTUP]
             elif tpe == 0 or (tpe == 2 and ended < 10):
                 point = at_random(choices)
+            elif tpe == 3:
+                known = np.flatnonzero(seen[:count] > 0)
+                point = propose_cqr(points[known], last[known], choices)
             else:
                 point = propose(points, state, seen, last, best, count, choices, tpe == 1)
             points[count] = point

@@ -31,6 +31,11 @@ _FINAL = {
 configuration in five reaches the target (car, naval, slice), and where one does
 (blood_transfusion)."""
 CURVES = ("head-glyphs", "head-digits", "scratch-digits")
+"""Recorded grids that rungs and sampler were chosen on."""
+REPORTED = ("segment-earth", "fewshot-glyphs", "scratch-earth")
+"""Recorded grids that nothing was chosen on."""
+_RATES = {"segment-earth": 3e-3, "fewshot-glyphs": 1e-3}
+"""Adam's rate in the default of an experiment, where it is not that of `classify`."""
 RELATED = [
     ("head-digits", "head-glyphs"),
     ("head-glyphs", "head-digits"),
@@ -76,8 +81,8 @@ class Table:
         """Ask for every parameter."""
         said: dict[str, Any] = {}
         for name in self.axes:
-            values = self._values(name, said)
-            if len(values) >= _RANGE and not isinstance(values[0], str):
+            values = self.values_of(name, said)
+            if self.is_range(values):
                 said[name] = trial.suggest_float(name, min(values), max(values), log=True)
             else:
                 said[name] = trial.suggest_categorical(name, values)
@@ -86,19 +91,25 @@ class Table:
         """Of the nearest configuration."""
         return self.curves[tuple(self._index(name, params) for name in self.axes)]
 
-    def _values(self, name: str, params: dict[str, Any]) -> list[Any]:
+    @staticmethod
+    def is_range(values: list[Any]) -> bool:
+        """True where the values stand for a range, on a log scale."""
+        return len(values) >= _RANGE and not isinstance(values[0], str)
+
+    def values_of(self, name: str, params: dict[str, Any]) -> list[Any]:
+        """The values of a parameter beside those of the others."""
         values = self.axes[name]
         return values[params["optim_name"]] if isinstance(values, dict) else values
 
     def _index(self, name: str, params: dict[str, Any]) -> int:
-        values, value = self._values(name, params), params[name]
+        values, value = self.values_of(name, params), params[name]
         if value in values:
             return values.index(value)
         return int(np.abs(np.log(values) - math.log(value)).argmin())
 
 
 def tables(names: Sequence[str] = ()) -> list[Table]:
-    """Those of these names; all, final values first, where none is given."""
+    """Those of these names; final values and then `CURVES` where none is given."""
     final = [
         (kind, name)
         for kind, found in _FINAL.items()
@@ -106,7 +117,7 @@ def tables(names: Sequence[str] = ()) -> list[Table]:
         if not names or name in names
     ]
     return [_final(kind, name) for kind, name in final] + [
-        _curves(name) for name in CURVES if not names or name in names
+        _curves(name) for name in (*CURVES, *REPORTED) if name in (names or CURVES)
     ]
 
 
@@ -148,8 +159,8 @@ def _curves(name: str) -> Table:
     curves = [
         [float(value) for key, value in row.items() if key.startswith("epoch ")] for row in rows
     ]
-    # trial 0 of `classify`; the first value of all others
-    untuned = {"optim_name": "adam", "optim_lr": 5e-4, "schedule_name": "cosine"}
+    # trial 0 of the experiment; the first value of all others
+    untuned = {"optim_name": "adam", "optim_lr": _RATES.get(name, 5e-4), "schedule_name": "cosine"}
     table = Table(
         name,
         axes,

@@ -1,0 +1,336 @@
+"""Regret of our study and of other searches after 4, 8 and 16 full trainings, on recorded learning
+curves.
+
+    python benchmarks/search_regret.py --seeds 20  # ours and Optuna's, in this environment
+    python benchmarks/search_regret.py --report    # ratios, from the record
+
+    python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers.txt
+    peers/bin/python benchmarks/search_regret.py --seeds 20 --contestants ASHA ASHA-CQR SMAC DEHB
+
+The record, `benchmarks/data/search_regret.csv`, has a line for each search; a search that it has
+is not run again, so that a broken-off measurement resumes.
+
+Every search runs two trials at a time, epoch by epoch, and begins with the same default. All but
+our study see a range as [0, 1], the position in it on a log scale: a rate whose range depends on
+the optimizer is one parameter to them, as it is to us. Searches that ask for a configuration at a
+higher fidelity pay for the further epochs alone, as if its training had been kept.
+
+Regret: best value of the table minus the best one reported so far, in units of the distance from
+the best to the median configuration. Ratios: geometric mean over tables of mean(ours) /
+mean(theirs); means count as .001 at least. Intervals, 95 %: a bootstrap over seeds.
+
+Rungs and sampler of our study were chosen on the tables of `TUNED`; those of `REPORTED` were
+recorded afterwards, and nothing was chosen on them.
+"""
+
+import argparse
+import csv
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.search_tables import CURVES, DATA, REPORTED, Table, tables
+
+BUDGETS = (4, 8, 16)
+"""Full trainings that a search may spend."""
+AT_A_TIME = 2
+LEAST = 1e-3
+OURS = "study"
+TUNED = CURVES
+RECORD = DATA / "search_regret.csv"
+RESAMPLES = 2000
+
+
+@dataclass
+class Job:
+    """A training that a search asks for."""
+
+    handle: Any
+    params: dict[str, Any]
+    """Those of the table."""
+    epochs: range
+    """Epochs, from 0, that are to be run."""
+    seen: list[float] = field(default_factory=list)
+    """Values of the epochs up to now, those before the job among them."""
+
+
+class Searcher(Protocol):
+    """A search, asked and told."""
+
+    def ask(self) -> Job | None:
+        """The next training; None: none until one that runs has ended."""
+
+    def report(self, job: Job, epoch: int, value: float) -> bool:
+        """Take the value of an epoch, from 1; False stops the training."""
+
+    def end(self, job: Job, stopped: bool) -> None:
+        """Take notice of the end, stopped or at the last epoch that was asked for."""
+
+
+# -- points of a table's space
+
+
+def axes_of(table: Table) -> dict[str, list[Any] | None]:
+    """Parameter -> its choices; None for a range."""
+    said = dict(table.default)
+    found: dict[str, list[Any] | None] = {}
+    for name in table.axes:
+        values = table.values_of(name, said)
+        found[name] = None if table.is_range(values) else values
+    return found
+
+
+def params_at(table: Table, point: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a point: a choice, or a position in [0, 1] for a range."""
+    params: dict[str, Any] = {}
+    for name in table.axes:
+        values = table.values_of(name, params)
+        if not table.is_range(values):
+            params[name] = point[name]
+            continue
+        low, high = math.log(min(values)), math.log(max(values))
+        params[name] = math.exp(low + float(point[name]) * (high - low))
+    return params
+
+
+def default_point(table: Table) -> dict[str, Any]:
+    """The point of the table's default."""
+    point = {}
+    for name in table.axes:
+        values = table.values_of(name, table.default)
+        value = table.default[name]
+        if table.is_range(values):
+            low, high = math.log(min(values)), math.log(max(values))
+            value = (math.log(value) - low) / (high - low)
+        point[name] = value
+    return point
+
+
+# -- one search
+
+
+def regrets(searcher: Searcher, table: Table) -> list[float]:
+    """Normalised regret of a search after each budget."""
+    trace = list(itertools.islice(_best_so_far(searcher, table), BUDGETS[-1] * table.epochs))
+    best = float(table.values.max())
+    span = best - float(np.median(table.values))
+    return [(best - trace[budget * table.epochs - 1]) / span for budget in BUDGETS]
+
+
+def _best_so_far(searcher: Searcher, table: Table) -> Iterator[float]:
+    """Yields the best value after every epoch that is run."""
+    best = -math.inf
+    live: list[Job] = []
+    while True:
+        while len(live) < AT_A_TIME and (job := searcher.ask()) is not None:
+            curve = table.curve(job.params)
+            job.seen = list(curve[: job.epochs.start])
+            if job.epochs:
+                live.append(job)
+            else:
+                searcher.end(job, stopped=False)
+        assert live, "the search has nothing to do"
+
+        for job in list(live):
+            value = table.curve(job.params)[len(job.seen)]
+            job.seen.append(value)
+            best = max(best, value)
+            yield best
+
+            goes_on = searcher.report(job, len(job.seen), value)
+            done = len(job.seen) == job.epochs.stop
+            if done or not goes_on:
+                live.remove(job)
+                searcher.end(job, stopped=not done)
+
+
+# -- contestants
+
+
+class Whole:
+    """A searcher of `search_efficiency.py`, which stops a training or lets it run to its end."""
+
+    def __init__(self, searcher: Any, table: Table):
+        self._searcher = searcher
+        self._table = table
+
+    def ask(self) -> Job | None:
+        asked = self._searcher.ask()
+        if asked is None:
+            return None
+        handle, params = asked
+        return Job(handle, params, range(self._table.epochs))
+
+    def report(self, job: Job, epoch: int, value: float) -> bool:
+        goes_on: bool = self._searcher.report(job.handle, epoch, value)
+        return goes_on
+
+    def end(self, job: Job, stopped: bool) -> None:
+        self._searcher.end(job.handle, job.seen, stopped)
+
+
+def _study(table: Table, seed: int) -> Searcher:
+    from benchmarks.search_efficiency import OurStudy
+
+    return Whole(OurStudy(table, seed, trials=BUDGETS[-1] * table.epochs + AT_A_TIME), table)
+
+
+def _optuna(sampler: str, pruner: str) -> "Contestant":
+    def make(table: Table, seed: int) -> Searcher:
+        from benchmarks.search_optuna import OptunaPositions
+
+        return OptunaPositions(table, seed, sampler, pruner)
+
+    return make
+
+
+def _peer(name: str, *details: Any) -> "Contestant":
+    def make(table: Table, seed: int) -> Searcher:
+        import benchmarks.search_peers as peers
+
+        searcher: Searcher = getattr(peers, name)(table, seed, *details)
+        return searcher
+
+    return make
+
+
+Contestant = Callable[[Table, int], Searcher]
+CONTESTANTS: dict[str, Contestant] = {
+    OURS: _study,
+    "random": _optuna("random", "none"),
+    "TPE, halving by 3": _optuna("tpe", "halving"),
+    "TPE, Hyperband": _optuna("tpe", "hyperband"),
+    "GP": _optuna("gp", "none"),
+    "ASHA": _peer("SyneTune", "random_search"),
+    "ASHA-BORE": _peer("SyneTune", "bore"),
+    "ASHA-CQR": _peer("SyneTune", "cqr"),
+    "MOBSTER": _peer("SyneTune", "mobster"),
+    "SMAC, Hyperband": _peer("Smac"),
+    "DEHB": _peer("Dehb"),
+    "HEBO": _peer("Hebo"),
+}
+HERE = (OURS, "random", "TPE, halving by 3", "TPE, Hyperband", "GP")
+"""Contestants that vistune's own environment has."""
+
+
+# -- the record
+
+Key = tuple[str, str, int]
+"""Contestant, table, seed."""
+
+
+def read(path: Path = RECORD) -> dict[Key, list[float]]:
+    """The recorded searches."""
+    if not path.exists():
+        return {}
+    with path.open() as file:
+        rows = list(csv.reader(file))
+    return {
+        (name, table, int(seed)): [float(value) for value in rest[: len(BUDGETS)]]
+        for name, table, seed, *rest in rows[1:]
+    }
+
+
+def record(names: Sequence[str], found: Sequence[Table], seeds: int, path: Path) -> None:
+    """Run what the record lacks, and add it line by line."""
+    done = read(path)
+    if not path.exists():
+        header = ["contestant", "table", "seed", *(f"after {n}" for n in BUDGETS), "cpu_s"]
+        path.write_text(_line(header))
+    for seed, table, name in itertools.product(range(seeds), found, names):
+        if (name, table.name, seed) in done:
+            continue
+        began = time.process_time()
+        values = regrets(CONTESTANTS[name](table, seed), table)
+        seconds = time.process_time() - began
+        row = [name, table.name, seed, *(f"{value:.5f}" for value in values), f"{seconds:.2f}"]
+        with path.open("a") as file:
+            file.write(_line(row))
+
+
+def _line(row: Sequence[Any]) -> str:
+    return ",".join(f'"{cell}"' if "," in str(cell) else str(cell) for cell in row) + "\n"
+
+
+def together(done: dict[Key, list[float]], name: str, group: Sequence[str]) -> list[np.ndarray]:
+    """Regrets of a contestant, an array (seeds, budgets) for each table; none where a table
+    lacks."""
+    found = []
+    for table in group:
+        rows = [values for (who, which, _), values in done.items() if (who, which) == (name, table)]
+        if not rows:
+            return []
+        found.append(np.array(rows))
+    return found
+
+
+def ratio(ours: list[np.ndarray], theirs: list[np.ndarray]) -> np.ndarray:  # (budgets,)
+    """Geometric mean over tables of mean(ours) / mean(theirs)."""
+    logs = [np.log(_mean(one) / _mean(other)) for one, other in zip(ours, theirs, strict=True)]
+    return np.exp(np.mean(logs, 0))
+
+
+def interval(ours: list[np.ndarray], theirs: list[np.ndarray]) -> np.ndarray:  # (2, budgets)
+    """95 % of the ratio when seeds are drawn anew."""
+    rng = np.random.default_rng(0)
+
+    def anew(side: list[np.ndarray]) -> list[np.ndarray]:
+        return [one[rng.integers(len(one), size=len(one))] for one in side]
+
+    drawn = [ratio(anew(ours), anew(theirs)) for _ in range(RESAMPLES)]
+    return np.quantile(drawn, [0.025, 0.975], axis=0)
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return np.maximum(values.mean(0), LEAST)
+
+
+def report(path: Path) -> None:
+    """Print regrets and ratios, for the tables tuned on and the others."""
+    done = read(path)
+    for title, group in (("tuned on", TUNED), ("reported only", REPORTED)):
+        ours = together(done, OURS, group)
+        if not ours:
+            continue
+        print(f"{title}: {', '.join(group)}; ours {np.mean([_mean(one) for one in ours], 0)}")
+        for name in dict.fromkeys(name for name, _, _ in done):
+            theirs = together(done, name, group)
+            if name == OURS or not theirs:
+                continue
+            cells = [
+                f"{value:.2f} [{low:.2f}, {high:.2f}]"
+                for value, low, high in zip(
+                    ratio(ours, theirs), *interval(ours, theirs), strict=True
+                )
+            ]
+            seeds = min(map(len, theirs))
+            print(f"  {name:20} {'   '.join(cells)}   {seeds} seeds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--contestants", nargs="*", default=list(HERE), choices=list(CONTESTANTS))
+    parser.add_argument("--tables", nargs="*", default=[*TUNED, *REPORTED])
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--report", action="store_true", help="ratios of what is recorded")
+    options = parser.parse_args()
+    if options.report:
+        report(options.record)
+    else:
+        record(options.contestants, tables(options.tables), options.seeds, options.record)
+
+
+if __name__ == "__main__":
+    main()
