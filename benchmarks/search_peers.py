@@ -61,7 +61,7 @@ class SyneTune:
     """Asynchronous successive halving that stops (Li et al. 2020), with a sampler.
 
     Args:
-        sampler: "random_search", "bore" or "cqr", by its name in Syne Tune.
+        sampler: "random_search", "bore", "cqr" or "kde", by its name in Syne Tune.
     """
 
     def __init__(self, table: Table, seed: int, sampler: str):

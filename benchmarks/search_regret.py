@@ -5,7 +5,7 @@ curves.
     python benchmarks/search_regret.py --report    # ratios, from the record
 
     python3.11 -m venv peers && peers/bin/pip install -r benchmarks/peers.txt
-    peers/bin/python benchmarks/search_regret.py --seeds 20 --contestants ASHA ASHA-CQR SMAC DEHB
+    peers/bin/python benchmarks/search_regret.py --seeds 20 --contestants ASHA ASHA-CQR DEHB
 
 The record, `benchmarks/data/search_regret.csv`, has a line for each search; a search that it has
 is not run again, so that a broken-off measurement resumes.
@@ -213,10 +213,9 @@ CONTESTANTS: dict[str, Contestant] = {
     "ASHA": _peer("SyneTune", "random_search"),
     "ASHA-BORE": _peer("SyneTune", "bore"),
     "ASHA-CQR": _peer("SyneTune", "cqr"),
-    "MOBSTER": _peer("SyneTune", "mobster"),
-    "SMAC, Hyperband": _peer("Smac"),
+    "BOHB": _peer("SyneTune", "kde"),
+    "SMAC": _peer("Smac"),
     "DEHB": _peer("Dehb"),
-    "HEBO": _peer("Hebo"),
 }
 HERE = (OURS, "random", "TPE, halving by 3", "TPE, Hyperband", "GP")
 """Contestants that vistune's own environment has."""

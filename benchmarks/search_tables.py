@@ -32,9 +32,9 @@ configuration in five reaches the target (car, naval, slice), and where one does
 (blood_transfusion)."""
 CURVES = ("head-glyphs", "head-digits", "scratch-digits")
 """Recorded grids that rungs and sampler were chosen on."""
-REPORTED = ("segment-earth", "fewshot-glyphs", "scratch-earth")
+REPORTED = ("scratch-earth", "fewshot-glyphs")
 """Recorded grids that nothing was chosen on."""
-_RATES = {"segment-earth": 3e-3, "fewshot-glyphs": 1e-3}
+_RATES = {"fewshot-glyphs": 1e-3}
 """Adam's rate in the default of an experiment, where it is not that of `classify`."""
 RELATED = [
     ("head-digits", "head-glyphs"),
