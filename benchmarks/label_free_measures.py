@@ -6,6 +6,8 @@ image i. Larger means better where a docstring does not say otherwise; `benchmar
 measures what each is worth.
 """
 
+import itertools
+
 import numpy as np
 import torch
 
@@ -28,6 +30,7 @@ def candidates(
         found |= {f"{kind}.{name}": value for kind, value in values.items()}
 
     first, second = pairs["a"]
+    found["view_rank"] = view_rank(first, second, clean)
     found["alignment"] = alignment(first, second)
     found["uniformity"] = uniformity(np.concatenate([first, second]))
     if clusters:
@@ -67,6 +70,17 @@ def retrieval(
         "rank": float(np.mean([(1 / rank).mean() for rank in ranks])),
         "contrast": float(np.mean(soft)),
     }
+
+
+def view_rank(
+    *pictures: np.ndarray,  # (n, d) each
+) -> float:
+    """One less the mean logarithm of the rank at which pictures of one image find each other by
+    cosine, over all pairs and both directions, as a part of ln(n)."""
+    ranks = [
+        _ranks(unit(one) @ unit(other).T) for one, other in itertools.permutations(pictures, 2)
+    ]
+    return float(1 - np.log(np.concatenate(ranks)).mean() / np.log(len(pictures[0])))
 
 
 def _ranks(

@@ -63,7 +63,7 @@ class TrainConfig:
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of an exponential moving average of the weights, in [0, 1), such as .99; it is judged
     as val/..._ema, which then selects, and exported. 0: there is none."""
-    rules: Annotated[int, Field(ge=1, le=2)] = 2
+    rules: Annotated[int, Field(ge=1, le=3)] = 3
     """Version of what training computes, which a study keeps. 1: as studies did that began before
     there was a choice; docs/notes/training.md lists what has changed since."""
 

@@ -5,6 +5,8 @@ Features are float32 tensors (n, d) on any device; labels int64 (n,). Results ar
 each call waits for the device once.
 """
 
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -94,6 +96,27 @@ def view_retrieval(
     reciprocal = 1 / to_double(torch.cat([forth, back]))
     mean: float = reciprocal.mean().item()
     return mean
+
+
+def view_rank(
+    pictures: Sequence[Tensor],  # (n, d) each: features of some pictures of each image
+) -> float:
+    """One less the mean logarithm of the rank at which pictures of one image find each other, over
+    all pairs and both directions, as a part of ln(n).
+
+    In [0, 1]: 1 where each is the other's nearest, 0 in a point, about 1 / ln(n) at random. Unlike
+    the reciprocal rank it tells apart networks that find few images, and far ranks from hopeless
+    ones.
+    """
+    count = len(pictures[0])
+    if count == 1:
+        return 1.0
+    ranks = [
+        retrieval_ranks(queries, others) for queries, others in itertools.permutations(pictures, 2)
+    ]
+    logarithm = to_double(torch.cat(ranks)).log()
+    mean: float = logarithm.mean().item()
+    return 1 - mean / math.log(count)
 
 
 def share(

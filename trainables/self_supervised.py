@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.augment.evaluation import batch_size, evaluation_batches
-from trainables.augment.fixed_views import FixedViews, even_part
+from trainables.augment.fixed_views import FixedViews, even_part, even_positions
 from trainables.augment.image_ops import Normalization
 from trainables.augment.view_config import AugmentConfig, ViewConfig
 from trainables.augment.views import Augment
@@ -36,6 +36,7 @@ from trainables.metrics import (
     knn_right,
     rankme,
     share,
+    view_rank,
     view_retrieval,
 )
 from trainables.optim import OptimConfig, param_groups
@@ -46,8 +47,11 @@ from trainables.schedules import ScheduleConfig
 _CALIBRATION_IMAGES = 1024
 """Training images that give BatchNorm its statistics before the network is judged."""
 _EARLIER_CALIBRATION_IMAGES = 4096
+_RANK = "val/view_rank"
 _RETRIEVAL = "val/view_retrieval"
-_RETRIEVAL_IMAGES = 1000
+_WITHOUT_LABELS = {1: "val/rankme", 2: _RETRIEVAL, 3: _RANK}
+"""Version of `train.rules` -> what selects on images without labels."""
+_VIEWED_IMAGES = 1000
 """Largest number of images whose views look for each other."""
 
 
@@ -143,8 +147,9 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
             self.probe = OnlineProbe(feature_dim, len(data.classes))
         self._probe_is_fitted = False  # to the backbone as it is
         self._fixed_views: FixedViews | None = None
-        if self.objective.removesuffix(AVERAGED) == _RETRIEVAL:
-            self._fixed_views = FixedViews(_RETRIEVAL_IMAGES, size, self.normalize, config.data.up)
+        self._views_metric = self.objective.removesuffix(AVERAGED)
+        if self._views_metric in (_RANK, _RETRIEVAL):
+            self._fixed_views = FixedViews(_VIEWED_IMAGES, size, self.normalize, config.data.up)
         self._outcomes: ImageOutcomes | None = None  # of the last `test`
 
         self.memory_format = torch.contiguous_format
@@ -208,19 +213,18 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
 
     @classmethod
     def objective_for(cls, data: DataSet) -> str:
-        return "val/knn_top1" if data.gallery is not None else _RETRIEVAL
+        return "val/knn_top1" if data.gallery is not None else _RANK
 
     @classmethod
     def objectives_for(cls, data: DataSet) -> tuple[str, ...]:
         if data.gallery is not None:
-            return ("val/knn_top1", _RETRIEVAL)
-        return (_RETRIEVAL, "val/rankme")
+            return ("val/knn_top1", _RANK, _RETRIEVAL)
+        return (_RANK, _RETRIEVAL, "val/rankme")
 
     @classmethod
     def chosen_objective(cls, config: MethodConfigT, data: DataSet) -> str:
-        earlier = config.train.rules == 1 and data.gallery is None
-        if earlier and not config.train.objective:
-            return "val/rankme"
+        if data.gallery is None and not config.train.objective:
+            return _WITHOUT_LABELS[config.train.rules]
         return super().chosen_objective(config, data)
 
     def network(self) -> nn.Module:
@@ -259,14 +263,15 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
 
     def evaluate(self, split: Split, prefix: str) -> Metrics:
         """RankMe, spread of projections and, where there are labels, kNN and probe accuracy, named
-        `<prefix>/...`; retrieval of views where it is the objective."""
+        `<prefix>/...`; how well views find each other where that is the objective."""
         features, projections = self._embed(split)
         metrics = {
             f"{prefix}/rankme": rankme(features),
             f"{prefix}/std": embedding_std(self.spread_out(features, projections)),
         }
         if self._fixed_views is not None:
-            metrics[f"{prefix}/view_retrieval"] = self._retrieved(split, self._fixed_views)
+            name = self._views_metric.replace("val/", f"{prefix}/")
+            metrics[name] = self._views_found(split, features, self._fixed_views)
         if self.data.gallery is None:
             return metrics
 
@@ -304,16 +309,26 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
             right[f"{prefix}/probe_top1"] = self.probe.right(features, labels)
         return right
 
-    def _retrieved(self, split: Split, views: FixedViews) -> float:
-        """Retrieval of the fixed views of a split's images, or of as many of them at even steps as
-        there are views."""
+    def _views_found(
+        self,
+        split: Split,
+        features: Tensor,  # (n, D), of `split`
+        views: FixedViews,
+    ) -> float:
+        """Measure how well the fixed views of a split's images find each other, or of as many of
+        them at even steps as there are views; by rank also the images as they are."""
         images = even_part(split, views.count)
         rows = distributed.shard(len(images))
         first, second = (
             self._embed_batches(views.batches(images, rows, view, self.device), len(images))[0]
             for view in (0, 1)
         )
-        return view_retrieval(first, second)
+        if self._views_metric == _RETRIEVAL:
+            return view_retrieval(first, second)
+
+        positions = torch.from_numpy(even_positions(len(split), views.count))
+        plain = features[positions.to(features.device)]
+        return view_rank([first, second, plain])
 
     def _embed(self, split: Split) -> tuple[Tensor, Tensor]:
         """Backbone features (n, D) and projections (n, P), float32, in eval mode."""

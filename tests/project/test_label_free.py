@@ -10,7 +10,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from benchmarks import label_free_measures as measures
 from benchmarks.label_free_report import correlation
-from trainables.metrics import view_retrieval
+from trainables.metrics import view_rank, view_retrieval
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(60, 8)).astype(np.float32)
@@ -23,6 +23,10 @@ def test_the_benchmark_measures_what_the_product_selects_by() -> None:
     product = view_retrieval(torch.from_numpy(IMAGES), torch.from_numpy(NOISY))
     assert found == pytest.approx(product)
     assert 0.1 < found < 0.9
+
+    pictures = [IMAGES, NOISY, IMAGES + 1]
+    product = view_rank([torch.from_numpy(one) for one in pictures])
+    assert measures.view_rank(*pictures) == pytest.approx(product)
 
 
 def test_ranks_are_those_of_scipy() -> None:

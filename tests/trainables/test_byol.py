@@ -255,7 +255,7 @@ def test_labels_do_not_reach_training(tmp_path: Path) -> None:
         model = byol(data=some)
         fit(model, SMALL, LocalRuntime(tmp_path / name, lambda epoch, metrics: True))
         exports.append({k: v.clone() for k, v in model.backbone.state_dict().items()})
-        assert model.objective == ("val/view_retrieval" if name == "none" else "val/knn_top1")
+        assert model.objective == ("val/view_rank" if name == "none" else "val/knn_top1")
     for other in exports[1:]:
         assert all(torch.equal(other[k], v) for k, v in exports[0].items())
 
@@ -376,29 +376,43 @@ def test_an_earlier_study_keeps_its_statistics_and_its_objective() -> None:
     metrics = model.validate()
     assert all(map(torch.equal, before, batchnorm_statistics(model)))
     assert model.objective == "val/rankme"
-    assert "val/view_retrieval" not in metrics
+    assert not [name for name in metrics if name.startswith("val/view_")]
 
 
-def test_view_retrieval_is_the_same_for_every_policy_of_the_trial() -> None:
+def test_a_study_of_the_second_rules_keeps_retrieval() -> None:
+    second = replace(SMALL, train=replace(SMALL.train, rules=2))
+    model = byol(second, replace(load_dataset(SMALL.data), gallery=None))
+    metrics = model.validate()
+    assert model.objective == "val/view_retrieval"
+    assert 0 < metrics["val/view_retrieval"] < 1
+    assert "val/view_rank" not in metrics
+
+
+@pytest.mark.parametrize("metric", ["view_rank", "view_retrieval"])
+def test_views_are_the_same_for_every_policy_of_the_trial(metric: str) -> None:
     """And in every call: the views are the study's."""
     bare = replace(load_dataset(SMALL.data), gallery=None)
+    train = replace(SMALL.train, objective=f"val/{metric}")
     found = []
     for policy in ("none", "simclr"):
-        model = byol(replace(SMALL, aug=ViewConfig(policy=policy)), bare)
-        found += [model.validate()["val/view_retrieval"] for _ in range(2)]
+        model = byol(replace(SMALL, train=train, aug=ViewConfig(policy=policy)), bare)
+        found += [model.validate()[f"val/{metric}"] for _ in range(2)]
     assert 0 < found[0] < 1
     assert len(set(found)) == 1
 
 
-def test_a_collapsed_network_retrieves_nothing() -> None:
-    model = byol(data=replace(load_dataset(SMALL.data), gallery=None))
+@pytest.mark.parametrize("metric", ["view_rank", "view_retrieval"])
+def test_a_collapsed_network_finds_no_view(metric: str) -> None:
+    chosen = replace(SMALL, train=replace(SMALL.train, objective=f"val/{metric}"))
+    model = byol(chosen, replace(load_dataset(SMALL.data), gallery=None))
     for parameter in model.backbone.parameters():
         nn.init.zeros_(parameter)
     for norm in model.backbone.modules():
         if isinstance(norm, nn.BatchNorm2d):
             nn.init.ones_(norm.bias)
-    found = model.validate()["val/view_retrieval"]
-    assert found == pytest.approx(1 / len(model.data.val))
+    found = model.validate()[f"val/{metric}"]
+    nothing = {"view_rank": 0.0, "view_retrieval": 1 / len(model.data.val)}
+    assert found == pytest.approx(nothing[metric])
 
 
 def test_views_of_a_large_split_are_those_of_images_at_even_steps() -> None:
@@ -407,8 +421,8 @@ def test_views_of_a_large_split_are_those_of_images_at_even_steps() -> None:
     some = replace(data.test, indices=rows[::3])
     large = byol(data=replace(data, test=replace(data.test, indices=rows))).test()
     small = byol(data=replace(data, test=some)).test()
-    assert large["test/view_retrieval"] == pytest.approx(small["test/view_retrieval"])
-    assert large["test/view_retrieval"] < 1
+    assert large["test/view_rank"] == pytest.approx(small["test/view_rank"])
+    assert 0 < large["test/view_rank"] < 1
 
 
 @pytest.mark.parametrize(("up", "mirrored"), [("none", False), ("horizontal", True)])

@@ -1,5 +1,7 @@
 """Evaluation metrics against NumPy loops, scikit-learn, SciPy and closed forms."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.spatial.distance
@@ -22,6 +24,7 @@ from trainables.metrics import (
     rankme,
     retrieval_ranks,
     share,
+    view_rank,
     view_retrieval,
 )
 
@@ -122,6 +125,27 @@ def test_view_retrieval_is_the_mean_reciprocal_rank_of_scipy() -> None:
     assert retrieval_ranks(other, one).tolist() == back.tolist()
     expected = (np.mean(1 / forth) + np.mean(1 / back)) / 2
     assert view_retrieval(10 * one, other) == pytest.approx(expected)  # by cosine
+
+
+def test_view_rank_is_the_mean_logarithm_of_the_ranks_of_scipy() -> None:
+    pictures = [torch.randn(40, 6, generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    pictures = [pictures[0], pictures[0] + 0.5 * pictures[1], pictures[0] + 0.7 * pictures[2]]
+    logarithms = []
+    for one, other in itertools.permutations(pictures, 2):
+        distances = scipy.spatial.distance.cdist(one, other, "cosine")
+        ranks = [scipy.stats.rankdata(row)[image] for image, row in enumerate(distances)]
+        logarithms.append(np.log(ranks).mean())
+
+    found = view_rank([10 * pictures[0], *pictures[1:]])  # by cosine
+    assert found == pytest.approx(1 - np.mean(logarithms) / np.log(40))
+    assert 0.3 < found < 0.95
+
+
+def test_view_rank_of_an_encoder_that_knows_all_and_of_one_that_knows_nothing() -> None:
+    images = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    assert view_rank([images, images, images]) == 1
+    assert view_rank([torch.ones(30, 5)] * 3) == pytest.approx(0)
+    assert view_rank([images[:1]] * 3) == 1
 
 
 def test_view_retrieval_of_an_encoder_that_knows_all_and_of_one_that_knows_nothing() -> None:

@@ -78,10 +78,15 @@ def turned(policy: AugmentConfig, up: str) -> AugmentConfig:
     return replace(policy, hflip=0.5)
 
 
+def even_positions(length: int, count: int) -> np.ndarray:  # (min(length, count),) int64
+    """All positions, or so many of them at even steps."""
+    count = min(length, count)
+    return np.arange(count) * length // count
+
+
 def even_part(split: Split, count: int) -> Split:
     """The split, or `count` of its images at even steps where it has more: a split may be sorted by
     class."""
     if len(split) <= count:
         return split
-    positions = np.arange(count) * len(split) // count
-    return replace(split, indices=split.indices[positions])
+    return replace(split, indices=split.indices[even_positions(len(split), count)])

@@ -17,7 +17,7 @@ def console_of(
     """Make the console of this run, with the trials of earlier ones."""
     console = _empty_console(study, options, caller, clock)
 
-    without_labels = study.objective.startswith(("val/view_retrieval", "val/rankme"))
+    without_labels = study.objective.startswith(("val/view_", "val/rankme"))
     unlabelled = without_labels and prepared.data.gallery is None
     why = " (there are no labels for kNN)" if unlabelled else ""
     console.line(

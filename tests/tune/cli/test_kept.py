@@ -77,7 +77,7 @@ def test_an_option_that_is_left_out_later_is_another_study(tmp_path: Path) -> No
 
 def test_a_study_from_before_there_were_rules_of_training_has_the_first(tmp_path: Path) -> None:
     path = begun(tmp_path)
-    assert json.loads(path.read_text())["base"]["train.rules"] == 2
+    assert json.loads(path.read_text())["base"]["train.rules"] == 3
 
     there = json.loads(path.read_text())
     del there["base"]["train.rules"]
@@ -87,7 +87,7 @@ def test_a_study_from_before_there_were_rules_of_training_has_the_first(tmp_path
     again.reconcile_with(path)
 
 
-@pytest.mark.parametrize("rules", [1, 2])
+@pytest.mark.parametrize("rules", [1, 2, 3])
 def test_a_space_is_told_the_rules_of_its_study(rules: int) -> None:
     seen = []
 
