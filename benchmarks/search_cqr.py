@@ -168,16 +168,6 @@ def widenings(points, values, choices, models):
 
 
 @njit(cache=True)
-def scaled(values):
-    """Ranks in [0, 1], so that a diverged trial is no outlier."""
-    order = np.argsort(values)
-    found = np.empty(values.shape[0])
-    for place in range(values.shape[0]):
-        found[order[place]] = place / max(1, values.shape[0] - 1)
-    return found
-
-
-@njit(cache=True)
 def propose_cqr(points, values, choices):
     """A point by Thompson sampling from the quantiles.
 
@@ -189,14 +179,13 @@ def propose_cqr(points, values, choices):
     order = np.random.permutation(count)
     held = count // 10 if count >= CONFORMAL_FROM else 0
     known = order[held:]
-    targets = scaled(values)
     models = [
-        fit(points[known], targets[known], choices, (index + 1) / (QUANTILES + 1))
+        fit(points[known], values[known], choices, (index + 1) / (QUANTILES + 1))
         for index in range(QUANTILES)
     ]
     added = np.zeros(QUANTILES)
     if held > 0:
-        added = widenings(points[order[:held]], targets[order[:held]], choices, models)
+        added = widenings(points[order[:held]], values[order[:held]], choices, models)
 
     chosen = np.empty(points.shape[1])
     point = np.empty(points.shape[1])
