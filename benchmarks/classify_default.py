@@ -65,7 +65,7 @@ def main() -> None:
         for setting in options.settings:
             start = SETTINGS[setting].values | backbone(setting, others, Path(folder))
             for candidate in CANDIDATES:
-                curve = validation_curve("classify", start | candidate, task, Path(folder))
+                curve = one_training(start | candidate, task)
                 half, last = curve[len(curve) // 2 - 1], curve[-1]
                 name, rate = candidate["optim.name"], candidate["optim.lr"]
                 print(
@@ -137,8 +137,14 @@ def backbone(setting: str, others: DataSet, folder: Path) -> dict[str, Any]:
     return {"init.file": str(file)} | origin
 
 
+def one_training(values: dict[str, Any], task: DataSet) -> list[float]:
+    """Train the task once, from the beginning; the objective of every epoch."""
+    with tempfile.TemporaryDirectory(prefix="default-") as folder:
+        return validation_curve("classify", values, task, Path(folder))
+
+
 def validation_curve(name: str, values: dict[str, Any], data: DataSet, folder: Path) -> list[float]:
-    """Train once; the objective of every epoch."""
+    """Train in a folder that holds no checkpoint yet; the objective of every epoch."""
     experiment = EXPERIMENTS[name]
     config: Any = build(experiment.config, experiment.presets["tiny"] | values)
     _, curve = train(experiment.trainable, config, data, folder)
