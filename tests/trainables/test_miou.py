@@ -15,6 +15,7 @@ from trainables.miou import (
     pixel_accuracy,
     segmentation_metrics,
 )
+from trainables.plots.masks import class_ious
 
 C = 6
 
@@ -73,6 +74,8 @@ def test_against_references(truth_has: tuple[int, ...], called: tuple[int, ...])
         jaccard_score(truth[known], guess[known], labels=present, average=None),
         atol=1e-12,
     )
+    shown = class_ious(confusion.numpy())
+    np.testing.assert_allclose(shown, class_iou(confusion).numpy(), atol=1e-12)
     accuracy = MulticlassAccuracy(C, average="micro", ignore_index=IGNORE)(guess, truth.long())
     assert pixel_accuracy(confusion) == pytest.approx(accuracy.item(), abs=1e-6)
 

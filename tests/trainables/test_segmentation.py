@@ -26,8 +26,8 @@ from trainables.engine.fit import fit
 from trainables.errors import TrialFailed, UserError
 from trainables.files import BEST, LAST
 from trainables.optim import OptimConfig
+from trainables.plots.class_colours import coloured
 from trainables.plots.draw import draw
-from trainables.plots.masks import coloured
 from trainables.segmentation import Segmentation, SegmentationConfig
 from trainables.segmenters.class_pixels import class_pixels
 from trainables.segmenters.losses import SegmentationLossConfig

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from trainables.plots.masks import coloured
+from trainables.plots.class_colours import coloured
 from trainables.plots.snapshots import read_arrays
 from trainables.plots.style import INK, caption, plt
 

@@ -14,19 +14,43 @@ from pathlib import Path
 from typing import TextIO
 
 from trainables.errors import UserError
-from trainables.plots.data_grid import data_pictures
-from trainables.plots.embeddings import embedding_pictures
-from trainables.plots.masks import mask_pictures
-from trainables.plots.predictions import prediction_pictures
 
-KINDS: dict[str, Callable[[Path, Path, str], list[Path]]] = {
-    "data": data_pictures,
-    "embeddings": embedding_pictures,
-    "masks": mask_pictures,
-    "predictions": prediction_pictures,
+Draw = Callable[[Path, Path, str], list[Path]]
+"""(file, folder of the pictures, title) -> the pictures' paths."""
+
+
+def _data() -> Draw:
+    from trainables.plots.data_grid import data_pictures
+
+    return data_pictures
+
+
+def _embeddings() -> Draw:
+    from trainables.plots.embeddings import embedding_pictures
+
+    return embedding_pictures
+
+
+def _masks() -> Draw:
+    from trainables.plots.masks import mask_pictures
+
+    return mask_pictures
+
+
+def _predictions() -> Draw:
+    from trainables.plots.predictions import prediction_pictures
+
+    return prediction_pictures
+
+
+KINDS: dict[str, Callable[[], Draw]] = {
+    "data": _data,
+    "embeddings": _embeddings,
+    "masks": _masks,
+    "predictions": _predictions,
 }
-"""Kind, with which a file's name begins up to the first "-" -> (file, folder of the pictures,
-title) -> the pictures' paths."""
+"""Kind, with which a file's name begins up to the first "-" -> what imports and returns what draws
+it. Pictures of one kind do not wait for what another one needs."""
 
 
 def draw(npz: Path, out_dir: Path, title: str) -> list[Path]:
@@ -42,7 +66,7 @@ def draw(npz: Path, out_dir: Path, title: str) -> list[Path]:
             f"{str(npz)!r} is of no kind that can be drawn; "
             f"its name must begin with one of: {', '.join(KINDS)}"
         )
-    return KINDS[kind](npz, out_dir, title)
+    return KINDS[kind]()(npz, out_dir, title)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

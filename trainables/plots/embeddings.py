@@ -4,19 +4,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from trainables.errors import UserError
+from trainables.plots.canvas import HEADING, MARGIN, Canvas, width_of
 from trainables.plots.snapshots import coloured_classes, read_arrays, shown_rows
-from trainables.plots.style import COLOURS, GREY, INK, caption, heading, plt, quiet_frame
+from trainables.plots.style import COLOURS, GREY, caption
+from trainables.plots.tsne import principal_components, tsne
 
 _MIN_POINTS = 4
 _PARTS = {"train": "training images", "val": "validation images"}
 _BLUE = "#4c72b0"
 _MARKERS = "osD^"
+_SIZE = (8.0, 6.0)  # inches
+_AXIS_NAME = 0.2  # height of its line, in inches
+_POINTS_MARGIN = 0.05  # of the frame, around the points
+# Of the classes' names and markers beside the frame, in inches.
+_KEY_TOP, _KEY_LINE = 0.17, 0.19
+_KEY_MARKER, _KEY_TEXT = 0.2, 0.36
 
 
 @dataclass(frozen=True)
@@ -125,18 +129,12 @@ def _checked_labels(npz: Path, labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def _tsne(features: np.ndarray) -> tuple[np.ndarray, str]:
-    """t-SNE (van der Maaten & Hinton 2008) to (n, 2), and its caption."""
-    if _collapsed(features):  # scikit-learn would divide by 0 and crash the process
+    """t-SNE to (n, 2), and its caption."""
+    if _collapsed(features):
         return np.zeros((len(features), 2)), "t-SNE, collapsed to one point"
 
     perplexity = min(30.0, (len(features) - 1) / 3)
-    # A third of scikit-learn's iterations and coarser cells: a third of the time, and the same part
-    # of the nearest neighbours is kept (trustworthiness .988 on 600 digits).
-    tsne = TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=350, angle=0.8)
-    # Beside training, OpenMP threads that wait for a core make this 5 times slower.
-    with threadpool_limits(1):
-        points = tsne.fit_transform(features)
-    return points, f"t-SNE, perplexity {perplexity:.0f}"
+    return tsne(features, perplexity), f"t-SNE, perplexity {perplexity:.0f}"
 
 
 def _pca(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float], str]:
@@ -145,9 +143,7 @@ def _pca(features: np.ndarray) -> tuple[np.ndarray, tuple[float, float], str]:
     if _collapsed(features):
         return np.zeros((len(features), 2)), (0.0, 0.0), "PCA, collapsed to one point"
 
-    model = PCA(2, svd_solver="full")
-    points = model.fit_transform(features)
-    first, second = (float(ratio) for ratio in model.explained_variance_ratio_)
+    points, (first, second) = principal_components(features)
     return points, (first, second), f"PCA, explained variance {first + second:.0%}"
 
 
@@ -170,53 +166,109 @@ def _draw(
         method: for the second line of the heading.
         axes: names of the axes, if they mean something.
     """
-    figure, ax = plt.subplots(figsize=(8, 6), layout="constrained")
-    _scatter_others(ax, data, points)
-    for number, (label, name) in enumerate(zip(data.coloured, data.names, strict=True)):
-        members = points[data.labels == label]
-        ax.scatter(
-            members[:, 0],
-            members[:, 1],
-            s=30,
-            color=COLOURS[number],
-            marker=_MARKERS[number % len(_MARKERS)],
-            label=name,
+    canvas = Canvas(*_SIZE)
+    canvas.heading(title, f"epoch {data.epoch} · {method} · {_what(data)}")
+    frame = _frame(canvas, data, axes)
+    placed = _placed(points, frame)
+    _scatter_others(canvas, data, placed)
+    _scatter_classes(canvas, data, placed, frame)
+    canvas.save(path)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The part of the figure that the points lie in, in inches."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def _frame(canvas: Canvas, data: Embeddings, axes: tuple[str, str] | None) -> _Frame:
+    """Draw the frame of the points with the names of the classes to its right, and names of the
+    axes if they mean something."""
+    name = _AXIS_NAME if axes else 0.0
+    frame = _Frame(
+        left=MARGIN + name,
+        top=HEADING,
+        right=canvas.width - MARGIN - _key(canvas, data.names),
+        bottom=canvas.height - MARGIN - name,
+    )
+    canvas.rectangle(frame.left, frame.top, frame.right, frame.bottom)
+    if axes:
+        horizontal, vertical = axes
+        middle = (frame.left + frame.right) / 2
+        canvas.write(middle, canvas.height - MARGIN, horizontal, ha="center")
+        beside = (frame.top + frame.bottom) / 2
+        canvas.write(MARGIN, beside, vertical, rotation=90, va="center")
+    return frame
+
+
+def _key(canvas: Canvas, names: tuple[str, ...]) -> float:
+    """Write the names of the classes at the right edge, and return the width of their column with
+    the markers, in inches."""
+    if not names:
+        return 0.0
+    width = width_of(names)
+    for name, y in zip(names, _key_lines(len(names)), strict=True):
+        canvas.write(canvas.width - MARGIN - width, y, name, va="center_baseline")
+    return _KEY_TEXT + width
+
+
+def _key_lines(count: int) -> np.ndarray:  # (count,)
+    """Height of each name's middle, in inches."""
+    return _KEY_TOP + _KEY_LINE * np.arange(count)
+
+
+def _placed(
+    points: np.ndarray,  # (n, 2)
+    frame: _Frame,
+) -> np.ndarray:  # (n, 2), inches
+    """Put the points into the middle of the frame, with one scale for both axes."""
+    low = points.min(0)
+    high = points.max(0)
+    size = np.array([frame.right - frame.left, frame.bottom - frame.top])
+    room = size * (1 - 2 * _POINTS_MARGIN)
+    scale = (room / (high - low).clip(1e-12)).min()
+    middle = np.array([frame.left + frame.right, frame.top + frame.bottom]) / 2
+    upwards = np.array([1, -1])
+    inches: np.ndarray = middle + upwards * scale * (points - (low + high) / 2)
+    return inches
+
+
+def _scatter_others(canvas: Canvas, data: Embeddings, placed: np.ndarray) -> None:
+    """Draw the points of classes without a colour: grey, or blue if no class has one."""
+    others = placed[~np.isin(data.labels, data.coloured)]
+    if not len(others):
+        return
+    colour, opacity = (GREY, 0.7) if data.coloured else (_BLUE, 0.8)
+    canvas.scatter(others, 14, "o", colour, alpha=opacity, linewidths=0, zorder=1)
+
+
+def _scatter_classes(canvas: Canvas, data: Embeddings, placed: np.ndarray, frame: _Frame) -> None:
+    """Draw the points of each class, and its marker in the key."""
+    count = len(data.coloured)
+    beside = np.full(count, frame.right + _KEY_MARKER)
+    key = np.stack([beside, _key_lines(count)], 1)
+
+    # A collection for each marker, not for each class: it is half the work.
+    for first, marker in enumerate(_MARKERS[:count]):
+        places: list[np.ndarray] = []
+        colours: list[str] = []
+        for number in range(first, count, len(_MARKERS)):
+            members = placed[data.labels == data.coloured[number]]
+            places += [members, key[number, None]]
+            colours += [COLOURS[number]] * (len(members) + 1)
+        canvas.scatter(
+            np.concatenate(places),
+            30,
+            marker,
+            colours,
             edgecolors="white",
             linewidths=0.4,
             zorder=2,
         )
-
-    _frame(ax, axes)
-    details = f"epoch {data.epoch} · {method} · {_what(data)}"
-    heading(ax, title, details)
-    if data.coloured:
-        figure.legend(loc="outside right upper", frameon=False, fontsize=9, handletextpad=0.2)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
-def _scatter_others(ax: Axes, data: Embeddings, points: np.ndarray) -> None:
-    """Draw the points of classes without a colour: grey, or blue if no class has one."""
-    others = points[~np.isin(data.labels, data.coloured)]
-    ax.scatter(
-        others[:, 0],
-        others[:, 1],
-        s=14,
-        color=GREY if data.coloured else _BLUE,
-        alpha=0.7 if data.coloured else 0.8,
-        linewidths=0,
-        zorder=1,
-    )
-
-
-def _frame(ax: Axes, axes: tuple[str, str] | None) -> None:
-    """Give both axes one scale, and names if they mean something."""
-    ax.set_aspect("equal", adjustable="datalim")
-    quiet_frame(ax)
-    if axes:
-        horizontal, vertical = axes
-        ax.set_xlabel(horizontal, fontsize=9, color=INK)
-        ax.set_ylabel(vertical, fontsize=9, color=INK)
 
 
 def _what(data: Embeddings) -> str:

@@ -5,23 +5,27 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import PercentFormatter
 
 from trainables.errors import UserError
+from trainables.plots.canvas import DPI, HEADING, MARGIN, Canvas, width_of
 from trainables.plots.snapshots import read_arrays
-from trainables.plots.style import INK, caption, heading, plt, quiet_frame
+from trainables.plots.style import INK, caption
 
 _COLUMNS = 8
+_IMAGE, _IMAGE_GAP = 1.36, 0.09  # inches
+_CAPTION_LINE = 0.17  # inches
 _PAIRS = 12
+_PAIR_LINE, _PAIR_WIDTH = 0.22, 2.6  # inches
+_BAR, _BAR_LABELS = 0.1, 0.5  # widths of the scale and of its labels, in inches
+_BESIDE = 0.25  # around the name of an axis, in inches
+_BAR_HEIGHT = 0.6  # of the matrix
 # Up to so many classes every cell bears its share.
 _MAX_NAMED_CELLS = 20
 # Rows and columns that can be told apart on paper; of more classes the most confused are shown.
 _MAX_CLASSES = 210
+_FINE_DPI = 160  # for the names of very many
 _NEEDED = ("labels", "predicted", "names", "mistakes", "images", "confidence", "epoch")
 
 
@@ -89,21 +93,67 @@ def confusion_picture(
     shares = counts / counts.sum(1, keepdims=True).clip(1)
     shares = shares[np.ix_(shown, shown)]
 
-    side = min(5 + 0.12 * len(shown), 18)
-    figure, (ax, beside) = plt.subplots(
-        1, 2, figsize=(side + 4.2, side + 0.6), width_ratios=(side + 0.8, 2.8), layout="constrained"
-    )
-    image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1))
-    _label_classes(ax, [caption(names[c], 18) for c in shown], side)
+    matrix = _layout([caption(names[c], 18) for c in shown])
+    width = matrix.right + _BAR + _BAR_LABELS + _BESIDE + _PAIR_WIDTH + MARGIN
+    dpi = DPI if len(shown) <= 100 else _FINE_DPI
+    canvas = Canvas(width, matrix.bottom + matrix.below + _BESIDE, dpi)
+    canvas.heading(title, subtitle, matrix.left)
+    cells = _blues(shares)
+    place = (matrix.left, matrix.top, matrix.side, matrix.side)
+    canvas.image(cells, *place, frame="black", smooth=False)
+    _label_classes(canvas, matrix)
     if len(shown) <= _MAX_NAMED_CELLS:
-        _write_shares(ax, shares)
-    heading(ax, title, subtitle)
-    _draw_scale(figure, ax, image)
-    _list_pairs(beside, counts, names)
+        _write_shares(canvas, matrix, shares)
+    _draw_scale(canvas, matrix)
+    _list_pairs(canvas, width - MARGIN - _PAIR_WIDTH, counts, names)
+    canvas.save(path)
 
-    dpi = 120 if len(shown) <= 100 else 160
-    figure.savefig(path, dpi=dpi, bbox_inches="tight", pad_inches=0.15)
-    plt.close(figure)
+
+@dataclass(frozen=True)
+class _Matrix:
+    """The square of the cells and what stands around it, in inches."""
+
+    captions: list[str]
+    fontsize: float
+    upright: bool
+    """The names below are not turned."""
+    left: float
+    top: float
+    side: float
+    below: float
+    """Height of the names of the columns."""
+
+    @property
+    def right(self) -> float:
+        return self.left + self.side
+
+    @property
+    def bottom(self) -> float:
+        return self.top + self.side
+
+    @property
+    def cell(self) -> float:
+        return self.side / len(self.captions)
+
+    def middle(self, number: int) -> float:
+        """Middle of a row or column, from the upper left corner."""
+        return (number + 0.5) * self.cell
+
+
+def _layout(captions: list[str]) -> _Matrix:
+    side = min(5 + 0.12 * len(captions), 18)
+    fontsize = min(9.0, 0.6 * 72 * side / len(captions))
+    upright = max(len(text) for text in captions) <= 2
+    width = width_of(captions, fontsize)
+    return _Matrix(
+        captions,
+        fontsize,
+        upright,
+        left=MARGIN + _BESIDE + width,
+        top=HEADING + MARGIN,
+        side=side,
+        below=_CAPTION_LINE if upright else width,
+    )
 
 
 def _most_confused(counts: np.ndarray) -> np.ndarray:
@@ -115,28 +165,50 @@ def _most_confused(counts: np.ndarray) -> np.ndarray:
     return np.sort(order[: _MAX_CLASSES // 3])
 
 
-def _label_classes(ax: Axes, captions: list[str], side: float) -> None:
-    """Label the rows and columns of a matrix whose side is `side` inches."""
-    row_height = 72 * side / len(captions)  # points
-    size = min(9.0, 0.6 * row_height)
-    upright = max(len(text) for text in captions) <= 2
-    ticks = range(len(captions))
-
-    ax.set_xticks(ticks, captions, rotation=0 if upright else 90, fontsize=size)
-    ax.set_yticks(ticks, captions, fontsize=size)
-    ax.tick_params(length=0, pad=1.5)
-    ax.set_xlabel("predicted", color=INK)
-    ax.set_ylabel("true", color=INK)
+def _blues(shares: np.ndarray) -> np.ndarray:  # (..., 3) uint8
+    """Colours of shares; those of small ones differ more."""
+    colours = matplotlib.colormaps["Blues"](np.sqrt(shares))
+    rgb: np.ndarray = np.round(255 * colours[..., :3]).astype(np.uint8)
+    return rgb
 
 
-def _write_shares(ax: Axes, shares: np.ndarray) -> None:
+def _label_classes(canvas: Canvas, matrix: _Matrix) -> None:
+    """Name the rows, the columns and the two axes."""
+    size = matrix.fontsize
+    rotation = 0 if matrix.upright else 90
+    foot = matrix.bottom + MARGIN
+    for number, text in enumerate(matrix.captions):
+        middle = matrix.middle(number)
+        canvas.write(
+            matrix.left - MARGIN,
+            matrix.top + middle,
+            text,
+            fontsize=size,
+            ha="right",
+            va="center_baseline",
+        )
+        canvas.write(
+            matrix.left + middle,
+            foot,
+            text,
+            fontsize=size,
+            rotation=rotation,
+            ha="center",
+            va="top",
+        )
+    half = matrix.side / 2
+    canvas.write(matrix.left + half, canvas.height - MARGIN, "predicted", fontsize=10, ha="center")
+    canvas.write(MARGIN, matrix.top + half, "true", fontsize=10, rotation=90, va="center")
+
+
+def _write_shares(canvas: Canvas, matrix: _Matrix, shares: np.ndarray) -> None:
     """Write every share of at least half a percent into its cell."""
     for (row, column), share in np.ndenumerate(shares):
         if share < 0.005:
             continue
-        ax.text(
-            column,
-            row,
+        canvas.write(
+            matrix.left + matrix.middle(column),
+            matrix.top + matrix.middle(row),
             f"{share:.0%}",
             ha="center",
             va="center",
@@ -145,13 +217,19 @@ def _write_shares(ax: Axes, shares: np.ndarray) -> None:
         )
 
 
-def _draw_scale(figure: Figure, ax: Axes, image: AxesImage) -> None:
-    percent = PercentFormatter(1)
-    bar = figure.colorbar(image, ax=ax, shrink=0.6, aspect=40, pad=0.01, format=percent)
-    bar.outline.set_visible(False)
+def _draw_scale(canvas: Canvas, matrix: _Matrix) -> None:
+    """Draw the scale of the colours to the right of the matrix."""
+    height = _BAR_HEIGHT * matrix.side
+    top = matrix.top + (matrix.side - height) / 2
+    left = matrix.right + _BAR
+    steps = np.linspace(1, 0, 200)[:, None] ** 2
+    canvas.image(_blues(steps), left, top, _BAR, height, smooth=False)
+    for share in (0, 0.2, 0.4, 0.6, 0.8, 1):
+        y = top + height * (1 - math.sqrt(share))
+        canvas.write(left + _BAR + MARGIN, y, f"{share:.0%}", va="center_baseline")
 
 
-def _list_pairs(ax: Axes, counts: np.ndarray, names: tuple[str, ...]) -> None:
+def _list_pairs(canvas: Canvas, left: float, counts: np.ndarray, names: tuple[str, ...]) -> None:
     """List the most frequent confusions, true -> predicted, with their number and the class's
     size."""
     confused = counts - np.diag(counts.diagonal())
@@ -159,76 +237,50 @@ def _list_pairs(ax: Axes, counts: np.ndarray, names: tuple[str, ...]) -> None:
     cells = [int(cell) for cell in order if confused.flat[cell]]
     pairs = [divmod(cell, len(names)) for cell in cells]
 
-    ax.axis("off")
-    ax.text(
-        0,
-        1,
-        "most often confused",
-        transform=ax.transAxes,
-        va="top",
-        fontsize=9,
-        fontweight="bold",
-        color=INK,
-    )
+    top = HEADING + _PAIR_LINE
+    canvas.write(left, top, "most often confused", fontweight="bold")
     for line, (true, predicted) in enumerate(pairs, 1):
         truth = caption(names[true], 14)
         answer = caption(names[predicted], 14)
-        pair = f"{truth} → {answer}"
         times = confused[true, predicted]
         images = counts[true].sum()
-        frequency = f"{times} of {images}"
-        _write_line(ax, line, 0, "left", pair)
-        _write_line(ax, line, 1, "right", frequency)
-
-
-def _write_line(ax: Axes, line: int, x: float, side: str, text: str) -> None:
-    """Write one text of a numbered line, at the left or the right edge."""
-    ax.annotate(
-        text,
-        xy=(x, 1),
-        xytext=(0, -16 * line),
-        xycoords=ax.transAxes,
-        textcoords="offset points",
-        va="top",
-        ha=side,
-        fontsize=9,
-        color=INK,
-    )
+        y = top + line * _PAIR_LINE
+        canvas.write(left, y, f"{truth} → {answer}")
+        canvas.write(left + _PAIR_WIDTH, y, f"{times} of {images}", ha="right")
 
 
 def _draw_mistakes(data: Predictions, title: str, path: Path) -> None:
     """Draw the most confident mistakes, eight in a row."""
     count = len(data.mistakes)
     wrong = int((data.labels != data.predicted).sum())
+    captions = [_mistake_caption(data, row) for row in data.mistakes]
+    lines = 1 + max(text.count("\n") for text in captions)
+    above = lines * _CAPTION_LINE + MARGIN  # the captions of a row
+    row_height = above + _IMAGE + _IMAGE_GAP
     rows = math.ceil(count / _COLUMNS)
 
-    size = (1.45 * _COLUMNS, 1.95 * rows + 0.8)  # inches
-    figure = plt.figure(figsize=size, layout="constrained")
-    figure.suptitle(title, x=0.005, ha="left", fontsize=12, fontweight="bold")
-    figure.supxlabel(
+    width = 2 * MARGIN + _COLUMNS * (_IMAGE + _IMAGE_GAP) - _IMAGE_GAP
+    canvas = Canvas(width, HEADING + rows * row_height + MARGIN)
+    canvas.heading(
+        title,
         f"epoch {data.epoch} · {count} most confident of {wrong} mistakes "
         f"on {len(data.labels)} validation images · "
         "true class → predicted class, its probability",
-        x=0.005,
-        ha="left",
-        fontsize=9,
-        color=INK,
     )
-    for place, (row, image) in enumerate(zip(data.mistakes, data.images, strict=True), 1):
-        ax = figure.add_subplot(rows, _COLUMNS, place)
-        # Smoothing would blur the few pixels of a small image.
-        interpolation = "nearest" if image.shape[-1] < 64 else None
-        ax.imshow(image.transpose(1, 2, 0), interpolation=interpolation)
-        quiet_frame(ax)
-        ax.set_title(_mistake_caption(data, row), fontsize=9)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    for place, (text, image) in enumerate(zip(captions, data.images, strict=True)):
+        row, column = divmod(place, _COLUMNS)
+        left = MARGIN + column * (_IMAGE + _IMAGE_GAP)
+        top = HEADING + row * row_height + above
+        canvas.image(image.transpose(1, 2, 0), left, top, _IMAGE, _IMAGE)
+        middle = left + _IMAGE / 2
+        canvas.write(middle, top - MARGIN, text, ha="center", va="bottom", color="black")
+    canvas.save(path)
 
 
 def _mistake_caption(data: Predictions, row: int) -> str:
-    true = caption(data.names[data.labels[row]], 16)
-    predicted = caption(data.names[data.predicted[row]], 16)
-    separator = " " if len(true) + len(predicted) <= 12 else "\n"
+    true = caption(data.names[data.labels[row]], 14)
+    predicted = caption(data.names[data.predicted[row]], 14)
+    separator = " " if len(true) + len(predicted) <= 10 else "\n"
     return f"{true} →{separator}{predicted}  {data.confidence[row]:.2f}"
 
 

@@ -38,6 +38,9 @@ from tune.tracking.tracker import Tracker
 DRAIN_S = 60.0
 """The end of a run waits so long for MLflow and other records. A study in a bucket waits for its
 pictures too: nobody would copy them later."""
+PICTURES_S = 3.0
+"""Any other run waits so long for its last pictures, a second of work each trial: a process behind
+the command would first import for several seconds what draws and sends them."""
 
 
 class Session:
@@ -235,7 +238,7 @@ class Session:
 
     def _close(self) -> None:
         """Bring everything that is beside the studies to its end, and say what is not finished."""
-        patience_s = DRAIN_S if self._copies else 0.0
+        patience_s = DRAIN_S if self._copies else PICTURES_S
         undrawn = self._pictures.close(patience_s, lambda: bool(self.stop.reason))
         is_complete = not self.stop.reason or self.stop.code == DONE  # a budget ends it well
         claims: list[DrawingClaim] = []

@@ -17,6 +17,12 @@ LOWEST_PRIORITY = 19
 TIMEOUT_S = 300
 """Longest time for the pictures of one trial."""
 _LOOK_S = 0.1
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    "1",
+)
+"""Environment of the process. Threads of linear algebra that wait for a core, which training has,
+spend as much time as their work takes."""
 
 
 class DrawingProcess:
@@ -27,6 +33,11 @@ class DrawingProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process; None before it has been started."""
+        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Start the process, unless it runs.
@@ -40,6 +51,7 @@ class DrawingProcess:
         self.close()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "trainables.plots.draw", "--serve"],
+            env={**os.environ, **_ONE_THREAD},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

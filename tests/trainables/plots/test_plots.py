@@ -5,15 +5,18 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
 from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from trainables.errors import UserError
 from trainables.plots import embeddings as plots
-from trainables.plots.draw import main
+from trainables.plots.draw import KINDS, main
 from trainables.plots.embeddings import embedding_pictures, load_embeddings
 from trainables.plots.snapshots import MAX_POINTS
+from trainables.plots.style import COLOURS
 
 
 def write(path, features, labels, epoch=3, **more):
@@ -118,18 +121,40 @@ def test_names_of_classes(tmp_path):
     )
 
 
-def test_the_legend_has_names_that_begin_with_an_underscore(tmp_path, monkeypatch):
-    figures = []
-    monkeypatch.setattr(plots.plt, "close", figures.append)
+def test_the_key_has_the_names_as_they_are(tmp_path, canvases):
     embedding_pictures(
         small(tmp_path / "a.npz", names=np.array(["_noise_", "a$b$c^", "c"])), tmp_path, "t"
     )
-    for figure in figures:
-        assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-            " _noise_",
-            r"a\$b\$c^",
-            "c",
-        ]
+    assert len(canvases) == 2
+    for canvas in canvases:
+        assert canvas.texts[2:5] == [" _noise_", r"a\$b\$c^", "c"]
+
+
+def test_points_lie_in_the_frame_with_one_scale_for_both_axes():
+    frame = plots._Frame(left=1, top=1, right=7, bottom=4)
+    points = np.random.default_rng(0).normal(size=(50, 2)) * [20, 3] + 100
+    placed = plots._placed(points, frame)
+    assert (placed > [1, 1]).all()
+    assert (placed < [7, 4]).all()
+    across = np.ptp(placed, axis=0) / np.ptp(points, axis=0)
+    assert across[0] == pytest.approx(across[1])
+    assert np.corrcoef(points[:, 1], placed[:, 1])[0, 1] == pytest.approx(-1)  # y downwards
+
+
+def test_every_point_is_drawn_in_the_colour_of_its_class(tmp_path, canvases):
+    npz = small(tmp_path / "a.npz", n=60, classes=6)
+    embedding_pictures(npz, tmp_path, "t")
+    data = load_embeddings(npz)
+    drawn = {}
+    for collection in canvases[0]._figure.findobj(PathCollection):
+        for colour in collection.get_facecolors():
+            drawn[to_hex(colour)] = drawn.get(to_hex(colour), 0) + 1
+    in_key = 1
+    expected = {
+        COLOURS[number]: in_key + (data.labels == label).sum()
+        for number, label in enumerate(data.coloured)
+    }
+    assert drawn == expected
 
 
 def test_the_split_is_named(tmp_path):
@@ -236,3 +261,18 @@ def test_command_form(tmp_path):
         "tsne_embeddings-2.png",
     ]
     assert done.stderr == ""
+
+
+def test_drawing_imports_nothing_that_takes_longer_than_drawing():
+    """In another interpreter, as this one has all of it."""
+    kinds = ", ".join(f"{kind!r}" for kind in KINDS)
+    code = f"""
+import sys
+from trainables.plots.draw import KINDS
+for kind in ({kinds},):
+    KINDS[kind]()
+print([name for name in ("torch", "sklearn", "scipy", "pandas", "torchvision", "plotly")
+       if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -8,11 +8,14 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.colors import PowerNorm
 from matplotlib.image import imread
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from trainables.errors import UserError
 from trainables.plots import predictions as prediction_plots
+from trainables.plots.canvas import DPI, Canvas
 from trainables.plots.curves import bands, draw_curves
 from trainables.plots.draw import draw
 from trainables.plots.snapshots import MISTAKES, confident_mistakes, write_arrays
@@ -40,17 +43,22 @@ def predictions(
     return arrays | more
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[plt.Figure]:
-    """The figures, after they were saved."""
-    kept: list[plt.Figure] = []
-    monkeypatch.setattr(prediction_plots.plt, "close", kept.append)
-    return kept
+def row_names(canvas: Canvas, count: int) -> list[str]:
+    """The names of the matrix's rows, which stand before those of its columns."""
+    return canvas.texts[2 : 2 + 2 * count : 2]
 
 
 def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(
-    tmp_path: Path, figures: list[plt.Figure]
+    tmp_path: Path, canvases: list[Canvas], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    coloured: list[np.ndarray] = []
+    blues = prediction_plots._blues
+
+    def kept(shares: np.ndarray) -> np.ndarray:
+        coloured.append(shares)
+        return blues(shares)
+
+    monkeypatch.setattr(prediction_plots, "_blues", kept)
     data = predictions(tmp_path / "predictions-val.npz")
     paths = draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
     assert [path.name for path in paths] == [
@@ -59,38 +67,56 @@ def test_matrix_is_scikit_learns_and_the_pairs_are_its_largest(
     ]
     assert all(imread(path).ndim == 3 for path in paths)
     counts = confusion_matrix(data["labels"], data["predicted"])
-    matrix, beside = figures[0].axes[:2]
-    np.testing.assert_allclose(matrix.images[0].get_array(), counts / counts.sum(1, keepdims=True))
-    assert [label.get_text() for label in matrix.get_yticklabels()] == list(data["names"])
-    texts = [text.get_text() for text in beside.texts]
+    np.testing.assert_allclose(coloured[0], counts / counts.sum(1, keepdims=True))
+
+    texts = canvases[0].texts
+    assert row_names(canvases[0], 5) == list(data["names"])
     off = counts - np.diag(np.diag(counts))
     a, b = np.unravel_index(off.argmax(), off.shape)
-    assert texts[1:3] == [f"class {a} → class {b}", f"{off.max()} of {counts[a].sum()}"]
+    listed = texts[texts.index("most often confused") :]
+    assert listed[1:3] == [f"class {a} → class {b}", f"{off.max()} of {counts[a].sum()}"]
     accuracy = (data["labels"] == data["predicted"]).mean()
-    assert f"epoch 4 · 120 validation images, 5 classes, {accuracy:.1%} right" in [
-        text.get_text() for text in matrix.texts
-    ]
+    assert f"epoch 4 · 120 validation images, 5 classes, {accuracy:.1%} right" in texts
 
 
-def test_names_as_folders_have_them(tmp_path: Path, figures: list[plt.Figure]) -> None:
+def test_the_matrix_has_matplotlibs_colours_and_a_scale_of_the_same() -> None:
+    shares = np.linspace(0, 1, 50).reshape(10, 5)
+    expected = plt.get_cmap("Blues")(PowerNorm(0.5, 0, 1)(shares))[..., :3]
+    np.testing.assert_allclose(prediction_plots._blues(shares), 255 * expected, atol=1)
+
+
+def test_names_as_folders_have_them(tmp_path: Path, canvases: list[Canvas]) -> None:
     """Longer than their place and without a space to break at; dollars, which matplotlib would read
     as a formula."""
     names = np.array(["golden_retriever_dog", "US$_1$_bill^", "_background_", "d", "e"])
     predictions(tmp_path / "predictions-val.npz", names=names)
     draw(tmp_path / "predictions-val.npz", tmp_path / "plots", "trial 7")
-    captions = [label.get_text() for label in figures[0].axes[0].get_yticklabels()]
+    captions = row_names(canvases[0], 5)
     assert captions == ["golden_retriever_…", r"US\$_1\$_bill^", " _background_", "d", "e"]
 
 
-def test_the_most_confident_mistakes_come_first(tmp_path: Path, figures: list[plt.Figure]) -> None:
+def test_the_most_confident_mistakes_come_first(tmp_path: Path, canvases: list[Canvas]) -> None:
     data = predictions(tmp_path / "predictions-val.npz", n=300)
     wrong = [i for i in range(300) if data["labels"][i] != data["predicted"][i]]
     expected = sorted(wrong, key=lambda i: -data["confidence"][i])[:MISTAKES]
     assert data["mistakes"].tolist() == expected
     draw(tmp_path / "predictions-val.npz", tmp_path, "t")
-    first = figures[1].axes[0].get_title().split()
-    assert float(first[-1]) == pytest.approx(data["confidence"][expected[0]], abs=0.005)
-    assert len(figures[1].axes) == MISTAKES
+    captions = canvases[1].texts[2:]
+    assert len(captions) == MISTAKES
+    for caption, row in zip(captions, expected, strict=True):
+        assert float(caption.split()[-1]) == pytest.approx(data["confidence"][row], abs=0.005)
+
+
+def test_the_pixels_of_a_mistake_are_in_the_picture(tmp_path: Path) -> None:
+    levels = np.arange(10, 250, 10, dtype=np.uint8)[:MISTAKES]
+    images = levels[:, None, None, None] * np.ones((1, 3, 8, 8), np.uint8)
+    predictions(tmp_path / "predictions-val.npz", n=300, images=images)
+    _, path = draw(tmp_path / "predictions-val.npz", tmp_path, "t")
+    picture = np.asarray(Image.open(path))
+    is_grey = (picture[..., :1] == picture).all(-1)
+    shown = np.bincount(picture[is_grey][:, 0], minlength=256)
+    side = round(prediction_plots._IMAGE * DPI)
+    assert (shown[levels] >= side**2).all()
 
 
 def test_without_a_mistake_there_is_only_the_matrix(tmp_path: Path) -> None:
@@ -101,7 +127,7 @@ def test_without_a_mistake_there_is_only_the_matrix(tmp_path: Path) -> None:
 
 
 def test_of_very_many_classes_the_most_confused_are_shown(
-    tmp_path: Path, figures: list[plt.Figure]
+    tmp_path: Path, canvases: list[Canvas]
 ) -> None:
     labels, predicted = np.arange(1000), np.arange(1000)
     predicted[600:640] = np.roll(predicted[600:640], 1)
@@ -114,8 +140,8 @@ def test_of_very_many_classes_the_most_confused_are_shown(
         names=names,
     )
     draw(tmp_path / "predictions-val.npz", tmp_path, "t")
-    shown = [int(label.get_text()) for label in figures[0].axes[0].get_yticklabels()]
-    assert len(shown) == 70
+    shown = [int(name) for name in row_names(canvases[0], 70)]
+    assert len(set(shown)) == 70
     assert set(range(600, 640)) <= set(shown)
 
 

@@ -378,8 +378,10 @@ def test_killed_behind_the_command_the_page_draws_the_rest(tmp_path: Path) -> No
     command = [
         sys.executable,
         str(REPO / "tune/run.py"),
-        *("pretrain", "--local", "--data", "digits", "--trials", "2", "--repeats", "0"),
+        *("pretrain", "--local", "--data", "digits", "--trials", "12", "--repeats", "0"),
         *("--set", "train.epochs=2", "--set", "train.epoch_images=128"),
+        # more than are drawn in the seconds that a command waits
+        *("--pictures", "all", "--pruner", "none"),
     ]
     began = time.monotonic()
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
