@@ -33,6 +33,7 @@ OTHERS_PER_CALL = 100
 SETUP_S = 30.0
 """Importing MLflow and creating its tables may take this long without being hung."""
 _ARTIFACTS = "mlartifacts"
+_UPLOADING = ".artifact.uploading.*"
 _files = DatabaseFiles()
 
 
@@ -288,6 +289,7 @@ class MlflowRuns:
         """Upload a file. One that cannot be stored must not hold up the numbers: it is rejected,
         unless the whole store is gone."""
         self._beat(SETUP_S)
+        self._remove_leftovers(self.ids[run.key])
         try:
             self._try_twice(upload)
         except Exception as error:
@@ -297,6 +299,15 @@ class MlflowRuns:
             self._rejected.add(run.name, "artifact", name, "", f"{type(error).__name__}: {error}")
         else:
             self._location_refuses = False
+
+    def _remove_leftovers(self, run_id: str) -> None:
+        """Remove what a killed process was uploading to this run: MLflow leaves its temporary file,
+        and the file itself is sent again. One process at a time sends a study."""
+        database = sqlite_path(self._uri)
+        if database is None:
+            return  # a server has the files
+        for left in (database.parent / _ARTIFACTS / run_id).rglob(_UPLOADING):
+            left.unlink(missing_ok=True)
 
     def _try_twice(self, upload: Callable[[], None]) -> None:
         try:

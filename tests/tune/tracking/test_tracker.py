@@ -433,6 +433,21 @@ def test_artifact_location_that_refuses_keeps_the_numbers(storage):
     assert "tracking URI must be a valid http" in refused
 
 
+def test_a_file_whose_upload_was_killed_leaves_nothing_else(storage):
+    """MLflow writes it aside, under a name that nobody removes."""
+    log = study_of(storage, trials=2, finish=None)
+    Tracker(log.path.parent).sync()
+    place = storage / "mlartifacts" / store(storage)["trial-000"]["id"] / "artifacts/plots"
+    place.mkdir(parents=True)
+    (place / ".artifact.uploading._no31wal").write_bytes(b"pn")
+
+    (log.path.parent / "plot.png").write_bytes(b"png")
+    log.append("artifact", trial=0, path="plot.png", to="plots")
+    Tracker(log.path.parent).sync()
+    assert_equals_log(storage, log)
+    assert [path.name for path in place.iterdir()] == ["plot.png"]
+
+
 def test_deleted_database_is_filled_again(storage):
     log = study_of(storage, trials=2, finish=None)
     tracker = Tracker(log.path.parent)
