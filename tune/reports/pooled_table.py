@@ -14,13 +14,10 @@ This module computes the table; `pooled_text.py` shows it.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from search_spaces.settings import Comparison, sides
-from trainables.data.embedded import EMBEDDED
-from trainables.errors import UserError
 from trainables.outcomes import ImageOutcomes
 from tune.reports.comparison_table import (
     ComparisonTable,
@@ -31,17 +28,12 @@ from tune.reports.comparison_table import (
 )
 from tune.reports.components import Components, components
 from tune.reports.config_differences import same_data
+from tune.reports.same_search import check_complete, check_same_study
 from tune.reports.sampling_error import sampling_variance
 from tune.reports.statistics import Interval, mean_of, paired, significance
 from tune.study.group import Group, is_group, search_numbers, source_studies
-from tune.study.manifest import PATH_KEYS, Manifest
 from tune.study.record import read_record
 from tune.study.rules import ENOUGH_SEARCHES
-
-# Config values that may differ between searches: the seed, what it draws, and the backbones found
-# under it.
-_OF_A_SEARCH = {"seed", "data.seed", "init.file", "init.sha256", "init.origin", *PATH_KEYS}
-_SHOWN_DIFFERENCES = 4
 
 
 @dataclass(frozen=True)
@@ -193,9 +185,9 @@ def pool_searches(folders: Sequence[Path]) -> PooledTable:
             differ in more than their seed.
     """
     tables = [compare_settings(folder) for folder in folders]
-    _check_complete(folders, tables)
+    check_complete(folders, tables)
     seeds = [table.rows[0].record.manifest.seed for table in tables]
-    _check_same_study(folders, tables, seeds)
+    check_same_study(folders, tables, seeds)
     named = {f"seed {seed}": table for seed, table in zip(seeds, tables, strict=True)}
     return _pool(named, len(tables), significance(1))
 
@@ -209,17 +201,10 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
     fewest = wanted
     for name in first.questions:
         one, other = sides(name)
-        row, other_row = by_name[one], by_name[other]
-        pairs = _pairs(row, other_row)
-        fewest = min(fewest, len(pairs))
-        if len(pairs) >= 2:
-            scores = np.array(pairs).T
-            # Searches that share their test images share the luck of these, which is in no spread.
-            # Where each has its own, the spread has it, and nothing is comparable here.
-            shared = sampling_variance(
-                first.metric, _outcomes(row, tables), _outcomes(other_row, tables)
-            )
-            gains[name] = paired(scores[0], scores[1], shared or 0.0)
+        searches, gain = _gain(by_name[one], by_name[other], tables, first.metric)
+        fewest = min(fewest, searches)
+        if gain is not None:
+            gains[name] = gain
 
     missing = [
         f"{row.name} of {search}"
@@ -241,6 +226,22 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
         missing=missing,
         sources=[],
     )
+
+
+def _gain(
+    row: PooledRow, other: PooledRow, searches: Iterable[str], metric: str
+) -> tuple[int, Interval | None]:
+    """Number of searches that have both settings, and the difference over them; None where they
+    are too few."""
+    pairs = _pairs(row, other)
+    if len(pairs) < 2:
+        return len(pairs), None
+
+    scores = np.array(pairs).T
+    # Searches that share their test images share the luck of these, which is in no spread. Where
+    # each has its own, the spread has it, and nothing is comparable here.
+    shared = sampling_variance(metric, _outcomes(row, searches), _outcomes(other, searches))
+    return len(pairs), paired(scores[0], scores[1], shared or 0.0)
 
 
 def _withheld(fewest: int, wanted: int) -> str:
@@ -312,70 +313,3 @@ def _pairs(row: PooledRow, other: PooledRow) -> list[tuple[float, float]]:
         if same_data(row.searches[search].record, other.searches[search].record):
             pairs.append((accuracy, other.accuracies[search]))
     return pairs
-
-
-def _check_complete(folders: Sequence[Path], tables: list[ComparisonTable]) -> None:
-    for folder, table in zip(folders, tables, strict=True):
-        if table.missing:
-            missing = ", ".join(table.missing)
-            raise UserError(
-                f"{folder}: without repeats so far: {missing}; `{table.command}` resumes them"
-            )
-
-
-def _check_same_study(
-    folders: Sequence[Path], tables: list[ComparisonTable], seeds: list[int]
-) -> None:
-    """Refuse searches under the same seed, and searches that differ in more than the seed."""
-    for place, (folder, table) in enumerate(zip(folders, tables, strict=True)):
-        seed = seeds[place]
-        earlier = seeds[:place]
-        if seed in earlier:
-            other = folders[earlier.index(seed)]
-            raise UserError(
-                f"{folder} and {other} have the same seed, {seed}: they are one search; "
-                "begin another with --seed"
-            )
-
-        for row, first_row in zip(table.rows, tables[0].rows, strict=True):
-            differing = _differing(row, first_row)
-            if differing:
-                shown = ", ".join(differing[:_SHOWN_DIFFERENCES])
-                raise UserError(
-                    f"{folder} and {folders[0]} are not the same study: "
-                    f"setting {row.name} differs in {shown}"
-                )
-
-
-def _differing(row: TableRow, other: TableRow) -> list[str]:
-    """List in what two studies of one setting differ besides the seed."""
-    mine, theirs = _identity(row), _identity(other)
-    return [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
-
-
-def _identity(row: TableRow) -> dict[str, Any]:
-    """Values that two searches must have in common, by the name to show."""
-    manifest: Manifest = row.record.manifest
-    data_name = manifest.data["name"]
-    # The seed draws embedded images: their fingerprints differ.
-    data = data_name if data_name in EMBEDDED else manifest.data["fingerprint"]
-
-    identity = {
-        "experiment": manifest.experiment,
-        "preset": manifest.preset,
-        "objective": manifest.objective,
-        "data": data,
-        "warm start": bool(manifest.warm_start),
-        "rules": manifest.rules,
-        "the number of trials": len(row.record.trials),
-        "the number of repeats": row.seeds,
-    }
-    for name, value in manifest.pins.items():
-        if name not in _OF_A_SEARCH:
-            identity[f"--set {name}"] = value
-    for name, value in manifest.base.items():
-        if name not in _OF_A_SEARCH:
-            identity[name] = value
-    for name, ranges in manifest.space.items():
-        identity[f"range of {name}"] = ranges
-    return identity
