@@ -64,9 +64,10 @@ class DataConfig:
     bombs. An image takes 3 MB of memory for each."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Largest number of training images to use; 0 = all. The store still holds all of them."""
-    split: Annotated[int, Field(ge=1, le=2)] = 2
-    """Version of the rules that split images. 2: by content and seed. 1: those of earlier studies,
-    by pixels at the size that is trained at."""
+    split: Annotated[int, Field(ge=1, le=3)] = 3
+    """Version of the rules that split images. 3: by content and seed. Those of earlier studies: 2,
+    with near-duplicates looked for in other thumbnails; 1, by pixels at the size that is trained
+    at."""
     group: Grouping = "near"
     """Images that belong together, which no split separates. near: near-duplicates, found by their
     pixels. none: equal files alone. folder: images of one folder. prefix: images of one folder
@@ -295,7 +296,7 @@ def _check_group(cfg: DataConfig) -> None:
         )
     if cfg.split == 1:
         raise UserError(
-            f"data.group={cfg.group} needs data.split=2, the rules of new studies; leave it out"
+            f"data.group={cfg.group} needs data.split=3, the rules of new studies; leave it out"
         )
 
 

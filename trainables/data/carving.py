@@ -16,17 +16,24 @@ import numpy as np
 from trainables.data.carving_v1 import PermutationCarver
 from trainables.data.contents import Contents
 from trainables.data.grouping import Grouping
+from trainables.data.source import BICUBIC, REDUCED
 
 
 @dataclass(frozen=True)
 class SplitRules:
     """The rules that a study began with."""
 
-    version: int = 2
-    """1 or 2."""
+    version: int = 3
+    """1, 2 or 3."""
     seed: int = 0
     group: Grouping = "near"
     """Images that belong together."""
+
+    @property
+    def contents(self) -> int:
+        """Version of the contents of a folder's store: the thumbnails in which near-duplicates are
+        looked for."""
+        return REDUCED if self.version >= 3 else BICUBIC
 
 
 class Carver(Protocol):

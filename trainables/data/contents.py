@@ -1,11 +1,12 @@
 """The identity of every image of a data set, whatever size it is trained at.
 
-    <cache>/<name>-<fingerprint>-contents-v1.npz
+    <cache>/<name>-<fingerprint>-contents-v2.npz
         digests   (N, 32) uint8, SHA-256 of each image's file (of its pixels in an embedded set)
         groups    (N,) int64: rows of one group are one picture, saved more than once
 
 Near-duplicates are looked for once, at 32 px. The file is written when the first store of the data
-set is built, or in a pass of its own beside a store of an earlier version.
+set is built, or in a pass of its own beside a store that lacks it. Its version is that of the
+thumbnails (`source.BICUBIC`, `source.REDUCED`), which studies keep by `data.split`.
 """
 
 import hashlib
@@ -18,12 +19,10 @@ import numpy as np
 
 from trainables.data.duplicates import near_duplicates
 from trainables.data.images import Picture
-from trainables.data.source import Source
+from trainables.data.source import REDUCED, Source
 from trainables.errors import UserError
 from trainables.files import atomic_file
 
-VERSION = 1
-"""Part of the name: raise it when other images are near-duplicates than before."""
 SIDE = 32
 """Size at which near-duplicates are looked for, in pixels."""
 
@@ -69,14 +68,20 @@ class Recorder:
     """
 
     def __init__(self, source: Source, thumbnails: np.ndarray | None):
+        self.version = source.version
         self.digests = np.full((source.count, 32), _UNREADABLE, np.uint8)
         self.thumbnails = thumbnails
 
     def take(self, row: int, picture: Picture) -> None:
         """Records one image."""
         if self.thumbnails is not None:
-            self.thumbnails[row] = picture.at(SIDE)
+            self.thumbnails[row] = self._thumbnail(picture)
         self.digests[row] = np.frombuffer(picture.content, np.uint8)
+
+    def _thumbnail(self, picture: Picture) -> np.ndarray:  # (3, 32, 32) uint8
+        if self.version == REDUCED and picture.reduced is not None:
+            return picture.reduced(SIDE)
+        return picture.at(SIDE)
 
     def contents(self) -> Contents:
         """Everything that was recorded."""

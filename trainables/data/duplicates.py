@@ -25,6 +25,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601
 _PROBES = 64  # images that all others are compared with first
 _CROWD = 4  # probes that an image of a crowd is near to, at least
 _MANY = 64  # neighbours that are listed for an image; one with more is in a crowd
+_SKETCHED = 2048  # images in crowds, from which on sketches save more than they cost
 
 
 def near_duplicates(
@@ -109,6 +110,7 @@ def _join_crowds(
     blocks = list(_blocks(order, pictures.block_size))
     balls = [_ball(pictures.thumbnails[block]) for block in blocks]
     of_crowds = -(-int(crowded.sum()) // pictures.block_size)
+    sketched = crowded.sum() >= _SKETCHED and pictures.may_sketch
 
     for i in range(of_crowds):
         centre, reach = balls[i]
@@ -117,7 +119,7 @@ def _join_crowds(
             between = np.linalg.norm(centre - other_centre)
             gap = between - reach - other_reach
             if gap <= pictures.radius:
-                pictures.join_blocks(blocks[i], blocks[j])
+                pictures.join_blocks(blocks[i], blocks[j], sketched)
 
 
 def _blocks(

@@ -65,7 +65,13 @@ def load_folder(
     """
     name = listing.root.resolve().name
     store = open_store(
-        name, listing.fingerprint, size, lambda: _source(listing, megapixels), cache_dir, progress
+        name,
+        listing.fingerprint,
+        size,
+        lambda: _source(listing, megapixels),
+        cache_dir,
+        progress,
+        rules.contents,
     )
     store = replace(store, contents=grouped(store.contents, listing.files, rules.group))
     check_corrupt(listing, store, skip_corrupt)

@@ -5,10 +5,12 @@ within a margin of a threshold is decided by the rule for one pair, so the answe
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from trainables.data.components import Components
+from trainables.data.sketches import MOST_PIXELS, MOST_SKETCHED, Sketches
 
 LEVELS = 2.0
 """Largest root mean square difference of two thumbnails, in grey levels of 255."""
@@ -43,6 +45,16 @@ class Pictures:
     def block_size(self) -> int:
         """Number of images that are compared at a time."""
         return max(16, min(_MOST_IN_BLOCK, _MOST_FLOATS // self._pixels))
+
+    @cached_property
+    def sketches(self) -> Sketches:
+        """Short forms of all images, made when they are first asked for."""
+        return Sketches(self.vectors, len(self.rows), self.block_size)
+
+    @property
+    def may_sketch(self) -> bool:
+        """Sketches of all images fit into memory, and so do the axes."""
+        return len(self.rows) <= MOST_SKETCHED and self._pixels <= MOST_PIXELS
 
     @property
     def _pixels(self) -> int:
@@ -89,8 +101,8 @@ class Pictures:
         near = distance <= self.radius + _DISTANCE_MARGIN
         left, right, distance = left[near], right[near], distance[near]
 
-        a_pixels = self._vectors(left)
-        b_pixels = self._vectors(right)
+        a_pixels = self.vectors(left)
+        b_pixels = self.vectors(right)
         correlation = np.einsum("ij,ij->i", a_pixels, b_pixels)
         self._join_by(left, right, distance, correlation)
 
@@ -98,9 +110,12 @@ class Pictures:
         self,
         left: np.ndarray,  # (a,) positions
         right: np.ndarray,  # (b,) positions
+        sketched: bool = False,
     ) -> np.ndarray:  # (a,) int64
         """Join every near-duplicate of `left` in `right` with it; at most `block_size` each.
 
+        Args:
+            sketched: leave out pairs by `sketches` before their pixels are compared.
         Returns:
             Number of thumbnails in `right` that are near to each of `left`, among those of other
             components.
@@ -113,19 +128,22 @@ class Pictures:
         apart = component[left][:, None] != component[right]
         distance = _distances(self.thumbnails[left], self.thumbnails[right])
         near = apart & (distance <= self.radius + _DISTANCE_MARGIN)
+        counts: np.ndarray = near.sum(1)
+        if sketched and counts.any():
+            near = self.sketches.without_unlike(near, left, right, CORRELATION)
+
         rows = np.flatnonzero(near.any(1))
         columns = np.flatnonzero(near.any(0))
         if len(rows):
             within = np.ix_(rows, columns)
-            a_pixels = self._vectors(left[rows])
-            b_pixels = self._vectors(right[columns])
+            a_pixels = self.vectors(left[rows])
+            b_pixels = self.vectors(right[columns])
             correlation = a_pixels @ b_pixels.T
 
             alike = correlation >= CORRELATION - _CORRELATION_MARGIN
             i, j = np.nonzero(near[within] & alike)
             distances = distance[within][i, j]
             self._join_by(left[rows[i]], right[columns[j]], distances, correlation[i, j])
-        counts: np.ndarray = near.sum(1)
         return counts
 
     def _join_by(
@@ -148,7 +166,7 @@ class Pictures:
             if component[a] != component[b] and self.are_copies(a, b):
                 self.components.add_edges(np.array([a]), np.array([b]))
 
-    def _vectors(
+    def vectors(
         self,
         positions: np.ndarray,  # (k,)
     ) -> np.ndarray:  # (k, 3 S S) float32

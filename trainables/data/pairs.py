@@ -129,7 +129,13 @@ def load_pairs(
     listing = pairs.listing
     name = listing.root.resolve().name
     store = open_store(
-        name, listing.fingerprint, size, lambda: _source(pairs, megapixels), cache_dir, progress
+        name,
+        listing.fingerprint,
+        size,
+        lambda: _source(pairs, megapixels),
+        cache_dir,
+        progress,
+        rules.contents,
     )
     check_corrupt(listing, store, skip_corrupt)
     store = replace(store, contents=grouped(store.contents, listing.files, rules.group))

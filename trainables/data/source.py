@@ -19,6 +19,12 @@ _CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be writt
 
 _MOST_THREADS = 32
 
+BICUBIC = 1
+"""Version of contents whose thumbnails are drawn by the filter of the images that are trained
+on."""
+REDUCED = 2
+"""Version of contents whose thumbnails of files are drawn in two steps, at a third of the cost."""
+
 Take = Callable[[int, Picture], None]
 """Receives a row and its image, which it may draw at several sizes; may raise CorruptImage."""
 
@@ -37,6 +43,8 @@ class Source:
     has_copies: bool = True
     """One picture may be there more than once, re-encoded. False: equal contents alone are one
     picture."""
+    version: int = BICUBIC
+    """Version of its contents: the thumbnails in which copies are looked for."""
     extra: dict[str, Any] = field(default_factory=dict)
     """JSON that is kept with the store."""
     read_mask: Callable[[int, int], np.ndarray] | None = None

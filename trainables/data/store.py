@@ -6,7 +6,7 @@ the machine.
         labels.npy   (N,) int64
         meta.json
         masks.npy    (N, S, S) uint8, only for data with masks
-    <cache>/<name>-<fingerprint>-contents-v1.npz     for all sizes (`contents.py`)
+    <cache>/<name>-<fingerprint>-contents-v2.npz     for all sizes (`contents.py`)
 
 A store is built in `<...>.building` under a file lock and renamed when it is complete and synced:
 whatever bears the final name is whole.
@@ -22,19 +22,18 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from trainables.data import contents
 from trainables.data.contents import SIDE, Contents, Recorder, read_contents, save_contents
 from trainables.data.images import Picture
 from trainables.data.levels import DeepImages
 from trainables.data.paging import read_rows_alone
-from trainables.data.source import Reading, Source, Take, read_all
+from trainables.data.source import BICUBIC, Reading, Source, Take, read_all
 from trainables.data.survey import Survey, read_found
 from trainables.data_summary import FoundImages
 from trainables.errors import UserError
@@ -81,21 +80,25 @@ def open_store(
     make_source: Callable[[], Source],
     cache_dir: Path | None = None,
     progress: bool = False,
+    version: int = BICUBIC,
 ) -> Store:
     """Opens the store of (fingerprint, S), building first what is missing of it. One process
     builds, the others wait for it.
 
+    Args:
+        version: of its contents.
     Raises:
         UserError: the cache directory cannot be written, its disk is full, or the store in it is
             damaged.
     """
     final = store_path(name, fingerprint, size, cache_dir)
-    beside = contents_path(name, fingerprint, cache_dir)
+    beside = contents_path(name, fingerprint, cache_dir, version)
     if not _is_complete(final, beside):
         try:
             with _locked(final, progress):
                 if not _is_complete(final, beside):
-                    _build_missing(final, beside, size, make_source(), progress)
+                    source = replace(make_source(), version=version)
+                    _build_missing(final, beside, size, source, progress)
         except OSError as error:
             raise disk_error(error, final.parent) from None
     return _open(final, beside)
@@ -106,9 +109,11 @@ def store_path(name: str, fingerprint: str, size: int, cache_dir: Path | None) -
     return path_beside(name, fingerprint, cache_dir, f"{size}px-v{VERSION}")
 
 
-def contents_path(name: str, fingerprint: str, cache_dir: Path | None) -> Path:
+def contents_path(
+    name: str, fingerprint: str, cache_dir: Path | None, version: int = BICUBIC
+) -> Path:
     """File of the contents that the stores of all sizes share, existing or not."""
-    return path_beside(name, fingerprint, cache_dir, f"contents-v{contents.VERSION}.npz")
+    return path_beside(name, fingerprint, cache_dir, f"contents-v{version}.npz")
 
 
 def path_beside(name: str, fingerprint: str, cache_dir: Path | None, end: str) -> Path:

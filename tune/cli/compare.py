@@ -19,7 +19,7 @@ from tune.experiments import Experiment
 from tune.object_store.s3 import copy
 from tune.object_store.study_sync import copy_group_log
 from tune.study.agenda import Expected
-from tune.study.group import Group, is_group, member_name, members
+from tune.study.group import Group, is_group, manifest_in, member_name, members
 
 
 def run_settings(
@@ -53,7 +53,8 @@ def run_settings(
     # A setting with a name of its own belongs to no group.
     alone = options.setting is not None and options.study is not None
     sides = [options] if alone else _members(options, name, comparison)
-    prepared = [prepare(side, experiment, storage) for side in sides]
+    beside = None if alone else manifest_in(storage / name)
+    prepared = [prepare(side, experiment, storage, beside=beside) for side in sides]
 
     if options.plan:
         from tune.cli.plan import show_plan

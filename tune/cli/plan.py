@@ -9,7 +9,7 @@ from tune.cli.options import Options
 from tune.cli.prepare import Prepared
 from tune.cli.profiling import profile
 from tune.experiments import Experiment
-from tune.formatting import duration, plain_console
+from tune.formatting import duration, line_width, plain_console, print_prose
 from tune.reports.disk import expected_disk
 from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
 from tune.search.ranges import write_yaml
@@ -44,18 +44,27 @@ def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
     experiment, manifest, data = prepared.experiment, prepared.manifest, prepared.data
     known = f"fingerprint {data.fingerprint[:12]}; " if data.fingerprint else ""
 
-    out.print(
+    print_prose(
+        out,
         f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, "
-        f"{options.trial_count} trials"
+        f"{options.trial_count} trials",
     )
-    out.print(f"data: {data.headline()}; {known}searched by {manifest.objective}")
-    for line in data.summary.lines():
+    print_prose(out, f"data: {data.headline()}; {known}searched by {manifest.objective}")
+    for line in data.summary.lines(line_width(out)):
         out.print(line)
     out.print(_config_table(experiment, manifest))
     for line in (prepared.start, *prepared.notes, *beginning(manifest.warm_start)):
         if line:
-            out.print(line)
+            print_prose(out, line)
     out.print(space_as_typed(experiment, manifest))
+<<<<<<< HEAD
+=======
+    version = manifest.rules["rungs"]
+    if manifest.function:
+        print_prose(out, _UNKNOWN_LENGTH)
+        return
+    print_prose(out, _rungs_line(config.train.epochs, version))
+>>>>>>> acf56f1 (Near-duplicates: thumbnails at a third of their cost for new studies, frames at night compared by sketches)
 
 
 def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
@@ -70,23 +79,24 @@ def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
     epochs = total_epochs(options.trial_count, repeats, config.train.epochs, version)
 
     device = "1 GPU" if cost.gpu else f"{config.train.threads} CPU thread(s)"
-    out.print(f"resources: {device} per trial, {cost.parameters / 1e6:.2f} M parameters")
+    print_prose(out, f"resources: {device} per trial, {cost.parameters / 1e6:.2f} M parameters")
     for line in cost.numerics:
-        out.print(line)
-    out.print(
+        print_prose(out, line)
+    print_prose(
+        out,
         f"estimate from one profiled step ({cost.step_s * 1e3:.0f} ms) and one validation "
         f"({cost.validation_s:.1f} s): {cost.epoch_s:.1f} s an epoch, {epochs:.0f} epochs with "
-        f"pruning and {repeats} repeats, {duration(epochs * cost.epoch_s)} of one worker"
+        f"pruning and {repeats} repeats, {duration(epochs * cost.epoch_s)} of one worker",
     )
-    out.print(
-        expected_disk(
-            options.trial_count, repeats, manifest.keep, cost.export_mb, cost.checkpoint_mb
-        )
+    disk = expected_disk(
+        options.trial_count, repeats, manifest.keep, cost.export_mb, cost.checkpoint_mb
     )
+    print_prose(out, disk)
     if cost.setup_seconds:
-        out.print(
+        print_prose(
+            out,
             "and once for each augmentation policy the features of the frozen backbone: "
-            f"{cost.setup_seconds:.0f} s"
+            f"{cost.setup_seconds:.0f} s",
         )
 
 
@@ -98,11 +108,13 @@ def show_searches(comparison: Comparison, options: Options, searches: int, final
         finals: trainings of each search's choice.
     """
     settings = len(comparison.settings)
-    plain_console().print(
+    out = plain_console()
+    print_prose(
+        out,
         f"{comparison.title}: {searches} searches of each of {settings} settings, "
-        f"{options.trial_count} trials and the final trainings each; below is the first study"
+        f"{options.trial_count} trials and the final trainings each; below is the first study",
     )
-    plain_console().print(expectation(searches, options.trial_count, finals, comparison))
+    print_prose(out, expectation(searches, options.trial_count, finals, comparison))
 
 
 def expectation(searches: int, trials: int, finals: int, comparison: Comparison) -> str:

@@ -29,7 +29,7 @@ from tune.experiments import EXPERIMENTS, Experiment, side_of
 from tune.object_store.study_sync import copy_group_log
 from tune.search.method_names import GRID
 from tune.study.agenda import Expected
-from tune.study.group import Group, member_name
+from tune.study.group import Group, manifest_in, member_name
 from tune.study.lock import StudyInUse, is_in_use
 from tune.study.record import read_record
 from tune.study.rules import REPEATS, WINNER, derived_seed
@@ -91,7 +91,8 @@ class Member:
         """
         sources = self._sources(storage)
         first = self._first(storage)
-        found = prepare(self.options, self.experiment, storage, sources, first)
+        beside = manifest_in(storage / self.group, 1)
+        found = prepare(self.options, self.experiment, storage, sources, first, beside=beside)
         rules = {**found.manifest.rules, "repeats": WINNER}
         manifest = replace(found.manifest, rules=rules, repeats=self.finals, search=self.search)
         return replace(found, manifest=manifest)

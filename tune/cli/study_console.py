@@ -7,6 +7,7 @@ from tune.cli.clock import Clock
 from tune.cli.console import Console
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
+from tune.formatting import line_width
 from tune.study.study import Study
 from tune.study.warm_start import beginning
 
@@ -24,7 +25,7 @@ def console_of(
         f"study {study.manifest.name}: {prepared.data.headline()}; "
         f"searched by {study.objective}{why}, preset {study.manifest.preset}"
     )
-    for line in prepared.data.summary.short_lines():
+    for line in prepared.data.summary.short_lines(line_width(console.out)):
         console.line(line)
     for line in (prepared.start, *prepared.notes, *beginning(study.manifest.warm_start)):
         if line:

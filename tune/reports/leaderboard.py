@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.clusters.joining import FOLDER, not_joined
+from tune.formatting import line_width
 from tune.reports.budget import rung_lines
 from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
@@ -36,7 +37,7 @@ def show_study(folder: Path, out: Console) -> None:
     )
 
     if manifest.data_summary is not None:
-        for line in manifest.data_summary.lines():
+        for line in manifest.data_summary.lines(line_width(out)):
             out.print(line)
 
     ranked = _ranked(record)

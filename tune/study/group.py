@@ -183,6 +183,14 @@ def members(folder: Path, search: int | None = None) -> Members | None:
     return None
 
 
+def manifest_in(folder: Path, search: int | None = None) -> Path | None:
+    """Manifest of a study of the group that has begun; None where none has."""
+    found = members(folder, search)
+    if found is None:
+        return None
+    return next(iter(found.folders.values())) / "study.json"
+
+
 def _experiments(name: str, comparison: Comparison) -> set[str]:
     """Names of the experiments whose studies may be sides of a comparison."""
     others = [one for one in comparison.settings.values() if isinstance(one, Method)]

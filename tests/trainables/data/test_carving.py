@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainables.data import DataConfig, DataSet, Split, Task, inspect, load_dataset
+from trainables.data.duplicates import near_duplicates
 from trainables.data.layouts import read_layout
 from trainables.data.pairs import read_pairs
 from trainables.data.seen import SeenRecord, Training, met
@@ -282,7 +283,7 @@ def test_contents_are_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     root = by_class(tmp_path / "set", 12)
     load(root, "ssl", 32)
     cache = tmp_path / "cache"
-    (contents,) = cache.glob("*-contents-v1.npz")
+    (contents,) = cache.glob("*-contents-v2.npz")
     kept = contents.read_bytes()
     (images,) = cache.glob("*32px-v1/images.npy")
     written = images.stat().st_mtime_ns
@@ -298,3 +299,34 @@ def test_contents_are_recorded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("trainables.data.folders.open_picture", None)
     load(root, "classify", 32)
     assert inspect(DataConfig(name=str(root)), "ssl").counts == {"images": 12}
+
+
+@pytest.mark.parametrize(
+    ("split", "version", "resample", "gap"),
+    [(2, 1, Image.Resampling.BICUBIC, None), (3, 2, Image.Resampling.BILINEAR, 2.0)],
+)
+def test_thumbnails_are_those_of_the_version(
+    tmp_path: Path, split: int, version: int, resample: Image.Resampling, gap: float | None
+) -> None:
+    """The groups on record are those of the largest centred squares at 32 px."""
+    root = by_class(tmp_path / "set", 24, copied=range(5), side=96)
+    data = load(root, "classify", 16, split=split).data
+    (path,) = (tmp_path / "cache").glob("*-contents-v*.npz")
+    assert path.name.endswith(f"contents-v{version}.npz")
+
+    files = [Image.open(root / file) for file in data.files]
+    drawn = [file.resize((32, 32), resample, reducing_gap=gap) for file in files]
+    thumbnails = np.stack([np.asarray(image).transpose(2, 0, 1) for image in drawn])
+    groups = data.contents.groups  # type: ignore[union-attr]
+    assert groups.tolist() == near_duplicates(thumbnails).tolist()
+    assert len(np.unique(groups)) == 24
+
+
+def test_a_picture_saved_at_another_size_is_a_near_duplicate(tmp_path: Path) -> None:
+    root = by_class(tmp_path / "set", 20, side=200)
+    for number, side in ((0, 66), (1, 100), (2, 313), (3, 48)):
+        image = picture(number, 200).resize((side, side), Image.Resampling.BICUBIC)
+        image.save(root / "ant" / f"{number:03d}again.jpg", quality=90)
+    groups = load(root, "classify", 16).data.contents.groups  # type: ignore[union-attr]
+    assert len(groups) == 24
+    assert len(np.unique(groups)) == 20

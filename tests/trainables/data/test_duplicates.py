@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from trainables.data import duplicates, likeness
+from trainables.data import duplicates, likeness, sketches
 from trainables.data.components import Components
 from trainables.data.duplicates import near_duplicates
+from trainables.data.likeness import Pictures
+from trainables.data.sketches import Sketches
 
 
 def brute_force(images: np.ndarray) -> np.ndarray:
@@ -117,6 +119,7 @@ def test_groups_are_the_components_of_the_rule(
         monkeypatch.setattr(duplicates, "_MANY", many)
         monkeypatch.setattr(duplicates, "_QUERIES", block)
         monkeypatch.setattr(likeness, "_MOST_IN_BLOCK", block)
+        monkeypatch.setattr(duplicates, "_SKETCHED", many)
         assert equal_groups(near_duplicates(images), expected)
 
 
@@ -129,6 +132,46 @@ def test_the_sets_lie_on_both_sides_of_the_rule() -> None:
     assert 2 <= count["chains"] < 60
     assert 40 <= count["dark"] < 50
     assert 15 <= count["copies"] < 30
+
+
+def night(rng: np.random.Generator) -> np.ndarray:
+    """A still scene in the dark and sensor noise: most pairs correlate, few are copies."""
+    base = scene(rng, 3.0) - 110
+    images = [clipped(base + rng.normal(0, 2, base.shape)) for _ in range(60)]
+    return np.stack(images + [np.clip(image.astype(int) + 1, 0, 255) for image in images[:20]])
+
+
+@pytest.mark.parametrize("make", [night, noise], ids=lambda make: make.__name__)
+def test_a_sketch_loses_no_pair_that_correlates(make: object) -> None:
+    images = make(np.random.default_rng(0)).astype(np.uint8)  # type: ignore[operator]
+    every = np.arange(len(images))
+    pictures = Pictures(images, every, np.zeros((len(images), 64)), Components(len(images)))
+    exact = np.corrcoef(images.reshape(len(images), -1).astype(np.float64))
+    for steps in ((4,), (4, 40), (128, 512)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sketches, "_STEPS", steps)
+            found = Sketches(pictures.vectors, len(images), block=7)
+        for least in (0.3, 0.5, 0.98):
+            every_pair = np.ones(exact.shape, bool)
+            kept = found.without_unlike(every_pair, every, every, least)
+            assert kept[exact >= least].all()
+    assert kept.sum() < len(images) + 100  # of all axes: the copies, and each with itself
+
+
+def test_frames_at_night_are_told_apart_by_their_sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few of them have to be compared pixel by pixel."""
+    images = np.random.default_rng(0).integers(0, 6, (400, 3, 32, 32), dtype=np.uint8)
+    images[-1] = np.minimum(images[0] + 1, 6)
+    monkeypatch.setattr(duplicates, "_SKETCHED", 300)
+    monkeypatch.setattr(likeness, "_MOST_IN_BLOCK", 50)
+    monkeypatch.setattr(sketches, "_SAMPLE", 200)
+    compared = []
+    vectors = Pictures.vectors
+    monkeypatch.setattr(
+        Pictures, "vectors", lambda self, rows: compared.append(len(rows)) or vectors(self, rows)
+    )
+    assert len(np.unique(near_duplicates(images))) == 399
+    assert sum(compared) < 5 * len(images)  # probes, sample and sketches; 36 blocks else
 
 
 def test_groups_are_numbered_by_their_first_hash_whatever_the_order_of_rows() -> None:

@@ -95,5 +95,5 @@ def test_where_nothing_can_be_grouped_the_key_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"data\.group=folder is for folders of images"):
         load_dataset(config, "pretrain", cache_dir=tmp_path)
     root = fixed_camera(tmp_path / "parts")
-    with pytest.raises(UserError, match=r"data\.group=none needs data\.split=2"):
+    with pytest.raises(UserError, match=r"data\.group=none needs data\.split=3"):
         load(root, tmp_path / "cache", group="none", split=1)

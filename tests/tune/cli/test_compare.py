@@ -24,11 +24,13 @@ from tests.studies import write_setting
 from tests.trainables.data.test_layouts import make, paint, write_csv
 from trainables.errors import UserError
 from tune.reports.comparison_table import Difference, compare_settings
+from tune.reports.config_differences import same_data
 from tune.reports.html_comparison import comparison_page
 from tune.reports.statistics import Interval, holm
 from tune.reports.table_text import as_csv, markdown, notes
 from tune.study.events import EventLog
 from tune.study.manifest import read_manifest
+from tune.study.record import read_record
 
 TINY_FOLDER = ("--data", "data", "--preset", "tiny", *SMALL, "--set", "train.epoch_images=32")
 PRETRAINED = (
@@ -339,6 +341,21 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
         "A and E were not searched alike: other images of letters, so their difference would mean "
         "nothing and is left out.",
     ]
+
+
+def test_the_rules_of_the_split_decide_which_images_judge(tmp_path: Path) -> None:
+    """But of letters, digits and tiles, which have no near-duplicates in files."""
+    runs = {0: [0.50, 0.52, 0.48]}
+    named = {"data.name": "pets"}
+    for setting, config in (("A", {"data.split": 2}), ("C", {"data.split": 3})):
+        write_setting(tmp_path / f"pets-{setting}", setting, runs, config | named)
+        write_setting(tmp_path / f"glyphs-{setting}", setting, runs, config)
+    pets, glyphs = (
+        [read_record(tmp_path / f"{name}-{setting}") for setting in "AC"]
+        for name in ("pets", "glyphs")
+    )
+    assert not same_data(*pets)
+    assert same_data(*glyphs)
 
 
 def test_a_table_before_any_repeat_counts_no_seeds(tmp_path: Path) -> None:

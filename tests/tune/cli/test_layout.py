@@ -9,6 +9,7 @@ from trainables.errors import UserError
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared, prepare
 from tune.experiment_file import find_experiment
+from tune.study.group import manifest_in, member_name
 
 
 @pytest.fixture
@@ -67,3 +68,27 @@ def test_the_layout_has_an_option_of_its_own(data: Path) -> None:
         prepared(data, set=["data.layout=csv"])
     with pytest.raises(UserError, match="--layout 'coco' is no layout; valid: auto, csv, "):
         prepared(data, layout="coco")
+
+
+def side(storage: Path, setting: str, *pins: str) -> Prepared:
+    """One side of `fewshot --compare shots`, as the comparison prepares it."""
+    group = "fewshot-shots"
+    options = Options(
+        experiment="fewshot",
+        data="digits",
+        preset="tiny",
+        setting=setting,
+        study=member_name(group, setting),
+        storage=str(storage),
+        set=["val.way=2", "episode.way=5", *pins],
+    )
+    beside = manifest_in(storage / group)
+    return prepare(options, find_experiment("fewshot"), storage, beside=beside)
+
+
+def test_all_sides_of_a_comparison_split_images_by_the_rules_of_the_first(tmp_path: Path) -> None:
+    """A table that an earlier version has begun can be continued."""
+    storage = tmp_path / "runs"
+    assert side(storage, "K5").manifest.base["data.split"] == 3
+    begin(side(storage, "K1", "data.split=2"))
+    assert side(storage, "K5").manifest.base["data.split"] == 2
