@@ -85,8 +85,11 @@ class Recorder:
 
     def contents(self) -> Contents:
         """Everything that was recorded."""
-        _, same = np.unique(self.digests, axis=0, return_inverse=True)
-        groups = same.ravel() if self.thumbnails is None else near_duplicates(self.thumbnails)
+        if self.thumbnails is None:
+            _, same = np.unique(self.digests, axis=0, return_inverse=True)
+            groups = same.ravel()
+        else:
+            groups = near_duplicates(self.thumbnails)
         return Contents(self.digests, groups.astype(np.int64))
 
 

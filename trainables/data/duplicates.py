@@ -145,15 +145,42 @@ def _thumbnails(
     """Thumbnails of luminance, and hashes of the exact pixels."""
     thumbnails = np.empty((len(images), _SIDE * _SIDE), np.float32)
     hashes = np.empty(len(images), np.int64)
-    weights = torch.tensor(_LUMINANCE).view(3, 1, 1)
     for start in range(0, len(images), _BLOCK):
         rows = slice(start, start + _BLOCK)
         block = np.array(images[rows])
-        luminance = (torch.from_numpy(block) * weights).sum(1)
-        small = F.adaptive_avg_pool2d(luminance, _SIDE)
-        thumbnails[rows] = small.flatten(1).numpy()
+        small = field_means(luminance(block))
+        thumbnails[rows] = small.reshape(len(block), -1)
         hashes[rows] = [_hash(image.tobytes()) for image in block]
     return thumbnails, hashes
+
+
+def luminance(
+    images: np.ndarray,  # (B, 3, S, S) uint8
+) -> np.ndarray:  # (B, S, S) float32
+    """Luminance by Rec. 601."""
+    red, green, blue = (np.float32(weight) for weight in _LUMINANCE)
+    found: np.ndarray = images[:, 0] * red
+    found += images[:, 1] * green
+    found += images[:, 2] * blue
+    return found
+
+
+def field_means(
+    values: np.ndarray,  # (B, S, S) float32
+) -> np.ndarray:  # (B, 8, 8) float32
+    """Means of 8x8 fields, to the bit those of torch's `adaptive_avg_pool2d`, which decided in
+    stores that exist; it is asked where a division would be rounded."""
+    side = values.shape[-1] // _SIDE
+    if values.shape[-1] % _SIDE or side & (side - 1):
+        means: np.ndarray = F.adaptive_avg_pool2d(torch.from_numpy(values), _SIDE).numpy()
+        return means
+
+    fields = values.reshape(-1, _SIDE, side, _SIDE, side)
+    sums = np.zeros((len(values), _SIDE, _SIDE), np.float32)
+    for row in range(side):
+        for column in range(side):
+            sums += fields[:, :, row, :, column]
+    return sums / np.float32(side * side)
 
 
 def _hash(pixels: bytes) -> int:

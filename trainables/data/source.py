@@ -16,6 +16,7 @@ from trainables.data.images import CorruptImage, Picture
 from trainables.data.levels import FLOATING, SIXTEEN_BITS, DeepImages, Found, Levels
 
 _CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be written
+_RUN = 8  # rows that a thread takes at a time: fewer take more time to be handed out
 
 _MOST_THREADS = 32
 
@@ -96,14 +97,16 @@ def _read(
 ) -> list[tuple[int, str]]:  # (row, reason) of those that cannot be used
     """Opens some rows and hands them to all of `takes`."""
 
-    def read(row: int) -> str | None:
-        try:
-            picture = open_row(row)
-            for take in takes:
-                take(row, picture)
-        except CorruptImage as error:
-            return str(error)
-        return None
+    def read(run: Sequence[int]) -> list[tuple[int, str]]:
+        failed = []
+        for row in run:
+            try:
+                picture = open_row(row)
+                for take in takes:
+                    take(row, picture)
+            except CorruptImage as error:
+                failed.append((row, str(error)))
+        return failed
 
     shown = progress and sys.stderr.isatty()
     skipped: list[tuple[int, str]] = []
@@ -113,9 +116,9 @@ def _read(
     ):
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]
-            for row, reason in zip(chunk, pool.map(read, chunk), strict=True):
-                if reason is not None:
-                    skipped.append((row, reason))
+            runs = [chunk[first : first + _RUN] for first in range(0, len(chunk), _RUN)]
+            for failed in pool.map(read, runs):
+                skipped += failed
             advance(len(chunk))
     return skipped
 

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from trainables.data import duplicates, likeness, sketches
 from trainables.data.components import Components
-from trainables.data.duplicates import near_duplicates
+from trainables.data.duplicates import field_means, luminance, near_duplicates
 from trainables.data.likeness import Pictures
 from trainables.data.sketches import Sketches
 
@@ -172,6 +172,16 @@ def test_frames_at_night_are_told_apart_by_their_sketches(monkeypatch: pytest.Mo
     )
     assert len(np.unique(near_duplicates(images))) == 399
     assert sum(compared) < 5 * len(images)  # probes, sample and sketches; 36 blocks else
+
+
+@pytest.mark.parametrize("side", [4, 8, 16, 20, 24, 28, 32, 64, 128])
+def test_thumbnails_are_to_the_bit_those_of_torch(side: int) -> None:
+    """Torch made them first: studies that exist have its groups."""
+    images = np.random.default_rng(side).integers(0, 256, (5, 3, side, side), dtype=np.uint8)
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    gray = (torch.from_numpy(images) * weights).sum(1)
+    assert np.array_equal(luminance(images), gray.numpy())
+    assert np.array_equal(field_means(gray.numpy()), F.adaptive_avg_pool2d(gray, 8).numpy())
 
 
 def test_groups_are_numbered_by_their_first_hash_whatever_the_order_of_rows() -> None:
