@@ -33,13 +33,13 @@ def assignments(values: Mapping[str, object]) -> str:
     return ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
-<<<<<<< HEAD
 def read_assignment(text: str) -> tuple[str, str] | None:
     """Key and value of `KEY=VALUE`, which may have spaces about them; None where it is none. The
     value may be empty."""
     key, equals, value = (part.strip() for part in text.partition("="))
     return (key, value) if key and equals else None
-=======
+
+
 def line_width(out: Console, most: int = 100) -> int:
     """Characters of a line of text: those of the terminal, at most `most`; in a pipe `most`."""
     return min(most, out.width) if out.is_terminal else most
@@ -48,7 +48,6 @@ def line_width(out: Console, most: int = 100) -> int:
 def print_prose(out: Console, text: str) -> None:
     """Print a line of text; a terminal gets it broken at words."""
     out.print(text, soft_wrap=not out.is_terminal)
->>>>>>> acf56f1 (Near-duplicates: thumbnails at a third of their cost for new studies, frames at night compared by sketches)
 
 
 def plain_console(width: int | None = None) -> Console:

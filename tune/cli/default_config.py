@@ -3,6 +3,7 @@ with, then what was typed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from trainables.config import build, flatten, nearest
@@ -22,7 +23,7 @@ from tune.cli.own_ranges import (
 from tune.experiments import Experiment
 from tune.search.ranges import Ranges
 from tune.search.space import Nearest, fitted
-from tune.study.manifest import Manifest
+from tune.study.manifest import Manifest, read_manifest
 
 _KEPT = (
     "data.split",
@@ -34,6 +35,8 @@ _KEPT = (
     "train.rules",
 )
 """Config values that a study keeps from its first start."""
+_SHARED = ("data.split",)
+"""Those that all sides of a comparison have in common."""
 _BY_OPTION = frozenset(
     [
         "seed",
@@ -183,6 +186,18 @@ def begun(there: Manifest | None) -> dict[str, Any]:
     if there is None:
         return {}
     return {key: there.base[key] for key in _KEPT if there.base.get(key)}
+
+
+def begun_beside(beside: Path | None) -> dict[str, Any]:
+    """Return the config values that a study takes from another side of its comparison.
+
+    Args:
+        beside: manifest of that side; None: none has begun.
+    """
+    if beside is None:
+        return {}
+    base = read_manifest(beside).base
+    return {key: base[key] for key in _SHARED if key in base}
 
 
 def with_presets_of(there: Manifest | None, experiment: Experiment) -> Experiment:

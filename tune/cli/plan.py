@@ -31,11 +31,11 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     out = plain_console()
     _show_search(prepared, options, out)
     if prepared.manifest.function:
-        out.print(_UNKNOWN_LENGTH)
+        print_prose(out, _UNKNOWN_LENGTH)
         return
 
     version = prepared.manifest.rules["rungs"]
-    out.print(_rungs_line(prepared.config.train.epochs, version))
+    print_prose(out, _rungs_line(prepared.config.train.epochs, version))
     _show_cost(prepared, options, out)
 
 
@@ -57,14 +57,6 @@ def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
         if line:
             print_prose(out, line)
     out.print(space_as_typed(experiment, manifest))
-<<<<<<< HEAD
-=======
-    version = manifest.rules["rungs"]
-    if manifest.function:
-        print_prose(out, _UNKNOWN_LENGTH)
-        return
-    print_prose(out, _rungs_line(config.train.epochs, version))
->>>>>>> acf56f1 (Near-duplicates: thumbnails at a third of their cost for new studies, frames at night compared by sketches)
 
 
 def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:

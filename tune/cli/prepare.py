@@ -16,7 +16,7 @@ from trainables.plots.fonts import missing_note
 from tune.backbones.resolve import DEFAULT_STUDY, choose, for_every_machine
 from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
-from tune.cli.default_config import Resolved, resolve_search
+from tune.cli.default_config import Resolved, begun_beside, resolve_search
 from tune.cli.function_options import refuse_about_images
 from tune.cli.manifest import make_manifest
 from tune.cli.methods import method_rules
@@ -76,7 +76,7 @@ def prepare(
     Raises:
         UserError: wrong use.
     """
-    asked = _asked_for(options, experiment, storage, first)
+    asked = _asked_for(options, experiment, storage, first, beside)
     resolved = asked.resolved
     program = resolved.experiment.program
     config: Any = build(resolved.experiment.config, resolved.base)
@@ -137,12 +137,17 @@ class _Asked:
 
 
 def _asked_for(
-    options: Options, experiment: Experiment, storage: Path, first: Path | None
+    options: Options,
+    experiment: Experiment,
+    storage: Path,
+    first: Path | None,
+    beside: Path | None,
 ) -> _Asked:
     """Find the study, and resolve the options into its search.
 
     Args:
         first: as of `prepare`.
+        beside: as of `prepare`.
     """
     if experiment.function is not None:
         refuse_about_images(options, experiment.name)
@@ -159,23 +164,12 @@ def _asked_for(
     path = directory / "study.json"
     there = read_manifest(path) if path.exists() else None
     earlier = None if first is None else read_manifest(first)
+    if there is None and earlier is None:
+        start |= begun_beside(beside)
     rules = method_rules(options, name, there, earlier)
-<<<<<<< HEAD
     fixed = {} if setting is None else setting.values
     resolved = resolve_search(options, experiment, fixed, start, there or earlier, rules)
     return _Asked(directory, setting, there, rules, resolved)
-=======
-    begun = _begun(kept) or _begun_beside(beside)
-    experiment = _with_presets_of(kept, experiment)
-    preset, base, pins, notes = resolve(options, experiment, fixed, start, begun)
-    ranges = typed_ranges(options, experiment)
-    experiment = with_ranges(facing(experiment, base), preset, ranges)
-    if ranges:
-        check_drawn(experiment, preset, base, pins)
-    notes += notes_on(experiment, preset, pins, ranges)
-    check_grid(rules, experiment, preset, pins)
-    notes += method_notes(rules)
->>>>>>> acf56f1 (Near-duplicates: thumbnails at a third of their cost for new studies, frames at night compared by sketches)
 
 
 def _notes(manifest: Manifest, data: Any) -> Iterator[str]:
@@ -290,222 +284,3 @@ def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
     if is_reserved(name) and not (storage / name / "study.json").exists():
         raise UserError(f"--study {name!r} belongs to the storage itself; choose another name")
     return name
-<<<<<<< HEAD
-=======
-
-
-def resolve(
-    options: Options,
-    experiment: Experiment,
-    fixed: dict[str, Any],
-    start: dict[str, Any],
-    begun: dict[str, Any],
-) -> tuple[str, dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """Return the preset, the complete flat config of trial 0, the pins, and one note for each
-    default value that lies outside the range that a pin leaves.
-
-    Args:
-        fixed: config values that define the setting; they are pinned too.
-        start: config values of the backbone that trials start from.
-        begun: config values that the study keeps from its first start.
-    Raises:
-        UserError: unknown preset, unknown key, a value out of range, a pin that contradicts the
-            setting, or a range that leaves out the default.
-    """
-    pins = parse_pins(options.set)
-    ranges = typed_ranges(options, experiment)
-    for key in sorted(fixed.keys() & {*pins, *ranges}):
-        option = "--set" if key in pins else "--space"
-        raise UserError(
-            f"{option} {key}: setting {options.setting} is {key}={fixed[key]}; leave it out, "
-            "or choose another setting"
-        )
-
-    preset = _preset(options, experiment)
-    typed: dict[str, Any] = {"seed": options.seed}
-    if experiment.function is None:
-        typed |= _about_images(options, begun)
-
-    flat = {**experiment.presets[preset], **typed, **fixed, **start, **pins}
-    base = flatten(build(experiment.config, flat))
-    base |= oriented(base, pins, experiment.name, begun)
-    experiment = with_ranges(facing(experiment, base), preset, ranges)
-    unsearched = left_out(options, experiment, preset, ranges)
-    # A key that is searched all the same has its default from `--set`.
-    pinned = {key: base[key] for key in [*fixed, *pins, *unsearched] if key not in ranges}
-    check_default(experiment, preset, base, pinned, ranges)
-
-    # Adam's default rate may be out of range once `--set` has limited the search to SGD.
-    default = Nearest(base, base)
-    base |= fitted(default, experiment.space, preset, pinned)
-    notes = tuple(f"note: of the default, {note}" for note in default.notes)
-    return preset, base, pinned, notes
-
-
-def _about_images(options: Options, begun: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config values that options give to an experiment of images."""
-    typed: dict[str, Any] = {"data.skip_corrupt": options.skip_corrupt, **begun}
-    if options.objective:
-        typed["train.objective"] = _metric_name(options.objective[0])
-    if options.transductive:
-        typed["data.transductive"] = True
-    if options.layout is not None:
-        typed["data.layout"] = options.layout
-    if options.data is not None:
-        from trainables.data.named import data_name  # it imports torch
-
-        typed["data.name"] = data_name(options.data)
-    return typed
-
-
-def _check_device(base: Mapping[str, Any]) -> None:
-    """Refuse a device that this process, which is to train, does not have."""
-    if "train.device" in base:
-        from trainables.devices import choose_device  # it imports torch
-
-        choose_device(str(base["train.device"]))
-
-
-def _begun(there: Manifest | None) -> dict[str, Any]:
-    """Return the config values that a study keeps from its first start."""
-    if there is None:
-        return {}
-    return {key: there.base[key] for key in _KEPT if there.base.get(key)}
-
-
-def _begun_beside(beside: Path | None) -> dict[str, Any]:
-    """Return the config values that a study takes from another side of its comparison."""
-    if beside is None:
-        return {}
-    begun = read_manifest(beside).base
-    return {key: begun[key] for key in ("data.split",) if key in begun}
-
-
-def _with_presets_of(there: Manifest | None, experiment: Experiment) -> Experiment:
-    """Return the experiment with the default that the study began with, whatever the preset has
-    become since.
-
-    What was pinned, and what options give, is left to the command at hand: another value of it is
-    another study.
-    """
-    if there is None or there.preset not in experiment.presets:
-        return experiment
-
-    default = dict(experiment.presets[there.preset])
-    for key, value in there.base.items():
-        is_typed = key in there.pins and key not in there.unsearched
-        if not is_typed and key not in _BY_OPTION:
-            default[key] = value
-    return replace(experiment, presets={**experiment.presets, there.preset: default})
-
-
-def _metric_name(typed: str) -> str:
-    """Return the full name of a metric: `macro_f1` is `val/macro_f1`."""
-    return typed if "/" in typed else f"val/{typed}"
-
-
-def _starting_point(
-    options: Options, experiment: Experiment, setting: Setting | None, directory: Path
-) -> tuple[Experiment, dict[str, Any]]:
-    """Return the experiment with the search space for what trials start from, and the config values
-    of that start."""
-    storage = directory.parent
-
-    if isinstance(setting, BackboneSetting):
-        start = start_values(
-            setting,
-            options.backbone,
-            storage,
-            directory,
-            _options_of_source_study(options),
-            _architecture(options, experiment),
-        )
-        return in_setting(experiment, setting), start
-
-    if options.backbone is not None:
-        architecture = _architecture(options, experiment)
-        return from_backbone(experiment, options.backbone, storage, directory, architecture)
-
-    return experiment, {}
-
-
-def _check_workers(workers: int, max_workers: int, data: Any) -> None:
-    most = min(max_workers, len(data.val), len(data.test))
-    if workers <= most:
-        return
-
-    each = "2 images of a batch (few-shot: an episode) and 1 of the validation and the test split"
-    raise UserError(
-        f"--workers {workers}: each needs {each}; use at most {most}, or a larger train.batch_size"
-    )
-
-
-def check_shares(
-    workers: int,
-    experiment: Experiment,
-    preset: str,
-    base: Mapping[str, Any],
-    pins: Mapping[str, Any],
-) -> None:
-    """Check that workers can share every batch size equally, that of the default and those of the
-    space.
-
-    Raises:
-        UserError: one is no multiple of the workers.
-    """
-    key = "train.batch_size"
-    variants = describe(experiment.space, preset, pins).get(key, [])
-
-    sizes = {base[key]}
-    for _, distribution in variants:
-        sizes |= set(_values(distribution))
-
-    uneven = [size for size in sorted(sizes) if size % workers]
-    if uneven:
-        raise UserError(
-            f"--workers {workers}: {key} can be {uneven[0]}, and the loss of {experiment.name} "
-            f"needs equal shares; use another number of workers, or --set {key}=N with a multiple "
-            f"of {workers}"
-        )
-
-
-def _values(distribution: Any) -> Collection[Any]:
-    """Return the values that a searched whole number can have."""
-    choices: Collection[Any] | None = getattr(distribution, "choices", None)
-    if choices is not None:
-        return choices
-    return range(distribution.low, distribution.high + 1, distribution.step)
-
-
-def _preset(options: Options, experiment: Experiment) -> str:
-    on_folder = bool(options.data) and _is_folder(str(options.data))
-    preset = options.preset or ("full" if on_folder else "tiny")
-    if options.preset is None and len(experiment.presets) == 1:
-        (preset,) = experiment.presets
-
-    if preset not in experiment.presets:
-        raise UserError(f"unknown preset {preset!r}{nearest(preset, experiment.presets)}")
-    return preset
-
-
-def _architecture(options: Options, experiment: Experiment) -> str:
-    """Return `backbone.name`, which is needed before the config can be built."""
-    default = experiment.presets[_preset(options, experiment)]["backbone.name"]
-    return str(parse_pins(options.set).get("backbone.name", default))
-
-
-def _options_of_source_study(options: Options) -> str:
-    """Return the options that a missing source study should be run with."""
-    text = ""
-    if options.data and _is_folder(options.data):
-        text += f" --data {shlex.quote(options.data)}"
-    if options.storage != "runs":
-        text += f" --storage {shlex.quote(options.storage)}"
-    return text
-
-
-def _is_folder(data: str) -> bool:
-    from trainables.data import EMBEDDED  # it imports torch, for which a refusal should not wait
-
-    return data not in EMBEDDED
->>>>>>> acf56f1 (Near-duplicates: thumbnails at a third of their cost for new studies, frames at night compared by sketches)
