@@ -120,11 +120,14 @@ class Home:
 
 def prepare() -> None:
     """Leave out what a command would start or wait for, and import here what it imports."""
+    import tune.cli.session
     import tune.study.kept_files
     import tune.study.manifest
     import tune.tracking.replay
 
-    tune.tracking.replay.PATIENCE_S = 120.0  # on a busy machine, of a low priority
+    # A busy machine is no crash: MLflow has its time.
+    tune.cli.session.DRAIN_S = 900.0
+    tune.tracking.replay.PATIENCE_S = 300.0
     tune.study.kept_files.KEPT_TRIALS = 1  # of so few trials, weights are removed all the same
     EXPERIMENTS["toy"] = TOY
     EXPERIMENTS["failing"] = replace(TOY, name="failing", space=space_with_bugs)
