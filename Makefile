@@ -56,9 +56,9 @@ test-heavy: $(VENV)/installed  ## tests with processes of their own and whole co
 test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies
 	$(BIN)/python -m pytest -m slow
 
-# With eight processes killed on Ray, half of them of trials of two workers.
+# With four processes killed on Ray, half of them of trials of two workers.
 test-crash: $(VENV)/installed  ## kill, torn write and power cut at every change of a file in tiny studies
-	$(BIN)/python -m tests.crash --ray 4
+	$(BIN)/python -m tests.crash --ray 2
 
 soak: $(VENV)/installed  ## two thousand trials, fifty kills of anything, half an hour
 	$(BIN)/python -m tests.crash.soak
