@@ -32,7 +32,7 @@ configuration in five reaches the target (car, naval, slice), and where one does
 (blood_transfusion)."""
 CURVES = ("head-glyphs", "head-digits", "scratch-digits")
 """Recorded grids that rungs and sampler were chosen on."""
-REPORTED = ("scratch-earth",)
+REPORTED = ("scratch-earth", "fewshot-glyphs")
 """Recorded grids that nothing was chosen on."""
 _RATES = {"fewshot-glyphs": 1e-3}
 """Adam's rate in the default of an experiment, where it is not that of `classify`."""
