@@ -161,15 +161,19 @@ class Duplicates:
     def __str__(self) -> str:
         """The share of the test split that is in train or val, as given and as used."""
         if not self.given:
+            if self.left_out == 1:
+                return "1 near-duplicate of an image of val or test is left out"
             return f"{self.left_out:,} near-duplicates of images of val and test are left out"
 
         share = self.given / self.test
+        are = "is" if self.given == 1 else "are"
         text = (
-            f"{self.given:,} of {self.test:,} test images ({share:.0%}) are in train or val too "
+            f"{self.given:,} of {self.test:,} test images ({share:.0%}) {are} in train or val too "
             "(near-duplicates)"
         )
         if not self.remaining:
-            return f"{text}: {self.left_out:,} images are left out of train and val, none is now"
+            left = "1 image is" if self.left_out == 1 else f"{self.left_out:,} images are"
+            return f"{text}: {left} left out of train and val, none is now"
         return f"{text}; {self.remaining:,} still are"
 
 

@@ -1,5 +1,7 @@
 """`--plan`: what would run and what it would cost; nothing is run."""
 
+from typing import Any
+
 from optuna.distributions import BaseDistribution
 from rich.console import Console
 from rich.table import Table
@@ -37,6 +39,9 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     version = prepared.manifest.rules["rungs"]
     print_prose(out, _rungs_line(prepared.config.train.epochs, version))
     _show_cost(prepared, options, out)
+    if out.is_terminal:  # config and space fill more than a screen
+        out.print()
+        _show_data(prepared.data, out)
 
 
 def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
@@ -50,13 +55,18 @@ def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
         f"{options.trial_count} trials",
     )
     print_prose(out, f"data: {data.headline()}; {known}searched by {manifest.objective}")
-    for line in data.summary.lines(line_width(out)):
-        out.print(line)
+    _show_data(data, out)
     out.print(_config_table(experiment, manifest))
     for line in (prepared.start, *prepared.notes, *beginning(manifest.warm_start)):
         if line:
             print_prose(out, line)
     out.print(space_as_typed(experiment, manifest))
+
+
+def _show_data(data: Any, out: Console) -> None:
+    """Print how the data were understood."""
+    for line in data.summary.lines(line_width(out)):
+        out.print(line)
 
 
 def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:

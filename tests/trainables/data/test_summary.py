@@ -83,6 +83,28 @@ def test_a_record_of_another_version_can_be_read() -> None:
     assert DataSummary.from_json(value) == DataSummary(layout="csv", splits=(SplitUse("train", 4),))
 
 
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (
+            Duplicates(test=36, given=1, remaining=0, left_out=1),
+            "1 of 36 test images (3%) is in train or val too (near-duplicates): 1 image is left "
+            "out of train and val, none is now",
+        ),
+        (
+            Duplicates(test=36, given=0, remaining=0, left_out=1),
+            "1 near-duplicate of an image of val or test is left out",
+        ),
+        (
+            Duplicates(test=36, given=0, remaining=0, left_out=2),
+            "2 near-duplicates of images of val and test are left out",
+        ),
+    ],
+)
+def test_near_duplicates_in_words(found: Duplicates, said: str) -> None:
+    assert str(found) == said
+
+
 def test_lines_are_no_wider_than_asked() -> None:
     assert max(len(line) for line in WHOLE.lines(60)) == 71  # a word is never broken
     assert max(len(line) for line in WHOLE.lines()[2:]) <= 100

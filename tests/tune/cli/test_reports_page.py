@@ -51,11 +51,15 @@ NAMED = ("0013", "0062", "0104")
 
 
 def commands() -> list[str]:
-    """The commands of the tables; one that begins with dots goes on from the one before."""
+    """The commands of the tables; one that begins with dots goes on from the run before."""
     found: list[str] = []
+    run = ""
     for typed in COMMAND.findall(PAGE.read_text()):
-        whole = re.sub(r"^\.\.\.", found[-1] if found else "", typed)
-        found.append(re.sub(r"^report\.py", "python tune/report.py", whole))
+        whole = typed.replace("...", run, 1) if typed.startswith("...") else typed
+        whole = re.sub(r"^report\.py", "python tune/report.py", whole)
+        if whole.startswith("python tune/run.py"):
+            run = whole
+        found.append(whole)
     return found
 
 
