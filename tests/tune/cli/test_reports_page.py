@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from PIL import Image, ImageOps
 from torchvision.models._api import WeightsEnum
 
 from tests import REPO
@@ -74,6 +75,10 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache."""
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
     mini_imagenet(Path("MINI"))
+    for path in Path("MINI").rglob("*.jpg"):  # the same pictures else as those of OFFICE
+        with Image.open(path) as image:
+            turned = ImageOps.mirror(image)
+        turned.save(path)
     office_home(Path("OFFICE"))
     hand_out(Path("OFFICE/val"), Path("OFFICE/test"))
     rows = read_csv(Path("OFFICE/val.csv"))
