@@ -23,6 +23,7 @@ _ROLES = (
     ("runtime_env/agent", "Ray: environment agent"),
     ("log_monitor", "Ray: log monitor"),
     ("raylet/raylet", "Ray: raylet"),
+    ("silent_agent", "Ray: dashboard agent"),
     ("ray::DashboardAgent", "Ray: dashboard agent"),
     ("ray::RuntimeEnvAgent", "Ray: environment agent"),
     ("template.py", "template of trials' processes"),

@@ -104,7 +104,7 @@ def call(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", NO_SERVER)
     monkeypatch.setattr("tune.tracking.replay.PATIENCE_S", 0.2)  # of a server that will not come
     # A refusal kills a Ray that has begun beside it, and Ray then ends the process that it is in.
-    monkeypatch.setattr("tune.execution.ahead.begin", lambda *_: None)
+    monkeypatch.setattr("tune.execution.ahead.begin", lambda *_, **__: None)
     # pictures have tests of their own, and each takes a process
     monkeypatch.setattr("tune.reports.plot_worker.Pictures.watch", lambda *_: None)
     monkeypatch.chdir(tmp_path)

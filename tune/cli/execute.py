@@ -81,8 +81,9 @@ def _ray_ahead(
 
     is_ours = experiment.name in EXPERIMENTS and experiment.function is None
     model = (f"experiment:{experiment.name}",) if is_ours else ("torch",)
+    modules = (*model, *experiment.imports)
     try:
-        yield lambda: ahead.begin((*model, *experiment.imports), options.workers)
+        yield lambda: ahead.begin(modules, options.workers, shared=is_ours and caller.is_command)
     finally:
         if caller.is_command:
             ahead.discard()

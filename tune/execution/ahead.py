@@ -18,17 +18,19 @@ _ended = threading.Event()
 """Ray's processes end with the thread that has started them, which therefore waits for this."""
 
 
-def begin(modules: Sequence[str], workers: int) -> None:
-    """Begin to start Ray on this machine, for the session that comes next; returns at once.
+def begin(modules: Sequence[str], workers: int, shared: bool = False) -> None:
+    """Begin to start Ray on this machine, for the session that comes next, which it does not wait
+    for.
 
     Args:
         modules: what trials import, besides what all do (`template.MODULES`).
         workers: workers of each trial.
+        shared: as of `template.Template`.
     """
     global _begun
     if _begun is not None or os.environ.get("RAY_ADDRESS"):
         return
-    template.begin(modules)
+    template.begin(modules, shared)
     _begun = Future()
     _ended.clear()
     starter = threading.Thread(

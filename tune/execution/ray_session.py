@@ -7,16 +7,17 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import node, services
+from ray._private import node, services, utils
 
 from trainables.errors import UserError, first_line
-from tune.execution import ahead, launch_worker, template
+from tune.execution import ahead, launch_worker, silent_agent, template
 from tune.execution.capacity import on_a_cluster
 from tune.execution.code_path import OwnCodeFirst
 from tune.execution.socket_folder import socket_folder
@@ -24,6 +25,7 @@ from tune.execution.socket_folder import socket_folder
 _CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 128 * 2**20
 _LAUNCHER = str(Path(launch_worker.__file__).resolve())
+_AGENT = str(Path(silent_agent.__file__).resolve())
 
 
 @contextlib.contextmanager
@@ -189,8 +191,8 @@ def _own_sessions() -> Iterator[None]:
 @contextlib.contextmanager
 def _lean(dashboard: bool) -> Iterator[None]:
     """Keep Ray from starting Python processes that nobody asks here, each of which imports Ray: the
-    one that brings workers' output to the driver and, where there is no dashboard, its server and
-    the autoscaler's monitor. Workers are started by `launch_worker.py`.
+    one that brings workers' output to the driver and, where there is no dashboard, its server, its
+    agent and the autoscaler's monitor. Workers are started by `launch_worker.py`.
 
     The replaced functions are Ray's private ones: tests/tune/execution/test_template.py looks at
     the processes.
@@ -203,6 +205,9 @@ def _lean(dashboard: bool) -> Iterator[None]:
         replaced += [
             (services, "start_api_server", lambda *args, **options: (None, None)),
             (node.Node, "start_monitor", lambda self: None),
+            (services, "start_ray_process", _with_silent_agent(services.start_ray_process)),
+            # what it imports to answer is for the dashboard alone
+            (utils, "get_dashboard_dependency_error", lambda: ImportError("not asked for")),
         ]
 
     with contextlib.ExitStack() as stack:
@@ -221,6 +226,22 @@ def _with_our_launcher(start_raylet: Callable[..., Any]) -> Callable[..., Any]:
         given = signature.bind(*args, **options)
         given.arguments["setup_worker_path"] = _LAUNCHER
         return start_raylet(*given.args, **given.kwargs)
+
+    return start
+
+
+def _with_silent_agent(start_process: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray's function that starts a process, with our agent for a raylet."""
+    rays = subprocess.list2cmdline([str(Path(services.RAY_PATH) / "dashboard" / "agent.py")])
+    ours = subprocess.list2cmdline([_AGENT])
+
+    @functools.wraps(start_process)
+    def start(command: list[str], *args: Any, **options: Any) -> Any:
+        words = []
+        for word in command:
+            is_agents = word.startswith("--dashboard_agent_command=")
+            words.append(word.replace(rays, ours, 1) if is_agents else word)
+        return start_process(words, *args, **options)
 
     return start
 

@@ -10,6 +10,9 @@ knows no GPU, and gets arguments, environment, folder and files of the worker th
 start (`launch_worker.py`). Ray itself is imported in the fork: its libraries read the environment
 and begin to draw random names when they are. The process ends with the driver, whose end closes its
 standard input.
+
+A driver that has one thread and no GPU, and needs the modules itself, forks the template too, in
+the place of the command above: then nothing is imported twice.
 """
 
 import array
@@ -31,6 +34,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tune.execution.fork import Process
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("tune.execution.trial", "pandas", "pyarrow.fs", "requests", "aiohttp", "tensorboardX")
@@ -49,34 +56,61 @@ class Template:
 
     Args:
         modules: to be imported; one that cannot be is left to the trials.
+        shared: this process needs the modules too, and runs no code but ours. They are imported
+            here first, and the template is a fork, where this process may be forked.
     Raises:
         UserError: there is no folder for its socket.
     """
 
-    def __init__(self, modules: Sequence[str] = ()):
+    def __init__(self, modules: Sequence[str] = (), shared: bool = False):
         from tune.execution.socket_folder import socket_folder
 
         near_ray = socket_folder()  # where TMPDIR is deep
         place = None if near_ray is None else Path(near_ray).parent
         self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=place))
         self.socket = self._folder / "socket"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
+        modules = (*MODULES, *modules)
+        # Asked before the imports: pandas brings a thread, which forks do without.
+        shared = shared and _has_one_thread()
+        if shared:
+            _import_all(modules)
 
         # It listens before the process is there: workers may ask at any time.
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(str(self.socket))
             listening.listen(128)
-            file = listening.fileno()
             with contextlib.suppress(OSError):
-                self._process = subprocess.Popen(
-                    [sys.executable, __file__, str(file), str(self._folder), *MODULES, *modules],
-                    env={**os.environ, **_WITHOUT_CUDA},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    pass_fds=[file],
-                    start_new_session=True,  # Ctrl-C is for the driver
-                )
+                if shared and not _is_spoilt():
+                    self._process = self._forked(listening, modules)
+                else:
+                    self._process = self._started(listening, modules)
+
+    def _started(self, listening: socket.socket, modules: Sequence[str]) -> "Process":
+        """Start a Python process."""
+        file = listening.fileno()
+        return subprocess.Popen(
+            [sys.executable, __file__, str(file), str(self._folder), *modules],
+            env={**os.environ, **_WITHOUT_CUDA},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[file],
+            start_new_session=True,  # Ctrl-C is for the driver
+        )
+
+    def _forked(self, listening: socket.socket, modules: Sequence[str]) -> "Process":
+        """Fork this process."""
+        from tune.execution.fork import Fork
+
+        file = listening.fileno()
+        folder = str(self._folder)
+
+        def call() -> None:
+            os.environ.update(_WITHOUT_CUDA)
+            serve(file, folder, modules)
+
+        return Fork(call, keep=file)
 
     @property
     def serves(self) -> bool:
@@ -97,12 +131,16 @@ class Template:
 _current: Template | None = None
 
 
-def begin(modules: Sequence[str] = ()) -> Template:
-    """Start the template of this process, unless there is one that serves, and return it."""
+def begin(modules: Sequence[str] = (), shared: bool = False) -> Template:
+    """Start the template of this process, unless there is one that serves, and return it.
+
+    Args:
+        modules, shared: as of `Template`.
+    """
     global _current
     if _current is None or not _current.serves:
         end()
-        _current = Template(modules)
+        _current = Template(modules, shared)
     return _current
 
 
@@ -121,18 +159,22 @@ def serve(file: int, folder: str, modules: Sequence[str]) -> None:
         file: number of the listening socket.
         folder: of the socket; it is removed at the end.
     """
+    own = os.getpid()
     try:
         with socket.socket(fileno=file) as listening:
             _serve(listening, modules)
     finally:
-        if os.getpid() == _OWN_PID:
+        if os.getpid() == own:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _serve(listening: socket.socket, modules: Sequence[str]) -> None:
     sys.path[0] = str(ROOT)  # for the folder of this file
     _import_all(modules)
-    if threading.active_count() > 1 or _UNSAFE in sys.modules or _knows_gpu():
+    # A fork's first garbage collection then copies no pages of what is here.
+    gc.collect()
+    gc.freeze()
+    if threading.active_count() > 1 or _is_spoilt():
         return  # each worker is then a process of its own, which finds the GPU
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
@@ -181,13 +223,22 @@ def _open_files() -> set[str]:
     return found
 
 
+def _has_one_thread() -> bool:
+    from tune.execution.fork import may_fork
+
+    return may_fork()
+
+
+def _is_spoilt() -> bool:
+    """True where a fork of this process could not serve as a new process does."""
+    return _UNSAFE in sys.modules or _knows_gpu()
+
+
 def _import_all(modules: Sequence[str]) -> None:
-    """Import what can be imported; a fork's first garbage collection then copies no pages of it."""
+    """Import what can be imported."""
     for name in modules:
         with contextlib.suppress(Exception):
             _import(name)
-    gc.collect()
-    gc.freeze()
 
 
 def _import(name: str) -> None:
@@ -264,8 +315,6 @@ def _become_worker(request: Request) -> None:
     runpy.run_path(sys.argv[0], run_name="__main__")
     sys.exit(0)
 
-
-_OWN_PID = os.getpid()
 
 if __name__ == "__main__":
     serve(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

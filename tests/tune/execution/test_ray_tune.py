@@ -92,6 +92,8 @@ def test_workers_are_forks_and_no_process_runs_that_nobody_asks(healthy: Study) 
     assert all(worker.parent() == template for worker in workers)
     others = " ".join(word for line in lines.values() for word in line)
     assert "dashboard/dashboard.py" not in others
+    assert "dashboard/agent.py" not in others  # which imports all of Ray
+    assert "silent_agent.py" in others
     assert "log_monitor" not in others
     assert "monitor.py" not in others
 
