@@ -72,7 +72,7 @@ def test_two_tables_under_different_seeds_decide_nothing_in_opposite_ways(
 ) -> None:
     """docs/classify.md says so, and which questions are decided."""
     better: list[dict[str, str]] = []
-    for name in ("classify", "classify-seed1"):
+    for name in ("classify-adam", "classify-adam-seed1"):
         record = json.loads((REPO / f"docs/results/{name}.json").read_text())
         rows = re.findall(
             r"^\| (\S+ - \S+): .* \| (.*) \|$", results.comparison_differences(record), re.M
