@@ -67,6 +67,15 @@ def test_a_study_is_recorded_and_rendered(results: ModuleType, tmp_path: Path) -
     assert results.study_cell(found).startswith(results.short(np.mean(found["scores"]["default"])))
 
 
+def test_the_table_of_settings_decides_what_its_page_says(results: ModuleType) -> None:
+    record = json.loads((REPO / "docs/results/classify.json").read_text())
+    rows = re.findall(
+        r"^\| (\S+ - \S+): .* \| (.*) \|$", results.comparison_differences(record), re.M
+    )
+    better = {"C - A": "C", "C - B": "B", "E - D": "D", "B - A": "B"}
+    assert dict(rows) == {question: f"{side} is better" for question, side in better.items()}
+
+
 def test_two_tables_under_different_seeds_decide_nothing_in_opposite_ways(
     results: ModuleType,
 ) -> None:
