@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -98,6 +99,7 @@ def _become(call: Callable[[], None], reader: int, keep: int) -> NoReturn:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         _leave_files(reader, keep)
+        _forget_what_the_callers_would_do_at_their_end()
         call()
         code = 0
     except SystemExit as end:
@@ -120,6 +122,14 @@ def _leave_files(reader: int, keep: int) -> None:
     sys.stdin, sys.stdout, sys.stderr = (
         os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww")
     )
+
+
+def _forget_what_the_callers_would_do_at_their_end() -> None:
+    """Leave it to them: the end of a fork, or of a fork of it, would remove their temporary
+    folders."""
+    atexit._clear()
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    atexit.register(weakref.finalize._exitfunc)  # type: ignore[attr-defined]
 
 
 def _exit_code(end: SystemExit) -> int:

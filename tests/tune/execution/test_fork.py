@@ -12,7 +12,7 @@ import pytest
 from tests import REPO
 
 BEGIN = """
-import atexit, fcntl, json, os, signal, socket, sys, threading, time
+import atexit, fcntl, json, os, signal, socket, sys, tempfile, threading, time
 from pathlib import Path
 from tune.execution.fork import Fork, may_fork
 
@@ -24,6 +24,7 @@ signal.signal(signal.SIGTERM, lambda *_: None)
 locked = open(folder / "lock", "w")
 fcntl.flock(locked, fcntl.LOCK_EX)
 atexit.register(lambda: (folder / f"ended-{os.getpid()}").touch())
+temporary = tempfile.TemporaryDirectory(dir=folder)
 parent = os.getpid()
 
 def call():
@@ -36,6 +37,9 @@ def call():
         "input": sys.stdin.read(),
     }
     print("nobody reads this")
+    global own
+    own = tempfile.TemporaryDirectory(dir=folder, prefix="own-")
+    atexit.register(lambda: (folder / f"own-end-{os.getpid()}").touch())
     (folder / "about").write_text(json.dumps(about))
     raise SystemExit(7)
 
@@ -45,8 +49,15 @@ try:
     assert fork.poll() is None
     fork.stdin.close()
     code = fork.wait()
-    ended = (folder / f"ended-{fork.pid}").exists()
-    print(json.dumps({"code": code, "again": fork.poll(), "ended": ended}), flush=True)
+    found = {
+        "code": code,
+        "again": fork.poll(),
+        "callers' end": (folder / f"ended-{fork.pid}").exists(),
+        "callers' folder": os.path.exists(temporary.name),
+        "own end": (folder / f"own-end-{fork.pid}").exists(),
+        "own folders": len(list(folder.glob("own-*"))) - 1,
+    }
+    print(json.dumps(found), flush=True)
 finally:
     (folder / "finally").write_text(f"{(folder / 'finally').exists()} {os.getpid() == parent}")
 """
@@ -90,7 +101,14 @@ def answer(code: str, folder: Path) -> Any:
 
 
 def test_a_fork_keeps_one_file_and_nothing_of_its_callers_runs(tmp_path: Path) -> None:
-    assert answer(KEEPS, tmp_path) == {"code": 7, "again": 7, "ended": True}
+    assert answer(KEEPS, tmp_path) == {
+        "code": 7,
+        "again": 7,
+        "callers' end": False,
+        "callers' folder": True,
+        "own end": True,
+        "own folders": 0,
+    }
     about = json.loads((tmp_path / "about").read_text())
     assert about["session"]
     assert about["default"]
