@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from trainables.errors import UserError
 from tune.object_store import s3
 from tune.reports.drawing_claim import DrawingClaim
-from tune.reports.drawing_process import LOWEST_PRIORITY, DrawingProcess, Drawn
+from tune.reports.drawing_process import DrawingProcess, Drawn
+from tune.reports.low_priority import yield_to_all
 from tune.reports.undrawn import Undrawn, read_wanted, undrawn
 from tune.startup import ROOT
 from tune.study.events import EventLog
@@ -104,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     (task,) = sys.argv[1:] if argv is None else argv
     given = json.loads(task)
     claims = [DrawingClaim(Path(folder), token) for folder, token in given["claims"].items()]
-    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
+    yield_to_all(os.getpid())
     queue = FileLock(claims[0].folder.parent / _QUEUE)
     if not _has_turn(queue, claims):
         return 0

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from tune.reports.low_priority import yield_to_all
+
 Drawn = Literal["none", "best", "all"]
 """Trials whose pictures are drawn: "best" are the default and the best three."""
-LOWEST_PRIORITY = 19
-"""Niceness of the process: it may only use time that training leaves idle."""
 TIMEOUT_S = 300
 """Longest time for the pictures of one trial."""
 _LOOK_S = 0.1
@@ -56,8 +56,9 @@ class DrawingProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
+            start_new_session=True,
         )
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST_PRIORITY)
+        yield_to_all(self._process.pid)
 
     def draw(
         self,

@@ -75,7 +75,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Studies that were sent to MLflow; this process keeps its priority."""
     sent: list[Path] = []
     monkeypatch.setattr(draw_behind, "sync_study", lambda folder, **_: sent.append(folder))
-    monkeypatch.setattr(draw_behind.os, "setpriority", lambda *_: None)
+    monkeypatch.setattr(draw_behind, "yield_to_all", lambda pid: None)
     monkeypatch.setitem(EXPERIMENTS, "toy", TOY)
     return sent
 

@@ -22,7 +22,7 @@ NAMES = [
 @pytest.fixture(autouse=True)
 def _beside_other_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the lowest priority the process would get no time while they run."""
-    monkeypatch.setattr("tune.reports.drawing_process.LOWEST_PRIORITY", 0)
+    monkeypatch.setattr("tune.reports.low_priority.NICENESS", 0)
 
 
 def opened(root: Path, trials: int = 1) -> Study:
