@@ -88,7 +88,7 @@ def test_workers_are_forks_and_no_process_runs_that_nobody_asks(healthy: Study) 
     lines = {process: process.cmdline() for process in living}
     (template,) = (process for process, line in lines.items() if "template.py" in " ".join(line))
     workers = [process for process, line in lines.items() if line[:1] and "ray::I" in line[0]]
-    assert len(workers) >= 2  # idle ones, and those of trials (ImplicitFunc)
+    assert workers  # of trials (ImplicitFunc), and idle ones, of which Ray keeps none for long
     assert all(worker.parent() == template for worker in workers)
     others = " ".join(word for line in lines.values() for word in line)
     assert "dashboard/dashboard.py" not in others
