@@ -176,7 +176,7 @@ def check_mlflow(command: Command, trials: int = TRIALS) -> None:
     for name, wanted in reported(EventLog(command.log)).items():
         rows = runs[name]["metrics"]
         assert [
-            row for row in rows if not row[0].startswith(("best/", "log10/", "test/"))
+            row for row in rows if not row[0].startswith(("best/", "log10/", "model/", "test/"))
         ] == wanted, name
         assert len({row[:2] for row in rows}) == len(rows), f"{name} has a step twice"
         assert runs[name]["parent"] == (
