@@ -35,10 +35,18 @@ def facts_of(home: Home) -> Facts:
     for path in sorted(home.path.rglob("*")):
         if path.is_file():
             name = str(path.relative_to(home.path))
-            found[f"file {_without_ids(name)}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[f"file {_without_ids(name)}"] = hashlib.sha256(_content(path)).hexdigest()
     if home.study.mlflow:
         found |= dict(_of_mlflow(home.storage))
     return found
+
+
+def _content(path: Path) -> bytes:
+    """The content of a file, without the second in which its study began."""
+    content = path.read_bytes()
+    if path.name == "study.json":
+        return re.sub(rb'"created": "[^"]*"', b"", content)
+    return content
 
 
 def constant(first: Facts, second: Facts) -> set[str]:
