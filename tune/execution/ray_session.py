@@ -40,6 +40,7 @@ def ray_session(workers: int = 1) -> Iterator[None]:
         UserError: see `start_ray`.
     """
     started_here = _started_ahead() or start_ray(dashboard=workers > 1)
+    _take_signals_back()
     try:
         yield
     finally:
@@ -52,6 +53,16 @@ def _started_ahead() -> bool:
     a machine that is busy with all that starts, Ray gives up after half a minute."""
     begun = ahead.take()
     return begun is not None and begun.exception() is None and begun.result()
+
+
+def _take_signals_back() -> None:
+    """Put this process's handlers in front of those that Ray has set from another thread, below
+    Python: they print a stack, and abort what has not ended three seconds later."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def stop_ray() -> None:
@@ -266,7 +277,7 @@ def _free_port() -> int:
 @contextlib.contextmanager
 def _own_signals() -> Iterator[None]:
     """Keep this process's signal handlers: Ray puts its own on SIGTERM, which prints a stack and
-    aborts. Only the main thread can set handlers, and so only there Ray does."""
+    aborts. In another thread, where Python sets none, `_take_signals_back` does it afterwards."""
     if threading.current_thread() is not threading.main_thread():
         with _silent(logging.getLogger("ray._private.worker")):  # it warns of just that
             yield
