@@ -167,7 +167,7 @@ DINO: Presets = {
 }
 
 # Supervised: the course reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
-UNTUNED_SUPERVISED: Values = {
+_UNTUNED_SUPERVISED: Values = {
     "optim.name": "adam",
     "optim.lr": 5e-4,
     "optim.weight_decay": 1e-6,
@@ -200,7 +200,7 @@ PRETRAIN: Presets = {
         "train.epoch_images": 3200,
         "train.batch_size": 64,
     },
-    "full": UNTUNED_SUPERVISED
+    "full": _UNTUNED_SUPERVISED
     | FULL
     | {
         "aug.crop_scale_min": 0.25,
@@ -221,7 +221,7 @@ CLASSIFY: Presets = {
         "train.epochs": 12,
         "train.batch_size": 32,
     },
-    "full": UNTUNED_SUPERVISED
+    "full": _UNTUNED_SUPERVISED
     | FULL
     | {
         "aug.crop_scale_min": 0.25,

@@ -12,10 +12,10 @@ from typing import Any
 from trainables.files import BEST, FIRST_EPOCH, HISTORY, LAST, is_partial
 from tune.object_store import s3
 from tune.study.manifest import PATH_KEYS
+from tune.study.run_configs import CONFIG_FILE
 
 CONFIG = "config"
 """Key of an object's metadata: digest of the trial's config."""
-CONFIG_FILE = "config.json"
 _NOTES = (HISTORY, FIRST_EPOCH)  # without them no other machine could resume
 
 

@@ -11,14 +11,14 @@ from typing import Any
 from trainables.files import write_atomically
 from tune.study.log_state import LogState
 
-FILE = "config.json"
+CONFIG_FILE = "config.json"
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Write the configuration of a run into its folder, which is made."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=1) + "\n"
-    write_atomically(folder / FILE, text, durable=False)
+    write_atomically(folder / CONFIG_FILE, text, durable=False)
 
 
 def restore_configs(directory: Path, state: LogState) -> None:
@@ -30,7 +30,7 @@ def restore_configs(directory: Path, state: LogState) -> None:
     """
     for work_id, run in state.runs.items():
         folder = work_id.folder(directory)
-        if run.config and folder.is_dir() and not _is_whole(folder / FILE):
+        if run.config and folder.is_dir() and not _is_whole(folder / CONFIG_FILE):
             write_config(folder, run.config)
 
 
