@@ -11,9 +11,20 @@ from tune.study.manifest import Manifest
 from tune.study.study import Study
 
 
-def one_trial(root: Path, name: str, experiment_name: str, config: Any, repeats: int = 0) -> Path:
+def one_trial(
+    root: Path,
+    name: str,
+    experiment_name: str,
+    config: Any,
+    repeats: int = 0,
+    **about: Any,
+) -> Path:
     """Search `root/name` to its end: one trial of `config` and its repeats. Returns the study's
-    folder."""
+    folder.
+
+    Args:
+        about: further fields of the manifest.
+    """
     experiment = EXPERIMENTS[experiment_name]
     data, pins = experiment.trainable.load_data(config.data), flatten(config)
     manifest = Manifest(
@@ -31,6 +42,7 @@ def one_trial(root: Path, name: str, experiment_name: str, config: Any, repeats:
             "path": data.name,
             "images": len(data.train),
         },
+        **about,
     )
     study = Study.open(root / name, experiment, manifest, trials=1, repeats=repeats)
     search_locally(study, experiment)

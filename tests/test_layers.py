@@ -47,7 +47,9 @@ FLOORS = {
         {"startup", "surroundings"},
     ],
     "trainables": [
+        {"inference_cost"},
         {"portable"},
+        {"described"},
         {"served"},
         {"serving"},
         {"classifier", "protonet", "segmentation"},

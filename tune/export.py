@@ -28,10 +28,11 @@ from PIL import Image
 
 from trainables.config import build, nearest
 from trainables.data.images import EXTENSIONS, CorruptImage
+from trainables.described import describe_model
 from trainables.engine.average import with_objective
 from trainables.errors import UserError
 from trainables.files import scratch_folder
-from trainables.served import DESCRIPTION, WEIGHTS, Served, served_as, served_config
+from trainables.served import DESCRIPTION, WEIGHTS, Served
 from tune.backbones.resolve import of_study
 from tune.command_line import command, install_command, replay_command
 from tune.experiment_file import experiment_of
@@ -119,7 +120,7 @@ def export_model(
     experiment = experiment_of(record.manifest.experiment, record.manifest.code)
     run = record.trials[origin.trial]
     data = _data_of(record, experiment, origin.trial, images)
-    about = describe(experiment, run.config, data)
+    about = describe_model(experiment.trainable, run.config, data)
     about["origin"] = f"{study.name}/{origin.trial}"
     about["objective"] = record.objective
     again = retrained_value(origin.path)
@@ -231,30 +232,6 @@ def _save_portable(
     judged = replace(exported, measured=measured, difference=written.difference)
     check(judged)
     return judged
-
-
-def describe(experiment: Experiment, config: dict[str, Any], data: Any) -> dict[str, Any]:
-    """Collect what `trainables.served` must know of a trial besides its weights, as JSON.
-
-    Args:
-        config: the trial's flat config.
-        data: the data set that it was trained on.
-    """
-    kind = served_as(experiment.trainable)
-    return {
-        "kind": kind,
-        "config": served_config(kind, config),
-        "classes": list(data.classes),
-        "colors": [list(color) for color in data.colors],
-        "labelled": data.gallery is not None,
-        "levels": _levels(data),
-    }
-
-
-def _levels(data: Any) -> list[float] | None:
-    """Range of values that became 0 to 255, of data of more than 8 bits."""
-    levels = getattr(data, "levels", None)
-    return None if levels is None else [levels.low, levels.high]
 
 
 def find_images(record: Record, trial: int, given: str | None) -> dict[str, str]:

@@ -173,7 +173,9 @@ class Study(Figures):
         """Let a configuration be tried before all that the search draws, once.
 
         It waits in the study's folder. A search that runs takes it for its next trial, in whatever
-        process; otherwise the next search does. It counts among the `trials`, and reports mark it.
+        process; otherwise the next search does. In an object store that may be the search of
+        another machine, which looks every few seconds. It counts among the `trials`, and reports
+        mark it.
 
             study.enqueue({"optim.name": "sgd", "optim.lr": 0.03})
 
@@ -186,10 +188,13 @@ class Study(Figures):
             UserError: a parameter that is not searched or does not apply, or a value outside of
                 its range.
         """
+        from tune.object_store.enqueued import share_enqueued
         from vistune.enqueueing import checked
 
         values = checked(self.record, configuration)
-        return bool(enqueue(self.folder, [values]))
+        is_new = bool(enqueue(self.folder, [values]))
+        share_enqueued(self.folder)
+        return is_new
 
     # -- models
 

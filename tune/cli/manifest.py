@@ -14,7 +14,7 @@ from tune.function_source import source_of
 from tune.object_store import s3
 from tune.search.space import as_json, describe
 from tune.study.manifest import Manifest
-from tune.study.objectives import parse_objectives
+from tune.study.objectives import measured, parse_objective, parse_objectives
 from tune.study.rules import CURRENT, REPEATS
 
 
@@ -48,7 +48,7 @@ def make_manifest(
         experiment=experiment.name,
         preset=preset,
         objective=objective,
-        objectives=_objectives(options, there, objective),
+        objectives=_objectives(options, experiment, there, objective),
         seed=options.seed,
         base=resolved.base,
         pins=pins,
@@ -89,11 +89,34 @@ def _contents(data: Any) -> dict[str, str]:
     return {"contents": digest_of_keys(contents.keys[data.train.indices])}
 
 
-def _objectives(options: Options, there: Manifest | None, main: str) -> list[str] | None:
-    """Return all objectives where there are several: those typed, or those of the study."""
+def _objectives(
+    options: Options, experiment: Experiment, there: Manifest | None, main: str
+) -> list[str] | None:
+    """Return all objectives where there are several: those typed, or those of the study.
+
+    Raises:
+        UserError: they are no objectives, or are measured on models that cannot be served.
+    """
     if options.objective is None and there is not None:
         return there.objectives
-    return parse_objectives(options.objective or [], main)
+
+    function = experiment.function is not None
+    found = parse_objectives(options.objective or [], main, function=function)
+    for name in measured([parse_objective(one) for one in found or []]):
+        _check_served(name, experiment)
+    return found
+
+
+def _check_served(metric: str, experiment: Experiment) -> None:
+    """Refuse a cost that is measured on the served model, where none can be served."""
+    from trainables.served import served_as  # it imports torch
+
+    try:
+        served_as(experiment.trainable)
+    except UserError as error:
+        raise UserError(
+            f"--objective {metric} is measured on the exported model: {error}"
+        ) from None
 
 
 def _keep(options: Options, there: Manifest | None, storage: Path) -> str:

@@ -143,6 +143,7 @@ def _fit(
         with distributed.no_collectives():
             trainable.snapshot_best(runtime.directory, fitted.best_epoch)
         metrics |= _size(trainable, runtime.directory / BEST)
+        metrics |= _inference_costs(trainable, work, runtime)
     return Outcome(
         "PRUNED" if fitted.stopped else "COMPLETE",
         value=fitted.best,
@@ -159,6 +160,17 @@ def _size(trainable: Trainable[Any, Any], export: Path) -> Metrics:
         "model/parameters": float(parameters),
         "model/megabytes": export.stat().st_size / 1e6,
     }
+
+
+def _inference_costs(trainable: Trainable[Any, Any], work: Work, runtime: Runtime) -> Metrics:
+    """The costs of predicting by the exported weights that the study searches by."""
+    if not work.measure:
+        return {}
+    from trainables.described import describe_model
+    from trainables.inference_cost import inference_costs
+
+    about = describe_model(type(trainable), work.config, trainable.data)
+    return inference_costs(about, runtime.directory / BEST, runtime.device, work.measure)
 
 
 def _fitted(

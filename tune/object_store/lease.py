@@ -19,6 +19,8 @@ from trainables.errors import UserError
 from tune.object_store import s3
 from tune.object_store.compare_and_swap import CompareAndSwap
 
+LEASE = "lease"
+"""Name of the object in a study's folder."""
 RENEW_S = 20.0
 EXPIRES_S = 90.0
 """A lease that was not renewed for so long belongs to a machine that is gone."""
@@ -35,7 +37,7 @@ class Lease:
     """
 
     def __init__(self, folder: Path):
-        self.path = folder / "lease"
+        self.path = folder / LEASE
         self.renewed = -float("inf")
         self._here = {"host": socket.gethostname(), "folder": str(folder)}
         self._object = CompareAndSwap(self.path, None)

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.object_store import s3
+from tune.object_store.removed import put_aside
 from tune.study.copied import COPY
 
 LOG, JOURNAL, MANIFEST = "events.jsonl", "study.journal", "study.json"
@@ -33,8 +34,8 @@ def remember(folder: Path, etag: str) -> None:
 
 
 def pull(storage: Path) -> None:
-    """Bring the record of every study of an object store to `storage`; do nothing for an ordinary
-    folder.
+    """Bring the record of every study of an object store to `storage`, and put those aside that
+    have left it; do nothing for an ordinary folder.
 
     Raises:
         UserError: the store does not answer, or a study and its copy have diverged.
@@ -44,6 +45,7 @@ def pull(storage: Path) -> None:
 
     with s3.needed(storage):
         storage.mkdir(parents=True, exist_ok=True)
+        put_aside(storage)
         folders, _ = s3.within(storage)
         for folder in folders:
             pull_study(folder)

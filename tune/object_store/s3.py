@@ -26,6 +26,7 @@ __all__ = [
     "address",
     "below",
     "copy",
+    "copy_object",
     "delete",
     "download",
     "etag",
@@ -157,6 +158,26 @@ def download(
                 file.write(chunk)
 
     return str(answer["ETag"])
+
+
+def copy_object(source: Path, target: Path) -> None:
+    """Copy the object of one path to that of another within the store, metadata too; nothing where
+    there is none.
+
+    Raises:
+        Unreachable, Refused
+    """
+    bucket, key = bucket_and_key(target)
+    from_bucket, from_key = bucket_and_key(source)
+
+    with translated(target):
+        try:
+            client.connect().copy_object(
+                Bucket=bucket, Key=key, CopySource={"Bucket": from_bucket, "Key": from_key}
+            )
+        except Exception as error:
+            if error_code(error) not in MISSING:
+                raise
 
 
 def etag(path: Path) -> str | None:

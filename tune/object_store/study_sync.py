@@ -29,9 +29,11 @@ from typing import Any
 from trainables.files import BEST
 from tune.object_store import s3
 from tune.object_store.compare_and_swap import CompareAndSwap
+from tune.object_store.enqueued import EnqueuedCopy
 from tune.object_store.lease import RENEW_S, Lease
 from tune.object_store.leftovers import settle_copy
 from tune.object_store.record import Record, Snapshot, overtaken
+from tune.object_store.removals import remove_objects
 from tune.object_store.restore import JOURNAL, LOG, MANIFEST, remember, seen
 from tune.object_store.trial_folder import upload_ended
 from tune.object_store.uploader import Uploader
@@ -56,6 +58,7 @@ class StudyCopy:
         self.folder, self.tell, self.stop = folder, tell, stop
         self.record = Record(folder)
         self._lease = Lease(folder)
+        self._enqueued = EnqueuedCopy(folder)
         self._uploader = Uploader("object storage", self._upload)
 
         # written by the driver's thread
@@ -83,9 +86,15 @@ class StudyCopy:
         try:
             with s3.needed(self.folder):
                 self.record.look()
+                self._clear_place()
         except BaseException:
             self.give_back()
             raise
+
+    def _clear_place(self) -> None:
+        """Remove what a killed command has left of an earlier study, before a new one begins."""
+        if self.record.log.etag is None and not (self.folder / LOG).exists():
+            remove_objects(self.folder)
 
     def give_back(self) -> None:
         """Give the study back."""
@@ -108,6 +117,7 @@ class StudyCopy:
 
                 self.record.upload_first(self._latest, self._lease.renew)
                 self._update_manifest()
+                self._enqueued.exchange()
         except s3.Taken:
             raise overtaken(self.folder) from None
 
@@ -166,6 +176,7 @@ class StudyCopy:
             self._upload_record(finishing)
             self._upload_artifacts()
             self._settle_once()
+            self._enqueued.exchange()
         except s3.Taken:
             self._lost = True
             self._lease.drop()

@@ -10,6 +10,7 @@ import numpy as np
 
 from trainables.config import build
 from trainables.data import IGNORE
+from trainables.described import describe_model
 from trainables.devices import choose_device
 from trainables.errors import UserError
 from trainables.files import BEST
@@ -17,7 +18,7 @@ from trainables.served import DESCRIPTION, Served, served_as, served_config
 from tune.backbones.resolve import not_kept
 from tune.experiment_file import experiment_of
 from tune.experiments import Experiment
-from tune.export import MODEL, describe
+from tune.export import MODEL
 from tune.object_store import s3
 from tune.study.log_state import Run
 from tune.study.record import Record, read_record
@@ -168,7 +169,7 @@ def _describe(
     try:
         loaded = experiment.trainable.load_data(built.data)
         if loaded.fingerprint == record.manifest.data["fingerprint"]:
-            return describe(experiment, config, loaded)
+            return describe_model(experiment.trainable, config, loaded)
         why = f"{built.data.name} has changed since"
     except UserError as error:
         why = str(error)

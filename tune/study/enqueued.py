@@ -41,11 +41,25 @@ def enqueue(folder: Path, configurations: Sequence[Values]) -> int:
                 new.append(dict(values))
 
         if new:
-            now = int(time.time() * 1000)
-            lines = [json.dumps({"t": now, "params": values}) + "\n" for values in new]
             with closing(AppendOnlyFile(folder / ENQUEUED)) as file:
-                file.append_lines("".join(lines).encode())
+                file.append_lines(as_lines(new))
     return len(new)
+
+
+def as_lines(configurations: Sequence[Values]) -> bytes:
+    """Configurations as lines of the file."""
+    now = int(time.time() * 1000)
+    lines = [json.dumps({"t": now, "params": values}) + "\n" for values in configurations]
+    return "".join(lines).encode()
+
+
+def from_lines(content: bytes) -> list[dict[str, Any]]:
+    """Configurations of lines of the file.
+
+    Raises:
+        ValueError, KeyError, TypeError: a line is damaged.
+    """
+    return [json.loads(line)["params"] for line in content.splitlines()]
 
 
 def read_enqueued(folder: Path) -> list[dict[str, Any]]:
@@ -61,7 +75,7 @@ def read_enqueued(folder: Path) -> list[dict[str, Any]]:
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]  # another process may be at a line
     try:
-        return [json.loads(line)["params"] for line in whole.splitlines()]
+        return from_lines(whole)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete the line") from None
 

@@ -21,11 +21,17 @@ from tune.study.work import Outcome
 SHORT = {
     "parameters": "model/parameters",
     "megabytes": "model/megabytes",
+    "memory": "model/memory_mb",
+    "latency": "model/latency_ms",
     "hours": "time/hours",
     "cpu_hours": "time/cpu_hours",
     "gpu_hours": "time/gpu_hours",
 }
 """Short name of a cost -> metric."""
+_OF_MODELS = "model/"
+"""Costs of a trained network, which the study of a function does not know."""
+MEASURED = ("model/memory_mb", "model/latency_ms")
+"""Costs that take time to measure: in studies alone that search by them."""
 BALANCED = "balanced"
 """Name of the point of a front that is nearest to the best of everything."""
 
@@ -49,18 +55,28 @@ class Objective:
         return -value if self.minimized else value
 
 
-def parse_objective(typed: str) -> Objective:
-    """Read `top1`, `val/top1`, `-time/epoch_s`, `-parameters`."""
+def parse_objective(typed: str, *, function: bool = False) -> Objective:
+    """Read `top1`, `val/top1`, `-time/epoch_s`, `-parameters`.
+
+    Args:
+        function: of a study whose function builds its own network: `-latency` is what it reports
+            under that name.
+    """
     name = typed.removeprefix("-")
-    name = SHORT.get(name, name)
+    short = SHORT.get(name, name)
+    if not (function and short.startswith(_OF_MODELS)):
+        name = short
     return Objective(name if "/" in name else f"val/{name}", typed.startswith("-"))
 
 
-def parse_objectives(typed: Sequence[str], main: str) -> list[str] | None:
+def parse_objectives(
+    typed: Sequence[str], main: str, *, function: bool = False
+) -> list[str] | None:
     """Read the values of several `--objective` options; None where there is one at most.
 
     Args:
         main: full name of the metric that the first one chooses.
+        function: as of `parse_objective`.
     Returns:
         The objectives as a manifest holds them, `main` first.
     Raises:
@@ -68,8 +84,8 @@ def parse_objectives(typed: Sequence[str], main: str) -> list[str] | None:
     """
     if len(typed) < 2:
         return None
-    others = [parse_objective(one) for one in typed[1:]]
-    first = parse_objective(typed[0])
+    others = [parse_objective(one, function=function) for one in typed[1:]]
+    first = parse_objective(typed[0], function=function)
     if first.metric != main and f"val/{typed[0]}" != main:
         raise UserError(
             f"--objective {typed[0]}: the first objective chooses the epoch of a trial, which is "
@@ -86,6 +102,12 @@ def objectives_of(manifest: Manifest) -> list[Objective]:
     """The objectives of a study, the first of which selects."""
     others = (manifest.objectives or [])[1:]
     return [Objective(manifest.objective), *map(parse_objective, others)]
+
+
+def measured(objectives: Sequence[Objective]) -> list[str]:
+    """Costs of the trained network that a trial must measure."""
+    wanted = {objective.metric for objective in objectives}
+    return [name for name in MEASURED if name in wanted]
 
 
 def check_measured(metrics: Values, objectives: Sequence[Objective]) -> None:

@@ -41,7 +41,7 @@ from tune.study.lock import locked, write_holder
 from tune.study.log_state import apply_event, read_state
 from tune.study.manifest import Manifest
 from tune.study.mending import mend_journal, mend_log, reopen_in_journal, retry_failed
-from tune.study.objectives import objectives_of
+from tune.study.objectives import measured, objectives_of
 from tune.study.opening import COMMITS, continued_by, first_event
 from tune.study.planner import Planner
 from tune.study.put_back import PutBack
@@ -349,7 +349,8 @@ class Study(Recording):
         return self._work(work_id, seed, {**self.manifest.base, **parameters, "seed": seed})
 
     def _work(self, work_id: WorkId, seed: int, config: dict[str, Any]) -> Work:
-        return Work(work_id, seed, config, str(work_id.folder(self.directory)))
+        costs = measured(self._objectives) if work_id.kind == "trial" else []
+        return Work(work_id, seed, config, str(work_id.folder(self.directory)), costs)
 
     def repeat_seeds(self) -> list[int]:
         """Seeds of the repeats. No search has used them: selection does not leak into the claim."""

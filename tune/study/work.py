@@ -58,6 +58,8 @@ class Work:
     """Flat: dotted path -> value."""
     directory: str
     """Folder of its files."""
+    measure: list[str] = field(default_factory=list)
+    """Costs of the trained network that are measured at its end (`tune.study.objectives`)."""
 
     @property
     def kind(self) -> Kind:

@@ -1,7 +1,7 @@
 """Rename, archive and delete studies: folder, runs in MLflow and registered model together.
 
 Each action may be killed anywhere and repeated: MLflow comes first, and the folder, which says what
-there is to do, last.
+there is to do, last. In an object store the study moves before the folder does (`stored.py`).
 """
 
 import contextlib
@@ -13,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from trainables.errors import UserError
+from tune.object_store.s3 import address
 from tune.study.events import EventLog
 from tune.study.identity import STUDY_NAME
 from tune.study.manifest import Manifest, read_manifest
 from tune.upkeep.kept import ARCHIVE, dependents, group_of, held, is_reserved, keep_weights
 from tune.upkeep.mlflow_side import MlflowSide
+from tune.upkeep.stored import delete_stored, is_free, leased, move, size_of
 
 _DELETED = ".deleted"
 """Folder of a storage whose studies are being removed. They lie two levels down, where no list of
@@ -28,8 +30,7 @@ def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[s
     """Say what belongs to these studies, a line each."""
     lines = []
     for folder in folders:
-        trials = len(list((folder / "trials").glob("[0-9]*")))
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        trials, size = size_of(folder)
         parts = [f"{trials} trials", f"{size / 1e6:.1f} MB"]
 
         runs = len(side.runs(folder))
@@ -38,7 +39,7 @@ def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[s
         versions = side.versions(folder)
         if versions:
             parts.append(f"registered model, version {', '.join(versions)}")
-        lines.append(f"{folder}: {'; '.join(parts)}")
+        lines.append(f"{address(folder) or folder}: {'; '.join(parts)}")
 
     for one in dependents(root, list(folders)):
         lines.append(f"study {one.name} starts from its weights, which are kept for it")
@@ -51,12 +52,13 @@ def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
     Raises:
         UserError: one of them runs, or MLflow does not answer.
     """
-    with held(list(folders)):
+    with held(list(folders)) as renew:
         keep_weights(root, dependents(root, list(folders)))
         for folder in folders:
             side.delete_runs(side.runs(folder))
             side.delete_model(folder)
         for folder in _group_last(folders):
+            delete_stored(root, folder, renew)
             # At once out of every list, whatever becomes of this process.
             (root / _DELETED).mkdir(exist_ok=True)
             folder.rename(root / _DELETED / f"{folder.name}-{secrets.token_hex(4)}")
@@ -72,14 +74,14 @@ def archive(root: Path, folders: Sequence[Path], side: MlflowSide) -> Path:
         UserError: one of them runs, there is one of that name, or MLflow does not answer.
     """
     to = root / ARCHIVE
-    _check_free([to / folder.name for folder in folders])
-    with held(list(folders)):
+    _check_free(folders, to)
+    with held(list(folders)) as renew:
         keep_weights(root, dependents(root, list(folders)))
         for folder in folders:
             side.delete_runs(side.runs(folder))
         to.mkdir(exist_ok=True)
         for folder in _group_last(folders):
-            folder.rename(to / folder.name)
+            move(root, folder, to / folder.name, renew)
     return to
 
 
@@ -91,11 +93,12 @@ def restore(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
     Raises:
         UserError: there is one of that name, or MLflow does not answer.
     """
-    _check_free([root / folder.name for folder in folders])
-    for folder in folders:
-        side.restore_runs(side.runs(folder, deleted=True))
-    for folder in _group_last(folders):
-        folder.rename(root / folder.name)
+    _check_free(folders, root)
+    with leased(folders) as renew:
+        for folder in folders:
+            side.restore_runs(side.runs(folder, deleted=True))
+        for folder in _group_last(folders):
+            move(root, folder, root / folder.name, renew)
     with contextlib.suppress(OSError):  # others are still there
         (root / ARCHIVE).rmdir()
 
@@ -116,19 +119,20 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
     if is_reserved(name):
         raise UserError(f"{name!r} belongs to the storage itself; choose another name")
     place = root / name
-    _check_free([place])
+    if not is_free(folder, place):
+        raise _is_taken(place)
     if group_of(folder) is not None:
         raise UserError(
             f"{folder.name} belongs to a comparison, whose studies bear its name; "
             "it cannot have another"
         )
 
-    with held([folder]):
+    with held([folder]) as renew:
         side.check_rename(folder, name)
         keep_weights(root, dependents(root, [folder]))
         _record_name(folder, name)
         side.rename_model(folder, name)
-        folder.rename(place)
+        move(root, folder, place, renew)
     return place
 
 
@@ -155,7 +159,13 @@ def _with_name(manifest: Manifest, name: str) -> Manifest:
     return replace(manifest, name=name, begun_as=begun_as)
 
 
-def _check_free(places: Sequence[Path]) -> None:
-    for place in places:
-        if place.exists():
-            raise UserError(f"{place} is there already; rename or delete it first")
+def _check_free(folders: Sequence[Path], into: Path) -> None:
+    for folder in folders:
+        place = into / folder.name
+        if not is_free(folder, place):
+            raise _is_taken(place)
+
+
+def _is_taken(place: Path) -> UserError:
+    shown = address(place) or place
+    return UserError(f"{shown} is there already; rename or delete it first")

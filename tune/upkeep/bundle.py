@@ -8,6 +8,7 @@ from trainables.errors import UserError
 from trainables.files import BEST, LAST, atomic_file, is_partial
 from tune.reports.html_report import write_report
 from tune.study.kept_files import PIN, RETRAINED
+from tune.upkeep.stored import bring_files
 
 NOTE = (
     "whoever resumes it, or predicts by it, runs the code that it brings along; "
@@ -24,9 +25,10 @@ trials whose weights stay."""
 
 def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrite: bool) -> Path:
     """Write a `.tar.gz` of studies: record, report, pictures, exported model and, if wanted, the
-    weights of completed trials. Unpacked in another storage they can be shown and resumed, and
-    `report.py sync` brings them into MLflow there. What is true of this machine alone stays here:
-    checkpoints of open trials, locks, and how far MLflow and W&B have the record.
+    weights of completed trials, those of an object store too. Unpacked in another storage they can
+    be shown and resumed, and `report.py sync` brings them into MLflow there. What is true of this
+    machine alone stays here: checkpoints of open trials, locks, and how far MLflow and W&B have the
+    record.
 
     Raises:
         UserError: the file is there already, or there is no place for it.
@@ -37,6 +39,7 @@ def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrit
         raise UserError(f"{out.parent} is no folder; give another --out")
 
     for folder in folders:
+        bring_files(folder, lambda path: _belongs(path, weights))
         if (folder / "study.json").exists():
             write_report(folder)
 
@@ -51,11 +54,20 @@ def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrit
 
 def _files(folder: Path, weights: bool) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or _is_of_this_machine(path.relative_to(folder)):
-            continue
-        if not weights and (path.name == BEST or path.suffix == _CHECKPOINTS):
-            continue
-        yield path
+        if path.is_file() and _belongs(path.relative_to(folder), weights):
+            yield path
+
+
+def _belongs(path: Path, weights: bool) -> bool:
+    """Tell if a file belongs into a bundle.
+
+    Args:
+        path: inside the folder of a study.
+        weights: those of trials do.
+    """
+    if not weights and (path.name == BEST or path.suffix == _CHECKPOINTS):
+        return False
+    return not _is_of_this_machine(path)
 
 
 def _is_of_this_machine(path: Path) -> bool:

@@ -9,8 +9,11 @@ import typer
 
 from trainables.errors import UserError
 from tune.command_line import command
+from tune.object_store.removals import finish_removals
+from tune.object_store.restore import pull
+from tune.object_store.s3 import address, needed
 from tune.reports.storage import synced_folder
-from tune.upkeep.kept import ARCHIVE, check_folder, named_folders
+from tune.upkeep.kept import ARCHIVE, named_folders
 
 Storage = Annotated[
     str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
@@ -37,7 +40,7 @@ def rename(
     from tune.upkeep import actions
     from tune.upkeep.mlflow_side import MlflowSide
 
-    root = _folder(storage, "rename")
+    root = _folder(storage)
     (folder, *members) = named_folders(root, study)
     if members:
         raise UserError(f"{study} is a comparison, whose studies bear its name; it keeps it")
@@ -46,7 +49,7 @@ def rename(
     _tell(actions.description(root, [folder], side))
     _ask(f"rename {study} to {name}", yes)
     place = actions.rename(root, folder, name, side)
-    print(place)
+    print(_shown(place))
     print(Tracker(place).sync())
 
 
@@ -61,18 +64,18 @@ def archive(
     from tune.upkeep import actions
     from tune.upkeep.mlflow_side import MlflowSide
 
-    root = _folder(storage, "archive")
+    root = _folder(storage)
     side = MlflowSide(root)
     if undo:
         folders = named_folders(root / ARCHIVE, study)
         actions.restore(root, folders, side)
-        _tell(str(root / folder.name) for folder in folders)
+        _tell(_shown(root / folder.name) for folder in folders)
         return
 
     folders = named_folders(root, study)
     _tell(actions.description(root, folders, side))
     _ask(f"archive {study}", yes)
-    print(actions.archive(root, folders, side) / study)
+    print(_shown(actions.archive(root, folders, side) / study))
     back = command("report", "archive", study, "--undo", storage=root)
     print(f"`{back}` brings it back")
 
@@ -82,7 +85,7 @@ def delete(study: Name, storage: Storage = "runs", yes: Yes = False) -> None:
     from tune.upkeep import actions
     from tune.upkeep.mlflow_side import MlflowSide
 
-    root = _folder(storage, "delete")
+    root = _folder(storage)
     folders = named_folders(root, study)
     side = MlflowSide(root)
     _tell(actions.description(root, folders, side))
@@ -115,10 +118,20 @@ def bundle(
     print(NOTE)
 
 
-def _folder(storage: str, doing: str) -> Path:
+def _folder(storage: str) -> Path:
+    """Return the folder of the studies, with the archived ones as they are now in an object store,
+    where killed commands leave nothing behind."""
     root = synced_folder(storage)
-    check_folder(root, doing)
+    if address(root) is not None:
+        pull(root / ARCHIVE)
+        with needed(root):
+            finish_removals(root)
     return root
+
+
+def _shown(folder: Path) -> str:
+    """The place of a study as a user knows it."""
+    return address(folder) or str(folder)
 
 
 def _tell(lines: Iterable[str]) -> None:

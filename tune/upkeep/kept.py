@@ -8,10 +8,10 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from trainables.errors import UserError
 from trainables.files import atomic_file, content_hash
 from tune.backbones.resolve import found_weights, shelf
-from tune.object_store.s3 import address
+from tune.object_store import s3
+from tune.object_store.removals import Renew
 from tune.reports.drawing_claim import DrawingClaim
 from tune.reports.storage import find_study, study_folders
 from tune.study.events import EventLog
@@ -19,6 +19,7 @@ from tune.study.group import is_group
 from tune.study.lock import StudyInUse, locked, try_lock
 from tune.study.manifest import read_manifest
 from tune.tracking.replay import TRACKING_LOCK
+from tune.upkeep.stored import leased
 
 ARCHIVE = "archived"
 """Folder of a storage whose studies are in no list."""
@@ -41,19 +42,6 @@ class Dependent:
     name: str
     weights: Path
     sha256: str
-
-
-def check_folder(root: Path, doing: str) -> None:
-    """Refuse a storage that is a copy of an object store.
-
-    Raises:
-        UserError: it is one.
-    """
-    if address(root) is not None:
-        raise UserError(
-            f"{doing} works in a folder of this machine, and {address(root)} is an object store; "
-            "copy the study into a folder first"
-        )
 
 
 def named_folders(root: Path, name: str) -> list[Path]:
@@ -85,12 +73,15 @@ def group_of(folder: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def held(folders: list[Path]) -> Iterator[None]:
-    """Keep other processes from running these studies, from drawing them, and from sending them to
-    MLflow, while the block runs.
+def held(folders: list[Path]) -> Iterator[Renew]:
+    """Keep other processes, in an object store of other machines too, from running these studies,
+    from drawing them, and from sending them to MLflow, while the block runs.
 
+    Yields:
+        A function that keeps the leases of an object store, to call in between.
     Raises:
         StudyInUse: one of them runs, or is being sent.
+        UserError: as of `leased`.
     """
     with contextlib.ExitStack() as stack:
         for folder in folders:
@@ -100,7 +91,7 @@ def held(folders: list[Path]) -> Iterator[None]:
             drawing = stack.enter_context(DrawingClaim(folder))
             drawing.take()
             stack.callback(_unsent(folder).release)
-        yield
+        yield stack.enter_context(leased(folders))
 
 
 def _unsent(folder: Path) -> FileLock:
@@ -142,9 +133,8 @@ def keep_weights(root: Path, of: list[Dependent]) -> None:
         kept = shelf(root, one.sha256, one.weights.suffix)
         if not one.weights.is_file():
             continue
-        if kept.is_file() and content_hash(kept) == one.sha256:
-            continue
-
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with one.weights.open("rb") as source, atomic_file(kept) as file:
-            shutil.copyfileobj(source, file)
+        if not kept.is_file() or content_hash(kept) != one.sha256:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with one.weights.open("rb") as source, atomic_file(kept) as file:
+                shutil.copyfileobj(source, file)
+        s3.copy(kept)

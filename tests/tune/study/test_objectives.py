@@ -68,6 +68,10 @@ def test_objectives_are_read_as_they_are_typed() -> None:
     assert parse_objectives(["top1"], "val/top1") is None
     # a loss of a function is maximized with its sign changed
     assert parse_objectives(["-loss", "-seconds"], "val/-loss") == ["val/-loss", "-val/seconds"]
+    assert parse_objective("-latency") == Objective("model/latency_ms", minimized=True)
+    # what a function reports under that name, as nothing is known of its network
+    own = parse_objectives(["top1", "-latency", "-hours"], "val/top1", function=True)
+    assert own == ["val/top1", "-val/latency", "-time/hours"]
     with pytest.raises(UserError, match="the first objective chooses the epoch of a trial"):
         parse_objectives(["-hours", "top1"], "val/top1")
     with pytest.raises(UserError, match="--objective time/hours is there twice"):

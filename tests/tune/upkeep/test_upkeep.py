@@ -249,14 +249,6 @@ def test_a_bundle_has_nothing_of_this_machine(root: Path) -> None:
         assert names >= {*kept, "study.json", "events.jsonl", "study.journal"}
 
 
-def test_an_object_store_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tune.upkeep.kept import check_folder
-
-    monkeypatch.setattr("tune.upkeep.kept.address", lambda path: "s3://bucket/runs")
-    with pytest.raises(UserError, match="delete works in a folder of this machine"):
-        check_folder(root, "delete")
-
-
 @pytest.mark.slow
 def test_mlflow_and_its_registry_follow(root: Path, type_report: Report) -> None:
     import mlflow
