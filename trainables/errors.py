@@ -22,8 +22,8 @@ class TrialFailed(Exception):
     """This trial cannot continue.
 
     Args:
-        reason: a short word for the event log: `nan`, `collapse`, `oom`, `data`, `device` or
-            `workers`.
+        reason: a short word for the event log: `nan`, `collapse`, `oom`, `data`, `device`,
+            `workers` or `hung`.
         message: details for a reader.
     """
 

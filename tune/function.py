@@ -6,6 +6,7 @@ through the `run` that it is given (`tune/execution/function_run.py`).
 
 import hashlib
 import math
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -77,11 +78,11 @@ class Function:
         """Check nothing: the function imports what it needs."""
 
     def max_workers(self, config: Any) -> int:
-        """Return 1: a function is called in one process."""
-        return 1
+        """Return any number: a function shares its work among its workers itself."""
+        return sys.maxsize
 
     def needs_equal_shares(self) -> bool:
-        """Return False: there is one process."""
+        """Return False: shares are the function's own matter."""
         return False
 
     @property

@@ -56,6 +56,7 @@ def search(
     balance: bool = False,
     accept_code: bool = False,
     retry_failed: bool = False,
+    hung_after: float | None = None,
     local: bool = False,
     warm_start: str | None = None,
     log: Sequence[str] = (),
@@ -109,6 +110,8 @@ def search(
         balance: search class weights and balanced sampling too.
         accept_code: resume with a changed file of your own experiment.
         retry_failed: train failed trials and repeats again, under their numbers.
+        hung_after: a function's trial that reports nothing for so many times its usual epoch has
+            failed; None: it is waited for.
         local: search in this process, without Ray.
         warm_start: name of an earlier study whose best configurations come after the default.
         log: further records: `csv`, `tensorboard`, `wandb`.
@@ -150,6 +153,7 @@ def search(
         balance=balance,
         accept_code=accept_code,
         retry_failed=retry_failed,
+        hung_after=hung_after,
         local=local,
         warm_start=warm_start,
         log=list(log),

@@ -17,6 +17,7 @@ import vistune
 from tests.commands import Call
 from trainables.config import build, flatten
 from trainables.errors import UserError
+from tune.cli.plan import total_epochs
 from tune.experiments import Experiment
 from tune.export import export_model
 from tune.function import OwnData
@@ -383,8 +384,22 @@ def test_the_plan_runs_nothing(call: Call, mine: Path, tmp_path: Path) -> None:
 
     assert said.code == 0, said.err
     assert "A curve of eight epochs" in said.out
-    assert "known once trial 0 has run" in said.out
+    assert "known once trial 0 has reported an epoch" in said.out
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_of_a_study_that_has_begun_says_what_it_takes(call: Call, mine: Path) -> None:
+    record = finish(call, mine)
+    said = call(str(mine), "--plan", "--trials", "20", "--repeats", "2")
+
+    assert said.code == 0, said.err
+    text = " ".join(said.out.split())
+    runs = [*record.trials.values(), *record.repeats.values()]
+    epochs = sum(len(run.epochs) for run in runs)
+    expected = round(total_epochs(20, 4, 8, 2))
+    assert "rungs: a trial continues after epoch 1 if it is among the best 33%" in text
+    assert f"estimate from {epochs} epochs on record" in text
+    assert f"{expected} epochs with pruning and 4 repeats" in text
 
 
 def test_a_function_without_a_test_gets_a_leaderboard(
@@ -508,7 +523,7 @@ def test_a_changed_function_is_refused(call: Call, mine: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["--data digits", "--backbone torchvision", "--workers 2", "--objective loss"],
+    ["--data digits", "--backbone torchvision", "--objective loss"],
 )
 def test_options_about_images_are_refused(call: Call, mine: Path, words: str) -> None:
     line = call(str(mine), *words.split()).line

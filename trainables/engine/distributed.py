@@ -92,6 +92,12 @@ def broadcast(value: T) -> T:
     return box[0]
 
 
+def wait_for_all() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
 def lost_peer(error: BaseException) -> bool:
     """Tell whether `error` comes from a failed exchange, not from the trial: another worker's
     process, or the connection to it, is gone."""

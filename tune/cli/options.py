@@ -259,6 +259,15 @@ class Options:
             help="Train failed trials and repeats again, under their numbers, in this start.",
         ),
     ] = False
+    hung_after: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Functions and scripts: a trial that reports nothing for N times its usual epoch, "
+            "and a minute, has failed. Default: it is waited for.",
+        ),
+    ] = None
     local: Annotated[
         bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")
     ] = False

@@ -17,14 +17,11 @@ from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
 from tune.search.ranges import write_yaml
 from tune.search.rungs import RULES, rungs, rungs_of
 from tune.search.space import SOMETIMES, describe, ranges_of, show
+from tune.study.group import LOG
+from tune.study.log_state import read_state
 from tune.study.manifest import Manifest
 from tune.study.rules import RepeatRule
 from tune.study.warm_start import beginning
-
-_UNKNOWN_LENGTH = (
-    "rungs, time and disk: known once trial 0 has run; run.epochs(n) says how long a trial is, and "
-    "without it none is stopped early"
-)
 
 
 def show_plan(prepared: Prepared, options: Options) -> None:
@@ -33,7 +30,8 @@ def show_plan(prepared: Prepared, options: Options) -> None:
     out = plain_console()
     _show_search(prepared, options, out)
     if prepared.manifest.function:
-        print_prose(out, _UNKNOWN_LENGTH)
+        for line in function_cost(prepared, options.trial_count):
+            print_prose(out, line)
         return
 
     version = prepared.manifest.rules["rungs"]
@@ -74,9 +72,7 @@ def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
     experiment, manifest, config = prepared.experiment, prepared.manifest, prepared.config
     cost = profile(experiment, config, prepared.data)
     rule = RepeatRule(str(manifest.rules["repeats"]), experiment.top)
-    # Of a front the balanced trial is repeated too.
-    repeated = rule.configurations + (manifest.objectives is not None)
-    repeats = repeated * (manifest.repeats or 0)
+    repeats = _repeats(manifest, rule)
     version = manifest.rules["rungs"]
     epochs = total_epochs(options.trial_count, repeats, config.train.epochs, version)
 
@@ -100,6 +96,51 @@ def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
             "and once for each augmentation policy the features of the frozen backbone: "
             f"{cost.setup_seconds:.0f} s",
         )
+
+
+def _repeats(manifest: Manifest, rule: RepeatRule) -> int:
+    """Number of final trainings; of a front the balanced trial has some too."""
+    repeated = rule.configurations + (manifest.objectives is not None)
+    return repeated * (manifest.repeats or 0)
+
+
+def function_cost(prepared: Prepared, trials: int) -> list[str]:
+    """Say when trials of a function are compared, and how long the study takes, by the epochs that
+    it has on record: nothing else is known of a function.
+
+    Args:
+        trials: trials of the study.
+    """
+    state = read_state(prepared.directory / LOG)
+    runs = [run for run in state.runs.values() if run.epochs]
+    length = max((run.length for run in runs), default=0)
+    if not length:
+        return [_unknown_length(prepared.experiment)]
+
+    manifest = prepared.manifest
+    version = manifest.rules["rungs"]
+    repeats = _repeats(
+        manifest, RepeatRule(str(manifest.rules["repeats"]), prepared.experiment.top)
+    )
+    seen = sum(len(run.epochs) for run in runs)
+    epoch_s = sum(run.occupied_ms for run in runs) / 1000 / seen
+    epochs = total_epochs(trials, repeats, length, version)
+    return [
+        _rungs_line(length, version),
+        f"estimate from {seen} epochs on record ({epoch_s:.2g} s each): {epochs:.0f} epochs with "
+        f"pruning and {repeats} repeats, {duration(epochs * epoch_s)} of one worker, of which "
+        f"{duration(min(seen, epochs) * epoch_s)} are done",
+    ]
+
+
+def _unknown_length(experiment: Experiment) -> str:
+    assert experiment.function is not None
+    is_command = getattr(experiment.function.call, "resumes_itself", False)
+    says = "--epochs N" if is_command else "run.epochs(n)"
+    return (
+        "rungs and time: known once trial 0 has reported an epoch, also while it runs; "
+        f"{says} says how long a trial is, and without it none is stopped early"
+    )
 
 
 def show_searches(comparison: Comparison, options: Options, searches: int, finals: int) -> None:

@@ -17,7 +17,7 @@ from tune.backbones.resolve import DEFAULT_STUDY, choose, for_every_machine
 from tune.backbones.seen import check_seen
 from tune.cli.control import Length, control_length
 from tune.cli.default_config import Resolved, begun_beside, resolve_search
-from tune.cli.function_options import refuse_about_images
+from tune.cli.function_options import refuse_about_functions, refuse_about_images
 from tune.cli.manifest import make_manifest
 from tune.cli.methods import method_rules
 from tune.cli.options import Options
@@ -150,7 +150,9 @@ def _asked_for(
         beside: as of `prepare`.
     """
     if experiment.function is not None:
-        refuse_about_images(options, experiment.name)
+        refuse_about_images(options, experiment)
+    else:
+        refuse_about_functions(options, experiment)
     setting = choose(experiment, options.setting, options.backbone)
     name = study_name(options, experiment, storage)
     directory = storage / name
@@ -186,7 +188,8 @@ def _check_machine(options: Options, resolved: Resolved, config: Any, data: Any)
     """Refuse workers that have no share of the work, and a device that is not there."""
     program = resolved.experiment.program
     if options.workers > 1:
-        check_workers(options.workers, program.max_workers(config), data)
+        if resolved.experiment.function is None:
+            check_workers(options.workers, program.max_workers(config), data)
         if program.needs_equal_shares():
             check_shares(
                 options.workers,

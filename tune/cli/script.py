@@ -43,6 +43,7 @@ _SHARED = (
     "repeats",
     "log",
     "accept_code",
+    "hung_after",
     "local",
     "trial",
     "plan",

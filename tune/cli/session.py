@@ -111,6 +111,7 @@ class Session:
         check_machine(prepared, options)
         study, copy = self._open(prepared, group)
         study.enqueue(prepared.own)
+        study.hung_after = self.options.hung_after or 0.0
         console = self._watch(study, prepared, options)
         if copy is not None:
             self._follow_copy(study, copy, console)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from trainables.base import Metrics, Runtime
+from trainables.engine import distributed
 from trainables.engine.checkpoint import save_checkpoint
 from trainables.errors import TrialFailed
 from trainables.files import BEST, HISTORY, LAST
@@ -37,6 +38,7 @@ from tune.execution.function_files import (
     write_history,
 )
 from tune.execution.function_outcomes import outcomes_per_image
+from tune.execution.silence import Silence
 from tune.function import LENGTH, Function
 from tune.study.work import Work
 
@@ -49,18 +51,26 @@ class TrialStopped(BaseException):
 class FunctionRun:
     """One trial, or one repeat of a trial, as its function sees it.
 
+    With several workers (`--workers N`) every one of them calls the function, with
+    `torch.distributed` set up. All call `load`, `epochs`, `save` and `report` in the same order:
+    what the worker of rank 0 saves and reports counts.
+
     Attributes:
         directory: folder of its files, a `Path`; it stays when the trial has ended.
         device: the `torch.device` to train on.
-        seed: seed of this run; Python, NumPy and torch are seeded by it already, and again from it
-            and the epoch at the start of each epoch of `epochs`.
-        threads: CPU threads of this trial.
+        rank: number of this worker, in [0, world_size).
+        world_size: workers of this trial.
+        seed: seed of this run, the same for all workers; Python, NumPy and torch are seeded by it
+            already, and again from it and the epoch at the start of each epoch of `epochs`.
+        threads: CPU threads of this worker.
         wants_test: True where `test` counts: in repeats. In the search it is ignored.
     """
 
     def __init__(self, function: Function, work: Work, runtime: Runtime):
         self.directory = runtime.directory
         self.device = runtime.device
+        self.rank = runtime.rank
+        self.world_size = runtime.world_size
         self.seed = work.seed
         self.threads = int(work.config["train.threads"])
         self.wants_test = work.kind == "repeat"
@@ -69,7 +79,7 @@ class FunctionRun:
         self._runtime = runtime
         # A script has checkpoints of its own.
         own = getattr(function.call, "resumes_itself", False)
-        self._saved_epoch = None if own else saved_epoch(self.directory)
+        self._saved_epoch = None if own else distributed.broadcast(saved_epoch(self.directory))
         self._has_loaded = False
         self._length: int | None = None
         self._epoch = 0
@@ -80,11 +90,15 @@ class FunctionRun:
         self._began = time.perf_counter()
 
         known = math.inf if own else self._saved_epoch
-        self.history = read_history(self.directory / HISTORY, known)
+        self.history = distributed.broadcast(read_history(self.directory / HISTORY, known))
+        self.silence = Silence(work)
+        for report in self.history:
+            self.silence.note_epoch(report.metrics.get("time/epoch_s", 0.0))
         self.tested: Metrics = {}
         self.outcomes: ImageOutcomes | None = None
         self.is_reporting = False
-        (self.directory / NEXT).unlink(missing_ok=True)
+        if self.rank == 0:
+            (self.directory / NEXT).unlink(missing_ok=True)
         _seed_all(self.seed)
 
     # -- what a function calls
@@ -124,14 +138,17 @@ class FunctionRun:
             raise ValueError("run.epochs is for one loop, which has all calls of run.report in it")
 
         self._length = count
+        distributed.wait_for_all()  # each has loaded what the others may now replace
         for epoch in range(self._resumed_epoch(), count):
             self._epoch = epoch + 1
             self._staged = False
             self._began = time.perf_counter()
+            self.silence.heard()
             _seed_all(self.seed, self._epoch)
             yield epoch
             if self._staged:
                 self._keep_save()
+        distributed.wait_for_all()  # the best save is there for each of them
 
     def report(self, **metrics: float) -> None:
         """Report an epoch: the objective and whatever else is to be on record.
@@ -158,6 +175,8 @@ class FunctionRun:
         self._leave_if_stopped()
         if OURS in parts:
             raise ValueError(f"run.save({OURS}=...) is a name of vistune's own; give another")
+        if self.rank > 0:
+            return
 
         path = self.directory / NEXT
         save_checkpoint(path, {**parts, OURS: {"epoch": self._epoch}})
@@ -166,6 +185,7 @@ class FunctionRun:
             self._checked = True
 
         self._staged = True
+        self.silence.heard()
         reported = self._last_reported() == self._epoch
         if self._length is None or reported:
             self._keep_save()
@@ -237,6 +257,8 @@ class FunctionRun:
 
     def remove_stage(self) -> None:
         """Remove a save that never counted."""
+        if self.rank > 0:
+            return
         (self.directory / NEXT).unlink(missing_ok=True)
 
     # -- inside
@@ -268,18 +290,27 @@ class FunctionRun:
 
     def _record(self, metrics: Mapping[str, Any]) -> None:
         """Put the epoch in progress on record."""
-        found = self._function.named("val", metrics)
-        value = found[self._function.objective]
-        if math.isnan(value):
-            given = self._function.given_name
-            raise TrialFailed("nan", f"{given} is nan after epoch {self._epoch}")
-
-        found |= self._costs()
+        found = self._costs()
+        if self.rank == 0:
+            found |= self._checked_metrics(metrics)
+        found = distributed.broadcast(found)
         self.history.append(Report(self._epoch, found, self._staged))
         self._write_history()
         self._send(self._epoch, found)
         if self._staged:
             self._keep_save()
+
+    def _checked_metrics(self, metrics: Mapping[str, Any]) -> Metrics:
+        """The metrics of a report under their full names.
+
+        Raises:
+            TrialFailed: `nan`.
+        """
+        found = self._function.named("val", metrics)
+        if math.isnan(found[self._function.objective]):
+            given = self._function.given_name
+            raise TrialFailed("nan", f"{given} is nan after epoch {self._epoch}")
+        return found
 
     def _last_reported(self) -> int | None:
         return self.history[-1].epoch if self.history else None
@@ -291,16 +322,21 @@ class FunctionRun:
         """Time, length and processors, beside what the function reports."""
         now = time.perf_counter()
         costs = {"time/epoch_s": now - self._began}
+        self.silence.note_epoch(now - self._began)
         self._began = now
         if self._length is not None:
             costs[LENGTH] = float(self._length)
+        if self.world_size > 1:
+            costs["time/workers"] = float(self.world_size)
         if self.device.type == "cuda":
-            costs["time/gpus"] = 1.0
+            costs["time/gpus"] = float(self.world_size)
         return costs
 
     def _send(self, epoch: int, metrics: Metrics) -> None:
         self.is_reporting = True
-        continues = self._runtime.report(epoch, metrics)
+        with self.silence.ours():
+            answer = self.rank > 0 or self._runtime.report(epoch, metrics)
+            continues = distributed.broadcast(answer)
         self.is_reporting = False
         if not continues:
             self._stopped = True
@@ -326,6 +362,8 @@ class FunctionRun:
         staged.replace(self.directory / LAST)
 
     def _write_history(self) -> None:
+        if self.rank > 0:
+            return
         write_history(self.directory / HISTORY, self.history)
 
     def _content(self, name: str) -> dict[str, Any]:

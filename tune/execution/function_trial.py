@@ -6,6 +6,7 @@ from trainables.base import Runtime
 from trainables.errors import TrialFailed
 from trainables.outcomes import Record
 from tune.execution.function_run import FunctionRun, TrialStopped
+from tune.execution.silence import left_when_silent
 from tune.function import Function
 from tune.function_space import plain
 from tune.object_store import s3
@@ -16,7 +17,8 @@ def run_function(function: Function, work: Work, runtime: Runtime) -> Outcome:
     """Call the function and return how it ended. Its exceptions pass through.
 
     Raises:
-        TrialFailed: `nan` (the objective is not a number), `no report`.
+        TrialFailed: `nan` (the objective is not a number), `no report`, `hung` (with
+            `--hung-after`).
     """
     torch.set_num_threads(int(work.config["train.threads"]))
     run = FunctionRun(function, work, runtime)
@@ -25,7 +27,8 @@ def run_function(function: Function, work: Work, runtime: Runtime) -> Outcome:
 
     stopped = False
     try:
-        _call(function, work, run)
+        with left_when_silent(run.silence, runtime.directory):
+            _call(function, work, run)
     except TrialStopped:
         stopped = True
     finally:

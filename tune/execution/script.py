@@ -21,10 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from trainables.errors import TrialFailed
 from trainables.files import FIRST_EPOCH, write_atomically
 from tune.execution import supervisor
 from tune.execution.function_run import FunctionRun
 from tune.execution.script_output import Tail
+from tune.execution.silence import HUNG
 
 METRICS = "metrics.jsonl"
 OUTPUT = "output.txt"
@@ -120,6 +122,7 @@ class Script:
                 ended = process.poll()
                 reader.read(sources)
                 if ended is None:
+                    _give_up_if_silent(run)
                     time.sleep(_POLL_S)
         if ended != 0:
             raise ScriptFailed(_failure(ended, output))
@@ -318,6 +321,17 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _give_up_if_silent(run: FunctionRun) -> None:
+    """Leave a command that hangs; leaving ends it.
+
+    Raises:
+        TrialFailed: `hung`.
+    """
+    overdue = run.silence.overdue()
+    if overdue:
+        raise TrialFailed(HUNG, overdue)
 
 
 def _failure(code: int, output: Path) -> str:

@@ -7,6 +7,7 @@ projection (`tune/tracking/projection.py`) is another fold: its state is a set o
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tune.function import LENGTH
@@ -203,6 +204,14 @@ def read_state(path: Path, *, keeps_history: bool = True) -> LogState:
             return state
         for event in events:
             apply_event(state, event)
+
+
+def usual_epoch_s(state: LogState) -> float:
+    """Seconds of an epoch: the median over the trials that have reported; 0 before any."""
+    found = [
+        run.occupied_ms / 1000 / len(run.epochs) for run in state.trials.values() if run.epochs
+    ]
+    return median(found) if found else 0.0
 
 
 def apply_event(state: LogState, event: dict[str, Any]) -> None:

@@ -38,7 +38,7 @@ from tune.study.events import EventLog
 from tune.study.group import Group, is_group
 from tune.study.kept_files import KeptFiles
 from tune.study.lock import locked, write_holder
-from tune.study.log_state import apply_event, read_state
+from tune.study.log_state import apply_event, read_state, usual_epoch_s
 from tune.study.manifest import Manifest
 from tune.study.mending import mend_journal, mend_log, reopen_in_journal, retry_failed
 from tune.study.objectives import measured, objectives_of
@@ -56,6 +56,9 @@ class Study(Recording):
     """One durable study, open for running; see the module's docstring.
 
     A lock keeps other processes out.
+
+    Attributes:
+        hung_after: as of `Work`, for the runs that are handed out from now on.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Study(Recording):
         self.pins = manifest.pins
         self.observers = []
         self.stopping = False
+        self.hung_after = 0.0
         self._emitting = threading.Lock()
         self._lock = lock
         # A study that is dropped gives its lock back at once: nothing that it holds refers to it.
@@ -349,8 +353,15 @@ class Study(Recording):
         return self._work(work_id, seed, {**self.manifest.base, **parameters, "seed": seed})
 
     def _work(self, work_id: WorkId, seed: int, config: dict[str, Any]) -> Work:
-        costs = measured(self._objectives) if work_id.kind == "trial" else []
-        return Work(work_id, seed, config, str(work_id.folder(self.directory)), costs)
+        return Work(
+            work_id,
+            seed,
+            config,
+            str(work_id.folder(self.directory)),
+            measure=measured(self._objectives) if work_id.kind == "trial" else [],
+            hung_after=self.hung_after,
+            usual_epoch_s=usual_epoch_s(self._state) if self.hung_after else 0.0,
+        )
 
     def repeat_seeds(self) -> list[int]:
         """Seeds of the repeats. No search has used them: selection does not leak into the claim."""

@@ -60,6 +60,11 @@ class Work:
     """Folder of its files."""
     measure: list[str] = field(default_factory=list)
     """Costs of the trained network that are measured at its end (`tune.study.objectives`)."""
+    hung_after: float = 0.0
+    """A function that is silent for so many times its usual epoch has failed; 0: it is waited
+    for."""
+    usual_epoch_s: float = 0.0
+    """Seconds of an epoch of the trials so far; 0: not known."""
 
     @property
     def kind(self) -> Kind:

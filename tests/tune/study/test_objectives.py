@@ -19,6 +19,7 @@ from trainables.errors import UserError
 from tune.cli.function_options import refuse_about_images
 from tune.cli.options import Options
 from tune.execution.local import search_locally
+from tune.function_experiment import function_experiment
 from tune.reports.front import front_conclusions, judge_points
 from tune.reports.html_report import write_report
 from tune.reports.statistics import significance
@@ -81,9 +82,12 @@ def test_objectives_are_read_as_they_are_typed() -> None:
 def test_a_function_takes_several_objectives_and_no_other_single_one() -> None:
     """Its own objective is in its file."""
     several = Options(experiment="mine.py", objective=["accuracy", "-seconds"])
-    refuse_about_images(several, "mine")
+    mine = function_experiment(
+        lambda config, run: None, objective="accuracy", space={"lr": (0.1, 1.0)}, name="mine"
+    )
+    refuse_about_images(several, mine)
     with pytest.raises(UserError, match="--objective: mine is a function of its own"):
-        refuse_about_images(replace(several, objective=["f1"]), "mine")
+        refuse_about_images(replace(several, objective=["f1"]), mine)
 
 
 def measured(metric: str, outcome: Outcome) -> Outcome:

@@ -1,0 +1,196 @@
+"""Functions and commands that hang: given up after many times a usual epoch, on record with the
+line where they stood; never while the study itself makes them wait."""
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables.base import Metrics
+from trainables.errors import TrialFailed
+from tune.execution import silence
+from tune.execution.function_run import FunctionRun
+from tune.execution.runtimes import LocalRuntime
+from tune.execution.silence import Silence, left_when_silent
+from tune.execution.trial import run as run_trial
+from tune.experiments import Experiment
+from tune.function_experiment import function_experiment
+from tune.script_experiment import script_experiment
+from tune.study.log_state import LogState, Run, usual_epoch_s
+from tune.study.work import Outcome, Work, WorkId
+
+CONFIG = {"lr": 0.1, "seed": 5, "train.threads": 1}
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of a second is long, and everybody looks often."""
+    monkeypatch.setattr(silence, "LEAST_S", 0.2)
+    monkeypatch.setattr(silence, "_LOOK_S", 0.02)
+
+
+def work_in(folder: Path, usual_epoch_s: float = 0.0, hung_after: float = 3.0) -> Work:
+    return Work(
+        WorkId(1), 5, CONFIG, str(folder), hung_after=hung_after, usual_epoch_s=usual_epoch_s
+    )
+
+
+def outcome_of(
+    train: Callable[..., Any],
+    work: Work,
+    on_report: Callable[[int, Metrics], bool] = lambda epoch, metrics: True,
+) -> Outcome:
+    experiment = function_experiment(
+        train, objective="accuracy", space={"lr": (0.1, 1.0)}, name="own"
+    )
+    return run_trial(experiment, work, LocalRuntime(Path(work.directory), on_report))
+
+
+def hangs(config: dict[str, Any], run: FunctionRun) -> None:
+    for epoch in run.epochs(3):
+        if epoch == 1:
+            time.sleep(30)  # in C: no exception of another thread ends it
+        run.report(accuracy=epoch)
+
+
+def test_a_function_that_hangs_has_failed_and_says_where(tmp_path: Path) -> None:
+    began = time.monotonic()
+    outcome = outcome_of(hangs, work_in(tmp_path))
+
+    assert time.monotonic() - began < 10
+    assert (outcome.state, outcome.reason) == ("FAIL", "hung")
+    assert outcome.error is not None
+    assert outcome.error.startswith("no report for 0.2 s, where an epoch takes 0.0 s")
+    assert "time.sleep(30)" in outcome.error
+
+
+def test_a_function_in_another_thread_is_left_too(tmp_path: Path) -> None:
+    """As on Ray."""
+
+    def spins(config: dict[str, Any], run: FunctionRun) -> None:
+        for epoch in run.epochs(3):
+            run.report(accuracy=epoch)
+            while epoch == 1:
+                time.sleep(0.001)
+
+    found: list[Outcome] = []
+    thread = threading.Thread(target=lambda: found.append(outcome_of(spins, work_in(tmp_path))))
+    thread.start()
+    thread.join(20)
+    assert [outcome.reason for outcome in found] == ["hung"]
+
+
+def test_a_trial_whose_process_had_to_end_itself_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note outlives the process; it is used up, so that the trial can be tried again."""
+    codes: list[int] = []
+    ended = threading.Event()
+
+    def exit_(code: int) -> None:
+        codes.append(code)
+        ended.set()
+        sys.exit()  # ends the thread alone
+
+    monkeypatch.setattr("os._exit", exit_)
+    monkeypatch.setattr(silence, "_GRACE_S", 0.05)
+    known = Silence(work_in(tmp_path, usual_epoch_s=0.01))
+
+    def block() -> None:
+        with contextlib.suppress(TrialFailed), left_when_silent(known, tmp_path):
+            ended.wait(20)
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    thread.join(20)
+    assert codes == [1]
+
+    outcome = outcome_of(hangs, work_in(tmp_path))
+    assert (outcome.state, outcome.reason) == ("FAIL", "hung")
+    assert "ended.wait(20)" in (outcome.error or "")
+    assert not list(tmp_path.glob(".hung*"))
+
+
+def test_a_first_epoch_is_measured_by_those_of_other_trials(tmp_path: Path) -> None:
+    def hangs_at_once(config: dict[str, Any], run: FunctionRun) -> None:
+        time.sleep(0.5)
+        run.report(accuracy=1.0)
+
+    assert outcome_of(hangs_at_once, work_in(tmp_path, usual_epoch_s=0.01)).reason == "hung"
+    assert outcome_of(hangs_at_once, work_in(tmp_path, usual_epoch_s=10.0)).state == "COMPLETE"
+    assert outcome_of(hangs_at_once, work_in(tmp_path)).state == "COMPLETE"  # nothing is known
+
+
+def test_who_waits_for_the_study_does_not_hang(tmp_path: Path) -> None:
+    """Such as for a disk that is full."""
+
+    def reports(config: dict[str, Any], run: FunctionRun) -> None:
+        for epoch in run.epochs(3):
+            run.report(accuracy=epoch)
+
+    def slow(epoch: int, metrics: Metrics) -> bool:
+        time.sleep(0.3)
+        return True
+
+    assert outcome_of(reports, work_in(tmp_path), slow).state == "COMPLETE"
+
+
+def test_without_the_option_a_function_is_waited_for(tmp_path: Path) -> None:
+    def slow(config: dict[str, Any], run: FunctionRun) -> None:
+        for epoch in run.epochs(2):
+            time.sleep(0.4 * epoch)
+            run.report(accuracy=epoch)
+
+    assert outcome_of(slow, work_in(tmp_path, hung_after=0.0)).state == "COMPLETE"
+
+
+def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
+    code = (
+        "import json, os, sys, time; "
+        "print(json.dumps({'accuracy': 0.5}), flush=True); "
+        "open(sys.argv[1], 'w').write(str(os.getpid())); "
+        "time.sleep(60)"
+    )
+    pid = tmp_path / "pid"
+    experiment: Experiment = script_experiment(
+        [sys.executable, "-c", code, str(pid), "{lr}"],
+        objective="accuracy",
+        space={"lr": (0.1, 1.0)},
+        name="own",
+        metrics="-",
+    )
+    work = work_in(tmp_path, usual_epoch_s=0.2)
+    outcome = run_trial(experiment, work, LocalRuntime(tmp_path, lambda *_: True))
+
+    assert (outcome.state, outcome.reason) == ("FAIL", "hung")
+    assert not Path(f"/proc/{pid.read_text()}").exists()
+
+
+def test_the_usual_epoch_is_the_median_over_trials() -> None:
+    state = LogState()
+    spans = {0: (8_000, [1, 2]), 1: (1_000, [1]), 2: (90_000, [1, 2, 3]), 3: (50, [])}
+    for number, (occupied_ms, epochs) in spans.items():
+        state.runs[WorkId(number)] = Run(occupied_ms=occupied_ms, epochs=list(epochs))
+    assert usual_epoch_s(state) == 4.0  # of 4, 1 and 30 s
+    assert usual_epoch_s(LogState()) == 0.0
+
+
+def test_work_travels_with_its_limits(tmp_path: Path) -> None:
+    work = work_in(tmp_path, usual_epoch_s=2.5)
+    assert Work.from_json(work.to_json()) == work
+    assert json.loads(work.to_json())["hung_after"] == 3.0
+
+
+def test_a_note_counts_once(tmp_path: Path) -> None:
+    (tmp_path / ".hung.json").write_text('{"error": "stood there"}\n')
+    known = Silence(work_in(tmp_path, hung_after=0.0))
+    with pytest.raises(TrialFailed, match="stood there"), left_when_silent(known, tmp_path):
+        pass
+    with left_when_silent(known, tmp_path):
+        pass

@@ -1,0 +1,187 @@
+"""Functions and commands that hang: nothing is heard of them for many times a usual epoch
+(`--hung-after N`).
+
+A command is ended. A function is made to leave by an exception in its thread. One that waits inside
+of C code hears of it in the main thread alone; elsewhere its process ends itself, and leaves a note
+by which the next process knows that the trial has failed.
+
+    .hung.json    {"error": how long, and where the function stood}
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import TrialFailed
+from trainables.files import write_atomically
+from tune.formatting import duration
+from tune.study.work import Work
+
+HUNG = "hung"
+"""Reason of a trial that was given up."""
+LEAST_S = 60.0
+"""Nobody is given up earlier: an epoch that validates or saves may take longer than others."""
+
+_NOTE = ".hung.json"
+_LOOK_S = 1.0
+_GRACE_S = 10.0
+
+
+class TrialHung(BaseException):
+    """The function is to be left. No `except Exception` holds it up."""
+
+
+class Silence:
+    """The time since a run was last heard of, against its usual epoch."""
+
+    def __init__(self, work: Work):
+        self._factor = work.hung_after
+        self._usual_s = work.usual_epoch_s
+        self._heard_at = time.monotonic()
+        self._is_answered = True
+
+    @property
+    def is_limited(self) -> bool:
+        """False where a run is waited for, however long it takes."""
+        return self._factor > 0
+
+    def heard(self) -> None:
+        """Note a sign of life."""
+        self._heard_at = time.monotonic()
+
+    def note_epoch(self, seconds: float) -> None:
+        """Note the length of an epoch: the longest one is the usual one."""
+        self._usual_s = max(self._usual_s, seconds)
+
+    @contextlib.contextmanager
+    def ours(self) -> Iterator[None]:
+        """A block in which the run waits for the study, which may wait for a disk."""
+        self._is_answered = False
+        try:
+            yield
+        finally:
+            self.heard()
+            self._is_answered = True
+
+    def overdue(self) -> str:
+        """Say for how long nothing was heard, where that is too long; "" where it is not, or where
+        no epoch is known yet."""
+        silent_s = time.monotonic() - self._heard_at
+        limit_s = max(LEAST_S, self._factor * self._usual_s)
+        is_known = self.is_limited and self._usual_s > 0 and self._is_answered
+        if not is_known or silent_s < limit_s:
+            return ""
+        return (
+            f"no report for {duration(silent_s)}, where an epoch takes {duration(self._usual_s)} "
+            f"(--hung-after {self._factor:g})"
+        )
+
+
+@contextlib.contextmanager
+def left_when_silent(silence: Silence, folder: Path) -> Iterator[None]:
+    """Leave the block by an exception when nothing was heard of it for too long.
+
+    Args:
+        folder: of the trial.
+    Raises:
+        TrialFailed: `hung`, now or in an earlier process.
+    """
+    _fail_as_noted(folder / _NOTE)
+    if not silence.is_limited:
+        yield
+        return
+
+    watch = _Watch(silence, folder / _NOTE)
+    try:
+        with watch:
+            yield
+    except TrialHung:
+        raise TrialFailed(HUNG, watch.said) from None
+
+
+def _fail_as_noted(note: Path) -> None:
+    """Fail a trial in which a process has ended itself; the note is used up by that."""
+    if not note.exists():
+        return
+    error = json.loads(note.read_text())["error"]
+    note.unlink()
+    raise TrialFailed(HUNG, error)
+
+
+class _Watch:
+    """A thread that looks whether a function, in the thread that makes this, is still heard of."""
+
+    def __init__(self, silence: Silence, note: Path):
+        self.said = ""
+        self._silence = silence
+        self._note = note
+        self._function = threading.current_thread()
+        self._is_main = self._function is threading.main_thread()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="silence", daemon=True)
+        self._handler: Any = None
+
+    def __enter__(self) -> None:
+        if self._is_main:
+            # It interrupts what waits in C, such as a sleep, a socket or a lock.
+            self._handler = signal.signal(signal.SIGUSR2, _leave)
+        self._thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._ended.set()
+        if self._is_main:
+            signal.signal(signal.SIGUSR2, self._handler)
+        elif self.said:
+            _raise_in(self._function, None)  # where it has not arrived yet
+
+    def _look(self) -> None:
+        while not self._ended.wait(_LOOK_S):
+            overdue = self._silence.overdue()
+            if overdue:
+                self._end(overdue)
+
+    def _end(self, overdue: str) -> None:
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self.said = f"{overdue}\n{_stack(self._function)}"
+            if self._is_main:
+                signal.pthread_kill(_id(self._function), signal.SIGUSR2)
+            else:
+                _raise_in(self._function, TrialHung)
+
+        if not self._ended.wait(_GRACE_S) and not self._is_main:
+            write_atomically(self._note, json.dumps({"error": self.said}) + "\n")
+            os._exit(1)
+
+
+def _leave(number: int, frame: object) -> None:
+    raise TrialHung
+
+
+def _raise_in(thread: threading.Thread, error: type[BaseException] | None) -> None:
+    """Raise an exception in another thread, as soon as it runs Python; None takes one back."""
+    what = ctypes.py_object() if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(_id(thread)), what)
+
+
+def _stack(thread: threading.Thread) -> str:
+    """The lines at which a thread stands, as a traceback has them."""
+    frame = sys._current_frames().get(_id(thread))
+    return "".join(traceback.format_stack(frame)) if frame is not None else ""
+
+
+def _id(thread: threading.Thread) -> int:
+    assert thread.ident is not None  # it runs
+    return thread.ident
