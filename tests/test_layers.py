@@ -37,7 +37,7 @@ FLOORS = {
         {"object_store"},
         {"study"},
         {"function_experiment"},
-        {"function_source", "function_space"},
+        {"function_settings", "function_source", "function_space"},
         {"search"},
         {"experiment_file"},
         {"experiments"},

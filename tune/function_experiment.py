@@ -26,6 +26,7 @@ from typing import Any, cast
 from trainables.errors import UserError
 from tune.experiments import Experiment, Model
 from tune.function import PRESET, Function, objective_name
+from tune.function_settings import Comparisons, comparisons_of
 from tune.function_space import complete, config_class, ranges_in, read_space
 from tune.search.own_space import as_space
 
@@ -40,6 +41,7 @@ def function_experiment(
     about: str | None = None,
     threads: int = 1,
     data: str = "",
+    compare: Comparisons | None = None,
 ) -> Experiment:
     """Make an experiment of `train(config, run)`.
 
@@ -58,6 +60,9 @@ def function_experiment(
         threads: CPU threads of a trial.
         data: name of the images and their split, such as "digits v2": studies that give the same
             were judged on the same test images, and may be compared.
+        compare: name in `--compare` -> setting -> values that it fixes, as in
+            `{"mixup": {"without": {"mixup": 0.0}, "with": {"mixup": 0.2}}}`. Each setting is
+            searched with the same budget, and the others are compared with the first.
     Raises:
         UserError: a name, a range or a value that cannot be used.
     """
@@ -80,6 +85,7 @@ def function_experiment(
         space=asks,
         presets={PRESET: values | {"train.threads": threads}},
         function=function,
+        comparisons=comparisons_of(compare or {}, [*ranges, *values]),
     )
 
 

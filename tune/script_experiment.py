@@ -21,6 +21,7 @@ from trainables.errors import UserError
 from tune.execution.script import GIVEN, METRICS, Script
 from tune.experiments import Experiment
 from tune.function_experiment import function_experiment
+from tune.function_settings import Comparisons
 
 
 def script_experiment(
@@ -38,13 +39,14 @@ def script_experiment(
     threads: int = 1,
     files: Mapping[str, str] | None = None,
     data: str = "",
+    compare: Comparisons | None = None,
 ) -> Experiment:
     """Make an experiment of a command.
 
     Args:
         command: its words, with `{lr}` for the value of `lr`, and `{seed}`, `{threads}`,
             `{directory}`, `{metrics}`, `{device}` and `{resume_from}` of a trial.
-        objective, space, default, threads, data: as of `function_experiment`.
+        objective, space, default, threads, data, compare: as of `function_experiment`.
         name: one word, which names the study too.
         folder: folder that the command runs in; default: the current one.
         metrics: file of JSON lines in the trial's folder that it writes; `-`: standard output.
@@ -76,6 +78,7 @@ def script_experiment(
         about=" ".join(command),
         threads=threads,
         data=data,
+        compare=compare,
     )
     _check_names(script, [*space, *(default or {})], space)
     return experiment

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tune.script_experiment import script_experiment
     from vistune.comparing import Comparison, compare
     from vistune.searching import search
+    from vistune.settings import SettingsTable, load_settings, search_settings
     from vistune.study import Study, load_study
     from vistune.trial import Trial
     from vistune.verdict import Verdict
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Comparison",
     "FunctionRun",
+    "SettingsTable",
     "Study",
     "Trial",
     "UserError",
@@ -36,23 +38,28 @@ __all__ = [
     "__version__",
     "compare",
     "function_experiment",
+    "load_settings",
     "load_study",
     "script_experiment",
     "search",
+    "search_settings",
 ]
 
 _MODULES = {
     "Comparison": "vistune.comparing",
     "FunctionRun": "tune.execution.function_run",
+    "SettingsTable": "vistune.settings",
     "Study": "vistune.study",
     "Trial": "vistune.trial",
     "UserError": "trainables.errors",
     "Verdict": "vistune.verdict",
     "compare": "vistune.comparing",
     "function_experiment": "tune.function_experiment",
+    "load_settings": "vistune.settings",
     "load_study": "vistune.study",
     "script_experiment": "tune.script_experiment",
     "search": "vistune.searching",
+    "search_settings": "vistune.settings",
 }
 """Public name -> the module that defines it."""
 

@@ -1,26 +1,17 @@
 """Search from Python: the same as the command `vistune`, in a script or a notebook."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from trainables.errors import UserError
 from tune.cli.caller import Caller, Progress, in_notebook
 from tune.cli.options import Options
-from tune.cli.stop import INTERRUPTED
-from tune.command_line import command
+from tune.cli.stop import INTERRUPTED, Ended
 from tune.experiments import Experiment
 from tune.reports.drawing_process import Drawn
-from tune.search.native import native_literal
-from tune.search.ranges import choices, numbers, write_distribution
 from tune.study.rules import Keep
+from vistune.arguments import Ranges, Values, as_options
 from vistune.study import Study
-
-Ranges = Mapping[str, str | tuple[Any, ...] | list[Any]] | Sequence[str]
-"""Config path -> (low, high), (low, high, "log"), [choices] or text; or words as `--space` takes
-them."""
-Values = Mapping[str, Any]
-"""Config path -> value, such as {"optim.lr": 0.1}."""
 
 
 def search(
@@ -120,22 +111,21 @@ def search(
         UserError: wrong use, before any trial starts; or the study's folder cannot be written.
         KeyboardInterrupt: the search was interrupted; the study can be resumed.
     """
-    named = experiment.name if isinstance(experiment, Experiment) else str(experiment)
-    options = Options(
-        experiment=named,
-        data=_text(data),
+    options = as_options(
+        experiment,
+        data=data,
         layout=layout,
         trials=trials,
         study=study,
-        storage=str(storage),
+        storage=storage,
         seed=seed,
         time_budget=time_budget,
-        set=assignments_of(set or {}),
-        space=ranges_of(space or {}),
-        no_search=list(no_search),
+        set=set,
+        space=space,
+        no_search=no_search,
         sampler=sampler,
         pruner=pruner,
-        enqueue=[",".join(assignments_of(values)) for values in enqueue],
+        enqueue=enqueue,
         preset=preset,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
@@ -146,17 +136,17 @@ def search(
         keep=keep,
         skip_corrupt=skip_corrupt,
         setting=setting,
-        backbone=_text(backbone),
+        backbone=backbone,
         allow_seen=allow_seen,
         transductive=transductive,
-        objective=_objectives(objective),
+        objective=objective,
         balance=balance,
         accept_code=accept_code,
         retry_failed=retry_failed,
         hung_after=hung_after,
         local=local,
         warm_start=warm_start,
-        log=list(log),
+        log=log,
     )
     given = experiment if isinstance(experiment, Experiment) else None
     return run(options, Caller(progress=progress), given)
@@ -169,26 +159,38 @@ def run(options: Options, caller: Caller, experiment: Experiment | None = None) 
         UserError: wrong use, or the study's folder cannot be written.
         KeyboardInterrupt: the search was interrupted.
     """
+    from tune.experiment_file import find_experiment
+
+    if experiment is None:
+        experiment = find_experiment(options.experiment)
+    _refuse_comparison(options, experiment)
+
+    ended = ask_engine(options, caller, experiment)
+    assert ended.study is not None  # a comparison was refused
+    return Study(ended.study)
+
+
+def ask_engine(options: Options, caller: Caller, experiment: Experiment) -> Ended:
+    """Run what the options ask for.
+
+    Raises:
+        UserError: wrong use, or a study's folder cannot be written.
+        KeyboardInterrupt: it was interrupted.
+    """
     from tune.cli.execute import execute
     from tune.cli.notebook import quieten_widgets
-    from tune.experiment_file import find_experiment
     from tune.surroundings import bypass_proxy
 
     bypass_proxy()
     if in_notebook():
         quieten_widgets()
-    if experiment is None:
-        experiment = find_experiment(options.experiment)
-    _refuse_comparison(options, experiment)
 
     ended = execute(options, caller, experiment)
     if ended.problem:
         raise UserError(ended.problem)
     if ended.code == INTERRUPTED:
         raise KeyboardInterrupt
-
-    assert ended.study is not None  # a comparison was refused
-    return Study(ended.study)
+    return ended
 
 
 def _refuse_comparison(options: Options, experiment: Experiment) -> None:
@@ -196,53 +198,6 @@ def _refuse_comparison(options: Options, experiment: Experiment) -> None:
         return
     settings = ", ".join(experiment.comparisons[""].settings)
     raise UserError(
-        f"{experiment.name} compares settings, which is several studies; "
-        f"name one with setting=, of {settings}, or run `{command('run', experiment.name)}`"
+        f"{experiment.name} compares settings, which is several studies; name one with setting=, "
+        f"of {settings}, or compare them with vistune.search_settings({experiment.name!r})"
     )
-
-
-def assignments_of(values: Values) -> list[str]:
-    """Spell config values as the command line takes them: {"optim.lr": 0.1} -> ["optim.lr=0.1"]."""
-    return [f"{key}={_value(value)}" for key, value in values.items()]
-
-
-def ranges_of(space: Ranges) -> list[str]:
-    """Spell ranges as the command line takes them: {"optim.lr": (0.1, 1, "log")} ->
-    ["optim.lr=0.1..1:log"].
-
-    Raises:
-        UserError: there is no such range.
-    """
-    if not isinstance(space, Mapping):
-        return list(space)
-    return [f"{key}={_range(key, given)}" for key, given in space.items()]
-
-
-def _range(key: str, given: str | tuple[Any, ...] | list[Any]) -> str:
-    given = native_literal(given)
-    if isinstance(given, str):
-        return given
-    try:
-        if isinstance(given, list):
-            return write_distribution(choices(given))
-        low, high, *scale = given
-        if scale not in ([], ["log"]):
-            raise ValueError('it must be (low, high) or (low, high, "log")')
-        return write_distribution(numbers(low, high, log=bool(scale)))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"space {key}={given!r}: {error}") from None
-
-
-def _value(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _objectives(value: str | Sequence[str] | None) -> list[str] | None:
-    """Return the objective, or each of several, as `--objective` takes them."""
-    if value is None:
-        return None
-    return [value] if isinstance(value, str) else list(value)
-
-
-def _text(value: str | Path | None) -> str | None:
-    return None if value is None else str(value)

@@ -15,11 +15,18 @@ from tune.cli.prepare import Prepared, prepare
 from tune.cli.searching import check_batched, check_machine
 from tune.cli.session import Session
 from tune.cli.stop import DONE, Ended
-from tune.experiments import Experiment
+from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.s3 import copy
 from tune.object_store.study_sync import copy_group_log
 from tune.study.agenda import Expected
-from tune.study.group import Group, is_group, manifest_in, member_name, members
+from tune.study.group import (
+    Group,
+    OwnComparison,
+    is_group,
+    manifest_in,
+    member_name,
+    members,
+)
 
 
 def run_settings(
@@ -35,7 +42,7 @@ def run_settings(
         UserError: wrong use, of any of the settings, before the first trial of the first.
     """
     _refuse_fronts(options)
-    name, comparison = _comparison(options, experiment)
+    name, comparison = comparison_of(options, experiment)
     _refuse_shared_backbone(options, comparison)
 
     if options.setting is None:
@@ -71,7 +78,8 @@ def run_settings(
 
     searched = sorted({name for one in prepared for name in one.manifest.space})
     objective = prepared[0].manifest.objective
-    group = Group.open(storage / name, experiment.name, objective, searched)
+    own = own_comparison(experiment, comparison)
+    group = Group.open(storage / name, experiment.name, objective, searched, own)
     copy_group_log(group.folder)  # before its members, which name it
     return _run_all(prepared, options, budget_s, group, caller)
 
@@ -86,9 +94,13 @@ def _refuse_fronts(options: Options) -> None:
         )
 
 
-def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparison]:
+def comparison_of(options: Options, experiment: Experiment) -> tuple[str, Comparison]:
     """Return the comparison that was asked for, or that the setting belongs to, and the name of its
-    group."""
+    group.
+
+    Raises:
+        UserError: there is none of that name.
+    """
     known = experiment.comparisons
 
     if options.compare is not None and options.setting is not None:
@@ -117,6 +129,16 @@ def _comparison(options: Options, experiment: Experiment) -> tuple[str, Comparis
         comparison = comparison.without(comparison.controls)
 
     return options.study or _default_name(experiment, key), comparison
+
+
+def own_comparison(experiment: Experiment, comparison: Comparison) -> OwnComparison | None:
+    """Return a comparison of the user's own by its name; None for one of the registry."""
+    if experiment.name in EXPERIMENTS:
+        return None
+    for name, known in experiment.comparisons.items():
+        if known.settings.keys() >= comparison.settings.keys():
+            return OwnComparison(name, comparison)
+    return None
 
 
 def _default_name(experiment: Experiment, key: str) -> str:
@@ -203,7 +225,7 @@ def _run_all(
                     break
 
         if group is not None and len(prepared) > 1 and not session.stop.reason:
-            publish(group)
+            publish(group, shown=caller.progress != "none")
             group.emit("finish", state="FINISHED")
             copy_table(group.folder)
 

@@ -115,7 +115,7 @@ def run_searches(
     Raises:
         UserError: wrong use, before the first trial.
     """
-    from tune.cli.compare import copy_table, one_ray
+    from tune.cli.compare import copy_table, one_ray, own_comparison
     from tune.reports.table_files import publish
 
     storage = folder.parent
@@ -138,7 +138,8 @@ def run_searches(
 
     check_machine(first, options)
     objective = first.manifest.objective
-    group = Group.open(folder, experiment.name, objective, sorted(first.manifest.space))
+    own = own_comparison(experiment, comparison)
+    group = Group.open(folder, experiment.name, objective, sorted(first.manifest.space), own)
     group.ask_for(wanted)
     copy_group_log(folder)
 
@@ -148,7 +149,7 @@ def run_searches(
         with one_ray(options):
             code = _run_each(session, studies, group)
         if options.search is None and not session.stop.reason:
-            publish(group)
+            publish(group, shown=caller.progress != "none")
             group.emit("finish", state="FINISHED")
             copy_table(folder)
     return session.ended(code)
@@ -209,7 +210,9 @@ def members_of(
     pins = options.set or []
     # comparisons under different --seed split the data differently too
     split_seed = _MOST_SEARCHES * options.seed + number - 1
-    split = [] if _is_pinned("data.seed", pins) else [f"data.seed={split_seed}"]
+    # A function splits its data itself.
+    is_split = experiment.function is not None or _is_pinned("data.seed", pins)
+    split = [] if is_split else [f"data.seed={split_seed}"]
     own = _own_pins(pins)
     common = replace(options, seed=seed, set=[*own, *split], compare=None, searches=None)
 

@@ -35,26 +35,28 @@ class _Shown:
     show: Callable[[Console], None]
 
 
-def publish(group: Path | Group) -> None:
+def publish(group: Path | Group, *, shown: bool = True) -> None:
     """Print the table and write its files; a `Group` also gets events, which MLflow shows.
 
     Args:
         group: folder of the settings, or the group that they were run as.
+        shown: print it.
     Raises:
         UserError: none of the settings has begun.
     """
     folder = group.folder if isinstance(group, Group) else group
-    shown = _several(folder) if has_searches(folder) else _single(folder)
+    table = _several(folder) if has_searches(folder) else _single(folder)
 
     folder.mkdir(exist_ok=True)
-    figure = shown.draw(folder / "table.png")
-    write_atomically(folder / "table.md", shown.markdown)
-    write_atomically(folder / "table.csv", shown.csv)
-    write_atomically(folder / "table.html", shown.page(figure))
+    figure = table.draw(folder / "table.png")
+    write_atomically(folder / "table.md", table.markdown)
+    write_atomically(folder / "table.csv", table.csv)
+    write_atomically(folder / "table.html", table.page(figure))
 
-    shown.show(wide_console())
+    if shown:
+        table.show(wide_console())
     if isinstance(group, Group):
-        _log(shown.table, group)
+        _log(table.table, group)
 
 
 def _single(folder: Path) -> _Shown:

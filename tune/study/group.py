@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from search_spaces.settings import Comparison, Method
+from search_spaces.settings import Comparison, Fixed, Method
 from trainables.errors import UserError
 from tune.command_line import command
 from tune.experiments import EXPERIMENTS
@@ -27,6 +27,38 @@ def member_name(group: str, setting: str, search: int | None = None) -> str:
     """Name of a setting's study; with its number where the group has several searches of each."""
     name = f"{group}-{setting}"
     return name if search is None else f"{name}-r{search}"
+
+
+@dataclass(frozen=True)
+class OwnComparison:
+    """A comparison of the user's own experiment."""
+
+    name: str
+    """Name in `--compare`."""
+    comparison: Comparison
+    """Its settings fix values, and do nothing else."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry in the group's log."""
+        settings = {
+            name: {"about": one.about, "values": one.values}
+            for name, one in self.comparison.settings.items()
+        }
+        return {
+            "name": self.name,
+            "title": self.comparison.title,
+            "settings": settings,
+            "questions": dict(self.comparison.questions),
+        }
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "OwnComparison":
+        """The comparison of an entry in a group's log."""
+        settings = {name: Fixed(**one) for name, one in entry["settings"].items()}
+        comparison = Comparison(
+            title=entry["title"], settings=settings, questions=entry["questions"]
+        )
+        return cls(entry["name"], comparison)
 
 
 @dataclass(frozen=True)
@@ -53,9 +85,19 @@ class Group:
         return {"name": self.name, "id": self.id}
 
     @classmethod
-    def open(cls, folder: Path, experiment: str, objective: str, searched: list[str]) -> "Group":
+    def open(
+        cls,
+        folder: Path,
+        experiment: str,
+        objective: str,
+        searched: list[str],
+        own: OwnComparison | None = None,
+    ) -> "Group":
         """The group in `folder`, which is created where there is none.
 
+        Args:
+            own: comparison that is in no registry, for the group's log: a table of it needs none
+                of the user's code.
         Raises:
             UserError: the folder holds a study, or is not writable.
         """
@@ -68,7 +110,7 @@ class Group:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 if not is_group(folder):
-                    _begin(folder, experiment, objective, searched)
+                    _begin(folder, experiment, objective, searched, own)
         except OSError as error:
             raise UserError(
                 f"cannot write to {error.filename or folder}: {error.strerror}; "
@@ -134,8 +176,15 @@ def _kind(folder: Path) -> str | None:
     return str(events[0].get("kind", STUDY))
 
 
-def _begin(folder: Path, experiment: str, objective: str, searched: list[str]) -> None:
+def _begin(
+    folder: Path,
+    experiment: str,
+    objective: str,
+    searched: list[str],
+    own: OwnComparison | None,
+) -> None:
     """Write the first event of a group's log."""
+    more = {} if own is None else {"comparison": own.as_json()}
     with closing(EventLog(folder / LOG)) as log:
         log.append(
             "study",
@@ -148,6 +197,7 @@ def _begin(folder: Path, experiment: str, objective: str, searched: list[str]) -
             kind=GROUP,
             experiment=experiment,
             objective=objective,
+            **more,
         )
 
 
@@ -180,7 +230,24 @@ def members(folder: Path, search: int | None = None) -> Members | None:
                 resume = command("run", *words, storage=folder.parent, anywhere=True)
                 asked = comparison.without(comparison.controls - begun.keys())
                 return Members(asked, resume, begun)
-    return None
+    return _own_members(folder, search)
+
+
+def _own_members(folder: Path, search: int | None) -> Members | None:
+    """The same for a comparison of the user's own, which the group's log has."""
+    events, _ = EventLog.read(folder / LOG, 0, limit=1)
+    recorded = events[0].get("comparison") if events else None
+    if recorded is None:
+        return None
+
+    own = OwnComparison.from_json(recorded)
+    begun = _begun(folder, own.comparison, search)
+    manifests = [read_manifest(path / "study.json") for path in begun.values()]
+    if not manifests or {one.experiment for one in manifests} != {events[0]["experiment"]}:
+        return None
+    words = [manifests[0].typed_experiment, "--compare", own.name]
+    resume = command("run", *words, storage=folder.parent, anywhere=True)
+    return Members(own.comparison, resume, begun)
 
 
 def manifest_in(folder: Path, search: int | None = None) -> Path | None:
