@@ -90,19 +90,3 @@ def test_a_study_that_searches_by_them_has_both_on_record(
     image = 3 * 8 * 8 * 4 / 1e6
     assert weights + image < run.metrics[MEMORY] < weights + 1
     assert run.metrics[f"best/{MEMORY}"] == run.metrics[MEMORY]
-
-
-def test_a_study_that_does_not_measures_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(inference_cost, "inference_costs", lambda *_: 1 / 0)
-    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
-    config = ClassifierConfig(
-        data=DataConfig(name="digits", image_size=8),
-        backbone=BackboneConfig(width=8),
-        train=TrainConfig(epochs=1, epoch_images=64, batch_size=32),
-    )
-    folder = one_trial(tmp_path, "small", "pretrain", config)
-    metrics = read_record(folder).trials[0].metrics
-    assert "model/parameters" in metrics
-    assert not {LATENCY, MEMORY} & metrics.keys()

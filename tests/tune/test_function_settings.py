@@ -80,6 +80,7 @@ def test_settings_that_cannot_be_are_refused(compare: Any, said: str) -> None:
     assert said in str(error.value)
 
 
+@pytest.mark.heavy
 def test_settings_of_a_function_are_searched_and_compared(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

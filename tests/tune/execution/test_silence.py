@@ -86,6 +86,7 @@ def test_a_function_in_another_thread_is_left_too(tmp_path: Path) -> None:
     assert [outcome.reason for outcome in found] == ["hung"]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_trial_whose_process_had_to_end_itself_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -210,6 +210,7 @@ def check_kills(
 ACTIONS = pytest.mark.parametrize("action", [rename, archive, delete])
 
 
+@pytest.mark.heavy
 @ACTIONS
 def test_a_command_that_was_killed_is_repeated(
     first: Path,

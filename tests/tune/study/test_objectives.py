@@ -36,6 +36,7 @@ from tune.study.objectives import (
     parse_objectives,
     with_objectives,
 )
+from tune.study.objectives import measured as measured_at_the_end
 from tune.study.record import read_record
 from tune.study.work import Outcome
 
@@ -70,6 +71,8 @@ def test_objectives_are_read_as_they_are_typed() -> None:
     # a loss of a function is maximized with its sign changed
     assert parse_objectives(["-loss", "-seconds"], "val/-loss") == ["val/-loss", "-val/seconds"]
     assert parse_objective("-latency") == Objective("model/latency_ms", minimized=True)
+    assert measured_at_the_end([TOP1, TIME]) == []
+    assert measured_at_the_end([TOP1, parse_objective("-latency")]) == ["model/latency_ms"]
     # what a function reports under that name, as nothing is known of its network
     own = parse_objectives(["top1", "-latency", "-hours"], "val/top1", function=True)
     assert own == ["val/top1", "-val/latency", "-time/hours"]
