@@ -98,7 +98,7 @@ def _peak_on_cpu(answer: Answer) -> int:
     with torch.profiler.profile(activities=[cpu], profile_memory=True) as profile:
         answer()
 
-    results: Any = profile.profiler.kineto_results  # type: ignore[union-attr]
+    results: Any = profile.profiler.kineto_results
     changes = [event for event in results.events() if event.name() == _ALLOCATION]
     changes.sort(key=lambda event: event.start_ns())
     held = peak = 0
