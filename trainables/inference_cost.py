@@ -1,4 +1,4 @@
-"""What it costs to predict by an exported model: the time and the memory that one image takes.
+"""The costs of predicting by an exported model: time and memory that one image takes.
 
 Both are measured on the model as it is served: an image (3, S, S) uint8 of the size of training in
 memory, normalisation, network, and the answer back in memory. They are objectives of a search
