@@ -1,20 +1,16 @@
 """Sampled moments of a study on Ray: the driver is killed at a change of its own, or a trial's
 process at one of its own, which the run has to notice and to mend by itself."""
 
-import contextlib
 import os
 import random
-import shutil
-import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests import REPO
+from tests.crash.marked import MARK, end_marked
 from tests.crash.operations import from_start, preloaded, read_changes
 from tests.crash.outcome import Facts, constant, differences, facts_of
 from tests.crash.tiny import Home, TinyStudy
@@ -40,7 +36,6 @@ EXPERIMENT = replace(TOY, name="mine")
 VICTIMS = ("driver", "trial")
 _TRIAL_CHANGES = 60
 """A trial's process makes more changes than these."""
-_MARK = "VISTUNE_TEST_MARK"
 _PATIENCE_S = 600.0
 
 
@@ -118,7 +113,7 @@ class RayStudy:
         mark = uuid.uuid4().hex
         cache = str(self.home.path.parent / "cache")  # with MLflow's empty database, made once
         environment = environment | {
-            _MARK: mark,
+            MARK: mark,
             "VISTUNE_CACHE": cache,
             "PYTHONPATH": str(REPO),
             "MLFLOW_TRACKING_URI": "",
@@ -140,35 +135,7 @@ class RayStudy:
             try:
                 return process.wait(_PATIENCE_S)
             finally:
-                _end_all(mark)
+                end_marked(mark)
 
     def _tail(self) -> str:
         return " | ".join(self.home.said.read_text(errors="replace").strip().splitlines()[-5:])
-
-
-def _end_all(mark: str) -> None:
-    """Kill all processes with this mark in their environment, and wait until they are gone."""
-    wanted = f"{_MARK}={mark}".encode()
-    deadline = time.monotonic() + 60
-    while pids := list(_marked(wanted)):
-        assert time.monotonic() < deadline, f"processes {pids} do not end"
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
-
-
-def _marked(wanted: bytes) -> Iterator[int]:
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended while we looked
-            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
-            is_ours = wanted in (process / "environ").read_bytes().split(b"\0")
-            if is_ours and state != "Z":
-                yield int(process.name)
-
-
-def try_on_ray(folder: Path, workers: int, points: int, seed: int) -> dict[str, list[str]]:
-    """Try sampled crashes; returns crash -> everything that is wrong after it."""
-    shutil.rmtree(folder, ignore_errors=True)
-    study = RayStudy(folder, workers)
-    return {str(crash): study.after(crash) for crash in study.crashes(points, seed)}

@@ -1,9 +1,9 @@
 """A long study in which everything is killed at random: `python -m tests.crash.soak`.
 
-Two thousand trials of the toy on Ray, half an hour on two cores, fifty kills: of the driver, which
-is started again by the same command, of a trial's process, and of MLflow's server, which comes back
-on the same port. Where libfaketime is installed (Debian: libfaketime) every other start of the
-driver has a clock that is hours wrong.
+Two thousand trials of a function on Ray, half an hour on two cores, fifty kills: of the driver,
+which is started again by the same command, of a trial's process, and of MLflow's server, which
+comes back on the same port. Where libfaketime is installed (Debian: libfaketime) every other start
+of the driver has a clock that is hours wrong.
 
 At the end not one trial is lost, and none is there twice: in the log, in Optuna's journal, in
 MLflow; and nothing has grown that should not (`growth.py`).
@@ -24,7 +24,6 @@ import time
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,17 +31,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tests import REPO
+from tests.crash.function import FUNCTION
 from tests.crash.growth import Growth, Use
+from tests.crash.marked import MARK, end_marked, marked
 from tests.mlflow_store import rows
 from trainables.files import is_partial
 from tune.study.events import EventLog
 
-MINE = """
-from dataclasses import replace
-from tests.toy import TOY
-EXPERIMENT = replace(TOY, name="mine")
-"""
-MARK = "VISTUNE_TEST_MARK"
+Process = subprocess.Popen[bytes]
 VICTIMS = ("driver", "trial", "mlflow")
 CLOCKS = ("-3h", "+5h")
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
@@ -71,13 +67,14 @@ class Soak:
         self.port = _free_port()
         self.study = self.folder / "runs/mine"
         self.log = self.study / "events.jsonl"
+        self._servers: list[Process] = []
         self._ended = 0
         self._offset = 0
-        (self.folder / "mine.py").write_text(MINE)
+        (self.folder / "mine.py").write_text(FUNCTION)
 
     # -- processes
 
-    def start_mlflow(self) -> "subprocess.Popen[bytes]":
+    def start_mlflow(self) -> Process:
         """Start MLflow's server, without waiting for it."""
         storage = self.folder / "runs"
         storage.mkdir(exist_ok=True)
@@ -88,15 +85,17 @@ class Soak:
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
-        return subprocess.Popen(
+        server = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *words],
             env=environment,
             stdout=(self.folder / "mlflow.txt").open("ab"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self._servers.append(server)
+        return server
 
-    def start_driver(self, number: int) -> "subprocess.Popen[bytes]":
+    def start_driver(self, number: int) -> Process:
         """Start the command; the clock of every other start is wrong."""
         environment = os.environ | {
             MARK: self.mark,
@@ -112,7 +111,7 @@ class Soak:
             }
             self.shifted += 1
         words = ["--storage", "runs", "--trials", str(self.trials), "--repeats", "0"]
-        words += ["--concurrent", "2", "--pictures", "none", "--set", "train.epochs=2"]
+        words += ["--concurrent", "2", "--pictures", "none"]
         return subprocess.Popen(
             [sys.executable, str(REPO / "tune/run.py"), "mine.py", *words],
             cwd=self.folder,
@@ -121,15 +120,6 @@ class Soak:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-
-    def marked(self) -> Iterator[tuple[int, str]]:
-        """Ids and command lines of everything that a driver has started."""
-        wanted = f"{MARK}={self.mark}".encode()
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                if wanted in (process / "environ").read_bytes().split(b"\0"):
-                    words = (process / "cmdline").read_bytes().replace(b"\0", b" ")
-                    yield int(process.name), words.decode(errors="replace")
 
     # -- the run
 
@@ -154,7 +144,7 @@ class Soak:
                 if code == 0:
                     break
                 if code is not None:
-                    self._end_marked()
+                    end_marked(self.mark)
                     driver = self.start_driver(next(starts))
                     self.growth.begin()
                     continue
@@ -166,9 +156,10 @@ class Soak:
                     due = ended + self._next_kill()
             return self._finish(driver, mlflow)
         finally:
-            self._end_marked()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(mlflow.pid, signal.SIGKILL)
+            end_marked(self.mark)
+            for server in self._servers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(server.pid, signal.SIGKILL)
 
     def ended(self) -> int:
         """Trials that have ended, by the log, of which only what is new is read."""
@@ -180,27 +171,27 @@ class Soak:
         """Trials until the next kill."""
         return self.draw.randint(1, max(2, 2 * self.trials // (self.kills + 1)))
 
-    def _kill(self, driver: "subprocess.Popen[bytes]", mlflow: "subprocess.Popen[bytes]") -> None:
+    def _kill(self, driver: Process, mlflow: Process) -> None:
         victim = self.draw.choice(VICTIMS)
         if victim == "driver":
             driver.kill()
         elif victim == "mlflow":
             os.killpg(mlflow.pid, signal.SIGKILL)
         else:
-            trials = [pid for pid, words in self.marked() if words.startswith("ray::")]
+            trials = [pid for pid, words in marked(self.mark) if words.startswith("ray::")]
             if not trials:
                 return
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.draw.choice(trials), signal.SIGKILL)
         self.killed[victim] += 1
 
-    def _finish(self, driver: "subprocess.Popen[bytes]", mlflow: "subprocess.Popen[bytes]") -> int:
+    def _finish(self, driver: Process, mlflow: Process) -> int:
         """Let the driver end, and bring MLflow up to date."""
         if driver.poll() is None:
             driver.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 driver.wait(180)
-        self._end_marked()
+        end_marked(self.mark)
         if mlflow.poll() is not None:
             self.start_mlflow()
         self._await_mlflow()
@@ -223,13 +214,6 @@ class Soak:
                 assert time.monotonic() < deadline, "MLflow's server does not answer"
                 time.sleep(0.5)
 
-    def _end_marked(self) -> None:
-        while pids := [pid for pid, _ in self.marked()]:
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.1)
-
     def _note(self, pid: int, ended: int) -> None:
         with contextlib.suppress(OSError, KeyError):  # it has just ended
             process = Path(f"/proc/{pid}")
@@ -240,7 +224,7 @@ class Soak:
                 int(status["VmRSS"].split()[0]) / 1024,
                 len(list((process / "fd").iterdir())),
                 int(status["Threads"]),
-                sum(1 for _ in self.marked()),
+                sum(1 for _ in marked(self.mark)),
             )
             self.growth.uses[-1].append(use)
 

@@ -16,29 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tests.crash.function import FUNCTION
 from tests.crash.operations import watch
 from tests.toy import TOY, space_with_bugs
 from tune.experiments import EXPERIMENTS
-
-FUNCTION = '''
-"""A curve that its learning rate bends: saved and reported like a training."""
-
-from vistune import function_experiment
-
-
-def train(config, run):
-    """Two epochs."""
-    for epoch in run.epochs(2):
-        worth = (1 - abs(config["lr"] - 0.3)) * (epoch + 1) / 2
-        run.save(epoch=epoch, worth=worth)
-        run.report(accuracy=worth)
-    run.test(accuracy=worth)
-
-
-EXPERIMENT = function_experiment(
-    train, objective="accuracy", space={"lr": (0.01, 1.0, "log")}, default={"lr": 0.05}
-)
-'''
 
 _SHORT = ("--set", "train.epochs=2")
 _LOGS = ("--log", "csv", "--log", "tensorboard")

@@ -1,0 +1,82 @@
+"""Servers on this machine that studies are sent to."""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+BUCKET = "vistune-acts"
+_KEY = "acts"
+
+
+@contextlib.contextmanager
+def password_server() -> Iterator[tuple[int, list[str]]]:
+    """A server that wants a password, and has nothing to offer.
+
+    Yields:
+        Its port, and the paths that it was asked for with a password.
+    """
+    authorised: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            knows = "Authorization" in self.headers
+            if knows:
+                authorised.append(self.path)
+            self.send_error(404 if knows else 401)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port, authorised
+    finally:
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def bucket_server() -> Iterator[dict[str, str]]:
+    """moto's S3 with an empty bucket.
+
+    Yields:
+        The environment in which commands find it.
+    """
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": _KEY,
+        "AWS_SECRET_ACCESS_KEY": _KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    _client(environment).create_bucket(Bucket=BUCKET)
+    try:
+        yield environment
+    finally:
+        server.stop()
+
+
+def names_in_bucket(environment: dict[str, str]) -> list[str]:
+    """Keys of all objects, of a thousand at most."""
+    found = _client(environment).list_objects_v2(Bucket=BUCKET)
+    return [entry["Key"] for entry in found.get("Contents", [])]
+
+
+def _client(environment: dict[str, str]) -> Any:
+    import boto3
+
+    return boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=_KEY,
+        aws_secret_access_key=_KEY,
+        region_name=environment["AWS_DEFAULT_REGION"],
+    )

@@ -1,0 +1,87 @@
+"""`tune/run.py` of any checkout with the toy as an experiment, and one thing that goes wrong.
+
+    python toy_command.py CHECKOUT toy [options]
+
+Imports nothing of this checkout: what it needs of the product is in all of them. VISTUNE_ACT says
+what goes wrong, in the processes that this one forks too:
+
+    errno:ESTALE    files of weights in a trial's folder cannot be written
+    broken          no trial can build its network
+    broken:first    the default cannot
+    killed          the process ends between writing trial 1's checkpoint and renaming it
+    spot            the process of a trial ends after each of its first epochs (`Spot`)
+"""
+
+import errno
+import os
+import runpy
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Prepare what goes wrong, and run the command."""
+    checkout = sys.argv.pop(1)
+    sys.path.insert(0, checkout)
+    name, _, detail = os.environ.get("VISTUNE_ACT", "").partition(":")
+    if name == "errno":
+        sys.addaudithook(_no_writes(getattr(errno, detail)))
+    if name == "killed":
+        sys.addaudithook(_end_at_rename)
+
+    from tests.toy import TOY, Toy
+    from tune.experiments import EXPERIMENTS
+
+    if name == "broken":
+        Toy.forward = _broken(Toy.forward, first=detail == "first")
+    spot = replace(TOY, model=_spot_model)
+    EXPERIMENTS["toy"] = spot if name == "spot" else TOY
+    sys.argv[0] = f"{checkout}/tune/run.py"
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _no_writes(code: int) -> Any:
+    """An audit hook that lets no weights be written."""
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event != "open" or not isinstance(arguments[0], str):
+            return
+        path, mode, flags = arguments
+        writes = any(letter in (mode or "") for letter in "wax+")
+        writes = writes or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if writes and "/trials/" in path and ".pt" in Path(path).name:
+            raise OSError(code, os.strerror(code), path)
+
+    return hook
+
+
+def _end_at_rename(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook that ends the process with a partial file in a trial's folder."""
+    if event == "os.rename" and "/trials/0001/last.pt" in str(arguments[0]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _broken(forward: Any, first: bool) -> Any:
+    """The toy's forward, which fails as a missing library would make it fail."""
+
+    def broken(self: Any, batch: Any) -> Any:
+        if not first or self.config.optim.lr == 0.01:
+            raise ImportError("libcudnn.so.9: cannot open shared object file")
+        return forward(self, batch)
+
+    return broken
+
+
+def _spot_model() -> Any:
+    from spot import Spot  # type: ignore[import-not-found]  # in a folder of the path, as `Place` has it
+
+    from tests.toy import ToyConfig
+
+    return Spot, ToyConfig
+
+
+if __name__ == "__main__":
+    main()
