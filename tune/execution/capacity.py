@@ -31,26 +31,47 @@ class ConcurrencyLimit:
     def __init__(self, group: WorkerGroup, concurrent: int | None):
         self.group = group
         self.concurrent = concurrent
+        self._unused = 0
         self._looked_up_at = -math.inf
         self._capacity = 1
 
     def __call__(self) -> int:
-        if self.concurrent is not None:
+        if self.concurrent is not None and not self._unused:
             return self.concurrent
         if time.monotonic() - self._looked_up_at > _REFRESH_S:
-            self._capacity = _capacity(self.group)
+            self._capacity = _capacity(self.group, self._unused)
             self._looked_up_at = time.monotonic()
+        if self.concurrent is not None:
+            return min(self.concurrent, self._capacity)
         return self._capacity
 
+    def leave_out(self, workers: int) -> None:
+        """Count a machine no more, on which so many workers would fit. A group of workers that
+        waits for its place gives up: there are to be no more groups than the others hold."""
+        self._unused += workers
+        self._looked_up_at = -math.inf
 
-def _capacity(group: WorkerGroup) -> int:
-    """Number of such groups that the cluster can run at a time, at least 1."""
+
+def workers_on(resources: dict[str, float], group: WorkerGroup) -> int:
+    """Workers of such a group that fit on a machine with these resources."""
+    workers = _times(resources.get("CPU", 0.0), group.cpus)
+    if group.gpus:
+        workers = min(workers, _times(resources.get("GPU", 0.0), group.gpus))
+    return workers
+
+
+def _capacity(group: WorkerGroup, unused: int) -> int:
+    """Number of such groups that the cluster can run at a time, at least 1.
+
+    Args:
+        unused: workers that would fit on machines which get none.
+    """
     resources = cluster_resources()
     if group.gpus:
         workers = _times(resources["GPU"], group.gpus)
     else:
         workers = _times(resources["CPU"], group.cpus)
-    return max(1, workers // group.workers)
+    return max(1, (workers - unused) // group.workers)
 
 
 def on_a_cluster() -> bool:

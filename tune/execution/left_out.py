@@ -10,51 +10,50 @@ from typing import Any
 import ray
 from ray.tune import PlacementGroupFactory
 
-from tune.execution.worker_group import WorkerGroup
+from tune.execution.capacity import ConcurrencyLimit, workers_on
+from tune.execution.worker_group import WorkerGroup, others_than
 
 WITHOUT = "without"
 """Key of a Tune config: ids of the machines that the trial must not run on."""
-_NODE_ID = "ray.io/node-id"
 
 
 class LeftOut:
-    """The machines, of trials of one worker; those of several are placed by Ray Train.
+    """The machines.
 
     Args:
         group: what a trial needs.
+        limit: of trials at a time, which becomes smaller with every machine that is left out.
 
     Attributes:
         ids: those of the machines, as Ray names them.
     """
 
-    def __init__(self, group: WorkerGroup):
+    def __init__(self, group: WorkerGroup, limit: ConcurrencyLimit):
         self.ids: list[str] = []
         self._group = group
+        self._limit = limit
 
     def add(self, address: str) -> bool:
-        """Leave a machine out; False where no other one would be there for a trial."""
-        if self._group.workers > 1:
-            return False
-
-        theirs = []
-        others = 0
+        """Leave a machine out; False where the other ones have no place for a trial."""
+        ids = []
+        here = 0
+        elsewhere = 0
         for node in ray.nodes():
             if not node["Alive"] or node["NodeID"] in self.ids:
                 continue
+            workers = workers_on(node["Resources"], self._group)
             if node["NodeManagerAddress"] == address:
-                theirs.append(node["NodeID"])
-            elif self._is_enough(node["Resources"]):
-                others += 1
+                ids.append(node["NodeID"])
+                here += workers
+            else:
+                elsewhere += workers
 
-        if not theirs or not others:
+        if not ids or elsewhere < self._group.workers:
             return False
-        self.ids += theirs
+        self.ids += ids
+        if self._group.workers > 1:  # one worker waits for its place without giving up
+            self._limit.leave_out(here)
         return True
-
-    def _is_enough(self, resources: dict[str, float]) -> bool:
-        """True for what a machine has where a trial fits."""
-        cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        return cpus >= self._group.cpus and gpus >= self._group.gpus
 
 
 class Request:
@@ -72,5 +71,4 @@ class Request:
         without = config.get(WITHOUT)
         if not without:
             return self._plain
-        others = f"!in({','.join(without)})"
-        return PlacementGroupFactory([self._bundle], bundle_label_selector=[{_NODE_ID: others}])
+        return PlacementGroupFactory([self._bundle], bundle_label_selector=[others_than(without)])

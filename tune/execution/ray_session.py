@@ -20,12 +20,16 @@ from trainables.errors import UserError, first_line
 from tune.execution import ahead, launch_worker, silent_agent, template
 from tune.execution.capacity import on_a_cluster
 from tune.execution.code_path import OwnCodeFirst
+from tune.execution.session_folder import SessionFolder, remove_old
 from tune.execution.socket_folder import socket_folder
 
 _CONNECT_TIMEOUT_S = 10.0
 _OBJECT_STORE_BYTES = 128 * 2**20
 _LAUNCHER = str(Path(launch_worker.__file__).resolve())
 _AGENT = str(Path(silent_agent.__file__).resolve())
+
+_folder: SessionFolder | None = None
+"""The folder of the Ray that was started here."""
 
 
 @contextlib.contextmanager
@@ -43,6 +47,9 @@ def ray_session(workers: int = 1) -> Iterator[None]:
     _take_signals_back()
     try:
         yield
+    except BaseException:
+        keep_logs()
+        raise
     finally:
         if started_here:
             stop_ray()
@@ -67,9 +74,20 @@ def _take_signals_back() -> None:
 
 def stop_ray() -> None:
     """Stop the Ray that `start_ray` has started here."""
+    global _folder
     ray.shutdown()
     template.end()
     ahead.release()
+    if _folder is not None:
+        _folder.remove()
+        _folder = None
+
+
+def keep_logs() -> None:
+    """Keep the logs of Ray's processes when it is stopped: one of them was lost, or the run
+    failed."""
+    if _folder is not None:
+        _folder.is_wanted = True
 
 
 def start_ray(cpus: int | None = None, dashboard: bool = False) -> bool:
@@ -116,6 +134,7 @@ def _start_or_connect(cpus: int | None, dashboard: bool) -> bool:
 
 def _start(cpus: int | None, dashboard: bool) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # one user, this machine only
+    global _folder
     temp_dir = socket_folder()
     port = _free_port()
     if dashboard:  # the address of this Ray, whichever others run on the machine
@@ -140,6 +159,13 @@ def _start(cpus: int | None, dashboard: bool) -> None:
             f"Ray did not start on this machine ({first_line(error)}); "
             "run the same command again, or add --local"
         ) from error
+    _folder = SessionFolder(_session_folder())
+    remove_old(_folder.path.parent)
+
+
+def _session_folder() -> Path:
+    """The folder of the Ray that has just been started, which its public functions do not tell."""
+    return Path(ray._private.worker._global_node.get_session_dir_path())
 
 
 def _connect(address: str) -> None:

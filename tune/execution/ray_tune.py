@@ -26,7 +26,7 @@ from ray.tune.search import Searcher
 from trainables.errors import UserError
 from tune.execution.capacity import ConcurrencyLimit, gpus_of_a_worker, refuse_what_never_fits
 from tune.execution.left_out import WITHOUT, LeftOut, Request
-from tune.execution.ray_session import ray_session
+from tune.execution.ray_session import keep_logs, ray_session
 from tune.execution.runtimes import TuneRuntime
 from tune.execution.trial import run
 from tune.execution.worker_group import WorkerGroup, run_with_workers
@@ -131,13 +131,16 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         if self.study.stopping or "message" not in result:
             return TrialScheduler.STOP
         with self.guard:
-            node = str(result.get("node_ip"))
-            return self._on_message(trial, json.loads(result["message"]), node)
+            message = json.loads(result["message"])
+            # of several workers: the machines of those that it is about
+            nodes = message.pop("nodes", [str(result.get("node_ip"))])
+            return self._on_message(trial, message, nodes)
         return TrialScheduler.STOP  # the guard has kept an error
 
-    def _on_message(self, trial: Trial, message: dict[str, Any], node: str) -> str:
+    def _on_message(self, trial: Trial, message: dict[str, Any], nodes: list[str]) -> str:
         work = _work_of(trial)
         kind = message.pop("kind")
+        node = nodes[0] if nodes else None
         if kind == "storage failed":
             self.study.put_back(work, StorageFailed(message["error"], message["code"]), node)
             return TrialScheduler.STOP
@@ -149,7 +152,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
         else:
             if self.study.is_new_epoch(work, message["epoch"]):
                 self._forget_losses(trial)
-            if self.study.reported(work, **message, node=node):
+            if self.study.reported(work, message["epoch"], message["metrics"], *nodes):
                 return TrialScheduler.CONTINUE
             self.study.ended(work, self.study.pruned(work))
             return TrialScheduler.STOP
@@ -181,6 +184,7 @@ class StudyScheduler(_Unpickled, FIFOScheduler):
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         if self.study.stopping or trial.status == Trial.ERROR:
             return  # Tune has ended this attempt and requeues the trial
+        keep_logs()
         work = _work_of(trial)
         if trial.status == Trial.PENDING and self._may_begin_again(work):
             self.study.requeue(work)
@@ -253,7 +257,7 @@ def search(
         group = WorkerGroup(workers, threads, gpus_of_a_worker(gpus_per_worker, device))
         refuse_what_never_fits(group)
         limit = ConcurrencyLimit(group, concurrent)
-        left_out = LeftOut(group)
+        left_out = LeftOut(group, limit)
         study.leave_out = left_out.add
         searcher = StudySearcher(study, guard, limit, left_out)
         try:
@@ -331,7 +335,8 @@ def run_workers_in_tune(
 ) -> None:
     """Run a Tune trial of several workers."""
     work = Work.from_json(config["work"])
-    run_with_workers(experiment, work, group, LOST_PROCESSES, patience_s)
+    without = config.get(WITHOUT, [])
+    run_with_workers(experiment, work, group, LOST_PROCESSES, patience_s, without)
 
 
 def _work_of(trial: Trial) -> Work:

@@ -68,9 +68,12 @@ class TrainRuntime:
         self.directory = directory
         self.rank = rank
         self.world_size = world_size
+        import ray.util
+
         self.device = choose_device()
         self._messages = messages
         self._replies = replies
+        self._node = ray.util.get_node_ip_address()
         # Train assigns this worker one of the GPUs that its process sees
         if self.device.type == "cuda":
             from ray.train.torch import get_device
@@ -85,5 +88,9 @@ class TrainRuntime:
     def send(self, kind: str, **fields: Any) -> None:
         """Send a message to the driver and wait until it has been handled. The process of a stopped
         trial is killed meanwhile."""
-        self._messages.put(json.dumps({"kind": kind, **fields}))
+        self.tell(kind, **fields)
         self._replies.get()
+
+    def tell(self, kind: str, **fields: Any) -> None:
+        """Send a message that nobody replies to."""
+        self._messages.put(json.dumps({"kind": kind, "node": self._node, **fields}))

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+_NODE_ID = "ray.io/node-id"
 _POLL_S = 0.5
 # A controller that finds no capacity for its workers gives up after so many starts, a minute each;
 # the default waits for ever.
@@ -54,8 +55,18 @@ class WorkerGroup:
     """GPUs of each worker: a share of one, or a whole number."""
 
 
+def others_than(nodes: Sequence[str]) -> dict[str, str]:
+    """The labels of all machines but some, which Ray labels with their ids."""
+    return {_NODE_ID: f"!in({','.join(nodes)})"} if nodes else {}
+
+
 def run_with_workers(
-    experiment: Experiment, work: Work, group: WorkerGroup, lost_processes: int, patience_s: float
+    experiment: Experiment,
+    work: Work,
+    group: WorkerGroup,
+    lost_processes: int,
+    patience_s: float,
+    without: Sequence[str] = (),
 ) -> None:
     """Do the work in a group of workers, which restarts from the checkpoint when a process is lost
     (`lost_processes` times at most without a new epoch) or memory runs out (until micro-batches
@@ -63,6 +74,7 @@ def run_with_workers(
 
     Args:
         patience_s: a process that makes no progress for so long ends itself.
+        without: ids of machines that get none of the workers.
     """
     os.environ |= _ENVIRONMENT
     runtime = TuneRuntime(Path(work.directory))
@@ -72,7 +84,7 @@ def run_with_workers(
     latest_epoch = 0
     while True:
         micro_batch = found_micro_batch(runtime.directory)
-        running = _RunningGroup(experiment, work, group, patience_s)
+        running = _RunningGroup(experiment, work, group, patience_s, without)
         error = running.forward_to(runtime)
         if error is None:
             return
@@ -84,16 +96,24 @@ def run_with_workers(
             lost += 1
         if lost > lost_processes:
             outcome = Outcome("FAIL", reason="process lost", error=redacted(str(error))[-4000:])
-            runtime.send("end", **asdict(outcome))
+            runtime.send("end", **asdict(outcome), nodes=[])
             return
 
 
 class _RunningGroup:
     """A trainer in a thread of its own, and the messages of its workers."""
 
-    def __init__(self, experiment: Experiment, work: Work, group: WorkerGroup, patience_s: float):
+    def __init__(
+        self,
+        experiment: Experiment,
+        work: Work,
+        group: WorkerGroup,
+        patience_s: float,
+        without: Sequence[str],
+    ):
         self.latest_epoch = 0
         """Last epoch that it has reported."""
+        self._nodes: set[str] = set()
         self._messages = Queue(actor_options={"num_cpus": 0})
         self._replies = Queue(actor_options={"num_cpus": 0})
         self._error: BaseException | None = None
@@ -101,7 +121,10 @@ class _RunningGroup:
         # The function is sent to the workers with all that it refers to: it must not refer to self.
         queues = self._messages, self._replies
         self._fit = _trainer(
-            lambda: _work_on_rank(experiment, work, queues, patience_s), group, self._scratch
+            lambda: _work_on_rank(experiment, work, queues, patience_s),
+            group,
+            self._scratch,
+            without,
         )
         self._thread = threading.Thread(target=self._run, name="trainer", daemon=True)
         self._thread.start()
@@ -124,10 +147,15 @@ class _RunningGroup:
                 message = json.loads(self._messages.get(timeout=_POLL_S))
             except Empty:
                 continue
+            node = message.pop("node")
+            if message["kind"] == "joined":
+                self._nodes.add(node)
+                continue
             if message["kind"] == "end" and message["state"] == "COMPLETE":
                 end = message  # sent when the group has ended and its resources are free
             else:
-                runtime.send(**message)
+                fails = message["kind"] not in ("start", "report")
+                runtime.send(**message, nodes=[node] if fails else sorted(self._nodes))
                 self.latest_epoch = message.get("epoch", self.latest_epoch)
             self._replies.put(None)
 
@@ -135,13 +163,19 @@ class _RunningGroup:
             queue.shutdown(force=True)
         shutil.rmtree(self._scratch, ignore_errors=True)
         if end is not None:
-            runtime.send(**end)
+            runtime.send(**end, nodes=sorted(self._nodes))
             return None
         return self._error or RuntimeError("the workers ended without a message")
 
 
-def _trainer(train: Callable[[], None], group: WorkerGroup, scratch: Path) -> Callable[[], Any]:
-    """A function that runs `train` in every worker of a new group, until all have ended."""
+def _trainer(
+    train: Callable[[], None], group: WorkerGroup, scratch: Path, without: Sequence[str]
+) -> Callable[[], Any]:
+    """A function that runs `train` in every worker of a new group, until all have ended.
+
+    Args:
+        without: ids of machines that get none of them.
+    """
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -155,6 +189,7 @@ def _trainer(train: Callable[[], None], group: WorkerGroup, scratch: Path) -> Ca
             num_workers=group.workers,
             use_gpu=bool(group.gpus),
             resources_per_worker=resources,
+            label_selector=others_than(without) or None,
         ),
         run_config=ray.train.RunConfig(
             name=scratch.name,
@@ -176,6 +211,7 @@ def _work_on_rank(
     context = ray.train.get_context()
     rank = context.get_world_rank()
     runtime = TrainRuntime(Path(work.directory), rank, context.get_world_size(), *queues)
+    runtime.tell("joined")
     if runtime.rank == 0:
         runtime.send("start")
     try:

@@ -4,7 +4,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,18 +110,16 @@ class Recording(Known):
             return False
         return OWN in self._database.frozen()[_trial_number(work)].user_attrs
 
-    def reported(
-        self, work: Work, epoch: int, metrics: dict[str, float], node: str | None = None
-    ) -> bool:
+    def reported(self, work: Work, epoch: int, metrics: dict[str, float], *nodes: str) -> bool:
         """Record an epoch, unless it is on record already. False: stop this trial now.
 
         Args:
-            node: the machine that it comes from, where there may be several.
+            nodes: the machines of its workers, where there may be several.
         Raises:
             TrialsFailAlike: trials of another machine failed in a row, and this one works.
         """
         if self.is_new_epoch(work, epoch):
-            self._record_epoch(work, epoch, metrics, node)
+            self._record_epoch(work, epoch, metrics, nodes or (None,))
         if work.kind != "trial":
             return True
 
@@ -133,15 +131,17 @@ class Recording(Known):
         return number == 0 or not stop
 
     def _record_epoch(
-        self, work: Work, epoch: int, metrics: dict[str, float], node: str | None
+        self, work: Work, epoch: int, metrics: dict[str, float], nodes: Sequence[str | None]
     ) -> None:
-        self._put_back.note_report(node)
+        for node in nodes:
+            self._put_back.note_report(node)
         if work.kind != "trial":
             self._emit_for("report", work, epoch=epoch, metrics=metrics)
             return
 
-        self._early.note_report(node)
-        self._record_failures(self._early.take(node))
+        for node in nodes:
+            self._early.note_report(node)
+            self._record_failures(self._early.take(node))
         if epoch == 1:
             if not self.manifest.function:  # which may report something else at every epoch
                 check_measured(metrics, self._objectives)

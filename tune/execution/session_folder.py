@@ -1,0 +1,116 @@
+"""The folder that Ray makes for every start on this machine: logs, sockets, what Tune writes down
+of each trial. Ray leaves it behind, 2 MB at least and 30 kB more for each trial.
+
+That of a run which ended in order is removed. Where something went wrong it stays for a day, for
+the logs of processes in it; so does that of a run that was killed. A lock on a file in the folder
+tells which are in use, and that they are ours: those of other programs are never touched.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_MARK = "vistune.lock"
+_KEPT_S = 24 * 3600.0
+"""So long the logs of a run stay that did not end in order."""
+_PATIENCE_S = 3.0
+"""Ray's last processes end so soon after it was stopped."""
+
+
+class SessionFolder:
+    """The folder of a Ray that this process has started.
+
+    Args:
+        path: of the folder.
+
+    Attributes:
+        is_wanted: somebody may want to read the logs: it stays when Ray has been stopped.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.is_wanted = bool(os.environ.get("RAY_TMPDIR"))  # who sets it wants to look
+        self._lock = _locked(path / _MARK)
+
+    def remove(self) -> None:
+        """Remove the folder, once Ray has been stopped; not where processes still use it."""
+        lock, self._lock = self._lock, None
+        if lock is None:
+            return
+        with contextlib.closing(lock):
+            if not self.is_wanted and _is_unused(self.path):
+                _remove(self.path)
+
+
+def remove_old(root: Path) -> None:
+    """Remove folders of runs of ours that ended, or were killed, a day ago or earlier.
+
+    Args:
+        root: the folder that holds them.
+    """
+    before = time.time() - _KEPT_S
+    for mark in root.glob(f"session_*/{_MARK}"):
+        with contextlib.suppress(OSError):  # another process removes it, or it is another user's
+            if mark.stat().st_mtime > before:
+                continue
+            lock = _locked(mark)
+            if lock is None:
+                continue
+            with contextlib.closing(lock):
+                _remove(mark.parent)
+
+
+class _Lock:
+    """An open file that this process has locked."""
+
+    def __init__(self, file: int):
+        self._file = file
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._file)
+
+
+def _locked(path: Path) -> _Lock | None:
+    """Lock a file, which is made; None where another process has the lock, or it cannot be made."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return _Lock(file)
+
+
+def _remove(folder: Path) -> None:
+    latest = folder.parent / "session_latest"
+    with contextlib.suppress(OSError):  # there is none
+        if latest.readlink() == folder:
+            latest.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_unused(folder: Path) -> bool:
+    """Wait a little for processes that have the folder's name in their command line; False where
+    some do not end."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while any(_processes_of(folder)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _processes_of(folder: Path) -> Iterator[int]:
+    name = os.fsencode(folder.name)
+    for words in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            if name in words.read_bytes():
+                yield int(words.parent.name)
