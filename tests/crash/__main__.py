@@ -63,9 +63,10 @@ def _try_all(options: argparse.Namespace) -> int:
         _print_row(name, found, began)
         whole.add(found)
 
+    same = None
     for workers in (1, 2) if options.ray else ():
         began = _spent()
-        found = _on_ray(workers, options)
+        found, same = _on_ray(workers, options, same)
         _print_row(f"Ray, {workers}", found, began)
         whole.add(found)
 
@@ -95,13 +96,16 @@ def _of_study(name: str, options: argparse.Namespace) -> "Findings":  # noqa: F8
     return replace(found, bad=bad)
 
 
-def _on_ray(workers: int, options: argparse.Namespace) -> "Findings":  # noqa: F821
+def _on_ray(
+    workers: int, options: argparse.Namespace, same: set[str] | None
+) -> tuple["Findings", set[str]]:  # noqa: F821
+    """Sampled crashes on Ray, and the facts that are always the same there."""
     from tests.crash.enumerator import Findings
     from tests.crash.on_ray import RayStudy
 
     findings = Findings()
     with tempfile.TemporaryDirectory(prefix="vistune-crash-", dir=_MEMORY) as scratch:
-        study = RayStudy(Path(scratch), workers)
+        study = RayStudy(Path(scratch), workers, same)
         findings.changes = len(study.changes)
         for crash in study.crashes(options.ray, options.seed):
             wrong = study.after(crash)
@@ -109,7 +113,7 @@ def _on_ray(workers: int, options: argparse.Namespace) -> "Findings":  # noqa: F
             if wrong:
                 findings.bad[f"{workers} {crash}"] = wrong
                 _say(f"Ray, {workers} {crash}: {wrong[0]}")
-    return findings
+        return findings, study.same
 
 
 def _spent() -> tuple[float, float]:
