@@ -30,7 +30,7 @@ from optuna.distributions import (
 )
 from pydantic import BeforeValidator, Field
 
-from trainables.config import MOST_THREADS, config
+from trainables.config import MOST_THREADS, config_without_source
 from trainables.errors import UserError
 from tune.experiments import SearchSpace
 from tune.function import PRESET, RESERVED
@@ -252,7 +252,7 @@ def _block(name: str, tree: Mapping[str, Any]) -> type:
         else:
             types[key], defaults[key] = node
     body = {"__annotations__": types, "__module__": __name__, **defaults}
-    return config(type(name, (), body))
+    return config_without_source(type(name, (), body))
 
 
 def _written(choices: tuple[Scalar, ...], value: Any) -> Any:

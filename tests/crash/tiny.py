@@ -101,6 +101,8 @@ class Home:
 
 def prepare() -> None:
     """Leave out what a command would start or wait for, and import here what it imports."""
+    import torch
+
     import tune.cli.session
     import tune.study.kept_files
     import tune.study.manifest
@@ -113,6 +115,7 @@ def prepare() -> None:
     EXPERIMENTS["toy"] = TOY
     EXPERIMENTS["failing"] = replace(TOY, name="failing", space=space_with_bugs)
     tune.study.manifest._git = lambda *_: ""  # a process for each start
+    torch.cuda.manual_seed_all = lambda _: None  # it writes down where it was called, for each seed
     importlib.metadata.version = functools.cache(importlib.metadata.version)  # reads many files
     tune.study.manifest.versions()
 

@@ -78,7 +78,7 @@ def test_ray_is_asked_for_other_machines() -> None:
     request = Request(WorkerGroup(1, 1.0, 0.0))
     assert request({}).bundles == request({WITHOUT: []}).bundles
     asked = request({WITHOUT: ["a", "b"]})
-    assert asked.bundle_label_selector == [{"ray.io/node-id": "!in(a,b)"}]
+    assert asked._bound.kwargs["bundle_label_selector"] == [{"ray.io/node-id": "!in(a,b)"}]
     assert others_than([]) == {}
 
 
