@@ -44,12 +44,16 @@ def main() -> None:
 
 
 def _no_writes(code: int) -> Any:
-    """An audit hook that lets no weights be written."""
+    """An audit hook that lets no weights be written, nor be put in place: torch opens files of its
+    own below Python."""
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event != "open" or not isinstance(arguments[0], str):
+        if event == "os.rename":
+            path, mode, flags = str(arguments[0]), "w", 0
+        elif event == "open" and isinstance(arguments[0], str):
+            path, mode, flags = arguments
+        else:
             return
-        path, mode, flags = arguments
         writes = any(letter in (mode or "") for letter in "wax+")
         writes = writes or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
         if writes and "/trials/" in path and ".pt" in Path(path).name:

@@ -165,7 +165,8 @@ def _start(cpus: int | None, dashboard: bool) -> None:
 
 def _session_folder() -> Path:
     """The folder of the Ray that has just been started, which its public functions do not tell."""
-    return Path(ray._private.worker._global_node.get_session_dir_path())
+    started: Any = ray._private.worker._global_node
+    return Path(started.get_session_dir_path())
 
 
 def _connect(address: str) -> None:

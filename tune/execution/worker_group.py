@@ -189,7 +189,7 @@ def _trainer(
             num_workers=group.workers,
             use_gpu=bool(group.gpus),
             resources_per_worker=resources,
-            label_selector=others_than(without) or None,
+            label_selector=others_than(without) or None,  # type: ignore[call-arg]
         ),
         run_config=ray.train.RunConfig(
             name=scratch.name,
