@@ -60,6 +60,14 @@ class Blobs:
     gallery: None = None
     summary: DataSummary = POINTS
 
+    @property
+    def val(self) -> np.ndarray:
+        return self.train
+
+    @property
+    def test(self) -> np.ndarray:
+        return self.train
+
     def headline(self) -> str:
         return f"blobs: {len(self.train)} points"
 
