@@ -14,8 +14,10 @@ times as long; it survives when none does. docs/notes/mutation.md keeps the surv
 import argparse
 import ast
 import json
+import math
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -49,6 +51,7 @@ SLOWEST_TEST_S = 20.0
 """Tests that take longer are not run."""
 BUDGET_S = 40.0
 """Tests of one mutant take at most so long together, on the unmutated code."""
+PATIENCE = 4
 
 
 @dataclass(frozen=True)
@@ -195,10 +198,17 @@ def copy_of_tree(into: Path) -> Path:
 
 
 def fork_and_test(tree: Path, tests: list[str], limit_s: float) -> str:
-    """Run tests in a forked process: "killed", "timeout" or "survived"."""
+    """Run tests in a forked process: "killed", "timeout" or "survived".
+
+    Args:
+        limit_s: CPU seconds, which a busy machine does not use up; a process that only waits gets
+            `PATIENCE` times as many of the clock's.
+    """
     child = os.fork()
     if child == 0:
         os.setsid()
+        seconds = math.ceil(limit_s)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
@@ -210,15 +220,22 @@ def fork_and_test(tree: Path, tests: list[str], limit_s: float) -> str:
         code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
         os._exit(0 if code == 0 else 1)
 
-    deadline = time.monotonic() + limit_s
+    deadline = time.monotonic() + PATIENCE * limit_s
     while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            return "survived" if status == 0 else "killed"
+            return _result(status)
         time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return "timeout"
+
+
+def _result(status: int) -> str:
+    """The result of a child that has ended, from its wait status."""
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        return "timeout"
+    return "survived" if status == 0 else "killed"
 
 
 def preload() -> None:

@@ -87,9 +87,10 @@ class Configurations:
 
     def _take_warm_turn(self) -> None:
         """Enqueue a configuration of the earlier study where it is one's turn."""
-        if self._database.is_waiting():
+        start = self._manifest.warm_start
+        if start is None or self._database.is_waiting():
             return
-        point = next_point(self._manifest.warm_start, self._database.frozen())
+        point = next_point(start, self._database.frozen())
         if point is not None:
             self._database.enqueue_next(point)
 

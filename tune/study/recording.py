@@ -108,7 +108,7 @@ class Recording(Known):
         """True for a trial whose configuration somebody named."""
         if work.kind != "trial":
             return False
-        return OWN in self._database.frozen()[_trial_number(work)].user_attrs
+        return OWN in self._database.trial(_trial_number(work)).user_attrs
 
     def reported(self, work: Work, epoch: int, metrics: dict[str, float], *nodes: str) -> bool:
         """Record an epoch, unless it is on record already. False: stop this trial now.

@@ -142,8 +142,13 @@ class TrialDatabase:
         return [trial.number for trial in self._in_state(TrialState.RUNNING)]
 
     def begun(self) -> int:
-        """Number of trials that have begun, in whatever state they are."""
-        return sum(trial.state != TrialState.WAITING for trial in self.frozen())
+        """Number of trials that have begun, in whatever state they are: those that wait come last,
+        as they begin by number."""
+        trials = self.frozen()
+        begun = len(trials)
+        while begun and trials[begun - 1].state == TrialState.WAITING:
+            begun -= 1
+        return begun
 
     def ended(self) -> int:
         """Number of trials that have ended, in whatever state."""
