@@ -77,20 +77,27 @@ def test_killed_at_any_step_equals_uninterrupted(
     # saves after every step
     config = ToyConfig(train=TrainConfig(epochs=4, batch_size=20, checkpoint_minutes=1e-9))
     whole, killed = Recorder(tmp_path / "a"), Recorder(tmp_path / "b")
-    _, expected = train(config, whole)
-    step = 0
+    steps = 0
+
+    def count(self: Toy) -> None:
+        nonlocal steps
+        steps += 1
 
     def die(self: Toy) -> None:
-        nonlocal step
-        step += 1
-        if step == die_at_step:
+        count(self)
+        if steps == die_at_step:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(Toy, "after_step", count)
+    _, expected = train(config, whole)
+    all_steps, steps = steps, 0
     with monkeypatch.context() as patch:
         patch.setattr(Toy, "after_step", die)
         with pytest.raises(KeyboardInterrupt):
             train(config, killed)
+    steps = 0
     _, got = train(config, killed)
+    assert steps == all_steps - (die_at_step - 1)  # what was saved is not trained again
     # an epoch reported again is the same to the bit
     once = [r for i, r in enumerate(killed.reports) if r not in killed.reports[:i]]
     assert once == whole.reports

@@ -104,6 +104,14 @@ def test_the_first_epoch_gives_an_estimate_that_has_the_repeats_in_it() -> None:
     assert second == pytest.approx(end - 7, rel=0.1)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_done_would_take_the_processes_so_long(processes: int) -> None:
+    """A trial of the made-up studies takes 3 s to open and 2 s an epoch."""
+    *_, (_, _, forecast) = told(made_up([EPOCHS, EPOCHS, 1, 2], processes), amount(4), processes)
+    trials = 4 * OPENING + (2 * EPOCHS + 1 + 2) * EPOCH
+    assert forecast.seconds_done() == pytest.approx(trials / processes, rel=1e-6)
+
+
 def test_an_epoch_that_runs_counts_as_it_goes_by() -> None:
     events = made_up([EPOCHS] * 4, 1)
     *_, (seconds, left, forecast) = told(events[:4], amount(4), 1)

@@ -72,6 +72,17 @@ def test_a_winner_is_repeated_alone() -> None:
     assert rule.repeated({0: 0.8, 1: 0.7}) == [0]
 
 
+@pytest.mark.parametrize(
+    ("rule", "configurations"),
+    [(RepeatRule(FINALISTS, top=3), 4), (RepeatRule(PAIR), 2), (RepeatRule(WINNER), 1)],
+)
+def test_a_rule_knows_how_many_trials_it_repeats_at_most(
+    rule: RepeatRule, configurations: int
+) -> None:
+    completed = {0: 0.1, 1: 0.7, 2: 0.6, 3: 0.5, 4: 0.4}
+    assert rule.configurations == configurations == len(rule.repeated(completed))
+
+
 def test_seeds_of_different_studies_never_meet() -> None:
     seeds = [
         derived_seed(f"{name} {seed}", role, index)
