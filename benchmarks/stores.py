@@ -51,17 +51,28 @@ def dark(count):
     """Frames of a camera at night: near thumbnails, pixels of noise alone."""
     return np.random.default_rng(0).integers(0, 6, (count, 3, 32, 32), dtype=np.uint8)
 
+def still(count):
+    """Frames of a still scene at night: they correlate by .89 with each other."""
+    rng = np.random.default_rng(0)
+    scene = np.kron(rng.integers(20, 50, (3, 8, 8)), np.ones((4, 4)))
+    frames = np.empty((count, 3, 32, 32), np.uint8)
+    for start in range(0, count, 1000):
+        noise = rng.normal(0, 3, (min(1000, count - start), 3, 32, 32))
+        frames[start : start + 1000] = np.clip(np.round(scene + noise), 0, 255)
+    return frames
+
 def load(images, cache, size=64):
     from trainables.data import DataConfig, load_dataset
     load_dataset(DataConfig(name=str(images), image_size=size), "pretrain", cache_dir=cache)
 
 kind, _, count = task.partition(" ")
-if kind in ("alike", "unlike", "dark"):
+if kind in ("alike", "unlike", "dark", "still"):
     try:
         from trainables.data.duplicates import near_duplicates
     except ImportError:  # of an earlier commit
         from trainables.data.splits import near_duplicates
-    images = {"alike": alike, "unlike": unlike, "dark": dark}[kind](int(count))
+    makers = {"alike": alike, "unlike": unlike, "dark": dark, "still": still}
+    images = makers[kind](int(count))
     begun, begun_cpu = time.perf_counter(), time.process_time()
     groups = len(np.unique(near_duplicates(images)))
 elif kind == "build":
@@ -218,7 +229,7 @@ def earlier_tree(commit: str) -> Iterator[Path]:
             subprocess.run([*git, "remove", "--force", str(before)], check=True)
 
 
-PARTS = ("alike", "unlike", "build", "open", "large", "dark", "cold")
+PARTS = ("alike", "unlike", "build", "open", "large", "dark", "still", "cold")
 
 
 def main() -> None:
@@ -246,6 +257,8 @@ def main() -> None:
             alone("alike 20000", folder)
         if "dark" in options.only:
             alone("dark 20000", folder)
+        if "still" in options.only:
+            alone("still 20000", folder)
         if "cold" in options.only:
             read_cold(folder, options.runs)
 

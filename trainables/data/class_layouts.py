@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from trainables.data.csv_layout import other_tables
 from trainables.data.folder_tree import Tree
 from trainables.data.layout_base import Contents, Folder, Match, typed
 from trainables.data.listing import HIDDEN, Entry, shortened
+from trainables.data.split_names import are_pieces
 from trainables.errors import UserError
 
 ALL_DOMAINS = "all"
@@ -158,6 +160,9 @@ class ClassFolders:
             return Match(f"{len(classes):,} of {len(paths):,} images are in a subfolder")
         if len(set(classes)) < 2:
             return Match("only one subfolder")
+        by_table = not folder.forced and other_tables(folder.root)
+        if by_table and are_pieces(sorted(set(classes))):
+            return Match("the folders are pieces of one set, whose labels a csv has")
         return Match(why=_why_classes(folder.tree, len(set(classes))))
 
     def read(self, folder: Folder) -> Contents:

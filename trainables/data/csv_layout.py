@@ -67,6 +67,18 @@ def other_tables(root: Path) -> dict[str, Path]:
     return {}
 
 
+def tables_without_labels(root: Path) -> list[str]:
+    """The label files of a folder that name images in a column, and in none a label: each in
+    words."""
+    found: list[str] = []
+    for path in label_files_in(root):
+        columns = columns_of(path)
+        if columns.file and not columns.label and not is_of_episodes(columns.names):
+            names = shortened(columns.names, 5)
+            found.append(f"{path.name} has no column label (found: {names})")
+    return found
+
+
 def read_label_tables(
     root: Path,
     tables: Mapping[str, Path],  # of `label_tables` or `other_tables`

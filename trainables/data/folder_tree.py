@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from trainables.data.csv_layout import tables_without_labels
 from trainables.data.listing import Entry, shortened
 from trainables.data.split_names import (
     Look,
+    are_pieces,
     firm_looks,
-    is_fold,
     part_of,
     parts_of_looks,
     split_of,
@@ -186,13 +187,14 @@ def _check_parts(root: Path, parts: Mapping[str, str]) -> None:
 
 def _about_folds(root: Path, tops: Sequence[str]) -> str:
     """The refusal of folders such as fold0, fold1, ...; empty for others."""
-    if len(tops) < 2 or not all(is_fold(name) for name in tops):
+    if not are_pieces(tops):
         return ""
+    lacking = "".join(f"; {text}" for text in tables_without_labels(root))
     return (
-        f"the folders {shortened(tops)} of {root} look like pieces of one set, not like classes; "
-        "name them train/, val/ and test/, take one of them by --set data.domain="
-        f"{tops[0]}, or take them as classes by {_FORCE} or as unlabeled images by "
-        "--layout flat-folder-without-labels"
+        f"the folders {shortened(tops)} of {root} look like pieces of one set, not like classes"
+        f"{lacking}; list their labels in a csv (filename,label), name them train/, val/ and "
+        f"test/, take one of them by --set data.domain={tops[0]}, or take them as classes by "
+        f"{_FORCE} or as unlabeled images by --layout flat-folder-without-labels"
     )
 
 

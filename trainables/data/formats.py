@@ -22,6 +22,9 @@ def _endings() -> tuple[str, ...]:
 EXTENSIONS: tuple[str, ...] = _endings()
 """Endings of images, in lower case and with their dot."""
 
+USUAL_ENDINGS = " ".join(_ALWAYS)
+"""The usual ones, for messages."""
+
 PICTURES_UNREAD = frozenset(
     [
         ".heic",

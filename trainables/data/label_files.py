@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainables.data.csv_layout import other_tables, read_label_tables
+from trainables.data.csv_layout import (
+    other_tables,
+    read_label_tables,
+    tables_without_labels,
+)
 from trainables.data.layout_base import Contents, Folder, Match
 from trainables.data.tables import columns_of
 
@@ -34,7 +38,8 @@ class OtherCsv:
     def matches(self, folder: Folder) -> Match:
         tables = other_tables(folder.root)
         if not tables:
-            return Match("no single csv with columns for file and label")
+            lacking = tables_without_labels(folder.root)
+            return Match("; ".join(lacking) or "no single csv with columns for file and label")
         return Match(why=_described(tables))
 
     def read(self, folder: Folder) -> Contents:

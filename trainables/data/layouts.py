@@ -30,7 +30,7 @@ from trainables.data.class_layouts import (
 )
 from trainables.data.csv_layout import label_tables
 from trainables.data.folder_uses import folder_uses
-from trainables.data.formats import EXTENSIONS
+from trainables.data.formats import USUAL_ENDINGS
 from trainables.data.label_files import CsvLayout, OtherCsv
 from trainables.data.labels import (
     about_new_classes,
@@ -47,6 +47,7 @@ from trainables.data.mask_names import MaskedImages, find_masks
 from trainables.data.name_layouts import PrefixedNames
 from trainables.data.scan import Scan, folders_in, scan_folder
 from trainables.data.store import digest
+from trainables.data.tables import columns_of, is_of_episodes
 from trainables.data_summary import LeftOut
 from trainables.errors import UserError
 
@@ -62,7 +63,6 @@ LAYOUTS: tuple[Layout, ...] = (
 """All layouts, in the order in which they are tried."""
 
 _LABELS_ARE_FOLDERS = (NestedClasses, Domains, ClassFolders)
-_SHOWN_ENDINGS = 8
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _listing(
         notes=(*contents.notes, *spelling, *_about_masks(masked)),
         why=found.why,
         folders=folder_uses(entries, contents.outside, scan.empty, untrained),
-        left_out=_left_out(scan, contents, masked),
+        left_out=_left_out(root, scan, contents, masked),
         warnings=(
             *contents.warnings,
             *about_new_classes(untrained, entries),
@@ -260,8 +260,12 @@ def _folder_with_tables(root: Path) -> Path:
 # ---------------------------------------------------------------- facts for the summary
 
 
-def _left_out(scan: Scan, contents: Contents, masked: MaskedImages | None) -> tuple[LeftOut, ...]:
-    found = list(scan.left_out)
+def _left_out(
+    root: Path, scan: Scan, contents: Contents, masked: MaskedImages | None
+) -> tuple[LeftOut, ...]:
+    read = {path.name for path in contents.tables.values()}
+    read.update(name for name in scan.tables if is_of_episodes(columns_of(root / name).names))
+    found = list(scan.others(read))
     if contents.outside:
         reason = "outside the folders in use"
         found.append(LeftOut(reason, len(contents.outside), min(contents.outside)))
@@ -292,11 +296,10 @@ def _check_images(root: Path, scan: Scan) -> None:
     if scan.images:
         return
     known = "; ".join(f"{layout.name} ({layout.expects})" for layout in LAYOUTS)
-    endings = " ".join(EXTENSIONS[:_SHOWN_ENDINGS])
     seen = ", ".join(f"{found.files:,} {found.reason}" for found in scan.left_out[:3])
     there = f"; left out: {seen}" if seen else ""
     raise UserError(
-        f"data folder {root} holds no images ({endings} ...){there}; "
+        f"data folder {root} holds no images ({USUAL_ENDINGS} ...){there}; "
         f"known layouts: {known}; all but csv also in train/ and val/"
     )
 

@@ -126,10 +126,10 @@ class Pictures:
             return np.zeros(len(left), np.int64)
 
         apart = component[left][:, None] != component[right]
-        distance = _distances(self.thumbnails[left], self.thumbnails[right])
-        near = apart & (distance <= self.radius + _DISTANCE_MARGIN)
+        squares = _squared_distances(self.thumbnails[left], self.thumbnails[right])
+        near = apart & (squares <= (self.radius + _DISTANCE_MARGIN) ** 2)
         counts: np.ndarray = near.sum(1)
-        if sketched and counts.any():
+        if sketched and counts.any() and self.sketches.pay:
             near = self.sketches.without_unlike(near, left, right, CORRELATION)
 
         rows = np.flatnonzero(near.any(1))
@@ -142,7 +142,7 @@ class Pictures:
 
             alike = correlation >= CORRELATION - _CORRELATION_MARGIN
             i, j = np.nonzero(near[within] & alike)
-            distances = distance[within][i, j]
+            distances = np.sqrt(np.maximum(squares[rows[i], columns[j]], 0))
             self._join_by(left[rows[i]], right[columns[j]], distances, correlation[i, j])
         return counts
 
@@ -180,18 +180,19 @@ class Pictures:
         return unit
 
 
-def _distances(
+def _squared_distances(
     left: np.ndarray,  # (a, 64)
     right: np.ndarray,  # (b, 64)
 ) -> np.ndarray:  # (a, b) float64
-    """Euclidean distance of each of left to each of right."""
+    """Squares of the Euclidean distances of each of left to each of right; rounding may leave some
+    below 0."""
     left = left.astype(np.float64)
     right = right.astype(np.float64)
 
-    lengths = (left**2).sum(1)[:, None] + (right**2).sum(1)
-    squares = lengths - 2 * left @ right.T
-    distances: np.ndarray = np.sqrt(np.maximum(squares, 0))
-    return distances
+    squares: np.ndarray = left @ (-2 * right.T)
+    squares += (left**2).sum(1)[:, None]
+    squares += (right**2).sum(1)
+    return squares
 
 
 def _correlated(

@@ -36,7 +36,8 @@ from trainables.data.pairing import (
 
 _SATELLITE = re.compile(r"(.+)_(sat|mask)\.\w+")
 _VOC_IMAGES, _VOC_MASKS = "JPEGImages", "SegmentationClass"
-_VOC_LISTS = "ImageSets/Segmentation"
+VOC_LISTS = tuple(f"ImageSets/Segmentation/{part}.txt" for part in ("train", "val", "test"))
+"""Lists of the names of each part, without endings."""
 _VOC_CLASSES = (
     "background",
     "aeroplane",
@@ -290,9 +291,9 @@ def _voc_lists(root: Path, prefix: str) -> dict[str, str]:
         prefix: folder that holds JPEGImages/, relative to the root; "" for the root itself.
     """
     parts: dict[str, str] = {}
-    for part in ("train", "val", "test"):
-        path = root / prefix / _VOC_LISTS / f"{part}.txt"
+    for name in VOC_LISTS:
+        path = root / prefix / name
         if path.exists():
             words = path.read_text(encoding="utf-8", errors="replace").split()
-            parts |= {f"{prefix}/{word}": part for word in words}
+            parts |= {f"{prefix}/{word}": path.stem for word in words}
     return parts

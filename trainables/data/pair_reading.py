@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.class_list import CLASSES
+from trainables.data.class_list import CLASSES, FILES
 from trainables.data.layout_base import AUTO, chosen, tried
-from trainables.data.listing import Entry, part_of
+from trainables.data.listing import Entry
 from trainables.data.mask_code import MaskCode
 from trainables.data.mask_survey import values_of_binary, what_to_write
 from trainables.data.pair_layouts import PAIR_LAYOUTS, PairLayout
+from trainables.data.pair_parts import parts_of_images
 from trainables.data.pairing import PairedFiles
+from trainables.data.scan import Scan
 from trainables.data_summary import Became, FolderUse, LeftOut
 from trainables.errors import UserError
 
@@ -41,11 +43,14 @@ class UsedFiles:
     """Images that the layout does not look at."""
 
 
-def recognize(root: Path, files: Sequence[str], wanted: str = AUTO) -> Recognized:
+def recognize(
+    root: Path, files: Sequence[str], wanted: str = AUTO, others: Sequence[LeftOut] = ()
+) -> Recognized:
     """The layout that pairs the most files.
 
     Args:
         wanted: name of the only layout that may be tried; "auto" tries all.
+        others: files that are no images, for the refusal: masks may be among them.
     Raises:
         UserError: none pairs any; the message says what was tried and what was missing.
     """
@@ -69,9 +74,17 @@ def recognize(root: Path, files: Sequence[str], wanted: str = AUTO) -> Recognize
     if not matching:
         raise UserError(
             f"data folder {root} has no pairs of image and mask, segmentation needs them; "
-            f"{tried(why_not)}"
+            f"{tried(why_not)}{_besides(others)}"
         )
     return max(matching, key=lambda found: found.files.pairs)
+
+
+def _besides(others: Sequence[LeftOut]) -> str:
+    """The commonest files that are no images, as the end of a refusal."""
+    if not others:
+        return ""
+    seen = ", ".join(f"{found.files:,} {found.reason}" for found in others[:3])
+    return f"; no images: {seen}"
 
 
 def use_files(root: Path, files: Sequence[str], found: PairedFiles) -> UsedFiles:
@@ -84,7 +97,7 @@ def use_files(root: Path, files: Sequence[str], found: PairedFiles) -> UsedFiles
         raise UserError(f"{root} has {other} and {file} for one pair; keep one of them")
 
     keys = sorted(found.images.keys() & found.masks.keys(), key=lambda key: found.images[key])
-    parts = {key: _part(found, key) for key in found.images}
+    parts = parts_of_images(root, found)
     hidden = _hidden_keys(found, parts)
     alone = found.images.keys() - found.masks.keys() - hidden
     masks_alone = found.masks.keys() - found.images.keys()
@@ -163,15 +176,14 @@ def folder_uses(used: UsedFiles) -> tuple[FolderUse, ...]:
     return tuple(uses)
 
 
-def left_out(used: UsedFiles) -> tuple[LeftOut, ...]:
-    """Images that take no part, by reason."""
+def left_out(used: UsedFiles, scan: Scan) -> tuple[LeftOut, ...]:
+    """Files that are no images, and images that take no part, by reason."""
     reasons = {
         "image without a mask, or in no list of a part": used.without_mask,
         "neither image nor mask of the layout": used.other,
     }
-    return tuple(
-        LeftOut(reason, len(files), files[0]) for reason, files in reasons.items() if files
-    )
+    unused = [LeftOut(reason, len(files), files[0]) for reason, files in reasons.items() if files]
+    return (*scan.others(read=FILES), *unused)
 
 
 def _became(part: str) -> Became:
@@ -184,20 +196,6 @@ def _became(part: str) -> Became:
 def _folder(path: str) -> str:
     """The folder of a file, relative to the root; "." for the root itself."""
     return path.rpartition("/")[0] or "."
-
-
-def _part(found: PairedFiles, key: str) -> str:
-    """The part of an image, by the lists of its layout or by the first folder that names one.
-
-    "" where there are no parts, and for an image that is in no list.
-    """
-    if found.lists is not None:
-        return found.lists.get(key, "")
-    for folder in found.images[key].split("/")[:-1]:
-        part = part_of(folder)
-        if part is not None:
-            return part
-    return ""
 
 
 def _hidden_keys(found: PairedFiles, parts: dict[str, str]) -> set[str]:

@@ -14,7 +14,9 @@ KindAndKey = tuple[Kind, str]
 _MASK_WORDS = r"masks?|labels?|L|gt|GT|seg|segmentation|groundtruth|annot|annotations?"
 _MASK_STEM = re.compile(rf"(.+)[_-](?:{_MASK_WORDS})")
 _IMAGE_STEM = re.compile(r"(.+)[_-](?:sat|image|img|im|rgb)")
-_MASK_FOLDER = re.compile(rf"(.+?)[_-]?(?:{_MASK_WORDS})")
+_MASK_FOLDER = re.compile(rf"(.+?)[_ -]?(?:{_MASK_WORDS})", re.IGNORECASE)
+_IMAGES = ("", "_images", "_imgs", "_image", "_img", "-images", " images", "images")
+"""Ends of the name of a folder of images beside trainannot/, train_masks/, ..."""
 FOLDERS: tuple[dict[str, Kind], ...] = (
     {
         "images": "image",
@@ -131,7 +133,9 @@ def described_folder(folder: str, folders: set[str]) -> str | None:
         match = _MASK_FOLDER.fullmatch(name)
         if match is None:
             continue
-        start = [*names[:position], match[1]]
-        if "/".join(start) in folders:
-            return "/".join([*start, *names[position + 1 :]])
+        for end in _IMAGES:
+            for ending in (end, end.title()):
+                start = [*names[:position], match[1] + ending]
+                if "/".join(start) in folders:
+                    return "/".join([*start, *names[position + 1 :]])
     return None

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.carving import SplitRules
-from trainables.data.class_list import Color
+from trainables.data.class_list import FILES, Color
 from trainables.data.decoding import MEGAPIXELS
 from trainables.data.folders import (
     check_corrupt,
@@ -20,10 +20,11 @@ from trainables.data.folders import (
 from trainables.data.grouping import grouped
 from trainables.data.images import open_picture, read_rgb
 from trainables.data.layout_base import AUTO
-from trainables.data.listing import Entry, Listing, find_images, fingerprint_of
+from trainables.data.listing import Entry, Listing, fingerprint_of
 from trainables.data.mask_code import MaskCode
 from trainables.data.mask_pixels import mask_pixels
 from trainables.data.masks import mask_values, read_mask
+from trainables.data.pair_layouts import VOC_LISTS
 from trainables.data.pair_reading import (
     folder_uses,
     left_out,
@@ -31,6 +32,7 @@ from trainables.data.pair_reading import (
     recognize,
     use_files,
 )
+from trainables.data.scan import scan_folder
 from trainables.data.source import Source
 from trainables.data.splits import IGNORE, DataSet, Split
 from trainables.data.store import VERSION, Store, digest, open_store, path_beside
@@ -78,9 +80,9 @@ def read_pairs(
             f"data folder {root} is not an existing folder; "
             "give one with images and masks, or --data earth"
         )
-    files = find_images(root)
-    found = recognize(root, files, layout)
-    used = use_files(root, files, found.files)
+    scan = scan_folder(root, read={*FILES, *VOC_LISTS})
+    found = recognize(root, scan.images, layout, scan.left_out)
+    used = use_files(root, scan.images, found.files)
 
     masks = [Entry(mask, "mask") for mask in used.masks]
     content = fingerprint_of(root, [*used.entries, *masks])
@@ -99,7 +101,7 @@ def read_pairs(
         notes=code.notes,
         why=found.why,
         folders=folder_uses(used),
-        left_out=left_out(used),
+        left_out=left_out(used, scan),
         hidden=used.hidden,
     )
     return Pairs(listing, used.masks, code)

@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from trainables.data.formats import PICTURES_UNREAD, ending_of, is_image
@@ -24,11 +24,32 @@ class Scan:
     images: tuple[str, ...]
     """Paths of the images, relative to the root and sorted."""
     left_out: tuple[LeftOut, ...] = ()
-    """Everything else, but for label files beside the images."""
+    """Everything else, but for `tables`."""
     unread: dict[str, str] = field(default_factory=dict)
     """Folder -> ending of pictures in it that Pillow cannot read, where it holds no image."""
     empty: tuple[str, ...] = ()
     """Folders without a single file, sorted."""
+    tables: tuple[str, ...] = ()
+    """Label files beside the images, sorted."""
+
+    def others(self, read: Container[str]) -> tuple[LeftOut, ...]:
+        """Everything that is no image, label files among it.
+
+        Args:
+            read: label files that are read: they are not left out.
+        """
+        found = list(self.left_out)
+        for table in self.tables:
+            if table in read:
+                continue
+            reason = f"ending {ending_of(table)}"
+            same = [number for number, out in enumerate(found) if out.reason == reason]
+            if same:
+                counted = found[same[0]]
+                found[same[0]] = replace(counted, files=counted.files + 1)
+            else:
+                found.append(LeftOut(reason, 1, table))
+        return tuple(found)
 
 
 class _Skipped:
@@ -50,12 +71,14 @@ class _Skipped:
         return tuple(LeftOut(reason, files, self.examples[reason]) for reason, files in found)
 
 
-def scan_folder(root: Path) -> Scan:
+def scan_folder(root: Path, read: Container[str] = ()) -> Scan:
     """Lists all images below `root`.
 
     Names that begin with a dot are left out, and so are the thumbnails and the waste of network
     drives and desktops. Symbolic links are followed, each real folder once.
 
+    Args:
+        read: paths of files that are no images and are read, such as a list of classes.
     Raises:
         UserError: a folder that may not be read, or a name that is not UTF-8.
     """
@@ -79,7 +102,7 @@ def scan_folder(root: Path) -> Scan:
         here = [name for name in names if is_image(name)]
         images += [prefix + name for name in here]
         others = sorted(set(names).difference(here))
-        _skip_files(prefix, others, skipped)
+        _skip_files(prefix, [name for name in others if prefix + name not in read], skipped)
 
         if not here and not subfolders and prefix:
             if not names:
@@ -88,7 +111,8 @@ def scan_folder(root: Path) -> Scan:
 
     images.sort()
     _check_names(root, images)
-    return Scan(tuple(images), skipped.listed(), unread, tuple(sorted(empty)))
+    tables = [path.name for path in label_files_in(root)]
+    return Scan(tuple(images), skipped.listed(), unread, tuple(sorted(empty)), tuple(tables))
 
 
 def folders_in(root: Path) -> list[Path]:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-_SAMPLE = 512  # images that the axes are made from
-_STEPS = (128, 512)  # axes that are looked at first, and after them
+_SAMPLE = 1152  # images that the axes are made from
+_STEPS = (128, 512, 1152)  # axes that are looked at first, and after them
 _MOST_NUMBERS = 1 << 25  # of all images together: 128 MB
+_TRIED = 1 << 23  # pairs after which it is known whether sketches help
+_WORTH = 0.6  # of all pairs: where more are left, bounds cost more than they spare
 _MARGIN = 1e-3  # of a bound: rounding of a length near 0 is the root of that of its square
 
 MOST_SKETCHED = _MOST_NUMBERS // 64
@@ -38,6 +40,7 @@ class Sketches:
         block: int,
     ):
         most = min(_STEPS[-1], _MOST_NUMBERS // count)
+        self._areas = [0, 0]  # pairs of rows and columns that were asked for, and that are left
         axes = _main_axes(vectors, count, most)
         width = axes.shape[1]
         self._ends = [end for end in _STEPS if end < width] + [width]
@@ -54,6 +57,12 @@ class Sketches:
                 held = (coordinates[:, :end] ** 2).sum(1)
                 self._rests[step, some] = np.sqrt(np.maximum(lengths - held, 0))
 
+    @property
+    def pay(self) -> bool:
+        """Sketches have spared more comparisons than they cost, or have hardly been asked."""
+        asked, left = self._areas
+        return asked < _TRIED or left < _WORTH * asked
+
     def without_unlike(
         self,
         near: np.ndarray,  # (a, b) bool
@@ -62,17 +71,35 @@ class Sketches:
         least: float,  # correlation in [0, 1]
     ) -> np.ndarray:  # (a, b) bool
         """The same pairs but for those whose correlation is certainly below `least`."""
-        found = near.copy()
+        rows = np.arange(len(left))
+        columns = np.arange(len(right))
+        kept = near
+        products = np.zeros(near.shape, np.float32)
+        begin = 0
+
         for end, rest in zip(self._ends, self._rests, strict=True):
-            rows = np.flatnonzero(found.any(1))
-            columns = np.flatnonzero(found.any(0))
+            some = kept.any(1)
+            others = kept.any(0)
+            if not (some.all() and others.all()):
+                rows = rows[some]
+                columns = columns[others]
+                kept = kept[np.ix_(some, others)]
+                products = products[np.ix_(some, others)]
             if not len(rows):
                 break
+
             a = left[rows]
             b = right[columns]
-            bound = self._coordinates[a, :end] @ self._coordinates[b, :end].T
-            bound += rest[a][:, None] * rest[b]
-            found[np.ix_(rows, columns)] &= bound >= least - _MARGIN
+            products += self._coordinates[a, begin:end] @ self._coordinates[b, begin:end].T
+            bound = rest[a][:, None] * rest[b]
+            bound += products
+            kept = kept & (bound >= least - _MARGIN)
+            begin = end
+
+        found = np.zeros_like(near)
+        found[np.ix_(rows, columns)] = kept
+        self._areas[0] += near.size
+        self._areas[1] += int(kept.any(1).sum() * kept.any(0).sum())
         return found
 
 

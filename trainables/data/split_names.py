@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 PARTS = ("train", "val", "test")
@@ -83,6 +83,30 @@ _AFFIXES = frozenset(
     ]
 )
 _GLUED = re.compile(r"(?:images?|imgs?|data)?(.+?)(?:sets?|data|images?|imgs?|files?)?")
+_PIECES = frozenset(
+    [
+        "archive",
+        "batch",
+        "chunk",
+        "data",
+        "fold",
+        "folder",
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "part",
+        "photos",
+        "pictures",
+        "set",
+        "shard",
+        "split",
+        "subset",
+        "vol",
+        "volume",
+    ]
+)
+"""Words before the number, or the letter, of a piece of a set: HAM10000_images_part_1."""
 _FOLD = re.compile(r"(?:cv)?[_-]?(fold|set|split|part|batch|chunk|shard|subset)[ _-]*\d+", re.I)
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 
@@ -148,6 +172,25 @@ def _part_of_word(word: str) -> str | None:
 def is_fold(name: str) -> bool:
     """Tells names such as fold0, set_1, part-03, which are pieces of a set and no classes."""
     return _FOLD.fullmatch(name) is not None
+
+
+def are_pieces(names: Sequence[str]) -> bool:
+    """Tells folders that are numbered pieces of one set and no classes: fold0, fold1, ...;
+    images_001, images_002; birds_part_a, birds_part_b."""
+    if len(names) < 2:
+        return False
+    if all(is_fold(name) for name in names):
+        return True
+    kinds: set[tuple[str, ...]] = set()
+    for name in names:
+        *words, number = _words(name) or [""]
+        if not number.isdecimal() and len(number) != 1:
+            return False
+        kinds.add(tuple(words))
+    if len(kinds) > 1:
+        return False
+    words_of_all = kinds.pop()
+    return bool(words_of_all) and words_of_all[-1] in _PIECES
 
 
 def firm_looks(names: Iterable[str]) -> dict[str, Look]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.data.file_finder import FileFinder, leading_folders
-from trainables.data.images import EXTENSIONS
+from trainables.data.formats import USUAL_ENDINGS
 from trainables.data.listing import find_images, part_of, shortened
 from trainables.data.split_names import Look, split_of
 from trainables.data.tables import Columns, read_lines
@@ -47,7 +47,7 @@ def images_of_folder(folder: Path, names: Sequence[str] | None = None) -> Images
     """
     found = find_images(folder) if names is None else list(names)
     if not found:
-        raise UserError(f"{folder} holds no images ({' '.join(EXTENSIONS)}); give another folder")
+        raise UserError(f"{folder} holds no images ({USUAL_ENDINGS} ...); give another folder")
     return Images(tuple(found), tuple(folder / name for name in found))
 
 

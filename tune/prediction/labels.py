@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainables.data.listing import shortened
 from trainables.data.tables import Columns
 from trainables.errors import UserError
 from tune.prediction.batches import Reader
@@ -57,9 +58,11 @@ def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[s
 
     told = [f"{len(rows):,} images -> {out}", *reader.said()]
     truth = _truth(table, images, request.source, classes)
-    if truth is not None:
-        true = [truth[number] for number in labels]
+    true = [truth[number] for number in labels]
+    if set(true) <= set(classes):
         told += score_labels(true, list(labels.values()), classes, trained)
+    elif any(true):
+        told.append(_not_compared(true, classes))
     return told
 
 
@@ -83,26 +86,38 @@ def _given(source: Path) -> tuple[Table, Images]:
     return table, images_of_table(table)
 
 
-def _truth(table: Table, images: Images, source: Path, classes: Sequence[str]) -> list[str] | None:
-    """The label of each image, where the csv has labels of the model's classes, or the folder has
-    its images in folders of these names; None otherwise."""
-    known = set(classes)
+def _truth(table: Table, images: Images, source: Path, classes: Sequence[str]) -> list[str]:
+    """The label of each image: that of the csv, or the class that a folder around it names; "" for
+    none."""
     if source.is_dir():
-        labels = [_folder_label(name, known) for name in images.names]
-    else:
-        labels = table.cells(table.columns.label)
-    if not set(labels) <= known:
-        return None
-    return labels
+        known = set(classes)
+        return [_folder_label(name, known) for name in images.names]
+    return table.cells(table.columns.label)
+
+
+def _not_compared(true: Sequence[str], classes: Sequence[str]) -> str:
+    """Say why labels that are there are not compared with the answers."""
+    known = set(classes)
+    without = sum(not label for label in true)
+    strange = sorted({label for label in true if label and label not in known})
+    reasons: list[str] = []
+    if without:
+        reasons.append(f"{without:,} of {len(true):,} images have none")
+    if strange:
+        reasons.append(
+            f"{shortened(strange)} {'is' if len(strange) == 1 else 'are'} no class of the model"
+        )
+    return f"labels are not compared with the answers: {'; '.join(reasons)}"
 
 
 def _folder_label(name: str, known: set[str]) -> str:
-    """The class that an image's path names: the innermost such folder, else `<label>_<n>.png`;
-    "" for none."""
+    """The class that an image's path names: the innermost such folder, or pair of folders
+    (`Greek/character01`), else `<label>_<n>.png`; "" for none."""
     *folders, file = name.split("/")
-    for folder in reversed(folders):
-        if folder in known:
-            return folder
+    for depth in range(len(folders), 0, -1):
+        for label in (folders[depth - 1], "/".join(folders[max(0, depth - 2) : depth])):
+            if label in known:
+                return label
     prefix, _, number = Path(file).stem.rpartition("_")
     if number.isdecimal() and prefix in known:
         return prefix

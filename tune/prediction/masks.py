@@ -11,6 +11,7 @@ import torch
 
 from trainables.data import EMBEDDED
 from trainables.data.images import CorruptImage, one_line, open_image
+from trainables.data.layouts import chosen_folder
 from trainables.data.listing import find_images
 from trainables.data.mask_code import MaskCode
 from trainables.data.masks import ReadValues
@@ -110,7 +111,9 @@ def _training_pairs(trained: Trained) -> Pairs | None:
         folder = Path(trained.data)
         if is_named(trained.data):
             folder = named_folder(trained.data, "segment")
-        return read_pairs(folder, trained.ignore)
+        if trained.domain:
+            folder = chosen_folder(folder, trained.domain)
+        return read_pairs(folder, trained.ignore, layout=trained.layout)
     except UserError:
         return None
 
@@ -167,11 +170,13 @@ def _names(images: Sequence[str], known: dict[str, str]) -> tuple[str, ...]:
     """
     names = [_png(known[image]) if image in known else mask_name(image) for image in images]
     count = Counter(names)
-    found: list[str] = []
+    found: dict[str, None] = {}
     for image, name in zip(images, names, strict=True):
         if count[name] > 1:  # a.jpg beside a.png
             name = mask_name(image, keep_ending=True)
-        found.append(name)
+        while name in found:  # images/a.png beside imgs/a.png
+            name = PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-2").as_posix()
+        found[name] = None
     return tuple(found)
 
 

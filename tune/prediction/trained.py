@@ -10,6 +10,7 @@ import numpy as np
 
 from trainables.config import build
 from trainables.data import IGNORE
+from trainables.data.layout_base import AUTO
 from trainables.described import describe_model
 from trainables.devices import choose_device
 from trainables.errors import UserError
@@ -39,6 +40,10 @@ class Trained:
     """Embedded set or folder that it was trained on."""
     ignore: int
     """Void value of the masks that it was trained on (`data.ignore`)."""
+    layout: str
+    """Layout that its folder was read by (`data.layout`)."""
+    domain: str
+    """Folder of it that was taken (`data.domain`); "" for all of it."""
     tested: dict[str, tuple[float, str]]
     """`test/...` -> its value on record, and whose it is: of this model, or the mean of repeats of
     the same configuration."""
@@ -90,6 +95,8 @@ def load_trained(
         repeat=repeat,
         data=data or str(run.config["data.name"]),
         ignore=int(run.config.get("data.ignore", IGNORE)),
+        layout=str(run.config.get("data.layout", AUTO)),
+        domain=str(run.config.get("data.domain", "")),
         tested=_tested(record, trial, repeat),
     )
 

@@ -294,9 +294,54 @@ ODDITIES = [
         "folds",
         files=("fold{0..3}/{cat,dog}/{0..4}.jpg",),
         expected="refused: the folders fold0, fold1, fold2 and 1 more of SET look like pieces "
-        "of one set, not like classes; name them train/, val/ and test/, take one of "
-        "them by --set data.domain=fold0, or take them as classes by --layout "
-        "folder-per-class or as unlabeled images by --layout flat-folder-without-labels",
+        "of one set, not like classes; list their labels in a csv (filename,label), name them "
+        "train/, val/ and test/, take one of them by --set data.domain=fold0, or take them as "
+        "classes by --layout folder-per-class or as unlabeled images by --layout "
+        "flat-folder-without-labels",
+    ),
+    Odd(
+        "pieces of a set whose labels have another name",
+        files=("HAM10000_images_part_{1,2}/{0..3}.jpg",),
+        texts={"HAM10000_metadata.csv": lines("0.jpg,nv", header="image_id,dx,age")},
+        expected="refused: the folders HAM10000_images_part_1, HAM10000_images_part_2 of SET look "
+        "like pieces of one set, not like classes; HAM10000_metadata.csv has no column label "
+        "(found: image_id, dx, age); list their labels in a csv (filename,label), name them "
+        "train/, val/ and test/, take one of them by --set data.domain=HAM10000_images_part_1, or "
+        "take them as classes by --layout folder-per-class or as unlabeled images by --layout "
+        "flat-folder-without-labels",
+    ),
+    Odd(
+        "pieces of a set and a list of labels",
+        files=("images_001/images/{cat,dog}{0,1}.png", "images_002/images/{cat,dog}{2,3}.png"),
+        texts={
+            "labels.csv": lines(
+                *[
+                    f"images_00{1 + n // 2}/images/{c}{n}.png,{c}"
+                    for c in ("cat", "dog")
+                    for n in range(4)
+                ]
+            ),
+            "patients.csv": lines("1,f", header="patient,sex"),
+        },
+        expected="label file: cat dog\n. train 8\n- 1 ending .csv, patients.csv",
+    ),
+    Odd(
+        "class folders and a csv that is not read",
+        files=("{cat,dog}/{0..3}.png",),
+        texts={"meta.csv": lines("0.png,7", header="filename,weight")},
+        expected="folder per class: cat dog\n"
+        ". train 8 (no folders of splits)\n"
+        "- 1 ending .csv, meta.csv",
+    ),
+    Odd(
+        "a csv whose labels have another name",
+        files=("images/{0..3}.png",),
+        texts={"list.csv": lines("0.png,7", header="filename,weight")},
+        expected="refused: data folder SET has no labels (flat folder without labels), "
+        "classification needs them; tried: csv (no train.csv); nested classes (images are not two "
+        "folders deep); domains (images are not two folders deep); folder per class (0 of 4 images "
+        "are in a subfolder); label file (list.csv has no column label (found: filename, weight)); "
+        "file-name prefix (0 of 4 names are <label>_<n>)",
     ),
     Odd(
         "one fold",
@@ -749,7 +794,10 @@ ODDITIES = [
             "test.csv": lines("1.png", "0.png", header="id"),
             "sample_submission.csv": lines("1.png,cat", "0.png,cat", header="id,label"),
         },
-        expected="label file: cat dog, 2 unlabeled\ntrain train 6\ntest hidden test 2",
+        expected="label file: cat dog, 2 unlabeled\n"
+        "train train 6\n"
+        "test hidden test 2\n"
+        "- 1 ending .csv, sample_submission.csv",
     ),
     Odd(
         "labels.csv with splits",

@@ -17,7 +17,7 @@ from trainables.data.images import decode
 from trainables.data.labels import in_order
 from trainables.data.layouts import read_layout
 from trainables.data.listing import Entry, Listing, fingerprint_of
-from trainables.data.split_names import firm_looks, is_fold, split_of
+from trainables.data.split_names import are_pieces, firm_looks, is_fold, split_of
 from trainables.errors import UserError
 
 
@@ -190,6 +190,26 @@ def test_an_unusual_name_is_a_split_beside_its_like_alone() -> None:
     assert not firm_looks(["bullet_train", "test_tube"])
     assert is_fold("fold_0")
     assert not is_fold("class1")
+
+
+@pytest.mark.parametrize(
+    ("names", "pieces"),
+    [
+        ("fold0 fold1 cv_fold2", True),
+        ("images_001 images_002 images_010", True),
+        ("HAM10000_images_part_1 HAM10000_images_part_2", True),
+        ("birds_part_a birds_part_b", True),
+        ("batch1", False),
+        ("s1 s2 s3", False),
+        ("class_1 class_2", False),
+        ("1 2 10", False),
+        ("images_001 cat_002", False),
+        ("part_one part_two", False),
+        ("set_1 spare", False),
+    ],
+)
+def test_names_of_pieces(names: str, pieces: bool) -> None:
+    assert are_pieces(names.split()) == pieces
 
 
 # ---------------------------------------------------------------- files

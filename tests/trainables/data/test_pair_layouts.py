@@ -1,6 +1,7 @@
 """Every way in which people arrange images and masks, and write classes into masks: each is read
 pixel by pixel as it was written, or refused by name."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,92 @@ def test_camvid_has_parts_and_folders_named_after_them(
         ("train", "train", 8, f"masks in train{ending}"),
         ("val", "val", 3, f"masks in val{ending}"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        ("{part}/images", "{part}/masks"),
+        ("imgs/{part}", "masks/{part}"),
+        ("{part}_images", "{part}_masks"),
+        ("{part} Images", "{part} Labels"),
+        ("{part}", "{part}annot"),
+    ],
+)
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("seg_train", "seg_val", "seg_test"),
+        ("TrainSet", "DevSet", "EvalSet"),
+        ("trn", "dev", "tst"),
+    ],
+)
+def test_parts_have_any_usual_name(
+    tmp_path: Path, images: str, masks: str, parts: tuple[str, ...]
+) -> None:
+    expected = ("train", "val", "test")
+    for part, rows in zip(parts, (range(8), range(8, 11), range(11, 14)), strict=True):
+        for row in rows:
+            picture(tmp_path / images.format(part=part) / f"{row}.png", row)
+            mask(tmp_path / masks.format(part=part) / f"{row}.png", truths(count=14)[row])
+    (tmp_path / "classes.txt").write_text(THREE)
+    listing = read_pairs(tmp_path).listing
+    became = {use.became: use.images for use in listing.folders}
+    assert became == dict(zip(expected, (8, 3, 3), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        ("TrainSet extra", r"has TrainSet/ \(train\) beside extra/: unclear what is trained on"),
+        ("holdout dev", r"has dev/ \(val\), holdout/ \(test\): unclear what is trained on"),
+        (
+            "train_a train_b dev",
+            r"has dev/ \(val\), train_a/ \(train\), train_b/ \(train\): unclear",
+        ),
+        ("train extra", "has pairs inside and outside of train, val and test"),
+    ],
+)
+def test_folders_that_may_be_splits_are_refused(tmp_path: Path, folders: str, said: str) -> None:
+    for folder in folders.split():
+        pairs(tmp_path / "set", f"{folder}/images/{{}}.jpg", f"{folder}/masks/{{}}.png", truths())
+    assert re.search(said, refusal(tmp_path / "set"))
+
+
+def test_scenes_are_no_parts(tmp_path: Path) -> None:
+    """Folders of videos, and of places, say nothing about splits."""
+    for folder in ("park", "test_tube", "train_a"):
+        pairs(
+            tmp_path, f"train/images/{folder}/{{}}.jpg", f"train/masks/{folder}/{{}}.png", truths()
+        )
+    assert set(read_pairs(tmp_path).listing.parts) == {"train"}
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    pairs(tmp_path, "images/{}.jpg", "masks/{}.png", truths())
+    for name in ("images/a.json", "images/b.json", "masks/.hidden.png", "list.csv", "readme.md"):
+        (tmp_path / name).write_text("a,b")
+    left_out = [
+        (out.files, out.reason, out.example) for out in read_pairs(tmp_path).listing.left_out
+    ]
+    assert left_out == [
+        (2, "ending .json", "images/a.json"),
+        (1, "ending .md", "readme.md"),
+        (1, "with hidden names", "masks/.hidden.png"),
+        (1, "ending .csv", "list.csv"),
+    ]
+
+
+def test_masks_that_are_no_images_are_named(tmp_path: Path) -> None:
+    for number in range(COUNT):
+        picture(tmp_path / f"set/images/{number}.jpg", number)
+        (tmp_path / "set/masks").mkdir(exist_ok=True)
+        np.save(tmp_path / f"set/masks/{number}.npy", truths()[number])
+    assert refusal(tmp_path / "set").endswith(
+        "images and masks (no folder masks/ with images); folder and its masks (no folder beside "
+        "another of its name with annot, _labels or _masks added); names of masks (no a.jpg beside "
+        "a_mask.png, a_label.png, a_L.png or a_gt.png); no images: 8 ending .npy"
+    )
 
 
 def test_voc_takes_parts_from_its_lists_and_leaves_out_images_without_masks(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def test_no_mask_takes_the_place_of_another() -> None:
     names = _names(images, {})
     assert names == ("a.jpg_mask.png", "a.png_mask.png", "b_mask.png", "sub/a_mask.png")
     assert _names(["i/a.jpg"], {"i/a.jpg": "m/a.gif"}) == ("m/a.png",)
+    alike = ["a.jpg", "a.jpg.png", "a.png", "images/b.png", "imgs/b.png"]
+    assert len(set(_names(alike, {}))) == 5
 
 
 def write_pairs(root: Path, masks: list[Image.Image]) -> Path:

@@ -306,6 +306,22 @@ def test_folders_named_as_classes_are_labels(cases: Any, run: Any, tmp_path: Pat
     assert f"20 have labels: top-1 {np.mean(right):.4f}" in said
 
 
+def test_labels_that_are_not_compared_are_told(cases: Any, run: Any, tmp_path: Path) -> None:
+    case = cases("pretrain")
+    rows = read_csv(case.data / "val.csv")
+    rows[0]["label"] = "owl"
+    rows[1]["label"] = ""
+    lines = [["id", "filename", "label"], *([*row.values()] for row in rows)]
+    hand_out(case.data / "val", tmp_path / "in/val")
+    write_csv(tmp_path / "in/val.csv", lines)
+    words = (tmp_path / "in/val.csv", "--out", tmp_path / "pred.csv")
+    _, said, _ = run(case, "study", *words)
+    assert (
+        "labels are not compared with the answers: 1 of 30 images have none; no class of the "
+        "model: owl" in said
+    )
+
+
 def test_a_csv_of_another_dialect_stays_what_it_is(cases: Any, run: Any, tmp_path: Path) -> None:
     case = cases("pretrain")
     hand_out(case.data / "val", tmp_path / "TestImages", "val1*.jpg")
