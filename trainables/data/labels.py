@@ -10,6 +10,7 @@ from trainables.data.listing import HIDDEN, Entry, shortened
 from trainables.errors import UserError
 
 _TRAIN = ("", "train")
+_SEPARATORS = re.compile(r"[\s,;|]+")  # between several labels in one cell
 
 
 def in_order(names: Iterable[str]) -> list[str]:
@@ -67,7 +68,24 @@ def doubtful_labels(names: Iterable[str]) -> list[str]:
             f"labels {', '.join(map(repr, group))} differ in capitals or spaces alone but are "
             f"{len(group)} classes"
         )
+    several = _combinations(known)
+    if several:
+        warnings.append(
+            f"labels such as {several[0]!r} ({len(several):,} of {len(known):,}) look like several "
+            "classes of one image, but each is a class of its own"
+        )
     return warnings
+
+
+def _combinations(names: Sequence[str]) -> list[str]:
+    """Labels that consist of other labels: "cat|dog" beside "cat" and "dog"."""
+    known = set(names)
+    found: list[str] = []
+    for name in names:
+        pieces = [piece for piece in _SEPARATORS.split(name) if piece]
+        if len(pieces) > 1 and known.issuperset(pieces):
+            found.append(name)
+    return found
 
 
 def _groups(names: Iterable[str], key: Callable[[str], Hashable]) -> list[list[str]]:

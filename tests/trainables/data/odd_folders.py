@@ -691,6 +691,23 @@ ODDITIES = [
         expected="csv: cat, small dog, small\ntrain train 6",
     ),
     Odd(
+        "several labels in a cell",
+        files=("train/{a,b,ab}{0,1}.png",),
+        texts={
+            "train.csv": lines(
+                *[
+                    f"{file}{n}.png,{label}"
+                    for file, label in (("a", "rust"), ("b", "scab"), ("ab", "rust|scab"))
+                    for n in range(2)
+                ]
+            ),
+        },
+        expected="csv: rust rust|scab scab\n"
+        "train train 6\n"
+        "warning: labels such as 'rust|scab' (1 of 3) look like several classes of one image, but "
+        "each is a class of its own",
+    ),
+    Odd(
         "labels with commas, unquoted",
         files=("train/{cat,dog}{0..2}.png",),
         texts={
