@@ -12,6 +12,9 @@ _ALWAYS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 def _endings() -> tuple[str, ...]:
     """The usual endings first, the others in alphabetical order."""
+    # Pillow tries formats in the order in which they were loaded: a JPEG is to be tried as one
+    # before twenty others.
+    Image.preinit()
     Image.init()
     readable = set(Image.OPEN) - _NOT_PIXELS - _NEEDS_A_PROGRAM
     registered = Image.registered_extensions()

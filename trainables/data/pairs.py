@@ -80,7 +80,7 @@ def read_pairs(
             f"data folder {root} is not an existing folder; "
             "give one with images and masks, or --data earth"
         )
-    scan = scan_folder(root, read={*FILES, *VOC_LISTS})
+    scan = scan_folder(root, _is_read)
     found = recognize(root, scan.images, layout, scan.left_out)
     used = use_files(root, scan.images, found.files)
 
@@ -105,6 +105,11 @@ def read_pairs(
         hidden=used.hidden,
     )
     return Pairs(listing, used.masks, code)
+
+
+def _is_read(path: str) -> bool:
+    """Tells a file that names classes or parts."""
+    return path in FILES or path.endswith(VOC_LISTS)
 
 
 def load_pairs(

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -71,14 +71,14 @@ class _Skipped:
         return tuple(LeftOut(reason, files, self.examples[reason]) for reason, files in found)
 
 
-def scan_folder(root: Path, read: Container[str] = ()) -> Scan:
+def scan_folder(root: Path, is_read: Callable[[str], bool] = lambda path: False) -> Scan:
     """Lists all images below `root`.
 
     Names that begin with a dot are left out, and so are the thumbnails and the waste of network
     drives and desktops. Symbolic links are followed, each real folder once.
 
     Args:
-        read: paths of files that are no images and are read, such as a list of classes.
+        is_read: tells the path of a file that is no image and is read, such as a list of classes.
     Raises:
         UserError: a folder that may not be read, or a name that is not UTF-8.
     """
@@ -102,7 +102,7 @@ def scan_folder(root: Path, read: Container[str] = ()) -> Scan:
         here = [name for name in names if is_image(name)]
         images += [prefix + name for name in here]
         others = sorted(set(names).difference(here))
-        _skip_files(prefix, [name for name in others if prefix + name not in read], skipped)
+        _skip_files(prefix, [name for name in others if not is_read(prefix + name)], skipped)
 
         if not here and not subfolders and prefix:
             if not names:

@@ -323,7 +323,7 @@ ODDITIES = [
             ),
             "patients.csv": lines("1,f", header="patient,sex"),
         },
-        expected="label file: cat dog\n. train 8\n- 1 ending .csv, patients.csv",
+        expected="label file: cat dog\n*/images train 8\n- 1 ending .csv, patients.csv",
     ),
     Odd(
         "class folders and a csv that is not read",
