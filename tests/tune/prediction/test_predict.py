@@ -317,8 +317,8 @@ def test_labels_that_are_not_compared_are_told(cases: Any, run: Any, tmp_path: P
     words = (tmp_path / "in/val.csv", "--out", tmp_path / "pred.csv")
     _, said, _ = run(case, "study", *words)
     assert (
-        "labels are not compared with the answers: 1 of 30 images have none; no class of the "
-        "model: owl" in said
+        "labels are not compared with the answers: 1 of 30 images have none; owl is no class of "
+        "the model" in said
     )
 
 
