@@ -100,7 +100,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             path = Path(f"SAT/validation/{number:04d}_{kind}")
             path.rename(path.with_name(f"{name}_{kind}"))
 
-    torch.manual_seed(1234)  # trials begin from other seeds: weights that change nothing are refused
+    torch.manual_seed(1234)  # weights that a trial begins from anyway are refused
     cached = tmp_path / "home/hub/checkpoints"
     cached.mkdir(parents=True)
     weights = cached / "weights.pth"
