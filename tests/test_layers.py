@@ -61,7 +61,7 @@ FLOORS = {
         {"engine"},
         {"base"},
         {"augment", "balance", "class_metrics", "head_job", "optim", "plots", "metrics"},
-        {"miou", "momentum", "schedules"},
+        {"miou", "momentum", "pace", "schedules"},
         {"data"},
         {"config", "data_summary", "devices", "files", "outcomes"},
         {"errors"},

@@ -66,6 +66,17 @@ def settle_device(wanted: str, found: torch.device) -> torch.device:
     return choose_device(wanted)
 
 
+def limit_memory(share: float) -> None:
+    """Let this process take at most this share of its GPU's memory: a trial that needs more halves
+    its own micro-batch, instead of leaving none to those that share the GPU with it.
+
+    Args:
+        share: in (0, 1]. Nothing happens where this process sees no GPU of CUDA.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share)
+
+
 def describe_device(device: torch.device) -> str:
     """Name a device for a reader, with its limits."""
     if device.type == "cuda":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from trainables.errors import UserError
 from tune.cli.caller import Caller, Progress, in_notebook
@@ -33,7 +34,7 @@ def search(
     preset: str | None = None,
     workers: int = 1,
     gpus_per_worker: float | None = None,
-    concurrent: int | None = None,
+    concurrent: int | Literal["auto"] | None = None,
     batch_trials: int | None = None,
     repeats: int | None = None,
     pictures: Drawn = "best",
@@ -84,7 +85,8 @@ def search(
         preset: `tiny` or `full`; None: tiny on embedded data, full on a folder.
         workers: workers of one trial.
         gpus_per_worker: GPUs of one worker; 0.5 packs two trials on one.
-        concurrent: trials at a time; None: as many as fit.
+        concurrent: trials at a time; `auto`: as many on each GPU as get more done together; None:
+            as many as fit.
         batch_trials: heads on frozen backbones that train as one, in this process.
         repeats: fresh seeds for the default and the best other trial, 6 by default.
         pictures: trials whose pictures are drawn: `none`, `best` (the default and the best three)
@@ -129,7 +131,7 @@ def search(
         preset=preset,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
-        concurrent=concurrent,
+        concurrent=None if concurrent is None else str(concurrent),
         batch_trials=batch_trials,
         repeats=repeats,
         pictures=pictures,

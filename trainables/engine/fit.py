@@ -38,6 +38,7 @@ from trainables.engine.step import (
 from trainables.errors import TrialFailed
 from trainables.files import BEST, remove_partials
 from trainables.optim import build_optimizer
+from trainables.pace import PaceFile
 from trainables.plots.snapshots import snapshot_epochs
 from trainables.schedules import lr_at, plateau_factor, thawed_lr_at
 
@@ -137,6 +138,22 @@ def train_epoch(
     Raises:
         TrialFailed: `nan`, `oom`.
     """
+    pace = _pace_file(state, runtime, epoch_end)
+    try:
+        _take_steps(state, config, runtime, epoch_end, total_steps, pace)
+    finally:
+        if pace is not None:
+            pace.remove()
+
+
+def _take_steps(
+    state: TrainingState,
+    config: RunConfig,
+    runtime: Runtime,
+    epoch_end: int,
+    total_steps: int,
+    pace: PaceFile | None,
+) -> None:
     look_steps = 1 if runtime.device.type == "cpu" and runtime.world_size == 1 else _LOOK_STEPS
 
     for step in range(state.progress.step, epoch_end):
@@ -147,8 +164,18 @@ def train_epoch(
 
         if (step + 1) % look_steps == 0 and step + 1 < epoch_end:
             _, overdue = _read_loss(state, config, runtime, total_steps)
+            if pace is not None:
+                pace.look(step + 1)
             if overdue:
                 checkpoint.save(state, runtime)
+
+
+def _pace_file(state: TrainingState, runtime: Runtime, epoch_end: int) -> PaceFile | None:
+    """The file that tells how fast the run's first epoch is; None for another epoch."""
+    if state.history or runtime.rank != 0:
+        return None
+    judged = len(getattr(state.trainable.data, "val", ()))
+    return PaceFile(runtime.directory, epoch_end, judged / state.batches.batch_size)
 
 
 def train_step(

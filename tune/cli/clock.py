@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tune.cli.glimpse import Glimpse
 from tune.study.agenda import Agenda, Expected, Own, seen_in
 from tune.study.forecast import Amount, Forecast
 from tune.study.study import Study
@@ -60,8 +61,8 @@ class Clock:
     """Tells how far a command is. An observer of the events of its studies.
 
     What is left is worked out when something happens, in the study's thread. Between two events it
-    runs down, so that a thread that draws may ask at any time. Its own times are those of a clock
-    that nobody sets.
+    runs down, so that a thread that draws may ask at any time. Before the first epoch has ended its
+    steps tell. Its own times are those of a clock that nobody sets.
 
     Args:
         budget_s: time for all studies; None: no limit.
@@ -77,6 +78,7 @@ class Clock:
         self._pause_s = 0.0
         self._left: float | None = None
         self._done = 0.0
+        self._glimpse: Glimpse | None = None
         self.forecast: Forecast | None = None
         """That of the running study."""
 
@@ -90,7 +92,9 @@ class Clock:
         Args:
             processes: runs at a time, where that is known.
         """
-        self.forecast = Forecast(study.state, amount_of(study), processes)
+        amount = amount_of(study)
+        self.forecast = Forecast(study.state, amount, processes)
+        self._glimpse = Glimpse(study.directory, amount)
         self._name = study.manifest.name
         self._study_started = time.monotonic()
         if self._agenda is not None:
@@ -107,6 +111,8 @@ class Clock:
         if self.forecast is None:
             return
         self.forecast.on_event(event)
+        if self._glimpse is not None and event["event"] == "start":
+            self._glimpse.at_a_time = self.forecast.at_a_time
         now = time.monotonic()
         if now - self._told_at > self._pause_s:
             self._work_out(now)
@@ -126,9 +132,20 @@ class Clock:
         now = time.monotonic()
         elapsed = now - self._started
         passed = now - self._told_at
-        left = None if self._left is None else max(0.0, self._left - passed)
+        left = self._before_first_epoch(now)
+        if self._left is not None:
+            left = max(0.0, self._left - passed)
         budget = None if self._budget_s is None else max(0.0, self._budget_s - elapsed)
         return Progress(elapsed, left, max(self._done + passed, elapsed), budget)
+
+    def _before_first_epoch(self, now: float) -> float | None:
+        """Seconds left by the first steps of the study; None where no trial has told of any."""
+        if self._left is not None or self._glimpse is None:
+            return None
+        left = self._glimpse.left(now)
+        if left is None or self._agenda is None:
+            return left
+        return self._agenda.left(Own(left, now - self._study_started + left), now)
 
     def _work_out(self, now: float) -> None:
         assert self.forecast is not None

@@ -1,6 +1,7 @@
 """The output of a run: a live table at a terminal, one line per event in a pipe."""
 
 import math
+import threading
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -20,6 +21,7 @@ from tune.study.configurations import REFUSED
 _MAX_ENDED = 12  # ended trials in the table, best first
 _MAX_REPEATS = 4  # running repeats that are named
 _BAR = 24  # characters
+_LOOK_S = 1.0  # between two looks for a first estimate
 _STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "fail": "red"}
 
 
@@ -85,6 +87,8 @@ class Console:
         """Trial -> objectives of its repeats that have ended."""
         self.clock = clock
         self._said_estimate = False
+        self._saying = threading.Lock()
+        self._ended = threading.Event()
         self._live: LiveTable | None = None
         self._draws = False
 
@@ -93,7 +97,14 @@ class Console:
             self._live = self._new_table()
             self._live.start()
             self._draws = True
+        elif self.clock is not None and not self.out.quiet:
+            threading.Thread(target=self._await_estimate, name="estimate", daemon=True).start()
         return self
+
+    def _await_estimate(self) -> None:
+        """Say how long all of it takes while the first epoch, which may last, is still trained."""
+        while not self._said_estimate and not self._ended.wait(_LOOK_S):
+            self._say_estimate()
 
     def _new_table(self) -> "LiveTable":
         return Live(
@@ -106,6 +117,7 @@ class Console:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._ended.set()
         if self._live is not None:
             self._live.stop()
             self._draws = False
@@ -145,17 +157,21 @@ class Console:
 
     def _say_estimate(self) -> None:
         """Say once, as soon as it is known, how long all of it takes."""
-        progress = self._time()
-        if self._said_estimate or progress is None or progress.left_s is None:
-            return
-        self._said_estimate = True
-        _, repeats = self._repeat_counts()
+        with self._saying:
+            progress = self._time()
+            if self._said_estimate or progress is None or progress.left_s is None:
+                return
+            self._said_estimate = True
+        self.line(f"{self._whole_work()}: {progress.words}")
+
+    def _whole_work(self) -> str:
+        """The work of the whole study, such as `16 trials and 12 repeats`."""
+        forecast = None if self.clock is None else self.clock.forecast
         work = f"{self.trials} trials"
-        if repeats:
-            work += f" and {repeats} repeats"
+        if forecast is not None and forecast.amount.repeats:
+            work += f" and {forecast.amount.repeats} repeats"
         place = self.clock.place if self.clock is not None else ""
-        what = f"{place}; {work}" if place else work
-        self.line(f"{what}: {progress.words}")
+        return f"{place}; {work}" if place else work
 
     def _on_summary(self, event: dict[str, Any]) -> None:
         """Print the untrained baseline, and the configurations that cannot be tried."""

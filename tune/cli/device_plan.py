@@ -1,6 +1,5 @@
 """The lines of `--plan` about the device: how it computes, and whether compilation would pay."""
 
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -9,11 +8,8 @@ import torch
 from trainables.base import Runtime, Trainable
 from trainables.data import DataSet
 from trainables.data.placement import OnDevice, placement
-from trainables.engine import checkpoint
-from trainables.engine.fit import train_step
 from trainables.engine.numerics import describe_numerics
-from trainables.engine.step import BatchSplitter
-from trainables.optim import build_optimizer
+from tune.execution.timed_steps import TimedSteps
 from tune.formatting import duration
 
 _STEPS = 5  # timed, after one that compiles and one more
@@ -73,19 +69,5 @@ def _time_steps(
     kind: type[Trainable[Any, Any]], config: Any, data: Any, runtime: Runtime
 ) -> tuple[float, float]:
     """Seconds until the second step ends, which are the compiler's, and of one step after it."""
-    torch.manual_seed(config.seed)
-    trainable = kind(config, data).to(runtime.device)
-    optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
-    batches = BatchSplitter(trainable, config, runtime, trainable.sampler())
-    state = checkpoint.restore(trainable, optimizer, batches, runtime)
-    trainable.train()
-
-    def seconds(first: int, last: int) -> float:
-        started = time.perf_counter()
-        for step in range(first, last):
-            loss = train_step(state, config, runtime, step, last + 1)
-        float(loss)  # a GPU's queue ends here
-        return time.perf_counter() - started
-
-    compiler_s = seconds(0, 2)
-    return compiler_s, seconds(2, 2 + _STEPS) / _STEPS
+    timed = TimedSteps(kind, config, data, runtime)
+    return timed.seconds(2), timed.seconds(_STEPS) / _STEPS

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from trainables.errors import UserError
+from tune.cli.option_values import AUTO, parse_concurrent
 from tune.cli.options import Options
 
 
@@ -62,6 +63,8 @@ def check_workers(options: Options) -> None:
         UserError: wrong use.
     """
     workers, gpus = options.workers, options.gpus_per_worker
+    if parse_concurrent(options.concurrent) == AUTO:
+        _refuse_beside_auto(options)
 
     if workers > 1 and options.batch_trials:
         raise UserError(
@@ -90,13 +93,33 @@ def check_workers(options: Options) -> None:
 
 def _refuse_beside_batches(options: Options) -> None:
     """Refuse options that say how Ray spreads trials, where trials train as one in this process."""
+    gpus = options.gpus_per_worker
     spread = {
         "--concurrent": options.concurrent,
-        "--gpus-per-worker": options.gpus_per_worker,
+        "--gpus-per-worker": None if gpus is None else f"{gpus:g}",
     }
     for name, value in spread.items():
         if value is not None:
             raise UserError(
-                f"{name} {value:g} with --batch-trials {options.batch_trials}, which trains as "
+                f"{name} {value} with --batch-trials {options.batch_trials}, which trains as "
                 "many in one process, on one device: leave one of them out"
             )
+
+
+def _refuse_beside_auto(options: Options) -> None:
+    """Refuse options that say what `--concurrent auto` is to find out, or leave it no choice."""
+    if options.gpus_per_worker is not None:
+        raise UserError(
+            f"--gpus-per-worker {options.gpus_per_worker:g} with --concurrent auto, which finds "
+            "out how many trials share a GPU: leave one of them out"
+        )
+    if options.workers > 1:
+        raise UserError(
+            f"--workers {options.workers} with --concurrent auto: each worker needs a GPU of its "
+            "own (NCCL), so that none is shared; leave one of them out"
+        )
+    if options.local:
+        raise UserError(
+            "--concurrent auto with --local, which is one process and runs one trial at a time: "
+            "leave one of them out"
+        )

@@ -1,12 +1,14 @@
-"""Values of options that are texts: `--set KEY=VALUE` and `--time-budget 30m`."""
+"""Values of options that are texts: `--set KEY=VALUE`, `--time-budget 30m`, `--concurrent auto`."""
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 from trainables.errors import UserError
 from tune.cli.options import OWN_OPTION
 from tune.formatting import read_assignment
 
+AUTO: Literal["auto"] = "auto"
+"""Value of `--concurrent` that lets the machine decide."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -47,3 +49,21 @@ def parse_duration(text: str | None) -> float | None:
         )
 
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_concurrent(text: str | None) -> int | Literal["auto"] | None:
+    """Convert the value of `--concurrent`: a number from 1, or `auto`.
+
+    Raises:
+        UserError: anything else.
+    """
+    if text is None:
+        return None
+    if text == AUTO:
+        return AUTO
+    if not re.fullmatch(r"\+?0*[1-9]\d*", text.strip()):
+        raise UserError(
+            f"--concurrent {text!r} must be a number from 1, or auto: as many on each GPU as get "
+            "more done together"
+        )
+    return int(text)

@@ -161,7 +161,12 @@ class Options:
         typer.Option(metavar="X", min=0, help="GPUs of one worker; 0.5 packs two trials on one."),
     ] = None
     concurrent: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Trials at a time. Default: what fits.")
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Trials at a time; auto: as many on each GPU as get more done together. "
+            "Default: what fits.",
+        ),
     ] = None
     batch_trials: Annotated[
         int | None,

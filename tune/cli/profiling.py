@@ -8,16 +8,13 @@ from typing import Any
 
 import torch
 
-from trainables.base import Runtime, Trainable
+from trainables.base import Trainable
 from trainables.engine import checkpoint
 from trainables.engine.allocator import keep_freed_memory
-from trainables.engine.checkpoint import TrainingState
-from trainables.engine.fit import steps_per_epoch, train_step
-from trainables.engine.step import BatchSplitter
 from trainables.files import BEST, LAST
-from trainables.optim import build_optimizer
 from tune.cli.device_plan import chosen, compilation
 from tune.execution.runtimes import LocalRuntime
+from tune.execution.timed_steps import TimedSteps
 from tune.execution.trial import settle
 from tune.experiments import Experiment
 
@@ -56,7 +53,6 @@ def profile(experiment: Experiment, config: Any, data: Any) -> Cost:
         some = experiment.trainable.profiled_data(config, data)
         config, some = settle(config, some, runtime)
         numerics = chosen(config, some, runtime.device)
-        torch.manual_seed(config.seed)
 
         kind = experiment.trainable
         cost = _measured(kind, config, some, data, runtime)
@@ -77,41 +73,25 @@ def _measured(
         some: the part of the data that it trains on.
         data: all of them.
     """
-    trainable = kind(config, some).to(runtime.device)
-    optimizer = build_optimizer(trainable.param_groups(config.optim.weight_decay), config.optim)
-    sampler = trainable.sampler()
-    per_epoch = steps_per_epoch(config, len(data.train), sampler.batch_size)
-    steps = per_epoch * config.train.epochs
-    batches = BatchSplitter(trainable, config, runtime, sampler)
-    state = checkpoint.restore(trainable, optimizer, batches, runtime)
-    step_s = _timed_steps(state, config, runtime, steps)
+    steps = TimedSteps(kind, config, some, runtime, images=len(data.train))
+    steps.seconds(1)
+    step_s = steps.seconds(_STEPS) / _STEPS
+    trainable = steps.trainable
     validation_s = _timed_validation(trainable)
 
-    checkpoint.save(state, runtime)
+    checkpoint.save(steps.state, runtime)
     trainable.export(runtime.directory / BEST, {})
     return Cost(
         step_s=step_s,
         validation_s=validation_s,
-        epoch_s=per_epoch * step_s + validation_s,
-        steps=steps,
+        epoch_s=steps.epoch_steps * step_s + validation_s,
+        steps=steps.total_steps,
         checkpoint_mb=_megabytes(runtime.directory / LAST),
         export_mb=_megabytes(runtime.directory / BEST),
         parameters=sum(p.numel() for p in trainable.parameters() if p.requires_grad),
         setup_seconds=trainable.setup_seconds(data),
         gpu=runtime.device.type == "cuda",
     )
-
-
-def _timed_steps(state: TrainingState, config: Any, runtime: Runtime, total_steps: int) -> float:
-    """Seconds of a training step."""
-    state.trainable.train()
-    float(train_step(state, config, runtime, 0, total_steps))
-
-    started = time.perf_counter()
-    for step in range(1, 1 + _STEPS):
-        loss = train_step(state, config, runtime, step, total_steps)
-    float(loss)  # a GPU's queue ends here
-    return (time.perf_counter() - started) / _STEPS
 
 
 def _timed_validation(trainable: Trainable[Any, Any]) -> float:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from trainables.errors import UserError
 from tune.cli.caller import Caller
+from tune.cli.option_values import AUTO, parse_concurrent
 from tune.cli.options import Options
 from tune.cli.prepare import Prepared
 from tune.cli.stop import ON_REQUEST, Stop
@@ -24,9 +25,9 @@ def search(study: Study, prepared: Prepared, options: Options, caller: Caller, s
     if options.local:
         _search_here(study, prepared, options, caller, stop)
     elif caller.is_command:
-        _search_on_ray(study, prepared, options)
+        _search_on_ray(study, prepared, options, caller)
     else:
-        _search_beside(study, prepared, options, stop)
+        _search_beside(study, prepared, options, caller, stop)
 
 
 def check_machine(prepared: Prepared, options: Options) -> None:
@@ -106,19 +107,24 @@ def _search_here(
         stop.now(ON_REQUEST)
 
 
-def _search_on_ray(study: Study, prepared: Prepared, options: Options) -> None:
+def _search_on_ray(study: Study, prepared: Prepared, options: Options, caller: Caller) -> None:
     from tune.execution.ray_tune import search
 
+    concurrent = parse_concurrent(options.concurrent)
     search(
         study,
         prepared.experiment,
-        concurrent=options.concurrent,
+        concurrent=None if concurrent == AUTO else concurrent,
         gpus_per_worker=options.gpus_per_worker,
         workers=options.workers,
+        shares_gpus=concurrent == AUTO,
+        say=caller.say,
     )
 
 
-def _search_beside(study: Study, prepared: Prepared, options: Options, stop: Stop) -> None:
+def _search_beside(
+    study: Study, prepared: Prepared, options: Options, caller: Caller, stop: Stop
+) -> None:
     """Search in a thread of its own. An interrupt, which hits the waiting thread, stops the trials
     in order: within Ray's own code it could leave them running on a cluster."""
     from tune.execution.ray_session import ray_session
@@ -126,7 +132,7 @@ def _search_beside(study: Study, prepared: Prepared, options: Options, stop: Sto
     # Ray is started here: off the main thread it complains about signals.
     one_thread = ThreadPoolExecutor(1, thread_name_prefix="search")
     with ray_session(options.workers), one_thread as pool:
-        searching = pool.submit(_search_on_ray, study, prepared, options)
+        searching = pool.submit(_search_on_ray, study, prepared, options, caller)
         _wait_for(searching, stop)
         searching.result()
 

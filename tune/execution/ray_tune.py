@@ -23,12 +23,19 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from trainables.devices import limit_memory
 from trainables.errors import UserError
-from tune.execution.capacity import ConcurrencyLimit, gpus_of_a_worker, refuse_what_never_fits
+from tune.execution.capacity import (
+    ConcurrencyLimit,
+    cluster_resources,
+    gpus_of_a_worker,
+    refuse_what_never_fits,
+)
 from tune.execution.left_out import WITHOUT, LeftOut, Request
 from tune.execution.ray_session import keep_logs, ray_session
 from tune.execution.runtimes import TuneRuntime
 from tune.execution.trial import run
+from tune.execution.trials_together import share_gpus
 from tune.execution.worker_group import WorkerGroup, run_with_workers
 from tune.experiments import Experiment
 from tune.study.disk import StorageFailed
@@ -235,6 +242,8 @@ def search(
     concurrent: int | None,
     gpus_per_worker: float | None,
     workers: int = 1,
+    shares_gpus: bool = False,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Run the study to its end, or until `study.stopping`, on the Ray cluster of RAY_ADDRESS or on
     one that is started on this machine.
@@ -243,6 +252,8 @@ def search(
         concurrent: trials at a time; None: as many as the cluster has the capacity for.
         gpus_per_worker: GPUs of each worker, in [0, ...); None: one where the cluster has any.
         workers: workers of each trial.
+        shares_gpus: find out how many trials share a GPU (`--concurrent auto`).
+        say: tells what was found.
     Raises:
         UserError: the cluster lacks the capacity for one trial, or the study's folder cannot be
             written any more.
@@ -256,6 +267,9 @@ def search(
         device = str(study.manifest.base.get("train.device", "auto"))
         group = WorkerGroup(workers, threads, gpus_of_a_worker(gpus_per_worker, device))
         refuse_what_never_fits(group)
+        if shares_gpus:
+            base = study.manifest.base
+            group = share_gpus(experiment, base, group, cluster_resources(), say)
         limit = ConcurrencyLimit(group, concurrent)
         left_out = LeftOut(group, limit)
         study.leave_out = left_out.add
@@ -309,7 +323,7 @@ def _trainable(experiment: Experiment, group: WorkerGroup, patience_s: float) ->
     """The function of a Tune trial, with its resources."""
     if group.workers == 1:
         return ray.tune.with_resources(
-            functools.partial(run_in_tune, experiment, patience_s), Request(group)
+            functools.partial(run_in_tune, experiment, patience_s, gpus=group.gpus), Request(group)
         )
     # The workers hold processors: a Tune trial that held one could keep it from its own workers.
     return ray.tune.with_resources(
@@ -318,8 +332,16 @@ def _trainable(experiment: Experiment, group: WorkerGroup, patience_s: float) ->
     )
 
 
-def run_in_tune(experiment: Experiment, patience_s: float, config: dict[str, Any]) -> None:
-    """Run a Tune trial of one worker; all it reports goes to `StudyScheduler` as messages."""
+def run_in_tune(
+    experiment: Experiment, patience_s: float, config: dict[str, Any], *, gpus: float = 0.0
+) -> None:
+    """Run a Tune trial of one worker; all it reports goes to `StudyScheduler` as messages.
+
+    Args:
+        gpus: that it has, or its share of one.
+    """
+    if 0 < gpus < 1:
+        limit_memory(gpus)
     work = Work.from_json(config["work"])
     runtime = TuneRuntime(Path(work.directory))
     try:

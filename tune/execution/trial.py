@@ -229,7 +229,7 @@ def _over_seeds(runs: list[Metrics]) -> Metrics:
 
 def _build(experiment: Experiment, flat: dict[str, Any], runtime: Runtime) -> Trainable[Any, Any]:
     """The trainable of a flat config, on the runtime's device."""
-    _bring_backbone(flat)
+    bring_backbone(flat)
     config: Any = build(experiment.config, flat)
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
@@ -257,7 +257,7 @@ def settle(config: Any, data: Any, runtime: Runtime) -> tuple[Any, Any]:
     return config, data
 
 
-def _bring_backbone(flat: dict[str, Any]) -> None:
+def bring_backbone(flat: dict[str, Any]) -> None:
     """Download the weights that the trial starts from, where they are in an object store."""
     path = Path(flat.get("init.file") or ".")
     if s3.address(path) is None:

@@ -136,7 +136,10 @@ class Forecast:
         costs = self._costs()
         if costs is None or not self._epochs:
             return self._left_by_trials(now)
+        return self._left_by_epochs(now, costs)
 
+    def _left_by_epochs(self, now: float, costs: Costs) -> float:
+        """The same where the number of epochs of a trial is known, and the costs of a run are."""
         if self._survival is None or self._survival.epochs != self._epochs:
             self._survival = survival(self.amount.trials, self._epochs, self.amount.rungs)
         ended = {
@@ -314,6 +317,21 @@ class Forecast:
         """True where the trial has ended in a way that lets nobody repeat it."""
         run = self.state.run(WorkId(number))
         return run.outcome is not None and run.state != "COMPLETE"
+
+
+def whole_seconds(amount: Amount, processes: int, costs: Costs) -> float | None:
+    """The time of a study of which nothing has run yet.
+
+    Args:
+        processes: runs at a time.
+        costs: of a run, as expected.
+    Returns:
+        Seconds; None where the number of epochs is not known.
+    """
+    if not amount.epochs:
+        return None
+    untouched = Forecast(LogState(keeps_history=False), amount, processes)
+    return untouched._left_by_epochs(0.0, costs)
 
 
 def _quiet(run: Run, now: float) -> float:

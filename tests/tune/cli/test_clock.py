@@ -1,10 +1,18 @@
 """The time of a command in words: one study, several, a budget."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
 from trainables.errors import UserError
+from trainables.pace import PACE, Pace
 from tune.cli.clock import Progress, rough_duration
+from tune.cli.glimpse import Glimpse
 from tune.study.agenda import Agenda, Expected, Own, Seen
+from tune.study.forecast import Amount
+from tune.study.rules import PAIR, RepeatRule
 
 
 @pytest.mark.parametrize(
@@ -91,3 +99,32 @@ def test_other_processes_take_their_part() -> None:
     whole.begin("c-B-r1", is_new=True, now=0.0)
     # 60 s here, 30 s of the other's study, six more studies: by two processes
     assert whole.left(Own(left=60, total=60), now=1.0) == (60 + 30 + 5 * 60) / 2
+
+
+def tell_pace(folder: Path, trial: int, pace: Pace) -> None:
+    own = folder / "trials" / f"{trial:04d}"
+    own.mkdir(parents=True, exist_ok=True)
+    (own / PACE).write_text(json.dumps(asdict(pace)))
+
+
+@pytest.mark.parametrize(("processes", "trials", "repeats"), [(1, 3, 4), (2, 2, 2), (3, 1, 2)])
+def test_the_first_steps_tell_the_whole_study(
+    tmp_path: Path, processes: int, trials: int, repeats: int
+) -> None:
+    """Three trials of six epochs that run to their end, then two repeats of each of two: so many of
+    them follow one another."""
+    glimpse = Glimpse(tmp_path, Amount(3, 6, 2, RepeatRule(PAIR), "none"))
+    glimpse.at_a_time = processes
+    assert glimpse.left(now=100.0) is None
+
+    tell_pace(tmp_path, processes - 1, Pace(10, step_s=0.5, epoch_steps=40, validation_s=4.0))
+    trial = 6 * (40 * 0.5 + 4.0)
+    whole = trials * trial + repeats * (trial + 4.0)
+    assert glimpse.left(now=101.0) == pytest.approx(whole - 10 * 0.5)
+    assert glimpse.left(now=101.5) == pytest.approx(whole - 10 * 0.5 - 0.5)
+
+
+def test_a_function_of_unknown_length_has_no_first_epoch(tmp_path: Path) -> None:
+    glimpse = Glimpse(tmp_path, Amount(3, 0, 0, RepeatRule(PAIR), "none"))
+    tell_pace(tmp_path, 0, Pace(steps=10, step_s=0.5, epoch_steps=40, validation_s=4.0))
+    assert glimpse.left(now=100.0) is None

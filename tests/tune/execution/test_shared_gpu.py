@@ -1,0 +1,129 @@
+"""`--concurrent auto`: against GPUs that are described by a law, and with real trials on this
+machine's cores."""
+
+import math
+import time
+from collections.abc import Callable
+
+import pytest
+import ray
+
+from tests import REPO
+from trainables.config import build, flatten
+from tune.execution.shared_gpu import Together, choose_together
+from tune.execution.trials_together import measure_on_ray, share_gpus
+from tune.execution.worker_group import WorkerGroup
+from tune.experiments import EXPERIMENTS
+
+
+def amdahl(share: float, memory: float = 0.0) -> Callable[[int], Together]:
+    """A GPU that a single trial keeps busy for this part of the time; `count` of them finish
+    min(count, 1 / share) times as many steps."""
+
+    def measure(count: int) -> Together:
+        speed = min(count, 1 / share)
+        return Together(100 * speed, memory=count * memory, busy=min(1.0, count * share))
+
+    return measure
+
+
+@pytest.mark.parametrize(
+    ("share", "chosen"),
+    [
+        (1.0, 1),  # one trial computes all the time
+        (0.95, 1),
+        (0.6, 2),  # two get 1.67 times as much done
+        (0.48, 2),  # two compute 96 % of the time
+        (0.25, 4),
+        (0.2, 8),  # four compute 80 % of the time, eight get a quarter more done
+        (0.05, 8),
+    ],
+)
+def test_trials_are_added_while_all_together_get_more_done(share: float, chosen: int) -> None:
+    assert choose_together(amdahl(share)).count == chosen
+
+
+@pytest.mark.parametrize(("memory", "chosen"), [(0.5, 1), (0.46, 1), (0.3, 2), (0.2, 4), (0.1, 8)])
+def test_no_more_than_memory_holds(memory: float, chosen: int) -> None:
+    choice = choose_together(amdahl(0.01, memory))
+    assert choice.count == chosen
+    assert max(choice.measured) * memory <= 0.9
+
+
+def test_without_nvml_speed_alone_decides() -> None:
+    speeds = {1: 100.0, 2: 190.0, 4: 200.0}
+    choice = choose_together(lambda count: Together(speeds[count]))
+    assert choice.count == 2
+    assert choice.describe() == (
+        "--concurrent auto: 2 trials at a time on each GPU, as 4 get 1.05 times as much done "
+        "(steps/s of all: 1: 100, 2: 190, 4: 200)"
+    )
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 6, 8])
+def test_no_more_than_have_a_core(most: int) -> None:
+    seen = []
+
+    def measure(count: int) -> Together:
+        seen.append(count)
+        return Together(float(count))
+
+    assert choose_together(measure, most).count == most
+    assert seen == sorted({1, *(2**n for n in range(1, 1 + int(math.log2(most)))), most})
+
+
+def test_without_a_gpu_nothing_is_timed() -> None:
+    said: list[str] = []
+    group = WorkerGroup(1, 1.0, 0.0)
+    resources = {"CPU": 2.0, "GPU": 0.0}
+    assert share_gpus(EXPERIMENTS["ssl"], {}, group, resources, said.append) == group
+    assert said == ["--concurrent auto: no GPU; as many trials at a time as have processor cores"]
+
+
+def test_a_trial_that_cannot_be_timed_has_the_gpu_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Such as one whose data are gone: the trials themselves say more."""
+
+    def fail(*given: object) -> Callable[[int], Together]:
+        def measure(count: int) -> Together:
+            raise OSError("no such folder")
+
+        return measure
+
+    monkeypatch.setattr("tune.execution.trials_together.measure_on_ray", fail)
+    said: list[str] = []
+    group = WorkerGroup(1, 1.0, 1.0)
+    resources = {"CPU": 16.0, "GPU": 1.0}
+    assert share_gpus(EXPERIMENTS["ssl"], {}, group, resources, said.append) == group
+    assert said == [
+        "--concurrent auto: 1 trial at a time on each GPU, as trials cannot be timed: "
+        "OSError: no such folder"
+    ]
+
+
+@pytest.mark.heavy
+def test_real_trials_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, each on a core of its own: two of them together do more than one, and no more than
+    twice as much."""
+    from tune.execution.ray_session import ray_session
+
+    monkeypatch.setattr("tune.execution.trials_together._SECONDS", 1.0)
+    monkeypatch.setenv("PYTHONPATH", str(REPO))
+    experiment = EXPERIMENTS["pretrain"]
+    preset = experiment.presets["tiny"] | {"data.name": "digits"}
+    flat = flatten(build(experiment.config, preset))
+    with ray_session():
+        measure = measure_on_ray(experiment, flat, WorkerGroup(1, 1.0, 0.0))
+        alone = measure(1)
+        together = measure(2)
+        deadline = time.monotonic() + 20  # until Ray has noticed that they have ended
+        while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    assert alone.memory is None
+    assert alone.busy is None
+    assert alone.steps_per_s > 0
+    assert together.steps_per_s < 3 * alone.steps_per_s
+    assert together.steps_per_s > 0.8 * alone.steps_per_s

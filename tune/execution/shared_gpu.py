@@ -1,0 +1,83 @@
+"""`--concurrent auto`: how many trials share a GPU. One is timed alone, then twice as many, as long
+as they fit and get more done together."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+MOST = 8
+"""Trials that share a GPU at most."""
+_GAIN = 1.1
+"""Twice as many trials are worth it from so much more work on: each of them takes longer."""
+_BUSY = 0.9
+"""A GPU that computes for this part of the time has no room for more."""
+_MEMORY = 0.9
+"""Part of a GPU's memory that may be filled: a trial may need more than its first steps show."""
+
+
+@dataclass(frozen=True)
+class Together:
+    """So many trials that have trained side by side for a few seconds."""
+
+    steps_per_s: float
+    """Steps of all of them."""
+    memory: float | None = None
+    """Part of the device's memory that they take, in [0, 1]; None: not known."""
+    busy: float | None = None
+    """Part of the time in which the device has computed, in [0, 1]; None: not known."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The number of trials that share a GPU, and why it is no larger."""
+
+    count: int
+    why: str
+    measured: dict[int, Together]
+    """Trials at a time -> what they did."""
+
+    def describe(self) -> str:
+        """The choice in one line."""
+        trials = "1 trial" if self.count == 1 else f"{self.count} trials"
+        line = f"--concurrent auto: {trials} at a time on each GPU, as {self.why}"
+        speeds = [f"{count}: {one.steps_per_s:.3g}" for count, one in self.measured.items()]
+        return f"{line} (steps/s of all: {', '.join(speeds)})" if speeds else line
+
+
+def choose_together(measure: Callable[[int], Together], most: int = MOST) -> Choice:
+    """Choose how many trials share a GPU: 1, and twice as many as long as that is worth it.
+
+    Args:
+        measure: lets so many trials train side by side.
+        most: trials at a time at most, from 1, such as those that have a processor core.
+    """
+    measured = {1: measure(1)}
+    count = 1
+    for following in _doubled(most):
+        why = _no_room(measured[count], following / count)
+        if why:
+            return Choice(count, why, measured)
+
+        measured[following] = measure(following)
+        gained = measured[following].steps_per_s / measured[count].steps_per_s
+        if gained < _GAIN:
+            why = f"{following} get {gained:.2f} times as much done"
+            return Choice(count, why, measured)
+        count = following
+    return Choice(count, "no more are tried", measured)
+
+
+def _doubled(most: int) -> Iterator[int]:
+    """2, 4, ..., and `most` where that is none of them."""
+    count = 1
+    while count < most:
+        count = min(2 * count, most)
+        yield count
+
+
+def _no_room(found: Together, times: float) -> str:
+    """The reason why so many times as many trials have no room; "" where they may have."""
+    if found.busy is not None and found.busy > _BUSY:
+        return f"it computes {found.busy:.0%} of the time"
+    if found.memory is not None and found.memory * times > _MEMORY:
+        return f"they take {found.memory:.0%} of its memory"
+    return ""
