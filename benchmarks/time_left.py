@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tune.experiments import EXPERIMENTS
 from tune.function import LENGTH
 from tune.study.agenda import Agenda, Expected, Own, Seen, occupied_seconds
 from tune.study.forecast import Amount, Forecast
@@ -160,7 +161,7 @@ class Replay:
         for log in self.logs:
             self.states[log.name] = LogState(keeps_history=False)
             self._open(log)
-        expected = [Expected(log.name, log.kind) for log in self.logs]
+        expected = [Expected(log.name, log.kind, _experiment(log.kind)) for log in self.logs]
         self.agenda = Agenda(expected, self._look)
 
     def _open(self, log: Log) -> None:
@@ -201,6 +202,11 @@ class Replay:
         if state.finished:
             return Seen("done", seconds)
         return Seen("runs" if state.runs else "waits", seconds)
+
+
+def _experiment(kind: str) -> str:
+    """The experiment of a study: a source of backbones is one of its own, settings are of one."""
+    return kind if kind in EXPERIMENTS else "settings"
 
 
 def replay(logs: list[Log]) -> Iterator[Told]:

@@ -38,7 +38,7 @@ from tune.upkeep.kept import named_folders
 
 app = new_app()
 Storage = Annotated[
-    str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
+    str, typer.Option(help="Where studies are kept: a folder, s3://bucket/prefix or gs://...")
 ]
 
 

@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--storage",
         default="runs",
-        help="folder of the studies, or s3://bucket/prefix (default: runs)",
+        help="folder of the studies, s3://bucket/prefix or gs://... (default: runs)",
     )
     parser.add_argument("--port", type=int, default=5000, help="port on 127.0.0.1 (default: 5000)")
     options = parser.parse_args(arguments)

@@ -71,7 +71,7 @@ def search(
         layout: layout of the folder; None: it is recognised.
         trials: trials in total, 16 by default.
         study: name of the study; None: the experiment's.
-        storage: folder of the studies, or `s3://bucket/prefix`.
+        storage: folder of the studies, `s3://bucket/prefix` or `gs://bucket/prefix`.
         seed: seed of the search and of its trials.
         time_budget: stop after `90s`, `30m` or `2h`.
         set: config values that are fixed and not searched.

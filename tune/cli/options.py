@@ -98,7 +98,7 @@ class Options:
         str | None, typer.Option(help="Name of the study; default: the experiment's.")
     ] = None
     storage: Annotated[
-        str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
+        str, typer.Option(help="Where studies are kept: a folder, s3://bucket/prefix or gs://...")
     ] = "runs"
     seed: Annotated[
         int,

@@ -144,7 +144,8 @@ def run_searches(
     copy_group_log(folder)
 
     with Session(options, budget_s, caller) as session:
-        session.clock.expect([Expected(one.name, one.side) for one in studies], storage)
+        expected = [Expected(one.name, one.side, one.experiment.name) for one in studies]
+        session.clock.expect(expected, storage)
         session.track(folder)
         with one_ray(options):
             code = _run_each(session, studies, group)

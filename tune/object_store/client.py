@@ -1,6 +1,7 @@
-"""The connection to an object store, and boto3's many errors as the three that callers can act on.
+"""The connection to an object store, and its many errors as the three that callers can act on.
 
-Credentials, region and endpoint are boto3's own (`AWS_...`, profiles, roles).
+Credentials, region and endpoint are those of boto3 (`AWS_...`, profiles, roles) and, for `gs://`,
+of Google's own tools (`google_store.py`).
 """
 
 import contextlib
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import UserError, first_line
-from tune.object_store.paths import address, bucket_and_key
+from tune.object_store import google_store
+from tune.object_store.paths import address, bucket_and_key, scheme_of
 
 MISSING = ("NoSuchKey", "404", "NotFound")
 _CONFLICT = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
@@ -23,6 +25,8 @@ _DENIED = (
     "InvalidToken",
     "InvalidBucketName",
 )
+
+_CREATE = {"s3": "aws s3 mb s3://{}", "gs": "gcloud storage buckets create gs://{}"}
 
 # A server that hangs is reported after a minute. Only the start of a command waits for uploads.
 _PATIENCE = {
@@ -42,6 +46,11 @@ class Refused(UserError):
 
 class Taken(Exception):
     """Another writer came first, so that the condition of a write does not hold."""
+
+
+def connect_to(path: Path) -> Any:
+    """Return this process's client for the store that a path belongs to."""
+    return google_store.connect() if scheme_of(path) == "gs" else connect()
 
 
 @functools.cache
@@ -65,11 +74,33 @@ def error_code(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Translate boto3's errors about the object of `path`.
+    """Translate a store's errors about the object of `path`.
 
     Raises:
         Unreachable, Refused, Taken
     """
+    translate = _translated_google if scheme_of(path) == "gs" else _translated_boto
+    with translate(path):
+        yield
+
+
+@contextlib.contextmanager
+def _translated_google(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except google_store.NoCredentials as error:
+        raise Refused(
+            f"{address(path)}: {first_line(error)}; run `gcloud auth application-default login`, "
+            "or set GOOGLE_APPLICATION_CREDENTIALS"
+        ) from None
+    except google_store.GoogleError as error:
+        raise _answered(error, path) from None
+    except google_store.Unanswered as error:
+        raise Unreachable(first_line(error)) from None
+
+
+@contextlib.contextmanager
+def _translated_boto(path: Path) -> Iterator[None]:
     from botocore import exceptions
 
     credentials_errors = (
@@ -111,10 +142,8 @@ def _answered(error: Exception, path: Path) -> Exception:
         return Taken(f"{url}: {code}")
 
     if code == "NoSuchBucket":
-        return Refused(
-            f"there is no bucket {bucket!r}: create it (aws s3 mb s3://{bucket}), "
-            "or correct --storage"
-        )
+        create = _CREATE[scheme_of(path)].format(bucket)
+        return Refused(f"there is no bucket {bucket!r}: create it ({create}), or correct --storage")
 
     if code in _DENIED:
         return Refused(

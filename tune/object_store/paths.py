@@ -1,7 +1,7 @@
 """The object that belongs to a path.
 
-`--storage s3://bucket/prefix` is a folder of this machine whose files have copies in a bucket,
-under the same names.
+`--storage s3://bucket/prefix`, or `gs://bucket/prefix` for Google's store, is a folder of this
+machine whose files have copies in a bucket, under the same names.
 
     ~/.cache/vistune/object-storage/s3/bucket/prefix/ssl/events.jsonl      is copied to
                                     s3://bucket/prefix/ssl/events.jsonl
@@ -9,6 +9,7 @@ under the same names.
 A path alone says which object it is, in every process and on every machine.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from trainables.errors import UserError
 from trainables.files import default_cache_dir
 from tune.command_line import install_command
 
-_SCHEME = "s3://"
-_MIRRORS = ("object-storage", "s3")
+_PACKAGES = {"s3": ("boto3", "aws"), "gs": ("google.auth", "gcp")}
+"""Scheme of an address -> the package that asks the store, and the extra that installs it."""
+_MIRRORS = "object-storage"
 
 
 def local_folder(storage: str) -> Path:
@@ -34,27 +36,30 @@ def local_folder(storage: str) -> Path:
     if "://" not in storage:
         return _folder(storage)
 
-    if storage.startswith("gs://"):
-        raise UserError(
-            f"--storage {storage}: Google's store has no writes that depend on an etag, which "
-            "keep a study to one driver; use a folder, or s3://bucket/prefix"
-        )
-
-    bucket, _, prefix = storage.removeprefix(_SCHEME).partition("/")
+    scheme, _, place = storage.partition("://")
+    bucket, _, prefix = place.partition("/")
     parts = [part for part in prefix.split("/") if part]
     relative = {".", ".."} & {bucket, *parts}
 
-    if not storage.startswith(_SCHEME) or not bucket or relative:
-        raise UserError(f"--storage {storage}: use a folder, or s3://bucket/prefix")
-
-    try:
-        import boto3  # noqa: F401
-    except ImportError:
+    if scheme not in _PACKAGES or not bucket or relative:
         raise UserError(
-            f"--storage {storage} needs boto3: {install_command('aws')}, or use a folder"
-        ) from None
+            f"--storage {storage}: use a folder, or s3://bucket/prefix, or gs://bucket/prefix"
+        )
 
-    return default_cache_dir().resolve().joinpath(*_MIRRORS, bucket, *parts)
+    package, extra = _PACKAGES[scheme]
+    if not _is_installed(package):
+        raise UserError(
+            f"--storage {storage} needs {package}: {install_command(extra)}, or use a folder"
+        )
+
+    return default_cache_dir().resolve().joinpath(_MIRRORS, scheme, bucket, *parts)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # the package that it belongs to is missing
+        return False
 
 
 def _folder(storage: str) -> Path:
@@ -69,27 +74,38 @@ def _folder(storage: str) -> Path:
 
 
 def address(path: Path) -> str | None:
-    """Return s3://bucket/key of a path; None for a path in an ordinary folder."""
+    """Return the address of a path's object, such as s3://bucket/key; None for a path in an
+    ordinary folder."""
     found = _located(path)
     if found is None:
         return None
 
-    bucket, key = found
-    return f"{_SCHEME}{bucket}/{key}"
+    scheme, bucket, key = found
+    return f"{scheme}://{bucket}/{key}"
+
+
+def scheme_of(path: Path) -> str:
+    """Return `s3` or `gs` of a path that belongs to an object store."""
+    return _found(path)[0]
 
 
 def bucket_and_key(path: Path) -> tuple[str, str]:
     """Return bucket and key of a path that belongs to an object store."""
+    return _found(path)[1:]
+
+
+def _found(path: Path) -> tuple[str, str, str]:
     found = _located(path)
     assert found is not None, path
     return found
 
 
-def _located(path: Path) -> tuple[str, str] | None:
+def _located(path: Path) -> tuple[str, str, str] | None:
+    """Scheme, bucket and key of a path."""
     parts = path.parts
 
     for at in range(1, len(parts) - 2):
-        if parts[at : at + 2] == _MIRRORS:
-            return parts[at + 2], "/".join(parts[at + 3 :])
+        if parts[at] == _MIRRORS and parts[at + 1] in _PACKAGES:
+            return parts[at + 1], parts[at + 2], "/".join(parts[at + 3 :])
 
     return None

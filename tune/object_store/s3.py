@@ -92,7 +92,7 @@ def put(
 
     with translated(path):
         try:
-            answer = client.connect().put_object(
+            answer = client.connect_to(path).put_object(
                 Bucket=bucket, Key=key, Body=body, Metadata=dict(meta or {}), **condition
             )
         except Exception as error:
@@ -190,7 +190,7 @@ def etag(path: Path) -> str | None:
 
     with translated(path):
         try:
-            return str(client.connect().head_object(Bucket=bucket, Key=key)["ETag"])
+            return str(client.connect_to(path).head_object(Bucket=bucket, Key=key)["ETag"])
         except Exception as error:
             if error_code(error) in MISSING:
                 return None
@@ -206,14 +206,14 @@ def delete(path: Path) -> None:
     bucket, key = bucket_and_key(path)
 
     with translated(path):
-        client.connect().delete_object(Bucket=bucket, Key=key)
+        client.connect_to(path).delete_object(Bucket=bucket, Key=key)
 
 
 def _get_object(path: Path, **part: str) -> Any:
     """Return boto3's answer, whose body is still to be read; None if there is no object."""
     bucket, key = bucket_and_key(path)
     try:
-        return client.connect().get_object(Bucket=bucket, Key=key, **part)
+        return client.connect_to(path).get_object(Bucket=bucket, Key=key, **part)
     except Exception as error:
         if error_code(error) in MISSING:
             return None
@@ -261,7 +261,7 @@ def _listed(folder: Path, delimiter: str) -> Iterator[tuple[Path, ObjectInfo | N
     prefix = f"{key}/" if key else ""
 
     with translated(folder):
-        paginator = client.connect().get_paginator("list_objects_v2")
+        paginator = client.connect_to(folder).get_paginator("list_objects_v2")
 
         for page in paginator.paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter):
             for found in page.get("CommonPrefixes", []):

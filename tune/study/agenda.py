@@ -27,6 +27,9 @@ class Expected:
     kind: str
     """Studies of one kind, such as the searches of one setting, take alike long."""
 
+    experiment: str = ""
+    """Kinds of one experiment take more alike long than others."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -129,8 +132,7 @@ class Agenda:
         lengths = self._lengths(own)
         if not lengths:
             return None
-        overall = mean(lengths.values())
-        own_s = own.left if own is not None else self._own_by_kind(lengths, overall, moment)
+        own_s = own.left if own is not None else self._own_by_kind(lengths, moment)
         others = 0
         rest = own_s
         for study in self._studies:
@@ -140,8 +142,7 @@ class Agenda:
             if seen.state == "done" or study.name in self._measured:
                 continue
             others += seen.state == "runs"
-            length = lengths.get(study.kind, overall)
-            rest += max(0.0, length - seen.seconds)
+            rest += max(0.0, self._length(study, lengths) - seen.seconds)
         return max(own_s, rest / (1 + others))
 
     def done(self) -> float:
@@ -152,11 +153,24 @@ class Agenda:
             if study.name != self._running
         )
 
-    def _own_by_kind(self, lengths: dict[str, float], overall: float, now: float) -> float:
+    def _length(self, study: Expected, lengths: dict[str, float]) -> float:
+        """Seconds of a study: those of its kind or, where none of it is known, the mean of its
+        experiment's kinds.
+
+        Where none of these is known either, the shortest: studies that others start from come
+        first, and pre-training takes longest.
+        """
+        if study.kind in lengths:
+            return lengths[study.kind]
+        alike = {one.kind for one in self._studies if one.experiment == study.experiment}
+        known = [lengths[kind] for kind in alike if kind in lengths]
+        return mean(known) if known else min(lengths.values())
+
+    def _own_by_kind(self, lengths: dict[str, float], now: float) -> float:
         """Seconds that the running study still needs, by others of its kind."""
         for study in self._studies:
             if study.name == self._running:
-                return max(0.0, lengths.get(study.kind, overall) - (now - self._began))
+                return max(0.0, self._length(study, lengths) - (now - self._began))
         return 0.0
 
     def _lengths(self, own: Own | None) -> dict[str, float]:

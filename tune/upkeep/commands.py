@@ -16,7 +16,7 @@ from tune.reports.storage import synced_folder
 from tune.upkeep.kept import ARCHIVE, named_folders
 
 Storage = Annotated[
-    str, typer.Option(help="Where studies are kept: a folder, or s3://bucket/prefix.")
+    str, typer.Option(help="Where studies are kept: a folder, s3://bucket/prefix or gs://...")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
 Name = Annotated[str, typer.Argument(help="A study, or settings of one name.")]

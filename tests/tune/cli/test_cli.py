@@ -85,10 +85,6 @@ WRONG = {
     ),
     "ssl --balance": "--balance is for pretrain and classify, which learn from labels; ssl has",
     "pretrain --set train.objective=val/top1": "--set train.objective: use --objective val/top1",
-    "ssl --storage gs://bucket": (
-        "--storage gs://bucket: Google's store has no writes that depend on an etag, "
-        "which keep a study to one driver; use a folder, or s3://bucket/prefix"
-    ),
     "ssl --storage hdfs://bucket": "--storage hdfs://bucket: use a folder, or s3://bucket/prefix",
     "ssl --study mlflow.db": "--study 'mlflow.db' belongs to the storage itself; choose another",
     "ssl --storage a?b": "MLflow's database cannot be in a path with ?; use another folder",

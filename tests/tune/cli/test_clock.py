@@ -51,8 +51,11 @@ def test_a_budget_that_ends_before_is_named() -> None:
 
 def agenda(seen: dict[str, Seen]) -> Agenda:
     """Three searches of a source and of two settings."""
+    experiments = {"ssl": "ssl", "A": "classify", "B": "classify"}
     studies = [
-        Expected(f"c-{kind}-r{number}", kind) for number in (1, 2, 3) for kind in ("ssl", "A", "B")
+        Expected(f"c-{kind}-r{number}", kind, experiment)
+        for number in (1, 2, 3)
+        for kind, experiment in experiments.items()
     ]
     return Agenda(studies, lambda name: seen.get(name, Seen("waits")))
 
@@ -64,19 +67,19 @@ def test_studies_that_wait_take_as_long_as_those_of_their_kind() -> None:
     assert whole.left(Own(left=10, total=30), now=1.0) == 10 + 2 * (100 + 20 + 30)
 
 
-def test_an_unknown_kind_takes_the_mean_of_the_others() -> None:
+def test_an_unknown_kind_takes_as_long_as_those_of_its_experiment() -> None:
     whole = agenda({})
     whole.begin("c-ssl-r1", is_new=True, now=0.0)
     assert whole.left(Own(left=60, total=60), now=1.0) == 9 * 60
     whole.end(now=60.0)
     whole.begin("c-A-r1", is_new=True, now=60.0)
-    assert whole.left(Own(left=20, total=20), now=61.0) == 20 + 2 * (60 + 20) + 3 * 40
+    assert whole.left(Own(left=20, total=20), now=61.0) == 20 + 2 * (60 + 20) + 3 * 20
 
 
 def test_a_study_that_has_just_begun_takes_as_long_as_others_of_its_kind() -> None:
     whole = agenda({"c-ssl-r1": Seen("done", 100.0), "c-A-r1": Seen("done", 20.0)})
     whole.begin("c-ssl-r2", is_new=True, now=0.0)
-    assert whole.left(None, now=10.0) == 90 + 100 + 2 * 20 + 3 * 60
+    assert whole.left(None, now=10.0) == 90 + 100 + 2 * 20 + 3 * 20
     assert agenda({}).left(None, now=0.0) is None
 
 

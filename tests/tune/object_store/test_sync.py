@@ -82,7 +82,7 @@ def test_a_path_says_which_object_it_is(tmp_path: Path, monkeypatch: pytest.Monk
     assert s3.address(root / "ssl" / LOG) == "s3://studies/runs/ssl/events.jsonl"
     assert s3.address(tmp_path / "runs") is None
     assert s3.local_folder(str(tmp_path)) == tmp_path
-    for wrong in ("gs://bucket", "s3://", "s3://bucket/../other"):
+    for wrong in ("ftp://bucket", "s3://", "gs://", "s3://bucket/../other"):
         with pytest.raises(UserError, match="use a folder, or s3://bucket/prefix"):
             s3.local_folder(wrong)
 
