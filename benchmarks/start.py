@@ -2,6 +2,7 @@
 
     python benchmarks/start.py                    # three turns
     python benchmarks/start.py --turns 5 --trace  # also every stamp of the last turn
+    python benchmarks/start.py --only "vistune --workers 2"    # a trial of two workers
 
 Contenders take turns: a Python process that imports torch, `vistune --local`, a bare Ray task that
 imports torch, vistune. CPU is that of the command and all
@@ -58,6 +59,9 @@ CONTENDERS = {
     "a bare Ray task with torch": ("-c", _RAY),
     "vistune": STUDY,
 }
+ON_REQUEST = {"vistune --workers 2": (*STUDY, "--workers", "2")}
+"""Contenders that `--only` may name too."""
+ALL = CONTENDERS | ON_REQUEST
 BARE = {"vistune --local": "Python with torch", "vistune": "a bare Ray task with torch"}
 
 
@@ -156,11 +160,11 @@ def main() -> None:
     )
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--trace", action="store_true")
-    parser.add_argument("--only", choices=CONTENDERS, action="append")
+    parser.add_argument("--only", choices=ALL, action="append")
     parser.add_argument("--cache", type=Path, help="a warm cache; default: made by a first start")
     options = parser.parse_args()
 
-    chosen = {name: CONTENDERS[name] for name in options.only or CONTENDERS}
+    chosen = {name: ALL[name] for name in options.only or CONTENDERS}
     cache = options.cache or Path(tempfile.mkdtemp(prefix="start-cache-"))
     measured: dict[str, list[Start]] = {name: [] for name in chosen}
     try:

@@ -175,7 +175,7 @@ def serving(buckets: Buckets) -> Iterator[str]:
     """Serve these buckets; yields the address."""
     handler = type("Answers", (_Answers,), {"buckets": buckets})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

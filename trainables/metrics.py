@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import stdtrit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -306,6 +305,8 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     mean = float(x.mean())
     if len(x) == 1:
         return mean, -np.inf, np.inf
+    from scipy.special import stdtrit  # which most experiments need not wait for
+
     quantile = stdtrit(len(x) - 1, 0.5 + confidence / 2)
     spread = x.std(ddof=1)
     half = float(quantile * spread / np.sqrt(len(x)))

@@ -1,8 +1,6 @@
 """Connected components of a graph whose edges are found one after another."""
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 class Components:
@@ -23,6 +21,9 @@ class Components:
         """Join the components at both ends of each edge."""
         if not len(left):
             return
+        from scipy.sparse import coo_array  # of no use where a store is known
+        from scipy.sparse.csgraph import connected_components
+
         ends = (self.of[left], self.of[right])
         graph = coo_array((np.ones(len(left)), ends), shape=(len(self.of), len(self.of)))
         _, merged = connected_components(graph, directed=False)

@@ -10,7 +10,6 @@ from hashlib import blake2b
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.spatial import cKDTree
 
 from trainables.data.components import Components
 from trainables.data.likeness import Pictures
@@ -77,6 +76,8 @@ def _join_neighbours(
     crowded = np.zeros(len(pictures.rows), bool)
     if not len(positions):
         return crowded
+
+    from scipy.spatial import cKDTree  # a fifth of a second, of no use where a store is known
 
     thumbnails = pictures.thumbnails[positions]
     centred = thumbnails - thumbnails.mean(0)

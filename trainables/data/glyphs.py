@@ -14,7 +14,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from fontTools.ttLib import TTFont
 from PIL import Image, ImageDraw, ImageFont
@@ -201,6 +200,8 @@ def _font(face: str, em: int) -> ImageFont.FreeTypeFont:
 
 
 def _path(face: str) -> Path:
+    import matplotlib  # which only this set needs
+
     data = Path(matplotlib.get_data_path())
     return data / "fonts" / "ttf" / f"{face}.ttf"
 

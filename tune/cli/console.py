@@ -88,7 +88,7 @@ class Console:
         self.clock = clock
         self._said_estimate = False
         self._saying = threading.Lock()
-        self._ended = threading.Event()
+        self._is_over = threading.Event()
         self._live: LiveTable | None = None
         self._draws = False
 
@@ -103,7 +103,7 @@ class Console:
 
     def _await_estimate(self) -> None:
         """Say how long all of it takes while the first epoch, which may last, is still trained."""
-        while not self._said_estimate and not self._ended.wait(_LOOK_S):
+        while not self._said_estimate and not self._is_over.wait(_LOOK_S):
             self._say_estimate()
 
     def _new_table(self) -> "LiveTable":
@@ -117,7 +117,7 @@ class Console:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._ended.set()
+        self._is_over.set()
         if self._live is not None:
             self._live.stop()
             self._draws = False

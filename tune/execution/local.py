@@ -40,7 +40,7 @@ def search_locally(study: Study, experiment: Experiment) -> None:
 
 def _next(study: Study) -> Work | Literal["wait"] | None:
     study.await_disk()
-    return study.next_work()
+    return study.next_work(trial_first=True)
 
 
 def _reporter(study: Study, work: Work) -> Callable[[int, Metrics], bool]:

@@ -85,13 +85,19 @@ class StudySearcher(_Unpickled, Searcher):
     """Hands the study's work to Tune, up to `limit()` pieces at a time."""
 
     def __init__(
-        self, study: Study, guard: _StorageGuard, limit: Callable[[], int], left_out: LeftOut
+        self,
+        study: Study,
+        guard: _StorageGuard,
+        limit: Callable[[], int],
+        left_out: LeftOut,
+        trial_first: bool = False,
     ):
         super().__init__(metric=None, mode=None)
         self.study = study
         self.guard = guard
         self.limit = limit
         self.left_out = left_out
+        self.trial_first = trial_first
         self._handed_out: set[str] = set()
 
     def suggest(self, trial_id: str) -> Any:
@@ -100,7 +106,7 @@ class StudySearcher(_Unpickled, Searcher):
             return None
         work = None
         with self.guard:
-            work = self.study.next_work()
+            work = self.study.next_work(self.trial_first)
         if work == "wait":
             return None
         if work is None:
@@ -273,7 +279,8 @@ def search(
         limit = ConcurrencyLimit(group, concurrent)
         left_out = LeftOut(group, limit)
         study.leave_out = left_out.add
-        searcher = StudySearcher(study, guard, limit, left_out)
+        # The baseline's one process would keep those of the first trial waiting.
+        searcher = StudySearcher(study, guard, limit, left_out, trial_first=workers > 1)
         try:
             _tuner(searcher, experiment, group, patience_s, scratch).fit()
         except Exception:

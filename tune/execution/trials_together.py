@@ -112,7 +112,7 @@ def measure_on_ray(
         flat: the config.
         group: resources of one trial; its GPU is shared by all.
     """
-    actor = ray.remote(Stepper)
+    actor: Any = ray.remote(Stepper)
 
     def measure(count: int) -> Together:
         shared = actor.options(num_cpus=group.cpus, num_gpus=group.gpus / count)

@@ -198,7 +198,7 @@ def connect() -> GoogleStore:
         credentials, _ = auth.default(scopes=[_SCOPE])
     except GoogleAuthError as error:
         raise NoCredentials(str(error)) from None
-    return GoogleStore(_HOST, AuthorizedSession(credentials))
+    return GoogleStore(_HOST, AuthorizedSession(credentials))  # type: ignore[no-untyped-call]
 
 
 def _described(headers: Mapping[str, str]) -> dict[str, Any]:

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 # Student's t distribution; `scipy.stats` has it too, but takes a second to import.
-from scipy.special import ndtri, stdtr, stdtrit
 
 LEVEL = 0.95
 """Confidence level of all intervals."""
@@ -167,6 +166,8 @@ def _interval(mean: float, parts: list[tuple[float, int]], sampling_variance: fl
     Args:
         parts: (variance of a mean over seeds, its degrees of freedom).
     """
+    from scipy.special import ndtri, stdtr, stdtrit  # which no start of a study waits for
+
     of_seeds = sum(variance for variance, _ in parts)
     if of_seeds == 0 and sampling_variance == 0:
         return Interval(mean, -math.inf, math.inf, p=1.0)

@@ -17,7 +17,6 @@ from optuna.samplers._tpe import _truncnorm
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from scipy import special
 
 from tune.search.positions import POSITION, draw_key, is_range, position_in, value_at
 
@@ -26,11 +25,8 @@ STARTUP_TRIALS = 6
 LATEST_OTHERS = 225
 """Trials that make g(x) at most. With the good ones, at most 25, the model sees 250."""
 
-_NORMAL = {
-    "_ndtr": special.ndtr,
-    "_log_ndtr": special.log_ndtr,
-    "_ndtri_exp": special.ndtri_exp,
-}
+_NORMAL = ("_ndtr", "_log_ndtr", "_ndtri_exp")
+"""Functions of Optuna's normal distribution; SciPy's have the same names without underscore."""
 
 
 @dataclass(frozen=True)
@@ -288,8 +284,11 @@ def _scipy_normal() -> Iterator[None]:
     Optuna brings Python versions of these functions, so as not to depend on SciPy. They were a
     tenth of a suggestion's cost, and agree with SciPy's to nine digits.
     """
+    from scipy import special  # a quarter of a second that the first trials need not wait
+
     original = {name: getattr(_truncnorm, name) for name in _NORMAL}
-    vars(_truncnorm).update(_NORMAL)
+    ours = {name: getattr(special, name.removeprefix("_")) for name in _NORMAL}
+    vars(_truncnorm).update(ours)
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ Step = WorkId | Literal["new trial", "wait"] | None
 class Planner:
     """Decides the order of a study's work:
 
-    1. the untrained baseline, once;
+    1. the untrained baseline, once (in a single process after the first trial);
     2. interrupted trials;
     3. new trials, up to `trials` or until the space is exhausted;
     4. repeats under `seeds`, of the trials that the rule names.
@@ -58,9 +58,13 @@ class Planner:
         self.interrupted: list[WorkId] = []
         """Trials that wait for another process, first come first served."""
 
-    def next(self) -> Step:
-        """The next step; a run is not marked as running yet."""
-        if self._baseline_is_due():
+    def next(self, trial_first: bool = False) -> Step:
+        """The next step; a run is not marked as running yet.
+
+        Args:
+            trial_first: the first trial comes before the baseline.
+        """
+        if self._baseline_is_due() and not (trial_first and self._is_untouched()):
             return BASELINE
         if self.interrupted:
             return self.interrupted[0]
@@ -93,6 +97,10 @@ class Planner:
         self.running.discard(work_id)
         if work_id.kind == "trial":
             self.interrupted.insert(0, work_id)
+
+    def _is_untouched(self) -> bool:
+        """True where no trial has begun, and one may."""
+        return self._trials > 0 and not self._database.begun()
 
     def _baseline_is_due(self) -> bool:
         if self._function:

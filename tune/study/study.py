@@ -275,9 +275,14 @@ class Study(Recording):
         self.notes += mend_journal(log, state, self._database, manifest, space)
         self.notes += mend_log(state, self._database.frozen(), manifest, self.emit)
 
-    def next_work(self) -> Work | Literal["wait"] | None:
+    def next_work(self, trial_first: bool = False) -> Work | Literal["wait"] | None:
         """The next fit to do; "wait" while running trials decide what is next; None when all is
-        done."""
+        done.
+
+        Args:
+            trial_first: begin a new study with its first trial, where the untrained baseline would
+                keep it waiting.
+        """
         if self.stopping:
             return None
         if self._failing is not None and not self._planner.running:
@@ -287,7 +292,7 @@ class Study(Recording):
         if self._early.are_enough and self._silent():
             return "wait"
 
-        step = self._planner.next()
+        step = self._planner.next(trial_first)
         if step is None:
             # The last trials: nobody will tell any more who is to blame.
             self._record_failures(self._early.take_all())
