@@ -51,7 +51,11 @@ class _Answers(BaseHTTPRequestHandler):
             copied = self.headers.get("x-goog-copy-source")
             if copied:
                 _, name, source = unquote(copied).split("/", 2)
-                body = self.buckets.objects[name][source].body
+                there = self.buckets.objects[name].get(source)
+                if there is None:
+                    self._refuse(404, "NoSuchKey")
+                    return
+                body = there.body
             self.buckets.generations += 1
             meta = {
                 name.lower(): value

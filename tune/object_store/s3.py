@@ -172,7 +172,7 @@ def copy_object(source: Path, target: Path) -> None:
 
     with translated(target):
         try:
-            client.connect().copy_object(
+            client.connect_to(target).copy_object(
                 Bucket=bucket, Key=key, CopySource={"Bucket": from_bucket, "Key": from_key}
             )
         except Exception as error:

@@ -66,6 +66,13 @@ def test_writes_are_whole_conditional_and_carry_metadata(
     assert 0 <= found.age_s < 60
     assert s3.within(path.parent)[1].keys() == {path} == s3.below(path.parent).keys()
     assert s3.below(path.parent)[path] == s3.ObjectInfo(second, 3)
+    copied = path.with_name("copied")
+    s3.copy_object(path, copied)
+    s3.copy_object(path.with_name("absent"), path.with_name("none"))
+    assert s3.below(path.parent).keys() == {path, copied}
+    found = s3.get(copied)
+    assert found is not None
+    assert found.body == b"two"
     s3.delete(path)
     s3.delete(path)
     with pytest.raises(s3.Taken):
