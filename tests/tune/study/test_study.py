@@ -67,6 +67,25 @@ def test_stopped_trials_are_pruned_with_their_values_and_rungs_are_in_the_storag
         assert any(key.startswith("completed_rung_") for key in trial.system_attrs)
 
 
+def test_one_process_begins_with_the_first_trial_and_several_with_the_baseline(
+    tmp_path: Path,
+) -> None:
+    """A killed study has begun, and its baseline comes before the interrupted trial."""
+    for name, trial_first in (("one", True), ("several", False)):
+        study = open_study(tmp_path / name, 2)
+        order = [study.next_work(trial_first) for _ in range(3)]
+        kinds = [work.kind for work in order if isinstance(work, Work)]
+        first = ["trial", "baseline"] if trial_first else ["baseline", "trial"]
+        assert kinds == [*first, "trial"]
+        study.close()
+
+        again = open_study(tmp_path / name, 2)
+        work = again.next_work(trial_first)
+        assert isinstance(work, Work)
+        assert work.kind == "baseline"
+        again.close()
+
+
 def test_asha_rule_against_the_definition(tmp_path: Path) -> None:
     """With rung values v_1..v_n, trial n goes on iff it is among the best max(1, floor(n/4)) (Li et
     al. 2020, algorithm 2)."""
