@@ -6,7 +6,7 @@ from tune.reports.comparison_table import ComparisonTable
 from tune.reports.html_page import page, render, table
 from tune.reports.html_pictures import data_uri
 from tune.reports.pooled_table import PooledTable
-from tune.reports.pooled_text import component_cells, pooled_cells, pooled_notes
+from tune.reports.pooled_text import component_cells, pooled_cells, pooled_choices, pooled_notes
 from tune.reports.table_text import difference_cells, notes, setting_cells
 
 _REFERENCES = 8  # the column of published results, where there is one
@@ -40,11 +40,6 @@ def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:
     settings = pooled_cells(over_searches)
     differences = difference_cells(over_searches)
     parts = component_cells(over_searches)
-    chosen = []
-    for row in over_searches.rows:
-        for search, one in row.searches.items():
-            name = f"{row.name}, {search}"
-            chosen.append({"name": name, "number": one.number, "configuration": one.configuration})
     return render(
         "comparison.html",
         paired_by="search",
@@ -52,7 +47,7 @@ def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:
         picture=data_uri(figure, "png"),
         differences=table(differences.header, differences.rows),
         parts=table(parts.header, parts.rows) if parts.rows else None,
-        chosen=chosen,
+        chosen=pooled_choices(over_searches),
         notes=pooled_notes(over_searches),
     )
 
@@ -68,6 +63,10 @@ def comparison_content(comparison: ComparisonTable, figure: bytes) -> Markup:
         picture=data_uri(figure, "png"),
         differences=table(differences.header, differences.rows),
         parts=None,
-        chosen=[row for row in comparison.rows if row.number is not None],
+        chosen={
+            row.name: f"trial {row.number}, {row.configuration}"
+            for row in comparison.rows
+            if row.number is not None
+        },
         notes=notes(comparison),
     )

@@ -62,6 +62,7 @@ def pooled_notes(table: PooledTable) -> list[str]:
         "paired by search, so they cover another search.",
     ]
     said += _components(table)
+    said += _kept_defaults(table)
     if level is not None:
         said.append(
             f"Holm's p-values hold for all {len(table.questions)} questions at once, and decide "
@@ -114,19 +115,38 @@ def _references(table: PooledTable) -> str:
     return f"{title}: {'; '.join(figures)}. {table.comparison.reference_note}"
 
 
-def pooled_choices(table: PooledTable) -> list[str]:
-    """One line per setting and search: the configuration that was chosen."""
-    return [
-        f"{row.name}, {search}: trial {one.number}, {one.configuration}"
+def pooled_choices(table: PooledTable) -> dict[str, str]:
+    """Setting and search -> the trial that was chosen, where it is not the default."""
+    return {
+        f"{row.name}, {search}": f"trial {one.number}, {one.configuration}"
         for row in table.rows
         for search, one in row.searches.items()
-    ]
+        if one.number
+    }
+
+
+def _kept_defaults(table: PooledTable) -> list[str]:
+    """Say how many searches found nothing better than their default: the more, the less the table
+    tells about searching."""
+    numbers = [one.number for row in table.rows for one in row.searches.values()]
+    ended = [number for number in numbers if number is not None]
+    kept = ended.count(0)
+    if not kept:
+        return []
+    said = f"{kept} of {len(ended)} searches chose their default, trial 0"
+    if 2 * kept > len(ended):
+        said += (
+            ": the table compares trainings under the defaults more than what tuning makes of "
+            "them, for which --trials gives each search more"
+        )
+    return [f"{said}."]
 
 
 def pooled_markdown(table: PooledTable) -> str:
     """Both tables, the choices and the notes in Markdown."""
     tables = [pooled_cells(table), difference_cells(table), component_cells(table)]
-    return markdown_page(table.title, tables, pooled_choices(table), pooled_notes(table))
+    choices = [f"{search}: {choice}" for search, choice in pooled_choices(table).items()]
+    return markdown_page(table.title, tables, choices, pooled_notes(table))
 
 
 def pooled_csv(table: PooledTable) -> str:

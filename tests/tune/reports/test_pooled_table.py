@@ -16,7 +16,7 @@ from trainables.errors import UserError
 from tune import report
 from tune.experiments import EXPERIMENTS
 from tune.reports.pooled_table import pool_searches
-from tune.reports.pooled_text import show_pooled
+from tune.reports.pooled_text import pooled_choices, pooled_notes, show_pooled
 from tune.reports.statistics import holm
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest
@@ -37,9 +37,9 @@ def search(
     means: dict[str, float],
     pins: dict[str, Any] | None = None,
     trials: int = 2,
+    chosen: int = 1,
 ) -> Path:
-    """The group's folder of studies whose trial 0 is the default and whose trial 1 is the one
-    chosen."""
+    """The group's folder of studies whose trial 0 is the default."""
     for letter, mean in means.items():
         folder = storage / f"classify-{letter}"
         base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | {
@@ -66,7 +66,7 @@ def search(
         manifest.reconcile_with(folder / "study.json")
         log = EventLog(folder / "events.jsonl")
         for trial in range(trials):
-            value = 0.5 + 0.1 * (trial == 1)
+            value = 0.5 + 0.1 * (trial == chosen)
             tests = mean - 0.2 * (trial == 0) + NOISE
             for repeat, test in [(None, 0.0), *enumerate(tests)]:
                 said = {} if repeat is None else {"repeat": repeat}
@@ -132,6 +132,21 @@ def test_shown_with_a_column_a_search(tmp_path: Path) -> None:
     assert "A: scratch, all trains" in said
     assert "0.500   0.520   0.570   0.530" in said
     assert "no verdict: 5 searches are needed, 3 were asked for" in said
+
+
+def test_searches_that_kept_their_default_are_counted_and_not_listed(tmp_path: Path) -> None:
+    groups = [
+        search(tmp_path / str(seed), seed, {k: v[seed] for k, v in MEANS.items()}, chosen=chosen)
+        for seed, chosen in enumerate([0, 0, 1])
+    ]
+    table = pool_searches(groups)
+    (kept,) = [note for note in pooled_notes(table) if "default" in note]
+    assert kept.startswith("10 of 15 searches chose their default, trial 0: the table compares")
+    assert set(pooled_choices(table)) == {f"{letter}, seed 2" for letter in "ABCDE"}
+    assert set(pooled_choices(table).values()) == {"trial 1, optim.lr=1"}
+
+    tuned = pool_searches(searches(tmp_path / "tuned"))
+    assert not [note for note in pooled_notes(tuned) if "default" in note]
 
 
 def test_the_command_over_storages(
