@@ -157,11 +157,17 @@ class Damaged:
         from tune.study.events import EventLog
 
         events, _ = EventLog.read(self.home.storage / "toy/events.jsonl")
-        ends = Counter((e["trial"], e.get("repeat")) for e in events if e["event"] == "end")
-        reports = Counter(
-            (e["trial"], e.get("repeat"), e["epoch"]) for e in events if e["event"] == "report"
-        )
-        wrong = [f"{what} is there {n} times" for what, n in (ends | reports).items() if n > 1]
+        wrong = []
+        said: dict[Any, Any] = {}
+        for event in events:
+            if event["event"] not in ("report", "end"):
+                continue
+            # A line that is there twice says the same twice; a start that was written back repeats
+            # the end after it.
+            key = event["event"], event["trial"], event.get("repeat"), event.get("epoch")
+            what = event.get("state"), event.get("value"), event["metrics"].get("val/top1")
+            if said.setdefault(key, what) != what:
+                wrong.append(f"{key} is there twice, as {said[key]} and as {what}")
         facts = facts_of(self.home)
         states = {
             e["trial"]: e["state"] for e in events if e["event"] == "end" and "repeat" not in e
