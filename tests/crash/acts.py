@@ -140,7 +140,7 @@ def twice(place: Place) -> str:
 
 
 def bucket(place: Place) -> str:
-    """SIGKILL between writing a checkpoint and renaming it, in a study in a bucket."""
+    """SIGKILL between writing weights and renaming them, in a study in a bucket."""
     address = f"s3://{BUCKET}/runs"
     with bucket_server() as environment:
         words = ("--trials", "3", *SHORT, "--storage", address)

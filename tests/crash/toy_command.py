@@ -8,7 +8,7 @@ what goes wrong, in the processes that this one forks too:
     errno:ESTALE    files of weights in a trial's folder cannot be written
     broken          no trial can build its network
     broken:first    the default cannot
-    killed          the process ends between writing trial 1's checkpoint and renaming it
+    killed          the process ends between writing trial 1's weights and renaming them
     spot            the process of a trial ends after each of its first epochs (`Spot`)
 """
 
@@ -64,7 +64,7 @@ def _no_writes(code: int) -> Any:
 
 def _end_at_rename(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook that ends the process with a partial file in a trial's folder."""
-    if event == "os.rename" and "/trials/0001/last.pt" in str(arguments[0]):
+    if event == "os.rename" and "/trials/0001/best.pt" in str(arguments[0]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 

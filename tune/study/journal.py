@@ -8,6 +8,7 @@ time. The file is the same; Optuna's backend reads it.
 
 import contextlib
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,27 @@ class Journal(BaseJournalBackend):
 
 
 def _parsed(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in lines]
-    except ValueError as error:  # which no crash of the writer can leave
-        raise UserError(f"{path} is damaged ({error}): restore it from a copy") from None
+    """The records of a journal.
+
+    Raises:
+        UserError: a line is none, which no crash of the writer can leave.
+    """
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise damaged(path, f"line {number}: {error}") from None
+        if not isinstance(record, dict):
+            raise damaged(path, f"line {number} is no record of Optuna")
+        records.append(record)
+    return records
+
+
+def damaged(path: Path, problem: str) -> UserError:
+    """The refusal of a journal, with what helps."""
+    aside = f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
+    return UserError(
+        f"{path} is damaged ({problem}): restore it from a copy, or move it aside ({aside}) and "
+        "run the same command again, which makes it anew from events.jsonl"
+    )

@@ -266,7 +266,10 @@ def read_manifest(path: Path) -> Manifest:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is not a study manifest of this version: {error}") from None
+        raise UserError(
+            f"{path} is not a study manifest of this version: {error}; restore it from a copy, or "
+            "move it aside and repeat the command that the study was begun with"
+        ) from None
     check_known(manifest.rules, manifest.name)
     return replace(manifest, base=with_earlier_values(manifest.base))
 

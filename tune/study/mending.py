@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tune.search.space import Pinned
 from tune.study.events import AppendOnlyFile
+from tune.study.journal import damaged
 from tune.study.log_state import LogState, Run, read_state
 from tune.study.manifest import Manifest
 from tune.study.retries import retries_in, retry_record
@@ -29,6 +30,7 @@ from tune.study.work import WorkId
 __all__ = ["mend_journal", "mend_log", "reopen_in_journal", "retry_failed"]
 
 Emit = Callable[..., None]
+JOURNAL = "study.journal"
 _BEHIND = 2
 """Epochs that the journal lacks of an open trial, from which on it is damage; one is a kill's."""
 
@@ -147,6 +149,7 @@ def mend_journal(
         path: of the event log.
         space: search space of the study.
     """
+    _check_parameters(path.with_name(JOURNAL), state, database, manifest)
     lacks = [number for number, run in state.trials.items() if _lacks(database, number, run)]
     if not lacks:
         return []
@@ -159,6 +162,27 @@ def mend_journal(
 
     named = ", ".join(str(number) for number in sorted(lacks))
     return [f"study.journal lacked what events.jsonl has of trial {named}: written back"]
+
+
+def _check_parameters(
+    journal: Path, state: LogState, database: TrialDatabase, manifest: Manifest
+) -> None:
+    """Check that trials have the parameters that they were trained with: a repeat would be trained
+    with others, and the sampler learn from them.
+
+    Raises:
+        UserError: the journal lacks some, or has others.
+    """
+    for trial in database.frozen():
+        run = state.trials.get(trial.number)
+        if run is None or not run.config or trial.state == TrialState.WAITING:
+            continue
+        was = _searched(run.config, manifest)
+        now = _searched({**manifest.base, **trial.params}, manifest)
+        others = [name for name, value in was.items() if now.get(name) != value]
+        if others:
+            problem = f"trial {trial.number} has another {', '.join(others)} than in events.jsonl"
+            raise damaged(journal, problem)
 
 
 def _lacks(database: TrialDatabase, number: int, run: Run) -> bool:

@@ -39,6 +39,7 @@ from tune.study.group import Group, is_group
 from tune.study.kept_files import KeptFiles
 from tune.study.lock import locked, write_holder
 from tune.study.log_state import apply_event, read_state, usual_epoch_s
+from tune.study.lost_manifest import check_lost_manifest
 from tune.study.manifest import Manifest
 from tune.study.mending import mend_journal, mend_log, reopen_in_journal, retry_failed
 from tune.study.objectives import measured, objectives_of
@@ -191,7 +192,7 @@ class Study(Recording):
             try:
                 (directory / "trials").mkdir(exist_ok=True)
                 remove_partials(directory)
-                moved = adopt(directory)
+                moved = adopt(directory) or check_lost_manifest(directory, manifest)
                 commit = manifest.commit
                 manifest = manifest.reconcile_with(directory / "study.json")
                 study = cls(
@@ -222,7 +223,7 @@ class Study(Recording):
         """Note what is new about folder and code.
 
         Args:
-            moved: as of `adopt`.
+            moved: as of `adopt`, or of `check_lost_manifest`.
             commit: of the code that continues.
         """
         if moved:

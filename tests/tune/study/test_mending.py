@@ -19,6 +19,7 @@ from tune.study.record import check_whole, read_record
 from tune.study.study import Study
 
 TRIALS = 5
+JOURNAL = "study.journal"
 
 
 def lines_of(root: Path, name: str = "events.jsonl") -> list[bytes]:
@@ -167,3 +168,53 @@ def test_export_refuses_what_show_would_contradict(tmp_path: Path, whole: Path) 
     record = read_record(tmp_path / "toy")
     check_whole(record)
     assert record.best_number() == best
+
+
+def lose_a_parameter(root: Path) -> None:
+    """Delete the line of trial 1's learning rate from the journal: a repeat would have another."""
+    mine = {"op_code": 5, "trial_id": 1, "param_name": "optim.lr"}
+    lost = keep(root, lambda record: any(record.get(k) != v for k, v in mine.items()), JOURNAL)
+    assert lost == 1
+
+
+@pytest.mark.parametrize("line", [None, b"[]\n", b"null\n", b"\xff\n", b'{"op\n'])
+def test_the_advice_about_a_damaged_journal_is_right(
+    tmp_path: Path, whole: Path, line: bytes | None
+) -> None:
+    if line is None:
+        lose_a_parameter(tmp_path)
+    else:
+        lines = lines_of(tmp_path, JOURNAL)
+        (tmp_path / "toy" / JOURNAL).write_bytes(b"".join([*lines[:9], line, *lines[9:]]))
+
+    with pytest.raises(UserError, match=r"study\.journal is damaged") as refused:
+        open_study(tmp_path, TRIALS)
+    advice = re.search(r"\((mv .*)\)", str(refused.value))
+    assert advice is not None
+    subprocess.run(shlex.split(advice[1]), check=True)
+    assert "written back" in opened(tmp_path).notes[0]
+    assert told(tmp_path) == told(whole)
+    assert drawn(finish(tmp_path, TRIALS + 1)) == drawn(finish(whole, TRIALS + 1))
+
+
+def test_a_study_that_lost_its_manifest_stays_the_same_study(tmp_path: Path, whole: Path) -> None:
+    path = tmp_path / "toy/study.json"
+    path.unlink()
+    with pytest.raises(UserError, match=r"study\.json is missing.*begun with train\.epochs=4"):
+        open_study(tmp_path, TRIALS, base={"train.epochs": 5})
+    with pytest.raises(UserError, match="begun with other data"):
+        open_study(tmp_path, TRIALS, data={"name": "blobs", "fingerprint": "other"})
+    assert not path.exists()
+
+    study = opened(tmp_path)
+    assert "study.json was missing" in study.notes[0]
+    assert opened(tmp_path).notes == []
+    assert drawn(finish(tmp_path, TRIALS + 1)) == drawn(finish(whole, TRIALS + 1))
+
+
+def test_a_damaged_manifest_names_what_helps(tmp_path: Path, whole: Path) -> None:
+    path = tmp_path / "toy/study.json"
+    path.write_text("[1]")
+    with pytest.raises(UserError, match="move it aside and repeat the command") as refused:
+        open_study(tmp_path, TRIALS)
+    assert str(path) in str(refused.value)
