@@ -283,6 +283,8 @@ def main() -> int:
             place = Place(Path(scratch) / name, options.checkout.resolve(), empty)
             try:
                 broke = act(place)
+            except AssertionError as error:
+                broke = f"the act itself failed: {error}"
             finally:
                 place.end()
             broken += bool(broke)
