@@ -202,7 +202,7 @@ def connect() -> GoogleStore:
 
 
 def _described(headers: Mapping[str, str]) -> dict[str, Any]:
-    """What the headers of an answer say about an object."""
+    """Read the headers of an answer about an object."""
     written: datetime = parsedate_to_datetime(headers["Last-Modified"])
     meta = {
         name.lower().removeprefix(_META): value
