@@ -32,7 +32,7 @@ WIDTH = 100
 _LABEL = 10  # characters of the column of labels
 _NAMES = 8  # classes that are named
 _FOLDERS = 12  # folders that are shown
-_SHORT = ("layout", "splits", "classes", "left out", "duplicates")
+_SHORT = ("layout", "splits", "classes", "left out", "duplicates", "note")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from trainables.data.folders import (
 from trainables.data.grouping import grouped
 from trainables.data.images import open_picture, read_rgb
 from trainables.data.layout_base import AUTO
-from trainables.data.listing import Entry, Listing, fingerprint_of
+from trainables.data.listing import Entry, Listing, fingerprint_of, shortened
 from trainables.data.mask_code import MaskCode
 from trainables.data.mask_pixels import mask_pixels
 from trainables.data.masks import mask_values, read_mask
@@ -39,6 +39,8 @@ from trainables.data.store import VERSION, Store, digest, open_store, path_besid
 from trainables.data.summarize import folder_summary
 from trainables.data.whole import WholeImages, open_whole, resized_whole
 from trainables.errors import UserError
+
+_SHOWN = 8  # classes that a warning names
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,13 +225,23 @@ def _with_lost_classes(
     pixels: np.ndarray,  # (N, C)
     train: np.ndarray,  # (n,) rows
 ) -> Listing:
-    """The listing with a warning for every class that no mask, or no training mask, has."""
+    """The listing with a warning of the classes that no mask, or no training mask, shows."""
+    nowhere = pixels.sum(0) == 0
+    untrained = (pixels[train].sum(0) == 0) & ~nowhere
     warnings: list[str] = []
-    anywhere = pixels.sum(0)
-    trained = pixels[train].sum(0)
-    for number, name in enumerate(pairs.classes):
-        if not anywhere[number]:
-            warnings.append(f"no mask has the class {name}: no metric tells anything about it")
-        elif not trained[number]:
-            warnings.append(f"no training mask has the class {name}: it cannot be learnt")
+    if nowhere.any():
+        named = _named(pairs.classes, nowhere)
+        warnings.append(f"no mask shows {named}: no metric tells anything about it")
+    if untrained.any():
+        named = _named(pairs.classes, untrained)
+        warnings.append(f"no training mask shows {named}: nothing can be learned about it")
     return replace(pairs.listing, warnings=(*pairs.listing.warnings, *warnings))
+
+
+def _named(
+    classes: tuple[str, ...],
+    chosen: np.ndarray,  # (C,) bool
+) -> str:
+    """The names of the chosen classes, a few of many."""
+    names = [classes[number] for number in np.flatnonzero(chosen)]
+    return shortened(names, _SHOWN)

@@ -208,7 +208,9 @@ def _warnings_about_copies(duplicates: Duplicates | None) -> list[str]:
 
 
 def _warnings_about_masks(data: DataSet, masks: MaskCounts) -> list[str]:
-    """Classes that no training mask shows."""
+    """Classes that no training mask shows; in a folder all masks have been looked at already."""
+    if data.files:
+        return []
     absent = np.flatnonzero(masks.counts == 0)
     if not len(absent):
         return []

@@ -239,7 +239,8 @@ def _config_table(experiment: Experiment, manifest: Manifest) -> Table:
         title="config of trial 0, and what is searched",
         title_justify="left",
     )
-    for column in ("key", "trial 0", "searched"):
+    table.add_column("key", no_wrap=True)  # a name that is broken cannot be copied
+    for column in ("trial 0", "searched"):
         table.add_column(column, overflow="fold")
 
     for key, value in manifest.base.items():

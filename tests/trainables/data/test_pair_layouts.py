@@ -421,9 +421,10 @@ def test_a_void_colour(tmp_path: Path) -> None:
 
 
 def test_classes_that_no_mask_has_are_warned_of(tmp_path: Path) -> None:
-    pairs(tmp_path / "set", "images/{}.jpg", "masks/{}.png", truths(), "a\nb\nc\nghost\n")
+    classes = "a\nb\nc\nghost\nelf\n"
+    pairs(tmp_path / "set", "images/{}.jpg", "masks/{}.png", truths(), classes)
     data = load(tmp_path / "set")
-    assert "no mask has the class ghost: no metric tells anything about it" in warnings_of(data)
+    assert warnings_of(data) == ("no mask shows ghost, elf: no metric tells anything about it",)
 
 
 def test_a_class_of_val_alone_is_warned_of(tmp_path: Path) -> None:
@@ -435,7 +436,7 @@ def test_a_class_of_val_alone_is_warned_of(tmp_path: Path) -> None:
         mask(tmp_path / f"set/{part}/masks/{row:02d}.png", value)
     (tmp_path / "set/classes.txt").write_text(THREE)
     data = load(tmp_path / "set")
-    assert "no training mask has the class tree: it cannot be learnt" in warnings_of(data)
+    assert warnings_of(data) == ("no training mask shows tree: nothing can be learned about it",)
 
 
 def warnings_of(data: DataSet) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def test_lines_are_aligned_and_warnings_come_first() -> None:
 
 def test_a_run_begins_with_a_short_form() -> None:
     labels = [line[:10].strip() for line in WHOLE.short_lines() if line[0] != " "]
-    assert labels == ["WARNING", "layout", "splits", "classes", "left out", "duplicates"]
+    assert labels == ["WARNING", "layout", "splits", "classes", "left out", "duplicates", "note"]
 
 
 def test_json_gives_the_same_value_back() -> None:
@@ -241,7 +241,7 @@ def test_a_class_that_no_mask_shows_is_a_warning(tmp_path: Path) -> None:
     shutil.copy(root / "masks/0.png", last)
     lines = summary_of(root, "segment")
     assert "; 0 (roof) to 8 (" in only(lines, "classes")[0]
-    assert lines[-1] == "no training mask shows roof: nothing can be learned about it"
+    assert lines[-1] == "no mask shows roof: no metric tells anything about it"
 
 
 def test_few_shot_splits_have_their_numbers_of_classes(tmp_path: Path) -> None:
