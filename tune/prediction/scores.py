@@ -16,7 +16,7 @@ from trainables.class_metrics import (
     macro_f1,
     shown_classes,
 )
-from tune.formatting import plain_console
+from tune.formatting import line_width, plain_console
 from tune.prediction.trained import Trained
 
 _CLASSES = 40  # in a table; of more, those that are recognised worst
@@ -67,7 +67,7 @@ def _table(results: Sequence[ClassResult]) -> list[str]:
     for row in class_rows(shown_classes(present, _CLASSES)):
         table.add_row(*row)
 
-    console = plain_console(100)
+    console = plain_console(line_width(plain_console()))
     with console.capture() as capture:
         console.print(table)
     lines = [line.rstrip() for line in capture.get().splitlines()]
