@@ -24,6 +24,7 @@ from tests.tune.prediction.course import (
 )
 from trainables.files import content_hash
 from tune import report
+from tune.reports.undrawn import write_wanted
 
 PAGE = REPO / "docs/reports.md"
 COMMAND = re.compile(r"`((?:python tune/|\.\.\. |report\.py )[^`]*)`")
@@ -166,6 +167,10 @@ def test_a_part_of_the_page_can_be_typed_from_top_to_bottom(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     use_mlflow(monkeypatch)
+    monkeypatch.setattr(  # a run leaves its pictures to `report.py html`
+        "tune.reports.plot_worker.Pictures.watch",
+        lambda _, study: write_wanted(study.directory, "best"),
+    )
     table = tables()[part]
 
     def look(*words: str) -> None:
