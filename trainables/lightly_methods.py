@@ -83,7 +83,7 @@ def check_lightly() -> None:
     if find_spec("lightly") is None:
         raise UserError(
             "ssl-simclr, ssl-moco, ssl-vicreg and ssl-dino need the package lightly: "
-            "pip install -e '.[lightly]'"
+            "pip install lightly"
         )
 
 

@@ -407,7 +407,7 @@ def test_a_comparison_asks_for_lightly_before_any_side_trains(
     small = ("--set", "train.epochs=1", "--set", "train.epoch_images=64", *SMALL, *BYOL)
     said = call("ssl", "--compare", "ssl-methods", "--local", *short, *small)
     assert said.code == 2
-    assert "pip install -e '.[lightly]'" in said.err
+    assert "pip install lightly" in said.err
     assert not list((tmp_path / "runs").glob("ssl-methods*"))
 
 

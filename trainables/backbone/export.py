@@ -187,8 +187,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(
-            f"backbone file {str(path)!r} needs the package safetensors: "
-            "pip install -e '.[safetensors]'"
+            f"backbone file {str(path)!r} needs the package safetensors: pip install safetensors"
         ) from None
 
     try:

@@ -42,9 +42,7 @@ def import_timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise UserError(
-            "backbone.name=timm:... needs the package timm: pip install -e '.[timm]'"
-        ) from None
+        raise UserError("backbone.name=timm:... needs the package timm: pip install timm") from None
     return timm
 
 

@@ -68,7 +68,7 @@ def import_smp() -> Any:
     except ImportError:
         raise UserError(
             "model.name=smp:... needs the package segmentation-models-pytorch: "
-            "pip install -e '.[smp]'"
+            "pip install segmentation-models-pytorch"
         ) from None
     return smp
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from trainables.base import Metrics
-from trainables.files import HISTORY, LAST, write_atomically
+from trainables.engine.checkpoint import save_checkpoint
+from trainables.files import BEST, HISTORY, LAST, write_atomically
 
 NEXT = ".next.pt"
 """A save whose epoch has not been reported yet."""
@@ -30,6 +31,58 @@ class Report:
     metrics: Metrics
     saved: bool
     """`best.pt` may hold this epoch."""
+
+
+class Saves:
+    """The checkpoints of a trial: a save is staged, and takes its place when it counts.
+
+    Args:
+        folder: of the trial.
+        device: of what is read.
+        writes: False in all workers but that of rank 0.
+    """
+
+    def __init__(self, folder: Path, device: torch.device, *, writes: bool):
+        self.is_staged = False
+        """A save waits to count."""
+        self._folder = folder
+        self._device = device
+        self._writes = writes
+        self._is_checked = False
+
+    def stage(self, parts: Mapping[str, Any], epoch: int) -> None:
+        """Write a save that does not count yet.
+
+        Raises:
+            ValueError: a part could not be read again.
+        """
+        if not self._writes:
+            return
+        path = self._folder / NEXT
+        save_checkpoint(path, {**parts, OURS: {"epoch": epoch}})
+        if not self._is_checked:
+            check_readable(path, parts)
+            self._is_checked = True
+        self.is_staged = True
+
+    def keep(self, *, is_best: bool) -> None:
+        """Make the staged save the one to resume from."""
+        self.is_staged = False
+        staged = self._folder / NEXT
+        if is_best:
+            replace_by_link(staged, self._folder / BEST)
+        staged.replace(self._folder / LAST)
+
+    def drop(self) -> None:
+        """Remove a save that never counted."""
+        if self._writes:
+            (self._folder / NEXT).unlink(missing_ok=True)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Return what a save was given, on the device."""
+        path = self._folder / name
+        content = torch.load(path, map_location=self._device, weights_only=True)
+        return {key: value for key, value in content.items() if key != OURS}
 
 
 def saved_epoch(folder: Path) -> int | None:

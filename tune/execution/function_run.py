@@ -23,17 +23,14 @@ import torch
 
 from trainables.base import Metrics, Runtime
 from trainables.engine import distributed
-from trainables.engine.checkpoint import save_checkpoint
 from trainables.errors import TrialFailed
 from trainables.files import BEST, HISTORY, LAST
 from trainables.outcomes import ImageOutcomes
 from tune.execution.function_files import (
-    NEXT,
     OURS,
     Report,
-    check_readable,
+    Saves,
     read_history,
-    replace_by_link,
     saved_epoch,
     write_history,
 )
@@ -84,8 +81,6 @@ class FunctionRun:
         self._length: int | None = None
         self._epoch = 0
         self._reports = 0
-        self._staged = False
-        self._checked = False
         self._stopped = False
         self._began = time.perf_counter()
 
@@ -97,8 +92,8 @@ class FunctionRun:
         self.tested: Metrics = {}
         self.outcomes: ImageOutcomes | None = None
         self.is_reporting = False
-        if self.rank == 0:
-            (self.directory / NEXT).unlink(missing_ok=True)
+        self._saves = Saves(self.directory, self.device, writes=self.rank == 0)
+        self._saves.drop()
         _seed_all(self.seed)
 
     # -- what a function calls
@@ -115,13 +110,13 @@ class FunctionRun:
         self._note_loaded()
         if self._saved_epoch is None:
             return None
-        return self._content(LAST)
+        return self._saves.read(LAST)
 
     def load_best(self) -> dict[str, Any] | None:
         """Return what `save` was given in the best epoch that has one; None without any."""
         if not (self.directory / BEST).exists():
             return None
-        return self._content(BEST)
+        return self._saves.read(BEST)
 
     def epochs(self, count: int) -> Iterator[int]:
         """Count epochs from 0 to `count - 1`; after a kill, from the first that has no `save`.
@@ -141,12 +136,12 @@ class FunctionRun:
         distributed.wait_for_all()  # each has loaded what the others may now replace
         for epoch in range(self._resumed_epoch(), count):
             self._epoch = epoch + 1
-            self._staged = False
+            self._saves.is_staged = False
             self._began = time.perf_counter()
             self.silence.heard()
             _seed_all(self.seed, self._epoch)
             yield epoch
-            if self._staged:
+            if self._saves.is_staged:
                 self._keep_save()
         distributed.wait_for_all()  # the best save is there for each of them
 
@@ -175,19 +170,11 @@ class FunctionRun:
         self._leave_if_stopped()
         if OURS in parts:
             raise ValueError(f"run.save({OURS}=...) is a name of vistune's own; give another")
-        if self.rank > 0:
-            return
 
-        path = self.directory / NEXT
-        save_checkpoint(path, {**parts, OURS: {"epoch": self._epoch}})
-        if not self._checked:
-            check_readable(path, parts)
-            self._checked = True
-
-        self._staged = True
+        self._saves.stage(parts, self._epoch)
         self.silence.heard()
         reported = self._last_reported() == self._epoch
-        if self._length is None or reported:
+        if self._saves.is_staged and (self._length is None or reported):
             self._keep_save()
 
     def test(
@@ -257,9 +244,7 @@ class FunctionRun:
 
     def remove_stage(self) -> None:
         """Remove a save that never counted."""
-        if self.rank > 0:
-            return
-        (self.directory / NEXT).unlink(missing_ok=True)
+        self._saves.drop()
 
     # -- inside
 
@@ -294,10 +279,10 @@ class FunctionRun:
         if self.rank == 0:
             found |= self._checked_metrics(metrics)
         found = distributed.broadcast(found)
-        self.history.append(Report(self._epoch, found, self._staged))
+        self.history.append(Report(self._epoch, found, self._saves.is_staged))
         self._write_history()
         self._send(self._epoch, found)
-        if self._staged:
+        if self._saves.is_staged:
             self._keep_save()
 
     def _checked_metrics(self, metrics: Mapping[str, Any]) -> Metrics:
@@ -348,27 +333,20 @@ class FunctionRun:
 
     def _keep_save(self) -> None:
         """Make the staged save the one that counts, and the best one where its epoch is."""
-        self._staged = False
-        staged = self.directory / NEXT
         last = self.history[-1] if self.history else None
+        is_best = False
         if last is not None and last.epoch == self._epoch:
             if not last.saved:
                 last.saved = True
                 self._write_history()
             saved = [report for report in self.history if report.saved]
-            if max(saved, key=self._value) is last:
-                replace_by_link(staged, self.directory / BEST)
-
-        staged.replace(self.directory / LAST)
+            is_best = max(saved, key=self._value) is last
+        self._saves.keep(is_best=is_best)
 
     def _write_history(self) -> None:
         if self.rank > 0:
             return
         write_history(self.directory / HISTORY, self.history)
-
-    def _content(self, name: str) -> dict[str, Any]:
-        content = torch.load(self.directory / name, map_location=self.device, weights_only=True)
-        return {key: value for key, value in content.items() if key != OURS}
 
 
 def _seed_all(seed: int, epoch: int | None = None) -> None:
