@@ -154,8 +154,8 @@ def test_without_the_option_a_function_is_waited_for(tmp_path: Path) -> None:
 def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
     code = (
         "import json, os, sys, time; "
-        "print(json.dumps({'accuracy': 0.5}), flush=True); "
         "open(sys.argv[1], 'w').write(str(os.getpid())); "
+        "print(json.dumps({'accuracy': 0.5}), flush=True); "
         "time.sleep(60)"
     )
     pid = tmp_path / "pid"
@@ -166,7 +166,8 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
         name="own",
         metrics="-",
     )
-    work = work_in(tmp_path, usual_epoch_s=0.2)
+    # Its one epoch, with the start of Python, is the usual one.
+    work = work_in(tmp_path, hung_after=1.0)
     outcome = run_trial(experiment, work, LocalRuntime(tmp_path, lambda *_: True))
 
     assert (outcome.state, outcome.reason) == ("FAIL", "hung")
