@@ -31,6 +31,7 @@ from tune.prediction.trained import Trained
 
 _IMAGE_FOLDERS = ("images", "image", "imgs")
 _IMAGE, _MASK = "_sat", "_mask"
+_LOOKED_AT = 50  # training masks whose names say how masks are named
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,25 @@ def _training_pairs(trained: Trained) -> Pairs | None:
 def _task(source: Path, trained: Trained, pairs: Pairs | None) -> Task:
     if source.is_dir():
         return _task_of_folder(source, trained, pairs)
-    return _without_truth(images_of_table(read_table(source)))
+    return _without_truth(images_of_table(read_table(source)), pairs)
 
 
-def _without_truth(images: Images) -> Task:
-    return Task(images, _names(images.names, {}), (None,) * len(images.files))
+def _without_truth(images: Images, pairs: Pairs | None) -> Task:
+    names = _names(images.names, {}, _mask_end(pairs))
+    return Task(images, names, (None,) * len(images.files))
+
+
+def _mask_end(pairs: Pairs | None) -> str | None:
+    """The end that the names of training masks have and those of their images not: "_mask", "_L", ""
+    for equal names; None where they do not agree, or there are none."""
+    if pairs is None:
+        return None
+    ends: set[str | None] = set()
+    for image, mask in zip(pairs.listing.files[:_LOOKED_AT], pairs.masks, strict=False):
+        stem = PurePosixPath(image).stem.removesuffix(_IMAGE)
+        name = PurePosixPath(mask).stem
+        ends.add(name.removeprefix(stem) if name.startswith(stem) else None)
+    return ends.pop() if len(ends) == 1 else None
 
 
 def _task_of_folder(folder: Path, trained: Trained, pairs: Pairs | None) -> Task:
@@ -133,14 +148,14 @@ def _task_of_folder(folder: Path, trained: Trained, pairs: Pairs | None) -> Task
     try:
         found = recognize(folder, find_images(folder))
     except UserError:
-        return _without_truth(images_of_folder(folder))
+        return _without_truth(images_of_folder(folder), pairs)
 
     files = found.files
     mask_of = {file: files.masks.get(key) for key, file in files.images.items()}
     images = images_of_folder(folder, sorted(mask_of))
     truths = [_below(folder, mask_of[name]) for name in images.names]
     known = {name: mask for name, mask in mask_of.items() if mask is not None}
-    names = _names(images.names, known)
+    names = _names(images.names, known, _mask_end(pairs))
     masks = [path for path in truths if path is not None]
     code = _code_of(folder, found, masks, trained) if pairs is None else pairs.code
     return Task(images, names, tuple(truths), code)
@@ -162,29 +177,31 @@ def _below(folder: Path, name: str | None) -> Path | None:
     return None if name is None else folder / name
 
 
-def _names(images: Sequence[str], known: dict[str, str]) -> tuple[str, ...]:
+def _names(images: Sequence[str], known: dict[str, str], end: str | None = None) -> tuple[str, ...]:
     """The path of each image's mask below the output; no two are equal.
 
     Args:
         known: image -> its mask in the folder.
+        end: end of the other masks' names; None where it is not known.
     """
-    names = [_png(known[image]) if image in known else mask_name(image) for image in images]
+    names = [_png(known[image]) if image in known else mask_name(image, end) for image in images]
     count = Counter(names)
     found: dict[str, None] = {}
     for image, name in zip(images, names, strict=True):
         if count[name] > 1:  # a.jpg beside a.png
-            name = mask_name(image, keep_ending=True)
+            name = mask_name(image, end, keep_ending=True)
         while name in found:  # images/a.png beside imgs/a.png
             name = PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-2").as_posix()
         found[name] = None
     return tuple(found)
 
 
-def mask_name(image: str, keep_ending: bool = False) -> str:
+def mask_name(image: str, end: str | None = None, keep_ending: bool = False) -> str:
     """The path of a mask: `a/0016_mask.png` for `a/0016_sat.jpg`, `masks/b.png` for `images/b.jpg`,
     `c_mask.png` for `c.jpg`.
 
     Args:
+        end: end of its name, such as "_mask" or ""; None for that of these examples.
         keep_ending: `c.jpg_mask.png`, where another image has the same stem.
     """
     path = PurePosixPath(image)
@@ -193,8 +210,9 @@ def mask_name(image: str, keep_ending: bool = False) -> str:
     for position, folder in enumerate(folders):
         if folder.lower() in _IMAGE_FOLDERS:
             folders[position] = "masks"
-            return "/".join([*folders, f"{stem}.png"])
-    return "/".join([*folders, f"{stem.removesuffix(_IMAGE)}{_MASK}.png"])
+            return "/".join([*folders, f"{stem}{end or ''}.png"])
+    own_end = _MASK if end is None else end
+    return "/".join([*folders, f"{stem.removesuffix(_IMAGE)}{own_end}.png"])
 
 
 def _png(mask: str) -> str:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.tune.prediction.course import satellite
 from trainables.data.mask_code import plain_values
 from trainables.data.pairs import read_pairs
 from tune.prediction.mask_style import MaskStyle, style_of
-from tune.prediction.masks import _names, mask_name
+from tune.prediction.masks import _mask_end, _names, mask_name
 
 COLORS = np.array([[9, 9, 9], [250, 0, 0], [0, 0, 250]], np.uint8)
 
@@ -37,6 +38,22 @@ def test_no_mask_takes_the_place_of_another() -> None:
     assert _names(["i/a.jpg"], {"i/a.jpg": "m/a.gif"}) == ("m/a.png",)
     alike = ["a.jpg", "a.jpg.png", "a.png", "images/b.png", "imgs/b.png"]
     assert len(set(_names(alike, {}))) == 5
+
+
+def test_masks_of_images_alone_are_named_as_the_training_masks(tmp_path: Path) -> None:
+    masks = [Image.fromarray(NUMBERS)] * 2
+    same_names = read_pairs(write_pairs(tmp_path / "same", masks))
+    assert _mask_end(same_names) == ""
+    assert _names(["new/7.jpg"], {}, "") == ("new/7.png",)
+
+    for path in sorted((tmp_path / "same/masks").iterdir()):
+        path.rename(path.with_stem(f"{path.stem}_L"))
+    assert _mask_end(read_pairs(tmp_path / "same")) == "_L"
+    assert _names(["7.jpg", "images/8.jpg"], {}, "_L") == ("7_L.png", "masks/8_L.png")
+
+    satellite(tmp_path / "land")
+    assert _mask_end(read_pairs(tmp_path / "land")) == "_mask"
+    assert _mask_end(None) is None
 
 
 def write_pairs(root: Path, masks: list[Image.Image]) -> Path:
