@@ -131,8 +131,8 @@ def _without_truth(images: Images, pairs: Pairs | None) -> Task:
 
 
 def _mask_end(pairs: Pairs | None) -> str | None:
-    """The end that the names of training masks have and those of their images not: "_mask", "_L", ""
-    for equal names; None where they do not agree, or there are none."""
+    """The end that the names of training masks have and those of their images not: "_mask", "_L",
+    or "" for equal names; None where they do not agree, or there are none."""
     if pairs is None:
         return None
     ends: set[str | None] = set()
