@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from tune.execution.session_folder import SessionFolder, remove_old
 from tune.execution.socket_folder import socket_folder
 
 _CONNECT_TIMEOUT_S = 10.0
+_START_TIMEOUT_S = 90.0
+"""Ray's node gets so long to come up. Ray itself gives it half a minute, too little where many
+programs share few cores."""
+_LOOK_S = 0.1
 _OBJECT_STORE_BYTES = 128 * 2**20
 _LAUNCHER = str(Path(launch_worker.__file__).resolve())
 _AGENT = str(Path(silent_agent.__file__).resolve())
@@ -57,7 +62,7 @@ def ray_session(workers: int = 1) -> Iterator[None]:
 
 def _started_ahead() -> bool:
     """Wait for a start that `ahead` has begun; False where there is none, or it came to nothing: on
-    a machine that is busy with all that starts, Ray gives up after half a minute."""
+    a machine that is very busy, the start gives up after `_START_TIMEOUT_S`."""
     begun = ahead.take()
     return begun is not None and begun.exception() is None and begun.result()
 
@@ -238,6 +243,7 @@ def _lean(dashboard: bool) -> Iterator[None]:
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (node.Node, "start_log_monitor", lambda self: None),
         (services, "start_raylet", _with_our_launcher(services.start_raylet)),
+        (services, "get_node", patient(services.get_node)),
     ]
     if not dashboard:
         replaced += [
@@ -253,6 +259,25 @@ def _lean(dashboard: bool) -> Iterator[None]:
             stack.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, ours)
         yield
+
+
+def patient(
+    get_node: Callable[..., Any], timeout_s: float = _START_TIMEOUT_S
+) -> Callable[..., Any]:
+    """Ray's function that looks for a node which has just been started, and which waits for it."""
+
+    @functools.wraps(get_node)
+    def wait(*args: Any, **options: Any) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return get_node(*args, **options)
+            except RuntimeError:  # it is not there yet
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_LOOK_S)
+
+    return wait
 
 
 def _with_our_launcher(start_raylet: Callable[..., Any]) -> Callable[..., Any]:

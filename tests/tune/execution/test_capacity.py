@@ -17,6 +17,7 @@ from tune.execution.capacity import (
     machine_resources,
     refuse_what_never_fits,
 )
+from tune.execution.ray_session import patient
 from tune.execution.worker_group import WorkerGroup
 
 CONFIG = {
@@ -147,3 +148,19 @@ def test_values_that_cannot_work_are_refused_at_once(call: Call, setting: str, w
     assert refused.code == 2
     assert setting.partition("=")[0] in refused.line
     assert not Path("runs/toy").exists()
+
+
+def test_a_node_that_comes_up_late_is_waited_for() -> None:
+    calls = []
+
+    def get_node(name: str) -> str:
+        calls.append(name)
+        if len(calls) < 4:
+            raise RuntimeError("no such node yet")
+        return f"{name} is there"
+
+    assert patient(get_node)("head") == "head is there"
+    assert calls == ["head"] * 4
+    calls.clear()
+    with pytest.raises(RuntimeError, match="no such node yet"):
+        patient(get_node, timeout_s=0.0)("head")
