@@ -5,7 +5,7 @@ from pathlib import Path
 from trainables.errors import UserError
 from tune.command_line import command
 from tune.object_store.restore import pull
-from tune.object_store.s3 import local_folder
+from tune.object_store.s3 import address, local_folder
 from tune.study.group import members, search_numbers
 from tune.study.manifest import read_manifest
 
@@ -39,7 +39,7 @@ def find_study(root: Path, name: str) -> Path:
         return folder
     names = [path.name for path in study_folders(folder.parent)]
     others = f"there are {', '.join(names)}" if names else "there is none"
-    raise UserError(f"no study {name!r} in {folder.parent}; {others}")
+    raise UserError(f"no study {name!r} in {_shown(folder.parent)}; {others}")
 
 
 def find_all(root: Path) -> list[Path]:
@@ -51,8 +51,15 @@ def find_all(root: Path) -> list[Path]:
     found = study_folders(root)
     if not found:
         begin = command("run", "ssl", storage=root)
-        raise UserError(f"no study in {root}: run `{begin}`, or name the folder with --storage")
+        raise UserError(
+            f"no study in {_shown(root)}: run `{begin}`, or name the folder with --storage"
+        )
     return found
+
+
+def _shown(root: Path) -> str:
+    """The storage as its user knows it."""
+    return address(root) or str(root)
 
 
 def is_comparison(folder: Path) -> bool:
