@@ -31,4 +31,9 @@ the same content, and no other file.
     on_ray.py       sampled moments of the driver and of trial processes under Ray
     soak.py         a long study in which everything is killed at random
     growth.py       what must not grow meanwhile
+    damage.py       files of the record that a disk or an editor has changed
+    acts.py         what broke once, done again by the command line of any checkout, in a place
+                    (place.py) with servers (servers.py), by toy_command.py and spot.py
+    function.py     a study whose trials take milliseconds
+    marked.py       the processes that a command has started
 """

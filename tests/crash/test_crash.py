@@ -115,6 +115,19 @@ def test_a_planted_defect_is_found(defect: str, kind: str, study: str) -> None:
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+def test_a_damaged_record_is_mended_or_refused_by_name() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.crash.damage", "--quiet"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_sampled_crashes_on_ray_are_recovered_from() -> None:
     done = enumerate_crashes("--study", "toy", "--points", "2", "--ray", "2")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -148,8 +148,12 @@ def _parsed(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
 
 def damaged(path: Path, problem: str) -> UserError:
     """The refusal of a journal, with what helps."""
-    aside = f"mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')}"
     return UserError(
-        f"{path} is damaged ({problem}): restore it from a copy, or move it aside ({aside}) and "
+        f"{path} is damaged ({problem}): restore it from a copy, or {move_aside(path)} and "
         "run the same command again, which makes it anew from events.jsonl"
     )
+
+
+def move_aside(path: Path) -> str:
+    """The advice to move a journal aside, with the command."""
+    return f"move it aside (mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')})"

@@ -12,15 +12,15 @@ was restored from an older copy. What the other file still knows is written back
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from tune.search.space import Pinned
+from tune.search.space import Pinned, asked_for
 from tune.study.events import AppendOnlyFile
-from tune.study.journal import damaged
+from tune.study.journal import damaged, move_aside
 from tune.study.log_state import LogState, Run, read_state
 from tune.study.manifest import Manifest
 from tune.study.retries import retries_in, retry_record
@@ -31,6 +31,7 @@ __all__ = ["mend_journal", "mend_log", "reopen_in_journal", "retry_failed"]
 
 Emit = Callable[..., None]
 JOURNAL = "study.journal"
+_SHOWN = 5
 _BEHIND = 2
 """Epochs that the journal lacks of an open trial, from which on it is damage; one is a kill's."""
 
@@ -149,10 +150,12 @@ def mend_journal(
         path: of the event log.
         space: search space of the study.
     """
-    _check_parameters(path.with_name(JOURNAL), state, database, manifest)
+    journal = path.with_name(JOURNAL)
+    _check_parameters(journal, state, database, manifest)
+    holes = _holes(state, database, manifest, space)
     lacks = [number for number, run in state.trials.items() if _lacks(database, number, run)]
     if not lacks:
-        return []
+        return [] if not holes else [_told_holes(journal, holes)]
 
     whole = read_state(path).trials  # with every epoch's metrics
     for number in range(database.begun(), max(lacks) + 1):
@@ -161,7 +164,10 @@ def mend_journal(
         _report_again(database, number, whole[number], manifest.objective)
 
     named = ", ".join(str(number) for number in sorted(lacks))
-    return [f"study.journal lacked what events.jsonl has of trial {named}: written back"]
+    notes = [f"study.journal lacked what events.jsonl has of trial {named}: written back"]
+    if holes:
+        notes.append(_told_holes(journal, holes))
+    return notes
 
 
 def _check_parameters(
@@ -183,6 +189,32 @@ def _check_parameters(
         if others:
             problem = f"trial {trial.number} has another {', '.join(others)} than in events.jsonl"
             raise damaged(journal, problem)
+
+
+def _holes(
+    state: LogState, database: TrialDatabase, manifest: Manifest, space: Callable[..., Any]
+) -> list[int]:
+    """Trials that ended, of which the journal lacks an epoch or a parameter: their results are
+    right, but what is drawn and stopped later depends on all that Optuna has."""
+    found = []
+    for trial in database.frozen():
+        run = state.trials.get(trial.number)
+        if run is None or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            continue
+        lacks_epochs = set(run.epochs) - trial.intermediate_values.keys()
+        asked = asked_for(space, manifest.preset, run.config, manifest.pins) if run.config else ()
+        if lacks_epochs or set(asked) - trial.params.keys():
+            found.append(trial.number)
+    return found
+
+
+def _told_holes(journal: Path, numbers: Sequence[int]) -> str:
+    named = ", ".join(str(number) for number in numbers[:_SHOWN])
+    more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
+    return (
+        f"study.journal lacks epochs or parameters of trial {named}{more} that events.jsonl has, "
+        f"and later draws depend on them: {move_aside(journal)}, and the next start makes it anew"
+    )
 
 
 def _lacks(database: TrialDatabase, number: int, run: Run) -> bool:

@@ -218,3 +218,21 @@ def test_a_damaged_manifest_names_what_helps(tmp_path: Path, whole: Path) -> Non
     with pytest.raises(UserError, match="move it aside and repeat the command") as refused:
         open_study(tmp_path, TRIALS)
     assert str(path) in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["intermediate_value", "param_name"])
+def test_a_hole_in_the_journal_is_told_with_what_fills_it(
+    tmp_path: Path, whole: Path, key: str
+) -> None:
+    """Of trial 0, whose parameters are the default's: it was trained as it is on record."""
+    kept = iter([False])
+    mine = lambda record: record.get("trial_id") == 0 and key in record  # noqa: E731
+    assert keep(tmp_path, lambda record: not mine(record) or next(kept, True), JOURNAL) == 1
+    (note,) = opened(tmp_path).notes
+    assert "lacks epochs or parameters of trial 0 that" in note
+    advice = re.search(r"\((mv .*)\)", note)
+    assert advice is not None
+    subprocess.run(shlex.split(advice[1]), check=True)
+    opened(tmp_path)
+    assert opened(tmp_path).notes == []
+    assert drawn(finish(tmp_path, TRIALS + 1)) == drawn(finish(whole, TRIALS + 1))
