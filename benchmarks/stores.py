@@ -76,6 +76,7 @@ if kind in ("alike", "unlike", "dark", "still"):
     begun, begun_cpu = time.perf_counter(), time.process_time()
     groups = len(np.unique(near_duplicates(images)))
 elif kind == "build":
+    import scipy.spatial  # both trees need it, one of them imports it while it builds
     import trainables.data
     begun, begun_cpu = time.perf_counter(), time.process_time()
     load(folder / "images", folder / f"cache-{os.getpid()}")

@@ -10,6 +10,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 
 from trainables.data.components import Components
 from trainables.data.likeness import Pictures
@@ -24,6 +25,7 @@ _LUMINANCE = (0.299, 0.587, 0.114)  # Rec. 601
 _PROBES = 64  # images that all others are compared with first
 _CROWD = 4  # probes that an image of a crowd is near to, at least
 _MANY = 64  # neighbours that are listed for an image; one with more is in a crowd
+_FEW = 4096  # different images, below which one thread computes products of matrices
 _SKETCHED = 2048  # images in crowds, from which on sketches save more than they cost
 
 
@@ -42,9 +44,12 @@ def near_duplicates(
     _, first, copy_of = np.unique(hashes, return_index=True, return_inverse=True)
     pictures = Pictures(images, first, thumbnails[first], Components(len(first)))
 
-    crowded = _join_with_probes(pictures)
-    crowded |= _join_neighbours(pictures, np.flatnonzero(~crowded))
-    _join_crowds(pictures, crowded)
+    # of small products threads of BLAS take more time to wait for the next than they save
+    threads = 1 if len(first) < _FEW else None
+    with threadpool_limits(threads, user_api="blas"):
+        crowded = _join_with_probes(pictures)
+        crowded |= _join_neighbours(pictures, np.flatnonzero(~crowded))
+        _join_crowds(pictures, crowded)
     return pictures.components.numbered()[copy_of]
 
 
