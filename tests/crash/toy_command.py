@@ -49,7 +49,7 @@ def _no_writes(code: int) -> Any:
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "os.rename":
-            path, mode, flags = str(arguments[0]), "w", 0
+            path, mode, flags = str(arguments[1]), "w", 0
         elif event == "open" and isinstance(arguments[0], str):
             path, mode, flags = arguments
         else:
@@ -64,7 +64,7 @@ def _no_writes(code: int) -> Any:
 
 def _end_at_rename(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook that ends the process with a partial file in a trial's folder."""
-    if event == "os.rename" and "/trials/0001/best.pt" in str(arguments[0]):
+    if event == "os.rename" and "/trials/0001/best.pt" in str(arguments[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
