@@ -13,6 +13,10 @@ from tune.execution import template
 
 _RAY = ("raylet", "gcs_server")
 """Processes with which the others of Ray end."""
+_OF_SEVERAL = ("torch._dynamo",)
+"""Imported by torch's DistributedDataParallel, in every worker of a trial that has several."""
+_GPU = Path("/dev/nvidiactl")
+"""Where there is a GPU, the template imports nothing that could look at it."""
 _begun: "Future[bool] | None" = None
 _ended = threading.Event()
 """Ray's processes end with the thread that has started them, which therefore waits for this."""
@@ -30,7 +34,8 @@ def begin(modules: Sequence[str], workers: int, shared: bool = False) -> None:
     global _begun
     if _begun is not None or os.environ.get("RAY_ADDRESS"):
         return
-    template.begin(modules, shared)
+    several = workers > 1 and not _GPU.exists()
+    template.begin(modules, shared, later=_OF_SEVERAL if several else ())
     _begun = Future()
     _ended.clear()
     starter = threading.Thread(

@@ -8,7 +8,7 @@
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +60,17 @@ class TrainRuntime:
     """In a worker of Ray Train.
 
     Args:
-        messages: queue to the Tune trial that started the worker (`ray.util.queue.Queue`).
-        replies: queue from it: None for each message that has been handled.
+        mailbox: of the Tune trial that started the worker (`worker_group.Mailbox`).
     """
 
-    def __init__(self, directory: Path, rank: int, world_size: int, messages: Any, replies: Any):
+    def __init__(self, directory: Path, rank: int, world_size: int, mailbox: Any):
         self.directory = directory
         self.rank = rank
         self.world_size = world_size
         import ray.util
 
         self.device = choose_device()
-        self._messages = messages
-        self._replies = replies
+        self._mailbox = mailbox
         self._node = ray.util.get_node_ip_address()
         # Train assigns this worker one of the GPUs that its process sees
         if self.device.type == "cuda":
@@ -88,9 +86,14 @@ class TrainRuntime:
     def send(self, kind: str, **fields: Any) -> None:
         """Send a message to the driver and wait until it has been handled. The process of a stopped
         trial is killed meanwhile."""
-        self.tell(kind, **fields)
-        self._replies.get()
+        self._put(self._mailbox.send, kind, fields)
 
     def tell(self, kind: str, **fields: Any) -> None:
         """Send a message that nobody replies to."""
-        self._messages.put(json.dumps({"kind": kind, "node": self._node, **fields}))
+        self._put(self._mailbox.tell, kind, fields)
+
+    def _put(self, method: Any, kind: str, fields: Mapping[str, Any]) -> None:
+        import ray
+
+        message = {"kind": kind, "node": self._node, **fields}
+        ray.get(method.remote(json.dumps(message)))

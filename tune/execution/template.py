@@ -58,11 +58,14 @@ class Template:
         modules: to be imported; one that cannot be is left to the trials.
         shared: this process needs the modules too, and runs no code but ours. They are imported
             here first, and the template is a fork, where this process may be forked.
+        later: modules that trials alone need.
     Raises:
         UserError: there is no folder for its socket.
     """
 
-    def __init__(self, modules: Sequence[str] = (), shared: bool = False):
+    def __init__(
+        self, modules: Sequence[str] = (), shared: bool = False, later: Sequence[str] = ()
+    ):
         from tune.execution.socket_folder import socket_folder
 
         near_ray = socket_folder()  # where TMPDIR is deep
@@ -82,9 +85,9 @@ class Template:
             listening.listen(128)
             with contextlib.suppress(OSError):
                 if shared and not _is_spoilt():
-                    self._process = self._forked(listening, modules)
+                    self._process = self._forked(listening, (*modules, *later))
                 else:
-                    self._process = self._started(listening, modules)
+                    self._process = self._started(listening, (*modules, *later))
 
     def _started(self, listening: socket.socket, modules: Sequence[str]) -> "Process":
         """Start a Python process."""
@@ -131,16 +134,16 @@ class Template:
 _current: Template | None = None
 
 
-def begin(modules: Sequence[str] = (), shared: bool = False) -> Template:
+def begin(modules: Sequence[str] = (), shared: bool = False, later: Sequence[str] = ()) -> Template:
     """Start the template of this process, unless there is one that serves, and return it.
 
     Args:
-        modules, shared: as of `Template`.
+        modules, shared, later: as of `Template`.
     """
     global _current
     if _current is None or not _current.serves:
         end()
-        _current = Template(modules, shared)
+        _current = Template(modules, shared, later)
     return _current
 
 

@@ -1,7 +1,7 @@
 """A trial of several workers: a Tune trial that holds no processor, and inside it Ray Train's
 `TorchTrainer` (V2; DDP over gloo or NCCL).
 
-    worker of rank 0 -> queue -> this Tune trial -> ray.tune.report -> StudyScheduler -> study
+    worker of rank 0 -> mailbox -> this Tune trial -> ray.tune.report -> StudyScheduler -> study
 
 The workers wait until the study has handled their message, so a kill finds the checkpoint at most
 one report ahead, as with one worker. `ray.train.report` is not used: it is polled and does not
@@ -9,16 +9,17 @@ wait. Neither are Train's retries: they cannot distinguish a lost process, which
 that ran out, after which the same trial resumes with smaller micro-batches.
 """
 
+import asyncio
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ray.util.queue import Empty, Queue
+import ray
 
 from trainables.engine.step import found_micro_batch
 from trainables.redaction import redacted
@@ -100,6 +101,35 @@ def run_with_workers(
             return
 
 
+class Mailbox:
+    """Brings messages of workers to the Tune trial that has started them, and tells them when each
+    has been handled: an actor of Ray, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[str] = asyncio.Queue()
+        self._handled: asyncio.Queue[None] = asyncio.Queue()
+
+    async def send(self, message: str) -> None:
+        """Hand over a message, and return when it has been handled."""
+        await self._messages.put(message)
+        await self._handled.get()
+
+    async def tell(self, message: str) -> None:
+        """Hand over a message that nobody replies to."""
+        await self._messages.put(message)
+
+    async def receive(self, patience_s: float) -> str | None:
+        """Wait for a message; None where none has come."""
+        try:
+            return await asyncio.wait_for(self._messages.get(), patience_s)
+        except TimeoutError:
+            return None
+
+    async def handled(self) -> None:
+        """Tell the sender of the last message that it has been handled."""
+        await self._handled.put(None)
+
+
 class _RunningGroup:
     """A trainer in a thread of its own, and the messages of its workers."""
 
@@ -114,14 +144,13 @@ class _RunningGroup:
         self.latest_epoch = 0
         """Last epoch that it has reported."""
         self._nodes: set[str] = set()
-        self._messages = Queue(actor_options={"num_cpus": 0})
-        self._replies = Queue(actor_options={"num_cpus": 0})
+        self._mailbox: Any = ray.remote(num_cpus=0)(Mailbox).remote()
         self._error: BaseException | None = None
         self._scratch = Path(work.directory) / ".train"
         # The function is sent to the workers with all that it refers to: it must not refer to self.
-        queues = self._messages, self._replies
+        mailbox = self._mailbox
         self._fit = _trainer(
-            lambda: _work_on_rank(experiment, work, queues, patience_s),
+            lambda: _work_on_rank(experiment, work, mailbox, patience_s),
             group,
             self._scratch,
             without,
@@ -142,11 +171,7 @@ class _RunningGroup:
             None where the work is done, else the error that ended the group.
         """
         end: dict[str, Any] | None = None
-        while self._thread.is_alive() or not self._messages.empty():
-            try:
-                message = json.loads(self._messages.get(timeout=_POLL_S))
-            except Empty:
-                continue
+        for message in self._received():
             node = message.pop("node")
             if message["kind"] == "joined":
                 self._nodes.add(node)
@@ -157,15 +182,22 @@ class _RunningGroup:
                 fails = message["kind"] not in ("start", "report")
                 runtime.send(**message, nodes=[node] if fails else sorted(self._nodes))
                 self.latest_epoch = message.get("epoch", self.latest_epoch)
-            self._replies.put(None)
+            ray.get(self._mailbox.handled.remote())
 
-        for queue in (self._messages, self._replies):
-            queue.shutdown(force=True)
+        ray.kill(self._mailbox)
         shutil.rmtree(self._scratch, ignore_errors=True)
         if end is not None:
             runtime.send(**end, nodes=sorted(self._nodes))
             return None
         return self._error or RuntimeError("the workers ended without a message")
+
+    def _received(self) -> Iterator[dict[str, Any]]:
+        """All messages, until the group has ended and its last one has come."""
+        is_alive = True
+        while is_alive:
+            is_alive = self._thread.is_alive()
+            while (text := ray.get(self._mailbox.receive.remote(_POLL_S))) is not None:
+                yield json.loads(text)
 
 
 def _trainer(
@@ -201,16 +233,14 @@ def _trainer(
     ).fit
 
 
-def _work_on_rank(
-    experiment: Experiment, work: Work, queues: tuple[Queue, Queue], patience_s: float
-) -> None:
+def _work_on_rank(experiment: Experiment, work: Work, mailbox: Any, patience_s: float) -> None:
     """Do the work in one worker. An exception that leaves here ends the group, which is then
     restarted."""
     import ray.train
 
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    runtime = TrainRuntime(Path(work.directory), rank, context.get_world_size(), *queues)
+    runtime = TrainRuntime(Path(work.directory), rank, context.get_world_size(), mailbox)
     runtime.tell("joined")
     if runtime.rank == 0:
         runtime.send("start")
