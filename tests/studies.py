@@ -116,6 +116,7 @@ def write_setting(
     base: dict[str, Any] | None = None,
     images: str = "f",
     tested: dict[str, Any] | None = None,
+    seed: int = 0,
 ) -> None:
     """A finished study of one setting whose trials were repeated with these test accuracies; its
     values fall with the trial's number.
@@ -129,11 +130,11 @@ def write_setting(
         experiment="classify",
         preset="tiny",
         objective="val/top1",
-        seed=0,
+        seed=seed,
         base=base,
         pins={},
         space={"optim.lr": ["a range"]},
-        data={"name": "letters", "fingerprint": images, "path": "letters", "images": 9},
+        data={"name": "glyphs", "fingerprint": images, "path": "glyphs", "images": 9},
     )
     folder.mkdir()
     manifest.reconcile_with(folder / "study.json")

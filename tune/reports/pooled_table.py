@@ -178,18 +178,35 @@ def _source_costs(folder: Path, comparison: Comparison, numbers: list[int]) -> l
 
 def pool_searches(folders: Sequence[Path]) -> PooledTable:
     """Compare settings over the searches in the groups' folders, each begun under another seed in
-    a storage of its own.
+    a storage of its own. Over groups that have several searches of each setting, and verdicts of
+    their own, the table is a further look.
 
     Raises:
         UserError: fewer than two searches, a search without all of its settings, or searches that
             differ in more than their seed.
     """
-    tables = [compare_settings(folder) for folder in folders]
-    check_complete(folders, tables)
+    names: list[str] = []
+    tables: list[ComparisonTable] = []
+    of_tables: list[Path] = []
+    looks = 0
+    for folder in folders:
+        several = has_searches(folder)
+        looks += Group.at(folder).look if several else 0
+        for number, table in _tables_of(folder) if several else [(1, compare_settings(folder))]:
+            seed = table.rows[0].record.manifest.seed
+            names.append(f"{folder.parent.name}/r{number}" if several else f"seed {seed}")
+            tables.append(table)
+            of_tables.append(folder)
+
+    check_complete(of_tables, tables)
     seeds = [table.rows[0].record.manifest.seed for table in tables]
-    check_same_study(folders, tables, seeds)
-    named = {f"seed {seed}": table for seed, table in zip(seeds, tables, strict=True)}
-    return _pool(named, len(tables), significance(1))
+    check_same_study(of_tables, tables, seeds)
+    return _pool(dict(zip(names, tables, strict=True)), len(tables), significance(looks + 1))
+
+
+def _tables_of(folder: Path) -> list[tuple[int, ComparisonTable]]:
+    """The number of each search of a group, with its table."""
+    return [(number, compare_settings(folder, number)) for number in search_numbers(folder)]
 
 
 def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> PooledTable:

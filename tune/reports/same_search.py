@@ -22,8 +22,10 @@ def check_complete(folders: Sequence[Path], tables: list[ComparisonTable]) -> No
         UserError: one is missing; the message has the command that resumes it.
     """
     for folder, table in zip(folders, tables, strict=True):
-        if table.missing:
-            missing = ", ".join(table.missing)
+        scored = {row.name for row in table.rows if row.scores}
+        names = [name for name in table.comparison.settings if name not in scored]
+        if names:
+            missing = ", ".join(names)
             raise UserError(
                 f"{folder}: without repeats so far: {missing}; `{table.command}` resumes them"
             )

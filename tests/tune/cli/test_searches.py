@@ -1,5 +1,6 @@
 """Comparisons of several searches of each setting: a search is one observation."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -14,14 +15,15 @@ from scipy import stats
 from tests import REPO
 from tests.commands import SMALL, Call
 from tests.studies import write_setting
+from trainables.errors import UserError
 from trainables.outcomes import ImageOutcomes
 from tune.cli.options import Options
 from tune.cli.searches import members_of
 from tune.experiments import EXPERIMENTS
 from tune.reports.html_comparison import pooled_page
-from tune.reports.pooled_table import compare_searches
+from tune.reports.pooled_table import compare_searches, pool_searches
 from tune.reports.pooled_text import pooled_csv, pooled_markdown, pooled_notes
-from tune.reports.statistics import holm
+from tune.reports.statistics import holm, significance
 from tune.study.events import EventLog
 from tune.study.group import Group, search_numbers
 from tune.study.manifest import read_manifest
@@ -36,14 +38,22 @@ MEANS = {
 }
 
 
-def write_searches(storage: Path, searches: int = 5, wanted: int = 5) -> Path:
-    """A group `classify` whose searches have found configurations of these accuracies."""
+def write_searches(storage: Path, searches: int = 5, wanted: int = 5, seed: int = 0) -> Path:
+    """A group `classify` whose searches have found configurations of these accuracies.
+
+    Args:
+        seed: of the first search; each following one has the next.
+    """
     group = Group.open(storage / "classify", "classify", "val/top1", [])
     group.ask_for(wanted)
     for name, means in MEANS.items():
         for number, mean in enumerate(means[:searches], start=1):
             write_setting(
-                storage / f"classify-{name}-r{number}", name, {0: [mean]}, images=str(number)
+                storage / f"classify-{name}-r{number}",
+                name,
+                {0: [mean]},
+                images=str(seed + number),
+                seed=seed + number - 1,
             )
     return storage / "classify"
 
@@ -75,6 +85,35 @@ def test_differences_are_paired_by_search(tmp_path: Path) -> None:
         pooled_markdown(found)
     )
     assert "C-A,all,0.114" in pooled_csv(found)
+
+
+def test_two_tables_become_one_under_two_seeds(tmp_path: Path) -> None:
+    """All searches count, at the level of a third look: each table has had one."""
+    folders = [write_searches(tmp_path / f"runs{seed}", seed=10 * seed) for seed in (0, 1)]
+    found = pool_searches(folders)
+    assert found.searches == [f"runs{seed}/r{place}" for seed in (0, 1) for place in range(1, 6)]
+    for difference in found.differences:
+        first, second = difference.name.split("-")
+        expected = stats.ttest_rel(2 * MEANS[first], 2 * MEANS[second])
+        interval = expected.confidence_interval()
+        gain = difference.gain
+        assert [gain.low, gain.high, gain.p] == pytest.approx(
+            [interval.low, interval.high, expected.pvalue]
+        )
+        assert difference.level == significance(3)
+
+
+def test_tables_under_the_same_seed_are_one(tmp_path: Path) -> None:
+    folders = [write_searches(tmp_path / name) for name in ("runs0", "runs1")]
+    with pytest.raises(UserError, match="same seed, 0: they are one search"):
+        pool_searches(folders)
+
+
+def test_a_table_that_lacks_a_search_is_not_pooled(tmp_path: Path) -> None:
+    folders = [write_searches(tmp_path / f"runs{seed}", seed=10 * seed) for seed in (0, 1)]
+    shutil.rmtree(tmp_path / "runs1" / "classify-C-r5")
+    with pytest.raises(UserError, match="without repeats so far: C"):
+        pool_searches(folders)
 
 
 def test_the_cost_of_backbones_stands_beside_the_table(tmp_path: Path) -> None:
