@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rich.console import Console
 
 DEFAULT = "(the default)"
+_ERROR_LENGTH = 300
 
 
 def format_value(value: object) -> str:
@@ -26,6 +27,25 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 trial`, `12 trials`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def failure(reason: str, error: str | None) -> str:
+    """Why a run failed, in one line: the reason on record and the last line of its error, which may
+    be a traceback's."""
+    lines = (error or "").strip().splitlines()
+    last = lines[-1].strip() if lines else ""
+    kind, _, message = last.partition(": ")
+    if kind.rpartition(".")[2] == reason:  # `package.ValueError: message`
+        last = message
+    if not last:
+        return reason
+    shown = last if len(last) <= _ERROR_LENGTH else f"{last[: _ERROR_LENGTH - 3]}..."
+    return f"{reason}: {shown}"
 
 
 def assignments(values: Mapping[str, object]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from trainables.errors import UserError
 from trainables.files import BEST
 from tune.cli.console import Console
-from tune.formatting import assignments
+from tune.formatting import assignments, counted
 from tune.object_store import s3
 from tune.reports.doubts import doubts
 from tune.reports.front import front_conclusions
@@ -81,7 +81,7 @@ def say_exhausted(study: Study, wanted: int, console: Console) -> None:
     ended = study.finished()
     if study.is_exhausted and ended < wanted and not study.stopping:
         console.line(
-            f"the search ends after {ended} trials, not {wanted}: "
+            f"the search ends after {counted(ended, 'trial')}, not {wanted}: "
             "the space has no other configuration; --set leaves out fewer"
         )
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.cli.clock import Clock, Progress
-from tune.formatting import duration, plain_console
+from tune.formatting import counted, duration, failure, plain_console
 from tune.function import LENGTH
 from tune.reports.selection import repeats_label
 from tune.study.configurations import REFUSED
@@ -154,6 +154,8 @@ class Console:
         if self._live is None:
             self.line(text)
             self._say_estimate()
+        elif kind == "end" and event["state"] == "FAIL":
+            self.line(f"trial {row.number} failed: {_failure(event)}")
 
     def _say_estimate(self) -> None:
         """Say once, as soon as it is known, how long all of it takes."""
@@ -167,9 +169,9 @@ class Console:
     def _whole_work(self) -> str:
         """The work of the whole study, such as `16 trials and 12 repeats`."""
         forecast = None if self.clock is None else self.clock.forecast
-        work = f"{self.trials} trials"
+        work = counted(self.trials, "trial")
         if forecast is not None and forecast.amount.repeats:
-            work += f" and {forecast.amount.repeats} repeats"
+            work += f" and {counted(forecast.amount.repeats, 'repeat')}"
         place = self.clock.place if self.clock is not None else ""
         return f"{place}; {work}" if place else work
 
@@ -183,7 +185,8 @@ class Console:
             return
 
         if math.isnan(value):
-            reason = event["tags"].get("baseline.reason", "")
+            tags = event["tags"]
+            reason = failure(tags.get("baseline.reason", ""), tags.get("baseline.error"))
             self.line(f"no untrained baseline ({reason}); the study continues without")
             return
 
@@ -221,7 +224,7 @@ class Console:
             row.best = event["value"]
 
         best = "" if row.best is None else f" best {row.best:.4f}"
-        reason = f" ({row.reason})" if row.reason else ""
+        reason = f" ({_failure(event)})" if row.reason else ""
         return f"trial {row.number} {row.state}{best}{reason} | {self._progress()}"
 
     def _on_repeat(self, kind: str, event: dict[str, Any]) -> None:
@@ -239,7 +242,7 @@ class Console:
 
         name = "test/" + self.objective.removeprefix("val/")
         value = event["metrics"].get(name)
-        shown = event["reason"] or "no result on the test split"
+        shown = _failure(event) or "no result on the test split"
         if value is not None:
             shown = f"{name} {value:.4f}"
         ended, total = self._repeat_counts()
@@ -322,7 +325,7 @@ class Console:
     def _progress(self) -> str:
         """Return how far the search is, its best trial, and in a pipe the time left."""
         ended = self._ended()
-        text = f"{len(ended)}/{self.trials} trials"
+        text = f"{len(ended)}/{counted(self.trials, 'trial')}"
 
         complete = {
             row.number: row.best
@@ -332,7 +335,9 @@ class Console:
         if complete:
             best = max(complete, key=lambda number: complete[number])
             text += f", best trial {best} {complete[best]:.4f}"
-            text += f" (of {len(ended)} single runs{self._repeats_of(best, complete[best])})"
+            text += (
+                f" (of {counted(len(ended), 'single run')}{self._repeats_of(best, complete[best])})"
+            )
 
         if self._live is None:
             text += self._words_left()
@@ -372,3 +377,7 @@ def _by_best(row: LiveRow) -> float:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _failure(event: dict[str, Any]) -> str:
+    return failure(event["reason"] or "", event.get("error"))

@@ -11,7 +11,7 @@ from tune.cli.options import Options
 from tune.cli.prepare import Prepared
 from tune.cli.profiling import profile
 from tune.experiments import Experiment
-from tune.formatting import duration, line_width, plain_console, print_prose
+from tune.formatting import counted, duration, line_width, plain_console, print_prose
 from tune.reports.disk import expected_disk
 from tune.reports.search_power import DIFFERENCE, SEED_SD, power, splitting_loss
 from tune.search.ranges import write_yaml
@@ -50,7 +50,7 @@ def _show_search(prepared: Prepared, options: Options, out: Console) -> None:
     print_prose(
         out,
         f"study {manifest.name}: {experiment.about}; preset {manifest.preset}, "
-        f"{options.trial_count} trials",
+        f"{counted(options.trial_count, 'trial')}",
     )
     print_prose(out, f"data: {data.headline()}; {known}searched by {manifest.objective}")
     _show_data(data, out)

@@ -8,6 +8,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from tune.command_line import command
+from tune.formatting import counted
 from tune.reports.marks import marks
 from tune.reports.statistics import significance
 from tune.reports.verdict import judge_study
@@ -80,7 +81,7 @@ def _doubts_about_search(
     finished = [trial for trial in trials if trial.state.is_finished()]
     if len(finished) < FEW_TRIALS:
         yield (
-            f"only {len(finished)} trials: fewer than {FEW_TRIALS} say little; "
+            f"only {counted(len(finished), 'trial')}: fewer than {FEW_TRIALS} say little; "
             "give more with --trials"
         )
 

@@ -102,5 +102,34 @@ def test_a_pipe_gets_one_line_per_event(capsys: pytest.CaptureFixture[str]) -> N
         "trial 0 starts",
         "trial 0 resumes after epoch 2",
         "trial 0 epoch 3/4 val/top1 0.2500",
-        "trial 0 pruned best 0.2500 (rung) | 1/1 trials",
+        "trial 0 pruned best 0.2500 (rung) | 1/1 trial",
     ]
+
+
+TRACEBACK = """Traceback (most recent call last):
+  File "trial.py", line 1, in run
+trainables.errors.UserError: weights.pt is no file of weights; name another with --backbone
+"""
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "line"),
+    [
+        ("UserError", TRACEBACK, "UserError: weights.pt is no file of weights; name another"),
+        ("nan", "the loss is nan at step 3 of 9", "nan: the loss is nan at step 3 of 9"),
+        ("KeyError", "KeyError: 'lr'", "KeyError: 'lr'"),
+        ("process lost", None, "process lost"),
+    ],
+)
+@pytest.mark.parametrize("interactive", [False, True])
+def test_a_failure_is_told_with_its_sentence(
+    reason: str,
+    error: str | None,
+    line: str,
+    interactive: bool,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Console("val/top1", EPOCHS, 1, interactive=interactive) as console:
+        console.on_event(start(0))
+        console.on_event(end(0, "FAIL", None, reason) | {"error": error})
+    assert line in " ".join(capsys.readouterr().out.split())

@@ -176,7 +176,7 @@ def test_a_study_that_has_hardly_begun(tmp_path: Path, trials: int) -> None:
     else:
         open_study(tmp_path, 1).close()
     html = write_report(tmp_path / "toy").read_text()
-    assert "only 1 trials" in html if trials else "No trial has run to the end" in html
+    assert "only 1 trial:" in html if trials else "No trial has run to the end" in html
 
 
 def test_the_bill_counts_what_was_occupied_and_no_interruption(tmp_path: Path) -> None:
