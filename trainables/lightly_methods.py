@@ -15,6 +15,7 @@ from trainables.config import config
 from trainables.data import DataSet
 from trainables.engine import distributed
 from trainables.errors import TrialFailed, UserError
+from trainables.packages import install
 from trainables.self_supervised import SelfSupervised, SelfSupervisedConfig
 
 
@@ -83,7 +84,7 @@ def check_lightly() -> None:
     if find_spec("lightly") is None:
         raise UserError(
             "ssl-simclr, ssl-moco, ssl-vicreg and ssl-dino need the package lightly: "
-            "pip install lightly"
+            f"{install('lightly')}"
         )
 
 

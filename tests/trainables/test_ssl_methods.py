@@ -2,6 +2,7 @@
 formulas in NumPy, and their runs against uninterrupted ones."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -377,7 +378,7 @@ def test_workers_need_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_lightly_the_remedy_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lightly_methods, "find_spec", lambda name: None)
     trainable: Any = EXPERIMENTS[name].trainable
-    with pytest.raises(UserError, match=r"pip install -e '.\[lightly\]'"):
+    with pytest.raises(UserError, match=r"pip install '?lightly"):
         trainable.check_startup(config_of(name), None)
 
 
@@ -407,7 +408,7 @@ def test_a_comparison_asks_for_lightly_before_any_side_trains(
     small = ("--set", "train.epochs=1", "--set", "train.epoch_images=64", *SMALL, *BYOL)
     said = call("ssl", "--compare", "ssl-methods", "--local", *short, *small)
     assert said.code == 2
-    assert "pip install lightly" in said.err
+    assert re.search("pip install '?lightly", said.err)
     assert not list((tmp_path / "runs").glob("ssl-methods*"))
 
 

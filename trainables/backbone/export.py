@@ -16,6 +16,7 @@ from trainables.backbone.timm_networks import in_timms_form
 from trainables.data.seen import SeenRecord
 from trainables.errors import UserError
 from trainables.files import atomic_file
+from trainables.packages import install
 
 # What tools put beside the weights and no code can hide in: options (DINO), numbers of NumPy.
 _HARMLESS: list[Any] = [
@@ -187,7 +188,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         from safetensors.torch import load_file
     except ImportError:
         raise UserError(
-            f"backbone file {str(path)!r} needs the package safetensors: pip install safetensors"
+            f"backbone file {str(path)!r} needs the package safetensors: {install('safetensors')}"
         ) from None
 
     try:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import UserError, first_line
+from trainables.packages import install
 
 PREFIX = "timm:"
 """Beginning of the names of timm's networks in `backbone.name`."""
@@ -42,7 +43,9 @@ def import_timm() -> Any:
     try:
         import timm
     except ImportError:
-        raise UserError("backbone.name=timm:... needs the package timm: pip install timm") from None
+        raise UserError(
+            f"backbone.name=timm:... needs the package timm: {install('timm')}"
+        ) from None
     return timm
 
 

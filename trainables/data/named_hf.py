@@ -22,6 +22,7 @@ from PIL import Image
 
 from trainables.data.named import Example, Examples, Name
 from trainables.errors import UserError, first_line
+from trainables.packages import install
 
 __all__ = ["examples_of"]
 
@@ -90,8 +91,7 @@ def _opened(name: Name) -> Any:
         import datasets
     except ImportError:
         raise UserError(
-            f"--data {name.typed} needs Hugging Face's datasets: pip install datasets "
-            "(the extra `hf`)"
+            f"--data {name.typed} needs Hugging Face's datasets: {install('datasets')}"
         ) from None
 
     folder = Path(name.name).expanduser()

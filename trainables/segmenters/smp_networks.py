@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.errors import UserError, first_line
+from trainables.packages import install
 
 PREFIX = "smp:"
 """Beginning of the names of such networks in `model.name`."""
@@ -68,7 +69,7 @@ def import_smp() -> Any:
     except ImportError:
         raise UserError(
             "model.name=smp:... needs the package segmentation-models-pytorch: "
-            "pip install segmentation-models-pytorch"
+            f"{install('segmentation-models-pytorch')}"
         ) from None
     return smp
 

@@ -16,7 +16,7 @@ _RAY = ("raylet", "gcs_server")
 _OF_SEVERAL = ("torch._dynamo",)
 """Imported by torch's DistributedDataParallel, in every worker of a trial that has several."""
 _GPU = Path("/dev/nvidiactl")
-"""Where there is a GPU, the template imports nothing that could look at it."""
+"""With a GPU, the template imports nothing that could look at it."""
 _begun: "Future[bool] | None" = None
 _ended = threading.Event()
 """Ray's processes end with the thread that has started them, which therefore waits for this."""

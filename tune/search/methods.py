@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, RandomSampler,
 
 from trainables.config import nearest
 from trainables.errors import UserError
+from trainables.packages import install
 from tune.search.method_names import (
     GRID,
     JOINT_TPE,
@@ -38,7 +39,7 @@ def check_sampler(name: str) -> None:
     if name not in SAMPLERS:
         raise UserError(f"unknown --sampler {name!r}{nearest(name, SAMPLERS)}")
     if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
-        raise UserError("--sampler cmaes needs a package that is missing: pip install cmaes")
+        raise UserError(f"--sampler cmaes needs a package that is missing: {install('cmaes')}")
 
 
 def check_pruner(name: str) -> None:

@@ -166,7 +166,7 @@ def test_what_cannot_be_is_refused_in_one_line(config, values, named: str) -> No
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[timm\]'"):
+    with pytest.raises(UserError, match=r"pip install '?timm"):
         build(ClassifierConfig, {"backbone.name": "timm:resnet10t"})
 
 

@@ -323,7 +323,7 @@ def test_missing_package_of_the_hub_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"hf:owner/name needs .* pip install datasets"):
+    with pytest.raises(UserError, match=r"hf:owner/name needs .* pip install '?datasets"):
         loaded("hf:owner/name", "ssl", tmp_path)
 
 

@@ -338,7 +338,7 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
     assert said == [
         "A and C were not searched alike: trials 1 and 2, optim.clip_grad_norm 0 and 1, "
         "train.epochs 12 and 5.",
-        "A and E were not searched alike: other images of letters, so their difference would mean "
+        "A and E were not searched alike: other images of glyphs, so their difference would mean "
         "nothing and is left out.",
     ]
 

@@ -2,6 +2,7 @@
 is to blame where a trial has several workers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,23 +117,21 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[Any]) 
     trial = SimpleNamespace(config={"work": work.to_json()})
     queued = [{"kind": "joined", "node": node} for node in (GOOD, BAD)] + messages
 
-    class Queue:
-        def __init__(self, **_: Any):
-            pass
+    class Remote:
+        """An actor's method that answers at once."""
 
-        def get(self, timeout: float) -> str:
-            if not queued:
-                raise worker_group.Empty
-            return json.dumps(queued.pop(0))
+        def __init__(self, answer: Callable[..., Any]):
+            self.remote = answer
 
-        def put(self, _: None) -> None:
-            pass
+    def receive(patience_s: float) -> str | None:
+        return json.dumps(queued.pop(0)) if queued else None
 
-        def empty(self) -> bool:
-            return not queued
-
-        def shutdown(self, force: bool) -> None:
-            pass
+    mailbox = SimpleNamespace(receive=Remote(receive), handled=Remote(lambda: None))
+    fake_ray = SimpleNamespace(
+        remote=lambda **_: lambda kind: Remote(lambda: mailbox),
+        get=lambda answer: answer,
+        kill=lambda actor: None,
+    )
 
     class Runtime:
         def __init__(self, directory: Path):
@@ -142,7 +141,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[Any]) 
             result = {"message": json.dumps({"kind": kind, **fields}), "node_ip": HEAD}
             scheduler.on_trial_result(None, trial, result)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(worker_group, "Queue", Queue)
+    monkeypatch.setattr(worker_group, "ray", fake_ray)
     monkeypatch.setattr(worker_group, "TuneRuntime", Runtime)
     monkeypatch.setattr(worker_group, "_trainer", lambda *_: lambda: None)
     run_with_workers(TOY, work, WorkerGroup(2, 1.0, 0.0), 0, 1.0)

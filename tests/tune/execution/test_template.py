@@ -227,7 +227,7 @@ def test_a_start_ahead_is_used_once_and_its_failure_is_no_ones_end(
 
     monkeypatch.setattr(ray_session, "start_ray", start_ray)
     monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
-    monkeypatch.setattr(template, "begin", lambda *_: None)
+    monkeypatch.setattr(template, "begin", lambda *_, **__: None)
     ahead.begin((), workers=1)
     with ray_session.ray_session():
         assert len(starts) == 1 + fails
@@ -253,7 +253,7 @@ def test_a_refusal_leaves_no_process_of_ray_behind(
         return True
 
     monkeypatch.setattr(ray_session, "start_ray", start_ray)
-    monkeypatch.setattr(template, "begin", lambda *_: None)
+    monkeypatch.setattr(template, "begin", lambda *_, **__: None)
     other = subprocess.Popen(["sleep", "60"])
     ahead.begin((), workers=1)
     wait_until(lambda: started)
