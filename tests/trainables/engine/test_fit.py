@@ -11,7 +11,7 @@ from tests.steps import fresh_state
 from tests.toy import Toy, ToyConfig
 from trainables.base import TrainConfig
 from trainables.data.sampling import Sampler, generator
-from trainables.engine.fit import Fitted, fit, train_step
+from trainables.engine.fit import BATCHED, Fitted, fit, train_step
 from trainables.engine.step import is_out_of_memory, seed_forward_pass
 from trainables.errors import TrialFailed
 from trainables.files import BEST, LAST
@@ -112,6 +112,19 @@ def test_finished_run_only_reports_its_last_epoch_again(tmp_path: Path) -> None:
     assert again.reports == first.reports[-1:]
     assert len(fitted.history) == 4
     assert not fitted.stopped
+
+
+def test_a_trial_that_trains_alone_counts_no_others(tmp_path: Path) -> None:
+    names: list[set[str]] = []
+
+    class Listener(Recorder):
+        def report(self, epoch: int, metrics: dict[str, float]) -> bool:
+            names.append(set(metrics))
+            return super().report(epoch, metrics)
+
+    train(ToyConfig(), Listener(tmp_path))
+    assert len(names) > 1
+    assert not [found for found in names if BATCHED in found]
 
 
 def test_stop_by_the_study(tmp_path: Path) -> None:
