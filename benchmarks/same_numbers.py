@@ -6,8 +6,9 @@
 
 In both checkouts the default study of an experiment begins on this machine, seed 0, embedded
 data. It is ended when trial 0, the untuned default, has reported twice: its schedule is that of
-the whole study. Compared are the trial's config, the untrained baseline and every metric of both
-epochs but times. Exit code 1 where anything differs.
+the whole study. Where the untrained baseline comes later, the study is resumed for it. Compared
+are the trial's config, the untrained baseline and every metric of both epochs but times. Exit code
+1 where anything differs.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -51,50 +53,63 @@ def reports(found: list[Values]) -> list[Values]:
     return [event for event in found if event["event"] == "report" and event["trial"] == 0][:EPOCHS]
 
 
+def untrained(found: list[Values]) -> list[Values]:
+    """The untrained baseline, in one event; none before it is known."""
+    return [event for event in found if event["event"] == "summary" and event["metrics"]]
+
+
 def begin_study(tree: Path, arguments: str) -> list[Values]:
-    """Run a default study until trial 0 has reported EPOCHS times; returns its event log."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    """Run a default study until trial 0 has reported EPOCHS times, and again where the untrained
+    baseline comes after it; returns its event log."""
     with tempfile.TemporaryDirectory(prefix="vistune-same-") as storage:
-        command = [sys.executable, "tune/run.py", *shlex.split(arguments)]
-        process = subprocess.Popen(
-            [*command, "--local", "--trials", "1", "--repeats", "0", "--storage", storage],
-            cwd=tree,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            return wait_for_reports(process, Path(storage))
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # what draws its pictures too
-            process.wait()
+        run_until(lambda found: len(reports(found)) == EPOCHS, tree, arguments, storage)
+        return run_until(lambda found: bool(untrained(found)), tree, arguments, storage)
 
 
-def wait_for_reports(process: "subprocess.Popen[bytes]", storage: Path) -> list[Values]:
+def run_until(
+    is_enough: Callable[[list[Values]], bool], tree: Path, arguments: str, storage: str
+) -> list[Values]:
+    """Run, or resume, a study until its event log has enough, and return this log."""
+    environment = os.environ | {"PYTHONPATH": str(tree), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "tune/run.py", *shlex.split(arguments)]
+    process = subprocess.Popen(
+        [*command, "--local", "--trials", "1", "--repeats", "0", "--storage", storage],
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return wait_for(is_enough, process, Path(storage))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # what draws its pictures too
+        process.wait()
+
+
+def wait_for(
+    is_enough: Callable[[list[Values]], bool], process: "subprocess.Popen[bytes]", storage: Path
+) -> list[Values]:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         ended = process.poll() is not None
         for log in storage.glob("*/events.jsonl"):
             found = events(log)
-            if len(reports(found)) == EPOCHS:
+            if is_enough(found):
                 return found
 
         if ended:
             raise SystemExit(f"{process.args!r} ended with {process.returncode}")
         if time.monotonic() > deadline:
-            raise SystemExit(f"{process.args!r}: no {EPOCHS} epochs in {PATIENCE_S} s")
+            raise SystemExit(f"{process.args!r}: not enough in {PATIENCE_S} s")
         time.sleep(0.2)
 
 
 def numbers(found: list[Values]) -> Values:
     """All that must be equal, by name."""
-    values: Values = {}
-    for event in found:
-        if event["event"] == "start":
-            values |= {f"config {key}": value for key, value in event["config"].items()}
-            break
-        if event["event"] == "summary":
-            values |= {f"untrained {key}": value for key, value in event["metrics"].items()}
+    start = next(event for event in found if event["event"] == "start")
+    values: Values = {f"config {key}": value for key, value in start["config"].items()}
+    for event in untrained(found):
+        values |= {f"untrained {key}": value for key, value in event["metrics"].items()}
 
     for event in reports(found):
         for key, value in event["metrics"].items():
