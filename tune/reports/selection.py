@@ -44,7 +44,7 @@ class Selection:
     @property
     def label(self) -> str:
         """The nature of the value, and what the repeats say."""
-        which = f"the best of {self.trials} single runs"
+        which = f"the best of {self.trials} single runs" if self.trials > 1 else "a single run"
         if self.place > 1:
             which = f"number {self.place} of {self.trials} single runs, but first by its repeats"
         repeated = repeats_label(self.value, self.repeats)
