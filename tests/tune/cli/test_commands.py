@@ -87,8 +87,11 @@ ELSEWHERE = {
         "tests/cluster/test_cluster_lab.py::test_a_study_survives_the_loss_of_a_worker"
     ),
     "python -m tune.ui": "tests/tune/reports/test_ui_browser.py::test_link_opens_on_the_trials",
-    "python tune/report.py table --with runs1 --with runs2": (
+    "python tune/report.py table --with runs1": (
         "tests/tune/reports/test_pooled_table.py::test_the_command_over_storages"
+    ),
+    "python tune/run.py ssl --concurrent auto": (
+        "tests/tune/execution/test_shared_gpu.py::test_the_command_plans_with_auto"
     ),
     "python tune/run.py ssl --try optim.name=adamw,optim.lr=0.003": (
         "tests/vistune/test_enqueue.py::test_the_command_tries_what_it_is_given"

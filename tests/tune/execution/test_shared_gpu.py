@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from tests import REPO
+from tests.commands import Call
 from trainables.config import build, flatten
 from tune.execution.shared_gpu import Together, choose_together
 from tune.execution.trials_together import measure_on_ray, share_gpus
@@ -100,6 +101,14 @@ def test_a_trial_that_cannot_be_timed_has_the_gpu_for_itself(
         "--concurrent auto: 1 trial at a time on each GPU, as trials cannot be timed: "
         "no such folder"
     ]
+
+
+def test_the_command_plans_with_auto(call: Call) -> None:
+    planned = call("toy", "--plan", "--concurrent", "auto")
+    assert planned.code == 0, planned.err
+    refused = call("toy", "--plan", "--concurrent", "auto", "--local")
+    assert refused.code == 2
+    assert "--concurrent auto with --local" in refused.err
 
 
 @pytest.mark.heavy
