@@ -155,7 +155,7 @@ def compare_searches(folder: Path) -> PooledTable:
     numbers = search_numbers(folder)
     if not numbers:
         compare_settings(folder, search=1)  # says what is missing
-    tables = {f"search {number}": compare_settings(folder, number) for number in numbers}
+    tables = {f"search {number}": table for number, table in _tables_of(folder)}
     wanted, look = len(numbers), 1
     if is_group(folder):
         group = Group.at(folder)

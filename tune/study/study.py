@@ -41,7 +41,13 @@ from tune.study.lock import locked, write_holder
 from tune.study.log_state import apply_event, read_state, usual_epoch_s
 from tune.study.lost_manifest import check_lost_manifest
 from tune.study.manifest import Manifest
-from tune.study.mending import mend_journal, mend_log, reopen_in_journal, retry_failed
+from tune.study.mending import (
+    JOURNAL,
+    mend_journal,
+    mend_log,
+    reopen_in_journal,
+    retry_failed,
+)
 from tune.study.objectives import measured, objectives_of
 from tune.study.opening import COMMITS, continued_by, first_event
 from tune.study.planner import Planner
@@ -115,7 +121,7 @@ class Study(Recording):
 
     def _open_database(self) -> TrialDatabase:
         """Open Optuna's journal, after trials that are tried again have been opened in it."""
-        journal = self.directory / "study.journal"
+        journal = self.directory / JOURNAL
         reopen_in_journal(journal, self._state)
         epochs = 0 if self.manifest.function else int(self.manifest.base["train.epochs"])
         return TrialDatabase(journal, self.manifest, epochs)
