@@ -6,7 +6,7 @@ from trainables.base import Runtime
 from trainables.errors import TrialFailed
 from trainables.outcomes import Record
 from tune.execution.function_run import FunctionRun, TrialStopped
-from tune.execution.silence import left_when_silent
+from tune.execution.silence import call_until_silent
 from tune.function import Function
 from tune.function_space import plain
 from tune.object_store import s3
@@ -27,8 +27,7 @@ def run_function(function: Function, work: Work, runtime: Runtime) -> Outcome:
 
     stopped = False
     try:
-        with left_when_silent(run.silence, runtime.directory):
-            _call(function, work, run)
+        call_until_silent(lambda: _call(function, work, run), run.silence, runtime.directory)
     except TrialStopped:
         stopped = True
     finally:

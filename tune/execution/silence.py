@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,10 @@ class Silence:
     def overdue(self) -> str:
         """Say for how long nothing was heard, where that is too long; "" where it is not, or where
         no epoch is known yet."""
-        silent_s = time.monotonic() - self._heard_at
-        limit_s = max(LEAST_S, self._factor * self._usual_s)
+        # Asked first: who is answered between the two lines has just been heard.
         is_known = self.is_limited and self._usual_s > 0 and self._is_answered
-        if not is_known or silent_s < limit_s:
+        silent_s = time.monotonic() - self._heard_at
+        if not is_known or silent_s < max(LEAST_S, self._factor * self._usual_s):
             return ""
         return (
             f"no report for {duration(silent_s)}, where an epoch takes {duration(self._usual_s)} "
@@ -86,9 +86,8 @@ class Silence:
         )
 
 
-@contextlib.contextmanager
-def left_when_silent(silence: Silence, folder: Path) -> Iterator[None]:
-    """Leave the block by an exception when nothing was heard of it for too long.
+def call_until_silent(call: Callable[[], object], silence: Silence, folder: Path) -> None:
+    """Call a function, and leave it by an exception when nothing was heard of it for too long.
 
     Args:
         folder: of the trial.
@@ -97,14 +96,19 @@ def left_when_silent(silence: Silence, folder: Path) -> Iterator[None]:
     """
     _fail_as_noted(folder / _NOTE)
     if not silence.is_limited:
-        yield
+        call()
         return
 
     watch = _Watch(silence, folder / _NOTE)
     try:
-        with watch:
-            yield
+        try:
+            watch.begin()
+            call()
+        finally:
+            watch.end()
     except TrialHung:
+        # It comes wherever the thread stands: also after the function's last line, within `end`.
+        watch.end()
         raise TrialFailed(HUNG, watch.said) from None
 
 
@@ -131,13 +135,15 @@ class _Watch:
         self._thread = threading.Thread(target=self._look, name="silence", daemon=True)
         self._handler: Any = None
 
-    def __enter__(self) -> None:
+    def begin(self) -> None:
+        """Look from now on."""
         if self._is_main:
             # It interrupts what waits in C, such as a sleep, a socket or a lock.
-            self._handler = signal.signal(signal.SIGUSR2, _leave)
+            self._handler = signal.signal(signal.SIGUSR2, _raise_hung)
         self._thread.start()
 
-    def __exit__(self, *error: object) -> None:
+    def end(self) -> None:
+        """Look no more. A second call does what is left of the first one."""
         with self._lock:
             self._ended.set()
         if self._is_main:
@@ -149,9 +155,9 @@ class _Watch:
         while not self._ended.wait(_LOOK_S):
             overdue = self._silence.overdue()
             if overdue:
-                self._end(overdue)
+                self._leave(overdue)
 
-    def _end(self, overdue: str) -> None:
+    def _leave(self, overdue: str) -> None:
         with self._lock:
             if self._ended.is_set():
                 return
@@ -166,7 +172,7 @@ class _Watch:
             os._exit(1)
 
 
-def _leave(number: int, frame: object) -> None:
+def _raise_hung(number: int, frame: object) -> None:
     raise TrialHung
 
 

@@ -3,6 +3,7 @@ line where they stood; never while the study itself makes them wait."""
 
 import contextlib
 import json
+import signal
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from trainables.errors import TrialFailed
 from tune.execution import silence
 from tune.execution.function_run import FunctionRun
 from tune.execution.runtimes import LocalRuntime
-from tune.execution.silence import Silence, left_when_silent
+from tune.execution.silence import Silence, call_until_silent
 from tune.execution.trial import run as run_trial
 from tune.experiments import Experiment
 from tune.function_experiment import function_experiment
@@ -104,8 +105,8 @@ def test_a_trial_whose_process_had_to_end_itself_has_failed(
     known = Silence(work_in(tmp_path, usual_epoch_s=0.01))
 
     def block() -> None:
-        with contextlib.suppress(TrialFailed), left_when_silent(known, tmp_path):
-            ended.wait(20)
+        with contextlib.suppress(TrialFailed):
+            call_until_silent(lambda: ended.wait(20), known, tmp_path)
 
     thread = threading.Thread(target=block)
     thread.start()
@@ -192,7 +193,53 @@ def test_work_travels_with_its_limits(tmp_path: Path) -> None:
 def test_a_note_counts_once(tmp_path: Path) -> None:
     (tmp_path / ".hung.json").write_text('{"error": "stood there"}\n')
     known = Silence(work_in(tmp_path, hung_after=0.0))
-    with pytest.raises(TrialFailed, match="stood there"), left_when_silent(known, tmp_path):
-        pass
-    with left_when_silent(known, tmp_path):
-        pass
+    called: list[int] = []
+    with pytest.raises(TrialFailed, match="stood there"):
+        call_until_silent(lambda: called.append(1), known, tmp_path)
+    assert called == []
+    call_until_silent(lambda: called.append(2), known, tmp_path)
+    assert called == [2]
+
+
+@pytest.mark.parametrize("in_main_thread", [True, False])
+def test_a_function_that_ends_as_it_is_given_up_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_main_thread: bool
+) -> None:
+    """A watch that stayed would strike the next trial of the process."""
+    monkeypatch.setattr(silence, "LEAST_S", 0.01)
+    monkeypatch.setattr(silence, "_LOOK_S", 0.001)
+    monkeypatch.setattr(silence, "_GRACE_S", 60.0)
+    handler = signal.getsignal(signal.SIGUSR2)
+    given_up: list[bool] = []
+
+    def ends_as_it_is_given_up(extra_s: float) -> None:
+        ends_at = time.monotonic() + silence.LEAST_S + extra_s
+        while time.monotonic() < ends_at:
+            pass
+
+    def try_often() -> None:
+        for number in range(200):
+            known = Silence(work_in(tmp_path, hung_after=1.0, usual_epoch_s=0.001))
+            extra_s = number % 40 * 2.5e-4
+            try:
+                call_until_silent(lambda: ends_as_it_is_given_up(extra_s), known, tmp_path)  # noqa: B023
+                given_up.append(False)
+            except TrialFailed:
+                given_up.append(True)
+
+    usual_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)  # so that the watch strikes at any line
+    try:
+        if in_main_thread:
+            try_often()
+        else:
+            thread = threading.Thread(target=try_often)
+            thread.start()
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(usual_s)
+    assert len(given_up) == 200
+    assert any(given_up)
+    time.sleep(0.1)
+    assert not [thread.name for thread in threading.enumerate() if thread.name == "silence"]
+    assert signal.getsignal(signal.SIGUSR2) == handler
