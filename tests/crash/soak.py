@@ -1,9 +1,9 @@
 """A long study in which everything is killed at random: `python -m tests.crash.soak`.
 
 Two thousand trials of a function on Ray, half an hour on two cores, fifty kills: of the driver,
-which is started again by the same command, of a trial's process, and of MLflow's server, which
-comes back on the same port. Where libfaketime is installed (Debian: libfaketime) every other start
-of the driver has a clock that is hours wrong.
+which is started again by the same command, of a trial's process, of Ray's own ones, and of
+MLflow's server, which comes back on the same port. Where libfaketime is installed (Debian:
+libfaketime) every other start of the driver has a clock that is hours wrong.
 
 At the end not one trial is lost, and none is there twice: in the log, in Optuna's journal, in
 MLflow; and nothing has grown that should not (`growth.py`).
@@ -39,7 +39,8 @@ from trainables.files import is_partial
 from tune.study.events import EventLog
 
 Process = subprocess.Popen[bytes]
-VICTIMS = ("driver", "trial", "mlflow")
+VICTIMS = ("driver", "trial", "mlflow", "ray")
+RAY = ("gcs_server", "raylet", "RuntimeEnvAgent")
 CLOCKS = ("-3h", "+5h")
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _LOOK_S = 1.0
@@ -178,12 +179,20 @@ class Soak:
         elif victim == "mlflow":
             os.killpg(mlflow.pid, signal.SIGKILL)
         else:
-            trials = [pid for pid, words in marked(self.mark) if words.startswith("ray::")]
-            if not trials:
+            pids = self._killable(victim)
+            if not pids:
                 return
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.draw.choice(trials), signal.SIGKILL)
+                os.kill(self.draw.choice(pids), signal.SIGKILL)
         self.killed[victim] += 1
+
+    def _killable(self, victim: str) -> list[int]:
+        """Processes of trials, or Ray's own ones."""
+        commands = [(pid, words.partition(" ")[0]) for pid, words in marked(self.mark)]
+        rays = [pid for pid, name in commands if name.endswith(RAY)]
+        if victim == "ray":
+            return rays
+        return [pid for pid, name in commands if name.startswith("ray::") and pid not in rays]
 
     def _finish(self, driver: Process, mlflow: Process) -> int:
         """Let the driver end, and bring MLflow up to date."""

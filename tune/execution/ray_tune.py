@@ -32,6 +32,7 @@ from tune.execution.capacity import (
     refuse_what_never_fits,
 )
 from tune.execution.left_out import WITHOUT, LeftOut, Request
+from tune.execution.lost_ray import stopped_without_ray
 from tune.execution.ray_session import keep_logs, ray_session
 from tune.execution.runtimes import TuneRuntime
 from tune.execution.trial import run
@@ -76,9 +77,13 @@ class _StorageGuard:
     ) -> bool:
         if not isinstance(error, UserError | OSError):
             return False
+        self.stop(error)
+        return True
+
+    def stop(self, error: UserError | OSError) -> None:
+        """Stop the study. The first reason is kept."""
         self.error = self.error or error
         self.study.stopping = True
-        return True
 
 
 class StudySearcher(_Unpickled, Searcher):
@@ -267,7 +272,7 @@ def search(
     _quiet_tune()
     guard = _StorageGuard(study)
     temporary = tempfile.TemporaryDirectory(prefix="vistune-", ignore_cleanup_errors=True)
-    with temporary as scratch, ray_session(workers):
+    with temporary as scratch, ray_session(workers), stopped_without_ray(guard.stop):
         patience_s = _patience_seconds()
         threads = float(study.manifest.base["train.threads"])
         device = str(study.manifest.base.get("train.device", "auto"))

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import REPO
+from tests.crash.marked import marked
 from tests.kills import PATIENCE_S, Command, check_mlflow, check_study, dead, wait_until
 from tests.mlflow_store import store
 
@@ -56,6 +57,27 @@ def test_driver_killed_at_five_random_moments(command: Command) -> None:
     wait_until(lambda: not command.alive(), command)
     assert command.finish() == 0  # nothing is left to do, and nothing is done
     assert "goes on" not in command.output
+    check_mlflow(command)
+
+
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_ray_that_dies_ends_the_run_with_a_line_and_the_same_command_goes_on(
+    command: Command, name: str
+) -> None:
+    """Such as by the kernel where memory runs out."""
+    process = command.start()
+    wait_until(lambda: len(command.events("report")) > 1, command, process)
+    (pid,) = [pid for pid, words in marked(command.mark) if words.split()[0].endswith(name)]
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    assert process.wait(PATIENCE_S) == 1, command.output
+    seconds = time.monotonic() - killed
+    print(f"{name}: {seconds:.1f} s to the end")
+    assert "Traceback" not in command.output
+    assert f"vistune: Ray's {name} on this machine has died" in command.output
+    wait_until(lambda: not command.alive(), command)
+    assert command.finish() == 0, command.output
+    check_study(command)
     check_mlflow(command)
 
 
