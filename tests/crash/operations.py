@@ -37,9 +37,9 @@ def compiler() -> str | None:
     return shutil.which("cc") or shutil.which("gcc")
 
 
-def library() -> Path:
-    """Path of the compiled `operations.c`."""
-    digest = hashlib.sha256(_SOURCE.read_bytes()).hexdigest()[:12]
+def library(source: Path = _SOURCE) -> Path:
+    """Path of a compiled library, for the linker to preload."""
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
     path = Path(tempfile.gettempdir()) / f"vistune-crash-{os.getuid()}-{digest}.so"
     if path.exists():
         return path
@@ -47,7 +47,7 @@ def library() -> Path:
     cc = compiler()
     assert cc is not None, "no C compiler: apt-get install gcc"
     made = path.with_suffix(f".{os.getpid()}")
-    flags = ["-O2", "-shared", "-fPIC", "-o", str(made), str(_SOURCE), "-ldl", "-lpthread"]
+    flags = ["-O2", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl", "-lpthread"]
     subprocess.run([cc, *flags], check=True)
     made.replace(path)
     return path

@@ -34,6 +34,7 @@ from tests import REPO
 from tests.crash.function import FUNCTION
 from tests.crash.growth import Growth, Use
 from tests.crash.marked import MARK, end_marked, marked
+from tests.crash.operations import library
 from tests.mlflow_store import rows
 from trainables.files import is_partial
 from tune.study.events import EventLog
@@ -42,6 +43,7 @@ Process = subprocess.Popen[bytes]
 VICTIMS = ("driver", "trial", "mlflow", "ray")
 RAY = ("gcs_server", "raylet", "RuntimeEnvAgent")
 CLOCKS = ("-3h", "+5h")
+_SLEEP = Path(__file__).with_name("sleep.c")
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _LOOK_S = 1.0
 _DISK_LOOK_S = 20.0
@@ -106,7 +108,7 @@ class Soak:
         }
         if number % 2 and Path(self.faketime).exists():
             environment |= {
-                "LD_PRELOAD": self.faketime,
+                "LD_PRELOAD": f"{library(_SLEEP)}:{self.faketime}",
                 "FAKETIME": self.draw.choice(CLOCKS),
                 "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             }
@@ -132,7 +134,7 @@ class Soak:
         driver = self.start_driver(0)
         self.growth.begin()
         starts = itertools.count(1)
-        due = self._next_kill()
+        due = self._next_kill(0)
         disk_at = 0.0
         try:
             while time.monotonic() < end:
@@ -154,7 +156,7 @@ class Soak:
                 self._note(driver.pid, ended)
                 if ended >= due and sum(self.killed.values()) < self.kills:
                     self._kill(driver, mlflow)
-                    due = ended + self._next_kill()
+                    due = ended + self._next_kill(ended)
             return self._finish(driver, mlflow)
         finally:
             end_marked(self.mark)
@@ -168,9 +170,10 @@ class Soak:
         self._ended += sum(event["event"] == "end" for event in events)
         return self._ended
 
-    def _next_kill(self) -> int:
-        """Trials until the next kill."""
-        return self.draw.randint(1, max(2, 2 * self.trials // (self.kills + 1)))
+    def _next_kill(self, ended: int) -> int:
+        """Trials until the next kill, so that all fit in."""
+        missing = self.kills - sum(self.killed.values())
+        return self.draw.randint(1, max(2, 2 * (self.trials - ended) // (missing + 1)))
 
     def _kill(self, driver: Process, mlflow: Process) -> None:
         victim = self.draw.choice(VICTIMS)
