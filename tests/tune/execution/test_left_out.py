@@ -14,7 +14,7 @@ from tests.toy import TOY
 from tune.execution import worker_group
 from tune.execution.capacity import ConcurrencyLimit
 from tune.execution.left_out import WITHOUT, LeftOut, Request
-from tune.execution.ray_tune import StudyScheduler, _StorageGuard
+from tune.execution.tune_callbacks import StorageGuard, StudyScheduler
 from tune.execution.worker_group import WorkerGroup, others_than, run_with_workers
 from tune.study.work import Outcome, Work, WorkId
 
@@ -112,7 +112,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, messages: list[Any]) 
     """What a study hears of a group with a worker on each of two machines, whose Tune trial runs on
     the head."""
     study = Heard()
-    scheduler = StudyScheduler(study, _StorageGuard(study))  # type: ignore[arg-type]
+    scheduler = StudyScheduler(study, StorageGuard(study))  # type: ignore[arg-type]
     work = Work(WorkId(1), 0, {}, str(tmp_path))
     trial = SimpleNamespace(config={"work": work.to_json()})
     queued = [{"kind": "joined", "node": node} for node in (GOOD, BAD)] + messages

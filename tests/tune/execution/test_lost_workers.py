@@ -7,7 +7,7 @@ import pytest
 
 from tests.toy import TOY
 from tune.execution import worker_group
-from tune.execution.ray_tune import LOST_PROCESSES
+from tune.execution.tune_callbacks import LOST_PROCESSES
 from tune.execution.worker_group import WorkerGroup, run_with_workers
 from tune.study.work import Work, WorkId
 
