@@ -46,6 +46,9 @@ CLOCKS = ("-3h", "+5h")
 _SLEEP = Path(__file__).with_name("sleep.c")
 _FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 _LOOK_S = 1.0
+_SILENT_S = 90.0
+"""A start by a wrong clock that ends no trial for so long hangs in libfaketime, whose locks do not
+survive the forks by which Ray starts its processes: it is killed, which is one kill more."""
 _DISK_LOOK_S = 20.0
 
 
@@ -63,6 +66,8 @@ class Soak:
     killed: Counter[str] = field(default_factory=Counter)
     shifted: int = 0
     """Starts of the driver with a wrong clock."""
+    hung: int = 0
+    """Of these, those that hung in libfaketime."""
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
@@ -73,6 +78,7 @@ class Soak:
         self._servers: list[Process] = []
         self._ended = 0
         self._offset = 0
+        self._is_shifted = False
         (self.folder / "mine.py").write_text(FUNCTION)
 
     # -- processes
@@ -106,7 +112,8 @@ class Soak:
             "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{self.port}",
             "VISTUNE_CACHE": str(self.folder / "cache"),
         }
-        if number % 2 and Path(self.faketime).exists():
+        self._is_shifted = number % 2 == 1 and Path(self.faketime).exists()
+        if self._is_shifted:
             environment |= {
                 "LD_PRELOAD": f"{library(_SLEEP)}:{self.faketime}",
                 "FAKETIME": self.draw.choice(CLOCKS),
@@ -136,6 +143,7 @@ class Soak:
         starts = itertools.count(1)
         due = self._next_kill(0)
         disk_at = 0.0
+        heard_at, heard = time.monotonic(), 0
         try:
             while time.monotonic() < end:
                 time.sleep(_LOOK_S)
@@ -150,7 +158,13 @@ class Soak:
                     end_marked(self.mark)
                     driver = self.start_driver(next(starts))
                     self.growth.begin()
+                    heard_at = time.monotonic()
                     continue
+                if ended > heard:
+                    heard_at, heard = time.monotonic(), ended
+                elif self._is_shifted and time.monotonic() - heard_at > _SILENT_S:
+                    self.hung += 1
+                    driver.kill()
                 if mlflow.poll() is not None:
                     mlflow = self.start_mlflow()
                 self._note(driver.pid, ended)
@@ -311,7 +325,7 @@ def main() -> int:
         seconds = time.monotonic() - began
         wrong = soak.check() + soak.growth.check()
         starts = f"{len(soak.growth.uses)} starts of the driver, {soak.shifted} by a wrong clock"
-        print(f"{ended} trials in {seconds:.0f} s, {starts}")
+        print(f"{ended} trials in {seconds:.0f} s, {starts} ({soak.hung} of them hung)")
         print(f"killed: {json.dumps(soak.killed)}")
         print("\n".join([*soak.growth.lines(), soak.disk()]))
         print("\n".join(wrong) or "not one trial lost, none twice, nothing left over or growing")
