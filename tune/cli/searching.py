@@ -95,7 +95,7 @@ def _search_here(
         else:
             from tune.execution.batched import idle_gpus, search_in_batches
 
-            idle = idle_gpus(study.base)
+            idle = idle_gpus(study.manifest.base)
             if idle:
                 caller.say(
                     f"--batch-trials trains on one GPU: {idle} more of this machine are idle"

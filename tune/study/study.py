@@ -84,7 +84,7 @@ class Study(Recording):
         self.manifest = manifest
         self.trials = trials
         self.repeat_count = repeats
-        self.base: Any = build(experiment.config, manifest.base)
+        self.seed: int = build(experiment.config, manifest.base).seed
         self.pins = manifest.pins
         self.observers = []
         self.stopping = False
@@ -312,7 +312,7 @@ class Study(Recording):
         elif step.kind == "repeat":
             work = self._repeat(step)
         else:
-            work = self._work(step, self.base.seed, self.manifest.base)
+            work = self._work(step, self.seed, self.manifest.base)
         self._planner.start(work.id)
         return work
 
@@ -330,7 +330,7 @@ class Study(Recording):
             self.experiment.space(Pinned(trial, self.pins), self.manifest.preset)
             work_id = WorkId(trial.number)
             config = {**self.manifest.base, **trial.params}
-            work = self._work(work_id, self.base.seed, config)
+            work = self._work(work_id, self.seed, config)
             checkpoint = Path(work.directory) / BEST
             trial.set_user_attr("checkpoint", str(checkpoint.relative_to(self.directory)))
         return work
@@ -378,7 +378,7 @@ class Study(Recording):
     def repeat_seeds(self) -> list[int]:
         """Seeds of the repeats. No search has used them: selection does not leak into the claim."""
         if self.manifest.rules["seeds"] == 1:
-            return [self.base.seed + 1000 + k for k in range(self.repeat_count)]
+            return [self.seed + 1000 + k for k in range(self.repeat_count)]
         identity = f"{self.manifest.identity} {self.manifest.seed}"
         return [derived_seed(identity, "repeat", k) for k in range(self.repeat_count)]
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.commands import Call
 from tests.frozen import frozen_config
 from trainables.base import BATCHED
 from trainables.classifier import Classifier, ClassifierConfig
@@ -254,3 +255,18 @@ def test_a_trial_that_cannot_be_batched_runs_among_the_others(
 ) -> None:
     run(tmp_path, base | {"features.cache": False}, width=3)
     check_whole(tmp_path)
+
+
+def test_the_command_line_trains_heads_as_one(
+    base: dict[str, Any], call: Call, tmp_path: Path
+) -> None:
+    small = ("data.image_size=16", "data.limit=200", "backbone.width=8", "backbone.pool=1")
+    settings = [f"--set={setting}" for setting in (*small, "train.epochs=2", "aug.policy=glyphs")]
+    command = ("classify", "--setting", "E", "--data", "digits", "--preset", "tiny")
+    words = ("--backbone", base["init.file"], "--trials", "3", "--repeats", "0", *settings)
+    said = call(*command, *words, "--batch-trials", "3", "--storage", str(tmp_path))
+    assert said.code == 0
+    log, _ = EventLog.read(tmp_path / "classify-E/events.jsonl")
+    kinds = [event["event"] for event in log if "trial" in event]
+    assert kinds.index("report") > kinds.index("start") + 1  # several have begun by then
+    assert {e["trial"] for e in log if e["event"] == "end"} == {0, 1, 2}

@@ -205,7 +205,7 @@ def test_repeats_use_fresh_seeds_and_are_no_trials(tmp_path: Path) -> None:
     study = finished(tmp_path, 5, repeats=2)
     assert len(study.frozen_trials()) == 5
     assert all("test/top1" in metrics for metrics in study.finals().values())
-    assert study.base.seed not in study.repeat_seeds()
+    assert study.seed not in study.repeat_seeds()
     for event in events(tmp_path):  # the search never looks at the test split
         if event["event"] in ("report", "end") and "repeat" not in event:
             assert not any(name.startswith("test/") for name in event["metrics"])
