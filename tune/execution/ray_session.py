@@ -28,6 +28,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _START_TIMEOUT_S = 90.0
 """Ray's node gets so long to come up. Ray itself gives it half a minute, too little where many
 programs share few cores."""
+_HANG_S = 4 * _START_TIMEOUT_S
+"""A start that has ended in no way by then hangs."""
 _LOOK_S = 0.1
 _OBJECT_STORE_BYTES = 128 * 2**20
 _LAUNCHER = str(Path(launch_worker.__file__).resolve())
@@ -62,9 +64,25 @@ def ray_session(workers: int = 1) -> Iterator[None]:
 
 def _started_ahead() -> bool:
     """Wait for a start that `ahead` has begun; False where there is none, or it came to nothing: on
-    a machine that is very busy, the start gives up after `_START_TIMEOUT_S`."""
+    a machine that is very busy, the start gives up after `_START_TIMEOUT_S`.
+
+    Raises:
+        UserError: it hangs.
+    """
     begun = ahead.take()
-    return begun is not None and begun.exception() is None and begun.result()
+    if begun is None:
+        return False
+    try:
+        failure = begun.exception(_HANG_S)
+    except TimeoutError:
+        raise _not_started("nothing was heard of it") from None
+    return failure is None and begun.result()
+
+
+def _not_started(why: str) -> UserError:
+    return UserError(
+        f"Ray did not start on this machine ({why}); run the same command again, or add --local"
+    )
 
 
 def _take_signals_back() -> None:
@@ -160,10 +178,7 @@ def _start(cpus: int | None, dashboard: bool) -> None:
                 _temp_dir=temp_dir,
             )
     except Exception as error:  # Ray raises bare ones
-        raise UserError(
-            f"Ray did not start on this machine ({first_line(error)}); "
-            "run the same command again, or add --local"
-        ) from error
+        raise _not_started(first_line(error)) from error
     _folder = SessionFolder(_session_folder())
     remove_old(_folder.path.parent)
 

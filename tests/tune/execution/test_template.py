@@ -239,6 +239,21 @@ def test_a_start_ahead_is_used_once_and_its_failure_is_no_ones_end(
     wait_until(lambda: not is_alive("start of Ray"))
 
 
+def test_a_start_ahead_that_hangs_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tune.execution import ahead, ray_session
+
+    wakes = threading.Event()
+    monkeypatch.setattr(ray_session, "start_ray", lambda *_, **__: wakes.wait(30))
+    monkeypatch.setattr(ray_session, "_HANG_S", 0.05)
+    monkeypatch.setattr(template, "begin", lambda *_, **__: None)
+    ahead.begin((), workers=1)
+    refused = pytest.raises(UserError, match="Ray did not start on this machine")
+    with refused, ray_session.ray_session():
+        pass
+    wakes.set()
+    ahead.release()
+
+
 def test_a_refusal_leaves_no_process_of_ray_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
