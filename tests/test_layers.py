@@ -133,10 +133,23 @@ def test_imports_point_down_the_floors(package: str) -> None:
     assert upward == []
 
 
-def test_tune_knows_the_version_of_vistune_and_nothing_else() -> None:
-    """The Python API is above the engine, as the commands are."""
+def test_the_python_api_is_the_engines_only_caller() -> None:
+    """The command line is one of its users; of the rest of it `tune` knows the version."""
+    importers = {
+        str(path.relative_to(REPO)): [
+            node.module for node in imports(path) if isinstance(node, ast.ImportFrom)
+        ]
+        for path in MODULES
+    }
+    callers = [name for name, modules in importers.items() if "tune.cli.execute" in modules]
+    assert callers == ["vistune/engine.py"]
+
     found = [str(path.relative_to(REPO)) for path in MODULES if "vistune" in imported(path)]
-    assert [name for name in found if not name.startswith("vistune/")] == ["tune/cli/app.py"]
+    users = [name for name in found if not name.startswith("vistune/")]
+    assert users == ["tune/cli/app.py", "tune/run.py"]
+    assert [name for name in importers["tune/run.py"] if str(name).startswith("vistune")] == [
+        "vistune.engine"
+    ]
 
 
 def test_only_what_starts_ray_imports_it() -> None:

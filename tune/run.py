@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from trainables.errors import UserError
 from tune.cli.app import new_app, run_app, with_version
-from tune.cli.execute import execute
+from tune.cli.caller import COMMAND_LINE
 from tune.cli.options import Options, as_command
 from tune.cli.stop import INTERRUPTED, WRONG_USE, Ended
 from tune.command_line import resume_command
 from tune.surroundings import prepare_process
+from vistune.engine import ask_engine
 
 if TYPE_CHECKING:
     from tune.cli.script import ScriptOptions
@@ -32,14 +33,17 @@ _SCRIPT = "script"  # in the place of an experiment
 def main(options: Options) -> None:
     """Search an experiment's hyperparameters. The same command again resumes where the last one
     ended, however it ended."""
-    _leave(lambda: execute(options))
+    _leave(lambda: ask_engine(options, COMMAND_LINE))
 
 
 def script(options: "ScriptOptions", shared: Options) -> None:
     """Search the options of a command that trains; the same command again resumes."""
     from tune.cli.script import generated_experiment
 
-    _leave(lambda: execute(shared, experiment=generated_experiment(options, shared)))
+    def asked() -> Ended:
+        return ask_engine(shared, COMMAND_LINE, generated_experiment(options, shared))
+
+    _leave(asked)
 
 
 def _leave(run: Callable[[], Ended]) -> NoReturn:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from trainables.errors import UserError
-from tune.cli.caller import Caller, Progress, in_notebook
+from tune.cli.caller import Caller, Progress
 from tune.cli.options import Options
-from tune.cli.stop import INTERRUPTED, Ended
 from tune.experiments import Experiment
 from tune.reports.drawing_process import Drawn
 from tune.study.rules import Keep
 from vistune.arguments import Ranges, Values, as_options
+from vistune.engine import ask_engine
 from vistune.study import Study
 
 
@@ -170,29 +170,6 @@ def run(options: Options, caller: Caller, experiment: Experiment | None = None) 
     ended = ask_engine(options, caller, experiment)
     assert ended.study is not None  # a comparison was refused
     return Study(ended.study)
-
-
-def ask_engine(options: Options, caller: Caller, experiment: Experiment) -> Ended:
-    """Run what the options ask for.
-
-    Raises:
-        UserError: wrong use, or a study's folder cannot be written.
-        KeyboardInterrupt: it was interrupted.
-    """
-    from tune.cli.execute import execute
-    from tune.cli.notebook import quieten_widgets
-    from tune.surroundings import bypass_proxy
-
-    bypass_proxy()
-    if in_notebook():
-        quieten_widgets()
-
-    ended = execute(options, caller, experiment)
-    if ended.problem:
-        raise UserError(ended.problem)
-    if ended.code == INTERRUPTED:
-        raise KeyboardInterrupt
-    return ended
 
 
 def _refuse_comparison(options: Options, experiment: Experiment) -> None:

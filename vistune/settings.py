@@ -18,8 +18,8 @@ from tune.reports.pooled_table import PooledRow, PooledTable, compare_searches, 
 from tune.reports.statistics import Interval
 from tune.reports.storage import synced_folder
 from vistune.arguments import SearchArguments, as_options
+from vistune.engine import ask_engine
 from vistune.figures import finished_figure
-from vistune.searching import ask_engine
 from vistune.study import Study
 
 if TYPE_CHECKING:

@@ -1,11 +1,12 @@
-"""The one way into the engine: `tune/run.py` and `vistune.search` both call `execute`."""
+"""The one way into the engine. `vistune/engine.py` alone calls it, for the Python API and for the
+command line."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainables.errors import UserError
-from tune.cli.caller import COMMAND_LINE, Caller
+from tune.cli.caller import Caller
 from tune.cli.option_checks import check_given, check_workers
 from tune.cli.option_values import parse_duration
 from tune.cli.options import Options
@@ -20,9 +21,7 @@ from tune.object_store.s3 import local_folder
 from tune.tracking.logs import check_logs
 
 
-def execute(
-    options: Options, caller: Caller = COMMAND_LINE, experiment: Experiment | None = None
-) -> Ended:
+def execute(options: Options, caller: Caller, experiment: Experiment | None = None) -> Ended:
     """Do what was asked for: a study, a comparison of settings, a plan or a replay.
 
     Args:
