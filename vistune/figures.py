@@ -107,6 +107,28 @@ class Figures:
             )
         return finished_figure(drawn, height=420)
 
+    def plot_front(self, cost: str | None = None) -> "go.Figure":
+        """Draw the first objective of every completed trial against another one, or against
+        training time, with the front of the two.
+
+        Args:
+            cost: metric of the other objective; None: the second one, of a single objective the
+                training time.
+        Raises:
+            UserError: fewer than two trials are complete, or there is no such objective.
+        """
+        from tune.reports.cost_figure import cost_figure, costs_of
+
+        record = self.record
+        points, (value, *others) = costs_of(record)
+        if len(points) < 2:
+            raise UserError(f"study {record.folder.name!r} has fewer than two completed trials")
+        costs = {other.metric: other for other in others}
+        if cost is not None and cost not in costs:
+            raise UserError(f"{cost!r} is no objective beside the first{nearest(cost, costs)}")
+        drawn = cost_figure(points, value, costs[cost or others[0].metric])
+        return finished_figure(drawn, height=380)
+
     def plot_against_default(self) -> "go.Figure":
         """Draw the test metric of the best trial and of the default, under fresh seeds.
 

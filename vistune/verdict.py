@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tune.reports.doubts import doubts
+from tune.reports.front import front_conclusions
 from tune.reports.statistics import Interval
 from tune.reports.verdict import StudyVerdict, claim, judge_study
 from tune.study.record import Record
@@ -16,6 +17,9 @@ class Verdict:
     """The claim, or the reason why there is none."""
     decided: bool
     """True where the difference is more than the noise explains."""
+    front: tuple[str, ...] = ()
+    """The front of several objectives in a sentence, and its balanced trial against its best one on
+    the test split."""
     doubts: tuple[str, ...] = ()
     """Reasons not to trust the answer, each with a remedy."""
     details: StudyVerdict | None = field(default=None, repr=False)
@@ -27,7 +31,8 @@ class Verdict:
         return None if self.details is None else self.details.gain
 
     def __str__(self) -> str:
-        return "\n".join([self.sentence, *(f"note: {doubt}" for doubt in self.doubts)])
+        notes = (f"note: {doubt}" for doubt in self.doubts)
+        return "\n".join([self.sentence, *self.front, *notes])
 
 
 def verdict_of(record: Record) -> Verdict:
@@ -36,6 +41,7 @@ def verdict_of(record: Record) -> Verdict:
     return Verdict(
         sentence=claim(record, details),
         decided=details is not None and details.decided,
+        front=tuple(front_conclusions(record)),
         doubts=tuple(doubts(record, record.folder.parent)),
         details=details,
     )

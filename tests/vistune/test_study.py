@@ -115,6 +115,16 @@ def test_figures_show_what_is_on_record(root: Path) -> None:
     against = study.plot_against_default()
     points = sorted(x for trace in against.data for x in trace.x if trace.marker.opacity)
     assert points == pytest.approx(sorted(study.repeats["test/top1"]), rel=1e-4)
+    front = study.plot_front()
+    complete = study.trials[study.trials["state"] == "complete"]
+    drawn = {
+        number: xy for t in front.data for number, *xy in zip(t.customdata, t.x, t.y, strict=True)
+    }
+    expected = {number: [row["seconds"], row["value"]] for number, row in complete.iterrows()}
+    assert drawn == {number: pytest.approx(xy, rel=1e-4) for number, xy in expected.items()}
+    with pytest.raises(vistune.UserError, match="'time' is no objective beside the first"):
+        study.plot_front("time")
+
     for figure in (study.plot_importances(), study.plot_best_of_n()):
         assert figure.layout.height > 100
         assert figure.to_json()
@@ -157,6 +167,7 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
         study.plot_importances,
         study.plot_parallel,
         study.plot_best_of_n,
+        study.plot_front,
         study.plot_against_default,
     ):
         with pytest.raises(vistune.UserError):

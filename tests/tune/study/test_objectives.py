@@ -1,6 +1,7 @@
 """Several objectives: their values, the front against Optuna's, draws, kills, repeats and verdicts
 of named points, and what the pages say."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,21 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from tests.commands import Call
+import vistune
+from tests.commands import Call, use_mlflow
 from tests.made_up import EPOCHS, check_kills, open_made_up, play
+from tests.mlflow_store import store
 from tests.studies import events
 from tests.toy import TOY
 from trainables.errors import UserError
 from tune.cli.function_options import refuse_about_images
 from tune.cli.options import Options
 from tune.execution.local import search_locally
+from tune.formatting import plain_console
 from tune.function_experiment import function_experiment
 from tune.reports.front import front_conclusions, judge_points
 from tune.reports.html_report import write_report
+from tune.reports.leaderboard import show_study
 from tune.reports.statistics import significance
 from tune.reports.verdict import judge_study
 from tune.search.methods import make_sampler
@@ -196,7 +201,9 @@ def test_a_study_of_several_objectives_equals_the_one_that_is_never_killed(tmp_p
         assert len(trial.intermediate_values) == EPOCHS
 
 
-def test_named_points_are_repeated_and_compared(tmp_path: Path) -> None:
+def test_named_points_are_repeated_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = open_made_up(tmp_path, QUICK, 13, repeats=4, **SEVERAL)
     play(study)
     study.close()
@@ -225,6 +232,16 @@ def test_named_points_are_repeated_and_compared(tmp_path: Path) -> None:
     assert "Front of the objectives" in page
     assert verdict.split(":")[0] in page
 
+    shown = vistune.load_study(tmp_path / "toy")
+    assert shown.verdict.front == (text, verdict)
+    assert verdict in str(shown.verdict)
+    line = next(trace for trace in shown.plot_front().data if trace.name == "front")
+    assert sorted(line.customdata) == sorted(trial.number for trial in shown.front)
+    show_study(tmp_path / "toy", plain_console(width=200))
+    _, _, table = capsys.readouterr().out.partition("\nfront")
+    assert re.search(rf"^ *{best} +best val/top1 ", table, re.MULTILINE)
+    assert re.search(rf"^ *{balanced} +balanced ", table, re.MULTILINE)
+
 
 def test_a_study_of_one_objective_shows_what_accuracy_costs(tmp_path: Path) -> None:
     study = open_made_up(tmp_path, QUICK, 6, rules={"rungs": "none"})
@@ -238,7 +255,10 @@ def test_a_study_of_one_objective_shows_what_accuracy_costs(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_a_front_on_the_command_line(call: Call, tmp_path: Path) -> None:
+def test_a_front_on_the_command_line(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_mlflow(monkeypatch)
     several = ("--objective", "top1", "--objective", "-time/epoch_s")
     local = ("toy", "--local", "--repeats", "0", "--trials")
     said = call(*local, "2", *several)
@@ -246,6 +266,13 @@ def test_a_front_on_the_command_line(call: Call, tmp_path: Path) -> None:
     assert "The front of val/top1 and -time/epoch_s has" in said.out
     assert "pruner: none" in said.out
     assert (tmp_path / "runs/toy/plots/front.png").stat().st_size > 1000
+
+    runs = store(tmp_path / "runs")
+    assert runs["toy"]["tags"]["front"].startswith("The front of val/top1 and -time/epoch_s has")
+    costs = dict(row[:2] for row in runs["trial-000"]["metrics"])
+    assert "best/time/epoch_s" in costs
+    (picture,) = (tmp_path / "runs/mlartifacts").rglob("plots/front.png")
+    assert picture.read_bytes() == (tmp_path / "runs/toy/plots/front.png").read_bytes()
 
     other = call(*local, "2", "--objective", "top1", "--objective", "-hours")
     assert 'objectives was ["val/top1", "-time/epoch_s"], is' in other.line
