@@ -4,22 +4,24 @@
     python tune/run.py path/to/mine.py:LARGE    # one of several, by the name of its variable
     python tune/run.py mine                     # entry point of the group vistune.experiments
 
-A study keeps the text of the file, so that its trials can be exported and repeated without it.
+A study keeps the text of the file, so that its trials can be exported and repeated without it. Of a
+package it keeps the text of the module, to know whether it has changed.
 """
 
 import hashlib
+import inspect
 import linecache
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from trainables.config import nearest
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from trainables.files import write_atomically
 from tune.experiments import EXPERIMENTS, Experiment
 
@@ -82,6 +84,23 @@ class OwnExperiment(Experiment):
         return from_code, (self.code,)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AnnouncedExperiment(Experiment):
+    """An experiment of an installed package, which workers import from theirs."""
+
+    module: str
+    """Module that holds it."""
+    text: str = field(repr=False)
+    """Text of the module; "" where Python has none."""
+
+    def as_json(self) -> dict[str, Any] | None:
+        """The entry in study.json; None without a text."""
+        if not self.text:
+            return None
+        digest = hashlib.sha256(self.text.encode()).hexdigest()
+        return {"name": self.module, "module": self.module, "sha256": digest, "text": self.text}
+
+
 def find_experiment(word: str) -> Experiment:
     """The experiment that a word of the command line names: a file, one of ours, or one that an
     installed package announces.
@@ -100,12 +119,7 @@ def find_experiment(word: str) -> Experiment:
         raise UserError(
             f"unknown experiment {word!r}{nearest(word, known)}; a file of your own ends in .py"
         )
-    found = announced[word].load()
-    if not isinstance(found, Experiment) or found.name != word:
-        raise UserError(
-            f"entry point {word!r} of {announced[word].value} is no Experiment of that name"
-        )
-    return found
+    return _from_package(announced[word])
 
 
 def experiment_of(name: str, code: Mapping[str, Any] | None) -> Experiment:
@@ -140,8 +154,30 @@ def from_code(code: Code) -> OwnExperiment:
         )
 
     variable = next(name for name, experiment in held.items() if experiment is found)
-    values = {each.name: getattr(found, each.name) for each in fields(Experiment)}
-    return OwnExperiment(**values, code=Code(code.path, variable, code.text))
+    return OwnExperiment(**_values(found), code=Code(code.path, variable, code.text))
+
+
+def _from_package(point: EntryPoint) -> AnnouncedExperiment:
+    try:
+        found = point.load()
+    except Exception as error:
+        raise UserError(
+            f"entry point {point.name!r} of {point.value} cannot be loaded: "
+            f"{type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(found, Experiment) or found.name != point.name:
+        raise UserError(
+            f"entry point {point.name!r} of {point.value} is no Experiment of that name"
+        )
+    try:
+        text = inspect.getsource(sys.modules[point.module])
+    except (OSError, TypeError):  # compiled
+        text = ""
+    return AnnouncedExperiment(**_values(found), module=point.module, text=text)
+
+
+def _values(experiment: Experiment) -> dict[str, Any]:
+    return {each.name: getattr(experiment, each.name) for each in fields(Experiment)}
 
 
 def _names_file(word: str) -> bool:

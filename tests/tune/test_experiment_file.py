@@ -201,25 +201,54 @@ def test_a_variable_that_is_not_there(mine: Path) -> None:
         find_experiment(f"{mine}:SMALL")
 
 
-def test_an_installed_package_announces_an_experiment(
-    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An entry point of the group vistune.experiments."""
+@pytest.fixture
+def package(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The module of an installed package that announces `mine`, `yours` and `broken`."""
     site = tmp_path / "site"
     about = site / "other-1.0.dist-info"
     about.mkdir(parents=True)
-    shutil.copy(mine, site / "other_package.py")
+    module = site / "other_package.py"
+    shutil.copy(mine, module)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
         "[vistune.experiments]\nmine = other_package:EXPERIMENT\nyours = other_package:space\n"
+        "broken = other_package:NOTHING\n"
     )
     monkeypatch.syspath_prepend(site)
+    monkeypatch.delitem(sys.modules, "other_package", raising=False)
+    return module
 
+
+def test_an_installed_package_announces_an_experiment(package: Path) -> None:
+    """An entry point of the group vistune.experiments."""
     assert find_experiment("mine").trainable.__name__ == "Mine"
     with pytest.raises(UserError, match="'yours' of other_package:space is no Experiment"):
         find_experiment("yours")
+    with pytest.raises(UserError, match="'broken' of other_package:NOTHING cannot be loaded: Attr"):
+        find_experiment("broken")
     with pytest.raises(UserError, match="did you mean 'mine'"):
         find_experiment("mime")
+
+
+def test_a_changed_package_is_refused_with_the_difference_or_accepted_on_record(
+    call: Call, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert call("mine", *RUN.split()).code == 0
+    package.write_text(MINE.replace("Changes nothing.", "Changes a comment."))
+    monkeypatch.delitem(sys.modules, "other_package")
+
+    refused = call("mine", *RUN.split(), "--trials", "3")
+    assert refused.line == (
+        "study 'mine' was begun with another other_package: "
+        '-    """Changes nothing."""; +    """Changes a comment.""". '
+        "--accept-code continues with the changed package, on record; "
+        "--study mine-2 begins another study"
+    )
+    assert call("mine", *RUN.split(), "--trials", "3", "--accept-code").code == 0
+    source = read_manifest(tmp_path / "runs/mine/study.json").source
+    assert source is not None
+    assert len(source["earlier"]) == 1
+    assert call("mine", *RUN.split(), "--trials", "3").code == 0
 
 
 def test_our_own_experiments_have_no_code() -> None:

@@ -8,7 +8,7 @@ from trainables.errors import UserError
 from tune.cli.default_config import Resolved
 from tune.cli.options import Options
 from tune.cli.own_ranges import as_record, left_out
-from tune.experiment_file import OwnExperiment
+from tune.experiment_file import AnnouncedExperiment, OwnExperiment
 from tune.experiments import Experiment
 from tune.function_source import source_of
 from tune.object_store import s3
@@ -155,11 +155,24 @@ def _code(options: Options, experiment: Experiment, there: Manifest | None) -> A
 
 
 def _source(options: Options, experiment: Experiment, there: Manifest | None) -> Any:
-    """Return the manifest's entry of a function that no kept file holds; None for others."""
-    if experiment.function is None or isinstance(experiment, OwnExperiment):
-        return None
-
-    entry = source_of(experiment.function.call)
-    if entry is not None and options.accept_code and there is not None and there.source is not None:
-        entry["accepts"] = there.source["sha256"]
+    """Return the manifest's entry of code that no kept file holds: a function, or a module of an
+    installed package; None for others."""
+    earlier = None if there is None else there.source
+    entry = _source_in_form(experiment, earlier)
+    if entry is not None and options.accept_code and earlier is not None:
+        entry["accepts"] = earlier["sha256"]
     return entry
+
+
+def _source_in_form(
+    experiment: Experiment, earlier: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the entry in the form that the study has: earlier ones of a package's function have
+    the function alone."""
+    if isinstance(experiment, OwnExperiment):
+        return None
+    if isinstance(experiment, AnnouncedExperiment) and (earlier is None or "module" in earlier):
+        return experiment.as_json()
+    if experiment.function is None:
+        return None
+    return source_of(experiment.function.call)

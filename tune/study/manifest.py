@@ -17,6 +17,7 @@ from trainables.errors import UserError
 from trainables.files import write_atomically
 from tune.command_line import command
 from tune.experiment_file import Code
+from tune.search.space import SOMETIMES
 from tune.study.rules import CURRENT, FIRST, check_known
 
 PATH_KEYS = {
@@ -60,6 +61,7 @@ EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
 }
 """The same for blocks that only some configs have: a key that tells such a config -> values."""
 _SHOWN_DIFFERENCES = 6
+_SOMETIMES = f" when {SOMETIMES}"
 _PACKAGES = (
     "ray",
     "torch",
@@ -147,8 +149,8 @@ class Manifest:
     under `accepts` the sha256 that it may take the place of, under `earlier` those that the study
     had before. None for an experiment of ours."""
     source: dict[str, Any] | None = None
-    """The same of a function that no kept file holds, such as a notebook's: name, sha256, text,
-    `accepts`, `earlier`."""
+    """The same of a function that no kept file holds, such as a notebook's, or of an installed
+    package's `module`: name, sha256, text, `accepts`, `earlier`."""
     function: bool = False
     """A function trains: nothing is known of its model and its data."""
     control: dict[str, Any] | None = None
@@ -242,6 +244,8 @@ class Manifest:
             if mine.get(content) == theirs.get(content):
                 mine.pop(path, None)
                 theirs.pop(path, None)
+        for key in [key for key in mine if key not in theirs and _is_hidden(mine[key])]:
+            mine.pop(key)
         return [
             f"{key} was {_shown(theirs, key)}, is {_shown(mine, key)}"
             for key in dict.fromkeys([*mine, *theirs])
@@ -307,6 +311,12 @@ def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) ->
     shown = "; ".join(line.strip() for line in changed[:_SHOWN_DIFFERENCES])
     hidden = len(changed) - _SHOWN_DIFFERENCES
     more = f"; and {hidden} more lines" if hidden > 0 else ""
+    if "module" in now:
+        return (
+            f"study {study!r} was begun with another {now['module']}: {shown}{more}. "
+            "--accept-code continues with the changed package, on record; "
+            f"--study {study}-2 begins another study"
+        )
     if "path" not in now:
         return (
             f"study {study!r} was begun with another {now['name']}: {shown}{more}. "
@@ -335,6 +345,14 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
         "data": plain["data"]["fingerprint"],
         "warm start": warm_start.get("study", "absent"),
     }
+
+
+def _is_hidden(ranges: Any) -> bool:
+    """True for ranges of which no single choice says when they apply: earlier versions did not know
+    all of them."""
+    return isinstance(ranges, list) and all(
+        isinstance(text, str) and text.endswith(_SOMETIMES) for text in ranges
+    )
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
