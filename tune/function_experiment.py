@@ -77,7 +77,7 @@ def function_experiment(
     values = complete(ranges, default or {})
     config = config_class(ranges, values, threads)
     function = Function(train, objective_name(objective), data)
-    first_line = (getattr(train, "__doc__", None) or "").strip().partition("\n")[0]
+    first_line = (getattr(train, "__doc__", None) or "").strip().partition("\n")[0].rstrip(".")
     return Experiment(
         name=name or _name_of(train, function),
         about=about or first_line or "a function of its own",

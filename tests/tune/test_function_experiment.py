@@ -158,6 +158,66 @@ def test_a_space_may_be_written_as_for_optuna() -> None:
     }
 
 
+def layers(trial: Any) -> None:
+    for place in range(trial.suggest_int("layers", 1, 3)):
+        trial.suggest_int(f"units{place}", 4, 128)
+
+
+def two_conditions(trial: Any) -> None:
+    nesterov = trial.suggest_categorical("nesterov", [False, True])
+    if trial.suggest_categorical("opt", ["adamw", "sgd"]) == "sgd" and nesterov:
+        trial.suggest_float("momentum", 0.5, 0.9)
+
+
+def threshold(trial: Any) -> None:
+    if trial.suggest_float("lr", 0.1, 1.0) > 0.3:
+        trial.suggest_int("warmup", 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("space", "found"),
+    [
+        (layers, {"units1": ["4 to 128 when sometimes"], "units2": ["4 to 128 when sometimes"]}),
+        (two_conditions, {"momentum": ["0.5 to 0.9 when sometimes"]}),
+        (threshold, {"warmup": ["1 to 3 when sometimes"]}),
+    ],
+)
+def test_conditions_in_code_hide_no_parameter(
+    call: Call, tmp_path: Path, space: Any, found: dict[str, list[str]]
+) -> None:
+    """A loop over a number of layers, two conditions at once, a threshold."""
+
+    def train(config: dict[str, Any], run: Any) -> None:
+        run.report(accuracy=1.0)
+
+    made = function_experiment(train, objective="accuracy", space=space, name="coded")
+    described = as_json(describe(made.space, "default", {}))
+    assert {name: described[name] for name in found} == found
+
+    given: dict[str, Any] = {"local": True, "repeats": 0, "progress": "none"}
+    study = vistune.search(made, trials=12, **given)
+    assert set(study.trials["state"]) == {"complete"}
+    assert all(study.trials[name].count() in range(1, 12) for name in found)
+
+    # of before they were found
+    kept = {name: ranges for name, ranges in described.items() if name not in found}
+    change_manifest(study.folder, space=kept)
+    assert len(vistune.search(made, trials=13, **given).trials) == 13
+
+
+def test_a_choice_of_two_branches_is_a_condition_of_both() -> None:
+    space = {
+        "warm": bool,
+        "opt": ("sgd,adamw when warm=false", "lion when warm=true"),
+        "lr": ("0.01..1:log when opt=sgd", "1e-4..1e-2:log when opt=adamw|lion"),
+    }
+    found = as_json(describe(experiment(space=space).space, "default", {}))
+    assert found["lr"] == [
+        "0.01 to 1 (log) when opt=sgd",
+        "0.0001 to 0.01 (log) when opt=lion|adamw",
+    ]
+
+
 def test_the_default_is_completed_by_middles_and_first_choices() -> None:
     space = {"lr": (1e-4, 1e-2, "log"), "layers": (1, 4), "opt": ["a", "b"], "flip": bool}
     values = complete(read_space(space), {"layers": 4, "epochs": 3})
@@ -383,9 +443,28 @@ def test_the_plan_runs_nothing(call: Call, mine: Path, tmp_path: Path) -> None:
     said = call(str(mine), "--plan")
 
     assert said.code == 0, said.err
-    assert "A curve of eight epochs" in said.out
+    assert "study mine: A curve of eight epochs; preset default, 16 trials" in said.out
     assert "known once trial 0 has reported an epoch" in said.out
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_plan_prints_what_space_reads(call: Call, mine: Path, tmp_path: Path) -> None:
+    """As it comes out of a pipe, of ranges of every kind."""
+    kinds = """{
+        "on": [True, False], "opt": ("sgd,adamw", "lion when on=true"), "size": [16, 32, None],
+        "lr": ("0.01..1:log when opt=sgd", "1e-4..1e-2:log when opt=adamw|lion"),
+        "layers": (1, 4), "width": "16..256:step=16", "drop": "0..0.5:step=0.25",
+    }"""
+    mine.write_text(re.sub(r"space=\{.*\},\n.*default=.*\n", f"space={kinds},\n", MINE))
+    printed = call(str(mine), "--plan").out
+    assert "opt:\n  - lion when on=true\n  - sgd,adamw when on=false\n" in printed
+    assert "  - 0.0001..0.01:log when opt=lion|adamw\n" in printed
+    beginning = "space, as --space reads it from a file (.yaml):\n"
+    (tmp_path / "space.yaml").write_text(printed.partition(beginning)[2].partition("\nrungs")[0])
+
+    again = call(str(mine), "--plan", "--no-search", "all", "--space", "space.yaml")
+
+    assert again.out == printed
 
 
 def test_the_plan_of_a_study_that_has_begun_says_what_it_takes(call: Call, mine: Path) -> None:

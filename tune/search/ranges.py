@@ -257,11 +257,12 @@ def write_yaml(ranges: Mapping[str, Sequence[Range]]) -> str:
     conditions."""
     lines = []
     for key, variants in ranges.items():
-        texts = [_yaml_list(one) or _yaml_text(write_range(one)) for one in variants]
+        name = _yaml_text(key)
+        texts = [_yaml_text(write_range(one)) for one in variants]
         if len(texts) == 1:
-            lines.append(f"{key}: {texts[0]}")
+            lines.append(f"{name}: {_yaml_list(variants[0]) or texts[0]}")
         else:
-            lines += [f"{key}:", *(f"  - {text}" for text in texts)]
+            lines += [f"{name}:", *(f"  - {text}" for text in texts)]
     return "\n".join(lines) + "\n"
 
 

@@ -3,6 +3,7 @@ apply."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, combinations
 from typing import Any
 
 from optuna.distributions import (
@@ -15,6 +16,11 @@ from optuna.distributions import (
 from tune.experiments import SearchSpace
 from tune.search.asking import Answering, ask
 from tune.search.ranges import Range, When
+
+_FEW_NUMBERS = 8
+"""Whole numbers each of which may lead elsewhere, such as a number of layers."""
+_FEW_WALKS = 24
+"""Walks of a small space, whose pairs are walked too."""
 
 
 class Pinned(Answering):
@@ -112,9 +118,9 @@ class Nearest(Answering):
         return self._clipped(name, distribution)
 
     def _choice(self, name: str, choices: Sequence[Any]) -> Any:
-        value = self._config.get(name, self._base[name])
+        default = self._base.get(name, choices[0])
+        value = self._config.get(name, default)
         if value not in choices:
-            default = self._base[name]
             instead = default if default in choices else choices[0]
             self.notes.append(
                 f"{name}={value} is dropped, as it is no choice here; {instead} takes its place"
@@ -139,7 +145,7 @@ class Nearest(Answering):
 
     def _clipped(self, name: str, range_: FloatDistribution | IntDistribution) -> Any:
         low, high = range_.low, range_.high
-        value = self._config.get(name, self._base[name])
+        value = self._config.get(name, self._base.get(name, low))
         if not low <= value <= high:
             self.notes.append(f"{name}={value:g} is clipped to {low:g} to {high:g}")
         self.said[name] = min(max(value, low), high)
@@ -163,10 +169,7 @@ def describe(
 
 
 def ranges_of(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, list[Range]]:
-    """Parameter -> its ranges over every branch.
-
-    A branch is entered by one categorical choice at a time, and by its sub-choices within.
-    """
+    """Parameter -> its ranges over every branch."""
     walks = branches(space, preset, pins)
     variants: dict[str, dict[str, BaseDistribution]] = {}
     for walk in walks:
@@ -179,28 +182,45 @@ def ranges_of(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[
 
 
 def branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[Walk]:
-    """One walk through the space for every choice of every categorical parameter."""
+    """Walk through the space for every value on which it may branch: each choice, each of a few
+    whole numbers, the end of any other range; and where these are few, for every two of them. What
+    is asked for in such a branch alone is entered from there."""
     walks: list[Walk] = []
     queue: list[dict[str, Any]] = [{}]
     entered: set[tuple[str, Any]] = set()
-    while queue:
-        forced = queue.pop(0)
-        walk = Walk(forced)
-        space(Pinned(walk, pins), preset)
-        walks.append(walk)
-        for name, choice in _choices(walk):
-            if name not in forced and (name, choice) not in entered:
-                entered.add((name, choice))
-                queue.append({**forced, name: choice})
+
+    def enter() -> None:
+        while queue:
+            forced = queue.pop(0)
+            walk = Walk(forced)
+            space(Pinned(walk, pins), preset)
+            walks.append(walk)
+            for name, value in _switches(walk):
+                if name not in forced and (name, value) not in entered:
+                    entered.add((name, value))
+                    queue.append({**forced, name: value})
+
+    enter()
+    if len(walks) <= _FEW_WALKS:
+        for one, other in combinations([walk.wanted for walk in walks], 2):
+            if not one.keys() & other.keys():
+                queue.append({**one, **other})
+        enter()
     return walks
 
 
-def _choices(walk: Walk) -> Iterator[tuple[str, Any]]:
-    """(parameter, choice) for every choice that the walk was offered."""
+def _switches(walk: Walk) -> Iterator[tuple[str, Any]]:
+    """(parameter, value) for every value that the walk was offered and that may lead elsewhere."""
     for name, distribution in walk.asked.items():
         if isinstance(distribution, CategoricalDistribution):
-            for choice in distribution.choices:
-                yield name, choice
+            values: Sequence[Any] = distribution.choices
+        elif isinstance(distribution, IntDistribution):
+            steps = range(distribution.low, distribution.high + 1, distribution.step)
+            values = steps if len(steps) <= _FEW_NUMBERS else steps[-1:]
+        else:
+            values = [vars(distribution)["high"]]
+        for value in values:
+            yield name, value
 
 
 def _condition(walks: Sequence[Walk], name: str, distribution: BaseDistribution) -> When | None:
@@ -210,13 +230,16 @@ def _condition(walks: Sequence[Walk], name: str, distribution: BaseDistribution)
     missed = [walk for walk in walks if walk.asked.get(name) != distribution]
     if not missed:
         return None
-    for switch, d in met[0].asked.items():
-        if not isinstance(d, CategoricalDistribution) or switch == name:
+    for switch in met[0].asked:
+        offered = [walk.asked.get(switch) for walk in met]
+        choices = [d.choices for d in offered if isinstance(d, CategoricalDistribution)]
+        if switch == name or len(choices) < len(met):
             continue
-        inside = {walk.said.get(switch) for walk in met}
+        inside = {walk.said[switch] for walk in met}
         outside = {walk.said.get(switch) for walk in missed}
         if not inside & outside:
-            return When(switch, tuple(choice for choice in d.choices if choice in inside))
+            known = dict.fromkeys(chain.from_iterable(choices))
+            return When(switch, tuple(choice for choice in known if choice in inside))
     return SOMETIMES
 
 

@@ -151,6 +151,27 @@ def test_a_resumed_run_trains_no_epoch_twice_that_was_saved_and_reported(tmp_pat
     assert trained == [0, 1, 2, 3]
 
 
+def test_code_that_loads_its_checkpoint_itself_resumes(tmp_path: Path) -> None:
+    trained: list[int] = []
+
+    def train(config: dict[str, Any], run: FunctionRun) -> None:
+        path = run.resume_from
+        number = None if path is None else torch.load(path, weights_only=True)["number"]
+        assert number == (trained[-1] if trained else None)
+        for epoch in run.epochs(3):
+            trained.append(epoch)
+            run.save(number=epoch)
+            run.report(accuracy=epoch)
+            if len(trained) == 2:
+                raise Killed
+
+    with pytest.raises(Killed):
+        outcome_of(train, tmp_path)
+    outcome_of(train, tmp_path)
+
+    assert trained == [0, 1, 2]
+
+
 def test_a_function_that_does_not_load_begins_anew(tmp_path: Path) -> None:
     trained: list[int] = []
 

@@ -117,6 +117,23 @@ def test_every_choice_is_written_as_it_is_read(values: list[Any], when: list[Any
     assert repr(in_yaml) == repr(range_)
 
 
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"opt": ["a,b", "c when x=1"], "x": ["1,2"]},
+        {"size": ["1 when opt=a|b", "2,3"], "opt": ["a,b,none"]},
+        {"lr": ["0..1", "c,true when x=2", "1e-05..0.1:log when x=none"]},
+        {"on": ["yes,no"], "null": ["1..9:step=2"], "parameters": ["0.0..1.0:step=0.25"]},
+    ],
+)
+def test_a_space_is_written_as_yaml_reads_it(tmp_path: Path, space: dict[str, list[str]]) -> None:
+    """Several ranges of a key, and keys that YAML takes for something else."""
+    ranges = {key: tuple(map(parse_range, texts)) for key, texts in space.items()}
+    path = tmp_path / "space.yaml"
+    path.write_text(write_yaml(ranges))
+    assert repr(read_file(path)) == repr(ranges)
+
+
 def test_the_first_range_whose_condition_holds_applies() -> None:
     variants = [parse_range(text) for text in ("1..2 when a=x|y", "3..4", "5..6 when b=1")]
     assert range_for(variants, {"a": "y", "b": 1}) is variants[0]
