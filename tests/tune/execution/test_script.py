@@ -19,8 +19,10 @@ from tune.execution import supervisor
 from tune.execution.function_run import FunctionRun
 from tune.execution.function_trial import run_function
 from tune.execution.runtimes import LocalRuntime
-from tune.execution.script import Script, ScriptFailed, _Process
+from tune.execution.script import Script
 from tune.execution.script_output import Tail
+from tune.execution.script_process import Process
+from tune.execution.script_reader import ScriptFailed
 from tune.function import Function
 from tune.study.kept_files import remove_checkpoint
 from tune.study.work import Outcome, Work, WorkId
@@ -343,7 +345,7 @@ def test_a_folder_is_held_as_long_as_its_command_lives(tmp_path: Path) -> None:
     words = [sys.executable, "-S", "-c", FAMILY]
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        process = _Process(
+        process = Process(
             words, str(tmp_path), dict(os.environ), tmp_path / "output.txt", file.fileno()
         )
         process.__enter__()
