@@ -12,6 +12,7 @@
 `vistune script` writes such a file of what was typed. docs/functions.md has the details.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,8 @@ def script_experiment(
     """
     if not command:
         raise UserError("the command is empty: give its words, such as python train.py --lr {lr}")
+    for pattern in patterns:
+        _check_pattern(pattern)
     script = Script(
         words=tuple(command),
         folder=folder or str(Path.cwd()),
@@ -82,6 +85,18 @@ def script_experiment(
     )
     _check_names(script, [*space, *(default or {})], space)
     return experiment
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        raise UserError(f"pattern {pattern!r} is no regular expression: {error}") from None
+    if not groups:
+        raise UserError(
+            f"pattern {pattern!r} has no named group, which would be a metric: write "
+            r"(?P<accuracy>[\d.]+) where its number stands"
+        )
 
 
 def _check_names(script: Script, known: Sequence[str], space: Mapping[str, Any]) -> None:

@@ -82,6 +82,8 @@ def test_a_study_that_was_renamed_has_the_same_code(train: Path, tmp_path: Path)
         ("--space lr=0.1..1 --default lr --objective a -- x {lr}", "--default 'lr' must be KEY="),
         ("--space lr=0.1..1 --default lr=7 --objective a -- x {lr}", "default of lr must be among"),
         ("--space lr=0.1..1 --objective a --epochs n -- x {lr}", "epochs: there is no value 'n'"),
+        ("--space lr=0.1..1 --objective a --pattern (a -- x {lr}", "pattern '(a' is no regular"),
+        ("--space lr=0.1..1 --objective a --pattern a -- x {lr}", "pattern 'a' has no named group"),
         ("--space lr=0.1..1 -- x {lr}", "Missing option '--objective'"),
     ],
 )

@@ -244,6 +244,12 @@ def test_output_is_read_by_a_pattern_or_as_json(tmp_path: Path) -> None:
     assert [m["val/accuracy"] for m in reported.epochs.values()] == [0.5, 1.0]
 
 
+def test_a_pattern_that_finds_no_number_says_so(tmp_path: Path) -> None:
+    made = python("print('acc 93%')", patterns=(r"acc (?P<accuracy>\S+)",))
+    with pytest.raises(ScriptFailed, match=r"group accuracy has found '93%', which is no number"):
+        outcome_of(made, tmp_path, Reported())
+
+
 def test_test_lines_give_the_scores_of_images(tmp_path: Path) -> None:
     code = """
 import json
