@@ -1,36 +1,22 @@
-"""The files of a function's trial: its checkpoints, and what it has reported."""
+"""The checkpoints of a function's trial."""
 
-import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trainables.base import Metrics
 from trainables.engine.checkpoint import save_checkpoint
-from trainables.files import BEST, HISTORY, LAST, write_atomically
+from trainables.files import BEST, HISTORY, LAST
 
 NEXT = ".next.pt"
 """A save whose epoch has not been reported yet."""
 OURS = "vistune"
 """Key of a checkpoint that is not the function's own."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-
-
-@dataclass
-class Report:
-    """The report of an epoch."""
-
-    epoch: int
-    """From 1."""
-    metrics: Metrics
-    saved: bool
-    """`best.pt` may hold this epoch."""
 
 
 class Saves:
@@ -100,20 +86,6 @@ def saved_epoch(folder: Path) -> int | None:
     # Without the reports before it the best epoch is unknown: the trial begins anew.
     is_known = epoch == 0 or (folder / HISTORY).exists()
     return epoch if is_known else None
-
-
-def read_history(path: Path, last_epoch: float | None) -> list[Report]:
-    """The reports up to the epoch of a checkpoint; none without one, as training begins anew."""
-    if last_epoch is None or not path.exists():
-        return []
-    reports = [Report(*row) for row in json.loads(path.read_text())]
-    return [report for report in reports if report.epoch <= last_epoch]
-
-
-def write_history(path: Path, history: Sequence[Report]) -> None:
-    """Write what has been reported."""
-    rows = [[report.epoch, report.metrics, report.saved] for report in history]
-    write_atomically(path, json.dumps(rows) + "\n")
 
 
 def check_readable(path: Path, parts: Mapping[str, Any]) -> None:

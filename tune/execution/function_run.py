@@ -26,14 +26,8 @@ from trainables.engine import distributed
 from trainables.errors import TrialFailed
 from trainables.files import BEST, HISTORY, LAST
 from trainables.outcomes import ImageOutcomes
-from tune.execution.function_files import (
-    OURS,
-    Report,
-    Saves,
-    read_history,
-    saved_epoch,
-    write_history,
-)
+from tune.execution.function_files import OURS, Saves, saved_epoch
+from tune.execution.function_history import History, Report
 from tune.execution.function_outcomes import outcomes_per_image
 from tune.execution.silence import Silence
 from tune.function import LENGTH, Function
@@ -85,14 +79,17 @@ class FunctionRun:
         self._began = time.perf_counter()
 
         known = math.inf if own else self._saved_epoch
-        self.history = distributed.broadcast(read_history(self.directory / HISTORY, known))
+        is_first = self.rank == 0
+        self._history = History(
+            self.directory / HISTORY, function.objective, known, writes=is_first
+        )
         self.silence = Silence(work)
-        for report in self.history:
+        for report in self._history:
             self.silence.note_epoch(report.metrics.get("time/epoch_s", 0.0))
         self.tested: Metrics = {}
         self.outcomes: ImageOutcomes | None = None
         self.is_reporting = False
-        self._saves = Saves(self.directory, self.device, writes=self.rank == 0)
+        self._saves = Saves(self.directory, self.device, writes=is_first)
         self._saves.drop()
         _seed_all(self.seed)
 
@@ -173,7 +170,7 @@ class FunctionRun:
 
         self._saves.stage(parts, self._epoch)
         self.silence.heard()
-        reported = self._last_reported() == self._epoch
+        reported = self._history.last_epoch == self._epoch
         if self._saves.is_staged and (self._length is None or reported):
             self._keep_save()
 
@@ -212,7 +209,7 @@ class FunctionRun:
 
     def begin_anew(self) -> None:
         """Forget what an earlier start has reported: training begins at its first epoch."""
-        self.history.clear()
+        self._history.forget()
 
     def report_epoch(self, epoch: int, length: int | None, metrics: Mapping[str, Any]) -> None:
         """Report an epoch by its number, from 1; an epoch may be reported again.
@@ -226,7 +223,7 @@ class FunctionRun:
         self._leave_if_stopped()
         self._length = length
         self._epoch = epoch
-        self.history = [report for report in self.history if report.epoch < epoch]
+        self._history.forget(epoch)
         self._record(metrics)
 
     # -- what the caller of the function asks
@@ -234,12 +231,12 @@ class FunctionRun:
     @property
     def best(self) -> Report | None:
         """The report with the best objective, the first of equal ones; None before any."""
-        return max(self.history, key=self._value, default=None)
+        return self._history.best
 
     def report_again(self) -> None:
         """Send what was reported before the checkpoint: a record that was restored from an object
         store may lack it."""
-        for report in list(self.history):
+        for report in self._history:
             self._send(report.epoch, report.metrics)
 
     def remove_stage(self) -> None:
@@ -257,16 +254,16 @@ class FunctionRun:
     def _resumed_epoch(self) -> int:
         """Number of epochs that are done; 0 where the function has not loaded them."""
         if not self._has_loaded:
-            self.history.clear()
+            self._history.forget()
         return self._epoch
 
     def _count_report(self) -> None:
         """Take the number of the epoch that is being reported."""
         if self._length is None:
             if not self._has_loaded and not self._reports:
-                self.history.clear()
+                self._history.forget()
             self._epoch += 1
-        elif self._last_reported() == self._epoch:
+        elif self._history.last_epoch == self._epoch:
             raise ValueError(
                 f"run.report was called twice in epoch {self._epoch - 1} of run.epochs: "
                 "give all metrics of an epoch in one call"
@@ -279,8 +276,7 @@ class FunctionRun:
         if self.rank == 0:
             found |= self._checked_metrics(metrics)
         found = distributed.broadcast(found)
-        self.history.append(Report(self._epoch, found, self._saves.is_staged))
-        self._write_history()
+        self._history.add(Report(self._epoch, found, self._saves.is_staged))
         self._send(self._epoch, found)
         if self._saves.is_staged:
             self._keep_save()
@@ -296,12 +292,6 @@ class FunctionRun:
             given = self._function.given_name
             raise TrialFailed("nan", f"{given} is nan after epoch {self._epoch}")
         return found
-
-    def _last_reported(self) -> int | None:
-        return self.history[-1].epoch if self.history else None
-
-    def _value(self, report: Report) -> float:
-        return report.metrics[self._function.objective]
 
     def _costs(self) -> Metrics:
         """Time, length and processors, beside what the function reports."""
@@ -333,20 +323,7 @@ class FunctionRun:
 
     def _keep_save(self) -> None:
         """Make the staged save the one that counts, and the best one where its epoch is."""
-        last = self.history[-1] if self.history else None
-        is_best = False
-        if last is not None and last.epoch == self._epoch:
-            if not last.saved:
-                last.saved = True
-                self._write_history()
-            saved = [report for report in self.history if report.saved]
-            is_best = max(saved, key=self._value) is last
-        self._saves.keep(is_best=is_best)
-
-    def _write_history(self) -> None:
-        if self.rank > 0:
-            return
-        write_history(self.directory / HISTORY, self.history)
+        self._saves.keep(is_best=self._history.note_saved(self._epoch))
 
 
 def _seed_all(seed: int, epoch: int | None = None) -> None:
