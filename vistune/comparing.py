@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -16,6 +16,7 @@ from tune.reports.verdict import difference
 from tune.study.rules import test_metric
 from vistune.figures import finished_figure
 from vistune.study import Study, load_study
+from vistune.tables import difference_lines, interval_cells
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -43,10 +44,7 @@ class Comparison:
     rows: tuple[TableRow, ...] = field(repr=False)
 
     def __str__(self) -> str:
-        lines = []
-        for name, row in self.differences.iterrows():
-            shown = Interval(row["mean"], row["low"], row["high"])
-            lines.append(f"{name}: {row['verdict']}: {self.metric} {shown}, p = {row['p']:.2g}")
+        lines = difference_lines(self.differences, self.metric)
         return "\n".join(lines) or f"no study has two repeats, so {self.metric} is not compared"
 
     def plot(self) -> "go.Figure":
@@ -122,8 +120,8 @@ def _table(rows: Sequence[TableRow]) -> pd.DataFrame:
         lines[row.name] = {
             "trial": row.number,
             "seeds": row.seeds,
-            **_interval("", row.accuracy),
-            **_interval("default_", row.default),
+            **interval_cells(row.accuracy),
+            **interval_cells(row.default, "default_"),
             "trials": len(row.record.trials),
             "minutes": row.minutes,
             "configuration": row.configuration,
@@ -145,7 +143,7 @@ def _differences(rows: Sequence[TableRow], metric: str) -> pd.DataFrame:
     for one in corrected(gains, len(others)):
         decided = one.p_holm < one.level
         lines[one.name] = {
-            **_interval("", one.gain),
+            **interval_cells(one.gain),
             "p": one.p_holm,
             "verdict": _verdict(one.name, one.gain) if decided else "not decided",
         }
@@ -156,13 +154,3 @@ def _differences(rows: Sequence[TableRow], metric: str) -> pd.DataFrame:
 def _verdict(name: str, gain: Interval) -> str:
     other, _, first = name.partition(_MINUS)
     return f"the configuration of {other if gain.mean > 0 else first} is better"
-
-
-def _interval(prefix: str, interval: Interval | None) -> dict[str, Any]:
-    nan = float("nan")
-    shown = Interval(nan, nan, nan) if interval is None else interval
-    return {
-        f"{prefix}mean": shown.mean,
-        f"{prefix}low": shown.low,
-        f"{prefix}high": shown.high,
-    }

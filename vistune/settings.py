@@ -21,6 +21,7 @@ from vistune.arguments import SearchArguments, as_options
 from vistune.engine import ask_engine
 from vistune.figures import finished_figure
 from vistune.study import Study
+from vistune.tables import difference_lines, interval_cells
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -47,10 +48,7 @@ class SettingsTable:
     """Setting -> its studies, a search each."""
 
     def __str__(self) -> str:
-        lines = []
-        for name, row in self.differences.iterrows():
-            shown = Interval(row["mean"], row["low"], row["high"])
-            lines.append(f"{name}: {row['verdict']}: {self.metric} {shown}, p = {row['p']:.2g}")
+        lines = difference_lines(self.differences, self.metric)
         return "\n".join(lines) or f"{self.name}: too few {self.metric} to compare settings yet"
 
     def plot(self) -> "go.Figure":
@@ -161,7 +159,7 @@ def _of_single(name: str, table: ComparisonTable) -> SettingsTable:
 
 
 def _described(row: PooledRow | TableRow) -> dict[str, Any]:
-    return {"about": row.about, **_interval(row.accuracy), "minutes": row.minutes}
+    return {"about": row.about, **interval_cells(row.accuracy), "minutes": row.minutes}
 
 
 def _settings_table(
@@ -185,10 +183,4 @@ def _settings_table(
 
 def _difference(one: Difference, questions: Mapping[str, str]) -> dict[str, Any]:
     about = {"p": one.p_holm, "verdict": one.verdict, "question": questions[one.name]}
-    return {**_interval(one.gain), **about}
-
-
-def _interval(interval: Interval | None) -> dict[str, float]:
-    if interval is None:
-        return dict.fromkeys(("mean", "low", "high"), float("nan"))
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {**interval_cells(one.gain), **about}

@@ -1,9 +1,11 @@
-"""A study's record as tables of pandas."""
+"""A study's record as tables of pandas, and what tables of comparisons have in common."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 
+from tune.reports.statistics import Interval
 from tune.reports.trial_points import reached
 from tune.study.record import Record, Run
 from vistune.trial import searched_params
@@ -60,3 +62,21 @@ def _by_two(rows: dict[tuple[int, int], dict[str, Any]], names: list[str]) -> pd
 
 def _nothing(names: list[str]) -> pd.MultiIndex:
     return pd.MultiIndex.from_arrays([[], []], names=names)
+
+
+def interval_cells(interval: Interval | None, prefix: str = "") -> dict[str, float]:
+    """The cells `mean`, `low` and `high` of an interval; NaN where there is none."""
+    nan = float("nan")
+    shown = Interval(nan, nan, nan) if interval is None else interval
+    return {
+        f"{prefix}mean": shown.mean,
+        f"{prefix}low": shown.low,
+        f"{prefix}high": shown.high,
+    }
+
+
+def difference_lines(differences: pd.DataFrame, metric: str) -> Iterator[str]:
+    """A sentence for each line of a table of differences."""
+    for name, row in differences.iterrows():
+        shown = Interval(row["mean"], row["low"], row["high"])
+        yield f"{name}: {row['verdict']}: {metric} {shown}, p = {row['p']:.2g}"
