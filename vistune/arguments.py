@@ -3,7 +3,7 @@ that a command line would have typed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from trainables.errors import UserError
 from tune.cli.caller import Progress
@@ -39,7 +39,7 @@ class SearchArguments(TypedDict, total=False):
     preset: str | None
     workers: int
     gpus_per_worker: float | None
-    concurrent: int | None
+    concurrent: int | Literal["auto"] | None
     batch_trials: int | None
     repeats: int | None
     pictures: Drawn
@@ -126,6 +126,7 @@ _SPELLED: dict[str, Callable[[Any], Any]] = {
     "set": assignments_of,
     "space": ranges_of,
     "no_search": list,
+    "concurrent": str,
     "enqueue": _tries,
     "objective": _objectives,
     "log": list,

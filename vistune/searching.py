@@ -131,7 +131,7 @@ def search(
         preset=preset,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
-        concurrent=None if concurrent is None else str(concurrent),
+        concurrent=concurrent,
         batch_trials=batch_trials,
         repeats=repeats,
         pictures=pictures,

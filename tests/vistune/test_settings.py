@@ -1,9 +1,8 @@
 """Settings that are searched and compared from Python, against the table of the command."""
 
 import csv
-import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,8 @@ import pytest
 
 import vistune
 from tests.studies import write_setting
-from vistune.arguments import SearchArguments
+from tune.cli.option_checks import check_given
+from vistune.arguments import SearchArguments, as_options
 
 
 def train(config: dict[str, Any], run: Any) -> None:
@@ -90,5 +90,17 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 
 def test_every_argument_of_a_search_is_one_of_several() -> None:
-    arguments = set(inspect.signature(vistune.search).parameters)
-    assert set(SearchArguments.__annotations__) == arguments - {"experiment", "setting", "enqueue"}
+    of_one = get_type_hints(vistune.search)
+    for name in ("experiment", "setting", "enqueue", "return"):
+        del of_one[name]
+    of_several = get_type_hints(SearchArguments)
+    assert of_several.pop("objective") == str | None  # a front is no side of a comparison
+    del of_one["objective"]
+    assert of_several == of_one
+
+
+def test_a_number_of_trials_at_a_time_is_what_the_command_takes() -> None:
+    for given, option in ((2, "2"), ("auto", "auto")):
+        options = as_options("ssl", concurrent=given)
+        assert options.concurrent == option
+        check_given(options)
