@@ -6,13 +6,17 @@
 
 cosmic-ray lists every mutation of the rooms below; a seed draws some of them. Of the
 operators that may replace one operator, one is drawn; annotations are left out. Each mutant runs in
-a copy of the tree against the tests that execute its line, fastest first, in a process forked from
-one that has imported torch and Optuna already. A mutant is killed when a test fails or takes five
-times as long; it survives when none does. docs/notes/mutation.md keeps the survivors with reasons.
+a copy of the tree against the tests that execute its line, fastest first, in a process of its own.
+A change within functions gives the imported functions their changed code, in a fork of a process
+that has collected the tests; any other change is imported, in a fork of one that has imported torch
+and Optuna. A mutant is killed when a test fails or takes five times as long; it survives when none
+does. docs/notes/mutation.md keeps the survivors with reasons.
 """
 
 import argparse
 import ast
+import gc
+import inspect
 import json
 import math
 import os
@@ -27,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 REPO = Path(__file__).resolve().parents[1]
@@ -52,6 +57,7 @@ SLOWEST_TEST_S = 20.0
 BUDGET_S = 40.0
 """Tests of one mutant take at most so long together, on the unmutated code."""
 PATIENCE = 4
+_NOT_FOUND = 77
 
 
 @dataclass(frozen=True)
@@ -197,13 +203,96 @@ def copy_of_tree(into: Path) -> Path:
     return into
 
 
-def fork_and_test(tree: Path, tests: list[str], limit_s: float) -> str:
+@dataclass(frozen=True)
+class Change:
+    """A mutant, and how it is tested."""
+
+    mutant: Mutant
+    source: str
+    """Of the whole file."""
+    tests: list[str]
+    limit_s: float
+    """CPU seconds, which a busy machine does not use up; a process that only waits gets
+    `PATIENCE` times as many of the clock's."""
+
+    def functions(self) -> dict[tuple[str, int], CodeType] | None:
+        """(qualified name, first line) of the functions that it changes -> their changed code; None
+        where it changes more than the bodies of functions."""
+        before = (REPO / self.mutant.path).read_text()
+        name = self.mutant.path
+        return changed(compile(before, name, "exec"), compile(self.source, name, "exec"))
+
+
+def changed(old: CodeType, new: CodeType) -> dict[tuple[str, int], CodeType] | None:
+    """The outermost functions that differ within the body of a module or class."""
+    if _shell(old) != _shell(new):
+        return None
+    found: dict[tuple[str, int], CodeType] = {}
+    for before, after in zip(_inner(old), _inner(new), strict=True):
+        if before == after:
+            continue
+        is_function = bool(before.co_flags & inspect.CO_NEWLOCALS)
+        place = before.co_qualname, before.co_firstlineno
+        within = {place: after} if is_function else changed(before, after)
+        if within is None or before.co_freevars != after.co_freevars:
+            return None
+        found |= within
+    return found
+
+
+def _inner(code: CodeType) -> list[CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+
+
+def _shell(code: CodeType) -> tuple[object, ...]:
+    """A body apart from the functions and classes in it."""
+    constants = [
+        constant.co_qualname if isinstance(constant, CodeType) else (type(constant), constant)
+        for constant in code.co_consts
+    ]
+    return code.co_code, code.co_names, repr(constants)
+
+
+def swap(tree: Path, path: str, functions: dict[tuple[str, int], CodeType]) -> bool:
+    """Give imported functions other code; False where one of them is not found."""
+    gc.unfreeze()  # the tests' conftest.py freezes what is imported
+    missing = set(functions)
+    for thing in gc.get_objects():
+        if not isinstance(thing, FunctionType):
+            continue
+        code = thing.__code__
+        place = code.co_qualname, code.co_firstlineno
+        if place in functions and code.co_filename == str(tree / path):
+            thing.__code__ = functions[place].replace(co_filename=code.co_filename)
+            missing.discard(place)
+    return not missing
+
+
+def collect(tree: Path) -> None:
+    """Import the code and the tests, as pytest does."""
+    import pytest
+
+    _enter(tree)
+    null = os.open(os.devnull, os.O_RDWR)
+    kept = os.dup(1)
+    os.dup2(null, 1)
+    pytest.main(["--collect-only", "-q", "-p", "no:cacheprovider", *TESTS])
+    os.dup2(kept, 1)
+
+
+def _enter(tree: Path) -> None:
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree)
+    sys.path[0:0] = [str(tree)]
+
+
+def fork_and_test(tree: Path, change: Change, is_imported: bool) -> str:
     """Run tests in a forked process: "killed", "timeout" or "survived".
 
     Args:
-        limit_s: CPU seconds, which a busy machine does not use up; a process that only waits gets
-            `PATIENCE` times as many of the clock's.
+        is_imported: the code is, so that its functions are changed in place.
     """
+    limit_s = change.limit_s
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -212,12 +301,15 @@ def fork_and_test(tree: Path, tests: list[str], limit_s: float) -> str:
         null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(null, stream)
-        os.chdir(tree)
-        os.environ["PYTHONPATH"] = str(tree)
-        sys.path[0:0] = [str(tree)]
         import pytest
 
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+        if is_imported:
+            functions = change.functions()
+            if not functions or not swap(tree, change.mutant.path, functions):
+                os._exit(_NOT_FOUND)
+        else:
+            _enter(tree)
+        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *change.tests])
         os._exit(0 if code == 0 else 1)
 
     deadline = time.monotonic() + PATIENCE * limit_s
@@ -235,6 +327,8 @@ def _result(status: int) -> str:
     """The result of a child that has ended, from its wait status."""
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
         return "timeout"
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _NOT_FOUND:
+        return "not found"
     return "survived" if status == 0 else "killed"
 
 
@@ -253,22 +347,42 @@ def preload() -> None:
 
 def run(mutants: list[Mutant], coverage: Coverage, say: Callable[[dict[str, Any]], None]) -> None:
     preload()
+    changes = []
+    for mutant in mutants:
+        tests = coverage.of(mutant)
+        source = mutated_source(mutant)
+        if source is not None:
+            limit_s = 30 + 5 * sum(coverage.seconds[test] for test in tests)
+            changes.append(Change(mutant, source, tests, limit_s))
+    within = [change for change in changes if change.tests and change.functions()]
+    others = [change for change in changes if change not in within]
+
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         tree = copy_of_tree(Path(name))
-        for mutant in mutants:
-            tests = coverage.of(mutant)
-            source = mutated_source(mutant)
-            if source is None:
-                continue
-            result = "not covered"
-            began = time.monotonic()
-            if tests:
-                limit_s = 30 + 5 * sum(coverage.seconds[test] for test in tests)
-                (tree / mutant.path).write_text(source)
-                result = fork_and_test(tree, tests, limit_s)
-                shutil.copy2(REPO / mutant.path, tree / mutant.path)
-            seconds = round(time.monotonic() - began, 1)
-            say({**vars(mutant), "result": result, "tests": len(tests), "seconds": seconds})
+        child = os.fork()  # this process must not import what the others change
+        if child == 0:
+            collect(tree)
+            code = _run_all(tree, within, True, say)
+            os._exit(code)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            _run_all(tree, others, False, say)
+
+
+def _run_all(
+    tree: Path, changes: list[Change], is_imported: bool, say: Callable[[dict[str, Any]], None]
+) -> int:
+    for change in changes:
+        mutant = change.mutant
+        result = "not covered"
+        began = time.monotonic()
+        if change.tests:
+            (tree / mutant.path).write_text(change.source)  # also for processes that tests start
+            result = fork_and_test(tree, change, is_imported)
+            shutil.copy2(REPO / mutant.path, tree / mutant.path)
+        seconds = round(time.monotonic() - began, 1)
+        say({**vars(mutant), "result": result, "tests": len(change.tests), "seconds": seconds})
+    return 0
 
 
 def summary(out: Path) -> None:
