@@ -10,6 +10,7 @@ from trainables.data.listing import HIDDEN, Entry, shortened
 from trainables.errors import UserError
 
 _TRAIN = ("", "train")
+_TWINS = 3  # groups of labels that a warning names
 _SEPARATORS = re.compile(r"[\s,;|]+")  # between several labels in one cell
 
 
@@ -60,14 +61,13 @@ def one_spelling(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
 def doubtful_labels(names: Iterable[str]) -> list[str]:
     """Warnings of labels that look like one class but are several."""
     known = list(names)
-    warnings: list[str] = []
-    for group in equal_as_numbers(known):
-        warnings.append(f"labels {', '.join(group)} are equal as numbers but {len(group)} classes")
-    for group in _groups(known, lambda name: name.strip().casefold()):
-        warnings.append(
-            f"labels {', '.join(map(repr, group))} differ in capitals or spaces alone but are "
-            f"{len(group)} classes"
-        )
+    warnings = [
+        *_about_twins(equal_as_numbers(known), "are equal as numbers"),
+        *_about_twins(
+            _groups(known, lambda name: name.strip().casefold()),
+            "differ in capitals or spaces alone",
+        ),
+    ]
     several = _combinations(known)
     if several:
         warnings.append(
@@ -75,6 +75,20 @@ def doubtful_labels(names: Iterable[str]) -> list[str]:
             "classes of one image, but each is a class of its own"
         )
     return warnings
+
+
+def _about_twins(groups: Sequence[Sequence[str]], alike: str) -> list[str]:
+    """The warning of labels that could be one class; of many, such as all letters in both cases,
+    the first are named."""
+    if not groups:
+        return []
+    named = [", ".join(map(repr, group)) for group in groups]
+    if len(groups) == 1:
+        return [f"labels {named[0]} {alike} but are {len(groups[0])} classes"]
+    shown = "; ".join(named[:_TWINS])
+    more = f" and {len(groups) - _TWINS:,} more" if len(groups) > _TWINS else ""
+    count = sum(len(group) for group in groups)
+    return [f"labels {shown}{more} {alike} but are {count:,} classes"]
 
 
 def _combinations(names: Sequence[str]) -> list[str]:

@@ -10,11 +10,14 @@ from trainables.data.formats import PICTURES_UNREAD, ending_of, is_image
 from trainables.data_summary import LeftOut
 from trainables.errors import UserError
 
-_THUMBNAIL_FOLDERS = {"@eadir", "__macosx", "#recycle", "@recycle"}
-_SYSTEM_FOLDERS = {"lost+found", "$recycle.bin", "system volume information"}
+_SYSTEM_FOLDERS = {
+    *("@eadir", "#recycle", "@recycle"),  # thumbnails and waste of network drives
+    *("__macosx", "$recycle.bin", "system volume information", "lost+found"),
+}
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
 TABLES = (".csv", ".tsv")
 """Endings of label files."""
+_KINDS = 12  # of files that are no images: of more, the rarest are counted together
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,15 @@ class _Skipped:
         self.examples.setdefault(reason, example)
 
     def listed(self) -> tuple[LeftOut, ...]:
-        """The most frequent first."""
+        """The most frequent first; the rarest of many kinds are counted together."""
         found = sorted(self.counts.items(), key=lambda item: (-item[1], item[0]))
-        return tuple(LeftOut(reason, files, self.examples[reason]) for reason, files in found)
+        listed = [LeftOut(reason, files, self.examples[reason]) for reason, files in found]
+        if len(listed) <= _KINDS:
+            return tuple(listed)
+
+        shown, rare = listed[: _KINDS - 1], listed[_KINDS - 1 :]
+        files = sum(left.files for left in rare)
+        return (*shown, LeftOut(f"of {len(rare):,} other kinds", files, rare[0].example))
 
 
 def scan_folder(root: Path, is_read: Callable[[str], bool] = lambda path: False) -> Scan:
@@ -166,10 +175,7 @@ def _kept_folders(
 
 
 def _why_not_entered(name: str) -> str:
-    lower = name.lower()
-    if lower in _THUMBNAIL_FOLDERS:
-        return f"in {name} (thumbnails)"
-    if lower in _SYSTEM_FOLDERS:
+    if name.lower() in _SYSTEM_FOLDERS:
         return f"in {name}"
     if name.startswith("."):
         return "in hidden folders"
@@ -190,6 +196,8 @@ def _skip_files(prefix: str, names: Iterable[str], skipped: _Skipped) -> None:
             reason = "with hidden names"
         elif ending in TABLES and not prefix:
             continue  # a label file, or beside them
+        elif ending[1:].isdecimal():
+            reason = "ending in a number"  # as scanners name slices
         elif ending:
             reason = f"ending {ending}"
         else:

@@ -1,6 +1,7 @@
 """The summary of a data set: what its layout said, and what can be counted in its splits.
 
-    folder_summary   called by a loader: layout, folders, what was left out, origins of the splits
+    layout_summary   everything that a layout says: nothing is decoded yet
+    folder_summary   called by a loader: what the files hold too, and the origins of the splits
     with_counts      called at the end, when limits and notes are known: splits, classes, warnings
 
 A warning is a fact that makes a claim worthless. It stands first on every page, and among the
@@ -32,6 +33,19 @@ class MaskCounts:
     """Number of masks that were looked at."""
 
 
+def layout_summary(listing: Listing) -> DataSummary:
+    """Everything that is known of a folder before an image is decoded."""
+    return DataSummary(
+        layout=listing.layout,
+        why=listing.why,
+        folders=listing.folders,
+        left_out=listing.left_out,
+        notes=listing.notes,
+        warnings=listing.warnings,
+        hidden=len(listing.hidden),
+    )
+
+
 def folder_summary(
     listing: Listing,
     store: Store,
@@ -43,26 +57,23 @@ def folder_summary(
     Args:
         origins: split -> origin, for splits that are no part of the layout.
     """
-    left_out = list(listing.left_out)
+    said = layout_summary(listing)
+    left_out, notes = said.left_out, said.notes
     if store.skipped:
         path, reason = store.skipped[0]
         example = f"{path}: {reason}"
-        left_out.append(LeftOut("that cannot be decoded", len(store.skipped), example))
-    notes = listing.notes
+        unread = LeftOut("that cannot be decoded", len(store.skipped), example)
+        left_out = (*left_out, unread)
     if store.deep is not None:
         notes = (*notes, store.deep.describe())
 
-    return DataSummary(
-        layout=listing.layout,
-        why=listing.why,
-        folders=listing.folders,
+    return replace(
+        said,
         found=store.found,
-        left_out=tuple(left_out),
+        left_out=left_out,
         duplicates=duplicates,
         notes=notes,
-        warnings=listing.warnings,
         origins=dict(origins),
-        hidden=len(listing.hidden),
     )
 
 

@@ -92,7 +92,10 @@ ODDITIES = [
             "seg_train/{cat,dog}/{0..4}.jpg",
             "seg_test/{cat,dog}/{0..1}.jpg",
         ),
-        expected="folder per class: cat dog\nseg_train train 10\nseg_test test 4",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    seg_train  10  train\n"
+        "           seg_test    4  test",
     ),
     Odd(
         "Intel scenes as unpacked",
@@ -101,11 +104,12 @@ ODDITIES = [
             "seg_test/seg_test/{sea,street}/{0..1}.jpg",
             "seg_pred/seg_pred/{0..2}.jpg",
         ),
-        expected="folder per class: sea street\n"
-        "seg_train/seg_train train 10\n"
-        "seg_test/seg_test test 4\n"
-        "seg_pred left out 3 (no folder of the layout)\n"
-        "- 3 outside the folders in use, seg_pred/seg_pred/0.jpg",
+        expected="sea street\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    seg_train/seg_train  10  train\n"
+        "           seg_test/seg_test     4  test\n"
+        "           seg_pred              3  left out (no folder of the layout)\n"
+        "left out   3 outside the folders in use (such as seg_pred/seg_pred/0.jpg)",
     ),
     Odd(
         "train2017 and val2017",
@@ -114,7 +118,11 @@ ODDITIES = [
             "val2017/{0..3}.jpg",
         ),
         task="ssl",
-        expected="flat folder without labels: , 14 unlabeled\ntrain2017 train 10\nval2017 val 4",
+        expected="no classes, 14 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    train2017  10  train\n"
+        "           val2017     4  val",
     ),
     Odd(
         "train2017 without labels",
@@ -136,7 +144,10 @@ ODDITIES = [
             "train/{cat,dog}/{0..4}.jpg",
             "dev/{cat,dog}/{0..1}.jpg",
         ),
-        expected="folder per class: cat dog\ntrain train 10\ndev val 4",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train  10  train\n"
+        "           dev     4  val",
     ),
     Odd(
         "images_train and images_val",
@@ -144,7 +155,10 @@ ODDITIES = [
             "images_train/{cat,dog}/{0..4}.jpg",
             "images_val/{cat,dog}/{0..1}.jpg",
         ),
-        expected="folder per class: cat dog\nimages_train train 10\nimages_val val 4",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    images_train  10  train\n"
+        "           images_val     4  val",
     ),
     Odd(
         "TrainSet, ValidSet, TestSet",
@@ -153,7 +167,11 @@ ODDITIES = [
             "ValidSet/{cat,dog}/{0..1}.jpg",
             "TestSet/{cat,dog}/0.jpg",
         ),
-        expected="folder per class: cat dog\nTrainSet train 10\nValidSet val 4\nTestSet test 2",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    TrainSet  10  train\n"
+        "           ValidSet   4  val\n"
+        "           TestSet    2  test",
     ),
     Odd(
         "train, valid, holdout",
@@ -162,7 +180,11 @@ ODDITIES = [
             "valid/{cat,dog}/{0..1}.jpg",
             "holdout/{cat,dog}/0.jpg",
         ),
-        expected="folder per class: cat dog\ntrain train 10\nvalid val 4\nholdout test 2",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train    10  train\n"
+        "           valid     4  val\n"
+        "           holdout   2  test",
     ),
     Odd(
         "train, val, eval",
@@ -171,7 +193,11 @@ ODDITIES = [
             "val/{cat,dog}/{0..1}.jpg",
             "eval/{cat,dog}/0.jpg",
         ),
-        expected="folder per class: cat dog\ntrain train 10\nval val 4\neval test 2",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train  10  train\n"
+        "           val     4  val\n"
+        "           eval    2  test",
     ),
     Odd(
         "training_set and testing_set 2020",
@@ -179,7 +205,10 @@ ODDITIES = [
             "training_set_2020/{cat,dog}/{0..4}.jpg",
             "testing_set_2020/{cat,dog}/0.jpg",
         ),
-        expected="folder per class: cat dog\ntraining_set_2020 train 10\ntesting_set_2020 test 2",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    training_set_2020  10  train\n"
+        "           testing_set_2020    2  test",
     ),
     Odd(
         "asl_alphabet_train and its flat test",
@@ -187,9 +216,10 @@ ODDITIES = [
             "asl_alphabet_train/{A,B}/{0..4}.jpg",
             "asl_alphabet_test/{A,B}_test.jpg",
         ),
-        expected="folder per class: A B, 2 unlabeled\n"
-        "asl_alphabet_train train 10\n"
-        "asl_alphabet_test hidden test 2",
+        expected="A B, 2 unlabeled\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    asl_alphabet_train  10  train\n"
+        "           asl_alphabet_test    2  hidden test",
     ),
     Odd(
         "images inside the splits",
@@ -197,7 +227,10 @@ ODDITIES = [
             "train/images/{cat,dog}/{0..4}.jpg",
             "test/images/{cat,dog}/0.jpg",
         ),
-        expected="folder per class: cat dog\ntrain/images train 10\ntest/images test 2",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train/images  10  train\n"
+        "           test/images    2  test",
     ),
     Odd(
         "splits inside images",
@@ -205,7 +238,10 @@ ODDITIES = [
             "images/train/{cat,dog}/{0..4}.jpg",
             "images/test/{cat,dog}/0.jpg",
         ),
-        expected="folder per class: cat dog\nimages/train train 10\nimages/test test 2",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    images/train  10  train\n"
+        "           images/test    2  test",
     ),
     Odd(
         "splits inside class folders",
@@ -213,17 +249,24 @@ ODDITIES = [
             "{cat,dog}/train/{0..4}.jpg",
             "{cat,dog}/test/{0..1}.jpg",
         ),
-        expected="folder per class: cat dog\n*/train train 10\n*/test test 4",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    */train  10  train\n"
+        "           */test    4  test",
     ),
     Odd(
         "vehicles: a class called train",
         files=("{bus,car,train}/{0..4}.jpg",),
-        expected="folder per class: bus car train\n. train 15 (no folders of splits)",
+        expected="bus car train\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  15  train (no folders of splits)",
     ),
     Odd(
         "classes with a split in their names",
         files=("{bullet_train,test_tube,cat}/{0..4}.jpg",),
-        expected="folder per class: bullet_train cat test_tube\n. train 15 (no folders of splits)",
+        expected="bullet_train cat test_tube\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  15  train (no folders of splits)",
     ),
     Odd(
         "train beside docs",
@@ -242,7 +285,9 @@ ODDITIES = [
             "docs/{0..2}.jpg",
         ),
         layout="folder-per-class",
-        expected="folder per class: docs train\n. train 8 (no folders of splits)",
+        expected="docs train\n"
+        "layout     folder per class: --layout folder-per-class\n"
+        "folders    .  8  train (no folders of splits)",
     ),
     Odd(
         "test among classes",
@@ -260,10 +305,11 @@ ODDITIES = [
             "train/{cat,dog}/{0..4}.jpg",
             "preview.jpg",
         ),
-        expected="folder per class: cat dog\n"
-        "train train 10\n"
-        ". left out 1 (beside the folders in use)\n"
-        "- 1 outside the folders in use, preview.jpg",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train  10  train\n"
+        "           .       1  left out (beside the folders in use)\n"
+        "left out   1 outside the folders in use (such as preview.jpg)",
     ),
     Odd(
         "train, test and unlabeled",
@@ -272,11 +318,12 @@ ODDITIES = [
             "test/{cat,dog}/0.jpg",
             "unlabeled/{0..5}.jpg",
         ),
-        expected="folder per class: cat dog\n"
-        "train train 10\n"
-        "test test 2\n"
-        "unlabeled left out 6 (no folder of the layout)\n"
-        "- 6 outside the folders in use, unlabeled/0.jpg",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train      10  train\n"
+        "           test        2  test\n"
+        "           unlabeled   6  left out (no folder of the layout)\n"
+        "left out   6 outside the folders in use (such as unlabeled/0.jpg)",
     ),
     Odd(
         "two training folders",
@@ -323,15 +370,19 @@ ODDITIES = [
             ),
             "patients.csv": lines("1,f", header="patient,sex"),
         },
-        expected="label file: cat dog\n*/images train 8\n- 1 ending .csv, patients.csv",
+        expected="cat dog\n"
+        "layout     label file: labels.csv\n"
+        "folders    */images  8  train\n"
+        "left out   1 ending .csv (such as patients.csv)",
     ),
     Odd(
         "class folders and a csv that is not read",
         files=("{cat,dog}/{0..3}.png",),
         texts={"meta.csv": lines("0.png,7", header="filename,weight")},
-        expected="folder per class: cat dog\n"
-        ". train 8 (no folders of splits)\n"
-        "- 1 ending .csv, meta.csv",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  8  train (no folders of splits)\n"
+        "left out   1 ending .csv (such as meta.csv)",
     ),
     Odd(
         "a csv whose labels have another name",
@@ -347,14 +398,18 @@ ODDITIES = [
         "one fold",
         files=("fold{0..3}/{cat,dog}/{0..4}.jpg",),
         domain="fold2",
-        expected="folder per class: cat dog\n. train 10 (no folders of splits)",
+        expected="cat dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  10  train (no folders of splits)",
     ),
     Odd(
         "folds of images, forced flat",
         files=("set{1..3}/{0..4}.jpg",),
         task="ssl",
         layout="flat-folder-without-labels",
-        expected="flat folder without labels: , 15 unlabeled\n. train 15 (no folders of splits)",
+        expected="no classes, 15 unlabeled\n"
+        "layout     flat folder without labels: --layout flat-folder-without-labels\n"
+        "folders    .  15  train (no folders of splits)",
     ),
     Odd(
         "names that begin with splits",
@@ -381,7 +436,7 @@ ODDITIES = [
             "pets/train.csv": labelled("cat dog", 3),
         },
         task="pretrain",
-        expected="csv: cat dog\ntrain train 6",
+        expected="cat dog\nlayout     csv: train.csv\nfolders    train  6  train",
     ),
     Odd(
         "Office-Home as distributed",
@@ -396,27 +451,31 @@ ODDITIES = [
         "Office-Home, one domain",
         files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
         domain="Real World",
-        expected="folder per class: Alarm_Clock Bed Chair\n. train 12 (no folders of splits)",
+        expected="Alarm_Clock Bed Chair\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  12  train (no folders of splits)",
     ),
     Odd(
         "Office-Home, all domains",
         files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
         domain="all",
-        expected="domains: Alarm_Clock Bed Chair\n"
-        ". train 48 (no folders of splits)\n"
-        "note: domains: Art, Clipart, Product, Real World; a class is the same in "
-        "all of them",
+        expected="Alarm_Clock Bed Chair\n"
+        "layout     domains: data.domain=all\n"
+        "folders    .  48  train (no folders of splits)\n"
+        "note       domains: Art, Clipart, Product, Real World; a class is the same in all "
+        "of them",
     ),
     Odd(
         "Office-Home, two domains",
         files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
         domain="Art,Product",
-        expected="domains: Alarm_Clock Bed Chair\n"
-        ". train 24 (no folders of splits)\n"
-        "Clipart left out 12 (no folder of the layout)\n"
-        "Real World left out 12 (no folder of the layout)\n"
-        "- 24 outside the folders in use, Clipart/Alarm_Clock/0.jpg\n"
-        "note: domains: Art, Product; a class is the same in all of them",
+        expected="Alarm_Clock Bed Chair\n"
+        "layout     domains: data.domain=Art,Product\n"
+        "folders    .           24  train (no folders of splits)\n"
+        "           Clipart     12  left out (no folder of the layout)\n"
+        "           Real World  12  left out (no folder of the layout)\n"
+        "left out   24 outside the folders in use (such as Clipart/Alarm_Clock/0.jpg)\n"
+        "note       domains: Art, Product; a class is the same in all of them",
     ),
     Odd(
         "Office-Home, no such domain",
@@ -436,7 +495,10 @@ ODDITIES = [
     Odd(
         "films of persons in class folders",
         files=("{walk,run}/person{01,02}/{0..4}.png",),
-        expected="folder per class: run walk\n. train 20 (no folders of splits)",
+        expected="run walk\n"
+        "layout     folder per class: 2 folders with images, with folders inside such as "
+        "run/person01: sources of images, not classes\n"
+        "folders    .  20  train (no folders of splits)",
     ),
     Odd(
         "super-classes",
@@ -444,10 +506,12 @@ ODDITIES = [
             "animals/{cat,dog}/{0..3}.jpg",
             "vehicles/{bus,car}/{0..3}.jpg",
         ),
-        expected="folder per class: animals vehicles\n"
-        ". train 16 (no folders of splits)\n"
-        "warning: the classes are animals, vehicles; 4 folders inside them, such as "
-        "animals/cat, could be classes too (--layout nested-classes)",
+        expected="animals vehicles\n"
+        "WARNING    the classes are animals, vehicles; 4 folders inside them, such as "
+        "animals/cat, could be classes too (--layout nested-classes)\n"
+        "layout     folder per class: 2 folders with images, with folders inside such as "
+        "animals/cat\n"
+        "folders    .  16  train (no folders of splits)",
     ),
     Odd(
         "Omniglot",
@@ -456,19 +520,19 @@ ODDITIES = [
             "images_evaluation/{Tifinagh,Korean}/character0{1,2}/{0..3}.png",
         ),
         task="fewshot",
-        expected="nested classes: Greek/character01 Greek/character02 Korean/character01 "
-        "Korean/character02 Latin/character01 Latin/character02 Tifinagh/character01 "
-        "Tifinagh/character02\n"
-        "images_background train 16\n"
-        "images_evaluation test 16",
+        expected="Greek/character01 Greek/character02 Korean/character01 Korean/character02 "
+        "Latin/character01 Latin/character02 Tifinagh/character01 Tifinagh/character02\n"
+        "layout     nested classes: 2 folders with folders of a class each\n"
+        "folders    images_background  16  train\n"
+        "           images_evaluation  16  test",
     ),
     Odd(
         "Omniglot, background alone",
         files=("images_background/{Greek,Latin}/character0{1,2}/{0..3}.png",),
         task="pretrain",
-        expected="nested classes: Greek/character01 Greek/character02 Latin/character01 "
-        "Latin/character02\n"
-        "images_background train 16 (no folders of splits)",
+        expected="Greek/character01 Greek/character02 Latin/character01 Latin/character02\n"
+        "layout     nested classes: 2 folders with folders of a class each\n"
+        "folders    images_background  16  train (no folders of splits)",
     ),
     Odd(
         "images and masks, ssl",
@@ -480,11 +544,13 @@ ODDITIES = [
             "classes.txt": "a\nb\n",
         },
         task="ssl",
-        expected="flat folder without labels: , 6 unlabeled\n"
-        "images train 6 (no folders of splits)\n"
-        "- 1 ending .txt, classes.txt\n"
-        "- 6 that are masks, masks/0.png\n"
-        "note: 6 masks (masks/ beside images/) are left out: only images are taken",
+        expected="no classes, 6 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    images  6  train (no folders of splits)\n"
+        "left out   1 ending .txt (such as classes.txt)\n"
+        "           6 that are masks (such as masks/0.png)\n"
+        "note       6 masks (masks/ beside images/) are left out: only images are taken",
     ),
     Odd(
         "images and masks, pretrain",
@@ -507,11 +573,14 @@ ODDITIES = [
             "{train,val}annot/{0..5}.png",
         ),
         task="ssl",
-        expected="flat folder without labels: , 12 unlabeled\n"
-        "train train 6\n"
-        "val val 6\n"
-        "- 12 that are masks, trainannot/0.png\n"
-        "note: 12 masks (trainannot/ beside train/) are left out: only images are taken",
+        expected="no classes, 12 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    train  6  train\n"
+        "           val    6  val\n"
+        "left out   12 that are masks (such as trainannot/0.png)\n"
+        "note       12 masks (trainannot/ beside train/) are left out: only images are "
+        "taken",
     ),
     Odd(
         "Carvana",
@@ -520,10 +589,13 @@ ODDITIES = [
             "train_masks/{0..5}_mask.gif",
         ),
         task="ssl",
-        expected="flat folder without labels: , 6 unlabeled\n"
-        "train train 6\n"
-        "- 6 that are masks, train_masks/0_mask.gif\n"
-        "note: 6 masks (train_masks/ beside train/) are left out: only images are taken",
+        expected="no classes, 6 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    train  6  train\n"
+        "left out   6 that are masks (such as train_masks/0_mask.gif)\n"
+        "note       6 masks (train_masks/ beside train/) are left out: only images are "
+        "taken",
     ),
     Odd(
         "satellite pairs, pretrain",
@@ -536,7 +608,9 @@ ODDITIES = [
     Odd(
         "classes called mask and no_mask",
         files=("{mask,no_mask}/{0..5}.jpg",),
-        expected="folder per class: mask no_mask\n. train 12 (no folders of splits)",
+        expected="mask no_mask\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  12  train (no folders of splits)",
     ),
     Odd(
         "names of cameras",
@@ -549,7 +623,10 @@ ODDITIES = [
             "Screenshot_2024-01-31_{0..5}.png",
         ),
         task="ssl",
-        expected="flat folder without labels: , 36 unlabeled\n. train 36 (no folders of splits)",
+        expected="no classes, 36 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    .  36  train (no folders of splits)",
     ),
     Odd(
         "names of cameras, pretrain",
@@ -566,12 +643,17 @@ ODDITIES = [
         "frames and images",
         files=("{frame,image}_{0..5}.jpg",),
         task="ssl",
-        expected="flat folder without labels: , 12 unlabeled\n. train 12 (no folders of splits)",
+        expected="no classes, 12 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    .  12  train (no folders of splits)",
     ),
     Odd(
         "letters in names, p among them",
         files=("{o,p,q}_{0..5}.png",),
-        expected="file-name prefix: o p q\n. train 18 (no folders of splits)",
+        expected="o p q\n"
+        "layout     file-name prefix: 18 of 18 names are <label>_<n>\n"
+        "folders    .  18  train (no folders of splits)",
     ),
     Odd(
         "endings that Pillow reads",
@@ -580,7 +662,9 @@ ODDITIES = [
             "b/{0..2}.{webp,jp2,tga}",
             "c/{0..2}.{JPG,qoi,tiff}",
         ),
-        expected="folder per class: a b c\n. train 27 (no folders of splits)",
+        expected="a b c\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  27  train (no folders of splits)",
     ),
     Odd(
         "a class of HEIC",
@@ -599,10 +683,11 @@ ODDITIES = [
             "c/{0..2}.heic",
         ),
         task="ssl",
-        expected="folder per class: a b\n"
-        ". train 6 (no folders of splits)\n"
-        "- 3 ending .heic, c/0.heic\n"
-        "warning: nothing in c/ can be read: Pillow does not open .heic",
+        expected="a b\n"
+        "WARNING    nothing in c/ can be read: Pillow does not open .heic\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "left out   3 ending .heic (such as c/0.heic)",
     ),
     Odd(
         "some HEIC in a class",
@@ -610,9 +695,10 @@ ODDITIES = [
             "{a,b}/{0..2}.jpg",
             "a/more{0..2}.heic",
         ),
-        expected="folder per class: a b\n"
-        ". train 6 (no folders of splits)\n"
-        "- 3 ending .heic, a/more0.heic",
+        expected="a b\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "left out   3 ending .heic (such as a/more0.heic)",
     ),
     Odd(
         "annotations beside classes",
@@ -621,10 +707,11 @@ ODDITIES = [
             "annotations/{0..2}.xml",
             "LICENSE",
         ),
-        expected="folder per class: a b\n"
-        ". train 6 (no folders of splits)\n"
-        "- 3 ending .xml, annotations/0.xml\n"
-        "- 1 without ending, LICENSE",
+        expected="a b\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "left out   3 ending .xml (such as annotations/0.xml)\n"
+        "           1 without ending (such as LICENSE)",
     ),
     Odd(
         "thumbnails and what desktops leave",
@@ -636,30 +723,70 @@ ODDITIES = [
             "lost+found/0.jpg",
             ".ipynb_checkpoints/0.jpg",
         ),
-        expected="folder per class: a b\n"
-        ". train 6 (no folders of splits)\n"
-        "- 3 in @eaDir (thumbnails), a/@eaDir\n"
-        "- 2 with hidden names, b/.DS_Store\n"
-        "- 1 in __MACOSX (thumbnails), __MACOSX\n"
-        "- 1 in hidden folders, .ipynb_checkpoints\n"
-        "- 1 in lost+found, lost+found\n"
-        "- 1 named Thumbs.db, b/Thumbs.db\n"
-        "- 1 named desktop.ini, b/desktop.ini",
+        expected="a b\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "left out   3 in @eaDir (such as a/@eaDir)\n"
+        "           2 with hidden names (such as b/.DS_Store)\n"
+        "           1 in __MACOSX (such as __MACOSX)\n"
+        "           1 in hidden folders (such as .ipynb_checkpoints)\n"
+        "           1 in lost+found (such as lost+found)\n"
+        "           1 named Thumbs.db (such as b/Thumbs.db)\n"
+        "           1 named desktop.ini (such as b/desktop.ini)",
+    ),
+    Odd(
+        "slices that are numbered by their endings",
+        files=("{a,b}/{0..2}.jpg", "a/slice.{1000..1019}", "b/{0,1}.xml"),
+        expected="a b\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "left out   20 ending in a number (such as a/slice.1000)\n"
+        "           2 ending .xml (such as b/0.xml)",
+    ),
+    Odd(
+        "many kinds of other files",
+        files=("{a,b}/{0..2}.jpg", "a/{0,1}.{xa,xb,xc,xd,xe,xf,xg,xh,xi,xj,xk}", "b/0.{ya,yb}"),
+        expected="a b\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "left out   2 ending .xa (such as a/0.xa)\n"
+        "           2 ending .xb (such as a/0.xb)\n"
+        "           2 ending .xc (such as a/0.xc)\n"
+        "           2 ending .xd (such as a/0.xd)\n"
+        "           2 ending .xe (such as a/0.xe)\n"
+        "           2 ending .xf (such as a/0.xf)\n"
+        "           2 ending .xg (such as a/0.xg)\n"
+        "           2 ending .xh (such as a/0.xh)\n"
+        "           2 ending .xi (such as a/0.xi)\n"
+        "           2 ending .xj (such as a/0.xj)\n"
+        "           2 ending .xk (such as a/0.xk)\n"
+        "           2 of 2 other kinds (such as b/0.ya)",
+    ),
+    Odd(
+        "letters in both cases",
+        files=("{A,a,B,b,C,c,D,d}/{0,1}.png",),
+        expected="A B C D a b c d\n"
+        "WARNING    labels 'A', 'a'; 'B', 'b'; 'C', 'c' and 1 more differ in capitals or "
+        "spaces alone but are 8 classes\n"
+        "layout     folder per class: 8 folders with images\n"
+        "folders    .  16  train (no folders of splits)",
     ),
     Odd(
         "labels that are equal as numbers",
         files=("{1,01,001,2}/{0..2}.png",),
-        expected="folder per class: 001 01 1 2\n"
-        ". train 12 (no folders of splits)\n"
-        "warning: labels 001, 01, 1 are equal as numbers but 3 classes",
+        expected="001 01 1 2\n"
+        "WARNING    labels '001', '01', '1' are equal as numbers but are 3 classes\n"
+        "layout     folder per class: 4 folders with images\n"
+        "folders    .  12  train (no folders of splits)",
     ),
     Odd(
         "labels that differ in capitals",
         files=("{Cat,cat,dog}/{0..2}.png",),
-        expected="folder per class: Cat cat dog\n"
-        ". train 9 (no folders of splits)\n"
-        "warning: labels 'Cat', 'cat' differ in capitals or spaces alone but are 2 "
-        "classes",
+        expected="Cat cat dog\n"
+        "WARNING    labels 'Cat', 'cat' differ in capitals or spaces alone but are 2 "
+        "classes\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  9  train (no folders of splits)",
     ),
     Odd(
         "an accent written in two ways",
@@ -667,10 +794,11 @@ ODDITIES = [
             f"train/{{{NFC},dog}}/{{0..2}}.png",
             f"val/{{{NFD},dog}}/0.png",
         ),
-        expected="folder per class: café dog\n"
-        "train train 6\n"
-        "val val 2\n"
-        "note: labels written in two forms of Unicode are one class each: café "
+        expected="café dog\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train  6  train\n"
+        "           val    2  val\n"
+        "note       labels written in two forms of Unicode are one class each: café "
         "(composed and decomposed accents)",
     ),
     Odd(
@@ -688,7 +816,7 @@ ODDITIES = [
                 *[f'{c}{n}.png,"{c}, small"' for c in ("cat", "dog") for n in range(3)]
             ),
         },
-        expected="csv: cat, small dog, small\ntrain train 6",
+        expected="cat, small dog, small\nlayout     csv: train.csv\nfolders    train  6  train",
     ),
     Odd(
         "several labels in a cell",
@@ -702,10 +830,11 @@ ODDITIES = [
                 ]
             ),
         },
-        expected="csv: rust rust|scab scab\n"
-        "train train 6\n"
-        "warning: labels such as 'rust|scab' (1 of 3) look like several classes of one image, but "
-        "each is a class of its own",
+        expected="rust rust|scab scab\n"
+        "WARNING    labels such as 'rust|scab' (1 of 3) look like several classes of one "
+        "image, but each is a class of its own\n"
+        "layout     csv: train.csv\n"
+        "folders    train  6  train",
     ),
     Odd(
         "labels with commas, unquoted",
@@ -724,7 +853,10 @@ ODDITIES = [
         texts={
             "train.csv": labelled("cat dog", 3, "image;class", ";"),
         },
-        expected="csv: cat dog\ntrain train 6",
+        expected="cat dog\n"
+        "layout     csv: train.csv (file from column 'image', label from 'class', separated"
+        " by ';')\n"
+        "folders    train  6  train",
     ),
     Odd(
         "tabs",
@@ -732,7 +864,10 @@ ODDITIES = [
         texts={
             "train.tsv": labelled("cat dog", 3, "filepath\ttarget", "\t"),
         },
-        expected="label file: cat dog\ntrain train 6",
+        expected="cat dog\n"
+        "layout     label file: train.tsv (file from column 'filepath', label from "
+        "'target', separated by '\\t')\n"
+        "folders    train  6  train",
     ),
     Odd(
         "names without endings",
@@ -740,7 +875,9 @@ ODDITIES = [
         texts={
             "train.csv": labelled("cat dog", 3, "image_id,breed", name="{c}{n}"),
         },
-        expected="csv: cat dog\ntrain train 6",
+        expected="cat dog\n"
+        "layout     csv: train.csv (file from column 'image_id', label from 'breed')\n"
+        "folders    train  6  train",
     ),
     Odd(
         "names without endings, of two files",
@@ -762,7 +899,9 @@ ODDITIES = [
                 "cat dog", 3, "path,label", name="/home/me/pets/train/{c}{n}.png"
             ),
         },
-        expected="csv: cat dog\ntrain train 6",
+        expected="cat dog\n"
+        "layout     csv: train.csv (file from column 'path', label from 'label')\n"
+        "folders    train  6  train",
     ),
     Odd(
         "paths of Windows",
@@ -770,7 +909,9 @@ ODDITIES = [
         texts={
             "train.csv": labelled("cat dog", 3, "img,y", name="C:\\data\\img\\{c}{n}.png"),
         },
-        expected="csv: cat dog\nimg train 6",
+        expected="cat dog\n"
+        "layout     csv: train.csv (file from column 'img', label from 'y')\n"
+        "folders    img  6  train",
     ),
     Odd(
         "paths of another split",
@@ -811,10 +952,12 @@ ODDITIES = [
             "test.csv": lines("1.png", "0.png", header="id"),
             "sample_submission.csv": lines("1.png,cat", "0.png,cat", header="id,label"),
         },
-        expected="label file: cat dog, 2 unlabeled\n"
-        "train train 6\n"
-        "test hidden test 2\n"
-        "- 1 ending .csv, sample_submission.csv",
+        expected="cat dog, 2 unlabeled\n"
+        "layout     label file: test.csv (file from column 'id') and train_labels.csv (file"
+        " from column 'id', label from 'label')\n"
+        "folders    train  6  train\n"
+        "           test   2  hidden test\n"
+        "left out   1 ending .csv (such as sample_submission.csv)",
     ),
     Odd(
         "labels.csv with splits",
@@ -829,7 +972,12 @@ ODDITIES = [
                 header="filepath,labels,data set".replace("data set", "subset"),
             ),
         },
-        expected="label file: cat dog\nimages train 4\nimages val 2\nimages test 2",
+        expected="cat dog\n"
+        "layout     label file: labels.csv (file from column 'filepath', label from "
+        "'labels')\n"
+        "folders    images  4  train\n"
+        "           images  2  val\n"
+        "           images  2  test",
     ),
     Odd(
         "labels.csv of a flat folder",
@@ -838,7 +986,7 @@ ODDITIES = [
             "labels.csv": labelled("cat dog", 4),
         },
         task="ssl",
-        expected="label file: cat dog\n. train 8",
+        expected="cat dog\nlayout     label file: labels.csv\nfolders    .  8  train",
     ),
     Odd(
         "a hidden test without column",
@@ -850,7 +998,10 @@ ODDITIES = [
             "train.csv": labelled("cat dog", 3),
             "test.csv": lines("2.png", "0.png", "1.png", header="filename"),
         },
-        expected="csv: cat dog, 3 unlabeled\ntrain train 6\ntest hidden test 3",
+        expected="cat dog, 3 unlabeled\n"
+        "layout     csv: test.csv (file from column 'filename') and train.csv\n"
+        "folders    train  6  train\n"
+        "           test   3  hidden test",
     ),
     Odd(
         "a hidden test of empty labels",
@@ -862,7 +1013,10 @@ ODDITIES = [
             "train.csv": labelled("cat dog", 3),
             "test.csv": lines("2.png,", "0.png,", "1.png,"),
         },
-        expected="csv: cat dog, 3 unlabeled\ntrain train 6\ntest hidden test 3",
+        expected="cat dog, 3 unlabeled\n"
+        "layout     csv: test.csv and train.csv\n"
+        "folders    train  6  train\n"
+        "           test   3  hidden test",
     ),
     Odd(
         "a hidden test beside class folders",
@@ -870,7 +1024,10 @@ ODDITIES = [
             "train/{cat,dog}/{0..2}.png",
             "test/{0..2}.png",
         ),
-        expected="folder per class: cat dog, 3 unlabeled\ntrain train 6\ntest hidden test 3",
+        expected="cat dog, 3 unlabeled\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train  6  train\n"
+        "           test   3  hidden test",
     ),
     Odd(
         "a test with some labels",
@@ -896,11 +1053,12 @@ ODDITIES = [
             "val.csv": labelled("owl eel", 3, name="{c}{n}.jpg"),
         },
         task="pretrain",
-        expected="csv: cat dog\n"
-        "train train 12\n"
-        "val left out 6 (classes that train lacks)\n"
-        "warning: 6 images of val are left out: train lacks their 2 classes (eel, "
-        "owl); val is carved from train",
+        expected="cat dog\n"
+        "WARNING    6 images of val are left out: train lacks their 2 classes (eel, owl); "
+        "val is carved from train\n"
+        "layout     csv: train.csv and val.csv\n"
+        "folders    train  12  train\n"
+        "           val     6  left out (classes that train lacks)",
     ),
     Odd(
         "val with some new classes",
@@ -909,11 +1067,12 @@ ODDITIES = [
             "val/{dog,eel}/{0..2}.jpg",
         ),
         task="pretrain",
-        expected="folder per class: cat dog\n"
-        "train train 12\n"
-        "val val 3\n"
-        "val/eel left out 3 (classes that train lacks)\n"
-        "warning: 3 images of val are left out: train lacks their 1 class (eel)",
+        expected="cat dog\n"
+        "WARNING    3 images of val are left out: train lacks their 1 class (eel)\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train    12  train\n"
+        "           val       3  val\n"
+        "           val/eel   3  left out (classes that train lacks)",
     ),
     Odd(
         "val with some new classes, classify",
@@ -928,10 +1087,11 @@ ODDITIES = [
         "an empty class folder",
         files=("{a,b}/{0..2}.jpg",),
         empty="c",
-        expected="folder per class: a b\n"
-        ". train 6 (no folders of splits)\n"
-        "c left out 0 (empty)\n"
-        "warning: empty folders are no classes: c",
+        expected="a b\n"
+        "WARNING    empty folders are no classes: c\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "           c  0  left out (empty)",
     ),
     Odd(
         "no images",
@@ -965,7 +1125,10 @@ ODDITIES = [
             "Train Images/{alarm clock,bed}/{0..2}.jpg",
             "Test Images/{alarm clock,bed}/0.jpg",
         ),
-        expected="folder per class: alarm clock bed\nTrain Images train 6\nTest Images test 2",
+        expected="alarm clock bed\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    Train Images  6  train\n"
+        "           Test Images   2  test",
     ),
     Odd(
         "MVTec: splits inside, classes deeper",

@@ -18,21 +18,16 @@ from trainables.data.labels import in_order
 from trainables.data.layouts import read_layout
 from trainables.data.listing import Entry, Listing, fingerprint_of
 from trainables.data.split_names import are_pieces, firm_looks, is_fold, split_of
+from trainables.data.summarize import layout_summary
 from trainables.errors import UserError
 
 
 def described(listing: Listing) -> str:
-    """Everything that a listing says, a fact a line."""
+    """The classes, and the summary as a user sees it before an image is decoded."""
+    classes = " ".join(listing.classes) or "no classes"
     unlabeled = int(np.sum(listing.labels < 0))
     more = f", {unlabeled} unlabeled" if unlabeled else ""
-    said = [f"{listing.layout}: {' '.join(listing.classes)}{more}"]
-    for use in listing.folders:
-        reason = f" ({use.reason})" if use.reason else ""
-        said.append(f"{use.folder} {use.became} {use.images}{reason}")
-    said += [f"- {out.files} {out.reason}, {out.example}" for out in listing.left_out]
-    said += [f"note: {note}" for note in listing.notes]
-    said += [f"warning: {warning}" for warning in listing.warnings]
-    return "\n".join(said)
+    return "\n".join([classes + more, *layout_summary(listing).lines(1000)])
 
 
 @pytest.mark.parametrize("odd", ODDITIES, ids=lambda odd: odd.name)
