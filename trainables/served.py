@@ -180,7 +180,7 @@ class Served:
         config = _config(config_type, about["config"])
         self.size = config.data.image_size
         self.whole = self.segments and config.data.judged == "whole"
-        self._megapixels = config.data.max_megapixels
+        self.megapixels: int = config.data.max_megapixels
         levels = about.get("levels")
         self._levels = None if levels is None else Levels(*levels)
         data = SimpleNamespace(
@@ -235,7 +235,7 @@ class Served:
         Raises:
             CorruptImage: it cannot be used.
         """
-        return self.prepare(read_rgb(path, self._megapixels, self._levels))
+        return self.prepare(read_rgb(path, self.megapixels, self._levels))
 
     def prepare(
         self,

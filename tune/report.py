@@ -204,6 +204,10 @@ def predict(
         int | None,
         typer.Option(help="Seed of a repeat: predict by its weights, which were tested."),
     ] = None,
+    max_megapixels: Annotated[
+        int | None,
+        typer.Option(min=1, help="Largest image that is read; default: the study's limit, 90."),
+    ] = None,
     data: Annotated[
         str | None, typer.Option(help="Folder of the training data, where it has moved.")
     ] = None,
@@ -223,6 +227,7 @@ def predict(
         skip_corrupt=skip_corrupt,
         overwrite=overwrite,
         repeat=repeat,
+        max_megapixels=max_megapixels,
         data=data,
     )
     for line in predict_images(study, root, request):

@@ -183,7 +183,7 @@ def _listing(
         labels=np.array([number[entry.label] for entry in entries], np.int64),
         classes=tuple(classes),
         fingerprint=fingerprint,
-        notes=(*contents.notes, *spelling, *_about_masks(masked)),
+        notes=(*contents.notes, *spelling, *([] if masked is None else [str(masked)])),
         why=found.why,
         folders=folder_uses(entries, contents.outside, scan.empty, untrained),
         left_out=_left_out(root, scan, contents, masked),
@@ -272,12 +272,6 @@ def _left_out(
     if masked is not None:
         found.append(LeftOut("that are masks", len(masked.masks), masked.masks[0]))
     return tuple(found)
-
-
-def _about_masks(masked: MaskedImages | None) -> list[str]:
-    if masked is None:
-        return []
-    return [f"{len(masked.masks):,} masks ({masked.where}) are left out: only images are taken"]
 
 
 def _about_lost(scan: Scan, empty: Sequence[str]) -> list[str]:

@@ -61,6 +61,9 @@ class MaskedImages:
     where: str
     """The masks in a few words: "masks/ beside images/"."""
 
+    def __str__(self) -> str:
+        return f"{len(self.masks):,} masks ({self.where}) are left out: only images are taken"
+
 
 def find_masks(files: Sequence[str]) -> MaskedImages | None:
     """Tells masks from images; None where a folder has no masks."""

@@ -2,7 +2,6 @@
 batches of equal size, in the order of the files."""
 
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from rich.console import Console
 
 from trainables.data.images import CorruptImage
@@ -108,8 +106,7 @@ def _decoded(served: Served, files: Sequence[Path]) -> Iterator[Prepared]:
 
     threads = min(16, os.cpu_count() or 1)
     waiting: deque[Future[Prepared]] = deque()
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(threads) as pool:
         for path in files:
             waiting.append(pool.submit(prepare, path))
             if len(waiting) > _AHEAD * threads:

@@ -32,4 +32,4 @@ def predict_features(trained: Trained, reader: Reader, request: Request) -> list
     with atomic_file(out) as file:
         np.savez(file, features=table, filenames=np.array(names))
     line = f"{len(names):,} images -> {out}: features {table.shape}, of {trained.name}"
-    return [line, *reader.said()]
+    return [line, *images.notes, *reader.said()]

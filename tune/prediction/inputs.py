@@ -7,6 +7,7 @@ from pathlib import Path
 from trainables.data.file_finder import FileFinder, leading_folders
 from trainables.data.formats import USUAL_ENDINGS
 from trainables.data.listing import find_images, part_of, shortened
+from trainables.data.mask_names import find_masks
 from trainables.data.split_names import Look, split_of
 from trainables.data.tables import Columns, read_lines
 from trainables.errors import UserError
@@ -35,20 +36,27 @@ class Images:
     names: tuple[str, ...]
     """The name of each in the answer: that of the csv, or the path below the folder."""
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+    """Facts for the user about images that are not among them, one sentence each."""
 
 
 def images_of_folder(folder: Path, names: Sequence[str] | None = None) -> Images:
     """The images of a folder and of those in it, sorted by path.
 
     Args:
-        names: those of them that are wanted; default: all.
+        names: those of them that are wanted; default: all but masks.
     Raises:
         UserError: there are none.
     """
     found = find_images(folder) if names is None else list(names)
     if not found:
         raise UserError(f"{folder} holds no images ({USUAL_ENDINGS} ...); give another folder")
-    return Images(tuple(found), tuple(folder / name for name in found))
+    masked = find_masks(found) if names is None else None
+    notes: tuple[str, ...] = ()
+    if masked is not None:
+        found = list(masked.images)
+        notes = (str(masked),)
+    return Images(tuple(found), tuple(folder / name for name in found), notes)
 
 
 def read_table(path: Path, names_files: bool = True) -> Table:

@@ -56,7 +56,7 @@ def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[s
         rows.append([*row, *scores.get(number, [])])
     write_table(out, [*columns, *added], rows, table.columns.separator)
 
-    told = [f"{len(rows):,} images -> {out}", *reader.said()]
+    told = [f"{len(rows):,} images -> {out}", *images.notes, *reader.said()]
     truth = _truth(table, images, request.source, classes)
     true = [truth[number] for number in labels]
     if set(true) <= set(classes):

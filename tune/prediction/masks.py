@@ -73,7 +73,8 @@ def predict_masks(trained: Trained, reader: Reader, request: Request) -> list[st
                 confusion += confusion_matrix(*found, len(classes))
                 scored += 1
 
-    told = [f"{len(task.masks) - len(reader.left_out):,} masks -> {request.out}", *reader.said()]
+    written = len(task.masks) - len(reader.left_out)
+    told = [f"{written:,} masks -> {request.out}", *task.images.notes, *reader.said()]
     if scored:
         told += score_masks(confusion.numpy(), scored, classes, trained)
     return told

@@ -27,6 +27,8 @@ def predict(study: str, storage: Path, request: Request) -> list[str]:
         raise UserError(
             f"--probabilities: {trained.experiment} gives no probabilities; leave the option out"
         )
+    if request.max_megapixels is not None:
+        trained.served.megapixels = request.max_megapixels
     reader = Reader(trained.served, request.skip_corrupt)
     expanded = replace(request, source=source, out=request.out.expanduser())
     first, *more = _predict(trained, reader, expanded)

@@ -20,5 +20,7 @@ class Request:
     """Replace what is there."""
     repeat: int | None = None
     """Seed of a repeat, whose weights predict instead of the trial's."""
+    max_megapixels: int | None = None
+    """Largest image that is read, in millions of pixels; None: the limit of the study."""
     data: str | None = None
     """Folder of the training data, where it has moved."""

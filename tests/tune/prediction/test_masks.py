@@ -10,6 +10,7 @@ from PIL import Image
 from tests.tune.prediction.course import satellite
 from trainables.data.mask_code import plain_values
 from trainables.data.pairs import read_pairs
+from tune.prediction.inputs import images_of_folder
 from tune.prediction.mask_style import MaskStyle, style_of
 from tune.prediction.masks import _mask_end, _names, mask_name
 
@@ -54,6 +55,16 @@ def test_masks_of_images_alone_are_named_as_the_training_masks(tmp_path: Path) -
     satellite(tmp_path / "land")
     assert _mask_end(read_pairs(tmp_path / "land")) == "_mask"
     assert _mask_end(None) is None
+
+
+def test_masks_beside_images_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg", "a_mask.png", "b_mask.png"):
+        (tmp_path / name).touch()
+    found = images_of_folder(tmp_path)
+    assert found.names == ("a.jpg", "b.jpg")
+    said = "2 masks (names such as a_mask.png) are left out: only images are taken"
+    assert found.notes == (said,)
+    assert len(images_of_folder(tmp_path, ["a_mask.png"]).files) == 1
 
 
 def write_pairs(root: Path, masks: list[Image.Image]) -> Path:

@@ -271,6 +271,45 @@ def test_features_are_those_of_the_exported_model(cases: Any, run: Any, tmp_path
         np.testing.assert_allclose(served.predict(pixels[None])[0], feature, atol=1e-5)
 
 
+def test_masks_are_those_of_the_exported_model(cases: Any, run: Any, tmp_path: Path) -> None:
+    import mlflow.pyfunc
+
+    case = cases("segment")
+    alone = hand_out(case.data / "validation", tmp_path / "in")
+    code, _, errors = run(case, "study", alone, "--out", tmp_path / "masks")
+    assert (code, errors) == (0, "")
+    model = export_model("study", case.root / "runs", tmp_path / "model")
+    served = mlflow.pyfunc.load_model(str(model.folder))
+    for path in sorted(alone.iterdir()):
+        pixels = np.asarray(Image.open(path).convert("RGB"))
+        written = np.asarray(Image.open(tmp_path / "masks" / f"{path.stem[:4]}_mask.png"))
+        np.testing.assert_array_equal(written, COLORS[served.predict(pixels[None])[0]])
+
+
+def test_answers_to_episodes_are_those_of_the_exported_model(
+    cases: Any, run: Any, tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+
+    case = cases("fewshot")
+    code, _, errors = run(case, "study", case.data, "--out", tmp_path / "pred.csv")
+    assert (code, errors) == (0, "")
+    model = export_model("study", case.root / "runs", tmp_path / "model")
+    served = mlflow.pyfunc.load_model(str(model.folder))
+    file = {
+        row["id"]: case.data / "val" / row["filename"] for row in read_csv(case.data / "val.csv")
+    }
+    for answer, episode in zip(
+        read_csv(tmp_path / "pred.csv")[:5], read_csv(case.data / "val_testcase.csv"), strict=False
+    ):
+        support = [name for name in episode if "support" in name]
+        query = [name for name in episode if name.startswith("query")]
+        opened = [Image.open(file[episode[name]]).convert("RGB") for name in [*support, *query]]
+        labels = [name.split("_")[0].removeprefix("class") for name in support]
+        said = served.predict(np.stack([np.asarray(one) for one in opened]), {"labels": labels})
+        assert [answer[name] for name in query] == said.idxmax(axis=1).tolist()
+
+
 # ---------------------------------------------------------------- labels that are there
 
 
@@ -402,6 +441,20 @@ def test_images_that_cannot_be_read_are_all_named(cases: Any, run: Any, tmp_path
     assert code == 0
     assert "left out" in said
     assert len(read_csv(out)) == 10
+
+
+def test_the_limit_of_pixels_is_the_users(cases: Any, run: Any, tmp_path: Path) -> None:
+    case = cases("pretrain")
+    folder = hand_out(case.data / "val", tmp_path / "in", "val0*.jpg")
+    picture(0, 0).resize((1200, 1000)).save(folder / "wide.jpg")
+    words = ("study", folder, "--out", tmp_path / "out.csv")
+    code, _, errors = run(case, *words, "--max-megapixels", 1)
+    assert code == 2
+    assert "wide.jpg: 1200x1000 pixels, more than 1 megapixels" in errors
+    assert "(of predict --max-megapixels 2)" in errors
+    code, _, _ = run(case, *words, "--max-megapixels", 2)
+    assert code == 0
+    assert len(read_csv(tmp_path / "out.csv")) == 11
 
 
 def test_what_only_some_experiments_have(cases: Any, run: Any, tmp_path: Path) -> None:
