@@ -117,12 +117,14 @@ def write_setting(
     images: str = "f",
     tested: dict[str, Any] | None = None,
     seed: int = 0,
+    summary: dict[str, Any] | None = None,
 ) -> None:
     """A finished study of one setting whose trials were repeated with these test accuracies; its
     values fall with the trial's number.
 
     Args:
         tested: outcomes of the test images of every repeat.
+        summary: what was understood about its data.
     """
     base = flatten(build(ClassifierConfig, EXPERIMENTS["classify"].presets["tiny"])) | (base or {})
     manifest = Manifest(
@@ -134,7 +136,13 @@ def write_setting(
         base=base,
         pins={},
         space={"optim.lr": ["a range"]},
-        data={"name": "glyphs", "fingerprint": images, "path": "glyphs", "images": 9},
+        data={
+            "name": "glyphs",
+            "fingerprint": images,
+            "path": "glyphs",
+            "images": 9,
+            "summary": summary,
+        },
     )
     folder.mkdir()
     manifest.reconcile_with(folder / "study.json")

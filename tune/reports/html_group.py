@@ -7,6 +7,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from trainables.data_summary import DataSummary
 from trainables.files import write_atomically
 from tune.reports.comparison_table import ComparisonTable, TableRow, compare_settings
 from tune.reports.html_comparison import comparison_content, pooled_content
@@ -16,6 +17,7 @@ from tune.reports.html_pictures import pictures
 from tune.reports.html_sections import (
     against_default,
     budget,
+    data,
     failures,
     health,
     learning_curves,
@@ -26,6 +28,7 @@ from tune.reports.pooled_table import PooledTable, compare_searches, has_searche
 from tune.reports.table_figure import draw, draw_pooled
 from tune.reports.tuning_figure import tuning_section
 from tune.reports.verdict import judge_study
+from tune.study.record import Record
 
 
 def write_group_report(folder: Path) -> Path:
@@ -74,12 +77,30 @@ def _write(
         differences=comparison.differences,
         questions=comparison.questions,
         comparison=content,
+        data=_data(records),
         tuning=tuning_section(records),
         settings=settings,
     )
     path = folder / "report.html"
     write_atomically(path, page(comparison.title, body))
     return path
+
+
+def _data(records: dict[str, list[Record]]) -> dict[str, Markup]:
+    """Title -> what was understood about the data: once, and again for a setting whose data is
+    other. Of several searches, which split it by seeds of their own, the first speaks."""
+    sections: dict[str, Markup] = {}
+    known: list[DataSummary] = []
+    for setting, (record, *others) in records.items():
+        summary = record.manifest.data_summary
+        if summary is None or summary in known:
+            continue
+        title = f"Data of {setting}" if known else "Data"
+        if others:
+            title += ", as the first search has it"
+        sections[title] = data(record, summary)
+        known.append(summary)
+    return sections
 
 
 def _setting(row: TableRow) -> dict[str, object]:

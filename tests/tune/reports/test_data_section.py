@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,12 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tests.studies import events, finish
+from tests.studies import events, finish, write_setting
 from trainables.class_metrics import class_results, write_class_results
 from trainables.data_summary import ClassCounts, DataSummary, FolderUse, SplitUse
 from trainables.files import CLASS_RESULTS
 from tune.reports.doubts import doubts
+from tune.reports.html_group import write_group_report
 from tune.reports.html_report import write_report
 from tune.reports.leaderboard import show_study
 from tune.study.record import read_record
@@ -27,6 +30,8 @@ SUMMARY = DataSummary(
     classes=ClassCounts(2, ("ant", "bee"), ("bee", 7), ("ant", 17)),
     warnings=("3 of 10 test images (30%) are training images too: a test result flatters",),
 )
+
+OTHER = replace(SUMMARY, layout="csv")
 
 
 def study(root: Path, **data: Any) -> Path:
@@ -80,6 +85,19 @@ def test_a_study_of_before_has_no_such_section(earlier: Path) -> None:
     assert ">Data</h2>" not in write_report(earlier).read_text()
     assert "layout" not in shown(earlier)
     assert "data.summary" not in tags(earlier)
+
+
+@pytest.mark.parametrize(
+    ("other", "titles"), [(SUMMARY, ["Data"]), (OTHER, ["Data", "Data of C: ssl, all trains"])]
+)
+def test_a_comparison_has_it_once(tmp_path: Path, other: DataSummary, titles: list[str]) -> None:
+    for setting, summary in (("A", SUMMARY), ("B", SUMMARY), ("C", other)):
+        folder = tmp_path / f"classify-{setting}"
+        write_setting(folder, setting, {0: [0.5, 0.6]}, summary=summary.as_json())
+    page = write_group_report(tmp_path / "classify").read_text()
+    assert re.findall(r"<h2>(Data.*?)</h2>", page) == titles
+    assert page.count("2: ant, bee; 7 (bee) to 17 (ant) training images") == len(titles)
+    assert page.count(SUMMARY.warnings[0]) == 3 + len(titles)  # health checks of each, and data
 
 
 def test_the_picture_is_in_the_section(told: Path) -> None:
