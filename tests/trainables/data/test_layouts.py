@@ -3,6 +3,7 @@ pixels, not against paths."""
 
 import csv
 import os
+import re
 import shutil
 from itertools import count
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import REPO
 from trainables.data import DataConfig, DataSet, Split, inspect, load_dataset
-from trainables.data.layouts import read_layout
+from trainables.data.layout_base import Layout, typed
+from trainables.data.layouts import LAYOUTS, read_layout
+from trainables.data.pair_layouts import PAIR_LAYOUTS
 from trainables.data_summary import LeftOut
 from trainables.errors import UserError
 
@@ -462,3 +466,12 @@ def test_too_few_images(tmp_path: Path) -> None:
     flat(tmp_path / "set", 2)
     with pytest.raises(UserError, match="too small: no images are left for val of 2"):
         load(tmp_path / "set")
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, *PAIR_LAYOUTS], ids=lambda layout: layout.name)
+def test_the_page_shows_every_layout_as_a_tree_with_its_command(layout: Layout) -> None:
+    parts = re.split(r"^\*\*", (REPO / "docs/data.md").read_text(), flags=re.MULTILINE)
+    (part,) = [part for part in parts if f"(`{typed(layout.name)}`)" in part.splitlines()[0]]
+    blocks = re.findall(r"(?:^    .*\n)+", part.partition("\n#")[0], re.MULTILINE)
+    assert re.match(r" {4}[\w-]+/", blocks[0]), "a tree"
+    assert blocks[1].startswith("    python tune/run.py "), "its command"
