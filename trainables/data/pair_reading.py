@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.data.class_list import CLASSES, FILES
 from trainables.data.layout_base import AUTO, chosen, tried
-from trainables.data.listing import Entry
+from trainables.data.listing import Entry, shortened
 from trainables.data.mask_code import MaskCode
 from trainables.data.mask_survey import values_of_binary, what_to_write
 from trainables.data.pair_layouts import PAIR_LAYOUTS, PairLayout
@@ -16,6 +16,8 @@ from trainables.data.pairing import PairedFiles
 from trainables.data.scan import Scan
 from trainables.data_summary import Became, FolderUse, LeftOut
 from trainables.errors import UserError
+
+_SHOWN = 20  # files without partner that a refusal names
 
 
 @dataclass(frozen=True)
@@ -212,12 +214,12 @@ def _check_partners(
     """Refuses images and masks that are not paired.
 
     Raises:
-        UserError: there are such; all of them are named.
+        UserError: there are such.
     """
     alone = sorted([*images_alone, *(found.masks[key] for key in masks_alone)])
     if alone:
         raise UserError(
-            f"{len(alone):,} files in {root} have no partner: {', '.join(alone)}; "
+            f"{len(alone):,} files in {root} have no partner: {shortened(alone, _SHOWN)}; "
             "add their masks or images, or remove them"
         )
 

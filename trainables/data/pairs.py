@@ -73,8 +73,8 @@ def read_pairs(
         ignore: value of the masks that is no class (`data.ignore`).
         layout: name of the only layout that may be tried; "auto" tries all.
     Raises:
-        UserError: no such folder, no masks, an image or mask without partner (all are named), no
-            usable file of classes.
+        UserError: no such folder, no masks, an image or mask without partner, no usable file of
+            classes.
     """
     root = root.expanduser()
     if not root.is_dir():
