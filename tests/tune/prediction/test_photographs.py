@@ -2,6 +2,7 @@
 that fits them: plan, search, report, predict, by the command line."""
 
 import csv
+import html
 import shlex
 import sys
 from collections.abc import Callable
@@ -12,9 +13,11 @@ import pytest
 from PIL import Image
 
 from tests.commands import Call, use_mlflow
+from tests.mlflow_store import rows
 from tests.photographs import SIDE, land, places, regions, scenes
 from tests.tune.prediction.course import course_miou, read_csv
 from tune import report
+from tune.study.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -54,17 +57,43 @@ def search(
         words = shlex.split(f"{experiment} --data {data} {SMALL} {more}")
         planned = call(*words, "--plan")
         assert planned.code == 0, planned.err
-        assert data.name in planned.out
 
         said = call(*words)
         assert said.code == 0, said.out[-2000:] + said.err
         (name,) = {path.parent.name for path in Path("runs").glob(f"{experiment}*/study.json")}
-        page = Path(look("html", name).strip())
-        assert data.name in page.read_text()
-        assert "has not ended" not in look("show", name)
+        page = Path(look("html", name).strip()).read_text()
+        shown = look("show", name)
+        assert "has not ended" not in shown
+        look("sync", name)
+        check_summary(name, planned.out, said.out, shown, page)
         return name
 
     return run
+
+
+def check_summary(name: str, planned: str, said: str, shown: str, page: str) -> None:
+    """Everything that was understood of the data is on every page of its study."""
+    summary = read_manifest(Path("runs", name, "study.json")).data_summary
+    assert summary is not None
+    lines = summary.lines()
+    assert {line.split()[0] for line in lines} > {"layout", "folders", "splits", "images"}
+    assert "\n".join(lines) in planned
+    assert "\n".join(summary.short_lines()) in said
+    assert "\n".join(lines) in shown
+    for label, text in summary.rows():
+        if label != "folders":  # in columns
+            assert html.escape(text, quote=False) in page
+    assert "Images of each split." in page
+
+    database = Path("runs/mlflow.db")
+    tagged = (
+        "SELECT run_uuid, one.value FROM tags AS one JOIN tags AS other USING (run_uuid) WHERE "
+        f"one.key = 'data.summary' AND other.key = 'study' AND other.value = '{name}'"
+    )
+    ((run, text),) = rows(database, tagged)
+    assert text == "\n".join(lines)
+    picture = Path("runs/mlartifacts", run, "artifacts/plots/data.png")
+    assert picture.read_bytes() == Path("runs", name, "plots/data.png").read_bytes()
 
 
 def share_right(answers: list[dict[str, str]], truth: dict[str, str]) -> float:
@@ -103,7 +132,17 @@ def test_regions_of_the_earth_with_a_hidden_test_csv(
     answers = read_csv(Path("pred.csv"))
     solution = read_csv(tmp_path / "test_solution.csv")
     assert [row["id"] for row in answers] == [row["id"] for row in solution]
-    assert share_right(answers, {row["filename"]: row["label"] for row in solution}) > 0.5
+    truth = {row["filename"]: row["label"] for row in solution}
+    assert share_right(answers, truth) > 0.5
+
+    tuned = search("classify", data, "--setting B --backbone pretrain")
+    look("predict", tuned, data / "test.csv", "--out", "tuned.csv")
+    assert share_right(read_csv(Path("tuned.csv")), truth) > 0.4
+
+    backbone = search("ssl", data, BYOL)
+    look("predict", backbone, data / "test.csv", "--out", "features.npz")
+    with np.load("features.npz") as arrays:
+        assert arrays["filenames"].tolist() == [row["filename"] for row in solution]
 
 
 def test_places_of_photographs_in_episodes(
@@ -125,6 +164,17 @@ def test_places_of_photographs_in_episodes(
     with Path("pred.csv").open() as file:
         assert next(csv.reader(file)) == ["episode_id", *(f"query{n}" for n in range(6))]
 
+    # val has classes that train lacks: `pretrain` leaves them out, `classify` refuses them
+    pretrained = search("pretrain", data)
+    look("predict", pretrained, data / "train", "--out", "labels.csv")
+    truth = {row["filename"]: row["label"] for row in read_csv(data / "train.csv")}
+    assert share_right(read_csv(Path("labels.csv")), truth) > 3 / len(set(truth.values()))
+
+    backbone = search("ssl", data, BYOL)
+    look("predict", backbone, data / "val", "--out", "features.npz")
+    with np.load("features.npz") as arrays:
+        assert len(arrays["features"]) == len(label)
+
 
 def test_land_and_water(search: Callable[..., str], look: Report, tmp_path: Path) -> None:
     data = land(tmp_path / "land")
@@ -136,3 +186,9 @@ def test_land_and_water(search: Callable[..., str], look: Report, tmp_path: Path
     score = course_miou(Path("masks"), data / "validation")
     assert score > 0.2
     assert f"12 have masks: mIoU {score:.4f}" in said
+
+    backbone = search("ssl", data, BYOL)  # of the images alone
+    said = look("predict", backbone, data / "validation", "--out", "features.npz")
+    assert "12 masks (names such as 0000_mask.png) are left out: only images are taken" in said
+    with np.load("features.npz") as arrays:
+        assert arrays["filenames"].tolist() == [f"{n:04d}_sat.jpg" for n in range(12)]
