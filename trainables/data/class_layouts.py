@@ -1,7 +1,7 @@
 """Layouts whose labels are the names of folders, and the one without labels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -63,8 +63,26 @@ class _Levels:
     @property
     def of_sources(self) -> bool:
         """True for person01, video_2, ...: folders of one source inside a class."""
-        matches = [_NUMBERED.fullmatch(name) for name in self.seconds]
-        return all(match and match[1].lower() not in _CLASS_WORDS for match in matches)
+        return _are_sources(self.seconds)
+
+    @cached_property
+    def thirds(self) -> list[str]:
+        """Names of folders, sorted, that are in each of the second folders: classes of <year>/
+        <camera>/<class>/, or nothing of the kind; none where they are sources."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for path in self.paths:
+            if len(path) > 3:
+                found.setdefault((path[0], path[1]), set()).add(path[2])
+        below = sum(map(len, self.below.values()))
+        if len(found) < max(2, below):
+            return []
+        common = set.intersection(*found.values())
+        return [] if len(common) < 2 or _are_sources(common) else sorted(common)
+
+
+def _are_sources(names: Iterable[str]) -> bool:
+    matches = [_NUMBERED.fullmatch(name) for name in names]
+    return all(match and match[1].lower() not in _CLASS_WORDS for match in matches)
 
 
 class NestedClasses:
@@ -186,9 +204,15 @@ def _about_deeper_folders(tree: Tree) -> list[str]:
     """The warning of folders inside classes that do not look like sources of images."""
     deeper = _deeper_folders(tree)
     levels = _Levels(tree.training_paths)
+    classes = shortened(sorted(levels.below))
+    if levels.deep and levels.thirds:
+        return [
+            f"the classes are {classes}; {shortened(levels.thirds)}, which are in each of the "
+            f"{len(deeper):,} folders below, could be classes too: their images belong into "
+            "folders <class>/"
+        ]
     if not levels.deep or levels.of_sources:
         return []
-    classes = shortened(sorted(levels.below))
     return [
         f"the classes are {classes}; {len(deeper):,} folders inside them, such as {deeper[0]}, "
         f"could be classes too (--layout {typed(NestedClasses.name)})"

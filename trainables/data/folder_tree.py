@@ -74,7 +74,7 @@ def read_tree(root: Path, files: Sequence[str]) -> Tree:
         return inside_classes
     return Tree(
         entries=tuple(Entry(file) for file in files),
-        inner=tuple(paths),
+        inner=tuple(_without_containers(paths)),
         problem=found.problem,
     )
 
@@ -94,7 +94,7 @@ def _by_part(files: Sequence[str], paths: Sequence[tuple[str, ...]], parts: _Par
     around = _folders_around(paths, parts.of_folder)
     return Tree(
         entries=tuple(entries),
-        inner=tuple(path[around[path[0]] :] for path in inner),
+        inner=tuple(_without_containers([path[around[path[0]] :] for path in inner])),
         outside=tuple(outside),
         part_folders=parts.of_folder,
     )
@@ -120,6 +120,15 @@ def _folders_around(paths: Sequence[tuple[str, ...]], parts: Mapping[str, str]) 
             depth += 1
         around[top] = depth
     return around
+
+
+def _without_containers(paths: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The paths without the one folder in every top folder that says no more than that there are
+    images in it: <domain>/images/<class>/."""
+    seconds = {path[1] for path in paths if len(path) > 2}
+    if len(seconds) != 1 or seconds.pop().lower() not in _CONTAINERS:
+        return list(paths)
+    return [(path[0], *path[2:]) if len(path) > 2 else path for path in paths]
 
 
 def _common_folders(files: Sequence[str]) -> int:

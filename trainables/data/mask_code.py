@@ -17,6 +17,8 @@ from trainables.data.class_list import ClassList, Color, written
 from trainables.data.images import CorruptImage
 from trainables.data.splits import IGNORE
 
+BLURRED = "JPEG has blurred the borders: save masks as PNG, with the values of classes alone"
+"""Advice for masks whose compression loses values."""
 _ILLEGAL = 254
 _SHOWN = 5  # values or colours named in a message
 _WHOLE_NUMBERS = ("I;16", "I;16B", "I;16L", "I")
@@ -108,7 +110,8 @@ class MaskCode:
         numbers: np.ndarray = self._numbers[values]
         if (numbers == _ILLEGAL).any():
             present = np.unique(values[numbers == _ILLEGAL]).tolist()
-            raise CorruptImage(self._refusal(present))
+            blurred = f"; {BLURRED}" if image.format == "JPEG" else ""
+            raise CorruptImage(self._refusal(present) + blurred)
         return numbers
 
     def _refusal(self, values: Sequence[int]) -> str:

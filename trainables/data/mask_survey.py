@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from trainables.data.images import CorruptImage, open_image
-from trainables.data.mask_code import colours_in, plain_values
+from trainables.data.mask_code import BLURRED, colours_in, plain_values
 from trainables.data.splits import IGNORE
 from trainables.files import write_atomically
 
@@ -81,6 +81,9 @@ def what_to_write(paths: Sequence[Path]) -> str:
     spread = np.linspace(0, len(paths) - 1, min(_LOOKED_AT, len(paths)))
     some = [paths[position] for position in np.unique(spread.round().astype(int))]
     *_, found = _growing(some)
+    if paths and paths[0].suffix.lower() in (".jpg", ".jpeg") and len(found.values) > _SHOWN:
+        low, high = found.values[0], found.values[-1]
+        return f"its masks hold {len(found.values)} values from {low} to {high}: {BLURRED}"
     if found.colours:
         shown = " ".join(found.colours[:_SHOWN])
         hidden = len(found.colours) - _SHOWN

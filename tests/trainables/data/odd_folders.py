@@ -493,6 +493,49 @@ ODDITIES = [
         "folder-per-class",
     ),
     Odd(
+        "Office-31 as distributed",
+        files=("{amazon,dslr}/images/{bike,mug}/frame_{0..2}.jpg",),
+        expected="refused: amazon, dslr of SET hold the same 2 folders (bike, mug): they look like "
+        "domains, not like classes; take one by --set 'data.domain=amazon', several by --set "
+        "'data.domain=amazon,dslr' or all of them by --set data.domain=all; if they are classes, "
+        "say --layout folder-per-class",
+    ),
+    Odd(
+        "Office-31, all domains",
+        files=("{amazon,dslr}/images/{bike,mug}/frame_{0..2}.jpg",),
+        domain="all",
+        expected="bike mug\n"
+        "layout     domains: data.domain=all\n"
+        "folders    */images  12  train (no folders of splits)\n"
+        "note       domains: amazon, dslr; a class is the same in all of them",
+    ),
+    Odd(
+        "a folder of images in each class folder",
+        files=("train/n{1,2}/images/n_{0..3}.jpg", "val/n{1,2}/images/n_9.jpg"),
+        expected="n1 n2\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train/*/images  8  train\n"
+        "           val/*/images    2  val",
+    ),
+    Odd(
+        "years, cameras, and classes at the bottom",
+        files=("{2020,2021}/cam{1,2}/{good,bad}/{0..2}.jpg",),
+        expected="2020 2021\n"
+        "WARNING    the classes are 2020, 2021; bad, good, which are in each of the 4 "
+        "folders below, could be classes too: their images belong into folders <class>/\n"
+        "layout     folder per class: 2 folders with images, with folders inside such as "
+        "2020/cam1: sources of images, not classes\n"
+        "folders    .  24  train (no folders of splits)",
+    ),
+    Odd(
+        "films of persons in class folders, a folder a day",
+        files=("{walk,run}/person{01,02}/day{1,2}/{0..4}.png",),
+        expected="run walk\n"
+        "layout     folder per class: 2 folders with images, with folders inside such as "
+        "run/person01: sources of images, not classes\n"
+        "folders    .  40  train (no folders of splits)",
+    ),
+    Odd(
         "films of persons in class folders",
         files=("{walk,run}/person{01,02}/{0..4}.png",),
         expected="run walk\n"

@@ -475,6 +475,19 @@ def test_a_third_value_beside_0_and_255_names_the_option(tmp_path: Path) -> None
     np.testing.assert_array_equal(stored(tmp_path / "set", ignore=128), expected)
 
 
+def test_masks_that_jpeg_has_blurred_say_so(tmp_path: Path) -> None:
+    white = truths(2).repeat(4, 1).repeat(4, 2) * np.uint8(255)
+    for number, values in enumerate(white):
+        for kind in ("images", "masks"):
+            path = tmp_path / "set" / kind / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path, quality=60)
+    advice = "JPEG has blurred the borders: save masks as PNG, with the values of classes alone"
+    assert refusal(tmp_path / "set").endswith(f"values from 0 to 255: {advice}")
+    (tmp_path / "set/classes.txt").write_text(TWO)
+    assert advice in refusal(tmp_path / "set")
+
+
 def test_two_masks_of_one_image(tmp_path: Path) -> None:
     pairs(tmp_path / "set", "images/{}.jpg", "masks/{}.png", truths())
     mask(tmp_path / "set/labels/3.png", truths()[0])
