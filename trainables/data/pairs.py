@@ -9,12 +9,12 @@ import numpy as np
 from trainables.data.carving import SplitRules
 from trainables.data.class_list import FILES, Color
 from trainables.data.decoding import MEGAPIXELS
+from trainables.data.folder_splits import split_rows
 from trainables.data.folders import (
     check_corrupt,
     check_size,
     folder_carver,
     source_clusters,
-    split_rows,
     usable_rows,
 )
 from trainables.data.grouping import grouped
