@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests import REPO
 from tests.kills import Command, check_mlflow, check_study, dead, wait_until
-from trainables.data.store import SKIPPED
+from trainables.data.store_building import SKIPPED
 from tune.study.manifest import read_manifest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -28,8 +28,8 @@ from trainables.base import Batch, Metrics
 from trainables.config import Annotated, Field, config
 from trainables.data.sampling import generator
 from trainables.data.splits import DataSet, Split
-from trainables.data.store import VERSION as STORE_VERSION
 from trainables.data.store import digest
+from trainables.data.store_building import VERSION as STORE_VERSION
 from trainables.devices import send
 
 VERSION = 1

@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from trainables.data.store import sync
+from trainables.data.store_building import sync
 from trainables.engine import watchdog
 from trainables.errors import UserError
 from trainables.files import default_cache_dir

@@ -15,7 +15,8 @@ from trainables.data.images import open_picture
 from trainables.data.listing import Listing
 from trainables.data.source import Source
 from trainables.data.splits import DataSet, Split
-from trainables.data.store import SKIPPED, Store, open_store
+from trainables.data.store import Store, open_store
+from trainables.data.store_building import SKIPPED
 from trainables.data.summarize import folder_summary
 from trainables.errors import UserError
 

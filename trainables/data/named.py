@@ -26,7 +26,8 @@ from PIL import Image
 
 from trainables.data.embedded import EMBEDDED
 from trainables.data.source import progress_bar
-from trainables.data.store import BUILDING, digest, disk_error
+from trainables.data.store import digest
+from trainables.data.store_building import BUILDING, disk_error
 from trainables.errors import UserError
 from trainables.files import default_cache_dir
 

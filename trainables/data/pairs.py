@@ -35,7 +35,8 @@ from trainables.data.pair_reading import (
 from trainables.data.scan import scan_folder
 from trainables.data.source import Source
 from trainables.data.splits import IGNORE, DataSet, Split
-from trainables.data.store import VERSION, Store, digest, open_store, path_beside
+from trainables.data.store import Store, digest, open_store, path_beside
+from trainables.data.store_building import VERSION
 from trainables.data.summarize import folder_summary
 from trainables.data.whole import WholeImages, open_whole, resized_whole
 from trainables.errors import UserError

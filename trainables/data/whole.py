@@ -20,7 +20,7 @@ from filelock import FileLock
 from PIL import Image
 
 from trainables.data.images import CorruptImage, whole_size
-from trainables.data.store import disk_error
+from trainables.data.store_building import disk_error
 from trainables.errors import UserError
 from trainables.files import atomic_file
 
