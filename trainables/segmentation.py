@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from trainables.augment.evaluation import whole_batches
 from trainables.augment.image_ops import Normalization
 from trainables.augment.joint_augment import JointAugment, JointAugmentConfig
-from trainables.backbone.export import load_backbone_meta
 from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.initial import InitConfig, InitialBackbone, load_initial_weights
 from trainables.backbone.networks import BackboneConfig
@@ -32,14 +31,13 @@ from trainables.config import Annotated, Field, config
 from trainables.data import DataConfig, DataSet, Split, Task
 from trainables.devices import send
 from trainables.engine import distributed
-from trainables.errors import UserError
 from trainables.files import CLASS_RESULTS
 from trainables.finetune import FineTuned
 from trainables.metrics import calibrate_batchnorm
 from trainables.miou import segmentation_metrics
 from trainables.optim import OptimConfig
 from trainables.outcomes import image_outcomes
-from trainables.plots.mask_panels import mask_panels, pixels_right
+from trainables.plots.mask_panels import largest_class, mask_panels, pixels_right
 from trainables.plots.shown_images import shown_images
 from trainables.plots.snapshots import Part, shown_rows, write_arrays
 from trainables.schedules import ScheduleConfig
@@ -56,6 +54,7 @@ from trainables.segmenters.networks import (
     Segmenter,
     build_encoder,
     build_segmenter,
+    check_encoder,
     decoder,
     segmenter_stages,
 )
@@ -128,7 +127,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
     def __init__(self, config: SegmentationConfig, data: DataSet):
         encoder = config.model.encoder(config.backbone)
         if config.init.file:
-            check_encoder(config, Path(config.init.file))
+            check_encoder(config.model, encoder, Path(config.init.file))
         module = build_encoder(config.model, config.backbone)
         loaded = load_initial_weights(module, encoder, config.init)
 
@@ -306,12 +305,8 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             maps = self.net.features(images)  # (b, D, h, w)
             features.append(maps.mean((2, 3)).float().cpu())
 
-        masks = shown.masks(np.arange(len(shown))).flatten(1)
-        classes = range(len(self.data.classes))
-        pixels = [(masks == c).sum(1) for c in classes]
-        counts = torch.stack(pixels, 1)  # (n, C)
-        labels = torch.where(counts.sum(1) > 0, counts.argmax(1), -1)
-        return torch.cat(features).numpy(), labels.numpy()
+        masks = shown.masks(np.arange(len(shown)))
+        return torch.cat(features).numpy(), largest_class(masks, len(self.data.classes))
 
     def snapshot(self, directory: Path, epoch: int) -> None:
         """Write, besides the embeddings, `masks-0001.npz`: images, truths, predictions and the
@@ -344,22 +339,3 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         known = confusion[:, :-1].T
         results = class_results(known, self.data.classes, elsewhere=confusion[:, -1])
         write_class_results(directory / CLASS_RESULTS, results)
-
-
-def check_encoder(config: SegmentationConfig, path: Path) -> None:
-    """Raise UserError if another architecture than the model's encoder was exported to the file."""
-    trained = load_backbone_meta(path).get("backbone", {}).get("name")
-    encoder = config.model.encoder(config.backbone).name
-    if trained in (None, encoder):
-        return
-
-    if trained in ("tiny", "resnet18") or is_timm(trained):
-        fitting = f"unet --set backbone.name={trained}"
-    elif trained in ("resnet50", "resnet101"):
-        fitting = f"deeplabv3-{trained}"
-    else:
-        fitting = f"fcn32s-{trained}"
-    raise UserError(
-        f"backbone file {path} is a {trained}, but model.name={config.model.name} has a "
-        f"{encoder}; add --set model.name={fitting}"
-    )

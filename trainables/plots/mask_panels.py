@@ -55,3 +55,15 @@ def _sides(split: Split) -> tuple[np.ndarray, np.ndarray]:
         return sides, sides
     shapes = np.array([split.whole.shape(row) for row in split.indices])
     return shapes[:, 0], shapes[:, 1]
+
+
+def largest_class(
+    masks: Tensor,  # (n, H, W) uint8
+    classes: int,
+) -> np.ndarray:  # (n,) int64
+    """The class that covers most of each mask; -1 where all pixels are unknown."""
+    flat = masks.flatten(1)
+    pixels = [(flat == number).sum(1) for number in range(classes)]
+    counts = torch.stack(pixels, 1)  # (n, C)
+    largest: np.ndarray = torch.where(counts.sum(1) > 0, counts.argmax(1), -1).numpy()
+    return largest

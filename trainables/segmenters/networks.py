@@ -1,13 +1,17 @@
 """Segmentation networks around the backbones of `backbone/networks.py`: a small U-Net, FCN-32s and
 DeepLabV3, all (B, 3, H, W) -> (B, C, H, W); and those of segmentation_models_pytorch."""
 
+from pathlib import Path
+
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 from torch import nn
 
+from trainables.backbone.export import load_backbone_meta
 from trainables.backbone.networks import BackboneConfig, build_backbone, stages, vgg_blocks
 from trainables.backbone.timm_networks import is_timm
 from trainables.config import Annotated, Field, config
+from trainables.errors import UserError
 from trainables.segmenters.deeplab import DeepLabV3, dilate
 from trainables.segmenters.fcn import FCN32s, Head
 from trainables.segmenters.smp_networks import (
@@ -139,3 +143,21 @@ def decoder(net: Segmenter) -> nn.ModuleDict:
     """All parts except the backbone, under their names in the network."""
     parts = {name: part for name, part in net.named_children() if name != "backbone"}
     return nn.ModuleDict(parts)
+
+
+def check_encoder(model: ModelConfig, encoder: BackboneConfig, path: Path) -> None:
+    """Raise UserError if another architecture than the model's encoder was exported to the file."""
+    trained = load_backbone_meta(path).get("backbone", {}).get("name")
+    if trained in (None, encoder.name):
+        return
+
+    if trained in ("tiny", "resnet18") or is_timm(trained):
+        fitting = f"unet --set backbone.name={trained}"
+    elif trained in ("resnet50", "resnet101"):
+        fitting = f"deeplabv3-{trained}"
+    else:
+        fitting = f"fcn32s-{trained}"
+    raise UserError(
+        f"backbone file {path} is a {trained}, but model.name={model.name} has a "
+        f"{encoder.name}; add --set model.name={fitting}"
+    )
