@@ -44,6 +44,7 @@ from trainables.data.labels import (
 from trainables.data.layout_base import AUTO, Contents, Folder, Layout, chosen, tried, typed
 from trainables.data.listing import Entry, Listing, fingerprint_of, shortened
 from trainables.data.mask_names import MaskedImages, find_masks
+from trainables.data.mask_words import NO_CLASSES
 from trainables.data.name_layouts import PrefixedNames
 from trainables.data.scan import Scan, folders_in, scan_folder
 from trainables.data.store import digest
@@ -174,6 +175,8 @@ def _listing(
         fingerprint = digest("labels in order", fingerprint)
 
     of_folders = isinstance(found.layout, _LABELS_ARE_FOLDERS)
+    if of_folders:
+        _check_names_of_classes(folder, classes)
     lost = [name for name in scan.empty if of_folders and name.split("/")[-1] not in names]
     return Listing(
         root=root,
@@ -313,6 +316,19 @@ def _check_masks(folder: Folder, entries: Sequence[Entry], masked: MaskedImages 
     raise UserError(
         f"data folder {folder.root} has masks ({masked.where}) and no labels, {folder.task} needs "
         "labels: train on it by `segment`, or on its images alone by `ssl`"
+    )
+
+
+def _check_names_of_classes(folder: Folder, classes: Sequence[str]) -> None:
+    """Refuses a class that is called images, unless the layout is forced."""
+    images = [name for name in classes if name.lower() in NO_CLASSES]
+    if not images or folder.forced:
+        return
+    others = [f"{name}/" for name in classes if name not in images]
+    raise UserError(
+        f"{images[0]}/ of {folder.root} names no class, and it is unclear what is in "
+        f"{shortened(others)} beside it; move other folders away, or take all of them as classes "
+        f"by --layout {typed(ClassFolders.name)}"
     )
 
 

@@ -1,55 +1,34 @@
 """Masks among the images of a folder: a set for segmentation, of which other tasks take the images
 alone."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 
-_IMAGE_FOLDERS = {
-    *[
-        "image",
-        "images",
-        "img",
-        "imgs",
-        "jpegimages",
-        "jpg",
-        "jpeg",
-        "photo",
-        "photos",
-        "picture",
-        "pictures",
-        "frame",
-        "frames",
-    ],
-    *["input", "inputs", "original", "originals", "rgb", "sat", "x", "leftimg8bit"],
-}
-_MASK_FOLDERS = {
-    *[
-        "mask",
-        "masks",
-        "label",
-        "labels",
-        "labelled",
-        "annotation",
-        "annotations",
-        "annot",
-        "annots",
-        "anno",
-    ],
-    *[
-        "gt",
-        "groundtruth",
-        "ground_truth",
-        "segmentation",
-        "segmentations",
-        "segmentationclass",
-        "seg",
-        "y",
-    ],
-    *["gtfine", "gt_fine", "pixel_labels", "label_images"],
-}
-_MASK_ENDS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "annot")
-_IMAGE_ENDS = ("_sat", "_image", "_img", "_rgb", "_leftimg8bit", "")
-_ENOUGH = 0.5  # of the images must have a mask
+from trainables.data.mask_words import (
+    FOLDER_ENDS,
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    NO_CLASSES,
+    USUAL_IMAGE_FOLDERS,
+    bare_key,
+    common_end,
+    may_be_mask,
+)
+from trainables.data.pair_layouts import NamesOfMasks
+
+_ENOUGH = 0.5  # of the masks must have an image; beside them, of the images a mask
+_ENDS_OF_IMAGES = ("", "_images", "_imgs", "_image")
+"""Ends of the name of a folder of images beside train_masks/."""
+
+_CALLED_MASKS = re.compile(
+    r".*(?:masks?|labels?|annotations?|ground_?truth|segmentations?)", re.IGNORECASE
+)
+"""Folders such as ISIC2018_Task1_Training_GroundTruth, beside one of any name."""
+
+Stems = Mapping[str, Set[str]]
+"""Folder -> names of its images without ending."""
 
 
 @dataclass(frozen=True)
@@ -67,109 +46,113 @@ class MaskedImages:
 
 def find_masks(files: Sequence[str]) -> MaskedImages | None:
     """Tells masks from images; None where a folder has no masks."""
-    return _by_folder(files) or _by_ending(files)
+    return _by_folder(files) or _beside_images(files)
 
 
-def _by_folder(files: Sequence[str]) -> MaskedImages | None:
-    """images/a.jpg with masks/a.png, or train/a.jpg with train_masks/a_mask.png."""
-    images: dict[str, dict[str, str]] = {}  # folder of images -> {stem: file}
-    masks: list[tuple[str, str]] = []  # (folder of its images, file)
-    partners: dict[str, str] = {}
-    folders = {_folders(file) for file in files}
-    for path in folders:
-        partner = _partner(path, folders)
-        if partner:
-            partners[path] = partner
-
-    if not partners:
-        return None
-    for file in files:
-        path = _folders(file)
-        if path in partners:
-            masks.append((partners[path], file))
-        else:
-            images.setdefault(path, {})[_stem(file)] = file
-
-    matched = 0
-    needed = set(partners.values())
-    for path, file in masks:
-        stems = images.get(path, {})
-        matched += any(stem in stems for stem in _stems_of_image(_stem(file)))
-    total = sum(len(images.get(path, {})) for path in needed)
-    if not matched or matched < _ENOUGH * max(total, len(masks)):
-        return None
-    folder = min(partners)
-    where = f"{folder}/ beside {partners[folder] or '.'}/"
-    return _told_apart(files, {file for _, file in masks}, where)
-
-
-def _partner(path: str, folders: set[str]) -> str:
-    """The folder whose images the masks in `path` belong to; empty where it holds no masks."""
-    pieces = path.split("/")
-    for position, piece in enumerate(pieces):
-        for name in _partner_names(piece, folders, pieces, position):
-            partner = "/".join([*pieces[:position], name, *pieces[position + 1 :]])
-            if partner in folders:
-                return partner
-    return ""
-
-
-def _partner_names(
-    piece: str, folders: set[str], pieces: Sequence[str], position: int
-) -> list[str]:
-    lower = piece.lower()
-    names: list[str] = []
-    if lower in _MASK_FOLDERS:
-        before = pieces[:position]
-        for folder in sorted(folders):
-            other = folder.split("/")
-            same_start = other[:position] == list(before)
-            if same_start and len(other) > position and other[position].lower() in _IMAGE_FOLDERS:
-                names.append(other[position])
-    for end in _MASK_ENDS:
-        if lower.endswith(end) and len(lower) > len(end):
-            start = piece[: -len(end)]
-            names += [start, f"{start}_images", f"{start}_imgs", f"{start}_image"]
-    return names
-
-
-def _by_ending(files: Sequence[str]) -> MaskedImages | None:
+def _beside_images(files: Sequence[str]) -> MaskedImages | None:
     """a.jpg with a_mask.png, in one folder."""
-    if not any(_stem(file).lower().endswith(_MASK_ENDS) for file in files):
+    if not any(map(may_be_mask, files)):
         return None
-    stems = {f"{_folders(file)}/{_stem(file)}": file for file in files}
-    masks: set[str] = set()
-    pictured: set[str] = set()
-    for path, file in stems.items():
-        folder = path[: -len(_stem(file))]
-        for stem in _stems_of_image(_stem(file), itself=False):
-            if folder + stem in stems:
-                masks.add(file)
-                pictured.add(folder + stem)
-                break
-    if not masks or len(pictured) < _ENOUGH * (len(files) - len(masks)):
+    found = NamesOfMasks().read(Path(), files)
+    masks = set(found.masks.values())
+    if not found.pairs or found.pairs < _ENOUGH * len(found.images):
         return None
     return _told_apart(files, masks, f"names such as {min(masks).rpartition('/')[2]}")
 
 
-def _stems_of_image(stem: str, itself: bool = True) -> list[str]:
-    """Stems that the image of a mask may have: 1_sat, 1_image or 1 for 1_mask."""
-    found = [stem] if itself else []
-    for end in _MASK_ENDS[:-1]:
-        if stem.lower().endswith(end):
-            start = stem[: -len(end)]
-            found += [start + image_end for image_end in _IMAGE_ENDS]
+def _by_folder(files: Sequence[str]) -> MaskedImages | None:
+    """images/a.jpg with masks/a.png, or train/a.jpg with train_masks/a_mask.png."""
+    inside: dict[str, set[str]] = {}
+    for file in files:
+        folder, _, stem = file.rpartition(".")[0].rpartition("/")
+        inside.setdefault(folder, set()).add(stem)
+
+    beside = _children(inside)
+    partners: dict[str, str] = {}
+    for path in inside:
+        partner = _folder_of_images(path, inside, beside)
+        if partner:
+            partners[path] = partner
+    if not partners:
+        return None
+
+    masks = {file for file in files if file.rpartition("/")[0] in partners}
+    folder = min(partners)
+    return _told_apart(files, masks, f"{folder}/ beside {partners[folder]}/")
+
+
+def _children(inside: Stems) -> dict[str, set[str]]:
+    """Folder -> the folders in it that have images in them, or below."""
+    found: dict[str, set[str]] = {}
+    for path in inside:
+        pieces = path.split("/")
+        for position, piece in enumerate(pieces):
+            found.setdefault("/".join(pieces[:position]), set()).add(piece)
     return found
 
 
-def _told_apart(files: Sequence[str], masks: set[str], where: str) -> MaskedImages:
+def _folder_of_images(path: str, inside: Stems, beside: Mapping[str, set[str]]) -> str:
+    """The folder whose images the masks in `path` belong to; empty where it holds no masks."""
+    pieces = path.split("/")
+    for position, piece in enumerate(pieces):
+        names = beside["/".join(pieces[:position])]
+        if _is_usual_pair(piece, names):
+            usual = sorted(name for name in names if name.lower() in USUAL_IMAGE_FOLDERS)
+            return "/".join([*pieces[:position], usual[0]])
+        for name in _partner_names(piece, names):
+            partner = "/".join([*pieces[:position], name, *pieces[position + 1 :]])
+            if partner in inside and _belong_together(inside[path], inside[partner]):
+                return partner
+        if not _CALLED_MASKS.fullmatch(piece):
+            continue
+        for name in sorted(names - {piece}):
+            partner = "/".join([*pieces[:position], name, *pieces[position + 1 :]])
+            if partner in inside and _are_called_masks(inside[path], inside[partner]):
+                return partner
+    return ""
+
+
+def _is_usual_pair(piece: str, names: Set[str]) -> bool:
+    """Tells masks/ beside images/ and nothing but more of both: whatever their files are called,
+    they are not two classes."""
+    if piece.lower() not in MASK_FOLDERS - {"y"}:
+        return False
+    lower = {name.lower() for name in names}
+    return bool(lower & USUAL_IMAGE_FOLDERS) and lower <= USUAL_IMAGE_FOLDERS | MASK_FOLDERS
+
+
+def _partner_names(piece: str, names: Set[str]) -> list[str]:
+    """Folders beside one that may hold masks, whose images may be theirs."""
+    lower = piece.lower()
+    found: list[str] = []
+    if lower in MASK_FOLDERS:
+        # an image and a label may be classes where there are others
+        alone = {name.lower() for name in names} <= IMAGE_FOLDERS | MASK_FOLDERS
+        images = IMAGE_FOLDERS if alone else NO_CLASSES
+        found += sorted(name for name in names if name.lower() in images)
+    for end in FOLDER_ENDS:
+        if lower.endswith(end) and len(lower) > len(end):
+            start = piece[: -len(end)]
+            found += [start + ending for ending in _ENDS_OF_IMAGES]
+    return [name for name in found if name in names]
+
+
+def _belong_together(masks: Set[str], images: Set[str]) -> bool:
+    """Tells masks by their names: 1, 1_mask or 1_L for 1 or 1_sat."""
+    if common_end(masks, images):
+        return True
+    bare = {bare_key("image", stem) for stem in images} | images
+    matched = sum(stem in images or bare_key("mask", stem) in bare for stem in masks)
+    return matched >= _ENOUGH * len(masks)
+
+
+def _are_called_masks(masks: Set[str], images: Set[str]) -> bool:
+    """Tells masks whose own names say that they are: 1_segmentation for 1."""
+    bare = [bare_key("mask", stem) for stem in masks if stem not in images]
+    matched = sum(key in images for key in bare)
+    return matched >= _ENOUGH * len(masks)
+
+
+def _told_apart(files: Sequence[str], masks: Set[str], where: str) -> MaskedImages:
     images = tuple(file for file in files if file not in masks)
     return MaskedImages(images, tuple(sorted(masks)), where)
-
-
-def _folders(file: str) -> str:
-    return file.rpartition("/")[0]
-
-
-def _stem(file: str) -> str:
-    return file.rpartition("/")[2].rpartition(".")[0]

@@ -14,20 +14,20 @@ nothing. A new layout is one more class with `matches` and `read`, and one more 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from trainables.data.class_list import ClassList, distinct_colors, read_class_list
 from trainables.data.layout_base import Match
 from trainables.data.mask_code import ReadLines, lines_of
+from trainables.data.mask_words import Kind, bare_key
 from trainables.data.masks import SATELLITE, satellite_values
 from trainables.data.pairing import (
     FOLDERS,
-    Kind,
+    RARER_FOLDERS,
     KindAndKey,
     PairedFiles,
-    bare_key,
     described_folder,
     folders_of,
     paired,
@@ -190,8 +190,7 @@ class ImagesAndMasks(_NamedByFile):
     expects = "images/a.jpg and masks/a.png"
 
     def matches(self, files: Sequence[str]) -> Match:
-        keys = [self._key(file) for file in files]
-        kinds = {key[0] for key in keys if key is not None}
+        kinds = _kinds(files, self._roles(files))
         if "image" not in kinds:
             return Match("no folder images/ with images")
         if "mask" not in kinds:
@@ -199,18 +198,14 @@ class ImagesAndMasks(_NamedByFile):
         return Match()
 
     def read(self, root: Path, files: Sequence[str]) -> PairedFiles:
-        return paired(files, self._key)
+        roles = self._roles(files)
+        return paired(files, lambda file: _key_by_folder(file, roles))
 
-    def _key(self, file: str) -> KindAndKey | None:
-        """The path without its folder images/ or masks/ and without extension."""
-        *folders, name = file.split("/")
-        for roles in FOLDERS:
-            for position, folder in enumerate(folders):
-                kind = roles.get(folder.lower())
-                if kind is not None:
-                    others = folders[:position] + folders[position + 1 :]
-                    return kind, "/".join([*others, Path(name).stem])
-        return None
+    def _roles(self, files: Sequence[str]) -> Sequence[Mapping[str, Kind]]:
+        """The names of folders by which these files are told apart."""
+        if len(_kinds(files, FOLDERS)) == 2:
+            return FOLDERS
+        return (*FOLDERS, RARER_FOLDERS)
 
 
 class FolderAndItsMasks(_NamedByFile):
@@ -282,6 +277,23 @@ PAIR_LAYOUTS: tuple[PairLayout, ...] = (
     NamesOfMasks(),
 )
 """All layouts; of two that pair equally many files the first is taken."""
+
+
+def _kinds(files: Sequence[str], roles: Sequence[Mapping[str, Kind]]) -> set[Kind]:
+    keys = [_key_by_folder(file, roles) for file in files]
+    return {key[0] for key in keys if key is not None}
+
+
+def _key_by_folder(file: str, roles: Sequence[Mapping[str, Kind]]) -> KindAndKey | None:
+    """The path without its folder images/ or masks/ and without extension."""
+    *folders, name = file.split("/")
+    for kind_of in roles:
+        for position, folder in enumerate(folders):
+            kind = kind_of.get(folder.lower())
+            if kind is not None:
+                others = folders[:position] + folders[position + 1 :]
+                return kind, "/".join([*others, Path(name).stem])
+    return None
 
 
 def _voc_lists(root: Path, prefix: str) -> dict[str, str]:

@@ -67,6 +67,8 @@ def recognize(
         found = layout.read(root, files)
         if found.pairs:
             why = f"{found.pairs:,} pairs: {layout.expects}"
+            if found.end:
+                why += f"; names of masks end in {found.end}"
             matching.append(Recognized(layout, found, why))
             continue
         images = len(found.images)

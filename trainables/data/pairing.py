@@ -6,15 +6,21 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-Kind = Literal["image", "mask"]
+from trainables.data.mask_words import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    Kind,
+    bare_key,
+    common_end,
+)
+
 KindAndKey = tuple[Kind, str]
 
-_MASK_WORDS = r"masks?|labels?|L|gt|GT|seg|segmentation|groundtruth|annot|annotations?"
-_MASK_STEM = re.compile(rf"(.+)[_-](?:{_MASK_WORDS})")
-_IMAGE_STEM = re.compile(r"(.+)[_-](?:sat|image|img|im|rgb)")
-_MASK_FOLDER = re.compile(rf"(.+?)[_ -]?(?:{_MASK_WORDS})", re.IGNORECASE)
+_MASK_FOLDER = re.compile(
+    r"(.+?)[_ -]?(?:masks?|labels?|L|gt|seg|segmentation|groundtruth|annot|annotations?)",
+    re.IGNORECASE,
+)
 _IMAGES = ("", "_images", "_imgs", "_image", "_img", "-images", " images", "images")
 """Ends of the name of a folder of images beside trainannot/, train_masks/, ..."""
 FOLDERS: tuple[dict[str, Kind], ...] = (
@@ -42,6 +48,11 @@ FOLDERS: tuple[dict[str, Kind], ...] = (
 )
 """Names of folders of images and of masks. Those of the first version come first: a path that has
 one of them keeps its role."""
+RARER_FOLDERS: dict[str, Kind] = {
+    **dict.fromkeys(IMAGE_FOLDERS, "image"),
+    **dict.fromkeys(MASK_FOLDERS, "mask"),
+}
+"""More such names, for a folder in which those of `FOLDERS` are not both."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,8 @@ class PairedFiles:
     """Key -> part ("" for none), where files of the layout name the parts."""
     masks_needed: bool = True
     """An image without a mask is a mistake; where it is not, such images are left out."""
+    end: str = ""
+    """End of the names of all masks, such as "_P", where no known word tells them apart."""
 
     @property
     def pairs(self) -> int:
@@ -86,7 +99,13 @@ def paired(files: Sequence[str], key_of: Callable[[str], KindAndKey | None]) -> 
     mask_of = _alone_by_bare_key("mask", masks, images)
     for bare in image_of.keys() & mask_of.keys():
         masks[image_of[bare]] = masks.pop(mask_of[bare])
-    return PairedFiles(images, masks, tuple(twice))
+
+    end = ""
+    if not images.keys() & masks.keys():
+        end = common_end(masks, images.keys())
+        if end:
+            masks = {key.removesuffix(end): file for key, file in masks.items()}
+    return PairedFiles(images, masks, tuple(twice), end=end)
 
 
 def _alone_by_bare_key(
@@ -97,14 +116,6 @@ def _alone_by_bare_key(
     for key in files.keys() - partners.keys():
         keys[bare_key(kind, key)].append(key)
     return {bare: found[0] for bare, found in keys.items() if len(found) == 1}
-
-
-def bare_key(kind: Kind, key: str) -> str:
-    """The key without the word that says what it is: "train/a_mask" -> "train/a"."""
-    folder, slash, stem = key.rpartition("/")
-    pattern = _MASK_STEM if kind == "mask" else _IMAGE_STEM
-    match = pattern.fullmatch(stem)
-    return f"{folder}{slash}{match[1]}" if match else key
 
 
 def without_ending(file: str) -> str:

@@ -641,6 +641,145 @@ ODDITIES = [
         "taken",
     ),
     Odd(
+        "CamVid as fastai has it",
+        files=("images/{0..5}.png", "labels/{0..5}_P.png"),
+        task="ssl",
+        expected="no classes, 6 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    images  6  train (no folders of splits)\n"
+        "left out   6 that are masks (such as labels/0_P.png)\n"
+        "note       6 masks (labels/ beside images/) are left out: only images are taken",
+    ),
+    Odd(
+        "CamVid as fastai has it, pretrain",
+        files=("images/{0..5}.png", "labels/{0..5}_P.png"),
+        task="pretrain",
+        expected="refused: data folder SET has masks (labels/ beside images/) and no labels, "
+        "pretrain needs labels: train on it by `segment`, or on its images alone by `ssl`",
+    ),
+    Odd(
+        "masks of some images alone",
+        files=("images/{0..9}.jpg", "masks/{0,1}.png"),
+        task="ssl",
+        expected="no classes, 10 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    images  10  train (no folders of splits)\n"
+        "left out   2 that are masks (such as masks/0.png)\n"
+        "note       2 masks (masks/ beside images/) are left out: only images are taken",
+    ),
+    Odd(
+        "masks under names of their own",
+        files=("{train,val}/images/i{0..3}.jpg", "{train,val}/masks/m{0..3}.png"),
+        task="ssl",
+        expected="no classes, 8 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    train/images  4  train\n"
+        "           val/images    4  val\n"
+        "left out   8 that are masks (such as train/masks/m0.png)\n"
+        "note       8 masks (train/masks/ beside train/images/) are left out: only images "
+        "are taken",
+    ),
+    Odd(
+        "masks beside images, as CamVid calls them",
+        files=("{0..5}.png", "{0..5}_L.png"),
+        task="ssl",
+        expected="no classes, 6 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    .  6  train (no folders of splits)\n"
+        "left out   6 that are masks (such as 0_L.png)\n"
+        "note       6 masks (names such as 0_L.png) are left out: only images are taken",
+    ),
+    Odd(
+        "Pascal VOC, ssl",
+        files=(
+            "JPEGImages/{0..9}.jpg",
+            "SegmentationClass/{0,1}.png",
+            "SegmentationObject/{0,1}.png",
+        ),
+        task="ssl",
+        expected="no classes, 10 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    JPEGImages  10  train (no folders of splits)\n"
+        "left out   4 that are masks (such as SegmentationClass/0.png)\n"
+        "note       4 masks (SegmentationClass/ beside JPEGImages/) are left out: only "
+        "images are taken",
+    ),
+    Odd(
+        "Cityscapes, ssl",
+        files=(
+            "leftImg8bit/train/aachen/a_{0..3}_leftImg8bit.png",
+            "gtFine/train/aachen/a_{0..3}_gtFine_{color,labelIds}.png",
+        ),
+        task="ssl",
+        expected="no classes, 4 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    leftImg8bit/train/aachen  4  train\n"
+        "left out   8 that are masks (such as gtFine/train/aachen/a_0_gtFine_color.png)\n"
+        "note       8 masks (gtFine/train/aachen/ beside leftImg8bit/) are left out: only "
+        "images are taken",
+    ),
+    Odd(
+        "ISIC, pretrain",
+        files=(
+            "ISIC_Training_Input/ISIC_{0..5}.jpg",
+            "ISIC_Training_GroundTruth/ISIC_{0..5}_segmentation.png",
+        ),
+        task="pretrain",
+        expected="refused: data folder SET has masks (ISIC_Training_GroundTruth/ beside "
+        "ISIC_Training_Input/) and no labels, pretrain needs labels: train on it by "
+        "`segment`, or on its images alone by `ssl`",
+    ),
+    Odd(
+        "DRIVE, ssl",
+        files=(
+            "training/images/{1..5}_training.tif",
+            "training/mask/{1..5}_training_mask.gif",
+            "training/1st_manual/{1..5}_manual1.gif",
+        ),
+        task="ssl",
+        expected="refused: images/ of SET names no class, and it is unclear what is in 1st_manual/ "
+        "beside it; move other folders away, or take all of them as classes by --layout "
+        "folder-per-class",
+    ),
+    Odd(
+        "images beside samples",
+        files=("images/{0..9}.jpg", "samples/{0,1}.jpg"),
+        task="ssl",
+        expected="refused: images/ of SET names no class, and it is unclear what is in samples/ "
+        "beside it; move other folders away, or take all of them as classes by --layout "
+        "folder-per-class",
+    ),
+    Odd(
+        "faces with and without a mask",
+        files=("{with_mask,without_mask,mask_worn_wrong}/{0..3}.png",),
+        task="pretrain",
+        expected="mask_worn_wrong with_mask without_mask\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  12  train (no folders of splits)",
+    ),
+    Odd(
+        "letters, x and y among them",
+        files=("{w,x,y}/im_{0..3}_{0..3}.png",),
+        task="pretrain",
+        expected="w x y\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  48  train (no folders of splits)",
+    ),
+    Odd(
+        "parts of documents",
+        files=("{image,label,table}/a{0..3}.png",),
+        task="pretrain",
+        expected="image label table\n"
+        "layout     folder per class: 3 folders with images\n"
+        "folders    .  12  train (no folders of splits)",
+    ),
+    Odd(
         "satellite pairs, pretrain",
         files=("train/000{0..5}_{sat,mask}.png",),
         task="pretrain",

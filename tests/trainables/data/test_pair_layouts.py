@@ -91,6 +91,10 @@ def refusal(root: Path, **settings: Any) -> str:
         ("{}_img.png", "{}_mask.png", "names of masks"),
         ("cars/{}.jpg", "cars_masks/{}_mask.png", "folder and its masks"),
         ("photos/{}.png", "photosannot/{}.png", "folder and its masks"),
+        ("images/{}.png", "labels/{}_P.png", "images and masks"),
+        ("photos/{}.png", "masks/{}.png", "images and masks"),
+        ("train/frames/{}.png", "train/gt/{}_GT.png", "images and masks"),
+        ("rgb/{}_rgb.png", "seg/{}_Mask.png", "images and masks"),
     ],
 )
 def test_names(tmp_path: Path, image: str, mask_name: str, layout: str) -> None:
@@ -175,6 +179,14 @@ def test_folders_that_may_be_splits_are_refused(tmp_path: Path, folders: str, sa
     for folder in folders.split():
         pairs(tmp_path / "set", f"{folder}/images/{{}}.jpg", f"{folder}/masks/{{}}.png", truths())
     assert re.search(said, refusal(tmp_path / "set"))
+
+
+def test_an_end_that_all_masks_have_is_said(tmp_path: Path) -> None:
+    pairs(tmp_path / "set", "images/{}.png", "labels/{}_P.png", truths())
+    said = "8 pairs: images/a.jpg and masks/a.png; names of masks end in _P"
+    assert read_pairs(tmp_path / "set").listing.why == said
+    (tmp_path / "set/labels/3_P.png").rename(tmp_path / "set/labels/3_Q.png")
+    assert "8 images and 8 masks, no two of one name" in refusal(tmp_path / "set")
 
 
 def test_scenes_are_no_parts(tmp_path: Path) -> None:
