@@ -24,7 +24,7 @@ from trainables.data.listing import HIDDEN, PARTS, Listing
 from trainables.data.named import is_named, named_folder
 from trainables.data.pairs import Pairs, load_pairs, read_pairs
 from trainables.data.placement import OnDevice
-from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive
+from trainables.data.splits import IGNORE, DataSet, Split, limited, transductive, with_note
 from trainables.data.store import Store, digest
 from trainables.data.summarize import with_counts
 from trainables.errors import UserError
@@ -136,7 +136,7 @@ def load_dataset(
     found = _as_folder(cfg, task, cache_dir, progress)
     data, listing = _load(found, task, cache_dir, progress)
     if found is not cfg:
-        data = _with_note(data, f"{cfg.name} is kept as a folder of images, {found.name}")
+        data = with_note(data, f"{cfg.name} is kept as a folder of images, {found.name}")
     if task == "segment" and data.train.mask_images is None:
         raise UserError(
             f"data {cfg.name!r} has no masks, segmentation needs them; "
@@ -158,12 +158,6 @@ def _as_folder(
         return cfg
     folder = named_folder(cfg.name, task, cache_dir, progress)
     return replace(cfg, name=str(folder))
-
-
-def _with_note(data: DataSet, note: str) -> DataSet:
-    """The data set with one more fact for whoever reads its results."""
-    summary = replace(data.summary, notes=(*data.summary.notes, note))
-    return replace(data, summary=summary)
 
 
 def _described(data: DataSet, name: str) -> DataSet:

@@ -51,11 +51,10 @@ class FileFinder:
     def _look_up(self, path: str) -> str | None:
         if path in self.known:
             return path
-        if not path.isascii():
-            return self._by_composed().get(unicodedata.normalize("NFC", path))
-        if not path.lower().endswith(EXTENSIONS):
-            return self._by_stem(path)
-        return None
+        composed = unicodedata.normalize("NFC", path)
+        if path.lower().endswith(EXTENSIONS):
+            return None if path.isascii() else self._by_composed().get(composed)
+        return self._by_stem(composed)
 
     def _by_composed(self) -> dict[str, str]:
         """NFC form -> path: macOS writes the e and the accent of a name as two characters."""
@@ -68,7 +67,7 @@ class FileFinder:
         if self._without_ending is None:
             self._without_ending = {}
             for file in sorted(self.known):
-                stem = file.rpartition(".")[0]
+                stem = unicodedata.normalize("NFC", file.rpartition(".")[0])
                 self._without_ending.setdefault(stem, []).append(file)
         found = self._without_ending.get(path, [])
         if len(found) > 1:

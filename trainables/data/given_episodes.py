@@ -17,7 +17,7 @@ from trainables.data.episodes import Episodes, FewShotData, targets_of
 from trainables.data.listing import Listing
 from trainables.data.splits import DataSet, Split
 from trainables.data.store import digest
-from trainables.data.tables import read_ids
+from trainables.data.tables import columns_of, is_of_episodes, read_ids
 from trainables.errors import UserError
 
 _Episode = tuple[np.ndarray, np.ndarray, np.ndarray]  # support (N, K), query (M,), truth (M,)
@@ -147,10 +147,7 @@ def _episode_tables(root: Path) -> dict[str, Path]:
     the part."""
     tables: dict[str, Path] = {}
     for path in sorted(root.glob("*.csv")):
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            columns = next(csv.reader(file), [])
-        header = ",".join(columns).lower()
-        if "support" not in header or "query" not in header:
+        if not is_of_episodes(columns_of(path).names):
             continue
         part = re.match(r"val|test", path.stem.lower())
         if part is None or part[0] in tables:

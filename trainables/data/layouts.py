@@ -30,7 +30,6 @@ from trainables.data.class_layouts import (
 )
 from trainables.data.csv_layout import label_tables
 from trainables.data.folder_uses import folder_uses
-from trainables.data.formats import USUAL_ENDINGS
 from trainables.data.label_files import CsvLayout, OtherCsv
 from trainables.data.labels import (
     about_new_classes,
@@ -42,9 +41,15 @@ from trainables.data.labels import (
     one_spelling,
 )
 from trainables.data.layout_base import AUTO, Contents, Folder, Layout, chosen, tried, typed
+from trainables.data.layout_checks import (
+    check_images,
+    check_lost_classes,
+    check_masks,
+    check_names_of_classes,
+    remedy,
+)
 from trainables.data.listing import Entry, Listing, fingerprint_of, shortened
 from trainables.data.mask_names import MaskedImages, find_masks
-from trainables.data.mask_words import NO_CLASSES
 from trainables.data.name_layouts import PrefixedNames
 from trainables.data.scan import Scan, folders_in, scan_folder
 from trainables.data.store import digest
@@ -96,7 +101,7 @@ def read_layout(root: Path, task: str = "ssl", layout: str = AUTO, domain: str =
     root, domain = _domain_folder(root, domain)
     root = _folder_with_tables(root)
     scan = scan_folder(root)
-    _check_images(root, scan)
+    check_images(root, scan, LAYOUTS)
 
     masked = None if layout != AUTO else find_masks(scan.images)
     images = scan.images if masked is None else masked.images
@@ -160,10 +165,12 @@ def _listing(
         untrained = of_new_classes(entries)
         left_out = set(untrained)
         entries = [entry for entry in entries if entry not in left_out]
+    of_folders = isinstance(found.layout, _LABELS_ARE_FOLDERS)
     if folder.task != "ssl":
-        _check_masks(folder, entries, masked)
-        _check_lost_classes(folder, scan, found.layout)
-        check_labels(root, layout, entries, folder.task, _remedy(folder, found))
+        check_masks(folder, entries, masked)
+        if of_folders:
+            check_lost_classes(folder, scan)
+        check_labels(root, layout, entries, folder.task, remedy(folder, found.why_not))
 
     names = {entry.label for entry in entries if entry.label is not None}
     classes = in_order(names)
@@ -174,9 +181,8 @@ def _listing(
         # stores of earlier versions number such labels in any order
         fingerprint = digest("labels in order", fingerprint)
 
-    of_folders = isinstance(found.layout, _LABELS_ARE_FOLDERS)
     if of_folders:
-        _check_names_of_classes(folder, classes)
+        check_names_of_classes(folder, classes)
     lost = [name for name in scan.empty if of_folders and name.split("/")[-1] not in names]
     return Listing(
         root=root,
@@ -284,59 +290,3 @@ def _about_lost(scan: Scan, empty: Sequence[str]) -> list[str]:
     for folder, ending in sorted(scan.unread.items()):
         warnings.append(f"nothing in {folder}/ can be read: Pillow does not open {ending}")
     return warnings
-
-
-# ---------------------------------------------------------------- refusals
-
-
-def _check_images(root: Path, scan: Scan) -> None:
-    if scan.images:
-        return
-    known = "; ".join(f"{layout.name} ({layout.expects})" for layout in LAYOUTS)
-    seen = ", ".join(f"{found.files:,} {found.reason}" for found in scan.left_out[:3])
-    there = f"; left out: {seen}" if seen else ""
-    raise UserError(
-        f"data folder {root} holds no images ({USUAL_ENDINGS} ...){there}; "
-        f"known layouts: {known}; all but csv also in train/ and val/"
-    )
-
-
-def _remedy(folder: Folder, found: Recognized) -> str:
-    """The end of a refusal of a folder without labels."""
-    if not found.why_not:
-        return "fill in the column label"
-    splits = [f"{name}/ is {part}" for name, part in folder.tree.part_folders.items()]
-    understood = f"{', '.join(splits)}; " if splits else ""
-    return understood + tried(found.why_not)
-
-
-def _check_masks(folder: Folder, entries: Sequence[Entry], masked: MaskedImages | None) -> None:
-    if masked is None or any(entry.label is not None for entry in entries):
-        return
-    raise UserError(
-        f"data folder {folder.root} has masks ({masked.where}) and no labels, {folder.task} needs "
-        "labels: train on it by `segment`, or on its images alone by `ssl`"
-    )
-
-
-def _check_names_of_classes(folder: Folder, classes: Sequence[str]) -> None:
-    """Refuses a class that is called images, unless the layout is forced."""
-    images = [name for name in classes if name.lower() in NO_CLASSES]
-    if not images or folder.forced:
-        return
-    others = [f"{name}/" for name in classes if name not in images]
-    raise UserError(
-        f"{images[0]}/ of {folder.root} names no class, and it is unclear what is in "
-        f"{shortened(others)} beside it; move other folders away, or take all of them as classes "
-        f"by --layout {typed(ClassFolders.name)}"
-    )
-
-
-def _check_lost_classes(folder: Folder, scan: Scan, layout: Layout) -> None:
-    if not scan.unread or not isinstance(layout, _LABELS_ARE_FOLDERS):
-        return
-    name, ending = min(scan.unread.items())
-    raise UserError(
-        f"nothing in {name}/ of {folder.root} can be read (Pillow does not open {ending}), so its "
-        "class would be lost; convert the files to JPEG or PNG, or move the folder away"
-    )

@@ -1062,6 +1062,14 @@ ODDITIES = [
         "folders    train  6  train",
     ),
     Odd(
+        "names without endings, with accents of two kinds",
+        files=(f"train/{{{NFD},dog}}{{0..2}}.png",),
+        texts={"train.csv": labelled(f"{NFC} dog", 3, "image_id,breed", name="{c}{n}")},
+        expected="café dog\n"
+        "layout     csv: train.csv (file from column 'image_id', label from 'breed')\n"
+        "folders    train  6  train",
+    ),
+    Odd(
         "names without endings, of two files",
         files=(
             "train/{cat,dog}{0..2}.png",
