@@ -143,7 +143,7 @@ def message_of(make: Callable[[], object]) -> str:
 
 def test_disk_without_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=35_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=35_000_000))
     message = message_of(lambda: opened(tmp_path, lambda: source(count=10_000)))
     assert f"needs 0.00192 GB in {tmp_path}, 0.035 GB free; set VISTUNE_CACHE" in message
     assert_whole(opened(tmp_path))  # a small one fits
@@ -178,7 +178,7 @@ def test_read_only_cache(tmp_path: Path) -> None:
 
 def test_finished_store_needs_no_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened(tmp_path)
-    monkeypatch.setattr(store, "_locked", None)
+    monkeypatch.setattr(store, "locked", None)
     assert_whole(opened(tmp_path))
 
 
