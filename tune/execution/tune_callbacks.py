@@ -1,4 +1,4 @@
-"""What Ray Tune calls: it asks the study for work, and brings it the messages of trials.
+"""The calls of Ray Tune: they ask the study for work, and bring it the messages of trials.
 
 Whatever the study cannot write is kept by `StorageGuard`, and ends the run.
 """
