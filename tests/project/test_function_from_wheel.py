@@ -130,7 +130,7 @@ def check_kill_and_resume(command: Installed) -> None:
     trials = {event["trial"]: event["state"] for event in ends if "repeat" not in event}
     assert sorted(trials) == list(range(TRIALS))
     assert set(trials.values()) == {"COMPLETE", "PRUNED"}
-    assert not command.alive()
+    wait_until(lambda: not command.alive(), command)
     check_mlflow(command, TRIALS)
 
 
