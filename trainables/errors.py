@@ -17,6 +17,10 @@ class UserError(Exception):
     def __init__(self, message: object = "", *more: object):
         super().__init__(redacted(str(message)), *map(_clean, more))
 
+    def _render_traceback_(self) -> list[str]:
+        """The error as a notebook shows it (IPython asks for it by this name): its line alone."""
+        return [f"vistune: {self}"]
+
 
 class TrialFailed(Exception):
     """This trial cannot continue.

@@ -142,6 +142,17 @@ def test_an_interrupted_cell_leaves_a_study_that_resumes(
     assert set(interrupted.trials["state"]) <= {"complete", "pruned"}
 
 
+@pytest.mark.slow
+def test_wrong_use_is_one_line_in_a_notebook(kernel: tuple[Any, Any]) -> None:
+    _, client = kernel
+    asked = client.execute("import vistune\nvistune.search('sll')")
+    reply = answer(client, asked)
+
+    assert reply["ename"] == "UserError"
+    (line,) = reply["traceback"]
+    assert line.startswith("vistune: unknown experiment 'sll'; did you mean 'ssl'?")
+
+
 def answer(client: Any, asked: str) -> dict[str, Any]:
     """The kernel's reply to a cell."""
     while True:
