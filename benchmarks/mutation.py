@@ -120,11 +120,17 @@ def draw(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
 
 
 def mutated_source(mutant: Mutant) -> str | None:
+    """The file with the change; None where that is no Python, such as `{+fields}`."""
     from cosmic_ray import plugins
     from cosmic_ray.mutating import mutate_code
 
     operator = plugins.get_operator(mutant.operator)()
-    return mutate_code((REPO / mutant.path).read_text(), operator, mutant.occurrence)
+    source = mutate_code((REPO / mutant.path).read_text(), operator, mutant.occurrence)
+    try:
+        ast.parse(source or "")
+    except SyntaxError:
+        return None
+    return source
 
 
 class Coverage:
