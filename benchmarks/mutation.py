@@ -108,6 +108,20 @@ def annotation_spans(source: str) -> list[tuple[tuple[int, int], tuple[int, int]
     return [((n.lineno, n.col_offset), (n.end_lineno or 0, n.end_col_offset or 0)) for n in nodes]
 
 
+def statement_of(source: str, line: int) -> tuple[int, int]:
+    """First and last line of the innermost statement at a line, without a body of its own."""
+    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    around = [node for node in statements if node.lineno <= line <= (node.end_lineno or 0)]
+    if not around:
+        return line, line  # a decorator
+    inner = max(around, key=lambda node: (node.lineno, -(node.end_lineno or 0)))
+    body = getattr(inner, "body", [])
+    last = body[0].lineno - 1 if body else inner.end_lineno or inner.lineno
+    if line > last:
+        return line, line  # an `except`
+    return inner.lineno, max(inner.lineno, last)
+
+
 def draw(mutants: list[Mutant], count: int, seed: int) -> list[Mutant]:
     """A sample of the places that can be changed, with one change for each place."""
     places: dict[tuple[str, int, int, str], list[Mutant]] = {}
@@ -146,10 +160,12 @@ class Coverage:
         self.tests: dict[str, dict[str, list[str]]] = saved["tests"]
 
     def of(self, mutant: Mutant) -> list[str]:
-        """Ids of the tests to run, fastest first, within the budget."""
+        """Ids of the tests to run, fastest first, within the budget. Those that only start
+        processes which execute the line are not known."""
         lines = self.tests.get(mutant.path, {})
-        found = set(lines.get(str(mutant.line), []))
-        if found <= {""}:  # a constant: every test that uses its module
+        first, last = statement_of((REPO / mutant.path).read_text(), mutant.line)
+        found = {test for line in range(first, last + 1) for test in lines.get(str(line), [])}
+        if found == {""}:  # a constant: every test that uses its module
             found = {test for tests in lines.values() for test in tests}
         known = sorted((self.seconds[test], test) for test in found if test in self.seconds)
         chosen: list[str] = []
