@@ -23,7 +23,13 @@ from pathlib import Path
 
 from tests import REPO
 from tests.crash.place import Place
-from tests.crash.servers import BUCKET, bucket_server, names_in_bucket, password_server
+from tests.crash.servers import (
+    BUCKET,
+    bucket_server,
+    names_in_bucket,
+    password_server,
+    put_in_bucket,
+)
 from tests.crash.spot import KILLS
 
 Act = Callable[[Place], str]
@@ -140,14 +146,18 @@ def twice(place: Place) -> str:
 
 
 def bucket(place: Place) -> str:
-    """SIGKILL between writing weights and renaming them, in a study in a bucket."""
+    """SIGKILL between writing weights and renaming them, in a study in a bucket; and what a head
+    leaves there that is killed before it has removed it."""
     address = f"s3://{BUCKET}/runs"
     with bucket_server() as environment:
         words = ("--trials", "3", *SHORT, "--storage", address)
         place.toy(*words, act="killed", **environment)
+        place.toy(*words, **environment)
+        for name in ("last.pt", "best.pt.tmp", "best.pt.0a1b2c3d.partial"):
+            put_in_bucket(environment, f"runs/toy/trials/0000/{name}")
         done = place.toy(*words, **environment)
         names = [*names_in_bucket(environment), *(str(path) for path, _ in place.texts())]
-    left = [name for name in names if name.endswith((".tmp", ".partial", ".new"))]
+    left = [name for name in names if name.endswith((".tmp", ".partial", ".new", "last.pt"))]
     if done.code != 0:
         return str(done)
     return "" if not left else f"left: {', '.join(left)}"
@@ -192,6 +202,27 @@ def group(place: Place) -> str:
     return f"exit {code} after {seconds:.0f} s: {said.strip().splitlines()[-1][:200]}"
 
 
+def cluster(place: Place) -> str:
+    """Packages of a machine that joins, and the machines that a head may start."""
+    files = [*place.checkout.glob("cluster*.yaml"), *place.checkout.glob("cluster/*.*")]
+    if not any("--require-hashes" in path.read_text() for path in files):
+        return "nodes install what pip finds on that day"
+    policy = (place.checkout / "cluster/aws.cfn.yaml").read_text()
+    wide = [line.strip() for line in policy.splitlines() if 'Resource: "*"' in line]
+    free = [line for line in wide if "RunInstances" in line or "CreateTags" in line]
+    return "" if not free else f"on all of the account: {free[0]}"
+
+
+def room(place: Place) -> str:
+    """More workers than this machine has cores, and the corrected command."""
+    words = ("pretrain", "--data", "digits", "--trials", "1", "--storage", "runs")
+    done = place.command("tune/run.py", *words, "--workers", "9")
+    if done.code != 2 or "--workers" not in done.said:
+        return str(done)
+    left = place.storage / "pretrain/study.json"
+    return "" if not left.exists() else f"study.json is left behind: {done}"
+
+
 def senseless(place: Place) -> str:
     """Values that cannot work."""
     for value in ("train.threads=100000", "train.batch_size=999999999"):
@@ -205,7 +236,7 @@ def senseless(place: Place) -> str:
 
 
 def served(place: Place) -> str:
-    """Floats of 0 to 1 sent to a served classifier of bytes."""
+    """Floats of 0 to 1, sent to a served classifier of bytes as a client sends them."""
     common = ("--set", "train.epochs=1", "--set", "train.epoch_images=64")
     done = place.command(
         "tune/run.py", "pretrain", "--data", "digits", "--local", "--trials", "1", "--repeats", "0",
@@ -228,13 +259,16 @@ def served(place: Place) -> str:
 
 
 _SERVE = """
-import sys
+import json, sys
 import mlflow.pyfunc, numpy as np
+from mlflow.pyfunc import scoring_server
 model = mlflow.pyfunc.load_model(sys.argv[1])
-shape = [size if size > 0 else 2 for size in model.metadata.get_input_schema().inputs[0].shape]
-images = np.random.default_rng(0).random(shape)
+schema = model.metadata.get_input_schema()
+shape = [size if size > 0 else 2 for size in schema.inputs[0].shape]
+body = json.dumps({"inputs": np.random.default_rng(0).random(shape).tolist()})
 try:
-    print(model.predict(images))
+    answer = scoring_server.invocations(body, "application/json", model, schema)
+    print(answer.status, answer.response)
 except Exception as error:
     print("refused" if "255" in str(error) else f"another error: {error!r}")
 """
@@ -252,12 +286,14 @@ ACTS: dict[str, tuple[str, Act]] = {
     "twice": ("6", twice),
     "bucket": ("7", bucket),
     "password": ("8", password),
+    "cluster": ("9", cluster),
     "pruned": ("10", pruned),
     "group": ("11", group),
+    "room": ("11", room),
     "senseless": ("11", senseless),
     "served": ("12", served),
 }
-"""Name -> number of the issue, and the act. Number 9 is about machines of a cluster."""
+"""Name -> number of the issue, and the act."""
 
 
 def _all_ended(place: Place, trials: int) -> bool:

@@ -59,6 +59,18 @@ class Place:
             if database.with_name("cache").exists():
                 shutil.copytree(database.with_name("cache"), folder / "cache")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables of the environment of all commands."""
+        return {
+            MARK: self._mark,
+            "PYTHONPATH": f"{self.checkout}:{self.folder}",
+            "VISTUNE_ACT_FOLDER": str(self.folder),
+            "VISTUNE_CACHE": str(self.folder / "cache"),
+            "MLFLOW_TRACKING_URI": "",
+            "OMP_NUM_THREADS": "1",
+        }
+
     # -- commands
 
     def toy(self, *words: str, act: str = "", **environment: str) -> Done:
@@ -80,10 +92,14 @@ class Place:
         script = [str(_HERE / "toy_command.py"), str(self.checkout), "toy", "--storage", "runs"]
         return self._start([*script, *words], {"VISTUNE_ACT": act, **environment})
 
+    def start(self, file: str, *words: str, **environment: str) -> Process:
+        """Begin another command of the checkout, such as `tune/report.py`."""
+        return self._start([str(self.checkout / file), *words], environment)
+
     def command(self, file: str, *words: str, **environment: str) -> Done:
         """Run another command of the checkout to its end, such as `tune/report.py`."""
         began = time.monotonic()
-        process = self._start([str(self.checkout / file), *words], environment)
+        process = self.start(file, *words, **environment)
         try:
             code = process.wait(PATIENCE_S)
         finally:
@@ -91,19 +107,11 @@ class Place:
         return Done(code, self.said, time.monotonic() - began)
 
     def _start(self, words: list[str], environment: dict[str, str]) -> Process:
-        ours = {
-            MARK: self._mark,
-            "PYTHONPATH": f"{self.checkout}:{self.folder}",
-            "VISTUNE_ACT_FOLDER": str(self.folder),
-            "VISTUNE_CACHE": str(self.folder / "cache"),
-            "MLFLOW_TRACKING_URI": "",
-            "OMP_NUM_THREADS": "1",
-        }
         with (self.folder / "said.txt").open("wb") as said:
             return subprocess.Popen(
                 [sys.executable, *words],
                 cwd=self.folder,
-                env=os.environ | ours | environment,
+                env=os.environ | self.environment | environment,
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -1,6 +1,7 @@
 """Servers on this machine that studies are sent to."""
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,7 +49,8 @@ def bucket_server() -> Iterator[dict[str, str]]:
     """
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     environment = {
@@ -68,6 +70,11 @@ def names_in_bucket(environment: dict[str, str]) -> list[str]:
     """Keys of all objects, of a thousand at most."""
     found = _client(environment).list_objects_v2(Bucket=BUCKET)
     return [entry["Key"] for entry in found.get("Contents", [])]
+
+
+def put_in_bucket(environment: dict[str, str], name: str) -> None:
+    """Write an object."""
+    _client(environment).put_object(Bucket=BUCKET, Key=name, Body=b"left by a kill")
 
 
 def _client(environment: dict[str, str]) -> Any:
