@@ -39,8 +39,18 @@ _SUFFIXES = (PARTIAL, ".tmp")  # .tmp: an earlier suffix of unfinished exports
 
 
 def default_cache_dir() -> Path:
-    """$VISTUNE_CACHE, or ~/.cache/vistune."""
-    return Path(os.environ.get("VISTUNE_CACHE") or "~/.cache/vistune").expanduser()
+    """$VISTUNE_CACHE, or ~/.cache/vistune.
+
+    Raises:
+        UserError: whoever runs this has no home, as in some containers.
+    """
+    cache = os.environ.get("VISTUNE_CACHE") or "~/.cache/vistune"
+    try:
+        return Path(cache).expanduser()
+    except RuntimeError:
+        raise UserError(
+            f"the cache {cache} is in no home directory: set VISTUNE_CACHE to a folder"
+        ) from None
 
 
 def content_hash(path: Path) -> str:
@@ -93,6 +103,13 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
     data = content.encode() if isinstance(content, str) else content
     with atomic_file(path, durable=durable) as file:
         file.write(data)
+
+
+def write_result(path: Path, content: str | bytes) -> None:
+    """Write what a command leaves for its user by `write_atomically`, and remove what the same
+    command was writing there when it was killed: nobody else looks into such a folder."""
+    remove_partials_of(path)
+    write_atomically(path, content)
 
 
 @contextlib.contextmanager

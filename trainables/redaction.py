@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from urllib.parse import quote, unquote
 
-__all__ = ["redacted"]
+__all__ = ["has_credentials", "redacted", "without_query_secrets"]
 
 HIDDEN = "***"
 _SECRETS = (
@@ -31,6 +31,14 @@ _LONG = 10
 # scheme, slashes (a path has lost one of the two), user and password up to the last @
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 _ADDRESS_AS_PATH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/)[^/\s@]*:[^/\s]*@")
+# in a word that is an address as a whole: blanks and slashes too; a port is none
+_CREDENTIALS = re.compile(r"://(?:[^/]*@|[^/:]*:(?!\d+(?:/|$)).*@)", re.DOTALL)
+# behind a question mark: postgresql://host/db?password=word, a signed link
+_QUERY = re.compile(
+    r"([?&][\w.-]*(?:password|passwd|pwd|token|secret|signature|credential|api_?key|sslkey|sig)=)"
+    r"([^&#\s'\"]+)",
+    re.IGNORECASE,
+)
 
 
 def redacted(text: str) -> str:
@@ -39,10 +47,21 @@ def redacted(text: str) -> str:
     if "@" in text:
         text = _ADDRESS.sub(rf"\1{HIDDEN}@", text)
         text = _ADDRESS_AS_PATH.sub(rf"\1{HIDDEN}@", text)
+    text = without_query_secrets(text)
     for secret, pattern in _known():
         if secret in text:
             text = re.sub(pattern, HIDDEN, text)
     return text
+
+
+def has_credentials(address: str) -> bool:
+    """True for an address with a user, a password or a token in it, however it is spelled."""
+    return bool(_CREDENTIALS.search(address) or ("://" in address and _QUERY.search(address)))
+
+
+def without_query_secrets(text: str) -> str:
+    """The text without the passwords, tokens and signatures in the queries of addresses."""
+    return _QUERY.sub(rf"\1{HIDDEN}", text) if "?" in text else text
 
 
 def _known() -> list[tuple[str, str]]:
@@ -50,8 +69,10 @@ def _known() -> list[tuple[str, str]]:
     with a pattern of where it is hidden."""
     patterns = {}
     for value in (*os.environ.values(), *sys.argv[1:]):
-        if "://" in value and "@" in value:
-            for spelling in _spellings(_password(value)):
+        if "://" not in value:
+            continue
+        for secret in (_password(value), *(found[2] for found in _QUERY.finditer(value))):
+            for spelling in _spellings(secret):
                 patterns[spelling] = _apart(spelling)
 
     for name in _SECRETS:

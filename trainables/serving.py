@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 
 __all__ = ["as_server_says", "watch_server"]
 
@@ -69,12 +69,18 @@ def _decoded(read: Read, sent: Any) -> dict[str, Any]:
             "the JSON is nested without end; send images as lists four deep: image, row, column, "
             "level"
         ) from None
+    except ValueError as error:  # Python's, of a number with thousands of digits
+        raise UserError(
+            f"the JSON cannot be read ({first_line(error)}); send levels from 0 to 255"
+        ) from None
 
 
 def _check_params(params: Any, known: Collection[str]) -> None:
     """Refuse parameters that the model would never see."""
+    if params is None:
+        return
     if not isinstance(params, dict):
-        return  # MLflow refuses it
+        raise UserError(f"params are {type(params).__name__}; send an object of names and values")
     unknown = sorted(set(map(str, params)) - set(known))
     if unknown:
         has = f"it has {', '.join(sorted(known))}" if known else "it has none"

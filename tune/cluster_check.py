@@ -26,6 +26,7 @@ check_python()
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from trainables.redaction import redacted
 from tune.clusters.gcp import gcp_problems
 from tune.clusters.kuberay import kuberay_problems
 from tune.clusters.pins import pin_problems
@@ -258,7 +259,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in names:
         found = problems(Path(name))
         for problem in found:
-            print(f"{name}: {problem}", file=sys.stderr)
+            print(redacted(f"{name}: {problem}"), file=sys.stderr)
         if found:
             code = 2
         else:

@@ -4,6 +4,7 @@ environment active, typed in the folder where they were printed."""
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from importlib.metadata import requires
 from itertools import pairwise
 from pathlib import Path
@@ -36,7 +37,9 @@ def resume_command() -> str:
     words = [redacted(word) for word in sys.argv[1:]]
     if started_by_entry_point():
         return shlex.join([_entry_point(script.name, False), *words])
-    return shlex.join([_python(False), shorter(script.absolute()), *words])
+    with suppress(FileNotFoundError):  # the current folder is gone
+        script = script.absolute()
+    return shlex.join([_python(False), shorter(script), *words])
 
 
 def replay_command(experiment: str, study: Path, number: int, anywhere: bool = False) -> str:
@@ -76,10 +79,11 @@ def storage_option(storage: Path, anywhere: bool = False) -> list[str]:
         return ["--storage", redacted(typed)]
     if anywhere:
         return ["--storage", str(storage)]
-    if storage == Path(DEFAULT_STORAGE).resolve():
-        return []
-    if typed is not None and Path(typed).expanduser().resolve() == storage:
-        return ["--storage", typed]
+    with suppress(FileNotFoundError):  # the current folder is gone
+        if storage == Path(DEFAULT_STORAGE).resolve():
+            return []
+        if typed is not None and Path(typed).expanduser().resolve() == storage:
+            return ["--storage", typed]
     return ["--storage", str(storage)]
 
 

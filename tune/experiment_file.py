@@ -216,13 +216,13 @@ def _module(code: Code) -> ModuleType:
     except UserError as error:  # such as a range that cannot be searched
         del sys.modules[name]
         raise UserError(f"{code.path}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise UserError(f"{code.path} cannot be run: {_told(error, code.path)}") from error
     return module
 
 
-def _told(error: Exception, path: str) -> str:
+def _told(error: BaseException, path: str) -> str:
     """An error in one line, with the line of the file."""
     lines = [
         frame.lineno

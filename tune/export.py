@@ -134,7 +134,8 @@ def export_model(
         save = _save_mlflow if format == MLFLOW else _save_portable
         exported = save(exported, about, origin.path, whole, data, check)
         if final.exists():
-            shutil.rmtree(final)
+            # a kill must leave no half of it, which would be nobody's model
+            final.rename(scratch / "earlier")
         whole.rename(final)
     return exported
 

@@ -9,8 +9,10 @@ if not __package__:
     # Python puts the folder of a script first on the path, where `tune/search` would be `search`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from tune.startup import check_python
+from tune.startup import check_python, end_on_interrupt
 
+if __name__ == "__main__":
+    end_on_interrupt()
 check_python()
 
 from collections.abc import Callable, Iterable
@@ -19,7 +21,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from trainables.errors import UserError
-from tune.cli.app import WRONG_USE, Version, new_app, run_app
+from tune.cli.app import WRONG_USE, Version, new_app, run_app, told_os_error
 from tune.command_line import command
 from tune.formatting import plain_console
 from tune.object_store.s3 import copy
@@ -313,10 +315,8 @@ def main() -> NoReturn:
         run_app(app, "report")
     except UserError as error:
         print(f"vistune: {error}", file=sys.stderr)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"vistune: {error.filename}: {error.strerror}", file=sys.stderr)
+    except (OSError, RuntimeError) as error:
+        print(f"vistune: {told_os_error(error)}", file=sys.stderr)
     sys.exit(WRONG_USE)
 
 

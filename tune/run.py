@@ -7,8 +7,10 @@ if not __package__:
     # Python puts the folder of a script first on the path, where `tune/search` would be `search`.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from tune.startup import check_python
+from tune.startup import check_python, end_on_interrupt
 
+if __name__ == "__main__":
+    end_on_interrupt()
 check_python()
 
 import os
@@ -16,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from trainables.errors import UserError
-from tune.cli.app import new_app, run_app, with_version
+from tune.cli.app import new_app, run_app, told_os_error, with_version
 from tune.cli.caller import COMMAND_LINE
 from tune.cli.options import Options, as_command
 from tune.cli.stop import INTERRUPTED, WRONG_USE, Ended
@@ -52,6 +54,9 @@ def _leave(run: Callable[[], Ended]) -> NoReturn:
         code = run().code
     except UserError as error:
         print(f"vistune: {error}", file=sys.stderr)
+        code = WRONG_USE
+    except (OSError, RuntimeError) as error:
+        print(f"vistune: {told_os_error(error)}", file=sys.stderr)
         code = WRONG_USE
     except KeyboardInterrupt:
         print(f"vistune: interrupted; resume with: {resume_command()}", file=sys.stderr)

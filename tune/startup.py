@@ -5,6 +5,7 @@ Any Python 3.6 or newer must be able to read this file, and nothing here needs a
 
 import os
 import shlex
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -61,6 +62,13 @@ def check_python() -> None:
         sys.exit(WRONG_USE)
 
 
+def end_on_interrupt() -> None:
+    """Let Ctrl-C end this process without a word while it imports, where nothing is to be told yet;
+    `surroundings.prepare_process` ends that."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def dotted(version: "tuple[int, ...]") -> str:
     """Spell (3, 11) as 3.11."""
     return ".".join(map(str, version))
@@ -111,7 +119,10 @@ def is_checkout() -> bool:
 def shorter(path: Path) -> str:
     """Spell a path from the current folder, or from the root, whichever is shorter."""
     whole = str(path)
-    relative = os.path.relpath(whole)
+    try:
+        relative = os.path.relpath(whole)
+    except FileNotFoundError:  # the current folder is gone
+        return whole
     if len(relative) >= len(whole):
         return whole
     # A shell looks for a name without a slash in PATH.

@@ -1,9 +1,10 @@
 """The surroundings of a command: a proxy in the environment, a reader of its output that goes
-away, passwords in what others say."""
+away, passwords in what others say, a current folder that is gone."""
 
 import contextlib
 import io
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -15,14 +16,27 @@ from trainables.redaction import redacted
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 _EXCEPTIONS = ("no_proxy", "NO_PROXY")
+_WRONG_USE = 2
 
 
 def prepare_process() -> None:
-    """Make this process and its children independent of all three. Call it before anything
-    else."""
+    """Make this process and its children independent of all four, and let Ctrl-C be an exception
+    from now on. Call it before anything else."""
     bypass_proxy()
     outlive_reader()
     hide_passwords()
+    _refuse_lost_folder()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as `startup.end_on_interrupt` has it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _refuse_lost_folder() -> None:
+    """End the process where its current folder was deleted: no path can be resolved there."""
+    try:
+        os.getcwd()  # noqa: PTH109, pathlib says the same with a longer traceback
+    except FileNotFoundError:
+        print("vistune: the current folder was deleted: change to another", file=sys.stderr)
+        sys.exit(_WRONG_USE)
 
 
 def bypass_proxy() -> None:

@@ -20,13 +20,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 from urllib.parse import quote
 
-from tune.startup import check_python
+from tune.startup import check_python, end_on_interrupt
 
+if __name__ == "__main__":
+    end_on_interrupt()
 check_python()
 
 from trainables.errors import UserError
+from trainables.redaction import redacted
 from tune.command_line import command
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
@@ -63,15 +67,15 @@ def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]
     for log in sorted(
         storage.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True
     ):
-        state = saved_state(log.parent, uri)
+        sent = saved_state(log.parent, uri).get("offset", 0)
         try:
-            if is_new or EventLog.read(log, state.get("offset", 0), limit=1)[0]:
+            if is_new or not EventLog.begins_at(log, sent) or EventLog.read(log, sent, limit=1)[0]:
                 Tracker(log.parent, uri).sync()
         except UserError as error:
             # a study that runs now sends its own events; a damaged one hides no other
             print(f"{log.parent.name}: {error}", file=sys.stderr)
         state = saved_state(log.parent, uri)
-        if state:
+        if {"experiment_id", "study_id"} <= state.keys():
             links.append(
                 (log.parent.name, deep_link(base_url, state["experiment_id"], state["study_id"]))
             )
@@ -106,8 +110,6 @@ def serve(uri: str, storage: Path, port: int) -> Iterator["subprocess.Popen[byte
         "-m",
         "mlflow",
         "server",
-        "--backend-store-uri",
-        uri,
         "--host",
         "127.0.0.1",
         "--port",
@@ -116,9 +118,11 @@ def serve(uri: str, storage: Path, port: int) -> Iterator["subprocess.Popen[byte
         "1",
     ]
     command += ["--artifacts-destination", (storage / "mlartifacts").as_uri()]
+    # Not as an argument: everyone on the machine can read those, and it may hold a password.
+    environment = LIGHT | os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
     with tempfile.TemporaryFile("w+") as output:
         server = subprocess.Popen(
-            command, env=LIGHT | os.environ, stdout=output, stderr=output, start_new_session=True
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
         try:
             _wait(server, f"http://127.0.0.1:{port}")
@@ -174,9 +178,19 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
     server.wait()
 
 
+class _Parser(argparse.ArgumentParser):
+    """Wrong use is one line, without passwords."""
+
+    def error(self, message: str) -> NoReturn:
+        print(
+            f"vistune: {redacted(message)}; `{self.prog} --help` lists the options", file=sys.stderr
+        )
+        sys.exit(2)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line; the exit code is 0 after Ctrl-C and 2 for wrong use."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=command("ui"),
         description="MLflow in the browser, opened on the trials of each study.",
     )

@@ -17,7 +17,7 @@ _MARK = "vistune"
 
 def run() -> None:
     """Run `vistune`, which is `tune/run.py`."""
-    _refuse_foreign_packages()
+    _begin()
 
     from tune.run import command_line
 
@@ -26,7 +26,7 @@ def run() -> None:
 
 def report() -> None:
     """Run `vistune-report`, which is `tune/report.py`."""
-    _refuse_foreign_packages()
+    _begin()
 
     from tune.report import main
 
@@ -35,13 +35,22 @@ def report() -> None:
 
 def ui() -> None:
     """Run `vistune-ui`, which is `python -m tune.ui`."""
-    _refuse_foreign_packages()
+    _begin()
 
     from tune.surroundings import prepare_process
     from tune.ui import main
 
     prepare_process()
     sys.exit(main())
+
+
+def _begin() -> None:
+    """Refuse packages of others, and let Ctrl-C end the imports that follow without a word."""
+    _refuse_foreign_packages()
+
+    from tune.startup import end_on_interrupt
+
+    end_on_interrupt()
 
 
 def foreign_package() -> str | None:

@@ -20,6 +20,7 @@ from trainables.files import (
     remove_partials,
     scratch_folder,
     write_atomically,
+    write_result,
 )
 
 
@@ -34,6 +35,14 @@ def test_text_and_bytes(tmp_path: Path) -> None:
     write_atomically(path, b"\x00\xff")
     assert path.read_bytes() == b"\x00\xff"
     assert names(tmp_path) == {"file"}
+
+
+def test_a_result_takes_the_leftovers_of_its_own_name_along(tmp_path: Path) -> None:
+    for name in ("report.html.0a1b2c3d.partial", "other.html.0a1b2c3d.partial"):
+        (tmp_path / name).write_text("left by a kill")
+    write_result(tmp_path / "report.html", "whole")
+    assert names(tmp_path) == {"report.html", "other.html.0a1b2c3d.partial"}
+    assert (tmp_path / "report.html").read_text() == "whole"
 
 
 @pytest.mark.parametrize("error", [OSError, RuntimeError, KeyboardInterrupt, SystemExit])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.errors import TrialFailed, UserError, first_line
-from trainables.redaction import redacted
+from trainables.redaction import has_credentials, redacted
 
 SECRETS = st.text(
     st.characters(min_codepoint=33, max_codepoint=0x2FF, exclude_categories=("Cs", "Cc", "Z")),
@@ -29,6 +29,17 @@ def test_an_address_in_any_text_has_no_password(secret: str, scheme: str, port: 
         assert "host.example" in shown
 
 
+@given(secret=SECRETS, name=st.sampled_from(["password", "X-Amz-Signature", "sig", "api_key"]))
+def test_the_query_of_an_address_has_no_password(secret: str, name: str) -> None:
+    """As PostgreSQL takes it, and as links to private files are signed."""
+    encoded = quote(secret, safe="")
+    for query in (f"?user=me&{name}={encoded}&b=1", f"?{name}={encoded}"):
+        shown = redacted(f"cannot reach 'postgresql://host.example/db{query}'")
+        assert encoded not in shown
+        assert "host.example/db?" in shown
+        assert ("&b=1" in shown) == ("&b=1" in query)
+
+
 @given(secret=SECRETS)
 def test_every_kind_of_error_is_clean(secret: str) -> None:
     address = f"https://someone:{quote(secret, safe='')}@host/"
@@ -45,10 +56,32 @@ def test_every_kind_of_error_is_clean(secret: str) -> None:
         "s3://bucket/prefix/a@b",
         "write to someone@host.example, or see https://host.example/a",
         "val/top1 was .5: @ epoch 3",
+        "https://host.example/a?design=2&sign=3",
+        "is the token=abc right?",
     ],
 )
 def test_other_texts_stay_as_they_are(text: str) -> None:
     assert redacted(text) == text
+
+
+@pytest.mark.parametrize(
+    ("address", "has"),
+    [
+        ("s3://bucket/a@b:c", False),
+        ("http://host:5000/a@b", False),
+        ("hf:owner/name", False),
+        ("/data/a:b@c", False),
+        ("optim.lr=1e-3..1:log", False),
+        ("https://host/a?design=2", False),
+        ("https://token@host", True),
+        ("data.name=https://me:word@host", True),
+        ("https://me:a word@host", True),
+        ("https://me:a/slashed@host", True),
+        ("https://host/x?X-Amz-Signature=0a", True),
+    ],
+)
+def test_an_address_has_credentials(address: str, has: bool) -> None:
+    assert has_credentials(address) == has
 
 
 def test_secrets_of_the_environment_and_the_command_are_hidden_in_every_spelling(
@@ -61,6 +94,10 @@ def test_secrets_of_the_environment_and_the_command_are_hidden_in_every_spelling
     for secret in ("aws/secret+key", "aws%2Fsecret%2Bkey", "proxy/word", "proxy%2Fword"):
         assert redacted(f"key {secret} is wrong") == "key *** is wrong"
     assert redacted("typed-word") == "***"
+    monkeypatch.setenv(
+        "MLFLOW_TRACKING_URI", "postgresql://db/runs?user=me&password=in%20the%20query"
+    )
+    assert redacted("password in the query or in%20the%20query") == "password *** or ***"
 
 
 def test_a_raw_slash_in_a_password_of_the_environment_is_hidden(

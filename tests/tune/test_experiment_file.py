@@ -167,6 +167,7 @@ def test_one_of_several_is_named(mine: Path) -> None:
     [
         ("x = 1\nx = 1 / 0\n", "cannot be run: line 2: ZeroDivisionError: division by zero"),
         ("def f(:\n", "cannot be run: line 1: SyntaxError: invalid syntax"),
+        ("import sys\nsys.exit(3)\n", "cannot be run: line 2: SystemExit: 3"),
         ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named"),
         ("x = 1\n", "holds no Experiment; it must define one"),
         (

@@ -265,6 +265,25 @@ def test_exports_at_once_wait_for_one_another(
     assert not [path for path in tmp_path.rglob("*") if is_partial(path.name)]
 
 
+def test_a_kill_as_an_earlier_model_is_removed_is_no_obstacle(
+    exported: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = copied(exported("classify")[0], tmp_path)
+
+    def killed(folder: Path, **_: Any) -> None:
+        for path in Path(folder).rglob("*"):
+            if path.name in ("MLmodel", "model.json"):
+                path.unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export_model("classify", tmp_path)
+    again = export_model("classify", tmp_path)
+    assert (again.folder, again.measured) == (found.folder, found.measured)
+
+
 def test_floats_from_0_to_1_are_refused_as_a_server_gets_them(exported: Export) -> None:
     """MLflow's server casts them to uint8, so that every image would be black."""
     import mlflow.pyfunc
@@ -317,6 +336,11 @@ def test_a_server_refuses_what_a_request_cannot_mean(exported: Export) -> None:
     assert "neither scaled nor normalized" in normalized
     deep = refusal('{"inputs": ' + "[" * 100_000 + "]" * 100_000 + "}")
     assert "the JSON is nested without end" in deep
+    digits = refusal('{"inputs": [[[[1' + "0" * 5000 + ", 1, 2]]]]}")
+    assert "the JSON cannot be read (Exceeds the limit" in digits
+    for params in ("[1]", '"threshold"', "5"):
+        listed = refusal(json.dumps(whole)[:-1] + f', "params": {params}}}')
+        assert "send an object of names and values" in listed
 
 
 def pictures(folder: Path, levels: int = 256) -> Path:

@@ -4,17 +4,25 @@ address is fed with one."""
 import base64
 import contextlib
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 from urllib.parse import quote
 
 import pytest
+from typer.models import ArgumentInfo
 
+from tests import REPO
 from tests.commands import LOCAL_TOY, Call, Said, left_in
 from tests.toy import Toy
+from trainables.errors import UserError
+from tune.cli.options import Options
+from tune.report import app, main
 from tune.surroundings import hide_passwords
 from tune.tracking.address import default_uri, probe, without_password
 
@@ -110,6 +118,7 @@ def test_a_server_with_a_user_in_its_address_is_probed(
         ("http://a:b@host:5000/x", "http://host:5000/x"),
         ("http://a:b@c@host", "http://host"),
         ("postgresql://a:b@host/db?x=y@z", "postgresql://host/db?x=y@z"),
+        ("postgresql://host/db?user=a&password=b", "postgresql://host/db?user=a&password=***"),
         ("http://host/a@b", "http://host/a@b"),
         ("sqlite:////tmp/a@b.db", "sqlite:////tmp/a@b.db"),
     ],
@@ -118,43 +127,131 @@ def test_an_address_without_password(address: str, shown: str) -> None:
     assert without_password(address) == shown
 
 
-@pytest.mark.parametrize("password", PASSWORDS)
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("toy", "--local", "--storage", "https://{}@host/runs"),
-        ("toy", "--local", "--storage", "s3://{}@bucket/runs"),
-        ("classify", "--local", "--data", "https://{}@host/images"),
-        ("classify", "--local", "--data", "hf:https://{}@host/owner/name"),
-        ("classify", "--local", "--data", "hf:owner/name,token=https://{}@host/"),
-        ("classify", "--local", "--backbone", "https://{}@host/weights.pt"),
-        ("toy", "--local", "--study", "https://{}@host/study"),
-        ("https://{}@host/mine.py", "--local"),
-        ("toy", "--local", "--log", "https://{}@host"),
-        ("toy", "--local", "--set", "data.name=https://{}@host", "--set", "nonsense=1"),
-    ],
-    ids=lambda words: " ".join(word for word in words if word.startswith("--")) or "experiment",
-)
-def test_a_refused_address_shows_no_password(
-    words: tuple[str, ...], password: str, call: Call, tmp_path: Path
+ADDRESS = "https://{}@host/x"
+OTHER_FORMS = [
+    ("--storage", "s3://{}@bucket/runs"),
+    ("--storage", "gs://{}@bucket/runs"),
+    ("--data", "hf:https://{}@host/owner/name"),
+    ("--data", "hf:owner/name,token=https://{}@host/"),
+    ("--log", "csv,https://{}@host"),
+    ("--set", "data.name=https://{}@host"),
+    ("--set", "nonsense=https://{}@host"),
+    ("--space", "optim.lr=https://{}@host"),
+    ("--try", "optim.lr=https://{}@host"),
+]
+
+
+def declared(of: Any, name: str) -> tuple[str, Any]:
+    """How a value is typed, with its type; "" stands for a place without a word before it."""
+    kind, about = get_args(of)[:2]
+    if isinstance(about, ArgumentInfo):
+        return "", kind
+    return (about.param_decls or (f"--{name.replace('_', '-')}",))[0], kind
+
+
+def options_of_run() -> list[str]:
+    """Every option of `tune/run.py` that takes a value."""
+    hints = get_type_hints(Options, include_extras=True)
+    found = [declared(hint, name) for name, hint in hints.items()]
+    return [option for option, kind in found if kind is not bool]
+
+
+def places_of_report() -> list[list[str]]:
+    """The commands of `tune/report.py`, each with {} in one place that takes a value."""
+    places = []
+    for registered in app.registered_commands:
+        callback = registered.callback
+        assert callback is not None
+        parameters = signature(callback).parameters.items()
+        needed = [name for name, one in parameters if one.default is Parameter.empty]
+        for name, one in parameters:
+            if declared(one.annotation, name)[1] is bool:
+                continue
+            words = [registered.name or callback.__name__]
+            for other in dict.fromkeys([*needed, name]):
+                option = declared(signature(callback).parameters[other].annotation, other)[0]
+                words += [option] * bool(option)
+                words.append("{}" if other == name else "x")
+            places.append(words)
+    return places
+
+
+FORMS = [*((option, ADDRESS) for option in options_of_run()), *OTHER_FORMS]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=" ".join)
+def test_an_address_in_any_option_shows_no_password(
+    form: tuple[str, str], call: Call, tmp_path: Path
 ) -> None:
-    for spelling in {quote(password, safe=""), password}:
-        said = call(*(word.replace("{}", f"{USER}:{spelling}") for word in words))
-        assert said.code != 0
-        check_hidden(said, tmp_path, password)
+    option, address = form
+    for experiment in ("toy", "classify") if option else ("",):
+        for password in PASSWORDS:
+            for spelling in {quote(password, safe=""), password}:
+                typed = address.replace("{}", f"{USER}:{spelling}")
+                words = [experiment, option, typed] if option else [typed]
+                said = call(*words, "--local", "--plan")
+                assert said.code == 2
+                check_hidden(said, tmp_path, password)
+
+
+@pytest.mark.parametrize("words", places_of_report(), ids=" ".join)
+def test_an_address_in_any_place_of_a_report_shows_no_password(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for password in PASSWORDS:
+        typed = [word.replace("{}", f"https://{USER}:{password}@host/x") for word in words]
+        monkeypatch.setattr(sys, "argv", ["tune/report.py", *typed])
+        with pytest.raises(SystemExit) as left:
+            main()
+        said = capsys.readouterr()
+        assert left.value.code == 2
+        check_hidden(Said(2, said.out, said.err), tmp_path, password)
+
+
+VARIABLES = [
+    ("MLFLOW_TRACKING_URI", f"http://{{}}@{NOWHERE}", ()),
+    ("MLFLOW_TRACKING_URI", f"postgresql://{{}}@{NOWHERE}/db", ()),
+    ("MLFLOW_TRACKING_URI", f"postgresql://{NOWHERE}/db?user=me&password={{}}", ()),
+    ("HTTP_PROXY", f"http://{{}}@{NOWHERE}", ("--backbone", "torchvision")),
+    ("HTTPS_PROXY", f"http://{{}}@{NOWHERE}", ("--backbone", "torchvision")),
+    ("ALL_PROXY", f"http://{{}}@{NOWHERE}", ("--backbone", "torchvision")),
+    ("HF_ENDPOINT", f"http://{{}}@{NOWHERE}", ("--data", "hf:owner/name")),
+    ("WANDB_BASE_URL", f"http://{{}}@{NOWHERE}", ("--log", "wandb")),
+    ("AWS_ENDPOINT_URL", f"http://{{}}@{NOWHERE}", ("--storage", "s3://bucket/runs")),
+    ("AWS_ENDPOINT_URL_S3", f"http://{{}}@{NOWHERE}", ("--storage", "s3://bucket/runs")),
+]
+"""Variables of the environment that hold addresses, and options with which they are read."""
+ELSEWHERE = {
+    "RAY_ADDRESS": "test_the_address_of_a_cluster_shows_no_password",
+    "RAY_API_SERVER_ADDRESS": "ours: 127.0.0.1",
+    "MLFLOW_BACKEND_STORE_URI": "ours, for the server of the ui",
+}
+
+
+def test_every_address_that_the_code_reads_is_fed() -> None:
+    read = re.compile(r'"([A-Z][A-Z0-9_]*_(?:URI|URL|ENDPOINT|ADDRESS))"')
+    sources = [path for room in ("tune", "trainables") for path in (REPO / room).rglob("*.py")]
+    found = {name for path in sources for name in read.findall(path.read_text())}
+    assert found <= {name for name, _, _ in VARIABLES} | ELSEWHERE.keys()
+
+
+def test_the_address_of_a_cluster_shows_no_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tune.execution.ray_session import start_ray
+
+    monkeypatch.setenv("RAY_ADDRESS", "http://me:correct-horse@127.0.0.1:9")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9") as refused:
+        start_ray()
+    assert "correct-horse" not in str(refused.value)
 
 
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize(
     ("variable", "address", "words"),
-    [
-        ("MLFLOW_TRACKING_URI", f"http://{{}}@{NOWHERE}", ()),
-        ("MLFLOW_TRACKING_URI", f"postgresql://{{}}@{NOWHERE}/db", ()),
-        ("HTTPS_PROXY", f"http://{{}}@{NOWHERE}", ("--backbone", "torchvision")),
-        ("HF_ENDPOINT", f"http://{{}}@{NOWHERE}", ("--data", "hf:owner/name")),
-        ("WANDB_BASE_URL", f"http://{{}}@{NOWHERE}", ("--log", "wandb")),
-        ("AWS_ENDPOINT_URL", f"http://{{}}@{NOWHERE}", ("--storage", "s3://bucket/runs")),
-    ],
+    VARIABLES,
     ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
 )
 def test_an_address_of_the_environment_shows_no_password(
@@ -170,7 +267,10 @@ def test_an_address_of_the_environment_shows_no_password(
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv(variable, address.format(f"{USER}:{quote(password, safe='')}"))
+    credentials = quote(password, safe="")
+    if "@" in address:
+        credentials = f"{USER}:{credentials}"
+    monkeypatch.setenv(variable, address.format(credentials))
     experiment = "classify" if {"--backbone", "--data"} & set(words) else "toy"
 
     said = call(experiment, *LOCAL_TOY[1:], "1", "--set", "train.epochs=1", *words)
@@ -219,6 +319,31 @@ def test_a_traceback_shows_no_password(
     assert said.count("ValueError: https://***@host") == 2
     assert "Exception in replay:" in said
     assert "correct-horse" not in said
+
+
+def test_the_server_of_the_ui_is_not_given_its_password_as_an_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everyone on a machine can read the arguments of its processes."""
+    from tune.ui import serve
+
+    class Ended:
+        pid, returncode = 999_999_999, 1  # no process has it
+
+        def __init__(self, words: list[str], env: dict[str, str], **_: Any):
+            assert not [word for word in words if "correct-horse" in word]
+            assert env["MLFLOW_BACKEND_STORE_URI"] == uri
+
+        def poll(self) -> int:
+            return 1
+
+        def wait(self, *_: Any) -> int:
+            return 1
+
+    uri = "postgresql://someone:correct-horse@host/db"
+    monkeypatch.setattr("tune.ui.subprocess.Popen", Ended)
+    with pytest.raises(UserError, match="the MLflow server did not start"), serve(uri, tmp_path, 0):
+        pass
 
 
 def test_what_is_kept_of_mlflow_is_under_an_address_without_password(

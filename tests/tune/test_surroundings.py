@@ -2,6 +2,7 @@
 the product and its own servers."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 
 from tests import REPO
 from tests.commands import SCRIPT
+from tune.command_line import command, resume_command
 from tune.study.record import read_record
 from tune.surroundings import bypass_proxy
 
@@ -82,6 +84,74 @@ def test_an_environment_without_proxy_stays_as_it_is() -> None:
     bypass_proxy()
     assert "no_proxy" not in os.environ
     assert "NO_PROXY" not in os.environ
+
+
+@pytest.mark.parametrize("words", [["tune/run.py"], ["tune/report.py"], ["-m", "tune.ui"]])
+def test_an_interrupt_during_the_imports_says_nothing(tmp_path: Path, words: list[str]) -> None:
+    """Of the traceback of an import nobody learns anything."""
+    interrupt = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(20)"
+    for module in ("typer", "sqlite3"):
+        (tmp_path / f"{module}.py").write_text(interrupt)
+    ended = subprocess.run(
+        [sys.executable, *words],
+        cwd=REPO,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.parametrize(
+    ("key", "said"), [(KeyboardInterrupt, ""), (EOFError, "vistune: interrupted")]
+)
+def test_a_report_that_is_interrupted_says_no_more(
+    key: type[BaseException],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By Ctrl-C, or by Ctrl-D in the place of an answer."""
+    from tune import report
+
+    def interrupt(*_: object) -> None:
+        raise key
+
+    monkeypatch.setattr(report, "find_study", interrupt)
+    monkeypatch.setattr(sys, "argv", ["tune/report.py", "show", "toy"])
+    with pytest.raises(SystemExit) as left:
+        report.main()
+    assert left.value.code == 130
+    assert capsys.readouterr().err.strip() == said
+
+
+def test_a_current_folder_that_is_gone_is_refused(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    command = f"rmdir {here}; exec {sys.executable} {REPO}/tune/report.py show --storage {tmp_path}"
+    ended = subprocess.run(
+        ["bash", "-c", command],
+        cwd=here,
+        env=os.environ | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    said = "vistune: the current folder was deleted: change to another\n"
+    assert (ended.returncode, ended.stderr) == (2, said)
+
+
+def test_commands_are_spelled_where_the_current_folder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study whose storage is elsewhere comes to its end, and says how to look at it."""
+    monkeypatch.chdir(tmp_path)
+    here = tmp_path / "here"
+    here.mkdir()
+    os.chdir(here)
+    here.rmdir()
+    monkeypatch.setattr(sys, "argv", ["run.py", "ssl", "--storage", str(tmp_path / "runs")])
+    assert resume_command().endswith(f"run.py ssl --storage {tmp_path}/runs")
+    assert command("ui", storage=tmp_path / "runs").endswith(f"tune.ui --storage {tmp_path}/runs")
 
 
 WRITER = """

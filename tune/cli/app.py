@@ -7,9 +7,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from trainables.errors import first_line
+from trainables.redaction import redacted
 from tune.command_line import command, started_by_entry_point
 
 WRONG_USE = 2
+_INTERRUPTED = 130
+_PATHLIBS = ("Could not determine home directory", "Symlink loop")
+"""The beginnings of pathlib's own errors, which are RuntimeErrors."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -59,6 +64,23 @@ def _in_lines(docstring: str) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
+def told_os_error(error: OSError | RuntimeError) -> str:
+    """An error of the operating system, in one line.
+
+    Raises:
+        OSError, RuntimeError: the error itself, where it is none of the operating system, but a
+            fault of ours.
+    """
+    if isinstance(error, RuntimeError):
+        if not str(error).startswith(_PATHLIBS):
+            raise error
+        return f"{first_line(error).rstrip('.')}: use a path without `~`, and no link to itself"
+    if error.errno is None:
+        raise error
+    why = error.strerror or first_line(error)
+    return redacted(why if error.filename is None else f"{error.filename}: {why}")
+
+
 def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
     """Run what was typed and leave. Wrong use is one line, as everything else that goes wrong.
 
@@ -73,8 +95,11 @@ def run_app(app: typer.Typer, program: str, first: str = "") -> NoReturn:
     words = sys.argv[2:] if first else sys.argv[1:]
     try:
         sys.exit(app(words, standalone_mode=False) or 0)
+    except typer.Abort:  # Ctrl-D in the place of an answer
+        print("vistune: interrupted", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
+        message = redacted(error.format_message()).rstrip(".")
         context: Any = getattr(error, "ctx", None)
         asked = first
         if context is not None and context.parent is not None:

@@ -19,17 +19,17 @@ from tune.study.warm_start import worth
 
 
 def conclude(study: Study, console: Console) -> None:
-    """Print the result of a complete study, and put it on record."""
+    """Print the result of a complete study, or why there is none, and put it on record."""
     found = judge_study(study)
     number = study.best_number()
+    metrics = {} if found is None else found.metrics()
+    tags = {"verdict": claim(study, found)}
 
     if number is not None:
-        selected = _announce_best(study, number, console)
-        said = claim(study, found)
-        console.line(said)
-        metrics = {} if found is None else found.metrics()
+        tags["chosen"] = _announce_best(study, number, console)
         metrics["chosen/trial"] = float(number)
-        study.summarize(metrics, verdict=said, chosen=selected)
+    console.line(tags["verdict"])
+    study.summarize(metrics, **tags)
 
     _conclude_front(study, console)
     sentence = worth(study)

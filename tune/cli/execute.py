@@ -19,6 +19,7 @@ from tune.experiments import EXPERIMENTS, Experiment
 from tune.object_store.restore import pull
 from tune.object_store.s3 import local_folder
 from tune.tracking.logs import check_logs
+from tune.upkeep.kept import remove_deleted
 
 
 def execute(options: Options, caller: Caller, experiment: Experiment | None = None) -> Ended:
@@ -39,6 +40,7 @@ def execute(options: Options, caller: Caller, experiment: Experiment | None = No
 
     storage = local_folder(options.storage)
     pull(storage)
+    remove_deleted(storage)
 
     if options.trial is not None:
         return Ended(_replay(options, experiment, storage))

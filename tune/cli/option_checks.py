@@ -6,20 +6,28 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from trainables.errors import UserError
+from trainables.redaction import has_credentials
 from tune.cli.option_values import AUTO, parse_concurrent
 from tune.cli.options import Options
 
 
 def check_given(options: Options) -> None:
-    """Refuse empty values: as a path, an unset variable of the shell would be the current folder.
-    From Python values may also have a wrong type, or be out of range.
+    """Refuse empty values: as a path, an unset variable of the shell would be the current folder;
+    and passwords, as what is typed is on record. From Python values may also have a wrong type, or
+    be out of range.
 
     Raises:
-        UserError: an option is "", or none that it can be.
+        UserError: an option is "", has a password in it, or is none that it can be.
     """
     for name, value in vars(options).items():
         if value == "":
             raise UserError(f"--{name.replace('_', '-')} is empty: give a value, or leave it out")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and has_credentials(text):
+                raise UserError(
+                    f"{text}: what is typed is on record, so that no option takes an address with "
+                    "a password; code of yours can read it from a variable of the environment"
+                )
 
     hints = get_type_hints(Options, include_extras=True)
     for name, value in vars(options).items():

@@ -1,6 +1,5 @@
 """Resolve the options of a command into everything that a study needs to begin."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -27,7 +26,7 @@ from tune.cli.workers import check_shares, check_workers
 from tune.experiments import Experiment, side_of
 from tune.reports.marks import marks
 from tune.search.space import describe
-from tune.study.identity import STUDY_NAME
+from tune.study.identity import check_study_name
 from tune.study.kept_files import retrained_value
 from tune.study.manifest import Manifest, read_manifest
 from tune.study.warm_start import warm_start
@@ -279,11 +278,7 @@ def study_name(options: Options, experiment: Experiment, storage: Path) -> str:
     elif options.setting is not None:
         name = f"{experiment.name}-{options.setting}"
 
-    if not re.fullmatch(STUDY_NAME, name):
-        raise UserError(
-            f"--study {name!r} must be letters, digits, '.', '_' and '-', "
-            "beginning with a letter or digit"
-        )
+    check_study_name(name, "--study")
     if is_reserved(name) and not (storage / name / "study.json").exists():
         raise UserError(f"--study {name!r} belongs to the storage itself; choose another name")
     return name

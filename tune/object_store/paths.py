@@ -13,7 +13,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from trainables.errors import UserError
+from trainables.errors import UserError, first_line
 from trainables.files import default_cache_dir
 from tune.command_line import install_command
 
@@ -63,7 +63,10 @@ def _is_installed(package: str) -> bool:
 
 
 def _folder(storage: str) -> Path:
-    folder = Path(storage).expanduser().resolve()
+    try:
+        folder = Path(storage).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # pathlib's of a link to itself, or of ~somebody
+        raise UserError(f"--storage {storage}: {first_line(error)}; use another folder") from None
     misread = re.search(r"\?|%[0-9A-Fa-f]{2}", str(folder))
     if misread is not None:
         raise UserError(

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainables.files import atomic_file
+from trainables.files import atomic_file, remove_partials_of
 from tune.prediction.batches import Reader
 from tune.prediction.inputs import images_of_folder, images_of_table, read_table
 from tune.prediction.output import check_file
@@ -29,6 +29,7 @@ def predict_features(trained: Trained, reader: Reader, request: Request) -> list
 
     table = np.stack(features).astype(np.float32)
     out.parent.mkdir(parents=True, exist_ok=True)
+    remove_partials_of(out)
     with atomic_file(out) as file:
         np.savez(file, features=table, filenames=np.array(names))
     line = f"{len(names):,} images -> {out}: features {table.shape}, of {trained.name}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainables.data.listing import shortened
 from trainables.errors import UserError
-from trainables.files import scratch_folder, write_atomically
+from trainables.files import scratch_folder, write_result
 
 _OVERWRITE = "give another --out, or --overwrite"
 
@@ -36,7 +36,7 @@ def write_table(
     writer.writerows(rows)
     out.parent.mkdir(parents=True, exist_ok=True)
     # names of files need not be UTF-8
-    write_atomically(out, text.getvalue().encode("utf-8", "surrogateescape"))
+    write_result(out, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 @contextmanager

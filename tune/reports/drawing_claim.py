@@ -14,7 +14,7 @@ from typing import Self
 
 from filelock import FileLock, Timeout
 
-from trainables.files import write_atomically
+from trainables.files import write_result
 
 _CLAIM = ".pictures.claim"
 _LOCK = ".pictures.lock"
@@ -27,7 +27,7 @@ class DrawingClaim:
     Args:
         token: of a claim that another process has made and passed on; default: a new claim.
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written; on a full disk no claim stands then.
     """
 
     def __init__(self, folder: Path, token: str | None = None):
@@ -36,7 +36,15 @@ class DrawingClaim:
         # One thread may take the lock, and another give it back.
         self._lock = FileLock(folder / _LOCK, thread_local=False)
         if token is None:
-            write_atomically(folder / _CLAIM, self.token)
+            self._write()
+
+    def _write(self) -> None:
+        path = self.folder / _CLAIM
+        try:
+            write_result(path, self.token)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
 
     @property
     def stands(self) -> bool:

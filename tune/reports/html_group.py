@@ -8,7 +8,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from trainables.data_summary import DataSummary
-from trainables.files import write_atomically
+from trainables.files import write_result
 from tune.reports.comparison_table import ComparisonTable, TableRow, compare_settings
 from tune.reports.html_comparison import comparison_content, pooled_content
 from tune.reports.html_page import page, render
@@ -82,7 +82,7 @@ def _write(
         settings=settings,
     )
     path = folder / "report.html"
-    write_atomically(path, page(comparison.title, body))
+    write_result(path, page(comparison.title, body))
     return path
 
 

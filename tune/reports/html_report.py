@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from trainables.files import write_atomically
+from trainables.files import write_result
 from tune.reports.html_classes import classes
 from tune.reports.html_cost import against_cost, cost_title
 from tune.reports.html_page import page, render
@@ -51,7 +51,7 @@ def write_report(folder: Path) -> Path:
         sections=dict(_sections(record, verdict)),
     )
     path = folder / "report.html"
-    write_atomically(path, page(f"{manifest.name}: report", body))
+    write_result(path, page(f"{manifest.name}: report", body))
     return path
 
 

@@ -15,9 +15,11 @@ from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
 from tune.reports.marks import marks
 from tune.reports.selection import MARK, configuration, selection
+from tune.reports.verdict import judge_study
 from tune.study.early_failures import LEFT_OUT
 from tune.study.lock import is_in_use, last_command
 from tune.study.record import CONCLUSIONS, Record, lost_trials, read_record
+from tune.study.rules import WINNER
 
 _SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
 _MACHINES = 3  # machines that could not join: on a spot fleet there are ever more
@@ -54,6 +56,9 @@ def show_study(folder: Path, out: Console) -> None:
     for name in CONCLUSIONS:
         if name in record.tags and name != "chosen":  # that is said above, as it is now
             out.print(record.tags[name])
+    if record.finished and _lacks_a_claim(record):
+        for typed in _typed(folder):
+            out.print(f"its command: {typed}")
 
 
 def _findings(record: Record) -> Iterator[str]:
@@ -113,10 +118,19 @@ def _machines_missing(folder: Path, created: str) -> list[str]:
 
 def _how_to_resume(folder: Path) -> str:
     """The command that resumes a study; "" where it runs, or no command is known."""
+    return "".join(f"; resume with: {typed}" for typed in _typed(folder))
+
+
+def _typed(folder: Path) -> list[str]:
+    """The command that ran a study last; none where it runs, or none is known."""
     typed = last_command(folder)
-    if not typed or is_in_use(folder):
-        return ""
-    return f"; resume with: {typed}"
+    return [typed] if typed and not is_in_use(folder) else []
+
+
+def _lacks_a_claim(record: Record) -> bool:
+    """True where a study by itself has not found enough to compare: its verdict names options of
+    its command."""
+    return record.repeat_rule.rule != WINNER and judge_study(record) is None
 
 
 def _ranked(record: Record) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.files import write_atomically
+from trainables.files import write_result
 from trainables.served import DESCRIPTION
 from tune.backbones.resolve import lineage_tags
 from tune.backbones.seen import seen_tags
@@ -55,7 +55,7 @@ def write_card(exported: Exported) -> Path:
         _section("Lineage", _lineage(exported, record)),
     ]
     path = exported.folder / CARD
-    write_atomically(path, "\n".join(sections))
+    write_result(path, "\n".join(sections))
     return path
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from trainables.files import write_atomically
+from trainables.files import write_result
 from tune.reports.comparison_table import ComparisonTable, compare_settings
 from tune.reports.html_comparison import comparison_page, pooled_page
 from tune.reports.pooled_table import PooledRow, PooledTable, compare_searches, has_searches
@@ -49,9 +49,9 @@ def publish(group: Path | Group, *, shown: bool = True) -> None:
 
     folder.mkdir(exist_ok=True)
     figure = table.draw(folder / "table.png")
-    write_atomically(folder / "table.md", table.markdown)
-    write_atomically(folder / "table.csv", table.csv)
-    write_atomically(folder / "table.html", table.page(figure))
+    write_result(folder / "table.md", table.markdown)
+    write_result(folder / "table.csv", table.csv)
+    write_result(folder / "table.html", table.page(figure))
 
     if shown:
         table.show(wide_console())

@@ -212,6 +212,17 @@ class EventLog(AppendOnlyFile):
         return first
 
     @staticmethod
+    def begins_at(path: Path, offset: object) -> bool:
+        """True where an event begins at this byte of the file, or the file ends there."""
+        if offset == 0:
+            return True
+        if not isinstance(offset, int) or not 0 < offset <= path.stat().st_size:
+            return False
+        with path.open("rb") as log:
+            log.seek(offset - 1)
+            return log.read(1) == b"\n"
+
+    @staticmethod
     def read(
         path: Path, offset: int = 0, limit: int | None = None
     ) -> tuple[list[dict[str, Any]], int]:

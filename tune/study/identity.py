@@ -1,13 +1,35 @@
 """Names of studies; identities of studies and groups, as the first event of their logs has them."""
 
 import hashlib
+import re
 from typing import Any
+
+from trainables.errors import UserError
 
 STUDY = "study"
 GROUP = "group"
 """Values of `kind` in a log's first event; a log without it is a study's."""
 STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
 """Pattern of the name of a study, which is that of its folder."""
+LONGEST_NAME = 200
+"""Characters of one: file systems take 255, and partial files and bundles add to it."""
+
+
+def check_study_name(name: str, option: str = "") -> None:
+    """Refuse what cannot be the name of a study.
+
+    Args:
+        option: the one that gives it.
+    Raises:
+        UserError: it cannot.
+    """
+    typed = f"{option} {name!r}".strip()
+    if not re.fullmatch(STUDY_NAME, name):
+        raise UserError(
+            f"{typed} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    if len(name) > LONGEST_NAME:
+        raise UserError(f"{typed} has {len(name)} characters: use at most {LONGEST_NAME}")
 
 
 def study_id(first: dict[str, Any]) -> str:

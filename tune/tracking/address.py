@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import unquote
 
+from trainables.redaction import without_query_secrets
 from tune.tracking.database import check_answers, sqlite_path
 
 _PROBE_S = 2.0
@@ -46,10 +47,10 @@ def default_uri(storage: Path) -> str:
 
 def without_password(uri: str) -> str:
     """`uri` fit to be shown and stored: without user and password."""
-    scheme, slashes, rest = uri.partition("://")
+    scheme, slashes, rest = without_query_secrets(uri).partition("://")
     host, slash, path = rest.partition("/")
     if not slashes or "@" not in host:
-        return uri
+        return f"{scheme}{slashes}{rest}"
     return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 

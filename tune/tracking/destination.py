@@ -21,7 +21,7 @@ def _no_beat(seconds: float) -> None:
     """Give no sign of life."""
 
 
-def _fits(offset: int) -> bool:
+def _fits(offset: object) -> bool:
     """Trust what is remembered."""
     return True
 
@@ -42,7 +42,7 @@ class Opening:
     beat: Callable[[float], None] = _no_beat
     """Called with the seconds that the next call may take, before it; a sign of life for whoever
     waits."""
-    fits: Callable[[int], bool] = _fits
+    fits: Callable[[object], bool] = _fits
     """Tells if an event of the log begins at a byte, or the log ends there: after a line was
     deleted, what a place remembers may not."""
     tell: Callable[[str], None] = _no_words

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from trainables.files import remove_partials, write_atomically
 from tune.command_line import command
@@ -104,10 +105,11 @@ class AppendedFiles:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partials(folder)
         state = read_state(folder / STATE)
-        is_ours = state.get("study") == opening.study_id and opening.fits(state["offset"])
-        if is_ours and self._are_whole(state["lengths"]):
+        lengths = state.get("lengths")
+        is_ours = state.get("study") == opening.study_id and opening.fits(state.get("offset"))
+        if is_ours and isinstance(lengths, dict) and self._are_whole(lengths):
             self.offset = state["offset"]
-            self._lengths = state["lengths"]
+            self._lengths = lengths
 
     def append(self, name: str, content: bytes) -> None:
         """Add to a file at the next `commit`.
@@ -139,11 +141,11 @@ class AppendedFiles:
         write_atomically(self.folder / STATE, json.dumps(state))
         self.offset = offset
 
-    def _are_whole(self, lengths: dict[str, int]) -> bool:
+    def _are_whole(self, lengths: dict[str, Any]) -> bool:
         """Tell if no file is missing, or shorter than it was."""
         for name, length in lengths.items():
             path = self.folder / name
-            if not path.is_file() or path.stat().st_size < length:
+            if not isinstance(length, int) or not path.is_file() or path.stat().st_size < length:
                 return False
         return True
 

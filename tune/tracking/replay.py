@@ -244,14 +244,10 @@ class Replay:
         self._connection = connection
         return connection
 
-    def _fits(self, offset: int) -> bool:
-        """True where an event begins at this byte of the log, or the log ends there. Otherwise the
-        log is not the one that was sent, and all of it is sent again."""
-        if not offset:
-            return True
-        with self._log.open("rb") as log:
-            log.seek(offset - 1)
-            return log.read(1) == b"\n"
+    def _fits(self, offset: object) -> bool:
+        """True where an event begins at this byte of the log. Otherwise the log is not the one that
+        was sent, and all of it is sent again."""
+        return EventLog.begins_at(self._log, offset)
 
     def _folded(self, offset: int) -> Projection:
         """The projection of the log before byte `offset`."""

@@ -169,7 +169,9 @@ class MlflowRuns:
             deleted = run.info.lifecycle_stage == "deleted"
             if key not in self.ids:
                 self.ids[key] = run_id
-                offset = int(run.data.tags.get(OFFSET_TAG, offset))
+                remembered = run.data.tags.get(OFFSET_TAG)
+                if remembered is not None:
+                    offset = int(remembered) if remembered.isdecimal() else 0
                 if deleted:
                     self._deleted.add(run_id)
             elif not deleted:

@@ -15,7 +15,8 @@ _STATES = "tracking.json"
 def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
     """Return what this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
     "run_id", "study_id"}; {} before the first event was sent."""
-    return dict(_saved_states(study_dir).get(without_password(uri), {}))
+    found = _saved_states(study_dir).get(without_password(uri))
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def save_state(study_dir: Path, uri: str, state: dict[str, Any]) -> None:
@@ -26,12 +27,13 @@ def save_state(study_dir: Path, uri: str, state: dict[str, Any]) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a state that a place left on the disk; {} where there is none, or a power cut left it
-    empty: all is sent again."""
+    """Read a state that a place left on the disk; {} where there is none, or something else in its
+    place, such as the empty file of a power cut: all is sent again."""
     try:
-        return dict(json.loads(path.read_text()))
+        found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _saved_states(study_dir: Path) -> dict[str, Any]:

@@ -165,8 +165,9 @@ class WandbStudy(LocalConnection):
 
         state = read_state(folder / _STATE)
         is_ours = state.get("study") == opening.study_id and state.get("place") == _place()
-        if is_ours and opening.fits(state["offset"]):
-            self._finished = set(state["finished"])
+        finished = state.get("finished")
+        if is_ours and isinstance(finished, list) and opening.fits(state.get("offset")):
+            self._finished = set(map(str, finished))
             self.offset = state["offset"]
 
     def recall(self, run: ProjectedRun, changes: Changes) -> None:

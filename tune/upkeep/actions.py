@@ -5,9 +5,7 @@ there is to do, last. In an object store the study moves before the folder does 
 """
 
 import contextlib
-import re
 import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +13,20 @@ from pathlib import Path
 from trainables.errors import UserError
 from tune.object_store.s3 import address
 from tune.study.events import EventLog
-from tune.study.identity import STUDY_NAME
+from tune.study.identity import check_study_name
 from tune.study.manifest import Manifest, read_manifest
-from tune.upkeep.kept import ARCHIVE, dependents, group_of, held, is_reserved, keep_weights
+from tune.upkeep.kept import (
+    ARCHIVE,
+    DELETED,
+    dependents,
+    group_of,
+    held,
+    is_reserved,
+    keep_weights,
+    remove_deleted,
+)
 from tune.upkeep.mlflow_side import MlflowSide
 from tune.upkeep.stored import delete_stored, is_free, leased, move, size_of
-
-_DELETED = ".deleted"
-"""Folder of a storage whose studies are being removed. They lie two levels down, where no list of
-studies looks."""
 
 
 def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[str]:
@@ -59,11 +62,23 @@ def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
             side.delete_model(folder)
         for folder in _group_last(folders):
             delete_stored(root, folder, renew)
-            # At once out of every list, whatever becomes of this process.
-            (root / _DELETED).mkdir(exist_ok=True)
-            folder.rename(root / _DELETED / f"{folder.name}-{secrets.token_hex(4)}")
+            _take_out(root, folder)
 
-    shutil.rmtree(root / _DELETED, ignore_errors=True)
+    remove_deleted(root)
+
+
+def _take_out(root: Path, folder: Path) -> None:
+    """Take a study out of every list at once, whatever becomes of this process."""
+    place = root / DELETED / f"{folder.name}-{secrets.token_hex(4)}"
+    while True:
+        place.parent.mkdir(exist_ok=True)
+        try:
+            folder.rename(place)
+        except FileNotFoundError:
+            if not folder.exists():
+                raise
+            continue  # another process has removed what lay there
+        return
 
 
 def archive(root: Path, folders: Sequence[Path], side: MlflowSide) -> Path:
@@ -112,10 +127,7 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
         UserError: a name that cannot be, a study that runs or belongs to a comparison, a registered
             model that cannot have the name, or MLflow does not answer. Nothing was changed.
     """
-    if not re.fullmatch(STUDY_NAME, name):
-        raise UserError(
-            f"{name!r} must be letters, digits, '.', '_' and '-', beginning with a letter or digit"
-        )
+    check_study_name(name)
     if is_reserved(name):
         raise UserError(f"{name!r} belongs to the storage itself; choose another name")
     place = root / name

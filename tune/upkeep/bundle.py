@@ -1,13 +1,16 @@
 """`report.py bundle`: a study in one file, to be kept elsewhere or sent to somebody."""
 
+import contextlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainables.errors import UserError
-from trainables.files import BEST, LAST, atomic_file, is_partial
+from trainables.files import BEST, LAST, atomic_file, is_partial, remove_partials_of
 from tune.reports.html_report import write_report
+from tune.study.group import LOG
 from tune.study.kept_files import PIN, RETRAINED
+from tune.study.mending import JOURNAL
 from tune.upkeep.stored import bring_files
 
 NOTE = (
@@ -43,17 +46,28 @@ def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrit
         if (folder / "study.json").exists():
             write_report(folder)
 
+    remove_partials_of(out)
     with atomic_file(out) as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
         for folder in folders:
             for path in _files(folder, weights):
-                if path.resolve() == out.resolve():
-                    continue  # an earlier bundle
-                archive.add(path, arcname=str(path.relative_to(folder.parent)), recursive=False)
+                if path.resolve() != out.resolve():  # an earlier bundle
+                    _add(archive, path, str(path.relative_to(folder.parent)))
     return out
 
 
+def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
+    """Pack a file as it is now, also where a run replaces it meanwhile; one that a run has removed
+    is left out."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as content:
+        archive.addfile(archive.gettarinfo(arcname=name, fileobj=content), content)
+
+
 def _files(folder: Path, weights: bool) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
+    """The files to pack. The record comes first, its journal before its log: of a study that runs,
+    what the journal lacks is written back from the log, and weights are never missing."""
+    record = [path for path in (folder / JOURNAL, folder / LOG) if path.exists()]
+    others = [path for path in sorted(folder.rglob("*")) if path not in record]
+    for path in (*record, *others):
         if path.is_file() and _belongs(path.relative_to(folder), weights):
             yield path
 

@@ -23,6 +23,9 @@ from tune.upkeep.stored import leased
 
 ARCHIVE = "archived"
 """Folder of a storage whose studies are in no list."""
+DELETED = ".deleted"
+"""Folder of a storage whose studies are being removed. They lie two levels down, where no list of
+studies looks."""
 RESERVED = (ARCHIVE, "backbones", "mlartifacts")
 """Folders of a storage that are no studies."""
 _DATABASE = "mlflow.db"
@@ -33,6 +36,11 @@ front."""
 def is_reserved(name: str) -> bool:
     """True for the name of a folder or file that a storage has for itself."""
     return name in RESERVED or name.startswith(_DATABASE)
+
+
+def remove_deleted(root: Path) -> None:
+    """Remove the studies of a storage that were deleted, also those whose removal was killed."""
+    shutil.rmtree(root / DELETED, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,9 @@ def held(folders: list[Path]) -> Iterator[Renew]:
         for folder in folders:
             lock = locked(folder, folder.name)
             stack.callback(lock.release)
-            # Whoever draws behind the last run leaves.
-            drawing = stack.enter_context(DrawingClaim(folder))
-            drawing.take()
+            # Whoever draws behind the last run leaves, on a full disk too.
+            with contextlib.suppress(OSError):
+                stack.enter_context(DrawingClaim(folder)).take()
             stack.callback(_unsent(folder).release)
         yield stack.enter_context(leased(folders))
 

@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from tests.commands import LOCAL_TOY, Call
 from tests.studies import open_study
 from tests.toy import Toy
 from trainables.base import Batch
+from tune.command_line import resume_command
+from tune.reports.leaderboard import show_study
 from tune.reports.verdict import claim
 from tune.study.record import read_record
 from tune.study.study import Study
@@ -72,7 +75,9 @@ def test_repeats_are_missing(tmp_path: Path, repeats: int, remedy: str) -> None:
     assert remedy in claim(record, None)
 
 
-def test_what_it_says_is_what_helps(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_says_is_what_helps(
+    call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The command of the sentence, typed."""
 
     def broken(self: Toy, batch: Batch) -> None:
@@ -82,9 +87,18 @@ def test_what_it_says_is_what_helps(call: Call, monkeypatch: pytest.MonkeyPatch)
         patch.setattr(Toy, "forward", broken)
         found = call(*LOCAL_TOY, "2")
     assert found.code == 1
+    assert "nothing to claim: 2 failed (ImportError)" in found.out
     assert read_record(Path("runs/toy")).trials[0].state == "FAIL"
+
+    show_study(Path("runs/toy"), Console(width=300))
+    shown = capsys.readouterr().out
+    assert RETRY in shown
+    assert f"its command: {resume_command()}" in shown
+
     assert call(*LOCAL_TOY, "2").code == 1  # as before: nothing was left to do
     again = call(*LOCAL_TOY, "2", "--retry-failed")
     assert again.code == 0
     assert "tried again: trial 0, trial 1" in again.out
     assert read_record(Path("runs/toy")).completed.keys() >= {0}
+    show_study(Path("runs/toy"), Console(width=300))
+    assert RETRY not in capsys.readouterr().out

@@ -128,6 +128,23 @@ def test_a_damaged_log_hides_no_other_link(
     assert "damaged/events.jsonl is damaged after byte 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("offset", [7, 10**9, -1, "7", None])
+def test_a_log_that_is_not_the_one_that_was_sent_is_not_damaged(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    offset: object,
+) -> None:
+    finished(tmp_path, 1)
+    sent: list[Path] = []
+    monkeypatch.setattr(Tracker, "sync", lambda self: sent.append(self.study_dir))
+    known = {"experiment_id": "1", "study_id": "2", "offset": offset}
+    monkeypatch.setattr("tune.ui.saved_state", lambda folder, uri: known)
+    assert len(study_links(tmp_path, "http://127.0.0.1:9", "http://127.0.0.1:9")) == 1
+    assert sent == [tmp_path / "toy"]
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("word", ["show", "sync"])
 def test_no_study_at_all(look: Look, tmp_path: Path, word: str) -> None:
     said = look(word)

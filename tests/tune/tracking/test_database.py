@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from tests.crash.operations import compiler, from_start, read_changes
 from tests.mlflow_store import rows, store
 from tests.tune.tracking.test_tracker import assert_equals_log, study_of
+from trainables.files import is_partial
 from tune.tracking.database import check_answers, ensure_database, mend, sqlite_path
 from tune.tracking.tracker import Tracker
 
@@ -24,6 +26,7 @@ MAKE = """
 import sys
 from pathlib import Path
 from tune.tracking.address import quieten
+from trainables.files import is_partial
 from tune.tracking.database import ensure_database
 quieten()
 ensure_database(Path(sys.argv[1]))
@@ -216,25 +219,32 @@ def test_sqlite_path() -> None:
     assert sqlite_path("http://127.0.0.1:5000") is None
 
 
-@pytest.mark.slow  # each kill imports MLflow three times
-@pytest.mark.timeout(900)
-def test_killed_at_any_moment_of_the_making_the_next_start_has_a_database(tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    environment = dict(os.environ, VISTUNE_CACHE=str(cache))
-    draws = random.Random(0)
-    killed = 0
-    for number in range(6):
-        shutil.rmtree(cache, ignore_errors=True)
-        path = tmp_path / f"runs-{number}" / "mlflow.db"
-        making = subprocess.Popen([sys.executable, "-c", MAKE, str(path)], env=environment)
-        while making.poll() is None and not list(cache.glob("*.partial/*/*.db")):
-            time.sleep(0.01)
-        time.sleep(draws.uniform(0, 3))
-        making.send_signal(signal.SIGKILL)
-        killed += making.wait() == -signal.SIGKILL
+KILLS = 40
 
+
+@pytest.mark.slow  # each kill imports MLflow twice
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(compiler() is None, reason="no C compiler")
+def test_killed_at_any_change_of_the_making_the_next_start_has_a_database(tmp_path: Path) -> None:
+    """SIGKILL before forty changes of files, the same distance apart, from the first to the
+    last."""
+    home, record = tmp_path / "home", tmp_path / "record"
+    path = home / "runs/mlflow.db"
+
+    def make(surroundings: dict[str, str]) -> int:
+        home.mkdir(exist_ok=True)
+        environment = surroundings | {"VISTUNE_CACHE": str(home / "cache")}
+        return subprocess.run([sys.executable, "-c", MAKE, str(path)], env=environment).returncode
+
+    assert make(from_start(home, record=record)) == 0
+    changes = len(read_changes(record))
+    assert changes > 10 * KILLS
+    for number in range(KILLS):
+        shutil.rmtree(home)
+        kill_at = 1 + number * (changes - 1) // (KILLS - 1)
+        assert make(from_start(home, kill_at)) == -signal.SIGKILL
         assert not path.exists() or works(path)
-        subprocess.run([sys.executable, "-c", MAKE, str(path)], env=environment, check=True)
+        assert make(dict(os.environ)) == 0
         assert works(path)
-        assert not list(path.parent.glob("*.damaged-*"))
-    assert killed
+        left = [found.name for found in home.rglob("*") if is_partial(found.name)]
+        assert left + list(home.rglob("*.damaged-*")) == []

@@ -1,5 +1,6 @@
 """`--log`: what pandas and TensorBoard read back is what the log says, once, whatever happened."""
 
+import json
 import math
 import random
 import shutil
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pandas
@@ -348,6 +350,27 @@ def test_files_that_were_lost_or_cut_are_written_anew(tmp_path: Path, name: str)
     (folder / name / local_files.STATE).write_text("{")  # as a power cut may leave it
     replay_into(name, folder).sync()
     assert contents(folder / name) == expected
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"offset": offset} for offset in (None, "12", -7, 10**30, 1.5, [])),
+        *({"lengths": lengths} for lengths in (None, [], {"metrics.csv": "12"})),
+        *("5", "[1]", '"offset"'),
+    ],
+    ids=str,
+)
+def test_a_state_that_was_edited_is_none(tmp_path: Path, odd: dict[str, Any] | str) -> None:
+    log = study_of(tmp_path, trials=2)
+    replay_into("csv", log.path.parent).sync()
+    whole = (log.path.parent / "csv/metrics.csv").read_bytes()
+    path = log.path.parent / "csv" / local_files.STATE
+    state = json.loads(path.read_text())
+    path.write_text(odd if isinstance(odd, str) else json.dumps(state | odd))
+    replay_into("csv", log.path.parent).sync()
+    assert (log.path.parent / "csv/metrics.csv").read_bytes() == whole
+    assert json.loads(path.read_text()) == state
 
 
 def test_thread_follows_a_growing_log(tmp_path: Path) -> None:

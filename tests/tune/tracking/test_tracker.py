@@ -579,6 +579,22 @@ def test_another_store_gets_everything_from_the_beginning(storage, tmp_path, mon
     )
 
 
+def test_an_edited_note_of_how_far_it_came_is_none(storage):
+    from mlflow import MlflowClient
+
+    log = study_of(storage, trials=2)
+    Tracker(log.path.parent).sync()
+    for note in ("5", "[1]", json.dumps({default_uri(storage): 5})):
+        (log.path.parent / "tracking.json").write_text(note)
+        assert saved_state(log.path.parent, default_uri(storage)) == {}
+        assert Tracker(log.path.parent).sync().startswith("ssl-1: 0 events sent")
+    for offset in ("-3", "1e9", "half", str(10**30)):
+        run = store(storage)["ssl-1"]["id"]
+        MlflowClient(default_uri(storage)).set_tag(run, "tracking.offset", offset)
+        Tracker(log.path.parent).sync()
+        assert_equals_log(storage, log)
+
+
 def test_password_is_neither_stored_nor_shown(storage):
     assert without_password("https://me:secret@host:5000/x") == "https://host:5000/x"
     assert without_password("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"

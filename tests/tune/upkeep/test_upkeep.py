@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.commands import Call
+from tests.disks import fill, small_disk
 from tests.mlflow_store import begin_store, rows, store
-from tests.studies import POOR, events, finish, finished, manifest, open_study
+from tests.studies import POOR, events, finish, finished, manifest, open_study, reports
 from tests.toy import TOY
 from trainables.errors import UserError
 from trainables.files import content_hash
@@ -183,6 +185,33 @@ def test_a_study_whose_removal_was_killed_is_in_no_list(
     assert list(root.iterdir()) == []
 
 
+def test_a_study_is_deleted_from_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is why it is deleted."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with small_disk(tmp_path / "disk") as disk:
+        finished(disk, 2)
+        filler = fill(disk)
+        actions.delete(disk, [disk / "toy"], MlflowSide(disk))
+        assert list(disk.iterdir()) == [filler]
+
+
+def test_the_next_start_finishes_a_removal_that_was_killed(
+    root: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            actions.delete(root, [root / "toy"], MlflowSide(root))
+    assert list(root.rglob("best.pt"))
+
+    refused = call("toy", "--study", "../else", "--local")
+    assert refused.code == 2
+    assert list(root.iterdir()) == []
+
+
 def test_weights_that_another_study_starts_from_outlive_their_study(root: Path) -> None:
     sha256 = depend(root / "toy", root / "fine")
     said = actions.description(root, [root / "toy"], MlflowSide(root))
@@ -222,6 +251,37 @@ def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: 
     type_report("bundle", "toy", "--no-weights", "--out", "small.tar.gz")
     with tarfile.open("small.tar.gz") as archive:
         assert not any(name.endswith("best.pt") for name in archive.getnames())
+
+
+def test_a_bundle_of_a_study_that_runs_loses_nothing(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study runs to its end while its first file is packed."""
+    study = Study.open(root / "toy", TOY, manifest(base=POOR), trials=7, repeats=0)
+    add = tarfile.TarFile.addfile
+
+    def meanwhile(archive: tarfile.TarFile, info: tarfile.TarInfo, content: Any = None) -> None:
+        add(archive, info, content)
+        if study.finished() == 4:
+            search_locally(study, TOY)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tarfile.TarFile, "addfile", meanwhile)
+        bundle([root / "toy"], tmp_path / "toy.tar.gz", overwrite=False)
+    study.close()
+    with tarfile.open(tmp_path / "toy.tar.gz") as archive:
+        archive.extractall(tmp_path / "elsewhere", filter="data")
+
+    elsewhere = tmp_path / "elsewhere"
+    opened = Study.open(elsewhere / "toy", TOY, manifest(base=POOR), trials=7, repeats=0)
+    assert opened.notes == [
+        "study.journal lacked what events.jsonl has of trial 4, 5, 6: written back"
+    ]
+    assert opened.next_work() is None
+    opened.close()
+    assert reports(elsewhere) == reports(root)
+    best = read_record(elsewhere / "toy").best_number()
+    assert (elsewhere / f"toy/trials/{best:04d}/best.pt").exists()
 
 
 def test_a_bundle_has_nothing_of_this_machine(root: Path) -> None:
