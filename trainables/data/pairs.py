@@ -154,7 +154,7 @@ def load_pairs(
     rows = split_rows(listing, store.labels, usable, carver, "segment")
     check_size(listing, rows, "segment", store.contents.groups[usable])
     pixels = mask_pixels(store, len(pairs.classes))
-    listing = _with_lost_classes(pairs, pixels, rows.train)
+    listing = _with_lost_classes(pairs, pixels, rows.train, store.rectangles)
 
     judged = np.union1d(rows.val, rows.test)
     images = None
@@ -225,14 +225,25 @@ def _with_lost_classes(
     pairs: Pairs,
     pixels: np.ndarray,  # (N, C)
     train: np.ndarray,  # (n,) rows
+    rectangles: bool,
 ) -> Listing:
-    """The listing with a warning of the classes that no mask, or no training mask, shows."""
+    """The listing with a warning of the classes that no mask, or no training mask, shows.
+
+    Args:
+        rectangles: some masks show more than the squares whose pixels were counted.
+    """
     nowhere = pixels.sum(0) == 0
     untrained = (pixels[train].sum(0) == 0) & ~nowhere
     warnings: list[str] = []
     if nowhere.any():
         named = _named(pairs.classes, nowhere)
-        warnings.append(f"no mask shows {named}: no metric tells anything about it")
+        where, so = "", "no metric tells anything about it"
+        if rectangles:
+            where, so = (
+                " in its centred square",
+                "training, which sees no more, learns nothing of it",
+            )
+        warnings.append(f"no mask shows {named}{where}: {so}")
     if untrained.any():
         named = _named(pairs.classes, untrained)
         warnings.append(f"no training mask shows {named}: nothing can be learned about it")

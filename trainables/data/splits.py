@@ -185,7 +185,9 @@ class DataSet:
             return f"{len(self.classes)} classes of pixels"
         if not self.classes:
             return "no labels"
-        return f"{round(1 / self.chance)} classes (chance {self.chance:.2g})"
+        count = round(1 / self.chance)
+        classes = "class" if count == 1 else "classes"
+        return f"{count} {classes} (chance {self.chance:.2g})"
 
 
 def limited(data: DataSet, limit: int, carver: Carver, by_class: bool) -> DataSet:

@@ -161,7 +161,7 @@ class Console:
         """Say once, as soon as it is known, how long all of it takes."""
         with self._saying:
             progress = self._time()
-            if self._said_estimate or progress is None or progress.left_s is None:
+            if self._said_estimate or progress is None or not progress.words:
                 return
             self._said_estimate = True
         self.line(f"{self._whole_work()}: {progress.words}")

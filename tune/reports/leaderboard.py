@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.clusters.joining import FOLDER, not_joined
-from tune.formatting import line_width
+from tune.formatting import counted, line_width
 from tune.reports.budget import rung_lines
 from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
@@ -182,7 +182,8 @@ def _front_table(record: Record) -> Table:
 def _totals(record: Record) -> str:
     if not record.trials:
         return "no trial yet"
-    return f"{len(record.trials)} trials, {record.epochs} epochs; pruning saved {record.saved:.0%}"
+    work = f"{counted(len(record.trials), 'trial')}, {counted(record.epochs, 'epoch')}"
+    return f"{work}; pruning saved {record.saved:.0%}"
 
 
 def _failures(record: Record) -> list[str]:

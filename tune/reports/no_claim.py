@@ -47,7 +47,8 @@ def _ended(trials: list[FrozenTrial]) -> str:
     if failed:
         parts.append(f"{len(failed)} failed ({_reasons(failed)})")
     if stopped:
-        parts.append(f"{len(stopped)} were stopped ({_reasons(stopped)})")
+        were = "was" if len(stopped) == 1 else "were"
+        parts.append(f"{len(stopped)} {were} stopped ({_reasons(stopped)})")
     remedy = "a larger --trials adds trials"
     if failed:
         remedy = f"mend the reason, and {_RETRY}; {remedy}"

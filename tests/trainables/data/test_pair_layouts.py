@@ -439,6 +439,21 @@ def test_classes_that_no_mask_has_are_warned_of(tmp_path: Path) -> None:
     assert warnings_of(data) == ("no mask shows ghost, elf: no metric tells anything about it",)
 
 
+def test_a_class_in_the_margins_alone_is_warned_of(tmp_path: Path) -> None:
+    """Training sees the centred squares, judging the whole rectangles."""
+    for number, values in enumerate(truths(2, 12)):
+        wide = np.pad(values, ((0, 0), (4, 4)), constant_values=2)
+        picture(tmp_path / f"set/images/{number}.png", number)
+        with Image.open(tmp_path / f"set/images/{number}.png") as image:
+            image.resize((SIDE + 8, SIDE)).save(tmp_path / f"set/images/{number}.png")
+        mask(tmp_path / f"set/masks/{number}.png", wide)
+    (tmp_path / "set/classes.txt").write_text(THREE)
+    assert warnings_of(load(tmp_path / "set")) == (
+        "no mask shows tree in its centred square: training, which sees no more, learns nothing "
+        "of it",
+    )
+
+
 def test_a_class_of_val_alone_is_warned_of(tmp_path: Path) -> None:
     values = truths(2, 12)
     values[8] = 2

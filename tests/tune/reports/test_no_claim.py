@@ -43,7 +43,7 @@ def test_no_trial_at_all(tmp_path: Path) -> None:
     played(open_study(tmp_path, 3), [BASELINE, LOST, LOST, PRUNED])
     assert said(tmp_path) == (
         "No trial has run to the end, so there is nothing to claim: 2 failed (process lost), "
-        f"1 were stopped (below its rung). Remedy: mend the reason, and {RETRY}; a larger "
+        f"1 was stopped (below its rung). Remedy: mend the reason, and {RETRY}; a larger "
         "--trials adds trials."
     )
 
@@ -51,7 +51,7 @@ def test_no_trial_at_all(tmp_path: Path) -> None:
 def test_only_the_default(tmp_path: Path) -> None:
     whole = Outcome("COMPLETE", value=0.4)
     played(open_study(tmp_path, 2), [BASELINE, whole, PRUNED])
-    assert "nothing to compare: 1 were stopped (below its rung). Remedy: a larger" in said(tmp_path)
+    assert "nothing to compare: 1 was stopped (below its rung). Remedy: a larger" in said(tmp_path)
     assert "--retry-failed" not in said(tmp_path)
 
 
