@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests import REPO
+from tune.reports.undrawn import write_wanted
 
 SCRIPT = str(REPO / "tune/run.py")
 NO_SERVER = "http://127.0.0.1:9"  # closed: these tests are not about MLflow
@@ -75,6 +76,14 @@ def use_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send studies to the real store of their storage, which `call` keeps them from."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.setattr("tune.tracking.replay.PATIENCE_S", 3.0)
+
+
+def leave_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures of a run to `report.py html`, where `call` has none drawn."""
+    monkeypatch.setattr(
+        "tune.reports.plot_worker.Pictures.watch",
+        lambda _, study: write_wanted(study.directory, "best"),
+    )
 
 
 def left_in(folder: Path) -> dict[str, bytes]:

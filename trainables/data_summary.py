@@ -19,6 +19,7 @@ its words.
 """
 
 import textwrap
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -32,6 +33,7 @@ WIDTH = 100
 _LABEL = 10  # characters of the column of labels
 _NAMES = 8  # classes that are named
 _FOLDERS = 12  # folders that are shown
+_FILLER = "\0"  # second half of a wide letter, while lines are broken
 _SHORT = ("layout", "splits", "classes", "left out", "duplicates", "note")
 
 
@@ -261,7 +263,7 @@ class DataSummary:
     def _folder_texts(self) -> list[str]:
         """A text for each of the first folders, their names in a column of one width."""
         shown = self.folders[:_FOLDERS]
-        name = max((len(use.folder) for use in shown), default=0)
+        name = max((_cells(use.folder) for use in shown), default=0)
         number = max((len(f"{use.images:,}") for use in shown), default=0)
         texts = [_folder_text(use, name, number) for use in shown]
         hidden = len(self.folders) - len(shown)
@@ -284,21 +286,40 @@ def _aligned(rows: list[tuple[str, str]], width: int) -> list[str]:
     for label, text in rows:
         shown = "" if label == before else label
         before = label
-        lines += textwrap.wrap(
-            text,
+        broken = textwrap.wrap(
+            _two_for_wide(text),
             width,
             initial_indent=f"{shown:{_LABEL}} ",
             subsequent_indent=" " * (_LABEL + 1),
             break_long_words=False,
             break_on_hyphens=False,
         )
+        lines += [line.replace(_FILLER, "") for line in broken]
     return lines
+
+
+def _cells(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    return len(_two_for_wide(text))
+
+
+def _two_for_wide(text: str) -> str:
+    """The text with a filler behind every letter that takes two columns, such as those of Chinese,
+    Japanese and Korean."""
+    if text.isascii():
+        return text
+    wide = ("W", "F")
+    return "".join(
+        letter + _FILLER if unicodedata.east_asian_width(letter) in wide else letter
+        for letter in text
+    )
 
 
 def _folder_text(use: FolderUse, name: int, number: int) -> str:
     """`unlabeled  30  left out (outside train, val and test)`, in columns of these widths."""
     reason = f" ({use.reason})" if use.reason else ""
-    return f"{use.folder:{name}}  {use.images:>{number},}  {use.became}{reason}"
+    padding = " " * (name - _cells(use.folder))
+    return f"{use.folder}{padding}  {use.images:>{number},}  {use.became}{reason}"
 
 
 def _split_text(split: SplitUse, with_classes: bool) -> str:

@@ -166,11 +166,12 @@ def folder_uses(used: UsedFiles) -> tuple[FolderUse, ...]:
         masks[place].add(_folder(mask))
 
     uses: list[FolderUse] = []
-    for (folder, part), count in images.items():
+    order = ("", "train", "val", "test")
+    for folder, part in sorted(images, key=lambda place: (order.index(place[1]), place[0])):
         reason = f"masks in {', '.join(sorted(masks[folder, part]))}"
         if parts == {""}:
             reason += f"; {carved}"
-        uses.append(FolderUse(folder, _became(part), count, reason))
+        uses.append(FolderUse(folder, _became(part), images[folder, part], reason))
 
     hidden: dict[str, int] = defaultdict(int)
     for file in used.hidden:

@@ -105,6 +105,19 @@ def test_near_duplicates_in_words(found: Duplicates, said: str) -> None:
     assert str(found) == said
 
 
+def test_letters_that_take_two_columns_are_counted_as_two() -> None:
+    cats = "\u732b" * 12
+    uses = (FolderUse(cats, "train", 24), FolderUse("test", "test", 3))
+    names = ClassCounts(3, (cats, cats, cats))
+    assert DataSummary(layout="csv", folders=uses, classes=names).lines(70) == [
+        "layout     csv",
+        f"folders    {cats}  24  train",
+        f"           test{' ' * 20}   3  test",
+        f"classes    3: {cats}, {cats},",
+        f"           {cats}",
+    ]
+
+
 def test_lines_are_no_wider_than_asked() -> None:
     assert max(len(line) for line in WHOLE.lines(60)) == 71  # a word is never broken
     assert max(len(line) for line in WHOLE.lines()[2:]) <= 100

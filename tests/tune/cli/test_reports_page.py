@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torchvision.models._api import WeightsEnum
 
 from tests import REPO
-from tests.commands import Call, use_mlflow
+from tests.commands import Call, leave_pictures, use_mlflow
 from tests.tune.prediction.course import (
     hand_out,
     mini_imagenet,
@@ -24,7 +24,6 @@ from tests.tune.prediction.course import (
 )
 from trainables.files import content_hash
 from tune import report
-from tune.reports.undrawn import write_wanted
 
 PAGE = REPO / "docs/reports.md"
 COMMAND = re.compile(r"`((?:python tune/|\.\.\. |report\.py )[^`]*)`")
@@ -167,10 +166,7 @@ def test_a_part_of_the_page_can_be_typed_from_top_to_bottom(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     use_mlflow(monkeypatch)
-    monkeypatch.setattr(  # a run leaves its pictures to `report.py html`
-        "tune.reports.plot_worker.Pictures.watch",
-        lambda _, study: write_wanted(study.directory, "best"),
-    )
+    leave_pictures(monkeypatch)
     table = tables()[part]
 
     def look(*words: str) -> None:

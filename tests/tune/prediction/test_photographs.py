@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.commands import Call, use_mlflow
+from tests.commands import Call, leave_pictures, use_mlflow
 from tests.mlflow_store import rows
 from tests.photographs import SIDE, land, places, regions, scenes
 from tests.tune.prediction.course import course_miou, read_csv
@@ -51,6 +51,7 @@ def search(
 ) -> Callable[[str, Path, str], str]:
     """Plans and runs a study as a user would, looks at its page, and gives its name."""
     use_mlflow(monkeypatch)
+    leave_pictures(monkeypatch)
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
 
     def run(experiment: str, data: Path, more: str = "") -> str:
