@@ -2,7 +2,6 @@
 that fits them: plan, search, report, predict, by the command line."""
 
 import csv
-import html
 import shlex
 import sys
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from PIL import Image
 
 from tests.commands import Call, leave_pictures, use_mlflow
@@ -83,7 +83,7 @@ def check_summary(name: str, planned: str, said: str, shown: str, page: str) -> 
     assert "\n".join(lines) in shown
     for label, text in summary.rows():
         if label != "folders":  # in columns
-            assert html.escape(text, quote=False) in page
+            assert escape(text) in page
     assert "Images of each split." in page
 
     database = Path("runs/mlflow.db")
