@@ -3,6 +3,7 @@ need. Commas, semicolons, tabs and `|` separate; the usual names of columns are 
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ CLASS_COLUMNS = (
 """Names of the column of labels, in the order in which they are looked for."""
 SPLIT_COLUMNS = ("split", "subset", "partition", "part", "set", "phase", "usage")
 _SEPARATORS = (",", ";", "\t", "|")
+_BETWEEN_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,9 @@ def _by_use(names: Sequence[str], separator: str) -> Columns:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace(" ", "_").replace("-", "_")
+    """The name in small letters: "ImageId", "Image ID" and "image-id" are image_id."""
+    apart = _BETWEEN_WORDS.sub("_", name)
+    return apart.lower().replace(" ", "_").replace("-", "_")
 
 
 def _first(columns: dict[str, str], wanted: Sequence[str]) -> str:

@@ -1062,6 +1062,14 @@ ODDITIES = [
         "folders    train  6  train",
     ),
     Odd(
+        "columns in camel case",
+        files=("train/{cat,dog}{0..2}.png",),
+        texts={"train.csv": labelled("cat dog", 3, "ImageId,ClassId")},
+        expected="cat dog\n"
+        "layout     csv: train.csv (file from column 'ImageId', label from 'ClassId')\n"
+        "folders    train  6  train",
+    ),
+    Odd(
         "names without endings, with accents of two kinds",
         files=(f"train/{{{NFD},dog}}{{0..2}}.png",),
         texts={"train.csv": labelled(f"{NFC} dog", 3, "image_id,breed", name="{c}{n}")},
