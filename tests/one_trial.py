@@ -41,6 +41,7 @@ def one_trial(
             "fingerprint": data.fingerprint,
             "path": data.name,
             "images": len(data.train),
+            "summary": data.summary.as_json(),
         },
         **about,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from trainables.config import build
 from trainables.data import IGNORE
 from trainables.data.layout_base import AUTO
+from trainables.data.levels import FLOATING, DeepImages
 from trainables.described import describe_model
 from trainables.devices import choose_device
 from trainables.errors import UserError
@@ -187,7 +188,19 @@ def _describe(
             f"the classes of {record.folder.name} are those of its training data, which cannot be "
             f"used ({why}); name the folder with --data"
         )
+    about.setdefault("levels", _levels_on_record(record))
     return {**about, "config": served_config(about["kind"], config)}
+
+
+def _levels_on_record(record: Record) -> list[float] | None:
+    """The range that training scaled values of more than 8 bits from, by the study's summary of its
+    data; None without such values."""
+    summary = record.manifest.data_summary
+    found = None if summary is None else summary.found
+    if found is None or found.levels is None:
+        return None
+    levels = DeepImages(1, *found.levels, floating=FLOATING in found.modes).levels
+    return [levels.low, levels.high]
 
 
 def _exported(study: Path) -> dict[str, Any] | None:

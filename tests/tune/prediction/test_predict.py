@@ -517,3 +517,25 @@ def test_names_of_classes_outlive_the_training_data(cases: Any, run: Any, tmp_pa
     before = (tmp_path / "before.csv").read_text()
     assert (tmp_path / "gone.csv").read_text() == before
     assert (tmp_path / "moved.csv").read_text() == before
+
+
+def test_the_range_of_12_bits_outlives_the_training_data(run: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("bright", 2400)):
+        (data / name).mkdir(parents=True)
+        for number in range(24):
+            values = rng.integers(low, low + 1500, (16, 16)).astype(np.uint16)
+            Image.fromarray(values).save(data / name / f"{number:02d}.png")
+    new = hand_out(data / "bright", tmp_path / "new", "1*.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
+        folder = one_trial(tmp_path / "runs", "study", "pretrain", config_of("pretrain", data))
+    case = Case(tmp_path, data, read_record(folder))
+
+    words = ("study", new, "--probabilities", "--out")
+    assert run(case, *words, tmp_path / "before.csv")[0] == 0
+    data.rename(tmp_path / "elsewhere")
+    code, _, errors = run(case, *words, tmp_path / "gone.csv")
+    assert code == 0, errors
+    assert (tmp_path / "gone.csv").read_text() == (tmp_path / "before.csv").read_text()
