@@ -82,6 +82,22 @@ def test_an_untrained_network_without_a_value_leaves_it_open(tmp_path: Path) -> 
     assert len(found) == 1
 
 
+def test_a_gain_within_the_noise_says_what_a_second_look_would_ask_for(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 2, 2, base={"train.epochs": 1})
+    tested = {0: [0.5, 0.6], 1: [0.55, 0.65]}
+    study.ended(next_work(study), Outcome("COMPLETE", metrics={"baseline/val/top1": 0.1}))
+    for _ in range(6):
+        work = next_work(study)
+        number = work.id.trial or 0
+        if work.kind == "trial":
+            run(study, work, [0.5 + number / 10])
+        else:
+            score = tested[number].pop()
+            study.ended(work, Outcome("COMPLETE", score, None, {"test/top1": score}))
+    (doubt,) = said(study, "cannot tell")
+    assert doubt.endswith("at a p-value below 0.002 instead of 0.04")
+
+
 def test_a_quarter_of_failures_is_no_doubt(tmp_path: Path) -> None:
     study = study_of_curves(tmp_path, [[0.5], [0.5], [0.5], None])
     assert said(study, "trials failed;") == []

@@ -69,8 +69,9 @@ def test_without_ranges_the_space_is_the_ready_one() -> None:
         ),
         # a choice that is new to the space, with ranges for what depends on it
         (
-            ["optim=sgd,lion", "lr=1e-5..1e-3:log when optim=lion"],
+            ["new=0..1", "optim=sgd,lion", "lr=1e-5..1e-3:log when optim=lion"],
             {
+                "new": ["0..1"],
                 "optim": ["sgd,lion"],
                 "lr": ["0.01..1.0:log when optim=sgd", "1e-05..0.001:log when optim=lion"],
             },

@@ -145,15 +145,27 @@ def test_a_study_that_has_worked_before_is_given_more_failures(tmp_path: Path) -
     again.close()
 
 
-def test_errors_of_one_class_may_differ_in_more_than_numbers(tmp_path: Path) -> None:
-    study = open_study(tmp_path, 9)
-    played(study, [])
-    for error in ("no file trials/0001", "no file trials/0002", "shapes differ"):
+def fail_with(study: Study, errors: list[str]) -> None:
+    for error in errors:
         work = study.next_work()
         assert isinstance(work, Work)
         study.ended(work, Outcome("FAIL", reason="ValueError", error=f"ValueError: {error}"))
+
+
+def test_errors_of_one_class_may_differ_in_more_than_numbers(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 9)
+    played(study, [])
+    fail_with(study, ["no file trials/0001", "no file trials/0002", "shapes differ"])
     study.close()
     assert ends(tmp_path) == [(0, "FAIL"), (1, "FAIL")]
+
+
+def test_of_errors_that_differ_in_numbers_the_last_is_told(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 9)
+    played(study, [])
+    with pytest.raises(TrialsFailAlike, match="no file trials/0003"):
+        fail_with(study, [f"no file trials/000{number}" for number in (1, 2, 3)])
+    study.close()
 
 
 def begun(study: Study) -> Work:

@@ -11,6 +11,7 @@ from tune.search.rungs import rungs_of
 from tune.study.forecast import Amount, Forecast
 from tune.study.log_state import LogState, apply_event
 from tune.study.rules import PAIR, WINNER, RepeatRule
+from tune.study.run_costs import measured
 from tune.study.survival import survival
 
 EPOCHS = 6
@@ -110,6 +111,13 @@ def test_what_is_done_would_take_the_processes_so_long(processes: int) -> None:
     *_, (_, _, forecast) = told(made_up([EPOCHS, EPOCHS, 1, 2], processes), amount(4), processes)
     trials = 4 * OPENING + (2 * EPOCHS + 1 + 2) * EPOCH
     assert forecast.seconds_done() == pytest.approx(trials / processes, rel=1e-6)
+
+
+def test_the_second_epoch_of_a_trial_measures_what_an_epoch_takes() -> None:
+    *_, (_, _, forecast) = told(run_events(0, 0, None, 2, 0.5), amount(4))
+    costs = measured(forecast.state)
+    assert costs is not None
+    assert (costs.opening, costs.epoch) == (OPENING, EPOCH)
 
 
 def test_an_epoch_that_runs_counts_as_it_goes_by() -> None:

@@ -49,6 +49,10 @@ def test_finalists_are_chosen_by_their_repeats() -> None:
     finals[1, 1001] = {"best/val": 0.9}
     assert rule.answer(completed, finals, "val") == 3
     assert rule.repeated(completed) == [0, 1, 3]
+    # means, whatever their sign: a loss is an objective times -1
+    losses = {1: -0.6, 3: -0.4}
+    finals = {(number, seed): {"best/val": losses[number]} for number in losses for seed in (7, 8)}
+    assert rule.answer(completed, finals, "val") == 3
 
 
 def test_a_pair_is_the_default_and_the_best_other_trial() -> None:
