@@ -8,6 +8,7 @@ from tune.cli.options import Options
 from tune.cli.stop import INTERRUPTED, Ended
 from tune.experiments import Experiment
 from tune.surroundings import bypass_proxy
+from tune.tracking.address import quieten
 
 
 def ask_engine(options: Options, caller: Caller, experiment: Experiment | None = None) -> Ended:
@@ -22,6 +23,7 @@ def ask_engine(options: Options, caller: Caller, experiment: Experiment | None =
         KeyboardInterrupt: a program was interrupted.
     """
     bypass_proxy()
+    quieten()  # Ray Tune imports MLflow before a study is sent there
     if in_notebook():
         from tune.cli.notebook import quieten_widgets
 

@@ -213,6 +213,7 @@ def test_an_installed_package_is_searched_on_ray(
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "INFO" not in done.stdout + done.stderr  # MLflow's, of tables that it makes
     manifest = json.loads((folder / "runs/mine/study.json").read_text())
     assert manifest["source"]["module"] == "other_package"
     assert manifest["source"]["text"] == named
