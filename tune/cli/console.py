@@ -302,13 +302,16 @@ class Console:
 
     def _table(self, rows: list[LiveRow]) -> Table:
         table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("trial", "state", "epoch", self.objective, "best", "images/s"):
+        names = ["trial", "state", "epoch", self.objective, "best"]
+        if any(row.images_per_s for row in rows):  # a function need not say
+            names.append("images/s")
+        for name in names:
             table.add_column(name, justify="left" if name == "state" else "right")
 
         for row in rows:
             failure = f": {row.reason}" if row.state == "fail" else ""
             speed = f"{row.images_per_s:.0f}" if row.images_per_s and row.running else ""
-            table.add_row(
+            cells = (
                 str(row.number),
                 Text(row.state + failure, style=_STYLES[row.state]),
                 self._of_all(row.epoch),
@@ -316,6 +319,7 @@ class Console:
                 _number(row.best),
                 speed,
             )
+            table.add_row(*cells[: len(names)])
         return table
 
     def _of_all(self, epoch: int) -> str:

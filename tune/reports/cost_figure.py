@@ -80,11 +80,18 @@ def _markers(
 
 
 def _front_line(points: Points, front: list[int], value: Objective, cost: Objective) -> go.Scatter:
-    """The front as steps: at any cost, the best value that is to be had for no more."""
+    """The front as steps with the numbers of its trials: at any cost, the best value that is to be
+    had for no more."""
     trace = _markers(points, front, value, cost, name="front", color=BEST, size=9)
     # Where a small value is bought, steps go the other way round.
     shape = "hv" if cost.minimized else "vh"
-    return trace.update(mode="lines+markers", line={"color": BEST, "width": 2, "shape": shape})
+    return trace.update(
+        mode="lines+markers+text",
+        line={"color": BEST, "width": 2, "shape": shape},
+        text=[str(number) for number in front],
+        textposition="top left" if cost.minimized else "top right",
+        cliponaxis=False,
+    )
 
 
 def write_front_picture(record: Record, path: Path) -> None:

@@ -118,7 +118,9 @@ def front_rows(
 ) -> tuple[list[str], list[list[str]]]:
     """Header and rows of a table of the front."""
     names = named_points(points, objectives)
-    titles = [f"{one.metric} (less)" if one.minimized else one.metric for one in objectives]
+    titles = [
+        f"{one.metric}, less is better" if one.minimized else one.metric for one in objectives
+    ]
     header = ["trial", "point", *titles]
     rows = []
     for number in front_of(points, objectives):

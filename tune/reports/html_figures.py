@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,6 +22,7 @@ DEFAULT = "#d97706"
 EARLY = "#a9c8e8"
 STOP_MARK = "#777"
 
+_FEW_EPOCHS = 12
 _CURVE_POINTS = 60  # at most, per curve: keeps 1,000 curves small
 _STATES = {
     "open": ("open", OPEN),
@@ -78,8 +80,11 @@ def curves(record: Record, best: int | None) -> go.Figure:
         trace = _lines({best: record.trials[best]}, objective)
         traces.append(trace.update(name=f"best: trial {best}", line=line))
 
+    axis: dict[str, Any] = {"title": {"text": "epoch"}}
+    if max((len(run.history) for run in runs.values()), default=0) <= _FEW_EPOCHS:
+        axis["dtick"] = 1  # otherwise halves of epochs have marks
     layout = go.Layout(
-        xaxis={"title": {"text": "epoch"}},
+        xaxis=axis,
         yaxis={"title": {"text": objective}},
         legend={"orientation": "h", "y": -0.18, "x": 0},
         margin={"l": 60, "r": 15, "t": 15, "b": 95},

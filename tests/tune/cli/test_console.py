@@ -80,7 +80,7 @@ def test_live_table_keeps_the_twelve_best_ended_trials(capsys: pytest.CaptureFix
             console.on_event(end(number, "COMPLETE", number / 100))
 
     lines = cells(capsys.readouterr().out)
-    header = lines.index(["trial", "state", "epoch", "val/top1", "best", "images/s"])
+    header = lines.index(["trial", "state", "epoch", "val/top1", "best"])
     shown = [line[0] for line in lines[header + 1 : header + 13]]
     assert shown == [str(number) for number in range(14, 2, -1)]
     assert lines[header + 13] == ["...", "and", "3", "more"]
