@@ -111,14 +111,14 @@ def function_cost(prepared: Prepared, trials: int) -> list[str]:
     Args:
         trials: trials of the study.
     """
+    manifest = prepared.manifest
+    version = manifest.rules["rungs"]
     state = read_state(prepared.directory / LOG)
     runs = [run for run in state.runs.values() if run.epochs]
     length = max((run.length for run in runs), default=0)
     if not length:
-        return [_unknown_length(prepared.experiment)]
+        return _before_any_epoch(prepared.experiment, manifest)
 
-    manifest = prepared.manifest
-    version = manifest.rules["rungs"]
     repeats = _repeats(
         manifest, RepeatRule(str(manifest.rules["repeats"]), prepared.experiment.top)
     )
@@ -133,14 +133,23 @@ def function_cost(prepared: Prepared, trials: int) -> list[str]:
     ]
 
 
-def _unknown_length(experiment: Experiment) -> str:
+def _before_any_epoch(experiment: Experiment, manifest: Manifest) -> list[str]:
+    """Say what is known before anything has run: of a command its length, where it was given."""
     assert experiment.function is not None
-    is_command = getattr(experiment.function.call, "resumes_itself", False)
+    call = experiment.function.call
+    later = "known once trial 0 has reported an epoch, also while it runs"
+    length = getattr(call, "epochs", None)
+    if isinstance(length, str):  # a config value that has it
+        length = manifest.base[length]
+    if length:
+        return [_rungs_line(int(length), manifest.rules["rungs"]), f"time: {later}"]
+
+    is_command = getattr(call, "resumes_itself", False)
     says = "--epochs N" if is_command else "run.epochs(n)"
-    return (
-        "rungs and time: known once trial 0 has reported an epoch, also while it runs; "
-        f"{says} says how long a trial is, and without it none is stopped early"
-    )
+    return [
+        f"rungs and time: {later}; {says} says how long a trial is, and without it none is stopped "
+        "early"
+    ]
 
 
 def show_searches(comparison: Comparison, options: Options, searches: int, finals: int) -> None:

@@ -62,6 +62,18 @@ def test_a_script_becomes_a_study(call: Call, train: Path, tmp_path: Path) -> No
     assert "--accept-code continues" in line
 
 
+@pytest.mark.parametrize("epochs", ["8", "n"])
+def test_the_plan_of_a_script_knows_the_length_that_was_given(
+    call: Call, train: Path, epochs: str
+) -> None:
+    length = ("--epochs", epochs, "--default", "n=8")
+    said = call("script", *OPTIONS, *length, "--plan", "--", *COMMAND)
+    assert said.code == 0, said.err
+    assert "rungs: a trial continues after epoch 1 if it is among the best 33%" in said.out
+    assert "8 epochs in all" in said.out
+    assert "time: known once trial 0 has reported an epoch" in said.out
+
+
 def test_a_study_that_was_renamed_has_the_same_code(train: Path, tmp_path: Path) -> None:
     script = ScriptOptions(command=list(COMMAND), objective="-loss", space=["lr=0.01..1:log"])
     made = [
