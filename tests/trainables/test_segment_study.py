@@ -94,9 +94,13 @@ def test_killed_without_mlflow_it_goes_on_and_sync_fills_it_in(tmp_path: Path, p
     again: list[dict[str, Any]] = [e for e in command.events("start") if e["attempt"] > 1]
     assert any(e["resumed_epoch"] for e in again)
     check_study(command, TRIALS)
-    sync = [sys.executable, str(REPO / "tune/report.py"), "sync", "--storage", str(command.storage)]
-    subprocess.run(sync, check=True, timeout=200, capture_output=True)
+    report = [sys.executable, str(REPO / "tune/report.py")]
+    storage = ["--storage", str(command.storage)]
+    subprocess.run([*report, "sync", *storage], check=True, timeout=200, capture_output=True)
     check_mlflow(command, TRIALS)
+    # it draws what is still to be drawn
+    page = [*report, "html", "segment", *storage]
+    subprocess.run(page, check=True, timeout=200, capture_output=True)
     assert sorted(
         path.name for path in (command.folder / "trials" / "0000" / "plots").glob("*masks*")
     ) == [

@@ -133,10 +133,13 @@ def about_new_classes(new: Sequence[Entry], kept: Sequence[Entry]) -> list[str]:
         if not entries:
             continue
         names = in_order({str(entry.label) for entry in entries})
+        trained = {entry.label for entry in kept if entry.label is not None}
+        twins = [twin for name in names if (twin := _twin(name, trained))]
+        alike = f"; it has {shortened(twins)}, written otherwise" if twins else ""
         carved = "" if part in parts_left else f"; {part} is carved from train"
         warnings.append(
             f"{len(entries):,} images of {part} are left out: train lacks their {len(names):,} "
-            f"{'class' if len(names) == 1 else 'classes'} ({shortened(names)}){carved}"
+            f"{'class' if len(names) == 1 else 'classes'} ({shortened(names)}){alike}{carved}"
         )
     return warnings
 
@@ -178,10 +181,23 @@ def _check_trained_classes(root: Path, entries: Sequence[Entry]) -> None:
     trained = {entry.label for entry in entries if entry.part in _TRAIN}
     for entry in entries:
         if entry.label not in trained:
+            twin = _twin(str(entry.label), [name for name in trained if name is not None])
+            remedy = "add training images or remove it"
+            if twin:
+                remedy = f"train has {twin!r}: write both alike, or {remedy}"
             raise UserError(
-                f"class {entry.label!r} of {root} occurs in {entry.part} but not in train; "
-                "add training images or remove it"
+                f"class {entry.label!r} of {root} occurs in {entry.part} but not in train; {remedy}"
             )
+
+
+def _twin(name: str, others: Iterable[str]) -> str:
+    """Another label that may be the same class: equal as a number, or but for capitals and spaces;
+    empty where there is none."""
+    plain = name.strip().casefold()
+    for other in sorted(others):
+        if other.strip().casefold() == plain or _natural(other) == _natural(name):
+            return other
+    return ""
 
 
 def _check_new_classes(root: Path, entries: Sequence[Entry]) -> None:

@@ -1282,6 +1282,31 @@ ODDITIES = [
         "images or remove it",
     ),
     Odd(
+        "val with labels written otherwise",
+        files=("train/{01,02}/{0..3}.png", "val/{1,2}/0.png"),
+        task="classify",
+        expected="refused: class '1' of SET occurs in val but not in train; train has '01': write "
+        "both alike, or add training images or remove it",
+    ),
+    Odd(
+        "val with labels written otherwise, pretrain",
+        files=("train/{01,02}/{0..3}.png", "val/{1,2}/0.png"),
+        task="pretrain",
+        expected="01 02\n"
+        "WARNING    2 images of val are left out: train lacks their 2 classes (1, 2); it "
+        "has 01, 02, written otherwise; val is carved from train\n"
+        "layout     folder per class: 2 folders with images\n"
+        "folders    train  8  train\n"
+        "           val    2  left out (classes that train lacks)",
+    ),
+    Odd(
+        "test with labels in capitals",
+        files=("train/{cat,dog}/{0..3}.png", "test/{Cat,Dog}/0.png"),
+        task="classify",
+        expected="refused: class 'Cat' of SET occurs in test but not in train; train has 'cat': "
+        "write both alike, or add training images or remove it",
+    ),
+    Odd(
         "an empty class folder",
         files=("{a,b}/{0..2}.jpg",),
         empty="c",
