@@ -23,7 +23,7 @@ import typer
 from trainables.errors import UserError
 from tune.cli.app import WRONG_USE, Version, new_app, run_app, told_os_error
 from tune.command_line import command
-from tune.formatting import plain_console
+from tune.formatting import plain_console, print_prose
 from tune.object_store.s3 import copy
 from tune.reports.leaderboard import show_study
 from tune.reports.storage import (
@@ -232,8 +232,9 @@ def predict(
         max_megapixels=max_megapixels,
         data=data,
     )
+    console = plain_console()
     for line in predict_images(study, root, request):
-        print(line)
+        print_prose(console, line)
 
 
 _MASKS = f"Colour masks of a folder of images: {command('export', 'MODEL', 'IMAGES', 'OUT')}"

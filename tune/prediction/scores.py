@@ -60,7 +60,7 @@ def _table(results: Sequence[ClassResult]) -> list[str]:
     """The classes in truth or prediction; of many, those with the lowest F1."""
     present = [result for result in results if result.count or result.predicted]
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="")  # lines of plain text
     table.add_column(CLASS_HEADER[0], overflow="fold")
     for name in CLASS_HEADER[1:]:
         table.add_column(name, justify="right", no_wrap=True)

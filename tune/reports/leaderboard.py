@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tune.clusters.joining import FOLDER, not_joined
-from tune.formatting import counted, line_width
+from tune.formatting import counted, line_width, print_prose
 from tune.reports.budget import rung_lines
 from tune.reports.disk import disk_use
 from tune.reports.front import front_rows, has_front
@@ -49,13 +49,13 @@ def show_study(folder: Path, out: Console) -> None:
     if has_front(record):
         out.print(_front_table(record))
     for line in [*_findings(record), *_troubles(folder, record), *_notes(record)]:
-        out.print(line)
+        print_prose(out, line)
 
     if not record.finished:
         out.print(f"the study has not ended{_how_to_resume(folder)}")
     for name in CONCLUSIONS:
         if name in record.tags and name != "chosen":  # that is said above, as it is now
-            out.print(record.tags[name])
+            print_prose(out, record.tags[name])
     if record.finished and _lacks_a_claim(record):
         for typed in _typed(folder):
             out.print(f"its command: {typed}")
