@@ -66,7 +66,8 @@ def _folder(storage: str) -> Path:
     try:
         folder = Path(storage).expanduser().resolve()
     except (RuntimeError, OSError) as error:  # pathlib's of a link to itself, or of ~somebody
-        raise UserError(f"--storage {storage}: {first_line(error)}; use another folder") from None
+        why = first_line(error).rstrip(".")
+        raise UserError(f"--storage {storage}: {why}; use another folder") from None
     misread = re.search(r"\?|%[0-9A-Fa-f]{2}", str(folder))
     if misread is not None:
         raise UserError(

@@ -62,6 +62,19 @@ class DurableHalving(BasePruner):
         study._storage.set_trial_system_attr(trial._trial_id, name, value)
         return stop
 
+    def lacks_rungs(self, study: Study, trial: FrozenTrial) -> bool:
+        """True where a trial has the value of a rung's epoch, and has not reached the rung: later
+        trials are compared with fewer. Of a trial that says its epochs itself nothing is known."""
+        if EPOCHS in trial.user_attrs or not self._epochs:
+            return False
+        epochs = _epochs_of(trial, self._epochs)
+        reached = [
+            self._attribute(study, trial, rung, rung.epoch(epochs))
+            for rung in self._rungs(study, trial, epochs)
+            if rung.epoch(epochs) in trial.intermediate_values
+        ]
+        return not set(reached) <= trial.system_attrs.keys()
+
     def _rungs(self, study: Study, trial: FrozenTrial, epochs: int) -> list[Rung]:
         """Rungs of a trial of so many epochs."""
         return rungs_of(epochs, self._version)

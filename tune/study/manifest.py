@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from trainables.data_summary import DataSummary
 from trainables.errors import UserError
@@ -18,7 +20,7 @@ from trainables.files import write_atomically
 from tune.command_line import command
 from tune.experiment_file import Code
 from tune.search.space import SOMETIMES
-from tune.study.rules import CURRENT, FIRST, check_known
+from tune.study.rules import CURRENT, FIRST, Keep, check_known
 
 PATH_KEYS = {
     "data.name": "data",
@@ -262,6 +264,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         fields = {"rules": FIRST} | json.loads(path.read_text())
         manifest = Manifest(**fields)
+        _check_kinds(manifest)
     except FileNotFoundError:
         show = command("report", "show", storage=path.parent.parent)
         raise UserError(
@@ -276,6 +279,42 @@ def read_manifest(path: Path) -> Manifest:
         ) from None
     check_known(manifest.rules, manifest.name)
     return replace(manifest, base=with_earlier_values(manifest.base))
+
+
+def _check_kinds(manifest: Manifest) -> None:
+    """Refuse values of other kinds than are written, as an editor may leave them.
+
+    Raises:
+        TypeError, ValueError: there is one.
+    """
+    for name, kinds in _kinds().items():
+        value = getattr(manifest, name)
+        if not isinstance(value, kinds):
+            raise TypeError(f"{name} cannot be {value!r}")
+    if manifest.keep not in get_args(Keep):
+        raise ValueError(f"keep cannot be {manifest.keep!r}")
+    datetime.fromisoformat(manifest.created)
+    for name, there, needed in (
+        ("data", manifest.data, ("name", "fingerprint")),
+        ("rules", manifest.rules, FIRST),
+    ):
+        missing = [key for key in needed if key not in there]
+        if missing:
+            raise ValueError(f"{name} lacks {', '.join(missing)}")
+    try:
+        manifest.data_summary  # noqa: B018, it is read
+    except (ValueError, TypeError, KeyError):
+        raise ValueError("the summary of data is damaged") from None
+
+
+@cache
+def _kinds() -> dict[str, tuple[type, ...]]:
+    """Field -> classes that its values may have."""
+    found = {}
+    for name, hint in get_type_hints(Manifest).items():
+        allowed = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        found[name] = tuple(get_origin(kind) or kind for kind in allowed)
+    return found
 
 
 def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:

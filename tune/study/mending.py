@@ -194,8 +194,8 @@ def _check_parameters(
 def _holes(
     state: LogState, database: TrialDatabase, manifest: Manifest, space: Callable[..., Any]
 ) -> list[int]:
-    """Trials that ended, of which the journal lacks an epoch or a parameter: their results are
-    right, but what is drawn and stopped later depends on all that Optuna has."""
+    """Trials that ended, of which the journal lacks an epoch, a rung or a parameter: their results
+    are right, but what is drawn and stopped later depends on all that Optuna has."""
     found = []
     for trial in database.frozen():
         run = state.trials.get(trial.number)
@@ -203,7 +203,8 @@ def _holes(
             continue
         lacks_epochs = set(run.epochs) - trial.intermediate_values.keys()
         asked = asked_for(space, manifest.preset, run.config, manifest.pins) if run.config else ()
-        if lacks_epochs or set(asked) - trial.params.keys():
+        lacks_parameters = set(asked) - trial.params.keys()
+        if lacks_epochs or lacks_parameters or database.lacks_rungs(trial):
             found.append(trial.number)
     return found
 
@@ -212,8 +213,9 @@ def _told_holes(journal: Path, numbers: Sequence[int]) -> str:
     named = ", ".join(str(number) for number in numbers[:_SHOWN])
     more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
     return (
-        f"study.journal lacks epochs or parameters of trial {named}{more} that events.jsonl has, "
-        f"and later draws depend on them: {move_aside(journal)}, and the next start makes it anew"
+        f"study.journal lacks epochs, rungs or parameters of trial {named}{more} that events.jsonl "
+        f"has, and later draws depend on them: {move_aside(journal)}, and the next start makes it "
+        "anew"
     )
 
 

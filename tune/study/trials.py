@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from tune.search.asking import Answering
 from tune.search.methods import make_pruner, make_sampler
-from tune.search.pruner import EPOCHS, longest
+from tune.search.pruner import EPOCHS, DurableHalving, longest
 from tune.search.repeatable import GAINS
 from tune.search.space import within
 from tune.study.disk import Patience
@@ -110,6 +110,11 @@ class TrialDatabase:
             if epoch not in self.values(number):
                 trial.report(value, epoch)
             return trial.should_prune()
+
+    def lacks_rungs(self, trial: FrozenTrial) -> bool:
+        """True where the pruner has forgotten a rung that the trial reached."""
+        pruner = self._study.pruner
+        return isinstance(pruner, DurableHalving) and pruner.lacks_rungs(self._study, trial)
 
     def epochs(self) -> int:
         """Epochs of a trial that runs to the end; 0 before a trial has said them."""

@@ -25,7 +25,7 @@ EDITS: dict[str, object] = {
     "base": None,
     "space": 5,
     "rules": 5,
-    "created": 5,
+    "created": "yesterday",
     "data": [],
     "name": "../x",
     "versions": None,

@@ -220,7 +220,40 @@ def test_a_damaged_manifest_names_what_helps(tmp_path: Path, whole: Path) -> Non
     assert str(path) in str(refused.value)
 
 
-@pytest.mark.parametrize("key", ["intermediate_value", "param_name"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("base", None), ("space", 5), ("rules", [1]), ("seed", "a"), ("created", 5), ("keep", "some")],
+)
+def test_an_edited_manifest_names_the_value(
+    tmp_path: Path, whole: Path, key: str, value: object
+) -> None:
+    path = tmp_path / "toy/study.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    for opens in (lambda: open_study(tmp_path, TRIALS), lambda: read_record(tmp_path / "toy")):
+        with pytest.raises(UserError, match=f"{key} cannot be {re.escape(repr(value))}; restore"):
+            opens()
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "said"),
+    [
+        ("data", "fingerprint", "data lacks fingerprint"),
+        ("rules", "seeds", "rules lacks seeds"),
+        ("rules", "sampler", "rules lacks sampler"),
+    ],
+)
+def test_a_manifest_that_lost_a_line_says_which(
+    tmp_path: Path, whole: Path, block: str, key: str, said: str
+) -> None:
+    path = tmp_path / "toy/study.json"
+    about = json.loads(path.read_text())
+    del about[block][key]
+    path.write_text(json.dumps(about))
+    with pytest.raises(UserError, match=f"study manifest of this version: {said}; restore"):
+        open_study(tmp_path, TRIALS)
+
+
+@pytest.mark.parametrize("key", ["intermediate_value", "param_name", "system_attr"])
 def test_a_hole_in_the_journal_is_told_with_what_fills_it(
     tmp_path: Path, whole: Path, key: str
 ) -> None:
@@ -229,7 +262,7 @@ def test_a_hole_in_the_journal_is_told_with_what_fills_it(
     mine = lambda record: record.get("trial_id") == 0 and key in record  # noqa: E731
     assert keep(tmp_path, lambda record: not mine(record) or next(kept, True), JOURNAL) == 1
     (note,) = opened(tmp_path).notes
-    assert "lacks epochs or parameters of trial 0 that" in note
+    assert "lacks epochs, rungs or parameters of trial 0 that" in note
     advice = re.search(r"\((mv .*)\)", note)
     assert advice is not None
     subprocess.run(shlex.split(advice[1]), check=True)

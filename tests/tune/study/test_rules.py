@@ -139,7 +139,11 @@ def test_studies_keep_the_rules_that_they_began_with(tmp_path: Path) -> None:
 
 def test_rules_of_a_later_version_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "study.json"
-    for rules in ({**CURRENT, "repeats": "triple"}, {**CURRENT, "seeds": 3}, {"more": 1}):
+    for rules in (
+        {**CURRENT, "repeats": "triple"},
+        {**CURRENT, "seeds": 3},
+        {**CURRENT, "more": 1},
+    ):
         path.write_text(json.dumps(asdict(manifest(rules=rules))))
         with pytest.raises(UserError, match=r"study 'toy' follows rule .* does not know"):
             read_manifest(path)
