@@ -69,7 +69,7 @@ def _by_folder(files: Sequence[str]) -> MaskedImages | None:
 
     beside = _children(inside)
     partners: dict[str, str] = {}
-    for path in inside:
+    for path in filter(None, inside):
         partner = _folder_of_images(path, inside, beside)
         if partner:
             partners[path] = partner
@@ -84,7 +84,7 @@ def _by_folder(files: Sequence[str]) -> MaskedImages | None:
 def _children(inside: Stems) -> dict[str, set[str]]:
     """Folder -> the folders in it that have images in them, or below."""
     found: dict[str, set[str]] = {}
-    for path in inside:
+    for path in filter(None, inside):  # images beside the folders are in none
         pieces = path.split("/")
         for position, piece in enumerate(pieces):
             found.setdefault("/".join(pieces[:position]), set()).add(piece)

@@ -683,6 +683,17 @@ ODDITIES = [
         "are taken",
     ),
     Odd(
+        "masks under names of their own, and a preview",
+        files=("images/i{0..3}.jpg", "masks/m{0..3}.png", "preview.png"),
+        task="ssl",
+        expected="no classes, 5 unlabeled\n"
+        "layout     flat folder without labels: no label file, no class folders, no labels "
+        "in the names\n"
+        "folders    .  5  train (no folders of splits)\n"
+        "left out   4 that are masks (such as masks/m0.png)\n"
+        "note       4 masks (masks/ beside images/) are left out: only images are taken",
+    ),
+    Odd(
         "masks beside images, as CamVid calls them",
         files=("{0..5}.png", "{0..5}_L.png"),
         task="ssl",
