@@ -89,6 +89,13 @@ def test_what_cannot_be_compared_is_refused() -> None:
         vistune.load_settings("nothing")
 
 
+def test_a_study_is_no_comparison(tmp_path: Path) -> None:
+    write_setting(tmp_path / "alone", "A", {0: [0.5, 0.6]})
+    said = r"'alone' is one study, and no comparison of settings: `.* show alone"
+    with pytest.raises(vistune.UserError, match=said):
+        vistune.load_settings(tmp_path / "alone")
+
+
 def test_every_argument_of_a_search_is_one_of_several() -> None:
     of_one = get_type_hints(vistune.search)
     for name in ("experiment", "setting", "enqueue", "return"):
