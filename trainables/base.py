@@ -9,7 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainables.config import MOST_IMAGES, MOST_THREADS, Annotated, Field, config, nearest
+from trainables.config import (
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_THREADS,
+    Annotated,
+    Field,
+    config,
+    nearest,
+)
 from trainables.data.sampling import BatchSampler, Sampler
 from trainables.devices import DeviceName, send
 from trainables.errors import UserError
@@ -31,7 +39,7 @@ trial whose steps were batched has it."""
 class TrainConfig:
     """Length, batch and numerics of the training loop."""
 
-    epochs: Annotated[int, Field(ge=1)] = 12
+    epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] = 12
     """Number of reports; schedules stretch over all of them."""
     epoch_images: Annotated[int, Field(ge=0)] = 0
     """Images that count as one epoch (0 = one pass over the training split). The next epoch

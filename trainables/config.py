@@ -33,6 +33,7 @@ from pydantic.dataclasses import dataclass as _pydantic_dataclass
 from trainables.errors import UserError
 
 __all__ = [
+    "MOST_EPOCHS",
     "MOST_IMAGES",
     "MOST_THREADS",
     "Annotated",
@@ -46,6 +47,8 @@ __all__ = [
     "number_type",
 ]
 
+MOST_EPOCHS = 1_000_000
+"""Epochs of a trial, each of which is a line of the record."""
 MOST_IMAGES = 2**17
 """Images of a batch: four times as many as the largest that are trained with, beyond which numbers
 are slips of the keyboard, and memory ends the process."""

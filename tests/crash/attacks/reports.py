@@ -76,7 +76,7 @@ def _bundle_is_whole(place: Place) -> str:
 
 def deleted_while_read(place: Place) -> str:
     """A study is deleted and renamed while it runs."""
-    process = running(place)
+    process = running(place, *TWO[:-1], "train.epochs=9000", "--set", "sleep_s=0.02")
     for words in (
         ("delete", "toy", "--yes"),
         ("rename", "toy", "b", "--yes"),
@@ -86,7 +86,8 @@ def deleted_while_read(place: Place) -> str:
         if wrong(done, 2, says=("is being run by another process",)):
             place.kill(process)
             return f"{words[0]}: {done}"
-    return first(wrong(ended(place, process)), whole(place))
+    process.send_signal(signal.SIGTERM)
+    return wrong(ended(place, process), 130)
 
 
 def _killed(
