@@ -174,10 +174,10 @@ def test_completion_knows_commands_and_options(installed: Path, tmp_path: Path) 
     assert said.stdout.split() == ["show"], said.stderr
 
     for line, expected in (
-        ("vistune s", "ssl segment"),
+        ("vistune s", "ssl ssl-simclr ssl-moco ssl-vicreg ssl-dino segment"),
         ("vistune ssl --warm", "--warm-start"),
         ("vistune fewshot --setting K", "K1 K5 K10"),
-        ("vistune classify --setting ", "A B C D E"),
+        ("vistune classify --setting ", "A B C D E A-long"),
         ("vistune fewshot --compare ", "shots distance"),
         ("vistune ssl --preset f", "full"),
     ):
