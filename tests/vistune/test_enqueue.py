@@ -135,6 +135,27 @@ def test_a_torn_line_is_no_configuration(tmp_path: Path) -> None:
     assert read_enqueued(tmp_path) == [OWN, OTHER]
 
 
+@pytest.mark.parametrize("line", ["no JSON", "[]", "{}"])
+def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    enqueue(tmp_path, [OWN])
+    with (tmp_path / "enqueued.jsonl").open("a") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(vistune.UserError, match=r"enqueued\.jsonl is damaged .*: delete the line"):
+        read_enqueued(tmp_path)
+
+
+def test_bounds_may_have_more_digits_than_their_words() -> None:
+    bounds = (0.12345649, 9.8765449)
+
+    def space(trial: Any, preset: str) -> None:
+        trial.suggest_float("lr", *bounds)
+
+    words = as_json(describe(space, "tiny", {}))
+    assert words == {"lr": ["0.123456 to 9.87654"]}
+    for bound in bounds:
+        check_described(words, {}, {}, {"lr": bound})
+
+
 REFUSED = [
     ({}, "the configuration is empty"),
     ({"optim.lr": 2.0}, "optim.lr=2.0 is outside of the search, which is 0.001 to 1"),

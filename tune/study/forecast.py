@@ -176,11 +176,11 @@ class Forecast:
             own: epochs of this trial, where they are searched.
         """
         assert self._survival is not None
-        length = own or self._epochs
+        most = float(max(0, (own or self._epochs) - after))
         if number == 0:
-            return float(max(0, length - after))
+            return most
         expected = self._survival.expected(number, min(after, self._epochs)) - after
-        return min(max(0.0, expected * longer), float(max(0, length - after)))
+        return min(max(0.0, expected * longer), most)
 
     def _laid_out(self, now: float, costs: Costs, longer: float, rest: Sequence[float]) -> float:
         """Lay out what is left on the processes.

@@ -84,4 +84,4 @@ def survival(trials: int, epochs: int, version: int | str) -> Survival:
 def _chance(arrived: float, factor: int) -> float:
     """The chance to be among the best of all that have arrived."""
     places = max(1.0, math.floor(arrived / factor))
-    return min(1.0, places / max(1.0, arrived))
+    return places / max(1.0, arrived)

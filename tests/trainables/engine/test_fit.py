@@ -170,9 +170,9 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path: Path) -> None:
     roomy = ToyConfig(normalized=False, train=TrainConfig(epochs=2, batch_size=20))
     _, expected = train(roomy, Recorder(tmp_path / "roomy"))
     runtime = Recorder(tmp_path / "tight")
-    _, got = train(replace(roomy, memory=6), runtime)
-    assert got.largest == 5  # 20 -> 10 -> 5
-    assert [metrics["train/micro_batch"] for _, metrics in runtime.reports] == [5, 5]
+    _, got = train(replace(roomy, memory=4), runtime)
+    assert got.largest == 3  # 20 -> 10 -> 5 -> 3
+    assert [metrics["train/micro_batch"] for _, metrics in runtime.reports] == [3, 3]
     a, b = (torch.cat([p.detach().flatten() for p in toy.parameters()]) for toy in (expected, got))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)  # the same effective batch
 

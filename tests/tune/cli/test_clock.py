@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.studies import open_study
 from trainables.errors import UserError
 from trainables.pace import PACE, Pace
 from tune.cli.clock import Progress, rough_duration
 from tune.cli.glimpse import Glimpse
-from tune.study.agenda import Agenda, Expected, Own, Seen
+from tune.study.agenda import Agenda, Expected, Own, Seen, seen_in
 from tune.study.forecast import Amount
 from tune.study.rules import PAIR, RepeatRule
 
@@ -90,6 +91,42 @@ def test_a_log_that_cannot_be_read_costs_the_estimate_alone() -> None:
     whole = Agenda([Expected("one", "A"), Expected("two", "A")], unreadable)
     whole.begin("one", is_new=True, now=0.0)
     assert whole.left(Own(left=10, total=20), now=1.0) == 30
+
+
+def test_studies_that_may_have_changed_are_looked_at_again() -> None:
+    looked: list[str] = []
+    seen = {"one": Seen("done", 10.0), "two": Seen("runs", 10.0)}
+
+    def look(name: str) -> Seen:
+        looked.append(name)
+        return seen.get(name, Seen("waits"))
+
+    names = ("one", "two", "three", "four")
+    whole = Agenda([Expected(name, "A") for name in names], look)
+    whole.begin("three", is_new=True, now=0.0)
+    for now, expected in ((1.0, ["one", "two", "four"]), (9.0, []), (12.0, ["two", "four"])):
+        looked.clear()
+        whole.left(None, now=now)
+        assert looked == expected
+
+    looked.clear()
+    whole.end(now=20.0)
+    whole.begin("four", is_new=True, now=20.0)
+    whole.left(None, now=21.0)
+    assert looked == ["two"]  # what has run here has been measured
+
+
+def test_a_folder_shows_where_its_study_stands(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    assert seen_in(folder) == Seen("waits")
+    study = open_study(tmp_path, 1)
+    assert seen_in(folder) == Seen("runs")
+    study.close()
+    assert seen_in(folder) == Seen("waits")
+    study = open_study(tmp_path, 1)
+    study.emit("finish", state="FINISHED")
+    study.close()
+    assert seen_in(folder) == Seen("done")
 
 
 def test_other_processes_take_their_part() -> None:

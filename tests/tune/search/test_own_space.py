@@ -110,6 +110,18 @@ def test_trials_draw_what_the_description_says() -> None:
     assert {trial.params["optim"] for trial in study.trials} == {"sgd", "lion"}
 
 
+@pytest.mark.parametrize(("most", "step"), [(4, 1), (6, 2), (90, 1)])
+def test_a_space_is_walked_with_numbers_of_its_ranges_alone(most: int, step: int) -> None:
+    """One that looks something up by the number would fail."""
+    allowed = range(2, most + 1, step)
+
+    def by_number(trial: Any, preset: str) -> None:
+        if trial.suggest_int("n", 2, most, step=step) not in allowed:
+            raise KeyError
+
+    assert list(describe(by_number, "tiny", {})) == ["n"]
+
+
 def test_ranges_alone_are_a_space() -> None:
     space = as_space(read_ranges(["lr=1e-4..1:log", "opt=sgd,adam", "m=0.0..1 when opt=sgd"]))
     found = {key: [condition for condition, _ in one] for key, one in space_of(space).items()}

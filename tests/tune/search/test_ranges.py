@@ -117,6 +117,16 @@ def test_every_choice_is_written_as_it_is_read(values: list[Any], when: list[Any
     assert repr(in_yaml) == repr(range_)
 
 
+def test_plain_choices_are_a_list_in_yaml() -> None:
+    ranges = {key: [parse_range(text)] for key, text in PLAIN.items()}
+    assert write_yaml(ranges) == (
+        "opt: [sgd, adamw]\nsize: [32, 0.5]\nnesterov: [true, false]\nlr: 1e-05..0.1:log\n"
+    )
+
+
+PLAIN = {"opt": "sgd,adamw", "size": "32,0.5", "nesterov": "true,false", "lr": "1e-5..0.1:log"}
+
+
 @pytest.mark.parametrize(
     "space",
     [

@@ -120,6 +120,26 @@ def test_the_second_epoch_of_a_trial_measures_what_an_epoch_takes() -> None:
     assert (costs.opening, costs.epoch) == (OPENING, EPOCH)
 
 
+def test_a_default_that_runs_needs_all_its_other_epochs() -> None:
+    """Another trial has been stopped after its first."""
+    other = run_events(0, 1, None, 1, 0.1)
+    default = run_events(4, 0, None, EPOCHS, 0.5)
+    events = sorted([*other, *default], key=lambda one: one[0])
+    lefts = {seconds: left for seconds, left, _ in told(events, amount(2), 2)}
+    # what the beginning of a run costs is not known yet: an epoch seems to take both
+    assert lefts[5.0] == EPOCHS * (OPENING + EPOCH) - 1.0
+    assert lefts[11.0] == (EPOCHS - 2) * EPOCH
+
+
+def test_trials_that_are_shorter_than_expected_shorten_the_last_epoch_of_another() -> None:
+    other = run_events(0, 2, None, 1, 0.1)
+    events = sorted([*other, *run_events(4, 1, None, EPOCHS, 0.5)], key=lambda one: one[0])
+    lefts = {seconds: left for seconds, left, _ in told(events, amount(2), 2)}
+    # one epoch where six were expected, beside two trials as expected
+    longer = (1 + 2 * EPOCHS) / (3 * EPOCHS)
+    assert lefts[4 + OPENING + (EPOCHS - 1) * EPOCH] == pytest.approx(longer * EPOCH)
+
+
 def test_an_epoch_that_runs_counts_as_it_goes_by() -> None:
     events = made_up([EPOCHS] * 4, 1)
     *_, (seconds, left, forecast) = told(events[:4], amount(4), 1)

@@ -65,3 +65,12 @@ def test_neither_keeps_files_open(tmp_path: Path) -> None:
     for _ in range(3):
         group.emit("finish", state="FINISHED")
     assert open_files() == before
+
+
+def test_each_number_of_searches_from_five_on_is_a_look(tmp_path: Path) -> None:
+    group = Group.open(tmp_path / "group", "toy", "val/top1", [])
+    for searches, look in ((4, 1), (6, 1), (7, 2), (6, 1), (8, 3)):
+        group.ask_for(searches)
+        assert group.look == look
+        group.emit("finish", state="FINISHED")
+        assert group.look == look

@@ -1,13 +1,16 @@
 """A study is seen to be in use, also by who may only read its folder."""
 
 import fcntl
+import json
+import platform
+import re
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from tests.studies import open_study
-from tune.study.lock import is_in_use
+from tune.study.lock import StudyInUse, is_in_use, last_command, locked
 
 
 @pytest.fixture
@@ -38,3 +41,32 @@ def test_who_may_only_read_sees_the_lock_of_another(tmp_path: Path, read_only: N
         fcntl.flock(holder, fcntl.LOCK_EX)
         assert is_in_use(tmp_path)
     assert not is_in_use(tmp_path)
+
+
+DEAD = 2**22 + 1
+"""Linux numbers no process so high."""
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[]", "{}", '{"pid": "", "host": "here"}'])
+def test_a_damaged_file_about_the_holder_names_none(tmp_path: Path, content: str) -> None:
+    study = open_study(tmp_path, 1)
+    (study.directory / ".holder.json").write_text(content)
+    assert last_command(study.directory) == ""
+    with pytest.raises(StudyInUse, match="by another process; wait for it"):
+        locked(study.directory, "toy")
+    study.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "said"), [(platform.node(), ""), ("far", f" ({DEAD} on far since noon: make run)")]
+)
+def test_a_process_of_this_machine_that_has_ended_is_not_named(
+    tmp_path: Path, host: str, said: str
+) -> None:
+    study = open_study(tmp_path, 1)
+    about = {"pid": DEAD, "host": host, "since": "noon", "command": "make run"}
+    (study.directory / ".holder.json").write_text(json.dumps(about))
+    with pytest.raises(StudyInUse, match=re.escape(f"by another process{said}; wait for it")):
+        locked(study.directory, "toy")
+    assert last_command(study.directory) == "make run"
+    study.close()

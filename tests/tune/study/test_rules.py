@@ -272,3 +272,45 @@ def test_a_loser_that_loses_a_seed_takes_nothing_from_the_others(tmp_path: Path)
     assert verdict is not None
     assert verdict.trial.mean == pytest.approx(0.61)
     assert verdict.gain.mean == pytest.approx(0.61 - 0.51)
+
+
+@pytest.mark.parametrize(
+    ("scores", "outcome"),
+    [
+        ([0.80, 0.81, 0.83], "Trial 1 beats the default"),
+        ([0.20, 0.21, 0.23], "Trial 1 is worse than the default"),
+        ([0.20, 0.82, 0.51], "Not decided"),
+    ],
+)
+def test_a_verdict_names_the_better_one(tmp_path: Path, scores: list[float], outcome: str) -> None:
+    study = open_study(tmp_path, 2, 3)
+    default = [_scored(0.50), _scored(0.52), _scored(0.51)]
+    _finish_by_hand(study, {0: default, 1: [_scored(score) for score in scores]})
+    study.close()
+    record = read_record(tmp_path / "toy")
+    verdict = judge_study(record)
+    assert verdict is not None
+    assert verdict.outcome == outcome
+    assert claim(record, verdict).startswith(f"{outcome}: test/top1 of trial 1 is ")
+
+
+_DIVERGED = Outcome("PRUNED", reason="nan")
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([_scored(0.6), _DIVERGED], "but a repeat of it or of the default diverged"),
+        ([_DIVERGED, _DIVERGED], "but 2 repeats of it or of the default diverged"),
+        ([_scored(0.6), _scored(0.6)], "but all repeats of a configuration give the same result"),
+    ],
+)
+def test_a_functions_study_without_a_verdict_says_why(
+    tmp_path: Path, scores: list[Outcome], said: str
+) -> None:
+    study = open_study(tmp_path, 2, 2, function=True)
+    _finish_by_hand(study, {0: [_scored(0.5), _scored(0.5)], 1: scores})
+    study.close()
+    record = read_record(tmp_path / "toy")
+    assert judge_study(record) is None
+    assert said in claim(record, None)

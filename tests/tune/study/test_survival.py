@@ -21,6 +21,8 @@ def test_the_second_trial_of_a_halving_by_three() -> None:
     assert found.expected(1) == pytest.approx(length)
     assert found.expected(1, after=9) == 27
     assert found.expected(1, after=3) == pytest.approx(9 + third * (27 - 9))
+    # one that has run to its end, beside two as expected
+    assert found.longer({0: 27, 1: 27}) == pytest.approx((27 + 2 * length) / (3 * length))
 
 
 def test_more_trials_than_were_planned_are_as_the_last_of_them() -> None:

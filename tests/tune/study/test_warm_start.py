@@ -21,7 +21,7 @@ from tune.study.manifest import Manifest, read_manifest
 from tune.study.record import read_record
 from tune.study.rules import leaders
 from tune.study.study import Study
-from tune.study.warm_start import POINTS, warm_start, worth
+from tune.study.warm_start import POINTS, beginning, warm_start, worth
 from tune.study.warm_turns import TURNS, enqueued, next_point, warm_trials
 
 
@@ -241,3 +241,17 @@ def test_what_is_no_earlier_study_is_one_line(call: Call, tmp_path: Path) -> Non
     with pytest.raises(UserError, match="is a study of toy; name one of ssl"):
         warm_start("toy", tmp_path, tmp_path / "new", replace(TOY, name="ssl"), "tiny", {}, {})
     assert not (tmp_path / "runs/toy").exists()
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([], "warm start: the best of earlier is the default, which is trial 0 anyway"),
+        (
+            [{"trial": 7}, {"trial": 3}],
+            "warm start: after the default, trials 1 to 2 are earlier/7, earlier/3",
+        ),
+    ],
+)
+def test_a_start_says_what_it_takes_over(points: list[dict[str, int]], said: str) -> None:
+    assert beginning({"study": "earlier", "points": points, "notes": []}) == [said]
