@@ -118,8 +118,8 @@ class LogState:
     keeps_history: bool = True
     """Keep the metrics of every epoch. The running study does without: those of a thousand trials
     would stay in the driver's memory."""
-    described: bool = False
-    """The log has its `study` event."""
+    objective: str = ""
+    """Of its `study` event; empty where the log has none yet."""
     runs: dict[WorkId, Run] = field(default_factory=dict)
     last_ended: WorkId | None = None
     summary: dict[str, float] = field(default_factory=dict)
@@ -219,7 +219,7 @@ def apply_event(state: LogState, event: dict[str, Any]) -> None:
     over."""
     kind = event["event"]
     if kind == "study":
-        state.described = True
+        state.objective = event["objective"]
     elif kind == "summary":
         state.summary |= event["metrics"]
         state.tags |= event["tags"]

@@ -1,7 +1,9 @@
-"""The first event of a study, and a note of other code that continues it."""
+"""The first event of a study, and what may have changed since."""
 
+from pathlib import Path
 from typing import Any
 
+from trainables.errors import UserError
 from tune.study.group import Group
 from tune.study.manifest import Manifest
 
@@ -32,6 +34,20 @@ def first_event(manifest: Manifest, experiment: str, group: Group | None) -> dic
         "tags": tags,
         "group": None if group is None else group.event,
     }
+
+
+def check_objective(directory: Path, begun_with: str, manifest: Manifest) -> None:
+    """Refuse a study.json that somebody has given another objective: trials would wait for a metric
+    that those on record do not have.
+
+    Args:
+        begun_with: the objective of the log; empty where it has none yet.
+    """
+    if begun_with and begun_with != manifest.objective:
+        raise UserError(
+            f"{directory / 'study.json'} has the objective {manifest.objective!r}, but the study "
+            f"was begun with {begun_with!r}: write that into it, or restore it from a copy"
+        )
 
 
 def continued_by(known: str | None, commit: str | None) -> tuple[str, str] | None:

@@ -49,7 +49,7 @@ from tune.study.mending import (
     retry_failed,
 )
 from tune.study.objectives import measured, objectives_of
-from tune.study.opening import COMMITS, continued_by, first_event
+from tune.study.opening import COMMITS, check_objective, continued_by, first_event
 from tune.study.planner import Planner
 from tune.study.put_back import PutBack
 from tune.study.recording import Observer, Recording
@@ -97,6 +97,7 @@ class Study(Recording):
         events = directory / "events.jsonl"
         self._objectives = objectives_of(manifest)
         self._state = read_state(events, keeps_history=len(self._objectives) > 1)
+        check_objective(directory, self._state.objective, manifest)
         begun = self._state.trials.values()
         self._early = EarlyFailures(has_reported=any(run.epochs for run in begun))
         self.log = EventLog(events)
@@ -211,7 +212,7 @@ class Study(Recording):
                     retry=retry,
                 )
                 study.observers += observers or []
-                if not study._state.described:
+                if not study._state.objective:
                     study._describe(group)
                 study._note_opening(moved, commit)
                 write_holder(directory)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import Call
 from tests.studies import events, finish, finished, open_study, reports
 from trainables.errors import UserError
 from tune.study.journal import read_trials
@@ -232,6 +233,22 @@ def test_an_edited_manifest_names_the_value(
     for opens in (lambda: open_study(tmp_path, TRIALS), lambda: read_record(tmp_path / "toy")):
         with pytest.raises(UserError, match=f"{key} cannot be {re.escape(repr(value))}; restore"):
             opens()
+
+
+def test_another_objective_in_the_manifest_is_refused(call: Call) -> None:
+    """Its trials would wait for a metric that none on record has."""
+    command = ("toy", "--local", "--repeats", "0", "--set", "train.epochs=1", "--trials")
+    assert call(*command, "1").code == 0
+    path = Path("runs/toy/study.json")
+    edited = json.loads(path.read_text()) | {"objective": "val/none"}
+    path.write_text(json.dumps(edited))
+    refused = call(*command, "2")
+    assert refused.line.endswith(
+        "study.json has the objective 'val/none', but the study was begun with 'val/top1': write "
+        "that into it, or restore it from a copy"
+    )
+    path.write_text(json.dumps(edited | {"objective": "val/top1"}))
+    assert call(*command, "2").code == 0
 
 
 @pytest.mark.parametrize(
