@@ -28,10 +28,12 @@ from tune.backbones.resolve import (
     recorded,
     start_values,
 )
+from tune.cli.caller import COMMAND_LINE
+from tune.cli.execute import execute
+from tune.cli.options import Options
 from tune.command_line import command
 from tune.execution.local import search_locally
 from tune.experiments import EXPERIMENTS
-from tune.run import Options, execute
 from tune.search.space import as_json, asked_for, describe, within
 from tune.study.events import EventLog
 from tune.study.manifest import Manifest
@@ -250,7 +252,7 @@ def study_on_disk(storage: Path, name: str, values: dict[int, float], **base: An
         base=base,
         pins={},
         space={},
-        data={},
+        data={"name": "digits", "fingerprint": "0"},
     )
     manifest.reconcile_with(folder / "study.json")
     log = EventLog(folder / "events.jsonl")
@@ -420,7 +422,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
         ),
     ):
         with pytest.raises(UserError) as caught:
-            execute(options("classify", tmp_path / "runs", **changes))
+            execute(options("classify", tmp_path / "runs", **changes), COMMAND_LINE)
         assert message in str(caught.value)
     assert not list(tmp_path.glob("runs/*/study.json"))
 

@@ -201,7 +201,7 @@ def test_a_backbone_from_mlflow(wanted: str, store: tuple[Path, str, str]) -> No
         base=values,
         pins={},
         space={},
-        data={},
+        data={"name": "digits", "fingerprint": "0"},
     )
     (storage / "c").mkdir(exist_ok=True)
     (storage / "c" / "study.json").unlink(missing_ok=True)
