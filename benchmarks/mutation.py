@@ -46,16 +46,22 @@ TARGETS = [
 TESTS = [
     "tests/tune/study",
     "tests/tune/search",
+    "tests/tune/cli/test_clock.py",
+    "tests/tune/reports/test_doubts.py",
+    "tests/tune/reports/test_no_claim.py",
     "tests/tune/reports/test_statistics.py",
     "tests/tune/reports/test_report.py",
     "tests/tune/reports/test_report_contents.py",
     "tests/tune/reports/test_pooled_table.py",
     "tests/trainables/engine",
+    "tests/vistune/test_enqueue.py",
 ]
 SLOWEST_TEST_S = 20.0
 """Tests that take longer are not run."""
 BUDGET_S = 40.0
 """Tests of one mutant take at most so long together, on the unmutated code."""
+HANGS_S = 100
+"""A test that takes so long waits or loops."""
 PATIENCE = 4
 _NOT_FOUND = 77
 
@@ -331,7 +337,8 @@ def fork_and_test(tree: Path, change: Change, is_imported: bool) -> str:
                 os._exit(_NOT_FOUND)
         else:
             _enter(tree)
-        code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *change.tests])
+        options = ["-x", "-q", "-p", "no:cacheprovider", "--timeout", str(HANGS_S)]
+        code = pytest.main([*options, *change.tests])
         os._exit(0 if code == 0 else 1)
 
     deadline = time.monotonic() + PATIENCE * limit_s

@@ -95,6 +95,19 @@ def test_a_new_choice_needs_ranges_for_what_depends_on_it() -> None:
     with_own("optim=sgd,lion", "lr=0.1..1")  # one range for all is one for lion too
 
 
+def test_a_new_choice_of_what_not_all_trials_have() -> None:
+    """The ready space fails at it, in the branches that ask."""
+
+    def conditional(trial: Any, preset: str) -> None:
+        if trial.suggest_categorical("schedule", ["constant", "warm"]) == "warm":
+            shape = trial.suggest_categorical("shape", ["linear", "cosine"])
+            assert {"linear": 1, "cosine": 2}[shape]
+
+    space = own_space(conditional, "tiny", read_ranges(["shape=linear,step"]))
+    shapes = [write_range(one) for one in ranges_of(space, "tiny", {})["shape"]]
+    assert shapes == ["linear,step when schedule=warm"]
+
+
 def test_trials_draw_what_the_description_says() -> None:
     texts = ["optim=sgd,lion", "lr=1e-5..1e-3:log when optim=lion", "n=1..9:step=2", "k=a,b"]
     space = own_space(ready, "tiny", read_ranges(texts))

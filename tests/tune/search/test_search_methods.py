@@ -1,5 +1,6 @@
 """Samplers and pruners by name, against Optuna, SciPy and counting."""
 
+import logging
 import math
 import warnings
 from collections import Counter
@@ -134,8 +135,12 @@ def test_points_of_a_grid(distribution: BaseDistribution, expected: list[float])
 
 
 @pytest.mark.parametrize("name", ["tpe", "cmaes"])
-def test_a_model_finds_the_good_end_of_ranges_that_depend_on_a_choice(name: str) -> None:
-    """The best rate is at the same place of both ranges; random draws come near it more rarely."""
+def test_a_model_finds_the_good_end_of_ranges_that_depend_on_a_choice(
+    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best rate is at the same place of both ranges; random draws come near it more rarely.
+    Nobody is warned of the choice, which CMA-ES always draws at random."""
+    monkeypatch.setattr(logging.getLogger("optuna"), "propagate", True)
     if name == "cmaes":
         pytest.importorskip("cmaes")
 
@@ -153,6 +158,7 @@ def test_a_model_finds_the_good_end_of_ranges_that_depend_on_a_choice(name: str)
         return float(np.mean(found[30:]))
 
     assert late_distance(name) < 0.6 * late_distance("random")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_unknown_methods_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from search_spaces.settings import Comparison, Fixed
 from tests.studies import finish, finished, open_study, write_setting
 from trainables.errors import UserError
 from tune.cli.compare import publish_table
 from tune.study.events import EventLog
-from tune.study.group import Group, is_group
+from tune.study.group import Group, OwnComparison, is_group, members
 
 
 def open_files() -> int:
@@ -74,3 +75,16 @@ def test_each_number_of_searches_from_five_on_is_a_look(tmp_path: Path) -> None:
         assert group.look == look
         group.emit("finish", state="FINISHED")
         assert group.look == look
+
+
+def test_studies_of_another_experiment_are_no_members(tmp_path: Path) -> None:
+    settings = {"low": Fixed("low", {"lr": 0.1}), "high": Fixed("high", {"lr": 1.0})}
+    own = OwnComparison("rates", Comparison(title="rates", settings=settings, questions={}))
+    for name, experiment in (("mine", "classify"), ("other", "toy")):
+        Group.open(tmp_path / name, experiment, "val/top1", [], own)
+        assert members(tmp_path / name) is None
+        write_setting(tmp_path / f"{name}-low", "low", {0: [0.5]})
+    found = members(tmp_path / "mine")
+    assert found is not None
+    assert found.folders == {"low": tmp_path / "mine-low"}
+    assert members(tmp_path / "other") is None

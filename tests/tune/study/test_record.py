@@ -91,3 +91,8 @@ def test_the_running_study_knows_what_its_log_says(tmp_path: Path) -> None:
     with_history = read_state(tmp_path / "toy/events.jsonl")
     for work_id, run in with_history.runs.items():
         assert len(run.history) == len(run.epochs) == len(applied.runs[work_id].epochs)
+
+
+def test_before_a_function_has_said_its_length_there_is_none(tmp_path: Path) -> None:
+    open_study(tmp_path, 1, function=True).close()
+    assert read_record(tmp_path / "toy").length == 0
