@@ -77,6 +77,7 @@ def test_average_equals_torchs() -> None:
     assert expected.keys() == {name.removeprefix("net.") for name in average.values}
     for name, value in expected.items():
         torch.testing.assert_close(average.values[f"net.{name}"], value)
+        assert not average.values[f"net.{name}"].requires_grad  # no graph of all updates is kept
 
 
 def test_the_average_takes_the_place_of_the_weights_for_a_block_alone() -> None:

@@ -1,5 +1,6 @@
 """The loop against an uninterrupted run, against one big batch, and against what must end it."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,11 +28,13 @@ class Recorder:
     ):
         self.directory, self.die_after, self.stop_after = directory, die_after, stop_after
         self.reports: list[tuple[int, dict[str, float]]] = []
+        self.seconds: list[float] = []
 
     def report(self, epoch: int, metrics: dict[str, float]) -> bool:
         if epoch == self.die_after:
             self.die_after = None
             raise KeyboardInterrupt
+        self.seconds.append(metrics["time/epoch_s"])
         self.reports.append(
             (epoch, {k: v for k, v in metrics.items() if not k.startswith("time/")})
         )
@@ -66,6 +69,14 @@ def test_killed_between_checkpoint_and_report_equals_uninterrupted(
     assert killed.reports == whole.reports  # nothing twice, nothing missing, bit for bit
     assert equal_states(got, expected)
     assert (resumed.best, resumed.best_epoch) == (fitted.best, fitted.best_epoch)
+
+
+def test_epochs_take_the_time_of_a_clock(tmp_path: Path) -> None:
+    runtime = Recorder(tmp_path)
+    began = time.perf_counter()
+    train(ToyConfig(), runtime)
+    assert all(seconds > 0 for seconds in runtime.seconds)
+    assert sum(runtime.seconds) < time.perf_counter() - began
 
 
 @pytest.mark.parametrize("die_at_step", range(1, 16, 2))

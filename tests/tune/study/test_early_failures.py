@@ -209,6 +209,27 @@ def test_failures_are_counted_not_starts(tmp_path: Path) -> None:
     assert ends(tmp_path) == [(number, "FAIL") for number in range(ALIKE)]
 
 
+def test_trials_that_diverge_before_they_report_have_ended(tmp_path: Path) -> None:
+    study = open_study(tmp_path, ALIKE)
+    played(study, [])
+    for number in range(ALIKE):
+        study.ended(begun(study), Outcome("PRUNED", reason="nan"))
+        assert ends(tmp_path)[-1] == (number, "PRUNED")
+    assert study.next_work() is None
+    study.close()
+
+
+def test_a_run_in_which_others_would_fail_ends_while_one_still_runs(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 12)
+    played(study, [])
+    study.reported(begun(study), 1, {"val/top1": 0.5})
+    all_fail(study, [None] * (ALIKE_LATER - 1))
+    with pytest.raises(TrialsFailAlike, match="the last 6 trials failed alike"):
+        all_fail(study, [None])
+    study.close()
+    assert ends(tmp_path) == []
+
+
 GOOD, BAD = "10.0.0.1", "10.0.0.2"
 
 

@@ -13,6 +13,7 @@ from tune.study.log_state import LogState, apply_event
 from tune.study.rules import PAIR, WINNER, RepeatRule
 from tune.study.run_costs import measured
 from tune.study.survival import survival
+from tune.study.timetable import Timetable
 
 EPOCHS = 6
 BEGAN = 1_000_000.0  # seconds since the epoch
@@ -138,6 +139,20 @@ def test_trials_that_are_shorter_than_expected_shorten_the_last_epoch_of_another
     # one epoch where six were expected, beside two trials as expected
     longer = (1 + 2 * EPOCHS) / (3 * EPOCHS)
     assert lefts[4 + OPENING + (EPOCHS - 1) * EPOCH] == pytest.approx(longer * EPOCH)
+
+
+def test_epochs_that_take_no_time_need_none() -> None:
+    events = [(0.0, event) for _, event in run_events(0, 0, None, EPOCHS, 0.5)]
+    assert {left for _, left, _ in told(events, amount(4), 1)} <= {None, 0.0}
+
+
+def test_runs_that_wait_take_the_first_free_process() -> None:
+    table = Timetable(2)
+    table.all([3.0, 4.0, 5.0])
+    assert table.end == 3.0 + 5.0
+    table.not_before(10.0)
+    table.all([1.0, 2.0, 3.0])
+    assert table.end == 10.0 + 1.0 + 3.0
 
 
 def test_an_epoch_that_runs_counts_as_it_goes_by() -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import platform
 import re
 from pathlib import Path
@@ -57,15 +58,26 @@ def test_a_damaged_file_about_the_holder_names_none(tmp_path: Path, content: str
     study.close()
 
 
+HERE = platform.node()
+HOLDERS = [(DEAD, HERE, False), (os.getpid(), HERE, False), (os.getppid(), HERE, True)]
+
+
 @pytest.mark.parametrize(
-    ("host", "said"), [(platform.node(), ""), ("far", f" ({DEAD} on far since noon: make run)")]
+    ("pid", "host", "is_named"),
+    [
+        (DEAD, HERE, False),
+        (os.getpid(), HERE, False),
+        (os.getppid(), HERE, True),
+        (DEAD, "x", True),
+    ],
 )
-def test_a_process_of_this_machine_that_has_ended_is_not_named(
-    tmp_path: Path, host: str, said: str
+def test_a_process_of_this_machine_is_named_while_it_runs(
+    tmp_path: Path, pid: int, host: str, is_named: bool
 ) -> None:
     study = open_study(tmp_path, 1)
-    about = {"pid": DEAD, "host": host, "since": "noon", "command": "make run"}
+    about = {"pid": pid, "host": host, "since": "noon", "command": "make run"}
     (study.directory / ".holder.json").write_text(json.dumps(about))
+    said = f" ({pid} on {host} since noon: make run)" if is_named else ""
     with pytest.raises(StudyInUse, match=re.escape(f"by another process{said}; wait for it")):
         locked(study.directory, "toy")
     assert last_command(study.directory) == "make run"

@@ -1,4 +1,4 @@
-"""A study whose code has changed is another one, until that is accepted."""
+"""Manifests that cannot be read, that are of earlier versions, and whose code has changed."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from tests.studies import manifest
 from trainables.errors import UserError
-from tune.study.manifest import Manifest, read_manifest
+from tune.study.manifest import Manifest, read_manifest, with_earlier_values
 
 
 def with_code(sha256: str, lines: int, **more: Any) -> Manifest:
@@ -38,3 +38,15 @@ def test_changed_code_is_shown_and_refused(
     accepted = read_manifest(path).code
     assert accepted is not None
     assert (accepted["sha256"], accepted["earlier"]) == (now, [earlier])
+
+
+def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "study.json").mkdir()
+    with pytest.raises(UserError, match=r"study\.json cannot be read: Is a directory$"):
+        read_manifest(tmp_path / "study.json")
+
+
+def test_studies_from_before_average_no_weights_and_judge_by_the_first_rules() -> None:
+    earlier = with_earlier_values({"data.limit": 0})
+    assert (earlier["train.ema"], earlier["train.rules"]) == (0.0, 1)
+    assert with_earlier_values(earlier | {"train.ema": 0.9})["train.ema"] == 0.9

@@ -205,6 +205,9 @@ def test_a_study_that_lost_its_manifest_stays_the_same_study(tmp_path: Path, who
         open_study(tmp_path, TRIALS, base={"train.epochs": 5})
     with pytest.raises(UserError, match="begun with other data"):
         open_study(tmp_path, TRIALS, data={"name": "blobs", "fingerprint": "other"})
+    others = {"train.epochs": 5, "train.batch_size": 4, "optim.lr": 0.5, "dropout": 0.5}
+    with pytest.raises(UserError, match=r"begun with [^;]*; [^;]*; [^;]*: restore it"):
+        open_study(tmp_path, TRIALS, base=others)
     assert not path.exists()
 
     study = opened(tmp_path)
