@@ -54,6 +54,7 @@ TESTS = [
     "tests/tune/reports/test_report_contents.py",
     "tests/tune/reports/test_pooled_table.py",
     "tests/trainables/engine",
+    "tests/trainables/test_pace.py",
     "tests/vistune/test_enqueue.py",
 ]
 SLOWEST_TEST_S = 20.0
