@@ -59,7 +59,6 @@ def test_a_damaged_file_about_the_holder_names_none(tmp_path: Path, content: str
 
 
 HERE = platform.node()
-HOLDERS = [(DEAD, HERE, False), (os.getpid(), HERE, False), (os.getppid(), HERE, True)]
 
 
 @pytest.mark.parametrize(
@@ -70,6 +69,7 @@ HOLDERS = [(DEAD, HERE, False), (os.getpid(), HERE, False), (os.getppid(), HERE,
         (os.getppid(), HERE, True),
         (DEAD, "x", True),
     ],
+    ids=["dead", "this one", "its parent", "of another machine"],
 )
 def test_a_process_of_this_machine_is_named_while_it_runs(
     tmp_path: Path, pid: int, host: str, is_named: bool
