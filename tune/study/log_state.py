@@ -119,7 +119,7 @@ class LogState:
     """Keep the metrics of every epoch. The running study does without: those of a thousand trials
     would stay in the driver's memory."""
     objective: str = ""
-    """Of its `study` event; empty where the log has none yet."""
+    """The one that the log began with; empty where it has no `study` event yet."""
     runs: dict[WorkId, Run] = field(default_factory=dict)
     last_ended: WorkId | None = None
     summary: dict[str, float] = field(default_factory=dict)
@@ -219,7 +219,7 @@ def apply_event(state: LogState, event: dict[str, Any]) -> None:
     over."""
     kind = event["event"]
     if kind == "study":
-        state.objective = event["objective"]
+        state.objective = event.get("objective", "")
     elif kind == "summary":
         state.summary |= event["metrics"]
         state.tags |= event["tags"]
