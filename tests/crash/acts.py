@@ -18,11 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests import REPO
-from tests.crash.place import Place
+from tests.crash.place import Case, Place, try_each
 from tests.crash.servers import (
     BUCKET,
     bucket_server,
@@ -31,9 +31,6 @@ from tests.crash.servers import (
     put_in_bucket,
 )
 from tests.crash.spot import KILLS
-
-Act = Callable[[Place], str]
-"""Returns what broke; "" where it held."""
 
 SHORT = ("--local", "--repeats", "0", "--set", "train.epochs=2")
 
@@ -274,7 +271,7 @@ except Exception as error:
 """
 
 
-ACTS: dict[str, tuple[str, Act]] = {
+ACTS: dict[str, tuple[str, Case]] = {
     "storage": ("1", storage),
     "breaker": ("2", breaker),
     "retry": ("2", retry),
@@ -309,24 +306,14 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=ACTS, help="default: all")
     options = parser.parse_args()
 
-    broken = 0
+    checkout = options.checkout.resolve()
     with tempfile.TemporaryDirectory(prefix="vistune-acts-") as scratch:
-        database = _empty_database(Path(scratch), options.checkout.resolve())
-        for name in options.only or ACTS:
-            number, act = ACTS[name]
-            began = time.monotonic()
-            empty = None if name == "mlflow" else database
-            place = Place(Path(scratch) / name, options.checkout.resolve(), empty)
-            try:
-                broke = act(place)
-            except AssertionError as error:
-                broke = f"the act itself failed: {error}"
-            finally:
-                place.end()
-            broken += bool(broke)
-            seconds = time.monotonic() - began
-            print(f"{number:>2} {name:<10} {seconds:4.0f} s  {broke or 'held'}", flush=True)
-    return 1 if broken else 0
+        database = _empty_database(Path(scratch), checkout)
+
+        def place_of(name: str) -> Place:
+            return Place(Path(scratch) / name, checkout, None if name == "mlflow" else database)
+
+        return try_each(ACTS, options.only or ACTS, place_of)
 
 
 def _empty_database(scratch: Path, checkout: Path) -> Path:

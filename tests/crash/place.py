@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,3 +174,35 @@ class Place:
         for path in self.folder.rglob("*"):
             if path.is_file() and path.suffix != ".py":
                 yield path, path.read_bytes().decode("latin-1")
+
+
+Case = Callable[[Place], str]
+"""Returns what broke; empty where nothing did."""
+
+
+def try_each(
+    cases: Mapping[str, tuple[str, Case]], names: Iterable[str], place_of: Callable[[str], Place]
+) -> int:
+    """Try cases, each in a place of its own, and print a line for each.
+
+    Args:
+        cases: name -> numbers that it is about, and the case.
+        place_of: makes the place of a name.
+    Returns:
+        1 where something broke, else 0.
+    """
+    broken = 0
+    for name in names:
+        numbers, case = cases[name]
+        began = time.monotonic()
+        place = place_of(name)
+        try:
+            found = case(place)
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            found = f"the case itself failed: {error}"
+        finally:
+            place.end()
+        broken += bool(found)
+        seconds = time.monotonic() - began
+        print(f"{numbers:>5} {name:<18} {seconds:4.0f} s  {found or 'held'}", flush=True)
+    return 1 if broken else 0

@@ -1,21 +1,16 @@
 """`python -m tests.crash.attacks`: attack, and print a line for each."""
 
 import argparse
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 from tests import REPO
 from tests.crash.attacks import disks, files, meanwhile, places, reports, typed
-from tests.crash.attacks.common import (
-    FAKETIME,
-    Attack,
-)
-from tests.crash.place import Place
+from tests.crash.attacks.common import FAKETIME
+from tests.crash.place import Case, Place, try_each
 
-ATTACKS: dict[str, tuple[str, Attack]] = {
+ATTACKS: dict[str, tuple[str, Case]] = {
     "odd-paths": ("4 11", places.odd_paths),
     "long-paths": ("11", places.long_paths),
     "names": ("5", places.names),
@@ -65,22 +60,10 @@ def main() -> int:
     options = parser.parse_args()
     FAKETIME[0] = options.faketime
 
-    broken = 0
     with tempfile.TemporaryDirectory(prefix="vistune-attacks-") as scratch:
-        for name in options.only or ATTACKS:
-            number, attack = ATTACKS[name]
-            began = time.monotonic()
-            place = Place(Path(scratch) / name, REPO)
-            try:
-                found = attack(place)
-            except (AssertionError, OSError, subprocess.SubprocessError) as error:
-                found = f"the attack itself failed: {error}"
-            finally:
-                place.end()
-            broken += bool(found)
-            seconds = time.monotonic() - began
-            print(f"{number:>5} {name:<18} {seconds:4.0f} s  {found or 'held'}", flush=True)
-    return 1 if broken else 0
+        return try_each(
+            ATTACKS, options.only or ATTACKS, lambda name: Place(Path(scratch) / name, REPO)
+        )
 
 
 if __name__ == "__main__":

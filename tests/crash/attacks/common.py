@@ -4,13 +4,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.crash.place import Done, Place
-
-Attack = Callable[[Place], str]
-"""Returns what went wrong; "" where it held."""
 
 SHORT = ("--local", "--repeats", "0", "--pictures", "none", "--set", "train.epochs=2")
 TWO = ("--trials", "2", *SHORT)
