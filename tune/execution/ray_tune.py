@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray.air._internal.usage
 import ray.tune
 
 from trainables.devices import limit_memory
@@ -73,6 +74,7 @@ def search(
             written any more.
     """
     _quiet_tune()
+    _count_no_callbacks()
     guard = StorageGuard(study)
     temporary = tempfile.TemporaryDirectory(prefix="vistune-", ignore_cleanup_errors=True)
     with temporary as scratch, ray_session(workers), stopped_without_ray(guard.stop):
@@ -197,6 +199,12 @@ def _quiet_tune() -> None:
     analysis.setLevel(logging.CRITICAL)
     for name in ("ray.tune.execution.tune_controller", "ray.tune.tune"):
         logging.getLogger(name).addFilter(_is_news)
+
+
+def _count_no_callbacks() -> None:
+    """Leave out a count for Ray's usage statistics, which are off: it imports MLflow and other
+    trackers before the first trial starts, which takes .6 s."""
+    ray.air._internal.usage.tag_callbacks = lambda callbacks: False
 
 
 def _is_news(record: logging.LogRecord) -> bool:
