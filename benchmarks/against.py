@@ -3,7 +3,8 @@
     python benchmarks/against.py 5d3a9ec                       # all three scripts, median of 7
     python benchmarks/against.py 5d3a9ec loop.py --runs 3
 
-Each tree runs its own copy of the script; the earlier one is checked out into a temporary worktree.
+Each tree runs its own copy of the script, with a cache of its own, as the layout of stores has
+changed; the earlier tree is checked out into a temporary worktree.
 A ratio is this tree over the earlier one, pair by pair; below 1 this tree is faster. The interval
 around the median is that of the ordered ratios (with 7 pairs the smallest and the largest: 98 %).
 """
@@ -35,10 +36,10 @@ SCRIPTS = {
 """Script -> options, the figure in its output, what it is."""
 
 
-def measure(tree: Path, script: str) -> float:
+def measure(tree: Path, script: str, cache: Path) -> float:
     options, pattern, _ = SCRIPTS[script]
     command = [sys.executable, str(tree / "benchmarks" / script), *options]
-    environment = os.environ | {"PYTHONPATH": str(tree)}
+    environment = os.environ | {"PYTHONPATH": str(tree), "VISTUNE_CACHE": str(cache)}
     done = subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, check=False
     )
@@ -61,18 +62,22 @@ def main() -> None:
         subprocess.run([*git, "add", "-q", "--detach", str(before), options.commit], check=True)
         try:
             for script in options.scripts:
-                compare(before, script, options.runs)
+                compare({"now": REPO, "before": before}, Path(folder), script, options.runs)
         finally:
             subprocess.run([*git, "remove", "--force", str(before)], check=True)
 
 
-def compare(before: Path, script: str, runs: int) -> None:
-    ours: list[float] = []
-    theirs: list[float] = []
+def compare(trees: dict[str, Path], scratch: Path, script: str, runs: int) -> None:
+    figures: dict[str, list[float]] = {name: [] for name in trees}
     for run in range(runs):
-        for tree, figures in ((REPO, ours), (before, theirs))[:: 1 if run % 2 else -1]:
-            figures.append(measure(tree, script))
-        print(f"{script} {run + 1}: {ours[-1]:.4g} and {theirs[-1]:.4g}", flush=True)
+        for name in list(trees)[:: 1 if run % 2 else -1]:
+            figures[name].append(measure(trees[name], script, scratch / f"cache-{name}"))
+        print(
+            f"{script} {run + 1}: {figures['now'][-1]:.4g} and {figures['before'][-1]:.4g}",
+            flush=True,
+        )
+    ours = figures["now"]
+    theirs = figures["before"]
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     print(
         f"{script}, {SCRIPTS[script][2]}: {statistics.median(ours):.4g} and "
