@@ -178,7 +178,7 @@ def _segmentation() -> Model:
 EXPERIMENTS: dict[str, Experiment] = {
     "ssl": Experiment(
         name="ssl",
-        about="BYOL pre-training, by kNN top-1 on held-out labels (by views, if there are none)",
+        about="BYOL pre-training, judged by kNN top-1, or by views if images have no labels",
         model=_byol,
         imports=("byol_pytorch.byol_pytorch",),
         space=ssl,
@@ -189,7 +189,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "ssl-simclr": Experiment(
         name="ssl-simclr",
-        about="SimCLR pre-training, judged as ssl is (extra lightly)",
+        about="SimCLR pre-training, judged like ssl (extra lightly)",
         model=_simclr,
         space=simclr,
         presets=presets.SIMCLR,
@@ -198,7 +198,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "ssl-moco": Experiment(
         name="ssl-moco",
-        about="MoCo v2 pre-training, judged as ssl is (extra lightly)",
+        about="MoCo v2 pre-training, judged like ssl (extra lightly)",
         model=_moco,
         space=moco,
         presets=presets.MOCO,
@@ -207,7 +207,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "ssl-vicreg": Experiment(
         name="ssl-vicreg",
-        about="VICReg pre-training, judged as ssl is (extra lightly)",
+        about="VICReg pre-training, judged like ssl (extra lightly)",
         model=_vicreg,
         space=vicreg,
         presets=presets.VICREG,
@@ -216,7 +216,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "ssl-dino": Experiment(
         name="ssl-dino",
-        about="DINO pre-training, judged as ssl is (extra lightly)",
+        about="DINO pre-training, judged like ssl (extra lightly)",
         model=_dino,
         space=dino,
         presets=presets.DINO,
@@ -225,7 +225,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "pretrain": Experiment(
         name="pretrain",
-        about="supervised pre-training from scratch, by top-1",
+        about="supervised pre-training from scratch, judged by top-1",
         model=_pretraining,
         space=pretrain,
         presets=presets.PRETRAIN,
@@ -233,7 +233,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "classify": Experiment(
         name="classify",
-        about="classification in one of the settings A to E (--setting), by top-1",
+        about="classification in settings A to E (one: --setting), judged by top-1",
         model=_classifier,
         space=classify,
         presets=presets.CLASSIFY,
@@ -242,7 +242,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fewshot": Experiment(
         name="fewshot",
-        about="prototypical networks, by accuracy over episodes of new classes",
+        about="few-shot learning by prototypical networks, judged by accuracy on new classes",
         model=_protonet,
         space=fewshot,
         loaded_space=fewshot_from_backbone,
@@ -252,7 +252,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "segment": Experiment(
         name="segment",
-        about="semantic segmentation, by mIoU",
+        about="semantic segmentation, judged by mIoU",
         model=_segmentation,
         space=segment,
         loaded_space=segment_from_backbone,

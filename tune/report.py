@@ -46,7 +46,7 @@ Storage = Annotated[
 
 @app.callback()
 def look(version: Version = False) -> None:
-    """Look at studies."""
+    """Show studies, use and export their models, rename or remove them."""
 
 
 @app.command()
@@ -54,7 +54,7 @@ def show(
     study: Annotated[str | None, typer.Argument(help="Default: list the studies.")] = None,
     storage: Storage = "runs",
 ) -> None:
-    """The leaderboard of a study, what it may claim, and why trials failed."""
+    """Show a study's leaderboard, what it may claim, and why trials failed."""
     root = synced_folder(storage)
     if study is None:
         _print_each(find_all(root), describe)
@@ -64,20 +64,19 @@ def show(
 
 @app.command()
 def table(
-    group: Annotated[
-        str, typer.Argument(help="Name that the settings' studies have in common.")
-    ] = "classify",
+    group: Annotated[str, typer.Argument(help="Name of the comparison.")] = "classify",
     storage: Storage = "runs",
     others: Annotated[
         list[str] | None,
         typer.Option(
             "--with",
-            help="A storage where the same was searched under another --seed: one table over all.",
+            help="A further storage, with the same searches under another --seed: one table over "
+            "all. Repeatable.",
         ),
     ] = None,
 ) -> None:
-    """Settings side by side: accuracy with intervals, paired differences, cost. Also written to the
-    group's folder, without --with."""
+    """Compare settings: accuracy with intervals, paired differences, cost. Without --with the table
+    is also written to the comparison's folder."""
     if others:
         from tune.reports.pooled_table import pool_searches
         from tune.reports.pooled_text import show_pooled
@@ -93,11 +92,11 @@ def table(
 
 @app.command("html")
 def html_page(
-    study: Annotated[str, typer.Argument(help="A study, or settings of one name.")],
+    study: Annotated[str, typer.Argument(help="A study or a comparison.")],
     storage: Storage = "runs",
 ) -> None:
-    """Write report.html: one file, readable without a network, of all that a study found. Pictures
-    that its run has left undrawn are drawn first."""
+    """Write report.html: everything that a study found, in one file that needs no network. Draw
+    missing pictures first."""
     root = synced_folder(storage)
     if is_comparison(root / study):
         from tune.reports.html_group import write_group_report
@@ -122,12 +121,12 @@ def sync(
     log: Annotated[
         list[str] | None,
         typer.Option(
-            help="Send them there too: csv, tensorboard, wandb. Repeatable. "
-            "Default: where each study is kept already.",
+            help="Send studies there too: csv, tensorboard, wandb. Repeatable. "
+            "Default: where each study is sent already.",
         ),
     ] = None,
 ) -> None:
-    """Bring MLflow, and whatever --log has begun, up to the studies' own record."""
+    """Bring MLflow and other logs up to date with the studies' records."""
     from tune.tracking.logs import check_logs, sync_study
 
     asked = check_logs(log)
@@ -138,11 +137,11 @@ def sync(
 
 @app.command()
 def dashboard(
-    study: Annotated[str, typer.Argument(help="It may be running.")],
+    study: Annotated[str, typer.Argument(help="A study, which may be running.")],
     storage: Storage = "runs",
-    port: Annotated[int, typer.Option(help="On 127.0.0.1.")] = 8080,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8080,
 ) -> None:
-    """optuna-dashboard on a study: only reads, also while the study runs."""
+    """Show a study in optuna-dashboard, which only reads it."""
     from tune.reports.dashboard import serve
 
     serve(find_study(synced_folder(storage), study), port)
@@ -150,7 +149,7 @@ def dashboard(
 
 @app.command()
 def sam(
-    images: Annotated[list[Path], typer.Argument(help="Files of images.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     checkpoint: Annotated[
         Path,
         typer.Option(
@@ -158,20 +157,18 @@ def sam(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures; default: beside each image.")
+        Path | None, typer.Option(help="Folder of the pictures. Default: beside each image.")
     ] = None,
     points: Annotated[int, typer.Option(min=1, help="Prompts along each side of the image.")] = 32,
     quality: Annotated[
         float,
-        typer.Option(
-            min=0, max=1, help="Least IoU that the model predicts for a mask; 0 keeps all."
-        ),
+        typer.Option(min=0, max=1, help="Smallest predicted IoU of a mask; 0 keeps all masks."),
     ] = 0.88,
     stability: Annotated[
-        float, typer.Option(min=0, max=1, help="Least stability of a mask; 0 keeps all.")
+        float, typer.Option(min=0, max=1, help="Smallest stability of a mask; 0 keeps all masks.")
     ] = 0.95,
 ) -> None:
-    """Segment Anything: pictures of images under their automatic masks."""
+    """Draw the masks that Segment Anything finds in images."""
     from tune.reports.sam import Thresholds, draw_masks
 
     keep = Thresholds(points, quality, stability)
@@ -185,37 +182,37 @@ def predict(
     images: Annotated[
         Path,
         typer.Argument(
-            help="A folder, or a csv: id,filename[,label]; for fewshot one of episodes."
+            help="A folder, or a csv: id,filename[,label]; for fewshot a csv of episodes."
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option(help="Labels and episodes: a csv; features: an npz; masks: a folder."),
+        typer.Option(help="Csv of labels or episodes, npz of features, or folder of masks."),
     ],
     storage: Storage = "runs",
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Classes: also a column p_CLASS for each.")
+        bool, typer.Option("--probabilities", help="Add a column p_CLASS for each class.")
     ] = False,
     skip_corrupt: Annotated[
         bool, typer.Option("--skip-corrupt", help="Leave out images that cannot be read.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there already.")
+        bool, typer.Option("--overwrite", help="Replace an existing file or folder.")
     ] = False,
     repeat: Annotated[
         int | None,
-        typer.Option(help="Seed of a repeat: predict by its weights, which were tested."),
+        typer.Option(help="Seed of a repeat: predict with its weights, which were tested."),
     ] = None,
     max_megapixels: Annotated[
         int | None,
-        typer.Option(min=1, help="Largest image that is read; default: the study's limit, 90."),
+        typer.Option(min=1, help="Largest image that is read. Default: the study's limit, 90."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Folder of the training data, where it has moved.")
+        str | None, typer.Option(help="Folder of the training data, if it was moved.")
     ] = None,
 ) -> None:
-    """Predict for new images: labels, answers to episodes, masks or features, in the form in which
-    they were given; scored where their labels are there."""
+    """Predict labels, answers to episodes, masks or features of new images, in the format of the
+    training data. If the input has labels, score the predictions."""
     root = synced_folder(storage)
     find_study(root, study.partition("/")[0])
 
@@ -237,7 +234,7 @@ def predict(
         print_prose(console, line)
 
 
-_MASKS = f"Colour masks of a folder of images: {command('export', 'MODEL', 'IMAGES', 'OUT')}"
+_MASKS = f"For colour masks of a folder: {command('export', 'MODEL', 'IMAGES', 'OUT')}"
 
 
 @app.command(epilog=_MASKS)
@@ -245,18 +242,19 @@ def export(
     study: Annotated[str, typer.Argument(help="STUDY (its best trial) or STUDY/TRIAL.")],
     storage: Storage = "runs",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the model; default: `model` in the study's.")
+        Path | None,
+        typer.Option(help="Folder of the model. Default: `model` in the study's folder."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Where the study's images are now, if they were moved.")
+        str | None, typer.Option(help="Folder of the study's images, if they were moved.")
     ] = None,
     format: Annotated[
         str,
         typer.Option(help="mlflow (registered), onnx, safetensors or torch_export."),
     ] = "mlflow",
 ) -> None:
-    """Check a trial's model against its record, and write it with a card; MLflow's format is
-    registered, the study's answer as `champion`.
+    """Check a trial's model against its record, and write it with a model card. In MLflow's format
+    it is also registered; the study's answer becomes `champion`.
     """
     from tune.export import MLFLOW, export_model
     from tune.registry import register

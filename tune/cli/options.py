@@ -34,7 +34,7 @@ OWN_OPTION = {
 """Config key -> the option that sets it, for keys that `--set` refuses."""
 
 _ABOUT = [f"{experiment.name}: {experiment.about}" for experiment in EXPERIMENTS.values()]
-_OWN = "a file: path/to/mine.py[:NAME]; or a command as it is: script --help"
+_OWN = "your own file: path/to/mine.py[:NAME]; or any command: script --help"
 _EXPERIMENTS = "; ".join([*_ABOUT, _OWN])
 
 
@@ -64,12 +64,12 @@ class Options:
     data: Annotated[
         str | None,
         typer.Option(
-            help="Embedded name (glyphs, digits, earth), a folder, torchvision:NAME or hf:NAME."
+            help="An embedded set (glyphs, digits, earth), a folder, torchvision:NAME or hf:NAME."
         ),
     ] = None
     layout: Annotated[
         str | None,
-        typer.Option(help="Layout of the folder (docs/data.md). Default: it is recognised."),
+        typer.Option(help="Layout of the folder (docs/data.md). Default: recognise it."),
     ] = None
     trials: Annotated[
         int | None,
@@ -77,7 +77,7 @@ class Options:
             metavar="N",
             min=1,
             help="Trials in total; a larger number extends a finished study. Default: "
-            f"{DEFAULT_TRIALS}, {TRIALS_OF_SEARCHES} of each of several searches.",
+            f"{DEFAULT_TRIALS}; with several searches {TRIALS_OF_SEARCHES} each.",
         ),
     ] = None
     searches: Annotated[
@@ -92,10 +92,10 @@ class Options:
     ] = None
     search: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Of several searches, run this one alone."),
+        typer.Option(metavar="N", min=1, help="Run only this one of several searches."),
     ] = None
     study: Annotated[
-        str | None, typer.Option(help="Name of the study; default: the experiment's.")
+        str | None, typer.Option(help="Name of the study. Default: the experiment's.")
     ] = None
     storage: Annotated[
         str, typer.Option(help="Where studies are kept: a folder, s3://bucket/prefix or gs://...")
@@ -111,13 +111,13 @@ class Options:
     ] = None
     set: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE pins a config value, which is then not searched. Repeatable."),
+        typer.Option(help="KEY=VALUE pins a config value: it is not searched. Repeatable."),
     ] = None
     space: Annotated[
         list[str] | None,
         typer.Option(
-            help="KEY=LOW..HIGH[:log], KEY=A,B or a file: searches this key in this range. "
-            "Repeatable; docs/search.md.",
+            help="Search KEY=LOW..HIGH[:log] or KEY=A,B; or a file of ranges. Repeatable "
+            "(docs/search.md).",
         ),
     ] = None
     no_search: Annotated[
@@ -145,7 +145,8 @@ class Options:
         list[str] | None,
         typer.Option(
             "--try",
-            help="KEY=VALUE,KEY=VALUE,... is tried before all that the search draws. Repeatable.",
+            help="Try the configuration KEY=VALUE,KEY=VALUE,... before any that the search draws. "
+            "Repeatable.",
         ),
     ] = None
     preset: Annotated[
@@ -158,14 +159,16 @@ class Options:
     workers: Annotated[int, typer.Option(metavar="N", min=1, help="Workers of one trial.")] = 1
     gpus_per_worker: Annotated[
         float | None,
-        typer.Option(metavar="X", min=0, help="GPUs of one worker; 0.5 packs two trials on one."),
+        typer.Option(
+            metavar="X", min=0, help="GPUs of one worker; 0.5 puts two trials on one GPU."
+        ),
     ] = None
     concurrent: Annotated[
         str | None,
         typer.Option(
             metavar="N",
-            help="Trials at a time; auto: as many on each GPU as get more done together. "
-            "Default: what fits.",
+            help="Trials at a time; auto: as many on each GPU as still raise throughput. "
+            "Default: as many as fit.",
         ),
     ] = None
     batch_trials: Annotated[
@@ -174,7 +177,8 @@ class Options:
             metavar="N",
             min=2,
             max=256,
-            help="Frozen backbones (settings D, E): so many heads train as one, in this process.",
+            help="Settings D and E (frozen backbone): train up to N heads as one batch, in this "
+            "process.",
         ),
     ] = None
     repeats: Annotated[
@@ -182,64 +186,67 @@ class Options:
         typer.Option(
             metavar="N",
             min=0,
-            help="Fresh seeds for the default and the best other trial, on the test split; of "
-            "several searches, for the chosen trial of each. Default: "
-            f"{REPEATS[PAIR]}, {REPEATS[WINNER]} of several searches.",
+            help="Fresh seeds under which the default and the best other trial are trained again, "
+            "for the test; with several searches, the chosen trial of each. Default: "
+            f"{REPEATS[PAIR]}; with several searches {REPEATS[WINNER]}.",
         ),
     ] = None
     pictures: Annotated[
         Drawn,
-        typer.Option(
-            help="Trials whose pictures are drawn: best is the default and the best three."
-        ),
+        typer.Option(help="Trials whose pictures are drawn; best: the default and the best three."),
     ] = "best"
     keep: Annotated[
         Keep | None,
         typer.Option(
-            help="Trials whose weights are kept: best is the best five and the default. "
+            help="Trials whose weights are kept; best: the best five and the default. "
             "Default: best.",
         ),
     ] = None
     skip_corrupt: Annotated[
-        bool, typer.Option("--skip-corrupt", help="Leave unreadable images out, on record.")
+        bool, typer.Option("--skip-corrupt", help="Leave out unreadable images, and record that.")
     ] = False
     control: Annotated[
         bool,
         typer.Option(
             "--control",
-            help="classify: also A-long, from scratch for as long as pre-training and fine-tuning.",
+            help="classify: add A-long, which trains from scratch for as long as pre-training and "
+            "fine-tuning together.",
         ),
     ] = False
     setting: Annotated[
         str | None,
         typer.Option(
-            help="classify: A to E, A-long; fewshot: K1, K5, K10, euclidean, ...",
+            help="Search one setting. classify: A to E, A-long; fewshot: K1, K5, K10, "
+            "euclidean, ...",
             autocompletion=completions.settings,
         ),
     ] = None
     backbone: Annotated[
         str | None,
-        typer.Option(help="PATH, STUDY, STUDY/TRIAL, torchvision, timm, models:/..., runs:/..."),
+        typer.Option(
+            help="Weights to start from: PATH, STUDY, STUDY/TRIAL, torchvision, timm, models:/... "
+            "or runs:/..."
+        ),
     ] = None
     allow_seen: Annotated[
         bool,
         typer.Option(
             "--allow-seen",
-            help="Take a backbone that was trained on val or test images; every page says so.",
+            help="Accept a backbone that was trained on val or test images; every page says so.",
         ),
     ] = False
     transductive: Annotated[
         bool,
         typer.Option(
             "--transductive",
-            help="ssl: train on val and test images too, without labels; every page says so.",
+            help="ssl: also train on val and test images, without labels; every page says so.",
         ),
     ] = False
     objective: Annotated[
         list[str] | None,
         typer.Option(
-            help="Metric that selects, such as val/macro_f1. Default: the experiment's own. "
-            "Repeated, with - before what is to be small: several objectives, whose best is a "
+            help="Metric that selects, such as val/macro_f1. Default: the experiment's. Repeat it "
+            "for several objectives, with - before those that should be small; the result is a "
             "front (docs/search.md)."
         ),
     ] = None
@@ -247,21 +254,21 @@ class Options:
         bool,
         typer.Option(
             "--balance",
-            help="pretrain, classify: search class weights and balanced sampling too.",
+            help="pretrain, classify: also search class weights and balanced sampling.",
         ),
     ] = False
     accept_code: Annotated[
         bool,
         typer.Option(
             "--accept-code",
-            help="Resume with a changed file of your own experiment; every page says so.",
+            help="Resume although the file of your experiment has changed; every page says so.",
         ),
     ] = False
     retry_failed: Annotated[
         bool,
         typer.Option(
             "--retry-failed",
-            help="Train failed trials and repeats again, under their numbers, in this start.",
+            help="Train failed trials and repeats again, under their numbers.",
         ),
     ] = False
     hung_after: Annotated[
@@ -269,34 +276,37 @@ class Options:
         typer.Option(
             metavar="N",
             min=2,
-            help="Functions and scripts: a trial that reports nothing for N times its usual epoch, "
-            "and a minute, has failed. Default: it is waited for.",
+            help="Functions and scripts: a trial fails if it reports nothing for N times its usual "
+            "epoch, and for a minute. Default: wait.",
         ),
     ] = None
     local: Annotated[
-        bool, typer.Option("--local", help="In this process, without Ray: breakpoint() works.")
+        bool, typer.Option("--local", help="Run in this process, without Ray: breakpoint() works.")
     ] = False
     trial: Annotated[
-        str | None, typer.Option(help="STUDY/N, with --local: run that trial again and compare.")
+        str | None,
+        typer.Option(
+            help="STUDY/N, with --local: run that trial again, compare it with the record."
+        ),
     ] = None
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would run, with estimates; run nothing.")
+        bool, typer.Option("--plan", help="Print what would run, with estimates, and run nothing.")
     ] = False
     warm_start: Annotated[
         str | None,
-        typer.Option(help="Earlier study whose best configurations come after the default."),
+        typer.Option(help="Earlier study whose best configurations are tried early."),
     ] = None
     log: Annotated[
         list[str] | None,
         typer.Option(
-            help="Keep the study there too, beside MLflow: csv, tensorboard, wandb. Repeatable.",
+            help="Record the study there too, beside MLflow: csv, tensorboard, wandb. Repeatable.",
             autocompletion=completions.logs,
         ),
     ] = None
     compare: Annotated[
         str | None,
         typer.Option(
-            help=f"{_compared()}; its settings in turn, and a table.",
+            help=f"Search several settings and print a table. {_compared()}.",
             autocompletion=completions.comparisons,
         ),
     ] = None

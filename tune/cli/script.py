@@ -67,40 +67,53 @@ class ScriptOptions:
     command: Annotated[
         list[str],
         typer.Argument(
-            help="Its words, behind --. {lr} is the value of lr; {seed}, {threads}, {directory}, "
-            "{metrics}, {device} and {resume_from} are those of a trial."
+            help="The command, after --. {lr} is the value of lr; {seed}, {threads}, {directory}, "
+            "{metrics}, {device} and {resume_from} belong to the trial."
         ),
     ]
     objective: Annotated[
-        str, typer.Option(help="Metric that it writes; larger is better, with a minus smaller.")
+        str, typer.Option(help="Metric that the command writes; -METRIC asks for small values.")
     ]
     space: Annotated[
         list[str],
-        typer.Option(help="lr=1e-4..1e-2:log, opt=sgd,adamw, or a file. Repeatable."),
+        typer.Option(
+            help="What is searched: lr=1e-4..1e-2:log, opt=sgd,adamw, or a file. Repeatable."
+        ),
     ]
     default: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE of trial 0. Default: middle of a range, first choice."),
+        typer.Option(
+            help="KEY=VALUE of trial 0. Default: the middle of a range, the first choice. "
+            "Repeatable."
+        ),
     ] = None
     metrics: Annotated[
-        str, typer.Option(help="File of JSON lines in {directory}; - is its output.")
+        str, typer.Option(help="File of JSON lines in {directory}; - reads the command's output.")
     ] = "metrics.jsonl"
     pattern: Annotated[
         list[str] | None,
-        typer.Option(help="Pattern of a line of output; its named groups are metrics."),
+        typer.Option(
+            help="Regular expression for lines of output; its named groups are metrics. Repeatable."
+        ),
     ] = None
     epochs: Annotated[
-        str | None, typer.Option(help="Epochs of a trial, or the KEY that has them: for pruning.")
+        str | None,
+        typer.Option(
+            help="Epochs of a trial, or the KEY that has them. Without it nothing is pruned."
+        ),
     ] = None
     checkpoint: Annotated[
-        str, typer.Option(help="File in {directory} for {resume_from}; with a * the newest.")
+        str,
+        typer.Option(
+            help="Checkpoint in {directory} for {resume_from}; a pattern takes the newest."
+        ),
     ] = "last.pt"
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a trial.")] = 1
     data: Annotated[
-        str, typer.Option(help="Name of its images and split; studies that name the same compare.")
+        str, typer.Option(help="Name of images and split. Studies with one name can be compared.")
     ] = ""
     name: Annotated[
-        str | None, typer.Option(help="Name of the experiment. Default: that of the script.")
+        str | None, typer.Option(help="Name of the experiment. Default: the script's.")
     ] = None
 
 

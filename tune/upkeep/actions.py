@@ -136,7 +136,7 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
     if group_of(folder) is not None:
         raise UserError(
             f"{folder.name} belongs to a comparison, whose studies bear its name; "
-            "it cannot have another"
+            "it cannot be renamed"
         )
 
     with held([folder]) as renew:

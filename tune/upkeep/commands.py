@@ -18,8 +18,8 @@ from tune.upkeep.kept import ARCHIVE, named_folders
 Storage = Annotated[
     str, typer.Option(help="Where studies are kept: a folder, s3://bucket/prefix or gs://...")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without a question.")]
-Name = Annotated[str, typer.Argument(help="A study, or settings of one name.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Name = Annotated[str, typer.Argument(help="A study or a comparison.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -29,13 +29,13 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def rename(
-    study: Annotated[str, typer.Argument(help="Its name now.")],
-    name: Annotated[str, typer.Argument(help="Its name from now on.")],
+    study: Annotated[str, typer.Argument(help="The study's name.")],
+    name: Annotated[str, typer.Argument(help="Its new name.")],
     storage: Storage = "runs",
     yes: Yes = False,
 ) -> None:
-    """Rename a study: its folder, its runs in MLflow and its registered model. It draws and trains
-    on as it would have."""
+    """Rename a study: its folder, its runs in MLflow and its registered model. Its draws and seeds
+    stay."""
     from tune.tracking.tracker import Tracker
     from tune.upkeep import actions
     from tune.upkeep.mlflow_side import MlflowSide
@@ -43,7 +43,9 @@ def rename(
     root = _folder(storage)
     (folder, *members) = named_folders(root, study)
     if members:
-        raise UserError(f"{study} is a comparison, whose studies bear its name; it keeps it")
+        raise UserError(
+            f"{study} is a comparison, whose studies bear its name; it cannot be renamed"
+        )
 
     side = MlflowSide(root)
     _tell(actions.description(root, [folder], side))
@@ -59,7 +61,7 @@ def archive(
     undo: Annotated[bool, typer.Option("--undo", help="Bring it back.")] = False,
     yes: Yes = False,
 ) -> None:
-    """Take a study out of every list: its folder goes to archived/ of the storage, its runs into
+    """Take a study out of every list: move its folder to archived/ in the storage, and its runs to
     MLflow's bin. A registered model stays."""
     from tune.upkeep import actions
     from tune.upkeep.mlflow_side import MlflowSide
@@ -97,12 +99,14 @@ def delete(study: Name, storage: Storage = "runs", yes: Yes = False) -> None:
 def bundle(
     study: Name,
     storage: Storage = "runs",
-    out: Annotated[Path | None, typer.Option(help="File; default: STUDY.tar.gz here.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File. Default: STUDY.tar.gz in this folder.")
+    ] = None,
     weights: Annotated[
-        bool, typer.Option("--weights/--no-weights", help="With the weights of trials.")
+        bool, typer.Option("--weights/--no-weights", help="Include the weights of trials.")
     ] = True,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what is there already.")
+        bool, typer.Option("--overwrite", help="Replace an existing file.")
     ] = False,
 ) -> None:
     """Pack a study into one file: record, report, pictures, exported model, weights."""

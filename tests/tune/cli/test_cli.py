@@ -484,7 +484,7 @@ def test_help_names_every_option_on_a_narrow_terminal(
 
     # What rich takes for markup, such as [default: 16], would be missing.
     words = " ".join(re.sub(r"[│╭╮╰╯─]", " ", said.out).split())
-    for default in ("Default: 16, 12 of each", "Default: 5.", "Default: 6, 3 of"):
+    for default in ("Default: 16; with several", "Default: 5.", "Default: 6; with several"):
         assert default in words
 
 
