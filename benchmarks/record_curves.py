@@ -143,6 +143,13 @@ TASKS = {
         },
         {"adam": logspace(1e-4, 3e-2, 6), "sgd": logspace(1e-3, 0.3, 6)},
     ),
+    # A third data set of its grid, from which priors are chosen.
+    "head-earth": Task(
+        "classify",
+        SETTINGS["D"].values | {"init.file": "given", "data.name": "earth"},
+        _HEAD_AXES,
+        {name: rates[::2] for name, rates in _HEAD_RATES.items()},
+    ),
 }
 
 

@@ -34,6 +34,8 @@ CURVES = ("head-glyphs", "head-digits", "scratch-digits")
 """Recorded grids that rungs and sampler were chosen on."""
 REPORTED = ("scratch-earth", "fewshot-glyphs")
 """Recorded grids that nothing was chosen on."""
+FURTHER = ("head-earth",)
+"""A third data set of its grid, recorded for priors."""
 _RATES = {"fewshot-glyphs": 1e-3}
 """Adam's rate in the default of an experiment, where it is not that of `classify`."""
 RELATED = [
@@ -117,7 +119,7 @@ def tables(names: Sequence[str] = ()) -> list[Table]:
         if not names or name in names
     ]
     return [_final(kind, name) for kind, name in final] + [
-        _curves(name) for name in (*CURVES, *REPORTED) if name in (names or CURVES)
+        _curves(name) for name in (*CURVES, *REPORTED, *FURTHER) if name in (names or CURVES)
     ]
 
 
