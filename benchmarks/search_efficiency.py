@@ -20,7 +20,7 @@ import argparse
 import itertools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,6 +50,7 @@ from tune.search.space import as_json, describe
 from tune.study.manifest import Manifest
 from tune.study.study import Study
 from tune.study.warm_start import POINTS
+from tune.study.warm_turns import TURNS
 from tune.study.work import Outcome, Work
 
 AT_A_TIME = 2
@@ -73,7 +74,12 @@ class OurStudy:
     """The study of `python tune/run.py`, without repeats."""
 
     def __init__(
-        self, table: Table, seed: int, trials: int, points: tuple[dict[str, Any], ...] = ()
+        self,
+        table: Table,
+        seed: int,
+        trials: int,
+        points: Sequence[dict[str, Any]] = (),
+        turns: Sequence[int] | None = TURNS,
     ):
         self._folder = tempfile.TemporaryDirectory(
             prefix="search-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -99,9 +105,7 @@ class OurStudy:
             versions={},
             space=as_json(describe(table.space, "", {})),
             data={"name": table.name, "fingerprint": table.name},
-            warm_start={"study": "earlier", "points": [{"params": params} for params in points]}
-            if points
-            else None,
+            warm_start=_warm_start(points, turns) if points else None,
         )
         self.study = Study.open(
             Path(self._folder.name) / "table", experiment, manifest, trials=trials, repeats=0
@@ -123,6 +127,16 @@ class OurStudy:
         self.study.ended(
             work, self.study.pruned(work) if stopped else Outcome("COMPLETE", max(curve))
         )
+
+
+def _warm_start(points: Sequence[dict[str, Any]], turns: Sequence[int] | None) -> dict[str, Any]:
+    """A warm start as a manifest holds it.
+
+    Args:
+        turns: None: all points follow the default, as before there were turns.
+    """
+    start: dict[str, Any] = {"study": "earlier", "points": [{"params": one} for one in points]}
+    return start if turns is None else start | {"turns": list(turns)}
 
 
 def config_of(table: Table) -> type:
@@ -331,36 +345,38 @@ def parts(found: list[Table]) -> Iterator[tuple[str, list[Table], dict[str, Cont
         yield "learning curves", curves, CONTESTANTS
 
 
+WARM: dict[str, Sequence[int] | None] = {"all at once": None, "in turn": TURNS}
+"""Ways to take over the best of an earlier study -> their turns."""
+
+
 def warm(seeds: int, trials: int) -> None:
-    """A study that begins with the best of one of 30 trials on a related table, against one that
+    """A study that begins with the best three of 30 trials on a related table, against one that
     does not."""
-    results: dict[str, list[Any]] = {name: [] for name in ("cold", *map(str, (1, POINTS, 5)))}
     pairs = [(tables([one])[0], tables([other])[0]) for one, other in RELATED]
+    rng = np.random.default_rng(0)
+    results: dict[str, list[Any]] = {name: [] for name in ("cold", *WARM)}
     for earlier, table in pairs:
-        tops = [best_of(earlier, seed, trials=30) for seed in range(seeds)]
+        tops = [best_of(earlier, seed, trials=30)[:POINTS] for seed in range(seeds)]
         for name, found in results.items():
-            taken = 0 if name == "cold" else int(name)
-            found.append(
-                [
-                    race(OurStudy(table, seed, trials, tuple(tops[seed][:taken])), table, trials)
-                    for seed in range(seeds)
-                ]
-            )
-    arrays, rng = (
-        {name: np.array(found) for name, found in results.items()},
-        np.random.default_rng(0),
-    )
-    for index, (earlier, table) in enumerate(pairs):
-        print(
-            f"{earlier.name} -> {table.name}: trials",
-            *(f"{name} {a[index, :, 0].mean():.1f}" for name, a in arrays.items()),
-            sep="  ",
-        )
-    for name, array in arrays.items():
-        print(
-            f"{name:5} against cold: trials {ratio(array[..., 0], arrays['cold'][..., 0], rng)}   "
-            f"epochs {ratio(array[..., 1], arrays['cold'][..., 1], rng)}"
-        )
+            turns = WARM.get(name)
+            begun = [
+                OurStudy(table, seed, trials, () if name == "cold" else tops[seed], turns)
+                for seed in range(seeds)
+            ]
+            found.append([race(study, table, trials) for study in begun])
+        last = {name: np.array(found[-1:]) for name, found in results.items()}
+        print(f"{earlier.name} -> {table.name}: cold {last['cold'][0, :, 0].mean():.1f} trials")
+        _show_warm(last, rng)
+    print("all pairs")
+    _show_warm({name: np.array(found) for name, found in results.items()}, rng)
+
+
+def _show_warm(results: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Print trials and epochs of each way, over those of a cold start."""
+    cold = results["cold"]
+    for name in WARM:
+        trials, epochs = (ratio(results[name][..., i], cold[..., i], rng) for i in (0, 1))
+        print(f"  {name:12} against cold: trials {trials}   epochs {epochs}", flush=True)
 
 
 def best_of(table: Table, seed: int, trials: int) -> list[dict[str, Any]]:

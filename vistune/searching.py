@@ -106,7 +106,8 @@ def search(
         hung_after: a function's trial that reports nothing for so many times its usual epoch has
             failed; None: it is waited for.
         local: search in this process, without Ray.
-        warm_start: name of an earlier study whose best configurations come after the default.
+        warm_start: name of an earlier study whose best configurations come after the default, or
+            `shipped`: those that searches on embedded data have found.
         log: further records: `csv`, `tensorboard`, `wandb`.
         progress: `auto` (a live table at a terminal and in a notebook), `text` or `none`.
     Raises:

@@ -64,6 +64,7 @@ def test_a_wheel_holds_every_package_and_data_file(wheel: Path) -> None:
 
     assert "tune/run.py" in modules
     assert "trainables/data/store.py" in modules
+    assert "search_spaces/priors.json" in modules
     assert "vistune/cluster_files/cluster.yaml" in cluster
     assert "vistune/cluster_files/cluster/mlflow-server.sh" in cluster
     assert held == modules | cluster

@@ -27,6 +27,7 @@ from tune.study.group import (
     member_name,
     members,
 )
+from tune.study.shipped import SHIPPED
 
 
 def run_settings(
@@ -154,7 +155,7 @@ def _searches(options: Options, folder: Path, comparison: Comparison) -> int:
     """Return the number of searches of each setting: the wanted one, that of the group there is, or
     the default. A group of single searches stays one."""
     begun = members(folder)
-    single = begun is not None or options.warm_start is not None
+    single = begun is not None or options.warm_start not in (None, SHIPPED)
     if options.searches is not None:
         if options.searches > 1 and begun is not None:
             raise UserError(
@@ -191,7 +192,7 @@ def _members(options: Options, group: str, comparison: Comparison) -> list[Optio
     sides = []
     for setting in comparison.settings:
         earlier = options.warm_start
-        if earlier is not None:
+        if earlier not in (None, SHIPPED):
             earlier = f"{earlier}-{setting}"
         study = member_name(group, setting)
         sides.append(replace(options, setting=setting, study=study, warm_start=earlier))

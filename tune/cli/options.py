@@ -294,7 +294,10 @@ class Options:
     ] = False
     warm_start: Annotated[
         str | None,
-        typer.Option(help="Earlier study whose best configurations are tried early."),
+        typer.Option(
+            help="Earlier study whose best configurations are tried early; shipped: those that "
+            "searches on embedded data have found."
+        ),
     ] = None
     log: Annotated[
         list[str] | None,

@@ -3,11 +3,16 @@ turn with its own (`warm_turns.py`).
 
     python tune/run.py ssl --study more --data path/to/more --warm-start ssl
 
+or the configurations that ship with vistune (`shipped.py`), in the same way:
+
+    python tune/run.py fewshot --study more --data path/to/more --warm-start shipped
+
 They are chosen at the first start and kept in the manifest: the same command resumes with them,
 whatever becomes of the earlier study.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,24 @@ from tune.search.space import Nearest, fitted
 from tune.study.manifest import read_manifest
 from tune.study.record import Record, read_record
 from tune.study.rules import leaders
+from tune.study.shipped import SHIPPED, Prior, shipped_prior
 from tune.study.view import StudyView
 from tune.study.warm_turns import TURNS, warm_trials
 
 POINTS = 3
 """Configurations that are taken over: of 16 trials, more would leave the search too few."""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A configuration that may be taken over."""
+
+    label: str
+    origin: dict[str, Any]
+    """Kept in the manifest beside its parameters."""
+    config: Mapping[str, Any]
+    searched: Collection[str]
+    """Parameters that were searched when it was found."""
 
 
 def warm_start(
@@ -37,38 +55,73 @@ def warm_start(
     pins: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The warm start as the manifest holds it: {"study": name, "points": [{"trial", "value",
-    "params"}, best first], "turns": numbers of their trials, "notes": what did not fit}.
+    "params"}, best first], "turns": numbers of their trials, "notes": what did not fit}. Of shipped
+    priors a point has "values" (data set -> objective) in place of "trial" and "value", and
+    "sources" says where they are from.
 
     Args:
-        wanted: name of the earlier study.
+        wanted: name of the earlier study, or `shipped`.
         study: folder of the study that is to start; one that has begun keeps what it has.
         preset: preset of the study that is to start.
         base: its flat default.
         pins: its pinned values.
     Raises:
         UserError: there is no such study, it is one of another experiment, or none of its trials
-            is complete.
+            is complete; or no prior ships for this one.
     """
     kept = _kept(study, wanted)
     if kept is not None:
         return kept
 
-    record = _earlier(wanted, storage, study, experiment)
+    default = fitted(Nearest(base, base), experiment.space, preset, pins)
+    about: dict[str, Any] = {"study": wanted}
+    if wanted == SHIPPED:
+        prior = shipped_prior(experiment.name, preset, base, default, storage)
+        candidates = _of_prior(prior)
+        about["sources"] = prior.sources
+    else:
+        candidates = _of_study(wanted, _earlier(wanted, storage, study, experiment))
+
     points: list[dict[str, Any]] = []
     notes: list[str] = []
-    default = fitted(Nearest(base, base), experiment.space, preset, pins)
     taken = [default]
-    for number in leaders(record.completed, len(record.completed)):
+    for candidate in candidates:
         if len(points) == POINTS:
             break
-        nearest = Nearest(record.trials[number].config, base)
+        nearest = Nearest(candidate.config, base)
         params = fitted(nearest, experiment.space, preset, pins)
         if params in taken:
             continue
         taken.append(params)
-        points.append({"trial": number, "value": record.completed[number], "params": params})
-        notes += [f"{wanted}/{number}: {note}" for note in nearest.all_notes(record.manifest.space)]
-    return {"study": wanted, "points": points, "turns": list(TURNS), "notes": notes}
+        points.append({**candidate.origin, "params": params})
+        found = nearest.all_notes(candidate.searched)
+        notes += [f"{candidate.label}: {note}" for note in found]
+
+    notes += _caveats(about, base)
+    return {**about, "points": points, "turns": list(TURNS), "notes": notes}
+
+
+def _caveats(start: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Say that the priors have been learnt on the data of the study itself, if they have."""
+    data = base.get("data.name")
+    if data not in start.get("sources", ()):
+        return []
+    return [f"the priors were learnt on {data} too: what they gain here is no independent evidence"]
+
+
+def _of_study(wanted: str, record: Record) -> Iterator[_Candidate]:
+    """Yield the completed trials of an earlier study, best first."""
+    searched = record.manifest.space
+    for number in leaders(record.completed, len(record.completed)):
+        origin = {"trial": number, "value": record.completed[number]}
+        yield _Candidate(f"{wanted}/{number}", origin, record.trials[number].config, searched)
+
+
+def _of_prior(prior: Prior) -> Iterator[_Candidate]:
+    """Yield the configurations of a prior, best first."""
+    for number, point in enumerate(prior.points, 1):
+        config = point["config"]
+        yield _Candidate(f"prior {number}", {"values": point["values"]}, config, config)
 
 
 def _kept(study: Path, wanted: str) -> dict[str, Any] | None:
@@ -113,7 +166,9 @@ def beginning(manifest_value: dict[str, Any] | None) -> list[str]:
     points = manifest_value["points"]
     if not points:
         return [f"warm start: the best of {study} is the default, which is trial 0 anyway"]
-    shown = ", ".join(f"{study}/{point['trial']}" for point in points)
+    shown = ", ".join(f"{study}/{point['trial']}" for point in points if "trial" in point)
+    if "sources" in manifest_value:
+        shown = f"priors that ship, learnt on {', '.join(manifest_value['sources'])}"
     notes = [f"note: {note}" for note in manifest_value["notes"]]
     when = f"after the default, trials 1 to {len(points)} are {shown}"
     if "turns" in manifest_value:
@@ -142,13 +197,21 @@ def worth(study: StudyView) -> str | None:
         return f"Warm start from {start['study']}: none of its trials ({numbers}) ran to the end."
 
     best = leaders(warm, 1)[0]
-    point = taken[best]
     default = f"the default {values[0]:.4f}, " if 0 in values else ""
     rest = "no other trial did"
     if others:
         rest = f"the best of the {len(others)} others that did {max(others.values()):.4f}"
+    caveats = "".join(f"; {caveat}" for caveat in _caveats(start, study.manifest.base))
     return (
         f"Warm start from {start['study']}: {study.objective} of trial {best} "
-        f"(trial {point['trial']} there, {point['value']:.4f}) is {warm[best]:.4f}, "
-        f"the best of {len(warm)} that ran to the end; {default}{rest}."
+        f"({_origin(taken[best])}) is {warm[best]:.4f}, "
+        f"the best of {len(warm)} that ran to the end; {default}{rest}{caveats}."
     )
+
+
+def _origin(point: Mapping[str, Any]) -> str:
+    """Name the origin of a configuration, and its objective there."""
+    if "trial" in point:
+        return f"trial {point['trial']} there, {point['value']:.4f}"
+    values = (f"{value:.4f} on {data}" for data, value in point["values"].items())
+    return f"in training {', '.join(values)}"

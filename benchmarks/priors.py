@@ -1,0 +1,255 @@
+"""Make `search_spaces/priors.json`, the configurations of `--warm-start shipped`, from what
+searches and grids on embedded data have found.
+
+    python benchmarks/priors.py                      # from benchmarks/data
+    python benchmarks/priors.py --add runs/fewshot   # first adds a study's trials to the data
+
+A configuration must lie in today's space as it is, and beat the default where a study measured it.
+Those that most data sets have measured come first; among them those of data sets that no other one
+is from, then by the mean over data sets of their value, from 0, the median there, to 1, the best
+one. Of two that differ in fewer than two parameters (numbers: by less than a factor of 2) the
+better one is taken.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from benchmarks.record_curves import RECORDED_WITH
+from benchmarks.record_file import ROOT
+from benchmarks.search_tables import DATA, Table, tables
+from search_spaces.classify import BackboneSetting
+from trainables.config import build, flatten
+from tune.backbones.resolve import in_setting
+from tune.cli.orientation import facing
+from tune.experiments import EXPERIMENTS
+from tune.search.space import Nearest, asked_for, fitted
+from tune.study.record import read_record
+from tune.study.warm_start import POINTS
+
+PRIORS = ROOT / "search_spaces/priors.json"
+STUDIES = DATA / "studies.jsonl"
+"""Complete trials of studies, a line for each study."""
+APART = 2
+"""Parameters in which two configurations of a prior differ at least."""
+FACTOR = 2.0
+_UNVARIED = {"optim.weight_decay": RECORDED_WITH["optim.weight_decay"]}
+"""Searched, but the same in all configurations of some grids."""
+
+Config = Mapping[str, Any]
+Trained = Mapping[str, Sequence[tuple[Config, float]]]
+"""Data set -> its configurations, each with its objective."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """A search space that gets a prior."""
+
+    experiment: str
+    where: dict[str, Any]
+    """Config values that a study must have."""
+    tables: tuple[str, ...] = ()
+    """Recorded grids of it; the data set is the last word of the name."""
+
+
+SPACES = (
+    Space("ssl", {}),
+    Space("classify", {"freeze.policy": "all"}, ("head-digits", "head-earth", "head-glyphs")),
+    Space(
+        "classify",
+        {"init.source": "scratch"},
+        ("scratch-digits", "scratch-earth"),
+    ),
+    Space("fewshot", {"init.source": "scratch"}),
+)
+
+
+def choose(trained: Trained, count: int = POINTS) -> list[dict[str, Any]]:
+    """The configurations of a prior, best first: {"config", "values": data set -> objective}."""
+    found: dict[str, dict[str, Any]] = {}
+    for data, configurations in trained.items():
+        values = [value for _, value in configurations]
+        best, median = max(values), float(np.median(values))
+        for config, value in configurations:
+            key = json.dumps(sorted(config.items()))
+            entry = found.setdefault(key, {"config": dict(config), "values": {}, "scores": []})
+            entry["values"][data] = value
+            entry["scores"].append((value - median) / (best - median or 1.0))
+
+    chosen: list[dict[str, Any]] = []
+    while len(chosen) < count:
+        known = {data for one in chosen for data in one["values"]}
+        apart = [
+            entry
+            for entry in found.values()
+            if all(differing(entry["config"], one["config"]) >= APART for one in chosen)
+        ]
+        if not apart:
+            break
+
+        def rank(entry: dict[str, Any], known: set[str] = known) -> tuple[int, int, float]:
+            scores = entry["scores"]
+            return len(scores), len(entry["values"].keys() - known), float(np.mean(scores))
+
+        best_of_all = max(apart, key=rank)
+        chosen.append({key: best_of_all[key] for key in ("config", "values")})
+    return chosen
+
+
+def differing(one: Config, other: Config) -> int:
+    """Number of parameters in which two configurations differ."""
+    return sum(_differs(one.get(key), other.get(key)) for key in {**one, **other})
+
+
+def _differs(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, float) and min(one, other) > 0:
+        return max(one, other) >= FACTOR * min(one, other)
+    return bool(one != other)
+
+
+# -- where configurations are from
+
+
+def of_table(table: Table) -> list[tuple[Config, float]]:
+    """Configurations of a grid, under the names of the config."""
+    found = []
+    for key, curve in table.curves.items():
+        params: dict[str, Any] = {}
+        for axis, index in zip(table.axes, key, strict=True):
+            params[axis] = table.values_of(axis, params)[index]
+        config = {name.replace("_", ".", 1): value for name, value in params.items()}
+        found.append((_UNVARIED | config, max(curve)))
+    return found
+
+
+def add_study(folder: Path) -> None:
+    """Append a study to the record: its complete trials, by what is searched in them."""
+    record = read_record(folder)
+    manifest = record.manifest
+    assert manifest.preset == "tiny"
+    words = [f"python tune/run.py {manifest.experiment}", f"--data {manifest.base['data.name']}"]
+    words += [f"--set {key}={value}" for key, value in manifest.pins.items()]
+    frozen = record.frozen_trials()
+    line = {
+        "experiment": manifest.experiment,
+        "data": manifest.base["data.name"],
+        "metric": manifest.objective,
+        "command": " ".join([*words, f"--trials {len(frozen)} --seed {manifest.seed}"]),
+        "commit": str(manifest.commit)[:7],
+        "init.source": manifest.base["init.source"],
+        "trials": [
+            {"trial": number, "value": round(value, 4), "config": frozen[number].params}
+            for number, value in record.completed.items()
+        ],
+    }
+    with STUDIES.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def of_study(study: Mapping[str, Any]) -> list[tuple[Config, float]]:
+    """Trials that beat the default, which is the first."""
+    default, *others = study["trials"]
+    beaten = default["value"]
+    return [(trial["config"], trial["value"]) for trial in others if trial["value"] > beaten]
+
+
+def sources_of(space: Space) -> tuple[dict[str, Any], dict[str, list[tuple[Config, float]]]]:
+    """Data set -> where its trainings are from, and the trainings."""
+    sources: dict[str, Any] = {}
+    trained: dict[str, list[tuple[Config, float]]] = {}
+    for table in tables(space.tables) if space.tables else []:
+        data = table.name.rpartition("-")[2]
+        sources[data] = {
+            "command": f"python benchmarks/record_curves.py {table.name}",
+            "commit": _commit_of(DATA / f"curves-{table.name}.csv"),
+            "metric": "val/top1",
+            "configurations": len(table.curves),
+        }
+        trained[data] = of_table(table)
+    for line in STUDIES.read_text().splitlines():
+        study = json.loads(line)
+        if study["experiment"] == space.experiment and not space.tables:
+            data = study["data"]
+            sources[data] = {key: study[key] for key in ("command", "commit", "metric")}
+            sources[data]["configurations"] = len(study["trials"])
+            trained[data] = of_study(study)
+    return sources, trained
+
+
+def _commit_of(path: Path) -> str:
+    """Commit that a file is from."""
+    command = ["git", "log", "-1", "--format=%h", "--", str(path)]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+# -- what today's spaces admit
+
+
+def in_space(space: Space, config: Config) -> dict[str, Any] | None:
+    """The configuration as today's search would have drawn it; None: it would not."""
+    experiment = EXPERIMENTS[space.experiment]
+    base = flatten(build(experiment.config, experiment.presets["tiny"])) | space.where
+    for setting in experiment.settings.values():
+        if isinstance(setting, BackboneSetting) and space.where.items() <= setting.values.items():
+            experiment = in_setting(experiment, setting)
+            break
+    base["data.up"] = "all" if "aug.vflip" in config else "none"
+    search_space = facing(experiment, base).space
+    nearest = Nearest(config, base)
+    said = fitted(nearest, search_space, "tiny", {})
+    if nearest.all_notes(config):
+        return None
+    asked = asked_for(search_space, "tiny", said, {})
+    return {key: _plain(asked[key], value) for key, value in said.items() if key in config}
+
+
+def _plain(distribution: BaseDistribution, value: Any) -> Any:
+    """A choice as the space has it, 32 for 32.0; a number to four digits."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.to_external_repr(distribution.to_internal_repr(value))
+    return float(f"{value:.4g}")
+
+
+def make() -> list[dict[str, Any]]:
+    """All priors, as the file holds them."""
+    priors = []
+    for space in SPACES:
+        sources, trained = sources_of(space)
+        admitted: dict[str, list[tuple[Config, float]]] = {data: [] for data in trained}
+        for data, found in trained.items():
+            for config, value in found:
+                fit = in_space(space, config)
+                if fit is not None:
+                    admitted[data].append((fit, value))
+        points = choose({data: found for data, found in admitted.items() if found})
+        about = {"experiment": space.experiment, "preset": "tiny", "where": space.where}
+        if points:
+            priors.append({**about, "sources": sources, "points": points})
+    return priors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--add", type=Path, nargs="*", default=[], help="folders of studies")
+    for folder in parser.parse_args().add:
+        add_study(folder)
+    made = {"command": "python benchmarks/priors.py", "priors": make()}
+    PRIORS.write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
