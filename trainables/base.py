@@ -169,8 +169,8 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         known = cls.objectives_for(data)
         if wanted.removesuffix(AVERAGED) not in known:
             raise UserError(
-                f"--objective {wanted} does not select here{nearest(wanted, known)}; "
-                f"it can be: {', '.join(known)}"
+                f"--objective {wanted} cannot select here{nearest(wanted, known)}; "
+                f"valid: {', '.join(known)}"
             )
         if wanted.endswith(AVERAGED) and not config.train.ema:
             raise UserError(

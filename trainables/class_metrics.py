@@ -155,7 +155,7 @@ def read_class_results(path: Path) -> list[ClassResult]:
         with path.open(encoding="utf-8", newline="") as file:
             return [_result(row) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is no table of results by class: {error}") from None
+        raise UserError(f"{path} is not a table of results by class: {error}") from None
 
 
 def class_rows(results: Sequence[ClassResult]) -> list[list[str]]:

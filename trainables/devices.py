@@ -88,7 +88,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device without waiting for it; one that is there already is returned.
+    """Copy a tensor to a device without waiting for it; one that already exists is returned.
 
     The copy goes through pinned memory, whose pages the allocator keeps for the next one. Gaps
     between values are closed first: torch would do it in ordinary memory.

@@ -139,7 +139,7 @@ class Served:
     """An exported model that predicts.
 
     Raises:
-        UserError: the folder holds no exported model.
+        UserError: the folder contains no exported model.
     """
 
     def __init__(self, folder: Path, device: torch.device | None = None):
@@ -147,7 +147,7 @@ class Served:
             about = json.loads((Path(folder) / DESCRIPTION).read_text())
         except (OSError, ValueError) as error:
             raise UserError(
-                f"{str(folder)!r} holds no exported model ({error}); "
+                f"{str(folder)!r} contains no exported model ({error}); "
                 "name a folder that `export` of tune/report.py wrote"
             ) from None
 

@@ -66,7 +66,7 @@ def problems(path: Path) -> list[str]:
             "CLUSTER=cluster-onprem.yaml"
         ]
     except yaml.YAMLError as error:
-        return [f"is no YAML: {' '.join(str(error).split())}"]
+        return [f"is not YAML: {' '.join(str(error).split())}"]
     if any(isinstance(document, dict) and "apiVersion" in document for document in documents):
         return [*placeholders(text), *kuberay_problems(documents)]
 
@@ -168,7 +168,7 @@ def _aws(config: Config) -> Iterator[str]:
     provider, types = config["provider"], config["available_node_types"]
     region = str(provider.get("region", ""))
     if not filled(region, _REGION):
-        yield f"provider.region {region!r} is no region such as eu-central-1"
+        yield f"provider.region {region!r} is not a region such as eu-central-1"
     if "security_group" in provider:
         yield (
             "provider.security_group makes a group that opens port 22 to the world: remove it, and "
@@ -207,7 +207,7 @@ def _instance(where: str, node: Config) -> Iterator[str]:
         values = node.get(key) or []
         for value in [values] if isinstance(values, str) else values:
             if not filled(str(value), pattern):
-                yield f"{key} {value!r} is no {pattern.partition('-')[0]}-... id"
+                yield f"{key} {value!r} is not of the form {pattern.partition('-')[0]}-..."
         if not values:
             yield (
                 f"{where}.{key} is not set: Ray's default is an old image, any subnet, or a group "
@@ -235,7 +235,7 @@ def _onprem(config: Config) -> Iterator[str]:
         yield "provider.worker_ips is empty: name at least one machine, as in [10.0.0.2]"
     for address in (head, *workers):
         if not _address(address):
-            yield f"provider: {address!r} is no address or host name"
+            yield f"provider: {address!r} is not an address or host name"
     for address in sorted({a for a in (head, *workers) if (head, *workers).count(a) > 1}):
         yield (
             f"provider: {address} is there twice; each machine is one address, and the head is no "

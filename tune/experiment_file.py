@@ -167,7 +167,7 @@ def _from_package(point: EntryPoint) -> AnnouncedExperiment:
         ) from error
     if not isinstance(found, Experiment) or found.name != point.name:
         raise UserError(
-            f"entry point {point.name!r} of {point.value} is no Experiment of that name"
+            f"entry point {point.name!r} of {point.value} is not an Experiment of that name"
         )
     try:
         text = inspect.getsource(sys.modules[point.module])
@@ -190,7 +190,7 @@ def _from_file(word: str) -> OwnExperiment:
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"experiment file {path} cannot be read: {reason}") from None
     return from_code(Code(str(path), variable, text))
 
@@ -256,9 +256,10 @@ def _none_found(code: Code, held: Mapping[str, Experiment]) -> str:
     if held:
         first = next(iter(held))
         return (
-            f"{code.path} holds several experiments ({names}): name one, as in {code.path}:{first}"
+            f"{code.path} contains several experiments ({names}): "
+            f"name one, as in {code.path}:{first}"
         )
     return (
-        f"{code.path} holds no Experiment; it must define one, such as "
+        f"{code.path} contains no Experiment; it must define one, such as "
         "EXPERIMENT = Experiment(name=..., ...) (docs/adding-a-trainable.md)"
     )

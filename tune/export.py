@@ -151,7 +151,7 @@ def _one_at_a_time(final: Path) -> Iterator[None]:
 def _check_format(format: str) -> None:
     """Refuse a format that there is not, or whose packages are missing."""
     if format not in FORMATS:
-        raise UserError(f"--format {format!r} is no format{nearest(format, FORMATS)}")
+        raise UserError(f"--format {format!r} is not a format{nearest(format, FORMATS)}")
     if format == MLFLOW:
         return
 
@@ -169,11 +169,11 @@ def _check_place(final: Path, format: str) -> None:
         names = [path.name for path in final.iterdir()] if final.is_dir() else []
         if not {"MLmodel", DESCRIPTION} & set(names):
             raise UserError(
-                f"{final} is there already and is no exported model; give another --out"
+                f"{final} already exists and is not an exported model; give another --out"
             )
         if ("MLmodel" in names) != (format == MLFLOW):
             raise UserError(
-                f"{final} holds a model of another format than {format}; give another --out"
+                f"{final} contains a model of another format than {format}; give another --out"
             )
     final.parent.mkdir(parents=True, exist_ok=True)
 
@@ -278,13 +278,13 @@ def _check(exported: Exported, experiment: str) -> None:
     """Refuse a model that does not do what is on record."""
     if exported.difference is not None and not exported.difference < _ANSWERS:
         raise UserError(
-            f"{exported}: not exported, as {exported.format} computes something else than the "
+            f"{exported}: not exported, because {exported.format} computes something else than the "
             "network; --format safetensors writes its weights"
         )
     if not math.isclose(exported.measured, exported.recorded, rel_tol=_RELATIVE, abs_tol=_ABSOLUTE):
         raise UserError(
-            f"{exported}: not exported, as its weights do not do what is on record; the data or "
-            "the code have changed since "
+            f"{exported}: not exported, because its weights do not reproduce the record; the data "
+            "or the code have changed since "
             f"(`{replay_command(experiment, exported.study, exported.trial)}` trains it again)"
         )
 
@@ -299,17 +299,17 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
     found = sorted(model.rglob(DESCRIPTION)) if model.is_dir() else []
     if not found:
         write = command("report", "export", "STUDY")
-        raise UserError(f"{str(model)!r} holds no exported model; write one with `{write}`")
+        raise UserError(f"{str(model)!r} contains no exported model; write one with `{write}`")
     served = Served(found[0].parent)
     if not served.segments:
-        raise UserError(f"{str(model)!r} is no segmentation model: there are no masks to paint")
+        raise UserError(f"{str(model)!r} is not a segmentation model, so it has no masks to paint")
     files = (
         sorted(path for path in images.iterdir() if path.suffix.lower() in EXTENSIONS)
         if images.is_dir()
         else []
     )
     if not files:
-        raise UserError(f"{str(images)!r} holds no images ({', '.join(EXTENSIONS)})")
+        raise UserError(f"{str(images)!r} contains no images ({', '.join(EXTENSIONS)})")
     out.mkdir(parents=True, exist_ok=True)
     images_of_stem = Counter(path.stem for path in files)
     failed = []

@@ -83,7 +83,7 @@ def register(exported: Exported) -> Registered:
         why = first_line(error)
         raise UserError(
             f"{exported.folder} is written, but MLflow at {without_password(uri)} does not take it "
-            f"({why}); mend that and export again"
+            f"({why}); fix that and export again"
         ) from None
 
 

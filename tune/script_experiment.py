@@ -91,7 +91,7 @@ def _check_pattern(pattern: str) -> None:
     try:
         groups = re.compile(pattern).groupindex
     except re.error as error:
-        raise UserError(f"pattern {pattern!r} is no regular expression: {error}") from None
+        raise UserError(f"pattern {pattern!r} is not a regular expression: {error}") from None
     if not groups:
         raise UserError(
             f"pattern {pattern!r} has no named group, which would be a metric: write "

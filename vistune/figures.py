@@ -125,7 +125,7 @@ class Figures:
             raise UserError(f"study {record.folder.name!r} has fewer than two completed trials")
         costs = {other.metric: other for other in others}
         if cost is not None and cost not in costs:
-            raise UserError(f"{cost!r} is no objective beside the first{nearest(cost, costs)}")
+            raise UserError(f"{cost!r} is not one of the further objectives{nearest(cost, costs)}")
         drawn = cost_figure(points, value, costs[cost or others[0].metric])
         return finished_figure(drawn, height=380)
 

@@ -32,7 +32,7 @@ class Study(Figures):
     Args:
         folder: `<storage>/<study>`.
     Raises:
-        UserError: there is no study in the folder, or its record is damaged.
+        UserError: there is not a study in the folder, or its record is damaged.
     """
 
     def __init__(self, folder: Path):

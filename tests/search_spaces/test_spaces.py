@@ -81,7 +81,7 @@ def test_a_pin_takes_the_default_along(name: str, preset: str) -> None:
             assert [k for k, d in left.items() if not within(d, base[k])] == []
             build(experiment.config, base)
             moved += len(notes)
-            assert all(note.startswith("note: of the default, ") for note in notes)
+            assert all(note.startswith("note on the default: ") for note in notes)
     assert moved or "optim.name" not in asked
 
 

@@ -109,5 +109,5 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("name,count\na,b\n")
-    with pytest.raises(UserError, match="is no table of results by class"):
+    with pytest.raises(UserError, match="is not a table of results by class"):
         read_class_results(tmp_path / "x.csv")

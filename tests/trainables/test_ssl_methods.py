@@ -510,4 +510,4 @@ def test_all_methods_are_searched_and_stand_in_one_table(call: Call, tmp_path: P
         "DINO-BYOL",
     ]
     assert "run.py ssl --compare ssl-methods" in table.command
-    assert not [note for note in notes(table) if "not searched alike" in note]
+    assert not [note for note in notes(table) if "not searched in the same way" in note]

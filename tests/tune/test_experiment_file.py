@@ -74,7 +74,7 @@ def test_a_changed_file_is_refused_with_the_difference_or_accepted_on_record(
     refused = call(str(mine), *RUN.split(), "--trials", "3")
     assert refused.code == 2
     assert refused.err == (
-        "vistune: study 'mine' was begun with another mine.py: "
+        "vistune: study 'mine' began with another mine.py: "
         '-    """Changes nothing."""; +    """Changes a comment.""". '
         "--accept-code continues with the changed file, on record; "
         "--study mine-2 begins another study\n"
@@ -158,7 +158,7 @@ def test_one_of_several_is_named(mine: Path) -> None:
     with pytest.raises(UserError) as refused:
         find_experiment(str(mine))
     assert str(refused.value) == (
-        f"{mine} holds several experiments (SMALL, LARGE): name one, as in {mine}:SMALL"
+        f"{mine} contains several experiments (SMALL, LARGE): name one, as in {mine}:SMALL"
     )
 
 
@@ -169,7 +169,7 @@ def test_one_of_several_is_named(mine: Path) -> None:
         ("def f(:\n", "cannot be run: line 1: SyntaxError: invalid syntax"),
         ("import sys\nsys.exit(3)\n", "cannot be run: line 2: SystemExit: 3"),
         ("import no_such_package\n", "line 1: ModuleNotFoundError: No module named"),
-        ("x = 1\n", "holds no Experiment; it must define one"),
+        ("x = 1\n", "contains no Experiment; it must define one"),
         (
             MINE.replace('name="mine"', 'name="ssl"'),
             "has the name of one of vistune's own; give it another",
@@ -223,7 +223,7 @@ def package(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_an_installed_package_announces_an_experiment(package: Path) -> None:
     """An entry point of the group vistune.experiments."""
     assert find_experiment("mine").trainable.__name__ == "Mine"
-    with pytest.raises(UserError, match="'yours' of other_package:space is no Experiment"):
+    with pytest.raises(UserError, match="'yours' of other_package:space is not an Experiment"):
         find_experiment("yours")
     with pytest.raises(UserError, match="'broken' of other_package:NOTHING cannot be loaded: Attr"):
         find_experiment("broken")
@@ -240,7 +240,7 @@ def test_a_changed_package_is_refused_with_the_difference_or_accepted_on_record(
 
     refused = call("mine", *RUN.split(), "--trials", "3")
     assert refused.line == (
-        "study 'mine' was begun with another other_package: "
+        "study 'mine' began with another other_package: "
         '-    """Changes nothing."""; +    """Changes a comment.""". '
         "--accept-code continues with the changed package, on record; "
         "--study mine-2 begins another study"

@@ -200,8 +200,8 @@ def test_weights_that_do_not_do_what_is_on_record_are_refused(
     with pytest.raises(
         UserError,
         match=(
-            r"trial 0 of classify: val/top1 .* not exported, as its weights do not do what is on "
-            r"record"
+            r"trial 0 of classify: val/top1 .* not exported, because its weights do not "
+            r"reproduce the record"
         ),
     ):
         export_model("classify", tmp_path)

@@ -597,7 +597,7 @@ def test_a_changed_function_is_refused(call: Call, mine: Path) -> None:
     finish(call, mine)
     mine.write_text(MINE.replace("0.01 *", "0.02 *"))
 
-    assert "was begun with another mine.py" in call(str(mine), *LOCAL).line
+    assert "began with another mine.py" in call(str(mine), *LOCAL).line
 
 
 @pytest.mark.parametrize(

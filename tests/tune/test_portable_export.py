@@ -159,20 +159,20 @@ def test_file_that_computes_something_else_is_refused(
             return traced(served, network)
 
     monkeypatch.setattr(portable, "_program", trace)
-    with pytest.raises(UserError, match=r"not exported, as torch_export computes something else"):
+    with pytest.raises(UserError, match="not exported, because torch_export computes something"):
         export_model("classify", root, format="torch_export")
     assert (before / "model.pt2").read_bytes() == kept
 
     # without the comparison of answers, the metric on record would tell
     monkeypatch.setattr(portable, "_difference", lambda *_: 0.0)
-    with pytest.raises(UserError, match="its weights do not do what is on record"):
+    with pytest.raises(UserError, match="its weights do not reproduce the record"):
         export_model("classify", root, format="torch_export")
 
 
 def test_formats_and_packages_that_are_not_there_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"--format 'onx' is no format; did you mean 'onnx'"):
+    with pytest.raises(UserError, match=r"--format 'onx' is not a format; did you mean 'onnx'"):
         export_model("classify", tmp_path, format="onx")
     monkeypatch.setattr("tune.export.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"needs onnx, onnxscript, onnxruntime: .*pip install"):
@@ -184,7 +184,7 @@ def test_folder_of_another_format_is_kept(trained: Callable[[str], Parts]) -> No
     root, _ = trained("fewshot")
     out = root / "a model"
     export_model("fewshot", root, out, format="safetensors")
-    with pytest.raises(UserError, match="holds a model of another format than mlflow"):
+    with pytest.raises(UserError, match="contains a model of another format than mlflow"):
         export_model("fewshot", root, out)
     assert (out / "model.safetensors").exists()
 

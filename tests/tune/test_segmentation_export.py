@@ -119,5 +119,5 @@ def test_a_study_is_exported_by_command(
 
 
 def test_what_is_no_model_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no exported model"):
+    with pytest.raises(UserError, match="contains no exported model"):
         Served(tmp_path)

@@ -245,7 +245,7 @@ def test_the_command_tries_what_it_is_given(call: Call, tmp_path: Path) -> None:
     assert study.trial(2).params["optim.lr"] == 0.25
 
     waits = call(*words, "--try", "optim.lr=0.125")
-    assert "1 enqueued configurations wait: all trials have begun" in waits.out
+    assert "1 enqueued configurations are waiting: all trials have begun" in waits.out
     extended = call(*LOCAL_TOY, "4")
     assert extended.code == 0
     assert study.trial(3).params["optim.lr"] == 0.125

@@ -122,7 +122,7 @@ def test_figures_show_what_is_on_record(root: Path) -> None:
     }
     expected = {number: [row["seconds"], row["value"]] for number, row in complete.iterrows()}
     assert drawn == {number: pytest.approx(xy, rel=1e-4) for number, xy in expected.items()}
-    with pytest.raises(vistune.UserError, match="'time' is no objective beside the first"):
+    with pytest.raises(vistune.UserError, match="'time' is not one of the further objectives"):
         study.plot_front("time")
 
     for figure in (study.plot_importances(), study.plot_best_of_n()):

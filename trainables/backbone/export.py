@@ -72,7 +72,7 @@ def load_backbone_state(path: Path) -> dict[str, Tensor]:
     payload = _read(path)
     state = payload.get("state_dict", payload)
     if not _is_state_dict(state):
-        raise UserError(f"backbone file {str(path)!r} holds no state_dict; {_REMEDY}")
+        raise UserError(f"backbone file {str(path)!r} contains no state_dict; {_REMEDY}")
     return _without_fc(state)
 
 
@@ -87,7 +87,7 @@ def load_weights(path: Path, backbone: nn.Module) -> FoundWeights:
     """
     found = find_weights(_read(path), backbone)
     if found is None:
-        raise UserError(f"backbone file {str(path)!r} holds no state_dict; {_REMEDY}")
+        raise UserError(f"backbone file {str(path)!r} contains no state_dict; {_REMEDY}")
     if hasattr(backbone, "timm_name"):
         return replace(found, state=in_timms_form(found.state, backbone))
     return found
@@ -125,7 +125,7 @@ def load_head_state(path: Path) -> dict[str, Tensor]:
     head = _read(path).get("head")
     if not isinstance(head, dict):
         raise UserError(
-            f"backbone file {str(path)!r} holds no classification head; "
+            f"backbone file {str(path)!r} contains no classification head; "
             "give one exported by a classification trial"
         )
     return head
@@ -178,7 +178,9 @@ def _read(path: Path) -> dict[str, Any]:
 
     if not isinstance(payload, dict):
         found = type(payload).__name__
-        raise UserError(f"backbone file {str(path)!r} holds a {found}, no state_dict; {_REMEDY}")
+        raise UserError(
+            f"backbone file {str(path)!r} contains a {found}, not a state_dict; {_REMEDY}"
+        )
     return payload
 
 
@@ -213,7 +215,7 @@ def _unreadable(path: Path) -> str:
 
     more = ", ..." if len(classes) > 1 else ""
     return (
-        f"backbone file {str(path)!r} holds more than weights ({min(classes)}{more}), which could "
-        "run code and is not read; where it comes from, save its state_dict alone: "
+        f"backbone file {str(path)!r} contains more than weights ({min(classes)}{more}), which "
+        "could run code and is not read; where it comes from, save its state_dict alone: "
         "torch.save(checkpoint['state_dict'], file)"
     )

@@ -83,7 +83,7 @@ def _stages_before(first: str, stages: Sequence[str]) -> tuple[str, ...]:
     """
     if first not in stages:
         raise UserError(
-            f"freeze.until={first!r} is no stage of this backbone; valid: {', '.join(stages)}"
+            f"freeze.until={first!r} is not a stage of this backbone; valid: {', '.join(stages)}"
         )
     return tuple(stages[: stages.index(first)])
 

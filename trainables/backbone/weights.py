@@ -79,7 +79,7 @@ def load_backbone(
     if not changed:
         raise UserError(
             f"backbone file {path} leaves every weight as it was: "
-            "it holds an untrained network; give a trained one"
+            "it contains an untrained network; give a trained one"
         )
 
     backbone.load_state_dict(given, strict=True)
@@ -190,7 +190,7 @@ def _check_finite(own: Mapping[str, Tensor], given: Mapping[str, Tensor], misfit
     """Raise UserError if a tensor holds NaN or infinity."""
     for key, value in own.items():
         if value.is_floating_point() and not given[key].isfinite().all():
-            raise UserError(f"{misfit}: {key} holds values that are not finite; give another file")
+            raise UserError(f"{misfit}: {key} has values that are not finite; give another file")
 
 
 def _few(keys: list[str]) -> str:

@@ -66,7 +66,7 @@ def with_fc_stage(backbone: InitialBackbone, layer: nn.Module, init: InitConfig)
 
     if not all(value.isfinite().all() for value in state.values()):
         raise UserError(
-            f"backbone file {init.file}: its layer of {FC_UNITS} units holds values that are not "
+            f"backbone file {init.file}: its layer of {FC_UNITS} units has values that are not "
             "finite; give another file"
         )
     layer.load_state_dict(state)

@@ -120,7 +120,7 @@ class Domains:
         if not levels.repeat:
             return Match("the top folders have different folders inside")
         if levels.of_sources:
-            return Match(f"{min(levels.seconds)} and its like are no classes")
+            return Match(f"{min(levels.seconds)} and its like are not classes")
         return Match(why="every top folder has the same folders inside")
 
     def read(self, folder: Folder) -> Contents:

@@ -125,7 +125,7 @@ def chosen(layouts: Iterable[L], name: str) -> L:
         if known.lower().replace("-", " ") == wanted:
             return layout
     names = ", ".join(typed(known) for known in by_name)
-    raise UserError(f"--layout {name!r} is no layout; valid: {AUTO}, {names}")
+    raise UserError(f"--layout {name!r} is not a layout; valid: {AUTO}, {names}")
 
 
 def typed(name: str) -> str:

@@ -21,7 +21,7 @@ def check_images(root: Path, scan: Scan, layouts: Sequence[Layout]) -> None:
     seen = ", ".join(f"{found.files:,} {found.reason}" for found in scan.left_out[:3])
     there = f"; left out: {seen}" if seen else ""
     raise UserError(
-        f"data folder {root} holds no images ({USUAL_ENDINGS} ...){there}; "
+        f"data folder {root} contains no images ({USUAL_ENDINGS} ...){there}; "
         f"known layouts: {known}; all but csv also in train/ and val/"
     )
 

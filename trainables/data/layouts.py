@@ -219,9 +219,7 @@ def check_folder(root: Path) -> None:
             "give an existing folder of images or an embedded set"
         )
     if not root.is_dir():
-        raise UserError(
-            f"data {root} is a file, not a folder; give the folder that holds the images"
-        )
+        raise UserError(f"data {root} is a file, not a folder; give the folder with the images")
 
 
 def _domain_folder(root: Path, domain: str) -> tuple[Path, str]:
@@ -286,7 +284,7 @@ def _left_out(
 def _about_lost(scan: Scan, empty: Sequence[str]) -> list[str]:
     warnings: list[str] = []
     if empty:
-        warnings.append(f"empty folders are no classes: {shortened(empty)}")
+        warnings.append(f"empty folders are not classes: {shortened(empty)}")
     for folder, ending in sorted(scan.unread.items()):
         warnings.append(f"nothing in {folder}/ can be read: Pillow does not open {ending}")
     return warnings

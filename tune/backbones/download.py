@@ -70,7 +70,7 @@ def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
 def _download(url: str, file: Path, prefix: str) -> None:
     import torch
 
-    remedy = f"bring the file to {file} by hand, or give --backbone PATH"
+    remedy = f"copy the file to {file} by hand, or give --backbone PATH"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with _patience(_TIMEOUT_S):
@@ -133,8 +133,8 @@ def _fetch(wanted: str, uri: str, folder: Path) -> Path:
         why = first_line(error)
         where = without_password(uri)
         raise UserError(
-            f"--backbone {wanted}: MLflow at {where} does not give it ({why}); MLFLOW_TRACKING_URI "
-            "names another"
+            f"--backbone {wanted}: MLflow at {where} does not provide it ({why}); "
+            "MLFLOW_TRACKING_URI names another"
         ) from None
 
 
@@ -162,11 +162,11 @@ def _weights_file(wanted: str, arrived: Path) -> Path:
         return found[0]
     if not files:
         raise UserError(
-            f"--backbone {wanted} holds no file *.pt or *.pth; name an artifact that does, such as "
-            "runs:/RUN_ID/backbone"
+            f"--backbone {wanted} contains no file *.pt or *.pth; name an artifact that does, such "
+            "as runs:/RUN_ID/backbone"
         )
     names = ", ".join(str(path.relative_to(arrived)) for path in files[:5])
     raise UserError(
-        f"--backbone {wanted} holds {len(files)} files of weights: {names}; name one, as "
+        f"--backbone {wanted} contains {len(files)} files of weights: {names}; name one, as "
         "runs:/RUN_ID/PATH"
     )

@@ -131,7 +131,7 @@ def start_values(
     before: str,
     architecture: str = "",
 ) -> dict[str, Any]:
-    """Flat config values of what the setting starts from. A study that is there already goes on
+    """Flat config values of what the setting starts from. A study that already exists goes on
     with what it has.
 
     Args:

@@ -82,7 +82,7 @@ def say_exhausted(study: Study, wanted: int, console: Console) -> None:
     if study.is_exhausted and ended < wanted and not study.stopping:
         console.line(
             f"the search ends after {counted(ended, 'trial')}, not {wanted}: "
-            "the space has no other configuration; --set leaves out fewer"
+            "the space has no other configuration; pin less with --set"
         )
 
 
@@ -91,6 +91,6 @@ def say_waiting(study: Study, console: Console) -> None:
     waiting = 0 if study.stopping else study.waiting()
     if waiting:
         console.line(
-            f"{waiting} enqueued configurations wait: all trials have begun; "
+            f"{waiting} enqueued configurations are waiting: all trials have begun; "
             "a larger --trials tries them"
         )

@@ -187,7 +187,7 @@ class Console:
         if math.isnan(value):
             tags = event["tags"]
             reason = failure(tags.get("baseline.reason", ""), tags.get("baseline.error"))
-            self.line(f"no untrained baseline ({reason}); the study continues without")
+            self.line(f"no untrained baseline ({reason}); the study continues without it")
             return
 
         spread = metrics.get(f"baseline_std/{self.objective}", 0.0)

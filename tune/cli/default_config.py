@@ -145,7 +145,7 @@ def resolve(
     # Adam's default rate may be out of range once `--set` has limited the search to SGD.
     default = Nearest(base, base)
     base |= fitted(default, experiment.space, preset, pinned)
-    notes = tuple(f"note: of the default, {note}" for note in default.notes)
+    notes = tuple(f"note on the default: {note}" for note in default.notes)
     return preset, base, pinned, notes
 
 

@@ -49,7 +49,8 @@ def compilation(
         first_s, compiled_s = _time_steps(kind, compiled, data, runtime)
     except torch.OutOfMemoryError:
         return (
-            "torch.compile: not measured, as memory ran out; try it with --set train.compile=True"
+            "torch.compile: not measured, because memory ran out; try it with "
+            "--set train.compile=True"
         )
     except Exception as error:  # of many types, from a compiler that may not even be installed
         return f"torch.compile: fails here ({type(error).__name__}); leave train.compile=False"

@@ -63,7 +63,7 @@ def _rules_of_a_front(options: Options) -> dict[str, Rule]:
     sampler = options.sampler or "tpe"
     if sampler in SINGLE_OBJECTIVE:
         raise UserError(
-            f"--sampler {sampler} knows one objective; for several leave it out (tpe), or take "
+            f"--sampler {sampler} supports one objective; for several leave it out (tpe), or take "
             "gp, random, sobol or grid"
         )
     if options.pruner not in (None, "none"):
@@ -84,7 +84,7 @@ def method_notes(rules: Mapping[str, Rule]) -> tuple[str, ...]:
         notes.append(f"pruner: {pruner}, {PRUNERS[pruner]}")
     if sampler in COMPLETED_ALONE and pruner != "none":
         notes.append(
-            f"note: {sampler} learns from trials that ran to the end; --pruner none leaves it more"
+            f"note: {sampler} learns from trials that ran to the end; --pruner none gives it more"
         )
     return tuple(notes)
 
@@ -115,6 +115,6 @@ def _check_kept(typed: Mapping[str, str | None], name: str, there: Manifest) -> 
         wanted = typed[rule]
         if wanted is not None and wanted != has:
             raise UserError(
-                f"{option} {wanted}: study {name!r} was begun with {option} {has} and keeps it; "
-                f"leave it out, or give this one a name of its own: --study {name}-{wanted}"
+                f"{option} {wanted}: study {name!r} began with {option} {has} and keeps it; "
+                f"leave it out, or give this study its own name: --study {name}-{wanted}"
             )

@@ -107,7 +107,7 @@ def check_default(
         for key in outside
     )
     raise UserError(
-        f"--space {shown}. Let it in, or name another default within: --set {outside[0]}=VALUE"
+        f"--space {shown}. Include it, or give another default within: --set {outside[0]}=VALUE"
     )
 
 
@@ -142,7 +142,7 @@ def notes_on(
     """A note for every range that no trial will ask for."""
     idle = unused(experiment.space, preset, pinned, ranges) if ranges else []
     return tuple(
-        f"note: --space {key}: no trial asks for it, or not under each of its conditions"
+        f"note: --space {key}: no trial uses it, or not under each of its conditions"
         for key in idle
     )
 
@@ -170,7 +170,7 @@ def _check_key(key: str) -> None:
     is_data = key.startswith(_DATA) and key not in _SEARCHED_DATA
     if is_data or key in _NEVER:
         raise UserError(
-            f"--space {key}: it is no part of a search, which compares trials on the same data "
+            f"--space {key}: it is not part of a search, which compares trials on the same data "
             "and by the same rules; leave it out"
         )
 

@@ -88,7 +88,7 @@ class Replays:
             for place in sorted(problems.keys() & refused - told):  # twice: no hiccup
                 told.add(place)
                 self._say(
-                    f"note: {place} takes nothing so far ({problems[place]}); the study goes on, "
+                    f"note: {place} takes nothing so far ({problems[place]}); the study continues, "
                     "and what is missing is sent when it answers"
                 )
             refused = set(problems)

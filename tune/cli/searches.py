@@ -264,8 +264,8 @@ def _check(options: Options, experiment: Experiment, comparison: Comparison, wan
         source, colon, _ = pin.partition("=")[0].partition(":")
         if colon and source not in DEFAULT_STUDY.values():
             raise UserError(
-                f"--set {pin}: {source!r} is no source of backbones; "
-                f"before a colon stands one of {', '.join(DEFAULT_STUDY.values())}"
+                f"--set {pin}: {source!r} is not a source of backbones; "
+                f"before the colon goes one of {', '.join(DEFAULT_STUDY.values())}"
             )
 
     own = _own_pins(pins)

@@ -20,9 +20,9 @@ def gcp_problems(config: Config) -> Iterator[str]:
     project, region = str(provider.get("project_id", "")), str(provider.get("region", ""))
     zone = str(provider.get("availability_zone", ""))
     if not filled(project, _PROJECT):
-        yield f"provider.project_id {project!r} is no project such as vision-study-1234"
+        yield f"provider.project_id {project!r} is not a project such as vision-study-1234"
     if not filled(region, _REGION):
-        yield f"provider.region {region!r} is no region such as europe-west4"
+        yield f"provider.region {region!r} is not a region such as europe-west4"
     if PLACEHOLDER not in zone and not zone.startswith(f"{region}-"):
         yield f"provider.availability_zone {zone!r} is not in provider.region {region!r}"
     if not provider.get("use_internal_ips"):
@@ -57,7 +57,10 @@ def _node(where: str, node_type: Config, is_head: bool) -> Iterator[str]:
         if interface.get("accessConfigs"):
             yield f"{where}: networkInterfaces.accessConfigs give the node a public address: remove"
         if not filled(subnet, _SUBNET):
-            yield f"{where}: subnetwork {subnet!r} is no projects/.../regions/.../subnetworks/..."
+            yield (
+                f"{where}: subnetwork {subnet!r} is not of the form "
+                "projects/.../regions/.../subnetworks/..."
+            )
 
     yield from _metadata(where, node)
     yield from _accelerators(where, node_type, node)
@@ -67,7 +70,7 @@ def _metadata(where: str, node: Config) -> Iterator[str]:
     items = {item["key"]: str(item["value"]) for item in node.get("metadata", {}).get("items", [])}
     key = items.get("ssh-keys", "")
     if not filled(key, _SSH_KEY):
-        yield f"{where}: metadata ssh-keys {key[:40]!r} is no USER:ssh-ed25519 KEY"
+        yield f"{where}: metadata ssh-keys {key[:40]!r} is not of the form USER:ssh-ed25519 KEY"
     if items.get("block-project-ssh-keys", "").lower() != "true":
         yield f"{where}: metadata lacks block-project-ssh-keys: every key of the project gets in"
 

@@ -150,7 +150,7 @@ def _storage(cluster: Document, documents: list[Any]) -> Iterator[str]:
             yield f"accessModes {modes}: pods on two machines need ReadWriteMany"
         storage_class = str(claim["spec"].get("storageClassName", ""))
         if not filled(storage_class, _CLASS):
-            yield f"storageClassName {storage_class!r} is no name of a storage class"
+            yield f"storageClassName {storage_class!r} is not the name of a storage class"
 
     names = {claim["metadata"]["name"] for claim in claims}
     if not names:

@@ -70,10 +70,10 @@ def _put_back(trained: Path, place: Path, value: float | None, comparison: "_Com
         note_retrained(place, value, comparison.said)
     write_atomically(place, trained.read_bytes())
     if comparison.equal:
-        comparison.tell(f"the weights were not kept, and are back in {place}")
+        comparison.tell(f"the weights had been removed, and are back in {place}")
     else:
         comparison.tell(
-            f"the weights were not kept; those of this training are in {place}, and {RETRAINED} "
+            f"the weights had been removed; those of this training are in {place}, and {RETRAINED} "
             "beside them says what differs"
         )
     with contextlib.suppress(UserError):  # the store does not answer, and they are safe here
@@ -89,11 +89,13 @@ def _recorded(study_dir: Path, experiment: Experiment, number: int) -> Run:
     manifest = read_manifest(study_dir / "study.json")
     if manifest.experiment != experiment.name:
         again = replay_command(manifest.typed_experiment, study_dir, number)
-        raise UserError(f"study {study_dir.name!r} is one of {manifest.experiment}: {again}")
+        raise UserError(
+            f"study {study_dir.name!r} belongs to experiment {manifest.experiment}: {again}"
+        )
     if not recorded.epochs and recorded.outcome is None:
         raise UserError(
             f"trial {number} of study {study_dir.name!r} has no epoch on record yet, "
-            "so that there is nothing to compare with"
+            "so there is nothing to compare with"
         )
     return recorded
 

@@ -134,8 +134,8 @@ def _renamed(groups: Mapping[str, str | None], objective: str) -> dict[str, Any]
             value = float(text)
         except ValueError:
             raise ScriptFailed(
-                f"the pattern's group {name} has found {text!r}, which is no number: let it match "
-                rf"digits alone, such as (?P<{name}>[\d.]+)"
+                f"the pattern's group {name} has found {text!r}, which is not a number: let it "
+                rf"match digits alone, such as (?P<{name}>[\d.]+)"
             ) from None
         is_test = name == f"test_{objective}"
         found[f"{_TEST}{objective}" if is_test else name] = value

@@ -38,7 +38,7 @@ class Choice:
     def describe(self) -> str:
         """The choice in one line."""
         trials = "1 trial" if self.count == 1 else f"{self.count} trials"
-        line = f"--concurrent auto: {trials} at a time on each GPU, as {self.why}"
+        line = f"--concurrent auto: {trials} at a time on each GPU, because {self.why}"
         speeds = [f"{count}: {one.steps_per_s:.3g}" for count, one in self.measured.items()]
         return f"{line} (steps/s of all: {', '.join(speeds)})" if speeds else line
 

@@ -159,7 +159,10 @@ def share_gpus(
         say("--concurrent auto: no GPU; as many trials at a time as have processor cores")
         return group
     if experiment.function is not None:
-        say("--concurrent auto: 1 trial at a time on each GPU, as steps of a function are not seen")
+        say(
+            "--concurrent auto: 1 trial at a time on each GPU, "
+            "because a function's steps are not visible"
+        )
         return group
 
     cores = resources["CPU"] / max(1.0, resources["GPU"])

@@ -335,5 +335,5 @@ def needed(path: Path) -> Iterator[None]:
         yield
     except Unreachable as error:
         raise Refused(
-            f"{address(path)} cannot be reached ({error}); mend that and run the same command again"
+            f"{address(path)} cannot be reached ({error}); fix that and run the same command again"
         ) from None

@@ -68,7 +68,7 @@ def predict_episodes(trained: Trained, reader: Reader, request: Request) -> list
 
     Raises:
         UserError: no such csv, ids that no csv beside it explains, files that are missing or cannot
-            be read, or `out` is there already.
+            be read, or `out` already exists.
     """
     out = request.out
     check_file(out, request.overwrite, "answers.csv")

@@ -15,7 +15,7 @@ def predict_features(trained: Trained, reader: Reader, request: Request) -> list
     Returns what to tell the user.
 
     Raises:
-        UserError: no images, files that are missing or cannot be read, or `out` is there already.
+        UserError: no images, files that are missing or cannot be read, or `out` already exists.
     """
     source = request.source
     out = request.out

@@ -50,7 +50,7 @@ def images_of_folder(folder: Path, names: Sequence[str] | None = None) -> Images
     """
     found = find_images(folder) if names is None else list(names)
     if not found:
-        raise UserError(f"{folder} holds no images ({USUAL_ENDINGS} ...); give another folder")
+        raise UserError(f"{folder} contains no images ({USUAL_ENDINGS} ...); give another folder")
     masked = find_masks(found) if names is None else None
     notes: tuple[str, ...] = ()
     if masked is not None:

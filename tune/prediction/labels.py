@@ -30,7 +30,7 @@ def predict_labels(trained: Trained, reader: Reader, request: Request) -> list[s
     its other columns as they are. Returns what to tell the user.
 
     Raises:
-        UserError: no images, files that are missing or cannot be read, or `out` is there already.
+        UserError: no images, files that are missing or cannot be read, or `out` already exists.
     """
     out = request.out
     check_file(out, request.overwrite, "labels.csv")

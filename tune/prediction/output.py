@@ -18,12 +18,12 @@ def check_file(out: Path, overwrite: bool, ending: str) -> None:
     """Check, before anything is predicted, that a file can be written.
 
     Raises:
-        UserError: it is a folder, or is there already and `overwrite` is off.
+        UserError: it is a folder, or already exists and `overwrite` is off.
     """
     if out.is_dir():
         raise UserError(f"--out {out} is a folder; name a file in it, such as {out / ending}")
     if out.exists() and not overwrite:
-        raise UserError(f"--out {out} is there already; {_OVERWRITE}")
+        raise UserError(f"--out {out} already exists; {_OVERWRITE}")
 
 
 def write_table(

@@ -42,7 +42,7 @@ def _check_source(source: Path) -> None:
     if not source.exists():
         raise UserError(f"{source} does not exist; {advice}")
     if source.suffix.lower() not in (".csv", ".tsv"):
-        raise UserError(f"{source} is no csv; {advice}")
+        raise UserError(f"{source} is not a csv; {advice}")
 
 
 def _predict(trained: Trained, reader: Reader, request: Request) -> list[str]:

@@ -68,10 +68,10 @@ def _rungs_that_do_not_rank(study: StudyView, trials: list[FrozenTrial]) -> Iter
     for check in check_rungs(curves, epochs, manifest.rules["rungs"]):
         if check.is_off:
             yield (
-                f"the rung at epoch {check.rung.epoch(epochs)} is off, as its order says little "
-                f"about the end: rank correlation {check.correlation:.2f} over {check.trials} "
-                "trials that ran on; trials stopped there before may have been good ones, and "
-                f"more epochs{_how(manifest)} move the rungs"
+                f"the rung at epoch {check.rung.epoch(epochs)} is off, because its order says "
+                f"little about the end: rank correlation {check.correlation:.2f} over "
+                f"{check.trials} trials that continued; it may have stopped good trials, and more "
+                f"epochs{_how(manifest)} move the rungs"
             )
 
 
@@ -81,8 +81,8 @@ def _doubts_about_search(
     finished = [trial for trial in trials if trial.state.is_finished()]
     if len(finished) < FEW_TRIALS:
         yield (
-            f"only {counted(len(finished), 'trial')}: fewer than {FEW_TRIALS} say little; "
-            "give more with --trials"
+            f"only {counted(len(finished), 'trial')}: fewer than {FEW_TRIALS} show little; "
+            "ask for more with --trials"
         )
 
     yield from _rungs_that_do_not_rank(study, trials)
@@ -117,7 +117,7 @@ def doubts_about_numerics(study: StudyView) -> Iterator[str]:
     if in_bfloat16 and len(in_bfloat16) < len(ended):
         yield (
             f"{len(in_bfloat16)} of {len(ended)} repeats were trained in bfloat16 and the others "
-            "in float32, as their devices are; --set train.numerics=as_set makes all alike"
+            "in float32, because their devices differ; --set train.numerics=as_set makes all equal"
         )
 
 
@@ -170,5 +170,5 @@ def _doubts_about_budget(best: FrozenTrial, manifest: Manifest) -> Iterator[str]
         return
     yield (
         "the best trial was still rising at its last epoch; "
-        "give it more with --set train.epochs=..."
+        "give it more epochs with --set train.epochs=..."
     )

@@ -51,7 +51,7 @@ def _ended(trials: list[FrozenTrial]) -> str:
         parts.append(f"{len(stopped)} {were} stopped ({_reasons(stopped)})")
     remedy = "a larger --trials adds trials"
     if failed:
-        remedy = f"mend the reason, and {_RETRY}; {remedy}"
+        remedy = f"fix the cause, and {_RETRY}; {remedy}"
     return f": {', '.join(parts)}. Remedy: {remedy}."
 
 

@@ -73,7 +73,7 @@ def pooled_notes(table: PooledTable) -> list[str]:
             f"{cost.source} {cost.epochs:,} epochs, {cost.minutes:.1f} minutes"
             for cost in table.sources
         ]
-        said.append(f"Backbones cost beside this, over all searches: {'; '.join(costs)}.")
+        said.append(f"Backbones cost, over all searches: {'; '.join(costs)}.")
     if table.missing:
         said.append(f"Without a test accuracy so far: {', '.join(table.missing)}.")
     said += _marks(table)

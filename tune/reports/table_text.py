@@ -158,7 +158,7 @@ def _difference_notes(table: ComparisonTable, first: TableRow, other: TableRow) 
     found = config_differences(first.record, other.record, table.comparison)
     if not found:
         return []
-    note = f"{first.name} and {other.name} were not searched alike: {', '.join(found)}"
+    note = f"{first.name} and {other.name} were not searched in the same way: {', '.join(found)}"
     if not same_data(first.record, other.record):
         note += ", so their difference would mean nothing and is left out"
     return [f"{note}."]

@@ -237,7 +237,7 @@ def _missing_of_function(study: StudyView, number: int) -> str:
     repeated = [repeat_scores(study, trial, metric) for trial in (0, other)]
     if min(map(len, repeated)) > 1 and not _seeds_count(*repeated):
         return (
-            "all repeats of a configuration give the same result, as where a training does not use "
+            "all repeats of a configuration give the same result, as when a training does not use "
             "its seed, so nothing is known about the noise"
         )
     return ""

@@ -189,14 +189,14 @@ def _parse_numbers(low: str, high: str, options: list[str]) -> BaseDistribution:
         elif name == "step" and re.fullmatch(_NUMBER, value):
             step = parse_scalar(value)
         else:
-            raise ValueError(f"{option!r} is no option of a range: there are log and step=NUMBER")
+            raise ValueError(f"{option!r} is not an option of a range; valid: log, step=NUMBER")
     return numbers(parse_scalar(low), parse_scalar(high), log=log, step=step)
 
 
 def _parse_when(text: str) -> When:
     switch, values = read_assignment(text) or ("", "")
     if not values:
-        raise ValueError("behind `when` stands KEY=CHOICE, such as optim.name=sgd|adamw")
+        raise ValueError("after `when` comes KEY=CHOICE, such as optim.name=sgd|adamw")
     return When(switch, tuple(parse_scalar(word) for word in _split(values, "|")))
 
 
@@ -209,7 +209,7 @@ def _split(text: str, separator: str) -> list[str]:
         match = word.match(text, position)
         if match is None:
             raise ValueError(
-                f"values are separated by {separator!r}; one that contains it stands in quotes"
+                f"values are separated by {separator!r}; put one that contains it in quotes"
             )
         found.append(match[1])
         position = match.end()

@@ -127,10 +127,10 @@ class RungCheck:
         """The check in words, for trials of so many epochs."""
         epoch = f"epoch {self.rung.epoch(epochs)}"
         if self.correlation is None:
-            return f"{epoch}: too few trials ran on to tell"
-        ranks = f"{self.correlation:.2f} over {self.trials} trials that ran on"
+            return f"{epoch}: too few trials continued to tell"
+        ranks = f"{self.correlation:.2f} over {self.trials} trials that continued"
         if self.is_off:
-            return f"{epoch}: {ranks}; it ranks too badly to stop anybody, and is off"
+            return f"{epoch}: {ranks}; it ranks too badly to stop trials, and is off"
         return f"{epoch}: {ranks}"
 
 
@@ -145,7 +145,7 @@ def check_rung(rung: Rung, curves: Sequence[Curve], version: int | str) -> RungC
     """Compare the order at a rung with the order later: where the first trials may be stopped for
     the first time, or at the end if the rung is no earlier than that.
 
-    Only trials that ran on have both values, and most of those were the best at the rung: within
+    Only trials that continued have both values, and most of those were the best at the rung: within
     so narrow a range a correlation is low even where the rung ranks well. It is corrected for this
     (Thorndike 1949, case 2): values become normal scores, those at the rung among all trials that
     reached it.
@@ -177,7 +177,7 @@ def range_corrected(kept: np.ndarray, later: np.ndarray, scores: np.ndarray) -> 
     """Correlation of `kept` and `later` as it would be if none of `scores` had been left out.
 
     Args:
-        kept: (K,) scores of the trials that ran on.
+        kept: (K,) scores of the trials that continued.
         later: (K,) scores of what became of them.
         scores: (N,) scores of all trials.
     Returns:

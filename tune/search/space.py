@@ -123,7 +123,8 @@ class Nearest(Answering):
         if value not in choices:
             instead = default if default in choices else choices[0]
             self.notes.append(
-                f"{name}={value} is dropped, as it is no choice here; {instead} takes its place"
+                f"{name}={value} is dropped, because it is not a choice here; "
+                f"{instead} takes its place"
             )
             value = instead
         self.said[name] = value
@@ -133,7 +134,7 @@ class Nearest(Answering):
         """The notes and, of the parameters that were searched, those that this space did not ask
         for."""
         dropped = [
-            f"{name}={self._config[name]} is dropped, as it is not searched here"
+            f"{name}={self._config[name]} is dropped, because it is not searched here"
             for name in searched
             if name not in self.said and self._differs(name)
         ]

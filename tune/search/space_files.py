@@ -83,19 +83,19 @@ def _content(path: Path) -> dict[str, Any]:
         text = path.read_text()
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"--space {path} cannot be read: {reason}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f" (line {mark.line + 1})"
         problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise UserError(f"--space {path} is no YAML{line}: {problem}") from None
+        raise UserError(f"--space {path} is not YAML{line}: {problem}") from None
     except ValueError as error:
-        raise UserError(f"--space {path} is no JSON: {error}") from None
+        raise UserError(f"--space {path} is not JSON: {error}") from None
 
     if not isinstance(content, dict) or not content:
         raise UserError(
-            f"--space {path} holds no space: it must have lines such as optim.lr: 1e-4..1e-2:log"
+            f"--space {path} contains no space: it must have lines such as optim.lr: 1e-4..1e-2:log"
         )
     return content
 
@@ -178,7 +178,7 @@ def _sweep_entries(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[
 
 def _of_sweep(about: Mapping[str, Any]) -> BaseDistribution:
     if "probabilities" in about:
-        raise ValueError("choices of different probability are not searched: leave them out")
+        raise ValueError("choices of different probability are not supported: leave them out")
     if "values" in about:
         return choices([_scalar(value) for value in about["values"]])
     if "value" in about:
@@ -188,7 +188,7 @@ def _of_sweep(about: Mapping[str, Any]) -> BaseDistribution:
     whole = isinstance(low, int) and isinstance(high, int)
     kind = str(about.get("distribution", "int_uniform" if whole else "uniform"))
     if kind.startswith("inv_"):
-        raise ValueError(f"{kind} is not searched: use log_uniform_values")
+        raise ValueError(f"{kind} is not supported: use log_uniform_values")
     if kind in ("log_uniform", "q_log_uniform"):  # whose ends are exponents
         low, high = math.exp(low), math.exp(high)
         kind += "_values"
@@ -209,9 +209,9 @@ def _of_kind(kind: str, low: float, high: float, step: float | None) -> BaseDist
             return numbers(float(low), float(high), log=True)
         if step == 1:
             return numbers(round(low), round(high), log=True)
-        raise ValueError("a log scale has no steps but 1: leave q out")
+        raise ValueError("a log scale has no steps other than 1: leave q out")
     raise ValueError(
-        f"distribution {kind} is not searched; there are uniform, int_uniform, q_uniform, "
+        f"distribution {kind} is not supported; there are uniform, int_uniform, q_uniform, "
         "log_uniform_values, q_log_uniform_values, log_uniform, q_log_uniform, categorical "
         "and constant"
     )
@@ -243,7 +243,7 @@ def _optuna_entries(content: Mapping[str, Any]) -> Iterator[Entry]:
     the file or as the text of it."""
     for key, value in content.items():
         if not _is_optunas(value):
-            raise ValueError(f"{key} is no distribution as Optuna writes it, but others here are")
+            raise ValueError(f"{key} is not a distribution in Optuna's form, but others here are")
         text = value if isinstance(value, str) else json.dumps(value)
         yield key, _named(key, _of_optuna, text)
 

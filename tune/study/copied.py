@@ -56,7 +56,7 @@ def adopt(folder: Path) -> str:
     begun_as = None if folder.name == manifest.identity else manifest.identity
     replace(manifest, name=folder.name, begun_as=begun_as).write(path)
     if is_copy:
-        return f"a copy of study {before}: from here on a study of its own, also in MLflow"
+        return f"a copy of study {before}: from now on a study of its own, also in MLflow"
     return f"study {before} was moved here: {folder.name} is its name now"
 
 

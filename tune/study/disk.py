@@ -107,7 +107,7 @@ class StorageFailed(StudyEnds):
         where = error.filename or path
         why = error.strerror or str(error)
         message = (
-            f"cannot write {where}: {why}; mend that and run the same command again, "
+            f"cannot write {where}: {why}; fix that and run the same command again, "
             "nothing recorded is lost"
         )
         return cls(message, error.errno)

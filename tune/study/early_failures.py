@@ -120,7 +120,7 @@ class EarlyFailures:
 def told_left_out(node: str, count: int, why: str, others_work: bool) -> str:
     """A machine that gets no trials any more, and the reason, in one line."""
     others = "while those of other machines work" if others_work else "and other machines are tried"
-    return f"{node} gets no trials of this run any more: the last {count} there {why}, {others}"
+    return f"{node} gets no more trials of this run: the last {count} there {why}, {others}"
 
 
 def error_of(outcome: Outcome) -> str:
@@ -137,14 +137,14 @@ def told(count: int, outcome: Outcome, node: str | None = None) -> str:
     """
     if node is not None:
         return (
-            f"the last {count} trials on {node} failed alike before their first report "
-            f"({error_of(outcome)}), while those of other machines work: mend that machine or take "
-            "it out of the cluster, and run the same command again, which tries them once more"
+            f"the last {count} trials on {node} failed in the same way before their first report "
+            f"({error_of(outcome)}), while those of other machines work: repair that machine or "
+            "take it out of the cluster, and run the same command again, which tries them once more"
         )
     return (
-        f"the last {count} trials failed alike before their first report ({error_of(outcome)}), so "
-        "that the others would too: mend that and run the same command again, which tries them "
-        "once more"
+        f"the last {count} trials failed in the same way before their first report "
+        f"({error_of(outcome)}), so the others would too: fix that and run the same command again, "
+        "which tries them once more"
     )
 
 

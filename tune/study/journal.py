@@ -141,7 +141,7 @@ def _parsed(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             raise damaged(path, f"line {number}: {error}") from None
         if not isinstance(record, dict):
-            raise damaged(path, f"line {number} is no record of Optuna")
+            raise damaged(path, f"line {number} is not one of Optuna's records")
         records.append(record)
     return records
 

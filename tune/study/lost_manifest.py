@@ -38,9 +38,9 @@ def check_lost_manifest(directory: Path, manifest: Manifest) -> str:
         differences = _differences(about, manifest)
         if differences:
             raise UserError(
-                f"{directory / 'study.json'} is missing, and events.jsonl was begun with "
+                f"{directory / 'study.json'} is missing, and events.jsonl began with "
                 f"{'; '.join(differences)}: restore it from a copy, or repeat the command that the "
-                "study was begun with"
+                "study began with"
             )
     return (
         "study.json was missing and is made anew from this command; a study that an earlier "

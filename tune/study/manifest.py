@@ -201,8 +201,8 @@ class Manifest:
                 shown.append(f"and {hidden} more")
             raise UserError(
                 f"study {self.name!r} exists with another configuration: {'; '.join(shown)}. "
-                f"Repeat the options it was begun with{_space_options(there)}, "
-                f"or give this one a name of its own: --study {self.name}-2"
+                f"Repeat the options that it began with{_space_options(there)}, "
+                f"or give this study its own name: --study {self.name}-2"
             )
         repeats = max(self.repeats or 0, there.repeats or 0)
         kept = replace(there, base=self.base, repeats=repeats, keep=self.keep)
@@ -275,7 +275,7 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is not a study manifest of this version: {error}; restore it from a copy, or "
-            "move it aside and repeat the command that the study was begun with"
+            "move it aside and repeat the command that the study began with"
         ) from None
     check_known(manifest.rules, manifest.name)
     return replace(manifest, base=with_earlier_values(manifest.base))
@@ -352,18 +352,18 @@ def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) ->
     more = f"; and {hidden} more lines" if hidden > 0 else ""
     if "module" in now:
         return (
-            f"study {study!r} was begun with another {now['module']}: {shown}{more}. "
+            f"study {study!r} began with another {now['module']}: {shown}{more}. "
             "--accept-code continues with the changed package, on record; "
             f"--study {study}-2 begins another study"
         )
     if "path" not in now:
         return (
-            f"study {study!r} was begun with another {now['name']}: {shown}{more}. "
+            f"study {study!r} began with another {now['name']}: {shown}{more}. "
             "accept_code=True continues with the changed function, on record; "
             f'study="{study}-2" begins another study'
         )
     return (
-        f"study {study!r} was begun with another {Path(now['path']).name}: {shown}{more}. "
+        f"study {study!r} began with another {Path(now['path']).name}: {shown}{more}. "
         "--accept-code continues with the changed file, on record; "
         f"--study {study}-2 begins another study"
     )

@@ -46,7 +46,7 @@ def check_objective(directory: Path, begun_with: str, manifest: Manifest) -> Non
     if begun_with and begun_with != manifest.objective:
         raise UserError(
             f"{directory / 'study.json'} has the objective {manifest.objective!r}, but the study "
-            f"was begun with {begun_with!r}: write that into it, or restore it from a copy"
+            f"began with {begun_with!r}: write that into it, or restore it from a copy"
         )
 
 

@@ -81,7 +81,7 @@ class PutBack:
         """
         if node is None or not self.leave_out(node, self._failures[node], problem):
             raise StudyEnds(
-                f"trials on {node}: {problem}, while those of other machines work: mend that "
+                f"trials on {node}: {problem}, while those of other machines work: repair that "
                 "machine or take it out of the cluster, and run the same command again"
             )
         del self._failures[node]

@@ -139,7 +139,7 @@ def _earlier(wanted: str, storage: Path, study: Path, experiment: Experiment) ->
     """The record of the earlier study, if it is one to start from."""
     folder = storage / wanted
     if folder == study or not (folder / "study.json").exists():
-        why = "is the study itself" if folder == study else f"is no study in {storage}"
+        why = "is the study itself" if folder == study else f"is not a study in {storage}"
         raise UserError(
             f"--warm-start {wanted!r} {why}; name an earlier one "
             f"(`{command('report', 'show', storage=storage)}` lists them)"

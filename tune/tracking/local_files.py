@@ -46,7 +46,7 @@ class LocalPlace:
     def remedy(self, study_dir: Path) -> str:
         """The action that may help where nothing can be written."""
         again = command("report", "sync", study_dir.name, storage=study_dir.parent)
-        return f"mend that, and run `{again}`"
+        return f"fix that, and run `{again}`"
 
     def mend(self, error: Exception) -> str | None:
         """Files that lack something are written anew by the next start; nothing to do now."""

@@ -39,7 +39,7 @@ class MlflowStore:
     def remedy(self, study_dir: Path) -> str:
         """The action that may help where MLflow takes nothing."""
         again = command("report", "sync", storage=study_dir.parent)
-        return f"mend that, or set MLFLOW_TRACKING_URI, and run `{again}`"
+        return f"fix that, or set MLFLOW_TRACKING_URI, and run `{again}`"
 
     def connect(self, opening: Opening) -> MlflowRuns:
         """Find the study's runs."""

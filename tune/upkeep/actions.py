@@ -180,4 +180,4 @@ def _check_free(folders: Sequence[Path], into: Path) -> None:
 
 def _is_taken(place: Path) -> UserError:
     shown = address(place) or place
-    return UserError(f"{shown} is there already; rename or delete it first")
+    return UserError(f"{shown} already exists; rename or delete it first")

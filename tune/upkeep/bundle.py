@@ -34,12 +34,12 @@ def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrit
     record.
 
     Raises:
-        UserError: the file is there already, or there is no place for it.
+        UserError: the file already exists, or there is no place for it.
     """
     if out.exists() and not overwrite:
-        raise UserError(f"{out} is there already; give another --out, or --overwrite")
+        raise UserError(f"{out} already exists; give another --out, or --overwrite")
     if not out.parent.is_dir():
-        raise UserError(f"{out.parent} is no folder; give another --out")
+        raise UserError(f"{out.parent} is not a folder; give another --out")
 
     for folder in folders:
         bring_files(folder, lambda path: _belongs(path, weights))

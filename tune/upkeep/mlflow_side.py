@@ -165,5 +165,5 @@ class _Reported:
         if isinstance(error, Exception) and not isinstance(error, UserError):
             raise UserError(
                 f"MLflow at {without_password(self._uri)} does not take part "
-                f"({first_line(error)}); mend that and repeat the command"
+                f"({first_line(error)}); fix that and repeat the command"
             ) from None

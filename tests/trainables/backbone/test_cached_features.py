@@ -345,7 +345,7 @@ def test_the_backbone_leaves_as_it_came(config: ClassifierConfig, tmp_path: Path
 def test_a_plan_computes_no_more_than_it_times(config: ClassifierConfig, cache: Path) -> None:
     config = replace(config, train=replace(config.train, batch_size=10))
     data = Classifier.load_data(config.data)
-    for _ in range(2):  # what is there already makes no other estimate
+    for _ in range(2):  # what already exists makes no other estimate
         cost = profile(EXPERIMENTS["classify"], config, data)
         sizes = sorted(
             len(np.load(cache / key / "features.npy", mmap_mode="r")) for key in entries(cache)
@@ -489,7 +489,7 @@ def opened(cache: Path, key: str, value: float = 0.0, n: int = 100) -> Features:
 
 
 def never() -> Iterator[Tensor]:
-    raise AssertionError("it is there already")
+    raise AssertionError("it already exists")
 
 
 def test_an_entry_is_computed_once(cache: Path) -> None:

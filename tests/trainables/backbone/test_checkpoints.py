@@ -191,7 +191,7 @@ def test_a_refusal_names_the_first_missing_and_unexpected_tensors(
     assert "0 of 120 tensors match; 120 missing (conv1.weight, bn1.weight, " in message
     assert "1 left over (vit.cls_token)" in message
 
-    assert "holds no state_dict" in refusal(path, {"epoch": 3, "args": argparse.Namespace()})
+    assert "contains no state_dict" in refusal(path, {"epoch": 3, "args": argparse.Namespace()})
 
 
 def test_a_stem_of_another_size_is_told_by_its_kernel(whole: State, tmp_path: Path) -> None:
@@ -212,5 +212,5 @@ def test_a_stem_of_another_size_is_told_by_its_kernel(whole: State, tmp_path: Pa
 
 def test_what_could_run_code_is_named_and_not_read(whole: State, tmp_path: Path) -> None:
     message = refusal(tmp_path / "b.pth", {"state_dict": whole, "when": datetime.date(2024, 5, 1)})
-    assert "holds more than weights (datetime.date), which could run code" in message
+    assert "contains more than weights (datetime.date), which could run code" in message
     assert "save its state_dict alone" in message

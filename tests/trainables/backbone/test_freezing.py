@@ -310,7 +310,7 @@ def test_modes_and_gradients() -> None:
 def test_bad_values_are_named() -> None:
     with pytest.raises(
         UserError,
-        match=r"freeze\.until='layer9' is no stage of this backbone; "
+        match=r"freeze\.until='layer9' is not a stage of this backbone; "
         r"valid: stem, layer1, layer2, layer3",
     ):
         frozen_modules(0, 1, STAGES, FreezeConfig(policy="until", until="layer9"))

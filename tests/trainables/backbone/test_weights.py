@@ -129,12 +129,12 @@ def test_wrong_files_are_refused(tmp_path: Path) -> None:
     assert "of another shape (conv1.weight (16, 3, 3, 3) for (8, 3, 3, 3), " in refusal(TINY, path)
     saved(path)
     assert "is not the one that was chosen (sha256 " in refusal(TINY, path, "0" * 64)
-    assert "holds an untrained network" in refusal(TINY, path, seed=7)
+    assert "contains an untrained network" in refusal(TINY, path, seed=7)
     state = build_backbone(TINY).state_dict()
     torch.save({k: v for k, v in state.items() if k != "bn1.weight"}, path)
     assert "53 of 54 tensors match; 1 missing (bn1.weight)" in refusal(TINY, path)
     torch.save(state | {"conv1.weight": state["conv1.weight"] * float("nan")}, path)
-    assert "conv1.weight holds values that are not finite" in refusal(TINY, path)
+    assert "conv1.weight has values that are not finite" in refusal(TINY, path)
     assert "no backbone file" in refusal(TINY, tmp_path / "missing.pt")
 
 
@@ -232,7 +232,7 @@ def test_heads_travel_beside_the_backbone(tmp_path: Path) -> None:
     save_backbone(tmp_path / "b.pt", build_backbone(TINY), {}, head=head)
     assert torch.equal(load_head_state(tmp_path / "b.pt")["weight"], head.weight)
     saved(tmp_path / "c.pt")
-    with pytest.raises(UserError, match="holds no classification head"):
+    with pytest.raises(UserError, match="contains no classification head"):
         load_head_state(tmp_path / "c.pt")
 
 
@@ -418,7 +418,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
         ({"setting": "A", "set": ["init.source=ssl"]}, "--set init.source: use --setting"),
         (
             {"setting": "A", "set": ["freeze.policy=until", "freeze.until=layer7"]},
-            "freeze.until='layer7' is no stage",
+            "freeze.until='layer7' is not a stage",
         ),
     ):
         with pytest.raises(UserError) as caught:

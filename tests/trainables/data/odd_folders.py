@@ -1322,7 +1322,7 @@ ODDITIES = [
         files=("{a,b}/{0..2}.jpg",),
         empty="c",
         expected="a b\n"
-        "WARNING    empty folders are no classes: c\n"
+        "WARNING    empty folders are not classes: c\n"
         "layout     folder per class: 2 folders with images\n"
         "folders    .  6  train (no folders of splits)\n"
         "           c  0  left out (empty)",
@@ -1330,7 +1330,7 @@ ODDITIES = [
     Odd(
         "no images",
         files=("{a,b}/{0..2}.txt",),
-        expected="refused: data folder SET holds no images (.jpg .jpeg .png .webp .bmp .tif "
+        expected="refused: data folder SET contains no images (.jpg .jpeg .png .webp .bmp .tif "
         ".tiff .gif ...); left out: 6 ending .txt; known layouts: csv (train.csv "
         "(filename, label)); nested classes (<alphabet>/<character>/*.png); domains "
         "(<domain>/<class>/*.jpg, with --set data.domain=); folder per class "
@@ -1342,7 +1342,7 @@ ODDITIES = [
         "an unknown layout",
         files=("{a,b}/{0..2}.jpg",),
         layout="coco",
-        expected="refused: --layout 'coco' is no layout; valid: auto, csv, nested-classes, "
+        expected="refused: --layout 'coco' is not a layout; valid: auto, csv, nested-classes, "
         "domains, folder-per-class, label-file, file-name-prefix, "
         "flat-folder-without-labels",
     ),

@@ -349,7 +349,7 @@ def test_file_instead_of_folder(tmp_path: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
     message = error_of(tmp_path)
-    assert f"{tmp_path} holds no images" in message
+    assert f"{tmp_path} contains no images" in message
     assert "; left out: 1 ending .txt; known layouts: csv (train.csv (" in message
     for name in ("folder per class (<class>/*.jpg)", "file-name prefix (<label>_<n>.jpg)"):
         assert name in message

@@ -254,7 +254,7 @@ def test_a_killed_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert not leftover.exists()
     assert len(list(folder.rglob("*.png"))) == 6
 
-    monkeypatch.setattr(named, "_examples", lambda *_: pytest.fail("it is there already"))
+    monkeypatch.setattr(named, "_examples", lambda *_: pytest.fail("it already exists"))
     assert named_folder("torchvision:CIFAR10", "ssl", tmp_path) == folder
 
 

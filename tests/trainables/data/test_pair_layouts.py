@@ -267,7 +267,7 @@ def test_a_forced_layout(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tried: names of masks \(no a.jpg beside a_mask.png"):
         read_pairs(tmp_path / "set", layout="names-of-masks")
     with pytest.raises(
-        UserError, match="--layout 'photos' is no layout; valid: auto, satellite-pairs"
+        UserError, match="--layout 'photos' is not a layout; valid: auto, satellite-pairs"
     ):
         read_pairs(tmp_path / "set", layout="photos")
 

@@ -114,8 +114,7 @@ def test_offline_without_a_cached_file(tmp_path: Path, monkeypatch: pytest.Monke
         "https://download.pytorch.org/models/resnet50-11ad3fa6.pth cannot be downloaded ("
     )
     assert (
-        f"bring the file to {tmp_path}/home/hub/checkpoints/resnet50-11ad3fa6.pth by hand"
-        in message
+        f"copy the file to {tmp_path}/home/hub/checkpoints/resnet50-11ad3fa6.pth by hand" in message
     )
 
 
@@ -217,17 +216,19 @@ def test_what_mlflow_lacks_is_named(
     store: tuple[Path, str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, run, _ = store
-    assert "holds no file *.pt or *.pth" in refusal(f"runs:/{run}/plots", storage)
-    assert "holds 2 files of weights: other.pt, pickled.pt" in refusal(f"runs:/{run}/two", storage)
+    assert "contains no file *.pt or *.pth" in refusal(f"runs:/{run}/plots", storage)
+    assert "contains 2 files of weights: other.pt, pickled.pt" in refusal(
+        f"runs:/{run}/two", storage
+    )
     models = [f"models:/{name}" for name in ("letters/9", "letters@worst", "nobody/1", "letters")]
     for wanted in (f"runs:/{run}/nothing", f"runs:/{'0' * 32}/backbone", *models):
         assert (
-            f"--backbone {wanted}: MLflow at sqlite:///{storage}/mlflow.db does not give it ("
+            f"--backbone {wanted}: MLflow at sqlite:///{storage}/mlflow.db does not provide it ("
             in refusal(wanted, storage)
         )
     assert "there is no MLflow store" in refusal("models:/letters/1", tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    assert "MLflow at http://127.0.0.1:9 does not give it (" in refusal(
+    assert "MLflow at http://127.0.0.1:9 does not provide it (" in refusal(
         "models:/letters/1", storage
     )
 

@@ -80,8 +80,8 @@ WRONG = {
         "use at most 1, or a larger train.batch_size"
     ),
     "pretrain --data digits --objective val/macro_f": (
-        "--objective val/macro_f does not select here; did you mean 'val/macro_f1'?; "
-        "it can be: val/top1, val/macro_f1, val/balanced_accuracy"
+        "--objective val/macro_f cannot select here; did you mean 'val/macro_f1'?; "
+        "valid: val/top1, val/macro_f1, val/balanced_accuracy"
     ),
     "ssl --balance": "--balance is for pretrain and classify, which learn from labels; ssl has",
     "pretrain --set train.objective=val/top1": "--set train.objective: use --objective val/top1",
@@ -152,7 +152,7 @@ def image(path: Path, seed: int = 0) -> None:
 
 
 def empty(folder: Path) -> str:
-    return "holds no images"
+    return "contains no images"
 
 
 def a_file(folder: Path) -> str:
@@ -296,7 +296,7 @@ def test_a_disk_that_fills_up_in_the_middle(
         patch.setattr(EventLog, "append", appended)
         said = call(*command)
     assert (
-        "No space left on device; mend that and run the same command again, nothing recorded is "
+        "No space left on device; fix that and run the same command again, nothing recorded is "
         "lost" in said.line
     )
     assert said.code == 1
@@ -388,7 +388,7 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
         find(f"toy/{number}", tmp_path / "runs")
 
     said = call("toy", "--local", "--trial", f"toy/{number}")
-    assert (said.code, said.out.splitlines()[1][:34]) == (0, "the weights were not kept, and are")
+    assert (said.code, said.out.splitlines()[1][:34]) == (0, "the weights had been removed, and ")
     assert find(f"toy/{number}", tmp_path / "runs").path == gone[0] / "best.pt"
     assert call(*LOCAL_TOY, "10", *whole).code == 0
     assert (gone[0] / "best.pt").exists()
@@ -400,7 +400,7 @@ def test_weights_that_are_not_kept_come_back_by_the_command_that_is_printed(
     number = int(gone[1].name)
     said = call("toy", "--local", "--trial", f"toy/{number}")
     assert said.code == 1
-    assert "the weights were not kept; those of this training are in " in said.out
+    assert "the weights had been removed; those of this training are in " in said.out
     assert find(f"toy/{number}", tmp_path / "runs").path == gone[1] / "best.pt"
     assert "train/loss was" in (gone[1] / ".retrained.json").read_text()
     assert retrained_value(gone[1] / "best.pt") == read_state(log).trials[number].value
@@ -450,7 +450,7 @@ def test_replay_by_another_experiment(call: Call, tmp_path: Path) -> None:
         said = call("ssl", "--local", "--trial", "toy/0", "--storage", storage)
         assert (said.code, said.out) == (2, "")
         replay = replay_command("toy", tmp_path / storage / "toy", 0)
-        assert said.line == f"study 'toy' is one of toy: {replay}"
+        assert said.line == f"study 'toy' belongs to experiment toy: {replay}"
         assert replay.endswith(f"tune/run.py toy --local --trial toy/0{words}")
 
 

@@ -334,12 +334,12 @@ def test_settings_that_were_not_searched_alike(tmp_path: Path) -> None:
     )
     found = compare_settings(tmp_path / "classify")
     assert [d.name for d in found.differences] == ["C-A", "C-B", "B-A"]  # not E-D
-    said = [note for note in notes(found) if "alike" in note]
+    said = [note for note in notes(found) if "in the same way" in note]
     assert said == [
-        "A and C were not searched alike: trials 1 and 2, optim.clip_grad_norm 0 and 1, "
+        "A and C were not searched in the same way: trials 1 and 2, optim.clip_grad_norm 0 and 1, "
         "train.epochs 12 and 5.",
-        "A and E were not searched alike: other images of glyphs, so their difference would mean "
-        "nothing and is left out.",
+        "A and E were not searched in the same way: other images of glyphs, so their difference "
+        "would mean nothing and is left out.",
     ]
 
 

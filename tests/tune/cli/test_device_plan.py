@@ -50,7 +50,7 @@ def test_out_of_memory_is_no_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(nn.Module, "compile", fails)
-    assert said(tmp_path, 1.0).startswith("torch.compile: not measured, as memory ran out")
+    assert said(tmp_path, 1.0).startswith("torch.compile: not measured, because memory ran out")
 
 
 def test_on_a_cpu_the_plan_has_one_line_about_it() -> None:

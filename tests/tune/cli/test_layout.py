@@ -66,7 +66,7 @@ def test_another_way_to_the_same_images_is_the_same_study(data: Path) -> None:
 def test_the_layout_has_an_option_of_its_own(data: Path) -> None:
     with pytest.raises(UserError, match=r"--set data\.layout: use --layout csv"):
         prepared(data, set=["data.layout=csv"])
-    with pytest.raises(UserError, match="--layout 'coco' is no layout; valid: auto, csv, "):
+    with pytest.raises(UserError, match="--layout 'coco' is not a layout; valid: auto, csv, "):
         prepared(data, layout="coco")
 
 

@@ -38,12 +38,10 @@ def test_a_study_keeps_the_methods_that_it_began_with() -> None:
     with pytest.raises(UserError) as refused:
         rules(there, sampler="gp")
     assert str(refused.value) == (
-        "--sampler gp: study 'toy' was begun with --sampler sobol and keeps it; leave it out, or "
-        "give this one a name of its own: --study toy-gp"
+        "--sampler gp: study 'toy' began with --sampler sobol and keeps it; leave it out, or "
+        "give this study its own name: --study toy-gp"
     )
-    with pytest.raises(
-        UserError, match=r"--pruner none: study 'toy' was begun with --pruner rungs"
-    ):
+    with pytest.raises(UserError, match=r"--pruner none: study 'toy' began with --pruner rungs"):
         rules(there, pruner="none")
 
 
@@ -59,7 +57,7 @@ def test_methods_of_one_objective_are_refused_for_several() -> None:
     assert found == CURRENT | {"sampler": "tpe", "rungs": "none"}
     with pytest.raises(UserError, match="--pruner halving compares trials by one objective"):
         rules(objective=several, pruner="halving")
-    with pytest.raises(UserError, match="--sampler joint-tpe knows one objective"):
+    with pytest.raises(UserError, match="--sampler joint-tpe supports one objective"):
         rules(objective=several, sampler="joint-tpe")
 
 
@@ -68,7 +66,7 @@ def test_the_start_of_a_study_names_methods_of_its_own() -> None:
     sampler, pruner, note = method_notes(begun(sampler="gp", rungs="halving").rules)
     assert sampler.startswith("sampler: gp, Optuna's Gaussian process")
     assert pruner.startswith("pruner: halving, successive halving")
-    assert note == "note: gp learns from trials that ran to the end; --pruner none leaves it more"
+    assert note == "note: gp learns from trials that ran to the end; --pruner none gives it more"
     assert len(method_notes(begun(sampler="gp", rungs="none").rules)) == 2
 
 
@@ -92,4 +90,4 @@ def test_a_grid_is_searched_to_its_end(call: Call) -> None:
     assert "sampler: grid, every combination" in said.out
     assert "the search ends after 2 trials, not 9" in said.out
     said = call(*LOCAL_TOY, "9", *grid, "--pruner", "halving")
-    assert "--pruner halving: study 'toy' was begun with --pruner none" in said.line
+    assert "--pruner halving: study 'toy' began with --pruner none" in said.line

@@ -29,14 +29,14 @@ WRONG = {
     "optim.name=1..3": "optim.name='1' is not valid",
     "train.batch_size=16..64.5": "train.batch_size=64.5 is not valid: must be a valid integer",
     "optim.lr=0.1..1:log": (
-        "--space optim.lr=0.1..1.0:log leaves out the default, 0.01. Let it in, or name another "
+        "--space optim.lr=0.1..1.0:log leaves out the default, 0.01. Include it, or give another "
         "default within: --set optim.lr=VALUE"
     ),
     "schedule.name=cosine,step": "leaves out the default, constant",
     "optim.lr=0.001..1 when schedule.name=cosin": "schedule.name='cosin' is not valid",
     "optim.lr=0.001..1 when dropout=0.2": "dropout has no choices in this space",
-    "seed=1,2": "--space seed: it is no part of a search",
-    "data.seed=1,2": "--space data.seed: it is no part of a search",
+    "seed=1,2": "--space seed: it is not part of a search",
+    "data.seed=1,2": "--space data.seed: it is not part of a search",
     "none.yaml": "--space none.yaml cannot be read: No such file or directory",
 }
 
@@ -124,7 +124,7 @@ def test_a_setting_is_not_searched() -> None:
 def test_a_range_that_no_trial_asks_for_is_a_note(call: Call) -> None:
     warmup = ("--space", "schedule.warmup_frac=0.1..0.3", "--set", "schedule.name=constant")
     said = call(*LOCAL_TOY, "1", *warmup)
-    assert "note: --space schedule.warmup_frac: no trial asks for it" in said.out
+    assert "note: --space schedule.warmup_frac: no trial uses it" in said.out
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -58,7 +58,7 @@ def test_a_script_becomes_a_study(call: Call, train: Path, tmp_path: Path) -> No
     # A changed script is a changed study.
     train.write_text(TRAIN + "\n# changed\n")
     line = call("script", *OPTIONS, "--", *COMMAND).line
-    assert line.startswith("study 'train' was begun with another experiment.py")
+    assert line.startswith("study 'train' began with another experiment.py")
     assert "--accept-code continues" in line
 
 
@@ -94,7 +94,7 @@ def test_a_study_that_was_renamed_has_the_same_code(train: Path, tmp_path: Path)
         ("--space lr=0.1..1 --default lr --objective a -- x {lr}", "--default 'lr' must be KEY="),
         ("--space lr=0.1..1 --default lr=7 --objective a -- x {lr}", "default of lr must be among"),
         ("--space lr=0.1..1 --objective a --epochs n -- x {lr}", "epochs: there is no value 'n'"),
-        ("--space lr=0.1..1 --objective a --pattern (a -- x {lr}", "pattern '(a' is no regular"),
+        ("--space lr=0.1..1 --objective a --pattern (a -- x {lr}", "pattern '(a' is not a regular"),
         ("--space lr=0.1..1 --objective a --pattern a -- x {lr}", "pattern 'a' has no named group"),
         ("--space lr=0.1..1 -- x {lr}", "Missing option '--objective'"),
     ],

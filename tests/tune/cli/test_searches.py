@@ -273,7 +273,7 @@ def test_every_search_has_its_own_seed_split_and_backbones() -> None:
     [
         (("--repeats", "0"), "--repeats 0: each search needs a training of its choice"),
         (("--search", "6"), "--search 6: there are 5; give more with --searches"),
-        (("--set", "ssll:train.epochs=2"), "'ssll' is no source of backbones"),
+        (("--set", "ssll:train.epochs=2"), "'ssll' is not a source of backbones"),
         (("--set", "train.epoch=2"), "train.epoch"),
         (("--set", "freeze.policy=none"), "setting D is freeze.policy=all"),
     ],

@@ -111,7 +111,7 @@ def test_a_machine_on_which_every_trial_fails_gets_no_more(
     states = {trial.state for trial in study.frozen_trials()}
     assert len(study.frozen_trials()) == 10
     assert states <= {TrialState.COMPLETE, TrialState.PRUNED}
-    assert f"{BROKEN} gets no trials of this run any more: the last" in capfd.readouterr().err
+    assert f"{BROKEN} gets no more trials of this run: the last" in capfd.readouterr().err
     assert "libcudnn" in study.state.tags["machines.left_out"]
 
 

@@ -246,7 +246,9 @@ def test_output_is_read_by_a_pattern_or_as_json(tmp_path: Path) -> None:
 
 def test_a_pattern_that_finds_no_number_says_so(tmp_path: Path) -> None:
     made = python("print('acc 93%')", patterns=(r"acc (?P<accuracy>\S+)",))
-    with pytest.raises(ScriptFailed, match=r"group accuracy has found '93%', which is no number"):
+    with pytest.raises(
+        ScriptFailed, match=r"group accuracy has found '93%', which is not a number"
+    ):
         outcome_of(made, tmp_path, Reported())
 
 

@@ -56,7 +56,7 @@ def test_without_nvml_speed_alone_decides() -> None:
     choice = choose_together(lambda count: Together(speeds[count]))
     assert choice.count == 2
     assert choice.describe() == (
-        "--concurrent auto: 2 trials at a time on each GPU, as 4 get 1.05 times as much done "
+        "--concurrent auto: 2 trials at a time on each GPU, because 4 get 1.05 times as much done "
         "(steps/s of all: 1: 100, 2: 190, 4: 200)"
     )
 
@@ -98,7 +98,7 @@ def test_a_trial_that_cannot_be_timed_has_the_gpu_for_itself(
     resources = {"CPU": 16.0, "GPU": 1.0}
     assert share_gpus(EXPERIMENTS["ssl"], {}, group, resources, said.append) == group
     assert said == [
-        "--concurrent auto: 1 trial at a time on each GPU, as trials cannot be timed: "
+        "--concurrent auto: 1 trial at a time on each GPU, because trials cannot be timed: "
         "no such folder"
     ]
 

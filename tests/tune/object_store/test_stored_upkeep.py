@@ -264,7 +264,7 @@ def test_a_name_that_another_study_has_is_refused(
 ) -> None:
     second = looked(monkeypatch, tmp_path / "second")
     s3.put(second / "other" / "events.jsonl", b'{"t":1,"event":"study","name":"other"}\n')
-    with pytest.raises(UserError, match=f"s3://{BUCKET}/runs/other is there already"):
+    with pytest.raises(UserError, match=f"s3://{BUCKET}/runs/other already exists"):
         rename(second)
     assert read_manifest(second / "toy/study.json").name == "toy"
 

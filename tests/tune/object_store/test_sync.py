@@ -581,7 +581,7 @@ def test_a_study_that_was_copied_in_its_bucket_is_one_of_its_own(
 
     a = machine(monkeypatch, tmp_path / "a")
     twin = continued(a, "twin", 4)
-    assert twin.notes == ["a copy of study toy: from here on a study of its own, also in MLflow"]
+    assert twin.notes == ["a copy of study toy: from now on a study of its own, also in MLflow"]
     assert identity(a, "twin") != identity(a, "toy")
 
     for home in ("b", "c"):

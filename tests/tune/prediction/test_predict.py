@@ -395,9 +395,9 @@ def test_wrong_use_is_one_line_and_writes_nothing(cases: Any, run: Any, tmp_path
         ("nothing", [val], r"no study 'nothing' in .*; there are study"),
         ("study/7", [val], r"trial '7' of study 'study' has no weights; completed trials: 0"),
         ("study/x", [val], r"trial 'x' of study 'study' has no weights"),
-        ("study", [empty], r"empty holds no images \(\.jpg .*; give another folder"),
+        ("study", [empty], r"empty contains no images \(\.jpg .*; give another folder"),
         ("study", [tmp_path / "none"], r"none does not exist; give a folder of images, or a csv"),
-        ("study", [tmp_path / "notes.txt"], r"notes\.txt is no csv; give a folder"),
+        ("study", [tmp_path / "notes.txt"], r"notes\.txt is not a csv; give a folder"),
         ("study", [tmp_path / "no_name.csv"], r"has no column filename \(found: number, label\)"),
         ("study", [tmp_path / "no_line.csv"], r"names no images: it has no line below its header"),
         ("study", [tmp_path / "gone.csv"], r"names 2 files that are not there \(a.jpg, b.jpg\)"),
@@ -413,7 +413,7 @@ def test_wrong_use_is_one_line_and_writes_nothing(cases: Any, run: Any, tmp_path
         assert not out.exists()
 
     for there, message in (
-        (tmp_path / "there.csv", "is there already; give another --out, or --overwrite"),
+        (tmp_path / "there.csv", "already exists; give another --out, or --overwrite"),
         (empty, "is a folder; name a file in it"),
     ):
         _, _, errors = run(case, "study", val, "--out", there)

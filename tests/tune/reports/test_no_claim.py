@@ -43,7 +43,7 @@ def test_no_trial_at_all(tmp_path: Path) -> None:
     played(open_study(tmp_path, 3), [BASELINE, LOST, LOST, PRUNED])
     assert said(tmp_path) == (
         "No trial has run to the end, so there is nothing to claim: 2 failed (process lost), "
-        f"1 was stopped (below its rung). Remedy: mend the reason, and {RETRY}; a larger "
+        f"1 was stopped (below its rung). Remedy: fix the cause, and {RETRY}; a larger "
         "--trials adds trials."
     )
 

@@ -69,15 +69,15 @@ REFUSED = {
     "a=0...5": "a range is LOW..HIGH in numbers",
     "a=3..1": "it must begin below its end, but 3 is above 1",
     "a=0..1:log": "on a log scale it must begin above 0, not at 0",
-    "a=1..2:lin": "'lin' is no option of a range: there are log and step=NUMBER",
+    "a=1..2:lin": "'lin' is not an option of a range; valid: log, step=NUMBER",
     "a=1..9:log:step=2": "a log scale has no steps",
     "a=0..1:step=0.3": "steps of 0.3 do not reach 1: end it at 0.9",
     "a=0..1:step=0": "its step must be above 0",
     "a=1..1e400": "its ends must be finite numbers",
     "a=b,c,b": "b is there twice",
     "a=b,": "a value is missing",
-    'a="b': "one that contains it stands in quotes",
-    "a=b,c when d": "behind `when` stands KEY=CHOICE",
+    'a="b': "put one that contains it in quotes",
+    "a=b,c when d": "after `when` comes KEY=CHOICE",
 }
 
 
@@ -244,19 +244,19 @@ def test_optunas_distributions(tmp_path: Path, nested: bool) -> None:
 
 
 WRONG_FILES = {
-    "": "holds no space",
-    "- a\n": "holds no space",
+    "": "contains no space",
+    "- a\n": "contains no space",
     "a: [1, 1]": "a: 1 is there twice",
     "a: [[1], 2]": "a: a choice must be a number, a word",
     "a: [0..1, 2..3]": "a has two ranges without a condition",
     "a: 3..1": "a: it must begin below its end",
     "a: [0..1, 2..3 when b=1, 4..5]": "a has two ranges without a condition",
-    "a: {b: [": "is no YAML (line 1)",
+    "a: {b: [": "is not YAML (line 1)",
     "parameters: {a: 3}": "a: a parameter of a sweep has values, value, or min and max",
     "parameters: {a: {min: 1}}": "a: it lacks max",
     "parameters: {a: {min: x, max: 2}}": "min='x' must be a number",
     "parameters: {a: {distribution: normal, mu: 0}}": "distribution normal has no ends",
-    "parameters: {a: {distribution: cube, min: 0, max: 1}}": "distribution cube is not searched",
+    "parameters: {a: {distribution: cube, min: 0, max: 1}}": "distribution cube is not supported",
     "parameters: {a: {values: [1, 2], probabilities: [0.1, 0.9]}}": "different probability",
     '{"a": {"name": "NoDistribution", "attributes": {}}}': "a: ",
 }

@@ -38,7 +38,7 @@ def test_a_copy_is_a_study_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "twin/tracking.json").write_text("{}")
 
     twin = run(tmp_path / "twin", 4)
-    assert twin.notes == ["a copy of study toy: from here on a study of its own, also in MLflow"]
+    assert twin.notes == ["a copy of study toy: from now on a study of its own, also in MLflow"]
     about = read_manifest(tmp_path / "twin/study.json")
     assert (about.name, about.identity) == ("twin", "toy")
     assert study_id(first(tmp_path / "twin")) != study_id(first(tmp_path / "toy"))

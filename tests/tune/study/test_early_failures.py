@@ -224,7 +224,7 @@ def test_a_run_in_which_others_would_fail_ends_while_one_still_runs(tmp_path: Pa
     played(study, [])
     study.reported(begun(study), 1, {"val/top1": 0.5})
     all_fail(study, [None] * (ALIKE_LATER - 1))
-    with pytest.raises(TrialsFailAlike, match="the last 6 trials failed alike"):
+    with pytest.raises(TrialsFailAlike, match="the last 6 trials failed in the same way"):
         all_fail(study, [None])
     study.close()
     assert ends(tmp_path) == []
@@ -241,7 +241,7 @@ def test_a_machine_of_which_all_trials_fail_ends_the_run(tmp_path: Path) -> None
     for _ in range(ALIKE - 1):
         all_fail(study, [BAD])
         works_on(study, GOOD)
-    with pytest.raises(TrialsFailAlike, match=rf"the last 3 trials on {BAD} failed alike.*mend"):
+    with pytest.raises(TrialsFailAlike, match=rf"the last 3 trials on {BAD} failed in .*repair"):
         all_fail(study, [BAD])
     study.close()
     assert {state for _, state in ends(tmp_path)} == {"COMPLETE"}
@@ -264,7 +264,7 @@ def test_failures_on_a_machine_that_works_are_those_of_configurations(tmp_path: 
 def test_where_no_machine_works_three_on_any_are_enough(tmp_path: Path) -> None:
     study = open_study(tmp_path, 12)
     played(study, [])
-    with pytest.raises(TrialsFailAlike, match="the last 3 trials failed alike"):
+    with pytest.raises(TrialsFailAlike, match="the last 3 trials failed in the same way"):
         all_fail(study, ["10.0.0.1", "10.0.0.2", "10.0.0.3"])
     study.close()
     assert ends(tmp_path) == []
@@ -300,7 +300,7 @@ def test_a_machine_on_which_all_trials_fail_is_left_out(tmp_path: Path) -> None:
     study.ended(late, Outcome("FAIL", reason="KeyError"), BAD)
     assert asked == [BAD]
     assert said == [
-        f"{BAD} gets no trials of this run any more: the last 4 there failed before their first "
+        f"{BAD} gets no more trials of this run: the last 4 there failed before their first "
         "report (KeyError), while those of other machines work"
     ]
     assert [begun(study).id.trial for _ in range(4)] == [1, 2, 3, 4]
@@ -326,7 +326,7 @@ def test_other_machines_are_tried_before_a_run_ends(tmp_path: Path) -> None:
     assert [line.rpartition(", ")[2] for line in said] == ["and other machines are tried"]
 
     all_fail(study, [GOOD] * (ALIKE - 1))
-    with pytest.raises(TrialsFailAlike, match="the last 3 trials failed alike"):
+    with pytest.raises(TrialsFailAlike, match="the last 3 trials failed in the same way"):
         all_fail(study, [GOOD])
     study.close()
     assert ends(tmp_path) == []

@@ -201,12 +201,12 @@ def test_the_advice_about_a_damaged_journal_is_right(
 def test_a_study_that_lost_its_manifest_stays_the_same_study(tmp_path: Path, whole: Path) -> None:
     path = tmp_path / "toy/study.json"
     path.unlink()
-    with pytest.raises(UserError, match=r"study\.json is missing.*begun with train\.epochs=4"):
+    with pytest.raises(UserError, match=r"study\.json is missing.*began with train\.epochs=4"):
         open_study(tmp_path, TRIALS, base={"train.epochs": 5})
-    with pytest.raises(UserError, match="begun with other data"):
+    with pytest.raises(UserError, match="began with other data"):
         open_study(tmp_path, TRIALS, data={"name": "blobs", "fingerprint": "other"})
     others = {"train.epochs": 5, "train.batch_size": 4, "optim.lr": 0.5, "dropout": 0.5}
-    with pytest.raises(UserError, match=r"begun with [^;]*; [^;]*; [^;]*: restore it"):
+    with pytest.raises(UserError, match=r"began with [^;]*; [^;]*; [^;]*: restore it"):
         open_study(tmp_path, TRIALS, base=others)
     assert not path.exists()
 
@@ -247,7 +247,7 @@ def test_another_objective_in_the_manifest_is_refused(call: Call) -> None:
     path.write_text(json.dumps(edited))
     refused = call(*command, "2")
     assert refused.line.endswith(
-        "study.json has the objective 'val/none', but the study was begun with 'val/top1': write "
+        "study.json has the objective 'val/none', but the study began with 'val/top1': write "
         "that into it, or restore it from a copy"
     )
     path.write_text(json.dumps(edited | {"objective": "val/top1"}))

@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_clipped_or_dropped_and_said(earlier: Path) -> None
     assert len({p["params"]["optim.lr"] for p in found["points"]}) == len(found["points"])
     assert any("is clipped to 0.02 to 0.021" in note for note in found["notes"])
     assert any(
-        "is dropped, as it is no choice here; cosine takes its place" in note
+        "is dropped, because it is not a choice here; cosine takes its place" in note
         for note in found["notes"]
     )
     pinned = points(earlier, **{"optim.lr": 0.3})
@@ -232,7 +232,7 @@ def test_on_the_command_line(call: Call, tmp_path: Path, monkeypatch: pytest.Mon
 def test_what_is_no_earlier_study_is_one_line(call: Call, tmp_path: Path) -> None:
     assert call(*LOCAL_TOY, "1", "--study", "broken", "--set", "fault=raise").code == 1
     for name, shown in (
-        ("nothing", "is no study in "),
+        ("nothing", "is not a study in "),
         ("broken", "none of its trials has been completed"),
     ):
         said = call(*LOCAL_TOY, "2", "--warm-start", name)

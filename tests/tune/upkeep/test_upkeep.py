@@ -104,7 +104,7 @@ def test_names_that_cannot_be_are_refused(root: Path, type_report: Report) -> No
     for name, said in (
         ("archived", "vistune: 'archived' belongs to the storage itself"),
         ("a/b", "vistune: 'a/b' must be letters, digits, '.', '_' and '-'"),
-        ("there", f"vistune: {root / 'there'} is there already"),
+        ("there", f"vistune: {root / 'there'} already exists"),
     ):
         assert said in type_report("rename", "toy", name, "--yes")
     assert (root / "toy" / "study.json").exists()
@@ -236,7 +236,7 @@ def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: 
     said = type_report("bundle", "toy")
     assert said.startswith("toy.tar.gz: ")
     assert "runs the code that it brings along" in said
-    assert "toy.tar.gz is there already" in type_report("bundle", "toy")
+    assert "toy.tar.gz already exists" in type_report("bundle", "toy")
 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
