@@ -146,7 +146,7 @@ def _doubts_about_gain(study: StudyView) -> Iterator[str]:
         return
     noise = "seeds and test images" if verdict.covers_images else "seeds"
     yield (
-        f"the gain over the default ({verdict.gain}) is smaller than the noise between {noise}; "
+        f"the gain over the default ({verdict.gain}) may be noise between {noise}; "
         f"{verdict.seeds} fresh seeds cannot tell. More --repeats are a second look, which decides "
         f"at a p-value below {significance(study.look + 1):.2g} instead of {verdict.level:.2g}"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tune.formatting import format_value
 from tune.reports.sampling_error import outcomes_of, sampling_variance
-from tune.reports.statistics import Interval
+from tune.reports.statistics import Interval, p_value_text
 from tune.reports.verdict import difference, level_of, repeat_scores
 from tune.study.objectives import BALANCED, Objective, front_of, named_points
 from tune.study.rules import test_metric
@@ -44,7 +44,7 @@ class PointVerdict:
             said = f"Trial {self.balanced} ({BALANCED}) is better than trial {self.best}"
         return (
             f"{said}: {self.metric} differs by {self.gain} (95 % interval, {self.seeds} fresh "
-            f"seeds of each, p = {self.gain.p:.2g}); {self.costs}."
+            f"seeds of each, {p_value_text(self.gain.p, self.level)}); {self.costs}."
         )
 
 

@@ -152,6 +152,13 @@ def significance(look: int) -> float:
     return float(LATER_LOOKS / 2 ** (look - 1))
 
 
+def p_value_text(p: float, level: float) -> str:
+    """Name a p-value; where the 95 % interval beside it leaves 0 out and the level is not reached,
+    also the level."""
+    asked = f", where this look asks for less than {level:.2g}" if level <= p < 0.05 else ""
+    return f"p = {p:.2g}{asked}"
+
+
 def _interval(mean: float, parts: list[tuple[float, int]], sampling_variance: float) -> Interval:
     """An interval that covers both sources of error, and the p-value of mean 0.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tune.reports.no_claim import why_no_claim
 from tune.reports.sampling_error import MISSING, outcomes_of, sampling_variance
-from tune.reports.statistics import Interval, mean_of, paired, significance, welch
+from tune.reports.statistics import Interval, mean_of, p_value_text, paired, significance, welch
 from tune.study.rules import FINALISTS, WINNER, test_metric
 from tune.study.view import StudyView
 
@@ -71,7 +71,7 @@ class StudyVerdict:
         return (
             f"{self.outcome}: {self.metric} of {which} is {self.trial}, "
             f"of the default {self.default}, gain {self.gain} "
-            f"(95 % intervals, {self.covered}, p = {self.gain.p:.2g})"
+            f"(95 % intervals, {self.covered}, {p_value_text(self.gain.p, self.level)})"
             f"{untrained}."
         )
 

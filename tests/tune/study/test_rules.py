@@ -294,6 +294,23 @@ def test_a_verdict_names_the_better_one(tmp_path: Path, scores: list[float], out
     assert claim(record, verdict).startswith(f"{outcome}: test/top1 of trial 1 is ")
 
 
+@pytest.mark.parametrize(("lead", "is_told"), [(0.0263, True), (0.0363, False), (0.0163, False)])
+def test_an_interval_without_0_that_decides_nothing_says_what_is_asked(
+    tmp_path: Path, lead: float, is_told: bool
+) -> None:
+    """Of three pairs, t is lead / (0.01 / sqrt 3): p is 0.045, 0.024 and 0.106."""
+    study = open_study(tmp_path, 2, 3)
+    default = [0.50, 0.52, 0.51]
+    trial = [0.50 + lead - 0.01, 0.52 + lead, 0.51 + lead + 0.01]
+    _finish_by_hand(study, {0: [_scored(s) for s in default], 1: [_scored(s) for s in trial]})
+    study.close()
+    record = read_record(tmp_path / "toy")
+    verdict = judge_study(record)
+    assert verdict is not None
+    assert ("p = 0.045, where this look asks for less than 0.04" in verdict.sentence) == is_told
+    assert ("asks for" in verdict.sentence) == is_told
+
+
 _DIVERGED = Outcome("PRUNED", reason="nan")
 
 
