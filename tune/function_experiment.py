@@ -1,4 +1,4 @@
-"""An experiment from a function: training code that exists already becomes a study.
+"""An experiment from a function: existing training code becomes a study.
 
     from vistune import function_experiment
 
@@ -15,7 +15,7 @@
         default={"lr": 1e-3, "opt": "sgd"},
     )
 
-`vistune mine.py` runs it from any folder. docs/functions.md says what holds of such a study.
+`vistune mine.py` runs it from any folder. docs/functions.md has the rules of such a study.
 """
 
 import re
@@ -43,23 +43,24 @@ def function_experiment(
     data: str = "",
     compare: Comparisons | None = None,
 ) -> Experiment:
-    """Make an experiment of `train(config, run)`.
+    """Make an experiment from `train(config, run)`.
 
     Args:
-        train: is called once for each trial and repeat, with `config`, a dictionary of plain values
+        train: called once for each trial and repeat, with `config`, a dictionary of plain values
             by dotted name, and `run` (`tune.execution.function_run.FunctionRun`).
-        objective: metric that `run.report` gives and that selects, the larger the better; with a
-            minus before it the smaller the better, as in "-loss".
-        space: name -> what is searched: `(low, high)`, `(low, high, "log")`, integers where both
-            are, a list of choices, `bool`, or a text as `--space` takes it. Or a function that
-            asks an Optuna trial for values.
-        default: name -> value of trial 0; also values that are not searched, which `--set` can
-            change. A searched value that it lacks is the middle of its range or the first choice.
-        name: one word, which names the study too; default: that of the function's file.
+        objective: reported metric that selects. Larger is better; with a minus before it, as in
+            "-loss", smaller is better.
+        space: name -> range: `(low, high)`, `(low, high, "log")`, integers if both ends are, a list
+            of choices, `bool`, or a text as for `--space`. Or a function that asks an Optuna trial
+            for values.
+        default: name -> value of trial 0. It may also have values that are not searched, which
+            `--set` can change. A searched value that it lacks is the middle of its range or the
+            first choice.
+        name: one word, also the name of the study; default: that of the function's file.
         about: one line for `--plan`; default: the first line of the function's docstring.
         threads: CPU threads of a trial.
-        data: name of the images and their split, such as "digits v2": studies that give the same
-            were judged on the same test images, and may be compared.
+        data: name of the images and their split, such as "digits v2". Studies with the same name
+            were judged on the same test images and may be compared.
         compare: name in `--compare` -> setting -> values that it fixes, as in
             `{"mixup": {"without": {"mixup": 0.0}, "with": {"mixup": 0.2}}}`. Each setting is
             searched with the same budget, and the others are compared with the first.

@@ -42,20 +42,20 @@ def script_experiment(
     data: str = "",
     compare: Comparisons | None = None,
 ) -> Experiment:
-    """Make an experiment of a command.
+    """Make an experiment from a command.
 
     Args:
         command: its words, with `{lr}` for the value of `lr`, and `{seed}`, `{threads}`,
             `{directory}`, `{metrics}`, `{device}` and `{resume_from}` of a trial.
-        objective, space, default, threads, data, compare: as of `function_experiment`.
-        name: one word, which names the study too.
+        objective, space, default, threads, data, compare: as in `function_experiment`.
+        name: one word, also the name of the study.
         folder: folder that the command runs in; default: the current one.
-        metrics: file of JSON lines in the trial's folder that it writes; `-`: standard output.
-        patterns: patterns of lines of output; their named groups are metrics.
-        checkpoint: file in the trial's folder that it resumes from; of a pattern the newest.
+        metrics: file of JSON lines that it writes in the trial's folder; `-`: standard output.
+        patterns: regular expressions for lines of output; their named groups are metrics.
+        checkpoint: file in the trial's folder that it resumes from; a pattern means the newest.
         epochs: epochs of a trial, or the name of the config value that has them. Without it, and
             without `epochs` in its lines, no trial is stopped early.
-        files: name -> SHA-256 of files that it runs, so that a change of them is one of the study.
+        files: name -> SHA-256 of files that it runs; when they change, the study has changed.
     Raises:
         UserError: a name or a value that cannot be used.
     """

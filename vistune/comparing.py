@@ -28,16 +28,16 @@ _MINUS = " - "
 class Comparison:
     """Studies that were judged on the same images. Every other one is compared with the first.
 
-    A difference is about the configurations that were found: another search would find others. What
-    is to be said of settings needs several searches of each (`vistune classify`).
+    A difference is about the configurations that were found: another search would find others. A
+    claim about settings needs several searches of each (`vistune classify`).
     """
 
     metric: str
     """The test metric, such as `test/top1`."""
     table: pd.DataFrame = field(repr=False)
     """One line a study: the chosen `trial`, `seeds` of its repeats, their mean with `low` and
-    `high` (95 %), the same of the `default`, number of `trials`, training `minutes`, and the
-    `configuration`. NaN where there are fewer than two repeats."""
+    `high` (95 %), the mean of the `default`, number of `trials`, training `minutes`, and the
+    `configuration`. NaN if there are fewer than two repeats."""
     differences: pd.DataFrame = field(repr=False)
     """One line a difference from the first study: mean with `low` and `high`, `p` corrected for all
     differences (Holm 1979), and the `verdict`."""

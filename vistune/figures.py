@@ -24,7 +24,7 @@ class Figures:
         raise NotImplementedError
 
     def plot_curves(self) -> "go.Figure":
-        """Draw the objective of every trial by epoch, the best one and the default in front.
+        """Draw the objective of every trial by epoch, with the best trial and the default in front.
 
         Raises:
             UserError: no epoch is on record yet.

@@ -44,7 +44,7 @@ class Model:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the probabilities or of a mask's numbers; empty
-        where the training data had no labels."""
+        if the training data had no labels."""
         return self.trained.served.classes
 
     @property
@@ -60,8 +60,8 @@ class Model:
             images: (B, H, W, 3) uint8, or a folder of images (sorted by path), or files.
         Returns:
             Probabilities (B, C) float32, features (B, D) float32, or masks (B, H, W) uint8 of
-            class numbers, of the images' own sizes. Masks of images of several sizes are an array
-            (B,) of arrays (H, W).
+            class numbers, at the images' own sizes. For images of several sizes the masks are an
+            array (B,) of arrays (H, W).
         Raises:
             UserError: images of another shape or type, or files that cannot be read.
         """

@@ -68,47 +68,48 @@ def search(
         experiment: name of an experiment, path of a file that holds one (`mine.py` or
             `mine.py:NAME`), or an `Experiment`.
         data: embedded name (glyphs, digits, earth) or a folder.
-        layout: layout of the folder; None: it is recognised.
+        layout: layout of the folder; None: recognise it.
         trials: trials in total, 16 by default.
         study: name of the study; None: the experiment's.
         storage: folder of the studies, `s3://bucket/prefix` or `gs://bucket/prefix`.
         seed: seed of the search and of its trials.
         time_budget: stop after `90s`, `30m` or `2h`.
         set: config values that are fixed and not searched.
-        space: ranges of one's own: `{"optim.lr": (1e-4, 1e-2, "log"), "optim.name": ["sgd",
+        space: your own ranges: `{"optim.lr": (1e-4, 1e-2, "log"), "optim.name": ["sgd",
             "adamw"]}`, or what `--space` takes.
         no_search: config paths that keep their default; `all`: every one that `space` does not
             name.
-        sampler: method that draws, such as `tpe` or `sobol`; None: the default's, `joint-tpe`.
+        sampler: method that draws, such as `tpe` or `sobol`; None: `joint-tpe`.
         pruner: method that stops trials, such as `median` or `none`; None: `rungs`.
-        enqueue: configurations to try before all that the search draws; see `Study.enqueue`.
+        enqueue: configurations to try before any that the search draws; see `Study.enqueue`.
         preset: `tiny` or `full`; None: tiny on embedded data, full on a folder.
         workers: workers of one trial.
-        gpus_per_worker: GPUs of one worker; 0.5 packs two trials on one.
-        concurrent: trials at a time; `auto`: as many on each GPU as get more done together; None:
+        gpus_per_worker: GPUs of one worker; 0.5 puts two trials on one GPU.
+        concurrent: trials at a time; `auto`: as many on each GPU as still raise throughput; None:
             as many as fit.
-        batch_trials: heads on frozen backbones that train as one, in this process.
+        batch_trials: largest number of heads on frozen backbones that train as one batch, in this
+            process.
         repeats: fresh seeds for the default and the best other trial, 6 by default.
         pictures: trials whose pictures are drawn: `none`, `best` (the default and the best three)
             or `all`.
         keep: trials whose weights are kept: `best` (the best five and the default) or `all`; None:
             `best`, or what the study began with.
-        skip_corrupt: leave unreadable images out, on record.
+        skip_corrupt: leave out unreadable images, and record that.
         setting: a setting of the experiment, such as A to E of `classify`.
         backbone: file, study, study/trial, `torchvision`, `models:/...` or `runs:/...`.
-        allow_seen: take a backbone that was trained on val or test images.
-        transductive: train `ssl` on val and test images too, without labels.
-        objective: metric that selects; None: the experiment's own. Several, with - before what is
-            to be small, have a front: `["val/top1", "-time/epoch_s"]`.
-        balance: search class weights and balanced sampling too.
-        accept_code: resume with a changed file of your own experiment.
+        allow_seen: accept a backbone that was trained on val or test images.
+        transductive: train `ssl` also on val and test images, without labels.
+        objective: metric that selects; None: the experiment's own. Several of them, with - before
+            those that should be small, have a front: `["val/top1", "-time/epoch_s"]`.
+        balance: also search class weights and balanced sampling.
+        accept_code: resume although the file of your experiment has changed.
         retry_failed: train failed trials and repeats again, under their numbers.
-        hung_after: a function's trial that reports nothing for so many times its usual epoch has
-            failed; None: it is waited for.
+        hung_after: a function's trial fails if it reports nothing for this many times its usual
+            epoch; None: wait.
         local: search in this process, without Ray.
         warm_start: name of an earlier study whose best configurations come after the default, or
             `shipped`: those that searches on embedded data have found.
-        log: further records: `csv`, `tensorboard`, `wandb`.
+        log: further logs beside MLflow: `csv`, `tensorboard`, `wandb`.
         progress: `auto` (a live table at a terminal and in a notebook), `text` or `none`.
     Raises:
         UserError: wrong use, before any trial starts; or the study's folder cannot be written.

@@ -1,4 +1,4 @@
-"""Settings of an experiment side by side, searched several times each: what `vistune classify` and
+"""Settings of an experiment, each searched several times and compared, as `vistune classify` and
 `vistune EXPERIMENT --compare NAME` do."""
 
 from collections.abc import Mapping
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SettingsTable:
-    """Settings that were searched with the same budget. With several searches of each a search
-    counts as one observation, and what is said is about the settings; with one search of each it
-    is about the configurations that were found.
+    """Settings that were searched with the same budget. With several searches of each, a search
+    counts as one observation, and the differences are about the settings. With one search of each
+    they are about the configurations that were found.
     """
 
     name: str
-    """Name of the comparison, which its studies bear."""
+    """Name of the comparison; its studies bear it too."""
     metric: str
     """The test metric, such as `test/top1`."""
     table: pd.DataFrame = field(repr=False)
     """One line a setting: what it is `about`, mean test metric with `low` and `high` (95 %),
-    training `minutes`, and its test metric in each search. NaN where it is not known yet."""
+    training `minutes`, and its test metric in each search. NaN if it is not known yet."""
     differences: pd.DataFrame = field(repr=False)
     """One line a question: mean difference with `low` and `high`, `p` corrected for all questions
     (Holm 1979), the `verdict`, and the `question`."""
@@ -90,11 +90,11 @@ def search_settings(
         print(found)
 
     Args:
-        experiment: as of `vistune.search`.
-        compare: name of the comparison, such as `shots` of `fewshot`; None: the one of A to E.
-        searches: independent searches of each setting, 5 by default, which a verdict on settings
-            needs.
-        control: search the controls too, such as A-long of `classify`.
+        experiment: as in `vistune.search`.
+        compare: name of the comparison, such as `shots` of `fewshot`; None: settings A to E.
+        searches: independent searches of each setting, 5 by default; fewer give no verdict on
+            settings.
+        control: also search the controls, such as A-long of `classify`.
         arguments: those of `vistune.search`; `study` is the name of the comparison.
     Raises:
         UserError: wrong use, before any trial starts; or a study's folder cannot be written.
@@ -116,7 +116,7 @@ def search_settings(
 
 
 def load_settings(comparison: str | Path, storage: str | Path = "runs") -> SettingsTable:
-    """Return a comparison of settings that there is; it may be running.
+    """Return an existing comparison of settings; it may be running.
 
     Args:
         comparison: its name in `storage`, or its folder.

@@ -1,4 +1,4 @@
-"""A study that can be looked at: its trials as tables, its verdict, its figures, its models."""
+"""A study to read: its trials as tables, its verdict, its figures, its models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Study(Figures):
     """A study in its folder, which may be running, interrupted or finished.
 
-    Everything is read from the record; nothing is locked. What has been read is read again where
-    the record has grown, so that the same object follows a study that runs.
+    Everything is read from the record; nothing is locked. When the record has grown, the next
+    access reads it again, so one object follows a running study.
 
         study = vistune.load_study("runs/ssl")
         study.trials                # a table, one line a trial
@@ -77,7 +77,7 @@ class Study(Figures):
 
     @property
     def finished(self) -> bool:
-        """True where the study has come to its end, and has not been extended since."""
+        """True if the study has ended and has not been extended since."""
         return self.record.finished
 
     # -- tables
@@ -106,8 +106,8 @@ class Study(Figures):
 
     @property
     def repeats(self) -> "pd.DataFrame":
-        """Final metrics of the repeats under fresh seeds, indexed by (trial, seed); those that
-        begin with `test/` are of the test split."""
+        """Final metrics of the repeats under fresh seeds, indexed by (trial, seed); those on the
+        test split begin with `test/`."""
         from vistune.tables import repeats_table
 
         return repeats_table(self.record)
@@ -116,15 +116,15 @@ class Study(Figures):
 
     @property
     def best(self) -> Trial | None:
-        """The study's answer: the best trial by the split that selects, of several objectives the
-        best by the first; None before one has run to its end."""
+        """The study's answer: the best trial on the validation split, by the first objective if
+        there are several; None before a trial has completed."""
         number = self.record.best_number()
         return None if number is None else self.trial(number)
 
     @property
     def front(self) -> list[Trial]:
-        """The trials that no other beats in every objective, the best of the first objective in
-        front. Of a single objective it is the best trial alone."""
+        """The trials that no other matches in every objective and beats in one, best by the first
+        objective first. With a single objective it is the best trial alone."""
         record = self.record
         if len(record.objectives) > 1:
             numbers = list(front_of(record.points, record.objectives))
@@ -156,8 +156,8 @@ class Study(Figures):
         return verdict_of(self.record)
 
     def report(self) -> Path:
-        """Write `report.html` into the study's folder and return its path; pictures that are
-        missing are drawn first."""
+        """Write `report.html` into the study's folder and return its path. Missing pictures are
+        drawn first."""
         from tune.object_store.s3 import copy
         from tune.reports.draw_behind import draw_now
         from tune.reports.html_report import write_report
@@ -170,23 +170,23 @@ class Study(Figures):
     # -- what comes next
 
     def enqueue(self, configuration: Mapping[str, Any]) -> bool:
-        """Let a configuration be tried before all that the search draws, once.
+        """Let a configuration be tried once, before any that the search draws.
 
-        It waits in the study's folder. A search that runs takes it for its next trial, in whatever
-        process; otherwise the next search does. In an object store that may be the search of
-        another machine, which looks every few seconds. It counts among the `trials`, and reports
-        mark it.
+        It waits in the study's folder. A running search takes it for its next trial, in any
+        process; otherwise the next search takes it. In an object store, a search on another machine
+        may take it, which looks every few seconds. It counts among the `trials`, and reports mark
+        it.
 
             study.enqueue({"optim.name": "sgd", "optim.lr": 0.03})
 
         Args:
-            configuration: searched parameter -> value; the others are those of the default, or
-                the nearest that is possible beside these.
+            configuration: searched parameter -> value. The others keep the default's values, or
+                the nearest possible ones.
         Returns:
-            False where it was enqueued before.
+            False if it was enqueued before.
         Raises:
-            UserError: a parameter that is not searched or does not apply, or a value outside of
-                its range.
+            UserError: a parameter that is not searched or does not apply, or a value outside its
+                range.
         """
         from tune.object_store.enqueued import share_enqueued
         from vistune.enqueueing import checked
@@ -199,15 +199,14 @@ class Study(Figures):
     # -- models
 
     def load_model(self, trial: int | None = None, *, repeat: int | None = None) -> "Model":
-        """Load the weights of a trial, onto the GPU where there is one.
+        """Load the weights of a trial, onto the GPU if there is one.
 
         Args:
             trial: number of a completed trial; None: the study's answer.
-            repeat: seed of a repeat of that trial, whose weights are wanted instead of the
-                trial's.
+            repeat: seed of a repeat of that trial; its weights are loaded instead of the trial's.
         Raises:
-            UserError: no such trial or repeat, its weights have been removed, or nothing says what
-                its classes are.
+            UserError: no such trial or repeat, its weights have been removed, or its classes are
+                unknown.
         """
         from vistune.model import load_model
 
@@ -220,14 +219,14 @@ class Study(Figures):
         return self._models[key]
 
     def predict(self, images: "Images", trial: int | None = None) -> "np.ndarray":
-        """Predict by `load_model(trial)`; see `Model.predict`."""
+        """Predict with `load_model(trial)`; see `Model.predict`."""
         return self.load_model(trial).predict(images)
 
     # -- the record
 
     @property
     def record(self) -> Record:
-        """The record behind all of this, of no stable form; read again where its log has grown."""
+        """The record behind all of this, read again when its log has grown. Its form may change."""
         size = _size(self.folder)
         if self._read[0] != size:
             self._read = (size, read_record(self.folder))
@@ -250,11 +249,11 @@ def _size(folder: Path) -> int:
 
 
 def load_study(study: str | Path, storage: str | Path = "runs") -> Study:
-    """Return a study that there is, for looking at.
+    """Return an existing study.
 
     Args:
         study: its folder, such as `runs/ssl`, or its name in `storage`.
-        storage: the folder of the studies, or `s3://bucket/prefix`; not used where `study` is a
+        storage: the folder of the studies, or `s3://bucket/prefix`; not used if `study` is a
             folder.
     Raises:
         UserError: there is no such study, or its record is damaged.

@@ -1,4 +1,4 @@
-"""One trial of a study, as it is on record."""
+"""One trial of a study, from its record."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +22,17 @@ class Trial:
     epochs: int
     """Epochs on record."""
     params: dict[str, Any]
-    """Searched parameter -> value, of those that applied."""
+    """Searched parameter -> value, for the parameters that applied."""
     reason: str
-    """Cause of the end; "" where it ran to its end."""
+    """Cause of the end; "" if it completed."""
     enqueued: bool
-    """True where somebody named the configuration, and the search did not draw it."""
+    """True if somebody enqueued the configuration and the search did not draw it."""
     folder: Path = field(repr=False)
     """Folder of its files: `config.json`, `best.pt`, `plots/`."""
     config: dict[str, Any] = field(repr=False)
     """Config path -> value, all of them."""
     metrics: dict[str, float] = field(repr=False)
-    """Final metrics; empty while it has not ended."""
+    """Final metrics; empty until it has ended."""
 
 
 def trial_of(record: Record, number: int) -> Trial:

@@ -1,4 +1,4 @@
-"""The claim that a study may make, for a reader and for a program."""
+"""The claim that a study may make, for readers and programs."""
 
 from dataclasses import dataclass, field
 
@@ -16,14 +16,14 @@ class Verdict:
     sentence: str
     """The claim, or the reason why there is none."""
     decided: bool
-    """True where the difference is more than the noise explains."""
+    """True if the difference is larger than noise explains."""
     front: tuple[str, ...] = ()
     """The front of several objectives in a sentence, and its balanced trial against its best one on
     the test split."""
     doubts: tuple[str, ...] = ()
     """Reasons not to trust the answer, each with a remedy."""
     details: StudyVerdict | None = field(default=None, repr=False)
-    """Both configurations with their intervals; None where repeats are missing."""
+    """Both configurations with their intervals; None if repeats are missing."""
 
     @property
     def gain(self) -> Interval | None:

@@ -35,26 +35,26 @@ from tune.study.work import Work
 
 
 class TrialStopped(BaseException):
-    """The study has stopped this trial: it leaves the function at `run.report`. No `except
-    Exception` holds it up."""
+    """The study has stopped this trial. It ends the function at `run.report`; no `except Exception`
+    catches it."""
 
 
 class FunctionRun:
     """One trial, or one repeat of a trial, as its function sees it.
 
-    With several workers (`--workers N`) every one of them calls the function, with
-    `torch.distributed` set up. All call `load`, `epochs`, `save` and `report` in the same order:
-    what the worker of rank 0 saves and reports counts.
+    With several workers (`--workers N`) each of them calls the function, with `torch.distributed`
+    set up. All call `load`, `epochs`, `save` and `report` in the same order. Only what rank 0 saves
+    and reports counts.
 
     Attributes:
         directory: folder of its files, a `Path`; it stays when the trial has ended.
         device: the `torch.device` to train on.
         rank: number of this worker, in [0, world_size).
         world_size: workers of this trial.
-        seed: seed of this run, the same for all workers; Python, NumPy and torch are seeded by it
-            already, and again from it and the epoch at the start of each epoch of `epochs`.
+        seed: seed of this run, the same for all workers. Python, NumPy and torch are already seeded
+            with it, and again, from it and the epoch, at the start of each epoch of `epochs`.
         threads: CPU threads of this worker.
-        wants_test: True where `test` counts: in repeats. In the search it is ignored.
+        wants_test: True if `test` counts: in repeats. During the search it is ignored.
     """
 
     def __init__(self, function: Function, work: Work, runtime: Runtime):
@@ -98,7 +98,7 @@ class FunctionRun:
     @property
     def resume_from(self) -> Path | None:
         """The checkpoint of the last `save`, or None at the first start. Reading it counts as
-        `load`: `epochs` then continues behind it."""
+        `load`: `epochs` then continues after it."""
         self._note_loaded()
         return self.directory / LAST if self._saved_epoch is not None else None
 
@@ -110,7 +110,7 @@ class FunctionRun:
         return self._saves.read(LAST)
 
     def load_best(self) -> dict[str, Any] | None:
-        """Return what `save` was given in the best epoch that has one; None without any."""
+        """Return what `save` was given in the best epoch that has a save; None if there is none."""
         if not (self.directory / BEST).exists():
             return None
         return self._saves.read(BEST)
@@ -118,11 +118,11 @@ class FunctionRun:
     def epochs(self, count: int) -> Iterator[int]:
         """Count epochs from 0 to `count - 1`; after a kill, from the first that has no `save`.
 
-        The study learns the length of the trial from it, and so the epochs at which trials are
-        compared. A function that never calls `load` begins anew.
+        It tells the study the length of the trial, and so the epochs at which trials are compared.
+        A function that never calls `load` begins anew.
 
         Raises:
-            ValueError: `count` is no number of epochs, or there is such a loop already.
+            ValueError: `count` is not a number of epochs, or there is such a loop already.
         """
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"run.epochs({count!r}) must be given a number of epochs, from 1")
@@ -143,7 +143,7 @@ class FunctionRun:
         distributed.wait_for_all()  # the best save is there for each of them
 
     def report(self, **metrics: float) -> None:
-        """Report an epoch: the objective and whatever else is to be on record.
+        """Report an epoch: the objective, and whatever else to record.
 
         Args:
             metrics: name -> number. `loss=...` is `val/loss`; a name with a slash, as in
@@ -157,9 +157,9 @@ class FunctionRun:
         self._record(metrics)
 
     def save(self, **parts: Any) -> None:
-        """Write a checkpoint: tensors, numbers, texts, and lists and dictionaries of them, such as
-        `model=model.state_dict()`. It takes the place of the last one at once, or with the epoch's
-        `report`, whichever comes later.
+        """Write a checkpoint: tensors, numbers, strings, and lists and dictionaries of them, such
+        as `model=model.state_dict()`. It replaces the last one as soon as the epoch has been both
+        saved and reported; without `epochs`, at once.
 
         Raises:
             ValueError: `torch.load(..., weights_only=True)` cannot read a part again.
@@ -181,13 +181,13 @@ class FunctionRun:
         groups: Sequence[Any] | None = None,
         **metrics: float,
     ) -> None:
-        """Give the metrics of the test split, once the training is over. They are kept of repeats
-        alone, and give the study its verdict; a search must not see them.
+        """Give the metrics of the test split, after the training. They are kept only for repeats,
+        and give the study its verdict; a search must not see them.
 
         Args:
-            per_image: score in [0, 1] of each test image, in the same order in every run, of the
-                objective; or metric -> scores. With it the verdict covers another draw of test
-                images too.
+            per_image: the objective's score in [0, 1] of each test image, in the same order in
+                every run; or metric -> scores. With it the verdict also covers another draw of test
+                images.
             groups: label of each test image; images with one label belong together, such as those
                 of one patient.
             metrics: name -> number; the objective must be among them.
