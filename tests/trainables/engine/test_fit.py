@@ -71,6 +71,19 @@ def test_killed_between_checkpoint_and_report_equals_uninterrupted(
     assert (resumed.best, resumed.best_epoch) == (fitted.best, fitted.best_epoch)
 
 
+class Level(Toy):
+    """Every epoch is as good as the others."""
+
+    def validate(self) -> dict[str, float]:
+        return {self.objective: 0.5}
+
+
+def test_of_epochs_that_are_equally_good_the_first_is_kept(tmp_path: Path) -> None:
+    config = ToyConfig()
+    fitted = fit(Level(config, Toy.load_data(config.data)), config, Recorder(tmp_path))
+    assert (fitted.best, fitted.best_epoch) == (0.5, 1)
+
+
 def test_epochs_take_the_time_of_a_clock(tmp_path: Path) -> None:
     runtime = Recorder(tmp_path)
     began = time.perf_counter()

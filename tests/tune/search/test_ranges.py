@@ -70,6 +70,8 @@ REFUSED = {
     "a=3..1": "it must begin below its end, but 3 is above 1",
     "a=0..1:log": "on a log scale it must begin above 0, not at 0",
     "a=1..2:lin": "'lin' is not an option of a range; valid: log, step=NUMBER",
+    "a=1..9:stride=2": "'stride=2' is not an option of a range",
+    "a=1..9:step=two": "'step=two' is not an option of a range",
     "a=1..9:log:step=2": "a log scale has no steps",
     "a=0..1:step=0.3": "steps of 0.3 do not reach 1: end it at 0.9",
     "a=0..1:step=0": "its step must be above 0",
@@ -122,6 +124,14 @@ def test_plain_choices_are_a_list_in_yaml() -> None:
     assert write_yaml(ranges) == (
         "opt: [sgd, adamw]\nsize: [32, 0.5]\nnesterov: [true, false]\nlr: 1e-05..0.1:log\n"
     )
+
+
+def test_choices_that_yaml_would_read_as_text_are_no_list() -> None:
+    """YAML 1.1 takes 1e-05 for a word."""
+    range_ = parse_range("1e-5,1e-4")
+    written = write_yaml({"lr": [range_]})
+    assert yaml.safe_load(written) == {"lr": "1e-05,0.0001"}
+    assert own_variants("lr", yaml.safe_load(written)["lr"]) == (range_,)
 
 
 PLAIN = {"opt": "sgd,adamw", "size": "32,0.5", "nesterov": "true,false", "lr": "1e-5..0.1:log"}

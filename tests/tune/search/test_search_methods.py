@@ -161,6 +161,19 @@ def test_a_model_finds_the_good_end_of_ranges_that_depend_on_a_choice(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.parametrize(("name", "kept"), [("gp", ()), ("cmaes", ("cma:",))])
+def test_a_trial_keeps_only_what_its_sampler_continues_from(
+    name: str, kept: tuple[str, ...]
+) -> None:
+    study = optuna.create_study(sampler=make_sampler(name, 0, ["x", "y"]), direction="maximize")
+    study.optimize(
+        lambda trial: trial.suggest_float("x", 0, 1) - trial.suggest_float("y", 0, 1), 12
+    )
+    found = [key for trial in study.trials for key in trial.system_attrs]
+    assert all(key.startswith(kept) for key in found)
+    assert bool(found) == bool(kept)
+
+
 def test_unknown_methods_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"unknown --sampler 'sobel'; did you mean 'sobol'\?"):
         check_sampler("sobel")

@@ -121,6 +121,15 @@ def test_the_second_epoch_of_a_trial_measures_what_an_epoch_takes() -> None:
     assert (costs.opening, costs.epoch) == (OPENING, EPOCH)
 
 
+def test_trials_that_are_slower_have_a_cost_of_their_own() -> None:
+    slow = [(3 * at, event) for at, event in run_events(0, 1, None, 3, 0.5)]
+    events = sorted([*run_events(0, 0, None, 3, 0.5), *slow], key=lambda one: one[0])
+    *_, (_, _, forecast) = told(events, amount(4))
+    costs = measured(forecast.state)
+    assert costs is not None
+    assert costs.epochs == pytest.approx({0: EPOCH, 1: 3 * EPOCH})
+
+
 def test_a_default_that_runs_needs_all_its_other_epochs() -> None:
     """Another trial has been stopped after its first."""
     other = run_events(0, 1, None, 1, 0.1)

@@ -201,6 +201,20 @@ def test_a_study_of_several_objectives_equals_the_one_that_is_never_killed(tmp_p
         assert len(trial.intermediate_values) == EPOCHS
 
 
+def test_the_balanced_point_is_nearest_to_the_best_of_all_objectives() -> None:
+    """Euclidean distance; by the sum of what each objective gives away it would be point 3."""
+    values = {0: (1.0, 10.0), 1: (0.0, 0.0), 2: (0.5, 5.0), 3: (0.1, 0.3), 4: (0.85, 8.0)}
+    points = {
+        number: {TOP1.metric: top1, TIME.metric: seconds}
+        for number, (top1, seconds) in values.items()
+    }
+    distances = {
+        number: np.hypot(1 - top1, seconds / 10) for number, (top1, seconds) in values.items()
+    }
+    assert min(distances, key=lambda number: distances[number]) == 2
+    assert named_points(points, [TOP1, TIME]) == {0: "best val/top1", 2: "balanced"}
+
+
 def test_named_points_are_repeated_and_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
