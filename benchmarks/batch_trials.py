@@ -1,21 +1,25 @@
 """Time to equal regret: setting E (a frozen backbone) with `--batch-trials`, and as it runs
-otherwise.
+otherwise, for trials of several lengths.
 
     python benchmarks/batch_trials.py                    # 48 trials, three seeds, batches of 24
-    python benchmarks/batch_trials.py --trials 24 --seeds 1
+    python benchmarks/batch_trials.py --trials 24 --seeds 1 --only letters
+    python benchmarks/batch_trials.py --steps            # the steps alone
 
-Each run is the command itself, `tune/run.py classify --setting E` on handwritten digits, from a
-backbone with calibrated random weights (what it has learnt does not matter here). The peer is the
-default: Ray with one trial on each core. Before the timed runs one run computes the features, which
-all share. Times are those of the event log, from the first start of a trial: what Ray and torch
-take to start is not counted, for neither.
+Each run is the command itself, `tune/run.py classify --setting E`, from a backbone with calibrated
+random weights (what it has learnt does not matter here). The peer is the default: Ray with one
+trial on each core. Before the timed runs one run computes the features, which all share. Times are
+those of the event log, from the first start of a trial: what Ray and torch take to start is in the
+wall time alone.
 
 For each seed: `target`, the worse of the two final best values; the seconds in which each run has
-reached it; their ratio. The claim is the median ratio.
+reached it; their ratio. The claim is the median ratio. A trial's length is that of one that was
+trained to its end by the peer. Ratios of all lengths say where batches break even.
 """
 
 import argparse
+import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -28,9 +32,15 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPO), str(REPO / "benchmarks")]
 CLAIM = 5
+LENGTHS = {
+    "digits": ["--data", "digits"],
+    "letters": ["--data", "glyphs"],  # the default study
+    "long": ["--data", "glyphs", "--set", "train.epochs=96"],
+}
+"""Name -> words of the command, from short trials to long ones."""
 
 
-def make_backbone(path: Path) -> None:
+def make_backbone(path: Path, data: str) -> None:
     """Calibrated random weights of the preset's backbone."""
     import numpy as np
     import torch
@@ -44,7 +54,7 @@ def make_backbone(path: Path) -> None:
     from tune.experiments import EXPERIMENTS
 
     preset = EXPERIMENTS["classify"].presets["tiny"]
-    config = build(ClassifierConfig, {**preset, "data.name": "digits"})
+    config = build(ClassifierConfig, {**preset, "data.name": data})
     torch.manual_seed(0)
     backbone = build_backbone(config.backbone)
     images = Classifier.load_data(config.data).train.batch(np.arange(512))
@@ -56,7 +66,7 @@ def make_backbone(path: Path) -> None:
 
 def run(storage: Path, backbone: Path, seed: int, trials: int, extra: list[str]) -> dict[str, Any]:
     """One study; its wall time, CPU time, and event log."""
-    command = [sys.executable, "tune/run.py", "classify", "--setting", "E", "--data", "digits"]
+    command = [sys.executable, "tune/run.py", "classify", "--setting", "E"]
     command += ["--backbone", str(backbone), "--trials", str(trials), "--repeats", "0"]
     command += ["--seed", str(seed), "--storage", str(storage), "--pictures", "none", *extra]
     before, began = os.times(), time.perf_counter()
@@ -87,45 +97,166 @@ def reached(curve: list[tuple[float, float]], target: float) -> float:
     return next(seconds for seconds, value in curve if value >= target)
 
 
-def main() -> None:
-    """Run both, seed by seed, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=48)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--width", type=int, default=24)
-    parser.add_argument("--epochs", type=int, default=0, help="0: the preset's")
-    options = parser.parse_args()
+def trial_seconds(events: list[dict[str, Any]]) -> float:
+    """Median seconds from start to end of the trials that were trained to their end."""
+    starts = {e["trial"]: e["t"] for e in events if e["event"] == "start"}
+    ends = {e["trial"]: e["t"] for e in events if e["event"] == "end" and e["state"] == "COMPLETE"}
+    return statistics.median((ends[trial] - starts[trial]) / 1000 for trial in ends)
 
+
+def compare(name: str, options: argparse.Namespace, folder: Path) -> tuple[float, float]:
+    """Run both, seed by seed, and print a table; returns the seconds of a trial, and the median
+    ratio."""
+    extra = LENGTHS[name]
     peers = {  # the batched run first: it pays for features that the warm-up has not met
         "batched": ["--batch-trials", str(options.width)],
         "one by one": ["--concurrent", str(os.cpu_count() or 1)],
     }
-    length = ["--set", f"train.epochs={options.epochs}"] if options.epochs else []
-    ratios = []
+    backbone = folder / "backbone.pt"
+    make_backbone(backbone, extra[1])
+    run(folder / "warm", backbone, 99, options.trials, [*peers["batched"], *extra[:2]])
+    ratios, lengths = [], []
+    for seed in range(options.seeds):
+        found = {
+            peer: run(folder / f"{peer}-{seed}", backbone, seed, options.trials, words + extra)
+            for peer, words in peers.items()
+        }
+        curves = {peer: best_so_far(result["events"]) for peer, result in found.items()}
+        target = min(curve[-1][1] for curve in curves.values())
+        seconds = {peer: reached(curve, target) for peer, curve in curves.items()}
+        ratios.append(seconds["one by one"] / seconds["batched"])
+        lengths.append(trial_seconds(found["one by one"]["events"]))
+        for peer, result in found.items():
+            print(
+                f"{name} seed {seed} {peer:>10}: best {curves[peer][-1][1]:.4f}, "
+                f"{target:.4f} after {seconds[peer]:6.1f} s, all {curves[peer][-1][0]:6.1f} s, "
+                f"{result['wall']:6.1f} s wall, {result['cpu']:6.1f} s CPU",
+                flush=True,
+            )
+    length, ratio = statistics.median(lengths), statistics.median(ratios)
+    shown = ", ".join(f"{each:.1f}" for each in ratios)
+    print(f"{name}: trials of {length:.2f} s, {shown} times shorter (claim: {CLAIM})", flush=True)
+    return length, ratio
+
+
+def break_even(points: list[tuple[float, float]]) -> str:
+    """Say from which length of a trial on the ratio is 1, between two lengths by a line through
+    the logarithms."""
+    points = sorted(points)
+    if points[0][1] >= 1:
+        return f"pays from {points[0][0]:.2f} s a trial on, the shortest that was tried"
+    for (short, less), (long, more) in itertools.pairwise(points):
+        if more >= 1:
+            part = -math.log(less) / (math.log(more) - math.log(less))
+            seconds = short * (long / short) ** part
+            return f"breaks even at about {seconds:.2f} s a trial"
+    return f"does not pay up to {points[-1][0]:.2f} s a trial, the longest that was tried"
+
+
+# -- the steps alone
+
+STEPS = 120
+
+
+def time_steps(width: int) -> None:
+    """Print CPU and wall seconds of STEPS steps of so many heads of the default space, one by one
+    on one core, and together on all of them."""
+    import torch
+
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="vistune-bench-") as scratch:
-        folder = Path(scratch)
-        backbone = folder / "backbone.pt"
-        make_backbone(backbone)
-        run(folder / "warm", backbone, 99, options.trials, [*peers["batched"], *length])
-        for seed in range(options.seeds):
-            found = {
-                name: run(folder / f"{name}-{seed}", backbone, seed, options.trials, extra + length)
-                for name, extra in peers.items()
-            }
-            curves = {name: best_so_far(result["events"]) for name, result in found.items()}
-            target = min(curve[-1][1] for curve in curves.values())
-            seconds = {name: reached(curve, target) for name, curve in curves.items()}
-            ratios.append(seconds["one by one"] / seconds["batched"])
-            for name, result in found.items():
-                print(
-                    f"seed {seed} {name:>10}: best {curves[name][-1][1]:.4f}, "
-                    f"{target:.4f} after {seconds[name]:6.1f} s, all {curves[name][-1][0]:6.1f} s, "
-                    f"{result['wall']:6.1f} s wall, {result['cpu']:6.1f} s CPU",
-                    flush=True,
-                )
-            print(f"seed {seed}: {ratios[-1]:.1f} times shorter to {target:.4f}", flush=True)
-    median = statistics.median(ratios)
-    print(f"median {median:.1f} (claim: {CLAIM})")
+        backbone = Path(scratch) / "backbone.pt"
+        make_backbone(backbone, "glyphs")
+        alone = 0.0
+        for name in ("one by one", "together"):
+            members = some_members(width, backbone, Path(scratch) / name)
+            began, cpu = time.perf_counter(), time.process_time()
+            train(members, together=name == "together")
+            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+            alone = alone or cpu
+            print(
+                f"{width} heads, {STEPS} steps, {name:>10}: {wall:5.2f} s wall, {cpu:5.2f} s CPU, "
+                f"{1000 * cpu / STEPS / width:.3f} ms CPU a step of a head, "
+                f"{alone / cpu:.1f} times less",
+                flush=True,
+            )
+
+
+def some_members(width: int, backbone: Path, folder: Path) -> list[Any]:
+    """Heads as the search draws them at random: half are linear, half have two layers."""
+    import random
+
+    import torch
+
+    from trainables.classifier import Classifier, ClassifierConfig
+    from trainables.config import build
+    from trainables.engine import checkpoint
+    from trainables.engine.allocator import keep_freed_memory
+    from trainables.engine.step import BatchSplitter
+    from trainables.engine.together import member_of
+    from trainables.optim import build_optimizer
+    from tune.execution.runtimes import LocalRuntime
+    from tune.experiments import EXPERIMENTS
+
+    keep_freed_memory()
+    choose = random.Random(0).choice
+    preset = EXPERIMENTS["classify"].presets["tiny"]
+    fixed = {"freeze.policy": "all", "init.source": "ssl", "init.file": str(backbone)}
+    data = Classifier.load_data(build(ClassifierConfig, preset).data)
+    members = []
+    for k in range(width):
+        drawn = {
+            "head.kind": ("linear", "mlp")[k % 2],
+            "head.hidden": choose([128, 256]),
+            "optim.name": choose(["sgd", "adam", "adamw"]),
+            "optim.lr": 0.01,
+            "train.batch_size": choose([32, 64]),
+            "aug.crop_scale_min": choose([0.5, 0.8, 1.0]),
+            "aug.rotate": choose([0.0, 10.0]),
+        }
+        config = build(ClassifierConfig, {**preset, **fixed, **drawn})
+        runtime = LocalRuntime(folder / str(k), lambda epoch, metrics: True)
+        runtime.directory.mkdir(parents=True)
+        torch.manual_seed(config.seed)
+        model = Classifier(config, data)
+        optimizer = build_optimizer(model.param_groups(config.optim.weight_decay), config.optim)
+        batches = BatchSplitter(model, config, runtime, model.sampler())
+        state = checkpoint.restore(model, optimizer, batches, runtime)
+        member = member_of(state, config, runtime, STEPS, 2 * STEPS)
+        assert member is not None
+        members.append(member)
+    return members
+
+
+def train(members: list[Any], *, together: bool) -> None:
+    from trainables.engine.fit import train_epoch
+    from trainables.engine.together import advance
+
+    if together:
+        advance(members)
+        return
+    for member in members:
+        train_epoch(member.state, member.config, member.runtime, STEPS, 2 * STEPS)
+
+
+def main() -> None:
+    """Compare all lengths that are asked for, or the steps alone."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=48)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--width", type=int, default=24)
+    parser.add_argument("--only", nargs="+", choices=LENGTHS, default=list(LENGTHS))
+    parser.add_argument("--steps", action="store_true")
+    options = parser.parse_args()
+    if options.steps:
+        time_steps(options.width)
+        return
+
+    points = []
+    for name in options.only:
+        with tempfile.TemporaryDirectory(prefix="vistune-bench-") as scratch:
+            points.append(compare(name, options, Path(scratch)))
+    print(break_even(points))
 
 
 if __name__ == "__main__":

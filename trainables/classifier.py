@@ -156,7 +156,8 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         views = self.features.views
         if self.features.reason or views is None or "fc" in self.stages:
             return None
-        if self._cached_features(views) is None or len(self.head) == 2:  # fc1000
+        cached = self._cached_features(views)
+        if cached is None or len(self.head) == 2:  # fc1000
             return None
 
         config = self.config
@@ -169,6 +170,9 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
             label_smoothing=config.loss.label_smoothing,
             focal_gamma=config.loss.focal_gamma,
             weights=self.weights,
+            features=torch.from_numpy(cached.rows),
+            labels=torch.from_numpy(labels_of(self.data.train)),
+            choose=views.choose,
             draw_key=(drawn, self.features.key),
             drawn=self.features.count,
         )

@@ -4,10 +4,13 @@ never trains (`engine/together.py`)."""
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-SoftLosses = Callable[[Tensor, Tensor, Tensor, Tensor | float, Tensor], Tensor]
-"""(logits (B, C), truth (B, C), label smoothing (), focal gamma, class weights (C,)) -> (B,)."""
+SoftLosses = Callable[[Tensor, Tensor, Tensor, Tensor | float, Tensor | None], Tensor]
+"""(logits (K, B, C), truth (K, B, C), label smoothing (K, 1, 1), focal gamma (K, 1, 1) or 0, class
+weights (K, 1, C) or None) -> (K, B), of K heads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +26,10 @@ class HeadJob:
     label_smoothing: float
     focal_gamma: float
     weights: Tensor | None  # (C,) of the classes; None: all 1
+    features: Tensor  # (n, D) of all views of the training images, on the CPU
+    labels: Tensor  # of the training images, on the CPU
+    choose: Callable[[np.ndarray, torch.Generator], np.ndarray]
+    """(positions of training images (B,), generator of the step) -> rows of `features` (B,)."""
     draw_key: Hashable
     """Jobs of one key draw the same batch at the same step."""
     drawn: Callable[[int], None]

@@ -37,24 +37,24 @@ def soft_loss(
 
 
 def soft_losses(
-    logits: Tensor,  # (B, C) float32
-    truth: Tensor,  # (B, C) probabilities
-    label_smoothing: float | Tensor,  # in [0, 1); a tensor () under `vmap`
-    focal_gamma: float | Tensor,  # >= 0
-    weights: Tensor | None = None,  # (C,) of the classes; None: all 1
-) -> Tensor:  # (B,)
+    logits: Tensor,  # (..., C) float32
+    truth: Tensor,  # (..., C) probabilities
+    label_smoothing: float | Tensor,  # in [0, 1); of several heads a tensor beside `truth`
+    focal_gamma: float | Tensor,  # >= 0; the same
+    weights: Tensor | None = None,  # (C,) of the classes; None: all 1; the same
+) -> Tensor:  # (...)
     """Loss of each image, -sum_c w_c q_c (1 - p_c)^gamma log p_c, with q = (1 - smoothing) truth +
     smoothing / C and p = softmax(logits).
 
     gamma = 0 is the cross-entropy; for hard labels without smoothing it is the focal loss (Lin et
     al. 2017, equation 4).
     """
-    log_p = logits.log_softmax(1)
-    weight = (1 - label_smoothing) * truth + label_smoothing / truth.shape[1]
+    log_p = logits.log_softmax(-1)
+    weight = (1 - label_smoothing) * truth + label_smoothing / truth.shape[-1]
     if isinstance(focal_gamma, Tensor) or focal_gamma:
         # For gamma < 1 the slope of the power is infinite at 0, which a certain image would reach.
         unsure = (-torch.expm1(log_p)).clamp_min(1e-12)
         weight = weight * unsure**focal_gamma
     if weights is not None:
         weight = weight * weights
-    return -(weight * log_p).sum(1)
+    return -(weight * log_p).sum(-1)

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import functools
 import gc
 import itertools
 import math
@@ -211,16 +212,26 @@ def gradient_exchange(model: nn.Module, is_last: bool) -> contextlib.AbstractCon
 
 def seed_forward_pass(seed: int, step: int, runtime: Runtime) -> None:
     """Seed the global generators that a forward pass draws from, such as those of dropout."""
-    sequence = np.random.SeedSequence([seed, 3, runtime.rank, step])
-    state = int(sequence.generate_state(1)[0])
-    if runtime.device.type == "mps":
+    seed_generators(forward_seed(seed, step, runtime.rank), runtime.device)
+
+
+@functools.lru_cache(maxsize=64)
+def forward_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of a forward pass, which trials of one seed share."""
+    sequence = np.random.SeedSequence([seed, 3, rank, step])
+    return int(sequence.generate_state(1)[0])
+
+
+def seed_generators(state: int, device: torch.device) -> None:
+    """Seed the global generators of the CPU and of a device."""
+    if device.type == "mps":
         torch.manual_seed(state)
         return
 
     # `torch.manual_seed` formats a traceback for each kind of accelerator that is not there, which
     # takes as long as a step on cached features.
     torch.default_generator.manual_seed(state)
-    if runtime.device.type == "cuda":
+    if device.type == "cuda":
         torch.cuda.manual_seed(state)
 
 

@@ -1,45 +1,40 @@
-"""Several heads on cached features, trained as one: a step of all of them is one batched operation
-(`torch.func.vmap` over configurations).
+"""Several heads on cached features, trained as one: a step of all heads of one shape is one batched
+product of matrices forward and one backward.
 
 A step of one head takes a millisecond, nearly all of it the way through Python and the dispatcher.
-Heads of as many layers share that way; learning rates, weight decays, momenta, smoothings and
-classes' weights are tensors with one entry per head, and smaller heads and batches are padded.
+Heads of one shape and batch size share that way, whatever their losses and schedules are. Batches
+are gathered several steps at a time.
 
-Each trial keeps its own `TrainingState`: parameters and the optimizer's moments are stacked for a
-stretch of steps and written back after it, so that checkpoints, reports and resumption are those of
-any trial.
+Each trial keeps its own `TrainingState`: parameters are stacked for a stretch of steps and written
+back after it, so that checkpoints, reports and resumption are those of any trial.
 
 The numbers are those of `fit.train_step` but for the order of floating-point sums.
 """
 
-import itertools
 import math
+import os
 import time
 from collections.abc import Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
-from trainables.base import Batch, RunConfig, Runtime
+from trainables.base import RunConfig, Runtime
+from trainables.data.sampling import generator
 from trainables.devices import send
-from trainables.engine import stacked_optimizers, watchdog
+from trainables.engine import fused_optimizers, watchdog
 from trainables.engine.checkpoint import TrainingState
-from trainables.engine.stacked_optimizers import (
-    Owner,
-    StackedOptimizer,
-    padded,
-    per_trial,
-    stacked_optimizer,
-    within,
-)
-from trainables.engine.step import seed_forward_pass
+from trainables.engine.fused_optimizers import FusedOptimizer
+from trainables.engine.step import forward_seed, seed_generators
 from trainables.errors import TrialFailed
 from trainables.head_job import HeadJob
 from trainables.schedules import lr_at
 
 _LONGEST_STRETCH = 500  # steps after which a trial may save a checkpoint within its epoch
+_GATHERED_BYTES = 4 << 20  # features that are gathered at a time: they stay in a cache
 _SCHEDULES = (
     "constant",
     "cosine",
@@ -102,249 +97,228 @@ def _is_plain(config: RunConfig) -> bool:
     """Tell whether a batched step knows all that the config asks for."""
     if config.schedule.name not in _SCHEDULES:
         return False
-    if config.optim.name not in stacked_optimizers.NAMES:
+    if config.optim.name not in fused_optimizers.NAMES:
         return False
     train = config.train
     return not train.bf16 and not train.micro_batch and not train.ema
 
 
 def advance(members: list[Member]) -> None:
-    """Train all members until the one that has the fewest steps left ends its epoch, and write the
-    result back into their states."""
-    fewest = min(member.steps_left for member in members)
-    steps = min(fewest, _LONGEST_STRETCH)
-
+    """Train all members until, of those of one shape, the one that has the fewest steps left ends
+    its epoch, and write the result back into their states."""
     groups: dict[Hashable, list[Member]] = {}
     for member in members:
-        key = _shape_key(member)
-        groups.setdefault(key, []).append(member)
+        groups.setdefault(_shape_key(member), []).append(member)
 
+    for member in members:
+        member.state.batched = max(member.state.batched, len(members))
+
+    cores = _cores(members[0])
+    most = math.ceil(len(members) / cores)
+    jobs: list[tuple[list[Member], int]] = []
     for group in groups.values():
-        began = time.perf_counter()
-        _Stack(group).train(steps)
-        share_s = (time.perf_counter() - began) / len(group)
-        for member in group:
-            member.share_s = share_s
-            member.state.batched = max(member.state.batched, len(members))
+        steps = min(_LONGEST_STRETCH, *(member.steps_left for member in group))
+        jobs += [(group[start : start + most], steps) for start in range(0, len(group), most)]
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(lambda job: _train(*job), jobs))
+
+
+def _cores(member: Member) -> int:
+    """Number of stacks that train side by side: torch releases Python's lock in its operations, and
+    none of them uses more than the trial's threads. A GPU is one."""
+    if member.runtime.device.type != "cpu":
+        return 1
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (mine or 1) // member.config.train.threads)
+
+
+def _train(members: list[Member], steps: int) -> None:
+    """Take so many steps with members of one shape."""
+    began = time.perf_counter()
+    _Stack(members).train(steps)
+    share_s = (time.perf_counter() - began) / len(members)
+    for member in members:
+        member.share_s = share_s
 
 
 def _shape_key(member: Member) -> Hashable:
     """Name all that members must have in common for one batched step."""
-    job = member.job
-    first = next(job.head.parameters())
-    inputs = first.shape[1]
-    return len(job.head), inputs, job.classes, str(member.runtime.device)
+    shapes = [parameter.shape for parameter in member.parameters.values()]
+    return tuple(shapes), member.config.train.batch_size, str(member.runtime.device)
 
 
 class _Stack:
-    """K members whose parameters are stacked, (K, ...), those of one optimizer side by side.
-
-    Hidden layers of different widths, and batches of different sizes, are padded with zeros. A
-    padded unit has no gradient and stays zero; a padded image has no weight.
-    """
+    """K members of one shape, whose parameters are stacked, (K, ...)."""
 
     def __init__(self, members: list[Member]):
-        self.members = sorted(members, key=lambda member: member.config.optim.name)
+        self.members = members
         self.device = members[0].runtime.device
+        self.batch_size = members[0].config.train.batch_size
         self.job = members[0].job  # for what all have in common
-        self.batch_size = max(member.config.train.batch_size for member in members)
-        self.params = self._stacked_parameters()
-        self.optimizers = list(self._stacked_optimizers())
 
-        self.smoothing = self._numbers([member.job.label_smoothing for member in self.members])
-        self.gamma = self._numbers([member.job.focal_gamma for member in self.members])
-        self.clip = self._numbers([member.config.optim.clip_grad_norm for member in self.members])
-        self.weights = self._class_weights()
-        self.shares = self._image_shares()
-
-    def _stacked_parameters(self) -> dict[str, Tensor]:
-        """Name -> (K, ...)."""
-        each = [member.parameters for member in self.members]
-        stacked = {}
+        each = [member.parameters for member in members]
+        self.params: dict[str, Tensor] = {}
         for name in each[0]:
-            tensors = [parameters[name].detach() for parameters in each]
-            sizes = [tensor.shape for tensor in tensors]
-            largest = [max(size) for size in zip(*sizes, strict=True)]
-            rows = [padded(tensor, largest) for tensor in tensors]
-            stacked[name] = torch.stack(rows).requires_grad_()
-        return stacked
+            rows = [parameters[name].detach() for parameters in each]
+            self.params[name] = torch.stack(rows).requires_grad_()
+        self.optimizers = self._optimizers()
 
-    def _stacked_optimizers(self) -> Iterator[tuple[slice, StackedOptimizer]]:
-        """The optimizers, and the members that each of them steps."""
-        shapes = {name: tensor.shape[1:] for name, tensor in self.params.items()}
-        start = 0
-        for _, group in itertools.groupby(self.members, lambda m: m.config.optim.name):
-            owners = []
-            for member in group:
-                owner = Owner(member.parameters, member.state.optimizer, member.config.optim)
-                owners.append(owner)
-            stop = start + len(owners)
-            yield slice(start, stop), stacked_optimizer(shapes, owners)
-            start = stop
+        jobs = [member.job for member in members]
+        self.smoothing = self._numbers([job.label_smoothing for job in jobs])[:, None, None]
+        self.gamma: Tensor | float = 0.0
+        if any(job.focal_gamma for job in jobs):
+            self.gamma = self._numbers([job.focal_gamma for job in jobs])[:, None, None]
+        self.weights = self._class_weights()
+        self.limits = [member.config.optim.clip_grad_norm for member in members]
+        self.drops = any(job.dropout for job in jobs)
+
+    def _optimizers(self) -> list[FusedOptimizer]:
+        optimizers = []
+        for place, member in enumerate(self.members):
+            rows = {name: stack.detach()[place] for name, stack in self.params.items()}
+            state, config = member.state, member.config
+            optimizers.append(
+                FusedOptimizer(state.optimizer, config.optim, member.parameters, rows)
+            )
+        return optimizers
 
     def _numbers(self, values: list[float]) -> Tensor:  # (K,)
         return send(torch.tensor(values, dtype=torch.float32), self.device)
 
-    def _class_weights(self) -> Tensor:  # (K, C)
+    def _class_weights(self) -> Tensor | None:  # (K, 1, C)
+        each = [member.job.weights for member in self.members]
+        if all(weights is None for weights in each):
+            return None
         equal = torch.ones(self.job.classes, device=self.device)
-        rows = []
-        for member in self.members:
-            weights = member.job.weights
-            rows.append(equal if weights is None else weights)
-        return torch.stack(rows)
-
-    def _image_shares(self) -> Tensor:  # (K, B)
-        """Weight of each image in its member's mean loss."""
-        shares = torch.zeros(len(self.members), self.batch_size, device=self.device)
-        for place, member in enumerate(self.members):
-            images = member.config.train.batch_size
-            shares[place, :images] = 1 / images
-        return shares
+        rows = [equal if weights is None else weights for weights in each]
+        return torch.stack(rows)[:, None]
 
     def train(self, steps: int) -> None:
         """Take so many steps with every member, and write them back."""
         shape = steps, len(self.members)
         losses = torch.empty(shape, dtype=torch.float64, device=self.device)
-        rates = self._rates(steps)
-        for k in range(steps):
+        rates = [self._rates(member, steps) for member in self.members]
+        for k, (features, truth) in enumerate(self._batches(steps)):
             watchdog.beat()
-            losses[k] = self._step(k, rates[k])
+            losses[k], gradients = self._loss_and_gradients(features, truth, self._masks(k))
+            self._step(gradients, [column[k] for column in rates])
         self._write_back(steps, losses)
 
-    def _rates(self, steps: int) -> Tensor:  # (steps, K) float64
-        """Learning rate of each step and member."""
-        columns = []
+    def _rates(self, member: Member, steps: int) -> list[float]:
+        """Learning rate of each step."""
+        first = member.state.progress.step
+        peak = member.config.optim.lr
+        schedule = member.config.schedule
+        return [
+            lr_at(step, member.total_steps, peak, schedule) for step in range(first, first + steps)
+        ]
+
+    # -- batches
+
+    def _batches(self, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (K, B, D) and one-hot labels (K, B, C) of each step."""
+        width = self.job.features.shape[1]
+        step_bytes = 4 * len(self.members) * self.batch_size * width
+        at_a_time = max(1, _GATHERED_BYTES // step_bytes)
+        for start in range(0, steps, at_a_time):
+            stop = min(start + at_a_time, steps)
+            features, labels = self._gathered(range(start, stop))
+            truth = nn.functional.one_hot(labels, self.job.classes).float()
+            yield from zip(features, truth, strict=True)
+
+    def _gathered(self, steps: range) -> tuple[Tensor, Tensor]:  # (S, K, B, D), (S, K, B)
+        """Batches of the next steps; members of one key share theirs."""
+        drawn: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        features, labels = [], []
         for member in self.members:
-            first = member.state.progress.step
-            peak = member.config.optim.lr
-            schedule = member.config.schedule
-            column = [
-                lr_at(step, member.total_steps, peak, schedule)
-                for step in range(first, first + steps)
-            ]
-            columns.append(column)
+            first = member.state.progress.step + steps.start
+            key = member.job.draw_key, first
+            if key not in drawn:
+                drawn[key] = self._drawn(member, range(first, first + len(steps)))
+            member.job.drawn(len(steps) * self.batch_size)
+            features.append(drawn[key][0])
+            labels.append(drawn[key][1])
+        return torch.stack(features, 1), torch.stack(labels, 1)
 
-        table = send(torch.tensor(columns, dtype=torch.float64), self.device)
-        return table.T
+    def _drawn(self, member: Member, steps: range) -> tuple[Tensor, Tensor]:  # (S, B, D), (S, B)
+        """A member's batches, drawn as `BatchSplitter.draw_share` draws each."""
+        job = member.job
+        sampler = member.state.batches.sampler
+        positions = [sampler.positions(step) for step in steps]
+        rows = [
+            job.choose(places, generator(member.config.seed, 2, step))
+            for step, places in zip(steps, positions, strict=True)
+        ]
+        features = job.features[torch.from_numpy(np.concatenate(rows))]
+        labels = job.labels[torch.from_numpy(np.stack(positions))]
+        shape = len(steps), self.batch_size, -1
+        return send(features.view(shape), self.device), send(labels, self.device)
 
-    def _step(
+    def _masks(self, k: int) -> Tensor | None:  # (K, B, H)
+        """Dropout of each member's step: the numbers that its own step would draw."""
+        if not self.drops:
+            return None
+        units = self.params["0.bias"].shape[1]
+        masks = torch.ones(len(self.members), self.batch_size, units, device=self.device)
+        for mask, member in zip(masks, self.members, strict=True):
+            if member.job.dropout:
+                step = member.state.progress.step + k
+                _draw_mask(mask, member, forward_seed(member.config.seed, step, 0))
+        return masks
+
+    # -- a step
+
+    def _loss_and_gradients(
         self,
-        k: int,
-        rates: Tensor,  # (K,)
-    ) -> Tensor:  # (K,) float64
-        """Take one optimizer step with every member; returns their losses."""
-        features, labels = self._draw(k)
-        truth = nn.functional.one_hot(labels, self.job.classes).float()
-
-        of_each = vmap(self._loss)
-        losses = of_each(
-            self.params,
-            features,
-            truth,
-            self.smoothing,
-            self.gamma,
-            self.weights,
-            self.shares,
-            self._masks(k),
-        )
+        features: Tensor,  # (K, B, D)
+        truth: Tensor,  # (K, B, C)
+        mask: Tensor | None,  # (K, B, H) of the hidden units
+    ) -> tuple[Tensor, dict[str, Tensor]]:  # (K,); name -> (K, ...)
+        """Compute the mean loss of each member, and the gradients of its parameters."""
+        *hidden_layer, last = range(0, len(self.job.head), 3)
+        for layer in hidden_layer:
+            features = self._linear(layer, features).relu()
+            if mask is not None:
+                features = features * mask
+        logits = self._linear(last, features)
+        losses = self.job.losses(logits, truth, self.smoothing, self.gamma, self.weights)
+        means = losses.mean(1)
 
         # A member's loss depends on its own parameters alone, so that the sum has each one's
         # gradient.
-        found = torch.autograd.grad(losses.sum(), list(self.params.values()))
-        gradients = dict(zip(self.params, found, strict=True))
-        with torch.no_grad():
-            if self.clip.any():
-                self._clip(gradients)
-            for part, optimizer in self.optimizers:
-                params = {name: tensor.detach()[part] for name, tensor in self.params.items()}
-                parts = {name: gradient[part] for name, gradient in gradients.items()}
-                optimizer.step(params, parts, rates[part])
-        return losses.detach().double()
+        found = torch.autograd.grad(means.sum(), list(self.params.values()))
+        return means.detach(), dict(zip(self.params, found, strict=True))
 
-    def _draw(self, k: int) -> tuple[Tensor, Tensor]:  # (K, B, D), (K, B)
-        """The batch of each member's step; members of one key share theirs."""
-        drawn: dict[Hashable, Batch] = {}
-        features, labels = [], []
-        for member in self.members:
-            step = member.state.progress.step + k
-            key = member.job.draw_key, step
-            if key in drawn:
-                member.job.drawn(member.config.train.batch_size)
-            else:
-                drawn[key] = self._padded_batch(member.state.batches.feed.batch(step))
-            batch = drawn[key]
-            assert batch.targets is not None
-            features.append(batch.images)
-            labels.append(batch.targets)
-        return torch.stack(features), torch.stack(labels)
-
-    def _padded_batch(self, batch: Batch) -> Batch:
-        assert batch.targets is not None
-        images = padded(batch.images, (self.batch_size, batch.images.shape[1]))
-        targets = padded(batch.targets, (self.batch_size,))
-        return Batch(images, (), targets)
-
-    def _loss(
+    def _linear(
         self,
-        params: dict[str, Tensor],
-        features: Tensor,  # (B, D)
-        truth: Tensor,  # (B, C)
-        smoothing: Tensor,  # ()
-        gamma: Tensor,  # ()
-        weights: Tensor,  # (C,)
-        shares: Tensor,  # (B,)
-        mask: Tensor,  # (B, H) of the hidden units, or nothing
-    ) -> Tensor:
-        """The loss of one member."""
-        last = len(self.job.head) - 1
-        hidden = features
-        if last > 0:
-            hidden = nn.functional.linear(features, params["0.weight"], params["0.bias"])
-            hidden = hidden.relu() * mask
+        layer: int,
+        x: Tensor,  # (K, B, inputs)
+    ) -> Tensor:  # (K, B, outputs)
+        """Apply a linear layer of each member. Features are the columns of the product, so that its
+        gradient has the layout of the weights."""
+        weight, bias = self.params[f"{layer}.weight"], self.params[f"{layer}.bias"]
+        return torch.baddbmm(bias[:, :, None], weight, x.mT).mT
 
-        weight = params[f"{last}.weight"]
-        bias = params[f"{last}.bias"]
-        logits = nn.functional.linear(hidden, weight, bias)
-
-        focal_gamma: Tensor | float = 0.0
-        if any(member.job.focal_gamma for member in self.members):
-            focal_gamma = gamma
-        losses = self.job.losses(logits, truth, smoothing, focal_gamma, weights)
-        return (losses * shares).sum()
-
-    def _masks(self, k: int) -> Tensor:  # (K, B, H)
-        """Dropout of each member's step: the numbers that its own step would draw."""
-        if len(self.job.head) == 1:
-            return torch.zeros(len(self.members), 1, device=self.device)
-
-        width = self.params["0.weight"].shape[1]
-        shape = len(self.members), self.batch_size, width
-        masks = torch.ones(shape, device=self.device)
-        for place, member in enumerate(self.members):
-            if not member.job.dropout:
-                continue
-            step = member.state.progress.step + k
-            seed_forward_pass(member.config.seed, step, member.runtime)
-            images = member.config.train.batch_size
-            units = len(member.parameters["0.bias"])
-            # Torch's own function: on a GPU it draws other numbers than `bernoulli_`.
-            every = torch.ones(images, units, device=self.device)
-            masks[place, :images, :units] = nn.functional.dropout(every, member.job.dropout)
-        return masks
+    @torch.no_grad()
+    def _step(self, gradients: dict[str, Tensor], rates: list[float]) -> None:
+        """Step each member's optimizer."""
+        if any(self.limits):
+            self._clip(gradients)
+        names = list(gradients)
+        rows = zip(*(gradient.unbind() for gradient in gradients.values()), strict=True)
+        for optimizer, rate, row in zip(self.optimizers, rates, rows, strict=True):
+            optimizer.step(dict(zip(names, row, strict=True)), rate)
 
     def _clip(self, gradients: dict[str, Tensor]) -> None:
         """Scale down the gradients of members whose norm is above their limit, as
         `clip_grad_norm_` does."""
-        squares = torch.zeros_like(self.clip)
+        squares = [gradient.square().flatten(1).sum(1) for gradient in gradients.values()]
+        norms = torch.stack(squares).sum(0).sqrt()
+        limits = self._numbers([limit or math.inf for limit in self.limits])
+        factors = (limits / (norms + 1e-6)).clamp(max=1.0)
         for gradient in gradients.values():
-            squares += gradient.square().flatten(1).sum(1)
-
-        norms = squares.sqrt()
-        factors = self.clip / (norms + 1e-6)
-        factors.clamp_(max=1.0)
-        factors = torch.where(self.clip > 0, factors, torch.ones_like(factors))
-        for name, gradient in gradients.items():
-            gradients[name] = gradient * per_trial(factors, gradient)
+            ones = [1] * (gradient.dim() - 1)
+            gradient.mul_(factors.view(-1, *ones))
 
     @torch.no_grad()
     def _write_back(
@@ -352,15 +326,11 @@ class _Stack:
         steps: int,
         losses: Tensor,  # (steps, K)
     ) -> None:
-        for part, optimizer in self.optimizers:
-            for place in range(part.stop - part.start):
-                optimizer.write_back(place)
-
         sums = losses.sum(0)
         for place, member in enumerate(self.members):
+            self.optimizers[place].count_steps()
             for name, parameter in member.parameters.items():
-                trained = self.params[name][place]
-                parameter.copy_(trained[within(parameter)])
+                parameter.copy_(self.params[name][place])
 
             state = member.state
             first = state.progress.step
@@ -368,6 +338,22 @@ class _Stack:
             state.loss_sum += sums[place]
             if not math.isfinite(float(sums[place])):
                 member.error = _not_finite(member, first, losses[:, place])
+
+
+def _draw_mask(
+    mask: Tensor,  # (B, H)
+    member: Member,
+    seed: int,
+) -> None:
+    """Fill a mask with what `dropout` multiplies by after this seed."""
+    kept = 1 - member.job.dropout
+    if mask.device.type == "cpu":
+        # A generator of its own: other threads draw too.
+        mask.bernoulli_(kept, generator=torch.Generator().manual_seed(seed)).div_(kept)
+        return
+    # A GPU draws other numbers by `bernoulli_`.
+    seed_generators(seed, mask.device)
+    mask.copy_(nn.functional.dropout(mask, member.job.dropout))
 
 
 def _not_finite(
