@@ -1,7 +1,9 @@
 """The file that a trained backbone is exported to."""
 
 import argparse
+import functools
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ _HARMLESS: list[Any] = [
     np.dtypes.Int64DType,
 ]
 _SAFETENSORS = ".safetensors"
+_KEPT_BYTES = 16 << 20  # of the largest file whose content stays in memory
 _REMEDY = "give a backbone exported by a trial, or a state_dict"
 
 
@@ -165,7 +168,27 @@ def _is_state_dict(state: Any) -> bool:
     return all(isinstance(value, Tensor) for value in state.values())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Mapping[str, Any]:
+    """Read a file of weights, which nobody may change.
+
+    To unpickle a small one takes longer than some trials on cached features: the last ones stay
+    with the process, which serves many trials.
+    """
+    try:
+        about = path.stat()
+    except OSError:
+        return _read_anew(path)  # which says what is wrong
+    if about.st_size > _KEPT_BYTES:
+        return _read_anew(path)
+    return _read_once(path, (about.st_ino, about.st_size, about.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=2)
+def _read_once(path: Path, version: tuple[int, ...]) -> Mapping[str, Any]:
+    return _read_anew(path)
+
+
+def _read_anew(path: Path) -> dict[str, Any]:
     if path.suffix == _SAFETENSORS and path.is_file():
         return _read_safetensors(path)
     try:

@@ -125,9 +125,10 @@ def _open(path: Path, shape: tuple[int, int]) -> Features | None:
     try:
         meta = json.loads((path / "meta.json").read_text())
         # Copy on write, because torch wants writable memory.
-        rows = np.load(path / "features.npy", mmap_mode="c")
+        mapped = np.load(path / "features.npy", mmap_mode="c")
     except (FileNotFoundError, ValueError, EOFError):
         return None
+    rows = np.asarray(mapped)  # a plain array: NumPy's class for maps makes a step longer
     if rows.shape != shape or "seconds" not in meta:
         return None
     with suppress(OSError):  # another user's entry

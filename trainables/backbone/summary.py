@@ -26,14 +26,14 @@ _tables: dict[tuple[str, tuple[bool, ...], int], str] = {}
 
 def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
     """Write `architecture.txt`, unless it exists or the trainable has no network of images. After a
-    kill it is whole or missing.
+    kill it is whole or missing; what a power cut takes of it is written by the next start.
 
     Changes nothing of the trainable, and draws no random number: an image goes through a copy, of a
     large network through one without storage.
     """
     path = directory / ARCHITECTURE
     network = trainable.network()
-    if network is None or path.exists():
+    if network is None or (path.exists() and path.stat().st_size):
         return
 
     size = trainable.config.data.image_size
@@ -41,7 +41,7 @@ def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
     key = (repr(network), trains, size)
     if key not in _tables:
         _tables[key] = layer_table(network, size)
-    write_atomically(path, _tables[key])
+    write_atomically(path, _tables[key], durable=False)
 
 
 def layer_table(network: nn.Module, image_size: int) -> str:

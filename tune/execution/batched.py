@@ -2,9 +2,15 @@
 heads on cached features as one batched operation (`trainables/engine/together.py`).
 
 Each trial runs `trial.run` in a thread of its own, and so has its own events, checkpoints, ends,
-and resumption. Only one thread runs at a time: a trial's keeps going until it wants to train an
-epoch, the driver's trains all that wait for one. What a trial does is therefore independent of how
-threads are scheduled.
+and resumption. The driver lets them take turns:
+
+1. It trains all that wait for steps.
+2. These finish their epochs side by side, each in its own folder: mostly, they wait for the disk.
+3. One after the other, in the order of their beginnings, trials report, and go on to the steps of
+   their next epochs, or to their ends.
+
+What a trial does, and what the study knows when it asks, is therefore independent of how threads
+are scheduled.
 """
 
 import threading
@@ -40,6 +46,7 @@ class BatchRuntime(LocalRuntime):
         super().__init__(Path(trial.work.directory), self._reported)
 
     def _reported(self, epoch: int, metrics: Metrics) -> bool:
+        self._trial.wait_for_driver()
         if self._study.stopping:
             return False
         continues = self._study.reported(self._trial.work, epoch, metrics)
@@ -81,7 +88,8 @@ class RunningTrial:
     def __init__(self, study: Study, experiment: Experiment, work: Work):
         self.work = work
         self.waiting: Member | None = None
-        """The epoch that the trial wants to train; None while it runs and after its end."""
+        """The epoch that the trial wants to train; None while it runs, before a report, and after
+        its end."""
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         """An error that is not the trial's own, such as one of the storage."""
@@ -99,19 +107,28 @@ class RunningTrial:
         return self.outcome is not None or self.error is not None
 
     def proceed(self) -> None:
-        """Let the trial run until it wants to train an epoch, or ends.
+        """Let the trial run until it wants to train an epoch or to report, or ends.
 
         Raises:
             Any error that is not the trial's own.
         """
-        self.waiting = None
-        self._own.release()
-        self._driver.acquire()
+        if not self.has_ended:
+            self.resume()
+            self.pause()
         if self.error is not None:
             raise self.error
 
-    def wait_for_driver(self, member: Member) -> None:
-        """Called by the trial: let the driver train some steps of the epoch."""
+    def resume(self) -> None:
+        """Let the trial run beside the driver."""
+        self.waiting = None
+        self._own.release()
+
+    def pause(self) -> None:
+        """Wait until the trial waits for the driver, or has ended."""
+        self._driver.acquire()
+
+    def wait_for_driver(self, member: Member | None = None) -> None:
+        """Called by the trial: wait for steps of an epoch, or for the turn to report."""
         self.waiting = member
         self._driver.release()
         self._own.acquire()
@@ -161,9 +178,14 @@ def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
             waiting = [trial for trial in running if trial.waiting is not None]
             if waiting:
                 advance([trial.waiting for trial in waiting if trial.waiting is not None])
-
             for trial in waiting:
-                _proceed(study, trial, running)
+                trial.resume()
+            for trial in waiting:
+                trial.pause()
+
+            for trial in list(running):
+                if trial.waiting is None:  # otherwise its epoch has more steps
+                    _proceed(study, trial, running)
             _end_trials(study, running)
     finally:
         for trial in running:
