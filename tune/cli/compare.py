@@ -49,7 +49,7 @@ def run_settings(
     if options.setting is None:
         if options.enqueue:
             raise UserError(
-                f"--try {options.enqueue[0]}: {name} is several studies; name one with --setting"
+                f"--try {options.enqueue[0]}: {name} is several studies; choose one with --setting"
             )
         wanted = _searches(options, storage / name, comparison)
         if wanted > 1:

@@ -84,7 +84,7 @@ def _show_cost(prepared: Prepared, options: Options, out: Console) -> None:
         out,
         f"estimate from one profiled step ({cost.step_s * 1e3:.0f} ms) and one validation "
         f"({cost.validation_s:.1f} s): {cost.epoch_s:.1f} s an epoch, {epochs:.0f} epochs with "
-        f"pruning and {repeats} repeats, {duration(epochs * cost.epoch_s)} of one worker",
+        f"pruning and {repeats} repeats, {duration(epochs * cost.epoch_s)} on one worker",
     )
     disk = expected_disk(
         options.trial_count, repeats, manifest.keep, cost.export_mb, cost.checkpoint_mb
@@ -128,7 +128,7 @@ def function_cost(prepared: Prepared, trials: int) -> list[str]:
     return [
         _rungs_line(length, version),
         f"estimate from {seen} epochs on record ({epoch_s:.2g} s each): {epochs:.0f} epochs with "
-        f"pruning and {repeats} repeats, {duration(epochs * epoch_s)} of one worker, of which "
+        f"pruning and {repeats} repeats, {duration(epochs * epoch_s)} on one worker, of which "
         f"{duration(min(seen, epochs) * epoch_s)} are done",
     ]
 
@@ -178,9 +178,9 @@ def expectation(searches: int, trials: int, finals: int, comparison: Comparison)
     found = power(searches, trials, finals, questions)
     loss = splitting_loss(searches, trials)
     return (
-        f"expect to find a difference of {DIFFERENCE} between two settings in {found:.0%} of such "
-        f"comparisons ({questions} questions, {SEED_SD} between seeds, searches that vary as "
-        f"recorded ones did), and one search of {searches * trials} trials to choose better by "
+        f"power: {found:.0%} of such comparisons find a difference of {DIFFERENCE} between two "
+        f"settings ({questions} questions, sd {SEED_SD} between seeds, searches that vary like "
+        f"recorded ones); one search of {searches * trials} trials would choose better by "
         f"{loss:.3f}; docs/notes/evidence.md has the tables"
     )
 

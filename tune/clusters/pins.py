@@ -65,7 +65,7 @@ def _mounted_locks(config: dict[str, Any]) -> Iterator[str]:
 def lock_problems(path: Path) -> Iterator[str]:
     """List what is wrong with a lock file: packages without hashes, a Ray that is not ours."""
     for name in without_hash(path):
-        yield f"{path.name}: {name} has no hash; make the file anew with `make lock`"
+        yield f"{path.name}: {name} has no hash; write the file again with `make lock`"
 
     theirs = locked(path).get("ray")
     ours = installed_ray()

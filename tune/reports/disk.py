@@ -65,7 +65,7 @@ def expected_disk(
     kept = min(trials, 1 + KEPT_TRIALS) if keep == "best" else trials + repeats
     running = 2 * checkpoint_mb + export_mb  # one is being written while the other is there
     return (
-        f"disk: {megabytes(export_mb * _MB)} of weights a run, kept of at most {kept} "
+        f"disk: {megabytes(export_mb * _MB)} of weights a run, kept for at most {kept} "
         f"(--keep {keep}): {megabytes(kept * export_mb * _MB)}; "
         f"up to {megabytes(running * _MB)} more per running trial"
     )

@@ -150,7 +150,7 @@ def damaged(path: Path, problem: str) -> UserError:
     """The refusal of a journal, with what helps."""
     return UserError(
         f"{path} is damaged ({problem}): restore it from a copy, or {move_aside(path)} and "
-        "run the same command again, which makes it anew from events.jsonl"
+        "run the same command again, which rebuilds it from events.jsonl"
     )
 
 

@@ -43,7 +43,7 @@ def check_lost_manifest(directory: Path, manifest: Manifest) -> str:
                 "study began with"
             )
     return (
-        "study.json was missing and is made anew from this command; a study that an earlier "
+        "study.json was missing and is rebuilt from this command; a study that an earlier "
         "version began continues under today's rules"
     )
 

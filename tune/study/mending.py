@@ -214,8 +214,8 @@ def _told_holes(journal: Path, numbers: Sequence[int]) -> str:
     more = f" and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else ""
     return (
         f"study.journal lacks epochs, rungs or parameters of trial {named}{more} that events.jsonl "
-        f"has, and later draws depend on them: {move_aside(journal)}, and the next start makes it "
-        "anew"
+        f"has, and later draws depend on them: {move_aside(journal)}, and the next start "
+        "rebuilds it"
     )
 
 

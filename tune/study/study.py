@@ -251,7 +251,9 @@ class Study(Recording):
             return
         started = min(run.started for run in runs)
         apply_event(self._state, self.log.put_first(started, "study", **about))
-        self.notes.append("events.jsonl lacked its first event: MLflow shows the study anew")
+        self.notes.append(
+            "events.jsonl lacked its first event: MLflow shows the study as a new one"
+        )
 
     # -- what there is to do
 

@@ -57,6 +57,7 @@ def test_one_search_of_all_trials_chooses_better() -> None:
 
 def test_plan_says_what_to_expect() -> None:
     said = expectation(5, 12, 3, A_TO_E.without(A_TO_E.controls))
-    assert f"{power(5, 12, 3, 4):.0%} of such comparisons (4 questions" in said
-    assert f"one search of 60 trials to choose better by {splitting_loss(5, 12):.3f}" in said
+    assert f"{power(5, 12, 3, 4):.0%} of such comparisons find a difference" in said
+    assert "(4 questions, " in said
+    assert f"one search of 60 trials would choose better by {splitting_loss(5, 12):.3f}" in said
     assert "says nothing about the settings" in expectation(1, 12, 3, A_TO_E)

@@ -215,7 +215,9 @@ def test_sizes_are_told_in_two_or_three_digits(size: float, said: str) -> None:
 def test_the_plan_names_what_is_kept() -> None:
     said = expected_disk(100, 12, "best", 94.0, 500.0)
     assert said == (
-        "disk: 94 MB of weights a run, kept of at most 6 (--keep best): 564 MB; up to 1.1 GB more "
+        "disk: 94 MB of weights a run, kept for at most 6 (--keep best): 564 MB; up to 1.1 GB more "
         "per running trial"
     )
-    assert "kept of at most 112 (--keep all): 10.5 GB" in expected_disk(100, 12, "all", 94.0, 500.0)
+    assert "kept for at most 112 (--keep all): 10.5 GB" in expected_disk(
+        100, 12, "all", 94.0, 500.0
+    )

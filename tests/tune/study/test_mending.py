@@ -149,7 +149,7 @@ def test_a_log_without_its_first_event_gets_it_back(tmp_path: Path, whole: Path)
     """It says what the study is; places that show it read it first."""
     assert keep(tmp_path, lambda event: event["event"] != "study") == 1
     study = opened(tmp_path)
-    assert "events.jsonl lacked its first event: MLflow shows the study anew" in study.notes
+    assert "events.jsonl lacked its first event: MLflow shows the study as a new one" in study.notes
     first, *rest = events(tmp_path)
     wanted, *others = events(whole)
     assert {**first, "t": 0} == {**wanted, "t": 0}
