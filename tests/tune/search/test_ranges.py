@@ -253,6 +253,12 @@ def test_optunas_distributions(tmp_path: Path, nested: bool) -> None:
     assert {key: found[0].distribution for key, found in read_file(path).items()} == OPTUNAS
 
 
+@pytest.mark.parametrize("name", ["space", "space.YAML", "space.txt"])
+def test_a_file_is_yaml_unless_its_name_says_json(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("n: 1..9\n")
+    assert read_file(tmp_path / name)["n"] == (parse_range("1..9"),)
+
+
 WRONG_FILES = {
     "": "contains no space",
     "- a\n": "contains no space",

@@ -121,6 +121,12 @@ def test_the_second_epoch_of_a_trial_measures_what_an_epoch_takes() -> None:
     assert (costs.opening, costs.epoch) == (OPENING, EPOCH)
 
 
+def test_a_clock_that_was_set_back_makes_no_time_left() -> None:
+    *_, (seconds, left, forecast) = told(run_events(0, 0, None, 4, 0.5)[:-1], amount(4))
+    assert left is not None
+    assert forecast.seconds_left(BEGAN + seconds - 60) == left
+
+
 def test_trials_that_are_slower_have_a_cost_of_their_own() -> None:
     slow = [(3 * at, event) for at, event in run_events(0, 1, None, 3, 0.5)]
     events = sorted([*run_events(0, 0, None, 3, 0.5), *slow], key=lambda one: one[0])

@@ -80,6 +80,17 @@ def test_a_study_from_before_the_choice_keeps_all_completed_trials(tmp_path: Pat
     assert '"keep": "best"' in (tmp_path / "toy/study.json").read_text()
 
 
+def test_what_a_repeat_left_when_it_was_killed_is_removed_at_the_next_start(
+    tmp_path: Path,
+) -> None:
+    run_all(tmp_path, [0.5, 0.6, 0.7], repeats=2, keep="best")
+    folder = next((tmp_path / "toy/trials").glob("*/repeat-*"))
+    for name in (BEST, LAST, "embeddings-val-0001.npz"):
+        (folder / name).touch()
+    run_all(tmp_path, [0.5, 0.6, 0.7], repeats=2, keep="best")
+    assert left(folder, BEST) + left(folder, LAST) + left(folder, "*.npz") == []
+
+
 def test_repeats_leave_nothing_but_their_record(tmp_path: Path) -> None:
     study = run_all(tmp_path, [0.5, 0.6, 0.7], repeats=2, keep="best")
     assert len(study.finals()) == 4
