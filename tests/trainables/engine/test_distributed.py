@@ -163,13 +163,19 @@ def test_on_gpus_it_is_what_torch_converts_to() -> None:
 
 
 def test_on_a_gpu_too_a_worker_alone_takes_its_own_statistics() -> None:
-    """torch's layer would refuse a CPU here, or wait for the others."""
-    ours, plain = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
-    distributed.synchronize_batchnorm(ours, torch.device("cuda"))
-    x = torch.randn(5, 4, 2, 2)
-    with distributed.no_collectives():
-        assert torch.equal(ours(x), plain(x))
-    assert torch.equal(ours.running_mean, plain.running_mean)
+    """torch's layer, which takes those of all, refuses a CPU."""
+
+    def run(rank: int) -> None:
+        ours, plain = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        distributed.synchronize_batchnorm(ours, torch.device("cuda"))
+        x = torch.randn(5, 4, 2, 2)
+        with distributed.no_collectives():
+            assert torch.equal(ours(x), plain(x))
+        assert torch.equal(ours.running_mean, plain.running_mean)
+        with pytest.raises(ValueError, match="expected input tensor to be on"):
+            ours(x)
+
+    on_ranks(2, run)
 
 
 def test_shards_and_gathered_rows() -> None:

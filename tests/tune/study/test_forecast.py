@@ -127,6 +127,14 @@ def test_a_clock_that_was_set_back_makes_no_time_left() -> None:
     assert forecast.seconds_left(BEGAN + seconds - 60) == left
 
 
+def test_before_a_repeat_has_ended_tests_take_as_long_as_the_ends_of_trials() -> None:
+    *events, (end, event) = run_events(0, 0, None, EPOCHS, 0.5)
+    *_, (_, _, forecast) = told([*events, (end + 4.0, event)], amount(4))
+    costs = measured(forecast.state)
+    assert costs is not None
+    assert costs.testing == 4.0
+
+
 def test_trials_that_are_slower_have_a_cost_of_their_own() -> None:
     slow = [(3 * at, event) for at, event in run_events(0, 1, None, 3, 0.5)]
     events = sorted([*run_events(0, 0, None, 3, 0.5), *slow], key=lambda one: one[0])
