@@ -82,8 +82,8 @@ def register(exported: Exported) -> Registered:
     except Exception as error:  # MLflow's, its database's or the network's
         why = first_line(error)
         raise UserError(
-            f"{exported.folder} is written, but MLflow at {without_password(uri)} does not take it "
-            f"({why}); fix that and export again"
+            f"{exported.folder} is written, but MLflow at {without_password(uri)} does not accept "
+            f"it ({why}); fix that and export again"
         ) from None
 
 

@@ -592,7 +592,7 @@ def test_given_episodes_are_read(tmp_path: Path) -> None:
             r"and every query must be of one",
         ),
         ([[0, 8, 16, 1, 9, 10, 2, 11, 18, 3]], r"line 2: every class needs equally many"),
-        ([], r"must hold episodes of one way, shot and number of queries, found 0 kinds"),
+        ([], r"must contain episodes of one way, shot and number of queries, found 0 kinds"),
     ],
 )
 def test_given_episodes_that_cannot_be_used(
@@ -608,7 +608,7 @@ def test_given_episodes_that_cannot_be_used(
 
 def test_episodes_without_a_name_or_a_table(tmp_path: Path) -> None:
     root = mini_imagenet(tmp_path / "set", {"train": range(10)})
-    with pytest.raises(UserError, match=r"holds episodes of val but no val\.csv"):
+    with pytest.raises(UserError, match=r"has episodes of val but no val\.csv"):
         load(with_episodes(root, EPISODES))
     (root / "val_testcase.csv").rename(root / "episodes.csv")
     with pytest.raises(UserError, match=r"name it val_episodes\.csv or test_episodes\.csv"):

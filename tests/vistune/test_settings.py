@@ -91,7 +91,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 def test_a_study_is_no_comparison(tmp_path: Path) -> None:
     write_setting(tmp_path / "alone", "A", {0: [0.5, 0.6]})
-    said = r"'alone' is one study, and no comparison of settings: `.* show alone"
+    said = r"'alone' is one study, not a comparison of settings: `.* show alone"
     with pytest.raises(vistune.UserError, match=said):
         vistune.load_settings(tmp_path / "alone")
 

@@ -130,7 +130,7 @@ def load_dataset(
     _check_group(cfg)
     if cfg.transductive and task != "ssl":
         raise UserError(
-            "--transductive is for ssl, which looks at no label; "
+            "--transductive is for ssl, which uses no labels; "
             f"{task} would train on the answers of its own test: leave it out"
         )
     found = _as_folder(cfg, task, cache_dir, progress)

@@ -144,7 +144,7 @@ class Domains:
 def _which_domain(folder: Folder, domains: Sequence[str]) -> str:
     levels = _Levels(folder.tree.training_paths)
     return (
-        f"{shortened(domains)} of {folder.root} hold the same {len(levels.seconds):,} folders "
+        f"{shortened(domains)} of {folder.root} contain the same {len(levels.seconds):,} folders "
         f"({shortened(sorted(levels.seconds))}): they look like domains, not like classes; take "
         f"one by --set 'data.domain={domains[0]}', several by "
         f"--set 'data.domain={','.join(domains[:2])}' or all of them by --set data.domain="
@@ -208,7 +208,7 @@ def _about_deeper_folders(tree: Tree) -> list[str]:
     if levels.deep and levels.thirds:
         return [
             f"the classes are {classes}; {shortened(levels.thirds)}, which are in each of the "
-            f"{len(deeper):,} folders below, could be classes too: their images belong into "
+            f"{len(deeper):,} folders below, could be classes too: their images belong in "
             "folders <class>/"
         ]
     if not levels.deep or levels.of_sources:

@@ -68,7 +68,7 @@ def _load_once(content: bytes, megapixels: int) -> Image.Image:
             raise TooLarge(
                 f"{image.width}x{image.height} pixels, more than {megapixels} megapixels: a "
                 f"decompression bomb, or read with --set data.max_megapixels={math.ceil(millions)} "
-                f"(of predict --max-megapixels {math.ceil(millions)})"
+                f"(predict: --max-megapixels {math.ceil(millions)})"
             )
         image.load()
     return image

@@ -156,9 +156,10 @@ def _without_images(listing: Listing, split: str, groups: np.ndarray) -> str:
         of_one = "1 group" if count == 1 else f"{count:,} groups"
         return (
             f"no images of {listing.root} are left for {split}: its {len(groups):,} images are "
-            f"{of_one} of images that belong together (by default near-duplicates, as of a fixed "
-            "camera), which splits never separate; give folders train/, val/ and test/ of your "
-            "own, or say what belongs together with --set data.group=none|folder|prefix"
+            f"{of_one} of images that belong together (by default near-duplicates, such as "
+            "frames of a fixed camera), which splits never separate; give folders train/, val/ and "
+            "test/ of your own, or say what belongs together with "
+            "--set data.group=none|folder|prefix"
         )
     return (
         f"data folder {listing.root} is too small: no images are left for {split} of "

@@ -80,7 +80,7 @@ def read_episodes(
     shapes = {(support.shape, query.shape) for support, query, _ in episodes}
     if len(shapes) != 1:
         raise UserError(
-            f"{path} must hold episodes of one way, shot and number of queries, "
+            f"{path} must contain episodes of one way, shot and number of queries, "
             f"found {len(shapes)} kinds; keep one"
         )
     return Episodes(
@@ -164,7 +164,7 @@ def _rows_by_id(listing: Listing, part: str) -> dict[str, int]:
     path = listing.root / f"{part}.csv"
     if not path.exists():
         raise UserError(
-            f"{listing.root} holds episodes of {part} but no {part}.csv, "
+            f"{listing.root} has episodes of {part} but no {part}.csv, "
             "which says what their ids are; add it"
         )
     row_of_name: dict[str, int] = {}  # under every ending of its path

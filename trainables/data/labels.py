@@ -65,7 +65,7 @@ def doubtful_labels(names: Iterable[str]) -> list[str]:
         *_about_twins(equal_as_numbers(known), "are equal as numbers"),
         *_about_twins(
             _groups(known, lambda name: name.strip().casefold()),
-            "differ in capitals or spaces alone",
+            "differ only in capitals or spaces",
         ),
     ]
     several = _combinations(known)
@@ -135,7 +135,7 @@ def about_new_classes(new: Sequence[Entry], kept: Sequence[Entry]) -> list[str]:
         names = in_order({str(entry.label) for entry in entries})
         trained = {entry.label for entry in kept if entry.label is not None}
         twins = [twin for name in names if (twin := _twin(name, trained))]
-        alike = f"; it has {shortened(twins)}, written otherwise" if twins else ""
+        alike = f"; it has {shortened(twins)}, written differently" if twins else ""
         carved = "" if part in parts_left else f"; {part} is carved from train"
         warnings.append(
             f"{len(entries):,} images of {part} are left out: train lacks their {len(names):,} "
@@ -184,7 +184,7 @@ def _check_trained_classes(root: Path, entries: Sequence[Entry]) -> None:
             twin = _twin(str(entry.label), [name for name in trained if name is not None])
             remedy = "add training images or remove it"
             if twin:
-                remedy = f"train has {twin!r}: write both alike, or {remedy}"
+                remedy = f"train has {twin!r}: write both in the same way, or {remedy}"
             raise UserError(
                 f"class {entry.label!r} of {root} occurs in {entry.part} but not in train; {remedy}"
             )

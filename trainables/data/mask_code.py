@@ -76,7 +76,7 @@ class MaskCode:
         if self.foreground is not None:
             background, name = self.lines.names
             notes.append(
-                f"the masks hold 0 and {self.foreground} alone: {self.foreground} is read as "
+                f"the masks contain only 0 and {self.foreground}: {self.foreground} is read as "
                 f"{name}, 0 as {background}"
             )
         if self.ignore != IGNORE:

@@ -89,17 +89,17 @@ def what_to_write(paths: Sequence[Path]) -> str:
         hidden = len(found.colours) - _SHOWN
         if hidden > 0:
             shown += f" and {hidden} more"
-        return f"its masks hold the colours {shown}: write a line name,red,green,blue for each"
+        return f"its masks have the colours {shown}: write a line name,red,green,blue for each"
 
     shown = ", ".join(str(value) for value in found.values[:_SHOWN])
     if len(found.values) > _SHOWN:
         shown += f" ... {found.values[-1]}"
     if found.foreground(IGNORE) is not None:
-        return f"its masks hold the values {shown}: write two lines, such as background and object"
+        return f"its masks have the values {shown}: write two lines, such as background and object"
     known = [value for value in found.values if value != IGNORE]
     highest = max(known, default=0)
     return (
-        f"its masks hold the values {shown}: write one class name a line for the values 0 to "
+        f"its masks have the values {shown}: write one class name a line for the values 0 to "
         f"{highest}, in their order; 255 is unknown"
     )
 

@@ -90,7 +90,7 @@ def parse_name(typed: str) -> Name:
     source, _, rest = typed.partition(":")
     name, *words = rest.split(",")
     if not name:
-        raise UserError(f"--data {typed!r} names no data set; such as torchvision:CIFAR10")
+        raise UserError(f"--data {typed!r} names no data set; give one such as torchvision:CIFAR10")
     options = {}
     for word in words:
         key, equals, value = word.partition("=")

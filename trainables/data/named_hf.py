@@ -102,8 +102,8 @@ def _opened(name: Name) -> Any:
     except Exception as error:  # of the hub, the network, the disk, or of the data set itself
         raise UserError(
             f"--data {name.typed} cannot be loaded ({first_line(error)}): it is in no cache of "
-            f"datasets ({datasets.config.HF_DATASETS_CACHE}) and {_shown_hub()} does not give it; "
-            "check the name, connect once, or give a folder of save_to_disk: hf:/path"
+            f"datasets ({datasets.config.HF_DATASETS_CACHE}) and {_shown_hub()} does not provide "
+            "it; check the name, connect once, or give a folder of save_to_disk: hf:/path"
         ) from None
 
 

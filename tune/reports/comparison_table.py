@@ -181,7 +181,7 @@ def compare_settings(folder: Path, search: int | None = None) -> ComparisonTable
     begun = members(folder, search)
     if begun is None and (folder / "study.json").exists():
         show = command("report", "show", folder.name, storage=folder.parent)
-        raise UserError(f"{folder.name!r} is one study, and no comparison of settings: `{show}`")
+        raise UserError(f"{folder.name!r} is one study, not a comparison of settings: `{show}`")
     if begun is None:
         raise UserError(
             f"no setting of {folder.name!r} in {folder.parent}: "

@@ -74,7 +74,7 @@ def advice(found: Sequence[Components]) -> str:
     averages = {part: float(np.mean([one[part] for one in shares])) for part in ADVICE}
     largest = max(averages, key=lambda part: averages[part])
     return (
-        f"On average over the settings {averages['search']:.0%} of the variance is that of the "
-        f"search, {averages['training']:.0%} of the final trainings, {averages['images']:.0%} of "
-        f"the test images: {ADVICE[largest]} would tell most."
+        f"On average over the settings, {averages['search']:.0%} of the variance comes from the "
+        f"search, {averages['training']:.0%} from the final trainings, {averages['images']:.0%} "
+        f"from the test images: {ADVICE[largest]} would help most."
     )

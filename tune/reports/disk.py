@@ -31,7 +31,7 @@ class DiskUse:
         said = f"on disk: {megabytes(self.total)}"
         if self.models:
             runs = "1 run" if self.models == 1 else f"{self.models} runs"
-            said += f", {megabytes(self.weights)} of it the weights of {runs}"
+            said += f", of which {megabytes(self.weights)} are the weights of {runs}"
         if self.checkpoints:
             said += f", {megabytes(self.checkpoints)} checkpoints to resume from"
         return said

@@ -79,7 +79,9 @@ def draw_now(folder: Path) -> None:
     if not missing:
         return
 
-    print(f"drawing what {folder.name} still lacks: {_said(missing)}", file=sys.stderr, flush=True)
+    print(
+        f"drawing missing pictures of {folder.name}: {_said(missing)}", file=sys.stderr, flush=True
+    )
     with DrawingClaim(folder) as claim, closing(DrawingProcess()) as process:
         draw_missing(claim, which, process)
 

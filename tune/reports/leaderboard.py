@@ -88,7 +88,7 @@ def _notes(record: Record) -> Iterator[str]:
         named = ", ".join(str(number) for number in lost)
         yield (
             f"note: events.jsonl lacks what study.journal has of trial {named}; the study's "
-            "command, run again, writes it back"
+            "command, run again, restores it"
         )
     left_out = record.tags.get(LEFT_OUT)
     if left_out:

@@ -244,8 +244,8 @@ class EventLog(AppendOnlyFile):
                 number = _line_at(Path(path), offset)
                 raise UserError(
                     f"{path} is damaged after byte {offset} ({error}): restore it from a copy, or "
-                    f"delete line {number} (sed -i {number}d {shlex.quote(str(path))}), and what "
-                    "the journal knows of it is written back"
+                    f"delete line {number} (sed -i {number}d {shlex.quote(str(path))}), and the "
+                    "next start restores what the journal knows of it"
                 ) from error
             offset += len(line)
         return events, offset

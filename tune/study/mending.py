@@ -92,8 +92,8 @@ def mend_log(
 
     counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(added.items()))
     return [
-        f"events.jsonl lacked what study.journal has ({counts}): written back, of each epoch "
-        f"{manifest.objective} alone; other metrics of these epochs are lost"
+        f"events.jsonl lacked what study.journal has ({counts}): restored, but of each epoch only "
+        f"{manifest.objective}; other metrics of these epochs are lost"
     ]
 
 
@@ -164,7 +164,7 @@ def mend_journal(
         _report_again(database, number, whole[number], manifest.objective)
 
     named = ", ".join(str(number) for number in sorted(lacks))
-    notes = [f"study.journal lacked what events.jsonl has of trial {named}: written back"]
+    notes = [f"study.journal lacked what events.jsonl has of trial {named}: restored"]
     if holes:
         notes.append(_told_holes(journal, holes))
     return notes

@@ -88,13 +88,13 @@ def parse_objectives(
     first = parse_objective(typed[0], function=function)
     if first.metric != main and f"val/{typed[0]}" != main:
         raise UserError(
-            f"--objective {typed[0]}: the first objective chooses the epoch of a trial, which is "
-            f"done by {main} here; name it first"
+            f"--objective {typed[0]}: the first objective chooses the epoch of a trial, and "
+            f"here that is {main}; name it first"
         )
     names = [main, *(one.metric for one in others)]
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise UserError(f"--objective {name} is there twice: leave one of them out")
+            raise UserError(f"--objective {name} is given twice: leave one of them out")
     return [main, *map(str, others)]
 
 

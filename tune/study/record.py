@@ -176,8 +176,8 @@ def check_whole(record: Record) -> None:
     if lost:
         named = ", ".join(str(number) for number in lost)
         raise UserError(
-            f"{record.folder}/events.jsonl lacks what study.journal has of trial {named}, so that "
-            "another trial may be the answer: run the study's command again, which writes it back"
+            f"{record.folder}/events.jsonl lacks what study.journal has of trial {named}, so "
+            "another trial may be the answer: run the study's command again, which restores it"
         )
 
 

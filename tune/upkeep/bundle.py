@@ -13,10 +13,7 @@ from tune.study.kept_files import PIN, RETRAINED
 from tune.study.mending import JOURNAL
 from tune.upkeep.stored import bring_files
 
-NOTE = (
-    "whoever resumes it, or predicts by it, runs the code that it brings along; "
-    "showing it runs none"
-)
+NOTE = "resuming and predicting run the code that comes with it; showing runs none"
 """A sentence for those who get a bundle from somebody."""
 
 _CHECKPOINTS = ".ckpt"

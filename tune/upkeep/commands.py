@@ -152,6 +152,6 @@ def _ask(doing: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UserError(f"to {doing} without a question, add --yes")
+        raise UserError(f"to {doing} without being asked, add --yes")
     if not typer.confirm(f"{doing}?"):
         raise UserError("nothing was changed")

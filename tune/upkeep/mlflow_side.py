@@ -164,6 +164,6 @@ class _Reported:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, UserError):
             raise UserError(
-                f"MLflow at {without_password(self._uri)} does not take part "
+                f"MLflow at {without_password(self._uri)} cannot be changed "
                 f"({first_line(error)}); fix that and repeat the command"
             ) from None

@@ -441,7 +441,7 @@ ODDITIES = [
     Odd(
         "Office-Home as distributed",
         files=("{Art,Clipart,Product,Real World}/{Alarm_Clock,Bed,Chair}/{0..3}.jpg",),
-        expected="refused: Art, Clipart, Product and 1 more of SET hold the same 3 folders "
+        expected="refused: Art, Clipart, Product and 1 more of SET contain the same 3 folders "
         "(Alarm_Clock, Bed, Chair): they look like domains, not like classes; take "
         "one by --set 'data.domain=Art', several by --set 'data.domain=Art,Clipart' "
         "or all of them by --set data.domain=all; if they are classes, say --layout "
@@ -486,7 +486,7 @@ ODDITIES = [
     Odd(
         "digits of two sources",
         files=("{mnist,svhn}/{0..9}/{0..1}.png",),
-        expected="refused: mnist, svhn of SET hold the same 10 folders (0, 1, 2 and 7 more): "
+        expected="refused: mnist, svhn of SET contain the same 10 folders (0, 1, 2 and 7 more): "
         "they look like domains, not like classes; take one by --set "
         "'data.domain=mnist', several by --set 'data.domain=mnist,svhn' or all of "
         "them by --set data.domain=all; if they are classes, say --layout "
@@ -495,8 +495,8 @@ ODDITIES = [
     Odd(
         "Office-31 as distributed",
         files=("{amazon,dslr}/images/{bike,mug}/frame_{0..2}.jpg",),
-        expected="refused: amazon, dslr of SET hold the same 2 folders (bike, mug): they look like "
-        "domains, not like classes; take one by --set 'data.domain=amazon', several by --set "
+        expected="refused: amazon, dslr of SET contain the same 2 folders (bike, mug): they look "
+        "like domains, not like classes; take one by --set 'data.domain=amazon', several by --set "
         "'data.domain=amazon,dslr' or all of them by --set data.domain=all; if they are classes, "
         "say --layout folder-per-class",
     ),
@@ -522,7 +522,7 @@ ODDITIES = [
         files=("{2020,2021}/cam{1,2}/{good,bad}/{0..2}.jpg",),
         expected="2020 2021\n"
         "WARNING    the classes are 2020, 2021; bad, good, which are in each of the 4 "
-        "folders below, could be classes too: their images belong into folders <class>/\n"
+        "folders below, could be classes too: their images belong in folders <class>/\n"
         "layout     folder per class: 2 folders with images, with folders inside such as "
         "2020/cam1: sources of images, not classes\n"
         "folders    .  24  train (no folders of splits)",
@@ -959,8 +959,8 @@ ODDITIES = [
         "letters in both cases",
         files=("{A,a,B,b,C,c,D,d}/{0,1}.png",),
         expected="A B C D a b c d\n"
-        "WARNING    labels 'A', 'a'; 'B', 'b'; 'C', 'c' and 1 more differ in capitals or "
-        "spaces alone but are 8 classes\n"
+        "WARNING    labels 'A', 'a'; 'B', 'b'; 'C', 'c' and 1 more differ only in capitals "
+        "or spaces but are 8 classes\n"
         "layout     folder per class: 8 folders with images\n"
         "folders    .  16  train (no folders of splits)",
     ),
@@ -976,7 +976,7 @@ ODDITIES = [
         "labels that differ in capitals",
         files=("{Cat,cat,dog}/{0..2}.png",),
         expected="Cat cat dog\n"
-        "WARNING    labels 'Cat', 'cat' differ in capitals or spaces alone but are 2 "
+        "WARNING    labels 'Cat', 'cat' differ only in capitals or spaces but are 2 "
         "classes\n"
         "layout     folder per class: 3 folders with images\n"
         "folders    .  9  train (no folders of splits)",
@@ -1297,7 +1297,7 @@ ODDITIES = [
         files=("train/{01,02}/{0..3}.png", "val/{1,2}/0.png"),
         task="classify",
         expected="refused: class '1' of SET occurs in val but not in train; train has '01': write "
-        "both alike, or add training images or remove it",
+        "both in the same way, or add training images or remove it",
     ),
     Odd(
         "val with labels written otherwise, pretrain",
@@ -1305,7 +1305,7 @@ ODDITIES = [
         task="pretrain",
         expected="01 02\n"
         "WARNING    2 images of val are left out: train lacks their 2 classes (1, 2); it "
-        "has 01, 02, written otherwise; val is carved from train\n"
+        "has 01, 02, written differently; val is carved from train\n"
         "layout     folder per class: 2 folders with images\n"
         "folders    train  8  train\n"
         "           val    2  left out (classes that train lacks)",
@@ -1315,7 +1315,7 @@ ODDITIES = [
         files=("train/{cat,dog}/{0..3}.png", "test/{Cat,Dog}/0.png"),
         task="classify",
         expected="refused: class 'Cat' of SET occurs in test but not in train; train has 'cat': "
-        "write both alike, or add training images or remove it",
+        "write both in the same way, or add training images or remove it",
     ),
     Odd(
         "an empty class folder",

@@ -147,6 +147,6 @@ def test_neither_in_the_cache_nor_in_reach_is_one_line(
     with pytest.raises(UserError, match=r"hf:owner/none cannot be loaded") as refused:
         loaded("hf:owner/none", "classify", tmp_path / "cache")
     assert "\n" not in str(refused.value)
-    assert "http://127.0.0.1:9/hub does not give it" in str(refused.value)
+    assert "http://127.0.0.1:9/hub does not provide it" in str(refused.value)
     assert "secret" not in str(refused.value)
     assert datasets.config.HF_HUB_OFFLINE is False  # as it was

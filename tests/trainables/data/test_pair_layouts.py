@@ -360,9 +360,8 @@ def test_binary_masks(tmp_path: Path, foreground: int) -> None:
     pairs(tmp_path / "set", "images/{}.jpg", "masks/{}.png", values * np.uint8(foreground), TWO)
     data = load(tmp_path / "set")
     np.testing.assert_array_equal(data.train.mask_images, values)
-    note = (
-        f"the masks hold 0 and {foreground} alone: {foreground} is read as lesion, 0 as background"
-    )
+    note = f"the masks contain only 0 and {foreground}: "
+    note += f"{foreground} is read as lesion, 0 as background"
     assert note in read_pairs(tmp_path / "set").listing.notes
 
 
@@ -483,13 +482,13 @@ def test_colours_that_the_file_does_not_list(tmp_path: Path) -> None:
 def test_classes_missing_for_coloured_and_binary_masks(tmp_path: Path) -> None:
     pairs(tmp_path / "rgb", "images/{}.jpg", "masks/{}.png", COLORS[truths()], None)
     message = refusal(tmp_path / "rgb")
-    assert "has no classes.txt; its masks hold the colours" in message
+    assert "has no classes.txt; its masks have the colours" in message
     assert "128,64,128" in message
     assert "write a line name,red,green,blue for each" in message
     white = truths(2) * np.uint8(255)
     pairs(tmp_path / "binary", "images/{}.jpg", "masks/{}.png", white, None)
     assert refusal(tmp_path / "binary").endswith(
-        "its masks hold the values 0, 255: write two lines, such as background and object"
+        "its masks have the values 0, 255: write two lines, such as background and object"
     )
 
 

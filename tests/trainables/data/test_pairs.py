@@ -17,7 +17,7 @@ SIDE = 16
 COLORS = np.array([*SATELLITE.values(), (0, 0, 0)], np.uint8)  # 6 is unknown
 CLASSES = "ground\nroad\nroof\n"
 NO_CLASSES = (
-    "has no classes.txt; its masks hold the values 0, 1, 2, 255: write one class name a line for "
+    "has no classes.txt; its masks have the values 0, 1, 2, 255: write one class name a line for "
     "the values 0 to 2, in their order; 255 is unknown"
 )
 

@@ -451,7 +451,7 @@ def test_the_limit_of_pixels_is_the_users(cases: Any, run: Any, tmp_path: Path) 
     code, _, errors = run(case, *words, "--max-megapixels", 1)
     assert code == 2
     assert "wide.jpg: 1200x1000 pixels, more than 1 megapixels" in errors
-    assert "(of predict --max-megapixels 2)" in errors
+    assert "(predict: --max-megapixels 2)" in errors
     code, _, _ = run(case, *words, "--max-megapixels", 2)
     assert code == 0
     assert len(read_csv(tmp_path / "out.csv")) == 11

@@ -51,6 +51,6 @@ def test_too_little_to_tell_parts_apart(scores: list[list[float]]) -> None:
 
 def test_advice_names_the_largest_part() -> None:
     said = advice([Components(1e-4, 2e-4, 7e-4), Components(0.0, 3e-4, 7e-4)])
-    assert "5% of the variance is that of the search, 25% of the final" in said
-    assert "more test images would tell most" in said
+    assert "5% of the variance comes from the search, 25% from the final" in said
+    assert "more test images would help most" in said
     assert advice([Components(0.0, 0.0, 0.0)]) == ""

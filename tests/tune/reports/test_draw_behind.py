@@ -213,7 +213,7 @@ def test_a_page_first_draws_what_the_run_left_undrawn(
     folder = ended(tmp_path, 2)
     draw_now(folder)
     assert sorted(paper.drawn) == ["toy trial 0", "toy trial 1"]
-    assert capsys.readouterr().err == "drawing what toy still lacks: trials 0, 1\n"
+    assert capsys.readouterr().err == "drawing missing pictures of toy: trials 0, 1\n"
     draw_now(folder)
     assert len(paper.drawn) == 2
     assert capsys.readouterr().err == ""
@@ -392,7 +392,7 @@ def test_killed_behind_the_command_the_page_draws_the_rest(tmp_path: Path) -> No
 
     page = [sys.executable, str(REPO / "tune/report.py"), "html", "pretrain"]
     drawn = subprocess.run(page, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "drawing what pretrain still lacks" in drawn.stderr
+    assert "drawing missing pictures of pretrain" in drawn.stderr
     plots = tmp_path / "runs/pretrain/trials/0000/plots"
     assert (plots / ".recorded").exists()
     assert list(plots.glob("*.png"))

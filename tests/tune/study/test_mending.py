@@ -76,7 +76,7 @@ def test_lines_that_were_deleted_are_written_back(tmp_path: Path, whole: Path, k
     (note,) = study.notes
     if kind != "start":  # a start is known by what follows it
         assert f"{deleted} x {kind}" in note
-        assert "of each epoch val/top1 alone" in note
+        assert "of each epoch only val/top1" in note
     assert told(tmp_path) == told(whole)
     assert opened(tmp_path).notes == []
 
@@ -163,7 +163,9 @@ def test_export_refuses_what_show_would_contradict(tmp_path: Path, whole: Path) 
     keep(tmp_path, lambda event: event["event"] != "end" or event["trial"] != best)
     record = read_record(tmp_path / "toy")
     assert record.best_number() != best
-    with pytest.raises(UserError, match=rf"what study.journal has of trial {best}, so that.*again"):
+    with pytest.raises(
+        UserError, match=rf"what study.journal has of trial {best}, so another.*again"
+    ):
         check_whole(record)
     opened(tmp_path)  # what it says
     record = read_record(tmp_path / "toy")
@@ -193,7 +195,7 @@ def test_the_advice_about_a_damaged_journal_is_right(
     advice = re.search(r"\((mv .*)\)", str(refused.value))
     assert advice is not None
     subprocess.run(shlex.split(advice[1]), check=True)
-    assert "written back" in opened(tmp_path).notes[0]
+    assert "restored" in opened(tmp_path).notes[0]
     assert told(tmp_path) == told(whole)
     assert drawn(finish(tmp_path, TRIALS + 1)) == drawn(finish(whole, TRIALS + 1))
 

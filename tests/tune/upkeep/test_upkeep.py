@@ -136,7 +136,7 @@ def test_nothing_is_done_without_a_yes(root: Path, type_report: Report) -> None:
     for words in (("rename", "toy", "other"), ("archive", "toy"), ("delete", "toy")):
         said = type_report(*words)
         assert f"{root / 'toy'}: 4 trials; " in said
-        assert "without a question, add --yes" in said
+        assert "without being asked, add --yes" in said
     assert [folder.name for folder in study_folders(root)] == ["toy"]
 
 
@@ -235,7 +235,7 @@ def test_weights_are_kept_though_the_storage_was_moved(root: Path) -> None:
 def test_a_bundle_is_a_study_elsewhere(root: Path, tmp_path: Path, type_report: Report) -> None:
     said = type_report("bundle", "toy")
     assert said.startswith("toy.tar.gz: ")
-    assert "runs the code that it brings along" in said
+    assert "run the code that comes with it" in said
     assert "toy.tar.gz already exists" in type_report("bundle", "toy")
 
     elsewhere = tmp_path / "elsewhere"
@@ -274,9 +274,7 @@ def test_a_bundle_of_a_study_that_runs_loses_nothing(
 
     elsewhere = tmp_path / "elsewhere"
     opened = Study.open(elsewhere / "toy", TOY, manifest(base=POOR), trials=7, repeats=0)
-    assert opened.notes == [
-        "study.journal lacked what events.jsonl has of trial 4, 5, 6: written back"
-    ]
+    assert opened.notes == ["study.journal lacked what events.jsonl has of trial 4, 5, 6: restored"]
     assert opened.next_work() is None
     opened.close()
     assert reports(elsewhere) == reports(root)
