@@ -37,7 +37,7 @@ SEARCHES ?= 5
 CLASSIFY = $(BIN)/python tune/run.py classify --searches $(SEARCHES) --trials 4 --repeats 1 --local --storage $(STORAGE) $(OPTIONS)
 PROGRESS := ^(study|untrained|trial|chosen)
 
-table: $(VENV)/installed  ## settings A to E on embedded data, SEARCHES=5 searches of each, from pre-training to the verdict
+table: $(VENV)/installed  ## settings A to E on embedded data: SEARCHES=5 searches of each, from pre-training to the verdict
 	@for job in $$(seq 2 $(JOBS)); do \
 		$(CLASSIFY) | (trap '' INT; grep --line-buffered -E '$(PROGRESS)' | sed -u "s/^/process $$job: /") & \
 	done; \
@@ -50,7 +50,7 @@ FAST := -m pytest -n $(TESTERS) --maxprocesses 5 --dist loadfile --no-loadscope-
 test: $(VENV)/installed  ## the fast suite, on all cores
 	$(BIN)/python $(FAST)
 
-test-heavy: $(VENV)/installed  ## tests with processes of their own and whole commands: four minutes
+test-heavy: $(VENV)/installed  ## tests that start processes or whole commands: four minutes
 	$(BIN)/python $(FAST) -m "heavy and not slow"
 
 test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies
@@ -60,7 +60,7 @@ test-slow: $(VENV)/installed  ## kills, servers, browsers, whole studies
 test-crash: $(VENV)/installed  ## kill, torn write and power cut at every change of a file in tiny studies
 	$(BIN)/python -m tests.crash --ray 2
 
-soak: $(VENV)/installed  ## two thousand trials, fifty kills of anything, half an hour
+soak: $(VENV)/installed  ## two thousand trials, fifty kills of random processes: half an hour
 	$(BIN)/python -m tests.crash.soak
 
 lint: $(VENV)/installed  ## style, types, density of the code
@@ -75,7 +75,7 @@ calibration: $(VENV)/installed  ## how often the rules behind verdicts decide wr
 docs: $(VENV)/installed  ## the documentation site, into build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-check: lint calibration docs test test-heavy  ## all that must be green before a commit
+check: lint calibration docs test test-heavy  ## everything that must be green before a commit
 
 ui: $(VENV)/installed  ## MLflow on 127.0.0.1, with links that open on the trials
 	$(BIN)/python -m tune.ui --storage $(STORAGE)
@@ -86,7 +86,7 @@ cluster-check: $(VENV)/installed  ## what is wrong with cluster.yaml (or CLUSTER
 cluster-up: cluster-check  ## the check, then `ray up`; on-prem without autoscaler v2, which starts one worker too few there
 	RAY_UP_enable_autoscaler_v2=$$(grep -q 'type: local' $(CLUSTER) && echo 0 || echo 1) $(BIN)/ray up -y --disable-usage-stats $(CLUSTER)
 
-cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from `ray up` to `ray down`, four to six minutes; root of a Linux machine alone
+cluster-lab: $(VENV)/installed  ## a cluster of namespaces on this machine, from `ray up` to `ray down`: four to six minutes; needs root on Linux
 	$(BIN)/python -m pip install --quiet -e '.[dev,cluster]'
 	$(BIN)/python -m pytest -m slow -x -s -rs tests/cluster/test_cluster_lab.py
 
@@ -111,5 +111,5 @@ image:  ## a container image, vistune:cpu; with DEVICE=cuda, vistune:cuda
 	@docker info >/dev/null 2>&1 || { echo "make image: no docker daemon answers on this machine; start or install docker" >&2; exit 2; }
 	docker build --build-arg DEVICE=$(DEVICE) --tag vistune:$(DEVICE) .
 
-clean:  ## everything but studies
+clean:  ## removes everything but studies
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

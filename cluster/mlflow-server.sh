@@ -1,5 +1,5 @@
 #!/bin/bash
-# MLflow on this machine's loopback, unless it runs already. Only the driver of a study speaks to it, and that runs here too.
+# MLflow on this machine's loopback, unless it already runs. Only the driver of a study talks to it, and the driver runs here too.
 #   VISTUNE_MLFLOW_DIR          folder of database, artifacts, log and pid (~/mlflow)
 #   VISTUNE_MLFLOW_DB           another database: postgresql://user:password@host/name
 #   MLFLOW_TRACKING_PASSWORD    if set, MLflow asks for it, and for the user `admin`
@@ -25,7 +25,7 @@ if [ -n "${MLFLOW_TRACKING_PASSWORD:-}" ]; then
   options=(--app-name basic-auth)
 fi
 unset MLFLOW_TRACKING_URI
-# Not as an argument: everyone on the machine can read those, and it may hold a password.
+# Not as an argument: everyone on the machine can read arguments, and this may contain a password.
 database=${VISTUNE_MLFLOW_DB:-sqlite:///$PWD/mlflow.db}
 # The driver that is installed; which one SQLAlchemy takes by itself depends on its version.
 export MLFLOW_BACKEND_STORE_URI=${database/#postgresql:/postgresql+psycopg2:}
