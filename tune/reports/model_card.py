@@ -113,24 +113,24 @@ def _use(exported: Exported, about: dict[str, Any]) -> Iterator[str]:
     yield "```"
     yield ""
     if exported.format in ("onnx", "torch_export"):
-        seen = f"{size} x {size} pixels, the largest centred square of an image, resized"
+        seen = f"the largest centred square of an image, resized to {size} x {size} pixels"
         if whole:
-            seen = f"whole images whose shorter side is {size} pixels"
+            seen = f"whole images, resized until the shorter side is {size} pixels,"
         yield (
             f"Input: `images` (B, 3, H, W) float32, RGB from 0 to 1, {seen} by Pillow's bicubic "
             f"filter. Normalisation is inside. Output: {answer}."
         )
     elif exported.format == "safetensors":
         yield (
-            "`backbone.*` are the weights of the backbone under the names of its architecture, "
-            "`head.*` those of what is on top, where there is something. `model.json` has the "
-            "whole configuration, the normalisation among it."
+            "`backbone.*` are the backbone's weights under its architecture's names, `head.*` the "
+            "weights on top of it, if any. `model.json` has the whole configuration, including "
+            "the normalisation."
         )
     else:
         yield (
-            "Input: images (B, H, W, 3) uint8, RGB from 0 to 255, of any size. A classifier "
-            "answers with probabilities by class, a segmentation network with class numbers "
-            "(B, H, W), any other model with features."
+            "Input: images (B, H, W, 3) uint8, RGB from 0 to 255, of any size. Output: of a "
+            "classifier, a probability per class; of a segmentation network, class numbers "
+            "(B, H, W); of any other model, features."
         )
 
 
@@ -174,19 +174,19 @@ def _data(record: Record, about: dict[str, Any]) -> Iterator[str]:
         named = ", ".join(classes[:_NAMED])
         more = f", and {len(classes) - _NAMED} more in model.json" if len(classes) > _NAMED else ""
         yield ""
-        yield f"Classes in the order of the answers: {named}{more}."
+        yield f"Classes, in the order of the output: {named}{more}."
 
 
 def _results(exported: Exported, record: Record) -> Iterator[str]:
     recorded, measured = exported.recorded, exported.measured
     yield (
-        f"{exported.objective} on the validation split is {measured:.4f} by this file and "
-        f"{recorded:.4f} on record."
+        f"On the validation split, {exported.objective} of this file is {measured:.4f}; the "
+        f"record has {recorded:.4f}."
     )
     if exported.difference is not None:
         yield (
-            f"Its answers differ from the trained network's by {exported.difference:.1e} of the "
-            "largest at most."
+            f"Its answers differ from the trained network's by at most {exported.difference:.1e} "
+            "of the largest answer."
         )
     yield ""
     chosen = selection(record, len(record.trials))
@@ -201,7 +201,7 @@ def _results(exported: Exported, record: Record) -> Iterator[str]:
         header = ["metric", "mean and 95 % interval", "seeds", "the interval covers"]
         yield from _table(header, rows)
         yield ""
-        yield "The weights here are those of the trial itself, which was not judged on that split."
+        yield "This file has the weights of the trial itself, which was not judged on that split."
     else:
         yield "The configuration was not repeated: nothing is known about the test split."
     yield ""
@@ -231,7 +231,7 @@ def _tested(record: Record, trial: int) -> list[tuple[str, str, str, str]]:
 
 def _configuration(exported: Exported, record: Record) -> Iterator[str]:
     differs = assignments(record.departures(exported.trial)) or DEFAULT
-    yield f"Differs from the default in what was searched: {differs}."
+    yield f"Searched values that differ from the default: {differs}."
     yield ""
     config = record.trials[exported.trial].config
     rows = [(name, format_value(value)) for name, value in config.items()]
@@ -240,11 +240,11 @@ def _configuration(exported: Exported, record: Record) -> Iterator[str]:
 
 def _limits(exported: Exported, record: Record, about: dict[str, Any]) -> Iterator[str]:
     yield (
-        "- It was judged on images of the data set above alone. Other cameras, places or classes "
-        "are not covered by any number here."
+        "- It was judged only on images of the data set above. No number here covers other "
+        "cameras, places or classes."
     )
     if about["kind"] in ("Classifier", "Pretraining"):
-        yield "- It answers with one of its classes, whatever an image shows."
+        yield "- It always answers with one of its classes, whatever an image shows."
     for doubt in doubts(record, exported.study.parent):
         yield f"- {doubt}"
 

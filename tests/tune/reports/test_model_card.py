@@ -80,8 +80,8 @@ def test_it_says_what_the_other_pages_say(record: Record, tmp_path: Path) -> Non
         if isinstance(value, int | str):
             assert f"| {name} | {value} |" in text
     assert "ant, bee|wasp" in text
-    assert f"{record.completed[number or 0]:.4f} on record" in text
-    assert "differ from the trained network's by 5.0e-07" in text
+    assert f"the record has {record.completed[number or 0]:.4f}." in text
+    assert "differ from the trained network's by at most 5.0e-07" in text
 
 
 @pytest.mark.parametrize("format", FORMATS)
