@@ -135,6 +135,16 @@ def test_a_space_is_walked_with_numbers_of_its_ranges_alone(most: int, step: int
     assert list(describe(by_number, "tiny", {})) == ["n"]
 
 
+def test_of_a_long_range_only_the_end_is_entered() -> None:
+    asked = []
+
+    def long(trial: Any, preset: str) -> None:
+        asked.append(trial.suggest_int("n", 1, 90))
+
+    describe(long, "tiny", {})
+    assert set(asked) == {1, 90}
+
+
 def test_ranges_alone_are_a_space() -> None:
     space = as_space(read_ranges(["lr=1e-4..1:log", "opt=sgd,adam", "m=0.0..1 when opt=sgd"]))
     found = {key: [condition for condition, _ in one] for key, one in space_of(space).items()}

@@ -243,6 +243,26 @@ def test_a_function_without_a_length_is_measured_by_its_trials() -> None:
         assert left == pytest.approx(6 * length - seconds)
 
 
+def test_a_function_with_a_test_result_is_repeated_to_the_end() -> None:
+    work = Amount(3, EPOCHS, 3, RepeatRule(WINNER), "none", function=True)
+    tested = [
+        (at, event | {"metrics": {"test/top1": 0.5}} if event["event"] == "end" else event)
+        for at, event in made_up([EPOCHS] * 3, 1, 3, WINNER)
+    ]
+    end = tested[-1][0]
+    a_repeat = OPENING + EPOCHS * EPOCH + TESTING
+    left_after_the_first = [
+        left for at, left, _ in told(tested, work, 1) if at >= end - 2 * a_repeat
+    ]
+    assert left_after_the_first[0] == pytest.approx(2 * a_repeat, abs=0.01)
+
+
+def test_runs_without_gpus_reserve_none() -> None:
+    *_, (_, _, forecast) = told(run_events(0, 0, None, 3, 0.5), amount(1))
+    (run,) = forecast.state.runs.values()
+    assert run.gpu_seconds == 0
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_expected_lengths_are_those_of_trials_whose_order_is_chance(version: int) -> None:
     trials, epochs, draws = 16, 12, 4000
