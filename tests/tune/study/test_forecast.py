@@ -258,8 +258,11 @@ def test_a_function_with_a_test_result_is_repeated_to_the_end() -> None:
 
 
 def test_runs_without_gpus_reserve_none() -> None:
-    *_, (_, _, forecast) = told(run_events(0, 0, None, 3, 0.5), amount(1))
-    (run,) = forecast.state.runs.values()
+    state = LogState(keeps_history=True)
+    for seconds, event in run_events(0, 0, None, 3, 0.5):
+        apply_event(state, event | {"t": round(1000 * (BEGAN + seconds))})
+    (run,) = state.runs.values()
+    assert run.cpu_seconds == OPENING + 3 * EPOCH
     assert run.gpu_seconds == 0
 
 
