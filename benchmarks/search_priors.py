@@ -1,0 +1,179 @@
+"""Regret of a study that begins with a prior of other data sets, against one that does not, on the
+tables of `search_tables.py`: one data set of a group is left out, and the prior is chosen from the
+others as `priors.py` chooses those that ship.
+
+    python benchmarks/search_priors.py --seeds 20   # adds to benchmarks/data/search_priors.csv
+    python benchmarks/search_priors.py --report
+
+Budgets and regret as in `search_regret.py`; the study is the real one, with its rungs. Grids of
+learning curves are searched from two defaults: the one they were recorded with (Adam 5e-4) and a
+better one (Adam 5e-3, as near as the grid has it), as today's are. Ratio and difference: with the
+prior over, or minus, without, 95 % by a bootstrap over seeds for a table, over tables and seeds for
+all of them.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.priors import Config, choose
+from benchmarks.search_efficiency import OurStudy
+from benchmarks.search_regret import (
+    AT_A_TIME,
+    BUDGETS,
+    CONTESTANTS,
+    LEAST,
+    RESAMPLES,
+    Searcher,
+    Whole,
+    read,
+    record,
+)
+from benchmarks.search_tables import DATA, Table, tables
+from tune.search.space import Nearest, fitted
+
+GROUPS = {
+    "head of a backbone": ("head-glyphs", "head-digits", "head-earth"),
+    "from scratch": ("scratch-digits", "scratch-earth"),
+    "HPOBench": ("phoneme", "vehicle", "australian", "segment", "credit_g", "kc1"),
+    "NAS-Bench-201": ("cifar10", "cifar100", "imagenet"),
+    "HPOlib": ("protein_structure", "parkinsons_telemonitoring"),
+}
+"""Tables that share a space."""
+CURVES = ("head of a backbone", "from scratch")
+RECORD = DATA / "search_priors.csv"
+BETTER = "better default"
+RATE = 5e-3
+COLD, PRIOR = "cold", "prior"
+
+
+def prior_of(table: Table) -> list[Config]:
+    """What the other tables of its group would ship, as the table's space admits it."""
+    points = (Nearest(config, table.default) for config in _chosen(table.name))
+    return [fitted(point, table.space, "", {}) for point in points]
+
+
+@cache
+def _chosen(left_out: str) -> list[Config]:
+    """The prior that is chosen from the other tables of a group."""
+    group = next(names for names in GROUPS.values() if left_out in names)
+    trained = {
+        table.name: [(_params(table, key), max(curve)) for key, curve in table.curves.items()]
+        for table in tables([name for name in group if name != left_out])
+    }
+    return [point["config"] for point in choose(trained)]
+
+
+def _params(table: Table, key: tuple[int, ...]) -> Config:
+    params: dict[str, object] = {}
+    for axis, index in zip(table.axes, key, strict=True):
+        params[axis] = table.values_of(axis, params)[index]
+    return params
+
+
+def contestant(table: Table, seed: int, *, prior: bool, better: bool) -> Searcher:
+    """A study on the table."""
+    if better:
+        table = replace(table, default={**table.default, "optim_lr": RATE})
+    points = prior_of(table) if prior else []
+    return Whole(OurStudy(table, seed, BUDGETS[-1] * table.epochs + AT_A_TIME, points), table)
+
+
+def _named(prior: str, better: bool) -> str:
+    return f"{prior}, {BETTER}" if better else prior
+
+
+for _better in (False, True):
+    for _name in (COLD, PRIOR):
+        CONTESTANTS[_named(_name, _better)] = lambda table, seed, p=_name == PRIOR, b=_better: (
+            contestant(table, seed, prior=p, better=b)
+        )
+
+
+def report() -> None:
+    """Print regrets, differences and ratios."""
+    done = read(RECORD)
+    for better in (False, True):
+        sides: dict[str, list[np.ndarray]] = {COLD: [], PRIOR: []}
+        for group, names in GROUPS.items():
+            print(f"{group}{', ' + BETTER if better else ''}")
+            for name in names:
+                cold, prior = (_rows(done, _named(side, better), name) for side in (COLD, PRIOR))
+                if not len(cold) or not len(prior):
+                    continue
+                sides[COLD].append(cold)
+                sides[PRIOR].append(prior)
+                print(f"  {name:26} {_difference(cold, prior)}   {len(cold)} seeds")
+        if sides[COLD]:
+            print(f"all {len(sides[COLD])} tables, ratio: {_ratio(sides[COLD], sides[PRIOR])}")
+
+
+def _rows(done: dict[tuple[str, str, int], list[float]], name: str, table: str) -> np.ndarray:
+    """(seeds, budgets)"""
+    return np.array([row for (who, where, _), row in done.items() if (who, where) == (name, table)])
+
+
+def _difference(cold: np.ndarray, prior: np.ndarray) -> str:
+    rng = np.random.default_rng(0)
+    drawn = [_anew(prior, rng).mean(0) - _anew(cold, rng).mean(0) for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    cells = [
+        f"{budget}: {c:.3f} -> {p:.3f} ({p - c:+.3f} [{lo:+.3f}, {hi:+.3f}])"
+        for budget, c, p, lo, hi in zip(
+            BUDGETS, cold.mean(0), prior.mean(0), low, high, strict=True
+        )
+    ]
+    return "   ".join(cells)
+
+
+def _ratio(cold: list[np.ndarray], prior: list[np.ndarray]) -> str:
+    """Geometric mean over tables, with its interval over tables and seeds."""
+    rng = np.random.default_rng(0)
+    pairs = list(zip(cold, prior, strict=True))
+    drawn = []
+    for _ in range(RESAMPLES):
+        which = rng.integers(len(pairs), size=len(pairs))
+        drawn.append(
+            _mean_ratio([(_anew(pairs[i][0], rng), _anew(pairs[i][1], rng)) for i in which])
+        )
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return "   ".join(
+        f"{budget}: {v:.2f} [{lo:.2f}, {hi:.2f}]"
+        for budget, v, lo, hi in zip(BUDGETS, _mean_ratio(pairs), low, high, strict=True)
+    )
+
+
+def _mean_ratio(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:  # (budgets,)
+    logs = [np.log(np.maximum(p.mean(0), LEAST) / np.maximum(c.mean(0), LEAST)) for c, p in pairs]
+    return np.exp(np.mean(logs, 0))
+
+
+def _anew(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rows[rng.integers(len(rows), size=len(rows))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--groups", nargs="*", default=list(GROUPS), choices=list(GROUPS))
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--report", action="store_true")
+    options = parser.parse_args()
+    if options.report:
+        report()
+        return
+    for group in options.groups:
+        for better in (False, True) if group in CURVES else (False,):
+            names = [_named(side, better) for side in (COLD, PRIOR)]
+            record(names, tables(GROUPS[group]), options.seeds, RECORD)
+
+
+if __name__ == "__main__":
+    main()
