@@ -136,7 +136,7 @@ def add_study(folder: Path) -> None:
     """Append a study to the record: its complete trials, by what is searched in them."""
     record = read_record(folder)
     manifest = record.manifest
-    assert manifest.preset == "tiny"
+    assert (manifest.preset, manifest.base.get("init.source", "scratch")) == ("tiny", "scratch")
     words = [f"python tune/run.py {manifest.experiment}", f"--data {manifest.base['data.name']}"]
     words += [f"--set {key}={value}" for key, value in manifest.pins.items()]
     frozen = record.frozen_trials()
@@ -146,7 +146,6 @@ def add_study(folder: Path) -> None:
         "metric": manifest.objective,
         "command": " ".join([*words, f"--trials {len(frozen)} --seed {manifest.seed}"]),
         "commit": str(manifest.commit)[:7],
-        "init.source": manifest.base["init.source"],
         "trials": [
             {"trial": number, "value": round(value, 4), "config": frozen[number].params}
             for number, value in record.completed.items()

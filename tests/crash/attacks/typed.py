@@ -35,6 +35,7 @@ SENSELESS = [
     *("--space optim.lr=nan..1", "--space optim.lr=0..1:log", "--space x=1..2", "--space ="),
     *("--try optim.lr=nan", "--try x=1", "--try =", "--sampler x", "--pruner x", "--keep x"),
     *("--trial toy/99", "--trial toy", "--trial /", "--warm-start toy", "--warm-start nothing"),
+    "--warm-start shipped",
     *("--objective val/none", "--objective -", "--objective --", "--storage s3://"),
 ]
 
