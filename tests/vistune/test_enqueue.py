@@ -272,7 +272,7 @@ def test_a_wrong_try_is_one_line(call: Call, tmp_path: Path, words: str, said: s
 def test_a_comparison_is_not_given_one(call: Call) -> None:
     refused = call("classify", "--local", "--try", "optim.lr=0.1")
     assert refused.line == (
-        "--try optim.lr=0.1: classify is several studies; name one with --setting"
+        "--try optim.lr=0.1: classify is several studies; choose one with --setting"
     )
 
 

@@ -214,7 +214,7 @@ def test_the_table_says_where_its_spread_comes_from(tmp_path: Path) -> None:
     assert f"A,sd of search,{parts['search']}" in pooled_csv(found)
     page = pooled_page(found, b"")
     assert "Where the spread over searches comes from" in page
-    assert "further searches, or longer ones, would tell most" in page
+    assert "further searches, or longer ones, would help most" in page
 
 
 def test_more_searches_are_another_look(tmp_path: Path) -> None:
