@@ -70,6 +70,7 @@ REFUSED = {
     "a=3..1": "it must begin below its end, but 3 is above 1",
     "a=0..1:log": "on a log scale it must begin above 0, not at 0",
     "a=1..2:lin": "'lin' is not an option of a range; valid: log, step=NUMBER",
+    "a=1..9:step": "'step' is not an option of a range",
     "a=1..9:stride=2": "'stride=2' is not an option of a range",
     "a=1..9:step=two": "'step=two' is not an option of a range",
     "a=1..9:log:step=2": "a log scale has no steps",
@@ -221,6 +222,7 @@ def test_a_sweep_of_weights_and_biases(tmp_path: Path) -> None:
           head:
             parameters:
               dropout: {distribution: uniform, min: 0, max: 0.5}
+          seed: {value: 3}
         """,
     ) == {
         "lr": ["1e-05..0.1:log"],
@@ -232,6 +234,7 @@ def test_a_sweep_of_weights_and_biases(tmp_path: Path) -> None:
         "opt": ["sgd,adam"],
         "epochs": ["12"],
         "head.dropout": ["0.0..0.5"],
+        "seed": ["3"],
     }
 
 

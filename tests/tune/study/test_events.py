@@ -19,6 +19,14 @@ from hypothesis import strategies as st
 from trainables.errors import UserError
 from tune.study.events import EventLog
 
+
+def test_an_event_begins_after_a_line_or_at_the_ends_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b"ab\ncd\n")
+    assert [at for at in range(-1, 9) if EventLog.begins_at(path, at)] == [0, 3, 6]
+    assert not EventLog.begins_at(path, "3")
+
+
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats() | st.text(max_size=20),
     lambda inner: (

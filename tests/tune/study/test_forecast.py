@@ -169,6 +169,18 @@ def test_epochs_that_take_no_time_need_none() -> None:
     assert {left for _, left, _ in told(events, amount(4), 1)} <= {None, 0.0}
 
 
+def test_a_study_of_short_epochs_is_told_as_well_as_one_of_long_ones() -> None:
+    """The second trial runs while something else slows the machine down."""
+    first = run_events(0, 0, None, EPOCHS, 0.5)
+    begin = first[-1][0]
+    second = [(begin + 2 * at, event) for at, event in run_events(0, 1, None, EPOCHS - 1, 0.4)]
+    events = [*first, *second]
+    lefts = [left for _, left, _ in told(events, amount(4), 1)]
+    fast = [(at / 100, event) for at, event in events]
+    scaled = [left and 100 * left for _, left, _ in told(fast, amount(4), 1)]
+    assert scaled == [pytest.approx(left, rel=1e-3) if left else left for left in lefts]
+
+
 def test_runs_that_wait_take_the_first_free_process() -> None:
     table = Timetable(2)
     table.all([3.0, 4.0, 5.0])
@@ -264,6 +276,15 @@ def test_runs_without_gpus_reserve_none() -> None:
     (run,) = state.runs.values()
     assert run.cpu_seconds == OPENING + 3 * EPOCH
     assert run.gpu_seconds == 0
+
+
+def test_a_run_that_ends_before_its_first_epoch_has_reserved_its_processor() -> None:
+    state = LogState(keeps_history=True)
+    begun, *_, (_, end) = run_events(0, 0, None, 1, 0.5)
+    for seconds, event in (begun, (OPENING, end)):
+        apply_event(state, event | {"t": round(1000 * (BEGAN + seconds))})
+    (run,) = state.runs.values()
+    assert run.cpu_seconds == OPENING
 
 
 @pytest.mark.parametrize("version", [1, 2])

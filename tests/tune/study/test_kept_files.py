@@ -10,7 +10,7 @@ from tests.studies import manifest, open_study
 from trainables.files import BEST, LAST
 from tune.cli.held_weights import pin_for_others
 from tune.reports.disk import disk_use, expected_disk, megabytes
-from tune.study.kept_files import PIN, RETRAINED, pin, retrained_value
+from tune.study.kept_files import PIN, RETRAINED, note_retrained, pin, retrained_value
 from tune.study.study import Study
 from tune.study.work import Outcome, Work
 
@@ -61,6 +61,12 @@ BEST_FIVE = {4, 6, 8, 9, 11}
 def test_a_torn_note_about_weights_ends_nothing(tmp_path: Path, torn: str) -> None:
     (tmp_path / RETRAINED).write_text(torn)
     assert retrained_value(tmp_path / "best.pt") is None
+
+
+@pytest.mark.parametrize("value", [0.7, None])
+def test_a_note_about_weights_tells_their_value(tmp_path: Path, value: float | None) -> None:
+    note_retrained(tmp_path / "best.pt", value, ["torch was 2.9, is 2.10"])
+    assert retrained_value(tmp_path / "best.pt") == value
 
 
 def test_the_best_five_and_the_default_keep_their_weights(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Manifests that cannot be read, that are of earlier versions, and whose code has changed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def test_changed_code_is_shown_and_refused(
     accepted = read_manifest(path).code
     assert accepted is not None
     assert (accepted["sha256"], accepted["earlier"]) == (now, [earlier])
+
+
+@pytest.mark.parametrize(("count", "hidden"), [(6, ""), (8, "; and 2 more")])
+def test_of_many_differences_six_are_shown(tmp_path: Path, count: int, hidden: str) -> None:
+    path = tmp_path / "study.json"
+    names = [f"aug.n{number}" for number in range(count)]
+    replace(manifest(), base=dict.fromkeys(names, 1)).reconcile_with(path)
+    with pytest.raises(UserError) as refused:
+        replace(manifest(), base=dict.fromkeys(names, 2)).reconcile_with(path)
+    shown = "; ".join(f"{name} was 1, is 2" for name in names[:6])
+    assert f"with another configuration: {shown}{hidden}. Repeat" in str(refused.value)
 
 
 def test_a_manifest_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:

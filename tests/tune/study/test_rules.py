@@ -331,3 +331,13 @@ def test_a_functions_study_without_a_verdict_says_why(
     record = read_record(tmp_path / "toy")
     assert judge_study(record) is None
     assert said in claim(record, None)
+
+
+def test_a_function_with_one_repeat_lacks_repeats(tmp_path: Path) -> None:
+    """One value each tells nothing about the noise, not that there is none."""
+    study = open_study(tmp_path, 2, 1, function=True)
+    _finish_by_hand(study, {0: [_scored(0.5)], 1: [_scored(0.6)]})
+    study.close()
+    record = read_record(tmp_path / "toy")
+    assert judge_study(record) is None
+    assert "give the same result" not in claim(record, None)
