@@ -83,7 +83,7 @@ def test_objectives_are_read_as_they_are_typed() -> None:
     assert own == ["val/top1", "-val/latency", "-time/hours"]
     with pytest.raises(UserError, match="the first objective chooses the epoch of a trial"):
         parse_objectives(["-hours", "top1"], "val/top1")
-    with pytest.raises(UserError, match="--objective time/hours is there twice"):
+    with pytest.raises(UserError, match="--objective time/hours is given twice"):
         parse_objectives(["top1", "-hours", "time/hours"], "val/top1")
 
 
