@@ -5,6 +5,7 @@ and whether they train.
 """
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ _DEPTH = 6
 # torch's BatchNorm without storage brings torch's compiler, 2 s of CPU time to import: more than a
 # copy of a network of so many numbers, and an image through it, ever take.
 _SMALL = 1_000_000
+# A rate of dropout is in the text of a network, where each trial has another, and not in the table.
+_DROPOUT = re.compile(r"Dropout\(p=[^,)]*")
 # Tables of this process: a warm one serves many trials of few architectures.
 _tables: dict[tuple[str, tuple[bool, ...], int], str] = {}
 
@@ -38,7 +41,7 @@ def write_architecture(trainable: Trainable[Any, Any], directory: Path) -> None:
 
     size = trainable.config.data.image_size
     trains = tuple(p.requires_grad for p in network.parameters())
-    key = (repr(network), trains, size)
+    key = (_DROPOUT.sub("Dropout", repr(network)), trains, size)
     if key not in _tables:
         _tables[key] = layer_table(network, size)
     write_atomically(path, _tables[key], durable=False)

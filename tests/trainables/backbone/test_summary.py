@@ -2,6 +2,7 @@
 that is not."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from tests.frozen import FROZEN, classifier
 from tests.shapes import Shapes, shapes, shapes_config
+from trainables.backbone.freezing import FreezeConfig
 from trainables.backbone.networks import BackboneConfig, build_backbone
 from trainables.backbone.summary import layer_table, write_architecture
+from trainables.classifiers.heads import ClassifierHeadConfig
 from trainables.config import build, flatten
 from trainables.engine.fit import fit
 from trainables.files import ARCHITECTURE
@@ -129,3 +133,17 @@ def test_tables_tell_architectures_apart_and_nothing_else() -> None:
         )
         tables.add(layer_table(Shapes(config, shapes()).network(), 32))
     assert len(tables) == 2
+
+
+def test_heads_of_every_dropout_have_one_table(tmp_path: Path) -> None:
+    """Also where a power cut has left an empty file."""
+    tables = set()
+    for rate in (0.1, 0.37):
+        config = replace(FROZEN, head=ClassifierHeadConfig(kind="mlp", dropout=rate))
+        (tmp_path / ARCHITECTURE).write_text("")
+        model = classifier(replace(config, freeze=FreezeConfig(policy="none")))
+        write_architecture(model, tmp_path)
+        written = (tmp_path / ARCHITECTURE).read_text()
+        assert written == layer_table(model.network(), FROZEN.data.image_size)
+        tables.add(written)
+    assert len(tables) == 1

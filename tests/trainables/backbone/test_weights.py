@@ -108,6 +108,19 @@ def test_changed_is_counted(tmp_path: Path) -> None:
     )
 
 
+def test_a_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "b.pt"
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        written = build_backbone(TINY)
+        save_backbone(path, written, {})
+        loaded = build_backbone(TINY)
+        for _ in range(2):
+            load_backbone(loaded, TINY, path)
+            assert torch.equal(loaded.conv1.weight, written.conv1.weight)
+            torch.nn.init.zeros_(loaded.conv1.weight)  # which changes nothing of what was read
+
+
 def refusal(config: BackboneConfig, path: Path, sha256: str = "", seed: int = 8) -> str:
     torch.manual_seed(seed)
     backbone = build_backbone(config)
