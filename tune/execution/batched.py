@@ -9,6 +9,10 @@ and resumption. The driver lets them take turns:
 3. One after the other, in the order of their beginnings, trials report, and go on to the steps of
    their next epochs, or to their ends.
 
+New trials begin when all have ended. Meanwhile most are stopped early, and those that are left run
+to their ends quickly; had others taken the places at once, the best trial would wait for each
+beginner. And the sampler proposes nothing before it knows all results.
+
 What a trial does, and what the study knows when it asks, is therefore independent of how threads
 are scheduled.
 """
@@ -170,7 +174,8 @@ def search_in_batches(study: Study, experiment: Experiment, width: int) -> None:
     running: list[RunningTrial] = []
     try:
         while True:
-            _begin_trials(study, experiment, width, running)
+            if not running:
+                _begin_trials(study, experiment, width, running)
             if not running:
                 return
 
