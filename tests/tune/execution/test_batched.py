@@ -135,6 +135,9 @@ def test_the_results_are_those_of_one_trial_after_the_other(
     log = EventLog.read(tmp_path / "heads" / "events.jsonl")[0]
     kinds = [event["event"] for event in log if event["event"] in ("start", "end")]
     assert kinds.index("end") == 4  # so many at a time
+    for place in range(1, len(kinds)):
+        if kinds[place - 1 : place + 1] == ["end", "start"]:  # others begin when all have ended
+            assert kinds[:place].count("start") == kinds[:place].count("end")
 
 
 def test_times_on_record_are_each_trials_share(base: dict[str, Any], tmp_path: Path) -> None:
