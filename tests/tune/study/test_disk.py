@@ -329,6 +329,23 @@ def lost(count: int, node: str | None, study: PutBack) -> None:
         study.add(FAILURE, node)
 
 
+def test_work_is_handed_out_again_after_pauses_that_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    shared(monkeypatch)
+    failures = PutBack(tmp_path)
+    failures.tell = lambda said: None
+    pauses = []
+    for _ in range(8):
+        lost(1, None, failures)
+        failed_at = clock.now
+        while failures.rests:
+            clock.sleep(0.5)
+        pauses.append(clock.now - failed_at)
+    assert pauses == [1, 2, 4, 8, 16, 32, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+
+
 def test_one_machine_with_a_broken_mount_holds_up_nobody_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
