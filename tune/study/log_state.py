@@ -115,7 +115,7 @@ class Run:
 class LogState:
     """Everything that a prefix of the event log says."""
 
-    keeps_history: bool = True
+    keeps_history: bool
     """Keep the metrics of every epoch. The running study does without: those of a thousand trials
     would stay in the driver's memory."""
     objective: str = ""

@@ -176,12 +176,12 @@ def test_a_command_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 def test_the_usual_epoch_is_the_median_over_trials() -> None:
-    state = LogState()
+    state = LogState(keeps_history=False)
     spans = {0: (8_000, [1, 2]), 1: (1_000, [1]), 2: (90_000, [1, 2, 3]), 3: (50, [])}
     for number, (occupied_ms, epochs) in spans.items():
         state.runs[WorkId(number)] = Run(occupied_ms=occupied_ms, epochs=list(epochs))
     assert usual_epoch_s(state) == 4.0  # of 4, 1 and 30 s
-    assert usual_epoch_s(LogState()) == 0.0
+    assert usual_epoch_s(LogState(keeps_history=False)) == 0.0
 
 
 def test_work_travels_with_its_limits(tmp_path: Path) -> None:

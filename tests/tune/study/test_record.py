@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tests.studies import finish, open_study
 from tests.toy import TOY
 from tune.execution.local import search_locally
+from tune.function import LENGTH
 from tune.report import app
 from tune.reports.html_sections import budget, opening
 from tune.study.log_state import read_state
@@ -96,3 +97,16 @@ def test_the_running_study_knows_what_its_log_says(tmp_path: Path) -> None:
 def test_before_a_function_has_said_its_length_there_is_none(tmp_path: Path) -> None:
     open_study(tmp_path, 1, function=True).close()
     assert read_record(tmp_path / "toy").length == 0
+
+
+def test_a_function_is_as_long_as_it_said_last(tmp_path: Path) -> None:
+    study = open_study(tmp_path, 1, function=True)
+    work = study.next_work()
+    assert isinstance(work, Work)
+    study.started(work)
+    lengths = []
+    for epoch, length in enumerate((4, 6), 1):
+        study.reported(work, epoch, {"val/top1": 0.5, LENGTH: float(length)})
+        lengths.append(read_record(tmp_path / "toy").length)
+    study.close()
+    assert lengths == [4, 6]
