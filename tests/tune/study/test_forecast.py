@@ -243,6 +243,17 @@ def test_a_resumed_study_knows_its_costs_and_not_the_pause() -> None:
     assert left == pytest.approx(events[-1][0] - 20, abs=1.5 * EPOCH)
 
 
+def test_a_challenger_that_is_not_known_yet_needs_all_its_repeats() -> None:
+    """Two of the default's four have ended before another trial has."""
+    default = run_events(0, 0, None, EPOCHS, 0.5)
+    first = run_events(15, 0, 7, EPOCHS, 0.5)
+    second = run_events(31, 0, 8, EPOCHS, 0.5)
+    (begun, *_) = run_events(47, 1, None, EPOCHS, 0.4)
+    *_, (_, left, _) = told([*default, *first, *second, begun], amount(2, seeds=4), 1)
+    a_trial = OPENING + EPOCHS * EPOCH
+    assert left == pytest.approx(a_trial + (2 + 4) * (a_trial + TESTING))
+
+
 def test_a_function_without_a_length_is_measured_by_its_trials() -> None:
     work = Amount(6, 0, 0, RepeatRule(PAIR), "none", function=True)
     events = made_up([EPOCHS] * 6, 1)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tests.studies import manifest
+from trainables.config import flatten
 from trainables.errors import UserError
+from trainables.schedules import ScheduleConfig
 from tune.study.manifest import Manifest, read_manifest, with_earlier_values
 
 
@@ -62,3 +64,17 @@ def test_studies_from_before_average_no_weights_and_judge_by_the_first_rules() -
     earlier = with_earlier_values({"data.limit": 0})
     assert (earlier["train.ema"], earlier["train.rules"]) == (0.0, 1)
     assert with_earlier_values(earlier | {"train.ema": 0.9})["train.ema"] == 0.9
+
+
+def test_what_an_earlier_config_lacked_is_what_it_did() -> None:
+    """Predictions of a segmenter were not averaged; schedules with restarts had the values that are
+    their defaults."""
+    segmenter = with_earlier_values({"data.limit": 0, "model.name": "unet"})
+    assert (segmenter["eval.scales"], segmenter["eval.flip"]) == ("1", False)
+    known = flatten(ScheduleConfig())
+    of_schedule = with_earlier_values({"data.limit": 0, "schedule.step_every_frac": 0.3})
+    restored = {key: value for key, value in of_schedule.items() if key.startswith("schedule.")}
+    assert len(restored) > 1
+    assert {
+        key.partition(".")[2]: value for key, value in restored.items()
+    }.items() <= known.items()

@@ -145,6 +145,18 @@ def test_a_trial_that_runs_is_not_taken_for_damage(tmp_path: Path, whole: Path) 
     assert reports(tmp_path).keys() == reports(whole).keys()
 
 
+def test_an_open_trial_that_lacks_two_epochs_is_damage(tmp_path: Path, whole: Path) -> None:
+    """A kill explains one."""
+    journal = lines_of(whole, "study.journal")
+    values = [n for n, line in enumerate(journal) if b'"intermediate_value"' in line]
+    last_report = max(n for n, e in enumerate(events(whole)) if e["event"] == "report")
+    (tmp_path / "toy/events.jsonl").write_bytes(b"".join(lines_of(whole)[: last_report + 1]))
+    (tmp_path / "toy/study.journal").write_bytes(b"".join(journal[: values[-2]]))
+    assert "study.journal lacked what events.jsonl has of trial" in opened(tmp_path).notes[0]
+    finish(tmp_path, TRIALS)
+    assert reports(tmp_path).keys() == reports(whole).keys()
+
+
 def test_a_log_without_its_first_event_gets_it_back(tmp_path: Path, whole: Path) -> None:
     """It says what the study is; places that show it read it first."""
     assert keep(tmp_path, lambda event: event["event"] != "study") == 1
