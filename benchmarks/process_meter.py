@@ -47,7 +47,7 @@ class Process:
     parent: int
     role: str
     seconds: float
-    """CPU time, with that of its children that have ended and were waited for."""
+    """CPU time, without that of its children, which are read themselves."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -122,7 +122,7 @@ def _read(folder: Path) -> Process | None:
         words = (folder / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    ticks = sum(map(int, words[11:15]))  # utime, stime, cutime, cstime
+    ticks = int(words[11]) + int(words[12])  # utime, stime
     return Process(int(folder.name), int(words[19]), int(words[1]), _role(line), ticks / _TICK)
 
 

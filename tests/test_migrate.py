@@ -1,6 +1,7 @@
 """docs/migrate.md, done: its files are written into one folder, and its commands run there."""
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -66,8 +67,9 @@ def test_before(command: str, folder: Path) -> None:
         pytest.skip(f"not installed: {missing(command)}")
 
     typed = command.replace("python ", f"{shlex.quote(sys.executable)} ", 1)
+    alone = os.environ | {"RAY_ADDRESS": "local"}  # no cluster that another test has left behind
     done = subprocess.run(
-        typed, shell=True, cwd=folder, capture_output=True, text=True, check=False
+        typed, shell=True, cwd=folder, env=alone, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

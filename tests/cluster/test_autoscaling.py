@@ -119,6 +119,15 @@ def cloud(command: Command) -> Iterator[Callable[[], set[str]]]:
         finally:
             ray.shutdown()
             command.kill_all()
+            _forget(gcs)
+
+
+def _forget(gcs: str) -> None:
+    """Remove what `ray start` has written down, as `ray stop` would: any later `ray.init()` of this
+    user would look for that cluster."""
+    noted = Path("/tmp/ray/ray_current_cluster")
+    if noted.exists() and noted.read_text() == gcs:
+        noted.unlink()
 
 
 class Growing(LongCommand):
