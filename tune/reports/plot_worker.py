@@ -20,18 +20,13 @@ from tune.reports.undrawn import (
 )
 from tune.study.study import Study
 
-SETTLES_S = 60.0
-"""A trial waits so long for another to overtake it. The best three of a short search are known
-before anything is drawn in vain; in a long one a minute does not count."""
-_LOOK_S = 1.0
-
 
 class Pictures:
     """Draws what completed trials leave behind (`*.npz`), and logs `artifact` events.
 
     A thread takes one trial after another, from all studies that are watched: drawing continues
-    while the next study searches. While a study searches, a trial's turn comes a minute after its
-    end; one that is not among the best any more by then is left out.
+    while the next study searches. A trial that is not among the best any more when its turn comes
+    is left out.
     """
 
     def __init__(self, drawn: Drawn = "best") -> None:
@@ -40,7 +35,6 @@ class Pictures:
         self._studies: dict[Path, Study] = {}
         self._claims: dict[Path, DrawingClaim] = {}
         self._waiting: list[Undrawn] = []  # including the one that is being drawn
-        self._added: dict[Undrawn, float] = {}  # monotonic seconds
         self._values: dict[Path, dict[int, float]] = {}  # study -> completed trials
         self._drawn: Counter[Path] = Counter()  # trials per study
         self._failed = 0  # trials, such as for a lack of memory
@@ -125,7 +119,6 @@ class Pictures:
                 self._values[one.study][one.number] = one.value
             if not one.is_recorded:
                 self._waiting.append(one)
-                self._added[one] = time.monotonic()
                 self._changed.notify()
 
     def _shown(self) -> list[Undrawn]:
@@ -135,16 +128,6 @@ class Pictures:
             for one in self._waiting
             if is_shown(one.number, self._values[one.study], self._wanted[one.study])
         ]
-
-    def _due(self) -> list[Undrawn]:
-        """Those of the shown whose turn has come."""
-        return [one for one in self._shown() if self._closing or self._is_settled(one)]
-
-    def _is_settled(self, one: Undrawn) -> bool:
-        """True where a trial will stay among the shown, or has done so for long."""
-        if one.number in (None, 0) or self._wanted[one.study] == "all":
-            return True
-        return time.monotonic() - self._added[one] >= SETTLES_S
 
     def _work(self) -> None:
         while (one := self._next()) is not None:
@@ -166,12 +149,11 @@ class Pictures:
             return self._drawn[one.study], -one.value
 
         with self._changed:
-            while not self._closing and not (self._trains and self._due()):
-                self._changed.wait(_LOOK_S)
-            due = self._due()
-            if self._given_up or not due:
+            self._changed.wait_for(lambda: self._closing or (self._trains and self._shown()))
+            shown = self._shown()
+            if self._given_up or not shown:
                 return None
-            return min(due, key=order)
+            return min(shown, key=order)
 
     def _draw(self, one: Undrawn) -> bool:
         """Draw a trial; False where it remains to be drawn. A missing picture must not end a

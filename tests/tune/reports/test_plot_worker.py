@@ -2,7 +2,6 @@
 records what is missing, and no more."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -123,32 +122,3 @@ def test_a_process_that_died_is_started_again(tmp_path: Path) -> None:
     assert process.draw("title", [arrays], tmp_path / "plots", timeout_s=60)
     assert not process.draw("title", [arrays], tmp_path / "plots", timeout_s=0)
     process.close()
-
-
-@pytest.mark.heavy
-def test_a_trial_is_drawn_when_none_has_overtaken_it_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """While the search goes on: the default at once, the best three a while after their end."""
-    monkeypatch.setattr("tune.reports.plot_worker.SETTLES_S", 2.0)
-    finished(tmp_path, 6, base={"train.epochs": 1})
-    study, pictures = opened(tmp_path, 7), Pictures()
-    best = max(study.completed, key=study.completed.__getitem__)
-    assert best != 0
-    began = time.monotonic()
-    pictures.watch(study)
-    study.emit("report", trial=6, epoch=1, metrics={})
-    first = seconds_until(lambda: any("/0000/" in path for path in on_record(tmp_path)), began)
-    chosen = f"/{best:04d}/"
-    later = seconds_until(lambda: any(chosen in path for path in on_record(tmp_path)), began)
-    assert first < later
-    assert later > 2.0
-    pictures.close(280)
-    study.close()
-
-
-def seconds_until(condition: Callable[[], bool], began: float) -> float:
-    while not condition():
-        assert time.monotonic() < began + 120
-        time.sleep(0.05)
-    return time.monotonic() - began
