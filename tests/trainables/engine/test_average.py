@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from trainables.engine.average import (
     averaged_tensors,
     decay_at,
     judged_weights,
+    outcomes_with_objective,
     with_objective,
 )
 from trainables.engine.checkpoint import load_checkpoint
@@ -28,6 +30,7 @@ from trainables.engine.fit import fit
 from trainables.errors import UserError
 from trainables.files import BEST, LAST
 from trainables.optim import OptimConfig, ScheduleConfig
+from trainables.outcomes import ImageOutcomes
 from tune.execution.runtimes import LocalRuntime
 from tune.execution.trial import run
 from tune.study.work import Work, WorkId
@@ -145,6 +148,17 @@ def test_exported_are_the_weights_that_select(tmp_path: Path, objective: str) ->
     fresh = toy(config)
     fresh.load_export(tmp_path / BEST)
     assert fresh.validate()["val/top1"] == best
+
+
+@pytest.mark.parametrize(
+    ("objective", "names"),
+    [("val/top1", ["test/top1"]), ("val/top1_ema", ["test/top1", "test/top1_ema"])],
+)
+def test_outcomes_of_images_have_the_name_of_what_selects(objective: str, names: list[str]) -> None:
+    outcomes = ImageOutcomes(test_set="a", right={"test/top1": np.ones(3)})
+    found = outcomes_with_objective(objective, outcomes)
+    assert list(found.right) == names
+    assert all(right.tolist() == [1, 1, 1] for right in found.right.values())
 
 
 def test_a_repeat_is_tested_under_the_name_of_what_selects(tmp_path: Path) -> None:

@@ -178,6 +178,10 @@ def test_on_a_gpu_too_a_worker_alone_takes_its_own_statistics() -> None:
     on_ranks(2, run)
 
 
+def test_a_worker_alone_waits_for_nobody() -> None:
+    distributed.wait_for_all()  # without a process group
+
+
 def test_shards_and_gathered_rows() -> None:
     def run(rank: int) -> dict[str, Any]:
         mine = distributed.shard(10)

@@ -9,7 +9,7 @@ from tests.studies import finish, finished, open_study, write_setting
 from trainables.errors import UserError
 from tune.cli.compare import publish_table
 from tune.study.events import EventLog
-from tune.study.group import Group, OwnComparison, is_group, members
+from tune.study.group import Group, OwnComparison, is_group, members, source_studies
 
 
 def open_files() -> int:
@@ -75,6 +75,14 @@ def test_each_number_of_searches_from_five_on_is_a_look(tmp_path: Path) -> None:
         assert group.look == look
         group.emit("finish", state="FINISHED")
         assert group.look == look
+
+
+def test_what_backbones_come_from_is_no_side(tmp_path: Path) -> None:
+    comparison = Comparison(title="rates", settings={"low": Fixed("low", {})}, questions={})
+    for name in ("mine-low-r1", "mine-pretrain-r1", "mine-pretrain-r2", "other-ssl-r1"):
+        write_setting(tmp_path / name, "low", {0: [0.5]})
+    found = source_studies(tmp_path / "mine", comparison, 1)
+    assert found == {"pretrain": tmp_path / "mine-pretrain-r1"}
 
 
 def test_studies_of_another_experiment_are_no_members(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A study is seen to be in use, also by who may only read its folder."""
 
+import errno
 import fcntl
 import json
 import os
@@ -41,6 +42,17 @@ def test_who_may_only_read_sees_the_lock_of_another(tmp_path: Path, read_only: N
     with path.open("rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         assert is_in_use(tmp_path)
+    assert not is_in_use(tmp_path)
+
+
+def test_a_disk_without_locks_shows_none(
+    tmp_path: Path, read_only: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: object, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
     assert not is_in_use(tmp_path)
 
 

@@ -145,14 +145,20 @@ def test_a_trial_that_runs_is_not_taken_for_damage(tmp_path: Path, whole: Path) 
     assert reports(tmp_path).keys() == reports(whole).keys()
 
 
-def test_an_open_trial_that_lacks_two_epochs_is_damage(tmp_path: Path, whole: Path) -> None:
-    """A kill explains one."""
-    journal = lines_of(whole, "study.journal")
-    values = [n for n, line in enumerate(journal) if b'"intermediate_value"' in line]
-    last_report = max(n for n, e in enumerate(events(whole)) if e["event"] == "report")
-    (tmp_path / "toy/events.jsonl").write_bytes(b"".join(lines_of(whole)[: last_report + 1]))
-    (tmp_path / "toy/study.journal").write_bytes(b"".join(journal[: values[-2]]))
-    assert "study.journal lacked what events.jsonl has of trial" in opened(tmp_path).notes[0]
+@pytest.mark.parametrize(("kept", "is_damage"), [(2, False), (1, True)])
+def test_a_kill_explains_one_epoch_that_an_open_trial_lacks(
+    tmp_path: Path, whole: Path, kept: int, is_damage: bool
+) -> None:
+    """Trial 3 has reported three epochs, and the journal has fewer."""
+    third = [e["event"] == "report" and (e["trial"], e["epoch"]) == (3, 3) for e in events(whole)]
+    log = lines_of(whole)[: third.index(True) + 1]
+    (tmp_path / "toy/events.jsonl").write_bytes(b"".join(log))
+    journal = lines_of(whole, JOURNAL)
+    lacking = f'"trial_id":3,"step":{kept + 1},"intermediate_value'.encode()
+    cut = next(n for n, line in enumerate(journal) if lacking in line)
+    (tmp_path / "toy" / JOURNAL).write_bytes(b"".join(journal[:cut]))
+    told = "study.journal lacked what events.jsonl has of trial 3"
+    assert any(told in note for note in opened(tmp_path).notes) == is_damage
     finish(tmp_path, TRIALS)
     assert reports(tmp_path).keys() == reports(whole).keys()
 
