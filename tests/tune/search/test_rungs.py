@@ -34,9 +34,11 @@ from tune.search.rungs import (
         (2, 1, {1: 4}),
         (2, 2, {1: 2}),
         (1, 2, {}),
+        (81, "halving", {3: 3, 9: 3, 27: 3}),
+        (81, "hyperband", {3: 3, 9: 3, 27: 3}),
     ],
 )
-def test_rungs_are_parts_of_the_epochs(epochs: int, version: int, expected: object) -> None:
+def test_rungs_are_parts_of_the_epochs(epochs: int, version: int | str, expected: object) -> None:
     assert rungs(epochs, version) == expected
 
 
