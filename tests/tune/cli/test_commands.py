@@ -121,6 +121,14 @@ ELSEWHERE = {
     "python train.py --lr {lr}": "tests/tune/cli/test_script.py::test_a_script_becomes_a_study",
     **dict.fromkeys(
         (
+            "python tune/run.py ssl-simclr",
+            "python tune/run.py ssl --compare ssl-methods",
+            "python tune/run.py classify --setting C --backbone ssl-dino",
+        ),
+        "tests/trainables/test_ssl_methods.py::test_all_methods_are_searched_and_stand_in_one_table",
+    ),
+    **dict.fromkeys(
+        (
             "python tune/run.py ssl --data FOLDER --set backbone.name=timm:resnet18",
             "python tune/run.py classify --setting D --data FOLDER --backbone timm --set "
             "backbone.name=timm:vit_small_patch14_dinov2 --set data.image_size=126",
