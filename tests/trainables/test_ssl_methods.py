@@ -37,6 +37,7 @@ from tune.experiments import EXPERIMENTS, side_of
 from tune.reports.comparison_table import compare_settings
 from tune.reports.table_text import notes
 from tune.study.events import EventLog
+from tune.study.record import read_record
 
 METHODS = ("ssl-simclr", "ssl-moco", "ssl-vicreg", "ssl-dino")
 HEADS: dict[str, dict[str, Any]] = {
@@ -511,3 +512,11 @@ def test_all_methods_are_searched_and_stand_in_one_table(call: Call, tmp_path: P
     ]
     assert "run.py ssl --compare ssl-methods" in table.command
     assert not [note for note in notes(table) if "not searched in the same way" in note]
+
+    alone = ("--trials", "1", "--repeats", "0", "--data", "digits", "--pictures", "none", *SMALL)
+    said = call("ssl-dino", *alone, *pins)
+    assert said.code == 0, said.err
+    small = ("--set", "train.epochs=1", "--set", "train.epoch_images=64", "--allow-seen")
+    said = call("classify", "--setting", "C", "--backbone", "ssl-dino", *alone, *small)
+    assert said.code == 0, said.err
+    assert read_record(tmp_path / "runs/classify-C").trials[0].state == "COMPLETE"
