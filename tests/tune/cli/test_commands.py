@@ -57,6 +57,7 @@ SOURCES = "--set ssl:train.epoch_images=64 --set pretrain:train.epoch_images=64"
 SEVERAL = {
     "python tune/run.py classify": f"--searches 2 {SOURCES}",
     "python tune/run.py classify --searches 8": f"--searches 3 {SOURCES}",
+    "python tune/run.py classify --control": f"--searches 3 {SOURCES}",
     "python tune/run.py fewshot --compare shots": "--searches 2",
     "python tune/run.py fewshot --compare distance": "--searches 2",
 }
