@@ -120,6 +120,9 @@ ELSEWHERE = {
     ),
     "python tune/run.py script --space lr=1e-4..1e-1:log --objective accuracy -- "
     "python train.py --lr {lr}": "tests/tune/cli/test_script.py::test_a_script_becomes_a_study",
+    "python tune/run.py segment --set model.name=smp:UnetPlusPlus/tu-mobilenetv3_small_100": (
+        "tests/trainables/segmenters/test_smp_networks.py::test_a_network_is_trained_and_served"
+    ),
     **dict.fromkeys(
         (
             "python tune/run.py ssl-simclr",
