@@ -64,6 +64,12 @@ _SHORT: dict[str, Any] = {
     "val.collapse_epochs": 99,  # collapsed runs are part of the record
     "val.probe_steps": 50,
 }
+_EARTH: dict[str, Any] = {
+    "data.up": "all",
+    "data.image_size": 24,
+    "backbone.width": 8,
+    "train.epoch_images": 1024,
+}
 TASKS: dict[str, dict[str, Any]] = {
     "digits": {
         "data.up": "none",
@@ -71,12 +77,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "backbone.width": 8,
         "train.epoch_images": 1024,
     },
-    "earth": {
-        "data.up": "all",
-        "data.image_size": 24,
-        "backbone.width": 8,
-        "train.epoch_images": 1024,
-    },
+    "earth": _EARTH,
     "photos": {
         "data.up": "horizontal",
         "data.image_size": 24,
@@ -93,11 +94,8 @@ TASKS: dict[str, dict[str, Any]] = {
     # Three times as long, under today's rules: kNN of the short trainings differs too little
     # between networks to be ranked (docs/notes/label_free.md).
     "earth-long": {
+        **_EARTH,
         "data.name": "earth",
-        "data.up": "all",
-        "data.image_size": 24,
-        "backbone.width": 8,
-        "train.epoch_images": 1024,
         "train.epochs": 15,
         "train.rules": 3,
         "normalize": EXPERIMENTS["ssl"].presets["tiny"]["normalize"],

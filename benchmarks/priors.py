@@ -124,9 +124,7 @@ def of_table(table: Table) -> list[tuple[Config, float]]:
     """Configurations of a grid, under the names of the config."""
     found = []
     for key, curve in table.curves.items():
-        params: dict[str, Any] = {}
-        for axis, index in zip(table.axes, key, strict=True):
-            params[axis] = table.values_of(axis, params)[index]
+        params = table.params(key)
         config = {name.replace("_", ".", 1): value for name, value in params.items()}
         found.append((_UNVARIED | config, max(curve)))
     return found

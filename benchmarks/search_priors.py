@@ -66,17 +66,10 @@ def _chosen(left_out: str) -> list[Config]:
     """The prior that is chosen from the other tables of a group."""
     group = next(names for names in GROUPS.values() if left_out in names)
     trained = {
-        table.name: [(_params(table, key), max(curve)) for key, curve in table.curves.items()]
+        table.name: [(table.params(key), max(curve)) for key, curve in table.curves.items()]
         for table in tables([name for name in group if name != left_out])
     }
     return [point["config"] for point in choose(trained)]
-
-
-def _params(table: Table, key: tuple[int, ...]) -> Config:
-    params: dict[str, object] = {}
-    for axis, index in zip(table.axes, key, strict=True):
-        params[axis] = table.values_of(axis, params)[index]
-    return params
 
 
 def contestant(table: Table, seed: int, *, prior: bool, better: bool) -> Searcher:

@@ -103,6 +103,13 @@ class Table:
         values = self.axes[name]
         return values[params["optim_name"]] if isinstance(values, dict) else values
 
+    def params(self, key: tuple[int, ...]) -> dict[str, Any]:
+        """Values of a configuration that was trained, by its key in `curves`."""
+        found: dict[str, Any] = {}
+        for name, index in zip(self.axes, key, strict=True):
+            found[name] = self.values_of(name, found)[index]
+        return found
+
     def _index(self, name: str, params: dict[str, Any]) -> int:
         values, value = self.values_of(name, params), params[name]
         if value in values:

@@ -65,7 +65,7 @@ FLOORS = {
         {"data"},
         {"config", "data_summary", "devices", "files", "outcomes"},
         {"errors"},
-        {"packages", "redaction"},
+        {"packages", "processors", "redaction"},
     ],
 }
 """From the front door down."""

@@ -1,6 +1,5 @@
 """The images that a store is built from, and the one pass over them that decodes each once."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from trainables.data.images import CorruptImage, Picture
 from trainables.data.levels import FLOATING, SIXTEEN_BITS, DeepImages, Found, Levels
+from trainables.processors import available_processors
 
 _CHUNK = 256  # rows decoded at a time: bounds the memory that waits to be written
 _RUN = 8  # rows that a thread takes at a time: fewer take more time to be handed out
@@ -126,8 +126,7 @@ def _read(
 def _threads() -> int:
     """Number of images that are decoded at a time: Pillow decodes and resizes without Python's
     lock."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MOST_THREADS, available or 1)
+    return min(_MOST_THREADS, available_processors())
 
 
 @contextmanager

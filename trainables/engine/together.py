@@ -12,7 +12,6 @@ The numbers are those of `fit.train_step` but for the order of floating-point su
 """
 
 import math
-import os
 import time
 from collections.abc import Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from trainables.engine.fused_optimizers import FusedOptimizer
 from trainables.engine.step import forward_seed, seed_generators
 from trainables.errors import TrialFailed
 from trainables.head_job import HeadJob
+from trainables.processors import available_processors
 from trainables.schedules import lr_at
 
 _LONGEST_STRETCH = 500  # steps after which a trial may save a checkpoint within its epoch
@@ -128,8 +128,7 @@ def _cores(member: Member) -> int:
     none of them uses more than the trial's threads. A GPU is one."""
     if member.runtime.device.type != "cpu":
         return 1
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (mine or 1) // member.config.train.threads)
+    return max(1, available_processors() // member.config.train.threads)
 
 
 def _train(members: list[Member], steps: int) -> None:

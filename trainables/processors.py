@@ -1,0 +1,10 @@
+"""The processors that this process may use."""
+
+import os
+
+
+def available_processors() -> int:
+    """Count them; all of the machine where the system does not say which are ours."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
