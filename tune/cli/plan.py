@@ -280,4 +280,6 @@ def _rungs_line(epochs: int, version: int | str) -> str:
     if rule.first_look:
         before = f"before epoch {late[0]}" if late else "early"
         line += f"; the first {rule.first_look} trials are not stopped {before}"
+    if rule.needs_rival:
+        line += "; one trial beside the default passes the last rung in any case"
     return line

@@ -51,12 +51,13 @@ class DurableHalving(BasePruner):
         if name in trial.system_attrs:
             return trial.system_attrs.get(_STOPPED) == epoch
 
-        value = trial.intermediate_values[epoch]
+        value = self._rule.value(trial.intermediate_values, epoch)
         trials = study.get_trials(deepcopy=False)
         others = [other.system_attrs[name] for other in trials if name in other.system_attrs]
         stop = trial.system_attrs.get(_STOPPED) == epoch
         if not stop and not _among_best(value, others, rung.factor):
-            stop = not self._lets_pass(rung, trial, trials)
+            is_needed = rung == rungs[-1] and self._is_needed(trial, trials, name)
+            stop = not is_needed and not self._lets_pass(rung, trial, trials)
         if stop:
             study._storage.set_trial_system_attr(trial._trial_id, _STOPPED, epoch)
         study._storage.set_trial_system_attr(trial._trial_id, name, value)
@@ -84,6 +85,24 @@ class DurableHalving(BasePruner):
         if self._version == 1:
             return f"completed_rung_{epoch}"
         return f"completed_rung_1/{rung.part}"
+
+    def _is_needed(self, trial: FrozenTrial, trials: list[FrozenTrial], last_rung: str) -> bool:
+        """True where no trial but the default (trial 0) has gone on past the last rung.
+
+        Args:
+            last_rung: attribute of those that have reached it.
+        """
+        if not self._rule.needs_rival:
+            return False
+        rivals = (
+            other
+            for other in trials
+            if other.number not in (0, trial.number)
+            and other.state in (TrialState.RUNNING, TrialState.COMPLETE)
+            and last_rung in other.system_attrs
+            and _STOPPED not in other.system_attrs
+        )
+        return next(rivals, None) is None
 
     def _lets_pass(self, rung: Rung, trial: FrozenTrial, trials: list[FrozenTrial]) -> bool:
         """True where the rung stops nobody: the trial is one of the first, or the rung is off."""

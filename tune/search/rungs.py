@@ -3,7 +3,7 @@ rank."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -36,24 +36,45 @@ class RungRule:
     later_counts: bool = False
     """The later of two rungs at one epoch counts, otherwise the earlier."""
 
+    best_so_far: bool = False
+    """Trials are compared by their best epoch so far, as their ends are, otherwise by that of the
+    rung."""
 
+    needs_rival: bool = False
+    """The last rung stops no trial while none but the default has gone on past it: a study without
+    a second configuration compares nothing."""
+
+    def value(self, values: Mapping[int, float], epoch: int) -> float:
+        """The value by which a trial is compared at an epoch; NaN where it has none there.
+
+        Args:
+            values: epoch -> objective.
+        """
+        value = values.get(epoch, math.nan)
+        if math.isnan(value) or not self.best_so_far:
+            return value
+        return max(earlier for other, earlier in values.items() if other <= epoch)
+
+
+_EARLY = RungRule(
+    ((12, 3), (6, 2), (4, 2), (2, 2)),
+    first_look=4,
+    first_stop=4,
+    watched=True,
+    later_counts=True,
+)
 _THIRDS = ((27, 3), (9, 3), (3, 3))
 RULES: dict[int | str, RungRule] = {
     1: RungRule(((6, 4), (2, 2))),
-    2: RungRule(
-        ((12, 3), (6, 2), (4, 2), (2, 2)),
-        first_look=4,
-        first_stop=4,
-        watched=True,
-        later_counts=True,
-    ),
+    2: _EARLY,
+    3: replace(_EARLY, best_so_far=True, needs_rival=True),
     "halving": RungRule(_THIRDS, later_counts=True),
     "hyperband": RungRule(_THIRDS, later_counts=True),
     "median": RungRule(()),
     "none": RungRule(()),
 }
 """Version of the default, or name of another pruner (`tune.search.methods`) -> rule."""
-LATEST = 2
+LATEST = 3
 
 
 @dataclass(frozen=True)
@@ -155,12 +176,12 @@ def check_rung(rung: Rung, curves: Sequence[Curve], version: int | str) -> RungC
     places: list[int] = []
     later: list[float] = []
     for curve in curves:
-        value = curve.values.get(rung.epoch(curve.epochs), math.nan)
+        value = rule.value(curve.values, rung.epoch(curve.epochs))
         if math.isnan(value):
             continue
         then = curve.end
         if not rung.stops(0, rule):
-            then = curve.values.get(math.ceil(curve.epochs / rule.first_stop))
+            then = rule.value(curve.values, math.ceil(curve.epochs / rule.first_stop))
         if then is not None and not math.isnan(then):
             places.append(len(at_rung))
             later.append(then)

@@ -75,6 +75,9 @@ def survival(trials: int, epochs: int, version: int | str) -> Survival:
             arrived[rung] += share
             is_stopped = number > 0 and rung.stops(number, rule)
             chance = _chance(arrived[rung], rung.factor) if is_stopped else 1.0
+            if is_stopped and rule.needs_rival and rung == found[-1]:
+                rivals = arrived[rung] - share - 1  # trial 0 is none
+                chance = max(chance, 1 - rivals)
             chances[rung.epoch(epochs)] = chance
             share *= chance
         passes.append(chances)

@@ -7,7 +7,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.storages import InMemoryStorage
-from optuna.trial import Trial
+from optuna.trial import Trial, TrialState
 from scipy import stats
 
 from tune.search.pruner import DurableHalving, curves_of
@@ -29,6 +29,7 @@ from tune.search.rungs import (
     [
         (12, 1, {2: 4, 6: 2}),
         (12, 2, {1: 3, 2: 2, 3: 2, 6: 2}),
+        (12, 3, {1: 3, 2: 2, 3: 2, 6: 2}),
         (6, 2, {1: 2, 2: 2, 3: 2}),
         (100, 2, {9: 3, 17: 2, 25: 2, 50: 2}),
         (2, 1, {1: 4}),
@@ -81,6 +82,63 @@ def test_a_late_rung_is_judged_by_the_end() -> None:
     assert check.correlation > 0.99  # ranks agree; scores of three and of four differ a little
 
 
+def test_trials_are_compared_by_their_best_epoch_so_far() -> None:
+    """Of one that was ahead at epoch 5 and fell back at the rung, version 2 sees the fall alone."""
+
+    def epochs_of_the_second(version: int) -> int:
+        pruner = DurableHalving(12, version)
+        study = optuna.create_study(direction="maximize", pruner=pruner)
+        run_trial(study, [0.5] * 12)
+        for _ in range(2):
+            run_trial(study, [0.1] * 12)
+        return run_trial(study, [0.4, 0.4, 0.6, 0.4, 0.6, 0.4, *[0.4] * 6])[1]
+
+    assert epochs_of_the_second(2) == 6
+    assert epochs_of_the_second(3) == 12
+
+
+def test_the_check_of_a_rung_compares_as_the_rung_does() -> None:
+    """The later values 1, 2, 3 are in the order of the best so far, against that of the rung."""
+    curves = [
+        Curve({1: 0.1, 2: 0.09, 3: 0.3}, 12, None),
+        Curve({1: 0.2, 2: 0.08, 3: 0.4}, 12, None),
+        Curve({1: 0.3, 2: 0.07, 3: 0.5}, 12, None),
+    ]
+    correlations = [check_rung(Rung(6, 2), curves, version).correlation for version in (2, 3)]
+    assert correlations == [pytest.approx(-1), pytest.approx(1)]
+
+
+def test_one_trial_beside_the_default_passes_the_last_rung() -> None:
+    """Of the first four the better two continue after a quarter."""
+
+    def completed(version: int) -> list[int]:
+        pruner = DurableHalving(12, version)
+        study = optuna.create_study(direction="maximize", pruner=pruner)
+        for value in [0.9, 0.1, 0.2, 0.3, *[0.05] * 8]:
+            run_trial(study, [value] * 12)
+        return [trial.number for trial in study.trials if trial.state == TrialState.COMPLETE]
+
+    assert completed(2) == [0]
+    assert completed(3) == [0, 3]
+
+
+@pytest.mark.parametrize("end", [TrialState.FAIL, TrialState.PRUNED, None])
+def test_a_rival_that_is_lost_has_a_successor(end: TrialState | None) -> None:
+    """PRUNED: it diverged; None: it runs still. Only at half its epochs is the default ahead."""
+    study = optuna.create_study(direction="maximize", pruner=DurableHalving(12, 3))
+    run_trial(study, [0.1] * 3 + [0.9] * 9)
+    rival = study.ask()
+    for epoch in range(1, 8):
+        rival.report(0.3, epoch)
+        assert not rival.should_prune()
+    if end is not None:
+        study.tell(rival, state=end)
+
+    _, epochs = run_trial(study, [0.5] * 12)
+
+    assert epochs == (6 if end is None else 12)
+
+
 def test_a_rung_is_off_only_when_enough_trials_tell() -> None:
     rung = Rung(6, 2)
     assert RungCheck(rung, ENOUGH, -0.5).is_off
@@ -97,7 +155,7 @@ def run_trial(study: optuna.Study, values: list[float]) -> tuple[Trial, int]:
     for epoch, value in enumerate(values, 1):
         trial.report(value, epoch)
         if trial.should_prune():
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            study.tell(trial, state=TrialState.PRUNED)
             return trial, epoch
     study.tell(trial, max(values))
     return trial, len(values)
@@ -138,7 +196,7 @@ def test_a_rung_that_ranks_backwards_is_switched_off() -> None:
             value=0.0, intermediate_values=trial.intermediate_values, system_attrs={}
         )
         cut.system_attrs.update(trial.system_attrs)
-        was_stopped = trial.state == optuna.trial.TrialState.PRUNED
+        was_stopped = trial.state == TrialState.PRUNED
         assert again.pruner.prune(again, cut) == was_stopped
 
 

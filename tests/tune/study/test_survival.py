@@ -28,3 +28,10 @@ def test_the_second_trial_of_a_halving_by_three() -> None:
 def test_more_trials_than_were_planned_are_as_the_last_of_them() -> None:
     found = survival(trials=4, epochs=27, version="halving")
     assert found.expected(9) == found.expected(3)
+
+
+def test_the_first_trial_beside_the_default_is_expected_to_pass_the_last_rung() -> None:
+    """One rung, at epoch 1 of 2: of two that have come one continues."""
+    found = survival(trials=4, epochs=2, version=3)
+    assert found.expected(1) == 2
+    assert survival(trials=4, epochs=2, version=2).expected(1) == 1 + 1 / 2
