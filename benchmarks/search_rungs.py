@@ -1,0 +1,221 @@
+"""How a rung compares: by the value of its epoch (version 2), by the best epoch so far (version 3),
+by the mean of the last quarter of the training; and what it costs that one trial beside the default
+passes the last rung.
+
+    python benchmarks/search_rungs.py             # 60 seeds; 28 CPU-minutes
+    python benchmarks/search_rungs.py --seeds 10
+
+Recorded learning curves (`search_tables.py`), the real study, two trials at a time. Noise, where
+there is some, is added to every epoch, in standard deviations of the table's values. The default is
+that of the table, or its best configuration: then the search can find nothing, and the study must
+still have a second configuration to compare.
+
+Regret: best value of the table minus that of the completed trial that leads, both without noise, in
+units of the distance from the best to the median configuration. Ratios to version 2: geometric mean
+over tables after 4, 8 and 16 full trainings, 95 % over seeds, which both share. Of studies of 16
+trials: full trainings that they take, and the share in which no trial but the default ends.
+"""
+
+import argparse
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import optuna
+
+from benchmarks.search_efficiency import AT_A_TIME, OurStudy
+from benchmarks.search_regret import BUDGETS, LEAST
+from benchmarks.search_tables import CURVES, REPORTED, Table, tables
+from tune.search.rungs import LATEST, RULES, RungRule
+
+SMALL = 16
+RESAMPLES = 2000
+
+
+class MeanOfQuarter(RungRule):
+    """Compares the mean of the last quarter of a training of 12 epochs, as far as it has come."""
+
+    def value(self, values: Mapping[int, float], epoch: int) -> float:
+        last = [values.get(one, math.nan) for one in range(max(1, epoch - 2), epoch + 1)]
+        return float(np.mean(last))
+
+
+_THIRD = RULES[3]
+VARIANTS: dict[str, RungRule] = {
+    "version 2": RULES[2],
+    "best so far": dataclasses.replace(_THIRD, needs_rival=False),
+    "version 3": _THIRD,
+    "mean of a quarter": MeanOfQuarter(**vars(_THIRD)),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Tables as they are, or made harder."""
+
+    names: Sequence[str]
+    noise: float = 0.0
+    best_default: bool = False
+
+    def __str__(self) -> str:
+        default = ", the default is the best" if self.best_default else ""
+        return f"{', '.join(self.names)}; noise {self.noise:g} sd{default}"
+
+
+SETTINGS = [
+    Setting(CURVES),
+    Setting(CURVES, noise=0.5),
+    Setting(CURVES, best_default=True),
+    Setting(REPORTED),
+    Setting(REPORTED, noise=0.5),
+    Setting(REPORTED, best_default=True),
+]
+
+
+def with_noise(table: Table, noise: float, seed: int) -> Table:
+    """The table's curves with normal noise."""
+    rng = np.random.default_rng(seed)
+    deviation = noise * float(table.values.std())
+    curves: dict[tuple[int, ...], list[float]] = {}
+    for key, curve in table.curves.items():
+        steps = rng.normal(0, deviation, len(curve))
+        curves[key] = (np.array(curve) + steps).tolist()
+    return dataclasses.replace(table, curves=curves)
+
+
+def drive(searcher: OurStudy, table: Table, watch: Callable[[], bool]) -> None:
+    """Run a study until it has nothing to do, or `watch`, asked after every epoch, is False."""
+    live: list[tuple[object, list[float]]] = []
+    seen: dict[int, list[float]] = {}
+    while True:
+        while len(live) < AT_A_TIME and (asked := searcher.ask()) is not None:
+            live.append(asked)
+        if not live:
+            return
+        for work, params in list(live):
+            curve = table.curve(params)
+            values = seen.setdefault(work.id.trial, [])
+            values.append(curve[len(values)])
+            goes_on = searcher.report(work, len(values), values[-1])
+            if len(values) == len(curve) or not goes_on:
+                live.remove((work, params))
+                searcher.end(work, values, stopped=len(values) < len(curve))
+            if not watch():
+                return
+
+
+def regrets(table: Table, noise: float, seed: int) -> list[float]:
+    """Regret of the completed trial that leads, after each budget; 1 while none has ended."""
+    noisy = with_noise(table, noise, seed)
+    searcher = OurStudy(noisy, seed, trials=BUDGETS[-1] * table.epochs + AT_A_TIME)
+    best = float(table.values.max())
+    span = best - float(np.median(table.values))
+    looks = [budget * table.epochs for budget in BUDGETS]
+    found: list[float] = []
+    spent = 0
+
+    def watch() -> bool:
+        nonlocal spent
+        spent += 1
+        if spent in looks:
+            found.append((best - _leader(searcher, table)) / span)
+        return spent < looks[-1]
+
+    drive(searcher, noisy, watch)
+    return found
+
+
+def _leader(searcher: OurStudy, table: Table) -> float:
+    """Value without noise of the completed trial that leads."""
+    completed = searcher.study.completed
+    if not completed:
+        return float(np.median(table.values))
+    number = max(completed, key=completed.__getitem__)
+    return max(table.curve(searcher.study.state.trials[number].config))
+
+
+def small_study(table: Table, noise: float, seed: int) -> tuple[float, bool]:
+    """Full trainings that a study of 16 trials takes, and True where none but the default ends."""
+    noisy = with_noise(table, noise, seed)
+    searcher = OurStudy(noisy, seed, SMALL)
+    drive(searcher, noisy, lambda: True)
+    epochs = sum(len(trial.intermediate_values) for trial in searcher.study.frozen_trials())
+    return epochs / table.epochs, list(searcher.study.completed) == [0]
+
+
+def measure(
+    setting: Setting, rule: RungRule, seeds: int
+) -> tuple[np.ndarray, np.ndarray]:  # (tables, seeds, budgets), (tables, seeds, 2)
+    """Regrets, and what studies of 16 trials took."""
+    with mock.patch.dict(RULES, {LATEST: rule}):
+        found = [_prepared(table, setting) for table in tables(setting.names)]
+        of_budgets = [
+            [regrets(table, setting.noise, seed) for seed in range(seeds)] for table in found
+        ]
+        of_studies = [
+            [small_study(table, setting.noise, seed) for seed in range(seeds)] for table in found
+        ]
+    return np.array(of_budgets), np.array(of_studies, dtype=float)
+
+
+def _prepared(table: Table, setting: Setting) -> Table:
+    if not setting.best_default:
+        return table
+    key = max(table.curves, key=lambda one: max(table.curves[one]))
+    return dataclasses.replace(table, default=table.params(key))
+
+
+def ratio(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (budgets,)
+    """Geometric mean over tables of the ratio of means over seeds."""
+    means = [np.maximum(side.mean(1), LEAST) for side in (ours, theirs)]
+    return np.exp(np.log(means[0] / means[1]).mean(0))
+
+
+def interval(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:  # (2, budgets)
+    """95 % of the ratio when seeds are drawn anew."""
+    rng = np.random.default_rng(0)
+    seeds = ours.shape[1]
+    drawn = []
+    for _ in range(RESAMPLES):
+        index = rng.integers(seeds, size=seeds)
+        drawn.append(ratio(ours[:, index], theirs[:, index]))
+    return np.quantile(drawn, [0.025, 0.975], axis=0)
+
+
+def show(setting: Setting, seeds: int) -> None:
+    """One line a variant."""
+    print(f"== {setting}", flush=True)
+    of_second, _ = measure(setting, RULES[2], seeds)
+    for name, rule in VARIANTS.items():
+        of_budgets, of_studies = measure(setting, rule, seeds)
+        cells = ["1"] * len(BUDGETS)
+        if rule is not RULES[2] and not setting.best_default:
+            ratios = zip(
+                ratio(of_budgets, of_second), *interval(of_budgets, of_second), strict=True
+            )
+            cells = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in ratios]
+        trainings, alone = of_studies.mean((0, 1))
+        said = "" if setting.best_default else f"regret {'   '.join(cells)}   "
+        print(f"  {name:18}{said}trainings {trainings:.2f}   alone {alone:.2f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=60)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for setting in SETTINGS:
+        show(setting, options.seeds)
+
+
+if __name__ == "__main__":
+    main()
