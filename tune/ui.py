@@ -227,8 +227,9 @@ def _show(storage: Path, port: int) -> int:
     address = f"http://127.0.0.1:{port}"
     links = study_links(storage, uri, address)
     with serve(uri, storage, port) as server:
-        _print(links)
-        print(f"MLflow is on {address}; Ctrl-C ends it", flush=True)
+        with _signals_wait():
+            _print(links)
+            print(f"MLflow is on {address}; Ctrl-C ends it", flush=True)
         raise _Ended(f"has ended (exit code {server.wait()})")
 
 
@@ -236,6 +237,17 @@ def _print(links: list[tuple[str, str]]) -> None:
     width = max((len(name) for name, _ in links), default=0)
     for name, link in links:
         print(f"{name:<{width}}  {link}", flush=True)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Delay Ctrl-C and SIGTERM to the end of the block: an interrupted print would be flushed a
+    second time at exit."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
