@@ -1,12 +1,12 @@
-"""Training on classes of different sizes: weights of the loss, or batches of all classes alike.
+"""Training on classes of unequal size: a weighted loss, or batches with all classes equally often.
 
-Accuracy is won on the large classes. Where the small ones matter as much, select by
-`--objective val/macro_f1` or `val/balanced_accuracy`, and let a search try what is here:
+Accuracy mostly measures the large classes. If the small ones matter as much, select by
+`--objective val/macro_f1` or `val/balanced_accuracy`, and search over these options:
 
     python tune/run.py classify --data FOLDER --objective val/macro_f1 --balance
     python tune/run.py classify --data FOLDER --set balance.by=effective
 
-Weights are scaled so that the mean over the training images is 1: the learning rate keeps its
+Weights are scaled to a mean of 1 over the training images, so the learning rate keeps its
 meaning.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from trainables.config import Annotated, Field, config
 from trainables.data.sampling import generator
 
-_CLASSES = 2  # streams of random numbers by seed: `Sampler` has 1
+_CLASSES = 2  # streams of random numbers under one seed; `Sampler` uses stream 1
 _MEMBERS = 3
 
 
@@ -32,15 +32,15 @@ class BalanceConfig:
     effective: it weighs (1 - beta) / (1 - beta^n), by the effective number of images (Cui et al.
     2019, equation 2). sampling: batches have every class equally often."""
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """effective only: in [0, 1). 0 is no weight, towards 1 it becomes `inverse`."""
+    """effective only: in [0, 1). 0 means no weighting; near 1 it approaches `inverse`."""
 
 
 def image_weights(
     counts: np.ndarray,  # (C,) training images of each class
     config: BalanceConfig,
 ) -> Tensor | None:  # (C,) float32
-    """Weight of an image by its class, scaled so that the mean over the training images is 1; None
-    where all count alike. A class without an image weighs 0."""
+    """Weight of an image of each class, scaled to a mean of 1 over the training images. A class
+    without images weighs 0. None if all images count equally."""
     if config.by not in ("inverse", "effective"):
         return None
 
@@ -49,7 +49,7 @@ def image_weights(
     if config.by == "inverse":
         weights = 1 / number
     else:
-        # expm1: of a small 1 - beta, the difference from 1 would lose its digits
+        # expm1: for beta near 1, computing 1 - beta^n directly would lose precision
         log_beta = np.log(max(config.beta, 1e-300))
         weights = -(1 - config.beta) / np.expm1(number * log_beta)
 
@@ -59,9 +59,9 @@ def image_weights(
 
 
 class BalancedSampler:
-    """An endless stream in which every class comes once a round, in a shuffled order, and with its
-    own images in shuffled passes. The batch of a step is a slice of the stream, known without
-    history.
+    """An endless stream of training images in which each round has one image of every class, in
+    shuffled order. Each class goes through its own images in shuffled passes. A step's batch is a
+    slice of the stream and is computed without any history.
 
     Args:
         labels: (n,) class of every training image.
@@ -89,7 +89,7 @@ class BalancedSampler:
         return np.array(chosen[start : start + self.batch_size], np.int64)
 
     def _image(self, place: int, number: int) -> int:
-        """The image of a class in one round."""
+        """The image that stands for a class in one round."""
         members = self._members[place]
         passed, offset = divmod(number, len(members))
         order = self._shuffled(len(members), _MEMBERS, place, passed)

@@ -1,4 +1,4 @@
-"""Interfaces that the training loop asks of a model, and of the place where it runs."""
+"""Interfaces of the training loop: the model that it trains, and the place where it runs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sized
@@ -29,10 +29,10 @@ from trainables.schedules import ScheduleConfig
 
 Metrics = dict[str, float]
 AVERAGED = "_ema"
-"""End of the names of metrics of averaged weights."""
+"""Suffix of metrics that are measured on averaged weights."""
 BATCHED = "time/batched_trials"
-"""Trials that trained side by side, in batched steps, during the epoch (`--batch-trials`); only a
-trial whose steps were batched has it."""
+"""Number of trials that trained together in batched steps during the epoch (`--batch-trials`);
+reported only if the trial's steps were batched."""
 
 
 @config
@@ -43,7 +43,7 @@ class TrainConfig:
     """Number of reports; schedules stretch over all of them."""
     epoch_images: Annotated[int, Field(ge=0)] = 0
     """Images that count as one epoch (0 = one pass over the training split). The next epoch
-    continues the pass where the last one ended."""
+    continues the pass where this one stopped."""
     batch_size: Annotated[int, Field(ge=2, le=MOST_IMAGES)] = 256
     """Effective batch over all workers and micro-batches, in images."""
     micro_batch: Annotated[int, Field(ge=0)] = 0
@@ -54,30 +54,30 @@ class TrainConfig:
     channels_last: bool = False
     """NHWC memory format: for tensor cores."""
     compile: bool = False
-    """torch.compile of the backbone: pays on GPUs only; `--plan` measures whether it does."""
+    """torch.compile of the backbone: pays off only on GPUs; `--plan` measures whether it does."""
     numerics: Literal["as_set", "auto"] = "as_set"
-    """as_set: bf16 and channels_last are as they are set. auto: both are on where the device is a
-    GPU with bfloat16, elsewhere as set."""
+    """as_set: use bf16 and channels_last as set. auto: turn both on if the device is a GPU with
+    bfloat16, otherwise use them as set."""
     device: DeviceName = "auto"
     """Device to train on. auto: the GPU that the process may see, else the CPU."""
     threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     """CPU threads of one trial; part of the config because floating-point sums depend on it."""
     objective: str = ""
-    """Metric that selects the best epoch and the best trial; empty: the experiment's own. Set by
-    `--objective`."""
+    """Metric that selects the best epoch and the best trial; empty: the experiment's default. Set
+    by `--objective`."""
     checkpoint_minutes: Annotated[float, Field(gt=0)] = 10.0
-    """Longest time between two checkpoints within an epoch, in minutes (each epoch ends with
+    """Longest time between two checkpoints within an epoch, in minutes (every epoch also ends with
     one)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Decay of an exponential moving average of the weights, in [0, 1), such as .99; it is judged
-    as val/..._ema, which then selects, and exported. 0: there is none."""
+    """Decay of an exponential moving average of the weights, in [0, 1), such as .99. The averaged
+    weights are evaluated as val/..._ema, which then selects, and exported. 0: no average."""
     rules: Annotated[int, Field(ge=1, le=3)] = 3
-    """Version of what training computes, which a study keeps. 1: as studies did that began before
-    there was a choice; docs/notes/training.md lists what has changed since."""
+    """Version of the training rules, fixed for each study. 1: the rules of studies from before
+    there were versions; docs/notes/training.md lists the changes since."""
 
 
 class RunConfig(Protocol):
-    """The blocks that the training loop reads of every config."""
+    """Config blocks that the training loop reads."""
 
     @property
     def train(self) -> TrainConfig: ...
@@ -90,7 +90,7 @@ class RunConfig(Protocol):
 
 
 class TrainingData(Protocol):
-    """The part of a data set that the training loop looks at: how many images it trains on."""
+    """The part of a data set that the training loop needs: the number of training images."""
 
     @property
     def train(self) -> Sized: ...
@@ -101,10 +101,10 @@ DataT = TypeVar("DataT", bound=TrainingData)
 
 
 class Batch(NamedTuple):
-    """One step's input: every member is indexed by image, so that a slice is a micro-batch."""
+    """Input of one step. Every member is indexed by image, so a slice is a micro-batch."""
 
-    images: Tensor  # (B, 3, S, S) uint8; or what stands for them, such as features (B, D)
-    draws: tuple[Any, ...]  # drawn augmentation parameters, one member a view
+    images: Tensor  # (B, 3, S, S) uint8, or a substitute such as features (B, D)
+    draws: tuple[Any, ...]  # drawn augmentation parameters, one member per view
     targets: Tensor | None = None  # (B,) int64
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Batch(NamedTuple):
         return Batch(self.images[start:stop], draws, targets)
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on `device`, which nothing waits for: it may still be on its way."""
+        """Copy the batch to `device` without waiting for the copy to finish."""
         if device.type == "cpu":
             return self
         images = send(self.images, device)
@@ -141,7 +141,7 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
     @classmethod
     @abstractmethod
     def load_data(cls, config: Any, progress: bool = False) -> DataT:
-        """Load the data set of a data config, split as this kind of model needs it."""
+        """Load the data set of a data config, with the splits that this kind of model needs."""
 
     @classmethod
     @abstractmethod
@@ -155,8 +155,8 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
     @classmethod
     def chosen_objective(cls, config: ConfigT, data: DataT) -> str:
-        """Name of the metric that selects: that of the config, if it names one; with `train.ema`
-        the metric of the averaged weights, unless the config names another.
+        """Return the name of the metric that selects: the config's objective if it names one. The
+        default with `train.ema` is the metric of the averaged weights.
 
         Raises:
             UserError: the config names an unknown metric.
@@ -181,18 +181,18 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
     @classmethod
     def check_startup(cls, config: ConfigT, data: DataT) -> str:
-        """Check, before any trial, that trials of this config can start.
+        """Check that trials of this config can start, before any trial runs.
 
         Returns:
-            One line about what trials start from, "" where there is nothing to say.
+            One line about what trials start from, or "" if there is nothing to say.
         Raises:
-            UserError: they cannot start.
+            UserError: trials cannot start.
         """
         return ""
 
     @classmethod
     def check_packages(cls) -> None:
-        """Check that the packages are installed without which no trial can start.
+        """Check that the packages that every trial needs are installed.
 
         Raises:
             UserError: one is missing.
@@ -200,13 +200,13 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
     @classmethod
     def profiled_data(cls, config: ConfigT, data: DataT) -> DataT:
-        """Choose a part of the data that shows the cost of a step, where the first step would
-        prepare all of it."""
+        """Return a part of the data that suffices to measure a step, for models whose first step
+        would otherwise prepare all of it."""
         return data
 
     def setup_seconds(self, data: DataT) -> float:
-        """Seconds to prepare all of `data` for the first trial, as estimated from a step and a
-        validation on `profiled_data`."""
+        """Seconds that preparing all of `data` takes in the first trial, estimated from a step and
+        a validation on `profiled_data`."""
         return 0.0
 
     @property
@@ -226,18 +226,18 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
 
     @classmethod
     def max_workers(cls, config: ConfigT) -> int:
-        """Largest number of workers that can share a batch: two images each, as BatchNorm needs."""
+        """Largest number of workers that can share a batch; BatchNorm needs two images each."""
         return config.train.batch_size // 2
 
     @classmethod
     def needs_equal_shares(cls) -> bool:
-        """Return True if workers must have equal shares of a batch."""
+        """Return True if all workers must have equal shares of a batch."""
         return False
 
     @abstractmethod
     def draw(self, positions: np.ndarray, generator: torch.Generator) -> Batch:
-        """Draw the batch at these positions of the training split and its augmentation, on the
-        CPU."""
+        """Collect the batch at these positions of the training split and draw its augmentation, on
+        the CPU."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
@@ -248,11 +248,11 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         """Metrics on the validation split, the objective among them."""
 
     def preload(self) -> None:
-        """Import what only `validate` needs, before its time is measured."""
+        """Import modules that only `validate` needs, so that its timing excludes the import."""
 
     def costs(self) -> Metrics:
-        """Costs and savings of the epoch that ends here, apart from steps and validation. Called
-        once an epoch."""
+        """Costs and savings of the epoch that has just ended, besides steps and validation. Called
+        once per epoch."""
         return {}
 
     @abstractmethod
@@ -260,26 +260,27 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         """The same metrics on the test split, named `test/...`: for claims, never for choices."""
 
     def test_outcomes(self) -> ImageOutcomes | None:
-        """Outcome of every image at the last `test`, from which intervals get the error of a finite
-        test set. None: this kind of model does not say; reports then name the error as missing."""
+        """Outcome of every image at the last `test`, from which intervals include the error of a
+        finite test set. None if this kind of model has none; reports then say that it is
+        missing."""
         return None
 
     def network(self) -> nn.Module | None:
         """The network from views (B, 3, S, S) to the input of the loss, made of this trainable's
-        own modules, for the printed architecture; None where there is no such thing."""
+        own modules, for the printed architecture. None if there is no such network."""
         return None
 
     @abstractmethod
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
-        """Features (n, D) float32 and labels (n,), -1 where unknown, of some images of a split
+        """Features (n, D) float32 and labels (n,), -1 if unknown, of some images of a split
         (`snapshots.shown_rows`), for pictures."""
 
     def snapshot(self, directory: Path, epoch: int) -> None:
-        """Write the arrays that pictures of this epoch are drawn from: `<kind>-....npz`, where
-        `draw.KINDS` lists the kinds.
+        """Write the arrays from which this epoch's pictures are drawn: `<kind>-....npz`, with a
+        kind from `draw.KINDS`.
 
-        Rank 0 alone calls it, after `validate`, at the first, the middle and the last epoch
-        (counted from 1). Here: `embeddings-train-0001.npz` and `embeddings-val-0001.npz`;
+        Only rank 0 calls it, after `validate`, at the first, middle and last epoch (counted from
+        1). This default writes `embeddings-train-0001.npz` and `embeddings-val-0001.npz`;
         `data.classes` names the labels.
         """
         names = np.array(getattr(self.data, "classes", ()), dtype=str)
@@ -293,19 +294,19 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
             )
 
     def snapshot_best(self, directory: Path, epoch: int) -> None:
-        """Write the same for a completed trial's best epoch, whose export has been loaded. Rank 0
-        alone calls it, once."""
+        """Write arrays for pictures of a completed trial's best epoch, after its export has been
+        loaded. Only rank 0 calls it, once."""
 
     @abstractmethod
     def export(self, path: Path, meta: dict[str, Any]) -> None:
-        """Write the file that a later trial can start from (a clean backbone state dict)."""
+        """Write the file from which a later trial can start (a clean backbone state dict)."""
 
     @abstractmethod
     def load_export(self, path: Path) -> None:
         """Read a file that `export` wrote."""
 
     def changing_state(self) -> dict[str, Tensor]:
-        """The state that training changes: the model's part of a checkpoint."""
+        """State that training changes: the model's part of a checkpoint."""
         return self.state_dict()
 
     def load_changing_state(self, state: dict[str, Tensor]) -> None:
@@ -313,7 +314,7 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         self.load_state_dict(state)
 
     def calibrate(self) -> None:
-        """Give a random initialisation honest BatchNorm statistics, so that it is a fair
+        """Compute real BatchNorm statistics for a random initialisation, so that it is a fair
         baseline."""
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
@@ -321,23 +322,23 @@ class Trainable(nn.Module, ABC, Generic[ConfigT, DataT]):
         return param_groups(self, weight_decay)
 
     def before_step(self, step: int, total_steps: int) -> None:
-        """Set what follows a schedule of its own, such as BYOL's momentum."""
+        """Update values that have their own schedule, such as BYOL's momentum."""
 
     def after_step(self) -> None:
-        """Update what follows the optimizer's step, such as BYOL's moving average."""
+        """Update what depends on the optimizer's step, such as BYOL's moving average."""
 
     def check(self, history: list[Metrics]) -> None:
-        """Raise `TrialFailed` where the epochs so far show that training is pointless."""
+        """Raise `TrialFailed` if the epochs so far show that training is pointless."""
 
     @classmethod
     def why_not_batched(cls, config: ConfigT) -> str:
-        """The reason why no trial with this config can be batched, in a few words; "" where they
-        can, as far as the config says (see `head_job`)."""
+        """Return why no trial with this config can be batched, in a few words; "" if they can, as
+        far as the config alone tells (see `head_job`)."""
         return "they train more than a head"
 
     def head_job(self) -> HeadJob | None:
-        """The head, where it is all that trains and its features are cached; None where a step
-        needs more, and cannot be batched with those of other trials."""
+        """Return the head if only the head trains and its features are cached. Otherwise return
+        None: the steps cannot be batched with those of other trials."""
         return None
 
     @property
@@ -356,4 +357,4 @@ class Runtime(Protocol):
     world_size: int
 
     def report(self, epoch: int, metrics: Metrics) -> bool:
-        """Hand an epoch's metrics to the study. False: the study has stopped this trial."""
+        """Report an epoch's metrics to the study. Return False if the study stops this trial."""

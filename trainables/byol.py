@@ -4,9 +4,8 @@ encoder, projector and predictor from the byol-pytorch package.
     python tune/run.py ssl                    # glyphs of matplotlib's fonts, minutes on two cores
     python tune/run.py ssl --data FOLDER      # ResNet50 at 128 px
 
-Never choose by the BYOL loss: easier augmentation, or collapse, lowers it. The objective is
-weighted kNN top-1 on held-out labels, or retrieval of strong views where a data set has no
-labels.
+Never select by the BYOL loss: easier augmentation, or collapse, lowers it. The objective is
+weighted kNN top-1 on held-out labels, or retrieval of strong views if a data set has no labels.
 """
 
 import copy
@@ -33,8 +32,8 @@ class HeadConfig:
     hidden_size: Annotated[int, Field(ge=8, le=16384)] = 4096
     """Hidden width of projector and predictor, in units."""
     tau0: Annotated[float, Field(ge=0, lt=1)] = 0.996
-    """Momentum of the moving average at step 0; rises to 1 along a cosine. Short runs want less:
-    .97."""
+    """Momentum of the moving average at step 0; rises to 1 along a cosine. Use less for short runs,
+    such as .97."""
     simplicial: bool = False
     """Simplicial embeddings before the projector (Lavoie et al. 2022). Not in the BYOL paper; the
     package's default is True."""
@@ -50,18 +49,18 @@ class BYOLConfig(SelfSupervisedConfig):
 class OnlineAndTarget(nn.Module):
     """The online network with weights theta and the target network with weights xi (section 3.1).
 
-    Both have a backbone f and a projector g; the online network alone has a predictor q. Names of
-    modules are keys of checkpoints, `net` (the online backbone once more) among them.
+    Both have a backbone f and a projector g; only the online network has a predictor q. Module
+    names are keys of checkpoints, including `net` (the online backbone once more).
     """
 
     def __init__(self, backbone: nn.Module, config: HeadConfig, image_size: int):
-        # Imported here: it brings torchvision, accelerate and boto3, seconds that a process without
-        # networks (a driver) need not wait.
+        # Imported here because it imports torchvision, accelerate and boto3, which takes seconds;
+        # a process without networks, such as a driver, need not wait for them.
         from byol_pytorch.byol_pytorch import MLP, NetWrapper
 
         super().__init__()
         self.net = backbone
-        # No SyncBatchNorm, which refuses a CPU: the engine synchronises every BatchNorm itself.
+        # No SyncBatchNorm, which does not run on a CPU: the engine synchronises every BatchNorm.
         self.online_encoder = NetWrapper(
             backbone,
             config.projection_size,
@@ -77,9 +76,9 @@ class OnlineAndTarget(nn.Module):
             sync_batchnorm=False,
         )
 
-        # The package makes the projector in a first forward pass, for the width that it finds
-        # there. Two views of two random images, as in its own constructor, so that a seed gives the
-        # weights that it gives there.
+        # The package builds the projector in the first forward pass, from the width that it sees
+        # there. Pass two views of two random images, as its own constructor does, so that a seed
+        # gives the same weights as there.
         with torch.no_grad():
             self.online_encoder(torch.randn(2, 3, image_size, image_size).repeat(2, 1, 1, 1))
         for module in self.online_encoder.modules():
@@ -116,8 +115,8 @@ class OnlineAndTarget(nn.Module):
 class BYOL(SelfSupervised[BYOLConfig]):
     """BYOL on a `DataSet`.
 
-    Algorithm 1 of the paper: `draw` the parameters of two views, `forward` to the loss, the
-    engine's optimizer step, and `after_step` the moving average.
+    Algorithm 1 of the paper: `draw` samples the parameters of two views, `forward` computes the
+    loss, the engine takes the optimizer step, and `after_step` updates the moving average.
     """
 
     learner: OnlineAndTarget
@@ -134,7 +133,7 @@ class BYOL(SelfSupervised[BYOLConfig]):
 
     @property
     def backbone(self) -> nn.Module:
-        """The online backbone f, which is what pre-training is for."""
+        """The online backbone f, the result of pre-training."""
         backbone: nn.Module = self.learner.online_encoder.net
         return backbone
 
@@ -142,8 +141,8 @@ class BYOL(SelfSupervised[BYOLConfig]):
         return [self.backbone, self.learner.target_encoder.net]
 
     def network(self) -> nn.Module:
-        """The online network; the target has the same backbone and projector, and neither
-        trains."""
+        """The online network. The target has the same backbone and projector, which do not
+        train."""
         encoder = self.learner.online_encoder
         predictor = self.learner.online_predictor
         return nn.Sequential(
@@ -167,9 +166,9 @@ class BYOL(SelfSupervised[BYOLConfig]):
     ) -> tuple[Tensor, Tensor]:  # (B, P) each, float32
         """Outputs of a network for both views.
 
-        A pass of its own for each view, as in the paper's code: BatchNorm takes its statistics from
-        one view. Under version 1 of the rules it saw both together, as in the package, and the loss
-        was computed in bfloat16 where the network was.
+        Each view gets its own pass, as in the paper's code, so BatchNorm takes its statistics from
+        one view. Under version 1 of the rules both views shared a pass, as in the package, and
+        the loss was computed in bfloat16 if the network was.
         """
         if self.config.train.rules > 1:
             return network(view_one).float(), network(view_two).float()

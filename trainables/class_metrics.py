@@ -1,6 +1,6 @@
-"""Results by class, and the two averages that count every class alike, from one confusion matrix.
+"""Per-class results, and two averages that weigh all classes equally, from one confusion matrix.
 
-Reports and `report.py predict` read this too: it must not import torch.
+Reports and `report.py predict` import this module too: it must not import torch.
 
 >>> counts = confusion_counts(truth, predicted, len(names))
 >>> macro_f1(counts), balanced_accuracy(counts)
@@ -22,20 +22,20 @@ from trainables.files import write_atomically
 
 @dataclass(frozen=True)
 class ClassResult:
-    """Results of one class. NaN: not defined, such as the precision of a class that was never
+    """Results of one class. NaN means undefined, such as the precision of a class that was never
     predicted."""
 
     name: str
     count: int
-    """Images (of masks: pixels) whose truth is this class."""
+    """Images (for masks: pixels) whose true class this is."""
     predicted: int
-    """Images (pixels) that were called this class."""
+    """Images (pixels) that were predicted as this class."""
     precision: float
-    """Share, in [0, 1], of the predicted ones that are right."""
+    """Share of the predictions that are right, in [0, 1]."""
     recall: float
-    """Share, in [0, 1], of the true ones that were found."""
+    """Share of the true images (pixels) that were found, in [0, 1]."""
     f1: float
-    """Harmonic mean of both, in [0, 1]; 0 where either is 0 or undefined."""
+    """Harmonic mean of precision and recall, in [0, 1]; 0 if either is 0 or undefined."""
     iou: float
     """Intersection over union, in [0, 1]."""
 
@@ -56,10 +56,10 @@ def class_results(
     names: Sequence[str],  # C
     elsewhere: np.ndarray | None = None,  # (C,) int
 ) -> list[ClassResult]:
-    """Results of every class, in their order.
+    """Results of every class, in order.
 
     Args:
-        elsewhere: predictions of each class on what has no truth, which count as wrong.
+        elsewhere: predictions of each class on pixels without truth, which count as wrong.
     """
     hits = counts.diagonal().astype(float)
     true = counts.sum(1)
@@ -86,18 +86,18 @@ def class_results(
 
 
 def macro_f1(counts: np.ndarray) -> float:
-    """Mean of F1 over the classes in truth or prediction, in [0, 1]; NaN where there are none.
+    """Mean F1 over the classes in truth or prediction, in [0, 1]; NaN if there are none.
 
-    It is scikit-learn's `f1_score(average="macro", zero_division=0)`.
+    The same as scikit-learn's `f1_score(average="macro", zero_division=0)`.
     """
     sizes = counts.sum(0) + counts.sum(1)
     return _mean(_ratio(2.0 * counts.diagonal(), sizes))
 
 
 def balanced_accuracy(counts: np.ndarray) -> float:
-    """Mean of recall over the classes in truth, in [0, 1]; NaN where there are none.
+    """Mean recall over the classes in truth, in [0, 1]; NaN if there are none.
 
-    It is scikit-learn's `balanced_accuracy_score`.
+    The same as scikit-learn's `balanced_accuracy_score`.
     """
     return _mean(_ratio(counts.diagonal().astype(float), counts.sum(1)))
 
@@ -107,8 +107,8 @@ def image_ratios(
     predicted: np.ndarray,  # (n,) int in [0, C)
     classes: int,  # C
 ) -> dict[str, np.ndarray]:  # (n, C, 2) uint8 each
-    """Numerators and denominators of both averages for each image: a mean over classes of the
-    ratio of their sums over images gives "macro_f1" and "balanced_accuracy"."""
+    """Each image's part of the numerators and denominators of both averages. The mean over classes
+    of the ratio of their sums over images is "macro_f1" or "balanced_accuracy"."""
     is_true = np.arange(classes) == np.asarray(truth)[:, None]
     is_predicted = np.arange(classes) == np.asarray(predicted)[:, None]
     hit = (is_true & is_predicted).astype(np.uint8)
@@ -120,7 +120,7 @@ def image_ratios(
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """The quotient; NaN where it is 0 / 0."""
+    """The quotient; NaN for 0 / 0."""
     result = np.full(len(above), math.nan)
     np.divide(above, below, out=result, where=below > 0)
     return result
@@ -135,7 +135,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def write_class_results(path: Path, results: Sequence[ClassResult]) -> None:
-    """Write a csv with a line for each class; undefined values are empty."""
+    """Write a csv file with one line per class; undefined values are empty."""
     names = [field.name for field in fields(ClassResult)]
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -149,7 +149,7 @@ def read_class_results(path: Path) -> list[ClassResult]:
     """Read what `write_class_results` wrote.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -159,7 +159,7 @@ def read_class_results(path: Path) -> list[ClassResult]:
 
 
 def class_rows(results: Sequence[ClassResult]) -> list[list[str]]:
-    """Cells of a table for people: name, count, precision, recall, F1, IoU; "-" is undefined."""
+    """Table cells for display: name, count, precision, recall, F1, IoU; "-" means undefined."""
     rows: list[list[str]] = []
     for result in results:
         shares = (result.precision, result.recall, result.f1, result.iou)
@@ -169,8 +169,8 @@ def class_rows(results: Sequence[ClassResult]) -> list[list[str]]:
 
 
 def shown_classes(results: Sequence[ClassResult], most: int) -> list[ClassResult]:
-    """All classes, or of more than `most` those with the lowest F1; a class that is nowhere comes
-    last."""
+    """All classes, or those with the lowest F1 if there are more than `most`. Classes with an
+    undefined F1 come last."""
     if len(results) <= most:
         return list(results)
     return sorted(results, key=lambda one: math.inf if math.isnan(one.f1) else one.f1)[:most]

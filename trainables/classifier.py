@@ -1,11 +1,11 @@
-"""Supervised image classification: a backbone, a head, and a policy of what stays frozen.
+"""Supervised image classification: a backbone, a head, and a freeze policy.
 
 Both `pretrain` and `classify` train it:
 
-    python tune/run.py pretrain              # on the classes that are there for pre-training
-    python tune/run.py classify --setting C  # from the best backbone of `ssl`, all of it trained
+    python tune/run.py pretrain              # on the classes that are reserved for pre-training
+    python tune/run.py classify --setting C  # from the best backbone of `ssl`, all layers trained
 
-The objective is val/top1. The settings A to E are in `search_spaces/classify.py`.
+The objective is val/top1. `search_spaces/classify.py` defines settings A to E.
 """
 
 from dataclasses import replace
@@ -68,10 +68,10 @@ class ClassifierConfig:
     freeze: FreezeConfig = FreezeConfig()
     features: FeaturesConfig = FeaturesConfig()
     aug: ViewConfig = ViewConfig(policy="none")
-    """The training view is the first of its two."""
+    """Training uses the first of its two views."""
     normalize: Normalization = "imagenet"
-    """Mean and standard deviation that every channel is normalised with, in every policy: those
-    that a loaded backbone was trained with."""
+    """Mean and standard deviation that normalise every channel, in every policy: those that a
+    loaded backbone was trained with."""
     loss: LossConfig = LossConfig()
     balance: BalanceConfig = BalanceConfig()
     optim: OptimConfig = OptimConfig()
@@ -85,7 +85,7 @@ class ClassifierConfig:
 
 
 class Classifier(FineTuned[ClassifierConfig, DataSet]):
-    """A classifier on a `DataSet` whose images all have labels."""
+    """A classifier on a `DataSet` in which every image has a label."""
 
     head: nn.Sequential
 
@@ -102,7 +102,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         self.register_buffer("weights", self._image_weights(), persistent=False)
 
     def _image_weights(self) -> Tensor | None:
-        """Weight of an image by its class, (C,); None where all count alike. A model that only
+        """Weight of an image of each class, (C,); None if all count equally. A model that only
         predicts has no training images to count."""
         balance = self.config.balance
         if balance.by == "none":
@@ -291,7 +291,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
         if cached is not None:
             return torch.from_numpy(cached.rows).to(self.device)
 
-        # The cache is full. The other workers' caches may not be: an exchange would wait for ever.
+        # The cache is full. Other workers' caches may not be, so an exchange would hang.
         return torch.cat(list(self.backbone_features(self.evaluation_views(split))))
 
     def _cached_features(self, what: Split | FixedViews) -> Features | None:
@@ -304,7 +304,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
     @torch.no_grad()
     def snapshot_best(self, directory: Path, epoch: int) -> None:
         """Write `predictions-val.npz`, from which the confusion matrix and the most confident
-        mistakes are drawn, and `classes.csv`, results by class."""
+        mistakes are drawn, and `classes.csv`, the per-class results."""
         self.eval()
         probabilities = self.head(self.split_features(self.data.val)).softmax(1)
         top = probabilities.max(1)
@@ -337,7 +337,7 @@ class Classifier(FineTuned[ClassifierConfig, DataSet]):
 
 
 class Pretraining(Classifier):
-    """A classifier on the classes that a data set has for pre-training: in `glyphs` the letters
-    that `ssl` sees without labels."""
+    """A classifier on the classes that a data set reserves for pre-training; in `glyphs`, the
+    letters that `ssl` sees without labels."""
 
     task: ClassVar[Task] = "pretrain"

@@ -1,4 +1,4 @@
-"""Configs: frozen dataclasses, checked by pydantic, and their flat form, a dict of dotted paths.
+"""Configs: frozen dataclasses validated by pydantic, and their flat form, a dict of dotted paths.
 
 >>> @config
 ... class Optim:
@@ -48,12 +48,12 @@ __all__ = [
 ]
 
 MOST_EPOCHS = 1_000_000
-"""Epochs of a trial, each of which is a line of the record."""
+"""Most epochs of a trial. Each of them is a line of the event log."""
 MOST_IMAGES = 2**17
-"""Images of a batch: four times as many as the largest that are trained with, beyond which numbers
-are slips of the keyboard, and memory ends the process."""
+"""Most images in a batch: four times the largest batch that anybody trains with. A larger number
+is a typing mistake, and would end the process for lack of memory."""
 MOST_THREADS = 1024
-"""CPU threads of a trial: more than any machine has cores."""
+"""Most CPU threads of a trial: more than any machine has cores."""
 
 Scalar = str | int | float | bool | None
 C = TypeVar("C")
@@ -67,15 +67,15 @@ _FIELD_RULES = ConfigDict(allow_inf_nan=False)
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def config(cls: type[C]) -> type[C]:
-    """Make a frozen, keyword-only dataclass whose annotations (`Literal`, `Annotated[float,
-    Field(gt=0)]`) are enforced."""
+    """Make a frozen, keyword-only dataclass that enforces its annotations (`Literal`,
+    `Annotated[float, Field(gt=0)]`)."""
     decorate = _pydantic_dataclass(frozen=True, kw_only=True, config=_RULES)
     return decorate(cls)  # type: ignore[return-value]
 
 
 def config_without_source(cls: type[C]) -> type[C]:
-    """Make such a dataclass of a class that no file holds: pydantic would look for its docstrings
-    in every module of the process, a third of a second."""
+    """Make such a dataclass from a class that is not in any file. pydantic would search every
+    module of the process for its docstrings, which takes a third of a second."""
     decorate = _pydantic_dataclass(frozen=True, kw_only=True, config=_RULES_WITHOUT_SOURCE)
     return decorate(cls)  # type: ignore[return-value]
 
@@ -123,7 +123,7 @@ def build(cls: type[C], flat: Mapping[str, Any]) -> C:
 
 
 def convert(cls: type, key: str, value: Any) -> Any:
-    """Return a value as one field of a config takes it, whatever the other fields are.
+    """Convert a value to the type of one field of a config, independently of the other fields.
 
     Args:
         key: dotted path of the field.
@@ -150,7 +150,7 @@ def convert(cls: type, key: str, value: Any) -> Any:
 
 
 def number_type(cls: type, key: str) -> type[int] | type[float] | None:
-    """Return the kind of number that a known field takes; None of one that takes none."""
+    """Return the number type of a known field; None if the field takes no number."""
     kinds = _kinds(_annotation(cls, key))
     if float in kinds:
         return float
@@ -158,7 +158,7 @@ def number_type(cls: type, key: str) -> type[int] | type[float] | None:
 
 
 def _admits_none(cls: type, key: str) -> bool:
-    """Tell whether the word `none` stands for None here; elsewhere it may be a name."""
+    """Return True if the word `none` means None for this field; elsewhere it may be a name."""
     return NoneType in _kinds(_annotation(cls, key))
 
 
@@ -171,7 +171,7 @@ def _annotation(cls: type, key: str) -> Any:
 
 
 def _kinds(annotation: Any) -> set[Any]:
-    """Return the types that an annotation unites, without constraints; of a `Literal` its
+    """Return the types in an annotation's union, without constraints; for a `Literal`, its
     values."""
     if get_origin(annotation) is Annotated:
         return _kinds(get_args(annotation)[0])
@@ -183,8 +183,8 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """End of an error message: "; did you mean 'optim.lr'?", or all valid names where none is
-    near."""
+    """End of an error message: "; did you mean 'optim.lr'?", or all valid names if none is
+    close."""
     names = sorted(known)
     ends = [name for name in names if name.endswith(f".{word}")]
     if ends:

@@ -1,7 +1,7 @@
-"""Everything that was understood about a data set, as one value that every page can show.
+"""Everything that was found out about a data set, as one value that every page can show.
 
-It is built while the data set is loaded (`trainables/data/summarize.py`), and stands in
-`study.json` as JSON. This module imports no torch: pages that only look at a study need it too.
+It is built while the data set is loaded (`trainables/data/summarize.py`) and stored as JSON in
+`study.json`. This module imports no torch, because pages that only show a study need it too.
 
     WARNING    2 classes of val or test have no training image (fern, moss): ...
     layout     folder per class
@@ -15,7 +15,7 @@ It is built while the data set is loaded (`trainables/data/summarize.py`), and s
     note       training images limited to 1,014
 
 Every fact is a field of `DataSummary` and a line of this text. A new fact needs both, and a test of
-its words.
+its text.
 """
 
 import textwrap
@@ -29,11 +29,11 @@ from pydantic import TypeAdapter
 Became = Literal["train", "val", "test", "unlabeled", "hidden test", "left out"]
 
 WIDTH = 100
-"""Characters of a line of `DataSummary.lines`."""
-_LABEL = 10  # characters of the column of labels
-_NAMES = 8  # classes that are named
-_FOLDERS = 12  # folders that are shown
-_FILLER = "\0"  # second half of a wide letter, while lines are broken
+"""Characters per line of `DataSummary.lines`."""
+_LABEL = 10  # width of the label column, in characters
+_NAMES = 8  # most classes that are named
+_FOLDERS = 12  # most folders that are shown
+_FILLER = "\0"  # second half of a wide letter, while lines are wrapped
 _SHORT = ("layout", "splits", "classes", "left out", "duplicates", "note")
 
 
@@ -45,14 +45,14 @@ class FolderUse:
     """Relative to the root; "." is the root itself."""
     became: Became
     images: int
-    """Number of images below it that have this use."""
+    """Number of images below the folder that have this use."""
     reason: str = ""
-    """The reason for this use, in a few words; empty where the name says it."""
+    """The reason for this use, in a few words; empty if the name says it."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Files that are no images of the data set, counted by one reason."""
+    """Files that are not images of the data set, counted per reason."""
 
     reason: str
     """Such as "ending .txt", "hidden folder", "thumbnail"."""
@@ -69,21 +69,21 @@ class SplitUse:
     """train, gallery, val, test or hidden test."""
     images: int
     classes: int = 0
-    """Number of classes of its images; 0 where they have no labels."""
+    """Number of classes of its images; 0 if they have no labels."""
     origin: str = ""
-    """Such as "carved from train by seed 0"; empty for a part of the layout."""
+    """Such as "carved from train by seed 0"; empty if the split comes from the layout."""
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """Classes, and the numbers of training images (or masks) that have them."""
+    """Classes, and the number of training images (or masks) of each."""
 
     total: int
-    """Number of classes that can be asked for or answered."""
+    """Number of classes that a model can predict."""
     names: tuple[str, ...]
     """The first ones, at most 8."""
     smallest: tuple[str, int] | None = None
-    """Class with the fewest and its number; None where that is unknown."""
+    """Class with the fewest images and their number; None if unknown."""
     largest: tuple[str, int] | None = None
     unit: str = "training images"
     """The things that are counted."""
@@ -107,7 +107,7 @@ class ClassCounts:
 
 @dataclass(frozen=True)
 class FoundImages:
-    """Sizes and colour modes of the images as they are in their files."""
+    """Sizes and colour modes of the images as stored in their files."""
 
     smallest: tuple[int, int]
     """Width and height of the image with the fewest pixels."""
@@ -119,14 +119,14 @@ class FoundImages:
     modes: dict[str, int]
     """Pillow's mode -> number of images."""
     levels: tuple[float, float] | None = None
-    """Lowest and highest value of images with more than 8 bits a channel; None without any."""
+    """Lowest and highest value among images with more than 8 bits per channel; None without any."""
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "FoundImages":
-        """The value as `asdict` and JSON wrote it.
+        """Read the value from what `asdict` and JSON wrote.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is something else.
         """
         return TypeAdapter(cls).validate_python(value)
 
@@ -149,19 +149,19 @@ class FoundImages:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Test images that are training images too: equal files or near-duplicates."""
+    """Test images that are also training images: identical files or near-duplicates."""
 
     test: int
     """Number of test images."""
     given: int
-    """Number of them in train or val as the layout has these."""
+    """Number of test images that are in the layout's own train or val."""
     remaining: int
-    """Number of them in train or val as they are used."""
+    """Number of test images that are in train or val as used."""
     left_out: int
     """Number of images left out of train and val because val or test has them."""
 
     def __str__(self) -> str:
-        """The share of the test split that is in train or val, as given and as used."""
+        """Share of the test split that is in train or val, as given and as used."""
         if not self.given:
             if self.left_out == 1:
                 return "1 near-duplicate of an image of val or test is left out"
@@ -183,8 +183,8 @@ class Duplicates:
 class DataSummary:
     """Facts about a data set, from its layout to what was left out.
 
-    A loader fills in what its layout knows: layout, why, folders, what was left out, origins.
-    `summarize.with_counts` adds what is counted in the splits that will be used.
+    A loader fills in what the layout tells: layout, why, folders, left-out files, origins.
+    `summarize.with_counts` adds the counts of the splits that will be used.
     """
 
     layout: str = ""
@@ -192,42 +192,42 @@ class DataSummary:
     why: str = ""
     """The reason why this layout was recognised, in a few words."""
     folders: tuple[FolderUse, ...] = ()
-    """Folders and their use, in the order in which they are shown."""
+    """Folders and their use, in display order."""
     splits: tuple[SplitUse, ...] = ()
     """Splits as they are used, train first."""
     classes: ClassCounts | None = None
     """None for unlabeled data."""
     found: FoundImages | None = None
-    """None where nothing is on record: embedded sets, and stores of earlier versions."""
+    """None if nothing is recorded: embedded sets, and stores of earlier versions."""
     left_out: tuple[LeftOut, ...] = ()
-    """Files that are no images of the data set, by reason."""
+    """Files that are not images of the data set, by reason."""
     duplicates: Duplicates | None = None
-    """None where no split has a near-duplicate in another."""
+    """None if no split has a near-duplicate in another split."""
     notes: tuple[str, ...] = ()
     """Further facts that a reader of the results should know, one sentence each."""
     warnings: tuple[str, ...] = ()
-    """Facts that make a claim worthless or doubtful, one sentence each."""
+    """Facts that make a result worthless or doubtful, one sentence each."""
     origins: dict[str, str] = field(default_factory=dict)
-    """Split -> origin, for splits that are no part of the layout."""
+    """Split -> origin, for splits that do not come from the layout."""
     hidden: int = 0
-    """Number of images of a test set whose labels are not known."""
+    """Number of images of a test set whose labels are unknown."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, texts and numbers."""
+        """The summary as plain dictionaries, lists, strings and numbers."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "DataSummary":
-        """The value that `as_json` was made of. Names that this version lacks are ignored.
+        """Read the value from what `as_json` returned. Names unknown to this version are ignored.
 
         Raises:
-            ValueError: something else.
+            ValueError: it is something else.
         """
         return TypeAdapter(cls).validate_python(value)
 
     def rows(self) -> list[tuple[str, str]]:
-        """(label, text) of every fact, in the order to be read; a label may come several times.
-        Warnings are apart from these."""
+        """(label, text) of every fact but the warnings, in reading order. A label may occur several
+        times."""
         rows = [("layout", self._layout_text())]
         rows += [("folders", text) for text in self._folder_texts()]
         if self.splits:
@@ -248,12 +248,12 @@ class DataSummary:
         return _aligned([*self._warning_rows(), *self.rows()], width)
 
     def short_lines(self, width: int = WIDTH) -> list[str]:
-        """The lines that stand at the start of a run."""
+        """Lines that are printed at the start of a run."""
         rows = [row for row in self.rows() if row[0] in _SHORT]
         return _aligned([*self._warning_rows(), *rows], width)
 
     def _warning_rows(self) -> list[tuple[str, str]]:
-        """The warnings, with the word that marks them."""
+        """The warnings, each with the label that marks them."""
         return [("WARNING", text) for text in self.warnings]
 
     def _layout_text(self) -> str:
@@ -261,7 +261,7 @@ class DataSummary:
         return f"{self.layout}: {self.why}" if self.why else self.layout
 
     def _folder_texts(self) -> list[str]:
-        """A text for each of the first folders, their names in a column of one width."""
+        """Texts of the first folders, with their names aligned in a column."""
         shown = self.folders[:_FOLDERS]
         name = max((_cells(use.folder) for use in shown), default=0)
         number = max((len(f"{use.images:,}") for use in shown), default=0)
@@ -272,15 +272,15 @@ class DataSummary:
         return texts
 
     def _splits_text(self) -> str:
-        """All splits in one text. Their numbers of classes are named where these differ, as in
-        few-shot learning."""
+        """All splits in one text, with their numbers of classes if these differ, as in few-shot
+        learning."""
         numbers = {split.classes for split in self.splits if split.classes}
         texts = [_split_text(split, with_classes=len(numbers) > 1) for split in self.splits]
         return "; ".join(texts)
 
 
 def _aligned(rows: list[tuple[str, str]], width: int) -> list[str]:
-    """Lines with the labels in a column; a label that comes again is not repeated."""
+    """Lines with the labels in a column; a repeated label is printed once."""
     lines: list[str] = []
     before = ""
     for label, text in rows:
@@ -299,13 +299,13 @@ def _aligned(rows: list[tuple[str, str]], width: int) -> list[str]:
 
 
 def _cells(text: str) -> int:
-    """Columns of a terminal that a text takes."""
+    """Number of terminal columns that a text takes."""
     return len(_two_for_wide(text))
 
 
 def _two_for_wide(text: str) -> str:
-    """The text with a filler behind every letter that takes two columns, such as those of Chinese,
-    Japanese and Korean."""
+    """The text with a filler after every letter that is two columns wide, such as Chinese, Japanese
+    and Korean letters."""
     if text.isascii():
         return text
     wide = ("W", "F")
@@ -316,7 +316,7 @@ def _two_for_wide(text: str) -> str:
 
 
 def _folder_text(use: FolderUse, name: int, number: int) -> str:
-    """`unlabeled  30  left out (outside train, val and test)`, in columns of these widths."""
+    """`unlabeled  30  left out (outside train, val and test)`, padded to these widths."""
     reason = f" ({use.reason})" if use.reason else ""
     padding = " " * (name - _cells(use.folder))
     return f"{use.folder}{padding}  {use.images:>{number},}  {use.became}{reason}"

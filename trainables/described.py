@@ -1,4 +1,4 @@
-"""The description of an exported model: what it must know of its trial besides its weights."""
+"""Description of an exported model: everything besides its weights that prediction needs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from trainables.served import served_as, served_config
 
 
 def describe_model(trainable: type, flat: Mapping[str, Any], data: Any) -> dict[str, Any]:
-    """Collect what `Served` must know of a trial besides its weights, as JSON.
+    """Collect everything besides the weights that `Served` needs of a trial, as JSON.
 
     Args:
         trainable: class that was trained.
         flat: the trial's flat config.
-        data: the data set that it was trained on.
+        data: the data set that the model was trained on.
     Raises:
-        UserError: no model of this class can predict outside of its study.
+        UserError: models of this class cannot predict outside their study.
     """
     kind = served_as(trainable)
     return {
@@ -28,6 +28,6 @@ def describe_model(trainable: type, flat: Mapping[str, Any], data: Any) -> dict[
 
 
 def _levels(data: Any) -> list[float] | None:
-    """Range of values that became 0 to 255, of data of more than 8 bits."""
+    """Range of values that was mapped to 0 to 255, for data of more than 8 bits."""
     levels = getattr(data, "levels", None)
     return None if levels is None else [levels.low, levels.high]

@@ -1,7 +1,7 @@
-"""The device that a trial computes on, chosen in one place, and the way of tensors to it.
+"""The choice of a trial's device, made in one place, and copies of tensors to it.
 
-A GPU works through a queue. The CPU fills it, and must not wait for the GPU but where a number is
-wanted: a copy from ordinary memory waits, one from pinned memory does not.
+A GPU works through a queue that the CPU fills. The CPU should wait for the GPU only when it needs a
+number. A copy from ordinary memory makes it wait; one from pinned memory does not.
 """
 
 import contextlib
@@ -42,8 +42,8 @@ def choose_device(wanted: str = "auto") -> torch.device:
 
 
 def _check_mps() -> None:
-    """Refuse a machine without Apple's GPU, and a process in which an operation that it lacks would
-    be an error."""
+    """Refuse a machine without an Apple GPU, and a process in which an operation that this GPU
+    lacks would raise an error."""
     if not torch.backends.mps.is_available():
         raise UserError(
             "train.device=mps, but torch finds no GPU of Apple's here; use train.device=auto"
@@ -56,7 +56,7 @@ def _check_mps() -> None:
 
 
 def settle_device(wanted: str, found: torch.device) -> torch.device:
-    """Choose the device of a trial whose runtime has found `found`, such as its own GPU of several.
+    """Choose the device of a trial whose runtime found `found`, such as its own GPU out of several.
 
     Raises:
         UserError: this machine has no such device.
@@ -67,18 +67,18 @@ def settle_device(wanted: str, found: torch.device) -> torch.device:
 
 
 def limit_memory(share: float) -> None:
-    """Let this process take at most this share of its GPU's memory: a trial that needs more halves
-    its own micro-batch, instead of leaving none to those that share the GPU with it.
+    """Limit this process to a share of its GPU's memory. A trial that needs more then halves its
+    own micro-batch, instead of taking memory from the trials that share the GPU.
 
     Args:
-        share: in (0, 1]. Nothing happens where this process sees no GPU of CUDA.
+        share: in (0, 1]. No effect if this process sees no CUDA GPU.
     """
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
 
 
 def describe_device(device: torch.device) -> str:
-    """Name a device for a reader, with its limits."""
+    """Describe a device to a reader, with its limits."""
     if device.type == "cuda":
         about = torch.cuda.get_device_properties(device)
         return f"{about.name}, {about.total_memory / 2**30:.0f} GiB"
@@ -88,10 +88,10 @@ def describe_device(device: torch.device) -> str:
 
 
 def send(x: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device without waiting for it; one that already exists is returned.
+    """Copy a tensor to a device without waiting; a tensor that is already there is returned as is.
 
-    The copy goes through pinned memory, whose pages the allocator keeps for the next one. Gaps
-    between values are closed first: torch would do it in ordinary memory.
+    The copy goes through pinned memory, whose pages the allocator reuses. The tensor is made
+    contiguous first, because torch would otherwise do so in ordinary memory.
     """
     if device.type != "cuda" or x.device.type != "cpu":
         return x.to(device)
@@ -101,10 +101,10 @@ def send(x: Tensor, device: torch.device) -> Tensor:
 
 @contextlib.contextmanager
 def in_float32(device: torch.device) -> Iterator[None]:
-    """Compute a block in full float32: without autocast, and without TF32 on a GPU.
+    """Run a block in full float32: without autocast, and without TF32 on a GPU.
 
-    Positions in an image, and distances, need more than the 8 bits of bfloat16, or the 11 of TF32,
-    to which the products that make them would be rounded.
+    Positions in an image, and distances, need more precision than the 8 bits of bfloat16 or the 11
+    bits of TF32, to which matrix products would be rounded.
     """
     if not torch.amp.is_autocast_available(device.type):
         yield
@@ -127,13 +127,13 @@ def in_float32(device: torch.device) -> Iterator[None]:
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
-    """Return the floating-point type in which sums over many images are kept on a device: float64
-    where it has it."""
+    """Return the dtype for sums over many images on a device: float64 if the device supports
+    it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def to_double(x: Tensor) -> Tensor:
-    """Convert to float64, on the CPU where the device lacks it."""
+    """Convert to float64, on the CPU if the device lacks it."""
     if x.device.type == "mps":
         x = x.cpu()
     return x.double()

@@ -4,9 +4,9 @@ with projection head and loss of lightly.
     python tune/run.py ssl-dino                    # glyphs of matplotlib's fonts
     python tune/run.py ssl-dino --data FOLDER      # ResNet50 at 128 px
 
-A student predicts, from any view, the classes that a teacher sees in another one; the teacher is
-the student's moving average, and nobody has named the classes. Centering and a low temperature of
-the teacher keep both from collapse (section 3.1). The schedule of the weight decay is left out.
+From any view, a student predicts the classes that a teacher assigns to another view. The classes
+have no names; the teacher is the student's moving average. Centering and a low teacher temperature
+prevent collapse (section 3.1). The schedule of the weight decay is left out.
 """
 
 import copy
@@ -35,7 +35,7 @@ class DINOHeadConfig:
     """Projection head, temperatures, center, teacher and local views (sections 3.1 and 3.2)."""
 
     projection_size: Annotated[int, Field(ge=8, le=1 << 17)] = 65536
-    """Outputs K of the head: the classes that nobody has named."""
+    """Outputs K of the head: the nameless classes."""
     hidden_size: Annotated[int, Field(ge=8, le=16384)] = 2048
     """Hidden width of the head, in units."""
     bottleneck_size: Annotated[int, Field(ge=8, le=4096)] = 256
@@ -49,16 +49,17 @@ class DINOHeadConfig:
     temperature_warmup: Fraction = 0.3
     """Share of the steps over which the teacher's temperature changes linearly."""
     tau0: Annotated[float, Field(ge=0, lt=1)] = 0.996
-    """Momentum of the teacher at step 0; rises to 1 along a cosine. Short runs want less: .97."""
+    """Momentum of the teacher at step 0; rises to 1 along a cosine. Short runs: less, such as
+    .97."""
     center_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Momentum m of the center (equation 4)."""
     freeze_last: Fraction = 0.01
-    """Share of the steps in which the head's last layer does not learn: 1 of 100 epochs."""
+    """Share of the steps in which the head's last layer is frozen; the paper's: 1 of 100 epochs."""
     local_views: Annotated[int, Field(ge=0, le=16)] = 0
-    """Small views beside the two global ones, for the student alone (multi-crop)."""
+    """Number of small views besides the two global ones, for the student only (multi-crop)."""
     local_scale: Annotated[float, Field(gt=0.05, le=1)] = 0.4
-    """Largest share of an image's area in a local view; the smallest is .05. That of the global
-    ones is aug.crop_scale_min to 1."""
+    """Largest share of an image's area in a local view; the smallest is .05. Global views range
+    from aug.crop_scale_min to 1."""
 
 
 @config
@@ -69,7 +70,7 @@ class DINOConfig(LightlyConfig):
 
 
 class StudentAndTeacher(nn.Module):
-    """The student g_s, which learns, and the teacher g_t, which is its moving average."""
+    """The student g_s, which learns, and the teacher g_t, its moving average."""
 
     def __init__(self, student: Encoder, teacher: Encoder):
         super().__init__()
@@ -82,15 +83,15 @@ class StudentAndTeacher(nn.Module):
 class DINO(LightlyMethod[DINOConfig]):
     """DINO on a `DataSet`.
 
-    Algorithm 1 of the paper: `forward` to the cross-entropy between the teacher's centered and
-    sharpened outputs and the student's, where the center then moves; the engine's optimizer step;
-    `after_step` the teacher's moving average.
+    Algorithm 1 of the paper: `forward` computes the cross-entropy between the teacher's centered
+    and sharpened outputs and the student's, and moves the center; the engine takes the optimizer
+    step; `after_step` updates the teacher's moving average.
     """
 
     learner: StudentAndTeacher
 
     def build_views(self, policies: tuple[AugmentConfig, ...]) -> tuple[Augment, ...]:
-        """Make two global views, then the local ones of 96 px where the global ones have 224."""
+        """Build two global views and the local ones, 96 px for global views of 224 px."""
         head = self.config.head
         local = replace(policies[0], crop_scale_min=0.05, crop_scale_max=head.local_scale)
         local_size = round(self.config.data.image_size * 96 / 224)
@@ -110,7 +111,7 @@ class DINO(LightlyMethod[DINOConfig]):
         )
         sizes = (feature_dim, head.hidden_size, head.bottleneck_size, head.projection_size)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # about weight_norm's new place in torch
+            warnings.simplefilter("ignore", FutureWarning)  # weight_norm has moved in torch
             projector = heads.DINOProjectionHead(*sizes)
             # Not a copy: torch cannot copy a layer with weight_norm.
             followers = heads.DINOProjectionHead(*sizes)
@@ -124,13 +125,13 @@ class DINO(LightlyMethod[DINOConfig]):
         return self.learner.student
 
     def spread_out(self, features: Tensor, projections: Tensor) -> Tensor:
-        """Choose the features: the outputs of all images are nearly the same at first, and what the
-        loss sees is their distance to the center, at a temperature."""
+        """Return the features. At first, the outputs of all images are nearly the same, and the
+        loss looks at their distance to the center, at a temperature."""
         return features
 
     def network(self) -> nn.Module:
-        """The student up to the bottleneck: the printed table copies what it shows, and torch
-        cannot copy the last layer."""
+        """The student up to the bottleneck. The printed table copies the network, and torch cannot
+        copy the last layer."""
         hidden: Any = self.learner.student.projector.layers
         return nn.Sequential(OrderedDict(backbone=self.backbone, projector=hidden))
 
@@ -157,8 +158,8 @@ class DINO(LightlyMethod[DINOConfig]):
 
 
 def teacher_temperature_at(step: int, total_steps: int, head: DINOHeadConfig) -> float:
-    """Temperature of the teacher: linear from the first to the last over the warm-up (section 3.2,
-    implementation details)."""
+    """Temperature of the teacher: linear from the first to the final one during the warm-up
+    (section 3.2, implementation details)."""
     warmup = round(head.temperature_warmup * total_steps)
     if step >= warmup:
         return head.teacher_temperature

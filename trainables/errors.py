@@ -1,4 +1,4 @@
-"""The kinds of failure: the user can fix it, one trial is lost, or its workers must restart."""
+"""Kinds of failure: the user can fix it, one trial is lost, or the trial's workers must restart."""
 
 from trainables.redaction import redacted
 
@@ -7,10 +7,10 @@ class UserError(Exception):
     """Wrong use or bad input.
 
     The message is one line that names the value and the remedy. The command line prints it and
-    exits with 2. It holds no password, whatever it was made of.
+    exits with 2. Passwords are redacted, wherever the message comes from.
 
     Args:
-        message: the line, or an error whose line it is.
+        message: the line, or an error whose text becomes the line.
         more: further arguments of a subclass, kept as `Exception` keeps them.
     """
 
@@ -18,7 +18,7 @@ class UserError(Exception):
         super().__init__(redacted(str(message)), *map(_clean, more))
 
     def _render_traceback_(self) -> list[str]:
-        """The error as a notebook shows it (IPython asks for it by this name): its line alone."""
+        """One line that a notebook shows instead of a traceback; IPython calls this method."""
         return [f"vistune: {self}"]
 
 
@@ -53,8 +53,8 @@ def _clean(argument: object) -> object:
 
 
 def first_line(error: BaseException, limit: int = 200) -> str:
-    """First line of an exception's message, at most `limit` characters and without passwords;
-    without a message, the name of its type."""
+    """First line of an exception's message, at most `limit` characters, with passwords redacted;
+    the name of its type if it has no message."""
     lines = redacted(str(error)).strip().splitlines()
     if not lines:
         return type(error).__name__

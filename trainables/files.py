@@ -1,6 +1,6 @@
-"""Names of the files in a trial's folder, the cache directory, and the one atomic write.
+"""Names of the files in a trial's folder, the cache directory, and the only atomic write.
 
-Commands that only look import this module: it must not import torch.
+Read-only commands import this module: it must not import torch.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ BEST = "best.pt"
 ARCHITECTURE = "architecture.txt"
 """In a trial's folder: every layer of its network."""
 HISTORY = ".history.json"
-"""In the folder of a trial whose code is a function: what it has reported so far. The dot keeps it
-apart from what the function writes there."""
+"""In the folder of a trial whose code is a function: its reports so far. The dot separates it from
+the function's own files."""
 FIRST_EPOCH = ".script.json"
-"""In the folder of a trial whose code is a script: the number of its first epoch."""
+"""In the folder of a trial whose code is a script: the number of the script's first epoch."""
 CLASS_RESULTS = "classes.csv"
 """In a completed trial's folder: results by class on the validation split, at its best epoch
 (`trainables/class_metrics.py`)."""
 PARTIAL = ".partial"
-"""Suffix of a file or folder that is still being written: no other name is one."""
+"""Suffix of files and folders that are still being written. No finished file has it."""
 
 _RANDOM_BYTES = 4
 _LOCK = ".lock"
@@ -42,7 +42,7 @@ def default_cache_dir() -> Path:
     """$VISTUNE_CACHE, or ~/.cache/vistune.
 
     Raises:
-        UserError: whoever runs this has no home, as in some containers.
+        UserError: the user has no home directory, as in some containers.
     """
     cache = os.environ.get("VISTUNE_CACHE") or "~/.cache/vistune"
     try:
@@ -70,16 +70,16 @@ def content_hash(path: Path) -> str:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of `path` when the block ends without an error.
+    """Open a file that replaces `path` when the block ends without an error.
 
-    After a kill or a power cut `path` holds the old content or the new one, never a part. The
-    content is first written to `<name>.<random>.partial` beside it: processes that write the same
-    path at once do not meet. The writer holds a lock on that file, so that `remove_partials` can
-    tell a leftover from one in use.
+    After a kill or a power cut, `path` holds either the old or the new content, never a part. The
+    content is first written to `<name>.<random>.partial` beside it, so processes that write the
+    same path at once do not collide. The writer locks that file, which lets `remove_partials`
+    distinguish leftovers from files in use.
 
     Args:
-        durable: False saves the two waits for the disk, and a power cut may then leave an empty
-            file: for what can be made anew.
+        durable: False skips both waits for the disk. A power cut may then leave an empty file, so
+            use it only for content that can be recreated.
     """
     file, partial = _open_partial(path)
     with file:
@@ -91,7 +91,7 @@ def atomic_file(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
             partial.replace(path)
         except BaseException as error:
             if isinstance(error, OSError) and error.filename is None:
-                error.filename = str(path)  # a write through a handle does not say where
+                error.filename = str(path)  # errors of a write through a handle name no file
             partial.unlink(missing_ok=True)
             raise
     if durable:
@@ -106,19 +106,19 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
 
 
 def write_result(path: Path, content: str | bytes) -> None:
-    """Write what a command leaves for its user by `write_atomically`, and remove what the same
-    command was writing there when it was killed: nobody else looks into such a folder."""
+    """Write a result for the user by `write_atomically`, after removing what killed runs of the
+    same command were writing there; nothing else cleans up such a folder."""
     remove_partials_of(path)
     write_atomically(path, content)
 
 
 @contextlib.contextmanager
 def scratch_folder(final: Path) -> Iterator[Path]:
-    """Make a folder within `<name>.<random>.partial` beside `final`, for files that become `final`
-    when they are whole; it is removed at the end of the block.
+    """Create a folder within `<name>.<random>.partial` beside `final`, for files that become
+    `final` once they are complete. It is removed at the end of the block.
 
-    Leftovers of killed processes that were writing the same `final` are removed first. A lock on
-    a file beside the folder, within a partial folder that holds both, tells them from one in use.
+    Leftovers of killed processes that were writing the same `final` are removed first. The partial
+    folder also holds a locked file, which distinguishes a folder in use from a leftover.
     """
     remove_partials_of(final)
     outer, lock = _make_scratch(final)
@@ -131,37 +131,37 @@ def scratch_folder(final: Path) -> Iterator[Path]:
 
 
 def is_partial(name: str) -> bool:
-    """True for the name of a file or folder that is still being written, or was when its process
-    was killed."""
+    """True if a file or folder of this name is still being written, or was when its process was
+    killed."""
     return name.endswith(_SUFFIXES)
 
 
 def remove_partials_of(final: Path) -> None:
-    """Remove what killed processes were writing in place of `final`; what is in use stays.
+    """Remove what killed processes were writing in place of `final`, except files in use.
 
-    For a folder that holds files of others, whose names are none of ours to judge.
+    Use it for folders that also hold files of others, which must stay whatever their names are.
     """
     _remove_named(final.parent, glob.escape(final.name))
 
 
 def remove_own_partials(folder: Path) -> None:
-    """Remove from `folder` what killed processes were writing by `atomic_file`; what is in use
-    stays, and so do partial files that others name otherwise.
+    """Remove from `folder` what killed processes were writing by `atomic_file`. Files in use stay,
+    and so do partial files whose names follow another pattern.
 
-    For a folder in which code of a user writes too.
+    Use it for folders in which a user's code also writes.
     """
     _remove_named(folder, "*")
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes were writing in `folder`; what is in use stays."""
+    """Remove from `folder` what killed processes were writing, except files in use."""
     for suffix in _SUFFIXES:
         for path in folder.glob(f"*{suffix}"):
             _remove_leftover(path)
 
 
 def _remove_named(folder: Path, name: str) -> None:
-    """Remove the leftovers of files whose name matches a pattern."""
+    """Remove leftovers of files whose names match a glob pattern."""
     random = "[0-9a-f]" * 2 * _RANDOM_BYTES
     for path in folder.glob(f"{name}.{random}{PARTIAL}"):
         _remove_leftover(path)
@@ -178,21 +178,21 @@ def _open_partial(path: Path) -> tuple[BinaryIO, Path]:
         file = partial.open("xb")
         locked = _lock_new(file.fileno())
 
-        # `remove_partials` of another process may have come between the two lines above.
+        # `remove_partials` in another process may have run between the two lines above.
         if locked and os.fstat(file.fileno()).st_nlink:
             return file, partial
         file.close()
 
 
 def _make_scratch(final: Path) -> tuple[Path, int]:
-    """Create a new folder beside `final`, with a locked file in it; return both."""
+    """Create a new folder beside `final` that contains a locked file; return both."""
     while True:
         folder = _partial_name(final)
         folder.mkdir()
         try:
             lock = _open_lock(folder)
         except FileNotFoundError:
-            continue  # another process has taken the folder for a leftover
+            continue  # another process removed the folder as a leftover
 
         if _lock_new(lock) and os.fstat(lock).st_nlink:
             return folder, lock
@@ -200,16 +200,16 @@ def _make_scratch(final: Path) -> tuple[Path, int]:
 
 
 def _open_lock(folder: Path) -> int:
-    # NFS locks nothing but files that are open for writing: no folder.
+    # NFS locks only files that are open for writing, so a folder cannot be locked.
     return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
 
 
 def _remove_scratch(folder: Path, lock: int) -> None:
-    """Remove a folder whose lock this process holds, and give the lock back."""
+    """Remove a folder whose lock this process holds, and release the lock."""
     shutil.rmtree(folder, ignore_errors=True)
     os.close(lock)
 
-    # On NFS a removed file that is open keeps a name, and its folder, until it is closed.
+    # On NFS, a removed file that is still open keeps a name, and its folder, until it is closed.
     with contextlib.suppress(OSError):
         folder.rmdir()
 
@@ -220,7 +220,7 @@ def _remove_leftover(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         if not path.is_dir():
             _remove_file_if_unlocked(path)
-        elif path.suffix == PARTIAL:  # no folder of ours ever had another suffix
+        elif path.suffix == PARTIAL:  # our folders never had any other suffix
             _remove_folder_if_unlocked(path)
 
 
@@ -237,7 +237,7 @@ def _remove_folder_if_unlocked(folder: Path) -> None:
     try:
         lock = _open_lock(folder)
     except OSError:
-        return  # gone, or on a disk that takes nothing now
+        return  # removed meanwhile, or the disk is not writable
 
     if _try_lock(lock):
         _remove_scratch(folder, lock)
@@ -246,8 +246,8 @@ def _remove_folder_if_unlocked(folder: Path) -> None:
 
 
 def _try_lock(handle: int) -> bool:
-    """Take the lock of an open file; False if another process holds it, or if nothing can be
-    locked there, so that nobody knows."""
+    """Lock an open file. Return False if another process holds the lock, or if the file system has
+    no locks, because then nobody can know."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -256,10 +256,10 @@ def _try_lock(handle: int) -> bool:
 
 
 def _lock_new(handle: int) -> bool:
-    """Take the lock of a file that this process has just made; False if another one took it for
+    """Lock a file that this process has just created. Return False if another process took it for
     a leftover.
 
-    Where nothing can be locked, nobody removes anything either, and the file is safe without.
+    If the file system has no locks, no process removes anything, so the file is safe.
     """
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -271,7 +271,7 @@ def _lock_new(handle: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a folder's list of names to the disk, so that a rename outlives a power cut."""
+    """Flush a folder's entries to the disk, so that a rename survives a power cut."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

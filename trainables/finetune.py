@@ -1,7 +1,7 @@
-"""Base of all trainables that put a head on a backbone: it loads the backbone, freezes and thaws
-its stages, and computes its features of a split.
+"""Base of all trainables with a head on a backbone: it loads the backbone, freezes and thaws its
+stages, and computes its features of a split.
 
-Experiments of one's own import `InitConfig` and what belongs to it from here
+Users' own experiments import `InitConfig` and related names from here
 (docs/adding-a-trainable.md).
 """
 
@@ -51,14 +51,14 @@ _CALIBRATION_IMAGES = 4096
 
 
 def labels_of(split: Split) -> np.ndarray:  # (n,) int64
-    """Labels of a split whose images all have one."""
+    """Labels of a split in which every image has one."""
     labels = split.targets()
-    assert labels is not None  # supervised data sets are refused without labels
+    assert labels is not None  # loading refuses supervised data sets without labels
     return labels
 
 
 class FineTuneConfig(RunConfig, Protocol):
-    """Blocks that the config of every `FineTuned` has."""
+    """Blocks in the config of every `FineTuned`."""
 
     @property
     def data(self) -> DataConfig: ...
@@ -69,7 +69,7 @@ class FineTuneConfig(RunConfig, Protocol):
     @property
     def freeze(self) -> FreezeConfig: ...
     @property
-    def aug(self) -> Any: ...  # a `ViewConfig`, unless the subclass has an `augment` of its own
+    def aug(self) -> Any: ...  # a `ViewConfig`, unless the subclass overrides `augment`
     @property
     def normalize(self) -> Normalization: ...
 
@@ -79,20 +79,20 @@ DataT = TypeVar("DataT", bound=DataSet)
 
 
 class FineTuned(Trainable[ConfigT, DataT]):
-    """A backbone, from scratch or loaded, under a head, with a policy of what stays frozen.
+    """A backbone, from scratch or loaded, under a head, with a freeze policy.
 
-    Subclasses build both, pass them on, and set `task` and `evaluate`.
+    Subclasses build both, pass them to `__init__`, and define `task` and `evaluate`.
 
     Args:
-        backbone: of `initial_backbone`.
+        backbone: result of `initial_backbone`.
         head: takes features (B, D), randomly initialised.
-        net: a network that holds both parts under names of its own, if there is one. The
-            state_dict then has its keys, `net.*`, instead of `backbone.*` and `head.*`.
+        net: a network that contains both parts under its own names, if there is one. The
+            state_dict then has keys `net.*` instead of `backbone.*` and `head.*`.
     """
 
     task: ClassVar[Task] = "classify"
     max_eval_pixels: ClassVar[int] = PIXELS
-    """Pixels of an evaluation batch, at most."""
+    """Largest number of pixels in an evaluation batch."""
     backbone: nn.Module
     head: nn.Module
 
@@ -116,7 +116,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
             self.head = head
         else:
             self.net = net
-            # Already registered as parts of `net`: once more would double the state_dict.
+            # `net` registers both parts already; a second registration doubles the state_dict.
             object.__setattr__(self, "backbone", backbone.module)
             object.__setattr__(self, "head", head)
 
@@ -132,12 +132,12 @@ class FineTuned(Trainable[ConfigT, DataT]):
 
     @classmethod
     def load_data(cls, config: DataConfig, progress: bool = False) -> DataT:
-        # The task decides the class: "fewshot" gives `FewShotData`.
+        # The task decides the returned class: "fewshot" returns `FewShotData`.
         return cast(DataT, load_dataset(config, task=cls.task, progress=progress))
 
     @cached_property
     def augment(self) -> Augment:
-        """The training view: the first of the policy `aug`, normalised as the config says."""
+        """Training view: the first view of policy `aug`, normalised as the config says."""
         view = self.config.aug.views()[0]
         view = replace(
             view,
@@ -150,7 +150,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
         return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
 
     def describe_start(self) -> str:
-        """One clause about the weights that were loaded; "" from scratch."""
+        """One clause about the loaded weights; "" for training from scratch."""
         if self.loaded is None:
             return ""
 
@@ -158,10 +158,10 @@ class FineTuned(Trainable[ConfigT, DataT]):
         origin = init.origin or init.file
         return f"backbone {origin} (sha256 {init.sha256[:12]}): {self.loaded}"
 
-    # -- what trains
+    # -- freezing
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        # Policies only thaw: what trains in the last epoch is all that ever trains.
+        # Policies only thaw: the parameters that train in the last epoch are all that ever train.
         self._freeze(epoch=self.config.train.epochs - 1)
         groups = stage_groups(
             self.stages,
@@ -174,8 +174,8 @@ class FineTuned(Trainable[ConfigT, DataT]):
         return groups
 
     def _thaws(self) -> dict[str, float]:
-        """Fraction of the run after which each stage trains; none under the first rules, when all
-        layers shared one schedule."""
+        """Fraction of the run after which each stage trains. Empty under version 1 of the rules,
+        when all layers shared one schedule."""
         if self.config.train.rules == 1:
             return {}
         epochs = self.config.train.epochs
@@ -186,7 +186,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
         }
 
     def head_outside_stages(self) -> nn.Module:
-        """The part of the head that belongs to no stage and always trains."""
+        """The part of the head that is in no stage and always trains."""
         return self.head
 
     def before_step(self, step: int, total_steps: int) -> None:
@@ -199,7 +199,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
         return any(True for _ in self.head.parameters())
 
     def _freeze(self, epoch: int) -> bool:
-        """Freeze and thaw what the policy says; True if that changed anything."""
+        """Freeze and thaw stages by the policy; return True if anything changed."""
         frozen = frozen_modules(
             epoch,
             self.config.train.epochs,
@@ -217,8 +217,8 @@ class FineTuned(Trainable[ConfigT, DataT]):
     def train(self, mode: bool = True) -> Self:
         never_trains = self.config.freeze.policy == "all"
         if never_trains and not self.backbone.training:
-            # In eval mode already, and to walk all its modules takes as long as a step on cached
-            # features.
+            # The backbone is in eval mode already. Walking through all its modules would take as
+            # long as a step on cached features.
             self.training = mode
             self.head.train(mode)
             return self
@@ -229,7 +229,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
             self.backbone.eval()
         return self
 
-    # -- what is measured
+    # -- evaluation
 
     def validate(self) -> Metrics:
         return self.evaluate(self.data.val, "val")
@@ -242,8 +242,8 @@ class FineTuned(Trainable[ConfigT, DataT]):
 
     @abstractmethod
     def evaluate(self, split: Split, prefix: str) -> Metrics:
-        """Metrics `<prefix>/...` on a split; if that is "test", `_outcomes` may keep its images'
-        outcomes."""
+        """Metrics `<prefix>/...` on a split. With prefix "test" it may set `_outcomes` to the
+        outcomes of the images."""
 
     def split_features(self, split: Split) -> Tensor:
         """Penultimate features (n, D), float32, of a split's evaluation views, on every rank."""
@@ -253,7 +253,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
 
     @torch.no_grad()
     def backbone_features(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Penultimate features (b, D), float32, in eval mode, of views (b, 3, S, S)."""
+        """Penultimate features (b, D), float32, of views (b, 3, S, S), in eval mode."""
         self.backbone.eval()
         for views in batches:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.bf16):
@@ -266,8 +266,8 @@ class FineTuned(Trainable[ConfigT, DataT]):
         """Views (b, 3, S, S) without augmentation, in order.
 
         Args:
-            limit: the first so many images; None for all.
-            shared: only this worker's share of them.
+            limit: use only this many images, from the first; None for all.
+            shared: yield only this worker's share of them.
         """
         count = len(split) if limit is None else min(limit, len(split))
         rows = distributed.shard(count) if shared else range(count)
@@ -290,16 +290,16 @@ class FineTuned(Trainable[ConfigT, DataT]):
         return features.cpu().numpy(), labels[rows]
 
     def calibrate(self) -> None:
-        # Loaded statistics are part of what was trained.
+        # Loaded statistics are part of the trained weights.
         if self.loaded is None:
             views = self.evaluation_views(self.data.train, limit=_CALIBRATION_IMAGES)
             calibrate_batchnorm(self.backbone, views)
 
-    # -- what is stored
+    # -- checkpoints and exports
 
     def changing_state(self) -> dict[str, Tensor]:
-        """Return the head's state alone if the backbone never trains: the config gives the backbone
-        back, and no checkpoint needs its hundreds of megabytes."""
+        """Return only the head's state if the backbone never trains. The config restores the
+        backbone, so no checkpoint needs its hundreds of megabytes."""
         return self._changing_part.state_dict()
 
     def load_changing_state(self, state: dict[str, Tensor]) -> None:
@@ -315,7 +315,7 @@ class FineTuned(Trainable[ConfigT, DataT]):
 
     @cached_property
     def seen(self) -> SeenRecord:
-        """Everything that the backbone has been trained on, this training included. A frozen
+        """All data that the backbone has been trained on, including this training. A frozen
         backbone learns nothing here."""
         init = self.config.init
         before = load_seen(Path(init.file)) if init.file else SeenRecord()

@@ -1,5 +1,5 @@
-"""A head on cached features as pure data: what a batched step needs of each trial whose backbone
-never trains (`engine/together.py`)."""
+"""A head on cached features as plain data: what a batched step (`engine/together.py`) needs of each
+trial whose backbone never trains."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 SoftLosses = Callable[[Tensor, Tensor, Tensor, Tensor | float, Tensor | None], Tensor]
 """(logits (K, B, C), truth (K, B, C), label smoothing (K, 1, 1), focal gamma (K, 1, 1) or 0, class
-weights (K, 1, C) or None) -> (K, B), of K heads."""
+weights (K, 1, C) or None) -> losses (K, B) of K heads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class HeadJob:
     choose: Callable[[np.ndarray, torch.Generator], np.ndarray]
     """(positions of training images (B,), generator of the step) -> rows of `features` (B,)."""
     draw_key: Hashable
-    """Jobs of one key draw the same batch at the same step."""
+    """Jobs with equal keys draw the same batch at the same step."""
     drawn: Callable[[int], None]
-    """Is told how many features the job has taken from another's draw, for its costs."""
+    """Called with the number of features that the job took from another job's draw; the job counts
+    them in its costs."""

@@ -1,8 +1,8 @@
-"""The costs of predicting by an exported model: time and memory that one image takes.
+"""Costs of predictions by an exported model: time and memory per image.
 
-Both are measured on the model as it is served: an image (3, S, S) uint8 of the size of training in
-memory, normalisation, network, and the answer back in memory. They are objectives of a search
-(`--objective -latency`, `--objective -memory`), and measured where one of them is.
+Both are measured on the model as served, from an image (3, S, S) uint8 in memory, at training size,
+through normalisation and network to the answer in memory. They are objectives of a search
+(`--objective -latency`, `--objective -memory`), and are measured only if they are objectives.
 """
 
 import time
@@ -19,16 +19,16 @@ from trainables.portable import Network
 from trainables.served import Served
 
 LATENCY = "model/latency_ms"
-"""Milliseconds from an image to its answer, one image at a time, on the device and with the CPU
-threads of the trial: the median of many."""
+"""Milliseconds from an image to its answer, one image at a time, on the trial's device and with its
+CPU threads: the median of many runs."""
 MEMORY = "model/memory_mb"
-"""Megabytes (1e6 bytes) of the weights that answer, and of the most that is allocated beside them
-while one image is answered."""
+"""Megabytes (1e6 bytes) of the weights, plus the peak memory allocated while one image is
+answered."""
 MEASURED = (LATENCY, MEMORY)
 
 _WARM_UP = 3
 _FEWEST, _MOST = 5, 100  # passes
-_SECONDS = 2.0  # for passes beyond the fewest
+_SECONDS = 2.0  # time limit for passes beyond `_FEWEST`
 _ALLOCATION = "[memory]"
 
 Answer = Callable[[], object]
@@ -37,14 +37,14 @@ Answer = Callable[[], object]
 def inference_costs(
     about: dict[str, Any], weights: Path, device: torch.device, wanted: Collection[str]
 ) -> Metrics:
-    """Measure the costs that are wanted of a trial's exported weights.
+    """Measure the wanted costs of a trial's exported weights.
 
     Args:
         about: content of `model.json` (`describe_model`).
-        device: device to predict on; memory is that of the CPU wherever it is not CUDA's.
-        wanted: names out of `MEASURED`.
+        device: device to predict on; memory is measured on the CPU unless this is a CUDA device.
+        wanted: names from `MEASURED`.
     Returns:
-        Name -> value, of those that were wanted.
+        Name -> value, for each wanted cost.
     """
     found: Metrics = {}
     if LATENCY in wanted:
@@ -59,8 +59,8 @@ def inference_costs(
 
 
 def latency_ms(answer: Answer) -> float:
-    """Time one call: the median of 5 to 100 calls, as many as fit into two seconds, after a few
-    that warm caches up."""
+    """Median time of 5 to 100 calls, as many as fit into two seconds, in milliseconds. A few calls
+    before them warm up the caches."""
     for _ in range(_WARM_UP):
         answer()
 
@@ -76,12 +76,12 @@ def latency_ms(answer: Answer) -> float:
 
 
 def peak_bytes(answer: Answer, device: torch.device) -> int:
-    """Most bytes that are allocated at one time during a call, beyond those before it.
+    """Peak memory during a call, in bytes, beyond the memory allocated before it.
 
-    On CUDA by its allocator; otherwise by the allocations on the CPU that torch's profiler sees,
-    which do not depend on what else this process does.
+    On CUDA, the allocator counts. On the CPU, torch's profiler counts the allocations, which do
+    not depend on anything else that this process does.
     """
-    answer()  # what is allocated once stays
+    answer()  # allocations that are made once and kept
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -115,7 +115,7 @@ def weight_bytes(model: torch.nn.Module) -> int:
 
 
 def _answer_of(served: Served) -> Answer:
-    """Return a call that answers one image, of the size of training."""
+    """Return a function that answers one image of training size."""
     shape = (1, 3, served.size, served.size)
     image = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     return lambda: served.answer(image)

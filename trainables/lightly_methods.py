@@ -1,8 +1,8 @@
-"""Methods by the heads and losses of lightly (Susmelj et al. 2020,
-https://github.com/lightly-ai/lightly): what they have in common.
+"""Common base of the methods that use heads and losses of lightly (Susmelj et al. 2020,
+https://github.com/lightly-ai/lightly).
 
-lightly is an extra, imported where a trial of such a method is built. Its losses look at a whole
-batch at once (negatives, statistics, centers), so a batch is not split into micro-batches.
+lightly is an extra, imported only when such a trial is built. Its losses need a whole batch at once
+(negatives, statistics, centers), so a batch is not split into micro-batches.
 """
 
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from trainables.self_supervised import SelfSupervised, SelfSupervisedConfig
 
 @config
 class LightlyConfig(SelfSupervisedConfig):
-    """A pre-training run whose loss looks at a whole batch."""
+    """A pre-training run whose loss needs a whole batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -36,11 +36,11 @@ LightlyConfigT = TypeVar("LightlyConfigT", bound=LightlyConfig)
 
 
 class LightlyMethod(SelfSupervised[LightlyConfigT]):
-    """A method whose loss is lightly's, on whole batches: several workers exchange what the loss
-    needs of each other's images."""
+    """A method with a loss of lightly on whole batches. Workers exchange the parts of each other's
+    images that the loss needs."""
 
     loss: Any
-    """Loss of lightly, which `build_learner` makes."""
+    """Loss of lightly, set by `build_learner`."""
 
     @classmethod
     def check_startup(cls, config: LightlyConfigT, data: DataSet) -> str:
@@ -57,14 +57,14 @@ class LightlyMethod(SelfSupervised[LightlyConfigT]):
 
     @property
     def min_batch_size(self) -> int:
-        """Images of this worker's whole share of a batch."""
+        """This worker's share of a batch, in images: it cannot be split."""
         return self.config.train.batch_size // distributed.world_size()
 
     def loss_of(self, *outputs: Any, **options: Any) -> Tensor:
-        """Compute `self.loss` in float32, whatever the networks computed in.
+        """Compute `self.loss` in float32, whatever precision the networks used.
 
         Raises:
-            TrialFailed: `workers` (their shares of the batch differ in size).
+            TrialFailed: `workers`, if their shares of the batch differ in size.
         """
         workers = distributed.world_size()
         images = self.config.train.batch_size
@@ -92,7 +92,7 @@ def import_lightly() -> tuple[Any, Any]:
     """Import lightly's heads and losses.
 
     Raises:
-        UserError: it is not installed.
+        UserError: lightly is not installed.
     """
     check_lightly()
     from lightly import loss

@@ -1,8 +1,8 @@
 """Quality of a representation: kNN, linear probe, retrieval of views, spread and rank of
-embeddings; and intervals over repeated runs.
+embeddings; also intervals over repeated runs.
 
-Features are float32 tensors (n, d) on any device; labels int64 (n,). Results are Python floats:
-each call waits for the device once.
+Features are float32 tensors (n, d) on any device; labels int64 (n,). Functions that return Python
+floats wait for the device once.
 """
 
 import itertools
@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from trainables.devices import to_double
 
 _PROBE_ITERATIONS = 200
-# Largest component of the gradient of the probe's loss at which it counts as converged.
+# The probe has converged when no component of the gradient of its loss is larger than this.
 _PROBE_TOLERANCE = 1e-5
 
 
@@ -32,14 +32,14 @@ def knn_right(
     temperature: float = 0.1,
     chunk: int = 512,
 ) -> Tensor:  # (m,) bool
-    """Tell which queries the weighted kNN classifier gets right (Wu et al. 2018, section 3.4).
+    """Return which queries the weighted kNN classifier gets right (Wu et al. 2018, section 3.4).
 
     Each of the k most cosine-similar gallery images votes for its class with weight exp(similarity
     / temperature).
 
     Args:
-        k: neighbours, >= 1; the whole gallery votes where it is smaller.
-        chunk: queries at a time; memory is about 4 chunk (n + d + C) bytes.
+        k: neighbours, >= 1; the whole gallery votes if it is smaller.
+        chunk: queries per step; memory is about 4 chunk (n + d + C) bytes.
     """
     gallery = F.normalize(gallery.float(), dim=1)
     k = min(k, len(gallery))
@@ -50,7 +50,7 @@ def knn_right(
         similarities = F.normalize(some.float(), dim=1) @ gallery.T  # (b, n)
         similarity, index = similarities.topk(k, dim=1)  # (b, k) each
 
-        # Relative to the nearest neighbour: the same vote, and no overflow at a low temperature.
+        # Relative to the nearest neighbour: same vote, but no overflow at low temperatures.
         weight = ((similarity - similarity[:, :1]) / temperature).exp()
         votes = weight.new_zeros(len(some), num_classes)
         votes.scatter_add_(1, gallery_labels[index], weight)
@@ -61,15 +61,16 @@ def knn_right(
 @torch.no_grad()
 def retrieval_ranks(
     queries: Tensor,  # (n, d): features of one view of each image
-    views: Tensor,  # (n, d): of another, in the same order
+    views: Tensor,  # (n, d): of another view, in the same order
     chunk: int = 1024,
 ) -> Tensor:  # (n,) int64 in [1, n]
-    """Rank of each image's other view among the views of all images, by cosine to its query.
+    """Rank of each image's other view among the views of all images, by cosine similarity to its
+    query.
 
-    A tie counts against it: where all features point the same way every rank is n.
+    Ties count against the image: if all features point the same way, every rank is n.
 
     Args:
-        chunk: queries at a time; memory is about 8 chunk n bytes.
+        chunk: queries per step; memory is about 8 chunk n bytes.
     """
     queries = F.normalize(queries.float(), dim=1)
     views = F.normalize(views.float(), dim=1)
@@ -84,11 +85,12 @@ def retrieval_ranks(
 
 def view_retrieval(
     first: Tensor,  # (n, d): features of one view of each image
-    second: Tensor,  # (n, d): of another, in the same order
+    second: Tensor,  # (n, d): of another view, in the same order
 ) -> float:
-    """Mean reciprocal rank at which views of one image find each other, over both directions.
+    """Mean reciprocal rank at which two views of an image find each other, over both directions.
 
-    In (0, 1]: 1 where each is the other's nearest, 1 / n in a point, about ln(n) / n at random.
+    In (0, 1]: 1 if each is the other's nearest, 1 / n if all features coincide, about ln(n) / n at
+    random.
     """
     forth = retrieval_ranks(first, second)
     back = retrieval_ranks(second, first)
@@ -98,14 +100,14 @@ def view_retrieval(
 
 
 def view_rank(
-    pictures: Sequence[Tensor],  # (n, d) each: features of some pictures of each image
+    pictures: Sequence[Tensor],  # (n, d) each: features of several pictures of each image
 ) -> float:
-    """One less the mean logarithm of the rank at which pictures of one image find each other, over
-    all pairs and both directions, as a part of ln(n).
+    """1 - (mean log rank) / ln(n), where the rank is that at which pictures of one image find each
+    other, over all pairs and both directions.
 
-    In [0, 1]: 1 where each is the other's nearest, 0 in a point, about 1 / ln(n) at random. Unlike
-    the reciprocal rank it tells apart networks that find few images, and far ranks from hopeless
-    ones.
+    In [0, 1]: 1 if each is the other's nearest, 0 if all features coincide, about 1 / ln(n) at
+    random. Unlike the reciprocal rank, it distinguishes networks that find few images, and far
+    ranks from hopeless ones.
     """
     count = len(pictures[0])
     if count == 1:
@@ -121,7 +123,7 @@ def view_rank(
 def share(
     right: Tensor,  # (n,) bool
 ) -> float:
-    """Share in [0, 1] of answers that are right."""
+    """Share of answers that are right, in [0, 1]."""
     count: int = right.sum().item()  # type: ignore[assignment]
     return count / len(right)
 
@@ -133,7 +135,7 @@ def embedding_std(
     """Standard deviation of each dimension of the L2-normalised embeddings, averaged, times
     sqrt(d).
 
-    In [0, 1]: 1 for a centred isotropic cloud, 0 where all embeddings point the same way (Chen & He
+    In [0, 1]: 1 for a centred isotropic cloud, 0 if all embeddings point the same way (Chen & He
     2021, section 4.1).
     """
     z = F.normalize(z.float(), dim=1)
@@ -151,7 +153,7 @@ def rankme(
     al. 2023, equation 1).
 
     In [1, min(n, d)] up to `eps`, the paper's constant. Embeddings are not centred, as in the
-    paper. NaN where any embedding is not finite.
+    paper. NaN if any embedding is not finite.
     """
     if not z.isfinite().all():
         return float("nan")
@@ -164,11 +166,11 @@ def rankme(
 
 
 class OnlineProbe(nn.Module):
-    """Linear softmax classifier on standardised, detached features: measures how much is linearly
-    readable in a representation that is still learning.
+    """Linear softmax classifier on standardised, detached features. It measures how much can be
+    read linearly from a representation that is still learning.
 
-    Weights and statistics are buffers: they go into the checkpoint, and no optimizer of the
-    representation picks them up.
+    Weights and statistics are buffers, so they are saved in the checkpoint but not trained by the
+    optimizer of the representation.
     """
 
     weight: Tensor
@@ -196,11 +198,11 @@ class OnlineProbe(nn.Module):
         features: Tensor,  # (n, d)
         labels: Tensor,  # (n,) in [0, C)
     ) -> None:
-        """Find the weights of least cross-entropy plus |weight|^2 / 2n, from zero to convergence:
-        the result does not depend on earlier fits.
+        """Minimise cross-entropy plus |weight|^2 / 2n, from zero to convergence, so the result does
+        not depend on earlier fits.
 
-        This is scikit-learn's `LogisticRegression` with its default penalty, C = 1. Classes without
-        a feature are never predicted.
+        The same as scikit-learn's `LogisticRegression` with its default penalty, C = 1. Classes
+        without training features are never predicted.
         """
         self._standardise(features.float())
         x = (features.float() - self.mean) / self.scale
@@ -235,7 +237,7 @@ class OnlineProbe(nn.Module):
         labels: Tensor,  # (n,)
         chunk: int = 8192,
     ) -> Tensor:  # (n,) bool
-        """Tell for which features the class is predicted."""
+        """Return for which features the predicted class is right."""
         right = []
         chunks = zip(torch.split(features, chunk), torch.split(labels, chunk), strict=True)
         for some, truth in chunks:
@@ -243,10 +245,10 @@ class OnlineProbe(nn.Module):
         return torch.cat(right)
 
     def _standardise(self, features: Tensor) -> None:
-        """Keep mean and standard deviation of the features."""
+        """Store mean and standard deviation of the features."""
         std, mean = torch.std_mean(features, dim=0, correction=0)
-        # A dimension that is constant here may vary in a query: without a floor it would outweigh
-        # all others.
+        # A dimension that is constant here may vary in a query. Without a floor on its scale, it
+        # would outweigh all others.
         typical = features.square().mean().sqrt()
         tiny = torch.finfo(features.dtype).tiny
         floor = 1e-3 * typical + tiny
@@ -259,15 +261,15 @@ def calibrate_batchnorm(
     module: nn.Module,
     batches: Iterable[Tensor],  # each (b, C, H, W)
 ) -> None:
-    """Give BatchNorm layers the statistics of `batches`: the plain average of batch means and of
+    """Set BatchNorm statistics to those of `batches`: the plain average of batch means and of
     unbiased batch variances.
 
-    An untrained network needs this before it is a fair baseline. All other layers run in eval mode;
-    modes and momenta are restored. A last batch of a single image is left out: projectors refuse
-    it, and it would count as much as a full one.
+    An untrained network needs this to be a fair baseline. All other layers run in eval mode; modes
+    and momenta are restored. A single-image batch is skipped unless it is the first: projectors
+    refuse it, and it would count as much as a full one.
 
     Raises:
-        ValueError: no batch.
+        ValueError: there is no batch.
     """
     modes = {m: m.training for m in module.modules()}
     norms = [m for m in modes if isinstance(m, _BatchNorm) and m.track_running_stats]
@@ -275,7 +277,7 @@ def calibrate_batchnorm(
     module.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # torch's spelling of a cumulative average
+        norm.momentum = None  # None means a cumulative average in torch
         norm.training = True
     empty = True
     try:
@@ -294,9 +296,9 @@ def calibrate_batchnorm(
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
     """Mean and Student's t interval of independent repeats: (mean, low, high). For a paired
-    comparison pass the differences.
+    comparison, pass the differences.
 
-    One value has a mean and no interval: low and high are -inf and inf.
+    A single value has no interval: low and high are -inf and inf.
 
     Args:
         confidence: in (0, 1).
@@ -305,7 +307,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
     mean = float(x.mean())
     if len(x) == 1:
         return mean, -np.inf, np.inf
-    from scipy.special import stdtrit  # which most experiments need not wait for
+    from scipy.special import stdtrit  # imported here: most experiments do not need it
 
     quantile = stdtrit(len(x) - 1, 0.5 + confidence / 2)
     spread = x.std(ddof=1)

@@ -1,13 +1,14 @@
-"""Quality of a segmentation, from one confusion matrix that is summed over batches and workers;
-never a mean of batch scores.
+"""Quality of a segmentation, from one confusion matrix summed over batches and workers; never a
+mean of per-batch scores.
 
 >>> total = sum(confusion_matrix(predictions, masks, 6) for predictions, masks in batches)
 >>> segmentation_metrics(total, classes, "val")["val/miou"]
 
-Counts are int64, so the order of the sum does not matter. `miou` is the course's: pooled over the
-set, where a prediction on a pixel of unknown class is a false positive. `miou_masked` leaves such
-pixels out, as is common elsewhere (the void of Pascal VOC, Everingham et al. 2010, section 3.2).
-torchmetrics counts the pixels; docs/notes/torchmetrics.md says why IoU is computed here.
+Counts are int64, so the order of summation does not matter. `miou` is the course's definition:
+pooled over the set, and a prediction on a pixel of unknown class is a false positive.
+`miou_masked` excludes such pixels, as is common elsewhere (the void of Pascal VOC, Everingham et
+al. 2010, section 3.2). torchmetrics counts the pixels; docs/notes/torchmetrics.md explains why IoU
+is computed here.
 """
 
 from collections.abc import Sequence
@@ -25,16 +26,16 @@ def confusion_matrix(
     masks: Tensor,  # (...) the same shape, uint8 or int64: [0, C), or `IGNORE` = unknown
     classes: int,  # C
 ) -> Tensor:
-    """(C, C + 1) int64, on the device of `predictions`: `[p, t]` pixels of truth t that were called
-    p; last column: of unknown truth."""
-    # Imported here: it takes seconds, and only a validation needs it.
+    """(C, C + 1) int64, on the device of `predictions`: `[p, t]` counts pixels of true class t that
+    were predicted as p. The last column counts pixels of unknown truth."""
+    # Imported here: the import takes seconds, and only a validation needs it.
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     truth = masks.to(predictions.device, torch.int64)
     truth = torch.where(truth == IGNORE, classes, truth)
     by_truth = multiclass_confusion_matrix(predictions, truth, classes + 1, validate_args=False)
 
-    # Nothing is predicted to be unknown.
+    # No prediction is "unknown".
     return by_truth.T[:classes].contiguous()
 
 
@@ -44,8 +45,8 @@ def image_overlaps(
     masks: Tensor,  # (b, ...) the same shape, uint8 or int64: [0, C), or `IGNORE` = unknown
     classes: int,  # C
 ) -> Tensor:  # (b, C, 2) int64
-    """Pixels of intersection and union of each class in each image. Their sums over images give
-    `mean_iou` as a mean over classes of intersection / union."""
+    """Pixels in the intersection and the union of each class in each image. `mean_iou` is the mean
+    over classes of intersection / union, each summed over images."""
     predicted = predictions.flatten(1).long()
     truth = masks.to(predictions.device, torch.int64).flatten(1)
     right = predicted == truth
@@ -70,10 +71,10 @@ def class_iou(
 ) -> Tensor:
     """(C,) float64 in [0, 1]: true positives / (predicted + true - true positives).
 
-    0 for a class that was only predicted, NaN for one that is in neither truth nor prediction.
+    0 for a class that was only predicted; NaN for one that is in neither truth nor prediction.
 
     Args:
-        masked: leave out pixels of unknown truth, which otherwise are false positives.
+        masked: exclude pixels of unknown truth; otherwise they are false positives.
     """
     known = to_double(confusion[:, :-1])
     counted = known if masked else to_double(confusion)
@@ -83,14 +84,15 @@ def class_iou(
 
 
 def mean_iou(confusion: Tensor, masked: bool = False) -> float:
-    """Mean of `class_iou` over the classes that have one, in [0, 1]; NaN where none has."""
+    """Mean of `class_iou` over the classes for which it is defined, in [0, 1]; NaN if there are
+    none."""
     return class_iou(confusion, masked).nanmean().item()
 
 
 def pixel_accuracy(
     confusion: Tensor,  # (C, C + 1)
 ) -> float:
-    """Share in [0, 1] of the pixels of known truth that were predicted right; NaN where there is
+    """Share of pixels with known truth that were predicted right, in [0, 1]; NaN if there are
     none."""
     known = to_double(confusion[:, :-1])
     return (known.diagonal().sum() / known.sum()).item()

@@ -4,9 +4,9 @@ al. 2020, https://arxiv.org/abs/2003.04297), with projection head and queue of l
     python tune/run.py ssl-moco                    # glyphs of matplotlib's fonts
     python tune/run.py ssl-moco --data FOLDER      # ResNet50 at 128 px
 
-A query finds the key of its own image among a queue of keys of earlier batches, which a slowly
-moving encoder has made. BatchNorm takes its statistics over all workers, in place of the shuffling
-of section 3.3: with one worker there would be nobody to shuffle with.
+A query is matched with the key of its own image, among a queue of keys from earlier batches. A
+slowly moving encoder makes the keys. BatchNorm takes its statistics over all workers, instead of
+the shuffling of section 3.3, which a single worker could not do.
 """
 
 import copy
@@ -37,10 +37,11 @@ class MoCoHeadConfig:
     temperature: Annotated[float, Field(gt=0, le=10)] = 0.2
     """Temperature tau of the similarities, > 0 (version 2: .2)."""
     queue: Annotated[int, Field(ge=1, le=1 << 20)] = 65536
-    """Keys in the queue; at most as many as there are training images, or a query meets several
-    keys of its own image among the negatives."""
+    """Keys in the queue; at most the number of training images. In a longer queue, a query would
+    meet several keys of its own image among the negatives."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Momentum m of the key encoder, the same at every step. Short runs want less: .99."""
+    """Momentum m of the key encoder, the same at every step. Use less for short runs, such as
+    .99."""
 
 
 @config
@@ -51,7 +52,7 @@ class MoCoConfig(LightlyConfig):
 
 
 class QueryAndKey(nn.Module):
-    """The encoder of queries f_q, which learns, and that of keys f_k, which follows it."""
+    """The query encoder f_q, which learns, and the key encoder f_k, which follows it."""
 
     def __init__(self, query: Encoder):
         super().__init__()
@@ -61,15 +62,16 @@ class QueryAndKey(nn.Module):
 
 
 def queue_keys(config: MoCoConfig, data: DataSet) -> int:
-    """Return the number of keys in the queue: `head.queue`, at most one a training image."""
+    """Return the number of keys in the queue: `head.queue`, but at most one per training image."""
     return min(config.head.queue, len(data.train))
 
 
 class MoCo(LightlyMethod[MoCoConfig]):
     """MoCo v2 on a `DataSet`.
 
-    Algorithm 1 of He et al. 2020: `forward` to the loss of queries against keys and queue, where
-    the keys then join the queue; the engine's optimizer step; `after_step` the momentum update.
+    Algorithm 1 of He et al. 2020: `forward` computes the loss of queries against keys and queue,
+    and adds the keys to the queue; the engine takes the optimizer step; `after_step` updates the
+    key encoder.
     """
 
     learner: QueryAndKey
@@ -95,7 +97,7 @@ class MoCo(LightlyMethod[MoCoConfig]):
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder of queries."""
+        """The query encoder."""
         return self.learner.query
 
     def compiled_networks(self) -> list[nn.Module]:
@@ -109,7 +111,7 @@ class MoCo(LightlyMethod[MoCoConfig]):
         return self.loss_of(queries.float(), keys.float())
 
     def costs(self) -> Metrics:
-        """Record the length of the queue, which may be less than `head.queue`."""
+        """Record the length of the queue, which may be smaller than `head.queue`."""
         keys = float(len(self.loss.memory_bank.bank))
         return super().costs() | {"train/queue": keys}
 
@@ -124,7 +126,7 @@ class MoCo(LightlyMethod[MoCoConfig]):
     def load_changing_state(self, state: dict[str, Tensor]) -> None:
         queue = self.loss.memory_bank
         keys = state[_KEYS]
-        if keys.shape != queue.bank.shape:  # begun before queues were cut: it keeps its own
+        if keys.shape != queue.bank.shape:  # from before queues were shortened: keep its length
             queue.size = tuple(keys.shape)
             queue.bank = torch.empty_like(keys, device=queue.bank.device)
         queue.bank.copy_(keys)

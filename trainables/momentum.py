@@ -1,4 +1,5 @@
-"""Networks that follow another one slowly: BYOL's target, MoCo's key encoder, DINO's teacher."""
+"""Networks that slowly follow another network: BYOL's target, MoCo's key encoder, DINO's
+teacher."""
 
 import math
 

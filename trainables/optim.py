@@ -1,4 +1,5 @@
-"""Optimizers, and the parameters that weight decay leaves out. Learning rates: `schedules.py`.
+"""Optimizers, and the parameters that are exempt from weight decay. Learning rates:
+`schedules.py`.
 
 The engine uses them like this:
 
@@ -22,14 +23,14 @@ from trainables.schedules import ScheduleConfig as ScheduleConfig
 
 @config
 class OptimConfig:
-    """One optimizer. `momentum`, `nesterov` and `trust` are read by sgd and lars, `beta1` and
-    `beta2` by adam and adamw."""
+    """One optimizer. Only sgd and lars use `momentum`, `nesterov` and `trust`; only adam and adamw
+    use `beta1` and `beta2`."""
 
     name: Literal["sgd", "adamw", "lars", "adam"] = "adamw"
     """sgd, adam: weight decay is an L2 term of the gradient; adamw: decoupled; lars: L2 term, then
     scaled layer by layer."""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """Peak learning rate, > 0, at the batch size used: nothing scales it behind the scenes."""
+    """Peak learning rate, > 0, at the batch size used; it is never scaled automatically."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """>= 0; biases and norm parameters are exempt (see `param_groups`)."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -54,8 +55,8 @@ class OptimConfig:
 
 
 def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in at most two groups: matrices and kernels, and the exempt ones
-    (biases, scales of norms and layers, and what a network of timm exempts: position
+    """Trainable parameters in at most two groups: matrices and kernels, and exempt parameters
+    (biases, scales of norms and layers, and those that a timm network exempts, such as position
     embeddings and class tokens).
 
     Exempt parameters are neither decayed nor adapted by LARS (BYOL, Grill et al. 2020, section
@@ -72,29 +73,29 @@ def param_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 
 def _is_exempt(param: Tensor) -> bool:
-    """Tell whether weight decay and LARS leave a parameter alone."""
+    """True if a parameter is exempt from weight decay and LARS."""
     return _is_vector(param) or getattr(param, "decay_exempt", False)
 
 
 def _is_vector(param: Tensor) -> bool:
-    """Tell whether a parameter is one number a channel, or one in all: (C,), or (C, 1, 1) as the
-    layer scale of ConvNeXt."""
+    """True if a parameter has one number per channel, or only one number: (C,), or (C, 1, 1) like
+    the layer scale of ConvNeXt."""
     is_channel_scale = param.ndim == 3 and param.shape[1:] == (1, 1)
     return param.ndim <= 1 or is_channel_scale
 
 
 def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> torch.optim.Optimizer:
-    """Optimizer over the groups of `param_groups`; a group may carry its own `weight_decay`,
-    `lr_scale` and `lars_adapt`.
+    """Build an optimizer over the groups of `param_groups`. A group may have its own
+    `weight_decay`, `lr_scale` and `lars_adapt`.
 
-    Clipping (`config.clip_grad_norm`) is left to the training step, which knows when the gradients
-    are complete.
+    The training step clips gradients (`config.clip_grad_norm`), because it knows when they are
+    complete.
     """
     groups = [{**group, "lr": config.lr * group.get("lr_scale", 1)} for group in groups]
     decay = config.weight_decay
     # torch's default is foreach on GPUs and a plain loop on CPUs. Not fused=True: its CPU kernels
-    # ignore strides, so a gradient or a restored moment in another memory format than its parameter
-    # (channels_last) is silently applied to the wrong elements.
+    # ignore strides. If a gradient or a restored moment has another memory format than its
+    # parameter (channels_last), they silently update the wrong elements.
     if config.name == "sgd":
         return eager(torch.optim.SGD)(
             groups,
@@ -113,15 +114,15 @@ def build_optimizer(groups: Iterable[dict[str, Any]], config: OptimConfig) -> to
 
 
 _BOOKKEEPING = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-"""Methods of every optimizer of torch that its compiler must not trace."""
+"""Methods of all torch optimizers that torch marks as not to be compiled."""
 
 
 @functools.cache
 def eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """Return the optimizer without the marks that torch puts into it for `torch.compile`.
+    """Return the optimizer class without the marks that torch adds for `torch.compile`.
 
-    The marks import the compiler, 2 s of CPU time in every process of trials that never asks for
-    it. What the optimizer computes is untouched, and it must not be compiled.
+    The marks import the compiler, which costs 2 s of CPU time in every trial process, although
+    none uses it. The computation is unchanged, but the result must not be compiled.
     """
     methods: dict[str, Any] = {
         name: inspect.unwrap(getattr(optimizer, name)) for name in _BOOKKEEPING
@@ -131,15 +132,15 @@ def eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.O
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1), in the order of operations
+    """Layer-wise adaptive rate scaling (You et al. 2017, algorithm 1), with the order of operations
     of BYOL's code (Grill et al. 2020).
 
     For every tensor w with gradient g:
         u = g + weight_decay w
-        u = u trust |w| / |u|      where both norms are > 0, in groups with lars_adapt (default)
+        u = u trust |w| / |u|      if both norms are > 0, in groups with lars_adapt (default)
         m = momentum m + u
         w = w - lr m
-    A group with lars_adapt=False is thus SGD with momentum. The rate multiplies m, not u, so a new
+    So a group with lars_adapt=False is SGD with momentum. The rate multiplies m, not u, so a new
     rate applies to the whole update at once.
     """
 
@@ -200,8 +201,8 @@ class LARS(torch.optim.Optimizer):
 
 
 def _trust_ratios(params: list[Tensor], updates: list[Tensor], trust: float) -> list[Tensor]:
-    """trust |w| / |u| for every tensor, 1 where either norm is 0. The ratios stay on the device, so
-    that nothing waits for them."""
+    """trust |w| / |u| of every tensor, 1 if either norm is 0. The ratios stay on the device, so
+    nothing waits for them."""
     weight_norms = torch.stack(torch._foreach_norm(params))
     update_norms = torch.stack(torch._foreach_norm(updates))
     ratios = trust * weight_norms / update_norms

@@ -1,7 +1,7 @@
-"""The outcome of every test image: the record from which the error of a finite test set is computed
+"""Outcomes of every test image, from which the error of a finite test set is computed
 (`tune/reports/sampling_error.py`).
 
-Commands that only look import this module: it must not import torch.
+Read-only commands import this module: it must not import torch.
 """
 
 import base64
@@ -14,18 +14,18 @@ from typing import Any, Protocol
 import numpy as np
 
 Record = dict[str, Any]
-"""The form of outcomes that JSON can hold."""
+"""Outcomes in a form that JSON can hold."""
 
 
 class ImageRows(Protocol):
-    """The part of a split that tells its images apart."""
+    """The part of a split that identifies its images."""
 
     @property
     def indices(self) -> np.ndarray: ...
 
 
 class TestedData(Protocol):
-    """The part of a data set that says which images are tested, and which of them belong
+    """The part of a data set that says which images are in the test split, and which of them belong
     together."""
 
     @property
@@ -44,22 +44,23 @@ class ImageOutcomes:
     """
 
     test_set: str
-    """Digest of the units and their order: runs with the same one were judged on the same."""
+    """Digest of the units and their order. Runs with equal digests were tested on the same
+    units."""
     right: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Metric -> (n,) number of right answers of each unit; the metric is their mean divided by
+    """Metric -> (n,) number of right answers per unit. The metric is their mean divided by
     `answers`."""
     answers: int = 1
-    """Answers of each unit: 1 of an image, the number of queries of an episode."""
+    """Answers per unit: 1 for an image, the number of queries for an episode."""
     overlaps: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Metric -> (n, C, 2) pixels of intersection and of union; the metric is the mean over classes
-    of the ratio of their sums over images."""
+    """Metric -> (n, C, 2) pixels of intersection and union. The metric is the mean over classes of
+    the ratio of their sums over images."""
     clusters: np.ndarray | None = None  # (n,) int
-    """Images that belong together, such as drawings of one letter; None: each is alone."""
+    """Groups of images that belong together, such as drawings of one letter; None: no groups."""
     members: np.ndarray | None = None  # (n, N) int
     """Classes of each episode; None for images."""
 
     def to_record(self) -> Record:
-        """Outcomes as JSON can hold them: some 200 bytes for 1,000 images of a classifier."""
+        """Convert to a form that JSON can hold: some 200 bytes for 1,000 images of a classifier."""
         record: Record = {"test_set": self.test_set, "answers": self.answers}
         for name in ("right", "overlaps"):
             arrays = getattr(self, name)
@@ -90,8 +91,8 @@ def image_outcomes(
     answers: int = 1,
     judged: str = "",
 ) -> ImageOutcomes:
-    """Outcomes of the images of `data.test`; the arrays are those of `ImageOutcomes`. Runs that are
-    judged otherwise, such as on "whole" images, are not judged on the same."""
+    """Build the outcomes of the images of `data.test`; see `ImageOutcomes` for the arrays. `judged`
+    names another way of testing, such as on "whole" images, which counts as another test set."""
     rows = data.test.indices
     clusters = None
     if data.clusters is not None:
@@ -106,7 +107,7 @@ def image_outcomes(
 
 
 def digest_of(fingerprint: str, *arrays: np.ndarray) -> str:
-    """Digest of a data set and of rows in it, hexadecimal."""
+    """Hexadecimal digest of a data set and of rows in it."""
     digest = hashlib.sha256(fingerprint.encode())
     for array in arrays:
         digest.update(np.ascontiguousarray(array, np.int64).tobytes())
@@ -116,7 +117,7 @@ def digest_of(fingerprint: str, *arrays: np.ndarray) -> str:
 def numbered(
     values: np.ndarray,  # (...) int
 ) -> np.ndarray | None:  # (...) int in [0, number of different values)
-    """Number different values from 0 on; None where all differ."""
+    """Number distinct values from 0; None if all values differ."""
     different, numbers = np.unique(values, return_inverse=True)
     if len(different) == values.size:
         return None
@@ -126,7 +127,7 @@ def numbered(
 def _packed(
     array: np.ndarray,  # non-negative integers
 ) -> Record:
-    """The array in its smallest type, compressed, as text."""
+    """Compress the array in its smallest dtype and encode it as text."""
     largest = int(array.max(initial=0))
     small = array.astype(np.min_scalar_type(largest).newbyteorder("<"))
     compressed = zlib.compress(small.tobytes(), 9)

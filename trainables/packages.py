@@ -1,12 +1,12 @@
-"""Packages that only some of vistune needs, and that may be missing."""
+"""Optional packages, which only parts of vistune need."""
 
 import re
 from importlib import metadata
 
 
 def install(*packages: str) -> str:
-    """The pip command for packages, in the versions that vistune works with: those of its extras,
-    as far as vistune itself is installed."""
+    """The pip command for packages, in the versions that vistune's extras require, if vistune
+    itself is installed."""
     known = _requirements()
     wanted = [known.get(package, package) for package in packages]
     quoted = " ".join(f"'{one}'" if re.search("[<>~]", one) else one for one in wanted)
@@ -14,7 +14,7 @@ def install(*packages: str) -> str:
 
 
 def _requirements() -> dict[str, str]:
-    """Package -> what vistune's extras ask for, such as `timm~=1.0.31`."""
+    """Package -> requirement of vistune's extras, such as `timm~=1.0.31`."""
     try:
         lines = metadata.requires("vistune") or []
     except metadata.PackageNotFoundError:

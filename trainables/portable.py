@@ -1,11 +1,11 @@
-"""A trained model for tools that have none of our code: an ONNX file, a program of `torch.export`,
-or its weights as safetensors.
+"""A trained model for tools without our code: an ONNX file, a `torch.export` program, or its
+weights as safetensors.
 
-    model.onnx, model.pt2    images (B, 3, H, W) float32 in [0, 1] -> what the model answers
+    model.onnx, model.pt2    images (B, 3, H, W) float32 in [0, 1] -> the model's answer
     model.safetensors        backbone.* and head.*, under torch's names
 
-A file is written and then read back, and what was read answers in the place of the network on the
-validation split: so the metric that is compared with the record is that of the file.
+Every file is read back after it is written, and the result replaces the network in an evaluation on
+the validation split. So the metric that is compared with the recorded one is the file's own.
 """
 
 import tempfile
@@ -30,26 +30,26 @@ FILES = {
     "safetensors": "model.safetensors",
     "torch_export": "model.pt2",
 }
-"""Format -> name of the file."""
+"""Format -> file name."""
 PACKAGES = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
     "safetensors": ("safetensors",),
     "torch_export": (),
 }
-"""Format -> packages that it needs beside torch."""
+"""Format -> packages that it needs besides torch."""
 
 _OPSET = 18
-_COMPARED = 32  # validation images whose answers are compared one by one
+_COMPARED = 32  # validation images whose answers are compared individually
 
 Run = Callable[[np.ndarray], np.ndarray]
-"""(B, 3, H, W) float32 in [0, 1] -> what the model answers, float32."""
+"""(B, 3, H, W) float32 in [0, 1] -> the model's answer, float32."""
 
 
 class Network(nn.Module):
     """A served model as one function of images, with its normalisation.
 
-    A classifier answers with logits (B, C), a segmentation network with scores (B, C, H, W), any
-    other model with features (B, D).
+    A classifier returns logits (B, C), a segmentation network scores (B, C, H, W), any other model
+    features (B, D).
     """
 
     mean: Tensor
@@ -85,14 +85,14 @@ class Written:
 
     file: Path
     metrics: Metrics
-    """`val/...` metrics by what was read."""
+    """`val/...` metrics of the file that was read back."""
     difference: float | None
-    """Largest difference between its answers and the network's, relative to the largest answer;
-    None for weights, which are equal."""
+    """Largest difference between the file's and the network's answers, relative to the largest
+    answer; None for weights, which are identical."""
 
 
 def write(served: Served, data: Any, format: str, folder: Path) -> Written:
-    """Write a model in one of `FILES` into a folder, read it back and judge it.
+    """Write a model into a folder in one of the formats `FILES`, read it back and evaluate it.
 
     Args:
         data: the data set of the model's study.
@@ -106,7 +106,7 @@ def write(served: Served, data: Any, format: str, folder: Path) -> Written:
 
     network = Network(served).eval()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's, about its own ways of writing
+        warnings.simplefilter("ignore")  # torch warns about its own exporters
         program = _program(served, network)
         run = _onnx(program, path) if format == "onnx" else _torch_program(program, path)
     difference = _difference(network, data, run)
@@ -118,14 +118,14 @@ def write(served: Served, data: Any, format: str, folder: Path) -> Written:
 
 
 def _weights(served: Served, data: Any, path: Path) -> Written:
-    """Write the weights of the trial's own file, and judge a model that is built of what was
-    read."""
+    """Write the weights of the trial's own file, and evaluate a model rebuilt from the file that
+    was read back."""
     from safetensors.torch import load_file, save_file
 
     payload = torch.load(served.weights, map_location="cpu", weights_only=True)
     tensors = {f"backbone.{key}": value for key, value in payload["state_dict"].items()}
     tensors |= {f"head.{key}": value for key, value in payload.get("head", {}).items()}
-    # Layers that share a tensor each get a copy: the format has no shared ones.
+    # Clone tensors that layers share: the format does not support shared tensors.
     separate = {key: value.clone().contiguous() for key, value in tensors.items()}
     save_file(separate, path, metadata={"format": "pt"})
 
@@ -139,7 +139,7 @@ def _weights(served: Served, data: Any, path: Path) -> Written:
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with the prefix, without it."""
+    """Tensors whose names begin with the prefix, under their names without it."""
     return {
         key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
     }
@@ -149,11 +149,11 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _program(served: Served, network: Network) -> Any:
-    """The network as a program of `torch.export`, for any number of images; a segmentation network
-    that is judged on whole images also for any size.
+    """The network as a `torch.export` program for any batch size; for any image size too if it is
+    a segmentation network that is evaluated on whole images.
 
     Raises:
-        UserError: torch cannot trace it.
+        UserError: torch cannot trace the network.
     """
     side = served.size
     batch = torch.export.Dim("batch")
@@ -165,7 +165,7 @@ def _program(served: Served, network: Network) -> Any:
     try:
         with torch.no_grad():
             return torch.export.export(network, (example,), dynamic_shapes=(shape,))
-    except Exception as error:  # whatever tracing meets
+    except Exception as error:  # tracing can raise anything
         reason = str(error).strip().splitlines()[0][:200]
         raise UserError(
             f"torch.export cannot trace this network ({reason}); --format safetensors writes its "
@@ -174,7 +174,7 @@ def _program(served: Served, network: Network) -> Any:
 
 
 def _torch_program(program: Any, path: Path) -> Run:
-    """Write the program, and return what the file computes."""
+    """Write the program and return a function that runs the written file."""
     torch.export.save(program, path)
     module = torch.export.load(path).module()
 
@@ -186,7 +186,7 @@ def _torch_program(program: Any, path: Path) -> Run:
 
 
 def _onnx(program: Any, path: Path) -> Run:
-    """Write the program as ONNX, and return what onnxruntime computes from the file."""
+    """Write the program as ONNX and return a function that runs the file in onnxruntime."""
     import onnxruntime
 
     written = torch.onnx.export(
@@ -202,7 +202,7 @@ def _onnx(program: Any, path: Path) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # only errors
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (name,) = [entry.name for entry in session.get_inputs()]
 
@@ -217,10 +217,10 @@ def _onnx(program: Any, path: Path) -> Run:
 
 
 class _Foreign(nn.Module):
-    """Answers with what was read from a file, in the place of a network.
+    """Stands in for a network and answers with a program read from a file.
 
     Args:
-        normalize: as the views are normalised that it gets.
+        normalize: normalisation of the views that it receives.
     """
 
     def __init__(self, run: Run, normalize: Any):
@@ -229,7 +229,7 @@ class _Foreign(nn.Module):
         mean, std = mean_std(normalize, torch.device("cpu"))
         self.mean = mean
         self.std = std
-        # A trainable is where its parameters are.
+        # A trainable takes its device from its parameters.
         self.place = nn.Parameter(torch.zeros(()), requires_grad=False)
 
     def forward(
@@ -241,7 +241,7 @@ class _Foreign(nn.Module):
 
 
 def _judged(served: Served, data: Any, run: Run) -> Metrics:
-    """`val/...` metrics with the file in the place of the network, which `served` then lacks."""
+    """`val/...` metrics of the file, which replaces the network of `served`."""
     foreign = _Foreign(run, served.normalize)
     model = served.model
     if served.segments:
@@ -257,8 +257,8 @@ def _judged(served: Served, data: Any, run: Run) -> Metrics:
 
 
 def _difference(network: Network, data: Any, run: Run) -> float:
-    """Largest difference between the answers of file and network to validation images, relative to
-    the network's largest answer."""
+    """Largest difference between the file's and the network's answers to validation images,
+    relative to the network's largest answer."""
     positions = np.arange(min(_COMPARED, len(data.val)))
     images = data.val.batch(positions).float() / 255
     with torch.no_grad():

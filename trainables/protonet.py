@@ -6,11 +6,11 @@ classification by distance to class means.
     python tune/run.py fewshot
     python tune/run.py fewshot --study cosine --set head.distance=cosine
 
-With 5 support images of each class, in evaluation and therefore in training:
+With 5 support images per class in evaluation, and therefore in training:
 
     python tune/run.py fewshot --study shot5 --set val.shot=5
 
-The objective is val/episode_top1, the mean accuracy over fixed episodes of classes that training
+The objective is val/episode_top1, the mean accuracy over fixed episodes with classes that training
 has not seen.
 """
 
@@ -38,7 +38,7 @@ from trainables.optim import OptimConfig
 from trainables.outcomes import ImageOutcomes, digest_of, numbered
 from trainables.schedules import ScheduleConfig
 
-# Differences of query and prototype that evaluation holds at a time.
+# Limit on the query-prototype differences in memory at a time during evaluation.
 _CHUNK_FLOATS = 1 << 24
 
 Count = Annotated[int, Field(ge=1, le=1000)]
@@ -46,43 +46,43 @@ Count = Annotated[int, Field(ge=1, le=1000)]
 
 @config
 class TrainEpisodeConfig:
-    """A training episode. A step has as many whole ones as fit into `train.batch_size` images, at
-    least one."""
+    """A training episode. A step has as many whole episodes as fit into `train.batch_size` images,
+    but at least one."""
 
     way: Annotated[int, Field(ge=2, le=1000)] = 20
-    """Classes N of an episode: more than in evaluation helps (Snell et al. 2017, section 3.1)."""
+    """Classes N per episode. More than in evaluation helps (Snell et al. 2017, section 3.1)."""
     shot: Annotated[int, Field(ge=0, le=1000)] = 0
-    """Support images K of each class; 0 = as many as in evaluation, which is best (section 3.1)."""
+    """Support images K per class; 0 = as many as in evaluation, which is best (section 3.1)."""
     query: Count = 5
-    """Query images of each class."""
+    """Query images per class."""
 
 
 @config
 class EvaluationConfig:
-    """Fixed episodes of val and test. `data.seed` draws them, so all trials and repeats answer the
-    same ones."""
+    """Fixed episodes of val and test. They are drawn from `data.seed`, so all trials and repeats
+    are evaluated on the same ones."""
 
     way: Annotated[int, Field(ge=2, le=1000)] = 5
-    """Classes N of an episode; chance is 1 / N."""
+    """Classes N per episode; chance is 1 / N."""
     shot: Count = 1
-    """Support images K of each class."""
+    """Support images K per class."""
     query: Count = 15
-    """Query images of each class."""
+    """Query images per class."""
     episodes: Annotated[int, Field(ge=2)] = 600
-    """Number of episodes; 600 is usual, and fewer give a wider interval."""
+    """Number of episodes; 600 is usual, fewer give a wider interval."""
 
 
 @config
 class MetricConfig:
-    """The similarity of a query and a prototype."""
+    """Similarity of a query and a prototype."""
 
     distance: Literal["euclidean", "cosine", "parametric"] = "euclidean"
     """euclidean: negative squared distance (Snell et al. 2017, equation 2). cosine: cosine
     similarity times a learned scale. parametric: a small network scores each pair of query and
     prototype (as in Sung et al. 2018)."""
     scale: Annotated[float, Field(gt=0, le=100)] = 10.0
-    """cosine: the scale at the start, in (0, 100]. Raw cosines, at most 2 apart, cap a 5-way
-    softmax at .65 (Gidaris & Komodakis 2018, section 3.2)."""
+    """cosine: the initial scale, in (0, 100]. Raw cosines differ by at most 2, which limits a 5-way
+    softmax to .65 (Gidaris & Komodakis 2018, section 3.2)."""
     hidden: Annotated[int, Field(ge=4, le=1024)] = 64
     """parametric: width of the pair network, in units."""
 
@@ -98,10 +98,10 @@ class ProtoNetConfig:
     init: InitConfig = InitConfig()
     freeze: FreezeConfig = FreezeConfig()
     aug: ViewConfig = ViewConfig(policy="none")
-    """The training view is the first of its two."""
+    """Training uses the first of its two views."""
     normalize: Normalization = "imagenet"
-    """Mean and standard deviation that every channel is normalised with, in every policy: those
-    that a loaded backbone was trained with."""
+    """Mean and standard deviation that normalise every channel, in every policy: those that a
+    loaded backbone was trained with."""
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
@@ -119,12 +119,12 @@ class ProtoNetConfig:
 
     @property
     def train_shot(self) -> int:
-        """Support images K of each class in training."""
+        """Support images K per class in training."""
         return self.episode.shot or self.val.shot
 
 
 class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
-    """Compares features with the class means of a few examples, so that classes may be new."""
+    """Compares features with class means of a few examples, so classes may be new."""
 
     task: ClassVar[Task] = "fewshot"
 
@@ -138,7 +138,7 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
 
     @classmethod
     def check_startup(cls, config: ProtoNetConfig, data: FewShotData) -> str:
-        """Check also that every split has enough classes for its episodes."""
+        """Also check that every split has enough classes for its episodes."""
         model = cls(config, data)
         fixed = model.fixed_episodes
         classes = len(model.sampler().members)
@@ -171,7 +171,7 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
 
     @classmethod
     def max_workers(cls, config: ProtoNetConfig) -> int:
-        """Episodes of a step: a worker needs at least one."""
+        """Number of episodes per step: a worker needs at least one."""
         images = config.episode.way * (config.train_shot + config.episode.query)
         return max(1, config.train.batch_size // images)
 
@@ -217,7 +217,7 @@ class ProtoNet(FineTuned[ProtoNetConfig, FewShotData]):
         }
 
     def evaluate(self, split: Split, prefix: str) -> Metrics:
-        """Pass every image through the backbone once; episodes are looked up in the features."""
+        """Pass every image through the backbone once; the episodes index its features."""
         self.eval()
         features = self.split_features(split)
         episodes = self.fixed_episodes[prefix]
@@ -265,8 +265,8 @@ class Metric(nn.Module):
         query = self.embed(queries)[:, :, None]  # (E, M, 1, H)
         prototype = self.embed(prototypes)[:, None]  # (E, 1, N, H)
 
-        # Difference and product, both symmetric, are what distances and cosines are made of. From
-        # concatenated features a network would first have to learn to compare them.
+        # Distances and cosines are built from the difference and the product, which are symmetric.
+        # Given concatenated features, a network would first have to learn to compare them.
         difference = (query - prototype).abs()
         pairs = torch.cat([difference, query * prototype], dim=3)  # (E, M, N, 2 H)
         scores: Tensor = self.score(pairs)
@@ -281,8 +281,8 @@ def _negative_squared_distances(queries: Tensor, prototypes: Tensor) -> Tensor:
 
 
 class _Compared(nn.Module):
-    """Backbone and metric as one network: compares every image (B, 3, S, S) with every image, as if
-    each were a prototype -> (1, B, B)."""
+    """Backbone and metric as one network. It compares every image (B, 3, S, S) with every image, as
+    if each were a prototype -> (1, B, B)."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()

@@ -1,7 +1,7 @@
-"""Passwords and keys, kept out of everything that is shown or stored.
+"""Redaction of passwords and keys in everything that is shown or stored.
 
-An address may carry them (`https://user:password@host/`), and other programs print addresses in
-their errors. Every message of ours passes through `redacted` where it is made.
+An address may contain them (`https://user:password@host/`), and other programs print addresses in
+their errors. All our messages pass through `redacted` where they are created.
 """
 
 import os
@@ -22,18 +22,18 @@ _SECRETS = (
     "MLFLOW_TRACKING_TOKEN",
     "WANDB_API_KEY",
 )
-"""Variables of the environment whose values are secrets as they stand."""
+"""Environment variables whose whole values are secrets."""
 _SHORTEST = 6
-"""Shorter words are hidden in addresses alone: elsewhere they may be anything."""
+"""Secrets shorter than this are hidden only in addresses; elsewhere they may be ordinary words."""
 _LONG = 10
-"""A password of so many characters, or with a digit, is no everyday word."""
+"""A password of at least this length, or with a digit, is not an ordinary word."""
 
 # scheme, slashes (a path has lost one of the two), user and password up to the last @
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
 _ADDRESS_AS_PATH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:/)[^/\s@]*:[^/\s]*@")
-# in a word that is an address as a whole: blanks and slashes too; a port is none
+# for a string that is one whole address: may contain blanks and slashes; a port does not match
 _CREDENTIALS = re.compile(r"://(?:[^/]*@|[^/:]*:(?!\d+(?:/|$)).*@)", re.DOTALL)
-# behind a question mark: postgresql://host/db?password=word, a signed link
+# in the query: postgresql://host/db?password=word, a signed link
 _QUERY = re.compile(
     r"([?&][\w.-]*(?:password|passwd|pwd|token|secret|signature|credential|api_?key|sslkey|sig)=)"
     r"([^&#\s'\"]+)",
@@ -42,8 +42,8 @@ _QUERY = re.compile(
 
 
 def redacted(text: str) -> str:
-    """The text without user and password in addresses, and without the secrets that this process
-    was given in its environment and its command line."""
+    """The text without users and passwords in addresses, and without secrets from this process's
+    environment and command line."""
     if "@" in text:
         text = _ADDRESS.sub(rf"\1{HIDDEN}@", text)
         text = _ADDRESS_AS_PATH.sub(rf"\1{HIDDEN}@", text)
@@ -55,18 +55,18 @@ def redacted(text: str) -> str:
 
 
 def has_credentials(address: str) -> bool:
-    """True for an address with a user, a password or a token in it, however it is spelled."""
+    """True if an address contains a user, a password or a token, in any spelling."""
     return bool(_CREDENTIALS.search(address) or ("://" in address and _QUERY.search(address)))
 
 
 def without_query_secrets(text: str) -> str:
-    """The text without the passwords, tokens and signatures in the queries of addresses."""
+    """The text without passwords, tokens and signatures in the queries of addresses."""
     return _QUERY.sub(rf"\1{HIDDEN}", text) if "?" in text else text
 
 
 def _known() -> list[tuple[str, str]]:
-    """Secrets of this process, in all spellings that an error may have, the longest first; each
-    with a pattern of where it is hidden."""
+    """Secrets of this process in every spelling that an error may contain, longest first, each with
+    the pattern that hides it."""
     patterns = {}
     for value in (*os.environ.values(), *sys.argv[1:]):
         if "://" not in value:
@@ -82,10 +82,10 @@ def _known() -> list[tuple[str, str]]:
 
 
 def _apart(password: str) -> str:
-    """Pattern of an address's password where it is no part of a path or of a word.
+    """Pattern that matches a password except inside a path or a word.
 
-    It may be an everyday word (`postgresql://mlflow:vistune@db/`), which names folders and studies
-    too: such a one is hidden in quotes, and where a colon or an @ shows what it is.
+    A password may be an ordinary word (`postgresql://mlflow:vistune@db/`) that also names folders
+    and studies. Such a word is hidden only in quotes, after a colon or before an @.
     """
     word = re.escape(password)
     places = [rf"(?<=:){word}", rf"{word}(?=@)", rf"(?<=['\"]){word}(?=['\"])"]
@@ -95,7 +95,7 @@ def _apart(password: str) -> str:
 
 
 def _password(address: str) -> str:
-    """The password of an address; "" where it has none."""
+    """The password in an address; "" if it has none."""
     user = address.partition("://")[2].rpartition("@")[0]
     return user.partition(":")[2]
 

@@ -1,4 +1,4 @@
-"""Learning rates over a run, as functions of the step."""
+"""Learning rates of a run, as functions of the step."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ from typing import Literal
 from trainables.config import Annotated, Field, config
 
 THAW_WARMUP = 0.05
-"""Share of the steps left to a layer that thaws over which its learning rate rises."""
+"""Warm-up of a layer that thaws, as a share of the steps that remain after it thaws."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -16,7 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 @config
 class ScheduleConfig:
     """Learning rate over a run, as a fraction of the peak. Every length is a fraction of all steps,
-    so a schedule fits any run."""
+    so a schedule fits runs of any length."""
 
     name: Literal[
         "constant",
@@ -28,51 +28,51 @@ class ScheduleConfig:
         "cosine_restarts",
         "plateau",
     ] = "warmup_cosine"
-    """Shape; see `lr_at`, for plateau `plateau_factor`."""
+    """Shape; see `lr_at`, and `plateau_factor` for plateau."""
     warmup_frac: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     """Share of the steps that rise to the peak, in [0, 0.5]; warmup_cosine: linearly, one_cycle:
     along a cosine."""
     final_frac: Fraction = 0.0
-    """cosine, warmup_cosine, polynomial, one_cycle: rate at the end of the run over the peak, in
-    [0, 1]; cosine_restarts: at the end of each period."""
+    """cosine, warmup_cosine, polynomial, one_cycle: rate at the end of the run relative to the
+    peak, in [0, 1]; cosine_restarts: at the end of each period."""
     initial_frac: Annotated[float, Field(gt=0, le=1)] = 0.04
-    """one_cycle: rate of the first step over the peak, in (0, 1]."""
+    """one_cycle: rate of the first step relative to the peak, in (0, 1]."""
     restarts: Annotated[int, Field(ge=1, le=20)] = 2
-    """cosine_restarts: returns to the peak after the first period, in [1, 20]."""
+    """cosine_restarts: number of returns to the peak after the first period, in [1, 20]."""
     period_growth: Annotated[float, Field(ge=1, le=4)] = 2.0
-    """cosine_restarts: length of every period over that of the one before, in [1, 4]."""
+    """cosine_restarts: length of each period relative to the previous one, in [1, 4]."""
     step_gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """step: factor of every drop, in (0, 1]."""
+    """step: factor of each drop, in (0, 1]."""
     step_every_frac: Annotated[float, Field(gt=0, le=1)] = 0.3
     """step: share of the steps between two drops, in (0, 1]."""
     plateau_gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """plateau: factor of every drop, in (0, 1)."""
+    """plateau: factor of each drop, in (0, 1)."""
     plateau_patience_frac: Fraction = 0.1
-    """plateau: share of the epochs that may pass without a better objective before a drop, in
+    """plateau: share of the epochs without a better objective before the rate drops, in
     [0, 1]."""
     plateau_threshold: Annotated[float, Field(ge=0, lt=1)] = 1e-4
-    """plateau: share of the best objective by which another must exceed it to be better."""
+    """plateau: relative improvement over the best objective that counts as better."""
     power: Annotated[float, Field(gt=0)] = 0.9
     """polynomial: exponent, > 0 (0.9 is usual in segmentation)."""
 
 
 def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) -> float:
-    """Learning rate of optimizer step `step`, counted from 0, of a run of `total_steps`.
+    """Learning rate of optimizer step `step`, counted from 0, in a run of `total_steps`.
 
-    With t = step / total_steps, and f the final fraction, the rate over the peak is
-        constant       1, and the same in plateau, where `plateau_factor` lowers the peak
+    With t = step / total_steps, and f the final fraction, the rate relative to the peak is
+        constant       1; also for plateau, where `plateau_factor` lowers the peak
         cosine         f + (1 - f) (1 + cos(pi t)) / 2
                        (Loshchilov & Hutter 2017, equation 5, one period)
         warmup_cosine  (step + 1) / (W + 1) for step < W, the warm-up;
-                       then a cosine over the other steps
+                       then a cosine over the remaining steps
         step           gamma ^ floor(step / every)
         polynomial     f + (1 - f) (1 - t) ^ power
-        one_cycle      half a cosine from the initial fraction to 1 up to the last step of the
+        one_cycle      half a cosine from the initial fraction to 1 at the last step of the
                        warm-up, then half a cosine to f at the last step (Smith & Topin 2018)
-        cosine_restarts  the cosine in each of several periods, each `period_growth` times as long
-                       as the one before, all of them the run (Loshchilov & Hutter 2017, equation 5)
+        cosine_restarts  a cosine in each of several periods, which fill the run; each is
+                       `period_growth` times as long as the previous one (same equation 5)
     Equal to torch's CosineAnnealingLR, LinearLR + CosineAnnealingLR, StepLR, PolynomialLR,
-    OneCycleLR (without its cycle of the momentum) and CosineAnnealingWarmRestarts.
+    OneCycleLR (without momentum cycling) and CosineAnnealingWarmRestarts.
     `step` is in [0, total_steps]; a warm-up starts above 0, and step W is the peak.
     """
     if schedule.name in ("constant", "plateau"):
@@ -101,14 +101,14 @@ def lr_at(step: int, total_steps: int, peak: float, schedule: ScheduleConfig) ->
 
 
 def _half_cosine(t: float, first: float, last: float) -> float:
-    """Fall, or rise, from `first` at t = 0 to `last` at t = 1 along half a cosine."""
+    """Move from `first` at t = 0 to `last` at t = 1 along half a cosine."""
     shape = (1 + math.cos(math.pi * t)) / 2
     return last + (first - last) * shape
 
 
 def _one_cycle(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
-    """Rate over the peak. The peak is at the step before the first that the warm-up leaves out, as
-    torch counts, and at the first step where there is no warm-up."""
+    """Rate relative to the peak. As in torch, the peak is one step before the end of the warm-up,
+    or at the first step if there is no warm-up."""
     last_step = max(1, total_steps - 1)
     top = max(0.0, schedule.warmup_frac * total_steps - 1)
     if step < top:
@@ -119,8 +119,8 @@ def _one_cycle(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
 
 
 def _cosine_restarts(step: int, total_steps: int, schedule: ScheduleConfig) -> float:
-    """Rate over the peak. Periods begin at whole steps; one without any, in a short run, is left
-    out."""
+    """Rate relative to the peak. Periods start at whole steps; in a short run, empty periods are
+    skipped."""
     lengths = [schedule.period_growth**period for period in range(schedule.restarts + 1)]
     ends = [round(total_steps * end / sum(lengths)) for end in itertools.accumulate(lengths)]
 
@@ -133,12 +133,12 @@ def _cosine_restarts(step: int, total_steps: int, schedule: ScheduleConfig) -> f
 
 
 def plateau_factor(values: Sequence[float], epochs: int, schedule: ScheduleConfig) -> float:
-    """Rate over the peak after epochs of these objectives, larger being better: `plateau_gamma` to
-    the number of drops.
+    """Rate relative to the peak after epochs with these objectives, larger being better:
+    `plateau_gamma` to the power of the number of drops.
 
     The rate drops after more than `plateau_patience_frac` of a run's epochs in a row without a
-    better objective, and they are counted anew. Equal to torch's ReduceLROnPlateau with mode "max",
-    a relative threshold and no cooldown, for objectives above 0.
+    better objective; then counting restarts. Equal to torch's ReduceLROnPlateau with mode "max", a
+    relative threshold and no cooldown, for objectives above 0.
     """
     patience = round(schedule.plateau_patience_frac * epochs)
     best: float | None = None
@@ -159,12 +159,11 @@ def plateau_factor(values: Sequence[float], epochs: int, schedule: ScheduleConfi
 def thawed_lr_at(
     step: int, total_steps: int, peak: float, schedule: ScheduleConfig, thaws_at: float
 ) -> float:
-    """Learning rate of a layer that trains from the fraction `thaws_at` of the steps on: the
-    schedule over the steps that are left to it, as a fine-tuning of its own (Kumar et al. 2022,
-    section 3.4), after a short warm-up where the schedule has none.
+    """Learning rate of a layer that trains from fraction `thaws_at` of the steps on. The schedule
+    runs over the layer's remaining steps, as in a separate fine-tuning (Kumar et al. 2022, section
+    3.4), after a short warm-up if the schedule has none.
 
-    `lr_at` would hand it the rest of a rate that has decayed meanwhile. With thaws_at = 0 this is
-    `lr_at`.
+    `lr_at` would give it a rate that has already decayed. With thaws_at = 0, this is `lr_at`.
     """
     first = round(thaws_at * total_steps)
     if first == 0:

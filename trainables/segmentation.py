@@ -1,12 +1,13 @@
 """Semantic segmentation: a backbone under a decoder, on data with masks.
 
-A U-Net on the tiny backbone, on tiles of the earth; then from a backbone of `ssl` or `pretrain`:
+First a U-Net on the tiny backbone, on tiles of the earth; then from a backbone of `ssl` or
+`pretrain`:
 
     python tune/run.py segment
     python tune/run.py segment --backbone STUDY[/TRIAL]
 
-The objective is val/miou, the course's (`miou.py`): pooled over the split, and predictions on
-pixels of unknown class count as wrong.
+The objective is val/miou as the course defines it (`miou.py`): pooled over the split, with
+predictions on pixels of unknown class counted as wrong.
 """
 
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ from trainables.segmenters.smp_networks import check_smp, is_smp
 from trainables.segmenters.tally import Tally
 
 _CALIBRATION_PIXELS = 1 << 24
-# Columns more than rows of an image that tries a network's maps, px.
+# Width minus height of the image on which a network's maps are tried, px.
 _OTHER_ASPECT = 21
 # Largest side of an image in a picture, px.
 _SHOWN_SIDE = 256
@@ -75,13 +76,13 @@ class SegmentationConfig:
     data: DataConfig = DataConfig(name="earth", image_size=64)
     model: ModelConfig = ModelConfig()
     backbone: BackboneConfig = BackboneConfig()
-    """The encoder of model.name=unet; other models name theirs."""
+    """The encoder for model.name=unet; other models have their own."""
     init: InitConfig = InitConfig()
     freeze: FreezeConfig = FreezeConfig()
     aug: JointAugmentConfig = JointAugmentConfig()
     normalize: Normalization = "imagenet"
-    """Mean and standard deviation that every channel is normalised with: those that a loaded
-    backbone was trained with."""
+    """Mean and standard deviation that normalise every channel: those that a loaded backbone was
+    trained with."""
     loss: SegmentationLossConfig = SegmentationLossConfig()
     eval: AveragingConfig = AveragingConfig()
     optim: OptimConfig = OptimConfig()
@@ -100,15 +101,15 @@ class SegmentationConfig:
         if is_smp(self.model.name):
             self._check_smp()
         if is_timm(encoder.name):
-            # Whole images keep their aspect: another width than height.
+            # Whole images keep their aspect ratio, so try one that is not square.
             size = self.data.image_size
             map_shapes(encoder.name, size, size)
             map_shapes(encoder.name, size, size + _OTHER_ASPECT)
         self.eval.check(self.data.image_size, self.data.up)
 
     def _check_smp(self) -> None:
-        """Raise ValueError or UserError for a network of segmentation_models_pytorch that cannot be
-        built, or be started from a file."""
+        """Raise ValueError or UserError for a segmentation_models_pytorch network that cannot be
+        built or cannot start from a file."""
         if self.init.file:
             raise ValueError(
                 f"model.name={self.model.name} starts from random weights; leave --backbone out, "
@@ -151,7 +152,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         self.weights: Tensor | None
         self.register_buffer("weights", self._class_weights(), persistent=False)
 
-        # Of the last `validate`: (n,) pixel accuracy of each image, and the confusion matrix.
+        # Set by the last `validate`: (n,) pixel accuracy of each image, and the confusion matrix.
         self._accuracies = np.empty(0)
         self._confusion = torch.empty(0)
 
@@ -163,8 +164,8 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
 
     @property
     def min_batch_size(self) -> int:
-        """Two in networks of segmentation_models_pytorch, some of which normalise one value an
-        image."""
+        """Two for networks of segmentation_models_pytorch, because some normalise a single value
+        per image."""
         return 2 if is_smp(self.config.model.name) else 1
 
     def network(self) -> nn.Module:
@@ -209,8 +210,8 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         self,
         views: Tensor,  # (B, 3, H, W)
     ) -> Tensor:  # (B, C, H, W) float32
-        """Logits of views, or the logarithm of their probabilities where several versions of an
-        image are averaged (`eval.scales`, `eval.flip`)."""
+        """Logits of views. With test-time averaging over several versions of an image
+        (`eval.scales`, `eval.flip`), log probabilities."""
         return averaged_scores(self.net, views, self.config.eval, self.config.data.up)
 
     # -- evaluation
@@ -220,10 +221,10 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
 
     @torch.no_grad()
     def evaluate(self, split: Split, prefix: str) -> Metrics:
-        """Metrics of a split, of whole images where it has them.
+        """Metrics of a split, on whole images if it has them.
 
         Pixels are counted in one confusion matrix over all images and workers, so neither the order
-        nor the shapes of batches matter. Outcomes and accuracies of single images are put back into
+        nor the shapes of batches matter. Outcomes and accuracies of single images are restored to
         the order of the split.
         """
         tally = Tally(len(self.data.classes), self.device, keeps_overlaps=prefix == "test")
@@ -251,7 +252,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         """Positions (b,), logits (b, C, h, w) float32 and masks (b, h, w) uint8 of a split's
         images, or of this worker's share of them, in eval mode.
 
-        Squares are in order; whole images are sorted by shape.
+        Squares come in order, whole images sorted by shape.
         """
         self.eval()
         batches = self._squares(split, shared)
@@ -271,10 +272,10 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
             start += len(images)
 
     def _whole(self, split: Split, shared: bool) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
-        """Positions, views and masks of whole images, those of one shape together.
+        """Positions, views and masks of whole images, batched by shape.
 
-        No network here needs a square, and padding to a common shape would change what the last
-        convolutions see at the border: a served model has none.
+        No network here needs a square. Padding to a common shape would change what the last
+        convolutions see at the border, and a served model does not pad.
         """
         rows = distributed.shard(len(split)) if shared else range(len(split))
         batches = whole_batches(
@@ -292,8 +293,8 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
 
     @torch.no_grad()
     def embeddings(self, part: Part) -> tuple[np.ndarray, np.ndarray | None]:
-        """The backbone's last map, averaged; an image's label is the class that covers most of
-        it."""
+        """The backbone's last map, averaged; an image's label is the class with the most
+        pixels."""
         split = self.data.train if part == "train" else self.data.val
         unlabelled = np.full(len(split), -1)
         rows = shown_rows(unlabelled)
@@ -333,7 +334,7 @@ class Segmentation(FineTuned[SegmentationConfig, DataSet]):
         )
 
     def snapshot_best(self, directory: Path, epoch: int) -> None:
-        """Write `classes.csv`, results by class on the validation split."""
+        """Write `classes.csv`, the per-class results on the validation split."""
         self.validate()
         confusion = self._confusion.numpy()  # [predicted, true]
         known = confusion[:, :-1].T

@@ -1,7 +1,7 @@
-"""Self-supervised pre-training apart from its method: views, validation by labels that training
-does not see, collapse, calibration, export.
+"""Common base of the self-supervised methods: views, validation by labels that training does not
+see, collapse, calibration, export.
 
-`byol.py`, `simclr.py`, `moco.py`, `vicreg.py` and `dino.py` are the methods: networks and loss.
+The methods define networks and loss: `byol.py`, `simclr.py`, `moco.py`, `vicreg.py`, `dino.py`.
 """
 
 from collections import OrderedDict
@@ -45,14 +45,14 @@ from trainables.plots.snapshots import Part, shown_rows
 from trainables.schedules import ScheduleConfig
 
 _CALIBRATION_IMAGES = 1024
-"""Training images that give BatchNorm its statistics before the network is judged."""
+"""Training images from which BatchNorm takes its statistics before the network is evaluated."""
 _EARLIER_CALIBRATION_IMAGES = 4096
 _RANK = "val/view_rank"
 _RETRIEVAL = "val/view_retrieval"
 _WITHOUT_LABELS = {1: "val/rankme", 2: _RETRIEVAL, 3: _RANK}
-"""Version of `train.rules` -> what selects on images without labels."""
+"""Version of `train.rules` -> metric that selects on images without labels."""
 _VIEWED_IMAGES = 1000
-"""Largest number of images whose views look for each other."""
+"""Largest number of images whose views are matched."""
 
 
 @config
@@ -64,28 +64,28 @@ class ValidationConfig:
     knn_temperature: Annotated[float, Field(gt=0)] = 0.1
     """Temperature of its weights exp(cosine / temperature)."""
     probe_steps: Annotated[int, Field(ge=0)] = 50
-    """0 = no linear probe; otherwise it is fitted to convergence at each validation, whatever the
-    number, which had a meaning in earlier versions."""
+    """0 = no linear probe. Any other value fits it to convergence at each validation; the number
+    itself mattered only in earlier versions."""
     probe_lr: Annotated[float, Field(gt=0)] = 0.1
-    """Without effect: the linear probe's learning rate in earlier versions."""
+    """No effect: the linear probe's learning rate in earlier versions."""
     collapse_std: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """Threshold of collapse, for the standard deviation of normalised projections times sqrt(d) (1
-    where they are isotropic, 0 in a point)."""
+    """Collapse threshold for the standard deviation of normalised projections times sqrt(d) (1 if
+    they are isotropic, 0 if they coincide)."""
     collapse_epochs: Annotated[int, Field(ge=1)] = 2
-    """Collapsed epochs in a row that end the trial."""
+    """Number of collapsed epochs in a row that ends the trial."""
 
 
 @config
 class SelfSupervisedConfig:
-    """A pre-training run without labels, apart from its method."""
+    """A pre-training run without labels, with settings common to all methods."""
 
     data: DataConfig = DataConfig()
     backbone: BackboneConfig = BackboneConfig()
     aug: ViewConfig = ViewConfig()
     normalize: Normalization | Literal["policy"] = "imagenet"
-    """Mean and standard deviation that every channel is normalised with, in every policy. policy:
-    those that `aug.policy` names, as in earlier studies, where a search of policies therefore
-    changed both at once."""
+    """Mean and standard deviation that normalise every channel, in every policy. policy: those that
+    `aug.policy` implies, as in earlier studies. There, a search over policies changed both at
+    once."""
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         self,
         views: Tensor,  # (n, 3, S, S)
     ) -> tuple[Tensor, Tensor]:  # (n, P) and (n, D)
-        """Projections g(f(v)), and the features f(v) that pre-training is for."""
+        """Projections g(f(v)), and features f(v), the result of pre-training."""
         features = self.backbone(views)
         return self.projector(features), features
 
@@ -120,10 +120,11 @@ MethodConfigT = TypeVar("MethodConfigT", bound=SelfSupervisedConfig)
 
 
 class SelfSupervised(Trainable[MethodConfigT, DataSet]):
-    """A backbone that learns from a `DataSet` without labels, which are used for validation alone.
+    """A backbone that learns from a `DataSet` without labels; labels are used only for validation.
 
-    A method derives from it, makes its networks in `build_learner`, names the encoder that is
-    judged, and returns its loss from `forward`. Without a method this serves a trained backbone.
+    A method is a subclass. It builds its networks in `build_learner`, sets `encoder` to the one
+    that is evaluated, and returns its loss from `forward`. This class itself serves a trained
+    backbone.
     """
 
     learner: nn.Module
@@ -145,7 +146,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         self.probe: OnlineProbe | None = None
         if self.labelled and config.val.probe_steps:
             self.probe = OnlineProbe(feature_dim, len(data.classes))
-        self._probe_is_fitted = False  # to the backbone as it is
+        self._probe_is_fitted = False  # to the current backbone
         self._fixed_views: FixedViews | None = None
         self._views_metric = self.objective.removesuffix(AVERAGED)
         if self._views_metric in (_RANK, _RETRIEVAL):
@@ -161,12 +162,12 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
                 network.compile()
 
     def build_learner(self, backbone: nn.Module, feature_dim: int) -> nn.Module:
-        """Make the networks of the method around the backbone, whose features are (n,
+        """Build the method's networks around the backbone, whose features are (n,
         feature_dim)."""
         return Encoder(backbone, nn.Identity())
 
     def view_policies(self) -> tuple[AugmentConfig, ...]:
-        """Policies of the two views, in the study's normalisation."""
+        """Policies of the two views, with the study's normalisation."""
         config = self.config
         jitter_first = config.train.rules > 1
         policies = tuple(replace(view, jitter_first=jitter_first) for view in config.aug.views())
@@ -175,7 +176,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         return policies
 
     def build_views(self, policies: tuple[AugmentConfig, ...]) -> tuple[Augment, ...]:
-        """Make the views of a training step: here one of each policy."""
+        """Build the views of a training step; by default one per policy."""
         return tuple(Augment(policy, self.config.data.image_size) for policy in policies)
 
     @property
@@ -185,7 +186,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
 
     @property
     def encoder(self) -> nn.Module:
-        """The network that is judged: views (n, 3, S, S) to projections (n, P) and features
+        """The network that is evaluated: views (n, 3, S, S) to projections (n, P) and features
         (n, D)."""
         return self.learner
 
@@ -194,12 +195,12 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         features: Tensor,  # (n, D)
         projections: Tensor,  # (n, P)
     ) -> Tensor:
-        """Choose the embeddings whose spread tells a collapse: the projections."""
+        """Choose the embeddings whose spread reveals a collapse: the projections."""
         return projections
 
     @property
     def backbone(self) -> nn.Module:
-        """The backbone f, which is what pre-training is for."""
+        """The backbone f, the result of pre-training."""
         backbone: nn.Module = self.encoder.backbone  # type: ignore[assignment]
         return backbone
 
@@ -228,7 +229,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         return super().chosen_objective(config, data)
 
     def network(self) -> nn.Module:
-        """The network that learns by gradients."""
+        """The network that is trained by gradients."""
         projector: nn.Module = self.encoder.projector  # type: ignore[assignment]
         return nn.Sequential(OrderedDict(backbone=self.backbone, projector=projector))
 
@@ -247,7 +248,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         ]
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        # Without the probe, which learns at validation with an optimizer of its own.
+        # Without the probe, which is fitted at validation by its own optimizer.
         return param_groups(self.learner, weight_decay)
 
     def validate(self) -> Metrics:
@@ -262,8 +263,8 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         return self._outcomes
 
     def evaluate(self, split: Split, prefix: str) -> Metrics:
-        """RankMe, spread of projections and, where there are labels, kNN and probe accuracy, named
-        `<prefix>/...`; how well views find each other where that is the objective."""
+        """RankMe, spread of projections and, with labels, kNN and probe accuracy, named
+        `<prefix>/...`. If matching of views is the objective, that metric too."""
         features, projections = self._embed(split)
         metrics = {
             f"{prefix}/rankme": rankme(features),
@@ -288,7 +289,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         gallery: Split,
         prefix: str,
     ) -> dict[str, Tensor]:  # name -> (n,) bool
-        """Tell which images kNN and the linear probe classify right."""
+        """Return which images kNN and the linear probe classify right."""
         val = self.config.val
         known, _ = self._embed(gallery)
         known_labels = send(torch.from_numpy(gallery.targets()), known.device)
@@ -315,8 +316,8 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         features: Tensor,  # (n, D), of `split`
         views: FixedViews,
     ) -> float:
-        """Measure how well the fixed views of a split's images find each other, or of as many of
-        them at even steps as there are views; by rank also the images as they are."""
+        """Measure how well fixed views of a split's images find each other. A large split is
+        sampled at even steps, one image per view. `view_rank` also uses the unaugmented images."""
         images = even_part(split, views.count)
         rows = distributed.shard(len(images))
         first, second = (
@@ -368,10 +369,10 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
         return features.cpu().numpy(), None if labels is None else labels[rows]
 
     def calibrate(self) -> None:
-        """Give BatchNorm the statistics of training images as they are judged, without
-        augmentation: those that training leaves are of augmented ones, and of earlier weights.
+        """Set BatchNorm statistics from unaugmented training images, as used in evaluation.
+        Training leaves statistics of augmented images and of earlier weights.
 
-        Judged, exported and drawn is the network that this leaves."""
+        The resulting network is evaluated, exported and used for pictures."""
         if self.config.train.rules == 1:
             batches = self._eval_batches(self.data.train, limit=_EARLIER_CALIBRATION_IMAGES)
         else:
@@ -380,8 +381,8 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
             calibrate_batchnorm(self.encoder, batches)
 
     def _calibration_batches(self) -> Iterator[Tensor]:
-        """This worker's share (b, 3, S, S) of each batch of training images at even steps, all of
-        one size: each counts the same, and all workers come to each."""
+        """This worker's share (b, 3, S, S) of batches of training images at even steps. All batches
+        have one size, so each counts the same and all workers get the same number of them."""
         images = even_part(self.data.train, _CALIBRATION_IMAGES)
         size = batch_size(self.config.data.image_size)
         for start in range(0, max(1, len(images) - size + 1), size):
@@ -391,7 +392,7 @@ class SelfSupervised(Trainable[MethodConfigT, DataSet]):
             yield from evaluation_batches(images, rows, self.config, self.normalize, self.device)
 
     def check(self, history: list[Metrics]) -> None:
-        """Raise `TrialFailed` (`collapse`) where the last epochs' projections lie in a point."""
+        """Raise `TrialFailed` (`collapse`) if the projections of the last epochs coincide."""
         val = self.config.val
         recent = [metrics["val/std"] for metrics in history[-val.collapse_epochs :]]
         if len(recent) == val.collapse_epochs and max(recent) < val.collapse_std:

@@ -1,11 +1,11 @@
-"""A trained model outside of any study: a folder of weights and config that predicts for images.
+"""A trained model outside any study: a folder with weights and config that predicts for images.
 Only tensors are unpickled from it.
 
-    <folder>/weights.pt    what the trial exported
-    <folder>/model.json    kind of trainable, flat config, classes and their colours, the metric
-                           and the trial it comes from
+    <folder>/weights.pt    the trial's export
+    <folder>/model.json    kind of trainable, flat config, classes and their colours, the metric,
+                           and the trial that the model comes from
 
-`mlflow.pyfunc.load_model` calls `_load_pyfunc`, as exported models name this module as their
+`mlflow.pyfunc.load_model` calls `_load_pyfunc`, because exported models name this module as their
 `loader_module`.
 """
 
@@ -36,13 +36,13 @@ from trainables.serving import as_server_says, watch_server
 
 WEIGHTS, DESCRIPTION = "weights.pt", "model.json"
 LABELS = ("labels",)
-"""Parameters of a served few-shot model; the others have none."""
-_BATCH = 32  # images; bounds the memory
-_FLOATS = 1 << 27  # of scores at the size of the images, 512 MB; above, class by class
+"""Parameters of a served few-shot model; other models have none."""
+_BATCH = 32  # images per batch, which bounds memory
+_FLOATS = 1 << 27  # of scores at image size, 512 MB; larger ones are computed class by class
 
 
 def _masks(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, H, W) uint8, in the size of the images."""
+    """(B, H, W) uint8, at the size of the images."""
     logits = model.scores(images)  # (B, C, h, w)
     height, width = size
     floats = logits.shape[0] * logits.shape[1] * height * width
@@ -52,7 +52,7 @@ def _masks(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _masks_by_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The same for large images: the scores of two classes are in memory at a time."""
+    """The same for large images, with the scores of only two classes in memory at a time."""
     best = _enlarged(logits[:, :1], size)
     masks = torch.zeros_like(best, dtype=torch.uint8)
     for number in range(1, logits.shape[1]):
@@ -76,7 +76,7 @@ def _probabilities(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _features(model: Any, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, D) float32: the backbone's."""
+    """(B, D) float32 features of the backbone."""
     features: Tensor = model.backbone(images).float()
     return features
 
@@ -94,11 +94,11 @@ KINDS: dict[str, tuple[type, type, Answer]] = {
 
 
 def served_as(trainable: type) -> str:
-    """Name of the kind that serves a trainable: its own, or that of the class that it derives from
-    without making other layers.
+    """Name of the kind that serves a trainable: its own, or that of a base class if it does not
+    change the layers.
 
     Raises:
-        UserError: there is none.
+        UserError: no kind serves it.
     """
     for base in trainable.__mro__:
         known = KINDS.get(base.__name__)
@@ -115,14 +115,15 @@ def served_as(trainable: type) -> str:
 
 
 def served_config(kind: str, flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a flat config that serving knows: those that a derived class adds matter in
-    training alone."""
+    """Values of a flat config that serving knows. Values that a derived class adds only matter in
+    training."""
     _, config_type, _ = KINDS[kind]
     known = flatten(config_type())
     return {key: value for key, value in flat.items() if key in known}
 
 
-# Settings that matter in training alone: first weights, freezing, compilation.
+# Settings that matter only in training, with harmless values: initial weights, freezing,
+# compilation.
 _UNTRAINED = {
     "init.source": "scratch",
     "init.file": "",
@@ -157,7 +158,7 @@ class Served:
     def of_trial(
         cls, about: Mapping[str, Any], weights: Path, device: torch.device | None = None
     ) -> Self:
-        """Build the same from a trial's own file of weights.
+        """Build the model from a trial's own weights file.
 
         Args:
             about: the content of `model.json`.
@@ -198,7 +199,7 @@ class Served:
         try:
             self.model.load_export(weights)
         except (RuntimeError, KeyError, TypeError, AttributeError) as error:
-            # of torch, which has no type of its own for a file with other content
+            # raised by torch, which has no specific error for a file with other content
             raise UserError(
                 f"{weights} holds other weights than those of its network ({first_line(error)}); "
                 "restore it from a copy, or train that trial again (--trial STUDY/TRIAL)"
@@ -208,13 +209,13 @@ class Served:
         self,
         images: np.ndarray,  # (B, H, W, 3) uint8
     ) -> np.ndarray:
-        """Predict for each image: a classifier gives probabilities (B, C) float32, a segmentation
+        """Predict for each image. A classifier returns probabilities (B, C) float32, a segmentation
         network class numbers (B, H, W) uint8, any other model features (B, D) float32.
 
         Except in segmentation, a model sees the largest centred square of an image.
 
         Raises:
-            UserError: images of another shape or type.
+            UserError: the images have another shape or dtype.
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
@@ -233,7 +234,7 @@ class Served:
         """Read a file and prepare its image.
 
         Raises:
-            CorruptImage: it cannot be used.
+            CorruptImage: the image cannot be used.
         """
         return self.prepare(read_rgb(path, self.megapixels, self._levels))
 
@@ -241,8 +242,8 @@ class Served:
         self,
         image: Image.Image,  # RGB
     ) -> np.ndarray:  # (3, S, S) uint8, for a segmentation network (3, H, W)
-        """Cut and resize an image as files are for training; a segmentation network, which predicts
-        every pixel, takes it whole. Several threads may call this at once."""
+        """Crop and resize an image as training files are. A segmentation network, which predicts
+        every pixel, takes the whole image. Thread-safe."""
         if self.segments:
             return np.asarray(image).transpose(2, 0, 1)
         return square(image, self.size)
@@ -254,8 +255,8 @@ class Served:
     ) -> np.ndarray:
         """Predict for a batch, as `predict` does.
 
-        A segmentation network sees whole images as they are judged: their shorter side becomes S,
-        and the aspect is kept. A model of an earlier version sees them squeezed to S x S.
+        A segmentation network sees whole images as in evaluation: the shorter side is resized to S,
+        and the aspect ratio is kept. Models of earlier versions see them squeezed to S x S.
         """
         if self.whole:
             seen = np.stack([self._resized(image) for image in pixels])
@@ -273,7 +274,7 @@ class Served:
         self,
         pixels: np.ndarray,  # (3, H, W) uint8
     ) -> np.ndarray:  # (3, h, w) uint8, the shorter side S
-        """A whole image at the size of training."""
+        """A whole image, resized to training size."""
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
         size = whole_size(image.width, image.height, self.size)
         if size == image.size:
@@ -285,13 +286,13 @@ class Served:
         self,
         images: np.ndarray,  # (K + Q, H, W, 3) uint8: K examples, then Q queries
         labels: Sequence[str],  # K, of the examples
-        # N names in the order of their first examples; (Q, N) float32
+        # returns N names in the order of their first examples, and (Q, N) float32
     ) -> tuple[list[str], np.ndarray]:
-        """Classify queries by a few examples: the probability of each class that the examples show,
-        which may be classes that training never saw.
+        """Classify queries by a few examples: the probability of each class among the examples.
+        These classes may be new to the model.
 
         Raises:
-            UserError: not a few-shot model, no query, or as `predict` does.
+            UserError: not a few-shot model, or no query; or as in `predict`.
         """
         if not self.compares:
             raise UserError(
@@ -315,10 +316,10 @@ class Served:
     def compare_features(
         self,
         examples: np.ndarray,  # (K, D) float32
-        numbers: np.ndarray,  # (K,) int, the class of each example: [0, N), all of them
+        numbers: np.ndarray,  # (K,) int, the class of each example; every class in [0, N) occurs
         queries: np.ndarray,  # (Q, D) float32
     ) -> np.ndarray:  # (Q, N) float32
-        """Classify the features of queries by those of a few examples; see `compare`."""
+        """Classify features of queries by features of a few examples; see `compare`."""
         classes = range(int(numbers.max()) + 1)
         means = [examples[numbers == number].mean(0) for number in classes]
         prototypes = torch.from_numpy(np.stack(means)).to(self.model.device)
@@ -328,7 +329,7 @@ class Served:
         return probabilities
 
     def judge(self, data: Any) -> Metrics:
-        """Compute `val/...` metrics on the data set of the model's study, as its trial did."""
+        """Compute the `val/...` metrics on the data set of the model's study, as its trial did."""
         torch.set_num_threads(self._threads)  # floating-point sums depend on it
         self.model.data = data
         metrics: Metrics = self.model.validate()
@@ -336,23 +337,23 @@ class Served:
 
 
 def _config(config_type: type[Any], flat: dict[str, Any]) -> Any:
-    """The config of the trial, without what matters in training alone."""
+    """The trial's config without settings that matter only in training."""
     flat = dict(flat)
     for key, value in _UNTRAINED.items():
         if key in flat:
             flat[key] = value
-    flat.setdefault("train.rules", 1)  # by models from before there was a choice
+    flat.setdefault("train.rules", 1)  # models from before this setting existed
     if config_type is BYOLConfig:
         flat.setdefault("normalize", "policy")
     if config_type is SegmentationConfig:
         flat["loss.name"] = "ce"  # class weights come from training data
-        flat.setdefault("data.judged", "square")  # by models from before there was a choice
+        flat.setdefault("data.judged", "square")  # models from before this setting existed
     return build(config_type, flat)
 
 
 class _PyFunc:
-    """The model as `mlflow.pyfunc` wants it. Probabilities become a table with a column for each
-    class, so that a prediction names its classes."""
+    """The model as `mlflow.pyfunc` expects it. Probabilities become a table with one column per
+    class, so a prediction names its classes."""
 
     def __init__(self, folder: Path):
         self.served = Served(folder)
@@ -380,10 +381,10 @@ class _PyFunc:
 def _check_levels(
     images: np.ndarray,  # (B, H, W, 3) uint8
 ) -> None:
-    """Raise UserError for images whose levels are all 0 or 1.
+    """Raise UserError if the levels of all images are 0 or 1.
 
-    MLflow casts what it is sent to uint8: floats from 0 to 1 become black images, which all have
-    the same answer.
+    MLflow casts requests to uint8, so floats from 0 to 1 become black images, which all get the
+    same answer.
     """
     if images.size and images.max() <= 1:
         raise UserError(

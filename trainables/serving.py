@@ -1,8 +1,8 @@
-"""Requests that MLflow's server would bend until they fit a model, refused instead.
+"""Refusal of requests that MLflow's server would silently change to fit a model.
 
-The server leaves out parameters that the model does not know, casts levels to uint8 whatever they
-are, and answers JSON nested too deeply with an error of its own. It asks no model before, so the
-one that it serves watches how it reads JSON.
+The server drops parameters that the model does not know, casts any levels to uint8, and answers
+JSON that is nested too deeply with an internal error. It does not consult the model first, so the
+served model replaces the server's function that reads JSON.
 """
 
 import sys
@@ -24,20 +24,21 @@ Read = Callable[[Any], dict[str, Any]]
 
 
 def watch_server(known: Collection[str]) -> None:
-    """Let the server in this process, if it is one, refuse what the model cannot mean.
+    """Make the server in this process, if there is one, refuse requests that the model cannot
+    answer as sent.
 
     Args:
-        known: parameters that the model has.
+        known: names of the model's parameters.
     """
     server = sys.modules.get(_SERVER)
     if server is None or not hasattr(server, _READ):
-        return  # no server, or that of another version
+        return  # no server, or an unknown version of it
     read = getattr(server, _READ)
     setattr(server, _READ, _checked(getattr(read, "unchecked", read), known))
 
 
 def as_server_says(error: UserError) -> Exception:
-    """The error in MLflow's own type, whose words alone its server passes on to a client."""
+    """The error as MLflow's own type, the only one whose message its server passes to clients."""
     mlflow = sys.modules.get("mlflow.exceptions")
     if mlflow is None:
         return error
@@ -69,7 +70,7 @@ def _decoded(read: Read, sent: Any) -> dict[str, Any]:
             "the JSON is nested without end; send images as lists four deep: image, row, column, "
             "level"
         ) from None
-    except ValueError as error:  # Python's, of a number with thousands of digits
+    except ValueError as error:  # raised by Python for numbers with thousands of digits
         raise UserError(
             f"the JSON cannot be read ({first_line(error)}); send levels from 0 to 255"
         ) from None
@@ -92,7 +93,7 @@ def _check_range(images: Any) -> None:
     try:
         levels = np.asarray(images, dtype=np.float64)
     except (ValueError, TypeError):
-        return  # no array: MLflow says so
+        return  # not an array; MLflow reports it
     if not levels.size:
         return
     low, high = levels.min(), levels.max()

@@ -4,8 +4,8 @@ https://arxiv.org/abs/2002.05709), with projection head and loss of lightly.
     python tune/run.py ssl-simclr                    # glyphs of matplotlib's fonts
     python tune/run.py ssl-simclr --data FOLDER      # ResNet50 at 128 px
 
-Two views of an image attract each other, and all other views of the batch repel them. The larger
-the batch, the more of these negatives there are (section 5.1).
+Two views of an image attract each other; all other views in the batch repel them. A larger batch
+has more of these negatives (section 5.1).
 """
 
 from torch import Tensor, nn
@@ -39,8 +39,8 @@ class SimCLRConfig(LightlyConfig):
 class SimCLR(LightlyMethod[SimCLRConfig]):
     """SimCLR on a `DataSet`.
 
-    Algorithm 1 of the paper: `draw` two augmentations t and t', `forward` to h = f(t(x)),
-    z = g(h) and the loss NT-Xent.
+    Algorithm 1 of the paper: `draw` samples two augmentations t and t'; `forward` computes
+    h = f(t(x)), z = g(h) and the loss NT-Xent.
     """
 
     def build_learner(self, backbone: nn.Module, feature_dim: int) -> Encoder:

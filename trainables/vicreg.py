@@ -4,8 +4,8 @@ https://arxiv.org/abs/2105.04906), with expander and loss of lightly.
     python tune/run.py ssl-vicreg                    # glyphs of matplotlib's fonts
     python tune/run.py ssl-vicreg --data FOLDER      # ResNet50 at 128 px
 
-The embeddings of two views become equal, while each of their dimensions keeps its spread over the
-batch and no two dimensions say the same: neither negatives nor a second network are needed.
+The embeddings of two views become equal, while each dimension keeps its variance over the batch and
+no two dimensions are redundant. Neither negatives nor a second network are needed.
 """
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class VICRegHeadConfig:
     invariance: Weight = 25.0
     """Weight lambda of the distance between the views, >= 0."""
     variance: Weight = 25.0
-    """Weight mu of a standard deviation below 1, >= 0."""
+    """Weight mu of the penalty on standard deviations below 1, >= 0."""
     covariance: Weight = 1.0
     """Weight nu of the covariances, >= 0."""
 
@@ -45,9 +45,9 @@ class VICRegConfig(LightlyConfig):
 class VICReg(LightlyMethod[VICRegConfig]):
     """VICReg on a `DataSet`.
 
-    Algorithm 1 of the paper: `draw` two augmentations, `forward` to the embeddings Z and Z' of both
-    views, and lambda s(Z, Z') + mu (v(Z) + v(Z')) + nu (c(Z) + c(Z')). As in the authors' code the
-    two variance terms are averaged, not added.
+    Algorithm 1 of the paper: `draw` samples two augmentations; `forward` computes the embeddings Z
+    and Z' of both views, and lambda s(Z, Z') + mu (v(Z) + v(Z')) + nu (c(Z) + c(Z')). As in the
+    authors' code, the two variance terms are averaged, not added.
     """
 
     def build_learner(self, backbone: nn.Module, feature_dim: int) -> Encoder:
