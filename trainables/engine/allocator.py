@@ -1,20 +1,20 @@
-"""The C library's allocator, set for a training loop: a step needs what the last one freed."""
+"""Settings of the C allocator for a training loop: each step reuses memory that the last freed."""
 
 import ctypes
 import platform
 
 # malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes: what glibc allows on 64 bits
-_KEPT = 1 << 30  # bytes of freed memory that stay with the process
+_LARGEST_MMAP_THRESHOLD = 32 << 20  # bytes: glibc's maximum on 64-bit systems
+_KEPT = 1 << 30  # bytes of freed memory that the process keeps
 
 
 def keep_freed_memory() -> None:
     """Let glibc keep up to a gigabyte of freed memory for the next step.
 
-    By default it returns memory to the system, which then clears every page again: 6,300 page
-    faults in each step of the tiny U-Net, a tenth of its time, and more where processes compete for
-    a machine. Does nothing without glibc; memory on a GPU has an allocator of torch's.
+    By default it returns memory to the system, which then has to clear every page again. In the
+    tiny U-Net this costs 6,300 page faults per step, a tenth of its time, and more if processes
+    compete for the machine. No effect without glibc, or on GPU memory, which torch allocates.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

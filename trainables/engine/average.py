@@ -1,8 +1,8 @@
-"""An exponential moving average of the weights (Polyak & Juditsky 1992; `train.ema`): it is judged
-beside the weights that learn, and exported in their place where it selects.
+"""An exponential moving average of the weights (Polyak & Juditsky 1992; `train.ema`). It is
+evaluated beside the trained weights, and exported instead of them if its metric selects.
 
-BatchNorm's statistics are averaged with them. The average lives in the checkpoint, so a resumed run
-has the one that an uninterrupted run has.
+BatchNorm statistics are averaged too. The average is part of the checkpoint, so a resumed run has
+the same average as an uninterrupted one.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from trainables.outcomes import ImageOutcomes
 
 def decay_at(step: int, decay: float) -> float:
     """Decay of the update after optimizer step `step`, counted from 0: min(decay, (1 + n) / (10 +
-    n)) with n steps before it, so that a short run forgets its first weights."""
+    n)) with n earlier steps. Thus even a short run forgets its initial weights."""
     return min(decay, (1 + step) / (10 + step))
 
 
 class WeightAverage:
-    """The average of all parameters and BatchNorm statistics of a trainable that training may
+    """The average of all parameters and BatchNorm statistics of a trainable that training can
     change."""
 
     def __init__(self, trainable: Trainable[Any, Any]):
@@ -46,13 +46,13 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, values: dict[str, Tensor]) -> None:
-        """Take the average of a checkpoint."""
+        """Load the average of a checkpoint."""
         for name, tensor in self.values.items():
             tensor.copy_(values[name])
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the trainable the average instead of its weights for the length of a block."""
+        """Replace the trainable's weights by the average within a block."""
         with torch.no_grad():
             kept = [tensor.detach().clone() for tensor in self._live.values()]
             _copy(self._live, [*self.values.values()])
@@ -63,7 +63,7 @@ class WeightAverage:
 
 
 def averaged_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Name -> parameter, or running statistic of a BatchNorm layer; each tensor once."""
+    """Name -> parameter or running BatchNorm statistic; each tensor occurs once."""
     found: dict[str, Tensor] = dict(module.named_parameters())
     for name, part in module.named_modules():
         if not isinstance(part, _BatchNorm) or part.running_mean is None:
@@ -84,8 +84,8 @@ def _copy(targets: dict[str, Tensor], values: list[Tensor]) -> None:
 def judged_weights(
     trainable: Trainable[Any, Any], average: WeightAverage | None
 ) -> Iterator[Metrics]:
-    """Judge the average, if there is one, and leave in the trainable for the length of a block the
-    weights that select: those are exported.
+    """Evaluate the average, if there is one. Within the block, the trainable has the weights that
+    the objective selects, and these are exported.
 
     Yields:
         `val/..._ema`: the metrics of the average.
@@ -105,15 +105,15 @@ def judged_weights(
 
 
 def averaged_names(metrics: Metrics) -> Metrics:
-    """The metrics of the validation split, under the names that those of the average have."""
+    """The validation metrics, under the names used for averaged weights."""
     return {
         f"{name}{AVERAGED}": value for name, value in metrics.items() if name.startswith("val/")
     }
 
 
 def with_objective(objective: str, metrics: Metrics) -> Metrics:
-    """Metrics of a network that was exported, its test score also under the name that belongs to an
-    averaged objective: `test/top1` is `test/top1_ema` too."""
+    """Metrics of an exported network. For an averaged objective, add its scores under the averaged
+    name: `test/top1` also becomes `test/top1_ema`."""
     if not objective.endswith(AVERAGED):
         return metrics
     named = dict(metrics)
@@ -126,7 +126,7 @@ def with_objective(objective: str, metrics: Metrics) -> Metrics:
 
 
 def outcomes_with_objective(objective: str, outcomes: ImageOutcomes) -> ImageOutcomes:
-    """The same for the outcomes of images."""
+    """The same for outcomes of images."""
     if not objective.endswith(AVERAGED):
         return outcomes
     judged = "test" + objective.removeprefix("val")

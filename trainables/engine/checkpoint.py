@@ -1,7 +1,7 @@
-"""The checkpoint of a trial: what training changes, written and read as one file.
+"""The checkpoint of a trial: everything that training changes, in one file.
 
-last.pt    {"model", "optimizer", "progress", "history"}, with train.ema "average";
-           tensors and plain containers only
+last.pt    {"model", "optimizer", "progress", "history"}, with train.ema also "average";
+           only tensors and plain containers
 """
 
 import math
@@ -25,20 +25,20 @@ _PARTS = {"model", "optimizer", "progress", "history"}
 
 @dataclass
 class Progress:
-    """The loop's own state: all of a checkpoint that is neither model, optimizer nor history."""
+    """State of the loop: everything in a checkpoint but model, optimizer and history."""
 
     step: int = 0
-    """Optimizer steps done."""
+    """Number of optimizer steps done."""
     loss_sum: float = 0.0
-    """Sum of the losses of the epoch in progress, over all workers."""
+    """Sum of losses of the current epoch, over all workers."""
     epoch_seconds: float = 0.0
-    """Time spent in the epoch in progress, in seconds."""
+    """Time spent in the current epoch, in seconds."""
     micro_batch: int = 0
-    """Images of a micro-batch that memory allowed; 0: as many as the config asks for."""
+    """Micro-batch that fits into memory, in images; 0: the one that the config asks for."""
     best: float = -math.inf
     """Best value of the objective so far."""
     best_epoch: int = 0
-    """The epoch that reached it, counted from 1."""
+    """Epoch with the best value, counted from 1."""
 
 
 @dataclass
@@ -51,17 +51,18 @@ class TrainingState:
     progress: Progress
     history: list[Metrics]
     """Metrics of the finished epochs."""
-    loss_sum: Tensor  # (), float64 where the device has it
-    """This worker's part of the sum of losses of the epoch in progress."""
+    loss_sum: Tensor  # (), float64 if the device supports it
+    """This worker's part of the sum of losses of the current epoch."""
     epoch_started: float
-    """On the clock of `time.perf_counter`; for a resumed epoch, its earlier time is subtracted."""
+    """Start of the epoch on the clock `time.perf_counter`, moved back by the time that a resumed
+    epoch had already taken."""
     saved_at: float
-    """When the last checkpoint was written, on the same clock."""
+    """Time of the last checkpoint, on the same clock."""
     average: WeightAverage | None = None
     """The averaged weights of `train.ema`; None without them."""
     batched: int = 0
-    """Trials that train side by side in batched steps, this one included, in the epoch in progress;
-    0 where the trial's steps are its own."""
+    """Number of trials, including this one, that train together in batched steps in the current
+    epoch; 0 if the trial steps alone."""
 
 
 def restore(
@@ -70,10 +71,10 @@ def restore(
     batches: BatchSplitter,
     runtime: Runtime,
 ) -> TrainingState:
-    """Load the checkpoint in `runtime.directory` into model and optimizer, where there is one.
+    """Load the checkpoint in `runtime.directory`, if there is one, into model and optimizer.
 
     Returns:
-        The state to train on from: `progress.step` is 0 where there is no checkpoint.
+        The state to continue from; `progress.step` is 0 if there is no checkpoint.
     """
     progress, history = Progress(), []
     average = WeightAverage(trainable) if trainable.config.train.ema else None
@@ -87,7 +88,7 @@ def restore(
         if average is not None:
             average.load(saved["average"])
 
-    # The checkpoint holds the sum over all workers: one of them has to add it.
+    # The checkpoint holds the sum over all workers, so only one of them may add it.
     loss_sum = progress.loss_sum if runtime.rank == 0 else 0.0
     device = runtime.device
     now = time.perf_counter()
@@ -124,16 +125,16 @@ def save(state: TrainingState, runtime: Runtime) -> None:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` atomically: after a kill or a power cut `path` holds the old or the new."""
+    """Write `content` atomically: after a kill or a power cut, `path` holds old or new content."""
     with atomic_file(path) as file:
         torch.save(content, file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Content of a checkpoint, on the CPU; None where there is no file, or a disk error has made
-    it unreadable: the trial then begins anew, with the same result.
+    """Content of a checkpoint, on the CPU. None if there is no file or a disk error has made it
+    unreadable; the trial then starts over, with the same result.
 
-    Only tensors and plain containers are read: nothing in the file can run code.
+    Only tensors and plain containers are unpickled, so nothing in the file can run code.
     """
     if not path.exists():
         return None
@@ -141,7 +142,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception:  # torch has no type of its own for a damaged file
+    except Exception:  # torch has no specific error for a damaged file
         path.unlink()
         return None
     if not isinstance(content, dict) or not content.keys() >= _PARTS:

@@ -1,7 +1,7 @@
-"""Exchanges between the workers of one trial.
+"""Communication between the workers of one trial.
 
-All ranks call each function at once. It is an identity where there is only one rank: without a
-process group, and inside `no_collectives()`. Sums and order make N workers compute what one would.
+All ranks call each function together. With a single rank, each is the identity: without a process
+group, and inside `no_collectives()`. Sums and order make N workers compute the same as one.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ def rank() -> int:
 
 @contextlib.contextmanager
 def no_collectives() -> Iterator[None]:
-    """Run a block on this worker alone (pictures, the baseline); the others wait at their next
-    exchange."""
+    """Run a block on this worker alone (pictures, the baseline). The other workers wait at their
+    next collective."""
     global _without_collectives
     _without_collectives += 1
     try:
@@ -43,11 +43,11 @@ def no_collectives() -> Iterator[None]:
 
 
 def shard(length: int, grain: int = 1) -> range:
-    """This rank's share of [0, length). Shares are contiguous, in the order of ranks, and differ by
-    at most one grain.
+    """This rank's share of [0, length). Shares are contiguous, in rank order, and differ by at most
+    one grain.
 
     Args:
-        grain: indices that stay together, such as an episode's; divides `length`.
+        grain: number of indices that stay together, such as an episode's; divides `length`.
     """
     grains = length // grain
     number = rank()
@@ -70,7 +70,7 @@ def gather_rows(
     rows: Tensor,  # (n_r, ...): the rows of `shard(length)`
     length: int,
 ) -> Tensor:  # (length, ...), on every rank
-    """Concatenate all shards in their order."""
+    """Concatenate all shards in rank order."""
     count = world_size()
     if count == 1:
         return rows
@@ -84,7 +84,7 @@ def gather_rows(
 
 
 def broadcast(value: T) -> T:
-    """Send rank 0's value, anything small that pickles, to every rank. All wait for rank 0."""
+    """Send rank 0's value, a small picklable object, to every rank. All ranks wait for rank 0."""
     if world_size() == 1:
         return value
     box = [value]
@@ -93,14 +93,14 @@ def broadcast(value: T) -> T:
 
 
 def wait_for_all() -> None:
-    """Wait until every rank is here."""
+    """Wait until every rank has arrived here."""
     if world_size() > 1:
         dist.barrier()
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Tell whether `error` comes from a failed exchange, not from the trial: another worker's
-    process, or the connection to it, is gone."""
+    """Return True if `error` comes from a failed collective, not from the trial: another worker's
+    process or the connection to it is gone."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(
@@ -112,10 +112,11 @@ def lost_peer(error: BaseException) -> bool:
 
 
 class CrossRankBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all ranks, on a CPU, which torch's SyncBatchNorm refuses."""
+    """BatchNorm over the batches of all ranks on a CPU, where torch's SyncBatchNorm does not
+    work."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Accept any shape: the class that this one replaced has seen the inputs before."""
+        """Accept any shape: the layer that this class replaced has already checked the input."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -136,14 +137,14 @@ class CrossRankBatchNorm(_BatchNorm):
         if not self.track_running_stats or self.num_batches_tracked is None:
             return 0.0
         self.num_batches_tracked.add_(1)
-        if self.momentum is None:  # torch's spelling of a cumulative average
+        if self.momentum is None:  # None means a cumulative average in torch
             return 1 / int(self.num_batches_tracked)
         return self.momentum
 
 
 class SyncedBatchNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, which takes its statistics over all ranks on GPUs, and in a block of
-    `no_collectives` over the batch at hand."""
+    """torch's SyncBatchNorm, whose statistics cover all ranks on GPUs; inside `no_collectives` they
+    cover the local batch."""
 
     def forward(self, input: Tensor) -> Tensor:
         if world_size() == 1:
@@ -155,9 +156,10 @@ class _CrossRankNormalize(torch.autograd.Function):
     """(x - mean) / sqrt(variance + eps) * weight + bias, with mean and biased variance over all
     ranks (Ioffe & Szegedy 2015, algorithm 1).
 
-    Forward takes one exchange, of count, mean and sum of squares about the mean, combined by
-    equation 2.1 of Chan et al. 1983, which a large mean does not cancel out. Backward takes one
-    more. Gradients of weight and bias are this rank's: they are averaged with all others.
+    The forward pass takes one collective, which exchanges count, mean and sum of squares about the
+    mean. Equation 2.1 of Chan et al. 1983 combines them without cancellation for large means. The
+    backward pass takes one more. Gradients of weight and bias are local: they are averaged with all
+    other gradients.
     """
 
     @staticmethod
@@ -239,15 +241,15 @@ def _spread(
     values: Tensor,  # (C,)
     like: Tensor,  # (B, C, ...)
 ) -> Tensor:  # (1, C, 1, ...)
-    """A value per channel, shaped to be broadcast over `like`."""
+    """One value per channel, shaped to broadcast over `like`."""
     return values.view(1, -1, *[1] * (like.ndim - 2))
 
 
 def synchronize_batchnorm(module: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm layer take its statistics over all ranks, so that N workers train as one
-    would.
+    """Make every BatchNorm layer take its statistics over all ranks, so that N workers train like
+    one.
 
-    The layers change in place: references to them and to their parameters stay valid.
+    Layers are changed in place: references to them and to their parameters stay valid.
     """
     for part in module.modules():
         if not isinstance(part, _BatchNorm):

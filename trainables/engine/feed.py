@@ -1,8 +1,8 @@
-"""The way of batches to the device: on a GPU the next one is drawn and copied while the current one
-is computed on.
+"""Transfer of batches to the device. On a GPU, the next batch is drawn and copied while the current
+one is computed.
 
-A batch is a pure function of its step, so being early changes nothing: every lane gives the same
-batches, bit for bit.
+A batch is a pure function of its step, so drawing it early changes nothing: every lane returns the
+same batches, bit for bit.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,20 +16,20 @@ from trainables.base import Batch
 
 
 class Lane(Protocol):
-    """The way of a batch from where it is drawn to where it is used."""
+    """Moves a batch from where it is drawn to where it is used."""
 
     is_early: bool
-    """A batch may be sent before it is needed."""
+    """True if a batch may be sent before it is needed."""
 
     def send(self, batch: Batch) -> Batch:
-        """Begin to move a batch, and return at once. The result must not be read yet."""
+        """Start moving a batch and return at once. The result must not be read yet."""
 
     def receive(self, batch: Batch) -> Batch:
         """Make what `send` returned safe to use, without waiting on the CPU."""
 
 
 class DirectLane:
-    """To the CPU, where the batch is already, or to a device without streams of its own."""
+    """For the CPU, where batches already are, and for devices without streams of their own."""
 
     is_early = False
 
@@ -44,7 +44,8 @@ class DirectLane:
 
 
 class SideStream:
-    """To a CUDA device, through pinned memory and on a stream beside the one that computes."""
+    """For a CUDA device: copies through pinned memory, on a second stream beside the computing
+    one."""
 
     is_early = True
 
@@ -53,8 +54,8 @@ class SideStream:
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(self, batch: Batch) -> Batch:
-        # What was gathered on the device was put into the queue of the computing stream, where
-        # `receive` finds it in order: only copies from the CPU go beside it.
+        # Gathers on the device are queued on the computing stream, where `receive` finds them in
+        # order. Only copies from the CPU use the side stream.
         with torch.cuda.stream(self.stream):
             return batch.to(self.device)
 
@@ -63,8 +64,8 @@ class SideStream:
         computing.wait_stream(self.stream)
         for tensor in tensors_in(batch):
             if tensor.is_cuda:
-                # Its memory belongs to the side stream, which must not hand it out again while
-                # this one reads it.
+                # The tensor's memory belongs to the side stream, which must not reuse it while
+                # the computing stream reads it.
                 tensor.record_stream(computing)
         return batch
 
@@ -89,7 +90,7 @@ def lane_to(device: torch.device) -> Lane:
 
 
 class Feed:
-    """Batches by step, at most one of them early.
+    """Batches by step. At most one is sent early.
 
     Args:
         draw: step -> batch, in any order and any number of times.
@@ -108,12 +109,12 @@ class Feed:
         return self._lane.receive(sent)
 
     def send_early(self, step: int) -> None:
-        """Draw and send the batch of a later step, where that overlaps with anything. Called when
-        the work of the current step has been put into the device's queue."""
+        """Draw and send the batch of a later step, if the lane can overlap that with computation.
+        Call it after queueing the current step's work on the device."""
         if not self._lane.is_early:
             return
         try:
             self._early = {step: self._lane.send(self._draw(step))}
         except torch.OutOfMemoryError:
-            # There is room for it when the current step has ended.
+            # Memory suffices once the current step has ended.
             self._early = {}

@@ -1,7 +1,7 @@
 """The only training loop.
 
-Everything random in it is a function of (seed, epoch, step): on a CPU, a run that was killed and
-resumed equals an uninterrupted one bit for bit. Several workers compute what one would
+All randomness is a function of (seed, epoch, step): on a CPU, a run that was killed and resumed
+equals an uninterrupted one bit for bit. Several workers compute the same as one
 (`distributed.py`).
 """
 
@@ -42,14 +42,13 @@ from trainables.pace import PaceFile
 from trainables.plots.snapshots import snapshot_epochs
 from trainables.schedules import lr_at, plateau_factor, thawed_lr_at
 
-# Reading the loss stalls a GPU's queue, and an exchange stalls the other workers.
+# Reading the loss drains a GPU's queue, and a collective makes all workers wait.
 _LOOK_STEPS = 10
 
 
 @runtime_checkable
 class TrainsTogether(Protocol):
-    """A runtime that trains an epoch itself, such as one that does so for several trials at
-    once."""
+    """A runtime with its own `train_epoch`, such as one that trains several trials at once."""
 
     def train_epoch(
         self,
@@ -59,7 +58,7 @@ class TrainsTogether(Protocol):
         epoch_end: int,
         total_steps: int,
     ) -> None:
-        """Do what `train_epoch` of this module does."""
+        """Do the same as this module's `train_epoch`."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,13 @@ class Fitted:
     """Result of `fit`."""
 
     history: list[Metrics]
-    """Metrics, epoch by epoch."""
+    """Metrics of each epoch."""
     best_epoch: int
     """Epoch with the best objective, counted from 1."""
     best: float
-    """Its objective."""
+    """Objective of that epoch."""
     stopped: bool
-    """The study stopped the trial before its last epoch."""
+    """True if the study stopped the trial before its last epoch."""
 
 
 def fit(
@@ -83,17 +82,17 @@ def fit(
     *,
     snapshots: bool = True,
 ) -> Fitted:
-    """Train, validate and report epoch by epoch, resuming from `runtime.directory` where it holds a
+    """Train, validate and report epoch by epoch, resuming from `runtime.directory` if it contains a
     checkpoint.
 
     Args:
         trainable: built under `torch.manual_seed(config.seed)` and moved to `runtime.device`.
         config: the trainable's config.
-        snapshots: write the arrays that pictures are drawn from; they change nothing.
+        snapshots: write the arrays from which pictures are drawn; results do not depend on it.
     Raises:
-        TrialFailed: `nan` (the loss is not finite), `oom` (out of memory at micro-batch 1), or what
-            `trainable.check` finds.
-        StartAgain: of several workers one ran out of memory.
+        TrialFailed: `nan` (the loss is not finite), `oom` (out of memory at micro-batch 1), or a
+            reason from `trainable.check`.
+        StartAgain: one of several workers ran out of memory.
     """
     if runtime.world_size > 1:
         distributed.synchronize_batchnorm(trainable, runtime.device)
@@ -109,8 +108,8 @@ def fit(
     batches = BatchSplitter(trainable, config, runtime, sampler)
     state = checkpoint.restore(trainable, optimizer, batches, runtime)
     if state.progress.step > 0:
-        # The kill may have come between a checkpoint and its report: report again. The study
-        # ignores a report that it has.
+        # A kill may have come between a checkpoint and its report, so report again. The study
+        # ignores a report that it already has.
         between_epochs = state.progress.step == len(state.history) * epoch_steps
         if between_epochs and not _report(state, runtime):
             return _fitted(state, stopped=len(state.history) < epochs)
@@ -133,7 +132,7 @@ def fit(
 def train_epoch(
     state: TrainingState, config: RunConfig, runtime: Runtime, epoch_end: int, total_steps: int
 ) -> None:
-    """Take the steps that are left of the epoch which ends at step `epoch_end`.
+    """Take the remaining steps of the epoch that ends at step `epoch_end`.
 
     Raises:
         TrialFailed: `nan`, `oom`.
@@ -171,7 +170,7 @@ def _take_steps(
 
 
 def _pace_file(state: TrainingState, runtime: Runtime, epoch_end: int) -> PaceFile | None:
-    """The file that tells how fast the run's first epoch is; None for another epoch."""
+    """Create the file with the speed of the run's first epoch; None for later epochs."""
     if state.history or runtime.rank != 0:
         return None
     judged = len(getattr(state.trainable.data, "val", ()))
@@ -184,8 +183,8 @@ def train_step(
     """Take one optimizer step on an effective batch.
 
     Returns:
-        This worker's part of the batch's mean loss, a detached scalar; the parts of all workers add
-        up to it.
+        This worker's part of the batch's mean loss, a detached scalar; the parts of all workers
+        sum to it.
     """
     trainable, optimizer, batches = state.trainable, state.optimizer, state.batches
     peak = config.optim.lr * _plateau_factor(state, config)
@@ -218,10 +217,10 @@ def train_step(
 
 
 def accumulate_gradients(batches: BatchSplitter, batch: Batch, bf16: bool) -> Tensor | None:
-    """Add up the gradients of a batch's mean loss, micro-batch by micro-batch.
+    """Accumulate the gradients of a batch's mean loss, micro-batch by micro-batch.
 
     Returns:
-        This worker's part of that loss, a detached scalar; None when memory ran out.
+        This worker's part of that loss, a detached scalar; None if memory ran out.
     """
     runtime = batches.runtime
     model = batches.model()
@@ -233,24 +232,24 @@ def accumulate_gradients(batches: BatchSplitter, batch: Batch, bf16: bool) -> Te
             with gradient_exchange(model, is_last=micro_batch is micro_batches[-1]):
                 with torch.autocast(runtime.device.type, torch.bfloat16, enabled=bf16):
                     loss = model(micro_batch) * (len(micro_batch) / batches.batch_size)
-                # The exchange averages the workers' gradients, and their sum is wanted.
+                # The exchange averages the workers' gradients, but their sum is needed.
                 (loss * runtime.world_size).backward()
             loss_sum += loss.detach()
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        return None  # The traceback, which holds the activations, ends here.
+        return None  # Return here to drop the traceback, which keeps the activations alive.
     return loss_sum
 
 
 def steps_per_epoch(config: RunConfig, train_images: int, batch_size: int) -> int:
-    """Whole batches in an epoch, at least one."""
+    """Number of whole batches in an epoch, at least one."""
     images = config.train.epoch_images or train_images
     return max(1, images // batch_size)
 
 
 def checkpoint_overdue(state: TrainingState, config: RunConfig) -> bool:
-    """True where the last checkpoint is older than the config wants, by this process's clock."""
+    """True if the last checkpoint is older than the config allows, by this process's clock."""
     seconds_unsaved = time.perf_counter() - state.saved_at
     return seconds_unsaved > 60 * config.train.checkpoint_minutes
 
@@ -258,8 +257,8 @@ def checkpoint_overdue(state: TrainingState, config: RunConfig) -> bool:
 def _read_loss(
     state: TrainingState, config: RunConfig, runtime: Runtime, total_steps: int
 ) -> tuple[float, bool]:
-    """Read the sum of losses of the epoch in progress, over all workers, and whether a checkpoint
-    is overdue by rank 0's clock.
+    """Return the sum of losses of the current epoch over all workers, and True if a checkpoint is
+    overdue by rank 0's clock.
 
     Raises:
         TrialFailed: `nan`.
@@ -282,8 +281,8 @@ def _finish_epoch(
     epoch_steps: int,
     drawn: bool,
 ) -> None:
-    """Validate, keep the weights of the best epoch and what pictures need, and start the next
-    epoch's clock.
+    """Validate, save the weights if the epoch is the best, write arrays for pictures, and start the
+    next epoch's clock.
 
     Args:
         drawn: pictures of this epoch will be drawn.
@@ -332,7 +331,7 @@ def _keep_epoch(
 def _training_metrics(
     state: TrainingState, config: RunConfig, runtime: Runtime, loss_sum: float, epoch_steps: int
 ) -> Metrics:
-    """Loss, learning rate, time and processors of the epoch that has just been trained."""
+    """Loss, learning rate, times and processors of the epoch that has just been trained."""
     seconds = time.perf_counter() - state.epoch_started
     images = epoch_steps * state.batches.batch_size
     last_step = state.progress.step - 1
@@ -351,14 +350,14 @@ def _training_metrics(
     if state.batched:
         metrics[BATCHED] = float(state.batched)
     if config.train.bf16:
-        metrics[IN_BFLOAT16] = 1.0  # which `train.numerics=auto` leaves to the device
+        metrics[IN_BFLOAT16] = 1.0  # with `train.numerics=auto` the device decides
     if state.batches.reduced_micro_batch:
         metrics["train/micro_batch"] = state.batches.reduced_micro_batch
     return metrics
 
 
 def _plateau_factor(state: TrainingState, config: RunConfig) -> float:
-    """Share of the peak rate that the objective of the finished epochs leaves; 1 but for
+    """Factor on the peak rate after the objectives of the finished epochs; 1 unless
     `schedule.name=plateau`."""
     if config.schedule.name != "plateau":
         return 1.0
@@ -367,7 +366,7 @@ def _plateau_factor(state: TrainingState, config: RunConfig) -> float:
 
 
 def _report(state: TrainingState, runtime: Runtime) -> bool:
-    """Report the last epoch through rank 0; every worker gets the study's answer."""
+    """Report the last epoch through rank 0, and return the study's answer on every worker."""
     history = state.history
     return distributed.broadcast(runtime.rank != 0 or runtime.report(len(history), history[-1]))
 

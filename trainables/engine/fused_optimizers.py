@@ -1,8 +1,8 @@
-"""SGD, Adam and AdamW of a head whose parameters are a row of stacked ones, by torch's fused
-kernels: one call for all tensors of a group, one pass through memory.
+"""SGD, Adam and AdamW by torch's fused kernels, for a head whose parameters are rows of stacked
+tensors: one call for all tensors of a group, one pass through memory.
 
-The kernels ignore strides. Whatever they are given here is contiguous: a row of a stack, its
-gradient, and moments of the row's shape.
+The kernels ignore strides, so everything passed to them here is contiguous: rows of a stack, their
+gradients, and moments of the same shape.
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from trainables.optim import OptimConfig
 
 NAMES = ("sgd", "adam", "adamw")
-"""Optimizers that have a kernel."""
+"""Optimizers that have a fused kernel."""
 _EPS = 1e-8
 _MOMENTS = {"sgd": ("momentum_buffer",), "adam": ("exp_avg", "exp_avg_sq")}
 _MOMENTS["adamw"] = _MOMENTS["adam"]
 
 
 class FusedOptimizer:
-    """A trial's optimizer, whose moments it steps in place: a checkpoint cannot tell how they were
-    computed.
+    """Updates the moments of a trial's own optimizer in place, so a checkpoint does not depend on
+    how they were computed.
 
     Args:
-        optimizer: of the trial.
-        parameters: name -> the head's own parameter, by which the optimizer knows it.
-        rows: name -> the row of the stack that is trained in its place.
+        optimizer: the trial's optimizer.
+        parameters: name -> the head's own parameter, as the optimizer knows it.
+        rows: name -> the row of the stack that is trained instead.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class FusedOptimizer:
                 self._groups.append(_Group(names, rows, self._moments(names), group))
 
     def _steps_on_record(self) -> float:
-        """Steps that the trial has taken, where the optimizer counts them."""
+        """Number of steps that the trial has taken, if the optimizer counts them; otherwise 0."""
         states = [self._optimizer.state.get(each, {}) for each in self._parameters.values()]
         return max(float(state.get("step", 0.0)) for state in states)
 
     def _moments(self, names: list[str]) -> list[list[Tensor]]:
-        """The tensors that the optimizer keeps for each parameter; zero before the first step."""
+        """Tensors that the optimizer keeps for each parameter; zero before the first step."""
         config = self._config
         if config.name == "sgd" and not config.momentum:
             return [[]]
@@ -96,7 +96,7 @@ class FusedOptimizer:
             dampening=0.0,
             nesterov=self._config.nesterov,
             maximize=False,
-            is_first_step=False,  # a buffer of zeros gives the same
+            is_first_step=False,  # a zero buffer gives the same result
         )
 
     def _step_adam(self, group: "_Group", gradients: list[Tensor], rate: float) -> None:
@@ -120,7 +120,7 @@ class FusedOptimizer:
         )
 
     def count_steps(self) -> None:
-        """Tell the trial's optimizer how many steps there have been."""
+        """Write the number of steps into the trial's optimizer."""
         if self._config.name == "sgd":
             return
         taken = float(self._taken)
@@ -129,7 +129,7 @@ class FusedOptimizer:
 
 
 class _Group:
-    """Parameters with a weight decay and a scale of the learning rate in common."""
+    """Parameters with the same weight decay and learning-rate scale."""
 
     def __init__(
         self,

@@ -1,6 +1,6 @@
-"""An effective batch: its images, shared out over workers and split into micro-batches.
+"""An effective batch: its images, divided among workers and split into micro-batches.
 
-`fit.train_step` is the step itself.
+`fit.train_step` takes the step itself.
 """
 
 import contextlib
@@ -35,19 +35,19 @@ _NO_MEMORY = (
 
 
 class RunningStatistics:
-    """Statistics of the BatchNorm layers that train, so that a forward pass that is thrown away
-    leaves no trace in them."""
+    """Statistics of the BatchNorm layers in training mode, so that a discarded forward pass leaves
+    them unchanged."""
 
     def __init__(self, module: nn.Module):
         self._layers = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-        # Means and variances, and counts of batches: lists of one type each, which a GPU copies in
-        # a few kernels.
+        # Means and variances, and batch counts: lists with one dtype each, which a GPU copies in a
+        # few kernels.
         self._buffers: list[list[Tensor]] = [[], []]
         self._kept: list[list[Tensor]] = [[], []]
 
     @torch.no_grad()
     def keep(self) -> None:
-        """Remember them as they are."""
+        """Save the current statistics."""
         training = [layer for layer in self._layers if layer.training]
         buffers = [buffer for layer in training for buffer in layer.buffers()]
         statistics = [buffer for buffer in buffers if buffer.is_floating_point()]
@@ -58,7 +58,7 @@ class RunningStatistics:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """Take back all updates since `keep`."""
+        """Undo all updates since `keep`."""
         _copy_all(self._buffers, self._kept)
 
 
@@ -69,10 +69,10 @@ def _copy_all(targets: list[list[Tensor]], sources: list[list[Tensor]]) -> None:
 
 
 class BatchSplitter:
-    """Draws this worker's share of an effective batch and splits it so that it fits into memory.
+    """Draws this worker's share of an effective batch and splits it to fit into memory.
 
     Raises:
-        TrialFailed: `workers` (more workers than a batch has units, such as episodes).
+        TrialFailed: `workers`, if there are more workers than units, such as episodes, in a batch.
     """
 
     def __init__(
@@ -95,14 +95,15 @@ class BatchSplitter:
         if runtime.world_size > 1:
             self.limit(found_micro_batch(runtime.directory) or 0)
         self.statistics = RunningStatistics(trainable)
-        # In a circle the network of a trial that has ended would stay until Python looks for one.
+        # A reference cycle would keep an ended trial's network until Python's garbage collector
+        # runs.
         this = weakref.proxy(self)
         self.feed = Feed(lambda step: this.draw_share(step), lane_to(runtime.device))
         self._wrapped: DistributedDataParallel | None = None
         self._wrapped_trains: list[bool] = []
 
     def _share_size(self) -> int:
-        """Images of the largest worker's share."""
+        """Number of images in the largest share of a worker."""
         units = self.batch_size // self.unit
         workers = self.runtime.world_size
         if units < workers:
@@ -114,14 +115,14 @@ class BatchSplitter:
         return math.ceil(self.batch_size / self.unit / workers) * self.unit
 
     def _requested_micro_batch(self) -> int:
-        """Images of a micro-batch as the config asks for them, in whole units."""
+        """Micro-batch that the config asks for, in images; a whole number of units."""
         images = min(self.config.train.micro_batch or self.share_size, self.share_size)
         return max(1, images // self.unit) * self.unit
 
     def draw_share(self, step: int) -> Batch:
-        """This worker's share of the batch of `step`, as the trainable draws it.
+        """Draw this worker's share of the batch of `step`.
 
-        Augmentation is drawn for the whole batch, so that the number of workers changes nothing.
+        Augmentation is drawn for the whole batch, so the number of workers changes nothing.
         """
         positions = self.sampler.positions(step)
         batch = self.trainable.draw(positions, generator(self.config.seed, 2, step))
@@ -129,10 +130,11 @@ class BatchSplitter:
         return batch.slice(share.start, share.stop)
 
     def split(self, share: Batch) -> list[Batch]:
-        """Micro-batches of a share, as equal as possible: BatchNorm needs more than one image.
+        """Split a share into micro-batches of nearly equal size: BatchNorm needs more than one
+        image.
 
-        Every rank has the same number of them, since every forward pass is an exchange; one may
-        therefore be a unit larger than requested.
+        Every rank gets the same number of micro-batches, because every forward pass is a
+        collective. So one of them may be a unit larger than requested.
         """
         needed = math.ceil(self.share_size / self.micro_batch)
         possible = self.batch_size // self.min_images // self.runtime.world_size
@@ -148,15 +150,16 @@ class BatchSplitter:
 
     @property
     def reduced_micro_batch(self) -> int:
-        """Images of a micro-batch where memory allowed fewer than requested, else 0."""
+        """Size of a micro-batch, in images, if memory allowed fewer than requested; otherwise 0."""
         return self.micro_batch if self.micro_batch < self.requested else 0
 
     def halve(self) -> None:
-        """Halve the micro-batch, as memory ran out.
+        """Halve the micro-batch after memory ran out.
 
         Raises:
-            TrialFailed: `oom` (it cannot be smaller).
-            StartAgain: of several workers, as the others wait in an exchange that this one left.
+            TrialFailed: `oom`, if it cannot be smaller.
+            StartAgain: with several workers, because this one left a collective in which the others
+                wait.
         """
         device = self.runtime.device
         if self.micro_batch <= self.min_images:
@@ -166,7 +169,7 @@ class BatchSplitter:
         half_units = math.ceil(self.micro_batch / self.unit / 2)
         self.micro_batch = half_units * self.unit
         if self.runtime.world_size > 1:
-            # No message reaches the others inside the exchange, so a file tells them.
+            # Messages cannot reach the others inside the collective, so leave them a file.
             write_atomically(self.runtime.directory / _MICRO, str(self.micro_batch))
             raise StartAgain(
                 f"out of memory on rank {self.runtime.rank}: "
@@ -178,17 +181,17 @@ class BatchSplitter:
     def model(self) -> nn.Module:
         """The trainable; with several workers, inside a wrapper that averages gradients.
 
-        A wrapper averages only what required gradients when it was made, so a new one is made when
-        a freezing policy has thawed something.
+        The wrapper averages only parameters that required gradients when it was created, so create
+        a new one after a freeze policy has thawed something.
         """
         if self.runtime.world_size == 1:
             return self.trainable
         trains = [parameter.requires_grad for parameter in self.trainable.parameters()]
         if self._wrapped is None or trains != self._wrapped_trains:
             self._wrapped = None
-            gc.collect()  # the old wrapper's hooks leave the parameters with it
-            # Gradients are views of what is exchanged, which saves a copy of them all. BatchNorm's
-            # statistics are equal on all ranks already.
+            gc.collect()  # also removes the old wrapper's hooks from the parameters
+            # Gradients are views of the exchanged buckets, which saves copying them. BatchNorm
+            # statistics are already equal on all ranks.
             self._wrapped = DistributedDataParallel(
                 self.trainable, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -197,13 +200,13 @@ class BatchSplitter:
 
 
 def found_micro_batch(directory: Path) -> int | None:
-    """Size that a group of workers wrote down when one of them ran out of memory, else None."""
+    """Micro-batch that a worker group wrote down when one of them ran out of memory; else None."""
     path = directory / _MICRO
     return int(path.read_text()) if path.exists() else None
 
 
 def gradient_exchange(model: nn.Module, is_last: bool) -> contextlib.AbstractContextManager[None]:
-    """Context of a backward pass: workers average gradients once, in the last micro-batch."""
+    """Context of a backward pass: workers average gradients only in the last micro-batch."""
     if is_last or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     exchange_off: contextlib.AbstractContextManager[None] = model.no_sync()
@@ -211,13 +214,13 @@ def gradient_exchange(model: nn.Module, is_last: bool) -> contextlib.AbstractCon
 
 
 def seed_forward_pass(seed: int, step: int, runtime: Runtime) -> None:
-    """Seed the global generators that a forward pass draws from, such as those of dropout."""
+    """Seed the global generators that a forward pass uses, for dropout for example."""
     seed_generators(forward_seed(seed, step, runtime.rank), runtime.device)
 
 
 @functools.lru_cache(maxsize=64)
 def forward_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of a forward pass, which trials of one seed share."""
+    """Seed of a forward pass; trials with the same seed share it."""
     sequence = np.random.SeedSequence([seed, 3, rank, step])
     return int(sequence.generate_state(1)[0])
 
@@ -228,16 +231,16 @@ def seed_generators(state: int, device: torch.device) -> None:
         torch.manual_seed(state)
         return
 
-    # `torch.manual_seed` formats a traceback for each kind of accelerator that is not there, which
-    # takes as long as a step on cached features.
+    # `torch.manual_seed` formats a traceback for each missing kind of accelerator, which takes as
+    # long as a step on cached features.
     torch.default_generator.manual_seed(state)
     if device.type == "cuda":
         torch.cuda.manual_seed(state)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory ran out: torch has a class for it, but what it cannot allocate on a CPU,
-    or for cuBLAS and cuDNN, fails as a plain RuntimeError."""
+    """True if memory ran out. torch has a class for this error, but failed allocations on a CPU, or
+    in cuBLAS and cuDNN, raise a plain RuntimeError."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return any(words in str(error) for words in _NO_MEMORY)

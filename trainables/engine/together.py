@@ -1,14 +1,14 @@
-"""Several heads on cached features, trained as one: a step of all heads of one shape is one batched
-product of matrices forward and one backward.
+"""Several heads on cached features, trained together: a step of all heads of one shape is one
+batched matrix product forward and one backward.
 
-A step of one head takes a millisecond, nearly all of it the way through Python and the dispatcher.
-Heads of one shape and batch size share that way, whatever their losses and schedules are. Batches
-are gathered several steps at a time.
+A step of one head takes a millisecond, nearly all of it overhead of Python and the dispatcher.
+Heads of one shape and batch size share that overhead, whatever their losses and schedules are.
+Batches are gathered for several steps at a time.
 
-Each trial keeps its own `TrainingState`: parameters are stacked for a stretch of steps and written
-back after it, so that checkpoints, reports and resumption are those of any trial.
+Each trial keeps its own `TrainingState`. Parameters are stacked for a number of steps and then
+written back, so checkpoints, reports and resume work as for any other trial.
 
-The numbers are those of `fit.train_step` but for the order of floating-point sums.
+Results equal those of `fit.train_step` up to the order of floating-point sums.
 """
 
 import math
@@ -33,8 +33,8 @@ from trainables.head_job import HeadJob
 from trainables.processors import available_processors
 from trainables.schedules import lr_at
 
-_LONGEST_STRETCH = 500  # steps after which a trial may save a checkpoint within its epoch
-_GATHERED_BYTES = 4 << 20  # features that are gathered at a time: they stay in a cache
+_LONGEST_STRETCH = 500  # steps until a trial can save a checkpoint within its epoch
+_GATHERED_BYTES = 4 << 20  # features gathered at a time, which fit into a CPU cache
 _SCHEDULES = (
     "constant",
     "cosine",
@@ -58,9 +58,9 @@ class Member:
     """Step at which the epoch ends."""
     total_steps: int
     error: TrialFailed | None = field(default=None)
-    """Set where the trial's loss is not finite any more."""
+    """Set when the trial's loss is no longer finite."""
     share_s: float = 0.0
-    """The trial's share of the time that its last steps took, seconds."""
+    """The trial's share of the time of its last steps, in seconds."""
 
     @property
     def steps_left(self) -> int:
@@ -79,10 +79,10 @@ def member_of(
     epoch_end: int,
     total_steps: int,
 ) -> Member | None:
-    """Return the trial as a member of a batched job; None where it has to train by itself."""
+    """Return the trial as a member of a batched job; None if it must train alone."""
     if runtime.world_size > 1:
         return None
-    if runtime.device.type == "mps":  # sums are float64, which it lacks
+    if runtime.device.type == "mps":  # has no float64, which sums use
         return None
     if not _is_plain(config):
         return None
@@ -94,7 +94,7 @@ def member_of(
 
 
 def _is_plain(config: RunConfig) -> bool:
-    """Tell whether a batched step knows all that the config asks for."""
+    """True if a batched step supports everything that the config asks for."""
     if config.schedule.name not in _SCHEDULES:
         return False
     if config.optim.name not in fused_optimizers.NAMES:
@@ -104,8 +104,9 @@ def _is_plain(config: RunConfig) -> bool:
 
 
 def advance(members: list[Member]) -> None:
-    """Train all members until, of those of one shape, the one that has the fewest steps left ends
-    its epoch, and write the result back into their states."""
+    """Train all members, and write the results back into their states. Within each group of one
+    shape, all take as many steps as the member with the fewest steps left in its epoch, at most
+    500."""
     groups: dict[Hashable, list[Member]] = {}
     for member in members:
         groups.setdefault(_shape_key(member), []).append(member)
@@ -124,15 +125,15 @@ def advance(members: list[Member]) -> None:
 
 
 def _cores(member: Member) -> int:
-    """Number of stacks that train side by side: torch releases Python's lock in its operations, and
-    none of them uses more than the trial's threads. A GPU is one."""
+    """Number of stacks that train in parallel. torch releases the GIL in its operations, and no
+    stack uses more threads than a trial does. On a GPU: 1."""
     if member.runtime.device.type != "cpu":
         return 1
     return max(1, available_processors() // member.config.train.threads)
 
 
 def _train(members: list[Member], steps: int) -> None:
-    """Take so many steps with members of one shape."""
+    """Take this many steps with members of one shape."""
     began = time.perf_counter()
     _Stack(members).train(steps)
     share_s = (time.perf_counter() - began) / len(members)
@@ -141,19 +142,19 @@ def _train(members: list[Member], steps: int) -> None:
 
 
 def _shape_key(member: Member) -> Hashable:
-    """Name all that members must have in common for one batched step."""
+    """Everything that members of one batched step must have in common."""
     shapes = [parameter.shape for parameter in member.parameters.values()]
     return tuple(shapes), member.config.train.batch_size, str(member.runtime.device)
 
 
 class _Stack:
-    """K members of one shape, whose parameters are stacked, (K, ...)."""
+    """K members of one shape, with parameters stacked to (K, ...)."""
 
     def __init__(self, members: list[Member]):
         self.members = members
         self.device = members[0].runtime.device
         self.batch_size = members[0].config.train.batch_size
-        self.job = members[0].job  # for what all have in common
+        self.job = members[0].job  # read only for what all members have in common
 
         each = [member.parameters for member in members]
         self.params: dict[str, Tensor] = {}
@@ -193,7 +194,7 @@ class _Stack:
         return torch.stack(rows)[:, None]
 
     def train(self, steps: int) -> None:
-        """Take so many steps with every member, and write them back."""
+        """Take this many steps with every member, and write the results back."""
         shape = steps, len(self.members)
         losses = torch.empty(shape, dtype=torch.float64, device=self.device)
         rates = [self._rates(member, steps) for member in self.members]
@@ -226,7 +227,7 @@ class _Stack:
             yield from zip(features, truth, strict=True)
 
     def _gathered(self, steps: range) -> tuple[Tensor, Tensor]:  # (S, K, B, D), (S, K, B)
-        """Batches of the next steps; members of one key share theirs."""
+        """Batches of the next steps; members with equal keys share theirs."""
         drawn: dict[Hashable, tuple[Tensor, Tensor]] = {}
         features, labels = [], []
         for member in self.members:
@@ -240,7 +241,7 @@ class _Stack:
         return torch.stack(features, 1), torch.stack(labels, 1)
 
     def _drawn(self, member: Member, steps: range) -> tuple[Tensor, Tensor]:  # (S, B, D), (S, B)
-        """A member's batches, drawn as `BatchSplitter.draw_share` draws each."""
+        """A member's batches, each drawn as in `BatchSplitter.draw_share`."""
         job = member.job
         sampler = member.state.batches.sampler
         positions = [sampler.positions(step) for step in steps]
@@ -254,7 +255,7 @@ class _Stack:
         return send(features.view(shape), self.device), send(labels, self.device)
 
     def _masks(self, k: int) -> Tensor | None:  # (K, B, H)
-        """Dropout of each member's step: the numbers that its own step would draw."""
+        """Dropout masks of each member's step: the numbers that a step of its own would draw."""
         if not self.drops:
             return None
         units = self.params["0.bias"].shape[1]
@@ -283,8 +284,8 @@ class _Stack:
         losses = self.job.losses(logits, truth, self.smoothing, self.gamma, self.weights)
         means = losses.mean(1)
 
-        # A member's loss depends on its own parameters alone, so that the sum has each one's
-        # gradient.
+        # A member's loss depends only on its own parameters, so the gradient of the sum contains
+        # the gradient of each member.
         found = torch.autograd.grad(means.sum(), list(self.params.values()))
         return means.detach(), dict(zip(self.params, found, strict=True))
 
@@ -293,8 +294,8 @@ class _Stack:
         layer: int,
         x: Tensor,  # (K, B, inputs)
     ) -> Tensor:  # (K, B, outputs)
-        """Apply a linear layer of each member. Features are the columns of the product, so that its
-        gradient has the layout of the weights."""
+        """Apply one linear layer of each member. Features are the columns of the product, so its
+        gradient has the memory layout of the weights."""
         weight, bias = self.params[f"{layer}.weight"], self.params[f"{layer}.bias"]
         return torch.baddbmm(bias[:, :, None], weight, x.mT).mT
 
@@ -309,7 +310,7 @@ class _Stack:
             optimizer.step(dict(zip(names, row, strict=True)), rate)
 
     def _clip(self, gradients: dict[str, Tensor]) -> None:
-        """Scale down the gradients of members whose norm is above their limit, as
+        """Scale down the gradients of members whose norm exceeds their limit, as
         `clip_grad_norm_` does."""
         squares = [gradient.square().flatten(1).sum(1) for gradient in gradients.values()]
         norms = torch.stack(squares).sum(0).sqrt()
@@ -344,13 +345,13 @@ def _draw_mask(
     member: Member,
     seed: int,
 ) -> None:
-    """Fill a mask with what `dropout` multiplies by after this seed."""
+    """Fill a mask with the factors by which `dropout` multiplies after this seed."""
     kept = 1 - member.job.dropout
     if mask.device.type == "cpu":
-        # A generator of its own: other threads draw too.
+        # Use a local generator, because other threads draw too.
         mask.bernoulli_(kept, generator=torch.Generator().manual_seed(seed)).div_(kept)
         return
-    # A GPU draws other numbers by `bernoulli_`.
+    # On a GPU, `bernoulli_` draws other numbers than `dropout`.
     seed_generators(seed, mask.device)
     mask.copy_(nn.functional.dropout(mask, member.job.dropout))
 
@@ -360,7 +361,7 @@ def _not_finite(
     first: int,
     losses: Tensor,  # (steps,)
 ) -> TrialFailed:
-    """The failure of a member, as the step that met it would have said."""
+    """The failure of a member, with the message that its own step would have raised."""
     bad = (~losses.isfinite()).nonzero()
     place = int(bad[0])
     step = first + place + 1

@@ -1,12 +1,12 @@
-"""A process that hangs (in a kernel, a driver, an exchange with a lost worker) ends itself, so that
-another one can resume its trial.
+"""A watchdog: a process that hangs (in a kernel, a driver, a collective with a lost worker) ends
+itself, so that another process can resume its trial.
 
     with watching(1800, folder / "hung-0.txt"):
         ...
         beat()   # at every step
 
-faulthandler's timer is a thread of C: it ends the process even where no thread of Python can run.
-There is one timer in a process, as there is one trial.
+The timer of faulthandler is a C thread: it ends the process even if no Python thread can run. A
+process has one timer, because it runs one trial.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-_RESET_SHARE = 0.05  # of the patience: a reset at every step would cost more than it is worth
+_RESET_SHARE = 0.05  # of the patience: resetting the timer at every step would be too slow
 
 _beat: Callable[[], None] | None = None
 
 
 @contextlib.contextmanager
 def watching(patience_s: float | None, path: Path) -> Iterator[None]:
-    """End this process (exit code 1) when `patience_s` seconds pass without a beat, and write the
-    stack of each thread to `path`. None: wait for ever, as a debugger needs it."""
+    """End this process (exit code 1) if `patience_s` seconds pass without a beat, after writing the
+    stack of each thread to `path`. None: wait for ever, for use with a debugger."""
     global _beat
     if patience_s is None:
         yield
@@ -49,6 +49,6 @@ def watching(patience_s: float | None, path: Path) -> Iterator[None]:
 
 
 def beat() -> None:
-    """Tell the watchdog that the process makes progress. Costs nothing where none is set."""
+    """Tell the watchdog that the process makes progress. Costs nothing if none is running."""
     if _beat is not None:
         _beat()
