@@ -1,4 +1,5 @@
-"""The cost of a study: epochs, time of CPUs and GPUs, and what pruning and caching saved."""
+"""Summarize the cost of a study: epochs, CPU and GPU time, and the epochs saved by pruning and
+caching."""
 
 from collections import Counter
 
@@ -8,7 +9,7 @@ from tune.study.record import Record, Run
 
 
 def budget_rows(record: Record) -> list[list[str]]:
-    """Name and value of each cost, as text."""
+    """Return the name and value of each cost, as text."""
     trials = list(record.trials.values())
     repeats = list(record.repeats.values())
     runs = [*trials, *repeats]
@@ -34,7 +35,8 @@ def budget_rows(record: Record) -> list[list[str]]:
 
 
 def rung_lines(record: Record) -> list[str]:
-    """A line for each rung: how well it has ranked; none where the study does not watch them."""
+    """Return one line per rung that says how well it has ranked trials. Empty if the study does not
+    check its rungs."""
     epochs = record.length
     version = record.manifest.rules["rungs"]
     curves = [_curve(run, record) for run in record.trials.values()]
@@ -57,7 +59,7 @@ def _curve(run: Run, record: Record) -> Curve:
 
 
 def _states(trials: list[Run]) -> str:
-    """Count trials by state, such as `12 complete, 4 pruned`."""
+    """Count trials by state, e.g. `12 complete, 4 pruned`."""
     states = Counter(run.state for run in trials)
     counts = []
     for state, count in sorted(states.items()):
@@ -93,7 +95,7 @@ def _gpu_time(runs: list[Run]) -> str:
 
 
 def _elapsed(runs: list[Run]) -> str | None:
-    """Time from the first start to the last end; None before the first end."""
+    """Return the time from the first start to the last end; None before any run has ended."""
     starts = [run.started for run in runs if run.started]
     ends = [run.ended for run in runs if run.ended]
     if not starts or not ends:
@@ -103,7 +105,8 @@ def _elapsed(runs: list[Run]) -> str | None:
 
 
 def _saved_by_features(runs: list[Run]) -> str:
-    """Epochs that cached features saved, against computing the backbone at every step."""
+    """Count the epochs that cached features saved, compared with running the backbone at every
+    step."""
     epochs = 0
     saved = 0.0  # seconds
     spent = 0.0

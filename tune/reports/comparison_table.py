@@ -1,6 +1,6 @@
-"""The comparison of an experiment's settings: accuracies with intervals, and paired differences.
+"""Compare an experiment's settings: accuracies with intervals, and paired differences.
 
-This module computes the table; `table_text.py`, `table_figure.py` and `html_comparison.py` show it,
+This module computes the table. `table_text.py`, `table_figure.py` and `html_comparison.py` show it;
 `table_files.py` writes it.
 """
 
@@ -22,7 +22,8 @@ from tune.study.record import Record, Run, read_record
 from tune.study.rules import test_metric
 
 ONE_SEARCH = "'s configuration"
-"""Names the subject of a table of one search: another search would find other configurations."""
+"""Subject of a verdict over one search, which compares only the configurations found by that
+search."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,19 @@ class TableRow:
     record: Record
 
     number: int | None
-    """The chosen trial; None where no trial has completed."""
+    """The chosen trial; None if no trial has completed."""
 
     scores: dict[int, float]
     """Seed -> test accuracy of the chosen trial's repeats."""
 
     outcomes: Runs
-    """Seed -> outcomes of the test images in these repeats, where they are known."""
+    """Seed -> outcomes of the test images in these repeats, where known."""
 
     accuracy: Interval | None
-    """Test accuracy over the repeats of the chosen trial; None where they are missing."""
+    """Test accuracy over the chosen trial's repeats; None if there are too few repeats."""
 
     default: Interval | None
-    """Test accuracy over the repeats of the default; None where they are missing."""
+    """Test accuracy over the default's repeats; None if there are too few repeats."""
 
     @property
     def seeds(self) -> int:
@@ -55,7 +56,7 @@ class TableRow:
 
     @property
     def setting(self) -> str:
-        """Name and description."""
+        """The setting's name and description."""
         return f"{self.name}: {self.about}"
 
     @property
@@ -67,7 +68,7 @@ class TableRow:
 
     @property
     def backbone(self) -> str:
-        """Origin and hash of the weights that trials start from; `-` for a random start."""
+        """Origin and hash of the pretrained weights; `-` for random initialization."""
         base = self.record.manifest.base
         if not base.get("init.file"):
             return "-"
@@ -76,7 +77,7 @@ class TableRow:
 
     @property
     def minutes(self) -> float:
-        """Training time of trials and repeats."""
+        """Training time of trials and repeats, in minutes."""
         runs = [*self.record.trials.values(), *self.record.repeats.values()]
         return sum(run.seconds for run in runs) / 60
 
@@ -95,29 +96,29 @@ class Difference:
     """The test accuracy of one setting minus that of another."""
 
     name: str
-    """The settings, such as `C-A`."""
+    """Names of the two settings, such as `C-A`."""
 
     gain: Interval
 
     p_holm: float
-    """P-value that holds for all differences of the table at once."""
+    """P-value corrected for all differences of the table (Holm)."""
 
     level: float = significance(1)
-    """Significance level: the difference is decided where `p_holm` is below."""
+    """Significance level: the difference is decided if `p_holm` is below it."""
 
     withheld: str = ""
-    """Reason why there is no verdict, whatever the p-value is."""
+    """Reason to give no verdict, regardless of the p-value; "" if there is none."""
 
     about: str = ""
-    """The part of a setting that was better, such as `'s configuration`; "" for the setting
-    itself."""
+    """Suffix of the better setting's name in the verdict, such as `'s configuration`; "" if the
+    verdict is about the setting itself."""
 
     @property
     def verdict(self) -> str:
-        """Name the better side, or say `not decided`.
+        """Name the better setting, or say `not decided`.
 
-        The corrected p-value decides: an interval alone is wrong once in twenty questions, and a
-        table asks several.
+        The corrected p-value decides. A single 95 % interval is wrong once in twenty questions, and
+        a table asks several.
         """
         first, second = sides(self.name)
         if self.withheld:
@@ -133,13 +134,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """All settings of a comparison that have begun."""
+    """All settings of a comparison that have started."""
 
     group: str
     comparison: Comparison
 
     command: str
-    """Resumes the settings."""
+    """The command that resumes the settings."""
 
     metric: str
     rows: list[TableRow]
@@ -150,7 +151,7 @@ class ComparisonTable:
 
     @property
     def title(self) -> str:
-        """Group and comparison."""
+        """Names of the group and of the comparison."""
         return f"{self.group}: {self.comparison.title}"
 
     @property
@@ -160,12 +161,12 @@ class ComparisonTable:
 
     @property
     def judged(self) -> list[TableRow]:
-        """Rows with repeats."""
+        """The rows that have repeats."""
         return [row for row in self.rows if row.accuracy is not None]
 
     @property
     def covers_images(self) -> bool:
-        """True where all intervals cover another draw of test images too."""
+        """True if all intervals also cover another draw of test images."""
         return all(row.outcomes for row in self.judged)
 
 
@@ -173,10 +174,10 @@ def compare_settings(folder: Path, search: int | None = None) -> ComparisonTable
     """Compare the settings of a group.
 
     Args:
-        folder: of the group; it need not exist.
-        search: number of the search, where the group has several of each setting.
+        folder: the group's folder; it need not exist.
+        search: number of the search, if the group has several searches of each setting.
     Raises:
-        UserError: none of the settings has begun.
+        UserError: no setting has started.
     """
     begun = members(folder, search)
     if begun is None and (folder / "study.json").exists():
@@ -217,8 +218,8 @@ def corrected(gains: Mapping[str, Interval], questions: int, **common: Any) -> l
     """Correct the p-values of a table's differences.
 
     Args:
-        gains: the differences that can be estimated.
-        questions: number of all questions that the comparison asks.
+        gains: the differences that could be estimated.
+        questions: number of questions that the comparison asks.
         common: further fields of every `Difference`.
     """
     p_values = holm([gain.p for gain in gains.values()], questions)
@@ -229,10 +230,10 @@ def corrected(gains: Mapping[str, Interval], questions: int, **common: Any) -> l
 
 
 def row_of(name: str, about: str, record: Record, metric: str) -> TableRow:
-    """Read off a record what a table shows of one study.
+    """Build the table row of one study from its record.
 
     Args:
-        metric: of the test split.
+        metric: metric on the test split.
     """
     number = record.best_number()
     scores = {}
@@ -259,23 +260,23 @@ def row_of(name: str, about: str, record: Record, metric: str) -> TableRow:
 def _accuracy(
     record: Record, scores: Mapping[int, float], of_images: float | None
 ) -> Interval | None:
-    """Estimate the mean of a configuration's repeats; None where there are too few.
+    """Estimate the mean over a configuration's repeats; None for fewer than two.
 
     Args:
-        of_images: variance over other samples of test images; None where it is unknown.
+        of_images: variance over other samples of test images; None if it is unknown.
     """
     if len(scores) < 2:
         return None
     mean = mean_of(list(scores.values()), of_images or 0.0)
     if record.manifest.function and of_images is None:
-        return mean  # nothing is known of its metric
+        return mean  # the range of its metric is unknown
     return mean.clipped_to_unit()
 
 
 def _gains(
     questions: Mapping[str, str], judged: Mapping[str, TableRow], metric: str
 ) -> dict[str, Interval]:
-    """Differences that can be estimated, in the order of the questions."""
+    """Return the differences that can be estimated, in the order of the questions."""
     gains = {}
     for name in questions:
         first, second = sides(name)

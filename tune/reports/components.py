@@ -1,8 +1,8 @@
-"""Parts of the variance of a search's accuracy: they say where the next hour is best spent.
+"""Variance components of a search's accuracy, which show what would reduce its variance most.
 
-The method of moments of a nested design (Searle, Casella, McCulloch 1992, Variance Components,
-section 3.2): final trainings vary within a search, searches vary with their draws, and every
-accuracy has the luck of its test images.
+Uses the method of moments for a nested design (Searle, Casella, McCulloch 1992, Variance
+Components, section 3.2). Final trainings vary within a search, searches vary with their random
+draws, and every accuracy depends on the sample of test images.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Components:
-    """Variances of one search's accuracy, which is the mean of its final trainings."""
+    """Variance components of one search's accuracy, the mean over its final trainings."""
 
     search: float
-    """By another search: its trials, choice, split and backbone."""
+    """Variance between searches, which differ in trials, choice, split and backbone."""
     training: float
-    """By other seeds of the final trainings."""
+    """Variance between seeds of the final trainings."""
     images: float
-    """By another draw of test images."""
+    """Variance between draws of test images."""
 
     @property
     def deviations(self) -> dict[str, float]:
-        """Part -> the standard deviation that it would give alone."""
+        """Component -> standard deviation if it were the only one."""
         return {part: variance**0.5 for part, variance in asdict(self).items()}
 
     @property
     def shares(self) -> dict[str, float]:
-        """Part -> its share of the whole, in [0, 1]; empty where nothing varies."""
+        """Component -> its share of the total variance, in [0, 1]; empty if nothing varies."""
         parts = asdict(self)
         whole = sum(parts.values())
         if whole == 0:
@@ -38,14 +38,14 @@ class Components:
 
 
 def components(scores: Sequence[Sequence[float]], images: float) -> Components | None:
-    """Split the variance of the searches' accuracies into its parts.
+    """Split the variance of the searches' accuracies into its components.
 
     Args:
         scores: accuracies of the final trainings, one sequence for each search, in [0, 1].
         images: variance of a search's accuracy over draws of test images.
 
     Returns:
-        None for fewer than two searches, or where no search has two final trainings.
+        None for fewer than two searches, or if no search has two final trainings.
     """
     repeated = [np.var(runs, ddof=1) / len(runs) for runs in scores if len(runs) > 1]
     if len(scores) < 2 or not repeated:
@@ -62,12 +62,12 @@ ADVICE = {
     "training": "more final trainings of each choice (--repeats)",
     "images": "more test images",
 }
-"""Part of the variance -> the work that lessens it."""
+"""Component -> the work that reduces it."""
 
 
 def advice(found: Sequence[Components]) -> str:
-    """Name the part that is largest on average over settings, and the work that lessens it; ""
-    where nothing varies."""
+    """Name the component that is largest on average over settings, and how to reduce it; "" if
+    nothing varies."""
     shares = [one.shares for one in found if one.shares]
     if not shares:
         return ""

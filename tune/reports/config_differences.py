@@ -1,5 +1,4 @@
-"""Config differences between studies that stand side by side in a table, beyond those that the
-comparison is about."""
+"""List config differences between the studies of a table, other than those being compared."""
 
 from search_spaces.settings import Comparison, Method
 from tune.formatting import format_value
@@ -7,19 +6,19 @@ from tune.study.manifest import PATH_KEYS
 from tune.study.record import Record
 
 _BACKBONE = {"init.file", "init.sha256", "init.origin", "normalize"}
-"""Config values that follow from the setting."""
+"""Config values that are determined by the setting."""
 _SHOWN_OTHERWISE = {"data.up", "data.judged", "data.split"}
-"""Config values whose effect is shown by others: the flips, and the images judged on."""
+"""Config values whose effect other values show: the flips, and the images of the test split."""
 _EMBEDDED = ("digits", "earth", "glyphs")
-"""Data sets that versions 2 and 3 of the rules split alike."""
+"""Data sets that versions 2 and 3 of the rules split identically."""
 _OF_A_METHOD = ("head.", "optim.", "schedule.")
-"""Beginnings of config keys whose defaults belong to a method of training."""
+"""Prefixes of config keys whose defaults belong to a training method."""
 
 
 def same_data(one: Record, other: Record) -> bool:
-    """True where both were judged on the same images; scores on different images cannot be
-    subtracted. Functions have the same images if they name the same, or are one function or of one
-    file."""
+    """True if both studies were evaluated on the same images. Scores on different images cannot be
+    subtracted. Two functions share their images if they name the same data, or if they have the
+    same source or come from the same file."""
     if one.manifest.function and other.manifest.function:
         named = one.manifest.data["fingerprint"]
         is_named = bool(named) and named == other.manifest.data["fingerprint"]
@@ -29,14 +28,14 @@ def same_data(one: Record, other: Record) -> bool:
 
 
 def _code_of(record: Record) -> str | None:
-    """Hash of the file that holds a study's function, or of the function; None where neither is
+    """Hash of the file that defines a study's function, or else of the function; None if neither is
     known."""
     code = record.manifest.code or record.manifest.source
     return None if code is None else str(code["sha256"])
 
 
 def _judged_on(record: Record) -> tuple[object, ...]:
-    """Everything that decides the test images: all images, and how they are split."""
+    """Return everything that determines the test images: the data, and how it is split."""
     manifest = record.manifest
     version = manifest.base.get("data.split")
     if version == 3 and manifest.base.get("data.name") in _EMBEDDED:
@@ -46,8 +45,8 @@ def _judged_on(record: Record) -> tuple[object, ...]:
 
 
 def _shape_judged(record: Record) -> object:
-    """The shape of the images that judge: whole rectangles or squares. The tiles of `earth` are
-    squares in any case."""
+    """Return the shape of the images used for evaluation: whole rectangles or squares. The tiles of
+    `earth` are always squares."""
     manifest = record.manifest
     if manifest.experiment != "segment" or manifest.data["name"] == "earth":
         return None
@@ -78,7 +77,7 @@ def config_differences(one: Record, other: Record, comparison: Comparison) -> li
 
 
 def _ignored_keys(comparison: Comparison) -> set[str]:
-    """Config keys that are paths, or that make the settings what they are."""
+    """Return the config keys that are paths or that define the settings."""
     keys = {*PATH_KEYS, *_BACKBONE, *_SHOWN_OTHERWISE}
     for setting in comparison.settings.values():
         keys.update(setting.values)
@@ -86,8 +85,8 @@ def _ignored_keys(comparison: Comparison) -> set[str]:
 
 
 def _methods_own(one: Record, other: Record, comparison: Comparison) -> set[str]:
-    """Config keys whose defaults make two methods what they are: those of the method, and those
-    that both search from a default of their own."""
+    """Return the config keys whose defaults define a method, and those that both methods search,
+    each with a default of its own."""
     if not any(isinstance(setting, Method) for setting in comparison.settings.values()):
         return set()
     searched = one.manifest.space.keys() & other.manifest.space.keys()

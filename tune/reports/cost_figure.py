@@ -1,5 +1,5 @@
-"""Costs of a value: the first objective of every completed trial against another objective, or
-against training time, with the front of both."""
+"""Figures of value against cost: the first objective of every completed trial against another
+objective or the training time, with their Pareto front."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,17 +12,17 @@ from tune.study.objectives import Objective, front_of
 from tune.study.record import Record
 
 TIME = Objective("training time (s)", minimized=True)
-"""The cost in a study of one objective: seconds of its epochs."""
+"""Cost in a study with a single objective: the training time of a trial's epochs, in seconds."""
 
 FRONT = "plots/front.png"
-"""Picture of a study's front, in its folder."""
+"""Picture of the front, in the study's folder."""
 
 Points = Mapping[int, Mapping[str, float]]
 
 
 def costs_of(record: Record) -> tuple[Points, list[Objective]]:
-    """Completed trials, and the objectives that a figure shows: those of the study, or its one and
-    the training time."""
+    """Return the completed trials, and the objectives to show: those of the study, or its only one
+    and the training time."""
     if len(record.objectives) > 1:
         return record.points, record.objectives
     points = {
@@ -33,12 +33,12 @@ def costs_of(record: Record) -> tuple[Points, list[Objective]]:
 
 
 def cost_figure(points: Points, value: Objective, cost: Objective) -> go.Figure:
-    """A point for each trial, and the front of these two as steps.
+    """Draw one point per trial, and the front of the two objectives as steps.
 
     Args:
         points: trial -> metric -> value.
-        value: vertical.
-        cost: horizontal.
+        value: the objective on the vertical axis.
+        cost: the objective on the horizontal axis.
     """
     front = sorted(front_of(points, [value, cost]), key=lambda number: points[number][cost.metric])
     others = [number for number in points if number not in front and number != 0]
@@ -80,10 +80,10 @@ def _markers(
 
 
 def _front_line(points: Points, front: list[int], value: Objective, cost: Objective) -> go.Scatter:
-    """The front as steps with the numbers of its trials: at any cost, the best value that is to be
-    had for no more."""
+    """Draw the front as steps, labelled with trial numbers: at each cost, the best value available
+    for that cost or less."""
     trace = _markers(points, front, value, cost, name="front", color=BEST, size=9)
-    # Where a small value is bought, steps go the other way round.
+    # If the cost is maximized, the steps run in the other direction.
     shape = "hv" if cost.minimized else "vh"
     return trace.update(
         mode="lines+markers+text",
@@ -95,7 +95,7 @@ def _front_line(points: Points, front: list[int], value: Objective, cost: Object
 
 
 def write_front_picture(record: Record, path: Path) -> None:
-    """Draw the same as a picture, for MLflow: the first objective against the second."""
+    """Draw the same front as a PNG for MLflow: the first objective against the second."""
     from trainables.plots.style import COLOURS, GREY, plt
 
     points, (value, cost, *_) = costs_of(record)

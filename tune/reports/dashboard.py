@@ -1,7 +1,7 @@
 """`python tune/report.py dashboard STUDY`: optuna-dashboard on a study's journal, read-only.
 
-The study may be running in another process. It belongs to that process, so requests that would
-change it (rename, delete, annotate, tell) are answered with 403.
+The study may be running in another process, which owns it. Requests that would change the study
+(rename, delete, annotate, tell) are therefore answered with 403.
 """
 
 import json
@@ -28,7 +28,7 @@ from tune.study.journal import JournalReader
 from tune.study.record import read_record
 
 HOST = "127.0.0.1"
-_HOST_NAMES = (HOST, "localhost")  # another name: a web page asks through DNS rebinding
+_HOST_NAMES = (HOST, "localhost")  # any other name may be DNS rebinding by a web page
 _READING = ("GET", "HEAD")
 _IMPORTANCES = re.compile(r"/api/studies/\d+/param_importances")
 _REFUSAL = b'{"reason": "this dashboard only reads: the study belongs to the process that runs it"}'
@@ -38,14 +38,14 @@ WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 @dataclass(frozen=True)
 class _Facts:
-    """Facts that vistune's own pages state about a study, at one moment."""
+    """A snapshot of the facts that vistune's own pages state about a study."""
 
     chosen: Selection | None
     importances: list[Importances]
 
     @property
     def note(self) -> str:
-        """Text of the dashboard's note; "" where there is nothing to say."""
+        """Text of the dashboard's note; "" if there is nothing to say."""
         sentences = [result.sentence for result in self.importances]
         if self.chosen is not None:
             sentences.insert(0, self.chosen.sentence)
@@ -53,7 +53,7 @@ class _Facts:
 
     @property
     def importance_rows(self) -> list[dict[str, Any]]:
-        """Bars of the dashboard's figure."""
+        """Bars for the dashboard's importance figure."""
         if not self.importances:
             return []
         shares = self.importances[0].shares
@@ -64,7 +64,7 @@ class _Facts:
 
 
 class _Judge:
-    """Computes the facts of a study, again when its event log has grown."""
+    """Computes the facts of a study, and recomputes them when its event log has grown."""
 
     def __init__(self, study: Path):
         self._study = study
@@ -73,7 +73,7 @@ class _Judge:
         self._lock = threading.Lock()
 
     def facts(self) -> _Facts:
-        """Facts as of now."""
+        """Return the current facts."""
         log = self._study / "events.jsonl"
         with self._lock:
             size = log.stat().st_size if log.exists() else 0
@@ -90,8 +90,8 @@ class _Judge:
 
 
 class _WithFacts(JournalStorage):
-    """A study's journal for the dashboard: its best trial is the chosen one, and a note says what
-    that trial's value is worth."""
+    """A study's journal as the dashboard sees it: the best trial is the chosen one, and a note says
+    what its value is worth."""
 
     def __init__(self, study: Path, judge: _Judge):
         super().__init__(JournalReader(study / "study.journal"))
@@ -119,17 +119,18 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _QuietHandler(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Do not print a line per request."""
+        """Suppress the line that is printed per request."""
 
 
 def server(study: Path, port: int) -> WSGIServer:
     """Bind a server of the dashboard; `serve_forever` starts it.
 
     Args:
-        study: its folder.
-        port: on 127.0.0.1; 0 picks a free one.
+        study: the study's folder.
+        port: port on 127.0.0.1; 0 picks a free one.
     Raises:
-        UserError: optuna-dashboard is not installed, the study has not begun, or the port is taken.
+        UserError: optuna-dashboard is not installed, the study has not started, or the port is
+            taken.
     """
     try:
         from optuna_dashboard import wsgi
@@ -153,7 +154,7 @@ def server(study: Path, port: int) -> WSGIServer:
 
 
 def serve(study: Path, port: int) -> None:
-    """Serve the dashboard until Ctrl-C; raises as `server` does."""
+    """Serve the dashboard until Ctrl-C. Raises the same errors as `server`."""
     with server(study, port) as running:
         address = f"http://{HOST}:{running.server_port}/dashboard"
         print(f"study {study.name} is on {address}; Ctrl-C ends it", flush=True)
@@ -164,8 +165,8 @@ def serve(study: Path, port: int) -> None:
 
 
 def _with_importances(app: WsgiApp, judge: _Judge) -> WsgiApp:
-    """Answer with the importances of vistune's own page: the dashboard's credit a parameter with
-    the effect of another that sets its range."""
+    """Replace the dashboard's importances by those of vistune's own page. The dashboard credits a
+    parameter with the effect of another one that sets its range."""
 
     def answered(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if not _IMPORTANCES.fullmatch(environ["PATH_INFO"]):
@@ -178,7 +179,7 @@ def _with_importances(app: WsgiApp, judge: _Judge) -> WsgiApp:
 
 
 def _read_only(app: WsgiApp) -> WsgiApp:
-    """Answer only requests that read, and only those addressed to this machine by name."""
+    """Answer only read requests that are addressed to this machine by name."""
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "").rpartition(":")[0]

@@ -1,4 +1,4 @@
-"""The disk that a study takes, as it is and as it is expected to be."""
+"""Disk space of a study, measured and predicted."""
 
 import os
 from collections.abc import Iterator
@@ -15,19 +15,19 @@ _GB = 1e9
 
 @dataclass(frozen=True)
 class DiskUse:
-    """Bytes of a study's folder."""
+    """Bytes used by a study's folder."""
 
     total: int
     weights: int
     """Exported weights of trials and repeats."""
     models: int
-    """Number of those files."""
+    """Number of weight files."""
     checkpoints: int
-    """Checkpoints of what is running or paused."""
+    """Checkpoints of running or paused trials and repeats."""
 
     @property
     def sentence(self) -> str:
-        """`on disk: 612 MB, 566 MB of it the weights of 6 runs`."""
+        """A sentence such as `on disk: 612 MB, of which 566 MB are the weights of 6 runs`."""
         said = f"on disk: {megabytes(self.total)}"
         if self.models:
             runs = "1 run" if self.models == 1 else f"{self.models} runs"
@@ -38,7 +38,7 @@ class DiskUse:
 
 
 def disk_use(folder: Path) -> DiskUse:
-    """Add up the files in a study's folder. Those that vanish meanwhile count nothing."""
+    """Add up the files in a study's folder. Files that vanish meanwhile are not counted."""
     total = weights = models = checkpoints = 0
     for name, size in _files(folder):
         total += size
@@ -53,17 +53,17 @@ def disk_use(folder: Path) -> DiskUse:
 def expected_disk(
     trials: int, repeats: int, keep: str, export_mb: float, checkpoint_mb: float
 ) -> str:
-    """Say in advance what the weights of a study will take, for `--plan`.
+    """Predict the disk space of a study's weights, for `--plan`.
 
     Args:
-        trials: trials in total; all of them may be completed.
-        repeats: repeats in total.
+        trials: total number of trials; all of them may complete.
+        repeats: total number of repeats.
         keep: `best` or `all`.
-        export_mb: the weights of a completed run.
-        checkpoint_mb: the checkpoint of a running one.
+        export_mb: weights of a completed run, in MB.
+        checkpoint_mb: checkpoint of a running one, in MB.
     """
     kept = min(trials, 1 + KEPT_TRIALS) if keep == "best" else trials + repeats
-    running = 2 * checkpoint_mb + export_mb  # one is being written while the other is there
+    running = 2 * checkpoint_mb + export_mb  # the old checkpoint stays until the new one is written
     return (
         f"disk: {megabytes(export_mb * _MB)} of weights a run, kept for at most {kept} "
         f"(--keep {keep}): {megabytes(kept * export_mb * _MB)}; "
@@ -72,7 +72,7 @@ def expected_disk(
 
 
 def megabytes(size: float) -> str:
-    """A number of bytes as people read it: `40 kB`, `4.2 MB`, `612 MB`, `1.3 GB`."""
+    """Format a number of bytes for people: `40 kB`, `4.2 MB`, `612 MB`, `1.3 GB`."""
     if size >= _GB:
         return f"{size / _GB:.1f} GB"
     if size >= 10 * _MB:
@@ -83,7 +83,7 @@ def megabytes(size: float) -> str:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes of all files in a folder and those inside it."""
+    """Yield the name and size of every file in a folder and its subfolders."""
     for root, _, names in os.walk(folder):
         for name in names:
             try:

@@ -1,4 +1,4 @@
-"""Reasons not to trust the answer of a study, each with a remedy."""
+"""Reasons to doubt a study's result, each with a remedy."""
 
 import math
 from collections.abc import Iterator
@@ -18,21 +18,21 @@ from tune.study.manifest import Manifest
 from tune.study.view import StudyView
 
 IN_BFLOAT16 = "train/bf16"
-"""Metric of a run in bfloat16 (`trainables/engine/numerics.py`, which imports torch)."""
+"""Metric that marks a bfloat16 run (`trainables/engine/numerics.py`, which imports torch)."""
 
 FEW_TRIALS = 12
-"""A search of fewer trials gets a warning."""
+"""Searches with fewer trials get a warning."""
 
-_EDGE = 0.02  # as a share of the range
+_EDGE = 0.02  # as a fraction of the range
 _RISE = 0.02  # relative gain of the last epoch
-_CURVE_EPOCHS = 4  # a shorter curve does not show a trend
+_CURVE_EPOCHS = 4  # shorter curves show no trend
 
 
 def doubts(study: StudyView, storage: Path) -> list[str]:
-    """List the reasons not to trust the study's answer; each names a remedy.
+    """List the reasons to doubt the study's result; each names a remedy.
 
     Args:
-        storage: folder of the study's folder.
+        storage: the folder that contains the study's folder.
     """
     trials = study.frozen_trials()
     manifest = study.manifest
@@ -110,8 +110,8 @@ def _doubts_about_learning(study: StudyView, best: FrozenTrial) -> Iterator[str]
 
 
 def doubts_about_numerics(study: StudyView) -> Iterator[str]:
-    """Yield a doubt where repeats were computed in different floating point, which
-    `train.numerics=auto` leaves to the device of each."""
+    """Yield a doubt if some repeats ran in bfloat16 and others in float32. With
+    `train.numerics=auto` this depends on each repeat's device."""
     ended = [run for run in study.repeats.values() if run.metrics]
     in_bfloat16 = [run for run in ended if run.metrics.get(IN_BFLOAT16)]
     if in_bfloat16 and len(in_bfloat16) < len(ended):
@@ -153,7 +153,7 @@ def _doubts_about_gain(study: StudyView) -> Iterator[str]:
 
 
 def _how(manifest: Manifest) -> str:
-    """Say how a study gets more epochs; a function knows that itself."""
+    """Say how to give a study more epochs; "" for a function, which sets its own."""
     return "" if manifest.function else " (--set train.epochs=...)"
 
 

@@ -1,11 +1,11 @@
-"""Draws the pictures that are still missing when a run has ended, in a process of its own that
+"""Draw the pictures that are still missing when a run has ended, in a separate process that
 outlives the command.
 
     python -m tune.reports.draw_behind JSON    # {"pictures": "best", "claims": {folder: token}}
 
-It ends when all is drawn and MLflow has it, or when a new start, `report.py html` or whoever
-removes the study claims the pictures (`drawing_claim.py`). Killed at any time it leaves nothing but
-pictures that are not on record: who draws next draws them again.
+The process ends when everything is drawn and sent to MLflow, or when another process claims the
+pictures (`drawing_claim.py`): a new start, `report.py html`, or a removal of the study. If it is
+killed, it leaves at most pictures that are not on record; the next process draws them again.
 """
 
 import json
@@ -31,13 +31,13 @@ from tune.study.record import read_record
 from tune.tracking.logs import sync_study
 
 _QUEUE = ".drawing.lock"
-"""In a storage: one process at a time draws behind commands; the others wait without having
-imported what draws."""
+"""Lock file in a storage: only one such process draws at a time. The others wait before they import
+the drawing code."""
 _LOOK_S = 0.2
 
 
 def claimed(folders: Sequence[Path]) -> list[DrawingClaim]:
-    """Claim the pictures of these studies; none of them where a folder cannot be written."""
+    """Claim the pictures of these studies; return no claims if any folder is not writable."""
     try:
         return [DrawingClaim(folder) for folder in folders]
     except OSError:
@@ -45,11 +45,12 @@ def claimed(folders: Sequence[Path]) -> list[DrawingClaim]:
 
 
 def draw_behind(claims: Sequence[DrawingClaim], which: Drawn) -> int | None:
-    """Start the process that draws what these studies lack, and return its id; None where it does
-    not start, or there are no claims. Nobody runs the studies any more.
+    """Start a process that draws the studies' missing pictures, and return its id. Return None if
+    it does not start or there are no claims. No process runs the studies any more.
 
     Args:
-        claims: made while the studies were still held: a start that follows at once has later ones.
+        claims: made while the studies were still locked, so a start that follows at once makes
+            later claims.
     """
     if not claims:
         return None
@@ -58,7 +59,7 @@ def draw_behind(claims: Sequence[DrawingClaim], which: Drawn) -> int | None:
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "tune.reports.draw_behind", task],
-            cwd=ROOT,  # our packages, whatever lies in the current folder
+            cwd=ROOT,  # import our packages, not those in the current folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -70,8 +71,9 @@ def draw_behind(claims: Sequence[DrawingClaim], which: Drawn) -> int | None:
 
 
 def draw_now(folder: Path) -> None:
-    """Draw what the last run of a study has left undrawn, before a page shows it; nothing where the
-    study is being run, which draws for itself, or the folder is the copy of a bucket."""
+    """Draw the pictures that a study's last run left undrawn, before a page shows them. Do nothing
+    if the study is running, because that run draws for itself, or if the folder mirrors a
+    bucket."""
     which = read_wanted(folder)
     if which is None or s3.address(folder) is not None or is_in_use(folder):
         return
@@ -87,7 +89,8 @@ def draw_now(folder: Path) -> None:
 
 
 def draw_missing(claim: DrawingClaim, which: Drawn, process: DrawingProcess) -> None:
-    """Draw and record what a study lacks, while the claim stands and nobody runs the study."""
+    """Draw and record a study's missing pictures, as long as the claim holds and nobody runs the
+    study."""
     if not claim.take():
         return
     for one in _missing(claim.folder, which):
@@ -119,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _has_turn(queue: FileLock, claims: Sequence[DrawingClaim]) -> bool:
-    """Wait for the turn to draw; False where no claim stands any more."""
+    """Wait for the turn to draw; False if no claim holds any more."""
     while any(claim.stands for claim in claims):
         with suppress(Timeout):
             queue.acquire(timeout=_LOOK_S)
@@ -128,7 +131,7 @@ def _has_turn(queue: FileLock, claims: Sequence[DrawingClaim]) -> bool:
 
 
 def _draw_and_send(claim: DrawingClaim, which: Drawn, process: DrawingProcess) -> None:
-    # An error is nobody's to see: the next start draws and sends what is missing.
+    # Nobody would see an error here; the next start draws and sends what is missing.
     with suppress(UserError, OSError), claim:
         draw_missing(claim, read_wanted(claim.folder) or which, process)
         if claim.stands:
@@ -141,7 +144,7 @@ def _missing(folder: Path, which: Drawn) -> list[Undrawn]:
 
 
 def _record(claim: DrawingClaim, one: Undrawn) -> None:
-    """Add the pictures to the study's log, unless somebody runs it by now."""
+    """Add the pictures to the study's event log, unless the study is running again."""
     with addition(claim.folder) as is_free:
         if not is_free or not claim.stands:
             return

@@ -1,8 +1,8 @@
-"""The right to draw a study's pictures, which the process has that asked for it last.
+"""The right to draw a study's pictures, held by the process that claimed it last.
 
-A process claims the pictures, then takes their lock. One that draws behind a command that has
-ended looks again and again whether it is still its claim that stands, and leaves when it is not; so
-a new start, a page and whoever removes the study wait for a moment at most.
+A process first claims the pictures, then takes their lock. A process that draws in the background
+keeps checking its claim and leaves when another one replaces it. A new start, a page or a removal
+of the study therefore waits only briefly.
 """
 
 import contextlib
@@ -25,15 +25,16 @@ class DrawingClaim:
     """The right to draw the pictures of the study in `folder`, until another process claims it.
 
     Args:
-        token: of a claim that another process has made and passed on; default: a new claim.
+        token: token of a claim made and passed on by another process; default: make a new claim.
     Raises:
-        OSError: the folder cannot be written; on a full disk no claim stands then.
+        OSError: the folder is not writable, or the disk is full. On a full disk no claim holds
+            afterwards.
     """
 
     def __init__(self, folder: Path, token: str | None = None):
         self.folder = folder
         self.token = token or secrets.token_hex(8)
-        # One thread may take the lock, and another give it back.
+        # One thread may acquire the lock and another release it.
         self._lock = FileLock(folder / _LOCK, thread_local=False)
         if token is None:
             self._write()
@@ -48,15 +49,15 @@ class DrawingClaim:
 
     @property
     def stands(self) -> bool:
-        """True until another process claims the pictures, or the study's folder has gone."""
+        """True until another process claims the pictures or the study's folder is gone."""
         try:
             return (self.folder / _CLAIM).read_text() == self.token
         except OSError:
             return False
 
     def take(self, enough: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until whoever drew before has left; False where the claim does not stand any more,
-        or `enough` says that nobody waits."""
+        """Wait until the previous process has left, and take the lock. Return False if the claim no
+        longer holds or `enough` returns True."""
         if self._lock.is_locked:
             return True
         while self.stands and not enough():
@@ -67,7 +68,7 @@ class DrawingClaim:
         return False
 
     def release(self) -> None:
-        """Let others draw."""
+        """Release the lock so that others can draw."""
         self._lock.release(force=True)
 
     def __enter__(self) -> Self:

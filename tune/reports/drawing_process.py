@@ -1,4 +1,4 @@
-"""A process that draws one trial's pictures after another, at the lowest priority."""
+"""A lowest-priority process that draws the pictures of one trial after another."""
 
 import json
 import os
@@ -13,22 +13,23 @@ from typing import Literal
 from tune.reports.low_priority import yield_to_all
 
 Drawn = Literal["none", "best", "all"]
-"""Trials whose pictures are drawn: "best" are the default and the best three."""
+"""Trials whose pictures are drawn; "best" means the default and the best three."""
 TIMEOUT_S = 300
-"""Longest time for the pictures of one trial."""
+"""Maximum time for the pictures of one trial."""
 _LOOK_S = 0.1
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
     "1",
 )
-"""Environment of the process. Threads of linear algebra that wait for a core, which training has,
-spend as much time as their work takes."""
+"""Environment of the process. While training occupies the cores, waiting linear-algebra threads
+burn as much time as their work takes."""
 
 
 class DrawingProcess:
-    """`python -m trainables.plots.draw --serve`. It ends with this process, as its input does.
+    """Runs `python -m trainables.plots.draw --serve`, which ends with this process because its
+    stdin closes.
 
-    One thread draws; any other may `kill`.
+    One thread draws; any other thread may call `kill`.
     """
 
     def __init__(self) -> None:
@@ -36,14 +37,14 @@ class DrawingProcess:
 
     @property
     def pid(self) -> int | None:
-        """Id of the process; None before it has been started."""
+        """Process id; None before the process was first started."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the process, unless it runs.
+        """Start the process unless it is running.
 
         Raises:
-            OSError: there is no room for another process.
+            OSError: the system cannot start another process.
         """
         if self._process is not None and self._process.poll() is None:
             return
@@ -71,10 +72,10 @@ class DrawingProcess:
         """Draw snapshots into a folder.
 
         Args:
-            is_wanted: ends the process when it returns False.
+            is_wanted: the process is ended when this returns False.
         Returns:
-            False where the process has died, was ended, or took longer than `timeout_s` seconds.
-            True otherwise: a refused file is one that no later attempt could draw either.
+            False if the process died, was ended, or took longer than `timeout_s` seconds. True
+            otherwise, even if it refused a file: no later attempt could draw that either.
         """
         arguments = ["--title", title, *map(str, snapshots), str(folder)]
         try:
@@ -87,25 +88,25 @@ class DrawingProcess:
         return is_whole
 
     def kill(self) -> None:
-        """End the process at once, where there is one."""
+        """Kill the process, if there is one."""
         process = self._process
         if process is not None:
             process.kill()
             process.wait()
 
     def close(self) -> None:
-        """End the process, and give its pipes back."""
+        """Kill the process and close its pipes."""
         self.kill()
         process = self._process
         if process is not None and process.stdin and process.stdout:
             process.stdout.close()
             try:
                 process.stdin.close()
-            except OSError:  # a request that it has not read
+            except OSError:  # it has not read a request
                 return
 
     def _ask(self, request: str, timeout_s: float, is_wanted: Callable[[], bool]) -> str:
-        """The line that answers; "" where none comes."""
+        """Send a request and return the line that answers it; "" if none comes."""
         process = self._process
         assert process is not None
         assert process.stdin is not None

@@ -1,5 +1,5 @@
-"""The front of a study of several objectives in words, and its named points against each other on
-the test split."""
+"""Describe the Pareto front of a study with several objectives, and compare its named points on the
+test split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from tune.study.objectives import BALANCED, Objective, front_of, named_points
 from tune.study.rules import test_metric
 from tune.study.view import StudyView
 
-_NAMED = 6  # trials of a front that a sentence lists
+_NAMED = 6  # trials of the front that a sentence lists
 
 
 @dataclass(frozen=True)
 class PointVerdict:
-    """The balanced point of a front against its best by the first objective."""
+    """Comparison of the front's balanced point with its best by the first objective."""
 
     metric: str
     balanced: int
-    """Number of the trial."""
+    """Number of the balanced trial."""
     best: int
     gain: Interval
-    """The balanced trial minus the best one, on the test split."""
+    """Balanced trial minus best trial, on the test split."""
     level: float
-    """Significance level: the difference is decided where its p-value is below."""
+    """Significance level: the difference is decided if its p-value is below it."""
     seeds: int
-    """Fewest repeats of the two."""
+    """Number of repeats of the trial that has fewer."""
     costs: str
-    """The other objectives of both."""
+    """The other objectives of both trials, as text."""
 
     @property
     def sentence(self) -> str:
-        """The verdict for a reader."""
+        """The verdict as a sentence."""
         names = f"trial {self.balanced} ({BALANCED}) and trial {self.best}"
         if self.gain.p >= self.level:
             said = f"Not decided between {names}"
@@ -49,12 +49,12 @@ class PointVerdict:
 
 
 def has_front(study: StudyView) -> bool:
-    """True for a study of several objectives with a completed trial."""
+    """True for a study with several objectives and at least one completed trial."""
     return len(study.objectives) > 1 and bool(study.points)
 
 
 def front_text(study: StudyView) -> str:
-    """The trials of the front with their values, in a sentence."""
+    """Return a sentence that lists the front's trials with their values."""
     points, objectives = study.points, study.objectives
     front = front_of(points, objectives)
     names = named_points(points, objectives)
@@ -73,7 +73,7 @@ def front_text(study: StudyView) -> str:
 
 
 def judge_points(study: StudyView) -> PointVerdict | None:
-    """Compare the named points of the front; None where they are one trial, or lack repeats."""
+    """Compare the named points of the front; None if they are the same trial or lack repeats."""
     names = named_points(study.points, study.objectives)
     if len(names) < 2:
         return None
@@ -106,7 +106,8 @@ def _costs(study: StudyView, balanced: int, best: int) -> str:
 
 
 def front_conclusions(study: StudyView) -> list[str]:
-    """The sentences that end a study of several objectives; none of a study of one."""
+    """Return the closing sentences of a study with several objectives; empty for a single
+    objective."""
     if not has_front(study):
         return []
     verdict = judge_points(study)
@@ -116,7 +117,7 @@ def front_conclusions(study: StudyView) -> list[str]:
 def front_rows(
     points: Mapping[int, Mapping[str, float]], objectives: Sequence[Objective]
 ) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table of the front."""
+    """Return the header and rows of a table of the front."""
     names = named_points(points, objectives)
     titles = [
         f"{one.metric}, less is better" if one.minimized else one.metric for one in objectives

@@ -1,4 +1,4 @@
-"""Results by class of a trial in its study's report."""
+"""Results by class of a trial, as a section of the study's report."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,15 @@ from tune.object_store import s3
 from tune.reports.html_page import render, table
 from tune.study.record import Record
 
-_SHOWN = 40  # classes; of more, those with the lowest F1
+_SHOWN = 40  # classes; if there are more, those with the lowest F1
 
 
 def classes(record: Record, number: int) -> Markup:
-    """Count, precision, recall, F1 and IoU of each class; nothing for a trial that left none.
+    """Show count, precision, recall, F1 and IoU of each class; empty if the trial has no results by
+    class.
 
     Args:
-        number: of the trial.
+        number: the trial's number.
     """
     path = s3.present(record.folder / "trials" / f"{number:04d}" / CLASS_RESULTS)
     if not path.exists():
@@ -37,6 +38,6 @@ def classes(record: Record, number: int) -> Markup:
 
 
 def _named(names: Sequence[str]) -> str:
-    """The first names, for a sentence."""
+    """Join the first names for a sentence."""
     more = ", ..." if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

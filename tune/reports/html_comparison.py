@@ -9,23 +9,23 @@ from tune.reports.pooled_table import PooledTable
 from tune.reports.pooled_text import component_cells, pooled_cells, pooled_choices, pooled_notes
 from tune.reports.table_text import difference_cells, notes, setting_cells
 
-_REFERENCES = 8  # the column of published results, where there is one
+_REFERENCES = 8  # column of published results, if there are any
 
 
 def comparison_page(comparison: ComparisonTable, figure: bytes) -> str:
-    """The table as one self-contained page.
+    """Render the table as a self-contained page.
 
     Args:
-        figure: what `table_figure.draw` returned.
+        figure: PNG returned by `table_figure.draw`.
     """
     return _page(comparison.title, comparison_content(comparison, figure))
 
 
 def pooled_page(table: PooledTable, figure: bytes) -> str:
-    """The table over searches as one self-contained page.
+    """Render the table over searches as a self-contained page.
 
     Args:
-        figure: what `table_figure.draw_pooled` returned.
+        figure: PNG returned by `table_figure.draw_pooled`.
     """
     return _page(table.title, pooled_content(table, figure))
 
@@ -36,7 +36,7 @@ def _page(title: str, content: Markup) -> str:
 
 
 def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:
-    """Tables, picture, chosen configurations and notes over searches, as part of a page."""
+    """Render tables, picture, chosen configurations and notes over searches, as part of a page."""
     settings = pooled_cells(over_searches)
     differences = difference_cells(over_searches)
     parts = component_cells(over_searches)
@@ -53,7 +53,7 @@ def pooled_content(over_searches: PooledTable, figure: bytes) -> Markup:
 
 
 def comparison_content(comparison: ComparisonTable, figure: bytes) -> Markup:
-    """Tables, picture, chosen configurations and notes, as part of a page."""
+    """Render tables, picture, chosen configurations and notes, as part of a page."""
     settings = setting_cells(comparison)
     differences = difference_cells(comparison)
     return render(

@@ -1,4 +1,4 @@
-"""The section of a report that shows what accuracy costs: the front of a study."""
+"""Report section on the cost of accuracy: the front of a study."""
 
 from markupsafe import Markup
 
@@ -9,14 +9,14 @@ from tune.study.record import Record
 
 
 def cost_title(record: Record) -> str:
-    """Title of the section."""
+    """Return the section's title."""
     if len(record.objectives) > 1:
         return "Front of the objectives"
     return f"{record.objective} against training time"
 
 
 def against_cost(record: Record) -> Markup:
-    """A figure of the first objective against each other one, or against training time, and a table
+    """Plot the first objective against each of the others, or against training time, above a table
     of the front."""
     points, objectives = costs_of(record)
     value, *costs = objectives

@@ -23,30 +23,30 @@ EARLY = "#a9c8e8"
 STOP_MARK = "#777"
 
 _FEW_EPOCHS = 12
-_CURVE_POINTS = 60  # at most, per curve: keeps 1,000 curves small
+_CURVE_POINTS = 60  # maximum per curve; keeps 1,000 curves small
 _STATES = {
     "open": ("open", OPEN),
     "FAIL": ("failed", FAILED),
     "PRUNED": ("stopped early", PRUNED),
     "COMPLETE": ("ran to the end", COMPLETED),
 }
-"""State -> (legend, colour); the last one is drawn on top."""
+"""State -> (legend, colour), in drawing order: the last one is on top."""
 
 Runs = Mapping[int, Run]
 """Trial number -> run."""
 
 
 def figure(traces: list[go.Scatter | go.Bar | go.Parcoords], layout: go.Layout) -> go.Figure:
-    """A figure without plotly.py's default template, which plotly.js does not need."""
+    """Return a figure without plotly.py's default template, which plotly.js does not need."""
     layout.template = "none"
     return go.Figure(traces, layout)
 
 
 def curves(record: Record, best: int | None) -> go.Figure:
-    """The objective of every trial by epoch; a cross marks where one was stopped.
+    """Plot the objective of every trial by epoch; a cross marks where a trial was stopped.
 
     Args:
-        best: number of the trial that stands out, as the default does.
+        best: number of the trial to highlight; the default is highlighted too.
     """
     objective = record.objective
     runs = {number: run for number, run in sorted(record.trials.items()) if run.history}
@@ -82,7 +82,7 @@ def curves(record: Record, best: int | None) -> go.Figure:
 
     axis: dict[str, Any] = {"title": {"text": "epoch"}}
     if max((len(run.history) for run in runs.values()), default=0) <= _FEW_EPOCHS:
-        axis["dtick"] = 1  # otherwise halves of epochs have marks
+        axis["dtick"] = 1  # otherwise plotly labels half epochs
     layout = go.Layout(
         xaxis=axis,
         yaxis={"title": {"text": objective}},
@@ -93,7 +93,7 @@ def curves(record: Record, best: int | None) -> go.Figure:
 
 
 def _lines(runs: Runs, objective: str) -> go.Scatter:
-    """Curves as one trace, with a gap after each."""
+    """Draw curves as one trace, with a gap after each."""
     x: list[int | None] = []
     y: list[float | None] = []
     numbers: list[int | None] = []
@@ -116,14 +116,14 @@ def _lines(runs: Runs, objective: str) -> go.Scatter:
 
 
 def _shown_epochs(epochs: int) -> list[int]:
-    """Indices of at most `_CURVE_POINTS` epochs, the first and the last among them."""
+    """Return the indices of at most `_CURVE_POINTS` epochs, including the first and the last."""
     if epochs <= _CURVE_POINTS:
         return list(range(epochs))
     return sorted({round(index) for index in np.linspace(0, epochs - 1, _CURVE_POINTS)})
 
 
 def _stop_marks(runs: Runs, objective: str, colour: str) -> go.Scatter:
-    """A cross at the last epoch of each run."""
+    """Draw a cross at the last epoch of each run."""
     last_values = [finite(run.history[-1].get(objective)) for run in runs.values()]
     return go.Scatter(
         mode="markers",
@@ -137,7 +137,7 @@ def _stop_marks(runs: Runs, objective: str, colour: str) -> go.Scatter:
 
 
 def importance_bars(found: list[Importances]) -> go.Figure:
-    """Bars by parameter with intervals, one colour per fidelity; the most important on top."""
+    """Draw bars with intervals by parameter, one colour per fidelity, most important on top."""
     names = list(dict.fromkeys(name for result in found for name in result.shares))
     traces = []
     for result, colour in zip(found, (BEST, EARLY), strict=False):
@@ -176,7 +176,7 @@ def importance_bars(found: list[Importances]) -> go.Figure:
 
 
 def against_default(record: Record, verdict: StudyVerdict) -> go.Figure:
-    """The test metric under fresh seeds: a point per seed, and means with 95 % intervals."""
+    """Plot the test metric under fresh seeds: one point per seed, and means with 95 % intervals."""
     name = f"trial {verdict.number}"
     traces = [
         _seed_points(record, verdict.metric, verdict.number, name, BEST),
@@ -197,10 +197,10 @@ def against_default(record: Record, verdict: StudyVerdict) -> go.Figure:
 def scores_with_intervals(
     sides: Mapping[str, tuple[Mapping[int, float], Interval | None]], metric: str
 ) -> go.Figure:
-    """A test metric of several studies: a point per seed, and means with 95 % intervals.
+    """Plot the test metric of several studies: one point per seed, and means with 95 % intervals.
 
     Args:
-        sides: name -> scores by seed, and their mean.
+        sides: study name -> (scores by seed, their mean with its interval).
     """
     traces = []
     for name, (scores, interval) in sides.items():
@@ -251,7 +251,7 @@ def _mean_with_interval(interval: Interval, name: str, colour: str) -> go.Scatte
 
 
 def _mark_untrained(layout: go.Layout, value: float) -> None:
-    """A dotted line at the metric of the untrained network."""
+    """Draw a dotted line at the untrained network's metric."""
     line = {
         "type": "line",
         "x0": value,

@@ -1,6 +1,6 @@
 """`python tune/report.py html GROUP`: a comparison of settings in one HTML file.
 
-The page shows the comparison's table, then what each setting found.
+The page shows the comparison's table, then the results of each setting.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def write_group_report(folder: Path) -> Path:
     """Write `report.html` into a group's folder: the table, then each study.
 
     Raises:
-        UserError: none of the settings has begun.
+        UserError: no setting has started.
     """
     if has_searches(folder):
         over_searches = compare_searches(folder)
@@ -53,7 +53,7 @@ def write_group_report(folder: Path) -> Path:
 
 
 Studies = dict[str, dict[str, TableRow]]
-"""Setting -> title of each of its studies -> the study."""
+"""Setting -> title of each of its studies -> table row of the study."""
 
 
 def _searches(table: PooledTable) -> Studies:
@@ -87,8 +87,9 @@ def _write(
 
 
 def _data(records: dict[str, list[Record]]) -> dict[str, Markup]:
-    """Title -> what was understood about the data: once, and again for a setting whose data is
-    other. Of several searches, which split it by seeds of their own, the first speaks."""
+    """Return title -> summary of the data. A later setting gets its own section only if its data
+    differs. With several searches, which split the data by seeds of their own, the first one is
+    shown."""
     sections: dict[str, Markup] = {}
     known: list[DataSummary] = []
     for setting, (record, *others) in records.items():
@@ -104,7 +105,7 @@ def _data(records: dict[str, list[Record]]) -> dict[str, Markup]:
 
 
 def _setting(row: TableRow) -> dict[str, object]:
-    """The parts of the page about one setting."""
+    """Return the parts of the page about one setting."""
     record, number = row.record, row.number
     verdict = judge_study(record)
     parts: dict[str, object] = {

@@ -1,6 +1,6 @@
-"""The frame of a report: one HTML file that needs no network and can be read on a phone.
+"""Page layout of a report: one HTML file that works offline and on a phone.
 
-Texts go into Jinja2 templates, which escape them. plotly's script stands in the page once.
+Jinja2 templates escape all text. plotly's script is included once.
 """
 
 import json
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-_FOLDS = 4  # a table with at most so many short columns folds on a phone
+_FOLDS = 4  # tables with at most this many short columns fold on a phone
 _LAYOUT = {
     "margin": {"l": 55, "r": 15, "t": 30, "b": 45},
     "font": {"size": 12},
@@ -41,7 +41,7 @@ class Column:
 
     @property
     def label(self) -> str:
-        """The name to show before a cell that is folded below the others."""
+        """Name to show before a cell that is folded below the others."""
         return self.name if self.kind == "long" else ""
 
 
@@ -66,7 +66,7 @@ class _Table:
 
 
 def render(template: str, **values: object) -> Markup:
-    """Fill in a template of the folder `templates`; texts are escaped, `Markup` is not."""
+    """Fill in a template from the folder `templates`. Strings are escaped, `Markup` is not."""
     return Markup(_TEMPLATES.get_template(template).render(values))
 
 
@@ -78,14 +78,15 @@ def table(
     long: tuple[int, ...] = (),
     best: int = -1,
 ) -> Markup:
-    """A table of texts.
+    """Render a table of strings.
 
-    On a narrow screen it scrolls sideways. With few columns, its long ones fold below the others.
+    On a narrow screen it scrolls sideways. If it has few short columns, the long ones fold below
+    them.
 
     Args:
-        numeric: columns aligned to the right.
-        long: the last columns, whose text may break anywhere.
-        best: the row that stands out.
+        numeric: indices of right-aligned columns.
+        long: indices of the last columns, whose text may break anywhere.
+        best: index of the highlighted row; -1 for none.
     """
     columns = []
     for index, name in enumerate(header):
@@ -99,14 +100,14 @@ def table(
 
 
 def plot(figure: go.Figure, label: str, *, height: int, min_width: int = 0) -> Markup:
-    """A figure, which the page's script draws.
+    """Render a figure, which the page's script draws.
 
     Args:
-        label: for readers that do not see it.
+        label: text for screen readers.
         height: in pixels.
         min_width: in pixels; on a narrower screen the figure scrolls sideways.
     Raises:
-        ValueError: a number in it is not finite, which JSON cannot hold.
+        ValueError: a number in the figure is not finite, which JSON cannot represent.
     """
     spec = with_layout(figure, height)
     spec["layout"].pop("template", None)
@@ -116,12 +117,12 @@ def plot(figure: go.Figure, label: str, *, height: int, min_width: int = 0) -> M
         allow_nan=False,
         separators=(",", ":"),
     )
-    safe = Markup(text.replace("</", "<\\/"))  # no text in it may end the script
+    safe = Markup(text.replace("</", "<\\/"))  # no text may close the script element
     return render("plot.html", spec=safe, label=label, height=height, min_width=min_width)
 
 
 def with_layout(figure: go.Figure, height: int) -> dict[str, Any]:
-    """The figure as plotly's JSON, with the layout that all figures have in common.
+    """Return the figure as plotly's JSON, with the layout shared by all figures.
 
     Args:
         height: in pixels.
@@ -132,7 +133,7 @@ def with_layout(figure: go.Figure, height: int) -> dict[str, Any]:
 
 
 def page(title: str, body: Markup) -> str:
-    """A whole document, with plotly's script where there are figures."""
+    """Render a complete document, including plotly's script if there are figures."""
     plotly = None
     if 'class="plot' in body:
         from plotly.offline import get_plotlyjs

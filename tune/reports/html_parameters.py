@@ -1,4 +1,4 @@
-"""Sections of a study's report about the searched parameters."""
+"""Report sections about the searched parameters."""
 
 from collections.abc import Iterator
 
@@ -21,9 +21,9 @@ _AXIS_WIDTH = 96  # pixels
 
 
 def parameter_sections(record: Record, best: int | None) -> Iterator[tuple[str, Markup]]:
-    """Title and content: importances, parallel coordinates, slices.
+    """Yield title and content of each section: importances, parallel coordinates, slices.
 
-    There are none before two trials have begun, nor where no parameter is searched.
+    Yield nothing before two trials have started, or if no parameter is searched.
 
     Args:
         best: number of the best trial.

@@ -1,4 +1,4 @@
-"""Pictures of a trial in its study's report, each in the page itself."""
+"""Pictures of a trial, embedded in the study's report."""
 
 import base64
 import io
@@ -18,10 +18,10 @@ _NAME = re.compile(r"(?P<kind>.+?)(?:-(?P<epoch>\d{4}))?\.png")
 
 
 def pictures(record: Record, number: int) -> Markup:
-    """The pictures of a trial; nothing where it has none.
+    """Render the pictures of a trial; empty if it has none.
 
-    t-SNE plots show the first and the last epoch, predicted masks the first, the middle and the
-    last, other pictures the last.
+    t-SNE plots are shown for the first and last epoch, predictions for the first, middle and last,
+    other pictures for the last.
     """
     folder = record.folder / "trials" / f"{number:04d}" / "plots"
     chosen = _chosen(_by_kind(folder))
@@ -31,7 +31,7 @@ def pictures(record: Record, number: int) -> Markup:
 
 
 def picture_of(path: Path, caption: str) -> Markup:
-    """One picture by its path; nothing where there is none, or where it is being written."""
+    """Render one picture by its path; empty if it is missing or still being written."""
     path = s3.present(path)
     if not path.exists() or not _is_complete(path):
         return Markup()
@@ -40,7 +40,7 @@ def picture_of(path: Path, caption: str) -> Markup:
 
 
 def _picture(path: Path) -> dict[str, str]:
-    """The values of the template."""
+    """Return the values for the template."""
     return {
         "name": path.stem,
         "caption": path.stem.replace("_", ", ", 1),
@@ -49,13 +49,13 @@ def _picture(path: Path) -> dict[str, str]:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """A picture as the address of itself."""
+    """Encode a picture as a data URI."""
     encoded = base64.b64encode(content).decode()
     return f"data:image/{kind};base64,{encoded}"
 
 
 def _by_kind(folder: Path) -> dict[str, list[Path]]:
-    """Kind of picture -> its files by epoch; t-SNE plots and predictions first."""
+    """Return kind of picture -> its files by epoch; t-SNE plots and predictions come first."""
     kinds: dict[str, list[Path]] = {}
     for path in sorted(s3.present_in(folder).glob("*.png")):
         match = _NAME.fullmatch(path.name)
@@ -85,7 +85,7 @@ def _chosen(kinds: dict[str, list[Path]]) -> list[Path]:
 
 
 def _is_complete(path: Path) -> bool:
-    """False for a file that another process is still writing."""
+    """False if another process is still writing the file."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - len(_PNG_END)))

@@ -1,6 +1,6 @@
-"""`python tune/report.py html STUDY`: what a study found, in one HTML file that needs no network.
+"""`python tune/report.py html STUDY`: the results of a study in one HTML file that works offline.
 
-The page is written beside the record and from the record alone: the study may be running,
+The page is built only from the record and written beside it, so the study may be running,
 interrupted or finished.
 """
 
@@ -56,7 +56,7 @@ def write_report(folder: Path) -> Path:
 
 
 def _sections(record: Record, verdict: StudyVerdict | None) -> Iterator[tuple[str, Markup]]:
-    """Title and content of each section, in the order of the page."""
+    """Yield title and content of each section, in the order of the page."""
     number = record.best_number()
     yield "Health checks", health(record)
     summary = record.manifest.data_summary

@@ -23,12 +23,12 @@ from tune.startup import ROOT, is_checkout
 from tune.study.record import Record, Run
 
 _SHOWN = 10  # trials of the leaderboard
-_FOLDED = 90  # further ones, shown on a click
-_NAMED = 12  # runs listed per reason of failure
+_FOLDED = 90  # further trials, shown on click
+_NAMED = 12  # runs listed per failure reason
 
 
 def opening(record: Record, verdict: StudyVerdict | None) -> Markup:
-    """The verdict in a sentence, and up to four numbers."""
+    """Render the verdict as a sentence, with up to four numbers."""
     number = record.best_number()
     sentence = claim(record, verdict)
     if not record.finished:
@@ -48,17 +48,17 @@ def opening(record: Record, verdict: StudyVerdict | None) -> Markup:
 
 
 def health(record: Record) -> Markup:
-    """The reasons to doubt the study's answer, with remedies."""
+    """Render the reasons to doubt the study's result, with remedies."""
     found = doubts(record, record.folder.parent)
     return render("health.html", doubts=found, few_trials=FEW_TRIALS)
 
 
 def data(record: Record, summary: DataSummary) -> Markup:
-    """Everything that was understood about the data."""
+    """Render the summary of the data."""
     rows = []
     before = ""
     for label, text in summary.rows():
-        if label == "folders":  # columns of spaces, which a page would join
+        if label == "folders":  # aligned with spaces, which HTML would collapse
             text = re.sub(" {2,}", " · ", text)
         rows.append(["" if label == before else label, text])
         before = label
@@ -71,7 +71,7 @@ def data(record: Record, summary: DataSummary) -> Markup:
 
 
 def leaderboard(record: Record) -> Markup:
-    """The best trials, completed ones first."""
+    """Render the best trials, completed ones first."""
     ranked = _ranked(record)
     shown = ranked[:_SHOWN]
     following = ranked[_SHOWN : _SHOWN + _FOLDED]
@@ -102,7 +102,7 @@ def _leaderboard_table(record: Record, numbers: list[int]) -> Markup:
 
 
 def _ranked(record: Record) -> list[int]:
-    """Trial numbers, completed ones first, best first."""
+    """Return the trial numbers, completed trials first, best first."""
 
     def key(number: int) -> tuple[bool, float, int]:
         run = record.trials[number]
@@ -127,10 +127,10 @@ def _leaderboard_row(record: Record, number: int) -> list[str]:
 
 
 def against_default(record: Record, number: int, verdict: StudyVerdict | None) -> Markup:
-    """Both configurations side by side, and their scores on the test split.
+    """Render both configurations side by side, and their scores on the test split.
 
     Args:
-        number: of the best trial.
+        number: number of the best trial.
     """
     departures = record.departures(number)
     differing = None
@@ -165,19 +165,19 @@ def _departures_table(record: Record, number: int) -> Markup:
 
 
 def learning_curves(record: Record) -> Markup:
-    """The objective of every trial by epoch."""
+    """Plot the objective of every trial by epoch."""
     drawn = figures.curves(record, record.best_number())
     figure = plot(drawn, f"{record.objective} by epoch of every trial", height=460)
     return render("learning_curves.html", figure=figure)
 
 
 def budget(record: Record) -> Markup:
-    """Show what the study cost, and what was saved."""
+    """Render the study's cost and savings."""
     return table(["", ""], budget_rows(record), long=(1,))
 
 
 def failures(record: Record) -> Markup:
-    """Runs that failed or were stopped for another reason than their rung, by reason."""
+    """List, by reason, the runs that failed or were stopped for a reason other than a rung."""
     reasons: dict[str, list[str]] = {}
     for name, run in _named_runs(record):
         stopped_early = run.state == "PRUNED" and run.reason and "rung" not in run.reason
@@ -204,10 +204,10 @@ def _named_runs(record: Record) -> Iterator[tuple[str, Run]]:
 
 
 def reproduction(record: Record, number: int | None) -> Markup:
-    """The command that replays the best trial, and everything that defines the study.
+    """Render the command that replays the best trial, and everything that defines the study.
 
     Args:
-        number: of the best trial; None before one has completed.
+        number: number of the best trial; None before any trial has completed.
     """
     manifest = record.manifest
     commit = manifest.commit or ""
@@ -223,7 +223,7 @@ def reproduction(record: Record, number: int | None) -> Markup:
 
 
 def _replay(record: Record, number: int) -> str:
-    """Commands that run a trial again at the commit of the study."""
+    """Return the commands that run a trial again at the study's commit."""
     manifest = record.manifest
     lines = []
     if manifest.commit and is_checkout():
@@ -275,7 +275,7 @@ def _space(record: Record) -> Markup:
 
 
 def _config(record: Record, number: int | None) -> Markup:
-    """All config values, beside those of the best trial."""
+    """List all config values, next to those of the best trial."""
     header = ["key", "default"]
     config = None
     if number is not None:

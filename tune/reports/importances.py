@@ -1,19 +1,19 @@
-"""Importance of parameters: how much of the difference between trials each of them explains.
+"""Parameter importance: how much of the difference between trials each parameter explains.
 
-A parameter's importance is its main effect in an analysis of variance of ranks (Conover and Iman
-1981): the share of the variance of the trials' ranks that a curve of the parameter explains,
-corrected for chance as the adjusted R^2 is. The curve is a mean for each choice, or a parabola in a
-number. Effects of combinations are not included.
+The importance of a parameter is its main effect in an analysis of variance of ranks (Conover and
+Iman 1981). It is the share of the variance of the trials' ranks that a curve of the parameter
+explains, corrected for chance like the adjusted R^2. The curve is a mean per choice of a
+categorical parameter, or a parabola in a numeric one. Interactions are not included.
 
-No parameter is credited with the effect of another:
+A parameter does not get credit for the effect of another one:
 
-- A number enters by its position in the range that it was drawn from. The range of the learning
-  rate depends on the optimizer: its value would tell the optimizer.
-- A parameter that only some trials have explains differences among these alone.
+- A number is represented by its position in the range that it was drawn from. The range of the
+  learning rate depends on the optimizer, so the raw value would reveal the optimizer.
+- A conditional parameter explains differences only among the trials that have it.
 
-Intervals are those of a bootstrap over trials. PED-ANOVA (Watanabe et al. 2023), as Optuna has it,
-compares the best tenth of the trials with the others: in a search of tens of trials these are five,
-which order parameters at random.
+Intervals come from a bootstrap over trials. PED-ANOVA (Watanabe et al. 2023), as implemented in
+Optuna, compares the best tenth of the trials with the others. In a search of tens of trials that
+tenth is about five trials, too few to rank parameters better than at random.
 """
 
 import math
@@ -31,17 +31,17 @@ from scipy.stats import rankdata
 
 METHOD = "analysis of variance of the trials' ranks, main effects"
 FEW = 10
-"""Trials needed for a result."""
+"""Minimum number of trials for a result."""
 DRAWS = 1000
-"""Bootstrap samples of the trials."""
+"""Number of bootstrap samples."""
 LEVEL = 0.95
-"""Level of the intervals; also the share of the samples in which the first parameter must be first
-for the order to count."""
+"""Level of the intervals. Also the share of bootstrap samples in which the first parameter must
+come first for the order to be decided."""
 
-_SEED = 0  # of the bootstrap: the same record gives the same page
+_SEED = 0  # seed of the bootstrap, so that the same record gives the same page
 
 Scored = tuple[FrozenTrial, float]
-"""A trial and its value at one epoch."""
+"""A trial and its value at the compared epoch."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Importances:
     """Importances at one fidelity."""
 
     fidelity: str
-    """The epoch that is compared, in words."""
+    """Description of the epoch at which trials are compared."""
 
     trials: int
 
@@ -66,16 +66,16 @@ class Importances:
     """Parameter -> share of the variance that it explains, largest first."""
 
     first: float
-    """Share of the bootstrap samples in which the first parameter is first."""
+    """Share of the bootstrap samples in which the first parameter comes first."""
 
     @property
     def decided(self) -> bool:
-        """True where the order does not hang on single trials."""
+        """True if the order does not depend on single trials."""
         return self.first >= LEVEL
 
     @property
     def sentence(self) -> str:
-        """The result in words."""
+        """The result as a sentence."""
         leader = next(iter(self.shares), None)
         if leader is None:
             return f"At {self.fidelity} no parameter differs between trials."
@@ -86,16 +86,16 @@ class Importances:
 
 
 def importances(trials: list[FrozenTrial], rung: int | None) -> list[Importances]:
-    """Compute importances at equal fidelity: of the last epoch, and of epoch `rung`.
+    """Compute importances at equal fidelity: at the last epoch, and at epoch `rung`.
 
-    Pruning lets few bad trials reach the last epoch, so that the first result sees little of what
-    is bad. The second sees all trials, but early.
+    Pruning lets few bad trials reach the last epoch, so the first result says little about bad
+    configurations. The second covers all trials, but early in training.
 
     Args:
-        trials: in any state.
-        rung: the first epoch at which trials are compared; None: trials have one epoch.
+        trials: trials in any state.
+        rung: epoch of the first rung; None if trials have only one epoch.
     Returns:
-        Results with at least `FEW` trials.
+        The results that are based on at least `FEW` trials.
     """
     completed = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     fidelities = {"the last epoch": [(t, t.value) for t in completed if t.value is not None]}
@@ -148,7 +148,7 @@ def _resampled(trials: int) -> np.ndarray:  # (DRAWS, n) number of times that ea
 def _first(
     drawn: np.ndarray,  # (DRAWS, P)
 ) -> float:
-    """Share of the samples in which the first parameter explains most."""
+    """Share of the bootstrap samples in which the first parameter explains most."""
     if not drawn.size:
         return 0.0
     largest = drawn.max(axis=1)
@@ -157,15 +157,16 @@ def _first(
 
 
 def _explained(
-    designs: dict[str, np.ndarray],  # each (n, k), NaN where a trial lacks the parameter
+    designs: dict[str, np.ndarray],  # each (n, k), NaN if a trial lacks the parameter
     ranks: np.ndarray,  # (n,)
     weights: np.ndarray,  # (B, n) number of times that each trial counts
 ) -> np.ndarray:  # (B, P)
-    """Share of the variance that each parameter explains, corrected for chance, at least 0."""
+    """Compute the share of the variance that each parameter explains, corrected for chance, at
+    least 0."""
     mean = weights @ ranks / weights.sum(axis=1)
     total = weights @ ranks**2 - weights.sum(axis=1) * mean**2
 
-    # A resampled set fits chance a second time: it has the chance of the trials in it already.
+    # A resampled set overfits twice: its trials already contain the chance of the original sample.
     times = 1 if len(weights) == 1 else 2
     shares = np.zeros((len(weights), len(designs)))
     for place, design in enumerate(designs.values()):
@@ -175,12 +176,13 @@ def _explained(
 
 
 def _explained_squares(
-    design: np.ndarray,  # (n, k), NaN where a trial lacks the parameter
+    design: np.ndarray,  # (n, k), NaN if a trial lacks the parameter
     ranks: np.ndarray,  # (n,)
     weights: np.ndarray,  # (B, n)
     times: int,  # how often to correct for chance
 ) -> np.ndarray:  # (B,)
-    """Sum of squares that a least-squares fit explains among the trials that have the parameter."""
+    """Compute the sum of squares that a least-squares fit explains among the trials that have the
+    parameter."""
     has = ~np.isnan(design[:, 0])
     x, y, w = design[has], ranks[has], weights[:, has]
     count = w.sum(axis=1)
@@ -203,8 +205,8 @@ def _explained_squares(
 
 
 def _designs(trials: list[FrozenTrial]) -> dict[str, np.ndarray]:
-    """Parameter -> columns (n, k) of its curve; NaN where a trial lacks it. Parameters with one
-    value are left out."""
+    """Return parameter -> columns (n, k) of its curve, NaN if a trial lacks the parameter.
+    Parameters with a single value are left out."""
     names = sorted({name for trial in trials for name in trial.params})
     designs = {}
     for name in names:
@@ -219,7 +221,8 @@ def _designs(trials: list[FrozenTrial]) -> dict[str, np.ndarray]:
 
 
 def _columns(name: str, trials: list[FrozenTrial]) -> np.ndarray:  # (m, k)
-    """Indicators of all choices but one, or a position and its square; k = 0 for one value."""
+    """Return indicators of all choices but one, or a centred position and its square; k = 0 for a
+    single value."""
     distributions = [trial.distributions[name] for trial in trials]
     values = [trial.params[name] for trial in trials]
     if any(isinstance(each, CategoricalDistribution) for each in distributions):
@@ -237,7 +240,7 @@ def _columns(name: str, trials: list[FrozenTrial]) -> np.ndarray:  # (m, k)
 
 
 def _position(value: float, distribution: BaseDistribution) -> float:
-    """Place of a number in its range, in [0, 1]."""
+    """Return the position of a number in its range, in [0, 1]."""
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low = float(distribution.low)
     high = float(distribution.high)

@@ -1,4 +1,4 @@
-"""The leaderboard of a study on the terminal, its claims, and the reasons of failures."""
+"""Terminal view of a study: leaderboard, claims, and failure reasons."""
 
 import math
 from collections.abc import Iterator
@@ -21,12 +21,12 @@ from tune.study.lock import is_in_use, last_command
 from tune.study.record import CONCLUSIONS, Record, lost_trials, read_record
 from tune.study.rules import WINNER
 
-_SHOWN = 20  # trials of the leaderboard, and trials named per reason of failure
-_MACHINES = 3  # machines that could not join: on a spot fleet there are ever more
+_SHOWN = 20  # trials of the leaderboard; trials named per failure
+_MACHINES = 3  # machines that could not join; a spot fleet keeps adding some
 
 
 def show_study(folder: Path, out: Console) -> None:
-    """Print what a study has found so far.
+    """Print the results of a study so far.
 
     Raises:
         UserError: there is no study in the folder.
@@ -54,7 +54,7 @@ def show_study(folder: Path, out: Console) -> None:
     if not record.finished:
         out.print(f"the study has not ended{_how_to_resume(folder)}")
     for name in CONCLUSIONS:
-        if name in record.tags and name != "chosen":  # that is said above, as it is now
+        if name in record.tags and name != "chosen":  # the current choice is printed above
             print_prose(out, record.tags[name])
     if record.finished and _lacks_a_claim(record):
         for typed in _typed(folder):
@@ -62,7 +62,7 @@ def show_study(folder: Path, out: Console) -> None:
 
 
 def _findings(record: Record) -> Iterator[str]:
-    """Yield what the trials say: totals, rungs, the chosen trial."""
+    """Yield the findings: totals, rung quality, the chosen trial."""
     yield _totals(record)
     ranks = rung_lines(record)
     if ranks:
@@ -73,14 +73,14 @@ def _findings(record: Record) -> Iterator[str]:
 
 
 def _troubles(folder: Path, record: Record) -> Iterator[str]:
-    """Yield failures, machines that are missing, and the use of the disk."""
+    """Yield failures, missing machines, and disk usage."""
     yield from _failures(record)
     yield from _machines_missing(folder, record.manifest.created)
     yield disk_use(folder).sentence
 
 
 def _notes(record: Record) -> Iterator[str]:
-    """Yield what a reader should know of the study and of its record."""
+    """Yield notes on the study and on gaps in its record."""
     for mark in marks(record.manifest):
         yield f"note: {mark}"
     lost = lost_trials(record)
@@ -99,9 +99,10 @@ def _notes(record: Record) -> Iterator[str]:
 
 
 def _machines_missing(folder: Path, created: str) -> list[str]:
-    """The last machines of the cluster that could not join since the study began, and a number."""
+    """Describe the last machines that could not join the cluster since the study started, and count
+    the earlier ones."""
     since = datetime.fromisoformat(created).timestamp()
-    storages = (folder.parent, folder.parent.parent)  # a comparison has a folder of its own
+    storages = (folder.parent, folder.parent.parent)  # studies of a comparison lie deeper
     notes = [note for storage in storages for note in not_joined(storage, since)]
 
     notes.sort(key=lambda note: note.at)
@@ -117,24 +118,25 @@ def _machines_missing(folder: Path, created: str) -> list[str]:
 
 
 def _how_to_resume(folder: Path) -> str:
-    """The command that resumes a study; "" where it runs, or no command is known."""
+    """Return the text that tells how to resume a study; "" if it is running or no command is
+    known."""
     return "".join(f"; resume with: {typed}" for typed in _typed(folder))
 
 
 def _typed(folder: Path) -> list[str]:
-    """The command that ran a study last; none where it runs, or none is known."""
+    """Return the command that last ran a study; empty if it is running or no command is known."""
     typed = last_command(folder)
     return [typed] if typed and not is_in_use(folder) else []
 
 
 def _lacks_a_claim(record: Record) -> bool:
-    """True where a study by itself has not found enough to compare: its verdict names options of
+    """True if a standalone study has too little to compare. Its verdict then refers to options of
     its command."""
     return record.repeat_rule.rule != WINNER and judge_study(record) is None
 
 
 def _ranked(record: Record) -> list[int]:
-    """Trial numbers, completed ones first, best first."""
+    """Return the trial numbers, completed trials first, best first."""
 
     def key(number: int) -> tuple[bool, float]:
         trial = record.trials[number]
@@ -167,7 +169,7 @@ def _table(record: Record, numbers: list[int]) -> Table:
 
 
 def _front_table(record: Record) -> Table:
-    """The trials that no other one is better than in all objectives."""
+    """Build a table of the trials that no other trial dominates."""
     header, rows = front_rows(record.points, record.objectives)
     table = Table(
         box=None, pad_edge=False, header_style="bold", title="front", title_justify="left"
@@ -187,7 +189,7 @@ def _totals(record: Record) -> str:
 
 
 def _failures(record: Record) -> list[str]:
-    """A line per reason of failure."""
+    """Return one line per failure reason."""
     failed: dict[str | None, list[int]] = {}
     for number, trial in sorted(record.trials.items()):
         if trial.state == "FAIL":

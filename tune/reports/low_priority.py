@@ -1,4 +1,4 @@
-"""The lowest priority for a process that may only use time that training leaves idle."""
+"""Lowest priority, for a process that should only use time left idle by training."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ NICENESS = 19
 
 
 def yield_to_all(pid: int) -> None:
-    """Give the lowest priority to a process that leads a session of its own.
+    """Give the lowest priority to a process that is a session leader.
 
-    Linux divides the processors among sessions first, each of which has a niceness (autogroups, man
-    7 sched): that of a process counts among those of its session alone.
+    Linux first divides the processors among sessions, each with its own niceness (autogroups, man 7
+    sched). The niceness of a process only counts within its session.
     """
     os.setpriority(os.PRIO_PROCESS, pid, NICENESS)
-    with contextlib.suppress(OSError):  # a kernel without autogroups, or another system
+    with contextlib.suppress(OSError):  # kernel without autogroups, or not Linux
         Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))

@@ -1,12 +1,13 @@
-"""Facts about a study's images and length that every page must say beside its numbers."""
+"""Facts about a study's images and training length that every page must state next to its
+numbers."""
 
 from tune.backbones.seen import describe_overlap, describe_unknown
 from tune.study.manifest import Manifest
 
 
 def marks(manifest: Manifest) -> list[str]:
-    """List them, one sentence each; empty for a usual study, judged on images that nothing has
-    trained on."""
+    """List these facts, one sentence each. Empty for an ordinary study, evaluated on images that
+    nothing was trained on."""
     found = []
     seen = manifest.seen
     if seen is not None:

@@ -1,5 +1,5 @@
-"""The card of an exported model, `README.md` beside it: what it is, what it was trained and judged
-on, how it is loaded, and where it comes from. Everything is from the record.
+"""Write the card of an exported model, the `README.md` beside it. It says what the model is, its
+training and test data, how to load it, and where it comes from. All of it is read from the record.
 """
 
 import json
@@ -32,9 +32,9 @@ _ANSWERS = {
     "ProtoNet": ("a backbone for few-shot classification", "features (B, D)"),
     "Segmentation": ("a segmentation network", "scores (B, classes, H, W)"),
 }
-"""Kind of model -> what it is, and what a graph of it answers."""
-_UNBOUNDED = ("rankme", "loss", "std")  # ends of metrics that are not in [0, 1]
-_NAMED = 20  # classes that are named
+"""Kind of model -> (description, output of its exported graph)."""
+_UNBOUNDED = ("rankme", "loss", "std")  # suffixes of metrics that are not in [0, 1]
+_NAMED = 20  # maximum number of class names listed
 
 
 def write_card(exported: Exported) -> Path:
@@ -60,7 +60,7 @@ def write_card(exported: Exported) -> Path:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    """The content of `model.json`, which MLflow's folder has one level down."""
+    """Read `model.json`, which the MLflow format keeps one level down."""
     (path,) = folder.rglob(DESCRIPTION)
     return dict(json.loads(path.read_text()))
 
@@ -70,7 +70,7 @@ def _section(title: str, lines: Iterator[str]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
-    """A table in Markdown."""
+    """Format a Markdown table."""
     return [_line(header), _line(["---"] * len(header)), *map(_line, rows)]
 
 
@@ -209,8 +209,8 @@ def _results(exported: Exported, record: Record) -> Iterator[str]:
 
 
 def _tested(record: Record, trial: int) -> list[tuple[str, str, str, str]]:
-    """Test metric, its mean with interval, number of seeds, and what the interval covers, of a
-    trial's repeats."""
+    """Return, for each test metric of a trial's repeats: its name, mean with interval, number of
+    seeds, and the sources of error that the interval covers."""
     names: set[str] = set()
     for (number, _), metrics in record.finals().items():
         if number == trial:

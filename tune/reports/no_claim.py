@@ -1,4 +1,4 @@
-"""The reason why a study makes no claim yet, and what to type to change that."""
+"""Explain why a study makes no claim yet, and which command changes that."""
 
 from collections import Counter
 
@@ -8,13 +8,13 @@ from tune.study.rules import WINNER
 from tune.study.view import StudyView
 
 _NEEDED = 2
-"""Repeats of each of two configurations, without which nothing is known of the noise."""
+"""Repeats needed of each of two configurations; with fewer, the noise cannot be estimated."""
 _RETRY = "the same command with --retry-failed trains them again"
 _RETRY_ONE = "the same command with --retry-failed trains it again"
 
 
 def why_no_claim(study: StudyView) -> str:
-    """Say in a sentence or two why there is no verdict, with the remedy."""
+    """Say in one or two sentences why there is no verdict, with the remedy."""
     number = study.best_number()
     trials = study.frozen_trials()
     if number is None:
@@ -37,7 +37,7 @@ def why_no_claim(study: StudyView) -> str:
 
 
 def _ended(trials: list[FrozenTrial]) -> str:
-    """Tell how the others ended, and the remedy: the end of a sentence."""
+    """Complete a sentence: how the other trials ended, and the remedy."""
     failed = [trial for trial in trials if trial.state == TrialState.FAIL]
     stopped = [trial for trial in trials if trial.state == TrialState.PRUNED]
     if not failed and not stopped:
@@ -56,8 +56,8 @@ def _ended(trials: list[FrozenTrial]) -> str:
 
 
 def _reasons(trials: list[FrozenTrial]) -> str:
-    """The reasons of trials, the most frequent first; epochs and numbers that differ are left
-    out."""
+    """List the three most frequent reasons for which trials ended. Epochs in the reasons are
+    dropped, so that equal reasons are counted together."""
     named = Counter(str(trial.user_attrs.get("reason") or "at a rung") for trial in trials)
     kinds: Counter[str] = Counter()
     for reason, count in named.items():
@@ -66,7 +66,7 @@ def _reasons(trials: list[FrozenTrial]) -> str:
 
 
 def _failed_default(trials: list[FrozenTrial]) -> str:
-    """Say that the default has failed; "" where it has not."""
+    """Say that the default failed; "" if it did not."""
     if not trials or trials[0].state != TrialState.FAIL:
         return ""
     reason = trials[0].user_attrs.get("reason") or "no reason on record"
@@ -74,7 +74,7 @@ def _failed_default(trials: list[FrozenTrial]) -> str:
 
 
 def _few(study: StudyView) -> str:
-    """Say where the repeats are: the end of a sentence."""
+    """Complete a sentence: why repeats are missing, and the remedy."""
     failed = [run.reason for run in study.repeats.values() if run.state == "FAIL"]
     if failed:
         reasons = ", ".join(sorted({str(reason) for reason in failed}))

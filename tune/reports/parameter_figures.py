@@ -1,4 +1,5 @@
-"""Figures of the searched parameters: parallel coordinates, and the objective against each."""
+"""Figures of the searched parameters: parallel coordinates, and the objective against each
+parameter."""
 
 import math
 import zlib
@@ -12,20 +13,20 @@ from tune.reports.html_figures import BEST, COMPLETED, figure
 from tune.reports.trial_points import ParameterAxis, TrialPoint, five_digits
 
 _UNFINISHED = "#888"
-_TICKS = 5  # of a numeric axis
-_MISSING_OFFSET = 0.12  # of the axis: the place of "-" below it
-_JITTER = 0.5  # of the distance between two choices
-_DECADES_FOR_POWERS = 1.5  # a log axis over more decades has its ticks at powers of ten
+_TICKS = 5  # on a numeric axis
+_MISSING_OFFSET = 0.12  # distance of "-" below the axis, as a fraction of its length
+_JITTER = 0.5  # fraction of the distance between two choices
+_DECADES_FOR_POWERS = 1.5  # log axes over more decades have ticks at powers of ten
 
 
 def parallel(points: list[TrialPoint], axes: list[ParameterAxis], rung: int | None) -> go.Figure:
-    """Parallel coordinates of all trials that can be compared at one epoch.
+    """Draw parallel coordinates of all trials that have a value at the compared epoch.
 
     A trial without a parameter passes through "-" on its axis, and so does a stopped trial on the
     axis of final values.
 
     Args:
-        rung: the epoch whose value colours the lines; None: the last one.
+        rung: epoch whose value colours the lines; None for the last epoch.
     """
     points = [point for point in points if _compared(point, rung) is not None]
     compared = [_compared(point, rung) for point in points]
@@ -57,7 +58,7 @@ def parallel(points: list[TrialPoint], axes: list[ParameterAxis], rung: int | No
 
 
 def _compared(point: TrialPoint, rung: int | None) -> float | None:
-    """The value at the epoch at which trials are compared."""
+    """Return the value at the epoch at which trials are compared."""
     if rung is None:
         return point.reached
     return point.at_rung
@@ -70,7 +71,7 @@ def _final(point: TrialPoint) -> float | None:
 
 
 def _objective_dimension(name: str, values: list[float | None]) -> list[dict[str, Any]]:
-    """The axis of the objective; none where no value is known."""
+    """Return the axis of the objective; empty if no value is known."""
     known = [value for value in values if value is not None]
     if not known:
         return []
@@ -84,7 +85,7 @@ def _objective_dimension(name: str, values: list[float | None]) -> list[dict[str
 
 
 def _dimension(axis: ParameterAxis, values: list[Any]) -> dict[str, Any]:
-    """An axis of the parallel coordinates; None among the values is drawn at "-"."""
+    """Build an axis of the parallel coordinates; None among the values is drawn at "-"."""
     ticks = _ticks(axis)
     low = min(ticks)
     high = max(ticks)
@@ -107,7 +108,7 @@ def _dimension(axis: ParameterAxis, values: list[Any]) -> dict[str, Any]:
 
 
 def _ticks(axis: ParameterAxis) -> dict[float, str]:
-    """Position on the axis -> label, from its lower end to its upper end."""
+    """Return position on the axis -> label, in ascending order."""
     if axis.choices is not None:
         return {float(place): format_value(choice) for place, choice in enumerate(axis.choices)}
 
@@ -133,7 +134,7 @@ def _position(axis: ParameterAxis, value: Any) -> float:
 def slices(
     points: list[TrialPoint], axis: ParameterAxis, objective: str, best: int | None
 ) -> go.Figure:
-    """The objective against one parameter."""
+    """Plot the objective against one parameter."""
     unfinished = []
     completed = []
     best_points = []
@@ -212,9 +213,9 @@ def _slice_axis(axis: ParameterAxis) -> dict[str, Any]:
 
 
 def _spread(axis: ParameterAxis, point: TrialPoint) -> float:
-    """The x of a point. Points of one choice are spread so that they do not cover each other.
+    """Return the x of a point. Points with the same choice are spread so that they do not overlap.
 
-    The offset depends on the trial's number alone: the same study gives the same page.
+    The offset depends only on the trial's number, so the same study always gives the same page.
     """
     value = point.params[axis.name]
     if axis.choices is None:

@@ -1,4 +1,4 @@
-"""Pictures of a study's data and of completed trials, drawn by a low-priority process beside the
+"""Draw pictures of a study's data and of completed trials in a low-priority process during the
 search."""
 
 import threading
@@ -22,11 +22,10 @@ from tune.study.study import Study
 
 
 class Pictures:
-    """Draws what completed trials leave behind (`*.npz`), and logs `artifact` events.
+    """Draws the snapshots of completed trials (`*.npz`) and logs `artifact` events.
 
-    A thread takes one trial after another, from all studies that are watched: drawing continues
-    while the next study searches. A trial that is not among the best any more when its turn comes
-    is left out.
+    One thread takes trial after trial from all watched studies, so drawing continues while the next
+    study searches. A trial is skipped if it is no longer among the best when its turn comes.
     """
 
     def __init__(self, drawn: Drawn = "best") -> None:
@@ -34,10 +33,10 @@ class Pictures:
         self._wanted: dict[Path, Drawn] = {}  # by study
         self._studies: dict[Path, Study] = {}
         self._claims: dict[Path, DrawingClaim] = {}
-        self._waiting: list[Undrawn] = []  # including the one that is being drawn
+        self._waiting: list[Undrawn] = []  # including the one being drawn
         self._values: dict[Path, dict[int, float]] = {}  # study -> completed trials
         self._drawn: Counter[Path] = Counter()  # trials per study
-        self._failed = 0  # trials, such as for a lack of memory
+        self._failed = 0  # trials whose drawing failed, e.g. for lack of memory
         self._changed = threading.Condition()
         self._trains = False
         self._closing = False
@@ -47,9 +46,9 @@ class Pictures:
         self._thread.start()
 
     def watch(self, study: Study) -> None:
-        """Draw the trials that will complete, and those that an earlier start left undrawn.
+        """Draw the trials that will complete, and those that an earlier run left undrawn.
 
-        A process that draws behind an earlier start leaves.
+        A background process of an earlier run stops drawing.
 
         Raises:
             UserError: the folder cannot be written.
@@ -79,13 +78,13 @@ class Pictures:
             self._add(one)
 
     def close(self, patience_s: float = 0.0, enough: Callable[[], bool] = lambda: False) -> int:
-        """Stop, after a wait for the remaining pictures.
+        """Stop drawing, after waiting for the remaining pictures.
 
         Args:
-            patience_s: longest wait, in seconds.
+            patience_s: maximum wait, in seconds.
             enough: ends the wait when it returns True.
         Returns:
-            The number of trials without pictures.
+            The number of trials left without pictures.
         """
         deadline = time.monotonic() + patience_s
         with self._changed:
@@ -107,7 +106,8 @@ class Pictures:
         return left
 
     def _note_training(self, event: dict[str, object]) -> None:
-        """Begin to draw when a trial trains: until then the machine is busy with the start."""
+        """Start drawing at the first report of a trial. Before that, the machine is busy starting
+        up."""
         if event["event"] == "report" and not self._trains:
             with self._changed:
                 self._trains = True
@@ -122,7 +122,7 @@ class Pictures:
                 self._changed.notify()
 
     def _shown(self) -> list[Undrawn]:
-        """Those that wait and are shown, as things stand."""
+        """Return the waiting items whose pictures are currently wanted."""
         return [
             one
             for one in self._waiting
@@ -139,10 +139,10 @@ class Pictures:
         self._process.close()
 
     def _next(self) -> Undrawn | None:
-        """Wait for a trial; None: there is nothing more to draw.
+        """Wait for the next trial; None if nothing is left to draw.
 
-        The study with the fewest pictures comes first, and in it the best trial: time may run out
-        when the last study ends.
+        The study with the fewest pictures comes first, and within it the best trial, because time
+        may run out when the last study ends.
         """
 
         def order(one: Undrawn) -> tuple[int, float]:
@@ -156,8 +156,8 @@ class Pictures:
             return min(shown, key=order)
 
     def _draw(self, one: Undrawn) -> bool:
-        """Draw a trial; False where it remains to be drawn. A missing picture must not end a
-        study."""
+        """Draw the pictures of a trial. Return False if they remain to be drawn. A missing picture
+        must not end a study."""
         try:
             snapshots = one.snapshots()
             if not snapshots:
@@ -167,12 +167,12 @@ class Pictures:
             if not self._process.draw(one.title, snapshots, one.folder / "plots"):
                 return False
             one.record(self._studies[one.study].emit)
-        except (UserError, OSError):  # of a full disk the study's next write tells
+        except (UserError, OSError):  # the study's next write reports a full disk
             return False
         return True
 
     def _start(self, one: Undrawn) -> bool:
-        """Start the process where there is none; False where nobody waits for it any more."""
+        """Start the process if it is not running; False if the pictures are no longer wanted."""
         if not self._claims[one.study].take(lambda: self._given_up):
             return False
         with self._changed:

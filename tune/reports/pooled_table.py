@@ -1,14 +1,14 @@
-"""A comparison over several searches of each setting. A search counts as one observation.
+"""Compare settings over several searches of each. A search counts as one observation.
 
     python tune/run.py classify --searches 5
     python tune/report.py table [GROUP] --with STORAGE [--with STORAGE ...]
 
-The intervals of a single search cover the training of the configurations that it has chosen.
-Another search chooses others, on another split of the data and with other backbones. Here the test
-accuracy of a search's chosen configuration is one observation, and differences are paired by search
-(the paired t test over searches), so an interval covers everything that a search draws.
+The intervals of a single search cover only the training of its chosen configurations. Another
+search chooses other configurations, on another split of the data and with other backbones. Here the
+test accuracy of a search's chosen configuration is one observation, and differences are paired by
+search (paired t test). The intervals therefore cover everything that is random in a search.
 
-This module computes the table; `pooled_text.py` shows it.
+This module computes the table; `pooled_text.py` formats it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,24 +44,24 @@ class PooledRow:
     about: str
 
     searches: dict[str, TableRow]
-    """Search -> the setting in its table, for those with a test accuracy."""
+    """Search -> the setting's row in that search's table, for searches with a test accuracy."""
 
     accuracies: dict[str, float]
-    """Search -> mean over the repeats of its chosen configuration."""
+    """Search -> mean test accuracy over the repeats of its chosen configuration."""
 
     defaults: dict[str, float]
-    """Search -> mean over the repeats of the default, where it was repeated."""
+    """Search -> mean test accuracy over the repeats of the default, if it was repeated."""
 
     accuracy: Interval | None
-    """Mean over searches; None with fewer than two."""
+    """Mean over searches; None for fewer than two."""
 
     images: float | None
-    """Standard deviation of one search's accuracy that another draw of its test images would give;
-    None where outcomes are missing."""
+    """Standard deviation of one search's accuracy over draws of its test images; None if outcomes
+    are missing."""
 
     @property
     def components(self) -> Components | None:
-        """Parts of the variance over searches; None where outcomes or repeats are missing."""
+        """Variance components over searches; None if outcomes or repeats are missing."""
         if self.images is None:
             return None
         scores = [list(row.scores.values()) for row in self.searches.values()]
@@ -69,8 +69,8 @@ class PooledRow:
 
     @property
     def parts(self) -> dict[str, float]:
-        """Part of the variance over searches -> the standard deviation that it would give alone;
-        empty where the parts are not known."""
+        """Variance component -> standard deviation if it were the only one; empty if the components
+        are unknown."""
         found = self.components
         return {} if found is None else found.deviations
 
@@ -83,23 +83,23 @@ class PooledRow:
 
     @property
     def setting(self) -> str:
-        """Name and description."""
+        """The setting's name and description."""
         return f"{self.name}: {self.about}"
 
     @property
     def epochs(self) -> int:
-        """Epochs of all searches' trials."""
+        """Epochs of the trials of all searches."""
         return sum(row.record.epochs for row in self.searches.values())
 
     @property
     def minutes(self) -> float:
-        """Training time of trials and repeats."""
+        """Training time of trials and repeats, in minutes."""
         return sum(row.minutes for row in self.searches.values())
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of the studies that a source of backbones took, over all searches."""
+    """Cost of the studies that trained a source's backbones, over all searches."""
 
     source: str
     epochs: int
@@ -114,7 +114,7 @@ class PooledTable:
     comparison: Comparison
 
     command: str
-    """Resumes the searches."""
+    """The command that resumes the searches."""
 
     metric: str
 
@@ -122,16 +122,16 @@ class PooledTable:
     """Names of the searches, such as `search 1`."""
 
     wanted: int
-    """Searches of each setting that were asked for."""
+    """Number of searches of each setting that were requested."""
 
     rows: list[PooledRow]
     differences: list[Difference]
 
     missing: list[str]
-    """Settings and searches without a test accuracy."""
+    """Settings of searches that have no test accuracy."""
 
     sources: list[Cost]
-    """Cost of the backbones, which no row has."""
+    """Cost of the backbones, which no row includes."""
 
     @property
     def questions(self) -> Mapping[str, str]:
@@ -140,21 +140,21 @@ class PooledTable:
 
 
 def has_searches(folder: Path) -> bool:
-    """True where the group in `folder` has several searches of each setting."""
+    """True if the group in `folder` has several searches of each setting."""
     if is_group(folder) and Group.at(folder).searches is not None:
         return True
     return bool(search_numbers(folder))
 
 
 def compare_searches(folder: Path) -> PooledTable:
-    """Compare the settings of a group with several searches of each.
+    """Compare the settings of a group that has several searches of each.
 
     Raises:
-        UserError: none of its studies has begun.
+        UserError: none of its studies has started.
     """
     numbers = search_numbers(folder)
     if not numbers:
-        compare_settings(folder, search=1)  # says what is missing
+        compare_settings(folder, search=1)  # raises an error that says what is missing
     tables = {f"search {number}": table for number, table in _tables_of(folder)}
     wanted, look = len(numbers), 1
     if is_group(folder):
@@ -177,9 +177,11 @@ def _source_costs(folder: Path, comparison: Comparison, numbers: list[int]) -> l
 
 
 def pool_searches(folders: Sequence[Path]) -> PooledTable:
-    """Compare settings over the searches in the groups' folders, each begun under another seed in
-    a storage of its own. Over groups that have several searches of each setting, and verdicts of
-    their own, the table is a further look.
+    """Compare settings over the searches in several groups' folders, each run under another seed in
+    its own storage.
+
+    Groups with several searches of each setting already have verdicts of their own, so this table
+    is a further look at them.
 
     Raises:
         UserError: fewer than two searches, a search without all of its settings, or searches that
@@ -205,7 +207,7 @@ def pool_searches(folders: Sequence[Path]) -> PooledTable:
 
 
 def _tables_of(folder: Path) -> list[tuple[int, ComparisonTable]]:
-    """The number of each search of a group, with its table."""
+    """Return the number of each search of a group, with its table."""
     return [(number, compare_settings(folder, number)) for number in search_numbers(folder)]
 
 
@@ -248,21 +250,22 @@ def _pool(tables: Mapping[str, ComparisonTable], wanted: int, level: float) -> P
 def _gain(
     row: PooledRow, other: PooledRow, searches: Iterable[str], metric: str
 ) -> tuple[int, Interval | None]:
-    """Number of searches that have both settings, and the difference over them; None where they
-    are too few."""
+    """Return the number of searches that have both settings, and the difference over them, None for
+    fewer than two searches."""
     pairs = _pairs(row, other)
     if len(pairs) < 2:
         return len(pairs), None
 
     scores = np.array(pairs).T
-    # Searches that share their test images share the luck of these, which is in no spread. Where
-    # each has its own, the spread has it, and nothing is comparable here.
+    # Searches on the same test images share the sampling error of these images, which their spread
+    # does not show. If each search has its own images, the spread already includes that error, and
+    # `shared` is 0.
     shared = sampling_variance(metric, _outcomes(row, searches), _outcomes(other, searches))
     return len(pairs), paired(scores[0], scores[1], shared or 0.0)
 
 
 def _withheld(fewest: int, wanted: int) -> str:
-    """Reason why the table gives no verdict yet; "" where it does."""
+    """Return the reason to give no verdict yet; "" if there is a verdict."""
     if wanted < ENOUGH_SEARCHES:
         return f"no verdict: {ENOUGH_SEARCHES} searches are needed, {wanted} were asked for"
     if fewest < wanted:
@@ -300,8 +303,8 @@ def _pooled_row(
 
 
 def _outcomes(row: PooledRow, searches: Iterable[str]) -> dict[int, ImageOutcomes]:
-    """Place of a search -> test images of one of its final runs: runs of one search share more than
-    the images."""
+    """Return index of a search -> outcomes of one of its final runs. One run suffices, because runs
+    of the same search share more than their test images."""
     found = {}
     for place, search in enumerate(searches):
         one = row.searches.get(search)
@@ -311,7 +314,7 @@ def _outcomes(row: PooledRow, searches: Iterable[str]) -> dict[int, ImageOutcome
 
 
 def _image_error(searches: Mapping[str, TableRow], metric: str) -> float | None:
-    """Standard deviation, over draws of test images, of an average search's accuracy."""
+    """Return the standard deviation of an average search's accuracy over draws of test images."""
     variances = []
     for row in searches.values():
         variance = sampling_variance(metric, row.outcomes)
@@ -322,7 +325,7 @@ def _image_error(searches: Mapping[str, TableRow], metric: str) -> float | None:
 
 
 def _pairs(row: PooledRow, other: PooledRow) -> list[tuple[float, float]]:
-    """Accuracies of two settings in the searches that have both, on the same images."""
+    """Return the accuracies of two settings in the searches that have both, on the same images."""
     pairs = []
     for search, accuracy in row.accuracies.items():
         if search not in other.accuracies:

@@ -20,7 +20,7 @@ _CSV_HEADER = ("row", "search", "estimate", "low", "high", "p", "p_holm", "epoch
 
 
 def pooled_cells(table: PooledTable) -> Cells:
-    """One row per setting, with a column per search."""
+    """Return one row per setting, with a column per search."""
     header = ["setting", *table.searches, "mean", "95 % interval"]
     header += ["sd", "epochs", "minutes"]
     return Cells(header, [_cells_of(row, table) for row in table.rows])
@@ -42,8 +42,8 @@ def _cells_of(row: PooledRow, table: PooledTable) -> list[str]:
 
 
 def component_cells(table: PooledTable) -> Cells:
-    """One row per setting: the standard deviation of a search's accuracy that each source of luck
-    would give alone. No rows where outcomes or repeats are missing."""
+    """Return one row per setting: the standard deviation of a search's accuracy that each source of
+    variation would cause alone. No rows if outcomes or repeats are missing."""
     header = ["setting", "another search", "other final trainings", "other test images"]
     rows = [
         [row.setting, *(f"{deviation:.3f}" for deviation in row.parts.values())]
@@ -83,7 +83,7 @@ def pooled_notes(table: PooledTable) -> list[str]:
 
 
 def _components(table: PooledTable) -> list[str]:
-    """Explain the parts of the spread over searches, and say which is largest."""
+    """Explain the components of the spread over searches, and name the largest."""
     found = [row.components for row in table.rows]
     known = [one for one in found if one is not None]
     if not known:
@@ -97,7 +97,7 @@ def _components(table: PooledTable) -> list[str]:
 
 
 def _marks(table: PooledTable) -> list[str]:
-    """Facts about the images of settings, each with the searches that it holds for."""
+    """Return facts about the images of settings, each with the searches that it applies to."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in table.rows:
         for search, one in row.searches.items():
@@ -116,7 +116,7 @@ def _references(table: PooledTable) -> str:
 
 
 def pooled_choices(table: PooledTable) -> dict[str, str]:
-    """Setting and search -> the trial that was chosen, where it is not the default."""
+    """Return setting and search -> the chosen trial, unless it is the default."""
     return {
         f"{row.name}, {search}": f"trial {one.number}, {one.configuration}"
         for row in table.rows
@@ -126,8 +126,8 @@ def pooled_choices(table: PooledTable) -> dict[str, str]:
 
 
 def _kept_defaults(table: PooledTable) -> list[str]:
-    """Say how many searches found nothing better than their default: the more, the less the table
-    tells about searching."""
+    """Say how many searches found nothing better than their default. The more there are, the less
+    the table says about tuning."""
     numbers = [one.number for row in table.rows for one in row.searches.values()]
     ended = [number for number in numbers if number is not None]
     kept = ended.count(0)
@@ -143,15 +143,15 @@ def _kept_defaults(table: PooledTable) -> list[str]:
 
 
 def pooled_markdown(table: PooledTable) -> str:
-    """Both tables, the choices and the notes in Markdown."""
+    """Format the tables, the choices and the notes as Markdown."""
     tables = [pooled_cells(table), difference_cells(table), component_cells(table)]
     choices = [f"{search}: {choice}" for search, choice in pooled_choices(table).items()]
     return markdown_page(table.title, tables, choices, pooled_notes(table))
 
 
 def pooled_csv(table: PooledTable) -> str:
-    """One line per setting and search, per setting and part of its spread, and per difference, with
-    unrounded numbers."""
+    """Write one line per setting and search, per setting and variance component, and per
+    difference, with unrounded numbers."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_CSV_HEADER)
@@ -175,7 +175,7 @@ def pooled_csv(table: PooledTable) -> str:
 
 
 def show_pooled(table: PooledTable, out: Console) -> None:
-    """Print both tables and the notes."""
+    """Print the tables and the notes."""
     print_cells(out, table.title, pooled_cells(table))
     print_cells(out, "differences, paired by search", difference_cells(table))
     parts = component_cells(table)

@@ -1,7 +1,7 @@
-"""`python tune/report.py sam IMAGE... --checkpoint FOLDER`: automatic masks of Segment Anything.
+"""`python tune/report.py sam IMAGE... --checkpoint FOLDER`: automatic masks by Segment Anything.
 
-The model (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643) is that of transformers, read
-from a folder with safetensors: nothing is downloaded, and nothing in it is unpickled.
+The model (Kirillov et al. 2023, https://arxiv.org/abs/2304.02643) is the one of transformers. It is
+read from a folder with safetensors: nothing is downloaded or unpickled.
 """
 
 import json
@@ -25,30 +25,31 @@ _POINTS_PER_BATCH = 64  # bounds the memory
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Limits that a mask must pass to be kept; the defaults are those of the paper."""
+    """Thresholds for keeping a mask; the defaults are those of the paper."""
 
     points: int = 32
-    """Prompts along each side of the image: points * points in all."""
+    """Number of prompts along each side of the image, points * points in total."""
 
     quality: float = 0.88
-    """Least IoU that the model predicts for its mask, in [0, 1]; 0 keeps all."""
+    """Minimum IoU that the model predicts for its mask, in [0, 1]; 0 keeps all masks."""
 
     stability: float = 0.95
-    """Least IoU between the masks at a higher and at a lower cutoff, in [0, 1]; 0 keeps all."""
+    """Minimum IoU between the masks at a higher and a lower cutoff, in [0, 1]; 0 keeps all
+    masks."""
 
 
 def draw_masks(
     images: Sequence[Path], checkpoint: Path, out: Path | None, keep: Thresholds
 ) -> Iterator[str]:
-    """Write `<name>_sam.png`, the image under its masks, for every image.
+    """Write `<name>_sam.png`, the image overlaid with its masks, for every image.
 
     Args:
-        checkpoint: folder of the model.
-        out: folder of the pictures; default: beside each image.
+        checkpoint: folder with the model.
+        out: folder for the pictures; default: beside each image.
     Yields:
         A line about each image.
     Raises:
-        UserError: transformers is not installed, or `checkpoint` is not a folder of a SAM.
+        UserError: transformers is not installed, or `checkpoint` is not a folder with a SAM model.
     """
     generate = load(checkpoint)
     for path in images:
@@ -67,7 +68,7 @@ def draw_masks(
 
 
 def load(checkpoint: Path) -> Any:
-    """Return transformers' pipeline for mask generation; raises as `draw_masks` does."""
+    """Return transformers' mask-generation pipeline. Raises the same errors as `draw_masks`."""
     try:
         import transformers
     except ImportError:
@@ -84,7 +85,7 @@ def load(checkpoint: Path) -> Any:
         processor = transformers.SamImageProcessor.from_pretrained(
             str(checkpoint), local_files_only=True
         )
-    except Exception as error:  # of many types, from safetensors and transformers
+    except Exception as error:  # safetensors and transformers raise many types
         raise UserError(
             f"--checkpoint {str(checkpoint)!r} cannot be read ({first_line(error)}); fetch it again"
         ) from None
@@ -110,10 +111,10 @@ def automatic_masks(
     pixels: np.ndarray,  # (H, W, 3) uint8
     keep: Thresholds,
 ) -> np.ndarray:  # (M, H, W) bool, largest first
-    """Prompt the model with a grid of points; doubtful masks and duplicates are dropped.
+    """Prompt the model with a grid of points, and drop doubtful masks and duplicates.
 
     Args:
-        generate: what `load` returned.
+        generate: the pipeline returned by `load`.
     """
     found = generate(
         Image.fromarray(pixels),
@@ -133,7 +134,7 @@ def overlay(
     pixels: np.ndarray,  # (H, W, 3) uint8
     masks: np.ndarray,  # (M, H, W) bool; later ones lie above
 ) -> np.ndarray:  # (H, W, 3) uint8
-    """Draw each mask over the image in a colour of its own, with a white edge."""
+    """Draw each mask over the image in its own colour, with a white edge."""
     drawn = pixels.astype(np.float32)
     for number, mask in enumerate(masks):
         colour = _rgb(COLOURS[number % len(COLOURS)])
@@ -148,7 +149,8 @@ def _rgb(colour: str) -> np.ndarray:  # (3,) float32, in [0, 255]
 
 
 def _edge(mask: np.ndarray) -> np.ndarray:  # (H, W) bool
-    """Pixels of the mask with a neighbour outside of it; the image's border is no edge."""
+    """Return the mask's pixels that have a neighbour outside of it; the image border is not an
+    edge."""
     padded = np.pad(mask, 1, mode="edge")
     above, below = padded[:-2, 1:-1], padded[2:, 1:-1]
     left, right = padded[1:-1, :-2], padded[1:-1, 2:]

@@ -1,4 +1,5 @@
-"""Tables of several storages must be searches of one thing, which differ in their seed alone."""
+"""Check that tables of several storages are searches of the same study and differ only in their
+seed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,17 +10,17 @@ from trainables.errors import UserError
 from tune.reports.comparison_table import ComparisonTable, TableRow
 from tune.study.manifest import PATH_KEYS, Manifest
 
-# Config values that may differ between searches: the seed, what it draws, and the backbones found
-# under it.
+# Config values that may differ between searches: the seed, values drawn from it, and the backbones
+# trained under it.
 _OF_A_SEARCH = {"seed", "data.seed", "init.file", "init.sha256", "init.origin", *PATH_KEYS}
 _SHOWN_DIFFERENCES = 4
 
 
 def check_complete(folders: Sequence[Path], tables: list[ComparisonTable]) -> None:
-    """Refuse searches without a test accuracy of each setting.
+    """Refuse searches that lack a test accuracy for any setting.
 
     Raises:
-        UserError: one is missing; the message has the command that resumes it.
+        UserError: a test accuracy is missing; the message has the command that resumes the search.
     """
     for folder, table in zip(folders, tables, strict=True):
         scored = {row.name for row in table.rows if row.scores}
@@ -34,10 +35,10 @@ def check_complete(folders: Sequence[Path], tables: list[ComparisonTable]) -> No
 def check_same_study(
     folders: Sequence[Path], tables: list[ComparisonTable], seeds: list[int]
 ) -> None:
-    """Refuse searches under the same seed, and searches that differ in more than the seed.
+    """Refuse searches with the same seed, and searches that differ in more than the seed.
 
     Raises:
-        UserError: there are some.
+        UserError: such searches are among the tables.
     """
     for place, (folder, table) in enumerate(zip(folders, tables, strict=True)):
         seed = seeds[place]
@@ -60,16 +61,16 @@ def check_same_study(
 
 
 def _differing(row: TableRow, other: TableRow) -> list[str]:
-    """List in what two studies of one setting differ besides the seed."""
+    """List the names of values, other than the seed, in which two studies of one setting differ."""
     mine, theirs = _identity(row), _identity(other)
     return [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
 
 
 def _identity(row: TableRow) -> dict[str, Any]:
-    """Values that two searches must have in common, by the name to show."""
+    """Return display name -> value of everything that two searches must have in common."""
     manifest: Manifest = row.record.manifest
     data_name = manifest.data["name"]
-    # The seed draws embedded images: their fingerprints differ.
+    # Embedded images are drawn from the seed, so their fingerprints differ.
     data = data_name if data_name in EMBEDDED else manifest.data["fingerprint"]
 
     identity = {

@@ -1,15 +1,15 @@
 """The error of a finite test set: how much a test score would change with another draw of images.
 
-Runs that are judged on the same images share the luck of these images, so averaging over seeds does
-not remove it. The variance of that luck is the covariance, over images, of the scores of two runs
-that differ in their seed. What a run's own seed adds at each image varies between the seeds, and is
-in their spread already; the covariance leaves it out, so that both may be added (the two-way
-decomposition of Owen 2007, https://arxiv.org/abs/0712.0511).
+Runs that are evaluated on the same images share the sampling error of these images, so averaging
+over seeds does not remove it. Its variance is the covariance, over images, of the scores of two
+runs that differ in their seed. The effect of a run's own seed on each image varies between seeds
+and is already part of their spread. The covariance leaves it out, so the two variances can be added
+(the two-way decomposition of Owen 2007, https://arxiv.org/abs/0712.0511).
 
-A mean over images has a closed form, the cluster-robust variance; mIoU is a ratio of sums, so whole
-clusters of images are resampled. Images of one cluster (drawings of one letter, frames of one
-source) are drawn together. An episode of few-shot learning shares its classes with others, so the
-draw of classes has a variance of its own.
+For a mean over images there is a closed form, the cluster-robust variance. mIoU is a ratio of sums,
+so whole clusters of images are resampled. Images of one cluster (drawings of one letter, frames of
+one source) are drawn together. Few-shot episodes share classes with each other, so the draw of
+classes contributes a variance of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,21 +21,22 @@ from trainables.outcomes import ImageOutcomes
 from tune.study.view import StudyView
 
 DRAWS = 2000
-"""Resampled test sets of the bootstrap."""
+"""Number of resampled test sets in the bootstrap."""
 MISSING = "the error of a finite test set is not included"
-"""Words for a report where `sampling_variance` returns None."""
+"""Text for a report if `sampling_variance` returns None."""
 
-_SEED = 0  # of the bootstrap: the same record gives the same interval
+_SEED = 0  # seed of the bootstrap, so that the same record gives the same interval
 _DRAWS_AT_ONCE = 100
-_SINGULAR = 1e-9  # a smaller eigenvalue, as a share of the episodes, is a rounding error
+_SINGULAR = 1e-9  # smaller eigenvalues, relative to the number of episodes, are rounding errors
 
 Runs = Mapping[Any, ImageOutcomes]
-"""Seed, or search -> outcomes of its run. Runs with one key share more than their test images."""
+"""Seed (or search) -> outcomes of its run. Runs with the same key share more than their test
+images."""
 
 
 def outcomes_of(study: StudyView, number: int) -> dict[int, ImageOutcomes]:
-    """Outcomes of a trial's repeats, by seed. Those that diverged or are of an earlier version have
-    none."""
+    """Return the outcomes of a trial's repeats, by seed. Repeats that diverged or that an earlier
+    version recorded have none."""
     found = {}
     for (trial, seed), run in study.repeats.items():
         if trial != number or run.state != "COMPLETE" or run.outcome is None:
@@ -47,18 +48,18 @@ def outcomes_of(study: StudyView, number: int) -> dict[int, ImageOutcomes]:
 
 
 def sampling_variance(metric: str, first: Runs, second: Runs | None = None) -> float | None:
-    """Variance, over test images, of the mean of `metric` over the runs of one configuration, or of
-    the difference between the means of two.
+    """Estimate the variance, over test images, of the mean of `metric` over one configuration's
+    runs, or of the difference between the means of two configurations.
 
-    Runs that were judged on different test sets share no luck: those of several searches with test
-    images of their own have a variance of 0, as their spread shows all of it.
+    Runs on different test sets share no sampling error. For several searches that each have their
+    own test images the variance is 0, because their spread already shows all of the error.
 
     Args:
         metric: full name, such as `test/top1`.
         second: the configuration that is subtracted.
     Returns:
-        The variance without what the runs' own seeds add at each image, unless a configuration has
-        one run alone. None where outcomes are missing, or where all images belong to one cluster.
+        The variance without the effects of the runs' own seeds, unless a configuration has only one
+        run. None if outcomes are missing, or if all images belong to one cluster.
     """
     runs = [*first.items()]
     if second is not None:
@@ -86,9 +87,9 @@ def _between_seeds(
     covariance: np.ndarray,  # (R, R) of the runs' scores
     seeds: np.ndarray,  # (R,)
     rows: np.ndarray,  # (R,) bool: the runs of one configuration
-    columns: np.ndarray,  # (R,) bool: of the same or of another one
+    columns: np.ndarray,  # (R,) bool: runs of the same or of another configuration
 ) -> float:
-    """Mean covariance of runs that differ in their seed; of all where none do."""
+    """Mean covariance of runs that differ in their seed; of all runs if no seeds differ."""
     block = covariance[np.ix_(rows, columns)]
     differ = seeds[rows][:, None] != seeds[columns][None, :]
     if not differ.any():
@@ -97,8 +98,8 @@ def _between_seeds(
 
 
 def _covariance(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | None:
-    """Covariance (R, R), over draws of the test sets, of the runs' scores; None where there is
-    nothing to draw from."""
+    """Compute the covariance (R, R) of the runs' scores over draws of the test sets; None if it
+    cannot be estimated."""
     covariance = np.zeros((len(outcomes), len(outcomes)))
     test_sets = np.array([run.test_set for run in outcomes])
     for test_set in dict.fromkeys(test_sets.tolist()):
@@ -111,7 +112,7 @@ def _covariance(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | 
 
 
 def _covariance_on_one(outcomes: Sequence[ImageOutcomes], metric: str) -> np.ndarray | None:
-    """The same for runs on one test set."""
+    """Compute the same for runs on a single test set."""
     first = outcomes[0]
     if metric in first.overlaps:
         overlaps = np.stack([run.overlaps[metric] for run in outcomes])
@@ -124,13 +125,13 @@ def _covariance_on_one(outcomes: Sequence[ImageOutcomes], metric: str) -> np.nda
 
 
 def mean_covariance(
-    scores: np.ndarray,  # (n, R) of each image in each run
+    scores: np.ndarray,  # (n, R) score of each image in each run
     clusters: np.ndarray | None = None,  # (n,) int in [0, G); None: each image is alone
 ) -> np.ndarray | None:  # (R, R)
-    """Cluster-robust covariance of the means of R runs over the same images: the sums of each
-    cluster's residuals, as in Liang & Zeger 1986, times G / (G - 1).
+    """Compute the cluster-robust covariance of the means of R runs over the same images: the sums
+    of each cluster's residuals, as in Liang & Zeger 1986, times G / (G - 1).
 
-    None for a single cluster.
+    Return None for a single cluster.
     """
     images, runs = scores.shape
     residuals = (scores - scores.mean(axis=0)) / images
@@ -150,10 +151,10 @@ def iou_covariance(
     overlaps: np.ndarray,  # (R, n, C, 2) pixels of intersection and union
     clusters: np.ndarray | None = None,  # (n,) int in [0, G); None: each image is alone
 ) -> np.ndarray | None:  # (R, R)
-    """Covariance of the mIoU of R runs over the same images, by the bootstrap over clusters, times
-    G / (G - 1), by which the bootstrap of a mean is too small.
+    """Compute the covariance of the mIoU of R runs over the same images, by a bootstrap over
+    clusters. The factor G / (G - 1) corrects the bootstrap variance of a mean, which is too small.
 
-    None for a single cluster.
+    Return None for a single cluster.
     """
     runs, images, classes, _ = overlaps.shape
     if clusters is None:
@@ -180,7 +181,7 @@ def iou_covariance(
 def _mean_iou(
     sums: np.ndarray,  # (..., C, 2) pixels of intersection and union
 ) -> np.ndarray:  # (...)
-    """Mean over the classes that are in truth or prediction; 0 where none is."""
+    """Average the IoU over the classes that occur in truth or prediction; 0 if there are none."""
     intersection = sums[..., 0]
     union = sums[..., 1]
     present = union > 0
@@ -193,12 +194,13 @@ def episode_covariance(
     scores: np.ndarray,  # (T, R) accuracy of each episode in each run
     members: np.ndarray,  # (T, N) classes of each episode, int in [0, K)
 ) -> np.ndarray:  # (R, R)
-    """Covariance of the mean accuracies of R runs over another draw of classes and of episodes.
+    """Compute the covariance of the mean accuracies of R runs over another draw of classes and
+    episodes.
 
     The accuracy of an episode is modelled as a mean, plus an effect of each of its classes, plus
     noise: the first terms of Hoeffding's decomposition of a U-statistic (1948). With K classes of
-    variance v and noise of variance w the mean over T episodes has the variance N^2 v / K + w / T.
-    If every episode has the same classes, nothing is known about others, and v counts as 0.
+    variance v and noise of variance w, the mean over T episodes has the variance N^2 v / K + w / T.
+    If every episode has the same classes, v cannot be estimated and counts as 0.
     """
     episodes, way = members.shape
     classes = int(members.max()) + 1
@@ -217,7 +219,7 @@ def episode_covariance(
     if rank == 0 or freedom < 1:
         return _covariance_of_mean(residuals, episodes - 1)
 
-    # The effects are estimates: their own error is taken off.
+    # The effects are estimates, so their own error is subtracted.
     noise_covariance = noise.T @ noise / freedom
     effects -= effects.mean(axis=0)
     spread = effects.T @ effects - noise_covariance * np.trace(inverse)

@@ -1,8 +1,8 @@
-"""Expectations of a comparison over several searches, before it runs: its power, and the accuracy
-that splitting one long search into several costs.
+"""Predict, before a comparison over several searches runs, its power, and the accuracy lost by
+splitting one long search into several.
 
-The spread between searches was measured on recorded trainings (docs/notes/evidence.md), on two
-tasks. On other data it is another: these are rough figures for a choice between sizes.
+The spread between searches was measured on recorded trainings of two tasks
+(docs/notes/evidence.md). On other data it differs, so these are rough figures for choosing a size.
 """
 
 import math
@@ -15,19 +15,19 @@ from scipy.special import nctdtr, stdtrit
 from tune.reports.statistics import significance
 
 SEED_SD = 0.02
-"""Standard deviation of test accuracy between seeds that is assumed."""
+"""Assumed standard deviation of test accuracy between seeds."""
 DIFFERENCE = 0.05
-"""Difference between two settings whose power is stated."""
+"""Difference between two settings for which the power is computed."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Searches of one length, on average over the recorded tasks."""
+    """Searches of one length, averaged over the recorded tasks."""
 
     trials: int
 
     choice: float
-    """Mean test accuracy of the configuration that such a search chooses, over seeds."""
+    """Mean test accuracy, over seeds, of the configuration chosen by such a search."""
 
     sd: float
     """Standard deviation of that mean between searches."""
@@ -40,20 +40,21 @@ RECORDED = (
     Spread(25, 0.9193, 0.0084),
     Spread(75, 0.9217, 0.0069),
 )
-"""From docs/results/search_luck_*.json; between two of them the logarithm of trials counts, beyond
-them the nearest."""
+"""From docs/results/search_luck_*.json. Values are interpolated in the logarithm of trials, and
+constant beyond both ends."""
 
 
 def power(searches: int, trials: int, finals: int, questions: int) -> float:
-    """Probability that a comparison finds a difference of `DIFFERENCE`.
+    """Compute the probability that a comparison detects a difference of `DIFFERENCE`.
 
-    The paired t test of a first look, with the smallest level that Holm's rule has among so many
-    questions; the sides of a pair share nothing, so where they do it is higher.
+    Assumes the paired t test of a first look, at the strictest level that Holm's method uses for
+    this number of questions. The two searches of a pair are taken as independent; if they share
+    anything, the power is higher.
 
     Args:
-        searches: of each setting, at least two.
-        trials: of a search.
-        finals: trainings of its choice under fresh seeds.
+        searches: searches of each setting, at least two.
+        trials: trials of each search.
+        finals: trainings of the chosen configuration under fresh seeds.
     """
     search_sd = _interpolated(trials, [spread.sd for spread in RECORDED])
     replicate_sd = math.hypot(search_sd, SEED_SD / math.sqrt(finals))
@@ -66,8 +67,8 @@ def power(searches: int, trials: int, finals: int, questions: int) -> float:
 
 
 def splitting_loss(searches: int, trials: int) -> float:
-    """Test accuracy by which the choice of one search with all the trials would be better than
-    that of each search."""
+    """Return how much higher the test accuracy would be if one search with all the trials chose,
+    instead of each separate search."""
     choices = [spread.choice for spread in RECORDED]
     return _interpolated(searches * trials, choices) - _interpolated(trials, choices)
 

@@ -1,8 +1,8 @@
-"""The chosen trial, and how far its value while searching is above what its repeats give.
+"""The chosen trial, and how far its value in the search exceeds the value of its repeats.
 
-The best of many single runs is a selected maximum: part of its value is luck, which another
-training of the same configuration does not have. Pages that show the value say so, with the mean of
-the repeats beside it where there are some.
+The best of many single runs is a selected maximum. Part of its value is luck, and another training
+of the same configuration does not have that luck. Pages that show the value say so, and show the
+mean of the repeats if there are any.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ MARK = "*"
 
 @dataclass(frozen=True)
 class Selection:
-    """The trial that is a study's answer."""
+    """The trial chosen by a study."""
 
     number: int
     objective: str
@@ -27,23 +27,23 @@ class Selection:
     """Its objective in the search."""
 
     place: int
-    """Its place by that value among the completed trials, from 1. Only under the rule of version 1,
-    where repeats choose among finalists, can it be another than 1."""
+    """Its rank by that value among the completed trials, from 1. It can differ from 1 only under
+    version 1 of the rules, where repeats decide among finalists."""
 
     trials: int
-    """Trials that have begun."""
+    """Number of trials that have started."""
 
     repeats: tuple[float, ...]
-    """Objectives of its repeats, each of the best epoch."""
+    """Objective of each repeat, at its best epoch."""
 
     @property
     def sentence(self) -> str:
-        """The chosen trial for a reader."""
+        """The chosen trial as a sentence."""
         return f"chosen: trial {self.number}, {self.objective} {self.value:.4f}, {self.label}"
 
     @property
     def label(self) -> str:
-        """The nature of the value, and what the repeats say."""
+        """Says what kind of value it is, and how the repeats compare."""
         which = f"the best of {self.trials} single runs" if self.trials > 1 else "a single run"
         if self.place > 1:
             which = f"number {self.place} of {self.trials} single runs, but first by its repeats"
@@ -52,14 +52,14 @@ class Selection:
 
 
 def configuration(record: Record, number: int) -> str:
-    """Describe a trial by the values in which it differs from the default, and tell if somebody
-    named them."""
+    """Describe a trial by the values that differ from the default, and say if a user enqueued
+    it."""
     differences = assignments(record.departures(number)) or DEFAULT
     return f"enqueued: {differences}" if record.trials[number].enqueued else differences
 
 
 def repeats_label(value: float, repeats: tuple[float, ...]) -> str:
-    """Compare the repeats of a trial with its value; "" where there are none."""
+    """Compare a trial's repeats with its value; "" if there are none."""
     if not repeats:
         return ""
     mean = fmean(repeats)
@@ -70,10 +70,10 @@ def repeats_label(value: float, repeats: tuple[float, ...]) -> str:
 
 
 def selection(study: StudyView, trials: int) -> Selection | None:
-    """The chosen trial of a study; None where no trial is complete.
+    """Return the chosen trial of a study; None if no trial is complete.
 
     Args:
-        trials: number of trials that have begun.
+        trials: number of trials that have started.
     """
     number = study.best_number()
     if number is None:

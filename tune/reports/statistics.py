@@ -1,8 +1,9 @@
-"""Confidence intervals of means and of differences, over runs that were trained under fresh seeds.
+"""Confidence intervals of means and differences, over runs trained under fresh seeds.
 
-Only the runs that are compared estimate their noise: an estimate pooled over other configurations
-is wrong where their noise differs. The error of the sample of test images adds to that of the
-seeds (Bouthillier et al. 2021, "Accounting for variance in machine learning benchmarks").
+The noise is estimated only from the runs that are compared. An estimate pooled over other
+configurations would be wrong if their noise differs. The sampling error of the test images adds to
+the variance between seeds (Bouthillier et al. 2021, "Accounting for variance in machine learning
+benchmarks").
 """
 
 import math
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
-# Student's t distribution; `scipy.stats` has it too, but takes a second to import.
+# Student's t distribution comes from `scipy.special`; importing `scipy.stats` takes a second.
 
 LEVEL = 0.95
 """Confidence level of all intervals."""
@@ -21,11 +22,11 @@ FIRST_LOOK = 0.04
 """Significance level of a study's first verdict."""
 
 LATER_LOOKS = 0.004
-"""Level that all later looks, at more runs, share. It leaves a part of `1 - LEVEL` unspent: five
-accuracies are too few for Student's t where their distribution is skewed, and looks add what each
-is wrong by (docs/notes/evidence.md)."""
+"""Significance level shared by all later looks, which have more runs. Part of `1 - LEVEL` stays
+unspent: with five accuracies from a skewed distribution, Student's t is slightly wrong, and every
+look adds its error (docs/notes/evidence.md)."""
 
-_ROUNDING = 1e-12  # a spread below this share of the largest score is a rounding error
+_ROUNDING = 1e-12  # a spread below this fraction of the largest score is a rounding error
 _SMALLEST_P = 1e-15
 _HALVINGS = 60
 
@@ -43,11 +44,11 @@ class Interval:
 
     @property
     def decided(self) -> bool:
-        """True where the interval excludes 0."""
+        """True if the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     def clipped_to_unit(self) -> "Interval":
-        """Cut the interval to [0, 1], the range of an accuracy; it covers the truth as often."""
+        """Clip the interval to [0, 1], the range of an accuracy. Its coverage stays the same."""
         return replace(self, low=max(0.0, self.low), high=min(1.0, self.high))
 
     def __str__(self) -> str:
@@ -99,13 +100,13 @@ def welch(
     second: ArrayLike,  # (m,)
     sampling_variance: float = 0.0,
 ) -> Interval:
-    """Estimate the mean of `first` minus that of `second`, which are not paired and may vary
-    unequally (Welch 1947).
+    """Estimate the mean of `first` minus that of `second`, which are unpaired and may have unequal
+    variances (Welch 1947).
 
     Args:
         sampling_variance: variance of the difference over other samples of test images.
     Raises:
-        ValueError: fewer than two values on a side.
+        ValueError: fewer than two values in `first` or `second`.
     """
     x, y = _checked(first), _checked(second)
     parts = []
@@ -120,12 +121,12 @@ def welch(
 def holm(p_values: list[float], declared: int | None = None) -> list[float]:
     """Adjust p-values so that they hold for all questions at once (Holm 1979).
 
-    The smallest of m p-values is multiplied by m, the next by m - 1, and so on. The results never
-    fall along the way, and never exceed 1.
+    The smallest of m p-values is multiplied by m, the next by m - 1, and so on. The adjusted values
+    never decrease in this order, and never exceed 1.
 
     Args:
-        declared: number of questions m, those without an answer so far included; they count as if
-            their p-values were the largest. None: there are no others.
+        declared: number of questions m, including those without a p-value yet, which count as if
+            theirs were the largest. None if there are no others.
     """
     questions = len(p_values) if declared is None else max(declared, len(p_values))
     adjusted = [0.0] * len(p_values)
@@ -141,11 +142,12 @@ def holm(p_values: list[float], declared: int | None = None) -> list[float]:
 def significance(look: int) -> float:
     """Significance level of the n-th look at a growing study.
 
-    The first look has `FIRST_LOOK`, each later one half of what is left of `LATER_LOOKS`. All looks
-    together spend no more than their sum, however they depend on each other (Bonferroni).
+    The first look gets `FIRST_LOOK`, and each later one gets half of what is left of `LATER_LOOKS`.
+    The total error is at most the sum of the levels, however the looks depend on each other
+    (Bonferroni).
 
     Args:
-        look: from 1.
+        look: number of the look, from 1.
     """
     if look == 1:
         return FIRST_LOOK
@@ -153,27 +155,26 @@ def significance(look: int) -> float:
 
 
 def p_value_text(p: float, level: float) -> str:
-    """Name a p-value; where the 95 % interval beside it leaves 0 out and the level is not reached,
-    also the level."""
+    """Format a p-value. Add the level if p misses it although the 95 % interval beside it excludes
+    0."""
     asked = f", where this look asks for less than {level:.2g}" if level <= p < 0.05 else ""
     return f"p = {p:.2g}{asked}"
 
 
 def _interval(mean: float, parts: list[tuple[float, int]], sampling_variance: float) -> Interval:
-    """An interval that covers both sources of error, and the p-value of mean 0.
+    """Build an interval that covers both sources of error, and the p-value of a mean of 0.
 
-    The half-widths of the two add as squares (Zou and Donner 2008): Student's t for the seeds, with
-    Satterthwaite's degrees of freedom where there are two sides, and the normal distribution for
-    the sample of test images, whose variance is known well. A further source of error never makes
-    the interval narrower.
+    The squares of the two half-widths add (Zou and Donner 2008). The seeds use Student's t, with
+    Satterthwaite's degrees of freedom for two configurations. The test images use the normal
+    distribution, because their variance is known well. A further source of error never makes the
+    interval narrower.
 
-    Without any spread nothing is known about the noise: the interval is infinite instead of having
-    width 0.
+    Without any spread the noise is unknown, so the interval is infinite instead of having width 0.
 
     Args:
-        parts: (variance of a mean over seeds, its degrees of freedom).
+        parts: (variance of a mean over seeds, its degrees of freedom) of each configuration.
     """
-    from scipy.special import ndtri, stdtr, stdtrit  # which no start of a study waits for
+    from scipy.special import ndtri, stdtr, stdtrit  # imported late: starting a study need not wait
 
     of_seeds = sum(variance for variance, _ in parts)
     if of_seeds == 0 and sampling_variance == 0:
@@ -196,7 +197,7 @@ def _interval(mean: float, parts: list[tuple[float, int]], sampling_variance: fl
 
 
 def _level_of(distance: float, half_width: Callable[[float], float]) -> float:
-    """The p at which the interval reaches so far, by bisection of its logarithm."""
+    """Find the p at which the half-width equals `distance`, by bisection of its logarithm."""
     low, high = _SMALLEST_P, 1.0
     if half_width(low) < distance:
         return low

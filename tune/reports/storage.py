@@ -11,7 +11,7 @@ from tune.study.manifest import read_manifest
 
 
 def synced_folder(storage: str) -> Path:
-    """The folder of the studies; those of an object store are downloaded as they are now.
+    """Return the folder of the studies, after downloading the current state of an object store.
 
     Args:
         storage: a folder, or `s3://bucket/prefix`.
@@ -22,14 +22,14 @@ def synced_folder(storage: str) -> Path:
 
 
 def study_folders(root: Path) -> list[Path]:
-    """Folders of the studies, newest first."""
+    """Return the folders of the studies, newest first."""
     manifests = list(root.glob("*/study.json"))
     manifests.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     return [path.parent for path in manifests]
 
 
 def find_study(root: Path, name: str) -> Path:
-    """The folder of a study.
+    """Return the folder of a study.
 
     Raises:
         UserError: there is no such study.
@@ -43,10 +43,10 @@ def find_study(root: Path, name: str) -> Path:
 
 
 def find_all(root: Path) -> list[Path]:
-    """Folders of all studies, newest first.
+    """Return the folders of all studies, newest first.
 
     Raises:
-        UserError: there is none.
+        UserError: there are no studies.
     """
     found = study_folders(root)
     if not found:
@@ -58,19 +58,19 @@ def find_all(root: Path) -> list[Path]:
 
 
 def _shown(root: Path) -> str:
-    """The storage as its user knows it."""
+    """Return the storage as the user typed it: an address or a folder."""
     return address(root) or str(root)
 
 
 def is_comparison(folder: Path) -> bool:
-    """True where the name is that of a comparison's settings, and not of a study."""
+    """True if the name belongs to a comparison of settings, not to a study."""
     if (folder / "study.json").exists():
         return False
     return members(folder) is not None or bool(search_numbers(folder))
 
 
 def describe(folder: Path) -> str:
-    """A study in one line.
+    """Describe a study in one line.
 
     Raises:
         UserError: its manifest is damaged.

@@ -1,4 +1,4 @@
-"""The picture of a comparison: accuracies with intervals beside learning curves."""
+"""Figure of a comparison: accuracies with intervals next to learning curves."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ from tune.reports.statistics import Interval
 
 @dataclass(frozen=True)
 class _Bar:
-    """One setting in the picture; accuracies are in [0, 1]."""
+    """One setting in the figure; accuracies are in [0, 1]."""
 
     setting: str
     accuracy: Interval | None
     points: Sequence[float]
-    """Single observations, drawn beside the interval."""
+    """Single observations, drawn next to the interval."""
     default: float | None
     curves: list[list[float]]
-    """Validation metric by epoch of each run that counts."""
+    """Validation metric by epoch of each repeat of the chosen configuration."""
 
 
 def draw(table: ComparisonTable, path: Path) -> bytes:
-    """Write the picture as PNG, and return it.
+    """Write the figure as PNG, and return its bytes.
 
     Left: test accuracy of each setting and of its default. Right: validation metric of the chosen
     configurations by epoch.
@@ -40,7 +40,7 @@ def draw(table: ComparisonTable, path: Path) -> bytes:
 
 
 def draw_pooled(table: PooledTable, path: Path) -> bytes:
-    """Write the picture of a comparison over searches; a point is a search."""
+    """Write the figure of a comparison over searches, in which a point is a search."""
     bars = {row.name: _pooled_bar(row) for row in table.rows}
     records = [one.record for row in table.rows for one in row.searches.values()]
     objective = records[0].objective if records else ""
@@ -65,7 +65,7 @@ def _draw(bars: Mapping[str, _Bar], settings: list[str], objective: str, path: P
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=[2, 3])
 
-    # A setting keeps its colour whichever of the others have begun.
+    # A setting keeps its colour no matter which other settings have started.
     colours = {bar.setting: COLOURS[settings.index(name)] for name, bar in bars.items()}
     _draw_accuracies(left, list(bars.values()), colours)
 
@@ -108,7 +108,7 @@ def _draw_accuracies(axes: Axes, bars: Sequence[_Bar], colours: Mapping[str, str
 
 
 def _validation_curves(row: TableRow) -> list[list[float]]:
-    """Validation metric by epoch of the chosen configuration's repeats."""
+    """Return the validation metric by epoch of the chosen configuration's repeats."""
     objective = row.record.objective
     curves = []
     for run in row.chosen_repeats:

@@ -1,4 +1,4 @@
-"""The files of a comparison in its group's folder.
+"""Output files of a comparison, in its group's folder.
 
     python tune/report.py table [GROUP]
 
@@ -25,7 +25,7 @@ FILES = ("table.md", "table.csv", "table.html", "table.png")
 
 @dataclass(frozen=True)
 class _Shown:
-    """A table in all its forms."""
+    """A table in all its output formats."""
 
     table: ComparisonTable | PooledTable
     markdown: str
@@ -36,13 +36,13 @@ class _Shown:
 
 
 def publish(group: Path | Group, *, shown: bool = True) -> None:
-    """Print the table and write its files; a `Group` also gets events, which MLflow shows.
+    """Print the table and write its files. A `Group` also logs events, which MLflow shows.
 
     Args:
-        group: folder of the settings, or the group that they were run as.
-        shown: print it.
+        group: folder of the group, or the group itself.
+        shown: print the table.
     Raises:
-        UserError: none of the settings has begun.
+        UserError: no setting has started.
     """
     folder = group.folder if isinstance(group, Group) else group
     table = _several(folder) if has_searches(folder) else _single(folder)

@@ -17,7 +17,7 @@ from tune.reports.marks import marks
 from tune.reports.sampling_error import MISSING
 from tune.reports.statistics import Interval, significance
 
-_FILE_WIDTH = 150  # columns, where the output is not a terminal
+_FILE_WIDTH = 150  # columns, if the output is not a terminal
 
 _CSV_HEADER = (
     "row",
@@ -37,14 +37,14 @@ _CSV_HEADER = (
 
 @dataclass(frozen=True)
 class Cells:
-    """A table of texts."""
+    """A table of strings."""
 
     header: list[str]
     rows: list[list[str]]
 
 
 class WithDifferences(Protocol):
-    """A table of settings, of one search or of several."""
+    """A table of settings, over one search or several."""
 
     @property
     def questions(self) -> Mapping[str, str]:
@@ -52,11 +52,11 @@ class WithDifferences(Protocol):
 
     @property
     def differences(self) -> list[Difference]:
-        """The answers."""
+        """The answers to these questions."""
 
 
 def setting_cells(table: ComparisonTable) -> Cells:
-    """One row per setting."""
+    """Return one row per setting."""
     header = [
         "setting",
         "test accuracy",
@@ -91,7 +91,7 @@ def setting_cells(table: ComparisonTable) -> Cells:
 
 
 def difference_cells(table: WithDifferences) -> Cells:
-    """One row per difference."""
+    """Return one row per difference."""
     header = ["difference", "question", "estimate", "95 % interval", "p", "p (Holm)", "verdict"]
     rows = []
     for difference in table.differences:
@@ -110,7 +110,7 @@ def difference_cells(table: WithDifferences) -> Cells:
 
 
 def interval_range(interval: Interval) -> str:
-    """The bounds of an interval, in three digits."""
+    """Format the bounds of an interval with three decimals."""
     return f"{interval.low:.3f} to {interval.high:.3f}"
 
 
@@ -154,7 +154,7 @@ def notes(table: ComparisonTable) -> list[str]:
 
 
 def _difference_notes(table: ComparisonTable, first: TableRow, other: TableRow) -> list[str]:
-    """Warn of two settings whose searches differ in more than the setting."""
+    """Warn about two settings whose searches differ in more than the setting."""
     found = config_differences(first.record, other.record, table.comparison)
     if not found:
         return []
@@ -165,7 +165,7 @@ def _difference_notes(table: ComparisonTable, first: TableRow, other: TableRow) 
 
 
 def chosen_configurations(table: ComparisonTable) -> list[str]:
-    """One line per setting that has chosen a trial."""
+    """Return one line per setting that has chosen a trial."""
     return [
         f"{row.name}: trial {row.number}, {row.configuration}"
         for row in table.rows
@@ -174,7 +174,7 @@ def chosen_configurations(table: ComparisonTable) -> list[str]:
 
 
 def markdown(table: ComparisonTable) -> str:
-    """Both tables, the choices and the notes in Markdown."""
+    """Format both tables, the choices and the notes as Markdown."""
     tables = [setting_cells(table), difference_cells(table)]
     return markdown_page(table.title, tables, chosen_configurations(table), notes(table))
 
@@ -182,7 +182,7 @@ def markdown(table: ComparisonTable) -> str:
 def markdown_page(
     title: str, tables: list[Cells], choices: list[str], page_notes: list[str]
 ) -> str:
-    """Tables that have rows, then the choices and the notes as lists, in Markdown."""
+    """Format non-empty tables, then the choices and the notes as lists, as Markdown."""
     lines = [f"# {title}", ""]
     for cells in tables:
         if not cells.rows:
@@ -204,7 +204,7 @@ def _markdown_row(cells: list[str]) -> str:
 
 
 def as_csv(table: ComparisonTable) -> str:
-    """One line per setting and per difference, with unrounded numbers."""
+    """Write one line per setting and per difference, with unrounded numbers."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_CSV_HEADER)
@@ -236,7 +236,7 @@ def show(table: ComparisonTable, out: Console) -> None:
 
 
 def print_cells(out: Console, title: str, cells: Cells) -> None:
-    """Print a table of texts and an empty line."""
+    """Print a table of strings and an empty line."""
     table = Table(
         box=None,
         pad_edge=False,
@@ -253,6 +253,7 @@ def print_cells(out: Console, title: str, cells: Cells) -> None:
 
 
 def wide_console() -> Console:
-    """A console for tables: as wide as the terminal, or wide where the output is not one."""
+    """Return a console for tables: as wide as the terminal, or `_FILE_WIDTH` columns without
+    one."""
     width = None if sys.stdout.isatty() else _FILE_WIDTH
     return plain_console(width)

@@ -1,4 +1,4 @@
-"""Trials and searched parameters as the figures of a report need them."""
+"""Trials and searched parameters, prepared for the figures of a report."""
 
 import math
 from dataclasses import dataclass
@@ -24,20 +24,20 @@ class TrialPoint:
     params: dict[str, Any]
 
     at_rung: float | None
-    """Objective at the first rung; None: unknown."""
+    """Objective at the first rung; None if unknown."""
 
     reached: float | None
-    """Final or best objective so far; None: unknown."""
+    """Final objective, or the best one so far; None if unknown."""
 
 
 @dataclass(frozen=True)
 class ParameterAxis:
-    """A searched parameter, over all ranges that trials drew it from."""
+    """A searched parameter, over all ranges from which trials drew it."""
 
     name: str
 
     choices: list[Any] | None
-    """Values of a categorical parameter; None: numeric, in [low, high]."""
+    """Values of a categorical parameter; None for a numeric one, which is in [low, high]."""
 
     low: float = 0.0
     high: float = 0.0
@@ -45,13 +45,13 @@ class ParameterAxis:
 
 
 def first_rung(record: Record) -> int | None:
-    """The epoch at which trials are first compared; None where trials have one epoch."""
+    """Return the epoch of the first rung; None if there is no rung."""
     version = record.manifest.rules["rungs"]
     return next(iter(rungs(record.length, version)), None)
 
 
 def trial_points(record: Record) -> list[TrialPoint]:
-    """All trials that have begun, with the parameters that the sampler suggested."""
+    """Return all trials that have started, with the parameters that the sampler suggested."""
     rung = first_rung(record)
     points = []
     for frozen in record.frozen_trials():
@@ -71,7 +71,7 @@ def trial_points(record: Record) -> list[TrialPoint]:
 
 
 def reached(run: Run, objective: str) -> float | None:
-    """The value of a run that has ended, otherwise the best of its epochs."""
+    """Return the value of a completed run, otherwise the best value of its epochs."""
     value = finite(run.value)
     if value is not None:
         return value
@@ -80,7 +80,8 @@ def reached(run: Run, objective: str) -> float | None:
 
 
 def parameter_axes(record: Record) -> list[ParameterAxis]:
-    """The searched parameters in alphabetical order; those with a single value are left out."""
+    """Return the searched parameters in alphabetical order, without those that have a single
+    value."""
     distributions: dict[str, list[BaseDistribution]] = {}
     for frozen in record.frozen_trials():
         for name, distribution in frozen.distributions.items():
@@ -97,7 +98,8 @@ def parameter_axes(record: Record) -> list[ParameterAxis]:
 def _axis(name: str, distributions: list[BaseDistribution]) -> ParameterAxis | None:
     categorical = [d for d in distributions if isinstance(d, CategoricalDistribution)]
     if len(categorical) == len(distributions):
-        # In the order in which they were first met. Sets of choices repeat: look at each once.
+        # Choices in order of first appearance. Many trials have the same set of choices, so look at
+        # each set once.
         tuples = dict.fromkeys(d.choices for d in categorical)
         choices = list(dict.fromkeys(choice for each in tuples for choice in each))
         return ParameterAxis(name, choices) if len(choices) > 1 else None
@@ -112,7 +114,7 @@ def _axis(name: str, distributions: list[BaseDistribution]) -> ParameterAxis | N
 
 
 def finite(value: Any) -> float | None:
-    """The number; None for a missing or an infinite one."""
+    """Return the value as a float; None if it is missing or not finite."""
     if value is None or not math.isfinite(value):
         return None
     return float(value)

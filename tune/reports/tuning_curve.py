@@ -1,11 +1,11 @@
-"""Tuning curves: the best result that a search of n trials can expect, with a band for all n at
-once.
+"""Tuning curves: the expected best result of a search of n trials, with a band that holds for all n
+at once.
 
-The best of n independent draws has the distribution F^n, if F is that of one draw, so its median is
-the quantile 0.5^(1/n) of F (Dodge et al. 2019, "Show your work"). A band around the empirical
-distribution is a band around every quantile (Lourie, He and Cho 2024, "Show your work with
-confidence"; their package opda has narrower bands). An adaptive sampler does not draw
-independently: then both are approximate.
+If one draw has the distribution F, the best of n independent draws has the distribution F^n. Its
+median is therefore the quantile 0.5^(1/n) of F (Dodge et al. 2019, "Show your work"). A band around
+the empirical distribution gives a band around every quantile (Lourie, He and Cho 2024, "Show your
+work with confidence"; their package opda has narrower bands). Draws of an adaptive sampler are not
+independent, so for such a sampler median and band are approximate.
 """
 
 import math
@@ -25,26 +25,26 @@ class TuningCurve:
     median: list[float]
 
     low: list[float]
-    """Lower end of the 95 % band."""
+    """Lower bound of the 95 % band."""
 
     high: list[float]
-    """Upper end; 1 where so few draws do not bound it."""
+    """Upper bound of the 95 % band; 1 if there are too few draws to bound it."""
 
 
 def tuning_curve(
     values: Sequence[float],  # (m,) in [0, 1], one per trial
     trials: int,
 ) -> TuningCurve:
-    """Estimate the curve of a search from the results of its trials.
+    """Estimate the tuning curve of a search from the results of its trials.
 
-    The band inverts the Kolmogorov-Smirnov test: it is exact for independent draws of a continuous
-    distribution, whatever that is, and wider than necessary for others.
+    The band inverts the Kolmogorov-Smirnov test. It is exact for independent draws from any
+    continuous distribution, and conservative for other distributions.
 
     Args:
-        values: result of each trial; one that was stopped has its best so far.
-        trials: the curve's last n.
+        values: result of each trial; for a pruned trial its best value.
+        trials: the largest n of the curve.
     Raises:
-        ValueError: no value, or one that is not in [0, 1].
+        ValueError: there are no values, or one is not in [0, 1].
     """
     drawn = np.sort(np.asarray(values, dtype=np.float64))
     if len(drawn) == 0 or not (drawn[0] >= 0 and drawn[-1] <= 1):
@@ -62,14 +62,16 @@ def tuning_curve(
 
 
 def _ks_distance(draws: int) -> float:
-    """The distance that the empirical distribution of so many draws keeps with 95 %."""
+    """Return the distance from the true distribution that the empirical distribution of `draws`
+    draws exceeds with 5 % probability."""
     from scipy.stats import kstwo  # takes a second to import
 
     return float(kstwo.ppf(LEVEL, draws))
 
 
 def _quantile(drawn: np.ndarray, level: float) -> float:
-    """The smallest draw that at least this share does not exceed; 0 and 1 beyond the draws."""
+    """Return the smallest draw that is at or above a share `level` of the draws; 0 and 1 beyond the
+    draws."""
     if level <= 0:
         return 0.0
     rank = math.ceil(level * len(drawn) - 1e-9)

@@ -1,4 +1,5 @@
-"""Figure of a comparison's tuning curves: which setting is ahead at which number of trials."""
+"""Figure of a comparison's tuning curves, which shows the leading setting for each number of
+trials."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,14 +18,14 @@ NOTE = (
     "first trials and then learns from them. A stopped trial counts with its best epoch."
 )
 _COLOURS = ("#14508c", "#d97706", "#2e7d32", "#8e44ad", "#c0392b", "#555555")
-_FEWEST = 4  # trials: fewer bound nothing
+_FEWEST = 4  # trials; fewer give no useful band
 
 
 def tuning_section(searches: Mapping[str, Sequence[Record]]) -> Markup:
-    """The figure with its heading and note, as part of a page; empty where there is no figure.
+    """Render the figure with its heading and note, as part of a page; empty if there is no figure.
 
     Args:
-        searches: setting -> its searches, whose trials count as one sample.
+        searches: setting -> its searches, whose trials are pooled into one sample.
     """
     drawn = tuning_figure(searches)
     if drawn is None:
@@ -34,7 +35,8 @@ def tuning_section(searches: Mapping[str, Sequence[Record]]) -> Markup:
 
 
 def tuning_figure(searches: Mapping[str, Sequence[Record]]) -> go.Figure | None:
-    """The curves of all settings; None where none has enough trials with results in [0, 1]."""
+    """Draw the curves of all settings; None if no setting has enough trials with results in [0,
+    1]."""
     traces = []
     for place, (name, records) in enumerate(searches.items()):
         values = [value for record in records for value in results(record)]
@@ -56,7 +58,8 @@ def tuning_figure(searches: Mapping[str, Sequence[Record]]) -> go.Figure | None:
 
 
 def results(record: Record) -> list[float]:
-    """Best objective of every trial that the sampler drew and that has ended or was stopped."""
+    """Return the best objective of every trial that the sampler drew and that completed or was
+    pruned."""
     values = []
     for number, run in sorted(record.trials.items()):
         drawn = number != 0 and not run.enqueued
@@ -70,7 +73,7 @@ def results(record: Record) -> list[float]:
 
 
 def _traces(name: str, curve: TuningCurve, colour: str) -> list[go.Scatter]:
-    """The band as an area, and the median as a line of steps."""
+    """Draw the band as an area, and the median as a line."""
     there_and_back = curve.trials + curve.trials[::-1]
     area = go.Scatter(
         x=there_and_back,

@@ -1,4 +1,5 @@
-"""Pictures that a study lacks, and the files in its folder that say so."""
+"""Find the pictures that a study lacks, and read and write the files in its folder that track
+them."""
 
 import contextlib
 import heapq
@@ -16,26 +17,27 @@ from tune.reports.drawing_process import Drawn
 from tune.study.manifest import Manifest
 
 DATA = "data.npz"
-"""In a study's folder: images that stand for its data (`trainables/plots/data_sample.py`)."""
+"""In a study's folder: sample images that represent its data
+(`trainables/plots/data_sample.py`)."""
 _BEST = 3
 _RECORDED = "plots/.recorded"
-"""In the folder of a trial or of the study: all its pictures are drawn and in the event log.
-Without this file whoever draws next draws them again."""
+"""In the folder of a trial or study: marks that all its pictures are drawn and in the event log.
+Without this file the next drawing process draws them again."""
 _WANTED = ".pictures.json"
-"""In a study's folder: the trials whose pictures its last start wanted."""
+"""In a study's folder: which trials' pictures its last start wanted."""
 
 
 @dataclass(frozen=True)
 class Undrawn:
-    """A trial, or a study's data, whose pictures are not drawn yet."""
+    """A trial, or a study's data, whose pictures are not yet drawn."""
 
     study: Path
     """Folder of the study."""
     title: str
     number: int | None
-    """None: the data."""
+    """Number of the trial; None for the data."""
     value: float
-    """The trial's objective."""
+    """The trial's objective; infinite for the data."""
 
     @property
     def folder(self) -> Path:
@@ -46,28 +48,28 @@ class Undrawn:
 
     @property
     def is_recorded(self) -> bool:
-        """True where its pictures are drawn and in the event log."""
+        """True if its pictures are drawn and in the event log."""
         return (self.folder / _RECORDED).exists()
 
     @property
     def may_be_drawn(self) -> bool:
-        """False where there are no arrays to draw: a function or a script need not write any, and
-        those of an overtaken trial are removed. An object store is not asked."""
+        """False if there are no arrays to draw: functions and scripts need not write any, and those
+        of a trial that is no longer among the best are removed. An object store is not queried."""
         in_store = s3.address(self.study) is not None
         return self.number is None or in_store or any(self.folder.glob("*.npz"))
 
     def snapshots(self) -> list[Path]:
-        """Files to be drawn.
+        """Return the files to draw.
 
         Raises:
-            UserError: the object store does not give them.
+            UserError: the object store does not provide them.
         """
         if self.number is None:
             return [self.folder / DATA]
         return sorted(s3.present_in(self.folder).glob("*.npz"))
 
     def record(self, emit: Callable[..., object]) -> None:
-        """Put its pictures on record, and mark them as drawn.
+        """Add its pictures to the event log, and mark them as drawn.
 
         Args:
             emit: appends an event to the study's log.
@@ -84,28 +86,29 @@ class Undrawn:
 
 
 def data_is_drawn(folder: Path) -> bool:
-    """Tell if the picture of a study's data is drawn and on record."""
+    """True if the picture of a study's data is drawn and on record."""
     return (folder / _RECORDED).exists()
 
 
 def of_data(folder: Path, manifest: Manifest) -> Undrawn:
-    """The study's data."""
+    """Return the undrawn item for the study's data."""
     title = f"{manifest.name}: {manifest.data['name']}"
     return Undrawn(folder, title, None, math.inf)
 
 
 def of_trial(folder: Path, manifest: Manifest, number: int, value: float) -> Undrawn:
-    """A completed trial."""
+    """Return the undrawn item for a completed trial."""
     return Undrawn(folder, f"{manifest.name} trial {number}", number, value)
 
 
 def undrawn(
     folder: Path, manifest: Manifest, completed: Mapping[int, float], which: Drawn
 ) -> list[Undrawn]:
-    """All that is shown, lacks its pictures and may be drawn: the data, then the trials.
+    """Return everything that is wanted, lacks its pictures and can be drawn: the data, then the
+    trials.
 
     Args:
-        folder: of the study.
+        folder: the study's folder.
         completed: trial -> objective.
     """
     if which == "none":
@@ -118,7 +121,7 @@ def undrawn(
 
 
 def is_shown(number: int | None, completed: Mapping[int, float], which: Drawn) -> bool:
-    """Tell if the pictures of a trial (None: of the data) are wanted, as things stand.
+    """True if the pictures of a trial (None: of the data) are currently wanted.
 
     Args:
         completed: trial -> objective.
@@ -131,21 +134,22 @@ def is_shown(number: int | None, completed: Mapping[int, float], which: Drawn) -
 def still_wanted(
     folder: Path, manifest: Manifest, completed: Mapping[int, float], which: Drawn
 ) -> Drawn:
-    """The trials that a start draws: all where the one before wanted all of them, and has said that
-    they are drawn behind it, which they are not yet; `none` is a word against it."""
+    """Return the trials to draw in this run. If the previous run wanted all and left some undrawn,
+    "best" becomes "all", because that run announced that they would be drawn later. "none"
+    overrules that."""
     if which != "best" or read_wanted(folder) != "all":
         return which
     return "all" if undrawn(folder, manifest, completed, "all") else which
 
 
 def write_wanted(folder: Path, which: Drawn) -> None:
-    """Note in a study's folder which trials shall be drawn, for those who draw after its run."""
+    """Note in a study's folder which trials to draw, for processes that draw after its run."""
     if read_wanted(folder) != which:
         write_atomically(folder / _WANTED, json.dumps({"pictures": which}) + "\n")
 
 
 def read_wanted(folder: Path) -> Drawn | None:
-    """The trials that a study's last start wanted drawn; None where none has said so."""
+    """Return which trials the study's last run wanted drawn; None if that is not on record."""
     try:
         found = json.loads((folder / _WANTED).read_text())["pictures"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,7 +1,8 @@
-"""The claim that a study may make; `doubts.py` says why it may be wrong.
+"""The claim that a study may make; `doubts.py` lists reasons why it may be wrong.
 
 The claim compares one trial with the default on the test split, over repeats under seeds
-that the search has not used. It is about this configuration: another search would find another.
+that the search has not used. It applies only to this configuration; another search would find
+another one.
 """
 
 import math
@@ -14,42 +15,43 @@ from tune.reports.statistics import Interval, mean_of, p_value_text, paired, sig
 from tune.study.rules import FINALISTS, WINNER, test_metric
 from tune.study.view import StudyView
 
-_RANK = "test/rankme"  # an effective rank, at least 1: the one metric that is not in [0, 1]
+_RANK = "test/rankme"  # an effective rank, at least 1; the only metric that is not in [0, 1]
 
 
 @dataclass(frozen=True)
 class StudyVerdict:
-    """A trial against the default, on the test split."""
+    """Comparison of a trial with the default, on the test split."""
 
     metric: str
 
     number: int
-    """The trial: the study's answer, or the best other one where the default is the answer."""
+    """The compared trial: the study's answer, or the best other trial if the default is the
+    answer."""
 
     is_answer: bool
-    """The trial is the study's answer, not the default."""
+    """True if the trial is the study's answer; False if the default is."""
 
     seeds: int
-    """Fewest repeats of the two configurations."""
+    """Number of repeats of the configuration that has fewer."""
 
     trial: Interval
     default: Interval
 
     gain: Interval
-    """The trial minus the default."""
+    """Trial minus default."""
 
     level: float
-    """Significance level of this look: the gain is decided where its p-value is below."""
+    """Significance level of this look: the gain is decided if its p-value is below it."""
 
     baseline: float | None
     """The metric of the untrained network."""
 
     covers_images: bool
-    """The intervals cover another draw of test images too."""
+    """True if the intervals also cover another draw of test images."""
 
     @property
     def decided(self) -> bool:
-        """True where the difference is more than the noise explains."""
+        """True if the difference is larger than noise explains."""
         return self.gain.p < self.level
 
     @property
@@ -63,7 +65,7 @@ class StudyVerdict:
 
     @property
     def sentence(self) -> str:
-        """The verdict for a reader."""
+        """The verdict as a sentence."""
         untrained = "" if self.baseline is None else f"; the untrained network {self.baseline:.4f}"
         which = f"trial {self.number}"
         if not self.is_answer:
@@ -99,8 +101,8 @@ class StudyVerdict:
 def judge_study(study: StudyView) -> StudyVerdict | None:
     """Compare the study's answer, or the best other trial, with the default.
 
-    Returns None where repeats are missing (too few completed trials, or lost repeats), or where a
-    repeat of a function has diverged.
+    Return None if there are too few repeats (too few completed trials, or lost repeats), or if a
+    repeat of a function diverged or all its repeats are equal.
     """
     metric = test_metric(study.objective)
     answer = study.best_number()
@@ -123,7 +125,7 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
 
     trial = mean_of(list(scores.values()), of_trial or 0.0)
     default = mean_of(list(default_scores.values()), of_default or 0.0)
-    # Scores of images are in [0, 1]; of another metric of a function nothing is known.
+    # Scores of images are in [0, 1]. The range of a function's other metrics is unknown.
     is_share = of_gain is not None or not study.manifest.function
     if metric != _RANK and is_share:
         trial = trial.clipped_to_unit()
@@ -144,15 +146,16 @@ def judge_study(study: StudyView) -> StudyVerdict | None:
 
 
 def level_of(study: StudyView) -> float:
-    """Significance level of a comparison at this look. With several objectives there are two, of
-    the front's best with the default and of its named points, which share it (Bonferroni)."""
+    """Return the significance level of a comparison at this look. With several objectives, two
+    comparisons share it (Bonferroni): the front's best trial with the default, and its named points
+    with each other."""
     level = significance(study.look)
     return level / 2 if len(study.objectives) > 1 else level
 
 
 def diverged_without_baseline(study: StudyView, number: int) -> int:
-    """Count the repeats of a trial or the default that diverged, where nothing stands for them: a
-    function has no untrained network, and leaving them out would flatter."""
+    """Count the diverged repeats of a trial or the default that have no substitute score. A
+    function has no untrained network, and leaving these repeats out would be too optimistic."""
     if not study.manifest.function:
         return 0
     return sum(
@@ -161,15 +164,15 @@ def diverged_without_baseline(study: StudyView, number: int) -> int:
 
 
 def _seeds_count(*configurations: Mapping[int, float]) -> bool:
-    """True where the repeats of any configuration differ."""
+    """True if the repeats of any configuration differ."""
     return any(len(set(scores.values())) > 1 for scores in configurations)
 
 
 def repeat_scores(study: StudyView, number: int, metric: str) -> dict[int, float]:
-    """Seed -> test metric of a trial's repeats.
+    """Return seed -> test metric of a trial's repeats.
 
-    A repeat that diverged counts as the untrained network, or under version 1 by its best epoch.
-    One that was lost, or whose metric is not a number, says nothing.
+    A diverged repeat gets the score of the untrained network, or under version 1 of the rules that
+    of its best epoch. Repeats that were lost, or whose metric is not finite, are left out.
     """
     judged_by_best_epoch = study.repeat_rule.rule == FINALISTS
     scores = {}
@@ -190,12 +193,12 @@ def difference(
     others: Mapping[int, float],
     sampling_variance: float = 0.0,
 ) -> Interval:
-    """Subtract two configurations: in pairs where both have the same seeds, else by Welch's
+    """Subtract two configurations: in pairs if both have the same seeds, otherwise by Welch's
     interval.
 
     Args:
         scores: seed -> metric, at least two.
-        others: those of the configuration that is subtracted.
+        others: seed -> metric of the subtracted configuration.
         sampling_variance: variance of the difference over other samples of test images.
     """
     if scores.keys() != others.keys():
@@ -207,7 +210,7 @@ def difference(
 
 
 def claim(study: StudyView, verdict: StudyVerdict | None) -> str:
-    """Return the verdict's sentence, or the reason why there is none."""
+    """Return the verdict's sentence, or the reason why there is no verdict."""
     if verdict is not None:
         return verdict.sentence
 
@@ -221,7 +224,7 @@ def claim(study: StudyView, verdict: StudyVerdict | None) -> str:
 
 
 def _missing_of_function(study: StudyView, number: int) -> str:
-    """Say what keeps a function's study from a verdict; "" where it is repeats."""
+    """Say what prevents a verdict for a function's study; "" if only repeats are missing."""
     diverged = diverged_without_baseline(study, number)
     if diverged:
         repeats = "a repeat" if diverged == 1 else f"{diverged} repeats"
