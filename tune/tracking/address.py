@@ -1,4 +1,4 @@
-"""The MLflow store of a storage folder: its address, and whether it answers."""
+"""Address of the MLflow store of a storage folder, and a check that the store responds."""
 
 import os
 import ssl
@@ -15,7 +15,7 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # The default blocks a call for four minutes when the server is down.
+    # By default a call blocks for four minutes if the server is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
@@ -26,10 +26,10 @@ _USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 
 def default_uri(storage: Path) -> str:
-    """MLFLOW_TRACKING_URI, or an SQLite file in the storage folder.
+    """Return MLFLOW_TRACKING_URI, or else the URI of an SQLite file in the storage folder.
 
-    User and password in the address of a server move to the two variables that MLflow reads them
-    from: neither MLflow nor its errors see them in the address.
+    User and password in a server's address are moved to the two environment variables from which
+    MLflow reads them. Then neither MLflow nor its error messages contain them in the address.
     """
     uri = os.environ.get(_URI)
     if not uri:
@@ -46,7 +46,7 @@ def default_uri(storage: Path) -> str:
 
 
 def without_password(uri: str) -> str:
-    """`uri` fit to be shown and stored: without user and password."""
+    """Return `uri` without user and password, safe to show and store."""
     scheme, slashes, rest = without_query_secrets(uri).partition("://")
     host, slash, path = rest.partition("/")
     if not slashes or "@" not in host:
@@ -55,7 +55,7 @@ def without_password(uri: str) -> str:
 
 
 def _credentials(uri: str) -> tuple[str, str]:
-    """User and password in an address, decoded; empty where it has none."""
+    """Return the decoded user and password of an address; empty strings if it has none."""
     host = uri.partition("://")[2].partition("/")[0]
     if "@" not in host:
         return "", ""
@@ -64,15 +64,15 @@ def _credentials(uri: str) -> tuple[str, str]:
 
 
 def quieten() -> None:
-    """Call it before MLflow is imported: neither telemetry nor chatter, and no retries for
-    minutes."""
+    """Turn off MLflow's telemetry, log messages and minutes of retries. Call it before MLflow is
+    imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 
 
 def probe(uri: str) -> None:
-    """Raise within two seconds where the store is down, hung or locked; MLflow's own calls take up
-    to minutes to notice."""
+    """Raise within two seconds if the store is down, hung or locked. MLflow's own calls can take
+    minutes to notice."""
     path = sqlite_path(uri)
     if path is not None and path.exists():
         check_answers(path)
@@ -81,7 +81,7 @@ def probe(uri: str) -> None:
 
 
 def _ask_server(uri: str) -> None:
-    # urllib takes a user in an address for a part of the host's name.
+    # urllib would treat a user in the address as part of the host name.
     address = without_password(uri).rstrip("/")
     try:
         urllib.request.urlopen(f"{address}/health", timeout=_PROBE_S).close()
@@ -89,6 +89,6 @@ def _ask_server(uri: str) -> None:
         if error.code >= 500:
             raise
     except urllib.error.URLError as error:
-        # MLflow has settings of its own for certificates.
+        # MLflow has its own settings for certificates.
         if not isinstance(error.reason, ssl.SSLError):
             raise ConnectionError(str(error.reason)) from None

@@ -1,11 +1,11 @@
 """A study as two tables, for pandas, R or a spreadsheet: `--log csv`.
 
-    runs/<study>/csv/metrics.csv    trial,repeat,epoch,metric,value,time: a line for every value
-    runs/<study>/csv/trials.csv     a line for every trial and repeat: state, times, config, last
+    runs/<study>/csv/metrics.csv    trial,repeat,epoch,metric,value,time: one line per value
+    runs/<study>/csv/trials.csv     one line per trial and repeat: state, times, config, last
                                     value of each metric, best value of the objective
 
-Values of the study as a whole, such as the untrained baseline, have no trial. Lines of metrics.csv
-are only added; trials.csv is written anew when something of it has changed.
+Values of the study as a whole, such as the untrained baseline, have no trial. metrics.csv is only
+appended to; trials.csv is rewritten when anything in it has changed.
 """
 
 import csv
@@ -29,13 +29,13 @@ _ABOUT = ("trial", "repeat", "state", "reason", "epochs", "started", "ended")
 
 
 class CsvTables(LocalPlace):
-    """The folder `csv` of a study, as a `Destination`."""
+    """Folder `csv` of a study, as a `Destination`."""
 
     name = "csv"
     title = "CSV"
 
     def connect(self, opening: Opening) -> "CsvStudy":
-        """Open the tables, which are made where there are none."""
+        """Open the tables; create them if they do not exist."""
         return CsvStudy(opening, self.folder(opening.study_dir))
 
 
@@ -58,7 +58,7 @@ class CsvStudy(LocalConnection):
     """Both tables of one study, as a `Connection`.
 
     Args:
-        folder: of the tables.
+        folder: folder of the tables.
     """
 
     def __init__(self, opening: Opening, folder: Path):
@@ -71,7 +71,7 @@ class CsvStudy(LocalConnection):
         self.offset = self._files.offset
 
     def recall(self, run: ProjectedRun, changes: Changes) -> None:
-        """Make the line of a run again."""
+        """Rebuild the line of a run."""
         self._note(run, changes)
 
     def apply(self, run: ProjectedRun, changes: Changes) -> None:
@@ -82,10 +82,10 @@ class CsvStudy(LocalConnection):
         self._changed = True
 
     def remember(self, study: ProjectedRun, offset: int) -> None:
-        """Bring both tables to the disk.
+        """Write both tables to disk.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder is not writable.
         """
         if self._changed:
             write_atomically(self._files.folder / TRIALS, self._trials_table())
@@ -94,7 +94,7 @@ class CsvStudy(LocalConnection):
         self.offset = offset
 
     def _note(self, run: ProjectedRun, changes: Changes) -> None:
-        """Bring the line of a run up to date."""
+        """Update the line of a run."""
         if run.trial is None:
             return
 
@@ -123,7 +123,7 @@ class CsvStudy(LocalConnection):
 
         lines: list[Iterable[Any]] = [[*_ABOUT, *params, *metrics]]
         for row in rows:
-            # Readers of tables take the bare word for a missing value.
+            # pandas and others read a bare `nan` as a missing value.
             reason = "diverged: nan" if row.reason == "nan" else row.reason
             about = [row.trial, row.repeat, row.state, reason, row.epochs]
             times = [_time(row.started), _time(row.ended)]
@@ -134,19 +134,19 @@ class CsvStudy(LocalConnection):
 
 
 def _place(row: _Row) -> tuple[int, int]:
-    """Order of the lines: a trial, then its repeats."""
+    """Return the sort key of a line: a trial comes first, then its repeats."""
     return row.trial, -1 if row.repeat is None else row.repeat
 
 
 def _time(t: int | None) -> str | None:
-    """The time as ISO 8601 has it, in UTC; milliseconds since the epoch are given."""
+    """Format milliseconds since the epoch as ISO 8601 in UTC."""
     if t is None:
         return None
     return datetime.fromtimestamp(t / 1000, UTC).isoformat(timespec="milliseconds")
 
 
 def _written(lines: Iterable[Iterable[Any]]) -> str:
-    """Lines of a table. Numbers are written in full, None as an empty cell."""
+    """Format lines as CSV. Numbers are written in full, None as an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()

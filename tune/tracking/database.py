@@ -1,9 +1,9 @@
-"""MLflow's SQLite database: made whole or not at all, and made anew where it is damaged.
+"""MLflow's SQLite database: created atomically, and recreated if it is damaged.
 
-MLflow makes its tables in dozens of steps that take seconds. A process killed among them would
-leave a database that no later one can use, so the tables are made once for each version of MLflow,
-in the cache, and copied. What MLflow holds is a projection of the studies' logs: a damaged database
-is kept aside, and a new one filled from them.
+MLflow creates its tables in dozens of steps that take seconds. A process killed in between would
+leave an unusable database. So the tables are created once per version of MLflow, in the cache, and
+copied from there. MLflow's content is a projection of the studies' logs: a damaged database is
+moved aside, and a new one is filled from the logs.
 """
 
 import contextlib
@@ -24,12 +24,12 @@ from trainables.files import (
 )
 
 ANSWER_S = 2.0
-"""A database that is locked for longer counts as one that does not answer."""
+"""A database that stays locked for longer counts as unresponsive."""
 
 _LOCK = ".mlflow.lock"
 _DAMAGED = ("malformed", "not a database")
 
-# Columns that hold the place of a file.
+# Columns that contain the location of a file.
 _LOCATIONS = (
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
@@ -39,7 +39,7 @@ _LOCATIONS = (
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Path of the database of a tracking URI; None where it is none of SQLite."""
+    """Return the path of a tracking URI's database; None if the URI is not an SQLite one."""
     prefix = "sqlite:///"
     if not uri.startswith(prefix):
         return None
@@ -49,13 +49,13 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def ensure_database(path: Path) -> str | None:
-    """Make MLflow's tables where there are none. Takes seconds the first time on a machine, and
-    imports MLflow then.
+    """Create MLflow's tables if there are none. On a machine's first use this takes seconds and
+    imports MLflow.
 
     Returns:
-        A sentence where a damaged or unfinished database was moved aside; otherwise None.
+        A sentence if a damaged or unfinished database was moved aside; otherwise None.
     Raises:
-        sqlite3.OperationalError: it is locked, or its disk fails.
+        sqlite3.OperationalError: the database is locked, or the disk fails.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(_LOCK)):
@@ -69,8 +69,8 @@ def ensure_database(path: Path) -> str | None:
 
 
 def mend(path: Path, error: BaseException) -> str | None:
-    """Make the database anew if that is why MLflow failed with `error`; a sentence if so, None if
-    the database is sound."""
+    """Recreate the database if damage is why MLflow failed with `error`. Return a sentence if so,
+    None if the database is intact."""
     if not any(word in str(error) for word in _DAMAGED):
         return None
 
@@ -81,20 +81,20 @@ def mend(path: Path, error: BaseException) -> str | None:
 
 
 def check_answers(path: Path) -> None:
-    """Raise sqlite3.OperationalError within ANSWER_S seconds where the database cannot be
-    written."""
+    """Raise sqlite3.OperationalError within ANSWER_S seconds if the database is not writable."""
     with _connected(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
 
 
 def move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> None:
-    """Follow a storage that was moved or copied with its artifacts. MLflow has no call for that:
-    it would write to the old place, and look for registered models there.
+    """Update the paths in a database after its storage was moved or copied with its artifacts.
+    MLflow has no call for this; it would write to the old location and look for registered models
+    there.
 
     Args:
-        before: URI of the experiment's artifacts on record.
-        now: URI of the folder where they are.
+        before: URI of the experiment's artifacts in the database.
+        now: URI of the folder where they are now.
     """
     with _connected(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -105,7 +105,7 @@ def move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> Non
         for table, column in _LOCATIONS:
             columns = connection.execute(f"PRAGMA table_info({table})").fetchall()
             if column not in [name for _, name, *_ in columns]:
-                continue  # of another version of MLflow
+                continue  # another version of MLflow
             connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
                 f"WHERE substr({column}, 1, ?) = ?",
@@ -115,18 +115,18 @@ def move_artifacts(path: Path, experiment_id: str, before: str, now: str) -> Non
 
 
 class DatabaseFiles:
-    """The files that MLflow opened in this process.
+    """Keeps track of the database files that MLflow opened in this process.
 
-    MLflow keeps one pool of connections per URI while the process lives, and would go on writing to
-    a file that was deleted or replaced.
+    MLflow keeps one connection pool per URI for the life of the process. It would continue to write
+    to a file that was deleted or replaced.
     """
 
     def __init__(self) -> None:
-        self._opened: dict[str, tuple[int, int]] = {}  # URI -> inode, times it was replaced
+        self._opened: dict[str, tuple[int, int]] = {}  # URI -> (inode, number of replacements)
 
     def uri(self, uri: str) -> str:
-        """The URI to give to MLflow: another spelling for a file that was replaced, so that it gets
-        a new pool."""
+        """Return the URI to give to MLflow. A replaced file gets a different spelling, so that
+        MLflow creates a new pool."""
         path = sqlite_path(uri)
         if path is None or uri not in self._opened:
             return uri
@@ -141,14 +141,14 @@ class DatabaseFiles:
         return f"sqlite:///{path.parent}{'/.' * replaced}/{path.name}"
 
     def remember(self, uri: str) -> None:
-        """Note the file as MLflow has opened it."""
+        """Record the file that MLflow has just opened."""
         path = sqlite_path(uri)
         if path is not None:
             _, replaced = self._opened.get(uri, (0, 0))
             self._opened[uri] = (_inode(path), replaced)
 
     def is_replaced(self, uri: str) -> bool:
-        """True where MLflow has another file open than the one that is there."""
+        """True if the file that MLflow has open is no longer the one at that path."""
         path = sqlite_path(uri)
         return path is not None and uri in self._opened and _inode(path) != self._opened[uri][0]
 
@@ -167,7 +167,7 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _template() -> Path:
-    """Path of an empty database of the installed MLflow, made on first use."""
+    """Return the path of an empty database of the installed MLflow, created on first use."""
     from importlib.metadata import version
 
     cache = default_cache_dir()
@@ -184,7 +184,8 @@ def _template() -> Path:
 
 
 def _make_template(path: Path) -> None:
-    """Let MLflow make its tables in a file aside, and put it in place when they are complete."""
+    """Let MLflow create its tables in a scratch file, and move it into place when they are
+    complete."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with scratch_folder(path) as scratch:
@@ -196,12 +197,12 @@ def _make_template(path: Path) -> None:
 
 
 def _copy_template(path: Path) -> None:
-    """Put a copy of the template in place, with artifacts beside it."""
+    """Copy the template into place, with the artifact folder set to the one beside it."""
     with atomic_file(path) as file:
         file.write(_template().read_bytes())
         file.flush()
         with _connected(Path(file.name)) as connection:
-            # a journal beside a partial file would outlive a kill, and nobody needs it
+            # An on-disk journal of a partial file would outlive a kill, and nobody needs it.
             connection.execute("PRAGMA journal_mode = MEMORY")
             place = f"{(path.parent / 'mlartifacts').as_uri()}/0"
             now = round(1000 * time.time())
@@ -213,8 +214,8 @@ def _copy_template(path: Path) -> None:
 
 
 def _is_usable(path: Path) -> bool:
-    """True for a complete database, and for one with runs of another version of MLflow, of which
-    MLflow says what to do."""
+    """True for a complete database, and for one with runs of another MLflow version; MLflow itself
+    says what to do about that."""
     try:
         return _holds_runs(path) or _revision(path) == _revision(_template())
     except sqlite3.OperationalError:
@@ -224,7 +225,7 @@ def _is_usable(path: Path) -> bool:
 
 
 def _revision(path: Path) -> str:
-    """MLflow's name of the tables' version; empty while they are being made."""
+    """Return MLflow's schema version; "" while the tables are being created."""
     with _connected(path) as connection:
         if not _has_table(connection, "alembic_version"):
             return ""
@@ -245,7 +246,7 @@ def _has_table(connection: sqlite3.Connection, name: str) -> bool:
 
 
 def _is_sound(path: Path) -> bool:
-    """Let SQLite check every page."""
+    """True if SQLite's quick check of every page succeeds."""
     try:
         with _connected(path) as connection:
             said = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -257,7 +258,7 @@ def _is_sound(path: Path) -> bool:
 
 
 def _replace(path: Path) -> str:
-    """Move a database aside and make a new one."""
+    """Move a damaged database aside and create a new one."""
     kept = _free_name(path)
     path.replace(kept)
     _copy_template(path)

@@ -1,10 +1,10 @@
-"""The shape that all places have to which a study is projected: MLflow, TensorBoard, W&B, tables.
+"""Interface of all destinations that a study is sent to: MLflow, TensorBoard, W&B, CSV tables.
 
     Replay  --connect-->  Destination  --gives-->  Connection  <--apply, remember--  Replay
 
-`Replay` (`replay.py`) reads the event log, folds it (`projection.py`) and hands the changes of runs
-to the connection, stretch by stretch. The place itself keeps how far it has the log, so that a
-place that was deleted or restored from a copy is completed, and nothing is in it twice.
+`Replay` (`replay.py`) reads the event log, folds it (`projection.py`) and passes the changes of
+runs to the connection, chunk by chunk. The destination itself stores how much of the log it has. So
+one that was deleted or restored from a copy is brought up to date, and nothing is in it twice.
 """
 
 from collections.abc import Callable, Collection
@@ -22,7 +22,7 @@ def _no_beat(seconds: float) -> None:
 
 
 def _fits(offset: object) -> bool:
-    """Trust what is remembered."""
+    """Trust the remembered offset."""
     return True
 
 
@@ -32,71 +32,71 @@ def _no_words(sentence: str) -> None:
 
 @dataclass(frozen=True)
 class Opening:
-    """Everything that a place learns when a study is opened in it."""
+    """Everything that a destination is told when a study is opened in it."""
 
     study_dir: Path
     """Folder of the event log."""
     first: Event
-    """The log's first event, a `study`."""
+    """First event of the log, a `study` event."""
     study_id: str
     beat: Callable[[float], None] = _no_beat
-    """Called with the seconds that the next call may take, before it; a sign of life for whoever
-    waits."""
+    """Sign of life. Called before a slow step with the seconds that it may take."""
     fits: Callable[[object], bool] = _fits
-    """Tells if an event of the log begins at a byte, or the log ends there: after a line was
-    deleted, what a place remembers may not."""
+    """Returns True if an event of the log begins at a byte or the log ends there. After a line was
+    deleted, a remembered offset may not fit."""
     tell: Callable[[str], None] = _no_words
-    """Called with a sentence for the user."""
+    """Called with a message for the user."""
 
 
 class Connection(Protocol):
-    """One study in a place, opened."""
+    """An open study in a destination."""
 
     offset: int
-    """Bytes of the event log that the place has."""
+    """Number of bytes of the event log that the destination has."""
 
     def lacks(self, runs: Collection[str]) -> bool:
-        """Tell if runs that the place should have are gone for good: all is sent again."""
+        """True if runs that the destination should have are gone for good. Then everything is sent
+        again."""
 
     def check(self) -> None:
-        """Raise where the place is not the one that was opened."""
+        """Raise if the destination is no longer the one that was opened."""
 
     def recall(self, run: ProjectedRun, changes: Changes) -> None:
-        """Learn what the place has already: all changes of a run up to `offset`."""
+        """Receive all changes of a run up to `offset`, which the destination already has."""
 
     def apply(self, run: ProjectedRun, changes: Changes) -> None:
-        """Bring one run up to date. May be repeated with the same changes."""
+        """Update one run. May be repeated with the same changes."""
 
     def remember(self, study: ProjectedRun, offset: int) -> None:
-        """Note in the place that it has all events before byte `offset`."""
+        """Record in the destination that it has all events before byte `offset`."""
 
     def close(self) -> None:
-        """Give the place back, with all that was applied in it."""
+        """Release the destination, with everything applied to it."""
 
 
 class Destination(Protocol):
-    """A place that shows runs."""
+    """A system that shows runs."""
 
     name: str
-    """One word: the value of `--log`, or mlflow."""
+    """Identifier: the value of `--log`, or mlflow."""
     title: str
-    """The place as people know it, such as "MLflow"."""
+    """Display name, such as "MLflow"."""
     logarithms: bool
-    """It is given the logarithms of some parameters as metrics."""
+    """True if it also receives the logarithms of some parameters as metrics."""
 
     def where(self, study_dir: Path) -> str:
-        """The place of a study, fit to be shown: an address, or a folder."""
+        """Return where a study is shown, without secrets: an address or a folder."""
 
     def remedy(self, study_dir: Path) -> str:
-        """The action that may help where the place takes nothing."""
+        """Return what the user can do if the destination rejects everything."""
 
     def connect(self, opening: Opening) -> Connection:
-        """Find the study in the place, or begin it there.
+        """Find the study in the destination, or create it there.
 
         Raises:
-            Exception: the place's own, or of a disk or network; connect again to try again.
+            Exception: an error of the destination, a disk or the network; connect again to retry.
         """
 
     def mend(self, error: Exception) -> str | None:
-        """Replace a damaged place by a new one. Returns what was done, in a sentence without its
-        end; None where damage was not the reason of `error`."""
+        """Replace a damaged destination by a new one. Return a clause that says what was done; None
+        if damage was not the cause of `error`."""

@@ -1,10 +1,10 @@
-"""A place that is a folder of the study: files that only grow, and the byte of the event log up to
-which they have it.
+"""Destinations that are folders of the study: append-only files, and how many bytes of the event
+log they cover.
 
     <folder>/.state.json    {"study", "offset", "lengths": {file: bytes}}
 
-The state is written when everything before it is on disk. What a kill leaves behind it is written
-again, over itself: the log says the same, so the bytes are the same.
+The state is written after everything that it covers is on disk. After a kill, anything beyond it is
+overwritten with the same bytes, because the log is the same.
 """
 
 import json
@@ -24,38 +24,38 @@ __all__ = ["AppendedFiles", "LocalConnection", "LocalPlace"]
 
 STATE = ".state.json"
 _UPLOAD_S = 30.0
-"""An upload may take this long without a sign of life."""
+"""Maximum time for an upload without a sign of life."""
 
 
 class LocalPlace:
-    """A folder inside that of a study; a `Destination` that adds `connect`."""
+    """A folder inside the study's folder; a `Destination` except for `connect`."""
 
     name: str
     title: str
     logarithms = False
 
     def folder(self, study_dir: Path) -> Path:
-        """The folder of a study's files."""
+        """Return the folder of a study's files."""
         return study_dir / self.name
 
     def where(self, study_dir: Path) -> str:
-        """The folder, or its address in an object store."""
+        """Return the folder, or its address in an object store."""
         folder = self.folder(study_dir)
         return s3.address(folder) or str(folder)
 
     def remedy(self, study_dir: Path) -> str:
-        """The action that may help where nothing can be written."""
+        """Return what the user can do if nothing can be written."""
         again = command("report", "sync", study_dir.name, storage=study_dir.parent)
         return f"fix that, and run `{again}`"
 
     def mend(self, error: Exception) -> str | None:
-        """Files that lack something are written anew by the next start; nothing to do now."""
+        """Do nothing: the next start rewrites incomplete files."""
         return None
 
 
 class LocalConnection:
-    """A study in such a folder: nothing can be missing, or take its place. A `Connection` that adds
-    `apply` and `remember`."""
+    """An open study in such a folder, which cannot lose runs or be swapped. A `Connection` except
+    for `apply` and `remember`."""
 
     offset: int
 
@@ -64,20 +64,20 @@ class LocalConnection:
         self.folder = folder
 
     def lacks(self, runs: Collection[str]) -> bool:
-        """Tell that nothing is missing."""
+        """Return False: no runs can be missing."""
         return False
 
     def check(self) -> None:
-        """Nothing needs to be checked."""
+        """Do nothing: there is nothing to check."""
 
     def recall(self, run: ProjectedRun, changes: Changes) -> None:
-        """Nothing needs to be known of what the files have."""
+        """Do nothing: the content of the files is not needed."""
 
     def close(self) -> None:
         """Upload the files, if the study lives in an object store.
 
         Raises:
-            UserError: the store does not take them.
+            UserError: the store does not accept them.
         """
         self.opening.beat(_UPLOAD_S)
         s3.copy(self.folder)
@@ -85,14 +85,14 @@ class LocalConnection:
 
 
 class AppendedFiles:
-    """The files of one study in a folder, which is made where it is missing.
+    """The append-only files of one study, in a folder that is created if it is missing.
 
     Args:
-        opening: files of another study, and such as do not fit the log or lack what their state
-            says, are written anew.
+        opening: identifies study and log. Files that belong to another study, do not fit the log,
+            or are shorter than their state says are rewritten.
 
     Attributes:
-        offset: bytes of the event log that the files have.
+        offset: number of bytes of the event log that the files cover.
     """
 
     def __init__(self, folder: Path, opening: Opening):
@@ -112,7 +112,7 @@ class AppendedFiles:
             self._lengths = lengths
 
     def append(self, name: str, content: bytes) -> None:
-        """Add to a file at the next `commit`.
+        """Queue content to be appended to a file at the next `commit`.
 
         Args:
             name: path inside the folder, with forward slashes.
@@ -120,14 +120,14 @@ class AppendedFiles:
         self._pending.setdefault(name, []).append(content)
 
     def has(self, name: str) -> bool:
-        """Tell if something is in a file, or will be at the next `commit`."""
+        """True if a file has content, or will have some at the next `commit`."""
         return name in self._lengths or name in self._pending
 
     def commit(self, offset: int) -> None:
-        """Write all that was added, and note that the files have the log up to byte `offset`.
+        """Write everything queued, and record that the files cover the log up to byte `offset`.
 
         Raises:
-            OSError: the folder cannot be written; open it again to try again.
+            OSError: the folder is not writable; open it again to retry.
         """
         lengths = dict(self._lengths)
         for name, contents in self._pending.items():
@@ -142,7 +142,7 @@ class AppendedFiles:
         self.offset = offset
 
     def _are_whole(self, lengths: dict[str, Any]) -> bool:
-        """Tell if no file is missing, or shorter than it was."""
+        """True if no file is missing or shorter than recorded."""
         for name, length in lengths.items():
             path = self.folder / name
             if not isinstance(length, int) or not path.is_file() or path.stat().st_size < length:
@@ -151,7 +151,7 @@ class AppendedFiles:
 
 
 def _append(path: Path, start: int, content: bytes) -> None:
-    """Write to a file from byte `start` on, where it ends then."""
+    """Write to a file at byte `start`, after truncating it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with os.fdopen(handle, "r+b") as file:

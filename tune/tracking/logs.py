@@ -1,4 +1,4 @@
-"""The places beside MLflow to which a study can be sent: `--log NAME`."""
+"""Destinations other than MLflow that a study can be sent to: `--log NAME`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,14 +22,14 @@ LOGS: dict[str, type[Destination]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
 }
-"""Value of `--log` -> place."""
+"""Value of `--log` -> destination."""
 
 
 def check_logs(names: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the places that were asked for, each once.
+    """Return the requested destinations without duplicates.
 
     Raises:
-        UserError: an unknown name, a package that is missing, or W&B without a way to log in.
+        UserError: a name is unknown, a package is missing, or W&B has no credentials.
     """
     wanted = tuple(dict.fromkeys(names or ()))
     for name in wanted:
@@ -41,20 +41,21 @@ def check_logs(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def replay_into(name: str, study_dir: Path) -> Replay:
-    """Return what brings a study to a place."""
+    """Return the `Replay` that sends a study to a destination."""
     return Replay(study_dir, LOGS[name]())
 
 
 def sync_study(
     study_dir: Path, asked: Sequence[str] = (), is_wanted: Callable[[], bool] = lambda: True
 ) -> str:
-    """Bring MLflow and other places up to the record; returns what was done, a line for each place.
+    """Bring MLflow and the study's other destinations up to date. Return one line per destination
+    that says what was done.
 
     Args:
-        asked: places to begin, where the study is not there yet.
-        is_wanted: ends the sending, between two stretches of the log, where it returns False.
+        asked: further destinations to send the study to.
+        is_wanted: called between two chunks of the log; False stops the sending.
     Raises:
-        UserError: a place takes nothing. The others have been brought up to date.
+        UserError: a destination failed. The others are up to date.
     """
     _adopt(study_dir)
     names = dict.fromkeys([*begun_logs(study_dir), *asked])
@@ -72,10 +73,10 @@ def sync_study(
 
 
 def _adopt(study_dir: Path) -> None:
-    """Give a folder that was copied an identity of its own before anything is sent.
+    """Give a copied folder an identity of its own before anything is sent.
 
     Raises:
-        UserError: it is a copy in an object store, where only a run of the study may write.
+        UserError: the copy is in an object store, where only a run of the study may write.
     """
     is_begun = (study_dir / "study.json").exists()
     if address(study_dir) is not None and is_begun and awaits_adoption(study_dir):
@@ -84,10 +85,10 @@ def _adopt(study_dir: Path) -> None:
             f"--study {study_dir.name} once, which gives it an identity of its own"
         )
     with addition(study_dir) as is_free:
-        if is_free:  # a study that runs has been seen to
+        if is_free:  # a running study has already done this
             adopt(study_dir)
 
 
 def begun_logs(study_dir: Path) -> list[str]:
-    """Names of the places that a study has been sent to."""
+    """Return the names of the destinations that a study has been sent to."""
     return [name for name in LOGS if (study_dir / name).is_dir()]

@@ -1,4 +1,4 @@
-"""Names and texts as MLflow takes them."""
+"""Names and texts in the form that MLflow accepts."""
 
 import hashlib
 import posixpath
@@ -11,12 +11,12 @@ from tune.tracking.projection import Changes
 __all__ = ["for_mlflow", "mlflow_key", "mlflow_tags"]
 
 PARAM_LIMIT, TAG_LIMIT, KEY_LIMIT = 6000, 8000, 250
-"""Characters that MLflow keeps of a param, a tag and a key."""
+"""Maximum number of characters of a param, a tag and a key in MLflow."""
 
 
 def for_mlflow(changes: Changes) -> Changes:
-    """Return the changes with keys and texts that MLflow takes. Of metrics whose names become one
-    key the first holds."""
+    """Return the changes with keys and texts that MLflow accepts. If several metric names map to
+    the same key, the first one is kept."""
     metrics: dict[tuple[str, int], tuple[str, float, int, int]] = {}
     for name, value, t, step in changes.metrics:
         key = mlflow_key(name)
@@ -31,13 +31,13 @@ def for_mlflow(changes: Changes) -> Changes:
 
 
 def mlflow_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Return tags as MLflow takes them."""
+    """Return the tags in the form that MLflow accepts."""
     return _strings(tags, TAG_LIMIT)
 
 
 def mlflow_key(name: str) -> str:
-    """`name` with what MLflow forbids in keys replaced by `_`: characters such as `[` and `@`, and
-    a path that is not normal.
+    """Replace everything that MLflow forbids in keys by `_`: characters such as `[` and `@`, and
+    non-normalized paths.
 
     >>> mlflow_key("/val/top@1"), mlflow_key("../x"), mlflow_key("val/knn_top1")
     ('val/top_1', '_/x', 'val/knn_top1')

@@ -1,14 +1,14 @@
-"""The event log of a study as runs, which MLflow, TensorBoard, W&B and tables show: a fold over the
-events that knows none of them.
+"""Fold the event log of a study into runs, as MLflow, TensorBoard, W&B and tables show them. This
+module knows none of these.
 
-`tune/study/` has a fold of its own, which says what a study knows. This one is apart because it
-maps events to changes of runs: params, metrics by step, tags and files. A replay has to continue
-anywhere in the log, and must not ask what the study is now.
+`tune/study/` has its own fold, which computes the state of a study. This one is separate because it
+maps events to changes of runs: params, metrics by step, tags and files. A replay must be able to
+continue anywhere in the log, and must not depend on the study's current state.
 
-The result depends on the log alone, so a replay from the beginning says exactly what the first one
-said. There is one run for the study, below it one per trial, below that one per repeat of the trial
-under another seed. Names and values are those of the log; a place that takes fewer characters
-changes them itself.
+The result depends only on the log, so a replay from the beginning gives exactly the same result as
+the first one. There is one run for the study, with one child per trial, which has one child per
+repeat of the trial under another seed. Names and values are those of the log; a destination that
+accepts fewer characters changes them itself.
 """
 
 import math
@@ -27,59 +27,60 @@ __all__ = [
 ]
 
 LOGARITHMIC = ("lr", "weight_decay")
-"""Last words of parameters that are searched on a log scale."""
+"""Suffixes of parameters that are searched on a log scale."""
 
 Event = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ProjectedRun:
-    """A run from its creation on."""
+    """A run as it is created."""
 
     key: str
     """Unique within the study: `study`, `trial/3` or `trial/3/repeat/1234`."""
     name: str
-    """As people read it: the study's name, `trial-003` or `trial-003-seed-1234`."""
+    """Display name: the study's name, `trial-003` or `trial-003-seed-1234`."""
     parent: str | None
-    """Key of the run above; GROUP: the run of another log."""
+    """Key of the parent run; GROUP if it is in another log."""
     started: int
-    """ms since the epoch."""
+    """Start time, ms since the epoch."""
     tags: dict[str, str]
     trial: int | None = None
-    """None: the study itself."""
+    """Trial number; None for the study itself."""
     repeat: int | None = None
-    """Seed of a repeat; None: the trial itself."""
+    """Seed of a repeat; None for the trial itself."""
 
 
 @dataclass
 class Changes:
-    """Changes of one run by a stretch of the log. Later values replace earlier ones; metrics and
-    files add up."""
+    """Changes of one run by a chunk of the log. Later values replace earlier ones; metrics and
+    files accumulate."""
 
     params: dict[str, Any] = field(default_factory=dict)
     metrics: list[tuple[str, float, int, int]] = field(default_factory=list)
     """Name, value, ms since the epoch, step."""
     tags: dict[str, str] = field(default_factory=dict)
     status: tuple[str, int] | None = None
-    """RUNNING, FINISHED, FAILED or KILLED, and since when (ms)."""
+    """RUNNING, FINISHED, FAILED or KILLED, and since when (ms since the epoch)."""
     data: dict[str, Any] | None = None
-    """The data set that the study is about."""
+    """The data set of the study."""
     files: list[tuple[str, str]] = field(default_factory=list)
-    """Path within the study's folder, sub-folder that it is shown in."""
+    """Path within the study's folder, and the subfolder in which it is shown."""
     texts: dict[str, str] = field(default_factory=dict)
-    """Name of a text -> contents."""
+    """Name of a text -> its content."""
     name: str | None = None
-    """The run's name, where it has another now."""
+    """The run's new name, if it was renamed."""
     epoch: int | None = None
-    """The last reported epoch, where there is a report among the changes."""
+    """The last reported epoch, if the changes include a report."""
 
 
 class Projection:
-    """Feed it events from the first on; `take` gives what they change, by run.
+    """Folds events into changes of runs. `feed` it all events from the first; `take` returns the
+    changes by run.
 
     Args:
-        logarithms: also give the logarithms of parameters that are searched on a log scale, as
-            metrics: MLflow's axes are linear.
+        logarithms: add the logarithms of parameters that are searched on a log scale as metrics,
+            because MLflow's axes are linear.
     """
 
     def __init__(self, *, logarithms: bool = False) -> None:
@@ -88,7 +89,7 @@ class Projection:
         self.study_id = ""
         self.runs: dict[str, ProjectedRun] = {}
         self._changes: dict[str, Changes] = {}
-        self._live: dict[str, None] = {}  # started and not ended, in that order
+        self._live: dict[str, None] = {}  # started but not ended, in order of start
         # (run, metric) -> last step and value
         self._last: dict[tuple[str, str], tuple[int, float]] = {}
         self._epoch: dict[str, int] = {}
@@ -97,7 +98,7 @@ class Projection:
         self._chosen: int | None = None
 
     def feed(self, event: Event) -> None:
-        """Fold one event in; events of names that are not in the schema are ignored."""
+        """Process one event; unknown event names are ignored."""
         handlers = {
             "study": self._on_study,
             "start": self._on_start,
@@ -114,7 +115,7 @@ class Projection:
             handler(event)
 
     def take(self) -> dict[str, Changes]:
-        """Changes since the last call; a run comes after the run above it."""
+        """Return the changes since the last call; a run comes after its parent."""
         changes, self._changes = self._changes, {}
         return dict(sorted(changes.items(), key=lambda item: item[0].count("/")))
 
@@ -141,7 +142,7 @@ class Projection:
         changes.status = ("RUNNING", event["t"])
 
     def _common_tags(self, event: Event) -> dict[str, str]:
-        """Return the tags that every run of the study has."""
+        """Return the tags that all runs of the study share."""
         tags = {"study": event["name"], "study.id": self.study_id}
         tags |= _strings(event.get("tags"))
 
@@ -162,7 +163,7 @@ class Projection:
         config = event["config"]
         searched = [name for name in self._studied()["searched"] if name in config]
 
-        # Params are shown in the order in which they were logged: what is searched comes first.
+        # Params are shown in the order in which they were logged, so searched ones come first.
         changes.params |= {name: config[name] for name in [*searched, *config]}
         if self.logarithms:
             self._log_logarithms(key, {name: config[name] for name in searched}, event["t"])
@@ -230,7 +231,7 @@ class Projection:
         self._live.pop(key, None)
 
     def _on_retry(self, event: Event) -> None:
-        """A failed run begins anew: its epochs are logged again, later ones of one step count."""
+        """Restart a failed run: its epochs are logged again, and later values of a step count."""
         if event.get("trial") is None:
             return
         key = _key(event)
@@ -250,7 +251,7 @@ class Projection:
             self._mark_chosen(int(metrics["chosen/trial"]), event)
 
     def _mark_chosen(self, trial: int, event: Event) -> None:
-        """Tag the run of the chosen trial, and take the tag from an earlier one."""
+        """Tag the run of the chosen trial, and mark a previously chosen one as earlier."""
         if self._chosen is not None and self._chosen != trial:
             earlier = {"trial": self._chosen, "t": event["t"]}
             self._run(_key(earlier), earlier).tags["chosen"] = "earlier"
@@ -269,7 +270,7 @@ class Projection:
         self._live.clear()
 
     def _on_rename(self, event: Event) -> None:
-        """Give the study's run its name, and tell all runs."""
+        """Rename the study's run, and update the study's name in all runs."""
         name = event["name"]
         self._tags["study"] = name
         for key, run in self.runs.items():
@@ -285,7 +286,7 @@ class Projection:
         return self.study
 
     def _run(self, key: str, event: Event) -> Changes:
-        """Return the changes of a run; a new run is created, with all runs above it."""
+        """Return the changes of a run. A new run is created together with its parents."""
         if key not in self.runs:
             self.runs[key] = self._new_run(key, event)
         return self._changes.setdefault(key, Changes())
@@ -308,16 +309,16 @@ class Projection:
         return ProjectedRun(key, name, parent, event["t"], self._tags | tags, trial, repeat)
 
     def _log(self, run: str, name: str, value: float, t: int, step: int) -> None:
-        """A step that a run has is not logged again: a resumed trial reports its checkpoint's epoch
-        a second time."""
+        """Log a value unless the run already has its step: a resumed trial reports its checkpoint's
+        epoch a second time."""
         last, _ = self._last.get((run, name), (-1, math.nan))
         if step > last:
             self._last[run, name] = step, value
             self._run(run, {"t": t}).metrics.append((name, value, t, step))
 
     def _log_final(self, run: str, metrics: dict[str, Any], t: int) -> None:
-        """Values that close a run come after its last epoch, and only where they differ from what
-        it has."""
+        """Log the values that close a run after its last epoch, but only if they differ from the
+        run's last values."""
         for name, value in metrics.items():
             step, last = self._last.get((run, name), (-1, math.nan))
             if value is not None and float(value) != last:

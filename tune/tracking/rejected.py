@@ -1,4 +1,4 @@
-"""Records that MLflow refuses for good."""
+"""Records that MLflow permanently refuses."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ _REASON_LENGTH = 500
 
 
 class Rejected:
-    """Keeps refused records in a file with the reason, so that the rest can go on."""
+    """Keeps refused records in a file with the reason, so that the rest can be sent."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -19,11 +19,11 @@ class Rejected:
 
     @property
     def count(self) -> int:
-        """Number of records on file."""
+        """Number of records in the file."""
         return len(self._known)
 
     def add(self, run: str, kind: str, name: str, value: str, reason: str) -> None:
-        """Put a record on file, once: a replay meets the same refusals again."""
+        """Write a record to the file once; a replay meets the same refusals again."""
         reason = redacted(reason).strip()[:_REASON_LENGTH]
         line = json.dumps(
             {"run": run, "kind": kind, "name": name, "value": value, "reason": reason}

@@ -1,8 +1,9 @@
-"""Event log of a study -> a place that shows it. The place being slow, hung, locked or gone never
-holds a study up; it catches up later.
+"""Send the event log of a study to a destination. A slow, hung, locked or missing destination never
+delays the study; it catches up later.
 
-A thread replays the log and notes in the place itself how far it came, so that a place that was
-deleted, switched or restored from a copy is completed. All that is sent may be sent again.
+A thread replays the log and records its progress in the destination itself. So a destination that
+was deleted, switched or restored from a copy is brought up to date. Everything that is sent may be
+sent again.
 """
 
 import contextlib
@@ -25,14 +26,14 @@ from tune.tracking.projection import Projection
 __all__ = ["Replay"]
 
 MLFLOW = "mlflow"
-"""Name of the place that every study is sent to."""
+"""Name of the destination that every study is sent to."""
 TRACKING_LOCK = "tracking.lock"
-"""File in a study's folder that whoever sends it to MLflow has locked."""
+"""File in a study's folder, locked by the process that sends the study to MLflow."""
 
 POLL_S = 0.5
 REST = 2.0
-"""Pause per second of work while the study runs: the driver shares its interpreter with this
-thread."""
+"""Seconds of pause per second of work while the study runs, because the driver shares its
+interpreter with this thread."""
 CHUNK_BYTES = 256 * 1024
 PATIENCE_S = 3.0
 """`close` waits this long for a sign of life."""
@@ -41,19 +42,19 @@ LONGEST_RETRY_S = 30.0
 
 
 class Replay:
-    """Replays `events.jsonl` of one study folder into a place, from a thread (`start`, `close`) or
-    at once (`sync`).
+    """Replays `events.jsonl` of one study folder into a destination, either in a thread (`start`,
+    `close`) or immediately (`sync`).
 
-    Start it when the imports of the driver are done: the thread may import what takes seconds of
-    CPU time, such as MLflow.
+    Start the thread after the driver has finished its imports, because the thread may import
+    packages such as MLflow, which take seconds of CPU time.
 
     Args:
         study_dir: `<storage>/<study>`, the folder of the event log.
 
     Attributes:
-        problem: why the last attempt failed, in one line; None when it succeeded.
-        known: returns how many bytes of the log outlive this machine; the place, which may outlive
-            it too, gets no more.
+        problem: reason why the last attempt failed, in one line; None if it succeeded.
+        known: returns how many bytes of the log would survive the loss of this machine. The
+            destination may survive it too, so it gets no more than these.
     """
 
     def __init__(self, study_dir: Path, destination: Destination):
@@ -77,14 +78,14 @@ class Replay:
         self._complete = False
 
     def start(self) -> None:
-        """Begin to replay in a daemon thread; returns at once."""
+        """Start replaying in a daemon thread; return at once."""
         self._beat(0)
         name = f"{self.destination.name}-replay"
         self._thread = threading.Thread(target=self._replay, name=name, daemon=True)
         self._thread.start()
 
     def last_call(self) -> None:
-        """Ask the thread to finish; returns at once."""
+        """Ask the thread to finish; return at once."""
         now = time.monotonic()
         if self.problem is None:
             self._alive_until = max(self._alive_until, now + PATIENCE_S)
@@ -93,8 +94,8 @@ class Replay:
         self._closing.set()
 
     def close(self, drain_s: float = 30.0) -> bool:
-        """Let the thread finish for as long as it gets on, at most `drain_s` seconds. True if
-        the place has every event. Never raises."""
+        """Let the thread finish as long as it makes progress, for at most `drain_s` seconds. Return
+        True if the destination has every event. Never raises."""
         if self._thread is None:
             return False
 
@@ -107,13 +108,14 @@ class Replay:
         return not self._thread.is_alive() and self.problem is None and self._complete
 
     def sync(self, is_wanted: Callable[[], bool] = lambda: True) -> str:
-        """Replay now what the place lacks, and say in one line what was done.
+        """Send everything that the destination lacks now, and return one line that says what was
+        done.
 
         Args:
-            is_wanted: ends it, between two stretches of the log, where it returns False.
+            is_wanted: called between two chunks of the log; False stops the replay.
         Raises:
-            UserError: there is no event log, the place cannot take it, or another process replays
-                this study.
+            UserError: there is no event log, the destination rejects it, or another process is
+                replaying this study.
         """
         if not self._log.exists():
             raise UserError(
@@ -182,7 +184,7 @@ class Replay:
             self._abandoned.wait(RETRY_S)
 
     def _mended(self, error: Exception) -> bool:
-        """True where damage was the reason, and the place is a new one."""
+        """True if damage was the cause, and the destination has been replaced."""
         damage = self.destination.mend(error)
         if damage is None:
             return False
@@ -191,13 +193,13 @@ class Replay:
         return True
 
     def _tell(self, damage: str) -> None:
-        """Say that the place is a new one, and how the other studies come into it."""
+        """Tell the user that the destination is new, and how to send the other studies to it."""
         again = command("report", "sync", storage=self.study_dir.parent)
         line = f"{damage}, with this study; `{again}` brings in the others"
         print(f"vistune: {line}", file=sys.stderr, flush=True)
 
     def _step(self) -> bool:
-        """Send one stretch of the log; False when nothing is left to send."""
+        """Send one chunk of the log; False if nothing is left to send."""
         connection = self._connection or self._connect()
         if connection is None:
             return False
@@ -221,8 +223,8 @@ class Replay:
         return True
 
     def _connect(self) -> Connection | None:
-        """Find the study in the place and bring the projection to where the place stands; None
-        while the log is empty."""
+        """Find the study in the destination, and fold the log up to the destination's offset.
+        Return None while the log is empty."""
         first, _ = EventLog.read(self._log, 0, limit=1)
         if not first:
             return None
@@ -245,12 +247,12 @@ class Replay:
         return connection
 
     def _fits(self, offset: object) -> bool:
-        """True where an event begins at this byte of the log. Otherwise the log is not the one that
+        """True if an event begins at this byte of the log. Otherwise the log is not the one that
         was sent, and all of it is sent again."""
         return EventLog.begins_at(self._log, offset)
 
     def _folded(self, offset: int) -> Projection:
-        """The projection of the log before byte `offset`."""
+        """Return the projection of the log before byte `offset`."""
         projection = self._fresh_projection()
         if offset:
             for event in EventLog.read(self._log, 0, limit=offset)[0]:
@@ -264,12 +266,12 @@ class Replay:
         connection = self._connection
         self._connection = None
         if connection is not None:
-            with contextlib.suppress(Exception):  # what was not remembered is sent again
+            with contextlib.suppress(Exception):  # whatever was not recorded is sent again
                 connection.close()
         self._lock.release()
 
     def _beat(self, seconds: float) -> None:
-        if self.problem is None:  # trying again is not a sign of life
+        if self.problem is None:  # a retry is not a sign of life
             self._alive_until = time.monotonic() + max(PATIENCE_S, seconds)
 
 

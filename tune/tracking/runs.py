@@ -1,5 +1,5 @@
-"""The runs of one study in an MLflow store: found or created, written in batches, all of it safe to
-repeat."""
+"""The runs of one study in an MLflow store: found or created, and written in batches. Every step is
+safe to repeat."""
 
 import importlib
 import json
@@ -26,22 +26,22 @@ RUN_TAG = "run.key"
 OFFSET_TAG = "tracking.offset"
 NOTE_TAG = "tracking.rejected"
 
-# MLflow takes 1000 metrics, 100 params and 100 tags, 1000 records in all.
+# MLflow accepts 1000 metrics, 100 params and 100 tags per call, 1000 records in total.
 METRICS_PER_CALL = 800
 OTHERS_PER_CALL = 100
 
 SETUP_S = 30.0
-"""Importing MLflow and creating its tables may take this long without being hung."""
+"""Maximum time to import MLflow and create its tables; after that it counts as hung."""
 _ARTIFACTS = "mlartifacts"
 _UPLOADING = ".artifact.uploading.*"
 _files = DatabaseFiles()
 
 
 class MlflowRuns:
-    """One study in the store at `uri`, as a `Connection`. Imports MLflow when it is made.
+    """One study in the store at `uri`, as a `Connection`. The constructor imports MLflow.
 
     Raises:
-        Exception: whatever MLflow, SQLite or the network raise; make a new one to try again.
+        Exception: any error of MLflow, SQLite or the network; create a new object to retry.
     """
 
     def __init__(self, uri: str, opening: Opening, rejected: Rejected):
@@ -82,27 +82,27 @@ class MlflowRuns:
         self._save(self.offset)
 
     def lacks(self, runs: Collection[str]) -> bool:
-        """Tell if runs were deleted for good."""
+        """True if runs were permanently deleted."""
         lacks = not set(runs) <= self.ids.keys()
         if lacks:
             self._save(0)
         return lacks
 
     def check(self) -> None:
-        """Check that the SQLite file was not deleted or replaced: MLflow would continue to write to
-        the unlinked one.
+        """Check that the SQLite file was not deleted or replaced. MLflow would continue to write to
+        the unlinked file.
 
         Raises:
-            ConnectionError: it was.
+            ConnectionError: the file was deleted or replaced.
         """
         if _files.is_replaced(self._uri):
             raise ConnectionError("the database file was deleted or replaced")
 
     def recall(self, run: ProjectedRun, changes: Changes) -> None:
-        """Nothing needs to be known of what MLflow has."""
+        """Do nothing: MLflow's content is not needed."""
 
     def apply(self, run: ProjectedRun, changes: Changes) -> None:
-        """Bring one run up to date. May be repeated with the same or overlapping changes."""
+        """Update one run. May be repeated with the same or overlapping changes."""
         run_id = self._run_id(run)
         changes = for_mlflow(changes)
         if changes.name is not None:
@@ -119,7 +119,7 @@ class MlflowRuns:
         self._beat(0)
 
     def remember(self, study: ProjectedRun, offset: int) -> None:
-        """Note in the store that it has all events before byte `offset`."""
+        """Record in the store that it has all events before byte `offset`."""
         tags = {OFFSET_TAG: str(offset)}
         count = self._rejected.count
         if count:
@@ -138,12 +138,12 @@ class MlflowRuns:
         save_state(self._study_dir, self._uri, state)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: nothing is open."""
 
     def _find_experiment(self, name: str) -> str:
-        """Id of the experiment, created or restored if need be."""
+        """Return the id of the experiment, which is created or restored if necessary."""
         database = sqlite_path(self._uri)
-        # Beside a database; a server knows better where its artifacts go.
+        # Beside a local database; a server decides itself where artifacts go.
         location = None if database is None else (database.parent / _ARTIFACTS).as_uri()
 
         experiment = self._client.get_experiment_by_name(name)
@@ -160,8 +160,8 @@ class MlflowRuns:
         return experiment_id
 
     def _find_runs(self) -> int:
-        """Fill `ids` with the study's runs; the offset up to which the store has the log. A create
-        whose reply was lost shows up here."""
+        """Fill `ids` with the study's runs, and return the offset up to which the store has the
+        log. Runs whose create call succeeded but whose reply was lost are found here."""
         offset = 0
         for run in sorted(self._search_runs(), key=_oldest_first):
             key = run.data.tags[RUN_TAG]
@@ -179,7 +179,7 @@ class MlflowRuns:
         return offset
 
     def _search_runs(self) -> list[Any]:
-        """All runs of the study, deleted ones included."""
+        """Return all runs of the study, including deleted ones."""
         found = []
         token = None
         while True:
@@ -197,7 +197,7 @@ class MlflowRuns:
                 return found
 
     def _find_group(self, group: dict[str, str]) -> str:
-        """The run of the group, which a tracker of its own creates."""
+        """Return the id of the group's run, which the group's own tracker creates."""
         wanted = f"tags.`study.id` = '{group['id']}' and tags.`{RUN_TAG}` = 'study'"
         found = self._client.search_runs([self.experiment_id], filter_string=wanted, max_results=1)
         if not found:
@@ -205,7 +205,7 @@ class MlflowRuns:
         return str(found[0].info.run_id)
 
     def _run_id(self, run: ProjectedRun) -> str:
-        """Id of a run, which is created or restored if need be."""
+        """Return the id of a run, which is created or restored if necessary."""
         if run.key not in self.ids:
             tags = mlflow_tags(run.tags) | {RUN_TAG: run.key}
             if run.parent:
@@ -240,8 +240,8 @@ class MlflowRuns:
             tags = tags[OTHERS_PER_CALL:]
 
     def _send(self, run: ProjectedRun, batch: Sequence[Any]) -> None:
-        """Log params, metrics and tags. What MLflow calls invalid is narrowed down by halves and
-        rejected; other failures are raised."""
+        """Log params, metrics and tags. Records that MLflow calls invalid are isolated by bisection
+        and rejected; other errors are raised."""
         self._beat(0)
         try:
             self._log_batch(self.ids[run.key], batch)
@@ -283,19 +283,19 @@ class MlflowRuns:
 
     def _upload_file(self, run: ProjectedRun, run_id: str, path: str, folder: str | None) -> None:
         file = self._study_dir / path
-        # It may be that of a head that was lost, or this machine only reads.
+        # The file may come from a lost head node, or this machine may only read the study.
         s3.present(file)
         self._upload(run, path, partial(self._log_file, run_id, file, folder))
 
     def _upload(self, run: ProjectedRun, name: str, upload: Callable[[], None]) -> None:
-        """Upload a file. One that cannot be stored must not hold up the numbers: it is rejected,
-        unless the whole store is gone."""
+        """Upload a file. A file that cannot be stored is rejected, so that it does not block the
+        metrics, unless the whole store is gone."""
         self._beat(SETUP_S)
         self._remove_leftovers(self.ids[run.key])
         try:
             self._try_twice(upload)
         except Exception as error:
-            # This raises where it is not the artifact but the store.
+            # This raises if the problem is the store, not the artifact.
             self._client.get_experiment(self.experiment_id)
             self._location_refuses = not isinstance(error, FileNotFoundError)
             self._rejected.add(run.name, "artifact", name, "", f"{type(error).__name__}: {error}")
@@ -303,11 +303,11 @@ class MlflowRuns:
             self._location_refuses = False
 
     def _remove_leftovers(self, run_id: str) -> None:
-        """Remove what a killed process was uploading to this run: MLflow leaves its temporary file,
-        and the file itself is sent again. One process at a time sends a study."""
+        """Remove the temporary file of an upload to this run that was killed. MLflow leaves it
+        behind, and the file itself is sent again. Only one process at a time sends a study."""
         database = sqlite_path(self._uri)
         if database is None:
-            return  # a server has the files
+            return  # the server has the files
         for left in (database.parent / _ARTIFACTS / run_id).rglob(_UPLOADING):
             left.unlink(missing_ok=True)
 
@@ -341,12 +341,13 @@ class MlflowRuns:
 
 
 def _has_moved(before: str, location: str) -> bool:
-    """True where artifacts of a storage of ours are on record at another place."""
+    """True if the database has our artifacts at another location."""
     ours = before.startswith("file:") and before.endswith(f"/{_ARTIFACTS}")
     return ours and before != location
 
 
 def _oldest_first(run: Any) -> tuple[bool, int, str]:
-    """Order of runs with one key, of which the first is kept: those that were deleted come last."""
+    """Return the sort key of runs with the same key, of which the first is kept. Deleted runs come
+    last."""
     deleted = run.info.lifecycle_stage == "deleted"
     return deleted, run.info.start_time, run.info.run_id

@@ -1,4 +1,5 @@
-"""Memory, in a study's folder, of the study in MLflow: `tracking.json`, by address of the store."""
+"""A study's state in MLflow, as its folder remembers it: `tracking.json`, by address of the
+store."""
 
 import json
 from pathlib import Path
@@ -13,22 +14,22 @@ _STATES = "tracking.json"
 
 
 def saved_state(study_dir: Path, uri: str) -> dict[str, Any]:
-    """Return what this folder knows of the study in the store at `uri`: {"offset", "experiment_id",
-    "run_id", "study_id"}; {} before the first event was sent."""
+    """Return what this folder remembers of the study in the store at `uri`: {"offset",
+    "experiment_id", "run_id", "study_id"}; {} before the first event was sent."""
     found = _saved_states(study_dir).get(without_password(uri))
     return dict(found) if isinstance(found, dict) else {}
 
 
 def save_state(study_dir: Path, uri: str, state: dict[str, Any]) -> None:
-    """Keep what `saved_state` returns."""
+    """Store the state that `saved_state` returns."""
     states = _saved_states(study_dir)
     states[without_password(uri)] = state
     write_atomically(study_dir / _STATES, json.dumps(states, indent=1))
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read a state that a place left on the disk; {} where there is none, or something else in its
-    place, such as the empty file of a power cut: all is sent again."""
+    """Read a state file of a destination. Return {} if it is missing or invalid, such as an empty
+    file after a power cut; then everything is sent again."""
     try:
         found = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):

@@ -1,14 +1,14 @@
-"""A study as TensorBoard shows it: `--log tensorboard`.
+"""A study in TensorBoard: `--log tensorboard`.
 
     runs/<study>/tensorboard/trial-003/events.out.tfevents.<seconds>.vistune
 
-One folder a trial or repeat, and one of the study's own name for values of the study as a whole.
-Metrics are scalars by epoch; what is searched is in the tab HParams, the whole config a text,
-pictures are images. `tensorboard --logdir runs/<study>/tensorboard`, or `--logdir runs` for all
-studies side by side.
+There is one folder per trial or repeat, and one with the study's name for values of the study as a
+whole. Metrics are scalars by epoch, searched parameters are in the HParams tab, the whole config is
+a text, and pictures are images. Start `tensorboard --logdir runs/<study>/tensorboard`, or `--logdir
+runs` to compare all studies.
 
-The files are written with the messages of tensorboardX, which Ray Tune brings along: TensorBoard
-itself is needed by whoever looks.
+The files are written with the messages of tensorboardX, a dependency of Ray Tune. TensorBoard
+itself is only needed to view them.
 """
 
 import struct
@@ -35,19 +35,19 @@ __all__ = ["TensorBoard", "TensorBoardStudy"]
 
 _LARGEST_PICTURE = 2_000_000  # bytes
 _PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_HEADER = 24  # bytes, up to width and height
-_SUCCESS, _FAILURE = 1, 2  # numbers of the tab HParams
+_PNG_HEADER = 24  # bytes up to and including width and height
+_SUCCESS, _FAILURE = 1, 2  # status codes of the HParams tab
 _STATUS = {"FINISHED": _SUCCESS, "FAILED": _FAILURE}
 
 
 class TensorBoard(LocalPlace):
-    """The folder `tensorboard` of a study, as a `Destination`."""
+    """Folder `tensorboard` of a study, as a `Destination`."""
 
     name = "tensorboard"
     title = "TensorBoard"
 
     def connect(self, opening: Opening) -> "TensorBoardStudy":
-        """Open the event files, which are made where there are none."""
+        """Open the event files; create them if they do not exist."""
         return TensorBoardStudy(opening, self.folder(opening.study_dir))
 
 
@@ -55,7 +55,7 @@ class TensorBoardStudy(LocalConnection):
     """The event files of one study, as a `Connection`.
 
     Args:
-        folder: of the runs.
+        folder: folder of the runs.
     """
 
     def __init__(self, opening: Opening, folder: Path):
@@ -66,7 +66,7 @@ class TensorBoardStudy(LocalConnection):
         self.offset = self._files.offset
 
     def recall(self, run: ProjectedRun, changes: Changes) -> None:
-        """Learn which runs have begun, and how far they are."""
+        """Note which runs have started, and their last epochs."""
         self._epochs[run.key] = changes.epoch or 0
         if changes.params:
             self._started.add(run.key)
@@ -91,16 +91,16 @@ class TensorBoardStudy(LocalConnection):
             self._write_status(name, *changes.status)
 
     def remember(self, study: ProjectedRun, offset: int) -> None:
-        """Bring all files to the disk.
+        """Write all files to disk.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder is not writable.
         """
         self._files.commit(offset)
         self.offset = offset
 
     def _write_params(self, name: str, run: ProjectedRun, params: Mapping[str, Any]) -> None:
-        """Write the config, and what is searched of it for the tab HParams."""
+        """Write the config, and the searched parameters for the HParams tab."""
         values = [text("config", _table(params))]
         if run.trial is not None:
             searched = {key: params[key] for key in self.opening.first["searched"] if key in params}
@@ -108,7 +108,7 @@ class TensorBoardStudy(LocalConnection):
         self._files.append(name, record(run.started, 0, values))
 
     def _write_picture(self, name: str, run: ProjectedRun, path: str, folder: str) -> None:
-        """Write a PNG as it is; other artifacts are no pictures."""
+        """Write a PNG unchanged; ignore artifacts that are not pictures."""
         file = self.opening.study_dir / path
         if file.suffix.lower() != ".png":
             return
@@ -118,26 +118,26 @@ class TensorBoardStudy(LocalConnection):
             return
         content = file.read_bytes()
         if len(content) < _PNG_HEADER or not content.startswith(_PNG):
-            return  # what a full disk or a killed process left
+            return  # incomplete, after a full disk or a kill
         width, height = struct.unpack(">II", content[16:24])
         tag = f"{folder}/{file.stem}" if folder else file.stem
         picture = image(tag, content, width, height)
         self._files.append(name, record(run.started, self._epochs[run.key], [picture]))
 
     def _write_status(self, name: str, status: str, since: int) -> None:
-        """Tell the tab HParams how a run ended."""
+        """Write for the HParams tab how a run ended."""
         if status in _STATUS:
             self._files.append(name, record(since, 0, [session_end(_STATUS[status], since)]))
 
 
 def _file(run: ProjectedRun) -> str:
-    """The event file of a run. TensorBoard looks for `tfevents` in names, and reads those of a
-    folder in their order."""
+    """Return the name of a run's event file. TensorBoard looks for `tfevents` in file names, and
+    reads the files of a folder in name order."""
     return f"{run.name}/events.out.tfevents.{run.started // 1000}.vistune"
 
 
 def _table(values: Mapping[str, Any]) -> str:
-    """The config as a table in Markdown."""
+    """Format the config as a Markdown table."""
     lines = []
     for name, value in values.items():
         shown = str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,6 +1,7 @@
-"""Records of TensorBoard's event files: a message between its length and checksums (TFRecord).
+"""Records of TensorBoard's event files: a message framed by its length and checksums (TFRecord).
 
-The messages are tensorboardX's, which Ray Tune brings along; they are imported where they are used.
+The messages come from tensorboardX, a dependency of Ray Tune. They are imported where they are
+used.
 """
 
 import struct
@@ -23,14 +24,14 @@ _START, _END = "_hparams_/session_start_info", "_hparams_/session_end_info"
 
 
 def first_record(t: int) -> bytes:
-    """The record that every event file begins with."""
+    """Return the record with which every event file begins."""
     from tensorboardX.proto.event_pb2 import Event
 
     return _framed(Event(wall_time=t / 1000, file_version="brain.Event:2"))
 
 
 def record(t: int, step: int, values: Iterable[Any]) -> bytes:
-    """A record of values at one step; `t` is in ms since the epoch."""
+    """Return a record of values at one step; `t` is in ms since the epoch."""
     from tensorboardX.proto.event_pb2 import Event
 
     summary = _message("", value=list(values))
@@ -38,14 +39,14 @@ def record(t: int, step: int, values: Iterable[Any]) -> bytes:
 
 
 def _framed(message: Any) -> bytes:
-    """A message between its length and checksums."""
+    """Frame a message with its length and checksums."""
     content: bytes = message.SerializeToString(deterministic=True)
     length = struct.pack("<Q", len(content))
     return length + _checksum(length) + content + _checksum(content)
 
 
 def _checksum(content: bytes) -> bytes:
-    """The masked CRC-32C of some bytes (TensorFlow, `lib/hash/crc32c.h`)."""
+    """Compute the masked CRC-32C (TensorFlow, `lib/hash/crc32c.h`)."""
     from tensorboardX.crc32c import crc32c
 
     crc = crc32c(content)
@@ -54,7 +55,7 @@ def _checksum(content: bytes) -> bytes:
 
 
 def _message(kind: str, **fields: Any) -> Any:
-    """A `Summary`, or the message inside it that `kind` names."""
+    """Return a `Summary`, or the message inside it that is named `kind`."""
     from tensorboardX.proto.summary_pb2 import Summary
 
     make = getattr(Summary, kind) if kind else Summary
@@ -62,19 +63,19 @@ def _message(kind: str, **fields: Any) -> Any:
 
 
 def scalar(tag: str, value: float) -> Any:
-    """A value of a metric."""
+    """Return a metric value."""
     return _message("Value", tag=tag, simple_value=value)
 
 
 def image(tag: str, content: bytes, width: int, height: int) -> Any:
-    """A picture of three channels that is encoded already."""
+    """Return an already encoded image with three channels."""
     size = {"height": height, "width": width, "colorspace": 3}
     picture = _message("Image", encoded_image_string=content, **size)
     return _message("Value", tag=tag, image=picture)
 
 
 def text(tag: str, content: str) -> Any:
-    """A text of the tab Text."""
+    """Return a text for the Text tab."""
     from tensorboardX.proto.tensor_pb2 import TensorProto
     from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto
 
@@ -85,7 +86,7 @@ def text(tag: str, content: str) -> Any:
 
 
 def session_start(searched: Mapping[str, Any], t: int) -> Any:
-    """The parameters of a run for the tab HParams."""
+    """Return a run's parameters for the HParams tab."""
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo
 
     info = SessionStartInfo(start_time_secs=t / 1000)
@@ -102,7 +103,7 @@ def session_start(searched: Mapping[str, Any], t: int) -> Any:
 
 
 def session_end(status: int, t: int) -> Any:
-    """The end of a run for the tab HParams; `status` is 1 for success, 2 for failure."""
+    """Return the end of a run for the HParams tab; `status` is 1 for success, 2 for failure."""
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionEndInfo
 
     info = SessionEndInfo(status=status, end_time_secs=t / 1000)
@@ -112,7 +113,7 @@ def session_end(status: int, t: int) -> Any:
 
 
 def _plugin(name: str, content: bytes) -> Any:
-    """The metadata of a value that a plugin shows."""
+    """Return the metadata of a value that a plugin shows."""
     from tensorboardX.proto.summary_pb2 import SummaryMetadata
 
     data = SummaryMetadata.PluginData(plugin_name=name, content=content)

@@ -1,8 +1,8 @@
-"""The event log of a study in MLflow, to which every study is sent.
+"""Send the event log of every study to MLflow.
 
-Runs are found by a tag of their own, and a metric that comes twice with the same time, step and
-value is one row, so all may be sent again. The store itself keeps how far it has the log, as a tag
-of the study's run.
+Runs are identified by our own tag, and MLflow stores a metric sent twice with the same time, step
+and value as one row. So everything may be sent again. The store records how much of the log it has
+as a tag of the study's run.
 """
 
 from collections.abc import Callable
@@ -33,11 +33,11 @@ class MlflowStore:
         self.rejected = rejected
 
     def where(self, study_dir: Path) -> str:
-        """The address, without a password."""
+        """Return the address, without a password."""
         return without_password(self.uri)
 
     def remedy(self, study_dir: Path) -> str:
-        """The action that may help where MLflow takes nothing."""
+        """Return what the user can do if MLflow rejects everything."""
         again = command("report", "sync", storage=study_dir.parent)
         return f"fix that, or set MLFLOW_TRACKING_URI, and run `{again}`"
 
@@ -46,7 +46,7 @@ class MlflowStore:
         return MlflowRuns(self.uri, opening, self.rejected)
 
     def mend(self, error: Exception) -> str | None:
-        """Make a damaged database anew."""
+        """Recreate a damaged database."""
         database = sqlite_path(self.uri)
         return None if database is None else mend(database, error)
 
@@ -66,13 +66,13 @@ class Tracker(Replay):
         super().__init__(folder, MlflowStore(self.uri, self._rejected))
 
     def sync(self, is_wanted: Callable[[], bool] = lambda: True) -> str:
-        """Replay now what MLflow lacks, and say in one line what was done. A study's run is below
-        that of its group, which comes first.
+        """Send everything that MLflow lacks now, and return one line that says what was done. The
+        group of a study is sent first, because its run is the parent.
 
         Args:
-            is_wanted: as of `Replay.sync`.
+            is_wanted: as in `Replay.sync`.
         Raises:
-            UserError: as of `Replay.sync`.
+            UserError: as in `Replay.sync`.
         """
         self._sync_group(is_wanted)
         said = super().sync(is_wanted)

@@ -1,4 +1,4 @@
-"""The view of MLflow's UI that is prepared for a study: its trials, best first, and charts."""
+"""A prepared view of a study in MLflow's UI: its trials, best first, and charts."""
 
 import json
 from typing import Any
@@ -36,10 +36,10 @@ _FIXED = {
 
 
 def shared_view(study: Event, study_id: str) -> str:
-    """Return MLflow's run table and charts with the trials of one study or group, best first, as
-    the JSON of a shared view.
+    """Return a shared view as JSON: MLflow's run table and charts, with the trials of one study or
+    group, best first.
 
-    The format is the UI's own and not documented; it was read from MLflow 3.17.
+    The format is internal to the UI and undocumented; it was taken from MLflow 3.17.
     """
     objective = mlflow_key(study["objective"])
     best = f"best/{objective}"

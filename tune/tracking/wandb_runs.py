@@ -1,13 +1,12 @@
 """A study in Weights & Biases: `--log wandb`.
 
-One run for each trial and repeat, and one for the study, in the group of the study's name. Mode,
-project, entity and server are those of W&B's own environment variables: WANDB_MODE (online or
+There is one run per trial and repeat, and one for the study, all in a group with the study's name.
+W&B's own environment variables set mode, project, entity, server and key: WANDB_MODE (online or
 offline), WANDB_PROJECT, WANDB_ENTITY, WANDB_BASE_URL, WANDB_API_KEY.
 
-W&B's files are in `runs/<study>/wandb/`; those of offline runs are what `wandb sync` uploads. A run
-is in W&B for good once it has finished there. What a kill leaves unfinished is sent again under the
-same identity: online, from the step on that the server has; offline, in the place of what was
-written.
+W&B's files are in `runs/<study>/wandb/`; `wandb sync` uploads those of offline runs. A run counts
+as sent once it has finished in W&B. Runs left unfinished by a kill are sent again under the same
+id: online, from the server's last step on; offline, replacing the earlier files.
 """
 
 import importlib.util
@@ -46,16 +45,17 @@ _QUIET = {
     "x_disable_stats": True,
     "x_save_requirements": False,
 }
-"""Settings of a run: nothing but what is sent here, no word on the terminal."""
+"""Settings of a run: W&B collects nothing on its own and prints nothing to the terminal."""
 _START_S = 60.0
-"""The first run starts a process of W&B's, and online it waits for the server."""
+"""Maximum time to start a run. The first one starts a W&B process, and online it waits for the
+server."""
 
 
 def check_wandb() -> None:
-    """Check that W&B can be used without asking anybody.
+    """Check that W&B can be used without prompting anyone.
 
     Raises:
-        UserError: it is not installed, its mode is unknown, or there is no way to log in.
+        UserError: W&B is not installed, its mode is unknown, or there are no credentials.
     """
     if importlib.util.find_spec("wandb") is None:
         raise UserError(f"--log wandb needs wandb: {install_command('wandb')}")
@@ -75,12 +75,13 @@ def _mode() -> str:
 
 
 def _address() -> str:
-    """The server, without a password."""
+    """Return the server, without a password."""
     return without_password(os.environ.get("WANDB_BASE_URL") or _SERVER)
 
 
 def _place() -> dict[str, str]:
-    """Everything that says where in W&B runs are: in another place all of them are sent again."""
+    """Return everything that determines where in W&B the runs are. If it changes, all runs are sent
+    again."""
     return {
         "mode": _mode(),
         "server": _address(),
@@ -90,7 +91,7 @@ def _place() -> dict[str, str]:
 
 
 def _can_log_in() -> bool:
-    """Tell if there is a key, where W&B looks for one; it is not read."""
+    """True if a key exists in one of the places where W&B looks for it; the key is not read."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     try:
@@ -107,19 +108,19 @@ class WandB(LocalPlace):
     title = "W&B"
 
     def where(self, study_dir: Path) -> str:
-        """The server, or the folder of the offline runs."""
+        """Return the server, or the folder of the offline runs."""
         return _address() if _mode() == "online" else str(self.folder(study_dir))
 
     def connect(self, opening: Opening) -> "WandbStudy":
-        """Find the runs that are in W&B for good.
+        """Find the runs that have already been sent to W&B.
 
         Raises:
-            UserError: as of `check_wandb`.
-            OSError: the server does not answer.
+            UserError: as in `check_wandb`.
+            OSError: the server does not respond.
         """
         check_wandb()
         if _mode() == "online":
-            probe(_address())  # wandb itself waits a minute and a half for a server that is gone
+            probe(_address())  # wandb itself waits 90 seconds for a missing server
         os.environ.setdefault("WANDB_SILENT", "true")  # before it is imported
         opening.beat(_START_S)
         return WandbStudy(opening, self.folder(opening.study_dir))
@@ -127,18 +128,18 @@ class WandB(LocalPlace):
 
 @dataclass
 class _Open:
-    """A run that W&B has begun."""
+    """A run that W&B has started."""
 
     run: Any
     first_step: int
-    """Earlier steps are in W&B already."""
+    """First step to send; earlier steps are already in W&B."""
     step: int = -1
     """The last step that was sent."""
     t: int = 0
     """Time of that step, ms since the epoch."""
 
     def log(self, step: int, t: int, metrics: dict[str, float]) -> None:
-        """Send values of a step; those that come later keep the step's first time."""
+        """Send the values of a step; values sent later keep the step's first time."""
         if step < self.first_step:
             return
         if step > self.step:
@@ -151,7 +152,7 @@ class WandbStudy(LocalConnection):
     """The runs of one study, as a `Connection`.
 
     Args:
-        folder: of W&B's files.
+        folder: folder of W&B's files.
     """
 
     def __init__(self, opening: Opening, folder: Path):
@@ -171,14 +172,14 @@ class WandbStudy(LocalConnection):
             self.offset = state["offset"]
 
     def recall(self, run: ProjectedRun, changes: Changes) -> None:
-        """Keep what W&B may lack: all of a run that has not finished there."""
+        """Keep what W&B may lack: all changes of runs that have not finished there."""
         if run.key not in self._finished:
             self._unsent[run.key] = changes
 
     def apply(self, run: ProjectedRun, changes: Changes) -> None:
         """Send the changes of one run."""
         if run.key in self._finished and not (changes.metrics or changes.params):
-            return  # words about a run that has ended
+            return  # only tags of a run that has ended
 
         opened = self._open.get(run.key) or self._begin(run)
         before = self._unsent.pop(run.key, None)
@@ -189,7 +190,7 @@ class WandbStudy(LocalConnection):
             self._finish(run, changes.status[0])
 
     def remember(self, study: ProjectedRun, offset: int) -> None:
-        """Note which runs have finished in W&B."""
+        """Record which runs have finished in W&B."""
         state = {
             "study": self.opening.study_id,
             "place": _place(),
@@ -200,7 +201,7 @@ class WandbStudy(LocalConnection):
         self.offset = offset
 
     def close(self) -> None:
-        """End the runs that are open, without calling them finished."""
+        """Finish the open runs without recording them as finished."""
         for opened in self._open.values():
             opened.run.finish(exit_code=1)
         self._open = {}
@@ -208,7 +209,7 @@ class WandbStudy(LocalConnection):
             super().close()
 
     def _begin(self, run: ProjectedRun) -> _Open:
-        """Begin a run in W&B, or continue it on the server."""
+        """Start a run in W&B, or continue it on the server."""
         self.opening.beat(_START_S)
         identity = _identity(self.opening.study_id, run)
         if _mode() == "offline" and run.key not in self._finished:
@@ -234,7 +235,7 @@ class WandbStudy(LocalConnection):
         return self._open[run.key]
 
     def _send(self, opened: _Open, changes: Changes) -> None:
-        """Log config, metrics by step, and state."""
+        """Log config, metrics by step, and tags."""
         run = opened.run
         if changes.params:
             run.config.update(changes.params, allow_val_change=True)
@@ -244,7 +245,7 @@ class WandbStudy(LocalConnection):
             run.summary[name] = text
 
     def _finish(self, run: ProjectedRun, status: str) -> None:
-        """End a run in W&B. An interrupted one is begun anew when its trial resumes."""
+        """Finish a run in W&B. An interrupted run is started again when its trial resumes."""
         self.opening.beat(_START_S)
         opened = self._open.pop(run.key)
         opened.run.finish(exit_code=0 if status == "FINISHED" else 1)
@@ -254,5 +255,5 @@ class WandbStudy(LocalConnection):
 
 
 def _identity(study_id: str, run: ProjectedRun) -> str:
-    """The identity of a run in its project: letters, digits and dashes."""
+    """Return the id of a run in its project: letters, digits and dashes."""
     return f"{study_id}-{run.key.replace('/', '-')}"
