@@ -243,11 +243,16 @@ def _print(links: list[tuple[str, str]]) -> None:
 def _signals_wait() -> Iterator[None]:
     """Delay Ctrl-C and SIGTERM to the end of the block: an interrupted print would be flushed a
     second time at exit."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    received: list[int] = []
+    before = {
+        number: signal.signal(number, lambda one, _: received.append(one))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
