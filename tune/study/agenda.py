@@ -1,5 +1,4 @@
-"""The studies of one comparison, with the time that those still need which this process is not
-running."""
+"""Estimate how long the studies of a comparison still take, including those of other processes."""
 
 import contextlib
 import math
@@ -15,7 +14,7 @@ from tune.study.lock import is_in_use
 from tune.study.log_state import LogState, read_state
 
 _LOOK_S = 10.0
-"""Studies of other processes are looked at so often."""
+"""Pause between two looks at the studies of other processes."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class Expected:
     name: str
 
     kind: str
-    """Studies of one kind, such as the searches of one setting, take alike long."""
+    """Studies of one kind take similar times, for example the searches of one setting."""
 
     experiment: str = ""
-    """Kinds of one experiment take more alike long than others."""
+    """Experiment of the study: kinds of one experiment take more similar times than others."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,23 @@ class Seen:
     """A study of the comparison, as its folder shows it."""
 
     state: Literal["waits", "runs", "done"]
-    """`runs`: in another process."""
+    """`runs`: another process runs it."""
 
     seconds: float = 0.0
-    """The time that its runs have taken so far."""
+    """Time that its runs have taken so far."""
 
 
 @dataclass(frozen=True)
 class Own:
-    """The study that this process runs, in seconds."""
+    """Times of the study that this process runs, in seconds."""
 
     left: float
     total: float
-    """The time that it takes in all."""
+    """Time from its beginning to its end."""
 
 
 def seen_in(folder: Path) -> Seen:
-    """Look at a study that this process is not running."""
+    """Return the state of a study that this process is not running."""
     log = folder / "events.jsonl"
     if not log.exists():
         return Seen("waits")
@@ -63,7 +62,10 @@ def seen_in(folder: Path) -> Seen:
 
 
 def occupied_seconds(state: LogState) -> float:
-    """The time in which runs were going on, without interruptions."""
+    """Seconds in which runs were active, without interruptions.
+
+    If a run was resumed, runs that overlap are added up.
+    """
     if any(run.attempts > 1 for run in state.runs.values()):
         return sum(run.occupied_ms for run in state.runs.values()) / 1000
 
@@ -76,11 +78,11 @@ def occupied_seconds(state: LogState) -> float:
 
 
 class Agenda:
-    """Tells what a comparison still needs.
+    """Estimates the time that a comparison still needs.
 
     Args:
-        studies: all of them, in the order in which they run.
-        look: looks at a study of this name.
+        studies: all studies, in the order in which they run.
+        look: returns the state of the study of a given name.
     """
 
     def __init__(self, studies: Sequence[Expected], look: Callable[[str], Seen]):
@@ -96,23 +98,23 @@ class Agenda:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Number of the running study, from 1, and number of all studies."""
+        """Number of the running study, from 1 (0: none runs), and number of all studies."""
         names = [study.name for study in self._studies]
         number = names.index(self._running) + 1 if self._running in names else 0
         return number, len(names)
 
     def begin(self, name: str, *, is_new: bool, now: float | None = None) -> None:
-        """This process runs the study from now on.
+        """Note that this process runs the study from now on.
 
         Args:
-            is_new: nothing of it has run before.
+            is_new: True if nothing of the study has run before.
         """
         self._running = name
         self._began = time.monotonic() if now is None else now
         self._is_whole = is_new
 
     def end(self, now: float | None = None) -> None:
-        """The study has ended."""
+        """Note that the study has ended."""
         if self._running is None:
             return
         moment = time.monotonic() if now is None else now
@@ -122,10 +124,10 @@ class Agenda:
         self._looked_at = -math.inf
 
     def left(self, own: Own | None, now: float | None = None) -> float | None:
-        """Seconds until the last study has ended; None while nothing is known.
+        """Return the seconds until the last study ends; None while nothing is known.
 
         Args:
-            own: the running study, as far as it is known; None: not at all.
+            own: times of the running study; None if they are not known.
         """
         moment = time.monotonic() if now is None else now
         self._look_around(moment)
@@ -146,7 +148,7 @@ class Agenda:
         return max(own_s, rest / (1 + others))
 
     def done(self) -> float:
-        """Seconds of the other studies so far."""
+        """Seconds that the other studies have taken so far."""
         return sum(
             self._measured.get(study.name, self._seen.get(study.name, Seen("waits")).seconds)
             for study in self._studies
@@ -154,11 +156,11 @@ class Agenda:
         )
 
     def _length(self, study: Expected, lengths: dict[str, float]) -> float:
-        """Seconds of a study: those of its kind or, where none of it is known, the mean of its
-        experiment's kinds.
+        """Expected seconds of a study: the mean of its kind, or else of its experiment's known
+        kinds.
 
-        Where none of these is known either, the shortest: studies that others start from come
-        first, and pre-training takes longest.
+        If none of these is known, it is the shortest known kind: studies that others start from
+        come first, and pre-training takes longest.
         """
         if study.kind in lengths:
             return lengths[study.kind]
@@ -167,14 +169,14 @@ class Agenda:
         return mean(known) if known else min(lengths.values())
 
     def _own_by_kind(self, lengths: dict[str, float], now: float) -> float:
-        """Seconds that the running study still needs, by others of its kind."""
+        """Seconds that the running study still needs, judged by others of its kind."""
         for study in self._studies:
             if study.name == self._running:
                 return max(0.0, self._length(study, lengths) - (now - self._began))
         return 0.0
 
     def _lengths(self, own: Own | None) -> dict[str, float]:
-        """Kind -> seconds of a study of this kind, as far as any is known."""
+        """Kind -> mean seconds of its studies, for the kinds that are known."""
         known: dict[str, list[float]] = {}
         for study in self._studies:
             if study.name == self._running:
@@ -198,6 +200,6 @@ class Agenda:
             is_known = seen is not None and seen.state == "done"
             if study.name == self._running or study.name in self._measured or is_known:
                 continue
-            # A log that cannot be read costs the estimate, and never this run.
+            # A log that cannot be read makes the estimate worse; it must not end this run.
             with contextlib.suppress(UserError, OSError):
                 self._seen[study.name] = self._look(study.name)

@@ -1,5 +1,6 @@
-"""The configuration of the next trial: the default first, then those that somebody named, then
-those of an earlier study in their turns. All others are drawn, in a small space none twice."""
+"""Choose the configuration of the next trial: the default first, then configurations that the user
+enqueued, then those of an earlier study in their turns. The sampler draws all others and, in a
+small space, none twice."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,15 +17,15 @@ from tune.study.trials import TrialDatabase
 from tune.study.warm_turns import enqueued, next_point
 
 REFUSED = "enqueued.refused"
-"""Tag of a study: why it does not try a configuration that was enqueued."""
+"""Tag of a study: why an enqueued configuration is not tried."""
 
 
 class Configurations:
     """Chooses the configuration of each new trial.
 
     Args:
-        folder: of the study.
-        note_refusal: is called with the reason why a named configuration is not tried.
+        folder: folder of the study.
+        note_refusal: called with the reason why an enqueued configuration is not tried.
     """
 
     def __init__(
@@ -44,41 +45,41 @@ class Configurations:
         self._fresh = FreshConfigurations(space, manifest, database)
 
     def enqueue_first(self) -> None:
-        """Enqueue the default, and what follows it whatever comes of it."""
+        """Enqueue the default, and the configurations that always follow it."""
         self._database.enqueue([self._default(), *enqueued(self._manifest.warm_start)])
 
     def prepare_next(self) -> None:
-        """Enqueue the configuration of the next trial, unless the sampler is to draw it."""
+        """Enqueue the configuration of the next trial, unless the sampler draws it."""
         self._take_named()
         self._take_warm_turn()
         self._fresh.prepare_next()
 
     def name(self, configurations: Sequence[dict[str, Any]]) -> None:
-        """Let configurations be tried before all that are drawn from now on, once each.
+        """Let configurations be tried once each, before all that are drawn from now on.
 
         Args:
-            configurations: searched parameter -> value; the others are those of the default.
+            configurations: searched parameter -> value; missing parameters keep their default.
         """
         enqueue(self._folder, configurations)
 
     def waiting(self) -> int:
-        """Number of named configurations that no trial has had yet."""
+        """Number of the user's configurations that no trial has had yet."""
         tried = self._database.tried()
         left = [self._completed(given) for given in self._queue.rest()]
         return sum(params is not None and params not in tried for params in left)
 
     def are_exhausted(self) -> bool:
-        """True where all configurations of the space have been tried."""
+        """True if all configurations of the space have been tried."""
         return self._fresh.is_exhausted() and not self.waiting()
 
     def _default(self) -> dict[str, Any]:
-        """The default: searched parameter -> value."""
+        """The default configuration: searched parameter -> value."""
         manifest = self._manifest
         searched = asked_for(self._space, manifest.preset, manifest.base, manifest.pins)
         return {name: manifest.base[name] for name in searched}
 
     def _take_named(self) -> None:
-        """Enqueue the first named configuration that no trial has had."""
+        """Enqueue the first of the user's configurations that no trial has had."""
         while self._queue.rest() and not self._database.is_waiting():
             given = self._queue.next()
             params = self._completed(given)
@@ -86,7 +87,7 @@ class Configurations:
                 self._database.enqueue_next(params, own=True)
 
     def _take_warm_turn(self) -> None:
-        """Enqueue a configuration of the earlier study where it is one's turn."""
+        """Enqueue a configuration of the earlier study if it has the next turn."""
         start = self._manifest.warm_start
         if start is None or self._database.is_waiting():
             return
@@ -95,8 +96,8 @@ class Configurations:
             self._database.enqueue_next(point)
 
     def _completed(self, given: dict[str, Any]) -> dict[str, Any] | None:
-        """All searched parameters of a named configuration; None, with a note, where the space does
-        not admit it."""
+        """Return all searched parameters of a user's configuration; None, with a note, if the space
+        does not allow it."""
         manifest = self._manifest
         try:
             return own_configuration(

@@ -1,8 +1,7 @@
-"""A study's folder that was copied or moved by hand: its name is that of its folder.
+"""Adopt a study's folder that was copied or moved by hand: the study takes the folder's name.
 
-A copy is a study of its own from then on. It keeps what its draws and seeds depend on, the name
-that it began with; in MLflow, where a study is known by the first event of its log, it gets runs
-of its own.
+A copy becomes a study of its own. It keeps the name that it began with for its draws and seeds.
+MLflow identifies a study by the first event of its log; there the copy gets runs of its own.
 """
 
 import json
@@ -19,19 +18,20 @@ from tune.study.manifest import Manifest, read_manifest
 __all__ = ["COPY", "adopt", "awaits_adoption"]
 
 COPY = "copy"
-"""Key of a log's first event: the name of the copy that has an identity of its own."""
+"""Key in a log's first event: name of the copy that has an identity of its own."""
 
 _OF_THE_ORIGINAL = ("tracking.json", ".holder.json")
-"""Files about the original's runs and process."""
+"""Files about the runs and the process of the original."""
 _LATEST_MS = 1000
 
 
 def adopt(folder: Path) -> str:
-    """Give a study the name of its folder, and a copy an identity of its own; say so in a line, or
-    "" where nothing was to be done.
+    """Give a study the name of its folder, and a copy an identity of its own.
 
-    Whoever calls it holds the study's lock. A kill in between is repeated by the next call.
+    The caller holds the study's lock. If a kill interrupts this, the next call repeats it.
 
+    Returns:
+        A line for the user; "" if there was nothing to do.
     Raises:
         UserError: the manifest or the log is damaged.
     """
@@ -61,24 +61,24 @@ def adopt(folder: Path) -> str:
 
 
 def awaits_adoption(folder: Path) -> bool:
-    """True for a study's folder that was copied or moved by hand, and not seen to yet.
+    """True if a study's folder was copied or moved by hand and is not adopted yet.
 
     Raises:
-        UserError: the manifest is damaged, or there is none.
+        UserError: the manifest is damaged or missing.
     """
     before = read_manifest(folder / "study.json").name
     return before != folder.name and not _is_another_way(folder, folder.parent / before)
 
 
 def _is_another_way(folder: Path, original: Path) -> bool:
-    """True for a link to the study, or a second mount of it."""
+    """True if the folder is a link to the study, or a second mount of it."""
     if folder.is_symlink():
         return True
     return original.exists() and folder.samefile(original)
 
 
 def _is_there(original: Path, manifest: Manifest) -> bool:
-    """True where the study that the manifest is about still has its folder."""
+    """True if the study that the manifest describes still has its original folder."""
     try:
         there = read_manifest(original / "study.json")
     except UserError:
@@ -87,8 +87,10 @@ def _is_there(original: Path, manifest: Manifest) -> bool:
 
 
 def _begin_identity(folder: Path) -> None:
-    """Change the log's first event, by whose time a study is known; it belongs to no comparison
-    any more. The same on every machine, and once."""
+    """Change the first event of the log, whose time identifies the study, and leave the comparison.
+
+    The change is the same on every machine. A second call changes nothing.
+    """
     path = folder / "events.jsonl"
     (first, *_), _ = EventLog.read(path, 0, limit=1)
     if first.get(COPY) == folder.name:

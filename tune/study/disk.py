@@ -1,8 +1,8 @@
-"""The disk that a study lies on: which errors are its own, and when a run waits for it.
+"""Errors of the disk that a study lies on, and when a run waits for it.
 
-One rule serves the driver and the processes of trials: every error of the operating system about
-a file of the study is the storage's, and costs no trial. Where several machines share the disk,
-it comes back when its server does, and the run waits; on a disk of this machine it ends at once.
+One rule serves the driver and the processes of trials: when the operating system reports an error
+about a file of the study, the storage is to blame, and no trial fails. A shared disk comes back
+when its server does, so the run waits. On a local disk the run ends at once.
 """
 
 import errno
@@ -53,7 +53,7 @@ SHARED = frozenset(
         "wekafs",
     ]
 )
-"""Types of file systems that other machines serve."""
+"""Types of file systems that another machine serves."""
 
 _NEVER_A_TRIALS = frozenset(
     [
@@ -66,31 +66,31 @@ _NEVER_A_TRIALS = frozenset(
         errno.ENFILE,
     ]
 )
-"""Errors of a disk or of the machine, whatever file they are about."""
+"""Errors of a disk or of the machine, whichever file they are about."""
 _MISSING = frozenset([errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST])
 _OF_THIS_MACHINE = frozenset([errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM])
-"""Limits that no server lifts: nothing is gained by waiting."""
+"""Limits of this machine: waiting does not help."""
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 PATIENCE_S = 3600.0
-"""A run ends where a shared disk is away for so long."""
+"""A run ends if a shared disk stays away for longer than this."""
 _BREATH_S = 0.5
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 class StudyEnds(UserError):
-    """The run cannot continue, for a reason that is no trial's. The same command resumes once it is
-    mended."""
+    """The run cannot continue, and no trial is to blame. Once the cause is fixed, the same command
+    resumes it."""
 
 
 class StorageFailed(StudyEnds):
     """The study's folder cannot be written.
 
-    No trial is to blame and none could succeed: the run waits or ends, the trials stay open.
+    No trial is to blame, and none could succeed: the run waits or ends, and the trials stay open.
 
     Attributes:
-        code: errno of the failure; None where it is not known.
+        code: errno of the failure; None if it is not known.
     """
 
     def __init__(self, message: str, code: int | None = None):
@@ -99,10 +99,10 @@ class StorageFailed(StudyEnds):
 
     @classmethod
     def of(cls, error: OSError, path: str | Path) -> "StorageFailed":
-        """The failure that `error` tells of.
+        """Return the failure that `error` describes.
 
         Args:
-            path: the file or folder, where the error does not name one.
+            path: file or folder to name if the error does not name one.
         """
         where = error.filename or path
         why = error.strerror or str(error)
@@ -116,11 +116,12 @@ class StorageFailed(StudyEnds):
 def storage_failure(
     error: BaseException, study: Path, own: Path | None = None
 ) -> StorageFailed | None:
-    """The storage failure behind `error` (torch wraps such errors), or None where it has another
+    """Return the storage failure behind `error` (torch wraps such errors); None if it has another
     cause.
 
-    A disk that is full, read-only or failing is one wherever it is met; below the study's folder
-    every error of the operating system is, such as one of a network disk that has gone away.
+    A full, read-only or failing disk is to blame wherever the error occurs. Below the study's
+    folder, the disk is to blame for every other error too (a network disk may have gone away),
+    except for a missing file in a folder that is still there.
 
     Args:
         study: folder of the study.
@@ -133,7 +134,7 @@ def storage_failure(
         if isinstance(cause, OSError) and _is_the_storages(cause, study, folder):
             return StorageFailed.of(cause, folder)
 
-    # torch.save to a path reports "iostream error" and no more
+    # torch.save to a path reports only "iostream error"
     try:
         is_full = shutil.disk_usage(folder).free == 0
     except OSError as gone:
@@ -158,7 +159,8 @@ def _is_the_storages(error: OSError, study: Path, own: Path) -> bool:
         return False
     if not Path(error.filename).is_relative_to(study):
         return False
-    # A file that a trainable looks for in vain is its own affair, unless the whole folder is gone.
+    # A trainable may look for a missing file; the disk is to blame only if the whole folder is
+    # gone.
     return error.errno not in _MISSING or not _is_folder(own)
 
 
@@ -170,20 +172,20 @@ def _is_folder(path: Path) -> bool:
 
 
 def may_pass(failure: StorageFailed) -> bool:
-    """True unless it is a limit of this machine, which no server lifts."""
+    """True unless the failure is a limit of this machine, which waiting does not lift."""
     return failure.code not in _OF_THIS_MACHINE
 
 
 class Patience:
-    """Waiting for a shared disk, with growing pauses, told once.
+    """Waits for a shared disk, with growing pauses, and tells the user once.
 
     Args:
-        folder: of the study. Its file system is looked up now, while it answers. None: a failure
-            is final, whatever disk it is.
+        folder: folder of the study. Its file system is looked up now, while it answers. None: every
+            failure is final.
 
     Attributes:
-        tell: is called with a sentence for the user.
-        is_over: tells whether the run is to stop, which ends the waiting.
+        tell: called with a sentence for the user.
+        is_over: returns True if the run is to stop, which ends the waiting.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -197,13 +199,13 @@ class Patience:
     def insist(
         self, write: Callable[[], None], path: Path, before_retry: Callable[[], None] | None = None
     ) -> None:
-        """Do `write`, again and again as long as waiting may help.
+        """Call `write` until it succeeds, as long as waiting may help.
 
         Args:
             path: the file or folder that it writes.
-            before_retry: is done before another try.
+            before_retry: called before every further try.
         Raises:
-            StorageFailed: it fails for good.
+            StorageFailed: waiting does not help, or did not help for an hour.
         """
         while True:
             try:
@@ -219,8 +221,8 @@ class Patience:
                 return
 
     def wait(self, failure: StorageFailed) -> bool:
-        """Pause before another try. False where there is to be none: on a disk of this machine,
-        after an hour, or where the run is to stop."""
+        """Pause before another try. Return False if there should be none: on a local disk, for a
+        limit of this machine, after an hour, or if the run is to stop."""
         if not self._shared or not may_pass(failure):
             return False
 
@@ -237,7 +239,7 @@ class Patience:
         return not self.is_over()
 
     def succeeded(self) -> None:
-        """The disk has taken something: the next failure is another one."""
+        """Note that a write succeeded: the next failure begins a new wait."""
         if self._since is None:
             return
         away = duration(time.monotonic() - self._since)
@@ -252,15 +254,15 @@ class Patience:
 
 
 def is_shared(folder: Path) -> bool:
-    """True where the folder lies on a file system that another machine serves."""
+    """True if the folder lies on a file system that another machine serves."""
     return file_system(folder) in SHARED
 
 
 def file_system(folder: Path, mounts: str | None = None) -> str:
-    """The type of the file system that holds a folder; "" where the system does not say.
+    """Return the type of the file system that holds a folder; "" if the system does not tell.
 
     Args:
-        mounts: text of /proc/self/mountinfo (man 5 proc); default: that of this machine.
+        mounts: text of /proc/self/mountinfo (man 5 proc); default: this machine's.
     """
     if mounts is None:
         try:
@@ -276,19 +278,19 @@ def file_system(folder: Path, mounts: str | None = None) -> str:
         if len(fields) < 5 or not kind:
             continue
         point = _unescaped(fields[4])
-        # of mounts on one point the last hides the others
+        # of several mounts on one point, the last hides the others
         if place.is_relative_to(point) and len(point) >= len(found[0]):
             found = (point, kind.split()[0])
     return found[1]
 
 
 def _unescaped(point: str) -> str:
-    """A mount point as it is written there: blanks and backslashes are octal."""
+    """Decode a mount point from mountinfo, which writes blanks and backslashes in octal."""
     for code, character in ((r"\040", " "), (r"\011", "\t"), (r"\012", "\n"), (r"\134", "\\")):
         point = point.replace(code, character)
     return point
 
 
 def warn(line: str) -> None:
-    """Tell something that must not be missed."""
+    """Print a warning to stderr."""
     print(f"vistune: {line}", file=sys.stderr, flush=True)

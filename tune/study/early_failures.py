@@ -1,6 +1,9 @@
-"""Trials that fail before their first report. One may fail through its configuration; several in a
-row that fail alike have met something that every trial would meet, such as a missing package, or
-that every trial of one machine would, such as a broken GPU."""
+"""Trials that fail before their first report.
+
+One trial may fail because of its configuration. If several fail in a row in the same way, every
+trial would: for example a package is missing. Or every trial of one machine would: for example its
+GPU is broken.
+"""
 
 import re
 
@@ -8,27 +11,27 @@ from tune.study.disk import StudyEnds
 from tune.study.work import Outcome, Work
 
 ALIKE = 3
-"""So many in a row end the run, where no trial has reported anything, or none of that machine while
-others work."""
+"""So many failures in a row end the run if no trial has reported, or exclude a machine if only
+trials of other machines have."""
 ALIKE_LATER = 6
-"""So many where one has: half of a space's configurations may fail."""
+"""The same number once trials have reported: half of a space's configurations may fail."""
 LEFT_OUT = "machines.left_out"
-"""Tag of a study: machines that got no trials any more, and why."""
+"""Tag of a study: machines that get no more trials, and why."""
 _ITS_OWN = ("oom", "data")
-"""Reasons that lie in a configuration, or that the study has checked before."""
+"""Reasons that lie in the configuration, or that the study has checked before."""
 
 Held = list[tuple[Work, Outcome]]
 
 
 class TrialsFailAlike(StudyEnds):
-    """No trial could succeed: the run ends, and those that failed stay open."""
+    """No trial could succeed: the run ends, and the failed trials stay open."""
 
 
 class EarlyFailures:
-    """Failures that are not on record yet, by machine, as the next trials will tell who is to
-    blame.
+    """Failures before the first report, by machine. They are not on record until the next trials
+    show what is to blame.
 
-    Machines are told apart by an address; None where there is one alone, or it is not known.
+    A machine is known by its address; None if there is only one, or if it is not known.
 
     Args:
         has_reported: a trial of the study has reported an epoch before this start.
@@ -39,16 +42,19 @@ class EarlyFailures:
         self._has_reported = has_reported
         self._working: set[str | None] = set()
         self.left_out: set[str] = set()
-        """Machines that get no trials any more: failures there say nothing."""
+        """Machines that get no more trials: failures there say nothing."""
 
     @property
     def are_enough(self) -> bool:
-        """True where no other trial is to be begun before those that run have said something."""
+        """True if no new trial should begin before the running ones have reported or ended."""
         return self.full() is not None
 
     def full(self) -> tuple[str | None, Held] | None:
-        """The failures that are enough to end the run, and the machine that they are of (None: it
-        is not to blame, or there are several); None where there are none."""
+        """Return the failures that are enough to end the run, and their machine; None if there are
+        not enough.
+
+        The machine is None if it is not to blame, or if there are several.
+        """
         if not self._working:
             everywhere = self._of_all()
             if len(everywhere) < self._limit(None):
@@ -61,7 +67,7 @@ class EarlyFailures:
         return None
 
     def _only_node(self) -> str | None:
-        """The machine of all failures that are held; None where there are several."""
+        """The machine of all held failures; None if there are several."""
         nodes = [node for node, held in self._held.items() if held]
         return nodes[0] if len(nodes) == 1 else None
 
@@ -71,15 +77,17 @@ class EarlyFailures:
         return ALIKE_LATER
 
     def is_alone(self, node: str | None) -> bool:
-        """True where trials of other machines have reported in this start, and none of this one."""
+        """True if trials of other machines have reported in this start, but none of this
+        machine."""
         return node is not None and bool(self._working) and node not in self._working
 
     def holds(self, outcome: Outcome) -> bool:
-        """True where an outcome of a trial that has not reported anything is to be held."""
+        """True if this outcome of a trial without a report should be held."""
         return outcome.state == "FAIL" and outcome.reason not in _ITS_OWN
 
     def differs(self, outcome: Outcome, node: str | None) -> bool:
-        """True where those that are held failed otherwise: of this machine, once one has worked."""
+        """True if the held failures had another cause. Once a trial has worked, only those of this
+        machine count."""
         held = self._held.get(node, []) if self._working else self._of_all()
         return any(_kind(one) != _kind(outcome) for _, one in held)
 
@@ -88,26 +96,25 @@ class EarlyFailures:
         self._held.setdefault(node, []).append((work, outcome))
 
     def note_report(self, node: str | None) -> None:
-        """A trial has reported an epoch."""
+        """Note that a trial has reported an epoch."""
         self._has_reported = True
         self._working.add(node)
 
     def take(self, node: str | None) -> Held:
-        """Give back what is held of a machine and of those that are not known, and hold none of
-        it. None: of all."""
+        """Release and return the failures of a machine and of unknown machines; None: all
+        failures."""
         if node is None:
             return self.take_all()
         held = [*self._held.pop(None, []), *self._held.pop(node, [])]
         return sorted(held, key=_number)
 
     def leave_out(self, node: str) -> Held:
-        """Hold no failures of a machine any more, which gets no trials; give back those that are
-        held."""
+        """Note that a machine gets no more trials. Release and return its failures."""
         self.left_out.add(node)
         return sorted(self._held.pop(node, []), key=_number)
 
     def take_all(self) -> Held:
-        """Give back all that are held, and hold none."""
+        """Release and return all held failures."""
         held = self._of_all()
         self._held = {}
         return held
@@ -118,22 +125,23 @@ class EarlyFailures:
 
 
 def told_left_out(node: str, count: int, why: str, others_work: bool) -> str:
-    """A machine that gets no trials any more, and the reason, in one line."""
+    """Return a line for the user: this machine gets no more trials, and why."""
     others = "while those of other machines work" if others_work else "and other machines are tried"
     return f"{node} gets no more trials of this run: the last {count} there {why}, {others}"
 
 
 def error_of(outcome: Outcome) -> str:
-    """The last line of the traceback, or the reason."""
+    """Last line of the traceback, or the reason."""
     lines = (outcome.error or "").strip().splitlines()
     return lines[-1].strip() if lines else str(outcome.reason)
 
 
 def told(count: int, outcome: Outcome, node: str | None = None) -> str:
-    """The error of the last of so many trials that failed alike, and the remedy, in one line.
+    """Return a line for the user: the error of the last of `count` trials that failed in the same
+    way, and the remedy.
 
     Args:
-        node: the machine that they failed on, while those of others work.
+        node: the machine on which they failed, if trials of other machines work.
     """
     if node is not None:
         return (
@@ -149,10 +157,10 @@ def told(count: int, outcome: Outcome, node: str | None = None) -> str:
 
 
 def _number(held: tuple[Work, Outcome]) -> int:
-    """The number of the trial."""
+    """Number of the trial."""
     return held[0].id.trial or 0
 
 
 def _kind(outcome: Outcome) -> tuple[str | None, str]:
-    """Reason and error, without numbers: those of a trial's folder, say."""
+    """Reason and error without digits, which differ between trials, as in the name of a folder."""
     return outcome.reason, re.sub(r"\d+", "", error_of(outcome))

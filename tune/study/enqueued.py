@@ -1,9 +1,9 @@
-"""Configurations of somebody's own, which wait in a file of the study until a trial takes them.
+"""The user's own configurations, which wait in a file of the study until a trial takes them.
 
     runs/<study>/enqueued.jsonl    {"t": ms since the epoch, "params": {...}}
 
-Any process may append to it, also while another one runs the study. Nothing is ever removed: a
-configuration that a trial has had is passed over.
+Any process may append to the file, even while another process runs the study. Nothing is ever
+removed: a configuration that a trial has had is skipped.
 """
 
 import json
@@ -22,14 +22,14 @@ ENQUEUED = "enqueued.jsonl"
 _LOCK = ".enqueued.lock"
 
 Values = Mapping[str, Any]
-"""Searched parameter -> value; the others are those of the default."""
+"""Searched parameter -> value; missing parameters keep their default."""
 
 
 def enqueue(folder: Path, configurations: Sequence[Values]) -> int:
     """Append configurations that are not in the file yet; return when they are on disk.
 
     Returns:
-        The number of those that are new.
+        Number of new configurations.
     Raises:
         StorageFailed: the folder cannot be written.
     """
@@ -47,14 +47,14 @@ def enqueue(folder: Path, configurations: Sequence[Values]) -> int:
 
 
 def as_lines(configurations: Sequence[Values]) -> bytes:
-    """Configurations as lines of the file."""
+    """Encode configurations as lines of the file."""
     now = int(time.time() * 1000)
     lines = [json.dumps({"t": now, "params": values}) + "\n" for values in configurations]
     return "".join(lines).encode()
 
 
 def from_lines(content: bytes) -> list[dict[str, Any]]:
-    """Configurations of lines of the file.
+    """Decode configurations from lines of the file.
 
     Raises:
         ValueError, KeyError, TypeError: a line is damaged.
@@ -63,7 +63,7 @@ def from_lines(content: bytes) -> list[dict[str, Any]]:
 
 
 def read_enqueued(folder: Path) -> list[dict[str, Any]]:
-    """All configurations that were ever enqueued, in their order.
+    """All configurations that were ever enqueued, in order.
 
     Raises:
         UserError: a line is damaged.
@@ -73,7 +73,7 @@ def read_enqueued(folder: Path) -> list[dict[str, Any]]:
         return []
 
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]  # another process may be at a line
+    whole = content[: content.rfind(b"\n") + 1]  # another process may be writing a line
     try:
         return from_lines(whole)
     except (ValueError, KeyError, TypeError) as error:
@@ -81,7 +81,7 @@ def read_enqueued(folder: Path) -> list[dict[str, Any]]:
 
 
 class Queue:
-    """The configurations of a study that no trial has taken, for the process that runs it."""
+    """The configurations that no trial has taken yet, for the process that runs the study."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -90,18 +90,18 @@ class Queue:
         self._all: list[dict[str, Any]] = []
 
     def next(self) -> dict[str, Any]:
-        """The first of `rest`, which counts as looked at from now on."""
+        """Return the first of `rest` and mark it as seen."""
         first = self.rest()[0]
         self._taken += 1
         return first
 
     def rest(self) -> list[dict[str, Any]]:
-        """Those that have not been looked at."""
+        """Configurations that have not been seen yet."""
         self._read()
         return self._all[self._taken :]
 
     def _read(self) -> None:
-        """Read the file where it has grown: this is asked before every trial."""
+        """Read the file if it has grown: this is called before every trial."""
         path = self._folder / ENQUEUED
         size = path.stat().st_size if path.exists() else 0
         if size != self._size:

@@ -1,4 +1,4 @@
-"""The event log of a study: append-only JSON lines, on disk before anything else learns of them.
+"""The event log of a study: append-only JSON lines, on disk before anything else sees them.
 
 Every event is {"t": milliseconds since the epoch, "event": name, ...}:
 
@@ -6,22 +6,22 @@ Every event is {"t": milliseconds since the epoch, "event": name, ...}:
               data {name, fingerprint, path, images}, tags {}, group {name, id} or null;
               kind "group": the log is about several studies
     start     trial, config {flat}, attempt, resumed_epoch (null: from the beginning);
-              enqueued true where somebody named the configuration
+              enqueued true: the user named the configuration
     report    trial, epoch (from 1), metrics {name: float}
     artifact  trial (null: the study), path (relative to the study's folder),
               to (artifact sub-folder)
     end       trial, state COMPLETE|PRUNED|FAIL, value, reason, metrics {final}, error (traceback);
               a repeat also has tested {outcome of every test image, `trainables/outcomes.py`}
     early_failure   trial, reason, error: it failed before its first report, as others did, and
-              stays open; a second time it has failed
-    retry     trial (null: the untrained baseline): it has failed, and is trained again from its
+              stays open; if this happens a second time, it has failed
+    retry     trial (null: the untrained baseline): a failed run is trained again from its
               beginning (`--retry-failed`)
     summary   metrics {}, tags {}  (of the whole study)
     finish    state FINISHED|INTERRUPTED
-    rename    name: that of the study from now on; its identity stays that of the first event
+    rename    name: the study's name from now on; the first event still defines its identity
 
-`start`, `report`, `artifact`, `end` and `retry` may carry `repeat` (a seed): the run then repeats
-the trial under that seed.
+`start`, `report`, `artifact`, `end` and `retry` may carry `repeat` (a seed): the event is then
+about the repeat of the trial under that seed.
 """
 
 import contextlib
@@ -42,19 +42,19 @@ from tune.study.disk import Patience, StorageFailed
 __all__ = ["AppendOnlyFile", "EventLog"]
 
 _NON_FINITE = "$float"  # JSON has no NaN or infinity: {"$float": "nan"}
-_BLOCK = 65536  # bytes that are searched for the last newline at a time
+_BLOCK = 65536  # bytes per step when searching for the last newline
 
 
 class AppendOnlyFile:
     """A file of whole lines, which are on disk when `append_lines` returns. One process writes; its
     threads may share the object.
 
-    Opening removes a torn last line, which a kill or a full disk in the middle of a write leaves.
-    Copies and pickles refer to the same file without opening it: Ray Tune copies the objects that
-    hold one.
+    Opening removes a torn last line, which a kill or a full disk leaves in the middle of a write.
+    Copies and pickles refer to the same file without opening it, because Ray Tune copies the
+    objects that hold one.
 
     Attributes:
-        patience: waits where the disk has gone away; at first a failure is final.
+        patience: waits for a disk that has gone away; by default every failure is final.
 
     Raises:
         StorageFailed: the folder or the file cannot be written.
@@ -74,15 +74,15 @@ class AppendOnlyFile:
         self._lock = threading.Lock()
         self._fd = -1
         self._failed_at: int | None = None
-        """Length of the file before a write that failed; None: the last one did not."""
+        """Length of the file before a failed write; None if the last write succeeded."""
         self._torn = False
-        """A part of that write may still be there."""
+        """A part of the failed write may still be in the file."""
 
     def append_lines(self, lines: bytes) -> None:
-        """Write whole lines and return when they are on disk.
+        """Append whole lines; return when they are on disk.
 
         Raises:
-            StorageFailed: the disk is full or not writable; the file is then as it was before.
+            StorageFailed: the disk is full or not writable; the file is unchanged.
         """
         with self._lock:
             self.patience.insist(
@@ -90,7 +90,7 @@ class AppendOnlyFile:
             )
 
     def close(self) -> None:
-        """Give the file back; a later write opens it again."""
+        """Close the file; a later write opens it again."""
         with self._lock:
             self._forget_handle()
 
@@ -109,7 +109,7 @@ class AppendOnlyFile:
         return self._fd
 
     def _forget_handle(self) -> None:
-        """Close the file, whatever its disk says to that."""
+        """Close the file and ignore errors of its disk."""
         fd = self._fd
         self._fd = -1
         if fd >= 0:
@@ -134,10 +134,10 @@ class AppendOnlyFile:
         self._torn = False
 
     def _check_length(self, fd: int) -> None:
-        """Bring the file back to what it was before a write that failed.
+        """Restore the file to its length before a failed write.
 
         Raises:
-            OSError: it is shorter. Where a disk has gone away, its folder may be an empty one.
+            OSError: it is shorter. The disk may be gone, and an empty folder in its place.
         """
         end = self._failed_at
         if end is None:
@@ -165,12 +165,12 @@ class AppendOnlyFile:
 class EventLog(AppendOnlyFile):
     """Appends events to a file and reads them back.
 
-    Times never run backwards, also where the machine's clock is set back while a study runs or
-    between two starts: durations and the order of a record would be wrong.
+    Times never run backwards, even if the machine's clock is set back during a study or between two
+    starts. Otherwise durations and the order of a record would be wrong.
     """
 
     def append(self, event: str, **fields: Any) -> dict[str, Any]:
-        """Write one event and return it when it is on disk.
+        """Append one event; return it when it is on disk.
 
         Raises:
             StorageFailed: the disk is full or not writable; the log then ends with the last whole
@@ -183,12 +183,15 @@ class EventLog(AppendOnlyFile):
     def _begin(self, path: Path) -> None:
         super()._begin(path)
         self._last: tuple[int, float] | None = None
-        """Time of the last event, in ms since the epoch, and when it was written, in s by a clock
-        that nobody sets."""
+        """Time of the last event in ms since the epoch, and the monotonic clock when it was
+        written, in s."""
 
     def _now(self) -> int:
-        """Time of the next event, in ms since the epoch: by the machine's clock or, as long as that
-        is behind the last event, by the time that has passed since then."""
+        """Time of the next event, in ms since the epoch.
+
+        It comes from the machine's clock. While that is behind the last event, it is the time of
+        the last event plus the time that has passed since.
+        """
         moment = time.monotonic()
         if self._last is None:
             self._last = _time_of_last(self.path), moment
@@ -201,7 +204,7 @@ class EventLog(AppendOnlyFile):
         return now
 
     def put_first(self, t: int, event: str, **fields: Any) -> dict[str, Any]:
-        """Write an event in front of all others, where the first one was lost.
+        """Write an event in front of all others, after the first one was lost.
 
         Args:
             t: ms since the epoch.
@@ -213,7 +216,7 @@ class EventLog(AppendOnlyFile):
 
     @staticmethod
     def begins_at(path: Path, offset: object) -> bool:
-        """True where an event begins at this byte of the file, or the file ends there."""
+        """True if an event begins at this byte of the file, or the file ends there."""
         if offset == 0:
             return True
         if not isinstance(offset, int) or not 0 < offset <= path.stat().st_size:
@@ -229,12 +232,12 @@ class EventLog(AppendOnlyFile):
         """Read whole events from byte `offset` on.
 
         Args:
-            limit: read about this many bytes at most (but one event, where there is one).
+            limit: read about this many bytes at most, but at least one event if there is one.
         Returns:
             The events, and the offset of the next one. A last line that is still being written is
-            not read. There are no events where there is no file.
+            skipped. Without a file there are no events.
         Raises:
-            UserError: a line is not JSON, which no crash of the writer can leave.
+            UserError: a line is not JSON, which no crash of the writer can cause.
         """
         events = []
         for line in _whole_lines(Path(path), offset, limit):
@@ -270,16 +273,16 @@ def _whole_lines(path: Path, offset: int, limit: int | None) -> list[bytes]:
 
 
 def _time_of_last(path: Path) -> int:
-    """Time of the last event in a file, in ms since the epoch; 0 where there is none."""
+    """Time of the last event in a file, in ms since the epoch; 0 if there is none."""
     try:
         line = _last_line(path)
         return int(_decode(line)["t"]) if line else 0
-    except (OSError, ValueError, TypeError):  # whoever reads the file says what is wrong
+    except (OSError, ValueError, TypeError):  # reading the whole file reports what is wrong
         return 0
 
 
 def _last_line(path: Path) -> bytes:
-    """The last whole line of a file; empty where there is none."""
+    """The last whole line of a file; empty if there is none."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         length = _BLOCK
@@ -315,7 +318,7 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):  # a number of NumPy or torch
+    if hasattr(value, "item"):  # a scalar of NumPy or torch
         return value.item()
     return os.fspath(value)
 

@@ -1,9 +1,9 @@
-"""The time that a study still needs, told from what its runs have taken so far.
+"""Estimate the time that a study still needs, from its runs so far.
 
-A run takes the time of its epochs and, once, that of its beginning (data, compilation, features)
-and of its end (the test split). What is left of the study is laid out on the processes as the
-study will hand it out: trials, repeats of the default beside the last of them, then repeats of the
-chosen trial.
+A run takes the time of its epochs, plus that of its beginning (data, compilation, features) and of
+its end (the test split). The remaining runs are laid out on the processes in the order in which the
+study will hand them out: trials, repeats of the default beside the last of them, then repeats of
+the chosen trial.
 """
 
 from collections import deque
@@ -20,11 +20,11 @@ from tune.study.timetable import Timetable
 from tune.study.work import WorkId
 
 _UNKNOWN = -1
-"""Number of a trial that will be repeated and is not known yet."""
+"""Number that stands for a trial that will be repeated but is not known yet."""
 _RECENT_EPOCHS = 8
-"""The machine is as fast now as in so many last epochs."""
+"""The current speed of the machine is measured over this many last epochs."""
 _RECENT_STARTS = 32
-"""As many runs at a time as among so many last starts are expected from now on."""
+"""The number of concurrent runs is the largest among this many last starts."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Amount:
     """Trials in total."""
 
     epochs: int
-    """Epochs of a trial that runs to its end; 0: each says its own."""
+    """Epochs of a trial that runs to its end; 0: each trial says its own."""
 
     seeds: int
     """Repeats of each repeated trial."""
@@ -46,23 +46,23 @@ class Amount:
     """Version of the rungs, or name of another pruner."""
 
     points: int = 0
-    """Further trials that are repeated, where there are several objectives."""
+    """Further trials that are repeated if there are several objectives."""
 
     function: bool = False
-    """A function trains: there is no untrained network."""
+    """A function trains, so there is no untrained network."""
 
     @property
     def repeats(self) -> int:
-        """Repeats in total, if there are as many leaders as the rule may name."""
+        """Repeats in total, if there are as many leaders as the rule allows."""
         return (self.rule.configurations + self.points) * self.seeds
 
 
 class Forecast:
-    """Tells how long a study still runs. An observer of its events.
+    """Estimates how long a study still runs. It observes the events of the study.
 
     Args:
-        state: the study's; it is read, and grows beside.
-        processes: runs at a time; None: as many as are seen at a time.
+        state: state of the study, which the study updates; it is only read here.
+        processes: number of concurrent runs; None: as many as have been seen at once.
     """
 
     def __init__(self, state: LogState, amount: Amount, processes: int | None = None):
@@ -73,12 +73,12 @@ class Forecast:
         self._running: set[WorkId] = set()
         self._heard: dict[WorkId, int] = {}
         self._recent: deque[tuple[int, bool, float]] = deque(maxlen=_RECENT_EPOCHS)
-        """(Trial, is the first of its run, seconds) of the last epochs."""
+        """(Trial, True for the first epoch of its run, seconds) of the last epochs."""
         self._at_a_time: deque[int] = deque(maxlen=_RECENT_STARTS)
         self._survival: Survival | None = None
 
     def on_event(self, event: dict[str, Any]) -> None:
-        """Note what runs. The event is part of the state already."""
+        """Note which runs are active. The event is part of the state already."""
         kind = event["event"]
         if kind not in ("start", "report", "end") or event.get("trial") is None:
             return
@@ -104,7 +104,7 @@ class Forecast:
 
     @property
     def at_a_time(self) -> int:
-        """Runs that the machine works on at a time."""
+        """Number of concurrent runs."""
         seen = max(self._at_a_time, default=1)
         return max(seen, self.processes or 1)
 
@@ -123,12 +123,12 @@ class Forecast:
         return ended, ended + due + len(self._open_repeats())
 
     def seconds_done(self) -> float:
-        """The time that the runs so far would take on the processes of now."""
+        """Seconds that the runs so far would take on the current number of processes."""
         occupied = sum(run.occupied_ms for run in self.state.runs.values())
         return occupied / 1000 / self.at_a_time
 
     def seconds_left(self, now: float) -> float | None:
-        """The time until the last repeat has ended; None before anything is known.
+        """Return the seconds until the last repeat ends; None before anything is known.
 
         Args:
             now: seconds since the epoch.
@@ -139,7 +139,7 @@ class Forecast:
         return self._left_by_epochs(now, costs)
 
     def _left_by_epochs(self, now: float, costs: Costs) -> float:
-        """The same where the number of epochs of a trial is known, and the costs of a run are."""
+        """Return the seconds left if the epochs of a trial and the costs of a run are known."""
         if self._survival is None or self._survival.epochs != self._epochs:
             self._survival = survival(self.amount.trials, self._epochs, self.amount.rungs)
         ended = {
@@ -156,7 +156,7 @@ class Forecast:
         return self._laid_out(now, costs, longer, rest)
 
     def _costs(self) -> Costs | None:
-        """The costs of a run as the machine is now."""
+        """The costs of a run at the current speed of the machine."""
         costs = measured(self.state)
         if costs is None or not self._recent:
             return costs
@@ -169,11 +169,11 @@ class Forecast:
         return replace(costs, load=sum(seconds for *_, seconds in self._recent) / usual)
 
     def _trial_epochs(self, number: int, after: int, longer: float, own: int = 0) -> float:
-        """Epochs that a trial is expected to run after epoch `after`.
+        """Expected number of epochs that a trial runs after epoch `after`.
 
         Args:
-            longer: factor by which trials of this study are longer than expected.
-            own: epochs of this trial, where they are searched.
+            longer: factor by which trials of this study run longer than expected.
+            own: epochs of this trial, if they are searched.
         """
         assert self._survival is not None
         most = float(max(0, (own or self._epochs) - after))
@@ -183,7 +183,7 @@ class Forecast:
         return min(max(0.0, expected * longer), most)
 
     def _laid_out(self, now: float, costs: Costs, longer: float, rest: Sequence[float]) -> float:
-        """Lay out what is left on the processes.
+        """Lay out the remaining runs on the processes; return the seconds until the last one ends.
 
         Args:
             rest: seconds of each trial that has not begun.
@@ -242,8 +242,8 @@ class Forecast:
         return int(config.get("train.epochs") or self._epochs)
 
     def _left_by_trials(self, now: float) -> float | None:
-        """The same where trials have no known number of epochs: each takes the mean of those that
-        have ended."""
+        """Return the seconds left if trials have no known number of epochs: each takes the mean of
+        the runs that have ended."""
         runs = self.state.runs.values()
         ended = [run.occupied_ms / 1000 for run in runs if run.outcome is not None]
         if not ended:
@@ -266,7 +266,7 @@ class Forecast:
     # -- repeats
 
     def _runs_baseline(self) -> bool:
-        """True while the untrained network, which comes first, is judged beside the trials."""
+        """True while the untrained network, which comes first, is evaluated beside the trials."""
         return not self.amount.function and not self.state.summary
 
     def _is_searching(self) -> bool:
@@ -278,12 +278,12 @@ class Forecast:
         return {key: run for key, run in repeats.items() if run.outcome is None}
 
     def _leaders(self) -> list[int]:
-        """Trials that are repeated, as far as can be told now."""
+        """Trials that are repeated, as far as is known now."""
         return [*self.amount.rule.certain(), *self._others()]
 
     def _others(self) -> list[int]:
-        """Trials that are repeated after the search: the leaders of now, and for those that are
-        still missing the first again."""
+        """Trials that are repeated after the search: the current leaders, and `_UNKNOWN` for each
+        that is still missing."""
         certain = self.amount.rule.certain()
         completed = {
             number: run.value
@@ -299,7 +299,7 @@ class Forecast:
         return found[:wanted]
 
     def _due(self, number: int) -> int:
-        """Repeats of this trial that have not begun."""
+        """Number of repeats of this trial that must still begin, or begin again."""
         if self._tests_nothing() or self._has_failed(number):
             return 0
         begun = [run for (of, _), run in self.state.repeats.items() if of == number]
@@ -307,26 +307,26 @@ class Forecast:
         return max(0, self.amount.seeds - settled)
 
     def _tests_nothing(self) -> bool:
-        """True where a repeat has shown that the function gives no test metric: none follow."""
+        """True if a repeat has shown that the function reports no test metric: no more follow."""
         if not self.amount.function:
             return False
         complete = [run for run in self.state.repeats.values() if run.state == "COMPLETE"]
         return any(not _is_tested(run) for run in complete)
 
     def _has_failed(self, number: int) -> bool:
-        """True where the trial has ended in a way that lets nobody repeat it."""
+        """True if the trial has ended in a state that cannot be repeated."""
         run = self.state.run(WorkId(number))
         return run.outcome is not None and run.state != "COMPLETE"
 
 
 def whole_seconds(amount: Amount, processes: int, costs: Costs) -> float | None:
-    """The time of a study of which nothing has run yet.
+    """Estimate the time of a study that has not begun.
 
     Args:
-        processes: runs at a time.
-        costs: of a run, as expected.
+        processes: number of concurrent runs.
+        costs: expected costs of a run.
     Returns:
-        Seconds; None where the number of epochs is not known.
+        Seconds; None if the number of epochs is not known.
     """
     if not amount.epochs:
         return None
@@ -335,12 +335,12 @@ def whole_seconds(amount: Amount, processes: int, costs: Costs) -> float | None:
 
 
 def _quiet(run: Run, now: float) -> float:
-    """Seconds since the run was last heard of."""
+    """Seconds since the last event of the run."""
     return max(0.0, now - run.heard / 1000)
 
 
 def _is_due(run: Run) -> bool:
-    """True of a repeat that must be trained (again)."""
+    """True for a repeat that must be trained (again)."""
     if run.outcome is None:
         return True
     return run.state == "FAIL" and run.attempts < ATTEMPTS

@@ -1,5 +1,5 @@
-"""Configurations that no trial has had. Under one seed a second trial of the same configuration is
-the same result again."""
+"""Choose configurations that no trial has had. Under one seed, a second trial of a configuration
+only repeats its result."""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +18,11 @@ Parameters = dict[str, Any]
 
 
 class FreshConfigurations:
-    """Keeps the sampler from configurations that have been tried, where the space is so small, or
-    has branches so small, that it would draw them again. Sampler 1 draws as it likes. Of a grid all
-    configurations come from here."""
+    """Prevents configurations from being tried twice, in spaces (or branches of spaces) so small
+    that the sampler would draw them again.
+
+    Sampler 1 is not restricted. In a grid, all configurations come from here.
+    """
 
     def __init__(self, space: SearchSpace, manifest: Manifest, database: TrialDatabase):
         self._space = space
@@ -39,13 +41,13 @@ class FreshConfigurations:
         return countable(self._space, self._preset, self._pins, SMALL_SPACE)
 
     def is_exhausted(self) -> bool:
-        """True where all configurations of the space have been tried."""
+        """True if all configurations of the space have been tried."""
         if self._countable is None or not self._countable.is_all:
             return False
         return not self._database.is_waiting() and not self._untried()
 
     def prepare_next(self) -> None:
-        """Enqueue another configuration where the next trial would be one that has been tried."""
+        """Enqueue an untried configuration if the sampler might repeat one."""
         if self._countable is None or self._database.is_waiting():
             return
         if self._countable.is_all:
@@ -62,7 +64,7 @@ class FreshConfigurations:
                 self._database.enqueue_next(new)
 
     def _untried(self) -> list[Parameters]:
-        """Countable configurations that no trial has had, in an order by seed."""
+        """Countable configurations that no trial has had, in an order that depends on the seed."""
         assert self._countable is not None
 
         def place(parameters: Parameters) -> int:

@@ -1,5 +1,5 @@
-"""Studies that belong together, such as the settings A to E: a folder with an event log of its own,
-which MLflow shows as their parent."""
+"""Groups of studies that belong together, such as settings A to E. A group is a folder with its own
+event log, and MLflow shows it as the parent of its studies."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _SEARCHES = "searches"  # metric of a group's log
 
 
 def member_name(group: str, setting: str, search: int | None = None) -> str:
-    """Name of a setting's study; with its number where the group has several searches of each."""
+    """Name of a setting's study, with the number of the search if each setting has several."""
     name = f"{group}-{setting}"
     return name if search is None else f"{name}-r{search}"
 
@@ -36,7 +36,7 @@ class OwnComparison:
     name: str
     """Name in `--compare`."""
     comparison: Comparison
-    """Its settings fix values, and do nothing else."""
+    """Its settings only fix values."""
 
     def as_json(self) -> dict[str, Any]:
         """The entry in the group's log."""
@@ -63,7 +63,7 @@ class OwnComparison:
 
 @dataclass(frozen=True)
 class Group:
-    """A group in `<storage>/<name>/`; its members are beside it (`member_name`)."""
+    """A group in `<storage>/<name>/`; its members lie beside it (`member_name`)."""
 
     folder: Path
     id: str
@@ -74,14 +74,14 @@ class Group:
 
     @property
     def experiment(self) -> str:
-        """Experiment that the group was begun for; MLflow shows all members in it, as a run's
-        parent must be there too."""
+        """Experiment that the group was created for. MLflow shows all members in it, because a run
+        and its parent must be in the same experiment."""
         events, _ = EventLog.read(self.folder / LOG, 0, limit=1)
         return str(events[0]["experiment"])
 
     @property
     def event(self) -> dict[str, str]:
-        """The group as the first event of a member names it."""
+        """The group as the first event of a member records it."""
         return {"name": self.name, "id": self.id}
 
     @classmethod
@@ -93,11 +93,11 @@ class Group:
         searched: list[str],
         own: OwnComparison | None = None,
     ) -> "Group":
-        """The group in `folder`, which is created where there is none.
+        """Open the group in `folder`; create it if there is none.
 
         Args:
-            own: comparison that is in no registry, for the group's log: a table of it needs none
-                of the user's code.
+            own: comparison that is in no registry. The group's log keeps it, so that its table can
+                be drawn without the user's code.
         Raises:
             UserError: the folder holds a study, or is not writable.
         """
@@ -120,26 +120,26 @@ class Group:
 
     @classmethod
     def at(cls, folder: Path) -> "Group":
-        """The group in `folder`, which is one (`is_group`)."""
+        """The group in `folder`, for which `is_group` is true."""
         events, _ = EventLog.read(folder / LOG, 0, limit=1)
         return cls(folder, study_id(events[0]))
 
     @property
     def searches(self) -> int | None:
-        """Number of searches of each setting that was asked for last; None: one, without a
+        """Number of searches of each setting that was requested last; None: one, without a
         number."""
         wanted, _ = self._history()
         return wanted
 
     @property
     def look(self) -> int:
-        """Number of the verdict that the group allows now, from 1: another number of searches is
+        """Number of the verdict that the group allows now, from 1. Another number of searches is
         another look."""
         wanted, judged = self._history()
         return 1 + (judged.index(wanted) if wanted in judged else len(judged))
 
     def _history(self) -> tuple[int | None, list[int]]:
-        """Number of searches that was asked for last, and the numbers that had a verdict."""
+        """Number of searches that was requested last, and the numbers that had a verdict."""
         wanted: int | None = None
         judged: list[int] = []
         events, _ = EventLog.read(self.folder / LOG)
@@ -153,23 +153,23 @@ class Group:
         return wanted, judged
 
     def ask_for(self, searches: int) -> None:
-        """Put the number of searches of each setting on record, before they run."""
+        """Record the number of searches of each setting, before they run."""
         if searches != self.searches:
             self.emit("summary", metrics={_SEARCHES: searches}, tags={})
 
     def emit(self, event: str, **fields: Any) -> None:
-        """Append to the group's log."""
+        """Append an event to the group's log."""
         with FileLock(self.folder / ".lock"), closing(EventLog(self.folder / LOG)) as log:
             log.append(event, **fields)
 
 
 def is_group(folder: Path) -> bool:
-    """True where the event log in `folder` is that of a group, and not of a study."""
+    """True if the event log in `folder` belongs to a group, not to a study."""
     return _kind(folder) == GROUP
 
 
 def _kind(folder: Path) -> str | None:
-    """GROUP or STUDY; None where nothing has begun."""
+    """GROUP or STUDY; None if nothing has begun."""
     events, _ = EventLog.read(folder / LOG, 0, limit=1)
     if not events:
         return None
@@ -213,11 +213,11 @@ class Members:
 
 
 def members(folder: Path, search: int | None = None) -> Members | None:
-    """The studies beside `folder` that bear its name and that of a setting; None where there are
-    none.
+    """Return the studies beside `folder` whose names are its name and that of a setting; None if
+    there are none.
 
     Args:
-        search: number of the search, where there are several of each setting.
+        search: number of the search, if each setting has several.
     """
     for experiment in EXPERIMENTS.values():
         for key, comparison in experiment.comparisons.items():
@@ -234,7 +234,7 @@ def members(folder: Path, search: int | None = None) -> Members | None:
 
 
 def _own_members(folder: Path, search: int | None) -> Members | None:
-    """The same for a comparison of the user's own, which the group's log has."""
+    """Return the members of a comparison of the user's own, which the group's log contains."""
     events, _ = EventLog.read(folder / LOG, 0, limit=1)
     recorded = events[0].get("comparison") if events else None
     if recorded is None:
@@ -251,7 +251,7 @@ def _own_members(folder: Path, search: int | None) -> Members | None:
 
 
 def manifest_in(folder: Path, search: int | None = None) -> Path | None:
-    """Manifest of a study of the group that has begun; None where none has."""
+    """Path of the manifest of one study of the group; None if none has begun."""
     found = members(folder, search)
     if found is None:
         return None
@@ -259,14 +259,14 @@ def manifest_in(folder: Path, search: int | None = None) -> Path | None:
 
 
 def _experiments(name: str, comparison: Comparison) -> set[str]:
-    """Names of the experiments whose studies may be sides of a comparison."""
+    """Names of the experiments whose studies may be settings of a comparison."""
     others = [one for one in comparison.settings.values() if isinstance(one, Method)]
     return {name, *(one.experiment for one in others)}
 
 
 def search_numbers(folder: Path) -> list[int]:
-    """Numbers of the searches beside `folder` that bear its name; [] where settings have one search
-    without a number."""
+    """Numbers of the searches beside `folder` that bear its name; [] if each setting has one
+    search, without a number."""
     numbers = set()
     for path in folder.parent.glob(f"{folder.name}-*-r*/study.json"):
         number = path.parent.name.rpartition("-r")[2]
@@ -276,7 +276,7 @@ def search_numbers(folder: Path) -> list[int]:
 
 
 def source_studies(folder: Path, comparison: Comparison, search: int) -> dict[str, Path]:
-    """Name -> folder of the studies of a search that its backbones come from."""
+    """Name -> folder of the studies that the backbones of a search come from."""
     found = {}
     suffix = f"-r{search}"
     for path in sorted(folder.parent.glob(f"{folder.name}-*{suffix}/study.json")):
@@ -287,7 +287,7 @@ def source_studies(folder: Path, comparison: Comparison, search: int) -> dict[st
 
 
 def _begun(folder: Path, comparison: Comparison, search: int | None) -> dict[str, Path]:
-    """Setting -> folder of those studies of a comparison that have begun."""
+    """Setting -> folder of the studies of a comparison that have begun."""
     folders = {
         setting: folder.parent / member_name(folder.name, setting, search)
         for setting in comparison.settings

@@ -1,4 +1,4 @@
-"""Names of studies; identities of studies and groups, as the first event of their logs has them."""
+"""Names of studies; identities of studies and groups, from the first events of their logs."""
 
 import hashlib
 import re
@@ -8,18 +8,18 @@ from trainables.errors import UserError
 
 STUDY = "study"
 GROUP = "group"
-"""Values of `kind` in a log's first event; a log without it is a study's."""
+"""Values of `kind` in a log's first event; without it, the log is a study's."""
 STUDY_NAME = "[A-Za-z0-9][A-Za-z0-9._-]*"
-"""Pattern of the name of a study, which is that of its folder."""
+"""Pattern of the name of a study, which is also the name of its folder."""
 LONGEST_NAME = 200
-"""Characters of one: file systems take 255, and partial files and bundles add to it."""
+"""Maximum length of a name: file systems allow 255, and partial files and bundles add to it."""
 
 
 def check_study_name(name: str, option: str = "") -> None:
-    """Refuse what cannot be the name of a study.
+    """Check that a name can be the name of a study.
 
     Args:
-        option: the one that gives it.
+        option: the command-line option that gives it.
     Raises:
         UserError: it cannot.
     """

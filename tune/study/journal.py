@@ -1,9 +1,9 @@
-"""Optuna's journal file, written by the one process that runs the study: records of one step reach
-the disk in one write.
+"""Optuna's journal file, written by the one process that runs the study. The records of one step
+reach the disk in one write.
 
-Optuna's own backend is for many writers: every parameter of a trial takes a lock, opens the file,
-waits for the disk and reads the file again. With 14 parameters that was two thirds of the driver's
-time. The file is the same; Optuna's backend reads it.
+Optuna's own backend is made for many writers: for every parameter of a trial it takes a lock, opens
+the file, waits for the disk and reads the file again. With 14 parameters that took two thirds of
+the driver's time. The file format is the same, and Optuna's backend can read it.
 """
 
 import contextlib
@@ -23,25 +23,25 @@ from tune.study.disk import Patience
 from tune.study.events import AppendOnlyFile
 from tune.study.retries import with_retries
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # else a line for every study and trial
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it logs every study and trial
 
 
 def read_trials(path: Path, study: str) -> list[FrozenTrial]:
-    """The trials in a journal, read beside the process that writes it, without a lock.
+    """Read the trials in a journal, without a lock, while another process may write to it.
 
-    A last line that is still being written is not read. The list is empty where the journal does
-    not have the study yet.
+    A last line that is still being written is skipped. The list is empty if the journal does not
+    have the study yet.
     """
     storage = JournalStorage(JournalReader(path))
     try:
         study_id = storage.get_study_id_from_name(study)
-    except KeyError:  # Optuna's answer where there is no such study
+    except KeyError:  # there is no such study
         return []
     return storage.get_all_trials(study_id, deepcopy=False)
 
 
 class JournalReader(BaseJournalBackend):
-    """Backend of an Optuna `JournalStorage` that follows a journal which another process writes."""
+    """Backend of an Optuna `JournalStorage` that follows a journal written by another process."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -53,7 +53,7 @@ class JournalReader(BaseJournalBackend):
             with self._path.open("rb") as file:
                 file.seek(self._offset)
                 new = file.read()
-            whole = new[: new.rfind(b"\n") + 1]  # the writer is still at a line without an end
+            whole = new[: new.rfind(b"\n") + 1]  # the last line may still be incomplete
             self._offset += len(whole)
             self._logs += _parsed(whole.splitlines(), self._path)
         return with_retries(self._logs)[log_number_from:]
@@ -66,11 +66,11 @@ class Journal(BaseJournalBackend):
     """Backend of an Optuna `JournalStorage` for one thread of one process; the study's lock keeps
     others out.
 
-    Opening cuts off a torn last line, as Optuna would refuse all that follows it.
+    Opening cuts off a torn last line, because Optuna would refuse everything after it.
 
     Raises:
         StorageFailed: the file cannot be written.
-        UserError: a line is not JSON, which is found when a storage opens.
+        UserError: a line is not JSON; this is found when a storage opens.
     """
 
     def __init__(self, path: Path):
@@ -83,8 +83,8 @@ class Journal(BaseJournalBackend):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Everything appended within the block is on disk when it ends, by an exception too. A kill
-        leaves a beginning of it, mostly nothing."""
+        """Put everything appended within the block on disk when the block ends, even by an
+        exception. A kill leaves a prefix of it, usually nothing."""
         self._open_groups += 1
         try:
             yield
@@ -109,11 +109,11 @@ class Journal(BaseJournalBackend):
         return list(self._recent)
 
     def be_patient(self, patience: Patience) -> None:
-        """Wait with `patience` where the disk of the file has gone away."""
+        """Wait with `patience` if the disk of the file has gone away."""
         self._file.patience = patience
 
     def close(self) -> None:
-        """Give the file back; a later write opens it again."""
+        """Close the file; a later write opens it again."""
         self._file.close()
 
     def _flush(self) -> None:
@@ -129,10 +129,10 @@ class Journal(BaseJournalBackend):
 
 
 def _parsed(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
-    """The records of a journal.
+    """Parse the lines of a journal.
 
     Raises:
-        UserError: a line is none, which no crash of the writer can leave.
+        UserError: a line is not a record, which no crash of the writer can cause.
     """
     records = []
     for number, line in enumerate(lines, 1):
@@ -147,7 +147,7 @@ def _parsed(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
 
 
 def damaged(path: Path, problem: str) -> UserError:
-    """The refusal of a journal, with what helps."""
+    """Return the error for a damaged journal, with the remedy."""
     return UserError(
         f"{path} is damaged ({problem}): restore it from a copy, or {move_aside(path)} and "
         "run the same command again, which rebuilds it from events.jsonl"
@@ -155,5 +155,5 @@ def damaged(path: Path, problem: str) -> UserError:
 
 
 def move_aside(path: Path) -> str:
-    """The advice to move a journal aside, with the command."""
+    """Return the advice to move a journal aside, with the command."""
     return f"move it aside (mv {shlex.quote(str(path))} {shlex.quote(f'{path}.damaged')})"

@@ -1,13 +1,13 @@
 """The files that a study keeps of runs that have ended.
 
-A run that has ended needs no checkpoint, and one that is not complete no weights. Of the completed
-trials the weights and the arrays for pictures are kept (`--keep best`) of the best few by
+A run that has ended needs no checkpoint, and an incomplete one needs no weights. With `--keep
+best`, the weights and the arrays for pictures are kept for these completed trials: the best few by
 validation, the default, trials that are repeated, and those that somebody has asked for. A removed
-trial can be trained again, as its record says how.
+trial can be trained again from its record.
 
-Values of completed trials do not change: a trial that has fallen behind the best few never comes
-back to them. So what is removed was needed by nothing, whenever a kill comes, and what a kill
-leaves behind is removed by the next start.
+Values of completed trials do not change, so a trial that has fallen behind the best few never
+returns to them. Nothing can need the removed files, whenever a kill comes. The next start removes
+what a kill left behind.
 """
 
 import contextlib
@@ -23,27 +23,27 @@ from tune.study.work import WorkId
 KEPT_TRIALS = 5
 """Trials whose weights are kept, besides the default."""
 PIN = ".pinned"
-"""In a trial's folder: its weights stay, as somebody has asked for them."""
+"""Marker in a trial's folder: somebody has asked for its weights, so they stay."""
 RETRAINED = ".retrained.json"
-"""In a trial's folder: its weights are those of a later training, which differs from the record:
-`value`, its best objective, and `differences`."""
+"""File in a trial's folder: its weights come from a later training that differs from the record. It
+holds `value`, the best objective, and `differences`."""
 SNAPSHOTS = ("embeddings-*.npz", "masks-*.npz", "predictions-*.npz")
-"""Arrays that pictures are drawn from (`trainables/plots/draw.py`); others are a trainable's
+"""Arrays that pictures are drawn from (`trainables/plots/draw.py`); all others are the trainable's
 own."""
 _CHECKPOINTS = (LAST, HISTORY, FIRST_EPOCH)
 
 
 class KeptFiles:
-    """Removes the files of runs that have ended, as soon as nothing needs them.
+    """Removes the files of ended runs as soon as nothing needs them.
 
     Args:
-        directory: of the study.
-        state: the study's; it is read, and grows beside.
-        rule: of the repeats.
-        keep: `all` keeps whatever a completed run has left behind.
-        arrays: arrays in a run's folder are ours; those of a function are its own.
-        points: those of some completed trials that are kept besides the best by value, such as
-            their front.
+        directory: folder of the study.
+        state: state of the study, which the study updates; it is only read here.
+        rule: rule of the repeats.
+        keep: `all` keeps everything but the checkpoints of completed runs.
+        arrays: the arrays in a run's folder are ours; those of a function are its own.
+        points: selects completed trials that are kept besides the best by value, such as their
+            front.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class KeptFiles:
         self._arrays = arrays
         self._points = points
         self._whole: set[int] = set()
-        """Completed trials that have all their files."""
+        """Completed trials that still have all their files."""
         self._repeated: set[int] = set()
         self._draws_all = False
 
     def begin(self) -> None:
-        """Remove what a kill has left of the last run that ended."""
+        """Remove what a kill left behind of the last run that ended."""
         last = self._state.last_ended
         if last is not None:
             self._remove_of_ended(last)
@@ -78,10 +78,10 @@ class KeptFiles:
         }
 
     def tidy(self, *, draws_all: bool = False) -> None:
-        """Remove what is not kept of all runs that have ended.
+        """Remove files of all ended runs, except those that are kept.
 
         Args:
-            draws_all: the arrays of every completed trial stay: all of them will be drawn.
+            draws_all: keep the arrays of every completed trial, because all of them will be drawn.
         """
         self._draws_all = draws_all
         if self._keep != "best":
@@ -92,7 +92,7 @@ class KeptFiles:
         self._remove_overtaken()
 
     def ended(self, work_id: WorkId) -> None:
-        """The run has ended, and that is on record."""
+        """Note that a run has ended, which is on record, and remove its files."""
         self._remove_of_ended(work_id)
         if work_id.kind == "repeat" and work_id.trial is not None:
             self._repeated.add(work_id.trial)
@@ -102,7 +102,7 @@ class KeptFiles:
             self._remove_overtaken()
 
     def _remove_of_ended(self, work_id: WorkId) -> None:
-        """Remove what no run needs any more that has ended."""
+        """Remove the files of an ended run that nothing needs any more."""
         outcome = self._state.outcome(work_id)
         if outcome is None:
             return
@@ -133,8 +133,8 @@ class KeptFiles:
                 path.unlink(missing_ok=True)
 
     def _needed(self) -> set[int]:
-        """Trials that are kept, whatever becomes of the others. The best of those that have all
-        their files are the best of all: whatever has been removed was behind them."""
+        """Trials that are kept. The best of those that still have all their files are the best of
+        all, because removed ones ranked behind them."""
         values = {number: self._state.run(WorkId(number)).value for number in self._whole}
         completed = {number: value for number, value in values.items() if value is not None}
         most = max(KEPT_TRIALS, self._rule.top + 1)
@@ -145,27 +145,27 @@ class KeptFiles:
 
 
 def pin(weights: Path) -> None:
-    """Keep a file of weights that somebody has asked for, if it is that of a trial."""
+    """Keep a file of weights that somebody has asked for, if it belongs to a trial."""
     if weights.name == BEST and weights.parent.parent.name == "trials":
-        with contextlib.suppress(OSError):  # a storage that can only be read loses nothing either
+        with contextlib.suppress(OSError):  # nothing can be removed from read-only storage either
             (weights.parent / PIN).touch()
 
 
 def note_retrained(weights: Path, value: float | None, differences: Sequence[str]) -> None:
-    """Say beside a trial's weights that they are about to be those of another training."""
+    """Record beside a trial's weights that another training is about to replace them."""
     about = {"value": value, "differences": list(differences)}
     write_atomically(weights.parent / RETRAINED, json.dumps(about, indent=1) + "\n")
 
 
 def retrained_value(weights: Path) -> float | None:
-    """The best objective of the training that these weights are of; None: that of the record."""
+    """Best objective of the training that made these weights; None: the record's."""
     path = weights.parent / RETRAINED
     try:
         value = json.loads(path.read_text())["value"]
         return None if value is None else float(value)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError):  # a disk error; `export` compares with the record
+    except (ValueError, TypeError, KeyError):  # damaged; `export` compares with the record
         return None
 
 

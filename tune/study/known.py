@@ -1,4 +1,4 @@
-"""Answers about a study that is open: what is known, by the event log and by Optuna."""
+"""Answers about an open study, from its event log and from Optuna."""
 
 from collections.abc import Collection
 
@@ -14,7 +14,7 @@ from tune.study.work import WorkId
 
 
 class Known:
-    """The side of a `Study` that only looks."""
+    """The read-only part of a `Study`."""
 
     experiment: Experiment
     manifest: Manifest
@@ -29,7 +29,7 @@ class Known:
 
     @property
     def state(self) -> LogState:
-        """Everything that the event log says; it grows as the study runs."""
+        """State of the event log; it grows as the study runs."""
         return self._state
 
     @property
@@ -39,11 +39,11 @@ class Known:
 
     @property
     def epochs(self) -> int:
-        """Epochs of a trial that runs to its end; 0 before a function has said them."""
+        """Epochs of a trial that runs to its end; 0 before a function has reported them."""
         return self._database.epochs()
 
     def frozen_trials(self) -> list[FrozenTrial]:
-        """All trials as Optuna keeps them; not to be changed."""
+        """All trials as Optuna keeps them; do not change them."""
         return self._database.frozen()
 
     @property
@@ -58,7 +58,7 @@ class Known:
 
     @property
     def objectives(self) -> list[Objective]:
-        """The objectives, the first of which selects."""
+        """The objectives; the first one selects."""
         return self._objectives
 
     @property
@@ -67,8 +67,7 @@ class Known:
         return points_of(self._state.trials, self._objectives)
 
     def _front(self, numbers: Collection[int]) -> list[int]:
-        """Those of some trials that no other one of them is better than, where there are several
-        objectives."""
+        """Trials among these that no other one is better than; empty for a single objective."""
         if len(self._objectives) < 2:
             return []
         runs = {number: self._state.run(WorkId(number)) for number in numbers}
@@ -81,7 +80,7 @@ class Known:
 
     @property
     def repeat_rule(self) -> RepeatRule:
-        """The rule by which trials are repeated and the answer is chosen."""
+        """Rule that decides which trials are repeated and which one is the answer."""
         return RepeatRule(str(self.manifest.rules["repeats"]), self.experiment.top)
 
     @property
@@ -90,7 +89,7 @@ class Known:
         return self._state.look
 
     def best_number(self) -> int | None:
-        """The trial that is the study's answer (`RepeatRule.answer`), of several objectives the
+        """The trial that is the study's answer (`RepeatRule.answer`); with several objectives, the
         first of the front."""
         if len(self._objectives) > 1:
             return next(iter(front_of(self.points, self._objectives)), None)

@@ -1,4 +1,4 @@
-"""One process at a time runs a study, and another is told which."""
+"""The study's lock: one process at a time runs a study, and any other is told which."""
 
 import contextlib
 import fcntl
@@ -17,9 +17,9 @@ from tune.command_line import resume_command
 
 _LOCK = ".lock"
 _ADDITION = ".addition.lock"
-"""Locked by a process that has the study's lock for an instant, to add to its log."""
+"""Lock of a process that takes the study's lock for a moment, to add to its log."""
 _INSTANT_S = 10.0
-"""So long a start waits for such a process, which needs a few writes to the disk."""
+"""A start waits this long for such a process, which needs a few writes to the disk."""
 _HOLDER = ".holder.json"
 
 
@@ -28,7 +28,7 @@ class StudyInUse(UserError):
 
 
 def locked(directory: Path, name: str) -> FileLock:
-    """Take the study's lock, which ends with its process.
+    """Take the study's lock, which is released when its process ends.
 
     Raises:
         StudyInUse: another process has it.
@@ -43,7 +43,7 @@ def locked(directory: Path, name: str) -> FileLock:
 
 
 def try_lock(path: Path) -> FileLock | None:
-    """Take the lock of a file; None where another process has it."""
+    """Take the lock of a file; None if another process has it."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -53,14 +53,14 @@ def try_lock(path: Path) -> FileLock | None:
 
 
 def _is_locked(path: Path) -> bool:
-    """True where another process has the lock of a file in a folder that cannot be written."""
+    """True if another process has the lock of a file in a folder that cannot be written."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return False
     with file:
         try:
-            # NFS locks a handle that only reads by no exclusive lock.
+            # NFS grants no exclusive lock for a handle that only reads.
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
@@ -70,12 +70,12 @@ def _is_locked(path: Path) -> bool:
 
 
 def is_in_use(directory: Path) -> bool:
-    """True where a process has the study in `directory` open."""
+    """True if a process has the study in `directory` open."""
     if not directory.exists():
         return False
     try:
         lock = _try_study(directory)
-    except OSError:  # somebody else's study, or a disk that is read-only
+    except OSError:  # somebody else's study, or a read-only disk
         return _is_locked(directory / _LOCK)
     if lock is None:
         return True
@@ -85,11 +85,11 @@ def is_in_use(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def addition(directory: Path) -> Iterator[bool]:
-    """Hold the study's lock for an instant, to add to the log of a study that nobody runs. A start
+    """Hold the study's lock for a moment, to add to the log of a study that nobody runs. A start
     waits meanwhile.
 
     Yields:
-        False where a process runs the study, which alone writes its log.
+        False if a process runs the study: only that process writes its log.
     """
     adding = FileLock(directory / _ADDITION)
     with adding:
@@ -102,7 +102,7 @@ def addition(directory: Path) -> Iterator[bool]:
 
 
 def _try_study(directory: Path) -> FileLock | None:
-    """Take the study's lock; None where another process runs the study."""
+    """Take the study's lock; None if another process runs the study."""
     lock = try_lock(directory / _LOCK)
     if lock is not None or not (directory / _ADDITION).exists():
         return lock
@@ -116,7 +116,7 @@ def _try_study(directory: Path) -> FileLock | None:
 
 
 def write_holder(directory: Path) -> None:
-    """Say in the folder which process runs the study, for those that find it locked."""
+    """Record in the folder which process runs the study, for those that find it locked."""
     about = {
         "pid": os.getpid(),
         "host": platform.node(),
@@ -127,7 +127,7 @@ def write_holder(directory: Path) -> None:
 
 
 def last_command(directory: Path) -> str:
-    """The command that ran the study last; "" where it is not known."""
+    """The command that last ran the study; "" if it is not known."""
     try:
         return str(json.loads((directory / _HOLDER).read_text())["command"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -135,7 +135,7 @@ def last_command(directory: Path) -> str:
 
 
 def _holder(directory: Path) -> str:
-    """The process that said last that it runs the study; "" where it cannot be the one."""
+    """The process that last recorded that it runs the study; "" if it cannot be running now."""
     try:
         about = json.loads((directory / _HOLDER).read_text())
         pid, host = int(about["pid"]), str(about["host"])

@@ -1,7 +1,8 @@
-"""The state that a study's event log describes: one reducer for whoever reads the log.
+"""The state that a study's event log describes. One reducer serves everyone who reads the log.
 
-The running study applies the events that it writes, readers apply those that they find. MLflow's
-projection (`tune/tracking/projection.py`) is another fold: its state is a set of MLflow calls.
+The running study applies the events that it writes, and readers apply those that they find.
+MLflow's projection (`tune/tracking/projection.py`) is another reducer: its state is a set of MLflow
+calls.
 """
 
 from bisect import bisect_right
@@ -18,44 +19,44 @@ from tune.study.work import Outcome, WorkId
 CONCLUSIONS = ("chosen", "verdict", "front", "warm_start")
 """Tags that are written at the end of a study."""
 _OF_RUNS = ("start", "report", "end", "early_failure", "retry")
-_PIECE = 2**22  # bytes that are read at a time
+_PIECE = 2**22  # bytes per read
 
 
 @dataclass
 class Run:
-    """A trial, or a repeat of one under another seed."""
+    """A trial, or a repeat of a trial under another seed."""
 
     config: dict[str, Any] = field(default_factory=dict)
-    """Flat config of its last start."""
+    """Flat config of the last start."""
     attempts: int = 0
-    """Starts so far."""
+    """Number of starts."""
     started: int = 0
-    """First start, ms since the epoch."""
+    """Time of the first start, ms since the epoch."""
     ended: int = 0
-    """ms since the epoch."""
+    """Time of the end, ms since the epoch."""
     epochs: list[int] = field(default_factory=list)
-    """Reported epochs, from 1, in the log's order."""
+    """Reported epochs, from 1, in ascending order."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """Metrics of each reported epoch."""
     state: str = "open"
     """`open`, or the state of its outcome."""
     outcome: Outcome | None = None
-    """None while it has not ended."""
+    """None until the run has ended."""
     occupied_ms: int = 0
-    """Time from each start to the last event of that attempt: training, validation, checkpoints;
-    interruptions are left out."""
+    """Time from each start to the last event of that attempt: training, validation, checkpoints.
+    Interruptions do not count."""
     opening_ms: int = 0
-    """Time from its first start to the first report."""
+    """Time from the last start before the first report to that report."""
     closing_ms: int = 0
     """Time from the last report to the end."""
     heard: int = 0
-    """Time of its last event, ms since the epoch."""
+    """Time of the last event, ms since the epoch."""
     enqueued: bool = False
-    """Somebody named the configuration; the search did not draw it."""
+    """The user named the configuration; the search did not draw it."""
     early_failures: int = 0
-    """Attempts that failed before their first report, and left the run open."""
+    """Attempts that failed before the first report and left the run open."""
     retries: int = 0
-    """Times that a failed run was opened again."""
+    """Number of times that the run failed and was opened again."""
     attempts_before: int = 0
     """Starts before the last retry."""
 
@@ -66,33 +67,33 @@ class Run:
 
     @property
     def length(self) -> int:
-        """Epochs that a function has said it has; 0 where none has."""
+        """Number of epochs that a function has said it has; 0 if it has said none."""
         last = self.history[-1] if self.history else {}
         return int(last.get(LENGTH) or 0)
 
     @property
     def value(self) -> float | None:
-        """Best objective of a run that has ended."""
+        """Best objective of a run that has ended; None before."""
         return None if self.outcome is None else self.outcome.value
 
     @property
     def reason(self) -> str | None:
-        """Why it ended as it did."""
+        """Reason why the run ended as it did."""
         return None if self.outcome is None else self.outcome.reason
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Final metrics; empty while it has not ended."""
+        """Final metrics; empty until the run has ended."""
         return {} if self.outcome is None else self.outcome.metrics
 
     @property
     def seconds(self) -> float:
-        """Training time of its epochs."""
+        """Training time of the epochs."""
         return float(sum(metrics.get("time/epoch_s") or 0.0 for metrics in self.history))
 
     @property
     def cpu_seconds(self) -> float:
-        """CPU-seconds reserved: the run's share of the occupied time, by threads and workers."""
+        """CPU-seconds reserved: the run's share of the occupied time, times threads and workers."""
         workers = max((m.get("time/workers") or 1.0 for m in self.history), default=1.0)
         threads = float(self.config.get("train.threads", 1))
         return self._own_seconds * threads * workers
@@ -105,7 +106,7 @@ class Run:
 
     @property
     def _own_seconds(self) -> float:
-        """Occupied time, of which a run that was batched with others has a share."""
+        """Occupied time; a run that was batched with others gets a share of it."""
         sizes = [float(metrics.get("time/batched_trials") or 1.0) for metrics in self.history]
         mean_size = sum(sizes) / len(sizes) if sizes else 1.0
         return self.occupied_ms / 1000 / mean_size
@@ -113,13 +114,13 @@ class Run:
 
 @dataclass
 class LogState:
-    """Everything that a prefix of the event log says."""
+    """Everything that a prefix of the event log describes."""
 
     keeps_history: bool
-    """Keep the metrics of every epoch. The running study does without: those of a thousand trials
-    would stay in the driver's memory."""
+    """Keep the metrics of every epoch. The running study does not, because those of a thousand
+    trials would stay in the driver's memory."""
     objective: str = ""
-    """The one that the log began with; empty where it has no `study` event yet."""
+    """Objective that the log began with; empty if it has no `study` event yet."""
     runs: dict[WorkId, Run] = field(default_factory=dict)
     last_ended: WorkId | None = None
     summary: dict[str, float] = field(default_factory=dict)
@@ -129,12 +130,12 @@ class LogState:
     finished: bool = False
     """The study has ended, and no run has started since."""
     looks: list[tuple[int, int]] = field(default_factory=list)
-    """Trials and repeats that had ended at each verdict."""
+    """Number of trials and of repeats that had ended at each verdict."""
 
     @property
     def look(self) -> int:
-        """Number of the verdict that the log allows now, from 1. The same runs give the same
-        verdict, however often it is stated."""
+        """Number of the verdict that the log allows now, from 1. A verdict on the same runs keeps
+        its number, however often it is stated."""
         if self._ended in self.looks:
             return 1 + self.looks.index(self._ended)
         return 1 + len(self.looks)
@@ -147,14 +148,14 @@ class LogState:
         return trials, repeats
 
     def note_look(self) -> None:
-        """The study has ended: remember what its verdict rests on."""
+        """Note which runs the verdict is based on, now that the study has ended."""
         ended = self._ended
         if ended[1] and ended not in self.looks:
             self.looks.append(ended)
 
     @property
     def trials(self) -> dict[int, Run]:
-        """Trial -> run, in the order of first mention."""
+        """Trial -> run, in the order in which they first appear."""
         return {
             work_id.trial: run
             for work_id, run in self.runs.items()
@@ -163,7 +164,7 @@ class LogState:
 
     @property
     def repeats(self) -> dict[tuple[int, int], Run]:
-        """(trial, seed) -> run, in the order of first mention."""
+        """(trial, seed) -> run, in the order in which they first appear."""
         return {
             (work_id.trial, work_id.repeat): run
             for work_id, run in self.runs.items()
@@ -171,11 +172,11 @@ class LogState:
         }
 
     def run(self, work_id: WorkId) -> Run:
-        """The run; an empty one where it has not begun."""
+        """The run; an empty one if it has not begun."""
         return self.runs.get(work_id, Run())
 
     def outcome(self, work_id: WorkId) -> Outcome | None:
-        """The outcome on record; None where the run has not ended."""
+        """The outcome on record; None if the run has not ended."""
         run = self.runs.get(work_id)
         return None if run is None else run.outcome
 
@@ -191,7 +192,7 @@ class LogState:
 
 
 def read_state(path: Path, *, keeps_history: bool = True) -> LogState:
-    """The state that the event log in `path` describes; the empty state where there is no log.
+    """Read the state that the event log in `path` describes; the empty state if there is no log.
 
     Raises:
         UserError: a line of the log is damaged.
@@ -207,7 +208,7 @@ def read_state(path: Path, *, keeps_history: bool = True) -> LogState:
 
 
 def usual_epoch_s(state: LogState) -> float:
-    """Seconds of an epoch: the median over the trials that have reported; 0 before any."""
+    """Seconds of an epoch: the median over the trials that have reported; 0 if none has."""
     found = [
         run.occupied_ms / 1000 / len(run.epochs) for run in state.trials.values() if run.epochs
     ]
@@ -215,8 +216,7 @@ def usual_epoch_s(state: LogState) -> float:
 
 
 def apply_event(state: LogState, event: dict[str, Any]) -> None:
-    """Bring the state up to the next event of the log. Events without a meaning here are passed
-    over."""
+    """Apply the next event of the log to the state. Events that mean nothing here are ignored."""
     kind = event["event"]
     if kind == "study":
         state.objective = event.get("objective", "")
@@ -246,7 +246,7 @@ def _apply_to_run(state: LogState, event: dict[str, Any]) -> None:
         _reopen(state)
         return
 
-    # A process that was lost before its start has occupied nothing; a clock may be set back.
+    # A process that was lost before its start took no time; a clock may be set back.
     passed = max(0, event["t"] - run.heard) if run.heard else 0
     run.occupied_ms += passed
     run.heard = event["t"]
@@ -275,7 +275,7 @@ def _start(run: Run, event: dict[str, Any]) -> None:
 
 
 def _report(run: Run, event: dict[str, Any], keeps_history: bool) -> None:
-    """Add an epoch in its place: one that was written back comes late."""
+    """Insert an epoch in order: one that was written back comes late."""
     place = bisect_right(run.epochs, event["epoch"])
     run.epochs.insert(place, event["epoch"])
     if keeps_history:
@@ -283,7 +283,7 @@ def _report(run: Run, event: dict[str, Any], keeps_history: bool) -> None:
 
 
 def _retry(run: Run) -> None:
-    """Forget a failed attempt but for its cost: the run begins anew."""
+    """Forget a failed attempt, except for its cost: the run begins anew."""
     run.epochs.clear()
     run.history.clear()
     run.state = "open"
@@ -301,7 +301,7 @@ def _forget_baseline(state: LogState) -> None:
 
 
 def _reopen(state: LogState) -> None:
-    """Forget the conclusions of a finished study: they are about fewer trials or repeats."""
+    """Forget the conclusions of a finished study: they rest on fewer trials or repeats."""
     if not state.finished:
         return
     state.finished = False

@@ -1,7 +1,7 @@
-"""A study whose study.json is gone, while its log is there.
+"""Check a study whose study.json is missing while its log is there.
 
-The command makes the file anew. The log's first event says what the study was, so that it cannot
-become another one by that.
+The command writes the file anew. The log's first event says what the study was, so the study cannot
+become another one that way.
 """
 
 import json
@@ -17,14 +17,14 @@ _SHOWN = 3
 
 
 def check_lost_manifest(directory: Path, manifest: Manifest) -> str:
-    """Compare a study that has lost its manifest with the one that would take its place.
+    """Compare a study that has lost its manifest with the manifest that would replace it.
 
     Args:
-        manifest: made from today's command.
+        manifest: made from the current command.
     Returns:
-        A sentence on the loss; "" where nothing is lost.
+        A sentence about the loss; "" if nothing is lost.
     Raises:
-        UserError: the log is that of another study, or damaged.
+        UserError: the log belongs to another study, or is damaged.
     """
     log = directory / "events.jsonl"
     if (directory / "study.json").exists() or not log.exists():
@@ -49,7 +49,7 @@ def check_lost_manifest(directory: Path, manifest: Manifest) -> str:
 
 
 def _differences(about: Mapping[str, Any], manifest: Manifest) -> list[str]:
-    """The first values of the log that the command would change."""
+    """First few values of the log that the command would change."""
     was = {"objective": about["objective"], **about["config"]}
     mine = {"objective": manifest.objective, **json.loads(json.dumps(manifest.base))}
     differences = [

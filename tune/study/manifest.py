@@ -28,8 +28,8 @@ PATH_KEYS = {
     "data.domain": "data",
     "init.file": "init.sha256",
 }
-"""Config values that are a path, or the way to read it -> the value that identifies the content. A
-study may be resumed where the content has another path."""
+"""Config value that is a path, or says how to read it -> value that identifies the content. A study
+may be resumed if the same content has another path."""
 EARLIER_VALUES = {
     "data.split": 1,
     "data.group": "near",
@@ -47,7 +47,7 @@ EARLIER_VALUES = {
     "train.numerics": "as_set",
     "train.device": "auto",
 }
-"""Config values that studies had before there were such keys."""
+"""Values of config keys in studies that began before the keys existed."""
 EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
     "loss.mixup": {"balance.by": "none", "balance.beta": 0.999},
     "head.tau0": {"normalize": "policy"},
@@ -61,7 +61,7 @@ EARLIER_BLOCKS: dict[str, dict[str, Any]] = {
         "schedule.plateau_threshold": 1e-4,
     },
 }
-"""The same for blocks that only some configs have: a key that tells such a config -> values."""
+"""The same for blocks that only some configs have: a key that marks such a config -> values."""
 _SHOWN_DIFFERENCES = 6
 _SOMETIMES = f" when {SOMETIMES}"
 _PACKAGES = (
@@ -75,11 +75,11 @@ _PACKAGES = (
     "scikit-learn",
 )
 _EXTRAS = ("lightly", "segmentation-models-pytorch", "timm")
-"""Packages that results depend on where they are installed."""
+"""Packages that results depend on if they are installed."""
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that results depend on."""
+    """Versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         found[name] = importlib.metadata.version(name)
@@ -90,7 +90,8 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Commit of this checkout, `+` at the end where files differ from it; None outside one."""
+    """Commit of this checkout, with a final `+` if files differ from it; None outside a
+    checkout."""
     try:
         commit = _git("rev-parse", "HEAD").strip()
         changes = _git("status", "--porcelain", "-uno")
@@ -107,8 +108,8 @@ def _git(*arguments: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Contents of study.json. `experiment`, `preset`, `base`, `pins`, `space`, warm start and the
-    data's fingerprint define the study."""
+    """Contents of study.json. `experiment`, `preset`, `base`, `space`, `objectives`, the data's
+    fingerprint and the study of the warm start define the study."""
 
     name: str
     experiment: str
@@ -118,76 +119,77 @@ class Manifest:
     base: dict[str, Any]
     """Flat config of trial 0."""
     pins: dict[str, Any]
-    """Config values set on the command line, or kept at their default there; never searched."""
+    """Config values set on the command line, or kept at their default by it; never searched."""
     space: dict[str, list[str]]
     """Searched parameter -> its ranges, with conditions."""
     data: dict[str, Any]
-    """name, fingerprint, path, images, contents, summary (`DataSummary`; studies from before it
-    have none)."""
+    """name, fingerprint, path, images, contents, summary (`DataSummary`; older studies have
+    none)."""
     objectives: list[str] | None = None
-    """All objectives where there are several, `objective` first; a minus in front of a metric says
-    that smaller is better. None: `objective` alone."""
+    """All objectives if there are several, `objective` first; a minus before a metric means that
+    smaller is better. None: `objective` alone."""
     ranges: dict[str, list[str]] | None = None
-    """Searched parameter -> its ranges given by `--space`, as that option reads them; None: all are
-    the experiment's own."""
+    """Searched parameter -> its ranges given by `--space`, in the syntax of that option; None: all
+    are the experiment's own."""
     unsearched: list[str] = field(default_factory=list)
-    """Pins that keep the default: `--no-search`."""
+    """Pins that keep the default (`--no-search`)."""
     warm_start: dict[str, Any] | None = None
-    """Study and configurations that come after the default (`tune/study/warm_start.py`)."""
+    """Study whose configurations are tried, and those configurations
+    (`tune/study/warm_start.py`)."""
     rules: dict[str, str | int] = field(default_factory=CURRENT.copy)
     """Rule -> version (`tune/study/rules.py`)."""
     keep: str = "all"
-    """Trials whose weights are kept (`tune/study/kept_files.py`): `best` or `all`. A study from
-    before the choice keeps all."""
+    """Trials whose weights are kept (`tune/study/kept_files.py`): `best` or `all`. Studies that
+    began before there was a choice keep all."""
     repeats: int | None = None
     """Repeats of each repeated trial, fixed before the first of them; None: not on record."""
     seen: dict[str, Any] | None = None
-    """Everything that the backbone has been trained on, and how much of val and test is among it
+    """All data that the backbone was trained on, and how much of val and test is in it
     (`tune/backbones/seen.py`); None without a backbone."""
     search: int | None = None
-    """Number of the search, from 1, where a comparison has several of each setting."""
+    """Number of the search, from 1, if a comparison has several of each setting."""
     code: dict[str, Any] | None = None
-    """The file that holds the experiment: path, variable, sha256, text, and the experiment's `top`;
-    under `accepts` the sha256 that it may take the place of, under `earlier` those that the study
-    had before. None for an experiment of ours."""
+    """File that holds the experiment: path, variable, sha256, text, and the experiment's `top`;
+    `accepts` is the sha256 that it may replace, `earlier` lists those that the study had before.
+    None for an experiment of ours."""
     source: dict[str, Any] | None = None
-    """The same of a function that no kept file holds, such as a notebook's, or of an installed
-    package's `module`: name, sha256, text, `accepts`, `earlier`."""
+    """The same for a function that is not in a kept file, such as a notebook's, or for the `module`
+    of an installed package: name, sha256, text, `accepts`, `earlier`."""
     function: bool = False
-    """A function trains: nothing is known of its model and its data."""
+    """A function trains, so nothing is known about its model and its data."""
     control: dict[str, Any] | None = None
-    """Source and images of the pre-training by which a control takes its length; None for other
-    studies."""
+    """Source and number of images of the pre-training that sets the length of a control; None for
+    other studies."""
     begun_as: str | None = None
-    """Name under which the study began, where it has another now."""
+    """Name under which the study began, if it has another name now."""
     versions: dict[str, str] = field(default_factory=versions)
     commit: str | None = field(default_factory=git_commit)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     @property
     def identity(self) -> str:
-        """The name that the study began with: seeds and Optuna's storage depend on it."""
+        """Name that the study began with: seeds and Optuna's storage depend on it."""
         return self.name if self.begun_as is None else self.begun_as
 
     @property
     def typed_experiment(self) -> str:
-        """The experiment as it is named on the command line."""
+        """The experiment as it is typed on the command line."""
         if self.code is None:
             return self.experiment
         return Code.from_json(self.code).typed
 
     @property
     def data_summary(self) -> DataSummary | None:
-        """Everything that was understood about the data; None for a study from before that was
-        kept."""
+        """Everything that was understood about the data; None for a study that began before this
+        was kept."""
         value = self.data.get("summary")
         return None if value is None else DataSummary.from_json(value)
 
     def reconcile_with(self, path: Path) -> "Manifest":
-        """Write this manifest, or return the one on disk where it describes the same study.
+        """Write this manifest, or return the one on disk if it describes the same study.
 
         Raises:
-            UserError: the study on disk is another one; the message shows what differs.
+            UserError: the study on disk is another one; the message shows the differences.
         """
         if not path.exists():
             self.write(path)
@@ -217,7 +219,7 @@ class Manifest:
     def _accepted(
         self, was: dict[str, Any] | None, now: dict[str, Any] | None
     ) -> dict[str, Any] | None:
-        """Return the code to record, of a file or a function: that of now in place of what was.
+        """Return the code of a file or function to record: the new code if it has changed.
 
         Raises:
             UserError: the code has changed, and the change was not accepted.
@@ -235,11 +237,11 @@ class Manifest:
         return code
 
     def write(self, path: Path) -> None:
-        """Write study.json, whole or not at all."""
+        """Write study.json atomically."""
         write_atomically(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def _differences(self, there: "Manifest") -> list[str]:
-        """`train.epochs was 4, is 9`, for everything that defines the study."""
+        """List what differs in the definition of the study, as in `train.epochs was 4, is 9`."""
         mine = _identity(self)
         theirs = _identity(there)
         for path, content in PATH_KEYS.items():
@@ -256,10 +258,11 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest in `path`. A study that began before a rule had versions has the first of them.
+    """Read the manifest in `path`. A study that began before rules had versions gets the first
+    version of each.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: the file is missing or cannot be read.
     """
     try:
         fields = {"rules": FIRST} | json.loads(path.read_text())
@@ -282,10 +285,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _check_kinds(manifest: Manifest) -> None:
-    """Refuse values of other kinds than are written, as an editor may leave them.
+    """Check that values have the types that vistune writes: an editor may have changed them.
 
     Raises:
-        TypeError, ValueError: there is one.
+        TypeError, ValueError: a value has another type, or is not valid.
     """
     for name, kinds in _kinds().items():
         value = getattr(manifest, name)
@@ -309,7 +312,7 @@ def _check_kinds(manifest: Manifest) -> None:
 
 @cache
 def _kinds() -> dict[str, tuple[type, ...]]:
-    """Field -> classes that its values may have."""
+    """Field -> classes that its value may have."""
     found = {}
     for name, hint in get_type_hints(Manifest).items():
         allowed = get_args(hint) if isinstance(hint, UnionType) else (hint,)
@@ -318,7 +321,7 @@ def _kinds() -> dict[str, tuple[type, ...]]:
 
 
 def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:
-    """A recorded flat config, with the keys that came later where it is one of images."""
+    """Return a recorded flat config; one of images gets the keys that came later."""
     if "data.limit" not in flat:
         return flat
     earlier = dict(EARLIER_VALUES)
@@ -330,7 +333,7 @@ def with_earlier_values(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def _space_options(manifest: Manifest) -> str:
-    """The options that made a study's space, in brackets; "" where there were none."""
+    """The options that made a study's space, in brackets; "" if there were none."""
     words = [
         f"--space '{key}={text}'"
         for key, texts in (manifest.ranges or {}).items()
@@ -342,7 +345,7 @@ def _space_options(manifest: Manifest) -> str:
 
 
 def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Say that the file of an experiment has changed, or its function, and in what."""
+    """Return the error for a changed file, package or function, with the changed lines."""
     differences = difflib.unified_diff(
         was["text"].splitlines(), now["text"].splitlines(), lineterm="", n=0
     )
@@ -370,8 +373,8 @@ def _changed_code(study: str, was: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _identity(manifest: Manifest) -> dict[str, Any]:
-    """Everything that defines a study, by the name that a difference is shown under."""
-    # Through JSON, so that tuples and lists, 1e-3 and 0.001 compare as they were written.
+    """Everything that defines a study, by the name under which a difference is shown."""
+    # Through JSON, so that tuples and lists, 1e-3 and 0.001 compare equal.
     plain = json.loads(json.dumps(asdict(manifest)))
     warm_start = plain["warm_start"] or {}
     spaces = {f"space of {name}": ranges for name, ranges in plain["space"].items()}
@@ -387,15 +390,15 @@ def _identity(manifest: Manifest) -> dict[str, Any]:
 
 
 def _is_hidden(ranges: Any) -> bool:
-    """True for ranges of which no single choice says when they apply: earlier versions did not know
-    all of them."""
+    """True for ranges that do not depend on a single choice: earlier versions did not know all of
+    them."""
     return isinstance(ranges, list) and all(
         isinstance(text, str) and text.endswith(_SOMETIMES) for text in ranges
     )
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    """A value in full, as `--set` takes it: two rates may differ in their fourth digit."""
+    """Format a value in full, as `--set` takes it: two rates may differ in their fourth digit."""
     value = values.get(key, "absent")
     if value is None:
         return "none"

@@ -1,12 +1,12 @@
-"""Mending of a record that does not agree with itself, at the opening of a study.
+"""Repair of two records that disagree, when a study is opened.
 
-The event log and Optuna's journal say the same of every trial, and the log is written first. A kill
-leaves the log ahead by one record. Anything else is damage: a line that was deleted, a file that
-was restored from an older copy. What the other file still knows is written back.
+The event log and Optuna's journal say the same about every trial, and the log is written first. A
+kill leaves the log ahead by one record. Anything else is damage: a line was deleted, or a file was
+restored from an older copy. Each record gets back what only the other one knows.
 
-    retry_failed      --retry-failed: failed runs are open again
-    mend_log          ends, epochs and starts that only the journal has
-    mend_journal      trials and epochs that only the log has
+    retry_failed      --retry-failed: open failed runs again
+    mend_log          restore ends, epochs and starts that only the journal has
+    mend_journal      restore trials and epochs that only the log has
 """
 
 import json
@@ -33,15 +33,16 @@ Emit = Callable[..., None]
 JOURNAL = "study.journal"
 _SHOWN = 5
 _BEHIND = 2
-"""Epochs that the journal lacks of an open trial, from which on it is damage; one is a kill's."""
+"""If the journal lacks this many epochs of an open trial, that is damage; a kill explains one."""
 
 
 def retry_failed(state: LogState, objective: str, before: int, emit: Emit) -> str:
-    """Open failed runs again, on record, and say which.
+    """Open failed runs again, record that, and return a line that names them.
 
     Args:
-        before: time of the start, ms since the epoch. What has failed since then was tried again by
-            another process of the same comparison, unless a wrong clock says so.
+        before: time of the start, ms since the epoch. Runs that failed later are left alone:
+            another process of the same comparison has just tried them again. A time in the future
+            comes from a wrong clock and does not count as later.
     """
     now = int(time.time() * 1000)
     numbers: list[str] = []
@@ -63,7 +64,7 @@ def retry_failed(state: LogState, objective: str, before: int, emit: Emit) -> st
 
 
 def reopen_in_journal(path: Path, state: LogState) -> None:
-    """Bring the journal's retries up to those of the log, before a storage opens it."""
+    """Add the retries of the log that the journal lacks, before a storage opens the journal."""
     known = retries_in(path)
     missing = [
         (number, count)
@@ -81,7 +82,7 @@ def reopen_in_journal(path: Path, state: LogState) -> None:
 def mend_log(
     state: LogState, trials: list[FrozenTrial], manifest: Manifest, emit: Emit
 ) -> list[str]:
-    """Write back to the log what only the journal has of trials, and say so, a line each."""
+    """Write back to the log what only the journal has of trials; return notes for the user."""
     added: Counter[str] = Counter()
     for trial in trials:
         if trial.state == TrialState.WAITING:
@@ -123,7 +124,7 @@ def _write_back(
 
 
 def _end(trial: FrozenTrial, objective: str) -> dict[str, Any]:
-    """The fields of an `end` event, as far as Optuna knows them."""
+    """Fields of an `end` event, as far as Optuna knows them."""
     values = trial.intermediate_values.values()
     best = trial.value
     if best is None:
@@ -144,10 +145,10 @@ def mend_journal(
     manifest: Manifest,
     space: Callable[..., Any],
 ) -> list[str]:
-    """Write back to the journal what only the log has of trials, and say so, a line each.
+    """Write back to the journal what only the log has of trials; return notes for the user.
 
     Args:
-        path: of the event log.
+        path: path of the event log.
         space: search space of the study.
     """
     journal = path.with_name(JOURNAL)
@@ -173,8 +174,8 @@ def mend_journal(
 def _check_parameters(
     journal: Path, state: LogState, database: TrialDatabase, manifest: Manifest
 ) -> None:
-    """Check that trials have the parameters that they were trained with: a repeat would be trained
-    with others, and the sampler learn from them.
+    """Check that trials have the parameters that they were trained with. Otherwise a repeat would
+    train with others, and the sampler would learn from them.
 
     Raises:
         UserError: the journal lacks some, or has others.
@@ -194,8 +195,8 @@ def _check_parameters(
 def _holes(
     state: LogState, database: TrialDatabase, manifest: Manifest, space: Callable[..., Any]
 ) -> list[int]:
-    """Trials that ended, of which the journal lacks an epoch, a rung or a parameter: their results
-    are right, but what is drawn and stopped later depends on all that Optuna has."""
+    """Ended trials of which the journal lacks an epoch, a rung or a parameter. Their results are
+    right, but later draws and stops depend on everything that Optuna has."""
     found = []
     for trial in database.frozen():
         run = state.trials.get(trial.number)
@@ -220,7 +221,7 @@ def _told_holes(journal: Path, numbers: Sequence[int]) -> str:
 
 
 def _lacks(database: TrialDatabase, number: int, run: Run) -> bool:
-    """True where the journal does not have a trial, or lacks epochs that no kill explains."""
+    """True if the journal lacks a trial, or epochs of it that no kill explains."""
     trials = database.frozen()
     if number >= len(trials) or trials[number].state == TrialState.WAITING:
         return True
@@ -233,7 +234,7 @@ def _lacks(database: TrialDatabase, number: int, run: Run) -> bool:
 def _begin_again(
     database: TrialDatabase, manifest: Manifest, space: Callable[..., Any], run: Run | None
 ) -> None:
-    """Begin the next trial with the parameters that the log has of it, or as it was drawn."""
+    """Begin the next trial with the parameters that the log has of it; without them, draw again."""
     with database.one_write():
         if run is not None and run.config and not database.is_waiting():
             database.enqueue_next(_searched(run.config, manifest), own=run.enqueued)
@@ -246,7 +247,7 @@ def _searched(config: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
 
 
 def _report_again(database: TrialDatabase, number: int, run: Run, objective: str) -> None:
-    """Report the epochs of an open trial."""
+    """Report the epochs of an open trial to the journal."""
     database.reopen(number)
     for epoch, metrics in zip(run.epochs, run.history, strict=True):
         if objective in metrics:

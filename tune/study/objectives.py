@@ -1,9 +1,9 @@
-"""Objectives of a study: one, or several whose best trials are a front.
+"""Objectives of a study: one, or several whose best trials form a front.
 
     --objective val/top1 --objective -time/epoch_s      # a minus: smaller is better
 
-The first chooses the epoch of a trial that counts, as in every study. The others are measured when
-a trial is complete, and stand in its final metrics under `best/`.
+The first objective chooses which epoch of a trial counts, as in every study. The others are
+measured when a trial is complete, and its final metrics contain them under `best/`.
 """
 
 import math
@@ -29,11 +29,11 @@ SHORT = {
 }
 """Short name of a cost -> metric."""
 _OF_MODELS = "model/"
-"""Costs of a trained network, which the study of a function does not know."""
+"""Prefix of the costs of a trained network, which the study of a function does not know."""
 MEASURED = ("model/memory_mb", "model/latency_ms")
-"""Costs that take time to measure: in studies alone that search by them."""
+"""Costs that take time to measure: only studies that search by them measure them."""
 BALANCED = "balanced"
-"""Name of the point of a front that is nearest to the best of everything."""
+"""Name of the point of a front that is nearest to the best value of every objective."""
 
 Values = Mapping[str, float]
 """Metric -> value."""
@@ -41,7 +41,7 @@ Values = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric, and the better direction."""
+    """A metric and its better direction."""
 
     metric: str
     minimized: bool = False
@@ -50,17 +50,17 @@ class Objective:
         return f"-{self.metric}" if self.minimized else self.metric
 
     def gain(self, values: Values) -> float:
-        """The metric as something to maximize."""
+        """The metric as a value to maximize."""
         value = values[self.metric]
         return -value if self.minimized else value
 
 
 def parse_objective(typed: str, *, function: bool = False) -> Objective:
-    """Read `top1`, `val/top1`, `-time/epoch_s`, `-parameters`.
+    """Parse `top1`, `val/top1`, `-time/epoch_s`, `-parameters`.
 
     Args:
-        function: of a study whose function builds its own network: `-latency` is what it reports
-            under that name.
+        function: the study's function builds its own network, so `-latency` is a metric that it
+            reports under that name.
     """
     name = typed.removeprefix("-")
     short = SHORT.get(name, name)
@@ -72,15 +72,15 @@ def parse_objective(typed: str, *, function: bool = False) -> Objective:
 def parse_objectives(
     typed: Sequence[str], main: str, *, function: bool = False
 ) -> list[str] | None:
-    """Read the values of several `--objective` options; None where there is one at most.
+    """Parse the values of several `--objective` options; None if there is at most one.
 
     Args:
         main: full name of the metric that the first one chooses.
-        function: as of `parse_objective`.
+        function: see `parse_objective`.
     Returns:
         The objectives as a manifest holds them, `main` first.
     Raises:
-        UserError: the first is no metric that chooses an epoch, or one is there twice.
+        UserError: the first is not the metric that chooses an epoch, or one is given twice.
     """
     if len(typed) < 2:
         return None
@@ -99,7 +99,7 @@ def parse_objectives(
 
 
 def objectives_of(manifest: Manifest) -> list[Objective]:
-    """The objectives of a study, the first of which selects."""
+    """The objectives of a study; the first one selects."""
     others = (manifest.objectives or [])[1:]
     return [Objective(manifest.objective), *map(parse_objective, others)]
 
@@ -114,7 +114,7 @@ def check_measured(metrics: Values, objectives: Sequence[Objective]) -> None:
     """Check, at the first report of a trial, that every objective will have a value.
 
     Raises:
-        StudyEnds: one is the name of no metric; no trial could be complete.
+        StudyEnds: an objective is not the name of a metric, so no trial could be complete.
     """
     known = [*metrics, *SHORT.values()]
     for objective in objectives[1:]:
@@ -127,10 +127,11 @@ def check_measured(metrics: Values, objectives: Sequence[Objective]) -> None:
 
 
 def with_objectives(run: Run, outcome: Outcome, objectives: Sequence[Objective]) -> Outcome:
-    """The outcome of a trial with all objectives in its metrics; a failure where one is missing.
+    """Return the outcome of a trial with all objectives in its metrics; a failure if one is
+    missing.
 
     Args:
-        run: with its history.
+        run: the trial, with its history.
     """
     if len(objectives) < 2 or outcome.state != "COMPLETE":
         return outcome
@@ -144,8 +145,8 @@ def with_objectives(run: Run, outcome: Outcome, objectives: Sequence[Objective])
 
 
 def _measured(run: Run, final: Values, metric: str) -> float | None:
-    """The value of a complete trial: a cost, the mean over epochs of a time, else the value of its
-    best epoch."""
+    """Value for a complete trial: a cost, the mean of a time over the epochs, or else the value at
+    its best epoch."""
     if metric in final:
         return final[metric]
     totals = {
@@ -185,9 +186,9 @@ def points_of(
 
 
 def front_of(points: Mapping[int, Values], objectives: Sequence[Objective]) -> list[int]:
-    """The trials that no other one is better than: none is as good in everything and better in
-    something. The best by the first objective comes first; of equal points the earlier trial
-    stands for all."""
+    """Return the Pareto front: trials that no other trial beats (as good in everything and better
+    in something). The best by the first objective comes first. Of equal points only the earliest
+    trial is included."""
     gains = {
         number: tuple(objective.gain(values) for objective in objectives)
         for number, values in points.items()
@@ -209,8 +210,8 @@ def _is_as_good(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def named_points(points: Mapping[int, Values], objectives: Sequence[Objective]) -> dict[int, str]:
-    """Trials of the front that have a name: the best by the first objective, and the balanced one,
-    which is nearest to the best of all objectives, each scaled to its range on the front."""
+    """Named trials of the front: the best by the first objective, and the balanced one. The
+    balanced one is nearest to the best of all objectives, each scaled to its range on the front."""
     front = front_of(points, objectives)
     if not front:
         return {}

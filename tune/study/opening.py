@@ -1,4 +1,4 @@
-"""The first event of a study, and what may have changed since."""
+"""The first event of a study, and checks of what may have changed since then."""
 
 from pathlib import Path
 from typing import Any
@@ -8,17 +8,17 @@ from tune.study.group import Group
 from tune.study.manifest import Manifest
 
 COMMITS = "commits"
-"""Tag of a study that several states of the code have run: their commits, the first first."""
+"""Tag of a study that several commits have run: these commits, the oldest first."""
 NO_COMMIT = "no commit"
-"""Code of an installed package, in that tag."""
+"""Entry in that tag for code without a commit, such as an installed package."""
 
 
 def first_event(manifest: Manifest, experiment: str, group: Group | None) -> dict[str, Any]:
     """The fields of a study's first event.
 
     Args:
-        experiment: name of the study's experiment; of a comparison's member that of the comparison
-            counts, so that MLflow has them in one place.
+        experiment: name of the study's experiment. For a member of a comparison, the comparison's
+            experiment counts, so that MLflow has all members in one place.
     """
     tags = {"preset": manifest.preset}
     if manifest.search is not None:
@@ -37,11 +37,11 @@ def first_event(manifest: Manifest, experiment: str, group: Group | None) -> dic
 
 
 def check_objective(directory: Path, begun_with: str, manifest: Manifest) -> None:
-    """Refuse a study.json that somebody has given another objective: trials would wait for a metric
-    that those on record do not have.
+    """Check that study.json still has the objective that the study began with. Otherwise trials
+    would wait for a metric that those on record do not have.
 
     Args:
-        begun_with: the objective of the log; empty where it has none yet.
+        begun_with: objective of the log; empty if it has none yet.
     """
     if begun_with and begun_with != manifest.objective:
         raise UserError(
@@ -51,12 +51,12 @@ def check_objective(directory: Path, begun_with: str, manifest: Manifest) -> Non
 
 
 def continued_by(known: str | None, commit: str | None) -> tuple[str, str] | None:
-    """A sentence on code that continues a study, and the commits that have run it; None where it is
-    that of the last start.
+    """Return a note that another commit continues a study, and the commits that have run it; None
+    if the commit is the last one.
 
     Args:
-        known: commits so far, as the tag has them; None: begun by code without one.
-        commit: of the code that continues; None: it has none.
+        known: commits so far, as in the tag; None: the study was begun by code without a commit.
+        commit: commit of the code that continues; None: it has none.
     """
     commits = (known or NO_COMMIT).split(", ")
     if commit is None or commits[-1] == commit:

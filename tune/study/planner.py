@@ -1,5 +1,5 @@
-"""The order of a study's work. The past is read from the event log's state and from Optuna; what
-runs now is remembered here."""
+"""The order of a study's work. The past is read from the event log's state and from Optuna; the
+planner remembers only what runs now."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -11,7 +11,7 @@ from tune.study.trials import TrialDatabase
 from tune.study.work import BASELINE, WorkId
 
 Step = WorkId | Literal["new trial", "wait"] | None
-"""A run, a trial that Optuna is to begin, nothing at the moment, or nothing any more."""
+"""A run, a trial that Optuna begins, nothing for now, or nothing any more."""
 
 
 class Planner:
@@ -26,10 +26,11 @@ class Planner:
         objective: metric that the baseline must have on record.
         trials: trials of the study in total.
         seeds: seeds of the repeats.
-        is_exhausted: tells whether the space has no configuration left.
-        objectives: of the study; of several, named points of the front are repeated too.
-        function: a function trains: there is no untrained network, and repeats end with the first
-            that shows no test metric.
+        is_exhausted: returns True if the space has no configuration left.
+        objectives: objectives of the study; if there are several, named points of the front are
+            repeated too.
+        function: a function trains, so there is no untrained network, and repeats end after the
+            first one without a test metric.
     """
 
     def __init__(
@@ -56,13 +57,13 @@ class Planner:
         self._objectives = objectives
         self.running: set[WorkId] = set()
         self.interrupted: list[WorkId] = []
-        """Trials that wait for another process, first come first served."""
+        """Trials that wait for another process, first come, first served."""
 
     def next(self, trial_first: bool = False) -> Step:
-        """The next step; a run is not marked as running yet.
+        """Return the next step; a run is not marked as running yet.
 
         Args:
-            trial_first: the first trial comes before the baseline.
+            trial_first: run the first trial before the baseline.
         """
         if self._baseline_is_due() and not (trial_first and self._is_untouched()):
             return BASELINE
@@ -76,30 +77,30 @@ class Planner:
         return "wait" if self.running else None
 
     def start(self, work_id: WorkId) -> None:
-        """The run has been handed out."""
+        """Note that the run has been handed out."""
         if work_id in self.interrupted:
             self.interrupted.remove(work_id)
         self.running.add(work_id)
 
     def end(self, work_id: WorkId) -> None:
-        """The run has ended."""
+        """Note that the run has ended."""
         self.running.discard(work_id)
 
     def requeue(self, work_id: WorkId) -> None:
-        """The run has lost its process: a trial is the next to be handed out, a repeat or the
-        baseline is found to be missing."""
+        """Note that the run has lost its process. A trial is handed out next; a repeat or the
+        baseline becomes due again."""
         if work_id in self.running:
             self.hand_out_again(work_id)
 
     def hand_out_again(self, work_id: WorkId) -> None:
-        """The run has come to nothing, through no fault of its own; what follows as of
-        `requeue`."""
+        """Note that the run came to nothing, through no fault of its own, and hand it out as
+        `requeue` does."""
         self.running.discard(work_id)
         if work_id.kind == "trial":
             self.interrupted.insert(0, work_id)
 
     def _is_untouched(self) -> bool:
-        """True where no trial has begun, and one may."""
+        """True if trials are wanted and none has begun."""
         return self._trials > 0 and not self._database.begun()
 
     def _baseline_is_due(self) -> bool:
@@ -109,8 +110,8 @@ class Planner:
         return not recorded and BASELINE not in self.running
 
     def _next_repeat(self) -> WorkId | None:
-        """Repeats that are certain fill the time until the last trial ends; then those follow that
-        the search has chosen."""
+        """Return the next repeat. Repeats that are certain fill the time until the last trial ends;
+        then come those of trials that the search has chosen."""
         if self._function and self._tests_nothing():
             return None
 
@@ -132,14 +133,14 @@ class Planner:
         return None
 
     def _named_points(self) -> list[int]:
-        """Trials of the front that are repeated too; none where there is one objective."""
+        """Trials of the front that are repeated too; none for a single objective."""
         if len(self._objectives) < 2:
             return []
         points = points_of(self._log.trials, self._objectives)
         return list(named_points(points, self._objectives))
 
     def _tests_nothing(self) -> bool:
-        """True where a repeat has shown that the function gives no test metric."""
+        """True if a repeat has shown that the function reports no test metric."""
         metric = test_metric(self._objective)
         return any(
             run.state == "COMPLETE" and metric not in run.metrics
@@ -147,8 +148,8 @@ class Planner:
         )
 
     def _is_due(self, repeat: WorkId) -> bool:
-        """A repeat that has diverged says something about its configuration; one that has failed
-        says nothing, and is trained again."""
+        """True if the repeat must be trained. One that diverged says something about its
+        configuration; one that failed says nothing, and is trained again."""
         outcome = self._log.outcome(repeat)
         if outcome is None:
             return True

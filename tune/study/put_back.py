@@ -1,5 +1,5 @@
-"""Trials whose processes could not write the study's folder, while the driver can: they are handed
-out again, after a pause that grows. Nobody else waits meanwhile."""
+"""Trials whose processes could not write the study's folder, although the driver can. They are
+handed out again after a pause, which grows; runs in progress do not wait."""
 
 import time
 from collections import Counter
@@ -19,19 +19,19 @@ from tune.study.disk import (
 from tune.study.early_failures import ALIKE
 
 _MOST_DOUBLINGS = 6
-"""A pause is the longest then."""
+"""After so many doublings a pause has its maximum length."""
 
 
 class PutBack:
-    """When work is handed out again after failures of the disk.
+    """Decides when work is handed out again after failures of the disk.
 
     Args:
-        folder: of the study; on a disk of this machine the first failure is final.
+        folder: folder of the study; on a local disk the first failure is final.
 
     Attributes:
-        tell: is called with a sentence for the user.
-        leave_out: takes a machine out of those that get trials, for a reason, after so many
-            failures; returns False where that is impossible.
+        tell: called with a sentence for the user.
+        leave_out: excludes a machine from further trials, given the number of failures and the
+            reason; returns False if that is impossible.
     """
 
     def __init__(self, folder: Path):
@@ -49,12 +49,12 @@ class PutBack:
         return time.monotonic() < self._until
 
     def add(self, failure: StorageFailed, node: str | None) -> None:
-        """A process has failed to write.
+        """Note that a process has failed to write.
 
         Args:
-            node: its machine; None where there is one alone.
+            node: its machine; None if there is only one.
         Raises:
-            StudyEnds: nothing is gained by another try.
+            StudyEnds: another try would not help.
         """
         if not self._shared or not may_pass(failure):
             raise failure
@@ -74,10 +74,10 @@ class PutBack:
         self._until = now + min(2.0**doublings, LONGEST_PAUSE_S)
 
     def _leave_out(self, node: str | None, problem: str) -> None:
-        """Count no failures of a machine any more, which gets no trials.
+        """Exclude a machine from further trials, and forget its failures.
 
         Raises:
-            StudyEnds: it would get trials all the same.
+            StudyEnds: it cannot be excluded.
         """
         if node is None or not self.leave_out(node, self._failures[node], problem):
             raise StudyEnds(
@@ -87,7 +87,7 @@ class PutBack:
         del self._failures[node]
 
     def note_report(self, node: str | None) -> None:
-        """A trial has reported an epoch, whose checkpoint is written."""
+        """Note that a trial has reported an epoch, so its checkpoint could be written."""
         if self._since is None:
             return
         del self._failures[node]

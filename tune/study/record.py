@@ -1,5 +1,5 @@
-"""A study as its event log describes it, for reading beside a run and after it. Nothing is locked
-and nothing is written."""
+"""A study as its event log describes it, to be read during a run or after it. Reading takes no lock
+and writes nothing."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,14 +41,14 @@ class Record:
     tags: dict[str, str] = field(default_factory=dict)
     """Tags of the whole study."""
     finished: bool = False
-    """The study has ended, and has not been resumed since."""
+    """The study has ended and has not been resumed since."""
     look: int = 1
-    """Number of the verdict that the record allows: 1, and one more for every time that the study
-    has grown after a verdict."""
+    """Number of the verdict that the record allows, from 1. It grows by one whenever the study has
+    grown after a verdict."""
 
     @property
     def repeat_rule(self) -> RepeatRule:
-        """The rule by which trials are repeated and the answer is chosen."""
+        """Rule that decides which trials are repeated and which one is the answer."""
         experiment = EXPERIMENTS.get(self.manifest.experiment)
         code = self.manifest.code or {}
         top = code.get("top", 1) if experiment is None else experiment.top
@@ -70,7 +70,7 @@ class Record:
 
     @property
     def objectives(self) -> list[Objective]:
-        """The objectives, the first of which selects."""
+        """The objectives; the first one selects."""
         return objectives_of(self.manifest)
 
     @property
@@ -87,28 +87,28 @@ class Record:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of the trials; repeats are no part of the search."""
+        """Number of epochs of the trials; repeats are not part of the search."""
         return sum(len(run.history) for run in self.trials.values())
 
     @property
     def epochs_saved(self) -> tuple[int, int]:
-        """(saved, total): epochs that pruning and failures saved, and those that the trials that
-        have ended would have run. A trial that still runs has saved nothing yet."""
+        """(saved, total): epochs saved by pruning and failures, and epochs that the ended trials
+        would have run in full. A trial that still runs has saved nothing yet."""
         ended = [run for run in self.trials.values() if run.state != "open"]
         total = sum(self.planned(run) for run in ended)
         spent = sum(len(run.history) for run in ended)
         return total - spent, total
 
     def planned(self, run: Run) -> int:
-        """Epochs of a run, had it run to its end; those that it has, where a function did not say
-        how many there are."""
+        """Epochs of a run, had it run to its end. If a function did not say how many there are,
+        those that it has run."""
         if not self.manifest.function:
             return int(self.manifest.base["train.epochs"])
         return run.length or len(run.history)
 
     @property
     def length(self) -> int:
-        """Epochs of a trial that runs to its end; 0 where no function has said them."""
+        """Epochs of a trial that runs to its end; 0 if no function has said how many."""
         if not self.manifest.function:
             return int(self.manifest.base["train.epochs"])
         return max((run.length for run in self.trials.values()), default=0)
@@ -131,7 +131,7 @@ class Record:
         return self._frozen
 
     def best_number(self) -> int | None:
-        """The study's answer (`RepeatRule.answer`), of several objectives the first of the
+        """The study's answer (`RepeatRule.answer`); with several objectives, the first of the
         front."""
         if len(self.objectives) > 1:
             return next(iter(front_of(self.points, self.objectives)), None)
@@ -142,8 +142,7 @@ class Record:
         return {key: run.metrics for key, run in self.repeats.items() if run.state == "COMPLETE"}
 
     def departures(self, number: int) -> dict[str, Any]:
-        """Searched parameters in which a trial differs from the default, with the trial's
-        values."""
+        """Searched parameters of a trial that differ from the default -> the trial's value."""
         config = self.trials[number].config
         base = self.manifest.base
         return {
@@ -154,8 +153,8 @@ class Record:
 
 
 def lost_trials(record: Record) -> list[int]:
-    """Completed trials of the journal that the log does not have as such, which no kill leaves: the
-    answer may be another one."""
+    """Trials that are complete in the journal but not in the log. No kill causes this, and the
+    answer may be another trial."""
     return [
         trial.number
         for trial in record.frozen_trials()
@@ -164,13 +163,13 @@ def lost_trials(record: Record) -> list[int]:
 
 
 def check_whole(record: Record) -> None:
-    """Refuse a record whose log has lost trials.
+    """Check that the log of a record has lost no trials.
 
     Raises:
         UserError: it has.
     """
     lost = lost_trials(record)
-    if lost:  # the study may run, and the journal was read later than the log
+    if lost:  # the study may be running: the journal was read later than the log
         now = read_record(record.folder).completed
         lost = [number for number in lost if number not in now]
     if lost:
@@ -182,7 +181,7 @@ def check_whole(record: Record) -> None:
 
 
 def read_record(folder: Path) -> Record:
-    """The record in a study's folder.
+    """Read the record in a study's folder.
 
     Raises:
         UserError: there is no study, or its log is damaged.

@@ -1,4 +1,4 @@
-"""The record of what happens to the runs of an open study, in one order: the event log first
+"""Recording of what happens to the runs of an open study, always in this order: first the event log
 (appended and fsynced), then Optuna."""
 
 import math
@@ -35,18 +35,18 @@ from tune.study.work import Outcome, Work
 Observer = Callable[[dict[str, Any]], None]
 
 _BREATH_S = 0.2
-"""A search in one thread looks so often whether the disk is back."""
+"""Interval at which a search in one thread checks whether it may continue."""
 
 
 class Recording(Known):
-    """The side of a `Study` that writes what has happened.
+    """The part of a `Study` that records what has happened.
 
     Attributes:
         log: the event log.
-        observers: are called with every event after it has been written.
-        files: those of runs that have ended.
+        observers: called with every event after it has been written.
+        files: removes the files of ended runs.
         stopping: no work is handed out any more.
-        leave_out: takes a machine out of those that get trials; False where that is impossible.
+        leave_out: excludes a machine from further trials; returns False if that is impossible.
     """
 
     directory: Path
@@ -61,13 +61,13 @@ class Recording(Known):
     _early: EarlyFailures
     _put_back: PutBack
     _failing: str | None
-    """The reason to end the run once nothing runs any more."""
+    """Message of the error that ends the run once nothing is running."""
 
     # -- the event log
 
     def emit(self, event: str, **fields: Any) -> None:
         """Append to the event log, then tell the observers (console, MLflow). Any thread may call
-        it."""
+        this."""
         with self._emitting:
             written = self.log.append(event, **fields)
             apply_event(self._state, written)
@@ -86,7 +86,8 @@ class Recording(Known):
     # -- runs
 
     def started(self, work: Work) -> None:
-        """Record that a process has begun the work, or resumed it after the loss of another."""
+        """Record that a process has begun the work, or resumed it after another process was
+        lost."""
         if work.kind == "baseline":
             return
         self._write_config(work)
@@ -105,18 +106,19 @@ class Recording(Known):
         self._disk.insist(lambda: write_config(directory, work.config), directory)
 
     def _is_own(self, work: Work) -> bool:
-        """True for a trial whose configuration somebody named."""
+        """True for a trial whose configuration the user named."""
         if work.kind != "trial":
             return False
         return OWN in self._database.trial(_trial_number(work)).user_attrs
 
     def reported(self, work: Work, epoch: int, metrics: dict[str, float], *nodes: str) -> bool:
-        """Record an epoch, unless it is on record already. False: stop this trial now.
+        """Record an epoch, unless it is on record already. Return False if this trial must stop
+        now.
 
         Args:
-            nodes: the machines of its workers, where there may be several.
+            nodes: machines of its workers, if there may be several.
         Raises:
-            TrialsFailAlike: trials of another machine failed in a row, and this one works.
+            TrialsFailAlike: trials of another machine failed in a row, while this one works.
         """
         if self.is_new_epoch(work, epoch):
             self._record_epoch(work, epoch, metrics, nodes or (None,))
@@ -127,7 +129,7 @@ class Recording(Known):
         length = metrics.get(LENGTH)
         epochs = None if length is None else int(length)
         stop = self._database.report(number, epoch, metrics[self.objective], epochs)
-        # The default takes its places on the rungs, but always runs to the end.
+        # The default is placed on the rungs, but always runs to the end.
         return number == 0 or not stop
 
     def _record_epoch(
@@ -143,15 +145,15 @@ class Recording(Known):
             self._early.note_report(node)
             self._record_failures(self._early.take(node))
         if epoch == 1:
-            if not self.manifest.function:  # which may report something else at every epoch
+            if not self.manifest.function:  # a function may report other metrics at every epoch
                 check_measured(metrics, self._objectives)
-            # After a kill between the two the artifact is on record twice, not never.
+            # A kill between the two events records the artifact twice, rather than never.
             self._emit_artifact(work, ARCHITECTURE)
         self._emit_for("report", work, epoch=epoch, metrics=metrics)
         self._end_if_alike()
 
     def is_new_epoch(self, work: Work, epoch: int) -> bool:
-        """True where no epoch so late is on record. A run that resumes reports its last again."""
+        """True if no epoch this late is on record. A resumed run reports its last epoch again."""
         return epoch > (self._state.last_epoch(work.id) or 0)
 
     def _emit_artifact(self, work: Work, name: str) -> None:
@@ -164,9 +166,9 @@ class Recording(Known):
         """Record the end of a run. A second end of the same run is ignored.
 
         Args:
-            node: the machine that it ran on, where there may be several.
+            node: machine that it ran on, if there may be several.
         Raises:
-            TrialsFailAlike: trials fail in a row before they report anything.
+            TrialsFailAlike: several trials in a row fail before they report anything.
         """
         if work.kind == "baseline":
             self._planner.end(work.id)
@@ -187,8 +189,8 @@ class Recording(Known):
         self._record_end(work, outcome)
 
     def _fail_early(self, work: Work, outcome: Outcome, node: str | None) -> None:
-        """Hold the failure, or end the run where it is the last of too many. Those that failed for
-        the first time then stay open: the next start tries them once more."""
+        """Hold the failure; end the run if it is the last of too many. Trials that failed for the
+        first time then stay open: the next start tries them once more."""
         if self._early.differs(outcome, node):
             self._record_failures(self._early.take(node))
         self._planner.end(work.id)
@@ -196,10 +198,10 @@ class Recording(Known):
         self._end_if_alike()
 
     def _end_if_alike(self) -> None:
-        """End the run where enough trials failed alike, and none runs that may still work.
+        """End the run if enough trials failed in the same way, and no running trial may still work.
 
         Raises:
-            TrialsFailAlike: so it is.
+            TrialsFailAlike: that is the case.
         """
         full = self._early.full()
         if full is None or self._silent():
@@ -222,14 +224,14 @@ class Recording(Known):
         message = told(len(held), outcome, blamed)
         if blamed is None or not self._planner.running:
             raise TrialsFailAlike(message)
-        self._failing = message  # what runs on other machines comes to its end
+        self._failing = message  # runs on other machines may finish
 
     def _left_out(self, node: str, count: int, why: str) -> bool:
-        """Let a machine get no trials any more, on record, and hand out again what has failed
-        there; False where that is impossible.
+        """Exclude a machine from further trials, on record, and hand out again the trials that
+        failed there. Return False if that is impossible.
 
         Args:
-            count: trials that failed there.
+            count: number of trials that failed there.
             why: what happened to them.
         """
         others_work = self._early.is_alone(node)
@@ -245,7 +247,7 @@ class Recording(Known):
         return True
 
     def _silent(self) -> bool:
-        """True where a trial runs that has not reported yet: it may still work."""
+        """True if a running trial has not reported yet: it may still work."""
         return any(
             work_id.kind == "trial" and self._state.last_epoch(work_id) is None
             for work_id in self._planner.running
@@ -270,7 +272,7 @@ class Recording(Known):
         if outcome.state == "COMPLETE":
             self.summarize(outcome.metrics)
             return
-        # A baseline that fails is no reason to lose the study.
+        # A failed baseline is no reason to lose the study.
         why = {
             "baseline.reason": outcome.reason or "",
             "baseline.error": outcome.error or "",
@@ -285,25 +287,25 @@ class Recording(Known):
         return Outcome("PRUNED", best, reason, {f"best/{self.objective}": best})
 
     def requeue(self, work: Work) -> None:
-        """Record that no process works on it any more, although it has not ended: a trial is the
-        next to be handed out, now or at the next start."""
+        """Record that no process works on the run any more, although it has not ended. A trial is
+        handed out next, now or at the next start."""
         self._planner.requeue(work.id)
 
     def put_back(self, work: Work, failure: StorageFailed, node: str | None = None) -> None:
-        """Record that a run's process could not write the study's folder: it is the next to be
-        handed out, after a pause where the disk is a shared one.
+        """Record that a run's process could not write the study's folder. The run is handed out
+        next, on a shared disk after a pause.
 
         Args:
-            node: the machine of that process, where there may be several.
+            node: machine of that process, if there may be several.
         Raises:
-            StudyEnds: nothing is gained by waiting.
+            StudyEnds: waiting would not help.
         """
         if not self.stopping and node not in self._early.left_out:
             self._put_back.add(failure, node)
         self.requeue(work)
 
     def await_disk(self) -> None:
-        """Wait as long as no work is handed out after a failure of the disk: for a search in one
+        """Wait while no work is handed out after a failure of the disk. This is for a search in one
         thread, which has nothing else to do."""
         while self._put_back.rests and not self.stopping:
             time.sleep(_BREATH_S)

@@ -1,9 +1,9 @@
 """Failed trials that are handed out again (`--retry-failed`).
 
-Optuna knows no way back from FAIL, and a journal only grows. So a retry is a record of its own in
-it, a user attribute of the study. Our readers then leave out what the trial's failed attempt had
-written before: for them it runs, with its number and its parameters. Optuna's own backend, which
-takes the attribute for one like any other, shows the trial as failed.
+Optuna has no way back from FAIL, and a journal only grows. So a retry is a record of its own in the
+journal: a user attribute of the study. Our readers then leave out what the trial's failed attempt
+had written before it. To them the trial is running, with its number and its parameters. Optuna's
+own backend treats the attribute like any other, and shows the trial as failed.
 """
 
 import json
@@ -21,7 +21,7 @@ Log = dict[str, Any]
 _RETRY = "vistune:retry:"
 _FAIL = int(TrialState.FAIL)
 _KEPT = ("fixed_params",)
-"""System attributes of a trial that are no result of its attempt."""
+"""System attributes of a trial that do not come from an attempt."""
 
 
 def retry_record(number: int, count: int) -> Log:
@@ -39,7 +39,7 @@ def retry_record(number: int, count: int) -> Log:
 
 
 def retries_in(path: Path) -> dict[int, int]:
-    """Trial -> retries that a journal has on record; {} where there is no journal."""
+    """Trial -> number of retries in a journal; {} if there is no journal."""
     if not path.exists():
         return {}
     content = path.read_bytes()
@@ -53,8 +53,8 @@ def retries_in(path: Path) -> dict[int, int]:
 
 
 def with_retries(logs: Sequence[Log]) -> list[Log]:
-    """The records of a journal as our storages see them: a failed attempt that was followed by a
-    retry has left nothing. There are as many records as before, as storages count them."""
+    """Return the records of a journal as our storages see them: a failed attempt that was retried
+    has left nothing. The number of records stays the same, because storages count them."""
     last: dict[int, int] = {}
     for position, log in enumerate(logs):
         if _is_retry(log):
@@ -64,7 +64,7 @@ def with_retries(logs: Sequence[Log]) -> list[Log]:
 
 
 def _seen(log: Log, position: int, last: dict[int, int], logs: Sequence[Log]) -> Log:
-    """The record itself, or the retry that makes it void."""
+    """Return the record itself, or the retry that makes it void."""
     number = log.get("trial_id")
     if number is None or position > last.get(number, -1):
         return log
@@ -72,7 +72,7 @@ def _seen(log: Log, position: int, last: dict[int, int], logs: Sequence[Log]) ->
 
 
 def _is_of_an_attempt(log: Log) -> bool:
-    """True for an epoch's value, a place on a rung and the end of an attempt; parameters stay."""
+    """True for an epoch's value, a place on a rung or the end of an attempt; parameters stay."""
     operation = log["op_code"]
     if operation == JournalOperation.SET_TRIAL_STATE_VALUES:
         return bool(log["state"] == _FAIL)
@@ -90,6 +90,6 @@ def _is_retry(log: Log) -> bool:
 
 
 def _retry(log: Log) -> tuple[int, int]:
-    """Trial and number of the retry."""
+    """Trial, and number of its retry."""
     ((name, count),) = log["user_attr"].items()
     return int(name.removeprefix(_RETRY)), int(count)

@@ -1,7 +1,7 @@
 """The rules by which a study seeds its runs, repeats some of them and names its answer.
 
-Every rule has a version, which the manifest holds: a study keeps the rules that it began with. What
-a rule is for stands in docs/evidence.md.
+Every rule has a version, which the manifest stores: a study keeps the rules that it began with.
+docs/evidence.md explains what each rule is for.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from tune.search.method_names import JOINT_TPE, PRUNERS, RUNGS, SAMPLERS
 FINALISTS = "finalists"
 """Version 1: the best few trials are repeated, and their repeats choose among them."""
 PAIR = "pair"
-"""The default and the best other trial are repeated; validation has chosen before."""
+"""The default and the best other trial are repeated; validation has chosen already."""
 WINNER = "winner"
-"""The chosen trial alone is trained again: the study is one observation among others."""
+"""Only the chosen trial is trained again: the study is one observation among others."""
 
 FIRST: dict[str, str | int] = {"repeats": FINALISTS, "seeds": 1, "sampler": 1, "rungs": 1}
-"""Rules of a study whose manifest names none."""
+"""Rules of a study whose manifest does not name any."""
 CURRENT: dict[str, str | int] = {"repeats": PAIR, "seeds": 2, "sampler": 2, "rungs": 3}
 """Rules of a new study."""
 
@@ -29,18 +29,18 @@ Keep = Literal["best", "all"]
 """Trials whose weights a study keeps (`tune/study/kept_files.py`)."""
 
 SMALL_SPACE = 64
-"""Sampler 2 repeats none of a space's configurations without real numbers, if there are at most so
-many. Sampler 1 draws them again and again."""
+"""Sampler 2 repeats no configuration of a space without real numbers that has at most this many.
+Sampler 1 draws them again and again."""
 
 ENOUGH_SEARCHES = 5
-"""Searches of each setting below which there is no verdict on settings."""
+"""Minimum number of searches of each setting for a verdict on settings."""
 
 SAMPLER_NAMES = tuple(name for name in SAMPLERS if name != JOINT_TPE)
 PRUNER_NAMES = tuple(name for name in PRUNERS if name != RUNGS)
-"""Methods in place of the versions of the default, as `--sampler` and `--pruner` name them."""
+"""Methods that replace the versions of the default, as `--sampler` and `--pruner` name them."""
 
 ATTEMPTS = 3
-"""A repeat that fails for another reason than divergence is trained so often in all."""
+"""Maximum number of trainings of a repeat that fails for another reason than divergence."""
 
 REPEATS = {FINALISTS: 3, PAIR: 6, WINNER: 3}
 """Rule -> repeats of each configuration by default."""
@@ -54,10 +54,10 @@ _KNOWN: dict[str, tuple[str | int, ...]] = {
 
 
 def check_known(rules: Mapping[str, str | int], study: str) -> None:
-    """Refuse rules of a later version, which this one would follow wrongly.
+    """Refuse rules of a later version: this version would follow them wrongly.
 
     Raises:
-        UserError: a rule or a version that this one does not know.
+        UserError: this version does not know a rule, or the version of a rule.
     """
     for rule, version in rules.items():
         if version not in _KNOWN.get(rule, ()):
@@ -73,7 +73,7 @@ def test_metric(objective: str) -> str:
 
 
 def derived_seed(study: str, role: str, index: int) -> int:
-    """A seed that no other study, role or index has (but for a collision of 32 bits).
+    """Return a seed that no other study, role or index has (except for a 32-bit collision).
 
     Args:
         study: identity of the study, the same at every resume.
@@ -87,17 +87,17 @@ def derived_seed(study: str, role: str, index: int) -> int:
 
 @dataclass(frozen=True)
 class RepeatRule:
-    """The trials that are trained again under fresh seeds, and the one that is the study's
+    """Decides which trials are trained again under fresh seeds, and which one is the study's
     answer."""
 
     rule: str
 
     top: int = 1
-    """Finalists of version 1."""
+    """Number of finalists in version 1."""
 
     @property
     def configurations(self) -> int:
-        """Largest number of trials that are repeated."""
+        """Maximum number of trials that are repeated."""
         if self.rule == FINALISTS:
             return 1 + self.top
         return 1 if self.rule == WINNER else 2
@@ -138,7 +138,7 @@ class RepeatRule:
             completed: completed trial -> objective.
             finals: (trial, seed) -> final metrics of the completed repeats.
         Returns:
-            None where no trial is complete.
+            None if no trial is complete.
         """
         candidates = leaders(completed, self.top if self.rule == FINALISTS else 1)
         if not candidates:
@@ -152,8 +152,8 @@ class RepeatRule:
 def distinct(
     completed: Mapping[int, float], parameters: Mapping[int, Mapping[str, Any]]
 ) -> dict[int, float]:
-    """Completed trials without those that have the configuration of an earlier one, whose seed is
-    the same too: they are one result, written down again.
+    """Completed trials without those that have the configuration, and so the seed, of an earlier
+    one: they are the same result, written down again.
 
     Args:
         completed: trial -> objective.
@@ -169,10 +169,10 @@ def distinct(
 
 
 def leaders(completed: Mapping[int, float], top: int) -> list[int]:
-    """The `top` best of the completed trials, best first; of equal ones the earlier comes first.
+    """Return the `top` best completed trials, best first; of equal ones the earlier comes first.
 
-    Apart from the best, none that is below the default (trial 0) is among them: where most trials
-    are stopped early few are left, and training a poor one again says nothing.
+    Except for the best, none that fails to beat the default (trial 0) is included: if most trials
+    are stopped early, few are left, and training a poor one again says nothing.
 
     Args:
         completed: trial -> objective.
@@ -185,7 +185,7 @@ def leaders(completed: Mapping[int, float], top: int) -> list[int]:
 def _common_means(
     numbers: list[int], finals: Mapping[tuple[int, int], Mapping[str, float]], metric: str
 ) -> dict[int, float]:
-    """Repeated trial -> mean of a metric over the seeds that all repeated ones have."""
+    """Repeated trial -> mean of a metric over the seeds that all repeated trials have."""
     scores: dict[int, dict[int, float]] = {}
     for (number, seed), metrics in finals.items():
         if number in numbers and metric in metrics:

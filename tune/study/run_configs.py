@@ -1,7 +1,7 @@
-"""`config.json` in a run's folder: for readers, the configuration that the event log has.
+"""`config.json` in a run's folder: the configuration from the event log, for readers.
 
-The file is written whole, but not brought to the disk, which takes longer than the rest of a start.
-What a power cut takes of it is written anew when the study is opened.
+The file is written atomically but not fsynced, which would take longer than the rest of a start. If
+a power cut loses it, the next opening of the study writes it again.
 """
 
 import json
@@ -15,18 +15,18 @@ CONFIG_FILE = "config.json"
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """Write the configuration of a run into its folder, which is made."""
+    """Write the configuration of a run into its folder; create the folder if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, indent=1) + "\n"
     write_atomically(folder / CONFIG_FILE, text, durable=False)
 
 
 def restore_configs(directory: Path, state: LogState) -> None:
-    """Write the files anew that a power cut has taken from folders that are there.
+    """Write the files again that a power cut has removed from existing folders.
 
     Args:
-        directory: of the study.
-        state: what the event log says.
+        directory: folder of the study.
+        state: state of the event log.
     """
     for work_id, run in state.runs.items():
         folder = work_id.folder(directory)
@@ -35,7 +35,7 @@ def restore_configs(directory: Path, state: LogState) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """False for a file that is missing, empty, or full of zeros."""
+    """False for a file that is missing, empty or full of zeros."""
     try:
         with path.open("rb") as file:
             return file.read(1) == b"{"

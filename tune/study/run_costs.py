@@ -7,7 +7,7 @@ from statistics import median
 from tune.study.log_state import LogState, Run
 
 _RECENT_OPENINGS = 8
-"""Runs begin as the last ones did: the first of all find caches empty."""
+"""The beginning of a run is measured over this many last runs: the first ones find caches empty."""
 
 
 @dataclass(frozen=True)
@@ -15,27 +15,27 @@ class Costs:
     """Seconds of the parts of a run."""
 
     opening: float
-    """The time that the first epoch takes more than another."""
+    """Extra time that the first epoch takes."""
 
     epoch: float
     """An epoch: training, validation, checkpoint."""
 
     testing: float
-    """From the last report of a repeat to its end: it is judged on the test split."""
+    """Time from the last report of a repeat to its end, in which the test split is evaluated."""
 
     epochs: Mapping[int, float] = field(default_factory=dict)
-    """Trial -> an epoch of it and of its repeats, where one has been measured."""
+    """Trial -> an epoch of it and of its repeats, if one has been measured."""
 
     load: float = 1.0
-    """The machine takes so much longer now than on average."""
+    """Factor by which an epoch takes longer now than on average."""
 
     def of_epoch(self, number: int) -> float:
-        """An epoch of this trial or of its repeats, now."""
+        """Seconds of an epoch of this trial or of its repeats, now."""
         return self.load * self.epochs.get(number, self.epoch)
 
 
 def measured(state: LogState) -> Costs | None:
-    """The costs of a run, by all runs so far; None before the first report."""
+    """Return the costs of a run, measured over all runs so far; None before the first report."""
     runs = [run for run in state.runs.values() if run.epochs]
     if not runs:
         return None
@@ -68,7 +68,7 @@ def measured(state: LogState) -> Costs | None:
 
 
 def _epoch_seconds(runs: Sequence[Run]) -> float | None:
-    """Seconds of an epoch of these runs, the first of each left out; None where there is none."""
+    """Mean seconds of an epoch of these runs, without the first of each; None if there is none."""
     steady = [run for run in runs if len(run.epochs) > 1]
     count = sum(len(run.epochs) - 1 for run in steady)
     if not count:

@@ -1,9 +1,9 @@
-"""Priors that ship with vistune: configurations that searches on embedded data have found, for
-`--warm-start shipped`.
+"""Priors that ship with vistune, for `--warm-start shipped`: configurations that searches on
+embedded data have found.
 
-`search_spaces/priors.json` holds them; `benchmarks/priors.py` makes it from recorded trainings. A
-prior is for an experiment in a preset, and where parts of the config decide what is searched, for
-these values of them.
+`search_spaces/priors.json` contains them; `benchmarks/priors.py` makes it from recorded trainings.
+A prior is for one experiment and preset. If parts of the config decide what is searched, it is also
+for certain values of them.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from trainables.errors import UserError
 
 SHIPPED = "shipped"
-"""Given to `--warm-start` for them, in place of a study's name."""
+"""Value of `--warm-start` that means these priors, in place of a study's name."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Prior:
 
     @property
     def about(self) -> str:
-        """Name what it is for, as a user would."""
+        """Name what the prior is for, as a user would."""
         values = "".join(f" with {key}={value}" for key, value in self.where.items())
         return f"{self.experiment}{values}"
 
@@ -48,13 +48,14 @@ def read_priors() -> list[Prior]:
 def shipped_prior(
     experiment: str, preset: str, base: Mapping[str, Any], searched: Iterable[str], storage: Path
 ) -> Prior:
-    """The prior of a study.
+    """Return the prior that fits a study.
 
     Args:
-        base: its flat default.
-        searched: parameters that it searches.
+        base: flat default of the study.
+        searched: parameters that the study searches.
     Raises:
-        UserError: none ships for it, it searches other parameters, or a study has the name.
+        UserError: no prior ships for the study, the study searches none of its parameters, or a
+            study is named `shipped`.
     """
     if (storage / SHIPPED / "study.json").exists():
         raise UserError(

@@ -1,11 +1,11 @@
-"""The durable study. The event log is the record, Optuna's storage the database of trials, and
+"""The durable study. The event log is the record, Optuna's storage is the database of trials, and
 everything else is a worker.
 
     study = Study.open(...)                 # creates it, or resumes it after any kind of end
     while (work := study.next_work()) ...   # interrupted trials, new trials, then repeats
         study.started(work); study.reported(work, epoch, metrics); study.ended(work, outcome)
 
-Order within every call: the event log first (appended and fsynced), then Optuna. `open` brings
+The order within every call: first the event log (appended and fsynced), then Optuna. `open` brings
 Optuna up to the log.
 
     work.py             names of runs, what is handed out, how it ended
@@ -65,7 +65,7 @@ class Study(Recording):
     A lock keeps other processes out.
 
     Attributes:
-        hung_after: as of `Work`, for the runs that are handed out from now on.
+        hung_after: see `Work`; applies to the runs that are handed out from now on.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Study(Recording):
         self.hung_after = 0.0
         self._emitting = threading.Lock()
         self._lock = lock
-        # A study that is dropped gives its lock back at once: nothing that it holds refers to it.
+        # A dropped study releases its lock at once, because nothing that it holds refers to it.
         this = weakref.proxy(self)
 
         events = directory / "events.jsonl"
@@ -121,7 +121,7 @@ class Study(Recording):
         self._reconcile()
 
     def _open_database(self) -> TrialDatabase:
-        """Open Optuna's journal, after trials that are tried again have been opened in it."""
+        """Open Optuna's journal, after reopening in it the trials that are tried again."""
         journal = self.directory / JOURNAL
         reopen_in_journal(journal, self._state)
         epochs = 0 if self.manifest.function else int(self.manifest.base["train.epochs"])
@@ -178,15 +178,15 @@ class Study(Recording):
 
         Args:
             trials: trials in total.
-            repeats: repeats of each leader.
-            observers: are called with every event after it has been written.
+            repeats: number of repeats of each leader.
+            observers: called with every event after it has been written.
             group: the group that a new study belongs to.
-            retry: hand runs out again that failed before this time, in ms since the epoch
-                (`--retry-failed`); None: none.
+            retry: hand out again the runs that failed before this time, in ms since the epoch
+                (`--retry-failed`); None: hand out none again.
         Raises:
             StudyInUse: another process runs the study.
             UserError: the study there has another config, space or data set; the folder is not
-                writable, or it is that of a group.
+                writable, or it belongs to a group.
         """
         try:
             if is_group(directory):
@@ -227,11 +227,11 @@ class Study(Recording):
         return study
 
     def _note_opening(self, moved: str, commit: str | None) -> None:
-        """Note what is new about folder and code.
+        """Note what has changed about the folder and the code.
 
         Args:
-            moved: as of `adopt`, or of `check_lost_manifest`.
-            commit: of the code that continues.
+            moved: result of `adopt` or of `check_lost_manifest`.
+            commit: commit of the code that continues.
         """
         if moved:
             self.notes.append(moved)
@@ -243,7 +243,7 @@ class Study(Recording):
             self.summarize({}, **{COMMITS: commits})
 
     def _describe(self, group: Group | None) -> None:
-        """Write the first event, in front of what there is where it was lost."""
+        """Write the first event; if it was lost, write it in front of the others."""
         about = first_event(self.manifest, self.experiment.name, group)
         runs = self._state.runs.values()
         if not runs:
@@ -258,9 +258,9 @@ class Study(Recording):
     # -- what there is to do
 
     def _reconcile(self) -> None:
-        """Finish what a kill may have cut short: enqueue the first configurations, tell Optuna the
-        ends that only the event log has, remove files of the last run that ended. What is missing
-        beyond that is written back."""
+        """Finish what a kill may have cut short: enqueue the first configurations, tell Optuna
+        about ends that only the event log has, remove files of the last ended run. Then write back
+        anything else that is missing."""
         self._configurations.enqueue_first()
         self._mend()
 
@@ -277,7 +277,7 @@ class Study(Recording):
         self.files.begin()
 
     def _mend(self) -> None:
-        """Write back what either record lacks and the other one has, with a note."""
+        """Write back what only one of the two records has, with a note."""
         state = self._state
         manifest = self.manifest
         space = self.experiment.space
@@ -286,12 +286,12 @@ class Study(Recording):
         self.notes += mend_log(state, self._database.frozen(), manifest, self.emit)
 
     def next_work(self, trial_first: bool = False) -> Work | Literal["wait"] | None:
-        """The next fit to do; "wait" while running trials decide what is next; None when all is
+        """Return the next work; "wait" while running trials decide what is next; None when all is
         done.
 
         Args:
-            trial_first: begin a new study with its first trial, where the untrained baseline would
-                keep it waiting.
+            trial_first: begin a new study with its first trial, so that it need not wait for the
+                untrained baseline.
         """
         if self.stopping:
             return None
@@ -304,7 +304,7 @@ class Study(Recording):
 
         step = self._planner.next(trial_first)
         if step is None:
-            # The last trials: nobody will tell any more who is to blame.
+            # These were the last trials: nothing will show any more what is to blame.
             self._record_failures(self._early.take_all())
             step = self._planner.next()
         if step is None or step == "wait":
@@ -322,7 +322,7 @@ class Study(Recording):
     def _begin_trial(self, interrupted: WorkId | None) -> Work:
         """Begin a new trial, or an interrupted one again.
 
-        The latter keeps the parameters that it has; the others are drawn now.
+        An interrupted trial keeps the parameters that it has; all others are drawn now.
         """
         with self._database.one_write():
             if interrupted is None or interrupted.trial is None:
@@ -339,24 +339,24 @@ class Study(Recording):
         return work
 
     def enqueue(self, configurations: Sequence[dict[str, Any]]) -> None:
-        """Let configurations be tried before all that the search draws from now on, once each.
+        """Let configurations be tried once each, before all that the search draws from now on.
 
         Args:
-            configurations: searched parameter -> value; the others are those of the default.
+            configurations: searched parameter -> value; missing parameters keep their default.
         """
         self._configurations.name(configurations)
 
     def waiting(self) -> int:
-        """Number of somebody's own configurations that no trial has had yet."""
+        """Number of the user's configurations that no trial has had yet."""
         return self._configurations.waiting()
 
     @property
     def is_exhausted(self) -> bool:
-        """True where all configurations of the space have been tried."""
+        """True if all configurations of the space have been tried."""
         return self._configurations.are_exhausted()
 
     def _note_refusal(self, reason: str) -> None:
-        """Put on record why a configuration of somebody's own is not tried."""
+        """Record why one of the user's configurations is not tried."""
         if self._state.tags.get(REFUSED) != reason:
             self.summarize({}, **{REFUSED: reason})
 
@@ -379,14 +379,15 @@ class Study(Recording):
         )
 
     def repeat_seeds(self) -> list[int]:
-        """Seeds of the repeats. No search has used them: selection does not leak into the claim."""
+        """Seeds of the repeats. No search has used them, so selection does not leak into the
+        claim."""
         if self.manifest.rules["seeds"] == 1:
             return [self.seed + 1000 + k for k in range(self.repeat_count)]
         identity = f"{self.manifest.identity} {self.manifest.seed}"
         return [derived_seed(identity, "repeat", k) for k in range(self.repeat_count)]
 
     def close(self) -> None:
-        """Give log, journal and lock back."""
+        """Close log and journal, and release the lock."""
         self.log.close()
         self._database.close()
         self._lock.release()

@@ -1,4 +1,4 @@
-"""The expected lengths of the trials of a search whose rungs stop some of them early."""
+"""Expected lengths of the trials of a search whose rungs stop some of them early."""
 
 import math
 from collections.abc import Mapping
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 from tune.search.rungs import RULES, rungs_of
 
 _PRIOR_TRIALS = 2.0
-"""The expectation weighs as much as so many trials of the study."""
+"""The expectation counts as much as this many trials of the study."""
 
 
 @dataclass(frozen=True)
 class Survival:
-    """The chance of each trial to pass each rung, if the order of values is chance alone.
+    """Chance of each trial to pass each rung, if the order of values is random.
 
-    The first trial at a rung passes. Of c trials that have come to it the best max(1, c // n) pass,
-    so that a further one is among them with the chance max(1, c / n) / c.
+    The first trial at a rung passes. Of c trials that have reached it, the best max(1, c // n)
+    pass, so a further one is among them with probability max(1, c / n) / c.
     """
 
     epochs: int
     """Epochs of a trial that runs to its end."""
 
     passes: tuple[Mapping[int, float], ...]
-    """Number of a trial -> epoch of a rung -> chance to continue for a trial that is there."""
+    """By number of a trial: epoch of a rung -> chance that a trial at the rung continues."""
 
     def expected(self, number: int, after: int = 0) -> float:
-        """Epochs that a trial runs in all, given that it continues after epoch `after`."""
+        """Expected total epochs of a trial, given that it continues after epoch `after`."""
         total = float(after)
         share = 1.0
         before = after
@@ -39,13 +39,13 @@ class Survival:
         return total + share * (self.epochs - before)
 
     def longer(self, ended: Mapping[int, int]) -> float:
-        """The factor by which the trials of this study are longer than expected.
+        """Return the factor by which the trials of this study run longer than expected.
 
-        A few trials say little: the expectation counts as much as two of them.
+        A few trials say little, so the expectation counts as much as two of them.
 
         Args:
-            ended: number of a trial that has ended -> its epochs. The default is left out: it is
-                never stopped.
+            ended: number of a trial that has ended -> its epochs. The default is left out, because
+                it is never stopped.
         """
         numbers = [number for number in ended if number != 0]
         if not numbers:
@@ -57,10 +57,10 @@ class Survival:
 
 
 def survival(trials: int, epochs: int, version: int | str) -> Survival:
-    """The chances of the trials of a study.
+    """Return the chances of the trials of a study.
 
     Args:
-        trials: at least 1.
+        trials: number of trials, at least 1.
         version: version of the rungs, or name of another pruner.
     """
     rule = RULES[version]
@@ -76,7 +76,7 @@ def survival(trials: int, epochs: int, version: int | str) -> Survival:
             is_stopped = number > 0 and rung.stops(number, rule)
             chance = _chance(arrived[rung], rung.factor) if is_stopped else 1.0
             if is_stopped and rule.needs_rival and rung == found[-1]:
-                rivals = arrived[rung] - share - 1  # trial 0 is none
+                rivals = arrived[rung] - share - 1  # trial 0 is not a rival
                 chance = max(chance, 1 - rivals)
             chances[rung.epoch(epochs)] = chance
             share *= chance
@@ -85,6 +85,6 @@ def survival(trials: int, epochs: int, version: int | str) -> Survival:
 
 
 def _chance(arrived: float, factor: int) -> float:
-    """The chance to be among the best of all that have arrived."""
+    """Chance to be among the best of all that have arrived."""
     places = max(1.0, math.floor(arrived / factor))
     return places / max(1.0, arrived)

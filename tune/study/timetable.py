@@ -1,30 +1,30 @@
-"""Runs laid out on processes, one after another, to see when the last of them ends."""
+"""Layout of runs on processes, one after another, to see when the last of them ends."""
 
 import heapq
 from collections.abc import Iterable
 
 
 class Timetable:
-    """Processes with the time at which each is free, in seconds from now."""
+    """Times at which processes become free, in seconds from now."""
 
     def __init__(self, processes: int):
         self._busy: list[float] = []
         self._processes = processes
         self.end = 0.0
-        """The end of all that has been laid out."""
+        """Time at which everything laid out so far ends."""
 
     def running(self, seconds: float) -> None:
-        """A run that has a process has so long to go."""
+        """Add a run that already has a process and takes so much longer."""
         heapq.heappush(self._busy, seconds)
         self.end = max(self.end, seconds)
 
     def beside(self, seconds: Iterable[float]) -> None:
-        """The same of runs whose end is not awaited by what follows."""
+        """Add several runs that already have a process, beside the others."""
         for one in seconds:
             self.running(one)
 
     def all(self, seconds: Iterable[float]) -> None:
-        """Lay out runs that wait, in their order, each on the first free process."""
+        """Lay out waiting runs in their order, each on the process that is free first."""
         for one in seconds:
             start = 0.0
             if len(self._busy) >= self._processes:
@@ -32,7 +32,7 @@ class Timetable:
             self.running(start + one)
 
     def not_before(self, moment: float) -> None:
-        """Nothing that follows begins before that moment."""
+        """Let nothing that follows begin before this moment."""
         self._busy = [max(moment, free) for free in self._busy]
         self._busy += [moment] * (self._processes - len(self._busy))
         heapq.heapify(self._busy)

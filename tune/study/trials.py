@@ -23,17 +23,17 @@ from tune.study.rules import distinct
 from tune.study.work import Outcome
 
 OWN = "enqueued"
-"""User attribute of a trial whose configuration somebody named."""
+"""User attribute of a trial whose configuration the user named."""
 
 
 class TrialDatabase:
-    """Optuna's storage of one study, with the sampler and the pruner that decide over it.
+    """Optuna's storage of one study, with its sampler and its pruner.
 
-    Not for two processes at once: the study's lock guards it.
+    Only one process may use it at a time; the study's lock makes sure of that.
 
     Args:
         path: the journal.
-        epochs: epochs of a trial that runs to the end; the rungs are parts of it. 0: each trial
+        epochs: epochs of a trial that runs to its end; the rungs are fractions of it. 0: each trial
             says its own.
     Raises:
         StorageFailed: the journal cannot be written.
@@ -60,25 +60,25 @@ class TrialDatabase:
         self._open: dict[int, Trial] = {}
 
     def one_write(self) -> AbstractContextManager[None]:
-        """Everything recorded within the block reaches the disk in one write."""
+        """Bring everything that is recorded within the block to the disk in one write."""
         return self._journal.together()
 
     def enqueue(self, configurations: list[dict[str, Any]]) -> None:
-        """Put configurations (searched parameters alone) before all that the sampler draws.
+        """Put configurations (searched parameters only) before all that the sampler draws.
 
-        A waiting trial is one line of the journal, and no trial begins before all wait: after a
-        kill the journal holds a beginning of this list, which is completed.
+        Each waiting trial is one line of the journal, and no trial begins before all are waiting.
+        After a kill the journal has the first part of this list, and the next call adds the rest.
         """
         known = len(self.frozen())
         for parameters in configurations[known:]:
             self._study.enqueue_trial(parameters)
 
     def be_patient(self, patience: Patience) -> None:
-        """Wait with `patience` where the disk of the journal has gone away."""
+        """Wait with `patience` if the disk of the journal has gone away."""
         self._journal.be_patient(patience)
 
     def reopen(self, number: int) -> None:
-        """Take up a trial that an earlier process left running."""
+        """Reopen a trial that an earlier process left running."""
         trial_id = self.frozen()[number]._trial_id
         self._open[number] = Trial(self._study, trial_id)
 
@@ -93,15 +93,15 @@ class TrialDatabase:
         return self._open[number]
 
     def values(self, number: int) -> dict[int, float]:
-        """Epoch -> objective of an open trial, as far as it is on record."""
+        """Epoch -> objective of an open trial, for the epochs on record."""
         trial_id = self._open[number]._trial_id
         return self._study._storage.get_trial(trial_id).intermediate_values
 
     def report(self, number: int, epoch: int, value: float, epochs: int | None = None) -> bool:
-        """Record an epoch's objective (once), and return whether the pruner stops the trial.
+        """Record an epoch's objective (once); return True if the pruner stops the trial.
 
         Args:
-            epochs: of the trial, where it has said them.
+            epochs: number of epochs of the trial, if it has said so.
         """
         trial = self._open[number]
         with self.one_write():
@@ -112,12 +112,12 @@ class TrialDatabase:
             return trial.should_prune()
 
     def lacks_rungs(self, trial: FrozenTrial) -> bool:
-        """True where the pruner has forgotten a rung that the trial reached."""
+        """True if the pruner has lost a rung that the trial reached."""
         pruner = self._study.pruner
         return isinstance(pruner, DurableHalving) and pruner.lacks_rungs(self._study, trial)
 
     def epochs(self) -> int:
-        """Epochs of a trial that runs to the end; 0 before a trial has said them."""
+        """Epochs of a trial that runs to its end; 0 before a trial has said how many."""
         return longest(self.frozen(), self._epochs)
 
     def tell(self, number: int, outcome: Outcome) -> None:
@@ -134,12 +134,12 @@ class TrialDatabase:
         del self._open[number]
 
     def _gains(self, outcome: Outcome) -> list[float]:
-        """All objectives of a completed trial, to be maximized."""
+        """All objectives of a completed trial, as values to maximize."""
         values = {one.metric: outcome.metrics[f"best/{one.metric}"] for one in self._objectives}
         return [one.gain(values) for one in self._objectives]
 
     def frozen(self) -> list[FrozenTrial]:
-        """All trials, by number; not to be changed."""
+        """All trials, by number; do not change them."""
         return self._study.get_trials(deepcopy=False)
 
     def running(self) -> list[int]:
@@ -147,8 +147,8 @@ class TrialDatabase:
         return [trial.number for trial in self._in_state(TrialState.RUNNING)]
 
     def begun(self) -> int:
-        """Number of trials that have begun, in whatever state they are: those that wait come last,
-        as they begin by number."""
+        """Number of trials that have begun, in any state. Waiting trials come last, because trials
+        begin in the order of their numbers."""
         trials = self.frozen()
         begun = len(trials)
         while begun and trials[begun - 1].state == TrialState.WAITING:
@@ -156,7 +156,7 @@ class TrialDatabase:
         return begun
 
     def ended(self) -> int:
-        """Number of trials that have ended, in whatever state."""
+        """Number of trials that have ended, in any state."""
         return sum(trial.state.is_finished() for trial in self.frozen())
 
     def completed(self) -> dict[int, float]:
@@ -173,7 +173,7 @@ class TrialDatabase:
         return distinct(self.completed(), parameters)
 
     def tried(self) -> list[dict[str, Any]]:
-        """Parameters of all trials, those that wait among them."""
+        """Parameters of all trials, including those that wait."""
         return [
             trial.params or trial.system_attrs.get("fixed_params", {}) for trial in self.frozen()
         ]
@@ -186,16 +186,16 @@ class TrialDatabase:
         """Make this the configuration of the next trial.
 
         Args:
-            own: somebody named it, which stays with the trial.
+            own: the user named it, which is noted on the trial.
         """
         self._study.enqueue_trial(parameters, user_attrs={OWN: True} if own else None)
 
     def preview(self) -> "Preview":
-        """A trial that answers as the next one would, and leaves no trace."""
+        """Return a trial that answers as the next one would, and leaves no trace."""
         return Preview(self._study, len(self.frozen()))
 
     def close(self) -> None:
-        """Give the journal back."""
+        """Close the journal."""
         self._journal.close()
 
     def _in_state(self, state: TrialState) -> list[FrozenTrial]:
@@ -203,11 +203,11 @@ class TrialDatabase:
 
 
 class Preview(Answering):
-    """The draws of a trial that has not begun. They are those of the trial, as a draw of
-    a sampler depends on nothing but seed, number, parameter and storage.
+    """The draws of a trial that has not begun. The trial itself will draw the same, because a draw
+    depends only on seed, number, parameter and storage.
 
     Attributes:
-        said: name -> value that is drawn.
+        said: name -> drawn value.
     """
 
     def __init__(self, study: optuna.Study, number: int):
@@ -242,8 +242,8 @@ def _only_value(distribution: BaseDistribution) -> Any:
 def _sampler_seed(manifest: Manifest) -> int:
     """Seed of the sampler.
 
-    A warm-started study draws under a seed of its own: under the earlier study's seed its random
-    trials would be that study's again.
+    A warm-started study has a seed of its own: under the earlier study's seed, its random trials
+    would repeat that study's.
     """
     start = manifest.warm_start
     if start is None:

@@ -1,4 +1,4 @@
-"""The face of a study towards those who judge it."""
+"""Interface of a study for the code that judges it."""
 
 from typing import Protocol
 
@@ -11,8 +11,7 @@ from tune.study.rules import RepeatRule
 
 
 class StudyView(Protocol):
-    """A study that is running (`tune.study.study.Study`) or its record
-    (`tune.study.record.Record`)."""
+    """A running study (`tune.study.study.Study`) or its record (`tune.study.record.Record`)."""
 
     manifest: Manifest
 
@@ -37,7 +36,7 @@ class StudyView(Protocol):
 
     @property
     def objectives(self) -> list[Objective]:
-        """The objectives, the first of which selects."""
+        """The objectives; the first one selects."""
         ...
 
     @property
@@ -57,7 +56,7 @@ class StudyView(Protocol):
 
     @property
     def repeat_rule(self) -> RepeatRule:
-        """The rule by which trials are repeated and the answer is chosen."""
+        """Rule that decides which trials are repeated and which one is the answer."""
         ...
 
     @property

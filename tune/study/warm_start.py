@@ -3,11 +3,11 @@ turn with its own (`warm_turns.py`).
 
     python tune/run.py ssl --study more --data path/to/more --warm-start ssl
 
-or the configurations that ship with vistune (`shipped.py`), in the same way:
+It can also try the configurations that ship with vistune (`shipped.py`):
 
     python tune/run.py fewshot --study more --data path/to/more --warm-start shipped
 
-They are chosen at the first start and kept in the manifest: the same command resumes with them,
+They are chosen at the first start and stored in the manifest: the same command resumes with them,
 whatever becomes of the earlier study.
 """
 
@@ -30,7 +30,8 @@ from tune.study.view import StudyView
 from tune.study.warm_turns import TURNS, warm_trials
 
 POINTS = 3
-"""Configurations that are taken over: of 16 trials, more would leave the search too few."""
+"""Number of configurations that are taken over: of 16 trials, more would leave the search too
+few."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class _Candidate:
 
     label: str
     origin: dict[str, Any]
-    """Kept in the manifest beside its parameters."""
+    """Stored in the manifest beside its parameters."""
     config: Mapping[str, Any]
     searched: Collection[str]
     """Parameters that were searched when it was found."""
@@ -54,20 +55,21 @@ def warm_start(
     base: Mapping[str, Any],
     pins: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The warm start as the manifest holds it: {"study": name, "points": [{"trial", "value",
-    "params"}, best first], "turns": numbers of their trials, "notes": what did not fit}. Of shipped
-    priors a point has "values" (data set -> objective) in place of "trial" and "value", and
-    "sources" says where they are from.
+    """Return the warm start as the manifest stores it.
+
+    It is {"study": name, "points": [{"trial", "value", "params"}, best first], "turns": numbers of
+    their trials, "notes": what did not fit}. With shipped priors a point has "values" (data set ->
+    objective) in place of "trial" and "value", and "sources" says where they are from.
 
     Args:
         wanted: name of the earlier study, or `shipped`.
-        study: folder of the study that is to start; one that has begun keeps what it has.
+        study: folder of the study that is to start; one that has begun keeps its warm start.
         preset: preset of the study that is to start.
-        base: its flat default.
-        pins: its pinned values.
+        base: flat default of that study.
+        pins: pinned values of that study.
     Raises:
-        UserError: there is no such study, it is one of another experiment, or none of its trials
-            is complete; or no prior ships for this one.
+        UserError: there is no such study, it belongs to another experiment, none of its trials is
+            complete, or no prior ships for the study that is to start.
     """
     kept = _kept(study, wanted)
     if kept is not None:
@@ -102,7 +104,7 @@ def warm_start(
 
 
 def _caveats(start: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
-    """Say that the priors have been learnt on the data of the study itself, if they have."""
+    """Return a note if the priors were learnt on the data of the study itself."""
     data = base.get("data.name")
     if data not in start.get("sources", ()):
         return []
@@ -125,7 +127,7 @@ def _of_prior(prior: Prior) -> Iterator[_Candidate]:
 
 
 def _kept(study: Path, wanted: str) -> dict[str, Any] | None:
-    """The warm start from `wanted` that a study has begun with."""
+    """Return the warm start from `wanted` that a study has begun with; None if it has none."""
     path = study / "study.json"
     if not path.exists():
         return None
@@ -136,7 +138,7 @@ def _kept(study: Path, wanted: str) -> dict[str, Any] | None:
 
 
 def _earlier(wanted: str, storage: Path, study: Path, experiment: Experiment) -> Record:
-    """The record of the earlier study, if it is one to start from."""
+    """Return the record of the earlier study, or refuse it."""
     folder = storage / wanted
     if folder == study or not (folder / "study.json").exists():
         why = "is the study itself" if folder == study else f"is not a study in {storage}"
@@ -159,7 +161,7 @@ def _earlier(wanted: str, storage: Path, study: Path, experiment: Experiment) ->
 
 
 def beginning(manifest_value: dict[str, Any] | None) -> list[str]:
-    """Lines for the start of a study."""
+    """Return the lines about a warm start for the beginning of a study."""
     if manifest_value is None:
         return []
     study = manifest_value["study"]
@@ -178,8 +180,8 @@ def beginning(manifest_value: dict[str, Any] | None) -> list[str]:
 
 
 def worth(study: StudyView) -> str | None:
-    """A sentence for the end of a study: the best warm-started trial against the default and the
-    best of the others, on the validation split."""
+    """Return a sentence for the end of a study that compares the best warm-started trial with the
+    default and with the best of the others, on the validation split."""
     start = study.manifest.warm_start
     if start is None or not start["points"]:
         return None

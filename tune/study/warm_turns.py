@@ -1,8 +1,8 @@
 """The turns of a warm start: when the configurations of an earlier study are tried.
 
-They come between the study's own trials, and only while they are worth it: where the earlier study
-misleads, the second of them is not tried. A study whose manifest names no turns began under the
-earlier rule, by which all of them follow the default.
+They come between the study's own trials, and only while they are worth it: if the first one shows
+that the earlier study misleads, the second is not tried. A study whose manifest names no turns
+began under an earlier rule, by which all of them follow the default.
 """
 
 import math
@@ -13,27 +13,27 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 TURNS = (1, 3, 5)
-"""Numbers of the trials that may be taken over."""
+"""Numbers of the trials that may take a configuration of the earlier study."""
 
 WarmStart = Mapping[str, Any]
 
 
 def enqueued(start: WarmStart | None) -> list[dict[str, Any]]:
-    """Configurations that follow the default whatever comes of them."""
+    """Configurations that follow the default in any case: all of them, in a study without turns."""
     if start is None or "turns" in start:
         return []
     return [point["params"] for point in start["points"]]
 
 
 def next_point(start: WarmStart | None, trials: Sequence[FrozenTrial]) -> dict[str, Any] | None:
-    """The configuration of the next trial, if it is one of the earlier study's.
+    """Return the configuration of the next trial if it comes from the earlier study.
 
     Args:
         start: the warm start as the manifest holds it.
         trials: all trials so far.
     Returns:
-        None where the search goes on by itself: it is no turn, all have been tried, or none of
-        those that have ended is above the median of the study's own completed trials.
+        None if the search continues by itself: the trial has no turn, all points have been tried,
+        or none of those that have ended is above the median of the study's own completed trials.
     """
     if start is None or len(trials) not in start.get("turns", []):
         return None
@@ -54,7 +54,7 @@ def next_point(start: WarmStart | None, trials: Sequence[FrozenTrial]) -> dict[s
 
 
 def warm_trials(start: WarmStart, trials: Sequence[FrozenTrial]) -> dict[int, dict[str, Any]]:
-    """Trial -> the point that it was taken from: points are tried in their order."""
+    """Trial -> the point that it was taken from. Points are tried in their order."""
     left = list(start["points"])
     turns = start.get("turns", range(1, len(left) + 1))
     found = {}
@@ -66,7 +66,7 @@ def warm_trials(start: WarmStart, trials: Sequence[FrozenTrial]) -> dict[int, di
 
 
 def _value(trial: FrozenTrial) -> float:
-    """Objective of a completed trial; a stopped one is below all."""
+    """Objective of a completed trial; minus infinity for any other."""
     if trial.state != TrialState.COMPLETE or trial.value is None:
         return -math.inf
     return trial.value

@@ -12,8 +12,8 @@ State = Literal["COMPLETE", "PRUNED", "FAIL"]
 
 @dataclass(frozen=True)
 class WorkId:
-    """Names one fit of a study: a trial of the search, a repeat of a trial under another seed, or
-    the untrained baseline."""
+    """Identifies one fit of a study: a trial of the search, a repeat of a trial under another seed,
+    or the untrained baseline."""
 
     trial: int | None
     """Number of the trial; None for the baseline."""
@@ -34,7 +34,7 @@ class WorkId:
         return "repeat"
 
     def folder(self, study: Path) -> Path:
-        """The run's folder in the folder of its study."""
+        """The run's folder inside the folder of its study."""
         if self.trial is None:
             return study / "baseline"
         folder = study / "trials" / f"{self.trial:04d}"
@@ -45,7 +45,7 @@ class WorkId:
 
 BASELINE = WorkId(trial=None)
 _LEVELS: dict[Kind, int] = {"baseline": 0, "trial": 1, "repeat": 2}
-"""Folders between that of a run and that of its study, by `WorkId.folder`."""
+"""Number of folders between that of a run and that of its study, by `WorkId.folder`."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ class Work:
     config: dict[str, Any]
     """Flat: dotted path -> value."""
     directory: str
-    """Folder of its files."""
+    """Folder of the run's files."""
     measure: list[str] = field(default_factory=list)
-    """Costs of the trained network that are measured at its end (`tune.study.objectives`)."""
+    """Costs of the trained network to measure at its end (`tune.study.objectives`)."""
     hung_after: float = 0.0
-    """A function that is silent for so many times its usual epoch has failed; 0: it is waited
-    for."""
+    """A function that is silent for this many times its usual epoch has failed; 0: never."""
     usual_epoch_s: float = 0.0
     """Seconds of an epoch of the trials so far; 0: not known."""
 
@@ -76,7 +75,7 @@ class Work:
         return Path(self.directory).parents[_LEVELS[self.kind]]
 
     def to_json(self) -> str:
-        """The form in which it travels to another process."""
+        """Encode the work to send it to another process."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -88,22 +87,22 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a fit, as the process that did it reports."""
+    """The end of a fit, as reported by the process that ran it."""
 
     state: State
     value: float | None = None
-    """Best objective; None where the fit has none."""
+    """Best objective; None if the fit has none."""
     reason: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     """Final metrics."""
     error: str | None = None
     """Traceback."""
     tested: dict[str, Any] = field(default_factory=dict)
-    """Outcome of every test image of a repeat, as `trainables/outcomes.py` packs them; empty where
-    they are not known."""
+    """Outcome of every test image of a repeat, as packed by `trainables/outcomes.py`; empty if not
+    known."""
 
     def to_event(self) -> dict[str, Any]:
-        """Fields of the `end` event; `tested` only where it says something."""
+        """Fields of the `end` event; `tested` only if it is not empty."""
         fields = asdict(self)
         if not self.tested:
             del fields["tested"]
