@@ -1,4 +1,4 @@
-"""Classification in the settings A to E and a control (`trainables/classifier.py`).
+"""Classification in settings A to E, and a control (`trainables/classifier.py`).
 
     python tune/run.py classify --setting C             # one setting, from the best of study `ssl`
     python tune/run.py classify                         # A to E, with the table that compares them
@@ -6,8 +6,8 @@
     python tune/run.py classify --setting C --plan      # prints this space, everything resolved
 
 Searched: optimizer, learning rate, weight decay and schedule; the head; label smoothing; the views;
-batch size. Where the backbone trains, also mixup and CutMix, and for a loaded backbone how it thaws
-and how fast it learns. A setting fixes initialisation and freezing, which are not searched.
+batch size. If the backbone trains, also mixup and CutMix, and for a pretrained backbone how it is
+unfrozen and its learning rate. A setting fixes initialization and freezing, which are not searched.
 
 Cost and results of `tiny`: docs/classify.md. `full` has not been measured.
 """
@@ -28,24 +28,24 @@ from search_spaces.settings import Comparison
 
 @dataclass(frozen=True)
 class BackboneSetting:
-    """An initialisation of the backbone, and the part that trains."""
+    """Initialization of the backbone, and the part of the network that trains."""
 
     init: Literal["scratch", "supervised", "ssl"]
     trains: Literal["all", "head"]
     long: bool = False
-    """Train for as many images as the longest pre-training and the fine-tuning after it see
-    together: a control for the gain of training longer."""
+    """Train for as many images as the longest pre-training and the subsequent fine-tuning together,
+    as a control for the gain of longer training."""
 
     @property
     def about(self) -> str:
-        """Name for tables."""
+        """Description for tables."""
         trained = "all trains" if self.trains == "all" else "head alone"
         length = ", as long as with pre-training" if self.long else ""
         return f"{self.init}, {trained}{length}"
 
     @property
     def values(self) -> dict[str, Any]:
-        """Config values that make the setting; never searched."""
+        """Config values that define the setting; never searched."""
         values: dict[str, Any] = {"init.source": self.init}
         if self.trains == "head":
             values["freeze.policy"] = "all"
@@ -87,8 +87,8 @@ A_TO_E = Comparison(
     ),
 )
 
-# Optimizer -> (learning rate low, high), (weight decay low, high). The rate is the head's; a loaded
-# backbone learns at a fraction of it (`freeze.backbone_lr`).
+# Optimizer -> (learning rate low, high), (weight decay low, high). The rate is that of the head; a
+# pretrained backbone uses a fraction of it (`freeze.backbone_lr`).
 _TRAINING = {
     "sgd": ((3e-3, 0.3), (1e-5, 1e-2)),
     "adamw": ((1e-4, 1e-2), (1e-4, 0.1)),
@@ -107,8 +107,8 @@ def classify(
     setting: BackboneSetting = SETTINGS["A"],
     up: str = "unset",
 ) -> None:
-    """Asks for optimizer and schedule, head, loss, views and batch size; for a loaded backbone that
-    trains also how it thaws and how fast it learns."""
+    """Asks for optimizer and schedule, head, loss, views and batch size. For a pretrained backbone
+    that trains, also asks how it is unfrozen and for its learning rate."""
     tiny = preset == "tiny"
     backbone_trains = setting.trains == "all"
     optimizer(trial, _TRAINING if backbone_trains else _HEAD_ALONE)
@@ -134,7 +134,7 @@ def _head(trial: Suggest, *, tiny: bool) -> None:
 
 
 def _fixed_views(trial: Suggest, *, tiny: bool) -> None:
-    """Views from a handful of policies: the features of each are computed once, and every later
+    """Asks for views from a few policies. The features of each are computed once, and every later
     trial with that policy looks them up."""
     if tiny:
         trial.suggest_categorical("aug.crop_scale_min", [0.5, 0.8, 1.0])

@@ -1,7 +1,7 @@
-"""Blocks that the experiments share.
+"""Building blocks that the search spaces share.
 
-A block asks an Optuna trial, or anything with its three `suggest_*` methods, and returns nothing.
-The names asked for are dotted config paths, so the answers are the config.
+A block asks an Optuna trial, or any object with its three `suggest_*` methods, and returns nothing.
+The parameter names are dotted config paths, so the answers form the config.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,8 @@ Ranges = Mapping[str, tuple[tuple[float, float], tuple[float, float]]]
 
 
 def optimizer(trial: Suggest, ranges: Ranges) -> None:
-    """Asks for the optimizer, then for learning rate and weight decay in its ranges, log-scaled."""
+    """Asks for the optimizer, then for learning rate and weight decay in its ranges, on a log
+    scale."""
     name = trial.suggest_categorical("optim.name", sorted(ranges))
     (low, high), (low_decay, high_decay) = ranges[name]
     trial.suggest_float("optim.lr", low, high, log=True)
@@ -31,7 +32,7 @@ def optimizer(trial: Suggest, ranges: Ranges) -> None:
 
 
 def lr_schedule(trial: Suggest) -> None:
-    """Asks for the learning rate schedule, and the parameters of that schedule alone."""
+    """Asks for the learning rate schedule, and only for the parameters of that schedule."""
     names = ["constant", "cosine", "warmup_cosine", "step", "polynomial"]
     name = trial.suggest_categorical("schedule.name", names)
     if name == "warmup_cosine":
@@ -43,12 +44,12 @@ def lr_schedule(trial: Suggest) -> None:
 
 
 def orientations(trial: Suggest, up: str) -> None:
-    """Asks for the flips and quarter turns that data with this `data.up` admits, none of them among
-    the answers.
+    """Asks for the flips and quarter turns that the data's `data.up` allows; "off" is always a
+    choice.
 
     Args:
-        up: "none", "horizontal" or "all". "unset": as the policy or the preset has them, which is
-            the space of studies from before there was a choice.
+        up: "none", "horizontal" or "all". "unset": flips and turns follow the policy or the preset,
+            as in studies made before this option existed.
     """
     if up in ("horizontal", "all"):
         trial.suggest_categorical("aug.hflip", [0.0, 0.5])
@@ -58,11 +59,11 @@ def orientations(trial: Suggest, up: str) -> None:
 
 
 def view_strengths(trial: Suggest, *, colour: bool) -> None:
-    """Asks how much the two views of a policy differ. `colour`: the images have colour."""
+    """Asks how much the two views of a policy differ. `colour`: the images are coloured."""
     trial.suggest_float("aug.crop_scale_min", 0.08, 0.9)
     trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
-    # Blur and solarize stay the policy's own: they differ between the views, which one number for
-    # both would undo.
+    # Blur and solarize keep the policy's values. These differ between the two views, and one number
+    # for both would undo that.
     if colour:
         trial.suggest_float("aug.strength", 0.2, 1.5)
         trial.suggest_float("aug.grayscale", 0.0, 0.4)
@@ -71,8 +72,8 @@ def view_strengths(trial: Suggest, *, colour: bool) -> None:
 
 
 def supervised_views(trial: Suggest, *, colour: bool, up: str = "unset") -> None:
-    """Asks for the one view of supervised training. `colour`: the images have colour; `up`: as in
-    `orientations`."""
+    """Asks for the single view of supervised training. `colour`: the images are coloured; `up`: as
+    in `orientations`."""
     orientations(trial, up)
     trial.suggest_float("aug.crop_scale_min", 0.2, 1.0)
     if colour:
@@ -93,14 +94,14 @@ def supervised_loss(trial: Suggest, *, mixing: bool) -> None:
 
 
 def class_balance(trial: Suggest) -> None:
-    """Asks how much an image counts by the size of its class."""
+    """Asks how images are weighted by the size of their class."""
     by = trial.suggest_categorical("balance.by", ["none", "inverse", "effective", "sampling"])
     if by == "effective":
         trial.suggest_categorical("balance.beta", [0.9, 0.99, 0.999, 0.9999])
 
 
 def fine_tuning(trial: Suggest) -> None:
-    """Asks how a loaded backbone thaws, and how fast it learns."""
+    """Asks how a pretrained backbone is unfrozen, and for its learning rate."""
     policy = trial.suggest_categorical("freeze.policy", ["none", "probe_first", "gradual"])
     trial.suggest_float("freeze.backbone_lr", 0.01, 1.0, log=True)
     trial.suggest_float("freeze.layer_decay", 0.5, 1.0)

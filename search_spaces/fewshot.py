@@ -8,7 +8,7 @@
 
 Searched: optimizer, learning rate, weight decay and schedule; the distance from a query to a
 prototype and its parameters; classes and queries of a training episode; the views. Way and shot of
-the evaluation are the question asked, and are not searched.
+the evaluation define the task, so they are not searched.
 
 Cost and results of `tiny`: docs/fewshot.md. `full` has not been measured.
 """
@@ -66,6 +66,7 @@ def fewshot(trial: Suggest, preset: str, up: str = "unset") -> None:
 
 
 def fewshot_from_backbone(trial: Suggest, preset: str, up: str = "unset") -> None:
-    """Asks as `fewshot`, then how the loaded backbone thaws and how fast it learns."""
+    """Asks the same as `fewshot`, then how the pretrained backbone is unfrozen and for its learning
+    rate."""
     fewshot(trial, preset, up)
     fine_tuning(trial)

@@ -5,10 +5,10 @@
     python tune/run.py segment --plan             # prints this space with everything resolved
 
 Searched: optimizer, learning rate, weight decay and schedule; the loss and its weights; scale,
-flips, quarter turns and colour jitter of image and mask; batch size. `full` searches the network
-too, and its head; its ranges contain the recipes of the literature and of the course reports
-(docs/segment.md). A smaller learning rate of the backbone is for `--backbone`: weights that start
-at random would hardly learn.
+flips, quarter turns and colour jitter of image and mask; batch size. `full` also searches the
+network and its head; its ranges contain the recipes of the literature and of the course reports
+(docs/segment.md). A smaller learning rate for the backbone is searched only with `--backbone`;
+randomly initialized weights would hardly learn at it.
 
 Cost and results of `tiny`: docs/segment.md. `full` has not been measured.
 """
@@ -21,7 +21,8 @@ _FULL_RANGES = {
     "adamw": ((3e-5, 3e-3), (1e-4, 0.1)),
     "adam": ((1e-5, 1e-2), (1e-7, 1e-3)),
 }
-# A few hundred steps from scratch: at the low ends of the long recipes a network hardly learns.
+# Training takes a few hundred steps from scratch. At the low ends of the long recipes' ranges a
+# network hardly learns in that time.
 _TINY_RANGES = {
     "sgd": ((0.01, 0.5), (1e-5, 1e-3)),
     "adamw": ((5e-4, 2e-2), (1e-4, 0.1)),
@@ -35,8 +36,8 @@ def segment(trial: Suggest, preset: str, up: str = "unset", rules: int = 2) -> N
     the network.
 
     Args:
-        rules: `train.rules`. Under the first, `full` offered a tenth of the learning rate to a
-            backbone of random weights too.
+        rules: `train.rules`. Under version 1, `full` also searched a tenth of the learning rate for
+            a randomly initialized backbone.
     """
     auxiliary = False
     if preset != "tiny":
@@ -50,8 +51,8 @@ def segment(trial: Suggest, preset: str, up: str = "unset", rules: int = 2) -> N
 
 
 def segment_from_backbone(trial: Suggest, preset: str, up: str = "unset") -> None:
-    """Asks how the loaded backbone of one network thaws and how fast it learns, then as `segment`
-    but for the network."""
+    """Asks how the pretrained backbone of a given network is unfrozen and for its learning rate,
+    then the same as `segment` except for the network."""
     fine_tuning(trial)
     _training(trial, preset, auxiliary=preset != "tiny", up=up)
 
@@ -80,11 +81,11 @@ def _loss(trial: Suggest, *, auxiliary: bool) -> None:
 
 
 def _views(trial: Suggest, *, tiny: bool, up: str) -> None:
-    """Views of image and mask; flips and turns as `data.up` admits them."""
+    """Asks for the views of image and mask, with the flips and turns that `data.up` allows."""
     trial.suggest_float("aug.scale_min", 0.5, 1.0)
     trial.suggest_float("aug.scale_max", 1.0, 2.0)
     if up == "unset":
-        # All orientations of an image from above, in the ranges of earlier studies.
+        # All orientations, as for images taken from above, in the ranges of earlier studies.
         trial.suggest_categorical("aug.hflip", [0.0, 0.5])
         trial.suggest_categorical("aug.vflip", [0.0, 0.5])
         trial.suggest_float("aug.rot90", 0.0, 0.75)

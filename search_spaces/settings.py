@@ -1,5 +1,5 @@
-"""Settings of an experiment, and ready comparisons of settings: studies that differ in the subject
-of a question and in nothing else."""
+"""Settings of an experiment, and comparisons of settings: studies that differ only in the subject
+of a question."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,15 +7,15 @@ from typing import Any, Protocol
 
 
 class Setting(Protocol):
-    """One side of a comparison."""
+    """One setting of a comparison."""
 
     @property
     def about(self) -> str:
-        """Name for tables."""
+        """Description for tables."""
 
     @property
     def values(self) -> dict[str, Any]:
-        """Config values that make the setting; never searched."""
+        """Config values that define the setting; never searched."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Method:
-    """A side that is an experiment of its own, with its own default and search space."""
+    """A setting that is an experiment of its own, with its own default and search space."""
 
     about: str
     experiment: str
-    """Name in the registry."""
+    """Name of the experiment in the registry."""
 
     @property
     def values(self) -> dict[str, Any]:
-        """None: the experiment says it all."""
+        """Empty: the experiment defines everything."""
         return {}
 
 
@@ -50,14 +50,14 @@ class Comparison:
     questions: Mapping[str, str]
     """"B-A" -> the question that the difference between settings B and A answers."""
     references: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """Setting -> reference figures to show beside, in percent."""
+    """Setting -> reference results to show beside its own, in percent."""
     reference_title: str = ""
     reference_note: str = ""
     controls: frozenset[str] = frozenset()
-    """Settings that run only where they are asked for."""
+    """Settings that run only on request."""
 
     def without(self, names: Collection[str]) -> "Comparison":
-        """The comparison without some of its settings and without the questions about them."""
+        """Return the comparison without some of its settings and the questions about them."""
         settings = {name: setting for name, setting in self.settings.items() if name not in names}
         questions = {
             difference: question
@@ -68,6 +68,6 @@ class Comparison:
 
 
 def sides(difference: str) -> tuple[str, str]:
-    """Settings of a difference: "C-A-long" -> ("C", "A-long")."""
+    """Split the name of a difference into its two settings: "C-A-long" -> ("C", "A-long")."""
     first, _, second = difference.partition("-")
     return first, second

@@ -23,13 +23,14 @@ _FULL_RANGES = {
     "adamw": ((1e-4, 4e-3), (1e-4, 0.1)),
     "adam": ((1e-5, 1e-2), (1e-7, 1e-4)),
 }
-# A few hundred steps from scratch: at the low ends of the long recipes a network hardly learns.
+# Training takes a few hundred steps from scratch. At the low ends of the long recipes' ranges a
+# network hardly learns in that time.
 _TINY_RANGES = {
     "lars": ((0.3, 3.0), (1e-7, 1e-4)),
     "sgd": ((0.03, 0.5), (1e-5, 5e-4)),
     "adamw": ((5e-4, 5e-3), (1e-4, 0.1)),
 }
-# Of studies that began under rules 1.
+# Ranges of studies that started under rules 1.
 _EARLIER_RANGES = {**_TINY_RANGES, "adam": ((3e-4, 5e-3), (1e-7, 1e-4))}
 
 
@@ -38,7 +39,7 @@ def ssl(trial: Suggest, preset: str, up: str = "unset", rules: int = 2) -> None:
 
     Args:
         up: as in `orientations`.
-        rules: version of `train.rules`; 1 is the space of studies from before there was a choice.
+        rules: version of `train.rules`; 1 is the space of studies made before this option existed.
     """
     if preset != "tiny":
         optimizer(trial, _FULL_RANGES)
@@ -83,21 +84,22 @@ def _full_views(trial: Suggest) -> None:
     policies = ["byol", "simclr", "reports-r0", "reports-r1", "trivial", "none"]
     policy = trial.suggest_categorical("aug.policy", policies)
     if policy in ("trivial", "none"):
-        # No strengths: `trivial` is made to need no tuning, `none` has nothing to tune.
+        # No strengths: `trivial` is designed to need no tuning, and `none` has nothing to tune.
         trial.suggest_categorical("aug.exact", [True])
     else:
         view_strengths(trial, colour=True)
 
 
 def _tiny_views(trial: Suggest, rules: int) -> None:
-    # Others mirror letters, or rotate them by 135 degrees, which makes other letters of them.
+    # Other policies mirror letters or rotate them by 135 degrees, which turns them into other
+    # letters.
     trial.suggest_categorical("aug.policy", ["byol", "glyphs", "simclr"])
     if rules == 1:
         view_strengths(trial, colour=False)
         trial.suggest_float("aug.rotate", 0.0, 30.0)  # degrees: letters lean
         return
 
-    # Blur and solarize stay the policy's own, as in `view_strengths`.
+    # Blur and solarize keep the policy's values, as in `view_strengths`.
     trial.suggest_float("aug.crop_scale_min", 0.6, 1.0)
     trial.suggest_float("aug.crop_ratio", 1.0, 1.4)
     trial.suggest_float("aug.strength", 0.3, 1.5)

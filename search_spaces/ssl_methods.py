@@ -1,5 +1,5 @@
-"""Self-supervised methods beside BYOL (`trainables/simclr.py`, `moco.py`, `vicreg.py`, `dino.py`),
-and the comparison of all five.
+"""Self-supervised methods other than BYOL (`trainables/simclr.py`, `moco.py`, `vicreg.py`,
+`dino.py`), and the comparison of all five.
 
     python tune/run.py ssl-simclr                  # one method; ssl-moco, ssl-vicreg, ssl-dino
     python tune/run.py ssl --compare ssl-methods   # all and BYOL, each with the same budget
@@ -7,8 +7,8 @@ and the comparison of all five.
 
 Searched: optimizer, learning rate, weight decay and schedule; the method's own temperature, weights
 or momentum, and its widths; the views and the batch, as in `ssl`. The ranges contain each paper's
-recipe. Views, images and epochs are those of `ssl`, so that the methods differ in nothing else that
-a study does not search.
+recipe. Views, images and epochs are those of `ssl`, so that the methods differ in nothing that is
+not searched except the method itself.
 
 Results of `tiny`: docs/notes/ssl.md. `full` has not been measured.
 """
@@ -25,7 +25,7 @@ _FULL_RANGES = {
     "sgd": ((0.01, 0.5), (1e-5, 5e-4)),
     "adamw": ((1e-4, 4e-3), (1e-4, 0.4)),
 }
-# A few hundred steps from scratch, as in `ssl`.
+# Ranges for a few hundred steps from scratch, as in `ssl`.
 _TINY_RANGES = {
     "lars": ((0.3, 3.0), (1e-7, 1e-4)),
     "sgd": ((0.01, 0.5), (1e-5, 5e-4)),
@@ -77,7 +77,7 @@ def vicreg(trial: Suggest, preset: str, up: str = "unset") -> None:
     """Asks for optimizer and schedule, the weights of the terms and the expander, views and batch
     size.
 
-    The weight of the covariances stays 1: the others are relative to it.
+    The weight of the covariance term stays 1; the other weights are relative to it.
     """
     _training(trial, preset)
     trial.suggest_float("head.invariance", 1.0, 50.0, log=True)
@@ -106,7 +106,7 @@ def _training(trial: Suggest, preset: str) -> None:
 
 
 def _widths(trial: Suggest, preset: str, projections: list[int]) -> None:
-    """Asks for the widths of the head: its output and what is hidden."""
+    """Asks for the widths of the head: its output and its hidden layer."""
     hidden = [256, 512] if preset == "tiny" else [1024, 2048, 4096, 8192]
     trial.suggest_categorical("head.projection_size", projections)
     trial.suggest_categorical("head.hidden_size", hidden)

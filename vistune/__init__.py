@@ -4,7 +4,7 @@
 
     study = vistune.load_study("runs/ssl")
 
-Importing it takes milliseconds: each name below is imported from its module when it is first used.
+Importing it takes milliseconds, because each name below is imported from its module on first use.
 """
 
 import sys
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vistune.verdict import Verdict
 
 __version__ = "0.1.0"
-"""The one place of the version; pyproject.toml reads it from here."""
+"""The only place that sets the version; pyproject.toml reads it from here."""
 
 __all__ = [
     "Comparison",
@@ -70,7 +70,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     if "ipykernel" in sys.modules:
-        # tqdm, which Optuna imports, would ask for widgets: none is needed here.
+        # tqdm, which Optuna imports, would warn about missing widgets, which we do not need.
         warnings.filterwarnings("ignore", message="IProgress not found")
     value = getattr(import_module(module), name)
     globals()[name] = value

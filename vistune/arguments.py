@@ -1,5 +1,5 @@
-"""The arguments of `search` and `search_settings`, and what the engine makes of them: the options
-that a command line would have typed."""
+"""Arguments of `search` and `search_settings`, and their conversion to command-line options for the
+engine."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from tune.search.ranges import choices, numbers, write_distribution
 from tune.study.rules import Keep
 
 Ranges = Mapping[str, str | tuple[Any, ...] | list[Any]] | Sequence[str]
-"""Config path -> (low, high), (low, high, "log"), [choices] or text; or words as `--space` takes
-them."""
+"""Config path -> (low, high), (low, high, "log"), [choices] or text; or a list of strings as
+`--space` takes them."""
 Values = Mapping[str, Any]
 """Config path -> value, such as {"optim.lr": 0.1}."""
 
 
 class SearchArguments(TypedDict, total=False):
-    """The arguments of `vistune.search` that a comparison of settings has too."""
+    """Arguments of `vistune.search` that `vistune.search_settings` takes too."""
 
     data: str | Path | None
     layout: str | None
@@ -60,10 +60,10 @@ class SearchArguments(TypedDict, total=False):
 
 
 def as_options(experiment: str | Path | Experiment, **given: Any) -> Options:
-    """Spell arguments as a command line has them; None stands for what was not given.
+    """Convert arguments to command-line options; None means not given.
 
     Raises:
-        UserError: a range that cannot be.
+        UserError: a range is invalid.
     """
     named = experiment.name if isinstance(experiment, Experiment) else str(experiment)
     typed = {
@@ -75,16 +75,17 @@ def as_options(experiment: str | Path | Experiment, **given: Any) -> Options:
 
 
 def assignments_of(values: Values) -> list[str]:
-    """Spell config values as the command line takes them: {"optim.lr": 0.1} -> ["optim.lr=0.1"]."""
+    """Format config values as the command line takes them: {"optim.lr": 0.1} ->
+    ["optim.lr=0.1"]."""
     return [f"{key}={_value(value)}" for key, value in values.items()]
 
 
 def ranges_of(space: Ranges) -> list[str]:
-    """Spell ranges as the command line takes them: {"optim.lr": (0.1, 1, "log")} ->
+    """Format ranges as the command line takes them: {"optim.lr": (0.1, 1, "log")} ->
     ["optim.lr=0.1..1:log"].
 
     Raises:
-        UserError: there is no such range.
+        UserError: a range is invalid.
     """
     if not isinstance(space, Mapping):
         return list(space)
@@ -111,7 +112,7 @@ def _value(value: Any) -> str:
 
 
 def _objectives(value: str | Sequence[str]) -> list[str]:
-    """Return the objective, or each of several, as `--objective` takes them."""
+    """Return one or several objectives as `--objective` takes them."""
     return [value] if isinstance(value, str) else list(value)
 
 
@@ -131,4 +132,4 @@ _SPELLED: dict[str, Callable[[Any], Any]] = {
     "objective": _objectives,
     "log": list,
 }
-"""Argument -> what makes an option of it."""
+"""Argument -> function that converts it to an option."""

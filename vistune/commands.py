@@ -45,7 +45,7 @@ def ui() -> None:
 
 
 def _begin() -> None:
-    """Refuse packages of others, and let Ctrl-C end the imports that follow without a word."""
+    """Refuse foreign packages, and let Ctrl-C end the following imports silently."""
     _refuse_foreign_packages()
 
     from tune.startup import end_on_interrupt
@@ -54,10 +54,10 @@ def _begin() -> None:
 
 
 def foreign_package() -> str | None:
-    """Name the first of our packages in whose place Python would import another one.
+    """Name the first of our packages for which Python would import another one instead.
 
-    PyPI has a `tune` of its own. Installed later, it overwrites ours; uninstalled, it takes our
-    `tune/__init__.py` along.
+    PyPI has another package named `tune`. If it is installed later, it overwrites ours; if it is
+    uninstalled, our `tune/__init__.py` is removed too.
     """
     ours = Path(__file__).resolve().parent.parent
 
@@ -74,7 +74,7 @@ def foreign_package() -> str | None:
 
 
 def remedy() -> str:
-    """Return the command that puts our packages back in place of `tune` from PyPI."""
+    """Return the command that restores our packages after `tune` from PyPI has replaced them."""
     pip = f"{shlex.quote(sys.executable)} -m pip"
     source = shlex.quote(_installed_from())
 
@@ -82,7 +82,7 @@ def remedy() -> str:
 
 
 def _installed_from() -> str:
-    """Return what to give to `pip install`: the folder or the wheel that was installed."""
+    """Return the argument for `pip install`: the folder or the wheel that was installed."""
     try:
         origin = json.loads(distribution("vistune").read_text("direct_url.json") or "{}")
     except PackageNotFoundError:

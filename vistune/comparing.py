@@ -1,4 +1,4 @@
-"""Studies side by side: test metrics with intervals, and their differences."""
+"""Compare studies: test metrics with intervals, and their differences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,21 +26,22 @@ _MINUS = " - "
 
 @dataclass(frozen=True)
 class Comparison:
-    """Studies that were judged on the same images. Every other one is compared with the first.
+    """Studies that were evaluated on the same images. Each of the others is compared with the
+    first.
 
-    A difference is about the configurations that were found: another search would find others. A
-    claim about settings needs several searches of each (`vistune classify`).
+    A difference applies only to the configurations that were found; another search would find
+    others. A claim about settings needs several searches of each (`vistune classify`).
     """
 
     metric: str
     """The test metric, such as `test/top1`."""
     table: pd.DataFrame = field(repr=False)
-    """One line a study: the chosen `trial`, `seeds` of its repeats, their mean with `low` and
+    """One row per study: the chosen `trial`, `seeds` of its repeats, their mean with `low` and
     `high` (95 %), the mean of the `default`, number of `trials`, training `minutes`, and the
-    `configuration`. NaN if there are fewer than two repeats."""
+    `configuration`. NaN for fewer than two repeats."""
     differences: pd.DataFrame = field(repr=False)
-    """One line a difference from the first study: mean with `low` and `high`, `p` corrected for all
-    differences (Holm 1979), and the `verdict`."""
+    """One row per difference from the first study: mean with `low` and `high`, `p` corrected for
+    all differences (Holm 1979), and the `verdict`."""
     rows: tuple[TableRow, ...] = field(repr=False)
 
     def __str__(self) -> str:
@@ -48,7 +49,7 @@ class Comparison:
         return "\n".join(lines) or f"no study has two repeats, so {self.metric} is not compared"
 
     def plot(self) -> "go.Figure":
-        """Draw the test metric of every study: a point a seed, and means with 95 % intervals.
+        """Plot the test metric of every study: one point per seed, and means with 95 % intervals.
 
         Raises:
             UserError: no study has two repeats.
@@ -63,7 +64,7 @@ class Comparison:
         return finished_figure(drawn, height=140 + 50 * len(judged))
 
     def plot_best_of_n(self) -> "go.Figure":
-        """Draw the best objective of n trials against n, for every study.
+        """Plot the best objective of n trials against n, for every study.
 
         Raises:
             UserError: no study has enough trials.
@@ -77,15 +78,15 @@ class Comparison:
 
 
 def compare(studies: Sequence[Study | str | Path], storage: str | Path = "runs") -> Comparison:
-    """Compare studies, each with the first.
+    """Compare each study with the first.
 
         vistune.compare(["classify-A", "classify-C"]).differences
 
     Args:
         studies: studies, their folders, or their names in `storage`.
     Raises:
-        UserError: fewer than two, two of one name, or studies that were judged on different images
-            or by different metrics.
+        UserError: there are fewer than two studies, two have the same name, or they were evaluated
+            on different images or by different metrics.
     """
     found = [one if isinstance(one, Study) else load_study(one, storage) for one in studies]
     names = [study.name for study in found]

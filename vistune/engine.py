@@ -1,5 +1,5 @@
-"""The engine's only caller: `vistune.search`, `vistune.search_settings` and the command `vistune`
-run studies through it."""
+"""The only entry to the engine: `vistune.search`, `vistune.search_settings` and the command
+`vistune` run studies through it."""
 
 from trainables.errors import UserError
 from tune.cli.caller import Caller, in_notebook
@@ -12,18 +12,19 @@ from tune.tracking.address import quieten
 
 
 def ask_engine(options: Options, caller: Caller, experiment: Experiment | None = None) -> Ended:
-    """Run what the options ask for.
+    """Run what the options request.
 
     Args:
-        caller: a command, which leaves with the exit code of what is returned, or a program, which
-            gets exceptions.
-        experiment: one that exists in this process alone; None: the one that the options name.
+        caller: a command, which exits with the returned exit code, or a program, which gets
+            exceptions.
+        experiment: an experiment that exists only in this process; None: the one named by the
+            options.
     Raises:
-        UserError: wrong use; for a program also a study's folder that cannot be written.
+        UserError: wrong use; for a program also if a study's folder is not writable.
         KeyboardInterrupt: a program was interrupted.
     """
     bypass_proxy()
-    quieten()  # Ray Tune imports MLflow before a study is sent there
+    quieten()  # Ray Tune imports MLflow before we send a study to it
     if in_notebook():
         from tune.cli.notebook import quieten_widgets
 

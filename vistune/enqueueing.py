@@ -1,4 +1,4 @@
-"""Check a configuration by what a study has on record, without its search space."""
+"""Check a configuration against a study's record, without its search space."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from tune.study.record import Record
 
 
 def checked(record: Record, configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the configuration in the types of its study.
+    """Return the configuration with values converted to the types of the study's config.
 
     Raises:
         UserError: see `Study.enqueue`.
@@ -29,7 +29,7 @@ def checked(record: Record, configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _experiment(record: Record) -> Experiment | None:
-    """The study's experiment; None for one that existed in another process alone."""
+    """Return the study's experiment; None if it existed only in another process."""
     try:
         return experiment_of(record.manifest.experiment, record.manifest.code)
     except UserError:

@@ -11,23 +11,24 @@ if TYPE_CHECKING:
 
     from tune.reports.trial_points import ParameterAxis
 
-_AXIS_WIDTH = 110  # pixels of an axis of parallel coordinates
+_AXIS_WIDTH = 110  # pixels per axis of parallel coordinates
 _WIDE = 700
 
 
 class Figures:
-    """Figures of a study that has a record."""
+    """Figures of a study, drawn from its record."""
 
     @property
     def record(self) -> Record:
-        """The record of the study, as it is now."""
+        """The study's current record."""
         raise NotImplementedError
 
     def plot_curves(self) -> "go.Figure":
-        """Draw the objective of every trial by epoch, with the best trial and the default in front.
+        """Plot the objective of every trial by epoch, with the best trial and the default
+        highlighted.
 
         Raises:
-            UserError: no epoch is on record yet.
+            UserError: the record has no epochs yet.
         """
         from tune.reports.html_figures import curves
 
@@ -37,7 +38,7 @@ class Figures:
         return finished_figure(curves(record, record.best_number()), height=460)
 
     def plot_importances(self) -> "go.Figure":
-        """Draw the share of the differences between trials that each parameter explains.
+        """Plot the share of the differences between trials that each parameter explains.
 
         Raises:
             UserError: too few trials have ended.
@@ -57,10 +58,10 @@ class Figures:
         return finished_figure(importance_bars(found), height=130 + 34 * len(names))
 
     def plot_parallel(self) -> "go.Figure":
-        """Draw parallel coordinates: a line a trial, an axis a parameter.
+        """Plot parallel coordinates: one line per trial, one axis per parameter.
 
         Raises:
-            UserError: no parameter is searched, or too few trials have begun.
+            UserError: no trial has a searched parameter yet.
         """
         from tune.reports.parameter_figures import parallel
         from tune.reports.trial_points import first_rung, trial_points
@@ -73,12 +74,12 @@ class Figures:
         return finished_figure(drawn, height=440, width=width)
 
     def plot_slice(self, parameter: str) -> "go.Figure":
-        """Draw the objective against one searched parameter.
+        """Plot the objective against one searched parameter.
 
         Args:
             parameter: its config path, such as `optim.lr`.
         Raises:
-            UserError: it is not searched.
+            UserError: the parameter is not searched.
         """
         from tune.reports.parameter_figures import slices
         from tune.reports.trial_points import trial_points
@@ -92,7 +93,7 @@ class Figures:
         return finished_figure(drawn, height=300)
 
     def plot_best_of_n(self) -> "go.Figure":
-        """Draw the best objective of n trials against n, with a 95 % band.
+        """Plot the best objective of n trials against n, with a 95 % band.
 
         Raises:
             UserError: too few trials have ended, or the objective is not in [0, 1].
@@ -108,12 +109,12 @@ class Figures:
         return finished_figure(drawn, height=420)
 
     def plot_front(self, cost: str | None = None) -> "go.Figure":
-        """Draw the first objective of every completed trial against another one, or against
+        """Plot the first objective of every completed trial against another objective, or against
         training time, with the front of the two.
 
         Args:
-            cost: metric of the other objective; None: the second one, of a single objective the
-                training time.
+            cost: metric of the other objective; None: the second one, or the training time if there
+                is only one objective.
         Raises:
             UserError: fewer than two trials are complete, or there is no such objective.
         """
@@ -130,7 +131,7 @@ class Figures:
         return finished_figure(drawn, height=380)
 
     def plot_against_default(self) -> "go.Figure":
-        """Draw the test metric of the best trial and of the default, under fresh seeds.
+        """Plot the test metric of the best trial and of the default, under fresh seeds.
 
         Raises:
             UserError: one of them has fewer than two repeats.
@@ -146,7 +147,7 @@ class Figures:
 
 
 def _axes(record: Record) -> "dict[str, ParameterAxis]":
-    """Searched parameter -> its axis.
+    """Return searched parameter -> its axis.
 
     Raises:
         UserError: there is nothing to draw.
@@ -160,7 +161,7 @@ def _axes(record: Record) -> "dict[str, ParameterAxis]":
 
 
 def finished_figure(figure: "go.Figure", *, height: int, width: int | None = None) -> "go.Figure":
-    """Give a figure of a report the layout that its page would give it."""
+    """Apply the layout that a report page would give to the figure."""
     from tune.reports.html_page import with_layout
 
     spec = with_layout(figure, height)

@@ -1,4 +1,4 @@
-"""A trained model of a study, which predicts for images in memory and in files."""
+"""A trained model of a study, which predicts for images in memory or in files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Images = np.ndarray | str | Path | Sequence[str | Path]
 class Model:
     """The weights of one trial, or of one of its repeats, ready to predict.
 
-    Its class depends on the experiment: `ssl` and `fewshot` give features, `pretrain` and
+    The predictions depend on the experiment: `ssl` and `fewshot` give features, `pretrain` and
     `classify` probabilities, `segment` masks.
     """
 
@@ -43,13 +43,13 @@ class Model:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the probabilities or of a mask's numbers; empty
-        if the training data had no labels."""
+        """Class names, in the order of the probabilities or of a mask's class numbers; empty if the
+        training data had no labels."""
         return self.trained.served.classes
 
     @property
     def network(self) -> "torch.nn.Module":
-        """The network, in evaluation mode; its `backbone` gives features."""
+        """The network, in evaluation mode; its `backbone` computes features."""
         network: torch.nn.Module = self.trained.served.model
         return network
 
@@ -59,11 +59,11 @@ class Model:
         Args:
             images: (B, H, W, 3) uint8, or a folder of images (sorted by path), or files.
         Returns:
-            Probabilities (B, C) float32, features (B, D) float32, or masks (B, H, W) uint8 of
-            class numbers, at the images' own sizes. For images of several sizes the masks are an
-            array (B,) of arrays (H, W).
+            Probabilities (B, C) float32, features (B, D) float32, or masks (B, H, W) uint8 of class
+            numbers, at the images' original sizes. If the sizes differ, the masks are an array (B,)
+            of arrays (H, W).
         Raises:
-            UserError: images of another shape or type, or files that cannot be read.
+            UserError: the images have another shape or type, or a file cannot be read.
         """
         if isinstance(images, np.ndarray):
             return self.trained.served.predict(images)
@@ -80,7 +80,7 @@ def load_model(folder: Path, trial: int | None, repeat: int | None) -> Model:
 
 
 def files_of(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    """List the files that are meant: those of a folder, sorted by path, or the given ones."""
+    """List the image files: those of a folder, sorted by path, or the given files."""
     given = [images] if isinstance(images, str | Path) else images
     paths = [Path(path).expanduser() for path in given]
     if len(paths) == 1 and paths[0].is_dir():
@@ -89,7 +89,7 @@ def files_of(images: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _stacked(answers: list[np.ndarray]) -> np.ndarray:
-    """Stack answers of one shape; keep those of several shapes apart in an array of arrays."""
+    """Stack answers if they have the same shape; otherwise return an array of arrays."""
     shapes = {answer.shape for answer in answers}
     if len(shapes) == 1:
         return np.stack(answers)

@@ -1,4 +1,4 @@
-"""Search from Python: the same as the command `vistune`, in a script or a notebook."""
+"""Run a search from Python, like the command `vistune`, in a script or a notebook."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,63 +56,64 @@ def search(
 ) -> Study:
     """Search an experiment's hyperparameters, and return the study.
 
-    The same call again resumes where the last one ended, however it ended; a larger `trials`
-    extends a finished study. Each argument is the option of that name of the command `vistune`.
+    Repeating the call resumes where the last one ended, however it ended; a larger `trials` extends
+    a finished study. Each argument corresponds to the option of the same name of the command
+    `vistune`.
 
         study = vistune.search("ssl", trials=32, set={"optim.name": "adamw"})
 
-    An interrupt (Ctrl-C, a notebook's stop button) closes the study and is raised again as
-    KeyboardInterrupt. No signal handler is set, so that any thread may call this.
+    An interrupt (Ctrl-C, a notebook's stop button) closes the study and raises KeyboardInterrupt.
+    No signal handler is installed, so this can be called from any thread.
 
     Args:
-        experiment: name of an experiment, path of a file that holds one (`mine.py` or
+        experiment: name of an experiment, path of a file that defines one (`mine.py` or
             `mine.py:NAME`), or an `Experiment`.
-        data: embedded name (glyphs, digits, earth) or a folder.
-        layout: layout of the folder; None: recognise it.
-        trials: trials in total, 16 by default.
+        data: name of an embedded data set (glyphs, digits, earth), or a folder.
+        layout: layout of the folder; None: detect it.
+        trials: total number of trials, 16 by default.
         study: name of the study; None: the experiment's.
         storage: folder of the studies, `s3://bucket/prefix` or `gs://bucket/prefix`.
         seed: seed of the search and of its trials.
         time_budget: stop after `90s`, `30m` or `2h`.
-        set: config values that are fixed and not searched.
+        set: config values to fix instead of searching them.
         space: your own ranges: `{"optim.lr": (1e-4, 1e-2, "log"), "optim.name": ["sgd",
-            "adamw"]}`, or what `--space` takes.
-        no_search: config paths that keep their default; `all`: every one that `space` does not
+            "adamw"]}`, or strings as `--space` takes them.
+        no_search: config paths that keep their default; `all`: every path that `space` does not
             name.
-        sampler: method that draws, such as `tpe` or `sobol`; None: `joint-tpe`.
-        pruner: method that stops trials, such as `median` or `none`; None: `rungs`.
-        enqueue: configurations to try before any that the search draws; see `Study.enqueue`.
+        sampler: sampling method, such as `tpe` or `sobol`; None: `joint-tpe`.
+        pruner: pruning method, such as `median` or `none`; None: `rungs`.
+        enqueue: configurations to try before any drawn by the search; see `Study.enqueue`.
         preset: `tiny` or `full`; None: tiny on embedded data, full on a folder.
-        workers: workers of one trial.
-        gpus_per_worker: GPUs of one worker; 0.5 puts two trials on one GPU.
-        concurrent: trials at a time; `auto`: as many on each GPU as still raise throughput; None:
-            as many as fit.
-        batch_trials: largest number of heads on frozen backbones that train as one batch, in this
+        workers: number of workers per trial.
+        gpus_per_worker: GPUs per worker; 0.5 puts two trials on one GPU.
+        concurrent: number of trials at a time; `auto`: as many per GPU as still raise throughput;
+            None: as many as fit.
+        batch_trials: maximum number of heads on frozen backbones to train as one batch, in this
             process.
-        repeats: fresh seeds for the default and the best other trial, 6 by default.
+        repeats: number of fresh seeds for the default and the best other trial, 6 by default.
         pictures: trials whose pictures are drawn: `none`, `best` (the default and the best three)
             or `all`.
         keep: trials whose weights are kept: `best` (the best five and the default) or `all`; None:
-            `best`, or what the study began with.
+            `best`, or what the study started with.
         skip_corrupt: leave out unreadable images, and record that.
         setting: a setting of the experiment, such as A to E of `classify`.
         backbone: file, study, study/trial, `torchvision`, `models:/...` or `runs:/...`.
         allow_seen: accept a backbone that was trained on val or test images.
         transductive: train `ssl` also on val and test images, without labels.
-        objective: metric that selects; None: the experiment's own. Several of them, with - before
-            those that should be small, have a front: `["val/top1", "-time/epoch_s"]`.
+        objective: metric that selects trials; None: the experiment's own. Several metrics give a
+            front; prefix those to minimize with -: `["val/top1", "-time/epoch_s"]`.
         balance: also search class weights and balanced sampling.
-        accept_code: resume although the file of your experiment has changed.
-        retry_failed: train failed trials and repeats again, under their numbers.
-        hung_after: a function's trial fails if it reports nothing for this many times its usual
+        accept_code: resume although the file of the experiment has changed.
+        retry_failed: train failed trials and repeats again, under the same numbers.
+        hung_after: fail a function's trial if it reports nothing for this many times its usual
             epoch; None: wait.
-        local: search in this process, without Ray.
-        warm_start: name of an earlier study whose best configurations come after the default, or
-            `shipped`: those that searches on embedded data have found.
-        log: further logs beside MLflow: `csv`, `tensorboard`, `wandb`.
+        local: run the search in this process, without Ray.
+        warm_start: name of an earlier study whose best configurations are tried after the default;
+            `shipped`: those found by searches on embedded data.
+        log: logs in addition to MLflow: `csv`, `tensorboard`, `wandb`.
         progress: `auto` (a live table at a terminal and in a notebook), `text` or `none`.
     Raises:
-        UserError: wrong use, before any trial starts; or the study's folder cannot be written.
+        UserError: wrong use, raised before any trial starts; or the study's folder is not writable.
         KeyboardInterrupt: the search was interrupted; the study can be resumed.
     """
     options = as_options(
@@ -157,10 +158,10 @@ def search(
 
 
 def run(options: Options, caller: Caller, experiment: Experiment | None = None) -> Study:
-    """Run a single study by the engine, and return it.
+    """Run a single study through the engine, and return it.
 
     Raises:
-        UserError: wrong use, or the study's folder cannot be written.
+        UserError: wrong use, or the study's folder is not writable.
         KeyboardInterrupt: the search was interrupted.
     """
     from tune.experiment_file import find_experiment

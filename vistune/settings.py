@@ -1,5 +1,5 @@
-"""Settings of an experiment, each searched several times and compared, as `vistune classify` and
-`vistune EXPERIMENT --compare NAME` do."""
+"""Search each setting of an experiment several times and compare them, like `vistune classify` and
+`vistune EXPERIMENT --compare NAME`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -30,29 +30,30 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class SettingsTable:
     """Settings that were searched with the same budget. With several searches of each, a search
-    counts as one observation, and the differences are about the settings. With one search of each
+    counts as one observation, and the differences are about the settings. With one search of each,
     they are about the configurations that were found.
     """
 
     name: str
-    """Name of the comparison; its studies bear it too."""
+    """Name of the comparison, which its studies share."""
     metric: str
     """The test metric, such as `test/top1`."""
     table: pd.DataFrame = field(repr=False)
-    """One line a setting: what it is `about`, mean test metric with `low` and `high` (95 %),
-    training `minutes`, and its test metric in each search. NaN if it is not known yet."""
+    """One row per setting: its description (`about`), mean test metric with `low` and `high` (95
+    %), training `minutes`, and its test metric in each search. NaN if unknown."""
     differences: pd.DataFrame = field(repr=False)
-    """One line a question: mean difference with `low` and `high`, `p` corrected for all questions
+    """One row per question: mean difference with `low` and `high`, `p` corrected for all questions
     (Holm 1979), the `verdict`, and the `question`."""
     studies: dict[str, list[Study]] = field(repr=False)
-    """Setting -> its studies, a search each."""
+    """Setting -> its studies, one per search."""
 
     def __str__(self) -> str:
         lines = difference_lines(self.differences, self.metric)
         return "\n".join(lines) or f"{self.name}: too few {self.metric} to compare settings yet"
 
     def plot(self) -> "go.Figure":
-        """Draw the test metric of every setting: a point a search, and means with 95 % intervals.
+        """Plot the test metric of every setting: one point per search, and means with 95 %
+        intervals.
 
         Raises:
             UserError: no setting has a test metric yet.
@@ -84,7 +85,7 @@ def search_settings(
 ) -> SettingsTable:
     """Search the settings of an experiment, each with the same budget, and compare them.
 
-    The same call again resumes; a larger `searches` or `trials` extends.
+    Repeating the call resumes; a larger `searches` or `trials` extends the comparison.
 
         found = vistune.search_settings("classify", data="glyphs", trials=12)
         print(found)
@@ -92,12 +93,12 @@ def search_settings(
     Args:
         experiment: as in `vistune.search`.
         compare: name of the comparison, such as `shots` of `fewshot`; None: settings A to E.
-        searches: independent searches of each setting, 5 by default; fewer give no verdict on
-            settings.
-        control: also search the controls, such as A-long of `classify`.
-        arguments: those of `vistune.search`; `study` is the name of the comparison.
+        searches: number of independent searches of each setting, 5 by default; with fewer there is
+            no verdict on settings.
+        control: also search the control settings, such as A-long of `classify`.
+        arguments: as in `vistune.search`; `study` is the name of the comparison.
     Raises:
-        UserError: wrong use, before any trial starts; or a study's folder cannot be written.
+        UserError: wrong use, raised before any trial starts; or a study's folder is not writable.
         KeyboardInterrupt: the search was interrupted; the same call resumes.
     """
     given: dict[str, Any] = dict(arguments)
@@ -116,13 +117,13 @@ def search_settings(
 
 
 def load_settings(comparison: str | Path, storage: str | Path = "runs") -> SettingsTable:
-    """Return an existing comparison of settings; it may be running.
+    """Return an existing comparison of settings, which may be running.
 
     Args:
         comparison: its name in `storage`, or its folder.
         storage: the folder of the studies, or `s3://bucket/prefix`.
     Raises:
-        UserError: none of its studies has begun.
+        UserError: none of its studies has started.
     """
     path = Path(comparison).expanduser()
     if len(path.parts) == 1:

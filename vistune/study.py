@@ -1,4 +1,4 @@
-"""A study to read: its trials as tables, its verdict, its figures, its models."""
+"""A study for reading: its trials as tables, its verdict, its figures, its models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 
 class Study(Figures):
-    """A study in its folder, which may be running, interrupted or finished.
+    """A study in its folder; it may be running, interrupted or finished.
 
-    Everything is read from the record; nothing is locked. When the record has grown, the next
-    access reads it again, so one object follows a running study.
+    Everything is read from the record, and nothing is locked. When the record has grown, the next
+    access reads it again, so the object follows a running study.
 
         study = vistune.load_study("runs/ssl")
-        study.trials                # a table, one line a trial
+        study.trials                # a table, one row per trial
         study.best.params
         study.plot_curves()
 
     Args:
         folder: `<storage>/<study>`.
     Raises:
-        UserError: there is not a study in the folder, or its record is damaged.
+        UserError: the folder contains no study, or its record is damaged.
     """
 
     def __init__(self, folder: Path):
@@ -47,7 +47,7 @@ class Study(Figures):
 
     @property
     def name(self) -> str:
-        """Name of the study, which is that of its folder."""
+        """Name of the study and of its folder."""
         return self.folder.name
 
     @property
@@ -62,7 +62,7 @@ class Study(Figures):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The default, trial 0: config path -> value."""
+        """The default configuration, that of trial 0: config path -> value."""
         return dict(self.record.manifest.base)
 
     @property
@@ -72,7 +72,7 @@ class Study(Figures):
 
     @property
     def pins(self) -> dict[str, Any]:
-        """Config values that were fixed when the study began."""
+        """Config values that were fixed when the study started."""
         return dict(self.record.manifest.pins)
 
     @property
@@ -84,11 +84,11 @@ class Study(Figures):
 
     @property
     def trials(self) -> "pd.DataFrame":
-        """One line a trial, indexed by its number.
+        """One row per trial, indexed by its number.
 
         Columns: `state` (complete, pruned, fail or open), `value` (objective of the best epoch;
         NaN while there is none), `epochs`, `seconds` (of training), `reason` (of the end),
-        `enqueued`, and each searched parameter (NaN where it did not apply).
+        `enqueued`, and each searched parameter (NaN if it did not apply).
         """
         from vistune.tables import trials_table
 
@@ -96,9 +96,9 @@ class Study(Figures):
 
     @property
     def curves(self) -> "pd.DataFrame":
-        """Every metric of every epoch of the trials, indexed by (trial, epoch).
+        """All metrics of every epoch of the trials, indexed by (trial, epoch).
 
-        `study.curves["val/top1"].unstack("trial").plot()` draws one metric.
+        `study.curves["val/top1"].unstack("trial").plot()` plots one metric.
         """
         from vistune.tables import curves_table
 
@@ -106,8 +106,8 @@ class Study(Figures):
 
     @property
     def repeats(self) -> "pd.DataFrame":
-        """Final metrics of the repeats under fresh seeds, indexed by (trial, seed); those on the
-        test split begin with `test/`."""
+        """Final metrics of the repeats under fresh seeds, indexed by (trial, seed); test metrics
+        begin with `test/`."""
         from vistune.tables import repeats_table
 
         return repeats_table(self.record)
@@ -117,14 +117,14 @@ class Study(Figures):
     @property
     def best(self) -> Trial | None:
         """The study's answer: the best trial on the validation split, by the first objective if
-        there are several; None before a trial has completed."""
+        there are several; None before any trial has completed."""
         number = self.record.best_number()
         return None if number is None else self.trial(number)
 
     @property
     def front(self) -> list[Trial]:
-        """The trials that no other matches in every objective and beats in one, best by the first
-        objective first. With a single objective it is the best trial alone."""
+        """The trials that no other trial dominates, ordered by the first objective, best first.
+        With a single objective, only the best trial."""
         record = self.record
         if len(record.objectives) > 1:
             numbers = list(front_of(record.points, record.objectives))
@@ -138,12 +138,12 @@ class Study(Figures):
         """Trial 0, the default configuration.
 
         Raises:
-            UserError: it has not begun.
+            UserError: it has not started.
         """
         return self.trial(0)
 
     def trial(self, number: int) -> Trial:
-        """One trial by its number.
+        """Return one trial by its number.
 
         Raises:
             UserError: there is no such trial.
@@ -152,12 +152,12 @@ class Study(Figures):
 
     @property
     def verdict(self) -> Verdict:
-        """The claim that the study may make on the test split, and the doubts about it."""
+        """The claim that the study supports on the test split, and the doubts about it."""
         return verdict_of(self.record)
 
     def report(self) -> Path:
-        """Write `report.html` into the study's folder and return its path. Missing pictures are
-        drawn first."""
+        """Draw missing pictures, write `report.html` into the study's folder, and return its
+        path."""
         from tune.object_store.s3 import copy
         from tune.reports.draw_behind import draw_now
         from tune.reports.html_report import write_report
@@ -170,22 +170,22 @@ class Study(Figures):
     # -- what comes next
 
     def enqueue(self, configuration: Mapping[str, Any]) -> bool:
-        """Let a configuration be tried once, before any that the search draws.
+        """Enqueue a configuration, to be tried once before any drawn by the search.
 
-        It waits in the study's folder. A running search takes it for its next trial, in any
-        process; otherwise the next search takes it. In an object store, a search on another machine
-        may take it, which looks every few seconds. It counts among the `trials`, and reports mark
-        it.
+        It waits in the study's folder. A running search, in any process, takes it for its next
+        trial; otherwise the next search takes it. In an object store, a search on another machine
+        can take it too, because it checks every few seconds. It counts towards `trials`, and
+        reports mark it.
 
             study.enqueue({"optim.name": "sgd", "optim.lr": 0.03})
 
         Args:
-            configuration: searched parameter -> value. The others keep the default's values, or
-                the nearest possible ones.
+            configuration: searched parameter -> value. Other parameters get the default's values,
+                or the nearest valid ones.
         Returns:
-            False if it was enqueued before.
+            False if it had already been enqueued.
         Raises:
-            UserError: a parameter that is not searched or does not apply, or a value outside its
+            UserError: a parameter is not searched or does not apply, or a value is outside its
                 range.
         """
         from tune.object_store.enqueued import share_enqueued
@@ -203,10 +203,10 @@ class Study(Figures):
 
         Args:
             trial: number of a completed trial; None: the study's answer.
-            repeat: seed of a repeat of that trial; its weights are loaded instead of the trial's.
+            repeat: seed of a repeat of that trial, whose weights are loaded instead of the trial's.
         Raises:
-            UserError: no such trial or repeat, its weights have been removed, or its classes are
-                unknown.
+            UserError: there is no such trial or repeat, its weights have been removed, or its
+                classes are unknown.
         """
         from vistune.model import load_model
 
@@ -226,7 +226,7 @@ class Study(Figures):
 
     @property
     def record(self) -> Record:
-        """The record behind all of this, read again when its log has grown. Its form may change."""
+        """The underlying record, read again when its log has grown. Its format may change."""
         size = _size(self.folder)
         if self._read[0] != size:
             self._read = (size, read_record(self.folder))
@@ -243,7 +243,7 @@ class Study(Figures):
 
 
 def _size(folder: Path) -> int:
-    """Bytes of a study's event log, which only grows."""
+    """Return the size of a study's event log in bytes; the log only grows."""
     log = folder / "events.jsonl"
     return log.stat().st_size if log.exists() else 0
 

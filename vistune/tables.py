@@ -1,4 +1,4 @@
-"""A study's record as tables of pandas, and what tables of comparisons have in common."""
+"""A study's record as pandas tables, and helpers for tables of comparisons."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ from vistune.trial import searched_params
 
 
 def trials_table(record: Record) -> pd.DataFrame:
-    """One line a trial, by number; see `Study.trials`."""
+    """Return one row per trial, by number; see `Study.trials`."""
     rows = {}
     for number, run in sorted(record.trials.items()):
         rows[number] = _trial_row(record, number, run)
@@ -39,7 +39,7 @@ def _trial_row(record: Record, number: int, run: Run) -> list[Any]:
 
 
 def curves_table(record: Record) -> pd.DataFrame:
-    """Metrics of every epoch, by (trial, epoch); see `Study.curves`."""
+    """Return the metrics of every epoch, by (trial, epoch); see `Study.curves`."""
     rows = {}
     for number, run in sorted(record.trials.items()):
         for epoch, metrics in zip(run.epochs, run.history, strict=True):
@@ -48,7 +48,7 @@ def curves_table(record: Record) -> pd.DataFrame:
 
 
 def repeats_table(record: Record) -> pd.DataFrame:
-    """State and final metrics of every repeat, by (trial, seed); see `Study.repeats`."""
+    """Return the state and final metrics of every repeat, by (trial, seed); see `Study.repeats`."""
     rows = {}
     for key, run in sorted(record.repeats.items()):
         rows[key] = {"state": run.state.lower(), **run.metrics}
@@ -65,7 +65,7 @@ def _nothing(names: list[str]) -> pd.MultiIndex:
 
 
 def interval_cells(interval: Interval | None, prefix: str = "") -> dict[str, float]:
-    """The cells `mean`, `low` and `high` of an interval; NaN where there is none."""
+    """Return the cells `mean`, `low` and `high` of an interval; NaN if there is none."""
     nan = float("nan")
     shown = Interval(nan, nan, nan) if interval is None else interval
     return {
@@ -76,7 +76,7 @@ def interval_cells(interval: Interval | None, prefix: str = "") -> dict[str, flo
 
 
 def difference_lines(differences: pd.DataFrame, metric: str) -> Iterator[str]:
-    """A sentence for each line of a table of differences."""
+    """Yield a sentence for each row of a table of differences."""
     for name, row in differences.iterrows():
         shown = Interval(row["mean"], row["low"], row["high"])
         yield f"{name}: {row['verdict']}: {metric} {shown}, p = {row['p']:.2g}"

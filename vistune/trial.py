@@ -1,4 +1,4 @@
-"""One trial of a study, from its record."""
+"""One trial of a study, read from its record."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,25 +12,25 @@ from tune.study.work import WorkId
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration that was trained."""
+    """One trained configuration."""
 
     number: int
     state: str
-    """`complete`, `pruned`, `fail` or `open` (it runs, or was interrupted)."""
+    """`complete`, `pruned`, `fail` or `open` (running or interrupted)."""
     value: float | None
-    """Objective of its best epoch; None while there is none."""
+    """Final objective, or that of the best epoch so far; None if there is none yet."""
     epochs: int
-    """Epochs on record."""
+    """Number of epochs on record."""
     params: dict[str, Any]
-    """Searched parameter -> value, for the parameters that applied."""
+    """Searched parameter -> value, for the parameters that apply."""
     reason: str
-    """Cause of the end; "" if it completed."""
+    """Reason why the trial ended; "" if it completed."""
     enqueued: bool
-    """True if somebody enqueued the configuration and the search did not draw it."""
+    """True if a user enqueued the configuration instead of the search drawing it."""
     folder: Path = field(repr=False)
     """Folder of its files: `config.json`, `best.pt`, `plots/`."""
     config: dict[str, Any] = field(repr=False)
-    """Config path -> value, all of them."""
+    """Config path -> value, for the complete config."""
     metrics: dict[str, float] = field(repr=False)
     """Final metrics; empty until it has ended."""
 
@@ -64,11 +64,11 @@ def trial_of(record: Record, number: int) -> Trial:
 
 
 def searched_params(record: Record, number: int) -> dict[str, Any]:
-    """Searched parameters that applied to a trial, with its values."""
+    """Return the searched parameters that apply to a trial, with its values."""
     for frozen in record.frozen_trials():
         if frozen.number == number:
             return dict(frozen.params)
 
-    # The journal lacks it: a log says everything but which of them applied.
+    # The journal lacks the trial. The event log has everything except which parameters applied.
     config = record.trials[number].config
     return {name: config[name] for name in record.manifest.space if name in config}

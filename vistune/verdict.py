@@ -1,4 +1,4 @@
-"""The claim that a study may make, for readers and programs."""
+"""The claim that a study supports, for people and programs."""
 
 from dataclasses import dataclass, field
 
@@ -11,23 +11,24 @@ from tune.study.record import Record
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison of a trial with the default on the test split, under fresh seeds."""
+    """Comparison of a trial with the default on the test split, under fresh seeds."""
 
     sentence: str
     """The claim, or the reason why there is none."""
     decided: bool
     """True if the difference is larger than noise explains."""
     front: tuple[str, ...] = ()
-    """The front of several objectives in a sentence, and its balanced trial against its best one on
-    the test split."""
+    """Sentences on the front of several objectives, and on its balanced trial against its best one
+    on the test split."""
     doubts: tuple[str, ...] = ()
-    """Reasons not to trust the answer, each with a remedy."""
+    """Reasons to doubt the result, each with a remedy."""
     details: StudyVerdict | None = field(default=None, repr=False)
     """Both configurations with their intervals; None if repeats are missing."""
 
     @property
     def gain(self) -> Interval | None:
-        """The test metric of the trial minus that of the default, with its 95 % interval."""
+        """Test metric of the trial minus that of the default, with its 95 % interval; None without
+        a comparison."""
         return None if self.details is None else self.details.gain
 
     def __str__(self) -> str:
@@ -36,7 +37,7 @@ class Verdict:
 
 
 def verdict_of(record: Record) -> Verdict:
-    """Judge a study by its record."""
+    """Derive a study's verdict from its record."""
     details = judge_study(record)
     return Verdict(
         sentence=claim(record, details),
