@@ -1,5 +1,6 @@
 """`--plan`: what would run and what it would cost; nothing is run."""
 
+import itertools
 from typing import Any
 
 from optuna.distributions import BaseDistribution
@@ -266,20 +267,35 @@ def _range(condition: str, distribution: BaseDistribution) -> str:
     return f"{text}  ({condition})" if condition else text
 
 
+_SHARES = {2: "half", 3: "third", 4: "quarter"}
+
+
 def _rungs_line(epochs: int, version: int | str) -> str:
+    """Say which trials continue, such as `the best third continues after epoch 1, the best half
+    after epochs 2, 3 and 6; 12 epochs in all`."""
     found = rungs(epochs, version)
-    conditions = [
-        f"after epoch {epoch} if it is among the best {1 / factor:.0%} there"
-        for epoch, factor in found.items()
-    ]
-    if not conditions:
+    if not found:
         return "rungs: none"
-    line = f"rungs: a trial continues {', '.join(conditions)}; {epochs} epochs in all"
+    steps = []
+    for factor, group in itertools.groupby(found, key=lambda epoch: found[epoch]):
+        share = _SHARES.get(factor, f"{1 / factor:.0%}")
+        verb = "" if steps else " continues"
+        steps.append(f"the best {share}{verb} after {_epochs(list(group))}")
+    line = f"rungs: {', '.join(steps)}; {epochs} epochs in all"
+
     rule = RULES[version]
     late = [rung.epoch(epochs) for rung in rungs_of(epochs, version) if rung.stops(0, rule)]
     if rule.first_look:
         before = f"before epoch {late[0]}" if late else "early"
-        line += f"; the first {rule.first_look} trials are not stopped {before}"
+        line += f"; none of the first {rule.first_look} trials is stopped {before}"
     if rule.needs_rival:
-        line += "; one trial beside the default passes the last rung in any case"
+        line += "; at least one beside the default runs to its end"
     return line
+
+
+def _epochs(numbers: list[int]) -> str:
+    """Spell [2, 3, 6] as `epochs 2, 3 and 6`."""
+    *others, last = map(str, numbers)
+    if not others:
+        return f"epoch {last}"
+    return f"epochs {', '.join(others)} and {last}"

@@ -69,7 +69,7 @@ def test_the_plan_of_a_script_knows_the_length_that_was_given(
     length = ("--epochs", epochs, "--default", "n=8")
     said = call("script", *OPTIONS, *length, "--plan", "--", *COMMAND)
     assert said.code == 0, said.err
-    assert "rungs: a trial continues after epoch 1 if it is among the best 33%" in said.out
+    assert "rungs: the best third continues after epoch 1," in said.out
     assert "8 epochs in all" in said.out
     assert "time: known once trial 0 has reported an epoch" in said.out
 

@@ -147,8 +147,14 @@ def test_studies_of_four_machines(
     assert sorted(look("show", storage=str(plain / "runs")).splitlines()) == sorted(
         listed.splitlines()
     )
-    assert look("show", "ssl", storage=str(plain / "runs")) == shown
+    shown_there = look("show", "ssl", storage=str(plain / "runs"))
+    assert without_disk(shown_there) == without_disk(shown)
     assert look("table", storage=str(plain / "runs")) == table
+
+
+def without_disk(shown: str) -> list[str]:
+    """Lines of a study but that of its files here: a laptop fetches what it is asked for."""
+    return [line for line in shown.splitlines() if not line.startswith("on disk:")]
 
 
 @pytest.mark.slow
