@@ -1,5 +1,4 @@
-"""Questions of a search space: the same three methods for everything that stands in for an Optuna
-trial."""
+"""The three suggest methods of an Optuna trial, for everything that stands in for one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from tune.search.native import native_literal
 
 
 class Answering(ABC):
-    """Stands in for an Optuna trial: its questions arrive at `answer` as distributions."""
+    """Stands in for an Optuna trial: every suggest call reaches `answer` as a distribution."""
 
     @abstractmethod
     def answer(self, name: str, distribution: BaseDistribution) -> Any:
-        """The value of this parameter."""
+        """Return the value of this parameter."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -37,7 +36,7 @@ class Answering(ABC):
 
 
 def ask(trial: Any, name: str, distribution: BaseDistribution) -> Any:
-    """Ask a trial, or what stands in for one, for a value from this distribution."""
+    """Ask a trial, or its stand-in, for a value from this distribution."""
     if isinstance(trial, Answering):
         return trial.answer(name, distribution)
     if isinstance(distribution, CategoricalDistribution):
@@ -45,7 +44,7 @@ def ask(trial: Any, name: str, distribution: BaseDistribution) -> Any:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     low, high, log = distribution.low, distribution.high, distribution.log
     method = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
-    # A trial of a test, or of another library, may know no steps.
+    # A trial of a test, or of another library, may not support steps.
     if distribution.step in (None, 1) and not isinstance(distribution.step, float):
         return method(name, low, high, log=log)
     return method(name, low, high, log=log, step=distribution.step)

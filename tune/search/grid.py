@@ -1,4 +1,4 @@
-"""Grids: a search space with few values of each range."""
+"""Grids: a search space with a few values of each range."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from tune.search.asking import Answering, ask
 from tune.search.positions import is_range, value_at
 
 POINTS = 5
-"""Values of a range, its ends among them."""
+"""Number of values of a range, including its ends."""
 LARGEST = 2000
-"""Configurations of a grid at most."""
+"""Maximum number of configurations of a grid."""
 
 
 def gridded(space: SearchSpace) -> SearchSpace:
-    """The space with at most `POINTS` values of each range."""
+    """Return the space with at most `POINTS` values of each range."""
 
     def on_grid(trial: Any, preset: str) -> None:
         space(_OnGrid(trial), preset)

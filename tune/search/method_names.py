@@ -1,6 +1,6 @@
-"""The names of `--sampler` and `--pruner`, in one place that imports nothing.
+"""The names of `--sampler` and `--pruner`, in a module that imports nothing.
 
-A study's manifest holds the method among its rules: the versions of the default, or a name.
+A study's manifest stores the method among its rules, as a version of the default or as a name.
 """
 
 Rule = int | str
@@ -12,9 +12,9 @@ RUNGS = "rungs"
 """The default pruner (`tune.search.rungs.RULES`)."""
 GRID = "grid"
 SINGLE_OBJECTIVE = (JOINT_TPE, "cmaes")
-"""Samplers that know no front."""
+"""Samplers that support one objective only."""
 COMPLETED_ALONE = ("gp", "cmaes")
-"""Samplers that learn from completed trials alone."""
+"""Samplers that learn from completed trials only."""
 
 SAMPLERS = {
     JOINT_TPE: "the default: TPE, jointly over ranges that depend on another parameter",
@@ -25,7 +25,7 @@ SAMPLERS = {
     "cmaes": "CMA-ES over the numeric parameters, the others at random",
     GRID: "every combination of choices and of five values of each range",
 }
-"""Name -> what it is."""
+"""Name -> description."""
 PRUNERS = {
     RUNGS: "the default: compares at a twelfth, a sixth, a quarter and half of the epochs",
     "halving": "successive halving: the best third continues at 1/27, 1/9 and 1/3",
@@ -33,7 +33,7 @@ PRUNERS = {
     "median": "stops below the median of the completed trials at the same epoch",
     "none": "every trial runs to its end",
 }
-"""Name -> what it is."""
+"""Name -> description."""
 
 
 def sampler_name(rule: Rule) -> str:

@@ -1,7 +1,7 @@
-"""Samplers and pruners by the names of `--sampler` and `--pruner`, with the same promises for all:
-draws repeat after a kill, and a stop is on record before it is told.
+"""Samplers and pruners by the names of `--sampler` and `--pruner`. All of them keep two promises:
+draws repeat after a kill, and a stop is recorded before it is reported.
 
-`method_names.py` lists them.
+`method_names.py` lists the names.
 """
 
 import importlib.util
@@ -31,10 +31,10 @@ from tune.search.sobol import SobolSampler
 
 
 def check_sampler(name: str) -> None:
-    """Refuse a sampler that there is not, or not on this machine.
+    """Check that a sampler exists and can run on this machine.
 
     Raises:
-        UserError: wrong use.
+        UserError: it does not exist, or its package is missing.
     """
     if name not in SAMPLERS:
         raise UserError(f"unknown --sampler {name!r}{nearest(name, SAMPLERS)}")
@@ -43,10 +43,10 @@ def check_sampler(name: str) -> None:
 
 
 def check_pruner(name: str) -> None:
-    """Refuse a pruner that there is not.
+    """Check that a pruner exists.
 
     Raises:
-        UserError: wrong use.
+        UserError: it does not.
     """
     if name not in PRUNERS:
         raise UserError(f"unknown --pruner {name!r}{nearest(name, PRUNERS)}")
@@ -55,11 +55,11 @@ def check_pruner(name: str) -> None:
 def make_sampler(
     rule: Rule, seed: int, parameters: Sequence[str], objectives: int = 1
 ) -> BaseSampler:
-    """The sampler of a study.
+    """Return the sampler of a study.
 
     Args:
-        rule: of the study's manifest.
-        parameters: all that the space may ask for.
+        rule: rule in the study's manifest.
+        parameters: all parameters that the space may ask for.
         objectives: number of the study's objectives.
     """
     name = sampler_name(rule)
@@ -72,7 +72,7 @@ def make_sampler(
 
 
 def make_pruner(rule: Rule, epochs: int) -> BasePruner:
-    """The pruner of a study whose trials have so many epochs."""
+    """Return the pruner of a study whose trials have this many epochs."""
     name = pruner_name(rule)
     if name == "none":
         return NopPruner()
@@ -84,7 +84,7 @@ def make_pruner(rule: Rule, epochs: int) -> BasePruner:
 
 
 def why_stopped(rule: Rule, epoch: int) -> str:
-    """The reason of a stopped trial."""
+    """Return the reason for which a trial was stopped."""
     if pruner_name(rule) == "median":
         return f"below the median at epoch {epoch}"
     return f"below its rung at epoch {epoch}"

@@ -1,15 +1,16 @@
-"""Values of NumPy and torch in spaces and defaults: no config, record or text holds them."""
+"""Conversion of NumPy and torch values in spaces and defaults: no config, record or text holds
+them."""
 
 from typing import Any
 
 
 def native(value: Any) -> Any:
-    """A value of NumPy or torch as Python's own: a number, or a list of an array's numbers."""
+    """Convert a value of NumPy or torch to Python: to a number, or to a list for an array."""
     return value.tolist() if hasattr(value, "tolist") else value
 
 
 def native_literal(literal: Any) -> Any:
-    """The same for a space's literal: its ends, or its choices."""
+    """Convert a literal of a space: its ends, or its choices."""
     literal = native(literal)
     if isinstance(literal, list | tuple):
         return type(literal)(native(value) for value in literal)

@@ -1,4 +1,4 @@
-"""A configuration that somebody names: given values, and those of the default for the rest."""
+"""A configuration that the user names: the given values, and the default for the rest."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from tune.search.asking import Answering
 from tune.search.space import Pinned, show, within
 
 Described = Mapping[str, Sequence[str]]
-"""Searched parameter -> its ranges in words, as a manifest has them."""
+"""Searched parameter -> its ranges in words, as in a manifest."""
 
 _CHOICES = re.compile(r"one of (?P<choices>.*)")
 _NUMBERS = re.compile(r"(?P<low>\S+) to (?P<high>\S+)(?: \(log\)| in steps of \S+)?")
@@ -35,15 +35,15 @@ def own_configuration(
 ) -> dict[str, Any]:
     """Complete a configuration: searched parameter -> value.
 
-    A value of the default that lies outside of the range that the given ones leave, such as Adam's
-    rate for SGD, becomes the nearest one.
+    A value of the default may lie outside the range that the given values leave, such as Adam's
+    rate for SGD. The nearest value in the range takes its place.
 
     Args:
         base: the default, a flat config.
         pins: values that are not searched.
         given: searched parameter -> value.
     Raises:
-        UserError: a value lies outside of its range, or does not apply beside the others.
+        UserError: a value lies outside its range, or does not apply beside the others.
     """
     answers = _Given(given, base)
     space(Pinned(answers, pins), preset)
@@ -55,7 +55,7 @@ def own_configuration(
 
 
 class _Given(Answering):
-    """A trial that answers with what is given, and with the default for the rest."""
+    """A trial that answers with the given values, and with the default for the rest."""
 
     def __init__(self, given: Mapping[str, Any], base: Mapping[str, Any]):
         self._given = given
@@ -86,11 +86,11 @@ def _nearest_in(distribution: BaseDistribution, value: Any) -> Any:
 def check_described(
     described: Described, base: Mapping[str, Any], pins: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """Check a configuration by the words in which a manifest describes the space; ranges in words
-    that are not known here admit everything.
+    """Check a configuration against the words with which a manifest describes the space. Ranges in
+    words that are unknown here allow everything.
 
     Raises:
-        UserError: as for `own_configuration`, or a parameter that is not searched.
+        UserError: as for `own_configuration`, or a parameter is not searched.
     """
     if not given:
         raise UserError("the configuration is empty: give a value, such as optim.lr=0.1")
@@ -126,14 +126,14 @@ def _admits(text: str, value: Any) -> bool:
     numbers = _NUMBERS.fullmatch(text)
     if numbers is None or isinstance(value, str):
         return numbers is None
-    # The words have six digits.
+    # The words round numbers to six digits.
     low, high = float(numbers["low"]), float(numbers["high"])
     slack = 1e-5 * abs(high)
     return bool(low - slack <= value <= high + slack)
 
 
 def _is_written(word: str, value: Any) -> bool:
-    """True where the word is this value in JSON; texts stand as they are."""
+    """True if the word is this value in JSON; text is described without quotes."""
     try:
         return bool(json.loads(word) == value)
     except ValueError:

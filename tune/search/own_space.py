@@ -1,15 +1,15 @@
-"""A search space with ranges of the user's own in it.
+"""A search space that contains ranges of the user's own.
 
-A ready space is code: it asks for a choice, and then for what belongs to that choice. A user's
+A ready space is code: it asks for a choice, and then for what depends on that choice. The user's
 ranges take part in it by three rules:
 
-1. A range without a condition replaces those of its parameter wherever the ready space asks for it:
-   a warm-up stays the matter of the schedules that have one. A parameter that the ready space does
-   not know is asked for in every trial.
-2. A range with a condition (`when optim.name=sgd`) applies exactly where that holds: it replaces
-   the ready range there, or is asked for in addition. Elsewhere the ready ranges stay.
-3. A choice that the ready space does not know needs ranges for whatever depends on it there: a new
-   optimizer its learning rate.
+1. A range without a condition replaces those of its parameter wherever the ready space asks for it.
+   A warm-up, for example, still applies only to the schedules that have one. A parameter that the
+   ready space does not know is asked for in every trial.
+2. A range with a condition (`when optim.name=sgd`) applies exactly where the condition holds: it
+   replaces the ready range there, or is asked for in addition. Elsewhere the ready ranges stay.
+3. A choice that the ready space does not know needs ranges for everything that depends on it: a new
+   optimizer needs one for its learning rate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,14 +29,14 @@ Choice = tuple[str, Any]
 
 @dataclass(frozen=True)
 class OwnSpace:
-    """A search space that asks a ready one and replaces some of its ranges."""
+    """A search space that asks a ready space and replaces some of its ranges."""
 
     ready: SearchSpace
     ranges: Ranges
     known: frozenset[str] = frozenset()
-    """Parameters that the ready space asks for, in whatever branch."""
+    """Parameters that the ready space asks for in any branch."""
     stand_ins: Mapping[Choice, Any] = field(default_factory=dict)
-    """Choice that the ready space cannot do with -> one that it is told in its place."""
+    """Choice that the ready space cannot handle -> choice that it is given instead."""
 
     def __call__(self, trial: Any, preset: str) -> None:
         asking = _Replacing(trial, self)
@@ -45,7 +45,7 @@ class OwnSpace:
 
 
 class _Replacing(Answering):
-    """A trial as the ready space sees it.
+    """The trial as the ready space sees it.
 
     Attributes:
         said: name -> answer.
@@ -66,7 +66,7 @@ class _Replacing(Answering):
         return value
 
     def ask_rest(self) -> None:
-        """Ask for what the ready space has not asked for, a switch before what depends on it."""
+        """Ask for what the ready space has not asked for, each switch before what depends on it."""
         asked = True
         while asked:
             asked = False
@@ -85,27 +85,27 @@ class _Replacing(Answering):
         return found
 
     def _may_hold_later(self, variants: Sequence[Range]) -> bool:
-        """True where a condition waits for a parameter that is still to be asked for."""
+        """True if a condition depends on a parameter that is still to be asked for."""
         waits_for = {one.when.switch for one in variants if one.when is not None}
         open_names = self._space.ranges.keys() - self.said.keys() - self._space.known
         return bool(waits_for & open_names)
 
 
 def nothing(trial: Any, preset: str) -> None:
-    """Ask for nothing: a space to which ranges are added."""
+    """Ask for nothing: an empty space to which ranges are added."""
 
 
 def as_space(ranges: Ranges) -> SearchSpace:
-    """The search space of these ranges alone, whatever the preset."""
+    """Return a search space of these ranges only, for any preset."""
     return OwnSpace(nothing, ranges)
 
 
 def own_space(ready: SearchSpace, preset: str, ranges: Ranges) -> SearchSpace:
-    """The ready space with these ranges in it.
+    """Return the ready space with these ranges in it.
 
     Raises:
-        ValueError: a choice is new to the ready space and lacks ranges that depend on it; the
-            message names both.
+        ValueError: a choice is new to the ready space, and ranges that depend on it are missing;
+            the message names both.
     """
     if not ranges:
         return ready
@@ -121,7 +121,7 @@ def own_space(ready: SearchSpace, preset: str, ranges: Ranges) -> SearchSpace:
 
 
 def unused(space: SearchSpace, preset: str, pins: Mapping[str, Any], ranges: Ranges) -> list[str]:
-    """Parameters with a range that is asked for in no branch of the space."""
+    """Parameters with a range that no branch of the space asks for."""
     walks = branches(space, preset, pins)
     missing = []
     for name, variants in ranges.items():
@@ -132,7 +132,8 @@ def unused(space: SearchSpace, preset: str, pins: Mapping[str, Any], ranges: Ran
 
 
 def _new_choices(ranges: Ranges, described: Mapping[str, Sequence[Range]]) -> list[Choice]:
-    """Choices that the ready space, which offers others of that parameter, does not know."""
+    """Choices that the ready space does not know, for parameters of which it offers other
+    choices."""
     found: list[Choice] = []
     for name, variants in ranges.items():
         known = _ready_choices(described.get(name, ()))
@@ -155,7 +156,7 @@ def _ready_choices(variants: Sequence[Range]) -> list[Any]:
 
 
 def _can_do(ready: SearchSpace, preset: str, choice: Choice) -> bool:
-    """True where the ready space runs through with this choice of a parameter."""
+    """True if the ready space accepts this choice of a parameter without an error."""
     name, value = choice
     for walk in branches(ready, preset, {}):
         if name not in walk.asked:
@@ -170,7 +171,7 @@ def _can_do(ready: SearchSpace, preset: str, choice: Choice) -> bool:
 def _check_complete(
     choice: Choice, ranges: Ranges, described: Mapping[str, Sequence[Range]]
 ) -> None:
-    """Refuse a new choice for which a range is missing."""
+    """Check that a new choice has a range for everything that depends on it."""
     switch, value = choice
     dependent = [
         name

@@ -1,5 +1,5 @@
-"""Positions in ranges of real numbers: 0 at the low end, 1 at the high end, on their scale; and the
-key that a draw is seeded by."""
+"""Positions in ranges of real numbers, on the scale of the range: 0 at the low end, 1 at the high
+end. Also the key that seeds a draw."""
 
 import math
 import zlib
@@ -21,13 +21,13 @@ def is_range(distribution: BaseDistribution) -> TypeGuard[FloatDistribution]:
 
 
 def values_of(range_: FloatDistribution | IntDistribution) -> int:
-    """Number of values of a range in steps."""
+    """Number of values of a range with steps."""
     assert range_.step is not None
     return 1 + round((range_.high - range_.low) / range_.step)
 
 
 def position_in(range_: FloatDistribution, value: float) -> float:
-    """Position of a value. One from outside, which a user may enqueue, is at the nearer end."""
+    """Position of a value. A value outside, which a user may enqueue, is at the nearer end."""
     low = range_.low
     high = range_.high
     value = min(max(value, low), high)
@@ -49,10 +49,11 @@ def value_at(position: float, range_: FloatDistribution) -> float:
 
 
 def draw_key(seed: int, number: int, name: str) -> list[int]:
-    """Key of a generator whose draws are a function of seed, trial and parameter, on every machine.
+    """Return the key of a generator whose draws depend only on seed, trial and parameter, on every
+    machine.
 
     Args:
-        number: of the trial.
-        name: of the parameter; "" for what is drawn jointly.
+        number: number of the trial.
+        name: name of the parameter; "" for what is drawn jointly.
     """
     return [seed, number, zlib.crc32(name.encode())]

@@ -12,25 +12,25 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.search.rungs import LATEST, RULES, Curve, Rung, check_rung, rungs_of
 
 EPOCHS = "epochs"
-"""Attribute of a trial whose function has said how many epochs it has."""
+"""Attribute of a trial: the number of epochs that its function has reported."""
 
 _STOPPED = "stopped_at_epoch"  # attribute of a stopped trial: the epoch
 
 
 class DurableHalving(BasePruner):
-    """Stops a trial that is not among the best of those that have reached its rung; the first ones
-    must be the best so far.
+    """Stops a trial that is not among the best of those that have reached its rung. The first
+    trials at a rung must be the best so far.
 
     Optuna's `SuccessiveHalvingPruner` records that a trial has reached a rung before it decides.
-    After a kill in between it takes the trial for one that has passed. Here the stop is recorded
+    After a kill in between, it takes the trial for one that has passed. Here the stop is recorded
     first, so that asking again gives the first answer, whichever trials have come since.
 
-    Rungs are fractions of a trial's own epochs: where a space searches their number, trials are
-    compared at the same place of their schedules.
+    Rungs are fractions of a trial's own epochs: if a space searches the number of epochs, trials
+    are compared at the same place in their schedules.
 
     Args:
-        epochs: epochs of a trial that runs to the end; 0: each trial says its own (`EPOCHS`), and
-            is not stopped before.
+        epochs: epochs of a trial that runs to its end; 0: each trial says its own (`EPOCHS`), and
+            is not stopped before it has.
         version: version of the rule, or its name (`tune.search.rungs.RULES`).
     """
 
@@ -40,7 +40,7 @@ class DurableHalving(BasePruner):
         self._rule = RULES[version]
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Return whether the trial stops at its last reported epoch, and record the decision."""
+        """Return True if the trial stops at its last reported epoch; record the decision."""
         epoch = trial.last_step
         epochs = _epochs_of(trial, self._epochs)
         rungs = self._rungs(study, trial, epochs)
@@ -64,8 +64,9 @@ class DurableHalving(BasePruner):
         return stop
 
     def lacks_rungs(self, study: Study, trial: FrozenTrial) -> bool:
-        """True where a trial has the value of a rung's epoch, and has not reached the rung: later
-        trials are compared with fewer. Of a trial that says its epochs itself nothing is known."""
+        """True if a trial has a value at a rung's epoch but is not recorded at the rung, so that
+        later trials are compared with fewer. Always False for a trial that says its own number of
+        epochs."""
         if EPOCHS in trial.user_attrs or not self._epochs:
             return False
         epochs = _epochs_of(trial, self._epochs)
@@ -77,20 +78,20 @@ class DurableHalving(BasePruner):
         return not set(reached) <= trial.system_attrs.keys()
 
     def _rungs(self, study: Study, trial: FrozenTrial, epochs: int) -> list[Rung]:
-        """Rungs of a trial of so many epochs."""
+        """Rungs of a trial of this many epochs."""
         return rungs_of(epochs, self._version)
 
     def _attribute(self, study: Study, trial: FrozenTrial, rung: Rung, epoch: int) -> str:
-        """Attribute of a trial that has reached the rung. Version 1 named it by the epoch."""
+        """Attribute of trials that have reached the rung. Version 1 named it by the epoch."""
         if self._version == 1:
             return f"completed_rung_{epoch}"
         return f"completed_rung_1/{rung.part}"
 
     def _is_needed(self, trial: FrozenTrial, trials: list[FrozenTrial], last_rung: str) -> bool:
-        """True where no trial but the default (trial 0) has gone on past the last rung.
+        """True if no trial but the default (trial 0) has passed the last rung.
 
         Args:
-            last_rung: attribute of those that have reached it.
+            last_rung: attribute of the trials that have reached it.
         """
         if not self._rule.needs_rival:
             return False
@@ -105,7 +106,7 @@ class DurableHalving(BasePruner):
         return next(rivals, None) is None
 
     def _lets_pass(self, rung: Rung, trial: FrozenTrial, trials: list[FrozenTrial]) -> bool:
-        """True where the rung stops nobody: the trial is one of the first, or the rung is off."""
+        """True if the rung stops nobody now: the trial is one of the first, or the rung is off."""
         if not rung.stops(trial.number, self._rule):
             return True
         if not self._rule.watched:
@@ -115,8 +116,8 @@ class DurableHalving(BasePruner):
 
 class DurableHyperband(DurableHalving):
     """Hyperband (Li et al. 2018, https://jmlr.org/papers/v18/16-558.html): brackets of successive
-    halving, of which bracket b leaves out the first b rungs. A trial is compared within its
-    bracket, which a hash of its number chooses, with Optuna's shares of the brackets.
+    halving, where bracket b leaves out the first b rungs. A trial is compared within its bracket. A
+    hash of its number chooses the bracket, with Optuna's shares of the brackets.
     """
 
     def _rungs(self, study: Study, trial: FrozenTrial, epochs: int) -> list[Rung]:
@@ -138,23 +139,23 @@ class DurableHyperband(DurableHalving):
         raise AssertionError("a remainder is below the sum")
 
     def _shares(self, epochs: int) -> list[int]:
-        """Relative numbers of trials of the brackets (algorithm 1, line 3)."""
+        """Relative number of trials in each bracket (algorithm 1, line 3)."""
         rungs = rungs_of(epochs, self._version)
         eta = rungs[0].factor if rungs else 1
         brackets = len(rungs) + 1
-        later = range(brackets - 1, -1, -1)  # rungs of a bracket
+        later = range(brackets - 1, -1, -1)  # number of rungs of each bracket
         return [math.ceil(brackets * eta**count / (count + 1)) for count in later]
 
 
 class DurableStops(BasePruner):
-    """A pruner of Optuna's that looks at values alone; a stop is on record before it is told, so
-    that whoever asks after a kill hears of it."""
+    """One of Optuna's pruners that look only at values. A stop is recorded before it is reported,
+    so that asking again after a kill gives the same answer."""
 
     def __init__(self, pruner: BasePruner) -> None:
         self._pruner = pruner
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Return whether the trial stops at its last reported epoch, and record the stop."""
+        """Return True if the trial stops at its last reported epoch; record the stop."""
         epoch = trial.last_step
         if epoch is None:
             return False
@@ -167,10 +168,10 @@ class DurableStops(BasePruner):
 
 
 def curves_of(trials: Sequence[FrozenTrial], epochs: int) -> list[Curve]:
-    """Trials as the check of rungs sees them.
+    """Convert trials to the form that the check of rungs reads.
 
     Args:
-        epochs: of the study.
+        epochs: epochs of the study's trials.
     """
     return [
         Curve(trial.intermediate_values, _epochs_of(trial, epochs), _end(trial)) for trial in trials
@@ -178,10 +179,10 @@ def curves_of(trials: Sequence[FrozenTrial], epochs: int) -> list[Curve]:
 
 
 def longest(trials: Sequence[FrozenTrial], epochs: int) -> int:
-    """Epochs of the study's trials: those of the longest that has said its own.
+    """Return the epochs of the study's trials: those of the longest that has said its own.
 
     Args:
-        epochs: of the study, where none has; 0: not known.
+        epochs: epochs of a trial that has not said its own; 0: not known.
     """
     return max((trial.user_attrs.get(EPOCHS, epochs) for trial in trials), default=epochs)
 
@@ -191,8 +192,8 @@ def _end(trial: FrozenTrial) -> float | None:
 
 
 def _epochs_of(trial: FrozenTrial, epochs: int) -> int:
-    """Epochs of a trial that runs to its end: those of the study, unless they are searched or the
-    trial has said its own."""
+    """Epochs of a trial that runs to its end: its own if it has said them or they are searched, or
+    else those of the study."""
     own = trial.user_attrs.get(EPOCHS)
     if own is not None:
         return int(own)
@@ -200,7 +201,7 @@ def _epochs_of(trial: FrozenTrial, epochs: int) -> int:
 
 
 def _among_best(value: float, others: list[float], factor: int) -> bool:
-    """True where `value` is among the best `1 / factor` (at least one) of itself and the others;
+    """True if `value` is among the best `1 / factor` (at least one) of itself and the others;
     larger is better."""
     if math.isnan(value):
         return False

@@ -1,12 +1,12 @@
-"""Search spaces as text: what `--space` reads and `--plan` prints.
+"""Search spaces as text: the form that `--space` reads and `--plan` prints.
 
     optim.lr=1e-4..1e-2:log                      real numbers, on a logarithmic scale
-    head.layers=1..4                             whole numbers, as both ends are
+    head.layers=1..4                             whole numbers, because both ends are
     train.batch_size=32..256:step=32             in steps
-    optim.name=sgd,adamw                         choices; one with a comma in it stands in quotes
-    optim.lr=0.01..1:log when optim.name=sgd     only where another parameter has this choice (a|b)
+    optim.name=sgd,adamw                         choices; one that contains a comma is quoted
+    optim.lr=0.01..1:log when optim.name=sgd     only if another parameter has this choice (a|b)
 
-Text becomes Optuna's distributions. Nothing here knows an experiment or its config.
+Text is parsed into Optuna's distributions. This module knows no experiment and no config.
 """
 
 import json
@@ -26,7 +26,7 @@ from optuna.distributions import (
 from tune.formatting import read_assignment
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-# "0...5" could be 0 to .5, or to 5, or a slip: it is no range.
+# "0...5" could mean 0 to .5 or 0 to 5, or be a typo: it is not a range.
 _RANGE = re.compile(rf"(?!.*\.\.\.)({_NUMBER})\.\.({_NUMBER})((?::[^:]*)*)")
 _WHOLE = re.compile(r"[-+]?\d+")
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
@@ -47,39 +47,39 @@ class When:
     choices: tuple[Any, ...]
 
     def __str__(self) -> str:
-        """The condition as a manifest has it: `optim.name=adam|sgd`."""
+        """The condition as in a manifest: `optim.name=adam|sgd`."""
         if not self.choices:
             return self.switch
         return f"{self.switch}={'|'.join(map(str, self.choices))}"
 
     def holds(self, said: Mapping[str, Any]) -> bool:
-        """True where the other parameter has been given one of the choices.
+        """True if the other parameter has one of the choices.
 
         Args:
-            said: parameter -> value, as far as they are known.
+            said: parameter -> value, for the parameters that are known.
         """
         return self.switch in said and said[self.switch] in self.choices
 
 
 @dataclass(frozen=True)
 class Range:
-    """A distribution of a parameter, and when it applies."""
+    """A distribution of a parameter, and the condition under which it applies."""
 
     distribution: BaseDistribution
     when: When | None = None
-    """None: always."""
+    """None: it always applies."""
 
 
 Ranges = Mapping[str, tuple[Range, ...]]
-"""Parameter -> its ranges. Of several the first whose condition holds applies, and the one without
-a condition where none does."""
+"""Parameter -> its ranges. The first one whose condition holds applies; if none does, the one
+without a condition."""
 
 
 def parse_assignment(text: str) -> tuple[str, Range]:
-    """Read `KEY=RANGE`.
+    """Parse `KEY=RANGE`.
 
     Raises:
-        ValueError: it is none; the message says why, and what it must be.
+        ValueError: the text is not of this form; the message says why, and what is valid.
     """
     key, value = read_assignment(text) or ("", "")
     if not value:
@@ -88,7 +88,7 @@ def parse_assignment(text: str) -> tuple[str, Range]:
 
 
 def parse_range(text: str) -> Range:
-    """Read `1e-4..1e-2:log`, `sgd,adamw`, each perhaps with ` when KEY=A|B` behind it.
+    """Parse `1e-4..1e-2:log` or `sgd,adamw`, optionally followed by ` when KEY=A|B`.
 
     Raises:
         ValueError: as for `parse_assignment`.
@@ -100,12 +100,12 @@ def parse_range(text: str) -> Range:
 
 
 def is_range_text(text: str) -> bool:
-    """True for the text of a range of numbers, or of whatever has a condition."""
+    """True for the text of a range of numbers, and for any text with a condition."""
     return bool(_RANGE.fullmatch(text.strip()) or _CONDITIONAL.fullmatch(text))
 
 
 def parse_distribution(text: str) -> BaseDistribution:
-    """Read a range of numbers, or choices.
+    """Parse a range of numbers, or choices.
 
     Raises:
         ValueError: as for `parse_assignment`.
@@ -120,7 +120,7 @@ def parse_distribution(text: str) -> BaseDistribution:
 
 
 def parse_scalar(text: str) -> Any:
-    """A value as it is typed: a number, true, false, none, or text, with or without quotes."""
+    """Parse a typed value: a number, true, false, none, or text, with or without quotes."""
     text = text.strip()
     if text.startswith('"'):
         return json.loads(text)
@@ -132,10 +132,10 @@ def parse_scalar(text: str) -> Any:
 
 
 def choices(values: Sequence[Any]) -> CategoricalDistribution:
-    """The distribution of these choices.
+    """Return the distribution of these choices.
 
     Raises:
-        ValueError: there are none, or one is there twice.
+        ValueError: there are none, or one is given twice.
     """
     if not values:
         raise ValueError("it has no choices")
@@ -148,10 +148,10 @@ def choices(values: Sequence[Any]) -> CategoricalDistribution:
 def numbers(
     low: float, high: float, *, log: bool = False, step: float | None = None
 ) -> FloatDistribution | IntDistribution:
-    """The distribution of a range; of whole numbers where both ends and the step are.
+    """Return the distribution of a range: of whole numbers if both ends and the step are whole.
 
     Raises:
-        ValueError: there is no such range.
+        ValueError: the range is not valid.
     """
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("its ends must be finite numbers")
@@ -201,7 +201,7 @@ def _parse_when(text: str) -> When:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """Words between separators that are not within quotes."""
+    """Split at separators that are not within quotes."""
     word = re.compile(rf'\s*({_QUOTED}|[^{separator}"]+?)\s*(?:{re.escape(separator)}|$)')
     found = []
     position = 0
@@ -219,7 +219,7 @@ def _split(text: str, separator: str) -> list[str]:
 
 
 def write_range(range_: Range) -> str:
-    """The text that `parse_range` reads as this range."""
+    """Return the text that `parse_range` reads as this range."""
     text = write_distribution(range_.distribution)
     if range_.when is None:
         return text
@@ -228,7 +228,7 @@ def write_range(range_: Range) -> str:
 
 
 def write_distribution(distribution: BaseDistribution) -> str:
-    """The text that `parse_distribution` reads as this distribution."""
+    """Return the text that `parse_distribution` reads as this distribution."""
     if isinstance(distribution, CategoricalDistribution):
         return ",".join(map(write_scalar, distribution.choices))
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -241,7 +241,7 @@ def write_distribution(distribution: BaseDistribution) -> str:
 
 
 def write_scalar(value: Any) -> str:
-    """The text that `parse_scalar` reads as this value."""
+    """Return the text that `parse_scalar` reads as this value."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -253,8 +253,8 @@ def write_scalar(value: Any) -> str:
 
 
 def write_yaml(ranges: Mapping[str, Sequence[Range]]) -> str:
-    """A space as a file that `--space` reads: a line for each parameter, or one for each of its
-    conditions."""
+    """Write a space as a file that `--space` reads: one line for each parameter, or one for each of
+    its conditions."""
     lines = []
     for key, variants in ranges.items():
         name = _yaml_text(key)
@@ -267,7 +267,7 @@ def write_yaml(ranges: Mapping[str, Sequence[Range]]) -> str:
 
 
 def _yaml_list(range_: Range) -> str:
-    """Choices without a condition as a list of YAML; "" where it would read them otherwise."""
+    """Write choices without a condition as a YAML list; "" if YAML would read them differently."""
     found = range_.distribution
     if range_.when is not None or not isinstance(found, CategoricalDistribution):
         return ""
@@ -281,7 +281,7 @@ def _yaml_list(range_: Range) -> str:
 
 
 def _yaml_text(text: str) -> str:
-    """Text that YAML, too, reads as text: it is quoted where it would be something else."""
+    """Return text that YAML reads as text too, in quotes if it would be something else."""
     is_number = text[0] in "+-.0123456789" and ".." not in text
     if _YAML_PLAIN.fullmatch(text) and not is_number and text.lower() not in _YAML_WORDS:
         return text
@@ -289,7 +289,7 @@ def _yaml_text(text: str) -> str:
 
 
 def together(key: str, variants: Sequence[Range]) -> tuple[Range, ...]:
-    """The ranges of one parameter, which must not contradict each other.
+    """Return the ranges of one parameter, after checking that they do not contradict each other.
 
     Raises:
         ValueError: two ranges have no condition, or the same one.
@@ -309,21 +309,22 @@ def together(key: str, variants: Sequence[Range]) -> tuple[Range, ...]:
 
 
 def with_range(ranges: Ranges, key: str, added: Range) -> dict[str, tuple[Range, ...]]:
-    """The ranges with one more: without a condition it replaces those that its key has; with one it
-    is added to them.
+    """Return the ranges with one more. Without a condition it replaces those of its key; with one
+    it is added to them.
 
     Raises:
-        ValueError: the key has a range under that condition already.
+        ValueError: the key already has a range under that condition.
     """
     earlier = ranges.get(key, ()) if added.when is not None else ()
     return {**ranges, key: together(key, [*earlier, added])}
 
 
 def range_for(variants: Sequence[Range], said: Mapping[str, Any]) -> Range | None:
-    """The first range whose condition holds, or the one without a condition; None: none applies.
+    """Return the first range whose condition holds, or the one without a condition; None if none
+    applies.
 
     Args:
-        said: parameter -> value, as far as they are known.
+        said: parameter -> value, for the parameters that are known.
     """
     for variant in variants:
         if variant.when is not None and variant.when.holds(said):

@@ -13,23 +13,25 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.search.positions import POSITION, draw_key, is_range, position_in, value_at
 
 GAINS = "objectives"
-"""Attribute of a completed trial: the objectives of a study of several, all to be maximized."""
+"""Attribute of a completed trial in a study of several objectives: all of them, to be maximized."""
 _KEPT = ("cma:", "cmawm:")
-"""Attributes that a sampler continues from. Others only tell processes of each other."""
+"""Prefixes of attributes that a sampler continues from. Others only inform other processes."""
 
 
 class Repeatable(BaseSampler):
-    """One of Optuna's samplers, whose draws are a function of (seed, trial, parameter, storage).
+    """One of Optuna's samplers, with draws that depend only on (seed, trial, parameter, storage).
 
-    A sampler of Optuna's keeps random state and caches, which a restart loses. Here every draw is
-    made by a new one, seeded for this trial and parameter. It sees each range of real numbers by
-    the position in it, [0, 1]: a rate in a range that depends on the optimizer is modelled with the
-    rest, where Optuna's own would draw it at random. And it does not see the trial that it draws
-    for, which a kill may have left with some of its parameters.
+    An Optuna sampler keeps random state and caches, which a restart loses. Here a new sampler makes
+    every draw, seeded for this trial and parameter. It sees each value in a range of real numbers
+    as its position in that range, [0, 1]. So a rate whose range depends on the optimizer is
+    modelled with the rest, while Optuna's own sampler would draw it at random. The new sampler does
+    not see the trial that it draws for, because a kill may have left that trial with only some of
+    its parameters.
 
     Args:
         make: makes a sampler from a seed.
-        objectives: of the study; several are an attribute of each completed trial (`GAINS`).
+        objectives: number of the study's objectives; several are an attribute of each completed
+            trial (`GAINS`).
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int, objectives: int = 1) -> None:
@@ -42,7 +44,7 @@ class Repeatable(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """The parameters that are drawn jointly."""
+        """Return the parameters that are drawn jointly."""
         sampler = self._sampler(trial.number, "")
         return sampler.infer_relative_search_space(self._others(study, trial), trial)
 
@@ -63,7 +65,7 @@ class Repeatable(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw one parameter, by its position where it has one."""
+        """Draw one parameter, by its position if it has one."""
         sampler = self._sampler(trial.number, param_name)
         others = self._others(study, trial)
         if not is_range(param_distribution):
@@ -99,7 +101,7 @@ class Repeatable(BaseSampler):
 
 
 class _Others:
-    """A study as a sampler sees it: all trials but the one that is drawn for."""
+    """A study as a sampler sees it: without the trial that is drawn for."""
 
     def __init__(
         self,
@@ -134,7 +136,8 @@ class _Others:
 
 
 class _Attributes:
-    """A storage to which a sampler adds attributes of a trial, if it continues from them."""
+    """A storage in which a sampler can set only those attributes of a trial that it continues
+    from."""
 
     def __init__(self, storage: Any):
         self._storage = storage
@@ -149,7 +152,7 @@ class _Attributes:
 
 
 def _by_position(trial: FrozenTrial) -> FrozenTrial:
-    """The trial with a position in place of each value from a range."""
+    """Return the trial with a position in place of each value from a range."""
     params = dict(trial.params)
     distributions = dict(trial.distributions)
     for name, distribution in trial.distributions.items():

@@ -1,5 +1,5 @@
-"""Rungs: the parts of a training at which trials are compared, and the check of how well they
-rank."""
+"""Rungs: the points of a training at which trials are compared, and a check of how well they rank
+trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from statistics import NormalDist
 import numpy as np
 
 ENOUGH = 6
-"""Trials that a rung is judged by, at least."""
+"""Minimum number of trials to judge a rung by."""
 RANKS = 0.5
 """Rank correlation that a rung must have with the end of the training."""
 MARGIN = 1.0
-"""Standard errors that it must be below that for the rung to be switched off."""
+"""A rung is switched off if its correlation is lower by more than this many standard errors."""
 
 
 @dataclass(frozen=True)
@@ -21,31 +21,31 @@ class RungRule:
     """When trials are compared, and how many continue. A study keeps the version it began with."""
 
     parts: tuple[tuple[int, int], ...]
-    """(part of the epochs, part of the trials): 6, 4 says that after a sixth of the epochs the best
-    quarter continues. Ascending in time."""
+    """(part of the epochs, part of the trials), in ascending order of time: (6, 4) means that after
+    a sixth of the epochs the best quarter continues."""
 
     first_look: int = 0
-    """So many of the first trials are looked at for longer."""
+    """Number of first trials that are observed for longer."""
 
     first_stop: int = 1
-    """They are not stopped before 1 / first_stop of their epochs."""
+    """The first trials are not stopped before 1 / first_stop of their epochs."""
 
     watched: bool = False
-    """A rung whose order is not that of the end is switched off."""
+    """A rung that does not rank trials as the end does is switched off."""
 
     later_counts: bool = False
-    """The later of two rungs at one epoch counts, otherwise the earlier."""
+    """True: of two rungs at one epoch the later one counts; False: the earlier one."""
 
     best_so_far: bool = False
-    """Trials are compared by their best epoch so far, as their ends are, otherwise by that of the
-    rung."""
+    """True: trials are compared by their best epoch so far, as at their ends; False: by the epoch
+    of the rung."""
 
     needs_rival: bool = False
-    """The last rung stops no trial while none but the default has gone on past it: a study without
-    a second configuration compares nothing."""
+    """The last rung stops no trial while only the default has passed it: a study without a second
+    configuration compares nothing."""
 
     def value(self, values: Mapping[int, float], epoch: int) -> float:
-        """The value by which a trial is compared at an epoch; NaN where it has none there.
+        """Return the value by which a trial is compared at an epoch; NaN if it has none there.
 
         Args:
             values: epoch -> objective.
@@ -84,19 +84,20 @@ class Rung:
     part: int
     """1 / part of the epochs have passed."""
     factor: int
-    """One trial in so many continues (the paper's eta)."""
+    """One in this many trials continues (the paper's eta)."""
 
     def stops(self, number: int, rule: RungRule) -> bool:
-        """True where the rung may stop this trial: it is none of the first, or old enough."""
+        """True if the rung may stop this trial: it is not one of the first, or has trained long
+        enough."""
         return number >= rule.first_look or self.part <= rule.first_stop
 
     def epoch(self, epochs: int) -> int:
-        """The epoch, from 1, at which a trial of so many epochs is compared."""
+        """Return the epoch, from 1, at which a trial of this many epochs is compared."""
         return math.ceil(epochs / self.part)
 
 
 def rungs_of(epochs: int, version: int | str) -> list[Rung]:
-    """Rungs of trials of so many epochs, in the order of time. The last epoch is no rung."""
+    """Rungs of trials of this many epochs, in order of time. The last epoch is not a rung."""
     rule = RULES[version]
     kept: dict[int, tuple[int, int]] = {}
     for part, factor in rule.parts:
@@ -108,36 +109,36 @@ def rungs_of(epochs: int, version: int | str) -> list[Rung]:
 
 
 def rungs(epochs: int, version: int | str = LATEST) -> dict[int, int]:
-    """Epoch at which a trial is compared -> one in so many continues."""
+    """Epoch at which a trial is compared -> factor: one in so many trials continues."""
     return {rung.epoch(epochs): rung.factor for rung in rungs_of(epochs, version)}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A trial as far as it came."""
+    """The training of a trial as far as it got."""
 
     values: Mapping[int, float]
     """Epoch -> objective."""
     epochs: int
-    """Epochs of its training, had it run to the end."""
+    """Epochs of the whole training."""
     end: float | None
-    """Objective of a completed trial; None: it runs, or did not end so."""
+    """Objective of a completed trial; None if it is running or ended otherwise."""
 
 
 @dataclass(frozen=True)
 class RungCheck:
-    """A rung's success at ranking so far."""
+    """The result of checking how well a rung has ranked trials so far."""
 
     rung: Rung
     trials: int
-    """Trials that ran on."""
+    """Number of trials that continued."""
     correlation: float | None
-    """Rank correlation between their values at the rung and there, corrected for the trials that
-    the rung has kept out; None below three trials."""
+    """Rank correlation between their values at the rung and later, corrected for the trials that
+    the rung has stopped; None for fewer than three trials."""
 
     @property
     def is_off(self) -> bool:
-        """True where the correlation is below .5 by more than its standard error."""
+        """True if the correlation is below .5 by more than its standard error."""
         if self.correlation is None or self.trials < ENOUGH:
             return False
         error = 1 / math.sqrt(self.trials - 3)
@@ -145,7 +146,7 @@ class RungCheck:
         return math.atanh(clipped) + MARGIN * error < math.atanh(RANKS)
 
     def line(self, epochs: int) -> str:
-        """The check in words, for trials of so many epochs."""
+        """Describe the check in words, for trials of this many epochs."""
         epoch = f"epoch {self.rung.epoch(epochs)}"
         if self.correlation is None:
             return f"{epoch}: too few trials continued to tell"
@@ -156,20 +157,20 @@ class RungCheck:
 
 
 def check_rungs(curves: Sequence[Curve], epochs: int, version: int | str) -> list[RungCheck]:
-    """Checks of all rungs of a study; none where the version does not watch them."""
+    """Check all rungs of a study; the list is empty if the version does not watch them."""
     if not RULES[version].watched:
         return []
     return [check_rung(rung, curves, version) for rung in rungs_of(epochs, version)]
 
 
 def check_rung(rung: Rung, curves: Sequence[Curve], version: int | str) -> RungCheck:
-    """Compare the order at a rung with the order later: where the first trials may be stopped for
-    the first time, or at the end if the rung is no earlier than that.
+    """Compare the order of trials at a rung with their order later: at the epoch where the first
+    trials may be stopped for the first time, or at the end if the rung is not earlier than that.
 
-    Only trials that continued have both values, and most of those were the best at the rung: within
-    so narrow a range a correlation is low even where the rung ranks well. It is corrected for this
-    (Thorndike 1949, case 2): values become normal scores, those at the rung among all trials that
-    reached it.
+    Only trials that continued have both values, and most of those were the best at the rung. Within
+    such a narrow range a correlation is low even if the rung ranks well, so it is corrected
+    (Thorndike 1949, case 2). For this, values become normal scores; those at the rung are taken
+    among all trials that reached it.
     """
     rule = RULES[version]
     at_rung: list[float] = []
@@ -195,14 +196,14 @@ def check_rung(rung: Rung, curves: Sequence[Curve], version: int | str) -> RungC
 
 
 def range_corrected(kept: np.ndarray, later: np.ndarray, scores: np.ndarray) -> float | None:
-    """Correlation of `kept` and `later` as it would be if none of `scores` had been left out.
+    """Return the correlation of `kept` and `later` as if none of `scores` had been left out.
 
     Args:
         kept: (K,) scores of the trials that continued.
-        later: (K,) scores of what became of them.
+        later: (K,) scores of the same trials later.
         scores: (N,) scores of all trials.
     Returns:
-        None where all scores of a kind are equal.
+        None if all scores in `kept`, or all in `later`, are equal.
     """
     if np.ptp(kept) == 0 or np.ptp(later) == 0:
         return None
@@ -212,8 +213,8 @@ def range_corrected(kept: np.ndarray, later: np.ndarray, scores: np.ndarray) -> 
 
 
 def normal_scores(values: Sequence[float]) -> np.ndarray:  # (N,)
-    """Quantiles of the normal distribution at the ranks of the values; equal values share the mean
-    of their ranks."""
+    """Return quantiles of the normal distribution at the ranks of the values; equal values share
+    the mean of their ranks."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
     last_rank = count.cumsum()
     ranks = last_rank - (count - 1) / 2

@@ -21,9 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from tune.search.positions import POSITION, draw_key, is_range, position_in, value_at
 
 STARTUP_TRIALS = 6
-"""Spread trials before the model is asked; small studies cannot afford the usual 10."""
+"""Number of trials with spread-out draws before the model is used; small studies cannot afford the
+usual 10."""
 LATEST_OTHERS = 225
-"""Trials that make g(x) at most. With the good ones, at most 25, the model sees 250."""
+"""Maximum number of trials in g(x). With the good ones, at most 25, the model sees 250."""
 
 _NORMAL = ("_ndtr", "_log_ndtr", "_ndtri_exp")
 """Functions of Optuna's normal distribution; SciPy's have the same names without underscore."""
@@ -31,19 +32,19 @@ _NORMAL = ("_ndtr", "_log_ndtr", "_ndtri_exp")
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial as the model sees it. It is read once while it runs and once more when it has
-    finished: reading all of them for every suggestion took longer than TPE."""
+    """A trial as the model sees it. It is read once while it runs, and once more when it has
+    finished: reading all trials for every suggestion took longer than TPE itself."""
 
     number: int
     finished: bool
     merit: tuple[float, float, float]
-    """Order among the finished, best first: completed ones by value, then pruned ones by how far
-    they came and their last value. Without meaning for a running trial."""
+    """Order among the finished trials, best first: completed ones by value, then pruned ones by
+    their last epoch and its value. Meaningless for a running trial."""
     asked: int
     """Number of its parameters."""
     values: dict[int, float]
     """Parameter in a distribution (see `History.key`) -> value in Optuna's internal representation.
-    A range also has its position."""
+    For a range, also the position in it."""
     ranges: frozenset[str]
     """Parameters that have a position."""
 
@@ -53,16 +54,16 @@ class History:
 
     def __init__(self) -> None:
         self.shared: frozenset[str] | None = None
-        """Ranges that all finished trials have; None before there is one."""
+        """Ranges that all finished trials have; None before a trial has finished."""
         self._observed: dict[int, Observation] = {}
         self._keys: dict[str, list[tuple[BaseDistribution, int]]] = {}
 
     def others(self, study: Study, number: int) -> list[Observation]:
-        """Observations of all trials but `number` that have finished or run, by number."""
+        """Observations of all trials but `number` that have finished or are running, by number."""
         states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
         trials = study._get_trials(deepcopy=False, states=states)
-        # A finished trial is final: of a thousand trials, a call for each costs more than the
-        # model.
+        # A finished trial does not change. With a thousand trials, one call for each would cost
+        # more than the model.
         known = self._observed
         return [
             o if (o := known.get(trial.number)) and o.finished else self.observe(trial)
@@ -96,8 +97,8 @@ class History:
         return observation
 
     def key(self, name: str, distribution: BaseDistribution) -> int:
-        """A number for each parameter in each distribution, as equality of distributions is
-        slow."""
+        """Return a number for each parameter in each distribution, because comparing distributions
+        is slow."""
         keys = self._keys.setdefault(name, [])
         for known, key in keys:
             if known == distribution:
@@ -109,37 +110,36 @@ class History:
 
 @dataclass
 class Drawing:
-    """The basis of one trial's draws, fixed when the trial begins."""
+    """The data that one trial's draws are based on, fixed when the trial begins."""
 
     others: list[Observation]
     """The other trials, finished or running, by number."""
     shared: frozenset[str]
     """Ranges that all finished trials have."""
     positions: dict[str, float]
-    """Positions that the joint model has drawn; empty until then."""
+    """Positions that the joint model has drawn; empty before."""
 
 
 class SeededTPE(TPESampler):
-    """Multivariate TPE (Watanabe 2023, https://arxiv.org/abs/2304.11127) whose draws are a function
-    of (seed, trial, parameter, storage).
+    """Multivariate TPE (Watanabe 2023, https://arxiv.org/abs/2304.11127) with draws that depend
+    only on (seed, trial, parameter, storage).
 
-    A sampler that a restart builds anew would otherwise repeat its first random draws, and a trial
-    that a kill interrupted between two parameters would get other ones.
+    Otherwise a sampler that a restart creates anew would repeat its first random draws, and a trial
+    that a kill interrupted between two parameters would get different ones.
 
-    A parameter that every trial has, in a range that depends on another (`optim.lr` by
-    `optim.name`), is modelled jointly with the others by its position in the range, [0, 1]: a rate
-    of .3 that was good for SGD says nothing about AdamW, but that the ends of both ranges are bad
-    is learned from all trials. Optuna leaves such a parameter out of its joint model and draws it
-    independently. Conditional parameters are modelled independently, from the trials that had the
-    same range.
+    A parameter that every trial has may have a range that depends on another parameter (`optim.lr`
+    on `optim.name`). It is modelled jointly with the others, by its position in the range, [0, 1].
+    A rate of .3 that was good for SGD says nothing about AdamW, but the model can learn from all
+    trials that the ends of both ranges are bad. Optuna leaves such a parameter out of its joint
+    model and draws it independently. Conditional parameters are modelled independently, from the
+    trials that had the same range.
 
-    Up to 225 trials beside the good ones the model is Optuna's. Beyond, the density of the good
-    trials, l(x), still is; that of the others, g(x), is made of the latest, so that the cost of a
-    suggestion is bounded. Optuna's weights fade old trials out anyway.
+    With up to 225 trials besides the good ones, the model is Optuna's. With more, the density of
+    the good trials, l(x), is still Optuna's. The density of the others, g(x), uses only the latest,
+    which bounds the cost of a suggestion. Optuna's weights fade old trials out anyway.
 
     Raises:
-        RuntimeError: this version of Optuna is built differently from the one that the sampler
-            extends.
+        RuntimeError: this version of Optuna lacks something that the sampler relies on.
     """
 
     def __init__(self, seed: int) -> None:
@@ -147,13 +147,13 @@ class SeededTPE(TPESampler):
         _check_optuna()
         self._seed = seed
         self._history = History()
-        self._drawings: dict[int, Drawing] = {}  # by trial; of those that have not ended
+        self._drawings: dict[int, Drawing] = {}  # trial -> drawing, until the trial has ended
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Begin a trial: the parameters that all finished trials have. These are Optuna's space,
-        and the positions of those whose ranges differ."""
+        """Begin a trial. Return the parameters that all finished trials have: Optuna's space, and
+        the positions of those whose ranges differ."""
         space = super().infer_relative_search_space(study, trial)
         drawing = self._begin(study, trial.number)
         positions = dict.fromkeys(drawing.shared, POSITION)
@@ -177,7 +177,7 @@ class SeededTPE(TPESampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """Draw one parameter: by its position, which the joint model has drawn, or from the trials
+        """Draw one parameter: by the position that the joint model has drawn, or from the trials
         that had the same range."""
         drawing = self._drawing(study, trial.number)
         if param_name in drawing.positions and is_range(param_distribution):
@@ -191,7 +191,7 @@ class SeededTPE(TPESampler):
         return self._propose(observations, space)[param_name]
 
     def after_trial(self, study: Study, trial: FrozenTrial, *ending: Any) -> None:
-        """Forget what the trial was drawn from."""
+        """Forget the data that the trial's draws were based on."""
         super().after_trial(study, trial, *ending)
         self._drawings.pop(trial.number, None)
 
@@ -208,8 +208,8 @@ class SeededTPE(TPESampler):
     def _spread(
         self, study: Study, trial: FrozenTrial, name: str, distribution: BaseDistribution
     ) -> Any:
-        """Draw from a Latin hypercube (McKay et al. 1979): six trials in a row meet every sixth of
-        a range, and choices equally often."""
+        """Draw from a Latin hypercube (McKay et al. 1979): six trials in a row cover every sixth of
+        a range, and use choices equally often."""
         place = trial.number % STARTUP_TRIALS
         shuffle = np.random.default_rng([self._seed, zlib.crc32(name.encode())])
         sixth = shuffle.permutation(STARTUP_TRIALS)[place]
@@ -225,7 +225,7 @@ class SeededTPE(TPESampler):
     def _sample(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Draw from the joint model, where Optuna has one."""
+        """Draw from the joint model, if Optuna uses one."""
         drawing = self._drawing(study, trial.number)
         return self._propose(self._observations(drawing, search_space), search_space)
 
@@ -261,7 +261,7 @@ class SeededTPE(TPESampler):
         return [o for o in drawing.others if wanted <= o.values.keys()]
 
     def _reseed(self, number: int, name: str) -> None:
-        """Make the next draws a function of (seed, trial, parameter)."""
+        """Make the next draws depend only on (seed, trial, parameter)."""
         key = draw_key(self._seed, number, name)
         for stream, rng in enumerate((self._rng, self._random_sampler._rng)):
             sequence = np.random.SeedSequence([*key, stream])
@@ -279,12 +279,12 @@ def _check_optuna() -> None:
 
 @contextlib.contextmanager
 def _scipy_normal() -> Iterator[None]:
-    """SciPy's normal distribution in place of Optuna's within the block.
+    """Replace Optuna's normal distribution with SciPy's within the block.
 
-    Optuna brings Python versions of these functions, so as not to depend on SciPy. They were a
-    tenth of a suggestion's cost, and agree with SciPy's to nine digits.
+    Optuna has its own Python versions of these functions, to be independent of SciPy. They took a
+    tenth of the time of a suggestion, and agree with SciPy's to nine digits.
     """
-    from scipy import special  # a quarter of a second that the first trials need not wait
+    from scipy import special  # takes a quarter of a second; the first trials need not wait
 
     original = {name: getattr(_truncnorm, name) for name in _NORMAL}
     ours = {name: getattr(special, name.removeprefix("_")) for name in _NORMAL}
@@ -296,14 +296,14 @@ def _scipy_normal() -> Iterator[None]:
 
 
 def good_of(finished: int) -> int:
-    """Number of good trials, which make l(x), among so many finished ones: half the square root
+    """Number of good trials, which make l(x), among this many finished ones: half the square root
     (Bergstra et al. 2013 take a quarter of it), at most 25."""
     return min(math.ceil(0.5 * math.sqrt(finished)), 25)
 
 
 def split(observations: list[Observation]) -> tuple[list[Observation], list[Observation]]:
-    """The good trials, which make l(x), and the latest of the others with those that still run;
-    each by number."""
+    """Split into the good trials, which make l(x), and the latest of the others together with
+    running trials; each list by number."""
     finished = [o for o in observations if o.finished]
     running = [o for o in observations if not o.finished]
     good = heapq.nsmallest(good_of(len(finished)), finished, key=lambda o: o.merit)

@@ -1,5 +1,5 @@
 """Spaces, or parts of them, with few configurations: a search would draw the same ones again and
-again, with the same seed and the same result."""
+again, with the same seed and so with the same result."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,23 +20,23 @@ from tune.search.positions import values_of
 from tune.search.space import Pinned, Walk
 
 Parameters = dict[str, Any]
-_DRAWS = 100  # before a search for something new is given up
+_DRAWS = 100  # before the search for a new configuration gives up
 
 
 @dataclass(frozen=True)
 class Countable:
-    """The configurations of a space along its branches without a range of real numbers."""
+    """The configurations of those branches of a space that have no range of real numbers."""
 
     configurations: list[Parameters]
     is_all: bool
-    """There is no other branch: these are all configurations of the space."""
+    """True if there is no other branch: these are all configurations of the space."""
 
 
 def countable(
     space: SearchSpace, preset: str, pins: Mapping[str, Any], most: int
 ) -> Countable | None:
-    """The configurations that a search may draw twice, as searched parameter -> value; None where
-    there are none, or more than `most`."""
+    """Return the configurations that a search may draw twice, as searched parameter -> value; None
+    if there are none, or more than `most`."""
     found: list[Parameters] = []
     is_all = True
     queue: list[Parameters] = [{}]
@@ -67,7 +67,7 @@ def draw_new(
     tried: Sequence[Parameters],
     seed: int,
 ) -> Parameters | None:
-    """Draw a configuration at random that has not been tried; None where none was found."""
+    """Draw a random configuration that has not been tried; None if none was found."""
     rng = np.random.default_rng(seed)
     for _ in range(_DRAWS):
         chance = Chance(rng)
@@ -108,7 +108,8 @@ class Chance(Answering):
 
 
 def _values(distribution: BaseDistribution, most: int) -> list[Any] | None:
-    """All values of a distribution; None of a range of real numbers, or of more than `most`."""
+    """All values of a distribution; None for a range of real numbers, or one of more than
+    `most`."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

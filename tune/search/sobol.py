@@ -20,15 +20,15 @@ from tune.search.positions import draw_key, is_range, value_at, values_of
 
 
 class SobolSampler(BaseSampler):
-    """Trial n is point n - 1 of a sequence with a coordinate for each parameter (Sobol 1967,
-    scrambled after Owen 1998 by SciPy); trial 0 is the default.
+    """Scrambled Sobol sequence: trial n is point n - 1, with one coordinate for each parameter
+    (Sobol 1967, scrambled after Owen 1998 by SciPy); trial 0 is the default.
 
-    Optuna's own `QMCSampler` counts its draws in the storage, which a kill between count and trial
-    puts out of step, and draws parameters with conditions at random. Here a point is a function of
-    seed and trial.
+    Optuna's own `QMCSampler` counts its draws in the storage; a kill between count and trial puts
+    the two out of step. It also draws conditional parameters at random. Here a point depends only
+    on seed and trial.
 
     Args:
-        parameters: all that the space may ask for.
+        parameters: all parameters that the space may ask for.
     """
 
     def __init__(self, seed: int, parameters: Sequence[str]) -> None:
@@ -38,7 +38,7 @@ class SobolSampler(BaseSampler):
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """Nothing is drawn jointly: the point is."""
+        """Return no parameters: the point as a whole already is a joint draw."""
         return {}
 
     def sample_relative(
@@ -53,9 +53,9 @@ class SobolSampler(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The value at the trial's coordinate of this parameter."""
+        """Return the value at the trial's coordinate for this parameter."""
         place = self._places.get(param_name)
-        if place is None:  # the space asks for what its description lacks
+        if place is None:  # the space asks for a parameter that its description lacks
             key = draw_key(self._seed, trial.number, param_name)
             coordinate = np.random.default_rng(key).random()
         else:
@@ -66,8 +66,8 @@ class SobolSampler(BaseSampler):
 
 @lru_cache(maxsize=4)
 def sobol_point(dimensions: int, seed: int, index: int) -> tuple[float, ...]:
-    """A point of the sequence, in [0, 1) each."""
-    from scipy.stats import qmc  # it takes half a second to import
+    """Return a point of the sequence, with each coordinate in [0, 1)."""
+    from scipy.stats import qmc  # the import takes half a second
 
     sequence = qmc.Sobol(dimensions, scramble=True, rng=np.random.default_rng(seed))
     if index:
@@ -76,7 +76,7 @@ def sobol_point(dimensions: int, seed: int, index: int) -> tuple[float, ...]:
 
 
 def at_coordinate(coordinate: float, distribution: BaseDistribution) -> Any:
-    """The value of a distribution at a coordinate in [0, 1), in proportion to probability."""
+    """Return the value at a coordinate in [0, 1); the coordinate is a cumulative probability."""
     if isinstance(distribution, CategoricalDistribution):
         choices = distribution.choices
         return choices[math.floor(coordinate * len(choices))]

@@ -1,5 +1,5 @@
-"""A define-by-run search space seen from outside: its parameters, their ranges, and when they
-apply."""
+"""A define-by-run search space seen from outside: its parameters, their ranges, and the conditions
+under which they apply."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ from tune.search.asking import Answering, ask
 from tune.search.ranges import Range, When
 
 _FEW_NUMBERS = 8
-"""Whole numbers each of which may lead elsewhere, such as a number of layers."""
+"""A range of at most this many whole numbers, such as a number of layers, may branch at each."""
 _FEW_WALKS = 24
-"""Walks of a small space, whose pairs are walked too."""
+"""With at most this many walks, pairs of them are walked too."""
 
 
 class Pinned(Answering):
-    """A trial whose pinned names are answered from `pins` and are not searched."""
+    """A trial that answers pinned names from `pins`, without searching them."""
 
     def __init__(self, trial: Any, pins: Mapping[str, Any]):
         self._trial = trial
@@ -37,7 +37,7 @@ class Pinned(Answering):
 
 
 class Walk(Answering):
-    """A trial that answers with `wanted` where it can, else with the first choice or the low end.
+    """A trial that answers with `wanted` if it has the name, else with the first choice or low end.
 
     Attributes:
         asked: name -> distribution that the space has asked for.
@@ -62,15 +62,15 @@ class Walk(Answering):
 def asked_for(
     space: SearchSpace, preset: str, config: Mapping[str, Any], pins: Mapping[str, Any]
 ) -> dict[str, BaseDistribution]:
-    """The distributions that the space asks for on the way to `config` (a flat config), without
-    pinned names."""
+    """Return the distributions that the space asks for on the way to `config` (a flat config),
+    without pinned names."""
     walk = Walk(config)
     space(Pinned(walk, pins), preset)
     return walk.asked
 
 
 def contains(space: SearchSpace, preset: str, config: Mapping[str, Any]) -> bool:
-    """True where the search can reach this flat (partial) config."""
+    """True if the search can reach this flat (partial) config."""
     asked = asked_for(space, preset, config, {})
     return all(
         within(distribution, config[name]) for name, distribution in asked.items() if name in config
@@ -78,27 +78,27 @@ def contains(space: SearchSpace, preset: str, config: Mapping[str, Any]) -> bool
 
 
 def within(distribution: BaseDistribution, value: Any) -> bool:
-    """True where `value` is one of the choices, or in the range."""
+    """True if `value` is one of the choices, or in the range."""
     try:
         return distribution._contains(distribution.to_internal_repr(value))
-    except ValueError:  # Optuna's answer to a value that is no choice
+    except ValueError:  # Optuna raises this for a value that is not a choice
         return False
 
 
 def fitted(
     nearest: "Nearest", space: SearchSpace, preset: str, pins: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The nearest configuration that this space admits; `nearest.notes` list what has changed."""
+    """Return the nearest configuration in this space; `nearest.notes` lists what has changed."""
     space(Pinned(nearest, pins), preset)
     return nearest.said
 
 
 class Nearest(Answering):
-    """A trial that answers with a given configuration, as far as choices and ranges admit it.
+    """A trial that answers with a given configuration, as far as choices and ranges allow it.
 
     Args:
         config: the flat configuration.
-        base: the default, for names that `config` lacks and values that are no choice.
+        base: the default, for names that `config` lacks and for values that are not a choice.
 
     Attributes:
         said: the answers.
@@ -131,8 +131,7 @@ class Nearest(Answering):
         return value
 
     def all_notes(self, searched: Iterable[str]) -> list[str]:
-        """The notes and, of the parameters that were searched, those that this space did not ask
-        for."""
+        """The notes, and one for each searched parameter that this space did not ask for."""
         dropped = [
             f"{name}={self._config[name]} is dropped, because it is not searched here"
             for name in searched
@@ -141,7 +140,7 @@ class Nearest(Answering):
         return [*self.notes, *dropped]
 
     def _differs(self, name: str) -> bool:
-        """True where the configuration has the name and differs from the default in it."""
+        """True if the configuration has the name, with another value than the default."""
         return name in self._config and self._config[name] != self._base.get(name)
 
     def _clipped(self, name: str, range_: FloatDistribution | IntDistribution) -> Any:
@@ -154,14 +153,14 @@ class Nearest(Answering):
 
 
 SOMETIMES = When("sometimes", ())
-"""The condition of a range that no single choice tells apart."""
+"""Condition of a range that does not depend on a single choice."""
 
 
 def describe(
     space: SearchSpace, preset: str, pins: Mapping[str, Any]
 ) -> dict[str, list[tuple[str, BaseDistribution]]]:
-    """Parameter -> [(condition, distribution), ...] over every branch. The condition is "" where
-    the parameter always applies in the same range.
+    """Parameter -> [(condition, distribution), ...] over all branches. The condition is "" if the
+    parameter always applies, in the same range.
     """
     return {
         name: [("" if one.when is None else str(one.when), one.distribution) for one in variants]
@@ -170,7 +169,7 @@ def describe(
 
 
 def ranges_of(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[str, list[Range]]:
-    """Parameter -> its ranges over every branch."""
+    """Parameter -> its ranges over all branches."""
     walks = branches(space, preset, pins)
     variants: dict[str, dict[str, BaseDistribution]] = {}
     for walk in walks:
@@ -184,8 +183,8 @@ def ranges_of(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> dict[
 
 def branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[Walk]:
     """Walk through the space for every value on which it may branch: each choice, each of a few
-    whole numbers, the end of any other range; and where these are few, for every two of them. What
-    is asked for in such a branch alone is entered from there."""
+    whole numbers, the high end of any other range. If these walks are few, also walk through it for
+    every pair of such values. Values that only one branch offers are entered from that branch."""
     walks: list[Walk] = []
     queue: list[dict[str, Any]] = [{}]
     entered: set[tuple[str, Any]] = set()
@@ -211,7 +210,7 @@ def branches(space: SearchSpace, preset: str, pins: Mapping[str, Any]) -> list[W
 
 
 def _switches(walk: Walk) -> Iterator[tuple[str, Any]]:
-    """(parameter, value) for every value that the walk was offered and that may lead elsewhere."""
+    """Yield (parameter, value) for every value that the walk was offered and that may branch."""
     for name, distribution in walk.asked.items():
         if isinstance(distribution, CategoricalDistribution):
             values: Sequence[Any] = distribution.choices
@@ -225,8 +224,8 @@ def _switches(walk: Walk) -> Iterator[tuple[str, Any]]:
 
 
 def _condition(walks: Sequence[Walk], name: str, distribution: BaseDistribution) -> When | None:
-    """The choices that distinguish the walks that met this distribution from those that did not;
-    None: all met it."""
+    """Return the choices that distinguish the walks that met this distribution from the others;
+    None if all met it."""
     met = [walk for walk in walks if walk.asked.get(name) == distribution]
     missed = [walk for walk in walks if walk.asked.get(name) != distribution]
     if not missed:
@@ -245,7 +244,7 @@ def _condition(walks: Sequence[Walk], name: str, distribution: BaseDistribution)
 
 
 def as_json(described: Mapping[str, list[tuple[str, BaseDistribution]]]) -> dict[str, list[str]]:
-    """The description in a form that a manifest can hold and compare."""
+    """Return the description in a form that a manifest can store and compare."""
     return {
         name: [_with_condition(show(distribution), condition) for condition, distribution in ranges]
         for name, ranges in sorted(described.items())
@@ -257,7 +256,7 @@ def _with_condition(text: str, condition: str) -> str:
 
 
 def show(distribution: BaseDistribution) -> str:
-    """`0.03 to 1 (log)`, `one of 64, 128`."""
+    """Format a distribution: `0.03 to 1 (log)`, `one of 64, 128`."""
     if isinstance(distribution, CategoricalDistribution):
         choices = [
             choice if isinstance(choice, str) else json.dumps(choice)

@@ -34,12 +34,12 @@ _NO_RANGE = "normal", "q_normal", "log_normal", "q_log_normal", "beta", "q_beta"
 
 
 def read_ranges(typed: list[str]) -> dict[str, tuple[Range, ...]]:
-    """Read the values of all `--space` options, of which a later one replaces an earlier one.
+    """Read the values of all `--space` options; a later one replaces an earlier one.
 
     Args:
         typed: `KEY=RANGE` (`tune/search/ranges.py`) or the path of a file.
     Raises:
-        UserError: a text or a file that is no space; the message names it and what is wrong.
+        UserError: a text or a file is not a space; the message names it and the problem.
     """
     found: dict[str, tuple[Range, ...]] = {}
     for text in typed:
@@ -55,11 +55,11 @@ def read_ranges(typed: list[str]) -> dict[str, tuple[Range, ...]]:
 
 
 def read_file(path: Path) -> dict[str, tuple[Range, ...]]:
-    """Read a file: it has `parameters` (a W&B sweep), or distributions as Optuna writes them, or
-    a range for each key.
+    """Read a file: `parameters` (a W&B sweep), distributions as Optuna writes them, or a range for
+    each key.
 
     Raises:
-        UserError: it cannot be read, or is no space.
+        UserError: it cannot be read, or is not a space.
     """
     content = _content(path)
     if isinstance(content.get("parameters"), dict):
@@ -101,7 +101,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _named(key: str, read: Callable[[Any], BaseDistribution], value: Any) -> tuple[Range, ...]:
-    """The distribution that is read from a value; an error names its key."""
+    """Return the distribution that is read from a value; an error names its key."""
     try:
         return (Range(read(value)),)
     except (ValueError, TypeError, KeyError) as error:
@@ -112,7 +112,7 @@ def _named(key: str, read: Callable[[Any], BaseDistribution], value: Any) -> tup
 
 
 def _own_entries(content: Mapping[Any, Any], prefix: str = "") -> Iterator[Entry]:
-    """Ranges as text, lists of choices, or blocks of them by the parts of dotted keys."""
+    """Yield ranges from text, from lists of choices, or from blocks nested by dotted keys."""
     for name, value in content.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict):
@@ -122,11 +122,11 @@ def _own_entries(content: Mapping[Any, Any], prefix: str = "") -> Iterator[Entry
 
 
 def own_variants(key: str, value: Any) -> tuple[Range, ...]:
-    """The ranges of a key in vistune's own form: a text, a list of choices, or a list of texts with
-    conditions.
+    """Return the ranges of a key in vistune's own form: a text, a list of choices, or a list of
+    texts with conditions.
 
     Raises:
-        ValueError: it is none; the message names the key.
+        ValueError: the value is not of this form; the message names the key.
     """
     is_list = isinstance(value, list)
     texts = value if is_list else [value]
@@ -142,7 +142,7 @@ def own_variants(key: str, value: Any) -> tuple[Range, ...]:
 
 
 def _scalar(value: Any) -> Any:
-    """A choice of a list: YAML reads 1e-4, without a point, as text."""
+    """Return a choice of a list. YAML reads 1e-4, without a point, as text."""
     if not isinstance(value, str | int | float | bool | None):
         raise ValueError(f"a choice must be a number, a word, true, false or null, not {value!r}")
     number = _number(value)
@@ -150,7 +150,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _number(value: Any) -> int | float | None:
-    """A number, also of text such as 1e-4; None of anything else."""
+    """Return a number, also for text such as 1e-4; None for anything else."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int | float):
@@ -165,7 +165,7 @@ def _number(value: Any) -> int | float | None:
 
 
 def _sweep_entries(parameters: Mapping[str, Any], prefix: str = "") -> Iterator[Entry]:
-    """The `parameters` of a sweep (https://docs.wandb.ai/models/sweeps/sweep-config-keys)."""
+    """Yield the `parameters` of a sweep (https://docs.wandb.ai/models/sweeps/sweep-config-keys)."""
     for name, about in parameters.items():
         key = f"{prefix}{name}"
         if not isinstance(about, dict):
@@ -189,7 +189,7 @@ def _of_sweep(about: Mapping[str, Any]) -> BaseDistribution:
     kind = str(about.get("distribution", "int_uniform" if whole else "uniform"))
     if kind.startswith("inv_"):
         raise ValueError(f"{kind} is not supported: use log_uniform_values")
-    if kind in ("log_uniform", "q_log_uniform"):  # whose ends are exponents
+    if kind in ("log_uniform", "q_log_uniform"):  # their ends are exponents
         low, high = math.exp(low), math.exp(high)
         kind += "_values"
 
@@ -239,8 +239,8 @@ def _is_optunas(value: Any) -> bool:
 
 
 def _optuna_entries(content: Mapping[str, Any]) -> Iterator[Entry]:
-    """Distributions as `optuna.distributions.distribution_to_json` writes them, each as JSON within
-    the file or as the text of it."""
+    """Yield distributions as `optuna.distributions.distribution_to_json` writes them, either as
+    JSON within the file or as a string of it."""
     for key, value in content.items():
         if not _is_optunas(value):
             raise ValueError(f"{key} is not a distribution in Optuna's form, but others here are")
