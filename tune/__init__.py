@@ -1,1 +1,1 @@
-"""The search platform of vistune: from the command line down to where trials run."""
+"""The search platform of vistune, from the command line to the execution of trials."""

@@ -1,12 +1,12 @@
-"""`make cluster-check`: what is wrong with a cluster file, before `ray up` or `kubectl apply`
-spends money or opens a port.
+"""`make cluster-check`: find mistakes in a cluster file before `ray up` or `kubectl apply` spends
+money or opens a port.
 
     python -m tune.cluster_check [cluster.yaml | cluster-onprem.yaml | cluster-gcp.yaml |
                                   cluster/kuberay.yaml]
 
-One line per problem, with the value and the remedy; exit code 2. Ray's own schema is one of the
-checks. It accepts much that fails later: an image of another region, a key that is not there, a
-dashboard on 0.0.0.0, a head that was never started.
+Prints one line per problem, with the value and the remedy; the exit code is then 2. Ray's own
+schema is one of the checks. It accepts much that fails later: an image of another region, a missing
+key, a dashboard on 0.0.0.0, a head that was never started.
 """
 
 import logging
@@ -51,11 +51,11 @@ _NEEDED = {
     ),
     "worker_start_ray_commands": ("--address=$RAY_HEAD_IP:6379",),
 }
-"""Commands that start Ray -> options that they must have."""
+"""List of commands that start Ray -> options that `ray start` must have there."""
 
 
 def problems(path: Path) -> list[str]:
-    """List what keeps this file from bringing up a working and closed cluster; [] if nothing
+    """List everything that keeps this file from creating a working, closed cluster; [] if nothing
     does."""
     try:
         text = path.read_text()
@@ -77,7 +77,7 @@ def problems(path: Path) -> list[str]:
 
 
 def _ray_up_problems(config: Config) -> list[str]:
-    """List what is wrong with a file of `ray up`, but for values still to be filled in."""
+    """List the problems of a `ray up` file, except placeholders that are still to be filled in."""
     kinds = {"aws": _aws, "local": _onprem, "gcp": gcp_problems}
     name = config["provider"].get("type")
     kind = kinds.get(name)
@@ -85,17 +85,17 @@ def _ray_up_problems(config: Config) -> list[str]:
         return [f"provider.type {name!r} is not known here: aws, gcp or local"]
 
     if refusal := _schema(config):
-        return [refusal]  # what follows relies on the schema
+        return [refusal]  # the other checks rely on the schema
 
     found = [*_files(config), *_commands(config), *pin_problems(config), *kind(config)]
     return list(dict.fromkeys(found))
 
 
 def _schema(config: Config) -> str | None:
-    logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # what it fills in
+    logging.getLogger("ray.autoscaler._private.util").setLevel(logging.WARNING)  # hides its notes
     try:
         validate_config(prepare_config(deepcopy(config)))
-    except Exception as error:  # jsonschema's, Ray's, and KeyErrors of files that lack a section
+    except Exception as error:  # from jsonschema, from Ray, or a KeyError if a section is missing
         message = str(getattr(error, "message", "")) or str(error) or repr(error)
         return f"Ray refuses it: {message.splitlines()[0][:300]}"
     return None
@@ -138,7 +138,7 @@ def _private(what: str, path: Path, remedy: str) -> Iterator[str]:
 
 
 def _commands(config: Config) -> Iterator[str]:
-    """Check what Ray's schema does not: how nodes start."""
+    """Check how nodes start, which Ray's schema does not check."""
     for name, needed in _NEEDED.items():
         started = [line for line in config.get(name, []) if "ray start" in line]
         if not started:
@@ -253,7 +253,8 @@ def _address(text: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; the exit code is 0 if the file is fit for `ray up`, otherwise 2."""
+    """Run the command line. The exit code is 0 if the file is ready for `ray up` or `kubectl
+    apply`, otherwise 2."""
     names = (sys.argv[1:] if arguments is None else arguments) or ["cluster.yaml"]
     code = 0
     for name in names:
@@ -268,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _command(name: str) -> str:
-    """The command that takes such a file."""
+    """Return the command that takes such a file."""
     return "kubectl apply" if "kuberay" in name else "ray up"
 
 

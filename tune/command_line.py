@@ -1,5 +1,5 @@
-"""Commands of vistune as they are printed: they work as they stand, in a shell without the
-environment active, typed in the folder where they were printed."""
+"""Format vistune's commands for printing. A printed command works as it stands, in a shell without
+the environment active, if it is typed in the folder where it was printed."""
 
 import shlex
 import shutil
@@ -17,22 +17,20 @@ DEFAULT_STORAGE = "runs"
 
 
 def command(program: str, *words: str, storage: Path | None = None, anywhere: bool = False) -> str:
-    """Spell a command.
+    """Format a command.
 
     Args:
-        program: run, report, or the name of a module of `tune` that `python -m` runs.
-        words: its arguments.
-        storage: folder of the studies that it is about; adds `--storage` where it is not the
-            default.
-        anywhere: it must work in every folder, as in a file that is kept.
+        program: run, report, or the name of a module of `tune` to run with `python -m`.
+        words: arguments of the program.
+        storage: folder of the studies concerned; adds `--storage` if it is not the default.
+        anywhere: the command must work from every folder, e.g. because it is written to a file.
     """
     where = [] if storage is None else storage_option(storage, anywhere)
     return shlex.join([*_program(program, anywhere), *words, *where])
 
 
 def resume_command() -> str:
-    """Return the command line that was typed, spelled so that it runs as printed; passwords in it
-    are left out."""
+    """Return the typed command line in a form that runs as printed, without passwords."""
     script = Path(sys.argv[0])
     words = [redacted(word) for word in sys.argv[1:]]
     if started_by_entry_point():
@@ -43,11 +41,11 @@ def resume_command() -> str:
 
 
 def replay_command(experiment: str, study: Path, number: int, anywhere: bool = False) -> str:
-    """Return what runs a trial again and compares it with the record, epoch by epoch.
+    """Return the command that runs a trial again and compares it with the record, epoch by epoch.
 
     Args:
-        study: its folder.
-        anywhere: as of `command`.
+        study: the study's folder.
+        anywhere: as in `command`.
     """
     trial = f"{study.name}/{number}"
     words = (experiment, "--local", "--trial", trial)
@@ -55,25 +53,27 @@ def replay_command(experiment: str, study: Path, number: int, anywhere: bool = F
 
 
 def install_command(extra: str) -> str:
-    """Return what installs the packages of one of our extras into this environment."""
+    """Return the command that installs the packages of one of our extras into this environment."""
     pip = [_python(False), "-m", "pip", "install"]
     if is_checkout():
         root = "." if Path.cwd() == ROOT else shorter(ROOT)
         return shlex.join([*pip, "-e", f"{root}[{extra}]"])
 
-    # There is no release to name an extra of: the packages themselves.
+    # There is no release whose extra could be named, so list the packages themselves.
     wanted = f'extra == "{extra}"'
     found = [r.partition(";")[0].strip() for r in requires("vistune") or [] if wanted in r]
     return shlex.join([*pip, *found])
 
 
 def started_by_entry_point() -> bool:
-    """Tell whether this process is `vistune` or one of its siblings, not a script of `tune/`."""
+    """True if this process was started as `vistune` or one of its sibling commands, not as a script
+    of `tune/`."""
     return Path(sys.argv[0]).name in ENTRY_POINTS.values()
 
 
 def storage_option(storage: Path, anywhere: bool = False) -> list[str]:
-    """Return `--storage ...` for a folder of studies; [] for the default of the current folder."""
+    """Return `--storage ...` for a folder of studies; [] if it is the default in the current
+    folder."""
     typed = typed_storage()
     if typed is not None and "://" in typed:
         return ["--storage", redacted(typed)]
@@ -114,7 +114,7 @@ def _python(anywhere: bool) -> str:
 
 
 def _entry_point(name: str, anywhere: bool) -> str:
-    """Return the bare name where a shell finds it, otherwise its path."""
+    """Return the bare name if a shell finds it, otherwise its path."""
     path = _beside_python(name)
     found = shutil.which(name)
     if found is not None and Path(found).resolve() == path.resolve():

@@ -1,11 +1,11 @@
-"""Experiments from outside the repository: a file of one's own, or an installed package.
+"""Experiments from outside the repository: a user's own file, or an installed package.
 
     python tune/run.py path/to/mine.py          # its EXPERIMENT, or the only one that it holds
     python tune/run.py path/to/mine.py:LARGE    # one of several, by the name of its variable
     python tune/run.py mine                     # entry point of the group vistune.experiments
 
-A study keeps the text of the file, so that its trials can be exported and repeated without it. Of a
-package it keeps the text of the module, to know whether it has changed.
+A study stores the text of the file, so that its trials can be exported and repeated without the
+file. For a package it stores the text of the module, to detect changes.
 """
 
 import hashlib
@@ -26,19 +26,19 @@ from trainables.files import write_atomically
 from tune.experiments import EXPERIMENTS, Experiment
 
 USUAL = "EXPERIMENT"
-"""Variable of a file's experiment where none is named."""
+"""Variable of a file's experiment if none is named."""
 GROUP = "vistune.experiments"
 """Group of entry points: name of the experiment -> an `Experiment`."""
 
 
 @dataclass(frozen=True)
 class Code:
-    """The text of a file that holds an experiment."""
+    """The source text of a file that defines an experiment."""
 
     path: str
-    """Absolute path that it was read from."""
+    """Absolute path from which it was read."""
     variable: str
-    """Variable of the module that is the experiment."""
+    """Name of the module variable that is the experiment."""
     text: str = field(repr=False)
 
     @property
@@ -48,17 +48,17 @@ class Code:
 
     @property
     def typed(self) -> str:
-        """The experiment as it is named on the command line."""
+        """The experiment as it would be typed on the command line."""
         return f"{self.path}:{self.variable}"
 
     def keep_in(self, study: Path) -> None:
-        """Write the file, where it is one that was generated for a study's folder."""
+        """Write the file if it was generated in the study's folder."""
         path = Path(self.path)
         if path.parent == study:
             write_atomically(path, self.text)
 
     def as_json(self) -> dict[str, Any]:
-        """The entry in study.json."""
+        """Return the entry for study.json."""
         return {
             "path": self.path,
             "variable": self.variable,
@@ -68,15 +68,15 @@ class Code:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Code":
-        """The code of an entry in study.json."""
+        """Build the code from its entry in study.json."""
         return cls(value["path"], value["variable"], value["text"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnExperiment(Experiment):
-    """An experiment of a file. It is sent to workers as the file's text, which each process runs
-    once: the classes of two trials are the same there. A search space that was bound to options
-    stays behind, as workers do not search."""
+    """An experiment from a file. It is sent to workers as the text of the file, which each process
+    runs once, so that two trials there share the same classes. A search space that was bound to
+    options is not sent, because workers do not search."""
 
     code: Code
 
@@ -86,15 +86,15 @@ class OwnExperiment(Experiment):
 
 @dataclass(frozen=True, kw_only=True)
 class AnnouncedExperiment(Experiment):
-    """An experiment of an installed package, which workers import from theirs."""
+    """An experiment of an installed package, which workers import from their own installation."""
 
     module: str
-    """Module that holds it."""
+    """Module that defines it."""
     text: str = field(repr=False)
-    """Text of the module; "" where Python has none."""
+    """Source text of the module; "" if it has none."""
 
     def as_json(self) -> dict[str, Any] | None:
-        """The entry in study.json; None without a text."""
+        """Return the entry for study.json; None without a source text."""
         if not self.text:
             return None
         digest = hashlib.sha256(self.text.encode()).hexdigest()
@@ -102,11 +102,11 @@ class AnnouncedExperiment(Experiment):
 
 
 def find_experiment(word: str) -> Experiment:
-    """The experiment that a word of the command line names: a file, one of ours, or one that an
-    installed package announces.
+    """Return the experiment that is named on the command line: a file, one of ours, or one that an
+    installed package registers as an entry point.
 
     Raises:
-        UserError: there is none, or its file cannot be run.
+        UserError: there is no such experiment, or its file cannot be run.
     """
     if _names_file(word):
         return _from_file(word)
@@ -123,22 +123,23 @@ def find_experiment(word: str) -> Experiment:
 
 
 def experiment_of(name: str, code: Mapping[str, Any] | None) -> Experiment:
-    """The experiment of a study on record.
+    """Return the experiment of a recorded study.
 
     Args:
         name: `experiment` of its manifest.
         code: `code` of its manifest.
     Raises:
-        UserError: there is none, or its code cannot be run.
+        UserError: there is no such experiment, or its code cannot be run.
     """
     return find_experiment(name) if code is None else from_code(Code.from_json(code))
 
 
 def from_code(code: Code) -> OwnExperiment:
-    """Run the code, once in a process, and return its experiment.
+    """Run the code, once per process, and return its experiment.
 
     Raises:
-        UserError: it fails, or holds no such experiment.
+        UserError: the code fails or defines no such experiment, or the experiment has the name of
+            one of ours.
     """
     module = _module(code)
     held = _experiments_in(module)
@@ -196,15 +197,15 @@ def _from_file(word: str) -> OwnExperiment:
 
 
 def _module(code: Code) -> ModuleType:
-    """The module of this text, which is run where this process has not yet."""
+    """Return the module of this text; run the text if this process has not done so yet."""
     name = f"vistune_own_{code.digest[:16]}"
     if name in sys.modules:
         return sys.modules[name]
 
-    # Tracebacks show lines of the text that ran, on machines without the file too.
+    # Tracebacks can show source lines, even on machines without the file.
     linecache.cache[code.path] = (len(code.text), None, code.text.splitlines(True), code.path)
     folder = str(Path(code.path).parent)
-    # Last: a file beside it must not hide a package.
+    # Appended last, because a file beside it must not hide a package.
     if Path(folder).is_dir() and folder not in sys.path:
         sys.path.append(folder)
 
@@ -213,7 +214,7 @@ def _module(code: Code) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         exec(compile(code.text, code.path, "exec"), module.__dict__)
-    except UserError as error:  # such as a range that cannot be searched
+    except UserError as error:  # e.g. an invalid range
         del sys.modules[name]
         raise UserError(f"{code.path}: {error}") from None
     except (Exception, SystemExit) as error:
@@ -223,7 +224,7 @@ def _module(code: Code) -> ModuleType:
 
 
 def _told(error: BaseException, path: str) -> str:
-    """An error in one line, with the line of the file."""
+    """Describe an error in one line, with the line number in the file."""
     lines = [
         frame.lineno
         for frame in traceback.extract_tb(error.__traceback__)
@@ -239,7 +240,7 @@ def _told(error: BaseException, path: str) -> str:
 
 
 def _experiments_in(module: ModuleType) -> dict[str, Experiment]:
-    """Variable -> experiment, in the order of the file, without ours."""
+    """Return variable -> experiment, in the order of the file, without our own ones."""
     ours = {id(experiment) for experiment in EXPERIMENTS.values()}
     return {
         name: value

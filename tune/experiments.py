@@ -1,5 +1,5 @@
-"""The registry. Adding a trainable: a file in trainables/, a file in search_spaces/, a line in
-EXPERIMENTS."""
+"""The registry of experiments. To add a trainable, write a file in trainables/ and one in
+search_spaces/, and add an entry to EXPERIMENTS."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,66 +20,67 @@ if TYPE_CHECKING:
     from trainables.base import Trainable
 
 SearchSpace = Callable[..., None]
-"""Takes an Optuna trial and the preset's name, and asks for dotted config paths. One that has the
-parameters `up` or `rules` is given them too (`tune.cli.orientation.facing`)."""
+"""Takes an Optuna trial and the preset's name, and asks for dotted config paths. If it has the
+parameters `up` or `rules`, it receives those too (`tune.cli.orientation.facing`)."""
 Model = tuple[type["Trainable[Any, Any]"], type]
 """A trainable and its config."""
 
 
 class Program(Protocol):
-    """The training code of an experiment as a study sees it before a trial runs: a class of
-    `trainables.base.Trainable`, or a `Function`."""
+    """The training code of an experiment, as a study uses it before a trial runs: a
+    `trainables.base.Trainable` class, or a `Function`."""
 
     def load_data(self, config: Any, progress: bool = False) -> Any:
-        """Load the data of a data config, or what stands for data that only a function knows."""
+        """Load the data of a data config, or a stand-in for data that only a function knows."""
 
     def chosen_objective(self, config: Any, data: Any) -> str:
-        """Name of the metric that selects, `val/...`; larger is better."""
+        """Return the name of the metric that selects trials, `val/...`; larger is better."""
 
     def check_startup(self, config: Any, data: Any) -> str:
-        """Check that trials of this config can start; return one line about their start, or ""."""
+        """Check that trials with this config can start. Return one line about their start, or
+        ""."""
 
     def check_packages(self) -> None:
-        """Check that the packages are installed without which no trial can start."""
+        """Check that all packages are installed that a trial needs in order to start."""
 
     def max_workers(self, config: Any) -> int:
-        """Largest number of workers that can share a trial."""
+        """Return the maximum number of workers that can share a trial."""
 
     def needs_equal_shares(self) -> bool:
-        """Return True if workers must have equal shares of a batch."""
+        """Return True if all workers must have equal shares of a batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """An experiment, which one word on the command line names."""
+    """An experiment, named by one word on the command line."""
 
     name: str
     about: str
     """One line for `--help`."""
     model: Callable[[], Model]
-    """Imports the trainable and its config. The first call imports torch, which takes seconds that
-    `--help` and most refusals do not need."""
+    """Imports the trainable and its config. The first call imports torch, which takes seconds;
+    `--help` and most refusals do not need it."""
     space: SearchSpace
     """Called with an Optuna trial and the preset's name; asks for dotted config paths."""
     presets: dict[str, dict[str, Any]]
-    """Preset -> flat config values that differ from the dataclass defaults. With them a config is
-    trial 0: the default."""
+    """Preset -> flat config values that differ from the dataclass defaults. They define trial 0,
+    the default."""
     loaded_space: SearchSpace | None = None
-    """The space where `--backbone` gives the initial weights; None: the experiment takes none, or a
-    setting chooses them."""
+    """The space used if `--backbone` gives the initial weights; None if the experiment takes no
+    backbone or a setting chooses it."""
     top: int = 1
-    """Number of best configurations that are trained again on fresh seeds; the answer is the best
-    of them on average."""
+    """Number of best configurations to train again on fresh seeds; the answer is the one that is
+    best on average."""
     comparisons: Mapping[str, Comparison] = field(default_factory=dict)
-    """The comparisons of `--compare`; "" is the one that runs where neither a comparison nor a
-    setting is named."""
+    """The comparisons of `--compare`; "" is the one that runs if neither a comparison nor a setting
+    is named."""
     views: int = 1
-    """Views of an image that a training step sees."""
+    """Number of views of an image per training step."""
     imports: tuple[str, ...] = ()
-    """Packages that its networks import when they are built."""
+    """Packages that are imported when its networks are built."""
     function: Function | None = None
-    """A function that trains, in place of a trainable (`tune.function_experiment`); only the config
-    of `model` counts then."""
+    """A function that trains, instead of a trainable (`tune.function_experiment`). Then only the
+    config of `model` is used."""
 
     @property
     def program(self) -> Program:
@@ -88,10 +89,10 @@ class Experiment:
 
     @property
     def trainable(self) -> type["Trainable[Any, Any]"]:
-        """The class of its model.
+        """The class of its trainable.
 
         Raises:
-            UserError: a function trains, of whose model nothing is known.
+            UserError: a function does the training, and its model is unknown.
         """
         if self.function is not None:
             raise UserError(
@@ -115,7 +116,8 @@ class Experiment:
 
 
 def side_of(experiment: Experiment, setting: Setting | None) -> Experiment:
-    """Return the experiment that a setting is, where it is one of its own."""
+    """Return the experiment that a setting stands for: its own if it is a `Method`, otherwise the
+    given one."""
     if isinstance(setting, Method):
         return EXPERIMENTS[setting.experiment]
     return experiment
@@ -257,6 +259,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         space=segment,
         loaded_space=segment_from_backbone,
         presets=presets.SEGMENT,
-        top=3,  # one validation score of a trial moves by .03 with its seed
+        top=3,  # a trial's validation score varies by .03 with its seed
     ),
 }

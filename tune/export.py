@@ -1,9 +1,11 @@
-"""A trial's model, checked against its record: as a folder that `mlflow.pyfunc.load_model` serves,
-or as ONNX, safetensors or a program of `torch.export`; and colour masks of a folder of images.
+"""Export a trial's model after checking it against its record: as a folder that
+`mlflow.pyfunc.load_model` serves, or as ONNX, safetensors or a `torch.export` program. Also paints
+colour masks of a folder of images.
 
-python tune/report.py export segment                 # the best trial, to runs/segment/model and
-MLflow's registry; or segment/3 python -m tune.export runs/segment/model IMAGES OUT  # a colour mask
-OUT/<name>_mask.png of every image in IMAGES
+    # the best trial (or segment/3), to runs/segment/model and MLflow's registry
+    python tune/report.py export segment
+    # a colour mask OUT/<name>_mask.png of every image in IMAGES
+    python -m tune.export runs/segment/model IMAGES OUT
 """
 
 import contextlib
@@ -42,19 +44,19 @@ from tune.study.kept_files import retrained_value
 from tune.study.record import Record, check_whole, read_record
 
 MODEL = "model"
-"""Folder of a study's exported model; that of another format has its name behind a dash."""
+"""Folder of a study's exported model. For other formats a dash and the format are appended."""
 MLFLOW = "mlflow"
 FORMATS = (MLFLOW, "onnx", "safetensors", "torch_export")
 """Values of `--format`; the first is the default."""
-# Another machine may round otherwise, and so a few images fall on the other side.
+# Another machine may round differently, so a few images may be classified differently.
 _RELATIVE, _ABSOLUTE = 0.01, 0.005
-# Two runtimes add the same numbers in another order.
+# Two runtimes may add the same numbers in a different order.
 _ANSWERS = 1e-3
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model that was checked."""
+    """A checked and exported model."""
 
     folder: Path
     study: Path
@@ -62,14 +64,14 @@ class Exported:
     objective: str
     recorded: float
     measured: float
-    """The objective, by what was exported."""
+    """The objective, computed with the exported model."""
     format: str = MLFLOW
     difference: float | None = None
-    """Largest difference between the answers of an exported graph and the network's, relative to
-    the largest answer; None where the weights themselves were exported."""
+    """Largest difference between the outputs of an exported graph and of the network, relative to
+    the largest output; None if the weights themselves were exported."""
     retrained: bool = False
-    """Its weights were not kept: they are those of a training that differs from the record, and so
-    is `recorded`."""
+    """True if the recorded weights were not kept and it was trained again, with a different result.
+    `recorded` then belongs to that training too."""
 
     def __str__(self) -> str:
         where = "after training it again" if self.retrained else "on record"
@@ -91,18 +93,19 @@ def export_model(
     images: str | None = None,
     format: str = MLFLOW,
 ) -> Exported:
-    """Write the model of STUDY (its best trial) or STUDY/TRIAL once it has shown its metric again.
+    """Export the model of STUDY (its best trial) or STUDY/TRIAL, after checking that it reproduces
+    its metric.
 
     Args:
-        out: default `<storage>/<study>/model`, or `model-<format>`. An earlier export there is
-            replaced.
-        images: where the study's images are now; default: where a trial of the study found them.
-        format: one of `FORMATS`. MLflow's has code and pinned requirements.
+        out: folder of the model; default `<storage>/<study>/model`, or `model-<format>`. An earlier
+            export there is replaced.
+        images: current folder of the study's images; default: where a trial of the study found
+            them.
+        format: one of `FORMATS`. MLflow's includes code and pinned requirements.
     Raises:
-        UserError: no such study or completed trial, a record that lacks trials, an unknown format,
-            `out` holds something else,
-            the images are not found or are others, or the exported model does not reach the metric
-            on record.
+        UserError: there is no such study or completed trial, the record lacks trials, the format is
+            unknown, `out` contains something else, the images are not found or are others, or the
+            exported model does not reach the metric on record.
     """
     _check_format(format)
     origin = of_study(wanted, storage)
@@ -134,7 +137,7 @@ def export_model(
         save = _save_mlflow if format == MLFLOW else _save_portable
         exported = save(exported, about, origin.path, whole, data, check)
         if final.exists():
-            # a kill must leave no half of it, which would be nobody's model
+            # a kill must not leave a mix of both models
             final.rename(scratch / "earlier")
         whole.rename(final)
     return exported
@@ -142,20 +145,20 @@ def export_model(
 
 @contextlib.contextmanager
 def _one_at_a_time(final: Path) -> Iterator[None]:
-    """Keep a second export to this folder waiting until the first has ended."""
+    """Make a second export to this folder wait until the first has ended."""
     lock = final.with_name(f".{final.name}.lock")
     with FileLock(lock):
         yield
 
 
 def _check_format(format: str) -> None:
-    """Refuse a format that there is not, or whose packages are missing."""
+    """Refuse an unknown format, or one whose packages are missing."""
     if format not in FORMATS:
         raise UserError(f"--format {format!r} is not a format{nearest(format, FORMATS)}")
     if format == MLFLOW:
         return
 
-    from trainables.portable import PACKAGES  # it imports torch, for which a refusal need not wait
+    from trainables.portable import PACKAGES  # imports torch, which a refusal need not wait for
 
     absent = [name for name in PACKAGES[format] if find_spec(name) is None]
     if absent:
@@ -163,8 +166,8 @@ def _check_format(format: str) -> None:
 
 
 def _check_place(final: Path, format: str) -> None:
-    """Refuse a folder that holds something else than an earlier export, and make the one around
-    it."""
+    """Refuse a folder that contains anything but an earlier export, and create its parent
+    folder."""
     if final.exists():
         names = [path.name for path in final.iterdir()] if final.is_dir() else []
         if not {"MLmodel", DESCRIPTION} & set(names):
@@ -179,10 +182,10 @@ def _check_place(final: Path, format: str) -> None:
 
 
 def _data_of(record: Record, experiment: Experiment, trial: int, images: str | None) -> Any:
-    """The data set that a trial was trained on.
+    """Load the data set on which a trial was trained.
 
     Raises:
-        UserError: it is not found, or is another one now.
+        UserError: the data is not found, or has changed.
     """
     found = find_images(record, trial, images)
     config: Any = build(experiment.config, record.trials[trial].config | found)
@@ -200,8 +203,8 @@ def _save_mlflow(
     data: Any,
     check: Callable[[Exported], None],
 ) -> Exported:
-    """Write MLflow's folder, and judge the model by what it will serve."""
-    Served.of_trial(about, weights)  # a refusal of odd weights names the trial's own file
+    """Write MLflow's folder, and evaluate the model as it will be served."""
+    Served.of_trial(about, weights)  # if refused, the error names the trial's own file
     folder = whole.with_name("data")
     folder.mkdir()
     shutil.copy(weights, folder / WEIGHTS)
@@ -222,7 +225,7 @@ def _save_portable(
     data: Any,
     check: Callable[[Exported], None],
 ) -> Exported:
-    """Write a file for other tools, and judge the model by what is read from it."""
+    """Write a file for other tools, and evaluate the model as read from that file."""
     from trainables.portable import write
 
     whole.mkdir()
@@ -236,21 +239,22 @@ def _save_portable(
 
 
 def find_images(record: Record, trial: int, given: str | None) -> dict[str, str]:
-    """Config values of a trial that say where its images are now; {} where they are as it says.
+    """Return config values that say where a trial's images are now; {} if they are where its config
+    says.
 
     Args:
-        given: folder that the user names.
+        given: folder named by the user.
     Raises:
-        UserError: the folder of the trial, and those of the study's other trials, are not there.
+        UserError: neither the trial's folder nor those of the study's other trials exist.
     """
-    # It imports torch, for which a refusal need not wait.
+    # Imports torch, which a refusal need not wait for.
     from trainables.data.named import data_name
 
     if given is not None:
         return {"data.name": data_name(given)}
 
     known = record.trials[trial].config.get("data.name")
-    # A folder has been resolved; another name is that of a data set.
+    # A folder is on record as an absolute path; other names are those of data sets.
     if known is None or not Path(known).is_absolute() or Path(known).exists():
         return {}
     latest_first = sorted(record.trials.items(), reverse=True)
@@ -275,7 +279,7 @@ def _check_same_images(record: Record, data: Any, folder: str) -> None:
 
 
 def _check(exported: Exported, experiment: str) -> None:
-    """Refuse a model that does not do what is on record."""
+    """Refuse a model that does not reproduce the record."""
     if exported.difference is not None and not exported.difference < _ANSWERS:
         raise UserError(
             f"{exported}: not exported, because {exported.format} computes something else than the "
@@ -290,11 +294,11 @@ def _check(exported: Exported, experiment: str) -> None:
 
 
 def paint(model: Path, images: Path, out: Path) -> list[str]:
-    """Colour masks of every image in a folder, in the images' own sizes; returns what could not be
-    read, with the reason.
+    """Paint colour masks of every image in a folder, at the images' own sizes. Return the files
+    that could not be read, with reasons.
 
     Raises:
-        UserError: no segmentation model, or no images.
+        UserError: there is no segmentation model, or there are no images.
     """
     found = sorted(model.rglob(DESCRIPTION)) if model.is_dir() else []
     if not found:
@@ -326,8 +330,8 @@ def paint(model: Path, images: Path, out: Path) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Command form. 0; 2 for wrong use, or where an image could not be read (the others are
-    painted)."""
+    """Run the command. Return 0, or 2 for wrong use or if an image could not be read (the others
+    are painted)."""
     if len(argv) != 3:
         print(
             f"usage: {command('export')} MODEL IMAGES OUT: a colour mask of every image in IMAGES",

@@ -1,4 +1,4 @@
-"""Values as people read them in tables, reports and on the terminal."""
+"""Format values for tables, reports and the terminal."""
 
 from collections.abc import Mapping
 
@@ -9,7 +9,7 @@ _ERROR_LENGTH = 300
 
 
 def format_value(value: object) -> str:
-    """A config value in few characters, as `--set` takes it: floats with three digits, None as
+    """Format a config value briefly, as `--set` takes it: floats with three digits, None as
     `none`."""
     if value is None:
         return "none"
@@ -19,7 +19,7 @@ def format_value(value: object) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 05 s`, `1 h 05 min`."""
+    """Format a duration: `4.2 s`, `3 min 05 s`, `1 h 05 min`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -30,13 +30,13 @@ def duration(seconds: float) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """`1 trial`, `12 trials`."""
+    """Format a count with its noun: `1 trial`, `12 trials`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def failure(reason: str, error: str | None) -> str:
-    """Why a run failed, in one line: the reason on record and the last line of its error, which may
-    be a traceback's."""
+    """Say in one line why a run failed: the recorded reason and the last line of its error, which
+    may be a traceback."""
     lines = (error or "").strip().splitlines()
     last = lines[-1].strip() if lines else ""
     kind, _, message = last.partition(": ")
@@ -49,33 +49,34 @@ def failure(reason: str, error: str | None) -> str:
 
 
 def assignments(values: Mapping[str, object]) -> str:
-    """`optim.lr=0.1, optim.name=sgd`; "" for none."""
+    """Format values as `optim.lr=0.1, optim.name=sgd`; "" if there are none."""
     return ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
 
 
 def read_assignment(text: str) -> tuple[str, str] | None:
-    """Key and value of `KEY=VALUE`, which may have spaces about them; None where it is none. The
-    value may be empty."""
+    """Split `KEY=VALUE`, in which spaces around key and value are allowed. Return None if it has
+    another form. The value may be empty."""
     key, equals, value = (part.strip() for part in text.partition("="))
     return (key, value) if key and equals else None
 
 
 def line_width(out: Console, most: int = 100) -> int:
-    """Characters of a line of text: those of the terminal, at most `most`; in a pipe `most`."""
+    """Return the number of characters per line: the terminal's, at most `most`; in a pipe,
+    `most`."""
     return min(most, out.width) if out.is_terminal else most
 
 
 def print_prose(out: Console, text: str) -> None:
-    """Print a line of text; a terminal gets it broken at words."""
+    """Print a line of text, wrapped at words on a terminal."""
     out.print(text, soft_wrap=not out.is_terminal)
 
 
 def plain_console(width: int | None = None) -> Console:
-    """A console that prints text unchanged: a name may contain what rich takes for markup or an
-    emoji.
+    """Return a console that prints text unchanged, because a name may contain what rich takes for
+    markup or an emoji.
 
     Args:
-        width: characters of a line; default: those of the terminal.
+        width: characters per line; default: the terminal's width.
     """
     return Console(
         highlight=False,
@@ -83,5 +84,5 @@ def plain_console(width: int | None = None) -> Console:
         markup=False,
         emoji=False,
         width=width,
-        force_jupyter=False,  # lines in a notebook are text like any other
+        force_jupyter=False,  # print plain text in a notebook too
     )

@@ -1,7 +1,7 @@
-"""A function that trains, as a study sees it.
+"""A training function, as a study uses it.
 
-Nothing is known of its model, its data or its length before it runs: it says all that counts
-through the `run` that it is given (`tune/execution/function_run.py`).
+Its model, data and length are unknown before it runs. It reports everything through its `run`
+argument (`tune/execution/function_run.py`).
 """
 
 import hashlib
@@ -17,22 +17,22 @@ from trainables.data_summary import DataSummary
 from trainables.errors import UserError, first_line
 
 LENGTH = "train/epochs"
-"""Metric of each report: the epochs of this trial, as `run.epochs(n)` has said."""
+"""Metric in each report: the number of epochs of this trial, as given to `run.epochs(n)`."""
 RESERVED = ("seed", "train.threads")
-"""Config values that every experiment of a function has, and that it is not given."""
+"""Config values that every function's experiment has but does not pass to the function."""
 PRESET = "default"
 """The only preset of a function's experiment."""
 
 _MINUS = "-"
 _SUMMARY = DataSummary(layout="read by the function itself")
-_MESSAGE = 100  # characters of an error's message in a reason
+_MESSAGE = 100  # maximum length of an error message in a reason
 
 
 class OwnData:
-    """Stands for the data of a function, which reads them itself.
+    """Stand-in for the data of a function, which reads the data itself.
 
     Args:
-        named: the name that the function has given to them; "" where it has not.
+        named: the name that the function gives to its data; "" if it gives none.
     """
 
     def __init__(self, named: str = ""):
@@ -47,27 +47,26 @@ class OwnData:
     gallery = None
 
     def headline(self) -> str:
-        """The data in a few words."""
+        """Describe the data in a few words."""
         return self.name
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function `train(config, run)` and what is known of it."""
+    """A function `train(config, run)` with its declared objective and data."""
 
     call: Callable[[dict[str, Any], Any], Any]
     objective: str
-    """Metric that selects, `val/...`; larger is better: `val/-loss` is the loss with its sign
-    changed."""
+    """Metric that selects trials, `val/...`; larger is better. `val/-loss` is the negated loss."""
     data: str = ""
-    """Name of its data and split; "" where it gives none."""
+    """Name of its data and split; "" if it gives none."""
 
     def load_data(self, config: Any, progress: bool = False) -> OwnData:
-        """Return what stands for the function's own data."""
+        """Return a stand-in for the function's own data."""
         return OwnData(self.data)
 
     def chosen_objective(self, config: Any, data: Any) -> str:
-        """Return the metric that selects."""
+        """Return the metric that selects trials."""
         return self.objective
 
     def check_startup(self, config: Any, data: Any) -> str:
@@ -78,26 +77,27 @@ class Function:
         """Check nothing: the function imports what it needs."""
 
     def max_workers(self, config: Any) -> int:
-        """Return any number: a function shares its work among its workers itself."""
+        """Return a practically unlimited number: a function divides its work among workers
+        itself."""
         return sys.maxsize
 
     def needs_equal_shares(self) -> bool:
-        """Return False: shares are the function's own matter."""
+        """Return False: the function manages the shares itself."""
         return False
 
     @property
     def given_name(self) -> str:
-        """The objective as the function reports it: `loss` of `val/-loss`."""
+        """The objective as the function reports it, e.g. `loss` for `val/-loss`."""
         return self.objective.removeprefix("val/").removeprefix(_MINUS)
 
     def named(self, part: str, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics of a report under their full names, the objective among them.
+        """Return the metrics of a report under their full names, including the objective.
 
         Args:
-            part: val or test, for names without a part.
-            metrics: as the function gave them.
+            part: val or test, the prefix for names without one.
+            metrics: the metrics as the function reported them.
         Raises:
-            TypeError: a value is no number.
+            TypeError: a value is not a number.
             ValueError: the objective is missing.
         """
         found = {}
@@ -114,7 +114,7 @@ class Function:
         return found
 
     def reason(self, error: BaseException) -> str:
-        """Say in a line what went wrong, and where in the function's own file."""
+        """Say in one line what went wrong, and on which line of the function's own file."""
         message = first_line(error, _MESSAGE)
         kind = type(error).__name__
         text = kind if message == kind else f"{kind}: {message}"
@@ -130,16 +130,16 @@ class Function:
 
     @property
     def path(self) -> str:
-        """File that the function was defined in; "" where Python does not know."""
+        """File in which the function is defined; "" if unknown."""
         code = getattr(self.call, "__code__", None)
         return "" if code is None else str(code.co_filename)
 
 
 def objective_name(typed: str) -> str:
-    """Return the full name of an objective: `accuracy` is `val/accuracy`, `-loss` is `val/-loss`.
+    """Return the full name of an objective: `val/accuracy` for `accuracy`, `val/-loss` for `-loss`.
 
     Raises:
-        UserError: it is no name of a metric.
+        UserError: it is not the name of a metric.
     """
     name = typed.removeprefix("val/")
     plain = name.removeprefix(_MINUS)
@@ -152,7 +152,7 @@ def objective_name(typed: str) -> str:
 
 
 def _number(name: str, value: Any) -> float:
-    """A number of Python, NumPy or torch as a float."""
+    """Convert a number of Python, NumPy or torch to a float; None becomes NaN."""
     if hasattr(value, "detach"):
         value = value.detach()  # torch warns about a loss that still has its graph
     try:

@@ -1,4 +1,4 @@
-"""An experiment from a function: existing training code becomes a study.
+"""Build an experiment from a function, so that existing training code becomes a study.
 
     from vistune import function_experiment
 
@@ -15,7 +15,7 @@
         default={"lr": 1e-3, "opt": "sgd"},
     )
 
-`vistune mine.py` runs it from any folder. docs/functions.md has the rules of such a study.
+`vistune mine.py` runs it from any folder. docs/functions.md has the rules for such studies.
 """
 
 import re
@@ -43,29 +43,29 @@ def function_experiment(
     data: str = "",
     compare: Comparisons | None = None,
 ) -> Experiment:
-    """Make an experiment from `train(config, run)`.
+    """Build an experiment from `train(config, run)`.
 
     Args:
-        train: called once for each trial and repeat, with `config`, a dictionary of plain values
-            by dotted name, and `run` (`tune.execution.function_run.FunctionRun`).
-        objective: reported metric that selects. Larger is better; with a minus before it, as in
-            "-loss", smaller is better.
-        space: name -> range: `(low, high)`, `(low, high, "log")`, integers if both ends are, a list
-            of choices, `bool`, or a text as for `--space`. Or a function that asks an Optuna trial
-            for values.
-        default: name -> value of trial 0. It may also have values that are not searched, which
-            `--set` can change. A searched value that it lacks is the middle of its range or the
+        train: called once per trial and repeat, with `config`, a dictionary of plain values by
+            dotted name, and `run` (`tune.execution.function_run.FunctionRun`).
+        objective: reported metric that selects trials. Larger is better; with a leading minus, as
+            in "-loss", smaller is better.
+        space: name -> range: `(low, high)`, `(low, high, "log")`, integers if both ends are
+            integers, a list of choices, `bool`, or a string as for `--space`. Alternatively, a
+            function that asks an Optuna trial for values.
+        default: name -> value of trial 0. It may also contain values that are not searched, which
+            `--set` can change. Missing searched values default to the middle of the range or the
             first choice.
-        name: one word, also the name of the study; default: that of the function's file.
+        name: one word, also the name of the study; default: the name of the function's file.
         about: one line for `--plan`; default: the first line of the function's docstring.
-        threads: CPU threads of a trial.
+        threads: CPU threads per trial.
         data: name of the images and their split, such as "digits v2". Studies with the same name
-            were judged on the same test images and may be compared.
+            use the same test images and may be compared.
         compare: name in `--compare` -> setting -> values that it fixes, as in
             `{"mixup": {"without": {"mixup": 0.0}, "with": {"mixup": 0.2}}}`. Each setting is
             searched with the same budget, and the others are compared with the first.
     Raises:
-        UserError: a name, a range or a value that cannot be used.
+        UserError: a name, a range or a value is invalid.
     """
     if not callable(train):
         raise UserError(f"function_experiment needs a function train(config, run), got {train!r}")
@@ -91,7 +91,8 @@ def function_experiment(
 
 
 def _name_of(train: Callable[..., Any], function: Function) -> str:
-    """The stem of the function's file; its own name where that is no file, as in a notebook."""
+    """Return the stem of the function's file, or the function's own name if there is no file, as in
+    a notebook."""
     stem = Path(function.path).stem
     if function.path.endswith(".py") and re.fullmatch(r"[A-Za-z][\w-]*", stem):
         return stem

@@ -1,4 +1,4 @@
-"""Comparisons of a function's settings, as it names them."""
+"""Comparisons of settings that a function's experiment defines."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -11,18 +11,20 @@ from tune.formatting import assignments
 from tune.search.native import native
 
 Comparisons = Mapping[str, Mapping[str, Mapping[str, Any]]]
-"""Name in `--compare` -> setting -> config values that it fixes."""
+"""Name in `--compare` -> setting -> config values that the setting fixes."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def comparisons_of(given: Comparisons, known: Iterable[str]) -> dict[str, Comparison]:
-    """Return the comparisons of `--compare`, each of whose settings is compared with the first.
+    """Return the comparisons of `--compare`. In each of them, the settings are compared with the
+    first one.
 
     Args:
-        known: names of the config's values.
+        known: names of the config values.
     Raises:
-        UserError: a name that cannot be used, fewer than two settings, or an unknown value.
+        UserError: a name is invalid or used twice, there are fewer than two settings, or a value is
+            unknown.
     """
     names = set(known)
     seen: set[str] = set()

@@ -1,5 +1,5 @@
-"""The text of a function that no kept file holds, such as one of a notebook's cell: a study keeps
-it, so that a changed function does not continue it without a word."""
+"""The source text of a function that is not in a stored file, e.g. one from a notebook cell. A
+study stores it, so that a changed function does not silently continue the study."""
 
 import functools
 import hashlib
@@ -14,11 +14,11 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def source_of(call: Callable[..., Any]) -> dict[str, Any] | None:
-    """Return the entry in study.json of a function: name, sha256 and text. None for an object that
-    has no text of its own.
+    """Return a function's entry for study.json: name, sha256 and text. None for an object without a
+    text of its own.
 
-    Texts and paths that the function has from around it, and plain arguments that are bound to it,
-    are part of the text: they may name its data.
+    Strings and paths in the function's closure, and plain arguments bound to it, are part of the
+    text, because they may name its data.
     """
     text = _text(call)
     if not text:
@@ -42,13 +42,14 @@ def _text(call: Any) -> str:
         return ""
     try:
         text = textwrap.dedent(inspect.getsource(call))
-    except (OSError, TypeError):  # typed at a prompt, or received by a worker
+    except (OSError, TypeError):  # typed at a prompt, or received by a worker process
         text = _digest(code)
     return "\n".join([text, *_enclosed(call)])
 
 
 def _enclosed(call: Any) -> Iterator[str]:
-    """Texts and paths of the function around it. Numbers are left out: they may count."""
+    """Yield the strings and paths in the function's closure. Numbers are left out, because they may
+    be counters."""
     cells = getattr(call, "__closure__", None) or ()
     for name, cell in zip(call.__code__.co_freevars, cells, strict=True):
         try:
@@ -60,7 +61,7 @@ def _enclosed(call: Any) -> Iterator[str]:
 
 
 def _digest(code: CodeType) -> str:
-    """Hash of a function's instructions and constants, without its place in a file."""
+    """Hash a function's instructions and constants, without its position in a file."""
     digest = hashlib.sha256(code.co_code)
     digest.update(" ".join([*code.co_names, *code.co_varnames]).encode())
     for constant in code.co_consts:

@@ -9,10 +9,10 @@
     }
     default = {"lr": 1e-3, "epochs": 10}
 
-Two real numbers are a range, two integers a range of integers, "log" makes either logarithmic, a
-list holds choices, `bool` is a choice of False and True, and a text is read as `--space` reads it;
-several texts in parentheses are ranges under several conditions. The default is trial 0; a value
-that it lacks is the middle of its range or the first of its choices. Names may have dots.
+Two floats are a range, two integers an integer range, and "log" makes either logarithmic. A list
+contains choices, `bool` is a choice of False and True, and a string is read as by `--space`. A
+tuple of strings gives ranges under several conditions. The default is trial 0; a missing value
+defaults to the middle of its range or the first choice. Names may contain dots.
 """
 
 import keyword
@@ -55,7 +55,7 @@ def read_space(space: Mapping[str, Any]) -> Ranges:
     """Read the literals of a space.
 
     Raises:
-        UserError: a name or a literal that cannot be searched.
+        UserError: a name or a literal is invalid.
     """
     _check_names(space)
     found = {}
@@ -68,11 +68,11 @@ def read_space(space: Mapping[str, Any]) -> Ranges:
 
 
 def ranges_in(suggest: Callable[[Any], Any]) -> tuple[SearchSpace, Ranges]:
-    """Return a space that is written as for Optuna, a function that asks a trial for values, and
-    the ranges that it asks for in its branches.
+    """Return the space and the ranges of a function written as for Optuna, which asks a trial for
+    values. The ranges cover all its branches.
 
     Raises:
-        UserError: it asks for a name that cannot be searched.
+        UserError: it asks for an invalid name.
     """
     space = partial(_asked, suggest)
     ranges = {name: tuple(found) for name, found in ranges_of(space, PRESET, {}).items()}
@@ -81,10 +81,10 @@ def ranges_in(suggest: Callable[[Any], Any]) -> tuple[SearchSpace, Ranges]:
 
 
 def complete(ranges: Ranges, default: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the whole default: every value that is searched, then the others.
+    """Return the complete default: all searched values, then the others.
 
     Raises:
-        UserError: a value that is no plain one, or outside its range.
+        UserError: a value is not a plain one, or is outside its range.
     """
     _check_names({**ranges, **default})
     default = {name: native(value) for name, value in default.items()}
@@ -112,12 +112,12 @@ def complete(ranges: Ranges, default: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_class(ranges: Ranges, default: Mapping[str, Any], threads: int) -> type:
-    """Make the config of a function: a dataclass whose flat form has these names.
+    """Create a function's config: a dataclass whose flat form has these names.
 
     Args:
-        ranges: what is searched.
-        default: the whole default.
-        threads: default number of CPU threads of a trial.
+        ranges: the searched ranges.
+        default: the complete default.
+        threads: default number of CPU threads per trial.
     """
     tree: dict[str, Any] = {}
     for name, value in default.items():
@@ -129,8 +129,8 @@ def config_class(ranges: Ranges, default: Mapping[str, Any], threads: int) -> ty
 
 
 def plain(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that a function is given: a flat config without what is reserved, in
-    Python's own types (samplers draw numbers of NumPy, which no checkpoint may hold)."""
+    """Return the values to pass to a function: a flat config without reserved names, as Python's
+    own types. Samplers draw NumPy numbers, which a checkpoint must not contain."""
     return {name: native(value) for name, value in flat.items() if name not in RESERVED}
 
 
@@ -139,10 +139,10 @@ def _asked(suggest: Callable[[Any], Any], trial: Any, preset: str) -> None:
 
 
 def _variants(literal: Any) -> Sequence[Range]:
-    """Ranges of one parameter.
+    """Return the ranges of one parameter.
 
     Raises:
-        ValueError: the literal is none of the forms.
+        ValueError: the literal has none of the valid forms.
     """
     if isinstance(literal, str):
         return [parse_range(literal)]
@@ -167,7 +167,7 @@ def _numbers(literal: tuple[Any, ...]) -> BaseDistribution:
 
 
 def _middle(distribution: BaseDistribution) -> Scalar:
-    """The middle of a range on its own scale, or the first choice."""
+    """Return the middle of a range on its own scale, or the first choice."""
     if isinstance(distribution, CategoricalDistribution):
         first: Scalar = distribution.choices[0]
         return first
@@ -183,7 +183,7 @@ def _middle(distribution: BaseDistribution) -> Scalar:
 
 
 def _admits(distribution: BaseDistribution, value: Scalar) -> bool:
-    """True where a value is one of the choices, or in the range, and of its type."""
+    """True if a value has the right type and is in the range or among the choices."""
     if isinstance(distribution, CategoricalDistribution):
         return any(value == each and type(value) is type(each) for each in distribution.choices)
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -194,8 +194,8 @@ def _admits(distribution: BaseDistribution, value: Scalar) -> bool:
 
 
 def _searched(variants: Sequence[Range]) -> Any:
-    """Type of a config value that is searched; text of the command line becomes the choice that is
-    written so."""
+    """Return the type of a searched config value. It converts text from the command line to the
+    matching choice."""
     distributions = [variant.distribution for variant in variants]
     if all(isinstance(each, IntDistribution) for each in distributions):
         return int
@@ -242,7 +242,8 @@ def _put(tree: dict[str, Any], name: str, leaf: tuple[Any, Any]) -> None:
 
 
 def _block(name: str, tree: Mapping[str, Any]) -> type:
-    """A config dataclass of a tree: blocks are dicts, values pairs of type and default."""
+    """Build a config dataclass from a tree, in which blocks are dicts and leaves are pairs of type
+    and default."""
     types: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     for key, node in tree.items():
@@ -256,7 +257,7 @@ def _block(name: str, tree: Mapping[str, Any]) -> type:
 
 
 def _written(choices: tuple[Scalar, ...], value: Any) -> Any:
-    """The choice that a text stands for; anything else as it is."""
+    """Return the choice that a text stands for; return anything else unchanged."""
     if not isinstance(value, str) or value in choices:
         return value
     same = [choice for choice in choices if str(choice).lower() == value.lower()]

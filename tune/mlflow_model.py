@@ -1,4 +1,5 @@
-"""A served model as a folder of MLflow: signature, input example, code and pinned requirements."""
+"""Write a served model as an MLflow folder: signature, input example, code and pinned
+requirements."""
 
 import shutil
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from trainables.served import Served
 from tune.tracking.address import quieten
 
 _REPO = Path(__file__).resolve().parent.parent
-# What `trainables` imports.
+# Packages that `trainables` imports.
 _REQUIRED = (
     *(
         "torch",
@@ -28,12 +29,14 @@ _REQUIRED = (
     ),
     *("byol-pytorch", "fonttools", "threadpoolctl", "torchinfo"),
 )
-# images of the input example, and their largest side in px: it is kept as JSON
+# Number of images in the input example and their largest side in px. Small, because MLflow stores
+# it as JSON.
 _EXAMPLE, _EXAMPLE_SIDE = 2, 64
 
 
 def save_model(served: Served, data_path: Path, to: Path, data: Any) -> None:
-    """The MLflow model: signature, input example, code, requirements. Nothing in it is pickled."""
+    """Write the MLflow model with signature, input example, code and requirements. Nothing in it is
+    pickled."""
     quieten()
     import mlflow.pyfunc
 
@@ -54,7 +57,7 @@ def save_model(served: Served, data_path: Path, to: Path, data: Any) -> None:
 
 
 def _required(served: Served) -> list[str]:
-    """Packages that the model imports, those of its network's extra among them."""
+    """Return the packages that the model imports, including those of its network's extra."""
     config = served.about["config"]
     network = str(config.get("model.name", ""))
     backbone = str(config["backbone.name"])
@@ -68,10 +71,10 @@ def _required(served: Served) -> list[str]:
 
 def _signature(
     served: Served,
-    answer: np.ndarray,  # of a batch of images
+    answer: np.ndarray,  # model output for a batch of images
 ) -> Any:
-    """Images (B, H, W, 3) uint8 to what the model answers. Of a few-shot model `labels` tell which
-    classes the first images show."""
+    """Return the signature: images (B, H, W, 3) uint8 to the model's output. For a few-shot model,
+    `labels` gives the classes of the first images."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 

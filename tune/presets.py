@@ -1,7 +1,7 @@
-"""The presets: config values of trial 0, the untuned default, where they differ from the config's
-own. Each preset lies in the space of its experiment.
+"""Presets: config values of trial 0, the untuned default, that differ from the config's own
+defaults. Each preset lies within the space of its experiment.
 
-`tiny` is for minutes on a CPU and the data that come with vistune, `full` for a GPU and a folder of
+`tiny` is for minutes on a CPU with the data shipped with vistune, `full` for a GPU and a folder of
 images.
 """
 
@@ -11,8 +11,8 @@ Values = dict[str, Any]
 """Flat config values."""
 Presets = dict[str, Values]
 
-# A backbone passes from one experiment to the next: all have the same. Only the grid to which its
-# maps are pooled is each experiment's own (pooling has no weights).
+# Experiments pass their backbones on, so all use the same one. Only the grid to which feature maps
+# are pooled depends on the experiment (pooling has no weights).
 _LAYOUT: Values = {"backbone.pool": 2}
 TINY: Values = {
     "data.name": "glyphs",
@@ -21,7 +21,7 @@ TINY: Values = {
     "backbone.width": 16,
     "train.channels_last": True,
 }
-# bfloat16 where a GPU has it: `trainables/engine/numerics.py`.
+# bfloat16 if the GPU supports it: `trainables/engine/numerics.py`.
 FULL: Values = {
     "data.image_size": 128,
     "backbone.name": "resnet50",
@@ -29,9 +29,8 @@ FULL: Values = {
     "train.numerics": "auto",
 }
 
-# The untuned default at 128 px is the one that a reader of the papers would start from: the
-# optimizer of the package's own example (Adam 3e-4), and the views, the momentum and the heads of
-# Grill et al. 2020.
+# The untuned default at 128 px is what a reader of the papers would start from: the optimizer of
+# the package's own example (Adam 3e-4), and the views, momentum and heads of Grill et al. 2020.
 _UNTUNED: Values = {
     "optim.name": "adam",
     "optim.lr": 3e-4,
@@ -44,9 +43,9 @@ _UNTUNED: Values = {
     "aug.crop_scale_min": 0.08,
     "aug.crop_ratio": 4 / 3,
 }
-# A few hundred steps on letters, found on validation letters (docs/notes/ssl.md): SimCLR's jitter
-# and blur, crops that leave of a letter what tells it apart, small heads, and a target that follows
-# fast.
+# For a few hundred steps on letters, found on validation letters (docs/notes/ssl.md): SimCLR's
+# jitter and blur, crops that keep a letter recognizable, small heads, and a target that follows
+# quickly.
 _LETTERS: Values = {
     "optim.name": "adamw",
     "optim.lr": 2.5e-3,
@@ -63,13 +62,14 @@ _LETTERS: Values = {
     "aug.rotate": 15.0,
 }
 _UNTUNED_LETTERS: Values = _LETTERS | {"head.tau0": 0.97, "head.simplicial": False}
-# The images, the epochs and the judgement that all methods of self-supervision share.
+# Images, epochs and evaluation that all self-supervised methods share.
 _SSL_TINY: Values = TINY | {
-    # the gallery has 3 to 11 drawings of a letter: more neighbours are mostly other letters
+    # the gallery has 3 to 11 drawings of each letter, so further neighbours are mostly other
+    # letters
     "val.knn_k": 5,
-    # its fit to 1,024 features takes longer than an epoch
+    # fitting the probe to 1,024 features takes longer than an epoch
     "val.probe_steps": 0,
-    # the whole last map: where a stroke lies tells letters apart
+    # the whole last map: the position of a stroke distinguishes letters
     "backbone.pool": 4,
     "train.epochs": 12,
     "train.epoch_images": 1024,
@@ -82,7 +82,7 @@ _SSL_FULL: Values = FULL | {
     "train.epochs": 100,
     "train.batch_size": 256,
 }
-# The other methods at 128 px: each paper's own optimizer, scaled to a batch of 256, and views.
+# The other methods at 128 px: each paper's own views, and its optimizer scaled to a batch of 256.
 _PAPERS: Values = {
     "schedule.name": "warmup_cosine",
     "schedule.warmup_frac": 0.1,
@@ -121,7 +121,7 @@ MOCO: Presets = {
         "optim.lr": 0.03,
         "optim.weight_decay": 1e-4,
         "aug.policy": "simclr",
-        # SimCLR's jitter at half its strength: .4, .4, .4, .1 in the code of version 2
+        # SimCLR's jitter at half strength: .4, .4, .4, .1 in the code of MoCo v2
         "aug.strength": 0.5,
         "aug.crop_scale_min": 0.2,
         "head.projection_size": 128,
@@ -166,7 +166,7 @@ DINO: Presets = {
     },
 }
 
-# Supervised: the course reports' Adam 5e-4, a linear head, and a learning rate that falls to 0.
+# Supervised: the course reports' Adam 5e-4, a linear head, and a learning rate that decays to 0.
 _UNTUNED_SUPERVISED: Values = {
     "optim.name": "adam",
     "optim.lr": 5e-4,
@@ -175,9 +175,10 @@ _UNTUNED_SUPERVISED: Values = {
     "aug.policy": "none",
 }
 
-# A few hundred steps of a small network from scratch need ten times that rate, found on letters
-# that no study of `classify` judges (benchmarks/classify_default.py, docs/notes/training.md); decay
-# and warm-up as Loshchilov & Hutter 2019 and Goyal et al. 2017 have made usual.
+# A small network trained from scratch for a few hundred steps needs ten times that rate. The rate
+# was found on letters that no study of `classify` evaluates on (benchmarks/classify_default.py,
+# docs/notes/training.md). Weight decay and warm-up follow Loshchilov & Hutter 2019 and Goyal et al.
+# 2017.
 _SUPERVISED_TINY: Values = {
     "optim.name": "adamw",
     "optim.lr": 5e-3,
@@ -194,8 +195,7 @@ PRETRAIN: Presets = {
         **_LAYOUT,
         "aug.crop_scale_min": 0.8,
         "aug.rotate": 0.0,
-        # the first rung is at a sixth of them, and within three epochs few trials learn
-        # anything
+        # the first rung is at a sixth of the epochs; within three epochs few trials learn anything
         "train.epochs": 24,
         "train.epoch_images": 3200,
         "train.batch_size": 64,
@@ -233,8 +233,8 @@ CLASSIFY: Presets = {
 }
 
 # Few-shot: Adam 1e-3, halved at intervals (Snell et al. 2017, section 3), and the course reports'
-# Conv-4. Cosine with a learned scale (Gidaris & Komodakis 2018, section 3.2) rather than the
-# squared Euclidean distance, which needs tuning before it is as good (docs/notes/training.md).
+# Conv-4. Cosine with a learned scale (Gidaris & Komodakis 2018, section 3.2) instead of the squared
+# Euclidean distance, which is as good only after tuning (docs/notes/training.md).
 _UNTUNED_FEWSHOT: Values = {
     "optim.name": "adam",
     "optim.lr": 1e-3,
@@ -256,7 +256,7 @@ FEWSHOT: Presets = {
         "aug.rotate": 0.0,
         "episode.way": 20,
         "episode.query": 5,
-        "val.query": 8,  # letters have 18 images: 10 support images leave 8
+        "val.query": 8,  # letters have 18 images, so 10 support images leave 8
         "train.epochs": 12,
         "train.epoch_images": 3600,
         "train.batch_size": 120,
@@ -279,7 +279,7 @@ FEWSHOT: Presets = {
 }
 
 # Segmentation: the polynomial schedule of DeepLab (Chen et al. 2017, section 4.1), plain
-# cross-entropy, and the eight orientations of an aerial image, which has no upright one.
+# cross-entropy, and all eight orientations of an aerial image, none of which is upright.
 _UNTUNED_SEGMENT: Values = {
     "schedule.name": "polynomial",
     "schedule.power": 0.9,
@@ -297,8 +297,8 @@ SEGMENT: Presets = {
         "optim.name": "adam",
         "optim.lr": 3e-3,
         "optim.weight_decay": 1e-6,
-        # two of six climates cover less than a twelfth of the pixels each, and mIoU counts
-        # all alike
+        # two of six climates cover less than a twelfth of the pixels each, but mIoU weights all
+        # classes equally
         "loss.name": "weighted_ce",
         "train.epochs": 36,
         "train.epoch_images": 640,

@@ -1,5 +1,5 @@
-"""An exported model in MLflow: logged with its trial's run and registered under its study's name,
-whose alias `champion` it gets where its trial is the study's answer."""
+"""Register an exported model in MLflow: log it with its trial's run, and register it under its
+study's name. If the trial is the study's answer, the version gets the alias `champion`."""
 
 import importlib
 import shlex
@@ -31,7 +31,8 @@ class Registered:
     uri: str
     """URI of the MLflow store."""
     answer: int | None = None
-    """The study's answer, where this is another trial; None: it is the answer, and champion."""
+    """The study's answer if this is another trial; None if this trial is the answer and
+    champion."""
 
     @property
     def model(self) -> str:
@@ -41,15 +42,15 @@ class Registered:
 
     @property
     def note(self) -> str:
-        """The reason why it is no champion; "" where it is."""
+        """Reason why it is not the champion; "" if it is."""
         if self.answer is None:
             return ""
         return f"`{ALIAS}` stays with trial {self.answer}, which is the study's answer"
 
     def serve_command(self, port: int = 5001) -> str:
-        """Return the shell command that serves it over HTTP from this very environment.
+        """Return the shell command that serves it over HTTP from the current environment.
 
-        MLflow looks for uvicorn in PATH, which has it only where the environment is active.
+        MLflow looks for uvicorn in PATH, which contains it only if the environment is active.
         """
         python = Path(sys.executable)
         where = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(self.uri))}"
@@ -59,10 +60,10 @@ class Registered:
 
 
 def register(exported: Exported) -> Registered:
-    """Log and register the model; an earlier champion of the study stays as an earlier version.
+    """Log and register the model. An earlier champion of the study stays as an earlier version.
 
     Raises:
-        UserError: MLflow does not take it.
+        UserError: MLflow does not accept the model.
     """
     uri = default_uri(exported.study.parent)
     quieten()
@@ -79,7 +80,7 @@ def register(exported: Exported) -> Registered:
         return Registered(exported.study.name, version, uri, answer)
     except UserError:
         raise
-    except Exception as error:  # MLflow's, its database's or the network's
+    except Exception as error:  # from MLflow, its database or the network
         why = first_line(error)
         raise UserError(
             f"{exported.folder} is written, but MLflow at {without_password(uri)} does not accept "
@@ -88,7 +89,7 @@ def register(exported: Exported) -> Registered:
 
 
 def _run_of(client: Any, exported: Exported, uri: str) -> Any:
-    """The run of the trial, which is sent first where MLflow lacks it."""
+    """Return the run of the trial, after sending it if MLflow lacks it."""
     (first,), _ = EventLog.read(exported.study / "events.jsonl", 0, limit=1)
     wanted = (
         f"tags.`study.id` = '{study_id(first)}' and tags.`{RUN_TAG}` = 'trial/{exported.trial}'"
@@ -111,8 +112,8 @@ def _run_of(client: Any, exported: Exported, uri: str) -> Any:
 
 
 def _log(mlflow: Any, client: Any, exported: Exported, run: Any) -> Any:
-    """The logged model, with its metric. Through the client, as the fluent way would open the
-    trial's run again."""
+    """Log the model with its metric, and return it. This uses the client, because the fluent API
+    would reopen the trial's run."""
     run_id = run.info.run_id
     model = client.create_logged_model(
         run.info.experiment_id, name="model", source_run_id=run_id, model_type=exported.study.name
@@ -134,7 +135,7 @@ def _log(mlflow: Any, client: Any, exported: Exported, run: Any) -> Any:
 
 
 def _version(mlflow: Any, client: Any, exported: Exported, model: Any) -> str:
-    """The new version."""
+    """Create a new version of the registered model."""
     name = exported.study.name
     try:
         client.create_registered_model(name, tags={"study": name})

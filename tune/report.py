@@ -268,7 +268,7 @@ def export(
         return
 
     registered = register(exported)
-    copy(exported.folder / "MLmodel")  # it names the registered model now
+    copy(exported.folder / "MLmodel")  # it now names the registered model
     print(f"registered in MLflow as {registered.model}, version {registered.version}; serve it:")
     print(f"    {registered.serve_command()}")
     if registered.note:
@@ -279,7 +279,7 @@ add_commands(app)
 
 
 def _draw(folders: Iterable[Path]) -> None:
-    """Draw the pictures that the studies' runs have left undrawn."""
+    """Draw the pictures that the studies' runs left undrawn."""
     from tune.reports.draw_behind import draw_now
 
     for folder in folders:
@@ -287,10 +287,10 @@ def _draw(folders: Iterable[Path]) -> None:
 
 
 def _print_each(folders: Iterable[Path], line: Callable[[Path], str]) -> None:
-    """Print a line about each study; one that fails does not keep the others from it.
+    """Print one line per study; a study that fails does not stop the others.
 
     Raises:
-        typer.Exit: at the end, where one has failed.
+        typer.Exit: at the end, if any study failed.
     """
     failed = False
     for folder in folders:

@@ -29,7 +29,7 @@ from vistune.engine import ask_engine
 if TYPE_CHECKING:
     from tune.cli.script import ScriptOptions
 
-_SCRIPT = "script"  # in the place of an experiment
+_SCRIPT = "script"  # typed instead of an experiment
 
 
 def main(options: Options) -> None:
@@ -49,7 +49,7 @@ def script(options: "ScriptOptions", shared: Options) -> None:
 
 
 def _leave(run: Callable[[], Ended]) -> NoReturn:
-    """Leave with the exit code of a run; wrong use is one line."""
+    """Exit with the exit code of a run; report wrong use in one line."""
     try:
         code = run().code
     except UserError as error:
@@ -64,7 +64,7 @@ def _leave(run: Callable[[], Ended]) -> NoReturn:
 
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # at once: a thread may hang in the socket of a dead server
+    os._exit(code)  # immediately, because a thread may hang on the socket of a dead server
 
 
 def command_line() -> NoReturn:

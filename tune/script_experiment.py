@@ -1,4 +1,4 @@
-"""An experiment from a command: a script becomes a study as it is.
+"""Build an experiment from a command, so that an unchanged script becomes a study.
 
     from vistune import script_experiment
 
@@ -9,7 +9,7 @@
         name="train",
     )
 
-`vistune script` writes such a file of what was typed. docs/functions.md has the details.
+`vistune script` generates such a file from its options. docs/functions.md has the details.
 """
 
 import re
@@ -42,22 +42,26 @@ def script_experiment(
     data: str = "",
     compare: Comparisons | None = None,
 ) -> Experiment:
-    """Make an experiment from a command.
+    """Build an experiment from a command.
 
     Args:
-        command: its words, with `{lr}` for the value of `lr`, and `{seed}`, `{threads}`,
-            `{directory}`, `{metrics}`, `{device}` and `{resume_from}` of a trial.
+        command: words of the command. `{lr}` is replaced by the value of `lr`; `{seed}`,
+            `{threads}`, `{directory}`, `{metrics}`, `{device}` and `{resume_from}` by those of the
+            trial.
         objective, space, default, threads, data, compare: as in `function_experiment`.
         name: one word, also the name of the study.
-        folder: folder that the command runs in; default: the current one.
-        metrics: file of JSON lines that it writes in the trial's folder; `-`: standard output.
-        patterns: regular expressions for lines of output; their named groups are metrics.
-        checkpoint: file in the trial's folder that it resumes from; a pattern means the newest.
-        epochs: epochs of a trial, or the name of the config value that has them. Without it, and
-            without `epochs` in its lines, no trial is stopped early.
-        files: name -> SHA-256 of files that it runs; when they change, the study has changed.
+        folder: working directory of the command; default: the current one.
+        metrics: file of JSON lines that the command writes in the trial's folder; `-`: standard
+            output.
+        patterns: regular expressions for output lines; their named groups are metrics.
+        checkpoint: file in the trial's folder from which it resumes; a pattern means the newest
+            match.
+        epochs: number of epochs of a trial, or the name of the config value with that number.
+            Without it, and without `epochs` in the output lines, no trial is stopped early.
+        files: name -> SHA-256 of the files that it runs; if they change, the study counts as
+            changed.
     Raises:
-        UserError: a name or a value that cannot be used.
+        UserError: a name or a value is invalid.
     """
     if not command:
         raise UserError("the command is empty: give its words, such as python train.py --lr {lr}")

@@ -1,6 +1,6 @@
-"""Checks that this Python can run vistune, before anything else is imported.
+"""Check that this Python can run vistune, before anything else is imported.
 
-Any Python 3.6 or newer must be able to read this file, and nothing here needs a package.
+Any Python 3.6 or newer must be able to parse this file, and it must not need any package.
 """
 
 import os
@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-"""The folder of our packages: a checkout, or site-packages."""
+"""Parent folder of our packages: a checkout, or site-packages."""
 OLDEST = (3, 11)
 WRONG_USE = 2
 MODULES = (
@@ -41,11 +41,11 @@ MODULES = (
     "jinja2",
     "yaml",
 )
-"""Packages that pyproject.toml asks for, by the name that is imported."""
+"""Packages that pyproject.toml requires, by import name."""
 
 
 def check_python() -> None:
-    """End the process with one line and exit code 2 where this Python cannot run vistune."""
+    """End the process with one line and exit code 2 if this Python cannot run vistune."""
     problem = ""
     if sys.version_info < OLDEST:
         problem = (
@@ -63,19 +63,19 @@ def check_python() -> None:
 
 
 def end_on_interrupt() -> None:
-    """Let Ctrl-C end this process without a word while it imports, where nothing is to be told yet;
-    `surroundings.prepare_process` ends that."""
+    """Let Ctrl-C end this process silently during its imports, when there is nothing to report yet.
+    `surroundings.prepare_process` undoes that."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def dotted(version: "tuple[int, ...]") -> str:
-    """Spell (3, 11) as 3.11."""
+    """Format (3, 11) as 3.11."""
     return ".".join(map(str, version))
 
 
 def remedy() -> str:
-    """Say what to type instead, or how to install."""
+    """Say what to type instead, or how to install vistune."""
     project = ROOT / ".venv"
     inside = Path(sys.prefix).resolve() == project.resolve()
     if (project / "bin" / "python").exists() and not inside:
@@ -94,7 +94,7 @@ def remedy() -> str:
 
 
 def make() -> str:
-    """Return the command that makes .venv."""
+    """Return the command that creates .venv."""
     here = Path.cwd() == ROOT
     folder = "" if here else f"-C {shlex.quote(shorter(ROOT))} "
     return f"make {folder}.venv/installed"
@@ -112,12 +112,12 @@ def typed_again(python: Path) -> str:
 
 
 def is_checkout() -> bool:
-    """Tell whether our packages lie in a checkout, and not in site-packages."""
+    """True if our packages are in a checkout, not in site-packages."""
     return (ROOT / "pyproject.toml").exists()
 
 
 def shorter(path: Path) -> str:
-    """Spell a path from the current folder, or from the root, whichever is shorter."""
+    """Format a path relative to the current folder or absolute, whichever is shorter."""
     whole = str(path)
     try:
         relative = os.path.relpath(whole)
@@ -125,5 +125,5 @@ def shorter(path: Path) -> str:
         return whole
     if len(relative) >= len(whole):
         return whole
-    # A shell looks for a name without a slash in PATH.
+    # A shell searches PATH for a name without a slash.
     return relative if os.sep in relative or relative == os.curdir else f"./{relative}"

@@ -1,5 +1,5 @@
-"""The surroundings of a command: a proxy in the environment, a reader of its output that goes
-away, passwords in what others say, a current folder that is gone."""
+"""Protect a command from its surroundings: a proxy in the environment, an output that is closed,
+passwords in error messages, a deleted current folder."""
 
 import contextlib
 import io
@@ -20,8 +20,8 @@ _WRONG_USE = 2
 
 
 def prepare_process() -> None:
-    """Make this process and its children independent of all four, and let Ctrl-C be an exception
-    from now on. Call it before anything else."""
+    """Protect this process and its children from all of these, and let Ctrl-C raise
+    KeyboardInterrupt from now on. Call it before anything else."""
     bypass_proxy()
     outlive_reader()
     hide_passwords()
@@ -31,7 +31,7 @@ def prepare_process() -> None:
 
 
 def _refuse_lost_folder() -> None:
-    """End the process where its current folder was deleted: no path can be resolved there."""
+    """End the process if its current folder was deleted, because no path can be resolved there."""
     try:
         os.getcwd()  # noqa: PTH109, pathlib says the same with a longer traceback
     except FileNotFoundError:
@@ -40,16 +40,16 @@ def _refuse_lost_folder() -> None:
 
 
 def bypass_proxy() -> None:
-    """Except this machine from the proxy of the environment.
+    """Exclude this machine from the environment's proxy.
 
-    MLflow and Ray have servers on the loopback interface. A campus's proxy would look for them on
-    its own.
+    MLflow and Ray run servers on the loopback interface. A proxy on another machine would look for
+    them on its own.
     """
     named = [name for name in os.environ if name.lower() in _PROXIES and os.environ[name]]
     if not named:
         return
 
-    # Of the two spellings, programs read one or the other: both get everything.
+    # Some programs read one spelling and some the other, so both get everything.
     words = [word for name in _EXCEPTIONS for word in os.environ.get(name, "").split(",")]
     listed = [word.strip() for word in words if word.strip()]
     if "*" in listed:
@@ -59,17 +59,17 @@ def bypass_proxy() -> None:
 
 
 def outlive_reader() -> None:
-    """Let standard output and standard error fall silent where nobody takes them any more, as after
-    `| head`, on a full disk or in a closed terminal. Python would end with an error, and a study
-    with it. What their encoding lacks is written as its code."""
+    """Discard further output when standard output or standard error cannot be written any more, as
+    after `| head`, on a full disk or in a closed terminal. Python would raise an error and end the
+    study. Characters that the encoding lacks are written as escapes."""
     _open_closed()
     sys.stdout = _lasting(sys.stdout, 1)
     sys.stderr = _lasting(sys.stderr, 2)
 
 
 def _open_closed() -> None:
-    """Open what was closed (`>&-`): the next file that is opened would take its place, and get what
-    is printed."""
+    """Open closed standard descriptors (`>&-`). Otherwise the next opened file would get the
+    descriptor, and the printed output."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -78,7 +78,7 @@ def _open_closed() -> None:
 
 
 def hide_passwords() -> None:
-    """Print tracebacks without passwords: the errors of others have addresses in them."""
+    """Print tracebacks without passwords, because third-party errors may contain addresses."""
     sys.excepthook = _print_redacted
     threading.excepthook = _print_of_thread
 
@@ -100,7 +100,7 @@ def _print_of_thread(arguments: Any) -> None:
 
 
 def has_fallen_silent(stream: Any) -> bool:
-    """True for a standard stream that `outlive_reader` has made, and that nobody takes any more."""
+    """True for a standard stream created by `outlive_reader` that now discards its output."""
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
@@ -108,7 +108,7 @@ def has_fallen_silent(stream: Any) -> bool:
 
 
 class _LastingFile(io.FileIO):
-    """A file whose writes go nowhere once one of them has failed."""
+    """A file that discards all writes after one has failed."""
 
     is_silent = False
 
@@ -126,11 +126,11 @@ class _LastingFile(io.FileIO):
 
 
 def _lasting(stream: Any, number: int) -> Any:
-    """The same stream over a `_LastingFile`; unchanged where it is no file of the system, as in
-    tests.
+    """Return the same stream on top of a `_LastingFile`; unchanged if it has no file descriptor, as
+    in tests.
 
     Args:
-        number: descriptor of a stream that was closed.
+        number: descriptor to use if the stream was closed.
     """
     if stream is None:
         stream = os.fdopen(number, "w", closefd=False)
@@ -145,7 +145,8 @@ def _lasting(stream: Any, number: int) -> Any:
         io.BufferedWriter(file),
         encoding=stream.encoding,
         errors="backslashreplace",
-        # of an unbuffered stream (PYTHONUNBUFFERED) `write_through` alone would end in our buffer
+        # for an unbuffered stream (PYTHONUNBUFFERED), `write_through` alone would stop in our
+        # buffer
         line_buffering=stream.line_buffering or stream.write_through,
         write_through=stream.write_through,
     )

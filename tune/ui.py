@@ -2,9 +2,8 @@
 
     python -m tune.ui [--storage runs] [--port 5000]
 
-MLflow's own start page shows one collapsed row per study; the links printed here open a view that
-was prepared for the study (`tune.tracking.view.shared_view`): its trials, best first, with
-charts.
+MLflow's own start page shows one collapsed row per study. The links printed here open a view
+prepared for the study (`tune.tracking.view.shared_view`): its trials, best first, with charts.
 """
 
 import argparse
@@ -42,7 +41,7 @@ from tune.tracking.tracker import Tracker, saved_state
 
 __all__ = ["deep_link", "main", "serve", "study_links"]
 
-START_S = 120.0  # a server on a busy machine takes a while to import MLflow
+START_S = 120.0  # on a busy machine, the server takes a while to import MLflow
 LIGHT = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -51,8 +50,8 @@ LIGHT = {
 
 
 def deep_link(base_url: str, experiment_id: str, study_id: str, charts: bool = True) -> str:
-    """Address of the prepared view of one study: charts beside the list of trials, or the table
-    alone."""
+    """Return the address of a study's prepared view: charts next to the list of trials, or only the
+    table."""
     view = f"viewStateShareKey={quote(study_id)}&workflowType=machine_learning" + (
         "&compareRunsMode=CHART" if charts else ""
     )
@@ -60,8 +59,8 @@ def deep_link(base_url: str, experiment_id: str, study_id: str, charts: bool = T
 
 
 def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]:
-    """(study, deep link) of every study in `storage` that MLflow knows, newest first. Sends first
-    what MLflow lacks."""
+    """Return (study, deep link) of every study in `storage` that MLflow knows, newest first.
+    Whatever MLflow lacks is sent first."""
     links = []
     is_new = _is_new(uri)
     for log in sorted(
@@ -72,7 +71,7 @@ def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]
             if is_new or not EventLog.begins_at(log, sent) or EventLog.read(log, sent, limit=1)[0]:
                 Tracker(log.parent, uri).sync()
         except UserError as error:
-            # a study that runs now sends its own events; a damaged one hides no other
+            # a running study sends its own events; a damaged one must not hide the others
             print(f"{log.parent.name}: {error}", file=sys.stderr)
         state = saved_state(log.parent, uri)
         if {"experiment_id", "study_id"} <= state.keys():
@@ -83,7 +82,7 @@ def study_links(storage: Path, uri: str, base_url: str) -> list[tuple[str, str]]
 
 
 def _is_new(uri: str) -> bool:
-    """True where MLflow's database was lost or damaged, so that it lacks every study."""
+    """True if MLflow's database was lost or damaged, so that it lacks every study."""
     database = sqlite_path(uri)
     if database is None:
         return False
@@ -98,11 +97,11 @@ def _is_new(uri: str) -> bool:
 
 @contextmanager
 def serve(uri: str, storage: Path, port: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """A light MLflow server on 127.0.0.1 (one worker, no job runner, no telemetry), once it
-    answers. Ends with the block.
+    """Run a lightweight MLflow server on 127.0.0.1 (one worker, no job runner, no telemetry) for
+    the duration of the block, which starts once the server answers.
 
     Raises:
-        UserError: the port is taken, the server did not start, or it has ended by itself.
+        UserError: the port is taken, the server did not start, or it ended on its own.
     """
     _check_port(port)
     command = [
@@ -118,7 +117,8 @@ def serve(uri: str, storage: Path, port: int) -> Iterator["subprocess.Popen[byte
         "1",
     ]
     command += ["--artifacts-destination", (storage / "mlartifacts").as_uri()]
-    # Not as an argument: everyone on the machine can read those, and it may hold a password.
+    # Not as an argument: everyone on the machine can read those, and the URI may contain a
+    # password.
     environment = LIGHT | os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
     with tempfile.TemporaryFile("w+") as output:
         server = subprocess.Popen(
@@ -136,7 +136,7 @@ def serve(uri: str, storage: Path, port: int) -> Iterator["subprocess.Popen[byte
 
 
 class _Ended(Exception):
-    """The server is not there any more, or never was."""
+    """The server has ended or never started."""
 
 
 def _check_port(port: int) -> None:
@@ -165,7 +165,7 @@ def _wait(server: "subprocess.Popen[bytes]", address: str) -> None:
 
 
 def _end(server: "subprocess.Popen[bytes]") -> None:
-    """End the server and its worker: they are a process group of their own."""
+    """End the server and its worker, which have their own process group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(server.pid, number)
@@ -179,7 +179,7 @@ def _end(server: "subprocess.Popen[bytes]") -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong use is one line, without passwords."""
+    """An argument parser that reports wrong use in one line, without passwords."""
 
     def error(self, message: str) -> NoReturn:
         print(
@@ -189,7 +189,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; the exit code is 0 after Ctrl-C and 2 for wrong use."""
+    """Run the command line. The exit code is 0 after Ctrl-C and 2 for wrong use."""
     parser = _Parser(
         prog=command("ui"),
         description="MLflow in the browser, opened on the trials of each study.",
