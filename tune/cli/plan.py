@@ -276,7 +276,7 @@ def _rungs_line(epochs: int, version: int | str) -> str:
     found = rungs(epochs, version)
     if not found:
         return "rungs: none"
-    steps = []
+    steps: list[str] = []
     for factor, group in itertools.groupby(found, key=lambda epoch: found[epoch]):
         share = _SHARES.get(factor, f"{1 / factor:.0%}")
         verb = "" if steps else " continues"

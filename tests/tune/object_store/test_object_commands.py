@@ -149,7 +149,9 @@ def test_studies_of_four_machines(
     )
     shown_there = look("show", "ssl", storage=str(plain / "runs"))
     assert without_disk(shown_there) == without_disk(shown)
-    assert look("table", storage=str(plain / "runs")) == table
+    table_there = look("table", storage=str(plain / "runs"))
+    # the command that continues names the storage, and is wrapped by its length
+    assert table_there.replace(str(plain / "runs"), f"s3://{BUCKET}/runs").split() == table.split()
 
 
 def without_disk(shown: str) -> list[str]:
