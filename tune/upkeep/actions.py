@@ -1,7 +1,8 @@
-"""Rename, archive and delete studies: folder, runs in MLflow and registered model together.
+"""Rename, archive and delete studies: folder, MLflow runs and registered model together.
 
-Each action may be killed anywhere and repeated: MLflow comes first, and the folder, which says what
-there is to do, last. In an object store the study moves before the folder does (`stored.py`).
+Each action can be repeated after a kill at any point: MLflow is changed first, and the folder,
+which tells what remains to be done, last. In an object store the study's objects move before the
+local folder does (`stored.py`).
 """
 
 import contextlib
@@ -30,7 +31,8 @@ from tune.upkeep.stored import delete_stored, is_free, leased, move, size_of
 
 
 def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[str]:
-    """Say what belongs to these studies, a line each."""
+    """Return one line per study about what belongs to it, and one per study that depends on its
+    weights."""
     lines = []
     for folder in folders:
         trials, size = size_of(folder)
@@ -50,10 +52,10 @@ def description(root: Path, folders: Sequence[Path], side: MlflowSide) -> list[s
 
 
 def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
-    """Delete studies for good; their runs stay in MLflow's bin until `mlflow gc`.
+    """Delete studies permanently; MLflow keeps their runs as deleted until `mlflow gc`.
 
     Raises:
-        UserError: one of them runs, or MLflow does not answer.
+        UserError: one of them is running, or MLflow does not respond.
     """
     with held(list(folders)) as renew:
         keep_weights(root, dependents(root, list(folders)))
@@ -68,7 +70,8 @@ def delete(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
 
 
 def _take_out(root: Path, folder: Path) -> None:
-    """Take a study out of every list at once, whatever becomes of this process."""
+    """Move a study's folder away in one step, so that it disappears from every list even if this
+    process is killed."""
     place = root / DELETED / f"{folder.name}-{secrets.token_hex(4)}"
     while True:
         place.parent.mkdir(exist_ok=True)
@@ -77,16 +80,17 @@ def _take_out(root: Path, folder: Path) -> None:
         except FileNotFoundError:
             if not folder.exists():
                 raise
-            continue  # another process has removed what lay there
+            continue  # another process has removed `.deleted` meanwhile
         return
 
 
 def archive(root: Path, folders: Sequence[Path], side: MlflowSide) -> Path:
-    """Move studies out of every list, into `archived/` of the storage, and their runs into MLflow's
-    bin. A registered model stays.
+    """Move studies to `archived/` in the storage, where no list shows them, and mark their MLflow
+    runs as deleted. A registered model stays.
 
     Raises:
-        UserError: one of them runs, there is one of that name, or MLflow does not answer.
+        UserError: one of them is running, the archive already has one of that name, or MLflow does
+            not respond.
     """
     to = root / ARCHIVE
     _check_free(folders, to)
@@ -101,12 +105,12 @@ def archive(root: Path, folders: Sequence[Path], side: MlflowSide) -> Path:
 
 
 def restore(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
-    """Bring studies back that were archived, and their runs in MLflow.
+    """Restore archived studies and their MLflow runs.
 
     Args:
-        folders: in `archived/`.
+        folders: folders of the studies in `archived/`.
     Raises:
-        UserError: there is one of that name, or MLflow does not answer.
+        UserError: a study of that name exists, or MLflow does not respond.
     """
     _check_free(folders, root)
     with leased(folders) as renew:
@@ -114,18 +118,19 @@ def restore(root: Path, folders: Sequence[Path], side: MlflowSide) -> None:
             side.restore_runs(side.runs(folder, deleted=True))
         for folder in _group_last(folders):
             move(root, folder, root / folder.name, renew)
-    with contextlib.suppress(OSError):  # others are still there
+    with contextlib.suppress(OSError):  # other studies are still archived
         (root / ARCHIVE).rmdir()
 
 
 def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
-    """Give a study another name. Seeds, and so everything that it may still draw, stay.
+    """Rename a study. Its seeds stay the same, and therefore everything that it may still draw.
 
     Returns:
-        The folder.
+        The new folder.
     Raises:
-        UserError: a name that cannot be, a study that runs or belongs to a comparison, a registered
-            model that cannot have the name, or MLflow does not answer. Nothing was changed.
+        UserError: the name is invalid or taken, the study is running or belongs to a comparison,
+            the registered model cannot have the name, or MLflow does not respond. Nothing was
+            changed.
     """
     check_study_name(name)
     if is_reserved(name):
@@ -149,16 +154,16 @@ def rename(root: Path, folder: Path, name: str, side: MlflowSide) -> Path:
 
 
 def _group_last(folders: Sequence[Path]) -> list[Path]:
-    """Put the folder of a comparison, by which its studies are found, behind them: a command that
-    was killed finds the rest."""
+    """Order the folder of a comparison after its studies, which are found through it. A repeated
+    command then finds the rest after a kill."""
     return list(reversed(folders))
 
 
 def _record_name(folder: Path, name: str) -> None:
-    """Put the name into the manifest and, once, into the event log, which MLflow follows."""
+    """Write the name to the manifest and, once, to the event log, which MLflow follows."""
     manifest = read_manifest(folder / "study.json")
     if manifest.name == name:
-        return  # an earlier try was killed
+        return  # an earlier attempt was killed
 
     log = EventLog(folder / "events.jsonl")
     log.append("rename", name=name)

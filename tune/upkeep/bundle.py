@@ -1,4 +1,4 @@
-"""`report.py bundle`: a study in one file, to be kept elsewhere or sent to somebody."""
+"""`report.py bundle`: pack a study into one file, to archive it or send it to someone."""
 
 import contextlib
 import tarfile
@@ -14,24 +14,24 @@ from tune.study.mending import JOURNAL
 from tune.upkeep.stored import bring_files
 
 NOTE = "resuming and predicting run the code that comes with it; showing runs none"
-"""A sentence for those who get a bundle from somebody."""
+"""Note for people who receive a bundle."""
 
 _CHECKPOINTS = ".ckpt"
-"""Suffix of what scripts save, often."""
+"""Usual suffix of checkpoints that scripts save."""
 _KEPT = (".state.json", PIN, RETRAINED)
-"""Names with a dot in front that belong to the record: how far its tables have the event log, and
-trials whose weights stay."""
+"""Dot files that belong to the record: how much of the event log its tables have, and trials whose
+weights are kept."""
 
 
 def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrite: bool) -> Path:
-    """Write a `.tar.gz` of studies: record, report, pictures, exported model and, if wanted, the
-    weights of completed trials, those of an object store too. Unpacked in another storage they can
-    be shown and resumed, and `report.py sync` brings them into MLflow there. What is true of this
-    machine alone stays here: checkpoints of open trials, locks, and how far MLflow and W&B have the
-    record.
+    """Write studies to a `.tar.gz`: record, report, pictures, exported model and optionally the
+    weights of completed trials, including those in an object store. Unpacked in another storage,
+    the studies can be shown and resumed, and `report.py sync` sends them to MLflow there. Files
+    that are valid only on this machine are left out: checkpoints of open trials, locks, and how
+    much of the record MLflow and W&B have.
 
     Raises:
-        UserError: the file already exists, or there is no place for it.
+        UserError: the file already exists, or its parent is not a folder.
     """
     if out.exists() and not overwrite:
         raise UserError(f"{out} already exists; give another --out, or --overwrite")
@@ -53,15 +53,16 @@ def bundle(folders: Sequence[Path], out: Path, *, weights: bool = True, overwrit
 
 
 def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:
-    """Pack a file as it is now, also where a run replaces it meanwhile; one that a run has removed
+    """Pack a file as it is now, even if a run replaces it meanwhile. A file that a run has removed
     is left out."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as content:
         archive.addfile(archive.gettarinfo(arcname=name, fileobj=content), content)
 
 
 def _files(folder: Path, weights: bool) -> Iterator[Path]:
-    """The files to pack. The record comes first, its journal before its log: of a study that runs,
-    what the journal lacks is written back from the log, and weights are never missing."""
+    """Yield the files to pack. The record comes first, its journal before its log. If the study is
+    running, missing parts of the journal can then be restored from the log, and no weights are
+    missing."""
     record = [path for path in (folder / JOURNAL, folder / LOG) if path.exists()]
     others = [path for path in sorted(folder.rglob("*")) if path not in record]
     for path in (*record, *others):
@@ -70,11 +71,11 @@ def _files(folder: Path, weights: bool) -> Iterator[Path]:
 
 
 def _belongs(path: Path, weights: bool) -> bool:
-    """Tell if a file belongs into a bundle.
+    """True if a file belongs in a bundle.
 
     Args:
-        path: inside the folder of a study.
-        weights: those of trials do.
+        path: path within the study's folder.
+        weights: include the weights of trials.
     """
     if not weights and (path.name == BEST or path.suffix == _CHECKPOINTS):
         return False
@@ -82,10 +83,10 @@ def _belongs(path: Path, weights: bool) -> bool:
 
 
 def _is_of_this_machine(path: Path) -> bool:
-    """Tell if a file means nothing, or something wrong, on another machine.
+    """True if a file is meaningless or wrong on another machine.
 
     Args:
-        path: inside the folder of a study.
+        path: path within the study's folder.
     """
     if path.parts[0] == "wandb" or path.parts[0].startswith("tracking"):
         return True

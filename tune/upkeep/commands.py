@@ -1,4 +1,5 @@
-"""`report.py rename|archive|delete|bundle`: upkeep of studies, each with a question first."""
+"""`report.py rename|archive|delete|bundle`: maintenance of studies, most of it after a
+confirmation."""
 
 import sys
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ Name = Annotated[str, typer.Argument(help="A study or a comparison.")]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Add the commands of this module to those of `report.py`."""
+    """Add the commands of this module to `report.py`."""
     for function in (rename, archive, delete, bundle):
         app.command()(function)
 
@@ -123,8 +124,8 @@ def bundle(
 
 
 def _folder(storage: str) -> Path:
-    """Return the folder of the studies, with the archived ones as they are now in an object store,
-    where killed commands leave nothing behind."""
+    """Return the folder of the studies. In an object store, first download the archived studies and
+    finish removals that were killed."""
     root = synced_folder(storage)
     if address(root) is not None:
         pull(root / ARCHIVE)
@@ -134,7 +135,7 @@ def _folder(storage: str) -> Path:
 
 
 def _shown(folder: Path) -> str:
-    """The place of a study as a user knows it."""
+    """Return a study's location as the user knows it."""
     return address(folder) or str(folder)
 
 
@@ -144,10 +145,10 @@ def _tell(lines: Iterable[str]) -> None:
 
 
 def _ask(doing: str, yes: bool) -> None:
-    """Ask at a terminal.
+    """Ask for confirmation on the terminal.
 
     Raises:
-        UserError: the answer is no, or there is nobody to ask.
+        UserError: the answer is no, or there is no terminal.
     """
     if yes:
         return

@@ -1,4 +1,5 @@
-"""The studies that a command of upkeep is about, held so that no other process runs them."""
+"""Find the studies that a maintenance command concerns, and lock them so that no other process runs
+them."""
 
 import contextlib
 import shutil
@@ -22,30 +23,30 @@ from tune.tracking.replay import TRACKING_LOCK
 from tune.upkeep.stored import leased
 
 ARCHIVE = "archived"
-"""Folder of a storage whose studies are in no list."""
+"""Folder of a storage whose studies appear in no list."""
 DELETED = ".deleted"
-"""Folder of a storage whose studies are being removed. They lie two levels down, where no list of
+"""Folder of a storage whose studies are being removed. They are two levels down, where no list of
 studies looks."""
 RESERVED = (ARCHIVE, "backbones", "mlartifacts")
-"""Folders of a storage that are no studies."""
+"""Folders of a storage that are not studies."""
 _DATABASE = "mlflow.db"
-"""File of a storage; SQLite's own beside it, and damaged ones that are kept, have its name in
-front."""
+"""File of a storage. SQLite's files beside it, and damaged databases that are kept, begin with its
+name."""
 
 
 def is_reserved(name: str) -> bool:
-    """True for the name of a folder or file that a storage has for itself."""
+    """True if a storage reserves this name for a folder or file of its own."""
     return name in RESERVED or name.startswith(_DATABASE)
 
 
 def remove_deleted(root: Path) -> None:
-    """Remove the studies of a storage that were deleted, also those whose removal was killed."""
+    """Remove the deleted studies of a storage, including those whose removal was killed."""
     shutil.rmtree(root / DELETED, ignore_errors=True)
 
 
 @dataclass(frozen=True)
 class Dependent:
-    """A study that starts from weights of another one."""
+    """A study that starts from the weights of another one."""
 
     name: str
     weights: Path
@@ -53,7 +54,7 @@ class Dependent:
 
 
 def named_folders(root: Path, name: str) -> list[Path]:
-    """The folders of a study, or of a comparison with all of its studies.
+    """Return the folder of a study, or that of a comparison followed by those of all its studies.
 
     Raises:
         UserError: there is no such study.
@@ -68,7 +69,8 @@ def named_folders(root: Path, name: str) -> list[Path]:
 
 
 def group_of(folder: Path) -> str | None:
-    """Id of the comparison that a study belongs to, or that the folder itself is of."""
+    """Return the id of the comparison that a study belongs to, or that the folder itself is; None
+    if there is none."""
     events, _ = EventLog.read(folder / "events.jsonl", 0, limit=1)
     if not events:
         return None
@@ -82,20 +84,20 @@ def group_of(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def held(folders: list[Path]) -> Iterator[Renew]:
-    """Keep other processes, in an object store of other machines too, from running these studies,
-    from drawing them, and from sending them to MLflow, while the block runs.
+    """Prevent other processes from running, drawing or sending these studies to MLflow while the
+    block runs. In an object store this includes other machines.
 
     Yields:
-        A function that keeps the leases of an object store, to call in between.
+        A function that renews the leases of an object store, to be called regularly.
     Raises:
-        StudyInUse: one of them runs, or is being sent.
-        UserError: as of `leased`.
+        StudyInUse: one of them is running or being sent.
+        UserError: as in `leased`.
     """
     with contextlib.ExitStack() as stack:
         for folder in folders:
             lock = locked(folder, folder.name)
             stack.callback(lock.release)
-            # Whoever draws behind the last run leaves, on a full disk too.
+            # A process that draws after the last run leaves, even on a full disk.
             with contextlib.suppress(OSError):
                 stack.enter_context(DrawingClaim(folder)).take()
             stack.callback(_unsent(folder).release)
@@ -103,7 +105,7 @@ def held(folders: list[Path]) -> Iterator[Renew]:
 
 
 def _unsent(folder: Path) -> FileLock:
-    """Take the lock of whoever sends a study to MLflow, where deleted runs would be restored.
+    """Take the lock of sending a study to MLflow, because sending would restore deleted runs.
 
     Raises:
         StudyInUse: another process has it.
@@ -118,8 +120,8 @@ def _unsent(folder: Path) -> FileLock:
 
 
 def dependents(root: Path, folders: list[Path]) -> list[Dependent]:
-    """Other studies of the storage, archived ones too, that start from weights in these folders:
-    wherever the storage was when they began."""
+    """Find other studies of the storage, archived ones included, that start from weights in these
+    folders, even if the storage was elsewhere when they started."""
     below = {folder.resolve() for folder in folders}
     found = []
     for path in [*study_folders(root), *study_folders(root / ARCHIVE)]:
@@ -136,7 +138,7 @@ def dependents(root: Path, folders: list[Path]) -> list[Dependent]:
 
 
 def keep_weights(root: Path, of: list[Dependent]) -> None:
-    """Put the weights that other studies start from where these find them by their content."""
+    """Copy the weights that other studies start from to where these find them by content hash."""
     for one in of:
         kept = shelf(root, one.sha256, one.weights.suffix)
         if not one.weights.is_file():

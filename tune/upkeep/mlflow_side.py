@@ -1,4 +1,5 @@
-"""A study in MLflow: its runs and its registered model, which follow its folder."""
+"""A study in MLflow: its runs and its registered model, which are changed together with its
+folder."""
 
 import importlib
 from collections.abc import Iterator
@@ -12,15 +13,15 @@ from tune.tracking.address import default_uri, probe, quieten, without_password
 from tune.tracking.database import sqlite_path
 
 STUDY_ID = "study.id"
-"""Tag of runs and of versions of a registered model: the study that they are of."""
-_PAGE = 1000  # runs that MLflow gives at a time
+"""Tag of runs and model versions: the study to which they belong."""
+_PAGE = 1000  # runs per request
 
 
 class MlflowSide:
     """The studies of one storage in MLflow.
 
     Raises:
-        UserError: MLflow does not answer.
+        UserError: MLflow does not respond.
     """
 
     def __init__(self, root: Path):
@@ -37,10 +38,10 @@ class MlflowSide:
             self._client = self._mlflow.MlflowClient(self.uri, registry_uri=self.uri)
 
     def runs(self, folder: Path, *, deleted: bool = False) -> list[str]:
-        """Ids of the runs of a study: its own, those of trials and repeats.
+        """Return the ids of a study's runs: its own, and those of trials and repeats.
 
         Args:
-            deleted: those that were deleted, instead of the others.
+            deleted: return only deleted runs instead of active ones.
         """
         first, _ = EventLog.read(folder / "events.jsonl", 0, limit=1)
         if self._client is None or not first:
@@ -67,15 +68,16 @@ class MlflowSide:
                 return
 
     def versions(self, folder: Path) -> list[str]:
-        """A study's versions of the model that is registered under its name."""
+        """Return a study's versions of the model registered under its name."""
         own, _ = self._versions(folder)
         return own
 
     def _versions(self, folder: Path) -> tuple[list[str], list[str]]:
-        """Versions of the model of a study's name: the study's, and those of others.
+        """Return the versions of the model with a study's name: the study's own, and those of
+        others.
 
         Studies of two storages may share a name and a server, and so may an archived study and a
-        later one.
+        newer one.
         """
         if self._client is None:
             return [], []
@@ -108,7 +110,8 @@ class MlflowSide:
                 self._client.restore_run(run)
 
     def delete_model(self, folder: Path) -> None:
-        """Delete a study's versions of a registered model, and the model where no other is left."""
+        """Delete a study's versions of a registered model, and the model itself if no other
+        versions are left."""
         own, others = self._versions(folder)
         if not own:
             return
@@ -120,10 +123,10 @@ class MlflowSide:
                 self._client.delete_model_version(folder.name, version)
 
     def check_rename(self, folder: Path, new: str) -> None:
-        """Refuse a name that a study's registered model cannot have.
+        """Refuse a new name that a study's registered model cannot have.
 
         Raises:
-            UserError: there is one of that name, or the model is not this study's alone.
+            UserError: a model of that name exists, or the model also has versions of other studies.
         """
         own, others = self._versions(folder)
         if not own:
@@ -142,7 +145,7 @@ class MlflowSide:
             )
 
     def rename_model(self, folder: Path, new: str) -> None:
-        """Rename a study's registered model; its versions and aliases stay with it."""
+        """Rename a study's registered model; it keeps its versions and aliases."""
         if self.versions(folder):
             with self._reported():
                 self._client.rename_registered_model(folder.name, new)
@@ -153,7 +156,7 @@ class MlflowSide:
 
 
 class _Reported:
-    """Turns what MLflow, its database or the network raise into one line."""
+    """Turns errors of MLflow, its database or the network into a one-line UserError."""
 
     def __init__(self, uri: str):
         self._uri = uri

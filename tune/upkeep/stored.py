@@ -1,5 +1,5 @@
-"""The objects of studies that are renamed, archived, brought back or deleted, where the storage is
-an object store; nothing for an ordinary folder."""
+"""Move and delete the objects of studies that are renamed, archived, restored or deleted in an
+object store. For an ordinary folder, no objects are involved."""
 
 import contextlib
 import shutil
@@ -25,12 +25,12 @@ from tune.study.group import is_group
 
 @contextlib.contextmanager
 def leased(folders: Sequence[Path]) -> Iterator[Renew]:
-    """Keep other machines from running these studies, and bring their copies up to date, while the
-    block runs. Yields a function to call in between.
+    """Prevent other machines from running these studies, and bring the local copies up to date,
+    while the block runs. Yields a function that renews the leases, to be called regularly.
 
     Raises:
-        UserError: one of them runs elsewhere, or has run there since `pull`; or the store does not
-            answer.
+        UserError: one of them is running elsewhere or has run there since `pull`, or the store does
+            not respond.
     """
     with contextlib.ExitStack() as stack:
         leases = []
@@ -47,7 +47,7 @@ def leased(folders: Sequence[Path]) -> Iterator[Renew]:
 
 
 def _bring_up_to_date(folder: Path) -> None:
-    """Check that this machine knows the newest state of a study, and send what a killed process has
+    """Check that this machine has the newest state of a study, and send what a killed process has
     left here."""
     if is_group(folder):
         if s3.etag(folder / LOG) != (seen(folder) or None):
@@ -58,10 +58,10 @@ def _bring_up_to_date(folder: Path) -> None:
 
 
 def delete_stored(root: Path, folder: Path, renew: Renew) -> None:
-    """Remove a study from the store.
+    """Remove a study from the store, if it is in one.
 
     Raises:
-        UserError: the store does not answer.
+        UserError: the store does not respond.
     """
     if s3.address(folder) is None:
         return
@@ -70,10 +70,10 @@ def delete_stored(root: Path, folder: Path, renew: Renew) -> None:
 
 
 def move(root: Path, folder: Path, target: Path, renew: Renew) -> None:
-    """Move a study, in the store first.
+    """Move a study, first in the store.
 
     Raises:
-        UserError: the store does not answer, or somebody begins a study in the new place.
+        UserError: the store does not respond, or someone starts a study at the target.
     """
     if s3.address(folder) is None:
         folder.rename(target)
@@ -98,9 +98,9 @@ def bring_files(folder: Path, wanted: Callable[[Path], bool]) -> None:
     """Download the files of a study that this machine lacks.
 
     Args:
-        wanted: tells it of a path within the folder.
+        wanted: returns True for the paths within the folder to download.
     Raises:
-        UserError: the store does not answer.
+        UserError: the store does not respond.
     """
     if s3.address(folder) is None:
         return
@@ -112,11 +112,11 @@ def bring_files(folder: Path, wanted: Callable[[Path], bool]) -> None:
 
 
 def is_free(folder: Path, place: Path) -> bool:
-    """True where a study may move to a place: nothing is there, or in the store a copy of the study
-    that a killed command has made.
+    """True if a study may move to a place: nothing is there, or in an object store only a copy of
+    the study left by a killed command.
 
     Raises:
-        UserError: the store does not answer.
+        UserError: the store does not respond.
     """
     if s3.address(place) is None:
         return not place.exists()
@@ -129,10 +129,10 @@ def is_free(folder: Path, place: Path) -> bool:
 
 
 def size_of(folder: Path) -> tuple[int, int]:
-    """Number of trials, and bytes of all files, of a study here or in the store.
+    """Return the number of trials, and the bytes of all files, of a study on disk or in the store.
 
     Raises:
-        UserError: the store does not answer.
+        UserError: the store does not respond.
     """
     if s3.address(folder) is None:
         files = {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
