@@ -1,5 +1,5 @@
-"""Backbones from outside: torchvision's own weights, and files in MLflow. Either becomes a file on
-this machine; nothing in it is run.
+"""Backbones from outside: torchvision's own weights, and files in MLflow. Either becomes a local
+file, and no code in it is executed.
 
     --backbone torchvision                     # torchvision's best weights for backbone.name
     --backbone torchvision:IMAGENET1K_V1       # weights by name
@@ -28,18 +28,18 @@ _TIMEOUT_S = 20.0  # without a byte from the server
 
 
 def from_torchvision(wanted: str, architecture: str) -> tuple[Path, str]:
-    """Path of the weights in torch's cache (`$TORCH_HOME/hub/checkpoints`), to which they are
-    downloaded if need be, and their full name.
+    """Return the path of the weights in torch's cache (`$TORCH_HOME/hub/checkpoints`), after
+    downloading them if necessary, and their full name.
 
     Args:
-        wanted: `torchvision`, or `torchvision:` and the name of weights.
+        wanted: `torchvision`, or `torchvision:` and the name of the weights.
         architecture: `backbone.name`.
     Raises:
-        UserError: no such weights, no network and no cached file, or a file that is not what
-            torchvision's hash says.
+        UserError: there are no such weights, there is neither a network nor a cached file, or the
+            file does not match torchvision's hash.
     """
     import torch
-    import torchvision  # here: who names no such backbone need not wait for it
+    import torchvision  # imported here, because other backbones do not need it
 
     if architecture not in torchvision.models.list_models():
         raise UserError(
@@ -80,7 +80,7 @@ def _download(url: str, file: Path, prefix: str) -> None:
             f"{url} cannot be downloaded ({getattr(error, 'reason', None) or error}) and is not "
             f"cached: {remedy}"
         ) from None
-    except RuntimeError as error:  # torch's word for another hash
+    except RuntimeError as error:  # torch raises this for a wrong hash
         raise UserError(f"{url} arrived damaged ({error}): try again, or {remedy}") from None
 
 
@@ -95,15 +95,15 @@ def _patience(seconds: float) -> Iterator[None]:
 
 
 def from_mlflow(wanted: str, storage: Path) -> Path:
-    """Path of the file of weights in an MLflow artifact or model, copied to `<storage>/backbones`,
-    where it bears its content's hash.
+    """Return the path of the weights file in an MLflow artifact or model, copied to
+    `<storage>/backbones`, where its name is its content hash.
 
     Args:
         wanted: models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH: a file, or a folder
             with one file *.pt or *.pth (or one best.pt).
     Raises:
-        UserError: MLflow does not answer, has no such artifact, or it holds no file of weights, or
-            several.
+        UserError: MLflow does not respond or has no such artifact, or the artifact contains no
+            weights file or several.
     """
     uri = default_uri(storage)
     if (database := sqlite_path(uri)) and not database.exists():
@@ -129,7 +129,7 @@ def _fetch(wanted: str, uri: str, folder: Path) -> Path:
         return Path(
             mlflow.artifacts.download_artifacts(location, dst_path=str(folder), tracking_uri=uri)
         )
-    except Exception as error:  # MLflow's, its database's or the network's
+    except Exception as error:  # from MLflow, its database or the network
         why = first_line(error)
         where = without_password(uri)
         raise UserError(
@@ -140,7 +140,7 @@ def _fetch(wanted: str, uri: str, folder: Path) -> Path:
 
 def _location(client: Any, wanted: str) -> str:
     """Return the location of a model's files. `download_artifacts` would look models up in a
-    registry of its own choice."""
+    registry of its own choosing."""
     if wanted.startswith("runs:/"):
         return wanted
     match = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([^/]+))", wanted)

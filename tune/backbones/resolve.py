@@ -1,5 +1,5 @@
-"""Resolve what a setting starts from: nothing, a file of weights, the best trial of another study,
-or a backbone that `download.py` fetches."""
+"""Resolve what a setting starts from: random initialization, a file of weights, the best trial of
+another study, or a backbone that `download.py` fetches."""
 
 import re
 import shutil
@@ -24,30 +24,29 @@ from tune.study.record import Record, read_record
 from tune.study.work import WorkId
 
 DEFAULT_STUDY = {"supervised": "pretrain", "ssl": "ssl"}
-"""Source of a backbone -> the study whose best trial it is, where --backbone does not say
-otherwise."""
+"""Source of a backbone -> the study whose best trial is used, unless --backbone says otherwise."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A file of weights and where it came from."""
+    """A weights file and where it came from."""
 
     path: Path
     study: str | None = None
     trial: int | None = None
     source: str = ""
-    """The name that it was asked for by, if that is neither a file nor a study."""
+    """The name by which it was requested, if that is neither a file nor a study."""
     normalize: str = ""
-    """Normalisation of its images, where the file does not say and its publisher does."""
+    """Normalization of its input images, if only its publisher specifies it and not the file."""
 
     def config(self) -> dict[str, Any]:
-        """Flat config values of a classifier that starts from it, the content's hash and the
-        images' normalisation among them.
+        """Return the flat config values of a classifier that starts from it, including the content
+        hash and the normalization.
 
         Raises:
-            UserError: the file is missing, or not one of weights.
+            UserError: the file is missing or not a weights file.
         """
-        # here: it takes torch, for which a refusal need not wait
+        # imported here: it needs torch, which a refusal need not wait for
         from trainables.backbone.export import load_backbone_meta
 
         meta = load_backbone_meta(self.path)
@@ -69,10 +68,11 @@ class Origin:
 
 
 def choose(experiment: Experiment, setting: str | None, backbone: str | None) -> Setting | None:
-    """The setting by its name; None for a study that is in none.
+    """Return the setting with this name; None for a study without a setting.
 
     Raises:
-        UserError: a setting is missing, unknown or out of place, or a backbone is.
+        UserError: the setting is missing, unknown or not applicable, or the backbone is not
+            applicable.
     """
     if setting is None and "" not in experiment.comparisons:
         if backbone is not None and experiment.loaded_space is None:
@@ -105,20 +105,20 @@ def choose(experiment: Experiment, setting: str | None, backbone: str | None) ->
 
 
 def in_setting(experiment: Experiment, setting: classify.BackboneSetting) -> Experiment:
-    """The experiment with the search space of one of the settings A to E."""
+    """Return the experiment with the search space of one of the settings A to E."""
     return replace(experiment, space=partial(classify.classify, setting=setting))
 
 
 def from_backbone(
     experiment: Experiment, backbone: str, storage: Path, study: Path, architecture: str = ""
 ) -> tuple[Experiment, dict[str, Any]]:
-    """The experiment with its space for a loaded backbone, and the flat config values of that;
-    arguments as for `start_values`.
+    """Return the experiment with its space for a pretrained backbone, and the flat config values of
+    that backbone. The arguments are those of `start_values`.
 
     Raises:
         UserError: there is no such backbone.
     """
-    assert experiment.loaded_space is not None  # `choose` has refused the others
+    assert experiment.loaded_space is not None  # `choose` refuses the others
     values = recorded(study, backbone) or find(backbone, storage, architecture).config()
     return replace(experiment, space=experiment.loaded_space), {"init.source": "given"} | values
 
@@ -131,13 +131,13 @@ def start_values(
     before: str,
     architecture: str = "",
 ) -> dict[str, Any]:
-    """Flat config values of what the setting starts from. A study that already exists goes on
-    with what it has.
+    """Return the flat config values of what the setting starts from. An existing study keeps the
+    values that it has.
 
     Args:
-        backbone: as for `find`; None: the best trial of the usual study.
-        study: folder of the study that is to start.
-        before: options for the command to run first, where the usual study is missing.
+        backbone: as in `find`; None: the best trial of the default study.
+        study: folder of the study to start.
+        before: options of the command to run first, if the default study is missing.
         architecture: `backbone.name` of the run.
     Raises:
         UserError: there is no such backbone.
@@ -154,7 +154,7 @@ def start_values(
 
 
 def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
-    """For the study's run in MLflow."""
+    """Return tags for the study's run in MLflow."""
     return {
         f"lineage.{key}": base[f"init.{key}"]
         for key in ("origin", "file", "sha256")
@@ -163,11 +163,11 @@ def lineage_tags(base: dict[str, Any]) -> dict[str, str]:
 
 
 def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
-    """PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `download.py` knows:
-    torchvision[:WEIGHTS], timm[:TAG], models:/..., runs:/...
+    """Resolve PATH, STUDY (its best completed trial), STUDY/TRIAL, or what `download.py` and
+    `timm_weights.py` know: torchvision[:WEIGHTS], timm[:TAG], models:/..., runs:/...
 
     Raises:
-        UserError: none of them, or a study or trial without a backbone.
+        UserError: it is none of them, or the study or trial has no backbone.
     """
     if wanted.partition(":")[0] == TORCHVISION:
         path, name = from_torchvision(wanted, architecture)
@@ -190,10 +190,10 @@ def find(wanted: str, storage: Path, architecture: str = "") -> Origin:
 
 
 def of_study(wanted: str, storage: Path) -> Origin | None:
-    """STUDY (its best completed trial) or STUDY/TRIAL; None where there is no such study.
+    """Resolve STUDY (its best completed trial) or STUDY/TRIAL; None if there is no such study.
 
     Raises:
-        UserError: a study or trial without a backbone.
+        UserError: the study or trial has no backbone.
     """
     match = re.fullmatch(rf"({STUDY_NAME})(?:/([0-9]+))?", wanted)
     if match is None or not (storage / match[1] / "study.json").exists():
@@ -202,11 +202,11 @@ def of_study(wanted: str, storage: Path) -> Origin | None:
 
 
 def default(source: str, storage: Path, options: str) -> Origin:
-    """The best backbone of the source's usual study; `options` is what the command to run first
-    should carry.
+    """Return the best backbone of the source's default study. `options` are those of the command to
+    run first.
 
     Raises:
-        UserError: it has not been run.
+        UserError: the study does not exist or has no completed trial.
     """
     study = DEFAULT_STUDY[source]
     first = f"run `{command('run', study)}{options}` first, or give --backbone PATH|STUDY[/TRIAL]"
@@ -224,10 +224,10 @@ def default(source: str, storage: Path, options: str) -> Origin:
 
 
 def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
-    """Return the config values of the backbone that an earlier start of this study has taken.
+    """Return the config values of the backbone that an earlier start of this study used.
 
-    The same command keeps it, even if the other study has a better one now. None: there was no
-    earlier start, or `--backbone` asks for another one.
+    The same command keeps this backbone, even if the other study has a better one by now. Return
+    None if there was no earlier start, or `--backbone` requests another one.
     """
     if not (study / "study.json").exists():
         return None
@@ -242,28 +242,28 @@ def recorded(study: Path, wanted: str | None) -> dict[str, Any] | None:
 
 
 def _is_what_was_taken(wanted: str, values: dict[str, Any]) -> bool:
-    """Compare --backbone with that of the first start: by now it may mean something else, or
+    """Compare --backbone with that of the first start. By now it may mean something else, or
     nothing on this machine."""
     origin: str = values["init.origin"]
     if wanted.startswith(MLFLOW):  # an alias may point elsewhere by now
         return wanted == origin
     path = Path(wanted).expanduser()
-    # a file of the machine where the study began, which the storage has a copy of
+    # A file of the machine where the study started, of which the storage has a copy.
     if path.name == origin and not path.exists():
         return Path(values["init.file"]).is_file()
     return wanted == origin.rpartition("/")[0]
 
 
 def where_backbone_is(values: dict[str, Any], storage: Path) -> dict[str, Any]:
-    """The config values, with the file of weights (if any) where it is now: the study may have been
-    begun on another machine."""
+    """Return the config values with the current path of the weights file (if any), because the
+    study may have started on another machine."""
     if not values.get("init.file"):
         return values
     return values | {"init.file": str(found_weights(values, storage))}
 
 
 def found_weights(values: dict[str, Any], storage: Path) -> Path:
-    """Return where the file of weights is now; where it was if it is nowhere."""
+    """Return the current path of the weights file; its recorded path if it is found nowhere."""
     known = Path(values["init.file"])
     sha256 = values["init.sha256"]
     study, _, trial = str(values["init.origin"]).rpartition("/")
@@ -283,8 +283,8 @@ def found_weights(values: dict[str, Any], storage: Path) -> Path:
 
 
 def for_every_machine(values: dict[str, Any], storage: Path) -> dict[str, Any]:
-    """With object storage a file of weights from elsewhere becomes one of the storage, which trials
-    on other machines can fetch."""
+    """With object storage, copy an outside weights file into the storage, so that trials on other
+    machines can fetch it."""
     known = Path(values.get("init.file", ""))
     if s3.address(storage) is None or not known.is_file() or s3.address(known) is not None:
         return values
@@ -295,7 +295,7 @@ def for_every_machine(values: dict[str, Any], storage: Path) -> dict[str, Any]:
 
 
 def shelf(storage: Path, sha256: str, suffix: str) -> Path:
-    """Path of weights that the storage keeps by their content."""
+    """Return the path of weights that the storage keeps by content hash."""
     return storage / "backbones" / f"{sha256[:16]}{suffix}"
 
 
@@ -316,7 +316,7 @@ def _of_study(folder: Path, trial: int | None) -> Origin:
 
 
 def not_kept(record: Record, trial: int) -> str:
-    """Say that the weights of a completed trial are gone, and how they come back."""
+    """Say that the weights of a completed trial are gone, and how to restore them."""
     study = record.folder
     gone = f"the weights of trial {trial} of study {study.name!r} are not kept"
     kept = [

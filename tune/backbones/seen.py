@@ -1,4 +1,4 @@
-"""The images that a backbone has been trained on, held against the study's own val and test."""
+"""Compare the images on which a backbone was trained with the study's own val and test images."""
 
 from pathlib import Path
 from typing import Any
@@ -6,25 +6,25 @@ from typing import Any
 from trainables.errors import UserError
 from tune.study.manifest import Manifest
 
-_NAMED = 5  # classes in a message
+_NAMED = 5  # classes named in a message
 
 
 def check_seen(base: dict[str, Any], data: Any, allowed: bool) -> dict[str, Any] | None:
-    """Refuse a backbone that was trained on images (few-shot: also on classes) that the study is
-    judged on.
+    """Refuse a backbone that was trained on images (few-shot: also on classes) on which the study
+    is evaluated.
 
     Args:
         base: flat config of the study.
-        data: its data set.
-        allowed: record it instead (`--allow-seen`).
+        data: data set of the study.
+        allowed: record the overlap instead of refusing (`--allow-seen`).
     Returns:
-        What the backbone has seen, for the manifest; None for a random start.
+        What the backbone has seen, for the manifest; None for random initialization.
     Raises:
-        UserError: it has seen some of them; the message counts them.
+        UserError: it has seen some of them; the message says how many.
     """
     if not base.get("init.file"):
         return None
-    # here: they take torch, for which a refusal need not wait
+    # imported here: they need torch, which a refusal need not wait for
     from trainables.backbone.export import load_seen
     from trainables.data.seen import met
 
@@ -50,10 +50,10 @@ def check_seen(base: dict[str, Any], data: Any, allowed: bool) -> dict[str, Any]
 
 
 def describe_overlap(found: dict[str, Any]) -> str:
-    """Say what of val and test the backbone has been trained on; "" where nothing is.
+    """Say which part of val and test the backbone was trained on; "" if none.
 
     Args:
-        found: of `check_seen`.
+        found: result of `check_seen`.
     """
     clauses = []
     for split in ("test", "val"):
@@ -75,7 +75,7 @@ def describe_overlap(found: dict[str, Any]) -> str:
 
 
 def describe_unknown(found: dict[str, Any]) -> str:
-    """Say that it is unknown what the backbone has been trained on; "" where it is known."""
+    """Say that it is unknown what the backbone was trained on; "" if it is known."""
     if found["complete"]:
         return ""
     return (
@@ -85,7 +85,7 @@ def describe_unknown(found: dict[str, Any]) -> str:
 
 
 def seen_tags(manifest: Manifest) -> dict[str, str]:
-    """For the study's run in MLflow."""
+    """Return tags for the study's run in MLflow."""
     if manifest.base.get("data.transductive"):
         return {"data.transductive": "trained on val and test images, without labels"}
     found = manifest.seen
@@ -102,7 +102,8 @@ def seen_tags(manifest: Manifest) -> dict[str, str]:
 
 
 def _new_classes_met(record: Any, data: Any) -> list[str]:
-    """Classes of val and test that a few-shot study takes for new, and the backbone learned."""
+    """Return the classes of val and test that a few-shot study treats as new although the backbone
+    learned them."""
     from trainables.data import FewShotData
     from trainables.data.seen import classes_met
 

@@ -1,7 +1,7 @@
-"""Weights that timm publishes, from Hugging Face's hub or its cache on this machine.
+"""Weights published by timm, from the Hugging Face hub or its local cache.
 
---backbone timm              # timm's own choice for backbone.name=timm:NAME
---backbone timm:lvd142m      # weights by their tag
+    --backbone timm              # timm's own choice for backbone.name=timm:NAME
+    --backbone timm:lvd142m      # weights by their tag
 """
 
 from pathlib import Path
@@ -10,22 +10,22 @@ from typing import Any
 from trainables.errors import UserError, first_line
 
 TIMM = "timm"
-# Files of a repository of timm, the better first.
+# Files in a timm repository, the preferred one first.
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def from_timm(wanted: str, architecture: str) -> tuple[Path, str, str]:
-    """Path of the weights in the hub's cache, to which they are downloaded if need be; their full
-    name; and the name of the normalisation that they were trained with.
+    """Return the path of the weights in the hub's cache, after downloading them if necessary, their
+    full name, and the name of the normalization that they were trained with.
 
     Args:
         wanted: `timm`, or `timm:` and a tag.
         architecture: `backbone.name`.
     Raises:
-        UserError: another kind of backbone, no such weights, a normalisation that no name is for,
-            or no network and no cached file.
+        UserError: the backbone is not one of timm, there are no such weights, their normalization
+            has no name, or there is neither a network nor a cached file.
     """
-    # here: it takes torch, for which a refusal need not wait
+    # imported here: it needs torch, which a refusal need not wait for
     from trainables.backbone.timm_networks import PREFIX, check_timm_name, import_timm, is_timm
 
     if not is_timm(architecture):
@@ -51,7 +51,7 @@ def from_timm(wanted: str, architecture: str) -> tuple[Path, str, str]:
 
 
 def _normalization(wanted: str, published: Any) -> str:
-    """Name of the mean and standard deviation of the published weights."""
+    """Return the name of the published weights' mean and standard deviation."""
     from trainables.augment.image_ops import MEAN_STD
 
     found = (tuple(published.mean), tuple(published.std))
@@ -65,7 +65,7 @@ def _normalization(wanted: str, published: Any) -> str:
 
 
 def _file(wanted: str, published: Any) -> Path:
-    """Path of the file of weights, from the cache if it is there."""
+    """Return the path of the weights file, from the cache if it is there."""
     import huggingface_hub
 
     repository, _, revision = published.hf_hub_id.partition("@")
@@ -79,7 +79,7 @@ def _file(wanted: str, published: Any) -> Path:
                 found = huggingface_hub.hf_hub_download(
                     repository, name, revision=revision or None, local_files_only=offline
                 )
-            except Exception as error:  # of many types, from the hub or the network
+            except Exception as error:  # the hub and the network raise many types
                 reason = reason if offline else reason or first_line(error)
                 continue
             return Path(found)
