@@ -1,4 +1,4 @@
-"""Mistakes in a file of `ray up` for Google Cloud (`cluster-gcp.yaml`)."""
+"""Find mistakes in a `ray up` file for Google Cloud (`cluster-gcp.yaml`)."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ _SUBNET = r"(https://\S+/)?projects/[^/]+/regions/[^/]+/subnetworks/[^/]+"
 
 
 def gcp_problems(config: Config) -> Iterator[str]:
-    """List what Ray's schema lets through and Google, or an intruder, would notice."""
+    """List problems that Ray's schema accepts but that Google would refuse or an intruder could
+    exploit."""
     provider = config["provider"]
     project, region = str(provider.get("project_id", "")), str(provider.get("region", ""))
     zone = str(provider.get("availability_zone", ""))
@@ -44,7 +45,7 @@ def _node(where: str, node_type: Config, is_head: bool) -> Iterator[str]:
     if is_head and node_type["resources"].get("CPU") != 0:
         yield f"{where}.resources must be {{CPU: 0}}: trials would crowd the driver out"
 
-    # without them Ray makes an account that may do everything in the project, and adds it
+    # Without them Ray creates and adds an account that may do everything in the project.
     accounts = [str(account.get("email", "")) for account in node.get("serviceAccounts", [])]
     if not accounts:
         yield f"{where}.node_config.serviceAccounts is not set: name one made for this cluster"

@@ -1,12 +1,13 @@
-"""Notes of machines that could not join a cluster.
+"""Notes about machines that could not join a cluster.
 
-`cluster/node.sh` writes them into the folder of the studies, which machines share:
+`cluster/node.sh` writes them into the folder of the studies, which all machines share:
 
     <storage>/.nodes/head-<name>  versions of the head that has this address, or of this SLURM job,
                                   which every worker compares with its own
     <storage>/.nodes/<host>.txt   seconds since 1970, and why this machine could not join
 
-A machine that joins removes its own note; those of a spot machine stay, as it never comes back.
+A machine that joins removes its own note. The note of a spot machine stays, because the machine
+never comes back.
 """
 
 from dataclasses import dataclass
@@ -24,11 +25,11 @@ class NotJoined:
     at: float
     """Seconds since 1970."""
     reason: str
-    """One line."""
+    """Reason, in one line."""
 
 
 def not_joined(storage: Path, since: float = 0.0) -> list[NotJoined]:
-    """Read the notes of machines that could not join since a time, the oldest first.
+    """Read the notes of machines that could not join since a given time, oldest first.
 
     Args:
         storage: folder of the studies.
@@ -43,7 +44,7 @@ def not_joined(storage: Path, since: float = 0.0) -> list[NotJoined]:
 
 
 def _read(path: Path) -> NotJoined | None:
-    """The note of a file; None if it is torn or has just been removed."""
+    """Read a note; None if it is incomplete or has just been removed."""
     try:
         text = path.read_text(errors="replace")
     except OSError:

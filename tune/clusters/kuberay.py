@@ -1,7 +1,8 @@
-"""Mistakes in a file for KubeRay (`cluster/kuberay.yaml`), before `kubectl apply`.
+"""Find mistakes in a KubeRay file (`cluster/kuberay.yaml`) before `kubectl apply`.
 
-Kubernetes' own schema says whether a field exists; this says what it accepts and fails later: an
-image without a version, a cluster without token, pods that do not see the folder of the studies.
+Kubernetes' own schema only checks that fields exist. This module finds what it accepts and what
+fails later: an image without a version, a cluster without a token, pods that do not see the folder
+of the studies.
 """
 
 import re
@@ -28,7 +29,8 @@ _CLASS = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
 
 
 def kuberay_problems(documents: list[Any]) -> list[str]:
-    """List what keeps the documents of a file from making a working and closed cluster."""
+    """List everything that keeps the documents of a file from creating a working, closed
+    cluster."""
     clusters = _of_kind(documents, "RayCluster")
     if len(clusters) != 1:
         return [f"has {len(clusters)} documents of kind RayCluster: it needs one"]
@@ -52,25 +54,26 @@ def _of_kind(documents: list[Any], kind: str) -> list[Document]:
 
 
 def _refused_by_ray(cluster: Document) -> str:
-    """Ray's reason to refuse a cluster, as its autoscaler would on the head; "" if it takes it."""
+    """Return Ray's reason to refuse a cluster, as its autoscaler on the head would; "" if it
+    accepts the cluster."""
     metadata = {"namespace": "default", **cluster.get("metadata", {})}
     try:
         derive_config({**cluster, "metadata": metadata})
-    except Exception as error:  # KeyErrors of what is missing, and ValueErrors of what is wrong
+    except Exception as error:  # KeyError for missing values, ValueError for wrong ones
         kind = type(error).__name__
         return f"Ray's autoscaler refuses the RayCluster: {kind} {first_line(error)}"
     return ""
 
 
 def _groups(cluster: Document) -> Iterator[tuple[str, Document]]:
-    """The head and each group of workers, with the name that messages use."""
+    """Yield the head and each worker group, with the name that messages use."""
     yield "headGroupSpec", cluster["spec"]["headGroupSpec"]
     for group in cluster["spec"]["workerGroupSpecs"]:
         yield f"workerGroupSpecs {group['groupName']}", group
 
 
 def _ray_container(group: Document) -> Document:
-    """KubeRay takes the first container of a pod for Ray's."""
+    """Return Ray's container, which KubeRay takes to be the first one of a pod."""
     container: Document = group["template"]["spec"]["containers"][0]
     return container
 
@@ -107,7 +110,8 @@ def _access(cluster: Document, documents: list[Any]) -> Iterator[str]:
 
 
 def _versions(cluster: Document) -> Iterator[str]:
-    """One image for all pods, with a tag, whose Ray is the one that this code was tested with."""
+    """Check that all pods use one image, with a tag, and the Ray version that this code was tested
+    with."""
     version = str(cluster["spec"].get("rayVersion", ""))
     ours = installed_ray()
     if version != ours:
@@ -142,7 +146,7 @@ def _scaling(cluster: Document) -> Iterator[str]:
 
 
 def _storage(cluster: Document, documents: list[Any]) -> Iterator[str]:
-    """One folder for all pods."""
+    """Check that all pods mount the same folder."""
     claims = _of_kind(documents, "PersistentVolumeClaim")
     for claim in claims:
         modes = claim["spec"].get("accessModes", [])
@@ -154,7 +158,7 @@ def _storage(cluster: Document, documents: list[Any]) -> Iterator[str]:
 
     names = {claim["metadata"]["name"] for claim in claims}
     if not names:
-        return  # a bucket, perhaps
+        return  # perhaps the studies are in a bucket
     mounted = {where: _mounted_claims(group) & names for where, group in _groups(cluster)}
     for where, found in mounted.items():
         if not found:
@@ -162,7 +166,7 @@ def _storage(cluster: Document, documents: list[Any]) -> Iterator[str]:
 
 
 def _mounted_claims(group: Document) -> set[str]:
-    """Names of the claims that Ray's container of a pod mounts."""
+    """Return the names of the claims that Ray's container of a pod mounts."""
     mounts = {mount["name"] for mount in _ray_container(group).get("volumeMounts", [])}
     volumes = group["template"]["spec"].get("volumes", [])
     claims = {volume["name"]: volume.get("persistentVolumeClaim") for volume in volumes}

@@ -1,6 +1,7 @@
-"""The versions that a cluster's machines have: those of the lock file, on every machine the same.
+"""Check that all machines of a cluster have the package versions of the lock file.
 
-A worker with another Ray cannot join, and one with another torch would compute other numbers.
+A worker with another Ray version cannot join, and one with another torch version would compute
+different numbers.
 """
 
 import re
@@ -15,17 +16,18 @@ _NODE = "cluster/node.sh"
 
 
 def locked(path: Path) -> dict[str, str]:
-    """Read the version of each package that a lock file names."""
+    """Read the version of each package in a lock file."""
     return {name: found for name, found, _ in _PIN.findall(path.read_text())}
 
 
 def without_hash(path: Path) -> list[str]:
-    """List the packages of a lock file that have no hash, and could be replaced on the way."""
+    """List the packages of a lock file that have no hash and could therefore be tampered with in
+    transit."""
     return [name for name, _, rest in _PIN.findall(path.read_text()) if not rest.endswith("\\")]
 
 
 def pin_problems(config: dict[str, Any]) -> Iterator[str]:
-    """List, for a file of `ray up`, what would let two machines differ in their packages."""
+    """List everything in a `ray up` file that would let two machines differ in their packages."""
     setup = [str(command) for command in config.get("setup_commands", [])]
     for command in setup:
         if "pip install" in command:
@@ -58,12 +60,13 @@ def _mounted_locks(config: dict[str, Any]) -> Iterator[str]:
             continue
 
         path = Path(here).expanduser()
-        if path.is_file():  # another check names what is missing
+        if path.is_file():  # another check reports missing files
             yield from lock_problems(path)
 
 
 def lock_problems(path: Path) -> Iterator[str]:
-    """List what is wrong with a lock file: packages without hashes, a Ray that is not ours."""
+    """List the problems of a lock file: packages without hashes, or a Ray version that is not
+    ours."""
     for name in without_hash(path):
         yield f"{path.name}: {name} has no hash; write the file again with `make lock`"
 
@@ -77,7 +80,7 @@ def lock_problems(path: Path) -> Iterator[str]:
 
 
 def installed_ray() -> str:
-    """Version of Ray on this machine; "none" where it is missing."""
+    """Return Ray's version on this machine; "none" if it is missing."""
     try:
         return version("ray")
     except PackageNotFoundError:

@@ -1,5 +1,5 @@
-"""Values of a cluster file that are still to be filled in: words with CHANGE in them, whose line
-says in a comment what belongs there."""
+"""Values of a cluster file that still have to be filled in: words that contain CHANGE, with a
+comment on the same line that says what belongs there."""
 
 import re
 
@@ -7,7 +7,7 @@ PLACEHOLDER = "CHANGE"
 
 
 def placeholders(text: str) -> list[str]:
-    """List the values of a file that are still placeholders, one line of text each."""
+    """List the values of a file that are still placeholders, one line each."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#"):
@@ -23,5 +23,6 @@ def placeholders(text: str) -> list[str]:
 
 
 def filled(value: str, pattern: str) -> bool:
-    """True if `value` is such an id, or a placeholder, which has its own line already."""
+    """True if `value` matches the pattern, or is a placeholder, which is already reported on its
+    own."""
     return PLACEHOLDER in value or re.fullmatch(pattern, value) is not None
